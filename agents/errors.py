@@ -1,0 +1,59 @@
+"""What the work of a node can fail with; each docstring says what to do next."""
+
+from typing import ClassVar
+
+
+class AgentError(Exception):
+    """Something a node was asked to do failed. See the text behind it."""
+
+    code: ClassVar[str] = "failed"
+
+
+class EngineDied(AgentError):
+    """The engine process ended in mid-request (often: out of memory). The request failed; the next one starts a
+    new engine. If it comes again, try a smaller model or a shorter context.
+    """
+
+    code = "engine_died"
+
+
+class EngineMissing(AgentError):
+    """The engine's packages are not installed. Run: pip install 'covey[engine]' torch==2.13.0."""
+
+    code = "engine_missing"
+
+
+class EngineFailed(AgentError):
+    """The engine refused or failed a request."""
+
+    code = "engine_failed"
+
+
+class BadAdapter(AgentError):
+    """The adapter is not usable as it is."""
+
+    code = "bad_adapter"
+
+
+class WrongBase(AgentError):
+    """The adapter was made for another base model."""
+
+    code = "wrong_base"
+
+
+class Untrusted(AgentError):
+    """The publisher is not trusted for this kind. To trust it: covey peer trust PEER --kinds adapters."""
+
+    code = "untrusted"
+
+
+class BadData(AgentError):
+    """The training data is not usable as it is."""
+
+    code = "bad_data"
+
+
+class UnknownName(AgentError):
+    """There is nothing by that name. `covey adapter ls` and `covey model ls` show what there is."""
+
+    code = "unknown_name"

@@ -1,0 +1,71 @@
+"""What the wire can fail with: Local is our bug or our limit, Remote is the other side's lie, silence or refusal."""
+
+from typing import ClassVar
+
+
+class ProtocolError(Exception):
+    """A protocol failed. See the text behind it."""
+
+
+class Local(ProtocolError):
+    """This node used a protocol wrongly. Please report it with the log."""
+
+
+class Remote(ProtocolError):
+    """A peer broke a protocol. Nothing was accepted from it."""
+
+    code: ClassVar[str] = "remote"
+
+
+class DialFailed(Remote):
+    """The peer cannot be reached. Check that it runs (`covey status` there) and that its address is right."""
+
+    code = "dial_failed"
+
+
+class ProtocolRefused(Remote):
+    """The peer does not speak this protocol. It may be another program, or an older Covey."""
+
+    code = "protocol_refused"
+
+
+class StreamBroken(Remote):
+    """The peer went away in mid-stream. Covey tries again where it can."""
+
+    code = "stream_broken"
+
+
+class TimedOut(Remote):
+    """The peer did not answer in time."""
+
+    code = "timed_out"
+
+
+class Malformed(Remote):
+    """The peer's bytes do not follow the protocol."""
+
+    code = "malformed"
+
+
+class TooBig(Remote):
+    """The peer's message is over the size limit."""
+
+    code = "too_big"
+
+
+class Forged(Remote):
+    """A signature does not fit the message, its purpose or its author."""
+
+    code = "forged"
+
+
+class Expired(Remote):
+    """A message's time is over, or lies in the future. If it came from a friend, compare both clocks."""
+
+    code = "expired"
+
+
+class Replayed(Remote):
+    """A message that was accepted before came again."""
+
+    code = "replayed"

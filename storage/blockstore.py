@@ -1,0 +1,88 @@
+"""The contract of every blockstore, and the words it uses. One suite in tests/ holds each implementation to it."""
+
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from typing import Final, NamedTuple, Protocol
+
+from storage.cid import Cid
+
+MAX_BLOCK_MADE_BYTES: Final = 1 << 20
+MAX_BLOCK_BYTES: Final = 2 << 20
+
+
+class Visibility(IntEnum):
+    """Who may see a root and the blocks below it; higher is wider."""
+
+    PRIVATE = 0
+    MEMBERS = 1
+    FLOCK = 2
+    PUBLIC = 3
+
+
+class Block(NamedTuple):
+    """A CID and the bytes it names. Stores hash the bytes before they accept them."""
+
+    cid: Cid
+    data: bytes
+
+
+class Seen(NamedTuple):
+    """Who may see a block: the widest level of the roots above it, and the member roots it belongs to."""
+
+    level: Visibility
+    member_roots: tuple[Cid, ...] = ()
+
+
+class StoreStat(NamedTuple):
+    """What a store holds and costs."""
+
+    n_blocks: int
+    n_bytes: int
+    disk_bytes: int
+
+
+class Blockstore(Protocol):
+    """Blocks keyed by multihash. Thread-safe; everything that returns has happened.
+
+    Identity CIDs are answered from the CID itself and never stored. CIDv0 and CIDv1 of one multihash are one block.
+    """
+
+    def put_many(self, blocks: Iterable[Block]) -> int:
+        """Store blocks and make them durable before returning; new ones are PRIVATE. Return how many were new.
+
+        All or nothing is not promised, but what was written is whole and what is acknowledged is durable.
+        Raises: InvalidBlock when bytes do not match their CID, TooLarge, StoreFull.
+        """
+
+    def get(self, cid: Cid) -> bytes:
+        """The bytes of a block, re-hashed on the way out. Raises: NotFound, Corrupt."""
+
+    def has(self, cid: Cid) -> bool:
+        """Is the block here?"""
+
+    def missing(self, cids: Iterable[Cid]) -> list[Cid]:
+        """Those that are not here, in the order given."""
+
+    def size(self, cid: Cid) -> int | None:
+        """The length in bytes, or None where there is no such block."""
+
+    def delete_many(self, cids: Iterable[Cid]) -> int:
+        """Forget blocks. Return how many there were."""
+
+    def cids(self) -> Iterator[Cid]:
+        """Every block, as raw CIDv1 of its multihash, in no order. Blocks put meanwhile may be missing."""
+
+    def stat(self) -> StoreStat:
+        """Counts and sizes."""
+
+    def seen(self, cid: Cid) -> Seen | None:
+        """Who may see the block; None where there is no such block."""
+
+    def show(self, root: Cid, cids: Iterable[Cid], level: Visibility) -> None:
+        """Raise blocks below `root` (itself included) to at least `level`, durably; MEMBERS also notes the root.
+
+        Levels only rise here; garbage collection recomputes them.
+        """
+
+    def close(self) -> None:
+        """Finish writing and let go of the files. Closing twice is harmless."""

@@ -1,0 +1,44 @@
+"""What storage can fail with. Each docstring is what the user reads, and says what to do next."""
+
+
+class StorageError(Exception):
+    """Storage failed. See the text behind it."""
+
+
+class InvalidCid(StorageError, ValueError):
+    """That is not a CID. Copy it again, whole: it begins with Qm, bafy, bafk or another multibase letter."""
+
+
+class InvalidBlock(StorageError, ValueError):
+    """The bytes of a block do not follow its codec. Fetch it again from another peer."""
+
+
+class NotFound(StorageError, KeyError):
+    """The block is not in this store. Fetch it with `covey get CID`."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else self.__class__.__name__
+
+
+class Corrupt(StorageError):
+    """A stored block no longer matches its CID: the disk changed it. Fetch it again; check the disk."""
+
+
+class TooLarge(StorageError):
+    """A block, name or document is over its size limit."""
+
+
+class StoreLocked(StorageError):
+    """Another process has this store open. Stop it with `covey down`, or choose another COVEY_HOME."""
+
+
+class StoreFull(StorageError):
+    """The disk or the store's quota is full. Free space, or raise `storage.quota_bytes`; reads still work."""
+
+
+class UnknownVersion(StorageError):
+    """The store was written by a newer Covey. Upgrade Covey, or choose another COVEY_HOME."""
+
+
+class InvalidName(StorageError, ValueError):
+    """A file name in the content is not safe to write ("", ".", "..", "/", NUL). The content is refused."""

@@ -1,0 +1,123 @@
+"""A node's identity: an Ed25519 key on disk, and the peer id that names it.
+
+Source: libp2p peer-ids specification; the id of an Ed25519 key is the identity multihash of its protobuf form,
+so that the public key can be read back from the id.
+"""
+
+import os
+from pathlib import Path
+from typing import Final, Self
+
+from nacl.exceptions import BadSignatureError
+from nacl.signing import SigningKey, VerifyKey
+
+from storage.cid import base58_decode, base58_encode
+from storage.errors import StorageError
+
+SEED_BYTES: Final = 32
+SIGNATURE_BYTES: Final = 64
+_PREFIX: Final = bytes.fromhex("002408011220")  # identity multihash, 36 bytes: {type: Ed25519, data: 32 bytes}
+_PEER_ID_TEXT: Final = 52
+
+
+class InvalidPeerId(StorageError, ValueError):
+    """That is not a peer id. Ask the peer for the output of `covey id`: it begins with 12D3KooW."""
+
+
+class InvalidKey(StorageError):
+    """The identity key cannot be used. Restore it from a backup, or make a new node with `covey init`."""
+
+
+class PeerId(bytes):
+    """The libp2p id of an Ed25519 identity, in binary form; `str()` gives the text that begins with 12D3KooW."""
+
+    __slots__ = ()
+
+    def __new__(cls, raw: bytes) -> Self:
+        """Raises: InvalidPeerId, for other key types too: their public key cannot be read from the id."""
+        if len(raw) != len(_PREFIX) + 32 or not raw.startswith(_PREFIX):
+            raise InvalidPeerId("not the id of an Ed25519 key")
+        return super().__new__(cls, raw)
+
+    @classmethod
+    def of(cls, public_key: bytes) -> Self:
+        """The id of a 32-byte public key."""
+        return cls(_PREFIX + public_key)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the text form. Raises: InvalidPeerId."""
+        if len(text) != _PEER_ID_TEXT:
+            raise InvalidPeerId(f"{text[:60]!r} is not a peer id: it has {len(text)} characters, not {_PEER_ID_TEXT}")
+        try:
+            return cls(base58_decode(text))
+        except ValueError as error:
+            raise InvalidPeerId(f"{text!r} is not a peer id: {error}") from None
+
+    @property
+    def public_key(self) -> bytes:
+        """The 32 bytes of the Ed25519 public key."""
+        return self[len(_PREFIX) :]
+
+    def verifies(self, signature: bytes, data: bytes) -> bool:
+        """Did this peer's key sign `data`?"""
+        if len(signature) != SIGNATURE_BYTES:
+            return False
+        try:
+            VerifyKey(self.public_key).verify(data, signature)
+        except (BadSignatureError, ValueError):
+            return False
+        return True
+
+    def __str__(self) -> str:
+        return base58_encode(self)
+
+    def __repr__(self) -> str:
+        return f"PeerId({self})"
+
+
+class Identity:
+    """An Ed25519 key pair: it signs, and its public half is the node's name."""
+
+    def __init__(self, seed: bytes) -> None:
+        """Take the 32-byte seed. Raises: InvalidKey."""
+        if len(seed) != SEED_BYTES:
+            raise InvalidKey(f"the key has {len(seed)} bytes, not {SEED_BYTES}")
+        self._key = SigningKey(seed)
+        self.peer_id: Final = PeerId.of(bytes(self._key.verify_key))
+
+    @classmethod
+    def generate(cls) -> Self:
+        """A new identity from the system's randomness."""
+        return cls(os.urandom(SEED_BYTES))
+
+    @property
+    def seed(self) -> bytes:
+        """The secret: for the network adapter and for backups only."""
+        return bytes(self._key)
+
+    def sign(self, data: bytes) -> bytes:
+        """The 64-byte Ed25519 signature (RFC 8032) of `data`."""
+        return self._key.sign(data).signature
+
+    def save(self, path: Path) -> None:
+        """Write the key, durably, readable by its owner alone. Raises: FileExistsError: a key is never overwritten."""
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(fd, self.seed)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a saved key. Raises: InvalidKey when it is damaged or readable by others."""
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            raise InvalidKey(f"{path} may be read by others (mode {mode:o}): run chmod 600 on it")
+        return cls(path.read_bytes())
