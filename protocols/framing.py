@@ -1,0 +1,89 @@
+"""Messages on a byte stream: each behind its length as an unsigned varint.
+
+Source: the length-prefix convention of libp2p (multiformats/unsigned-varint).
+"""
+
+from typing import Final
+
+from protocols.errors import Malformed, StreamBroken, TooBig
+from protocols.net import Stream
+from storage.cid import varint_encode
+
+READ_BYTES: Final = 64 << 10
+_MAX_PREFIX_BYTES: Final = 5  # lengths up to 2^35 - 1; every cap lies far below
+
+
+def frame(message: bytes) -> bytes:
+    """`message` behind its length."""
+    return varint_encode(len(message)) + message
+
+
+class FrameReader:
+    """Cuts a byte stream into messages. A length over the cap is refused before a byte of its message is kept."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._unread = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take what arrived; give the messages that are whole. Raises: TooBig, Malformed."""
+        self._unread += data
+        messages: list[bytes] = []
+        at = 0
+        while (head := self._head(at)) is not None:
+            length, start = head
+            if len(self._unread) - start < length:
+                break
+            at = start + length
+            messages.append(bytes(self._unread[start:at]))
+        del self._unread[:at]
+        return messages
+
+    @property
+    def n_missing(self) -> int:
+        """How many bytes the message in hand lacks at least: to read no more takes none of the next."""
+        head = self._head(0)
+        return 1 if head is None else head[1] + head[0] - len(self._unread)
+
+    @property
+    def is_between(self) -> bool:
+        """Is no message half read? Only then may a stream end."""
+        return not self._unread
+
+    def _head(self, at: int) -> tuple[int, int] | None:
+        """The length that stands at `at` and the offset behind it; None while it is not whole."""
+        length = 0
+        for index, byte in enumerate(self._unread[at : at + _MAX_PREFIX_BYTES]):
+            length |= (byte & 0x7F) << 7 * index
+            if byte < 0x80:
+                if byte == 0 and index:
+                    raise Malformed("a length prefix is not in its shortest form")
+                if length > self._max_bytes:
+                    raise TooBig(f"a message of {length} bytes; the limit is {self._max_bytes}")
+                return length, at + index + 1
+        if len(self._unread) - at >= _MAX_PREFIX_BYTES:
+            raise Malformed(f"a length prefix is longer than {_MAX_PREFIX_BYTES} bytes")
+        return None
+
+
+async def read_frame(stream: Stream, max_bytes: int) -> bytes | None:
+    """The next message, or None when the peer has finished. Takes no byte beyond it from the stream.
+
+    Raises: TooBig, Malformed, StreamBroken (also when the peer finishes in mid-message).
+    """
+    reader = FrameReader(max_bytes)
+    while True:
+        data = await stream.read(min(reader.n_missing, READ_BYTES))
+        if not data:
+            if reader.is_between:
+                return None
+            raise StreamBroken("the peer finished in the middle of a message")
+        if messages := reader.feed(data):
+            return messages[0]
+
+
+async def write_frame(stream: Stream, message: bytes, max_bytes: int) -> None:
+    """Send one message. Raises: TooBig, StreamBroken."""
+    if len(message) > max_bytes:
+        raise TooBig(f"a message of {len(message)} bytes; the limit is {max_bytes}")
+    await stream.write(frame(message))
