@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, Self
 
-from storage.cid import Cid
+from storage.cid import RAW, SHA2_256, Cid
+from storage.errors import InvalidBlock, TooLarge
 
 MAX_BLOCK_MADE_BYTES: Final = 1 << 20
 MAX_BLOCK_BYTES: Final = 2 << 20
@@ -24,6 +25,17 @@ class Block(NamedTuple):
 
     cid: Cid
     data: bytes
+
+
+class MadeBlock(Block):
+    """A block made here: its CID was computed from its bytes a moment ago, so stores need not hash it again."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, data: bytes, codec: int = RAW, hash_code: int = SHA2_256) -> Self:
+        """Hash `data` and name it."""
+        return cls(Cid.of(data, codec, hash_code), data)
 
 
 class Seen(NamedTuple):
@@ -84,5 +96,47 @@ class Blockstore(Protocol):
         Levels only rise here; garbage collection recomputes them.
         """
 
+    def hide_all(self) -> None:
+        """Make every block PRIVATE again, durably; whoever keeps the roots then shows each of them anew."""
+
     def close(self) -> None:
         """Finish writing and let go of the files. Closing twice is harmless."""
+
+
+class Notes(Protocol):
+    """Small named values kept as durably as blocks: pins and roots live here, and outlive a lost index."""
+
+    def put_note(self, key: str, value: bytes) -> None:
+        """Set a value, durably. Raises: TooLarge, StoreFull."""
+
+    def delete_note(self, key: str) -> None:
+        """Forget a value, durably; one that is not there is no error."""
+
+    def notes(self, prefix: str) -> dict[str, bytes]:
+        """Every value whose key begins with `prefix`, sorted by key."""
+
+
+class Store(Blockstore, Notes, Protocol):
+    """A whole store: what a node opens once."""
+
+
+MAX_NOTE_KEY_BYTES: Final = 255
+MAX_NOTE_BYTES: Final = 1 << 20
+
+
+def check_note(key: str, value: bytes) -> bytes:
+    """The key as bytes, when both are within their limits. Raises: TooLarge."""
+    raw = key.encode()
+    if not 1 <= len(raw) <= MAX_NOTE_KEY_BYTES:
+        raise TooLarge(f"a note's key of {len(raw)} bytes; the limit is {MAX_NOTE_KEY_BYTES}")
+    if len(value) > MAX_NOTE_BYTES:
+        raise TooLarge(f"the note {key!r} has {len(value)} bytes; the limit is {MAX_NOTE_BYTES}")
+    return raw
+
+
+def check_block(block: Block) -> None:
+    """Every store's gate. Raises: InvalidBlock, TooLarge."""
+    if len(block.data) > MAX_BLOCK_BYTES:
+        raise TooLarge(f"the block {block.cid} has {len(block.data)} bytes; the limit is {MAX_BLOCK_BYTES}")
+    if not isinstance(block, MadeBlock) and not block.cid.matches(block.data):
+        raise InvalidBlock(f"the bytes do not match the CID {block.cid}")

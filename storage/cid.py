@@ -28,7 +28,8 @@ MAX_DIGEST_BYTES: Final = 128
 MAX_CID_BYTES: Final = 4 * 9 + MAX_DIGEST_BYTES
 MAX_CID_TEXT: Final = 2 * MAX_CID_BYTES + 1
 
-# The allow-list: hash code -> (function, digest length in bytes). Anything else is refused.
+# The allow-list: hash code -> (function, digest length in bytes). A CID with another hash is a name that may stand in
+# foreign content as a link, but no bytes ever match it: it cannot be stored, fetched or served.
 HASHES: Final[dict[int, tuple[Callable[[bytes], bytes], int]]] = {
     SHA2_256: (lambda data: hashlib.sha256(data).digest(), 32),
     SHA2_512: (lambda data: hashlib.sha512(data).digest(), 64),
@@ -195,11 +196,13 @@ class Cid(bytes):
         return self.digest if self.hash_code == IDENTITY else None
 
     def matches(self, data: bytes) -> bool:
-        """Is `data` the block that this CID names?"""
+        """Is `data` the block that this CID names? Never, when its hash function is not on the allow-list."""
         hashed = self.multihash
         code, at = varint_decode(hashed)
         digest = hashed[varint_decode(hashed, at)[1] :]
-        return data == digest if code == IDENTITY else HASHES[code][0](data) == digest
+        if code == IDENTITY:
+            return data == digest
+        return code in HASHES and HASHES[code][0](data) == digest
 
     def as_v1(self) -> "Cid":
         """The same block as CIDv1."""
@@ -238,10 +241,7 @@ def _check(raw: bytes) -> None:
         raise InvalidCid(f"not a CID: {error}") from None
     if length != len(raw) - at:
         raise InvalidCid(f"the digest has {len(raw) - at} bytes and says {length}")
-    if code == IDENTITY:
-        if length > MAX_DIGEST_BYTES:
-            raise InvalidCid(f"an identity CID of {length} bytes; the limit is {MAX_DIGEST_BYTES}")
-    elif code not in HASHES:
-        raise InvalidCid(f"hash function 0x{code:x} is not accepted")
-    elif HASHES[code][1] != length:
+    if length > MAX_DIGEST_BYTES:
+        raise InvalidCid(f"a digest of {length} bytes; the limit is {MAX_DIGEST_BYTES}")
+    if code in HASHES and HASHES[code][1] != length:
         raise InvalidCid(f"hash function 0x{code:x} has {HASHES[code][1]} bytes, not {length}")

@@ -13,6 +13,10 @@ class InvalidBlock(StorageError, ValueError):
     """The bytes of a block do not follow its codec. Fetch it again from another peer."""
 
 
+class UnknownCodec(StorageError):
+    """The block has a codec that this Covey cannot read: its links are unknown. Pin it directly, or upgrade Covey."""
+
+
 class NotFound(StorageError, KeyError):
     """The block is not in this store. Fetch it with `covey get CID`."""
 

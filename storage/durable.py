@@ -1,0 +1,64 @@
+"""The few steps that make bytes survive a power cut. Everything that must last goes through here.
+
+A failed sync is final: the kernel may have dropped the pages, so nobody may try again and believe it.
+"""
+
+import errno
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from storage.errors import StoreFull
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def write_all(fd: int, data: bytes, offset: int) -> None:
+    """Write all of `data` at `offset`. Raises: StoreFull when there is no room, OSError."""
+    view = memoryview(data)
+    try:
+        while view:
+            n_written = os.pwrite(fd, view, offset)
+            view = view[n_written:]
+            offset += n_written
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StoreFull(f"no room to write {len(data)} bytes: {error.strerror}") from None
+        raise
+
+
+def sync_data(fd: int) -> None:
+    """Return when the file's bytes, and the length needed to read them, are on the disk."""
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(fd)
+    else:
+        os.fsync(fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the folder's names are on the disk: needed after a file in it is made, renamed or removed."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace a small file whole or not at all: temporary file, fsync, rename, fsync of the folder."""
+    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        try:
+            os.fchmod(fd, mode)
+            write_all(fd, data, 0)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    sync_folder(path.parent)
