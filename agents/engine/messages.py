@@ -125,7 +125,7 @@ class Cancel(Message, frozen=True, tag="cancel"):
     """End the request with this `id` early; it answers with its own final reply. Has no reply of its own."""
 
 
-class Train(Message, frozen=True, tag="train"):
+class Train(Message, frozen=True, tag="train", kw_only=True):
     """Train a LoRA on the loaded model. `TrainStep`s come, then `Trained`. The folder appears whole or not at all."""
 
     data: str

@@ -1,0 +1,1 @@
+"""LoRA adapters: looked into, published, announced, heard of, fetched and chosen."""

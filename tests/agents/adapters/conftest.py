@@ -1,0 +1,93 @@
+"""PEFT folders to test with: tiny, valid unless a test spoils them."""
+
+import json
+import struct
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Shapes = Iterable[tuple[str, tuple[int, ...]]]
+
+_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8}
+
+
+def lora_shapes(rank: int = 2, width: int = 8, layers: int = 2) -> list[tuple[str, tuple[int, ...]]]:
+    return [
+        (f"base_model.model.model.layers.{layer}.self_attn.{kind}.lora_{half}.weight", shape)
+        for layer in range(layers)
+        for kind in ("q_proj", "v_proj")
+        for half, shape in (("A", (rank, width)), ("B", (width, rank)))
+    ]
+
+
+def safetensors(shapes: Shapes, dtype: str = "F32", fill: int = 0, **changes: Any) -> bytes:
+    header: dict[str, Any] = {}
+    at = 0
+    for name, shape in shapes:
+        size = _BYTES[dtype]
+        for side in shape:
+            size *= side
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    header |= changes
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes([fill]) * at
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": "tiny",
+        "r": 2,
+        "lora_alpha": 16,
+        "lora_dropout": 0.0,
+        "target_modules": ["q_proj", "v_proj"],
+        "bias": "none",
+        "auto_mapping": None,
+        "megatron_core": "megatron.core",
+        "modules_to_save": None,
+        "init_lora_weights": True,
+        "rank_pattern": {},
+    }
+    return fields | changes
+
+
+def write_folder(
+    folder: Path,
+    *,
+    shapes: Shapes | None = None,
+    fill: int = 0,
+    files: dict[str, bytes] | None = None,
+    **changes: Any,
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_model.safetensors").write_bytes(
+        safetensors(lora_shapes() if shapes is None else shapes, fill=fill)
+    )
+    (folder / "adapter_config.json").write_text(json.dumps(config(**changes)))
+    for name, data in (files or {}).items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.fixture
+def peft_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Write an adapter folder; keywords change its configuration."""
+
+    def write(name: str = "adapter", **options: Any) -> Path:
+        return write_folder(tmp_path / name, **options)
+
+    return write
+
+
+@pytest.fixture
+def make_safetensors() -> Callable[..., bytes]:
+    return safetensors
+
+
+@pytest.fixture
+def make_shapes() -> Callable[..., list[tuple[str, tuple[int, ...]]]]:
+    return lora_shapes

@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.adapters.watch import MAX_DEPTH, Settling, run_watcher, scan
+
+WHOLE = (("adapter_config.json", 10, 1), ("adapter_model.safetensors", 100, 1))
+FOLDER = Path("/training/best_model_adapter")
+
+
+def test_a_folder_is_examined_once_when_it_has_come_to_rest():
+    core = Settling(settle_s=2.0)
+    assert core.scanned({FOLDER: WHOLE}, 0.0) == []
+    assert core.scanned({FOLDER: WHOLE}, 1.9) == []
+    assert core.scanned({FOLDER: WHOLE}, 2.0) == [FOLDER]
+    assert core.scanned({FOLDER: WHOLE}, 9.0) == []
+
+
+def test_a_folder_that_still_grows_is_left_alone():
+    core = Settling(settle_s=2.0)
+    for second in range(20):
+        growing = (WHOLE[0], ("adapter_model.safetensors", second, second))
+        assert core.scanned({FOLDER: growing}, float(second)) == []
+
+
+def test_a_folder_without_weights_waits_for_them():
+    core = Settling(settle_s=1.0)
+    assert core.scanned({FOLDER: WHOLE[:1]}, 0.0) == []
+    assert core.scanned({FOLDER: WHOLE[:1]}, 5.0) == []
+    assert core.scanned({FOLDER: WHOLE}, 6.0) == []
+    assert core.scanned({FOLDER: WHOLE}, 7.0) == [FOLDER]
+
+
+def test_a_folder_that_changes_is_examined_again():
+    core = Settling(settle_s=1.0)
+    changed = (WHOLE[0], ("adapter_model.safetensors", 100, 2))
+    core.scanned({FOLDER: WHOLE}, 0.0)
+    assert core.scanned({FOLDER: WHOLE}, 1.0) == [FOLDER]
+    assert core.scanned({FOLDER: changed}, 2.0) == []
+    assert core.scanned({FOLDER: changed}, 3.0) == [FOLDER]
+
+
+def test_the_same_content_is_news_only_once():
+    core = Settling()
+    assert core.is_news(b"a")
+    assert not core.is_news(b"a")
+    assert core.is_news(b"b")
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 3)), max_size=40))
+def test_no_state_is_examined_twice_in_a_row_nor_before_it_settled(steps):
+    core, now_s, since_s, last, examined = Settling(settle_s=2.0), 0.0, 0.0, None, None
+    for size, wait_s in steps:
+        now_s += wait_s
+        signature = (WHOLE[0], ("adapter_model.safetensors", size, 1))
+        if signature != last:
+            last, since_s = signature, now_s
+        ripe = core.scanned({FOLDER: signature}, now_s)
+        if ripe:
+            assert now_s - since_s >= 2.0
+            assert examined != signature
+            examined = signature
+
+
+def test_the_scan_finds_adapters_below_the_root_and_follows_no_links(tmp_path, peft_folder):
+    deep = peft_folder("checkpoints/checkpoint_epoch_1_adapter")
+    peft_folder("/".join("d" * (MAX_DEPTH + 1)))
+    (tmp_path / "link").symlink_to(deep)
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert list(scan(tmp_path)) == [deep]
+    assert scan(tmp_path / "nowhere") == {}
+
+
+async def test_the_watcher_reports_new_adapters_once_and_tells_why_one_is_skipped(tmp_path, peft_folder):
+    found: list[str] = []
+    skipped: list[str] = []
+
+    async def report(folder: Path) -> None:
+        found.append(folder.name)
+
+    def emit(kind: str, **fields: str) -> None:
+        skipped.append(f"{kind} {Path(fields['folder']).name} {fields['code']}")
+
+    async def until(n_found: int, n_skipped: int) -> None:
+        with trio.fail_after(10):
+            while (len(found), len(skipped)) != (n_found, n_skipped):
+                await trio.sleep(0.01)
+
+    peft_folder("checkpoints/best_model_adapter")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: run_watcher(tmp_path, report, emit, poll_s=0.01, settle_s=0.03))
+        await until(1, 0)
+        peft_folder("checkpoints/a_copy")  # the same content
+        peft_folder("checkpoints/broken", files={"evil.py": b""})
+        await until(1, 1)
+        peft_folder("checkpoints/best_model_adapter", fill=7)
+        await until(2, 1)
+        nursery.cancel_scope.cancel()
+    assert found == ["best_model_adapter"] * 2
+    assert skipped == ["adapter_skipped broken bad_adapter"]
