@@ -1,0 +1,41 @@
+"""catalog.db: what the node knows beside its blocks. One SQLite file, one room (module) for each subject.
+
+Each room is a class over the shared `Database`. Methods are synchronous, thread-safe and durable when they return;
+`Catalog.transaction` makes several of them one step.
+"""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Final, Self
+
+from storage.catalog import adapters, events, models, peers, replay, sequences
+from storage.catalog.database import Database
+
+# A file's version is the number of migrations it has seen. Released ones never change; a new layout is a new line.
+MIGRATIONS: Final = (";\n".join(room.SCHEMA for room in (events, sequences, replay, peers, adapters, models)),)
+
+
+class Catalog:
+    """The open catalog of a node."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.events: Final = events.EventLog(database)
+        self.sequences: Final = sequences.Sequences(database)
+        self.replay: Final = replay.ReplayTable(database)
+        self.peers: Final = peers.PeerBook(database)
+        self.adapters: Final = adapters.AdapterTable(database)
+        self.models: Final = models.ModelTable(database)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open or create the catalog. Raises: UnknownVersion, Corrupt, StoreLocked, StoreFull."""
+        return cls(Database.open(path, MIGRATIONS))
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """All writes inside happen, durably, or none. Sequences and replay windows cannot be part: they stand alone."""
+        return self._database.transaction()
+
+    def close(self) -> None:
+        """Let go of the file. Closing twice is harmless."""
+        self._database.close()

@@ -1,0 +1,149 @@
+"""One SQLite file behind a lock: transactions, schema versions, and SQLite's failures in storage's words.
+
+Source: https://sqlite.org/wal.html; synchronous=FULL makes a commit outlive power loss in WAL mode.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+
+from storage.errors import Corrupt, StorageError, StoreFull, StoreLocked, UnknownVersion
+
+APPLICATION_ID: Final = 0x436F7679  # "Covy": tells `file` and other programs whose database this is
+_BUSY_TIMEOUT_S: Final = 5.0
+_JOURNAL_LIMIT_BYTES: Final = 4 << 20
+
+Row = tuple[Any, ...]
+
+
+class Database:
+    """A connection that threads share, one at a time. Every statement runs in a transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._lock = threading.RLock()
+        self._depth = 0
+
+    @classmethod
+    def open(cls, path: Path, migrations: Sequence[str]) -> Self:
+        """Open or create the file; bring it from its version (the number of migrations it has seen) to the newest.
+
+        Raises: UnknownVersion, Corrupt, StoreLocked, StoreFull.
+        """
+        with _translated():
+            connection = sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT_S, cached_statements=256
+            )
+        try:
+            with _translated():
+                _prepare(connection, path, migrations)
+        except BaseException:
+            connection.close()
+            raise
+        return cls(connection)
+
+    @contextmanager
+    def transaction(self, *, alone: bool = False) -> Iterator[None]:
+        """All inside happens, durably, or nothing. A transaction inside another is a part of it.
+
+        `alone` refuses to be a part: for callers that promise durability when they return.
+        """
+        with self._lock, _translated():
+            if alone and self._depth:
+                raise StorageError("this step cannot be part of a transaction: it has to be durable by itself")
+            if self._depth == 0:
+                self._connection.execute("BEGIN IMMEDIATE")
+            self._depth += 1
+            try:
+                yield
+            except BaseException:
+                if self._depth == 1 and self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+            else:
+                if self._depth == 1:
+                    self._commit()
+            finally:
+                self._depth -= 1
+
+    def write(self, sql: str, values: Sequence[object] = ()) -> int:
+        """Run one statement that changes rows; return how many."""
+        with self.transaction():
+            return self._connection.execute(sql, values).rowcount
+
+    def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
+        """The rows of a query."""
+        with self._lock, _translated():
+            return self._connection.execute(sql, values).fetchall()
+
+    def read_one(self, sql: str, values: Sequence[object] = ()) -> Row | None:
+        """The first row of a query, if there is one."""
+        with self._lock, _translated():
+            row: Row | None = self._connection.execute(sql, values).fetchone()
+            return row
+
+    def close(self) -> None:
+        """Let go of the file. Closing twice is harmless."""
+        with self._lock:
+            self._connection.close()
+
+    def _commit(self) -> None:
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.Error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+
+def _prepare(connection: sqlite3.Connection, path: Path, migrations: Sequence[str]) -> None:
+    """Set the connection up and run the migrations that this file has not seen, all or none."""
+    _version(connection, path, len(migrations))  # before anything is written to a file that may not be ours
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        "trusted_schema = OFF",
+        f"journal_size_limit = {_JOURNAL_LIMIT_BYTES}",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+    connection.execute("BEGIN IMMEDIATE")
+    for migration in migrations[_version(connection, path, len(migrations)) :]:
+        for statement in migration.split(";\n"):
+            connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {len(migrations)}")
+    connection.execute("COMMIT")
+
+
+def _version(connection: sqlite3.Connection, path: Path, newest: int) -> int:
+    """How many migrations the file has seen."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    n_tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+    if application != APPLICATION_ID and (application or version or n_tables):
+        raise Corrupt(f"{path} is not a catalog of Covey. Move it away, or choose another COVEY_HOME.")
+    if version > newest:
+        raise UnknownVersion(
+            f"{path} has version {version}, this Covey knows {newest}. Upgrade Covey, or choose another COVEY_HOME."
+        )
+    return version
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """SQLite's errors as storage's."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith("SQLITE_FULL"):
+            raise StoreFull("the disk is full: the catalog cannot be written. Free space; reads still work.") from error
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise StoreLocked("another program holds the catalog. Stop it, or choose another COVEY_HOME.") from error
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            raise Corrupt(f"the catalog is damaged ({error}). Restore catalog.db from a backup.") from error
+        raise StorageError(f"the catalog failed: {error} ({name})") from error
