@@ -4,18 +4,26 @@ Addresses are multiaddr texts (`/ip4/192.0.2.7/tcp/4701/p2p/12D3KooW...`). Whate
 only errors of `protocols.errors` from calls, and never lets a handler's failure leave its stream.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
+import structlog
 import trio
 
-from protocols.errors import Malformed
+from protocols.errors import Malformed, ProtocolError
 from storage.cid import Cid
 from storage.keys import InvalidPeerId, PeerId
 
 MAX_ADDRESS_CHARS: Final = 512
 MAX_TOPIC_MESSAGE_BYTES: Final = 64 << 10
+MAX_INBOUND_STREAMS_PER_PEER: Final = 64
+TOPIC_CHANNEL_MESSAGES: Final = 256
+PEER_CHANNEL_CHANGES: Final = 1024
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
 
 
 class PeerInfo(NamedTuple):
@@ -97,7 +105,10 @@ class Network(Protocol):
         """Known addresses of a peer, without the /p2p part."""
 
     def watch_peers(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[PeerChange]]:
-        """Hear of connections from now on; those that stand already are told first."""
+        """Hear of connections from now on; those that stand already are told first.
+
+        A full channel drops the oldest: who lags by PEER_CHANNEL_CHANGES asks `peers()` again.
+        """
 
     async def connect(self, info: PeerInfo) -> None:
         """Connect, unless connected already; known addresses are tried too. Raises: DialFailed."""
@@ -106,7 +117,10 @@ class Network(Protocol):
         """Close every connection to `peer`, if there are any."""
 
     def serve(self, protocol: str, handler: Handler) -> None:
-        """Answer `protocol` with `handler`, a task per stream; the stream is closed behind it."""
+        """Answer `protocol` with `handler`, a task per stream; the stream is closed behind it.
+
+        A peer with MAX_INBOUND_STREAMS_PER_PEER streams open gets its next one closed at once.
+        """
 
     async def open_stream(self, peer: PeerId, protocols: Sequence[str]) -> Stream:
         """Open a stream in the first of `protocols` that the peer speaks, connecting if need be.
@@ -117,10 +131,16 @@ class Network(Protocol):
     def subscribe(
         self, topic: str, is_valid: Validator | None = None
     ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[TopicMessage]]:
-        """Join a topic. What `is_valid` refuses is neither delivered nor passed on. A full channel drops the oldest."""
+        """Join a topic. What `is_valid` refuses is neither delivered nor passed on. A full channel drops the oldest.
+
+        Nobody hears itself: what this node publishes comes to others only.
+        """
 
     async def publish(self, topic: str, data: bytes) -> None:
-        """Send to all subscribers of a topic; reaching nobody is no error."""
+        """Send to all subscribers of a topic; reaching nobody is no error.
+
+        Raises: Local when `data` is over MAX_TOPIC_MESSAGE_BYTES.
+        """
 
     def topic_peers(self, topic: str) -> list[PeerId]:
         """Connected peers that we know to be subscribed."""
@@ -130,3 +150,53 @@ class Network(Protocol):
 
     async def find_providers(self, cid: Cid, limit: int) -> list[PeerInfo]:
         """Ask the DHT who has `cid`; never ourselves, no duplicates."""
+
+
+class Broadcast(Generic[T]):
+    """Tell every listener of each item; a listener whose channel is full loses its oldest item, never the newest."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._channels: list[tuple[trio.MemorySendChannel[T], trio.MemoryReceiveChannel[T]]] = []
+
+    @property
+    def n_listeners(self) -> int:
+        """How many listen now."""
+        return len(self._channels)
+
+    @contextmanager
+    def listen(self, *first: T) -> Iterator[trio.MemoryReceiveChannel[T]]:
+        """A channel of all items from now on, behind those of `first`, that ends with the block."""
+        pair = trio.open_memory_channel[T](max(self._capacity, len(first)))
+        for item in first:
+            pair[0].send_nowait(item)
+        self._channels.append(pair)
+        try:
+            yield pair[1]
+        finally:
+            self._channels.remove(pair)
+            pair[0].close()
+            pair[1].close()
+
+    def send(self, item: T) -> None:
+        """Tell all listeners; waits for none."""
+        for sender, receiver in self._channels:
+            try:
+                sender.send_nowait(item)
+            except trio.WouldBlock:
+                receiver.receive_nowait()
+                sender.send_nowait(item)
+            except trio.BrokenResourceError:
+                continue  # this listener closed its channel before it left the block
+
+
+async def answer(handler: Handler, stream: Stream) -> None:
+    """Run `handler` on a peer's stream: the one place where its failure ends, whatever it is, and the stream closes."""
+    try:
+        await handler(stream)
+    except* ProtocolError as group:
+        log.info("stream_ended", peer=str(stream.peer), protocol=stream.protocol, error=repr(group.exceptions[0]))
+    except* Exception as group:
+        log.error("stream_handler_failed", peer=str(stream.peer), protocol=stream.protocol, exc_info=group)
+    finally:
+        await stream.aclose()

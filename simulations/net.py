@@ -1,0 +1,406 @@
+"""A network in memory that fits `protocols.net.Network`: many nodes, one process, virtual time, one seed.
+
+Connections carry frames in order, each after its link's seeded latency. Streams lose nothing; topic messages may be
+lost on any hop. Topics are flooded from neighbour to neighbour, and provider records are found along a path of
+connections, so a partition cuts both. Run it under a `trio.testing.MockClock`, after `seed_scheduler(seed)` where two
+runs have to agree to the last event. Bandwidth is not modelled.
+"""
+
+import heapq
+import importlib
+import math
+import random
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Final, NamedTuple
+
+import trio
+
+from protocols.errors import DialFailed, Local, ProtocolRefused
+from protocols.net import (
+    MAX_INBOUND_STREAMS_PER_PEER,
+    MAX_TOPIC_MESSAGE_BYTES,
+    PEER_CHANNEL_CHANGES,
+    Broadcast,
+    Handler,
+    PeerChange,
+    PeerInfo,
+    TopicMessage,
+    Validator,
+    answer,
+)
+from protocols.topics import Subscriptions
+from simulations.streams import SimStream
+from storage.cid import Cid
+from storage.keys import PeerId
+
+DIAL_TIMEOUT_S: Final = 5.0
+JITTER_FRAC: Final = 0.1
+PROVIDER_RECORD_S: Final = 48 * 3600.0
+SEEN_MESSAGES: Final = 4096
+MAX_NODES: Final = 1 << 16
+
+
+def seed_scheduler(seed: int) -> None:
+    """Make trio run its ready tasks in an order that depends on `seed` alone."""
+    # Trio has no public switch; this is the one that its own Hypothesis plugin throws.
+    core = importlib.import_module("trio._core._run")
+    core._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[attr-defined]
+    core._r.seed(seed)
+
+
+class _Flooded(NamedTuple):
+    """A topic message on its way: `number` is its place among its publisher's messages."""
+
+    message: TopicMessage
+    number: int
+
+
+class SimLink:
+    """A connection between two nodes: frames arrive in order, until it is cut."""
+
+    def __init__(self, world: "SimWorld", ends: tuple["SimNetwork", "SimNetwork"]) -> None:
+        self._world = world
+        self.ends = ends
+        self.is_up = True
+        self.streams: set[SimStream] = set()
+        self.random = random.Random(f"{world.seed}/{'/'.join(sorted(map(str, (end.peer_id for end in ends))))}")
+        self.latency_s = self.random.uniform(*world.latency_s)
+        self._last_s = dict.fromkeys(ends, -math.inf)
+
+    def other(self, end: "SimNetwork") -> "SimNetwork":
+        """Who is at the other end."""
+        return self.ends[1] if end is self.ends[0] else self.ends[0]
+
+    def send(self, sender: "SimNetwork", deliver: Callable[[], None]) -> None:
+        """Call `deliver` at the other end when the latency is over, behind what was sent before."""
+        delay_s = self.latency_s * (1 + self.random.uniform(0, JITTER_FRAC))
+        self._last_s[sender] = max(self._last_s[sender], trio.current_time() + delay_s)
+        self._world.at(self._last_s[sender], partial(self._arrive, deliver))
+
+    def _arrive(self, deliver: Callable[[], None]) -> None:
+        if self.is_up:
+            deliver()
+
+    def cut(self) -> None:
+        """Break the connection and everything on it."""
+        if self.is_up:
+            self.is_up = False
+            for stream in list(self.streams):
+                stream.break_off("the connection broke")
+            for end in self.ends:
+                end.unlink(self)
+
+
+class SimWorld:
+    """The wires between simulated nodes, and the hand that cuts them. Made by `open_world`."""
+
+    def __init__(
+        self, nursery: trio.Nursery, seed: int, latency_s: tuple[float, float] = (0.005, 0.05), loss_frac: float = 0.0
+    ) -> None:
+        self.seed = seed
+        self.latency_s = latency_s
+        self.loss_frac = loss_frac
+        self.nursery = nursery
+        self.nodes: dict[str, SimNetwork] = {}  # by address
+        self._group: dict[PeerId, int] = {}
+        self._severed: list[SimLink] = []
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._n_events = 0
+        self._n_nodes = 0
+        self._wake = trio.Event()
+
+    def node(self, peer: PeerId) -> "SimNetwork":
+        """A new node on the network; a crashed one may come back under its id, at a new address."""
+        if any(node.peer_id == peer for node in self.nodes.values()):
+            raise Local(f"{peer} is on this network already")
+        if self._n_nodes == MAX_NODES:
+            raise Local(f"the network has had {MAX_NODES} nodes, its limit")
+        high, low = divmod(self._n_nodes, 250)
+        self._n_nodes += 1
+        node = SimNetwork(self, peer, f"/ip4/10.1.{high}.{low + 1}/tcp/4701")
+        self.nodes[node.address] = node
+        return node
+
+    def crash(self, node: "SimNetwork") -> None:
+        """Kill `node`: its handlers end, its connections break, nobody finds it any more."""
+        self.nodes.pop(node.address, None)
+        node.end_handlers()
+        for link in node.links():
+            link.cut()
+
+    def partition(self, *groups: Iterable["SimNetwork"]) -> None:
+        """Cut all connections between `groups`, until `heal`; nodes in none of them form one more group."""
+        self._group = {node.peer_id: number for number, group in enumerate(groups) for node in group}
+        links = {link: None for node in self.nodes.values() for link in node.links()}
+        for link in links:
+            if not self.can_reach(*link.ends):
+                self._severed.append(link)
+                link.cut()
+
+    async def heal(self) -> None:
+        """End the partition; the pairs that it parted connect again, as nodes that know each other do."""
+        self._group = {}
+        severed, self._severed = self._severed, []
+        async with trio.open_nursery() as nursery:
+            for dialler, listener in (link.ends for link in severed):
+                if dialler.is_alive and listener.is_alive:
+                    nursery.start_soon(dialler.connect, PeerInfo(listener.peer_id, (listener.address,)))
+
+    def can_reach(self, one: "SimNetwork", other: "SimNetwork") -> bool:
+        """Are both on the same side of the partition?"""
+        return self._group.get(one.peer_id) == self._group.get(other.peer_id)
+
+    def component(self, start: "SimNetwork") -> set["SimNetwork"]:
+        """All nodes that a path of connections leads to, `start` included."""
+        found, edge = {start}, [start]
+        while edge:
+            node = edge.pop()
+            news = {link.other(node) for link in node.links()} - found
+            found |= news
+            edge += news
+        return found
+
+    def at(self, when_s: float, event: Callable[[], None]) -> None:
+        """Call `event` at that time of trio's clock; events of one time happen in the order they were asked for."""
+        if not self._events or when_s < self._events[0][0]:
+            self._wake.set()
+        heapq.heappush(self._events, (when_s, self._n_events, event))
+        self._n_events += 1
+
+    async def run_events(self) -> None:
+        """Let the events happen, for ever."""
+        while True:
+            while self._events and self._events[0][0] <= trio.current_time():
+                heapq.heappop(self._events)[2]()
+            self._wake = trio.Event()
+            with trio.move_on_at(self._events[0][0] if self._events else math.inf):
+                await self._wake.wait()
+
+
+@asynccontextmanager
+async def open_world(
+    seed: int = 0, latency_s: tuple[float, float] = (0.005, 0.05), loss_frac: float = 0.0
+) -> AsyncIterator[SimWorld]:
+    """A network without nodes that lives as long as the block.
+
+    Args:
+        seed: Decides latencies and losses.
+        latency_s: Least and greatest one-way latency; each link draws its own.
+        loss_frac: How much of the topic messages gets lost, on each hop.
+    """
+    async with trio.open_nursery() as nursery:
+        world = SimWorld(nursery, seed, latency_s, loss_frac)
+        nursery.start_soon(world.run_events)
+        yield world
+        nursery.cancel_scope.cancel()
+
+
+class SimNetwork:
+    """One node's end of the simulated network: the port `protocols.net.Network`."""
+
+    def __init__(self, world: SimWorld, peer: PeerId, address: str) -> None:
+        self.address: Final = address
+        self._world = world
+        self._peer = peer
+        self._links: dict[PeerId, SimLink] = {}
+        self._known: dict[PeerId, str] = {}
+        self._handlers: dict[str, Handler] = {}
+        self._inbound: dict[SimStream, trio.CancelScope] = {}
+        self._watchers = Broadcast[PeerChange](PEER_CHANNEL_CHANGES)
+        self._subscriptions = Subscriptions()
+        self._topics_of: dict[PeerId, frozenset[str]] = {}
+        self._seen: OrderedDict[tuple[PeerId, int], None] = OrderedDict()
+        self._n_published = 0
+        self._provided: dict[Cid, float] = {}  # when the record expires
+
+    def __repr__(self) -> str:
+        return f"SimNetwork({self.address})"
+
+    @property
+    def peer_id(self) -> PeerId:
+        """See `Network`."""
+        return self._peer
+
+    @property
+    def is_alive(self) -> bool:
+        """Has this node not crashed?"""
+        return self._world.nodes.get(self.address) is self
+
+    def links(self) -> list[SimLink]:
+        """The connections that stand."""
+        return list(self._links.values())
+
+    def addresses(self) -> list[str]:
+        """See `Network`."""
+        return [f"{self.address}/p2p/{self._peer}"]
+
+    def peers(self) -> list[PeerId]:
+        """See `Network`."""
+        return list(self._links)
+
+    def peer_addresses(self, peer: PeerId) -> list[str]:
+        """See `Network`."""
+        return [self._known[peer]] if peer in self._known else []
+
+    @asynccontextmanager
+    async def watch_peers(self) -> AsyncIterator[trio.MemoryReceiveChannel[PeerChange]]:
+        """See `Network`."""
+        with self._watchers.listen(*(PeerChange(peer, True) for peer in self._links)) as channel:
+            yield channel
+
+    async def connect(self, info: PeerInfo) -> None:
+        """See `Network`."""
+        if info.peer == self._peer:
+            raise DialFailed("that is this node itself")
+        if info.peer in self._links:
+            await trio.lowlevel.checkpoint()
+            return
+        addresses = [*info.addresses, *self.peer_addresses(info.peer)]
+        targets = [node for address in addresses if (node := self._world.nodes.get(address)) is not None]
+        target = next((node for node in targets if node.peer_id == info.peer), None)
+        if target is not None and not self._world.can_reach(self, target):
+            await trio.sleep(DIAL_TIMEOUT_S)
+            raise DialFailed(f"{info.peer} did not answer within {DIAL_TIMEOUT_S:g} s")
+        await trio.sleep(2 * self._world.latency_s[1])
+        if target is None or self._is_unreachable(target):
+            raise DialFailed(f"nobody answers as {info.peer} at {', '.join(addresses) or 'any known address'}")
+        if target.peer_id not in self._links:
+            link = SimLink(self._world, (self, target))
+            self.link(link)
+            target.link(link)
+
+    def _is_unreachable(self, target: "SimNetwork") -> bool:
+        return not (self.is_alive and target.is_alive and self._world.can_reach(self, target))
+
+    async def disconnect(self, peer: PeerId) -> None:
+        """See `Network`."""
+        if peer in self._links:
+            self._links[peer].cut()
+        await trio.lowlevel.checkpoint()
+
+    def link(self, link: SimLink) -> None:
+        """Take up a new connection: learn the other's address, tell it our topics."""
+        other = link.other(self)
+        self._links[other.peer_id] = link
+        self._known[other.peer_id] = other.address
+        self._watchers.send(PeerChange(other.peer_id, True))
+        self._tell_topics(link)
+
+    def unlink(self, link: SimLink) -> None:
+        """Let go of a broken connection."""
+        peer = link.other(self).peer_id
+        del self._links[peer]
+        self._topics_of.pop(peer, None)
+        self._watchers.send(PeerChange(peer, False))
+
+    def serve(self, protocol: str, handler: Handler) -> None:
+        """See `Network`."""
+        self._handlers[protocol] = handler
+
+    async def open_stream(self, peer: PeerId, protocols: Sequence[str]) -> SimStream:
+        """See `Network`."""
+        if peer not in self._links:
+            await self.connect(PeerInfo(peer))
+        link = self._links[peer]
+        await trio.sleep(2 * link.latency_s)  # one round trip of negotiation
+        if not link.is_up:
+            raise DialFailed(f"the connection to {peer} broke")
+        target = link.other(self)
+        protocol = next((name for name in protocols if name in target._handlers), None)
+        if protocol is None:
+            raise ProtocolRefused(f"{peer} speaks none of {', '.join(protocols)}")
+        ours, theirs = SimStream.pair(link, self, protocol)
+        self._world.nursery.start_soon(target._answer, theirs)
+        return ours
+
+    async def _answer(self, stream: SimStream) -> None:
+        n_open = sum(other.peer == stream.peer for other in self._inbound)
+        if not self.is_alive or n_open >= MAX_INBOUND_STREAMS_PER_PEER:
+            await stream.aclose()
+            return
+        with trio.CancelScope() as scope:
+            self._inbound[stream] = scope
+            try:
+                await answer(self._handlers[stream.protocol], stream)
+            finally:
+                del self._inbound[stream]
+
+    def end_handlers(self) -> None:
+        """Cancel whatever answers streams here: the node is dead."""
+        for scope in self._inbound.values():
+            scope.cancel()
+
+    @asynccontextmanager
+    async def subscribe(
+        self, topic: str, is_valid: Validator | None = None
+    ) -> AsyncIterator[trio.MemoryReceiveChannel[TopicMessage]]:
+        """See `Network`."""
+        with self._subscriptions.join(topic, is_valid) as channel:
+            self._tell_all_topics()
+            try:
+                yield channel
+            finally:
+                channel.close()
+        self._tell_all_topics()
+
+    def _tell_all_topics(self) -> None:
+        for link in self._links.values():
+            self._tell_topics(link)
+
+    def _tell_topics(self, link: SimLink) -> None:
+        topics = frozenset(self._subscriptions.topics())
+        link.send(self, partial(link.other(self)._hear_topics, self._peer, topics))
+
+    def _hear_topics(self, peer: PeerId, topics: frozenset[str]) -> None:
+        self._topics_of[peer] = topics
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        """See `Network`."""
+        if len(data) > MAX_TOPIC_MESSAGE_BYTES:
+            raise Local(f"a message of {len(data)} bytes on {topic}; the limit is {MAX_TOPIC_MESSAGE_BYTES}")
+        self._n_published += 1
+        self._flood(_Flooded(TopicMessage(topic, self._peer, data), self._n_published), None)
+        await trio.lowlevel.checkpoint()
+
+    def _flood(self, flooded: _Flooded, source: SimLink | None) -> None:
+        self._note_seen(flooded)
+        for peer, link in self._links.items():
+            wants = flooded.message.topic in self._topics_of.get(peer, ())
+            if wants and link is not source and link.random.random() >= self._world.loss_frac:
+                link.send(self, partial(link.other(self)._hear, flooded, link))
+
+    def _note_seen(self, flooded: _Flooded) -> None:
+        self._seen[flooded.message.sender, flooded.number] = None
+        if len(self._seen) > SEEN_MESSAGES:
+            self._seen.popitem(last=False)
+
+    def _hear(self, flooded: _Flooded, source: SimLink) -> None:
+        message = flooded.message
+        is_news = (message.sender, flooded.number) not in self._seen and message.sender != self._peer
+        if not is_news or message.topic not in self._subscriptions.topics():
+            return
+        if not self._subscriptions.accepts(message):
+            self._note_seen(flooded)
+            return
+        self._flood(flooded, source)
+        self._subscriptions.deliver(message)
+
+    def topic_peers(self, topic: str) -> list[PeerId]:
+        """See `Network`."""
+        return [peer for peer in self._links if topic in self._topics_of.get(peer, ())]
+
+    async def provide(self, cid: Cid) -> None:
+        """See `Network`."""
+        await trio.sleep(2 * self._world.latency_s[1])
+        self._provided[cid] = trio.current_time() + PROVIDER_RECORD_S
+
+    async def find_providers(self, cid: Cid, limit: int) -> list[PeerInfo]:
+        """See `Network`. Found are those to whom a path of connections leads."""
+        await trio.sleep(4 * self._world.latency_s[1])
+        near = sorted(self._world.component(self) - {self}, key=lambda node: node.peer_id)
+        now_s = trio.current_time()
+        found = [node for node in near if node._provided.get(cid, -math.inf) > now_s]
+        return [PeerInfo(node.peer_id, (node.address,)) for node in found[:limit]]
