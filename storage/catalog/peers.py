@@ -156,7 +156,8 @@ class PeerBook:
                     )
             self._database.write(
                 "DELETE FROM addresses WHERE peer = ?1 AND address NOT IN"
-                " (SELECT address FROM addresses WHERE peer = ?1 ORDER BY is_kept DESC, heard_unix_s DESC, address LIMIT ?2)",
+                " (SELECT address FROM addresses WHERE peer = ?1 ORDER BY is_kept DESC, heard_unix_s DESC, address"
+                " LIMIT ?2)",
                 (peer, MAX_ADDRESSES),
             )
             self._drop_oldest()

@@ -1,0 +1,224 @@
+"""History: entries that are signed once and stay true, linked into a DAG that anybody can walk, fetch and verify.
+
+An entry is two DAG-CBOR blocks. The body holds {kind, scope, author, sequence, prev, recipient?, ...content}; the entry
+block is {body: link, sig: bytes}, where `sig` is an untagged COSE_Sign1 (`protocols.cose`) over the body's bytes with
+the payload detached. Who is who: an entry is known, ordered and counted as a head by the CID of its body; `prev` names
+entry blocks, so that a walk finds the signatures too. Nothing expires here and nothing is a replay: what comes again is
+known already.
+"""
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import InitVar, dataclass
+from typing import Any, Final
+
+from protocols import cose
+from protocols.errors import Local, Malformed, TooBig
+from protocols.message import canonical
+from storage.blockstore import Block
+from storage.cid import DAG_CBOR, SHA2_256, Cid
+from storage.codecs import dag_cbor
+from storage.errors import InvalidBlock, TooLarge
+from storage.keys import Identity, InvalidPeerId, PeerId
+
+MAX_ENTRY_BYTES: Final = 256
+MAX_BODY_BYTES: Final = 256 << 10  # what is larger belongs in a block of its own, linked from the body
+MAX_PREV: Final = 64
+MAX_SCOPE_CHARS: Final = 256
+MAX_SEQUENCE: Final = (1 << 63) - 1
+
+_KIND: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
+_REQUIRED: Final = frozenset({"kind", "scope", "author", "sequence", "prev"})
+_RESERVED: Final = _REQUIRED | {"recipient"}
+_VERIFIED: Final = object()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An entry whose signature was made or checked here. Only `make_entry` and `open_entry` make one."""
+
+    cid: Cid
+    block: bytes
+    body_cid: Cid
+    body_block: bytes
+    kind: str
+    scope: str
+    author: PeerId
+    sequence: int
+    prev: tuple[Cid, ...]
+    recipient: PeerId | None
+    content: Mapping[str, Any]
+    verified: InitVar[object]
+
+    def __post_init__(self, verified: object) -> None:
+        if verified is not _VERIFIED:
+            raise Local("an Entry is made by protocols.entry alone")
+
+    @property
+    def blocks(self) -> tuple[Block, Block]:
+        """Both blocks, the body first: as a store takes them, so that no link dangles."""
+        return Block(self.body_cid, self.body_block), Block(self.cid, self.block)
+
+
+def make_entry(
+    identity: Identity,
+    kind: str,
+    scope: str,
+    sequence: int,
+    prev: Iterable[Cid],
+    content: Mapping[str, Any],
+    recipient: PeerId | None = None,
+) -> Entry:
+    """Sign a new entry. `prev` are the CIDs of entry blocks, in any order.
+
+    Raises: Local (a field outside its limits), TooBig.
+    """
+    if taken := sorted(_RESERVED & content.keys()):
+        raise Local(f"content may not be called {', '.join(taken)}: an entry's own fields are")
+    body = {
+        **content,
+        "kind": kind,
+        "scope": scope,
+        "author": bytes(identity.peer_id),
+        "sequence": sequence,
+        "prev": sorted(set(prev)),
+    }
+    if recipient is not None:
+        body["recipient"] = bytes(recipient)
+    try:
+        body_block = dag_cbor.encode(body)
+        sig = cose.sign_detached(identity, body_block, external_aad(kind, scope))
+        block = dag_cbor.encode({"body": Cid.of(body_block, DAG_CBOR), "sig": sig})
+        return open_entry(block, body_block)
+    except TooLarge as error:
+        raise TooBig(str(error)) from None
+    except (InvalidBlock, Malformed) as error:
+        raise Local(f"this cannot be an entry: {error}") from None
+
+
+def open_entry(block: bytes, body_block: bytes) -> Entry:
+    """Check an entry's two blocks against each other and against the signature.
+
+    The body is decoded before the signature is checked, since its kind and scope are signed beside it; its size, hash
+    and encoding are checked first.
+
+    Raises: TooBig, Malformed, Forged.
+    """
+    body_cid, sig = read_entry(block)
+    if len(body_block) > MAX_BODY_BYTES:
+        raise TooBig(f"an entry's body of {len(body_block)} bytes; the limit is {MAX_BODY_BYTES}")
+    if not body_cid.matches(body_block):
+        raise Malformed(f"the body is not the block {body_cid} that the entry names")
+    body = _decode(body_block)
+    if not isinstance(body, dict) or not body.keys() >= _REQUIRED:
+        raise Malformed(f"an entry's body lacks one of {', '.join(sorted(_REQUIRED))}")
+    kind, scope = _kind(body["kind"]), _scope(body["scope"])
+    author, sequence, prev = _peer(body["author"]), _sequence(body["sequence"]), _prev(body["prev"])
+    recipient = _peer(body["recipient"]) if "recipient" in body else None
+    if cose.verify_detached(sig, body_block, external_aad(kind, scope)) != author:
+        raise Malformed("an entry's body names another author than its signature")
+    return Entry(
+        cid=Cid.of(block, DAG_CBOR),
+        block=block,
+        body_cid=body_cid,
+        body_block=body_block,
+        kind=kind,
+        scope=scope,
+        author=author,
+        sequence=sequence,
+        prev=prev,
+        recipient=recipient,
+        content={name: value for name, value in body.items() if name not in _RESERVED},
+        verified=_VERIFIED,
+    )
+
+
+def read_entry(block: bytes) -> tuple[Cid, bytes]:
+    """The CID of the body and the signature in an entry block, unverified: so that the body can be fetched.
+
+    Raises: TooBig, Malformed.
+    """
+    if len(block) > MAX_ENTRY_BYTES:
+        raise TooBig(f"an entry of {len(block)} bytes; the limit is {MAX_ENTRY_BYTES}")
+    fields = _decode(block)
+    if not isinstance(fields, dict) or fields.keys() != {"body", "sig"} or type(fields["sig"]) is not bytes:
+        raise Malformed("an entry is {body: link, sig: bytes}")
+    return _link(fields["body"]), fields["sig"]
+
+
+def external_aad(kind: str, scope: str) -> bytes:
+    """What is signed beside the body: the deterministic CBOR of {kind, scope}."""
+    return canonical({"kind": kind, "scope": scope})
+
+
+def heights(entries: Sequence[Entry]) -> dict[Cid, int]:
+    """The height of each entry, by the CID of its block: 1 + the greatest among its `prev`, 0 without any.
+
+    An entry has none yet, and is left out, while some of its history is missing.
+    """
+    waiting = {entry.cid: len(entry.prev) for entry in entries}
+    followers: dict[Cid, list[Cid]] = {}
+    for entry in {entry.cid: entry for entry in entries}.values():
+        for before in entry.prev:
+            followers.setdefault(before, []).append(entry.cid)
+    found = {cid: 0 for cid, n_prev in waiting.items() if n_prev == 0}
+    ready = list(found)
+    for cid in ready:  # grows while it is walked: each entry comes in once all before it have
+        for follower in followers.get(cid, ()):
+            found[follower] = max(found.get(follower, 0), found[cid] + 1)
+            waiting[follower] -= 1
+            if waiting[follower] == 0:
+                ready.append(follower)
+    return {cid: found[cid] for cid in ready}
+
+
+def _decode(block: bytes) -> Any:
+    try:
+        return dag_cbor.decode(block)
+    except InvalidBlock as error:
+        raise Malformed(str(error)) from None
+    except TooLarge as error:
+        raise TooBig(str(error)) from None
+
+
+def _kind(value: object) -> str:
+    if not isinstance(value, str) or not _KIND.fullmatch(value):
+        raise Malformed("an entry's kind is 1 to 64 of a-z 0-9 _ . - and begins with a letter")
+    return value
+
+
+def _scope(value: object) -> str:
+    if not isinstance(value, str) or not value.isprintable() or not 1 <= len(value) <= MAX_SCOPE_CHARS:
+        raise Malformed(f"an entry's scope is 1 to {MAX_SCOPE_CHARS} printable characters")
+    return value
+
+
+def _peer(value: object) -> PeerId:
+    try:
+        if type(value) is bytes:
+            return PeerId(value)
+    except InvalidPeerId as error:
+        raise Malformed(f"an entry names no peer: {error}") from None
+    raise Malformed("an entry names a peer by bytes")
+
+
+def _sequence(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_SEQUENCE:
+        raise Malformed(f"an entry's sequence is 0 to {MAX_SEQUENCE}")
+    return value
+
+
+def _prev(value: object) -> tuple[Cid, ...]:
+    if not isinstance(value, list) or len(value) > MAX_PREV:
+        raise Malformed(f"an entry's prev is a list of at most {MAX_PREV} links")
+    links = tuple(_link(item) for item in value)
+    if any(left >= right for left, right in itertools.pairwise(links)):
+        raise Malformed("an entry's prev is not sorted, or names a link twice")
+    return links
+
+
+def _link(value: object) -> Cid:
+    if not isinstance(value, Cid) or value.version != 1 or (value.codec, value.hash_code) != (DAG_CBOR, SHA2_256):
+        raise Malformed("an entry links to DAG-CBOR blocks by sha2-256 CIDs")
+    return value
