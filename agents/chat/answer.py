@@ -1,8 +1,8 @@
 """The shell of a chat's turn: switch if the policy says so, ask the engine, report each event as it happens."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Final, Protocol
 
 import msgspec
@@ -13,27 +13,20 @@ from agents.chat.events import Adapter, ChatEvent, Cited, Failed, Finished, Refu
 from agents.engine import messages
 from agents.errors import AgentError, EngineDied, EngineFailed
 
-DEFAULT_TIMEOUT_S: Final = 120.0
+DEFAULT_TIMEOUT_S: Final = 300.0
 
-Emit = Callable[[ChatEvent], Awaitable[None]]
-
-
-class Replies(Protocol):
-    """The replies of one request, ended by its final one."""
-
-    def __aiter__(self) -> "Replies": ...
-    async def __anext__(self) -> messages.Reply: ...
+Find = Callable[[str], Awaitable[Sequence[Passage]]]
 
 
 class Engine(Protocol):
-    """What a chat needs of the engine. Leaving `call` early cancels the request and frees the model."""
+    """What a chat needs of the engine (`agents.engine.client.Engine` has it). Leaving a call early cancels it."""
 
-    def call(self, request: messages.Request) -> AbstractAsyncContextManager[Replies]:
-        """Send a request; its `id` is the engine's to choose."""
+    def call(self, request: messages.Request) -> AbstractAsyncContextManager[AsyncIterator[messages.Reply]]:
+        """Send a request and read its replies. Raises: AgentError."""
         ...
 
     async def one(self, request: messages.Request) -> messages.Reply:
-        """Send a request that has one reply. Raises: AgentError."""
+        """Send a request and return its final reply. Raises: AgentError."""
         ...
 
 
@@ -53,76 +46,79 @@ async def answer(
     engine: Engine,
     question: str,
     wanted: Adapter | None,
-    emit: Emit,
     *,
     settings: Settings,
     context_tokens: int,
-    find: Callable[[str], Awaitable[Sequence[Passage]]] | None = None,
-) -> None:
+    find: Find | None = None,
+) -> AsyncIterator[ChatEvent]:
     """Answer `question` with the adapter that the policy resolved to (`wanted`), within `settings.timeout_s`.
 
-    Whatever happens, the engine is free and the conversation ready for the next turn when this returns or is
-    cancelled: a cancelled or late answer keeps what was said of it, a failed one is forgotten.
+    Close the generator to stop the answer. Whatever happens, the engine is free and the conversation ready for the
+    next turn afterwards: a stopped or late answer keeps what was said of it, a failed one is forgotten.
     """
+    deadline_s = trio.current_time() + settings.timeout_s
     # Small models have small contexts: half of it is always left for the prompt.
     reply_tokens = max(1, min(settings.max_tokens, context_tokens // 2))
-    failed: Failed | None = None
     try:
-        with trio.move_on_after(settings.timeout_s) as limit:
-            await _switch(conversation, engine, wanted, emit)
+        with trio.fail_at(deadline_s):
+            news = await _switch(conversation, engine, wanted)
+        for event in news:
+            yield event
+        with trio.fail_at(deadline_s):
             passages = await find(question) if find else ()
-            prompt = conversation.begin(
-                question, context_tokens=context_tokens, reply_tokens=reply_tokens, passages=passages
-            )
-            await _generate(conversation, engine, prompt, emit, settings, reply_tokens)
-        if limit.cancelled_caught:
-            failed = Failed(code="timed_out", text=_too_slow(settings.timeout_s))
+        prompt = conversation.begin(
+            question, context_tokens=context_tokens, reply_tokens=reply_tokens, passages=passages
+        )
+        request = _request(conversation, prompt, settings, reply_tokens)
+        # A generator must not yield inside a cancel scope, so each wait has its own.
+        async with AsyncExitStack() as stack:
+            with trio.fail_at(deadline_s):
+                replies = await stack.enter_async_context(engine.call(request))
+            finished: Finished | None = None
+            while finished is None:
+                with trio.fail_at(deadline_s):
+                    reply = await anext(replies, None)
+                if isinstance(reply, messages.Token):
+                    conversation.heard(reply.text)
+                    yield Token(text=reply.text)
+                else:
+                    finished = _finished(reply, prompt)
+        sources = conversation.finish(finished)
+        if sources:
+            yield Cited(sources=sources)
+        yield finished
+    except trio.TooSlowError:
+        conversation.interrupt()
+        yield Failed(code="timed_out", text=_too_slow(settings.timeout_s))
     except AgentError as error:
         conversation.abandon()
-        failed = Failed(code=error.code, text=error_text(error))
+        yield Failed(code=error.code, text=error_text(error))
     finally:
         conversation.interrupt()
-    if failed:
-        await emit(failed)
 
 
-async def _switch(conversation: Conversation, engine: Engine, wanted: Adapter | None, emit: Emit) -> None:
+async def _switch(conversation: Conversation, engine: Engine, wanted: Adapter | None) -> list[ChatEvent]:
+    """Make the adapter of this turn ready; return what the user is told about it."""
     target, offered = conversation.choose(wanted)
-    if offered:
-        await emit(offered)
+    news: list[ChatEvent] = [offered] if offered else []
     was = conversation.answering
     if target == was:
-        return
+        return news
     started_s = trio.current_time()
     if target is not None:
         try:
-            await _one(engine, messages.Stage(id=0, adapter=target.folder))
+            await engine.one(messages.Stage(id=0, adapter=target.folder))
         except EngineDied:
             raise
         except AgentError as error:
             conversation.refuse(target)
-            await emit(Refused(adapter=target, staying=was, reason=error_text(error)))
-            return
+            return [*news, Refused(adapter=target, staying=was, reason=error_text(error))]
     conversation.switched(target)
-    await emit(Switched(now=target, was=was, swap_s=trio.current_time() - started_s))
+    return [*news, Switched(now=target, was=was, swap_s=trio.current_time() - started_s)]
 
 
-async def _one(engine: Engine, request: messages.Request) -> messages.Reply:
-    reply = await engine.one(request)
-    if isinstance(reply, messages.Failed):
-        raise engine_error(reply)
-    return reply
-
-
-async def _generate(
-    conversation: Conversation,
-    engine: Engine,
-    prompt: Prompt,
-    emit: Emit,
-    settings: Settings,
-    reply_tokens: int,
-) -> None:
-    request = messages.Generate(
+def _request(conversation: Conversation, prompt: Prompt, settings: Settings, reply_tokens: int) -> messages.Generate:
+    return messages.Generate(
         id=0,
         turns=prompt.turns,
         adapter=conversation.answering.folder if conversation.answering else None,
@@ -132,26 +128,11 @@ async def _generate(
         repetition_penalty=settings.repetition_penalty,
         seed=settings.seed,
     )
-    finished: Finished | None = None
-    async with engine.call(request) as replies:
-        async for reply in replies:
-            match reply:
-                case messages.Token(text=text):
-                    conversation.heard(text)
-                    await emit(Token(text=text))
-                case messages.Finished():
-                    finished = _finished(reply, prompt)
-                case messages.Failed():
-                    raise engine_error(reply)
-    if finished is None:
+
+
+def _finished(reply: messages.Reply | None, prompt: Prompt) -> Finished:
+    if not isinstance(reply, messages.Finished):
         raise EngineFailed("the engine stopped without saying that the answer is complete: ask again")
-    sources = conversation.finish(finished)
-    if sources:
-        await emit(Cited(sources=sources))
-    await emit(finished)
-
-
-def _finished(reply: messages.Finished, prompt: Prompt) -> Finished:
     return Finished(
         reason=reply.reason,
         n_prompt_tokens=reply.n_prompt_tokens,
@@ -160,12 +141,6 @@ def _finished(reply: messages.Finished, prompt: Prompt) -> Finished:
         total_s=reply.total_s,
         n_forgotten_turns=prompt.n_forgotten_turns,
     )
-
-
-def engine_error(failed: messages.Failed) -> AgentError:
-    """The error that a `Failed` of the engine stands for."""
-    kinds = {kind.code: kind for kind in AgentError.__subclasses__()}
-    return kinds.get(failed.code, EngineFailed)(failed.text)
 
 
 def error_text(error: AgentError) -> str:

@@ -1,6 +1,6 @@
 """A scripted engine, and what goes into a chat."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -17,8 +17,7 @@ class ScriptedEngine:
 
     scripts: list[list[object]] = field(default_factory=list)
     requests: list[messages.Request] = field(default_factory=list)
-    bad_adapters: dict[str, Exception | messages.Failed] = field(default_factory=dict)
-    n_cancelled: int = 0
+    bad_adapters: dict[str, Exception] = field(default_factory=dict)
     is_busy: bool = False
 
     async def one(self, request: messages.Request) -> messages.Reply:
@@ -26,9 +25,9 @@ class ScriptedEngine:
         self.requests.append(request)
         await trio.lowlevel.checkpoint()
         bad = self.bad_adapters.get(request.adapter)
-        if isinstance(bad, Exception):
+        if bad:
             raise bad
-        return bad or messages.Staged(id=1, stage_s=0.01)
+        return messages.Staged(id=1, stage_s=0.01)
 
     @asynccontextmanager
     async def call(self, request: messages.Request) -> AsyncIterator[AsyncIterator[messages.Reply]]:
@@ -38,9 +37,6 @@ class ScriptedEngine:
         try:
             async with aclosing(self._play(self.scripts.pop(0))) as replies:
                 yield replies
-        except trio.Cancelled:
-            self.n_cancelled += 1
-            raise
         finally:
             self.is_busy = False
 
@@ -56,7 +52,7 @@ class ScriptedEngine:
                     await trio.sleep(step)
                 case Exception():
                     raise step
-                case messages.Failed() | messages.Finished():
+                case messages.Finished():
                     yield step
                     return
                 case None:
@@ -79,15 +75,3 @@ def make_adapter() -> Callable[..., Adapter]:
         )
 
     return make
-
-
-@pytest.fixture
-def collect() -> Callable[[list[object]], Callable[[object], Awaitable[None]]]:
-    def into(events: list[object]) -> Callable[[object], Awaitable[None]]:
-        async def emit(event: object) -> None:
-            await trio.lowlevel.checkpoint()
-            events.append(event)
-
-        return emit
-
-    return into

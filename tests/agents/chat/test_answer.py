@@ -1,3 +1,5 @@
+from contextlib import aclosing
+
 import pytest
 import trio
 
@@ -5,18 +7,18 @@ from agents.chat.answer import Settings, answer
 from agents.chat.conversation import Conversation, Passage
 from agents.chat.events import Cited, Failed, Finished, Refused, Switched, Token
 from agents.engine import messages
-from agents.errors import BadAdapter, EngineDied
+from agents.errors import BadAdapter, EngineDied, EngineFailed
 
 
 @pytest.fixture
-def ask(engine, collect):
+def ask(engine):
     """Ask one question; return the events."""
 
-    async def ask(chat, question="hi", wanted=None, *, timeout_s=60.0, max_tokens=64, **more):
-        events: list[object] = []
+    async def ask(chat, question="hi", wanted=None, *, timeout_s=60.0, max_tokens=64, context_tokens=2048, find=None):
         settings = Settings(timeout_s=timeout_s, max_tokens=max_tokens)
-        await answer(chat, engine, question, wanted, collect(events), settings=settings, context_tokens=2048, **more)
-        return events
+        events = answer(chat, engine, question, wanted, settings=settings, context_tokens=context_tokens, find=find)
+        async with aclosing(events):
+            return [event async for event in events]
 
     return ask
 
@@ -57,10 +59,9 @@ async def test_an_adapter_that_arrives_in_mid_turn_waits_for_the_next(engine, as
     assert second[0].was == make_adapter(1)
 
 
-@pytest.mark.parametrize("bad", [BadAdapter("rank 0"), messages.Failed(id=1, code="bad_adapter", text="rank 0")])
-async def test_an_adapter_that_cannot_be_loaded_is_refused_and_the_old_one_answers(engine, ask, make_adapter, bad):
+async def test_an_adapter_that_cannot_be_loaded_is_refused_and_the_old_one_answers(engine, ask, make_adapter):
     engine.scripts = [["ok"], ["ok"]]
-    engine.bad_adapters["/a/kjv1"] = bad
+    engine.bad_adapters["/a/kjv1"] = BadAdapter("rank 0")
     chat = Conversation()
     events = await ask(chat, wanted=make_adapter(1))
     assert events[0] == Refused(adapter=make_adapter(1), staying=None, reason="rank 0")
@@ -86,7 +87,7 @@ async def test_the_engine_s_death_is_told_and_the_next_turn_works(engine, ask, m
 
 
 async def test_a_failure_of_the_engine_is_told_with_its_code(engine, ask):
-    engine.scripts = [[messages.Failed(id=1, code="engine_failed", text="prompt too long: shorten it")]]
+    engine.scripts = [[EngineFailed("prompt too long: shorten it")]]
     (event,) = await ask(Conversation())
     assert event == Failed(code="engine_failed", text="prompt too long: shorten it")
 
@@ -103,7 +104,7 @@ async def test_a_late_answer_is_stopped_and_frees_the_model(engine, ask, autojum
     events = await ask(chat, timeout_s=30)
     assert [type(e) for e in events] == [Token, Failed]
     assert events[-1].code == "timed_out" and "30 s" in events[-1].text
-    assert engine.n_cancelled == 1 and not engine.is_busy
+    assert not engine.is_busy
     assert trio.current_time() == pytest.approx(30, abs=1)
     assert [t.content for t in chat.history] == ["hi", "slow"]
     assert said(await ask(chat)) == "next"
@@ -114,7 +115,7 @@ async def test_a_reader_who_goes_away_frees_the_model_and_keeps_what_was_said(en
     chat = Conversation()
     with trio.move_on_after(5):
         await ask(chat)
-    assert engine.n_cancelled == 1 and not chat.in_turn
+    assert not engine.is_busy and not chat.in_turn
     assert [t.content for t in chat.history] == ["hi", "half"]
     assert said(await ask(chat)) == "next"
 
@@ -131,14 +132,21 @@ async def test_answers_cite_the_sources_they_were_given(engine, ask):
     assert source.cited and source.path == "kjv.txt"
 
 
-async def test_a_small_context_leaves_half_for_the_prompt(engine, collect):
+async def test_a_reader_who_closes_the_answer_frees_the_model(engine):
+    engine.scripts = [["half", " whole"]]
+    chat = Conversation()
+    events = answer(chat, engine, "hi", None, settings=Settings(), context_tokens=2048)
+    assert said([await anext(events)]) == "half"
+    assert engine.is_busy
+    await events.aclose()
+    assert not engine.is_busy and not chat.in_turn
+    assert [t.content for t in chat.history] == ["hi", "half"]
+
+
+async def test_a_small_context_leaves_half_for_the_prompt(engine, ask):
     engine.scripts = [["ok"]]
-    events: list[object] = []
-    await answer(
-        Conversation(), engine, "hi", None, collect(events), settings=Settings(max_tokens=256), context_tokens=256
-    )
+    assert said(await ask(Conversation(), max_tokens=256, context_tokens=256)) == "ok"
     assert engine.requests[-1].max_tokens == 128
-    assert said(events) == "ok"
 
 
 async def test_a_message_over_the_context_is_refused_without_asking_the_engine(engine, ask):
