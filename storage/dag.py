@@ -1,0 +1,71 @@
+"""Walking a DAG of blocks: iterative, in a fixed order, each block once, and never further than the budget allows.
+
+The order is depth-first, parents before children, links in the order in which they stand. What shares a CID is visited
+once, so a block linked 2^n times costs one visit; identity CIDs are opened like blocks.
+"""
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from storage.blockstore import Block, Blockstore
+from storage.cid import RAW, Cid
+from storage.codecs import links
+from storage.errors import TooLarge
+
+_LEAF_CODECS: Final = frozenset({RAW})
+
+
+class Budget(NamedTuple):
+    """How far a walk may go. The depth of a chain, such as a long history, costs nothing: it is no small number."""
+
+    n_blocks: int = 1 << 26
+    n_bytes: int = 1 << 46
+    depth: int = 1 << 22
+
+
+class Reached(NamedTuple):
+    """A CID that a walk came by, and its length when the block is here."""
+
+    cid: Cid
+    n_bytes: int | None
+
+
+def walk(store: Blockstore, root: Cid, budget: Budget = Budget()) -> Iterator[Block | Cid]:
+    """Every block below `root`, itself first; the bare CID stands for a block that is not here.
+
+    Raises: TooLarge over budget, InvalidBlock and UnknownCodec where links cannot be read, Corrupt.
+    """
+    for reached in reach(store, root, budget):
+        if reached.n_bytes is None:
+            yield reached.cid
+        else:
+            yield Block(reached.cid, store.get(reached.cid))
+
+
+def reach(store: Blockstore, root: Cid, budget: Budget = Budget()) -> Iterator[Reached]:
+    """As `walk`, without the bytes: leaves of raw bytes are looked up and not read."""
+    visited: set[Cid] = set()
+    todo = [(root, 0)]
+    n_bytes = 0
+    while todo:
+        cid, depth = todo.pop()
+        identity = cid.as_v1()
+        if identity in visited:
+            continue
+        visited.add(identity)
+        if len(visited) > budget.n_blocks:
+            raise TooLarge(f"the DAG of {root} has more than {budget.n_blocks} blocks")
+        if depth > budget.depth:
+            raise TooLarge(f"the DAG of {root} is deeper than {budget.depth}")
+        size = store.size(cid)
+        n_bytes += size or 0
+        if n_bytes > budget.n_bytes:
+            raise TooLarge(f"the DAG of {root} has more than {budget.n_bytes} bytes")
+        below = links(cid, store.get(cid)) if size is not None and cid.codec not in _LEAF_CODECS else []
+        yield Reached(cid, size)
+        todo.extend((link, depth + 1) for link in reversed(below))
+
+
+def missing_blocks(store: Blockstore, root: Cid, budget: Budget = Budget()) -> Iterator[Cid]:
+    """What a fetch of `root` still has to bring, as far as can be known: blocks whose parents are here."""
+    return (reached.cid for reached in reach(store, root, budget) if reached.n_bytes is None)

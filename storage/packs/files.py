@@ -1,0 +1,185 @@
+"""The pack files: one writer that appends and syncs, one reader for any number of threads."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Self
+
+from storage.durable import sync_data, sync_folder, write_all
+from storage.errors import Corrupt, StorageError
+from storage.packs.index import PackState, Place
+from storage.packs.record import (
+    MARKER_BYTES,
+    PACK_HEADER_BYTES,
+    Kind,
+    Record,
+    footer_end,
+    footer_entries,
+    pack_header,
+    read_marker,
+    record_head,
+    scan,
+)
+
+MAX_OPEN_PACKS: Final = 256
+
+
+def pack_path(folder: Path, number: int) -> Path:
+    """Where a pack is."""
+    return folder / f"{number:08d}.pack"
+
+
+def pack_numbers(folder: Path) -> list[int]:
+    """The packs that are there, in order."""
+    return sorted(int(path.stem) for path in folder.glob("*.pack") if path.stem.isdecimal())
+
+
+class PackReader:
+    """Reads payloads. Keeps up to MAX_OPEN_PACKS files open; the rest are opened for one read."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._fds: dict[int, int] = {}
+
+    def read(self, place: Place) -> bytes:
+        """The bytes at a place, fewer where the file is shorter. Raises: Corrupt when the file cannot be read."""
+        try:
+            fd = self._fds.get(place.pack)
+            if fd is not None:
+                return os.pread(fd, place.length, place.offset)
+            fd = os.open(pack_path(self._folder, place.pack), os.O_RDONLY)
+            try:
+                return os.pread(fd, place.length, place.offset)
+            finally:
+                if len(self._fds) >= MAX_OPEN_PACKS or self._fds.setdefault(place.pack, fd) != fd:
+                    os.close(fd)
+        except OSError as error:
+            raise Corrupt(f"pack {place.pack} cannot be read: {error.strerror}. Check the disk") from None
+
+    def close(self) -> None:
+        """Close every file."""
+        while self._fds:
+            os.close(self._fds.popitem()[1])
+
+
+class PackWriter:
+    """Appends to one pack. A file is made with the first record. Used under the store's lock."""
+
+    def __init__(self, folder: Path, number: int, committed: int = 0) -> None:
+        """Go on at `committed`; 0 is a pack that does not exist yet."""
+        self._folder = folder
+        self.number: Final = number
+        self.committed = committed
+        self.appended = committed
+        self._failure: str | None = None
+        self._fd: int | None = None
+        self._marker = os.urandom(MARKER_BYTES)
+        self._listed_from = committed or PACK_HEADER_BYTES
+        self._records: list[Record] = []
+        if committed:
+            self._fd = os.open(self._path, os.O_RDWR)
+            marker = read_marker(os.pread(self._fd, PACK_HEADER_BYTES, 0))
+            if marker is None:
+                raise Corrupt(f"{self._path} has no header")
+            self._marker = marker
+
+    @classmethod
+    def resume(cls, folder: Path, packs: Mapping[int, PackState]) -> Self:
+        """Go on with the last pack if it is open, else with a new one."""
+        number = max((*packs, *pack_numbers(folder)), default=0)
+        state = packs.get(number)
+        if state is None or state.sealed:
+            return cls(folder, number + 1)
+        return cls(folder, number, state.committed)
+
+    @property
+    def _path(self) -> Path:
+        return pack_path(self._folder, self.number)
+
+    def next(self) -> "PackWriter":
+        """The pack behind this one, which is closed."""
+        self.close()
+        return PackWriter(self._folder, self.number + 1)
+
+    @contextmanager
+    def append(self, entries: Sequence[tuple[Kind, bytes, bytes]]) -> Iterator[list[Record]]:
+        """Write records and sync them; inside, the caller makes them known. Whatever fails, they are cut off again."""
+        if self._failure is not None:
+            raise StorageError(
+                f"the store stopped writing after a failure: {self._failure}. Restart Covey, check the disk"
+            )
+        is_new = self._fd is None
+        try:
+            data, records = self._encode(entries)
+            fd = self._open()
+            write_all(fd, data, self.committed)
+            self._sync(fd, is_new=is_new)
+            self.appended = self.committed + len(data)
+            yield records
+        except BaseException:
+            self._cut()
+            raise
+        self.committed = self.appended
+        self._records += [record._replace(value=b"") for record in records]
+
+    def _open(self) -> int:
+        if self._fd is None:
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        return self._fd
+
+    def _encode(self, entries: Sequence[tuple[Kind, bytes, bytes]]) -> tuple[bytes, list[Record]]:
+        parts = [] if self.committed else [pack_header(self._marker)]
+        at = self.committed or PACK_HEADER_BYTES
+        records = []
+        for kind, key, payload in entries:
+            head = record_head(self._marker, kind, key, payload)
+            at += len(head)
+            records.append(Record(kind, key, at, len(payload), payload if kind == Kind.NOTE else b""))
+            at += len(payload)
+            parts += (head, payload)
+        return b"".join(parts), records
+
+    def _sync(self, fd: int, *, is_new: bool) -> None:
+        try:
+            sync_data(fd)
+            if is_new:
+                sync_folder(self._folder)
+        except OSError as error:
+            self._failure = f"sync failed: {error.strerror}"
+            raise StorageError(
+                f"the disk did not take the data: {error.strerror}. Restart Covey, check the disk"
+            ) from error
+
+    def _cut(self) -> None:
+        if self._fd is None:
+            return
+        try:
+            if self.committed:
+                os.ftruncate(self._fd, self.committed)
+            else:
+                os.close(self._fd)
+                self._fd = None
+                self._path.unlink()
+        except OSError as error:
+            self._failure = f"a failed write could not be undone: {error.strerror}"
+
+    def seal(self) -> None:
+        """Write the footer. A crash meanwhile leaves a tail that the next start cuts off."""
+        fd = self._open()
+        earlier = scan(
+            lambda at, n: os.pread(fd, min(n, self._listed_from - at), at),
+            self._marker,
+            PACK_HEADER_BYTES,
+            verify=False,
+        )
+        records = [*earlier, *self._records] if self._listed_from > PACK_HEADER_BYTES else self._records
+        entries = footer_entries(records)
+        write_all(fd, entries + footer_end(self._marker, entries, self.committed, len(records)), self.committed)
+        self._sync(fd, is_new=False)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None

@@ -1,0 +1,90 @@
+"""What happens at every start: the index catches up with the packs, and torn tails are cut off.
+
+A lost index is no special case: it has to catch up from the beginning.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.durable import sync_data
+from storage.packs.files import pack_numbers, pack_path
+from storage.packs.index import Index, PackState
+from storage.packs.record import PACK_HEADER_BYTES, Read, Record, read_footer, read_marker, scan
+
+
+@dataclass
+class Recovery:
+    """What a start had to mend. All zero after a clean stop."""
+
+    rebuilt_index: bool = False
+    n_records: int = 0
+    cut_bytes: int = 0
+    damaged_packs: tuple[int, ...] = ()
+
+
+def recover(folder: Path, index: Index) -> Recovery:
+    """Bring the index up to what the packs hold. Raises: UnknownVersion."""
+    known = index.packs()
+    numbers = pack_numbers(folder)
+    lost = any(
+        number not in numbers or pack_path(folder, number).stat().st_size < state.committed
+        for number, state in known.items()
+    )
+    report = Recovery(rebuilt_index=lost or (bool(numbers) and not known))
+    if lost:
+        index.clear()
+        known = {}
+    for number in numbers:
+        state = known.get(number, PackState(0, sealed=False))
+        if not state.sealed:
+            _recover_pack(pack_path(folder, number), number, state, index, report)
+    return report
+
+
+def _recover_pack(path: Path, number: int, state: PackState, index: Index, report: Recovery) -> None:
+    fd = os.open(path, os.O_RDWR)
+    try:
+        file_bytes = os.fstat(fd).st_size
+        if file_bytes == state.committed:
+            return
+
+        def read(at: int, n_bytes: int) -> bytes:
+            return os.pread(fd, n_bytes, at)
+
+        marker = read_marker(read(0, PACK_HEADER_BYTES))
+        if marker is None:
+            _give_up_pack(path, number, state, index, report)
+            return
+        start = state.committed or PACK_HEADER_BYTES
+        footer = read_footer(read, marker, file_bytes)
+        if footer is not None and footer[1] >= state.committed:
+            records, end = [r for r in footer[0] if r.offset > start], footer[1]
+        else:
+            records, end = _scan_tail(read, marker, start)
+            if end < file_bytes:
+                os.ftruncate(fd, end)
+                report.cut_bytes += file_bytes - end
+        sync_data(fd)  # records found in the page cache may never have been synced
+        index.apply(number, records, end, sealed=footer is not None)
+        report.n_records += len(records)
+    finally:
+        os.close(fd)
+
+
+def _scan_tail(read: Read, marker: bytes, start: int) -> tuple[list[Record], int]:
+    records = []
+    end = start
+    for record in scan(read, marker, start, verify=True):
+        records.append(record)
+        end = record.end
+    return records, end
+
+
+def _give_up_pack(path: Path, number: int, state: PackState, index: Index, report: Recovery) -> None:
+    """A pack whose header is torn: it is never written to again, and put aside if nothing in it was ever committed."""
+    if state.committed:
+        index.apply(number, (), state.committed, sealed=True)
+    else:
+        path.rename(path.with_suffix(".torn"))
+    report.damaged_packs += (number,)
