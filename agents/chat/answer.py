@@ -8,10 +8,11 @@ from typing import Final, Protocol
 import msgspec
 import trio
 
-from agents.chat.conversation import Conversation, Passage, Prompt
+from agents.chat.conversation import Conversation, Prompt
 from agents.chat.events import Adapter, ChatEvent, Cited, Failed, Finished, Refused, Switched, Token
 from agents.engine import messages
 from agents.errors import AgentError, EngineDied, EngineFailed
+from agents.retrieval.index import Passage
 
 DEFAULT_TIMEOUT_S: Final = 300.0
 

@@ -14,6 +14,7 @@ import msgspec
 from agents.chat.events import Adapter, Finished, Offered, Source
 from agents.engine.messages import Turn
 from agents.errors import AgentError
+from agents.retrieval.index import Passage
 
 DEFAULT_SYSTEM: Final = "You are a helpful assistant."
 MAX_TURNS: Final = 1_000
@@ -31,16 +32,6 @@ class TooLong(AgentError):
     """The message does not fit the model's context. Shorten it, or lower --max-tokens."""
 
     code = "too_long"
-
-
-class Passage(msgspec.Struct, frozen=True, kw_only=True):
-    """A piece of a document found for a question. Lines count from 1."""
-
-    path: str
-    first_line: int
-    last_line: int
-    text: str
-    score: float
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,10 +4,11 @@ import pytest
 import trio
 
 from agents.chat.answer import Settings, answer
-from agents.chat.conversation import Conversation, Passage
+from agents.chat.conversation import Conversation
 from agents.chat.events import Cited, Failed, Finished, Refused, Switched, Token
 from agents.engine import messages
 from agents.errors import BadAdapter, EngineDied, EngineFailed
+from agents.retrieval.index import Passage
 
 
 @pytest.fixture

@@ -2,9 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.chat.conversation import Conversation, Passage, TooLong, cited_numbers
+from agents.chat.conversation import Conversation, TooLong, cited_numbers
 from agents.chat.events import Finished
 from agents.errors import AgentError
+from agents.retrieval.index import Passage
 
 
 def finished(n_prompt_tokens: int = 20) -> Finished:
