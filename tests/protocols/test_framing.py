@@ -1,0 +1,101 @@
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocols.errors import Malformed, StreamBroken, TooBig
+from protocols.framing import FrameReader, frame, read_frame, write_frame
+from storage.keys import Identity, PeerId
+
+MAX_BYTES = 1000
+
+
+class Pipe:
+    """A stream that gives what it was given, as many bytes at a time as `sizes` say."""
+
+    def __init__(self, data: bytes = b"", sizes: Iterable[int] = ()) -> None:
+        self.data = data
+        self.written = b""
+        self._sizes = iter(sizes)
+
+    @property
+    def peer(self) -> PeerId:
+        return Identity(bytes(32)).peer_id
+
+    @property
+    def protocol(self) -> str:
+        return "/test/1.0.0"
+
+    async def read(self, max_bytes: int) -> bytes:
+        n_bytes = min(next(self._sizes, max_bytes), max_bytes)
+        taken, self.data = self.data[:n_bytes], self.data[n_bytes:]
+        return taken
+
+    async def write(self, data: bytes) -> None:
+        self.written += data
+
+    async def finish(self) -> None:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        raise NotImplementedError
+
+
+@given(st.lists(st.binary(max_size=300), max_size=9), st.data())
+def test_messages_come_out_whole_however_the_bytes_arrive(messages: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(map(frame, messages))
+    reader = FrameReader(MAX_BYTES)
+    found = []
+    while stream:
+        n_bytes = data.draw(st.integers(1, len(stream)))
+        found += reader.feed(stream[:n_bytes])
+        stream = stream[n_bytes:]
+    assert found == messages
+    assert reader.is_between
+
+
+def test_messages_come_out_byte_by_byte_as_soon_as_they_are_whole() -> None:
+    reader = FrameReader(MAX_BYTES)
+    whole = frame(b"a" * 200)
+    for index, byte in enumerate(whole):
+        assert reader.n_missing <= len(whole) - index
+        assert reader.feed(bytes([byte])) == ([b"a" * 200] if index == len(whole) - 1 else [])
+
+
+@pytest.mark.parametrize(("hexed", "error"), [("8000", Malformed), ("ff00", Malformed), ("8080808080", Malformed)])
+def test_a_length_in_a_longer_form_is_refused(hexed: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        FrameReader(MAX_BYTES).feed(bytes.fromhex(hexed))
+
+
+def test_a_length_over_the_cap_is_refused_before_its_message_arrives() -> None:
+    assert FrameReader(MAX_BYTES).feed(frame(bytes(MAX_BYTES))) == [bytes(MAX_BYTES)]
+    with pytest.raises(TooBig):
+        FrameReader(MAX_BYTES).feed(frame(bytes(MAX_BYTES + 1))[:2])
+    with pytest.raises(TooBig):
+        FrameReader(MAX_BYTES).feed(bytes.fromhex("ffffffff7f"))
+
+
+async def test_read_frame_takes_no_byte_of_the_next_message() -> None:
+    pipe = Pipe(frame(b"first") + frame(b"") + b"rest", sizes=[1, 1, 2])
+    assert await read_frame(pipe, MAX_BYTES) == b"first"
+    assert await read_frame(pipe, MAX_BYTES) == b""
+    assert pipe.data == b"rest"
+
+
+async def test_a_stream_ends_between_messages_or_is_broken() -> None:
+    assert await read_frame(Pipe(), MAX_BYTES) is None
+    whole = frame(b"a" * 200)
+    for end in range(1, len(whole)):
+        with pytest.raises(StreamBroken):
+            await read_frame(Pipe(whole[:end]), MAX_BYTES)
+
+
+async def test_write_frame_sends_one_message_and_refuses_a_large_one() -> None:
+    pipe = Pipe()
+    await write_frame(pipe, b"abc", MAX_BYTES)
+    assert pipe.written == b"\3abc"
+    with pytest.raises(TooBig):
+        await write_frame(pipe, bytes(MAX_BYTES + 1), MAX_BYTES)
+    assert pipe.written == b"\3abc"
