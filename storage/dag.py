@@ -23,6 +23,9 @@ class Budget(NamedTuple):
     depth: int = 1 << 22
 
 
+DEFAULT_BUDGET: Final = Budget()
+
+
 class Reached(NamedTuple):
     """A CID that a walk came by, and its length when the block is here."""
 
@@ -30,7 +33,7 @@ class Reached(NamedTuple):
     n_bytes: int | None
 
 
-def walk(store: Blockstore, root: Cid, budget: Budget = Budget()) -> Iterator[Block | Cid]:
+def walk(store: Blockstore, root: Cid, budget: Budget = DEFAULT_BUDGET) -> Iterator[Block | Cid]:
     """Every block below `root`, itself first; the bare CID stands for a block that is not here.
 
     Raises: TooLarge over budget, InvalidBlock and UnknownCodec where links cannot be read, Corrupt.
@@ -42,7 +45,7 @@ def walk(store: Blockstore, root: Cid, budget: Budget = Budget()) -> Iterator[Bl
             yield Block(reached.cid, store.get(reached.cid))
 
 
-def reach(store: Blockstore, root: Cid, budget: Budget = Budget()) -> Iterator[Reached]:
+def reach(store: Blockstore, root: Cid, budget: Budget = DEFAULT_BUDGET) -> Iterator[Reached]:
     """As `walk`, without the bytes: leaves of raw bytes are looked up and not read."""
     visited: set[Cid] = set()
     todo = [(root, 0)]
@@ -66,6 +69,6 @@ def reach(store: Blockstore, root: Cid, budget: Budget = Budget()) -> Iterator[R
         todo.extend((link, depth + 1) for link in reversed(below))
 
 
-def missing_blocks(store: Blockstore, root: Cid, budget: Budget = Budget()) -> Iterator[Cid]:
+def missing_blocks(store: Blockstore, root: Cid, budget: Budget = DEFAULT_BUDGET) -> Iterator[Cid]:
     """What a fetch of `root` still has to bring, as far as can be known: blocks whose parents are here."""
     return (reached.cid for reached in reach(store, root, budget) if reached.n_bytes is None)

@@ -46,3 +46,7 @@ class UnknownVersion(StorageError):
 
 class InvalidName(StorageError, ValueError):
     """A file name in the content is not safe to write ("", ".", "..", "/", NUL). The content is refused."""
+
+
+class TargetExists(StorageError):
+    """There is a file of that name already, and nothing is overwritten. Choose another name, or move it away."""

@@ -1,0 +1,24 @@
+"""Files and directories as blocks (UnixFS), with the CIDs that `ipfs add` gives."""
+
+from storage.unixfs.directory import DirEntry, list_dir, resolve
+from storage.unixfs.exporter import FileStat, export, read_file, stat
+from storage.unixfs.importer import add_bytes, add_path, add_stream
+from storage.unixfs.profiles import PROFILES, UNIXFS_V0_2015, UNIXFS_V1_2025, Profile, profile_of
+
+__all__ = [
+    "PROFILES",
+    "UNIXFS_V0_2015",
+    "UNIXFS_V1_2025",
+    "DirEntry",
+    "FileStat",
+    "Profile",
+    "add_bytes",
+    "add_path",
+    "add_stream",
+    "export",
+    "list_dir",
+    "profile_of",
+    "read_file",
+    "resolve",
+    "stat",
+]

@@ -1,0 +1,95 @@
+"""Directories: their entries as links, in one block or in shards."""
+
+from collections.abc import Generator, Iterator
+from typing import NamedTuple
+
+from storage.blockstore import Block, Blockstore
+from storage.cid import DAG_PB, RAW, Cid, varint_encode
+from storage.codecs import dag_pb
+from storage.codecs.dag_pb import PbLink, name_bytes
+from storage.errors import InvalidBlock, NotFound
+from storage.unixfs import hamt
+from storage.unixfs.data import Kind, UnixFsData, decode
+from storage.unixfs.profiles import HAMT_THRESHOLD_BYTES, Profile
+
+_EMPTY = UnixFsData(Kind.DIRECTORY)
+_EMPTY_BLOCK_BYTES = 4
+
+
+class DirEntry(NamedTuple):
+    """A name in a directory, what it names, and the bytes of all blocks below as its maker stated them."""
+
+    name: str
+    cid: Cid
+    dag_bytes: int | None
+
+
+def build(links: list[PbLink], profile: Profile) -> Generator[Block, None, PbLink]:
+    """Yield the blocks of a directory, children first; return an unnamed link to its root."""
+    links.sort(key=lambda link: name_bytes(link.name))
+    if _is_large(links, profile):
+        return (yield from hamt.build(links, profile))
+    block = profile.node(_EMPTY, tuple(links))
+    yield block
+    return PbLink(block.cid, "", len(block.data) + sum(link.tsize or 0 for link in links))
+
+
+def _is_large(links: list[PbLink], profile: Profile) -> bool:
+    if profile.counts_link_bytes:
+        return sum(len(name_bytes(link.name)) + len(link.cid) for link in links) > HAMT_THRESHOLD_BYTES
+    return _EMPTY_BLOCK_BYTES + sum(map(_link_bytes, links)) > HAMT_THRESHOLD_BYTES
+
+
+def _link_bytes(link: PbLink) -> int:
+    """What a link adds to its block."""
+    n_name = len(name_bytes(link.name))
+    n_body = (
+        sum(1 + len(varint_encode(n)) + n for n in (len(link.cid), n_name)) + 1 + len(varint_encode(link.tsize or 0))
+    )
+    return 1 + len(varint_encode(n_body)) + n_body
+
+
+def list_dir(store: Blockstore, cid: Cid) -> Iterator[DirEntry]:
+    """The entries of a directory; of two with one name, the first. Raises: NotFound, InvalidBlock."""
+    node, message = open_node(store, cid)
+    if message.kind == Kind.HAMT_SHARD:
+        links: Iterator[PbLink] = hamt.entries(store, cid, node)
+    elif message.kind == Kind.DIRECTORY:
+        links = iter(node.links)
+    else:
+        raise InvalidBlock(f"{cid} is a {message.kind.name.lower()}, not a directory")
+    names: set[str] = set()
+    for link in links:
+        name = link.name or ""
+        if name not in names:
+            names.add(name)
+            yield DirEntry(name, link.cid, link.tsize)
+
+
+def resolve(store: Blockstore, cid: Cid, path: str) -> Cid:
+    """What a path below a directory names; symlinks are not followed. Raises: NotFound, InvalidBlock."""
+    for name in path.strip("/").split("/") if path.strip("/") else ():
+        link = _find(store, cid, name)
+        if link is None:
+            raise NotFound(f"there is no {name!r} in {cid}")
+        cid = link.cid
+    return cid
+
+
+def _find(store: Blockstore, cid: Cid, name: str) -> PbLink | None:
+    if cid.codec == RAW:
+        raise NotFound(f"there is no {name!r} in {cid}, which is no directory")
+    node, message = open_node(store, cid)
+    if message.kind == Kind.HAMT_SHARD:
+        return hamt.find(store, cid, node, name)
+    if message.kind == Kind.DIRECTORY:
+        return next((link for link in node.links if link.name == name), None)
+    raise NotFound(f"there is no {name!r} in {cid}, which is no directory")
+
+
+def open_node(store: Blockstore, cid: Cid) -> tuple[dag_pb.PbNode, UnixFsData]:
+    """A UnixFS block, decoded. Raises: NotFound, InvalidBlock."""
+    if cid.codec != DAG_PB:
+        raise InvalidBlock(f"{cid} is not a UnixFS block")
+    node = dag_pb.decode(store.get(cid))
+    return node, decode(node.data or b"")

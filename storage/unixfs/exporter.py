@@ -1,0 +1,194 @@
+"""Blocks become files again: byte ranges, and whole trees written to disk without trusting a word of them."""
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from storage.blockstore import Blockstore
+from storage.cid import RAW, Cid
+from storage.durable import sync_data, sync_folder
+from storage.errors import InvalidBlock, InvalidName, TargetExists, TooLarge
+from storage.unixfs.data import Kind, Mtime
+from storage.unixfs.directory import list_dir, open_node
+
+MAX_EXPORT_ENTRIES: Final = 1 << 20
+MAX_EXPORT_BYTES: Final = 1 << 42
+MAX_FILE_DEPTH: Final = 64
+MAX_NAME_BYTES: Final = 255
+
+_DIRECTORIES: Final = (Kind.DIRECTORY, Kind.HAMT_SHARD)
+
+
+class FileStat(NamedTuple):
+    """What a UnixFS root is. `n_bytes` is 0 for directories; `target` is a symlink's."""
+
+    kind: Kind
+    n_bytes: int = 0
+    target: bytes | None = None
+    mode: int | None = None
+    mtime: Mtime | None = None
+
+    @property
+    def is_directory(self) -> bool:
+        """A directory, in one block or in shards?"""
+        return self.kind in _DIRECTORIES
+
+
+def stat(store: Blockstore, cid: Cid) -> FileStat:
+    """What `cid` is, from its root block alone. Raises: NotFound, InvalidBlock."""
+    if cid.codec == RAW:
+        return FileStat(Kind.FILE, len(store.get(cid)))
+    _, message = open_node(store, cid)
+    if message.kind in (Kind.FILE, Kind.RAW):
+        n_bytes = len(message.data or b"") + sum(message.block_sizes)
+        return FileStat(Kind.FILE, n_bytes, None, message.mode, message.mtime)
+    target = message.data or b"" if message.kind == Kind.SYMLINK else None
+    return FileStat(message.kind, 0, target, message.mode, message.mtime)
+
+
+class _Part(NamedTuple):
+    """A subtree of a file still to be read: where it begins, and how long its parent says it is."""
+
+    cid: Cid
+    start: int
+    stated_bytes: int | None
+    depth: int
+
+
+def read_file(store: Blockstore, cid: Cid, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+    """The bytes of a file from `offset` on, in chunks; only the blocks that hold them are read.
+
+    A part of another length than its parent states is refused, and one that holds nothing is skipped: every block
+    that is read brings the reader forward.
+    Raises: NotFound for a missing block, InvalidBlock, Corrupt.
+    """
+    end = math.inf if length is None else offset + length
+    todo = [_Part(cid, 0, None, 0)]
+    while todo:
+        part = todo.pop()
+        data, below = _open_part(store, part)
+        piece = data[max(offset - part.start, 0) : max(int(min(end - part.start, len(data))), 0)]
+        if piece:
+            yield piece
+        todo.extend(reversed([child for child in below if child.start < end and _end(child) > offset]))
+
+
+def _end(part: _Part) -> int:
+    return part.start + (part.stated_bytes or 0)
+
+
+def _open_part(store: Blockstore, part: _Part) -> tuple[bytes, list[_Part]]:
+    if part.depth > MAX_FILE_DEPTH:
+        raise TooLarge(f"a file with more than {MAX_FILE_DEPTH} levels of blocks")
+    data, below = b"", []
+    if part.cid.codec == RAW:
+        data = store.get(part.cid)
+    else:
+        node, message = open_node(store, part.cid)
+        if message.kind not in (Kind.FILE, Kind.RAW):
+            raise InvalidBlock(f"{part.cid} is a {message.kind.name.lower()}, not a file")
+        if len(message.block_sizes) != len(node.links):
+            raise InvalidBlock(f"{part.cid} has {len(node.links)} parts and states {len(message.block_sizes)} lengths")
+        data = message.data or b""
+        at = part.start + len(data)
+        for link, n_bytes in zip(node.links, message.block_sizes, strict=True):
+            if n_bytes:
+                below.append(_Part(link.cid, at, n_bytes, part.depth + 1))
+            at += n_bytes
+    actual = len(data) + sum(child.stated_bytes or 0 for child in below)
+    if part.stated_bytes not in (None, actual):
+        raise InvalidBlock(f"{part.cid} has {actual} bytes where its parent states {part.stated_bytes}")
+    return data, below
+
+
+def export(store: Blockstore, cid: Cid, target: Path, on_progress: Callable[[int], None] | None = None) -> None:
+    """Write a file or a directory tree to `target`, whole or not at all: beside it first, synced, then renamed.
+
+    Raises: TargetExists, InvalidName for names and symlinks that lead outside, TooLarge for trees without an end,
+    NotFound for a missing block, InvalidBlock.
+    """
+    if os.path.lexists(target):
+        raise TargetExists(f"{target} is there already: choose another name, or move it away")
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        _Export(store, folder / "content", on_progress or (lambda _: None)).run(cid)
+        os.rename(folder / "content", target)
+        sync_folder(target.parent)
+    finally:
+        shutil.rmtree(folder)
+
+
+class _Export:
+    """One run. All is made anew in an empty folder of ours, symlinks last, so that nothing is written through one."""
+
+    def __init__(self, store: Blockstore, base: Path, on_progress: Callable[[int], None]) -> None:
+        self._store = store
+        self._base = base
+        self._on_progress = on_progress
+        self._n_bytes = 0
+
+    def run(self, root: Cid) -> None:
+        todo: list[tuple[Cid, tuple[str, ...]]] = [(root, ())]
+        folders: list[Path] = []
+        symlinks: list[tuple[Path, str]] = []
+        n_entries = 0
+        while todo:
+            cid, names = todo.pop()
+            n_entries += 1
+            if n_entries > MAX_EXPORT_ENTRIES:
+                raise TooLarge(f"{root} has more than {MAX_EXPORT_ENTRIES} files and folders")
+            path = self._base.joinpath(*names)
+            about = stat(self._store, cid)
+            if about.is_directory:
+                path.mkdir()
+                folders.append(path)
+                for entry in list_dir(self._store, cid):
+                    todo.append((entry.cid, (*names, check_name(entry.name))))
+                    if n_entries + len(todo) > MAX_EXPORT_ENTRIES:
+                        raise TooLarge(f"{root} has more than {MAX_EXPORT_ENTRIES} files and folders")
+            elif about.target is not None:
+                symlinks.append((path, check_symlink(about.target, depth=len(names) - 1)))
+            else:
+                self._write(cid, path)
+        for path, to in symlinks:
+            path.symlink_to(to)
+        for path in reversed(folders):
+            sync_folder(path)
+
+    def _write(self, cid: Cid, path: Path) -> None:
+        with path.open("xb", buffering=0) as file:
+            for piece in read_file(self._store, cid):
+                self._n_bytes += len(piece)
+                if self._n_bytes > MAX_EXPORT_BYTES:
+                    raise TooLarge(f"more than {MAX_EXPORT_BYTES} bytes")
+                view = memoryview(piece)
+                while view:
+                    view = view[file.write(view) :]
+                self._on_progress(len(piece))
+            sync_data(file.fileno())
+
+
+def check_name(name: str) -> str:
+    """A name that is safe to write as one component of a path. Raises: InvalidName."""
+    if name in ("", ".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > MAX_NAME_BYTES:
+        raise InvalidName(f"the name {name[:60]!r} is not safe to write")
+    return name
+
+
+def check_symlink(target: bytes, depth: int) -> str:
+    """A symlink's target that stays inside, `depth` folders below the root. Raises: InvalidName.
+
+    Steps upwards may stand at the beginning only: behind a name they could start from wherever that name, itself a
+    symlink, leads.
+    """
+    text = os.fsdecode(target)
+    steps = text.split("/")
+    n_up = next((index for index, step in enumerate(steps) if step not in ("..", ".")), len(steps))
+    n_real_up = steps[:n_up].count("..")
+    if not text or text.startswith("/") or "\0" in text or ".." in steps[n_up:] or n_real_up > depth:
+        raise InvalidName(f"a symlink to {text[:60]!r} may lead outside")
+    return text

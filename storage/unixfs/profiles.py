@@ -1,0 +1,50 @@
+"""The CID profiles: every choice that decides which CID a file gets, under one name.
+
+Source: IPIP-499. `unixfs-v1-2025` is the default here and in new implementations; `unixfs-v0-2015` is what `ipfs add`
+has always done.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from storage.blockstore import MadeBlock
+from storage.cid import DAG_PB
+from storage.codecs import dag_pb
+from storage.codecs.dag_pb import PbLink, PbNode
+from storage.errors import StorageError
+from storage.unixfs.data import UnixFsData, encode
+
+HAMT_THRESHOLD_BYTES: Final = 256 << 10
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How files become blocks.
+
+    `counts_link_bytes`: a directory's size is the bytes of its links' names and CIDs, not of its block.
+    """
+
+    name: str
+    cid_version: int
+    chunker: str
+    raw_leaves: bool
+    width: int
+    counts_link_bytes: bool
+
+    def node(self, message: UnixFsData, links: tuple[PbLink, ...] = ()) -> MadeBlock:
+        """A dag-pb block with this message in it."""
+        block = MadeBlock.of(dag_pb.encode(PbNode(encode(message), links)), DAG_PB)
+        return block if self.cid_version else MadeBlock(block.cid.as_v0(), block.data)
+
+
+UNIXFS_V1_2025: Final = Profile("unixfs-v1-2025", 1, f"size-{1 << 20}", True, 1024, False)
+UNIXFS_V0_2015: Final = Profile("unixfs-v0-2015", 0, f"size-{256 << 10}", False, 174, True)
+PROFILES: Final = {profile.name: profile for profile in (UNIXFS_V1_2025, UNIXFS_V0_2015)}
+
+
+def profile_of(name: str) -> Profile:
+    """The profile of this name. Raises: StorageError."""
+    profile = PROFILES.get(name)
+    if profile is None:
+        raise StorageError(f"unknown profile {name!r}: choose one of {', '.join(PROFILES)}")
+    return profile
