@@ -1,0 +1,1 @@
+"""The control API: operations as data, and the faces that serve them."""

@@ -1,0 +1,115 @@
+"""From an error to what a client of the control API is told: status, stable code, text, and what to do next."""
+
+from typing import Final
+
+import msgspec
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_NOT_RUNNING: Final = 3
+EXIT_REFUSED: Final = 4
+EXIT_NOT_FOUND: Final = 5
+EXIT_INTERRUPTED: Final = 130
+
+EXITS: Final = {
+    EXIT_OK: "it worked",
+    EXIT_FAILED: "it failed; the line on stderr says why and what to do next",
+    EXIT_USAGE: "the command line is wrong",
+    EXIT_NOT_RUNNING: "no daemon runs in this home",
+    EXIT_REFUSED: "refused: not trusted, forged, replayed, expired, or it does not fit",
+    EXIT_NOT_FOUND: "there is no such thing here, or no peer has it",
+    EXIT_INTERRUPTED: "interrupted",
+}
+
+# code -> HTTP status. A code that is not listed is a failure: 500.
+STATUSES: Final = {
+    "bad_request": 400,
+    "bad_config": 400,
+    "invalid_cid": 400,
+    "invalid_peer_id": 400,
+    "invalid_name": 400,
+    "malformed": 400,
+    "bad_data": 400,
+    "untrusted": 403,
+    "forged": 403,
+    "replayed": 403,
+    "expired": 403,
+    "wrong_base": 403,
+    "bad_adapter": 403,
+    "protocol_refused": 403,
+    "unknown_operation": 404,
+    "not_found": 404,
+    "unknown_name": 404,
+    "no_such_file": 404,
+    "unfit": 409,
+    "already_running": 409,
+    "too_large": 413,
+    "too_big": 413,
+    "dial_failed": 502,
+    "stream_broken": 502,
+    "engine_missing": 503,
+    "engine_died": 503,
+    "timed_out": 504,
+    "store_full": 507,
+}
+_EXIT_OF_STATUS: Final = {403: EXIT_REFUSED, 404: EXIT_NOT_FOUND, 409: EXIT_REFUSED}
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """What went wrong, as the control API says it: `{"error": {"code", "text", "hint"}}`."""
+
+    code: str
+    text: str
+    hint: str = ""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status that goes with the code."""
+        return STATUSES.get(self.code, 500)
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code that the command line ends with."""
+        return _EXIT_OF_STATUS.get(self.status, EXIT_FAILED)
+
+
+def fault_of(error: BaseException) -> Fault:
+    """Tell an error in words. One that Covey does not know is a bug: its text stays in the log."""
+    if isinstance(error, BaseExceptionGroup):
+        return fault_of(_gravest(error))
+    if isinstance(error, TimeoutError) or type(error).__name__ == "TooSlowError":
+        return Fault("timed_out", "it took too long", "Try again, or raise the timeout.")
+    if isinstance(error, FileNotFoundError):
+        return Fault("no_such_file", f"there is no file {error.filename}", "Check the path.")
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return Fault("os_error", f"{where}{error.strerror or error}", "Check the path and its permissions.")
+    code = _code_of(error)
+    if code is None:
+        return Fault("internal", f"a bug in Covey: {type(error).__name__}", "Please report it with the log: covey logs")
+    hint = " ".join((type(error).__doc__ or "").split())
+    text = str(error) or hint
+    return Fault(code, text, "" if text == hint else hint)
+
+
+def _code_of(error: BaseException) -> str | None:
+    from agents.errors import AgentError
+    from daemon.errors import DaemonError
+    from protocols.errors import Local, ProtocolError, Remote
+    from storage.errors import StorageError
+
+    if isinstance(error, AgentError | DaemonError | Remote):
+        return error.code
+    if isinstance(error, StorageError | ProtocolError) and not isinstance(error, Local):
+        return _snake(type(error).__name__)
+    return None
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{char.lower()}" if char.isupper() else char for char in name).lstrip("_")
+
+
+def _gravest(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    # Of several errors at once a bug is the one to tell: the others usually follow from it.
+    return max(group.exceptions, key=lambda error: fault_of(error).status)

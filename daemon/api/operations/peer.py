@@ -1,0 +1,215 @@
+"""The peers that this node knows, and what each is trusted with."""
+
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from msgspec import Meta
+
+from daemon.api.operation import Done, Nothing, Operation, Params, Result
+
+if TYPE_CHECKING:
+    from daemon.app import Node
+    from storage.keys import PeerId
+
+CONNECT_LIMIT_S: Final = 15.0
+Kind = Literal["adapters", "rounds", "ask", "workspaces", "models", "content"]
+PeerName = Annotated[str, Meta(max_length=512, description="A peer id, or the name that you gave it.")]
+
+
+class Add(Params, frozen=True):
+    """A peer to know and to connect to."""
+
+    address: Annotated[str, Meta(max_length=512, description="/ip4/.../tcp/.../p2p/PEER, or a bare peer id.")]
+    name: Annotated[str | None, Meta(max_length=64, description="What you call it.")] = None
+
+
+class Added(Result, frozen=True):
+    """The peer is known. `problem` says why it could not be reached now; Covey goes on trying."""
+
+    peer: str
+    is_connected: bool
+    problem: str | None = None
+
+
+class Named(Params, frozen=True):
+    """A peer."""
+
+    peer: PeerName
+
+
+class Trust(Params, frozen=True):
+    """A peer, and kinds of things."""
+
+    peer: PeerName
+    kinds: Annotated[tuple[Kind, ...], Meta(max_length=16, description="What to trust it with")] = ("adapters",)
+
+
+class Untrust(Params, frozen=True):
+    """A peer, and kinds of things; none means all."""
+
+    peer: PeerName
+    kinds: Annotated[tuple[Kind, ...], Meta(max_length=16, description="What to trust it with no longer")] = ()
+
+
+class Peer(Result, frozen=True):
+    """A peer: `trusted` lists the kinds whose artifacts may be used here."""
+
+    peer: str
+    name: str | None
+    is_connected: bool
+    trusted: list[str]
+    heard_unix_s: float | None
+    addresses: list[str]
+
+
+async def add(node: "Node", params: Add) -> Added:
+    """Note a peer and try to reach it."""
+    import trio
+
+    from daemon import wall
+    from protocols.errors import Remote
+    from protocols.net import PeerInfo
+
+    info = PeerInfo.parse(params.address)
+    await trio.to_thread.run_sync(
+        lambda: node.catalog.peers.add(info.peer, info.addresses, wall.unix_s(), name=params.name)
+    )
+    problem = None
+    try:
+        with trio.fail_after(CONNECT_LIMIT_S):
+            await node.network.connect(info)
+    except Remote as error:
+        problem = str(error) or error.code
+    except trio.TooSlowError:
+        problem = f"no answer within {CONNECT_LIMIT_S:.0f} s"
+    return Added(peer=str(info.peer), is_connected=problem is None, problem=problem)
+
+
+async def rm(node: "Node", params: Named) -> Done:
+    """Forget a peer with its trust, and hang up."""
+    import trio
+
+    peer = await resolve(node, params.peer)
+    await trio.to_thread.run_sync(node.catalog.peers.remove, peer)
+    await node.network.disconnect(peer)
+    return Done(text=f"forgot {peer}; it is trusted with nothing")
+
+
+async def ls(node: "Node", _params: Nothing) -> list[Peer]:
+    """Known peers, and connected ones that nobody named."""
+    import trio
+
+    rows = await trio.to_thread.run_sync(node.catalog.peers.list)
+    connected = set(node.network.peers())
+    known = [
+        Peer(
+            peer=str(row.peer),
+            name=row.name,
+            is_connected=row.peer in connected,
+            trusted=sorted(row.kinds),
+            heard_unix_s=row.heard_unix_s or None,
+            addresses=list(row.addresses),
+        )
+        for row in rows
+    ]
+    named = {row.peer for row in rows}
+    others = [
+        Peer(
+            peer=str(peer),
+            name=None,
+            is_connected=True,
+            trusted=[],
+            heard_unix_s=None,
+            addresses=node.network.peer_addresses(peer),
+        )
+        for peer in sorted(connected - named)
+    ]
+    return known + others
+
+
+async def trust(node: "Node", params: Trust) -> Done:
+    """Trust a publisher."""
+    import trio
+
+    from daemon import wall
+
+    peer = await resolve(node, params.peer)
+    await trio.to_thread.run_sync(lambda: node.catalog.peers.trust(peer, params.kinds, wall.unix_s()))
+    node.events.note("peer_trusted", {"peer": str(peer), "kinds": list(params.kinds)})
+    return Done(text=f"{peer} is now trusted with: {', '.join(params.kinds)}")
+
+
+async def untrust(node: "Node", params: Untrust) -> Done:
+    """Trust a publisher no longer."""
+    import trio
+
+    peer = await resolve(node, params.peer)
+    was = await trio.to_thread.run_sync(lambda: node.catalog.peers.untrust(peer, params.kinds or None))
+    node.events.note("peer_untrusted", {"peer": str(peer), "kinds": list(params.kinds)})
+    what = ", ".join(params.kinds) or "anything"
+    return Done(text=f"{peer} is no longer trusted with {what}" if was else f"{peer} was not trusted with {what}")
+
+
+async def resolve(node: "Node", text: str) -> "PeerId":
+    """The peer of that id or name. Raises: InvalidPeerId, NotFoundHere, Unfit when a name is not unique."""
+    import trio
+
+    from daemon.errors import NotFoundHere, Unfit
+    from storage.keys import InvalidPeerId, PeerId
+
+    try:
+        return PeerId.parse(text.rpartition("/p2p/")[2])
+    except InvalidPeerId:
+        rows = await trio.to_thread.run_sync(node.catalog.peers.named, text)
+    if not rows:
+        raise NotFoundHere(f"{text!r} is neither a peer id nor the name of a peer. See: covey peer ls")
+    if len(rows) > 1:
+        raise Unfit(f"{len(rows)} peers are called {text!r}. Name one by its id: covey peer ls")
+    return rows[0].peer
+
+
+OPERATIONS = (
+    Operation(
+        noun="peer",
+        verb="add",
+        summary="Note a peer's address and connect to it. Gives it no trust.",
+        params=Add,
+        result=Added,
+        handler=add,
+        arguments=("address",),
+    ),
+    Operation(
+        noun="peer",
+        verb="rm",
+        summary="Forget a peer, its trust included, and hang up.",
+        params=Named,
+        result=Done,
+        handler=rm,
+        arguments=("peer",),
+    ),
+    Operation(
+        noun="peer",
+        verb="ls",
+        summary="List the peers that are known or connected.",
+        params=Nothing,
+        result=list[Peer],
+        handler=ls,
+    ),
+    Operation(
+        noun="peer",
+        verb="trust",
+        summary="Let what this peer publishes be used here.",
+        params=Trust,
+        result=Done,
+        handler=trust,
+        arguments=("peer",),
+    ),
+    Operation(
+        noun="peer",
+        verb="untrust",
+        summary="Take trust back.",
+        params=Untrust,
+        result=Done,
+        handler=untrust,
+        arguments=("peer",),
+    ),
+)

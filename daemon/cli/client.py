@@ -1,0 +1,102 @@
+"""The control API from the other side: standard library only, for it starts with every command."""
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from daemon.api.faults import Fault
+from daemon.paths import Home
+
+CONNECT_LIMIT_S: Final = 5.0
+MAX_LINE_BYTES: Final = 32 << 20
+MAX_ANSWER_BYTES: Final = 256 << 20
+CHUNK_BYTES: Final = 64 << 10
+
+Json = Any
+
+
+class NotRunning(Exception):
+    """No daemon answers in this home."""
+
+    def __init__(self, home: Home) -> None:
+        super().__init__(f"the daemon is not running in {home.root}. Start it: covey up")
+
+
+class Refused(Exception):
+    """The daemon answered with an error."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.text)
+        self.fault = fault
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, home: Home) -> None:
+        super().__init__("localhost")
+        self._home = home
+
+    def connect(self) -> None:
+        """Connect to the home's socket. Raises: NotRunning."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(CONNECT_LIMIT_S)
+        try:
+            self.sock.connect(str(self._home.socket))
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise NotRunning(self._home) from None
+        self.sock.settimeout(None)
+
+
+def call(home: Home, name: str, params: Json = None, *, timeout_s: float | None = None) -> Json:
+    """Run one operation (`noun/verb`) and return its result. Raises: NotRunning, Refused, TimeoutError."""
+    with _request(home, name, params, timeout_s) as response:
+        return json.loads(response.read(MAX_ANSWER_BYTES))
+
+
+def stream(home: Home, name: str, params: Json = None) -> Iterator[Json]:
+    """Run an operation that streams; yield its items as they come. Raises: NotRunning, Refused."""
+    with _request(home, name, params) as response:
+        while line := response.readline(MAX_LINE_BYTES):
+            item = json.loads(line)
+            if isinstance(item, dict) and set(item) == {"error"}:
+                raise Refused(_fault(item["error"]))
+            yield item
+
+
+def stream_bytes(home: Home, name: str, params: Json = None) -> Iterator[bytes]:
+    """Run an operation whose result is bytes; yield them as they come. Raises: NotRunning, Refused."""
+    with _request(home, name, params) as response:
+        while chunk := response.read1(CHUNK_BYTES):
+            yield chunk
+
+
+@contextmanager
+def _request(home: Home, name: str, params: Json, timeout_s: float | None = None) -> Iterator[http.client.HTTPResponse]:
+    connection = _Connection(home)
+    try:
+        body = json.dumps(params or {}).encode()
+        connection.connect()
+        connection.sock.settimeout(timeout_s)
+        connection.request("POST", f"/v1/{name}", body, {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        if response.status != http.client.OK:
+            raise Refused(_fault(_error_in(response.read(MAX_LINE_BYTES))))
+        yield response
+    except (http.client.HTTPException, ConnectionError) as error:
+        fault = Fault("connection_lost", "the daemon went away in mid-answer", "See why: covey logs")
+        raise Refused(fault) from error
+    finally:
+        connection.close()
+
+
+def _error_in(body: bytes) -> Json:
+    try:
+        return json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        return {"text": body[:200].decode(errors="replace") or "the daemon gave no reason"}
+
+
+def _fault(error: Json) -> Fault:
+    return Fault(str(error.get("code", "failed")), str(error.get("text", "")), str(error.get("hint", "")))

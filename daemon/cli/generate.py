@@ -1,0 +1,153 @@
+"""From the table of operations to commands: parameters become arguments and options, by their types."""
+
+import os
+import shutil
+import sys
+import tempfile
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Literal
+
+import click
+import msgspec
+
+from daemon.api.operation import Operation
+from daemon.cli import client, render
+from daemon.paths import Home
+
+COPY_BYTES: Final = 1 << 20
+_SCALARS: Final[dict[Any, click.ParamType[Any]]] = {str: click.STRING, int: click.INT, float: click.FLOAT}
+
+
+def json_option() -> click.Option:
+    """`--json`, as every command has it."""
+    return click.Option(["--json", "as_json"], is_flag=True, help="Print JSON (a stream: a line for each item).")
+
+
+def command_of(operation: Operation) -> click.Command:
+    """The command that runs `operation` on the daemon."""
+    fields = {field.name: field for field in msgspec.structs.fields(operation.params)}
+    parameters: list[click.Parameter] = [_argument(fields[name]) for name in operation.arguments]
+    parameters += [_option(field) for name, field in fields.items() if name not in operation.arguments]
+    words = operation.words or (operation.verb,)
+
+    @click.pass_obj
+    def run(home: Home, /, as_json: bool, **values: Any) -> None:
+        given = {name: _sent(fields[name], value) for name, value in values.items() if _is_given(fields[name], value)}
+        with _stdin_as_file(home, fields, given) as params:
+            _run(home, operation, params, as_json=as_json)
+
+    return click.Command(words[-1], callback=run, params=[*parameters, json_option()], help=operation.summary)
+
+
+def _run(home: Home, operation: Operation, params: dict[str, Any], *, as_json: bool) -> None:
+    if not operation.is_stream:
+        render.show(client.call(home, operation.name, params), as_json=as_json, name=operation.name)
+        return
+    if operation.result is bytes:
+        for chunk in client.stream_bytes(home, operation.name, params):
+            sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+        return
+    with render.progress() as draw:
+        for item in client.stream(home, operation.name, params):
+            if not as_json and render.is_progress(item):
+                draw(item)
+            else:
+                render.show(item, as_json=as_json, name=operation.name)
+
+
+@contextmanager
+def _stdin_as_file(home: Home, fields: dict[str, Any], params: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Where a path is `-`, what comes in on stdin, as a file of the moment in the home."""
+    dashes = [name for name, value in params.items() if value == "-" and _is_path(_unwrap(fields[name].type)[1])]
+    if not dashes:
+        yield params
+        return
+    with tempfile.NamedTemporaryFile(dir=home.scratch if home.scratch.is_dir() else None, prefix="stdin-") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file, COPY_BYTES)
+        file.flush()
+        yield {**params, **dict.fromkeys(dashes, file.name)}
+
+
+def _argument(field: msgspec.structs.FieldInfo) -> click.Argument:
+    kind, meta = _unwrap(field.type)
+    nargs = -1 if typing.get_origin(kind) is tuple else 1
+    return click.Argument([field.name], nargs=nargs, required=field.required, type=_type(kind, meta))
+
+
+def _option(field: msgspec.structs.FieldInfo) -> click.Option:
+    kind, meta = _unwrap(field.type)
+    text = (meta.description if meta else None) or ""
+    name = f"--{field.name.replace('_', '-')}"
+    default = None if field.default is msgspec.NODEFAULT else field.default
+    if kind is bool:
+        flag = name.removeprefix("--is-").removeprefix("--has-").removeprefix("--")
+        return click.Option([f"--{flag}/--no-{flag}", field.name], default=None, help=text, show_default=False)
+    shown = f"  [default: {default}]" if default not in (None, "", ()) else ""
+    help_text = text + (
+        f" [{', '.join(typing.get_args(_item(kind)))}; commas between]" if _is_choice_list(kind) else ""
+    )
+    return click.Option(
+        [name, field.name],
+        required=field.required,
+        default=None,
+        help=(help_text + shown).strip(),
+        type=_type(kind, meta),
+    )
+
+
+def _unwrap(kind: Any) -> tuple[Any, msgspec.Meta | None]:
+    """The bare type (without Annotated and `| None`) and its Meta."""
+    meta = None
+    while True:
+        if typing.get_origin(kind) is typing.Annotated:
+            kind, *rest = typing.get_args(kind)
+            meta = next((one for one in rest if isinstance(one, msgspec.Meta)), meta)
+            continue
+        bare = [one for one in typing.get_args(kind) if one is not type(None)]
+        if len(bare) == 1 and type(None) in typing.get_args(kind):
+            kind = bare[0]
+            continue
+        return kind, meta
+
+
+def _item(kind: Any) -> Any:
+    return _unwrap(typing.get_args(kind)[0])[0] if typing.get_origin(kind) is tuple else kind
+
+
+def _is_choice_list(kind: Any) -> bool:
+    return typing.get_origin(kind) is tuple and typing.get_origin(_item(kind)) is Literal
+
+
+def _type(kind: Any, meta: msgspec.Meta | None) -> click.ParamType[Any]:
+    if typing.get_origin(kind) is Literal:
+        return click.Choice(list(typing.get_args(kind)))
+    if _is_path(meta):
+        return click.Path()
+    return _SCALARS.get(kind, click.STRING)
+
+
+def _is_path(meta: msgspec.Meta | None) -> bool:
+    return bool(meta and (meta.extra or {}).get("path"))
+
+
+def _is_given(field: msgspec.structs.FieldInfo, value: Any) -> bool:
+    return value is not None and not (value == () and not field.required)
+
+
+def _sent(field: msgspec.structs.FieldInfo, value: Any) -> Any:
+    kind, meta = _unwrap(field.type)
+    if typing.get_origin(kind) is tuple:
+        parts = value.split(",") if isinstance(value, str) else value
+        return [_path(part.strip(), meta) for part in parts if part.strip()]
+    return _path(value, meta)
+
+
+def _path(value: Any, meta: msgspec.Meta | None) -> Any:
+    extra = (meta.extra if meta else None) or {}
+    if value == "-" or not (extra.get("path") or extra.get("path_if_there")):
+        return value
+    whole = os.path.abspath(os.path.expanduser(value))
+    return whole if extra.get("path") or os.path.exists(whole) else value

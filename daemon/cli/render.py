@@ -1,0 +1,201 @@
+"""Results for people: a list of structs is a table, a struct is `name  value` lines. Units come from the names.
+
+An operation that reads better in a form of its own has a function in `RENDERERS`.
+"""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from daemon.cli.text import clean
+
+Json = Any
+_BINARY_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_GAP: Final = "  "
+_PROGRESS_FIELDS: Final = frozenset({"type", "step", "n_done", "n_total", "unit"})
+_SUFFIXES: Final = ("_unix_s", "_bytes", "_s", "_ms", "_frac")
+
+
+def show(result: Json, *, as_json: bool, name: str = "") -> None:
+    """Print one result on stdout."""
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False), flush=True)
+        return
+    for line in RENDERERS.get(name, lines_of)(result):
+        print(line, flush=True)
+
+
+def lines_of(result: Json) -> Iterator[str]:
+    """The generic form of any result."""
+    if isinstance(result, list):
+        yield from table(result)
+    elif isinstance(result, dict):
+        if set(result) == {"text"}:
+            yield clean(str(result["text"]), keep_lines=True)
+            return
+        lists = [
+            key for key, value in result.items() if isinstance(value, list) and value and isinstance(value[0], dict)
+        ]
+        if lists and len(result) == 1:
+            yield from table(result[lists[0]])
+            return
+        yield from pairs({key: value for key, value in result.items() if key not in lists})
+        for key in lists:
+            yield ""
+            yield f"{title(key)}:"
+            yield from table(result[key])
+    else:
+        yield value_text("", result)
+
+
+def pairs(struct: dict[str, Json]) -> Iterator[str]:
+    """`name  value` lines, aligned; a list of texts goes below its name."""
+    width = max((len(title(key)) for key in struct), default=0)
+    for key, value in struct.items():
+        texts = [value_text(key, item) for item in value] if isinstance(value, list) else [value_text(key, value)]
+        for index, text in enumerate(texts or ["-"]):
+            yield f"{title(key) if index == 0 else '':<{width}}{_GAP}{text}".rstrip()
+
+
+def table(rows: list[Json]) -> Iterator[str]:
+    """Columns under headings; the terminal's width cuts the last one only."""
+    if not rows:
+        return
+    if not isinstance(rows[0], dict):
+        yield from (value_text("", row) for row in rows)
+        return
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    cells = [[title(key).upper() for key in keys]]
+    cells += [[value_text(key, row.get(key)) for key in keys] for row in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(keys))]
+    room = shutil.get_terminal_size((200, 24)).columns if sys.stdout.isatty() else 10_000
+    for row in cells:
+        yield _GAP.join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()[: max(room, 40)]
+
+
+def title(key: str) -> str:
+    """A field's name for people: its unit goes, for the value shows it."""
+    for suffix in _SUFFIXES:
+        if key.endswith(suffix) and key != suffix:
+            key = key[: -len(suffix)]
+            break
+    return key.removeprefix("is_").removeprefix("has_").removeprefix("n_").replace("_", " ")
+
+
+def value_text(key: str, value: Json) -> str:
+    """A value for people, by the unit in its field's name."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return _number_text(key, value)
+    if isinstance(value, list):
+        return ", ".join(value_text("", item) for item in value) or "-"
+    if isinstance(value, dict):
+        return " ".join(f"{inner}={value_text(inner, item)}" for inner, item in value.items()) or "-"
+    return clean(str(value))
+
+
+def _number_text(key: str, value: float) -> str:
+    if key.endswith("_bytes"):
+        return bytes_text(value)
+    if key.endswith("unix_s"):
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
+    if key.endswith("_ms"):
+        return f"{value:.0f} ms"
+    if key.endswith("_s"):
+        return duration_text(value)
+    if key.endswith("_frac"):
+        return f"{100 * value:.1f} %"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def bytes_text(n_bytes: float) -> str:
+    """`1.5 MiB`."""
+    power = 0
+    while abs(n_bytes) >= 1024 and power < len(_BINARY_UNITS) - 1:
+        n_bytes /= 1024
+        power += 1
+    return f"{n_bytes:.0f} B" if power == 0 else f"{n_bytes:.1f} {_BINARY_UNITS[power]}"
+
+
+def duration_text(seconds: float) -> str:
+    """`3.2 s`, `4 min 5 s`, `2 h 3 min`, `5 d 1 h`."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    whole = int(seconds)
+    for size, name, inner_size, inner in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size} {name} {whole % size // inner_size} {inner}"
+    raise AssertionError("60 s and more has minutes")
+
+
+def event_line(event: Json) -> str:
+    """One line of `covey events`."""
+    clock = time.strftime("%H:%M:%S", time.localtime(event["unix_s"]))
+    fields = " ".join(f"{key}={value_text(key, value)}" for key, value in event["fields"].items())
+    return f"{event['id']:>6}  {clock}  {clean(event['kind'])}  {fields}".rstrip()
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[Json], None]]:
+    """A function that shows a stream's `progress` items: a bar on a terminal, otherwise a line for each new step."""
+    if not sys.stderr.isatty():
+        seen: set[str] = set()
+
+        def tell(item: Json) -> None:
+            if item["step"] not in seen:
+                seen.add(item["step"])
+                print(f"{clean(item['step'])} ...", file=sys.stderr, flush=True)
+
+        yield tell
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def draw(item: Json) -> None:
+            step = clean(item["step"])
+            if step not in tasks:
+                tasks[step] = bar.add_task(step, total=item.get("n_total"), amount="")
+            bar.update(tasks[step], completed=item["n_done"], total=item.get("n_total"), amount=_amount(item))
+
+        yield draw
+
+
+def is_progress(item: Json) -> bool:
+    """Is this item of a stream progress (`daemon.api.operation.Progress` or a kind of it), not a result?"""
+    return isinstance(item, dict) and "step" in item and "n_done" in item
+
+
+def _amount(item: Json) -> str:
+    done, total, unit = item["n_done"], item.get("n_total"), item.get("unit", "")
+    write = bytes_text if unit == "bytes" else "{:,}".format
+    amount = write(done) + (f" of {write(total)}" if total is not None else "")
+    more = [f"{title(key)} {value_text(key, value)}" for key, value in item.items() if key not in _PROGRESS_FIELDS]
+    return ", ".join([f"{amount}" if unit == "bytes" else f"{amount} {clean(unit)}", *more])
+
+
+def _added(result: Json) -> Iterable[str]:
+    return [f"{result['cid']}  {clean(str(result['name']))}"]
+
+
+def _listing(result: Json) -> Iterator[str]:
+    for entry in result["entries"]:
+        size = "-" if entry["kind"] == "folder" else bytes_text(entry["size_bytes"])
+        yield f"{entry['cid']}  {size:>10}  {clean(entry['name'])}{'/' if entry['kind'] == 'folder' else ''}"
+
+
+RENDERERS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
+    "content/add": _added,
+    "content/ls": _listing,
+    "events/read": lambda event: [event_line(event)],
+}

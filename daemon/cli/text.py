@@ -1,0 +1,22 @@
+"""Text on its way to a terminal: nothing that a peer wrote may move the cursor, recolour, or reorder what is read."""
+
+import unicodedata
+from typing import Final
+
+# Control, format (bidirectional overrides among them), surrogate, private use, unassigned.
+_UNPRINTED: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
+# They join emoji and letters of several scripts and move nothing.
+_JOINERS: Final = frozenset("\u200c\u200d")
+
+
+def clean(text: str, *, keep_lines: bool = False) -> str:
+    """`text` without characters that a terminal obeys; line breaks and tabs become blanks, or stay as lines."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_shown(char, keep_lines) for char in text)
+
+
+def _shown(char: str, keep_lines: bool) -> str:
+    if char in "\n\t":
+        return char if keep_lines else " "
+    return "" if unicodedata.category(char) in _UNPRINTED and char not in _JOINERS else char

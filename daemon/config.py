@@ -1,0 +1,238 @@
+"""The settings of a node: config.toml into frozen structs. A key that is not known here is an error."""
+
+import difflib
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from daemon.errors import BadConfig
+from storage.durable import write_file
+
+MAX_CONFIG_BYTES: Final = 1 << 20
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+Bytes = Annotated[int, Meta(ge=1)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all sections."""
+
+
+class NetworkConfig(Section, frozen=True):
+    """How other nodes reach this one."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - a node is there to be reached; every connection is authenticated
+    port: Port = 4701
+    has_mdns: bool = True
+    bootstrap: tuple[str, ...] = ()
+    dht: Literal["lan", "public"] = "lan"
+
+
+class StorageConfig(Section, frozen=True):
+    """How much this node may keep."""
+
+    quota_bytes: Bytes = 50 << 30
+    reserve_bytes: Bytes = 256 << 20
+
+
+class AdaptersConfig(Section, frozen=True):
+    """How adapters are watched for, announced and fetched."""
+
+    watch: tuple[str, ...] = ()
+    auto_fetch: bool = True
+    announce_interval_s: Seconds = 300.0
+    fetch_timeout_s: Seconds = 600.0
+
+
+class EngineConfig(Section, frozen=True):
+    """The process that holds the model."""
+
+    model: str = "smollm2"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    n_threads: Annotated[int, Meta(ge=0)] = 0
+    load_timeout_s: Seconds = 300.0
+    answer_timeout_s: Seconds = 300.0
+    idle_timeout_s: Seconds = 900.0
+
+
+class ChatConfig(Section, frozen=True):
+    """How `covey chat` behaves."""
+
+    on_new_adapter: Literal["switch", "ask", "tell"] = "switch"
+    max_tokens: Count = 256
+    system: str = ""
+
+
+class LogsConfig(Section, frozen=True):
+    """What is logged, and how much of it is kept."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    max_bytes: Annotated[int, Meta(ge=1 << 12)] = 10 << 20
+    n_kept: Annotated[int, Meta(ge=1, le=100)] = 3
+
+
+class EventsConfig(Section, frozen=True):
+    """How many events are kept for `covey events --since`."""
+
+    n_kept: Count = 100_000
+
+
+class Config(Section, frozen=True):
+    """Every setting, with its default."""
+
+    network: NetworkConfig = NetworkConfig()
+    storage: StorageConfig = StorageConfig()
+    adapters: AdaptersConfig = AdaptersConfig()
+    engine: EngineConfig = EngineConfig()
+    chat: ChatConfig = ChatConfig()
+    logs: LogsConfig = LogsConfig()
+    events: EventsConfig = EventsConfig()
+
+
+def load(path: Path) -> Config:
+    """Read the settings; a missing file means the defaults. Raises: BadConfig."""
+    return parse(_read(path), str(path))
+
+
+def parse(text: str, name: str = "config.toml") -> Config:
+    """Settings from TOML text. Raises: BadConfig, naming the key and the nearest that exists."""
+    try:
+        table = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise BadConfig(f"{name} is not TOML: {error}") from None
+    _refuse_unknown(table, Config, "", name)
+    try:
+        return msgspec.convert(table, Config)
+    except msgspec.ValidationError as error:
+        text_, _, where = str(error).partition(" - at `$")
+        raise BadConfig(f"{name}: {where.strip('.`') or 'the file'}: {text_}") from None
+
+
+def show(config: Config) -> str:
+    """The settings in force as TOML."""
+    lines = []
+    for section, values in msgspec.to_builtins(config).items():
+        lines += [f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in values.items()), ""]
+    return "\n".join(lines)
+
+
+def as_json(config: Config) -> str:
+    """The settings in force as JSON."""
+    return msgspec.json.encode(config).decode()
+
+
+def get(config: Config, key: str) -> object:
+    """One setting by its dotted key. Raises: BadConfig."""
+    section, name = _split(key)
+    return msgspec.to_builtins(getattr(getattr(config, section), name))
+
+
+def edit(path: Path, key: str, value: str) -> Config:
+    """Set one key in the file, durably; comments and order stay. Return the new settings. Raises: BadConfig.
+
+    `value` is TOML; for a text setting the quotes may be left out, for a list setting commas do.
+    """
+    section, name = _split(key)
+    before = _read(path)
+    wanted: dict[str, Any] = dict(tomllib.loads(before)) if before else {}
+    parse(before, str(path))
+    read = _value(section, name, value)
+    wanted[section] = {**wanted.get(section, {}), name: read}
+    after = _with_line(before, section, name, _toml(read))
+    config = parse(after, str(path))
+    if tomllib.loads(after) != wanted:
+        raise BadConfig(f"{path} is written in a way that cannot be edited by line; set {key} = {_toml(read)} by hand")
+    write_file(path, after.encode())
+    return config
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_CONFIG_BYTES + 1)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise BadConfig(f"cannot read {path}: {error.strerror}") from None
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise BadConfig(f"{path} is over {MAX_CONFIG_BYTES} bytes")
+    try:
+        return raw.decode().replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise BadConfig(f"{path} is not UTF-8 text (byte {error.start})") from None
+
+
+def _fields(section: type[msgspec.Struct]) -> dict[str, Any]:
+    return {field.encode_name: field.type for field in msgspec.structs.fields(section)}
+
+
+def _refuse_unknown(table: dict[str, Any], section: type[msgspec.Struct], prefix: str, name: str) -> None:
+    known = _fields(section)
+    for key, value in table.items():
+        if key not in known:
+            raise BadConfig(f"{name}: {prefix}{key} is not a setting{_nearest(key, known, prefix)}")
+        if isinstance(value, dict) and isinstance(known[key], type) and issubclass(known[key], msgspec.Struct):
+            _refuse_unknown(value, known[key], f"{prefix}{key}.", name)
+
+
+def _nearest(key: str, known: "dict[str, Any] | list[str]", prefix: str = "") -> str:
+    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {prefix}{close[0]}?" if close else f"; there are: {', '.join(prefix + k for k in known)}"
+
+
+def _split(key: str) -> tuple[str, str]:
+    every = [f"{section}.{name}" for section, kind in _fields(Config).items() for name in _fields(kind)]
+    if key not in every:
+        raise BadConfig(f"{key} is not a setting{_nearest(key, every)}")
+    section, _, name = key.partition(".")
+    return section, name
+
+
+def _value(section: str, name: str, text: str) -> object:
+    kind = _fields(_fields(Config)[section])[name]
+    if _is_text(kind) and not text.startswith(('"', "'")):
+        return text
+    if typing.get_origin(kind) is tuple and not text.startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        raise BadConfig(f"{section}.{name}: {text!r} is not a value; write true, 12, 1.5 or a list") from None
+
+
+def _is_text(kind: Any) -> bool:
+    if typing.get_origin(kind) is Literal:
+        return all(isinstance(value, str) for value in typing.get_args(kind))
+    return kind is str and not isinstance(kind, types.GenericAlias)
+
+
+def _with_line(text: str, section: str, name: str, value: str) -> str:
+    """`text` with `name = value` in `[section]`: in place of the old line, or at the end of section or file."""
+    lines = text.splitlines()
+    heads = [index for index, line in enumerate(lines) if line.split("#")[0].strip() == f"[{section}]"]
+    if not heads:
+        gap = [""] if lines and lines[-1].strip() else []
+        return "\n".join([*lines, *gap, f"[{section}]", f"{name} = {value}"]) + "\n"
+    start = heads[0] + 1
+    end = next((index for index in range(start, len(lines)) if lines[index].lstrip().startswith("[")), len(lines))
+    for index in range(start, end):
+        if lines[index].partition("=")[0].strip() == name:
+            lines[index] = f"{name} = {value}"
+            break
+    else:
+        while end > start and not lines[end - 1].strip():
+            end -= 1
+        lines.insert(end, f"{name} = {value}")
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: object) -> str:
+    # JSON's texts, numbers, booleans and flat lists are TOML's too.
+    return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
