@@ -112,6 +112,9 @@ class Notes(Protocol):
     def delete_note(self, key: str) -> None:
         """Forget a value, durably; one that is not there is no error."""
 
+    def get_note(self, key: str) -> bytes | None:
+        """A value, or None."""
+
     def notes(self, prefix: str) -> dict[str, bytes]:
         """Every value whose key begins with `prefix`, sorted by key."""
 

@@ -107,6 +107,9 @@ class MemoryBlockstore(Store):
         with self._lock:
             self._notes.pop(key, None)
 
+    def get_note(self, key: str) -> bytes | None:
+        return self._notes.get(key)
+
     def notes(self, prefix: str) -> dict[str, bytes]:
         with self._lock:
             return {key: value for key, value in sorted(self._notes.items()) if key.startswith(prefix)}

@@ -24,7 +24,7 @@ CREATE TABLE blocks(
 ) WITHOUT ROWID;
 CREATE TABLE member_roots(key BLOB NOT NULL, root BLOB NOT NULL, PRIMARY KEY(key, root)) WITHOUT ROWID;
 CREATE TABLE packs(number INTEGER PRIMARY KEY, committed INTEGER NOT NULL, sealed INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE notes(name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE notes(name BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {INDEX_VERSION};
 COMMIT;
 """
@@ -220,13 +220,17 @@ class Index:
             connection.execute("UPDATE blocks SET level = 0 WHERE level > 0")
             connection.execute("DELETE FROM member_roots")
 
-    def notes(self, prefix: str) -> dict[str, bytes]:
-        """The notes whose names begin with `prefix`."""
+    def get_note(self, name: bytes) -> bytes | None:
+        """A note's value."""
         with self._reading() as connection:
-            rows = connection.execute(
-                "SELECT name, value FROM notes WHERE substr(name, 1, ?) = ? ORDER BY name", (len(prefix), prefix)
-            )
-            return dict(rows.fetchall())
+            row = connection.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else None
+
+    def notes(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """The notes whose names begin with `prefix`, sorted. No UTF-8 holds the byte 0xff."""
+        with self._reading() as connection:
+            query = "SELECT name, value FROM notes WHERE name >= ? AND name < ? ORDER BY name"
+            return connection.execute(query, (prefix, prefix + b"\xff")).fetchall()
 
 
 def _apply(connection: sqlite3.Connection, pack: int, kind: Kind, records: Iterable[Record]) -> None:
@@ -244,7 +248,7 @@ def _apply(connection: sqlite3.Connection, pack: int, kind: Kind, records: Itera
         case Kind.NOTE:
             connection.executemany(
                 "INSERT INTO notes VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
-                [(r.key.decode(), r.value) for r in records],
+                [(r.key, r.value) for r in records],
             )
         case Kind.DELETE_NOTE:
-            connection.executemany("DELETE FROM notes WHERE name = ?", [(r.key.decode(),) for r in records])
+            connection.executemany("DELETE FROM notes WHERE name = ?", [(r.key,) for r in records])

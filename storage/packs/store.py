@@ -145,11 +145,14 @@ class PackBlockstore(Store):
     def delete_note(self, key: str) -> None:
         raw = check_note(key, b"")
         with self._write_lock:
-            if key in self._index.notes(key):
+            if self._index.get_note(raw) is not None:
                 self._commit([(Kind.DELETE_NOTE, raw, b"")])
 
+    def get_note(self, key: str) -> bytes | None:
+        return self._index.get_note(key.encode())
+
     def notes(self, prefix: str) -> dict[str, bytes]:
-        return self._index.notes(prefix)
+        return {name.decode(): value for name, value in self._index.notes(prefix.encode())}
 
     def close(self) -> None:
         with self._write_lock:
