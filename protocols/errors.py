@@ -69,3 +69,15 @@ class Replayed(Remote):
     """A message that was accepted before came again."""
 
     code = "replayed"
+
+
+class NoProviders(Remote):
+    """Nobody who can be reached has the content. Check that a node that has it runs (`covey peer ls`); try again."""
+
+    code = "no_providers"
+
+
+class Tampered(Remote):
+    """A peer sent other bytes than the CID names; they were thrown away. Fetch from another peer, and ban this one."""
+
+    code = "tampered"

@@ -1,0 +1,154 @@
+"""The core of serving: what each peer wants of us, what it gets next, and what it never learns.
+
+The caller looks blocks up and hands over the sizes of those that the peer may see. A block that it may not see is thus
+the very same thing here as a block that we lack: DONT_HAVE where that was asked for, silence where not.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from protocols.bitswap.wire import Entry, WantType
+from storage.blockstore import MAX_BLOCK_BYTES
+from storage.cid import Cid
+from storage.keys import PeerId
+
+MAX_PEERS: Final = 1024
+MAX_WANTLIST: Final = 4096  # entries kept for one peer; what comes beyond is not answered
+MAX_PRESENCES: Final = 4096  # answers waiting to be sent to one peer
+MAX_SMALL_BLOCK_BYTES: Final = 1 << 10  # a want-have is answered with a block as small as this
+BATCH_BYTES: Final = 1 << 20  # a message closes when it holds this much; one large block may exceed it
+MAX_BATCH_BLOCKS: Final = 1024
+
+
+class Batch(NamedTuple):
+    """What the next message to a peer should say; `blocks` are still to be read."""
+
+    blocks: tuple[Entry, ...]
+    haves: tuple[Cid, ...]
+    dont_haves: tuple[Cid, ...]
+    pending_bytes: int
+
+
+@dataclass(slots=True)
+class _Client:
+    waiting: dict[bytes, Entry] = field(default_factory=dict)  # multihash -> what we could not serve yet
+    ready: dict[bytes, tuple[Entry, int]] = field(default_factory=dict)  # multihash -> block to send, its size
+    haves: dict[Cid, None] = field(default_factory=dict)
+    dont_haves: dict[Cid, None] = field(default_factory=dict)
+
+    def is_full(self) -> bool:
+        return len(self.waiting) + len(self.ready) >= MAX_WANTLIST
+
+    def answer(self, entry: Entry, size_bytes: int) -> None:
+        """We have what was asked for."""
+        key = entry.cid.multihash
+        self.waiting.pop(key, None)
+        if entry.want_type is WantType.BLOCK or size_bytes <= MAX_SMALL_BLOCK_BYTES:
+            if key in self.ready or not self.is_full():
+                self.ready[key] = (entry, size_bytes)
+        elif len(self.haves) < MAX_PRESENCES:
+            self.haves[entry.cid] = None
+
+    def lack(self, entry: Entry) -> None:
+        """We lack what was asked for, or may not show it. It is remembered, for it may come."""
+        if entry.send_dont_have and len(self.dont_haves) < MAX_PRESENCES:
+            self.dont_haves[entry.cid] = None
+        key = entry.cid.multihash
+        if key in self.waiting or not self.is_full():
+            self.waiting[key] = entry
+
+    def forget(self, cid: Cid) -> None:
+        self.waiting.pop(cid.multihash, None)
+        self.ready.pop(cid.multihash, None)
+        self.haves.pop(cid, None)
+        self.dont_haves.pop(cid, None)
+
+
+class Serving:
+    """The wantlists of all peers."""
+
+    def __init__(self) -> None:
+        self._clients: dict[PeerId, _Client] = {}
+        self._waiting: dict[bytes, set[PeerId]] = {}  # multihash -> who waits for it
+
+    def heard(self, name: PeerId, entries: Sequence[Entry], is_full: bool, sizes: Mapping[Cid, int]) -> None:
+        """A peer changed its wantlist, or replaced it. `sizes`: the blocks among them that it may see."""
+        client = self._clients.get(name)
+        if client is None:
+            if len(self._clients) >= MAX_PEERS:
+                return
+            client = self._clients[name] = _Client()
+        before = set(client.waiting)
+        if is_full:
+            client.waiting.clear()
+            client.ready.clear()
+        for entry in sorted(entries, key=lambda entry: -entry.priority):
+            if entry.is_cancel:
+                client.forget(entry.cid)
+            elif entry.cid in sizes:
+                client.answer(entry, sizes[entry.cid])
+            else:
+                client.lack(entry)
+        self._index(name, before, set(client.waiting))
+
+    def waiting_for(self, cids: Iterable[Cid]) -> list[tuple[PeerId, Cid]]:
+        """Who waits for one of these blocks, under the CID that it used."""
+        return [
+            (name, self._clients[name].waiting[key].cid)
+            for key in (cid.multihash for cid in cids)
+            for name in sorted(self._waiting.get(key, ()))
+        ]
+
+    def arrived(self, name: PeerId, cid: Cid, size_bytes: int) -> None:
+        """A block that `name` waited for is here now, and it may see it."""
+        client = self._clients.get(name)
+        entry = client.waiting.get(cid.multihash) if client is not None else None
+        if client is not None and entry is not None:
+            client.answer(entry, size_bytes)
+            self._index(name, {cid.multihash}, set())
+
+    def vanished(self, name: PeerId, entry: Entry) -> None:
+        """A block of a batch cannot be read any more."""
+        client = self._clients.get(name)
+        if client is not None:
+            before = set(client.waiting)
+            client.lack(entry)
+            self._index(name, before, set(client.waiting))
+
+    def has_answers(self, name: PeerId) -> bool:
+        """Is there anything to say to this peer?"""
+        client = self._clients.get(name)
+        return client is not None and bool(client.ready or client.haves or client.dont_haves)
+
+    def next_batch(self, name: PeerId) -> Batch:
+        """Take the next message's worth of answers for a peer off its queue."""
+        client = self._clients.get(name, _Client())
+        blocks: list[Entry] = []
+        n_bytes = 0
+        for key, (entry, size_bytes) in list(client.ready.items()):
+            if blocks and (n_bytes + size_bytes > BATCH_BYTES or len(blocks) == MAX_BATCH_BLOCKS):
+                break
+            blocks.append(entry)
+            n_bytes += min(size_bytes, MAX_BLOCK_BYTES)
+            del client.ready[key]
+        haves, dont_haves = tuple(client.haves), tuple(client.dont_haves)
+        client.haves.clear()
+        client.dont_haves.clear()
+        pending_bytes = sum(size_bytes for _, size_bytes in client.ready.values())
+        return Batch(tuple(blocks), haves, dont_haves, min(pending_bytes, (1 << 31) - 1))
+
+    def gone(self, name: PeerId) -> None:
+        """A peer disconnected: its wantlist goes with it."""
+        client = self._clients.pop(name, None)
+        if client is not None:
+            self._index(name, set(client.waiting), set())
+
+    def _index(self, name: PeerId, before: set[bytes], after: set[bytes]) -> None:
+        for key in before - after:
+            names = self._waiting[key]
+            names.discard(name)
+            if not names:
+                del self._waiting[key]
+        for key in after - before:
+            self._waiting.setdefault(key, set()).add(name)

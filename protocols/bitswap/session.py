@@ -1,0 +1,414 @@
+"""The core of wanting: which peer to ask for which block, when to ask another, and whom not to believe.
+
+A session is one reader's errand (a DAG, say) with the peers that may serve it. All sessions share one core, so a block
+is asked for once however many want it. Blocks are keyed by multihash: peers differ in the CID version they answer with.
+
+How a want travels: it goes as want-block to the peer that is likely to answer soonest - fewest asks in hand, weighted
+by how long its blocks take - while peers that have not proved themselves yet get a want-have. DONT_HAVE, silence and
+disconnection each put it back in line. A silent peer is left alone for a while; the ask is cancelled there once another
+peer takes it, so duplicates are bounded by what was on the wire.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from protocols.bitswap.wire import Entry, WantType
+from protocols.errors import Local
+from storage.cid import Cid
+from storage.keys import PeerId
+
+STALL_S: Final = 1.5  # no byte from a peer that owes us a block
+SLOW_S: Final = 10.0  # bytes, but no whole block
+PAUSE_S: Final = 5.0  # a stalled peer rests; doubled each time, up to:
+MAX_PAUSE_S: Final = 60.0
+MAX_IN_FLIGHT: Final = 32  # blocks asked of one peer at a time
+MAX_IN_FLIGHT_UNPROVEN: Final = 4
+MAX_WANTS: Final = 256  # per session
+MAX_SESSIONS: Final = 1024
+MAX_PROVIDERS: Final = 64  # per session
+MAX_PROBES: Final = 8  # want-haves for one block
+MAX_LACKS_IN_A_ROW: Final = 16
+MAX_REMEMBERED: Final = 4096  # asks of one peer that a late answer may still refer to
+FIRST_GUESS_S: Final = 0.05  # a block's time at a peer that gave none yet
+
+TAMPERED: Final = "tampered"
+UNWANTED: Final = "unwanted"
+
+
+class Arrived(NamedTuple):
+    """A block that came in. `cid` was computed from `data`, never taken from the peer; None: not hashed at all."""
+
+    cid: Cid | None
+    data: bytes
+
+
+class Send(NamedTuple):
+    """Put these entries on our wantlist at `peer`."""
+
+    peer: PeerId
+    entries: tuple[Entry, ...]
+
+
+class Got(NamedTuple):
+    """A wanted block has arrived; its bytes match the CID, which is the one that was wanted."""
+
+    sessions: tuple[int, ...]
+    peer: PeerId
+    cid: Cid
+    data: bytes
+
+
+class Misbehaved(NamedTuple):
+    """`peer` sent what nobody asked of it (`unwanted`), or other bytes than it owed (`tampered`)."""
+
+    peer: PeerId
+    code: str
+
+
+class NeedProviders(NamedTuple):
+    """No peer that the session knows of can serve `cid` now. It stays wanted. Said once, until it was asked again."""
+
+    session: int
+    cid: Cid
+
+
+Action = Send | Got | Misbehaved | NeedProviders
+
+
+@dataclass(slots=True)
+class _Peer:
+    sessions: set[int] = field(default_factory=set)
+    in_flight: dict[bytes, float] = field(default_factory=dict)  # multihash -> when it was asked
+    remembered: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
+    is_away: bool = False
+    is_proven: bool = False
+    is_refused: bool = False  # sent tampered bytes: no more asks while any session that saw it lasts
+    heard_s: float = -math.inf
+    gave_s: float = -math.inf
+    block_s: float = FIRST_GUESS_S  # moving average
+    pause_s: float = PAUSE_S
+    resume_s: float = -math.inf
+    n_lacks_in_a_row: int = 0
+
+    def may_be_asked(self, now_s: float) -> bool:
+        return not self.is_away and not self.is_refused and now_s >= self.resume_s
+
+    def has_room(self) -> bool:
+        return len(self.in_flight) < (MAX_IN_FLIGHT if self.is_proven else MAX_IN_FLIGHT_UNPROVEN)
+
+    def cost_s(self) -> float:
+        return (len(self.in_flight) + 1) * self.block_s
+
+    def stalls_at_s(self) -> float:
+        return min(self.heard_s + STALL_S, self.gave_s + SLOW_S) if self.in_flight else math.inf
+
+    def remember(self, key: bytes) -> None:
+        self.remembered[key] = None
+        self.remembered.move_to_end(key)
+        if len(self.remembered) > MAX_REMEMBERED:
+            self.remembered.popitem(last=False)
+
+
+@dataclass(slots=True)
+class _Want:
+    cid: Cid
+    sessions: set[int]
+    asked: dict[PeerId, None] = field(default_factory=dict)  # want-block sent; the last one is the one we count on
+    told: set[PeerId] = field(default_factory=set)  # whose wantlist carries it in any form
+    lacks: set[PeerId] = field(default_factory=set)
+    is_starving: bool = False
+
+
+@dataclass(slots=True)
+class _Session:
+    providers: dict[PeerId, None] = field(default_factory=dict)
+    wants: set[bytes] = field(default_factory=set)
+    n_tampered: int = 0
+
+
+class Wants:
+    """All that this node wants from others. Every method returns the actions to carry out, in order."""
+
+    def __init__(self) -> None:
+        self._peers: dict[PeerId, _Peer] = {}
+        self._wants: dict[bytes, _Want] = {}
+        self._in_line: OrderedDict[bytes, None] = OrderedDict()  # wants that nobody is counted on for
+        self._sessions: dict[int, _Session] = {}
+        self._last_session = 0
+        self.n_duplicates = 0
+
+    # --- what we want
+
+    def open(self) -> int:
+        """Begin a session. Raises: Local when there are too many."""
+        if len(self._sessions) >= MAX_SESSIONS:
+            raise Local(f"{MAX_SESSIONS} Bitswap sessions are open, the limit")
+        self._last_session += 1
+        self._sessions[self._last_session] = _Session()
+        return self._last_session
+
+    def close(self, session: int) -> list[Action]:
+        """End a session; what it alone wanted is cancelled everywhere."""
+        errand = self._sessions.pop(session)
+        cancels: dict[PeerId, list[Entry]] = {}
+        for key in errand.wants:
+            want = self._wants[key]
+            want.sessions.discard(session)
+            if not want.sessions:
+                self._drop(key, want, cancels)
+        for name in errand.providers:
+            peer = self._peers[name]
+            peer.sessions.discard(session)
+            peer.is_refused = peer.is_refused and bool(peer.sessions)
+        self._forget_idle_peers()
+        return _sends(cancels)
+
+    def want(self, session: int, cids: Iterable[Cid], now_s: float) -> list[Action]:
+        """Want blocks; ask for them at once where anybody can be asked. Raises: Local over MAX_WANTS."""
+        errand = self._sessions[session]
+        for cid in cids:
+            if len(errand.wants) >= MAX_WANTS:
+                raise Local(f"{MAX_WANTS} blocks are wanted by one session, the limit")
+            key = cid.multihash
+            errand.wants.add(key)
+            want = self._wants.setdefault(key, _Want(cid, set()))
+            want.sessions.add(session)
+            want.is_starving = False
+            if not want.asked:
+                self._in_line[key] = None
+        return self._assign(now_s)
+
+    def add_providers(self, session: int, peers: Iterable[PeerId], now_s: float) -> list[Action]:
+        """Peers that may serve a session. One that is known already gets a fresh chance: whatever it lacked is asked
+        again, and it no longer counts as away."""
+        errand = self._sessions[session]
+        for name in peers:
+            if name not in errand.providers and len(errand.providers) >= MAX_PROVIDERS:
+                continue
+            errand.providers[name] = None
+            peer = self._peers.setdefault(name, _Peer())
+            peer.sessions.add(session)
+            peer.is_away = False
+            for key in errand.wants:
+                self._wants[key].lacks.discard(name)
+        return self._assign(now_s)
+
+    def useful_providers(self, session: int) -> list[PeerId]:
+        """Peers of a session that are there and were not caught lying."""
+        known = self._sessions[session].providers
+        return [name for name in known if not (self._peers[name].is_away or self._peers[name].is_refused)]
+
+    def n_tampered(self, session: int) -> int:
+        """How often a peer of this session sent other bytes than it owed."""
+        return self._sessions[session].n_tampered
+
+    # --- what peers do
+
+    def found(self, name: PeerId, now_s: float) -> list[Action]:
+        """A peer is connected (again)."""
+        peer = self._peers.get(name)
+        if peer is None:
+            return []
+        peer.is_away = False
+        peer.resume_s, peer.pause_s = -math.inf, PAUSE_S
+        return self._assign(now_s)
+
+    def lost(self, name: PeerId, now_s: float) -> list[Action]:
+        """A peer is gone, or cannot be written to; its asks go to others, and its wantlist is gone with it."""
+        peer = self._peers.get(name)
+        if peer is None:
+            return []
+        peer.is_away, peer.is_proven = True, False
+        self._release(name, peer)
+        peer.remembered.clear()
+        for want in self._wants.values():
+            want.asked.pop(name, None)
+            want.told.discard(name)
+            want.lacks.discard(name)
+        self._forget_idle_peers()
+        return self._assign(now_s)
+
+    def expects(self, name: PeerId) -> bool:
+        """Have we asked this peer for anything lately? Blocks from others are not even worth hashing."""
+        return name in self._peers and bool(self._peers[name].remembered)
+
+    def progress(self, name: PeerId, now_s: float) -> None:
+        """Bytes came from a peer: it is not silent, whether or not a message is whole yet."""
+        peer = self._peers.get(name)
+        if peer is not None:
+            peer.heard_s = now_s
+
+    def received(
+        self, name: PeerId, blocks: Sequence[Arrived], haves: Iterable[Cid], dont_haves: Iterable[Cid], now_s: float
+    ) -> list[Action]:
+        """A message came. Only wanted blocks come out of it."""
+        peer = self._peers.get(name)
+        if peer is None:
+            return [Misbehaved(name, UNWANTED)] if blocks else []
+        peer.heard_s = now_s
+        actions: list[Action] = []
+        cancels: dict[PeerId, list[Entry]] = {}
+        faults: dict[str, None] = {}
+        for block in blocks:
+            fault = self._take(name, peer, block, now_s, actions, cancels)
+            if fault is not None:
+                faults[fault] = None
+        for cid in haves:
+            want = self._wants.get(cid.multihash)
+            if want is not None and name in want.told:
+                want.lacks.discard(name)
+                peer.is_proven, peer.n_lacks_in_a_row = True, 0
+        for cid in dont_haves:
+            self._note_lack(name, peer, cid.multihash, now_s)
+        actions += _sends(cancels)
+        actions += [Misbehaved(name, code) for code in faults]
+        if TAMPERED in faults:
+            self._refuse(name, peer)
+        return actions + self._assign(now_s)
+
+    def tick(self, now_s: float) -> list[Action]:
+        """Let time pass: silent peers lose their asks, rested ones get new ones."""
+        for name, peer in self._peers.items():
+            if peer.stalls_at_s() <= now_s:
+                self._release(name, peer)
+                peer.is_proven = False
+                peer.resume_s = now_s + peer.pause_s
+                peer.pause_s = min(2 * peer.pause_s, MAX_PAUSE_S)
+            elif peer.resume_s <= now_s:
+                peer.resume_s = -math.inf
+        return self._assign(now_s)
+
+    def next_deadline_s(self) -> float:
+        """When `tick` will next have something to do; `math.inf` for never."""
+        deadline_s = min((peer.stalls_at_s() for peer in self._peers.values()), default=math.inf)
+        if self._in_line:
+            resting = (p.resume_s for p in self._peers.values() if p.sessions and not p.is_away and not p.is_refused)
+            deadline_s = min([deadline_s, *(at_s for at_s in resting if at_s > -math.inf)])
+        return deadline_s
+
+    # --- inside
+
+    def _take(
+        self,
+        name: PeerId,
+        peer: _Peer,
+        block: Arrived,
+        now_s: float,
+        actions: list[Action],
+        cancels: dict[PeerId, list[Entry]],
+    ) -> str | None:
+        """Accept a wanted block; otherwise say what is wrong with it, None where it merely came late."""
+        key = block.cid.multihash if block.cid is not None else b""
+        want = self._wants.get(key)
+        if want is None:
+            if key in peer.remembered:
+                self.n_duplicates += 1
+                return None
+            return TAMPERED if peer.in_flight else UNWANTED
+        asked_s = peer.in_flight.pop(key, None)
+        if asked_s is not None:
+            spent_s = now_s - max(asked_s, peer.gave_s)
+            peer.block_s = max(1e-6, 0.8 * peer.block_s + 0.2 * spent_s)
+        peer.gave_s, peer.is_proven, peer.n_lacks_in_a_row = now_s, True, 0
+        peer.resume_s, peer.pause_s = -math.inf, PAUSE_S
+        sessions = tuple(sorted(want.sessions))
+        for session in sessions:
+            self._sessions[session].wants.discard(key)
+        want.told.discard(name)  # who sends a block takes it off our list without being told
+        self._drop(key, want, cancels)
+        actions.append(Got(sessions, name, want.cid, block.data))
+        return None
+
+    def _drop(self, key: bytes, want: _Want, cancels: dict[PeerId, list[Entry]]) -> None:
+        del self._wants[key]
+        self._in_line.pop(key, None)
+        for name in want.told:
+            self._peers[name].in_flight.pop(key, None)
+            cancels.setdefault(name, []).append(Entry(want.cid, is_cancel=True))
+
+    def _note_lack(self, name: PeerId, peer: _Peer, key: bytes, now_s: float) -> None:
+        want = self._wants.get(key)
+        if want is None or name not in want.told:
+            return
+        want.lacks.add(name)
+        if peer.in_flight.pop(key, None) is not None:
+            peer.gave_s = now_s
+            want.asked.pop(name, None)
+            self._in_line[key] = None
+        peer.n_lacks_in_a_row += 1
+        if peer.n_lacks_in_a_row >= MAX_LACKS_IN_A_ROW:
+            peer.is_proven = False
+
+    def _release(self, name: PeerId, peer: _Peer) -> None:
+        """Count on this peer no longer for what it owes."""
+        for key in peer.in_flight:
+            self._in_line[key] = None
+        peer.in_flight.clear()
+
+    def _refuse(self, name: PeerId, peer: _Peer) -> None:
+        peer.is_refused = bool(peer.sessions)
+        self._release(name, peer)
+        for session in peer.sessions:
+            self._sessions[session].n_tampered += 1
+
+    def _assign(self, now_s: float) -> list[Action]:
+        """Ask somebody for every want in line, as far as there is room."""
+        asks: dict[PeerId, list[Entry]] = {}
+        news: list[Action] = []
+        for key in list(self._in_line):
+            want = self._wants[key]
+            candidates = self._candidates(want, now_s)
+            proven = [name for name in candidates if self._peers[name].is_proven]
+            able = [name for name in proven or candidates if self._peers[name].has_room()]
+            if able:
+                chosen = min(able, key=lambda name: self._peers[name].cost_s())
+                self._ask(key, want, chosen, now_s, asks)
+            if candidates:
+                self._probe(want, [name for name in candidates if name not in proven], asks)
+            elif not want.is_starving:
+                want.is_starving = True
+                news += [NeedProviders(session, want.cid) for session in sorted(want.sessions)]
+        return [*_sends(asks), *news]
+
+    def _candidates(self, want: _Want, now_s: float) -> list[PeerId]:
+        names: dict[PeerId, None] = {}
+        for session in sorted(want.sessions):
+            names |= self._sessions[session].providers
+        return [name for name in names if name not in want.lacks and self._peers[name].may_be_asked(now_s)]
+
+    def _ask(self, key: bytes, want: _Want, name: PeerId, now_s: float, asks: dict[PeerId, list[Entry]]) -> None:
+        peer = self._peers[name]
+        if not peer.in_flight:
+            peer.heard_s = peer.gave_s = now_s
+        peer.in_flight[key] = now_s
+        peer.remember(key)
+        for silent in want.asked.keys() - {name}:
+            asks.setdefault(silent, []).append(Entry(want.cid, is_cancel=True))
+            want.told.discard(silent)
+        want.asked = {name: None}
+        want.told.add(name)
+        want.is_starving = False
+        del self._in_line[key]
+        asks.setdefault(name, []).append(Entry(want.cid, send_dont_have=True))
+
+    def _probe(self, want: _Want, names: Sequence[PeerId], asks: dict[PeerId, list[Entry]]) -> None:
+        room = MAX_PROBES - len(want.told)
+        for name in [name for name in names if name not in want.told][: max(0, room)]:
+            want.told.add(name)
+            self._peers[name].remember(want.cid.multihash)
+            entry = Entry(want.cid, want_type=WantType.HAVE, send_dont_have=True)
+            asks.setdefault(name, []).append(entry)
+
+    def _forget_idle_peers(self) -> None:
+        """Let go of peers of no session once they are away; until then a late answer of theirs is no fault."""
+        in_use = {name for want in self._wants.values() for name in want.told}
+        for name, peer in list(self._peers.items()):
+            if peer.is_away and not peer.sessions and name not in in_use:
+                del self._peers[name]
+
+
+def _sends(entries: dict[PeerId, list[Entry]]) -> list[Action]:
+    return [Send(name, tuple(batch)) for name, batch in entries.items()]

@@ -1,0 +1,383 @@
+"""Bitswap on a network: carries out what the cores of wanting and serving decide.
+
+A peer's messages come in on streams that it opened; each is read for as long as it lasts. Whatever we have to say, our
+wants and our answers alike, goes out on one stream that we opened: Kubo and Helia never read the streams they opened.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, Protocol, TypeVar
+
+import trio
+
+from protocols.bitswap.serving import Batch, Serving
+from protocols.bitswap.session import MAX_WANTS, Action, Arrived, Got, Misbehaved, NeedProviders, Send, Wants
+from protocols.bitswap.wire import (
+    MAX_ITEMS,
+    MAX_MESSAGE_BYTES,
+    PROTOCOLS,
+    Entry,
+    Message,
+    Payload,
+    decode,
+    encode,
+    identify,
+    payload_of,
+)
+from protocols.errors import Local, Malformed, Remote, TooBig
+from protocols.framing import FrameReader, frame
+from protocols.net import Network, Stream
+from storage.blockstore import Blockstore
+from storage.cid import Cid
+from storage.errors import Corrupt, NotFound
+from storage.keys import PeerId
+
+N_THREADS: Final = 4
+INLINE_BYTES: Final = 16 << 10  # a message up to this size is decoded and hashed on the event loop
+READ_BYTES: Final = 1 << 20
+MAX_ENTRIES_PER_MESSAGE: Final = MAX_ITEMS // 4
+OPEN_TIMEOUT_S: Final = 15.0
+WRITE_TIMEOUT_S: Final = 60.0  # for one message: a peer that reads slower than that is given up
+READ_TIMEOUT_S: Final = 30.0  # between two reads of one message; between messages a stream may rest
+LINGER_S: Final = 60.0  # our stream to a peer closes after so much silence
+MAX_STREAMS_PER_PEER: Final = 8  # each may hold one message of the peer's in memory
+N_ATTEMPTS: Final = 2  # a broken stream is reopened once before the peer counts as lost
+
+T = TypeVar("T")
+
+
+class TaskStatus(Protocol):
+    """What `trio.Nursery.start` hands to a service."""
+
+    def started(self) -> None:
+        """The service is ready."""
+
+
+class Worker(Protocol):
+    """Runs a synchronous job without holding up the event loop."""
+
+    async def __call__(self, job: Callable[[], T], /) -> T:
+        """Do it; return or raise what it does."""
+
+
+def in_threads(n_threads: int = N_THREADS) -> Worker:
+    """Jobs run in at most `n_threads` threads."""
+    limiter = trio.CapacityLimiter(n_threads)
+
+    async def work(job: Callable[[], T], /) -> T:
+        return await trio.to_thread.run_sync(job, limiter=limiter)
+
+    return work
+
+
+async def in_turn(job: Callable[[], T], /) -> T:
+    """Jobs run at once on the event loop: for virtual time, which must not pass while a thread works."""
+    await trio.lowlevel.checkpoint()
+    return job()
+
+
+@dataclass(eq=False)
+class _Talk:
+    """What we have to tell one peer, beside answers to its wants."""
+
+    entries: dict[bytes, Entry] = field(default_factory=dict)  # multihash -> news of our wantlist
+    wake: trio.Event = field(default_factory=trio.Event)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
+@dataclass(eq=False)
+class Exchange:
+    """Everything that this node exchanges by Bitswap.
+
+    Args:
+        may_see: May this peer know that we have this block? Called in worker threads.
+        report: Told of each peer that sends what it should not, with a stable code.
+    """
+
+    network: Network
+    store: Blockstore
+    may_see: Callable[[PeerId, Cid], bool]
+    report: Callable[[PeerId, str], None] = lambda peer, code: None
+    work: Worker = field(default_factory=in_threads)
+    wants: Wants = field(default_factory=Wants)
+    serving: Serving = field(default_factory=Serving)
+    sessions: dict[int, "Session"] = field(default_factory=dict)
+    talks: dict[PeerId, _Talk] = field(default_factory=dict)
+    nursery: trio.Nursery | None = None
+    n_streams: Counter[PeerId] = field(default_factory=Counter)  # inbound, being read
+    armed_s: float = math.inf
+    rearm: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(eq=False)
+class Session:
+    """One reader's errand. `arrived` fills up and `next_arrivals` empties it; `is_needy` is set when a block is wanted
+    that nobody we know of can give."""
+
+    exchange: Exchange
+    number: int
+    n_outstanding: int = 0
+    arrived: list[Got] = field(default_factory=list)
+    wake: trio.Event = field(default_factory=trio.Event)
+    is_needy: trio.Event = field(default_factory=trio.Event)
+
+
+async def run_exchange(exchange: Exchange, *, task_status: TaskStatus = trio.TASK_STATUS_IGNORED) -> None:
+    """Serve peers and carry our wants to them, until cancelled."""
+    async with trio.open_nursery() as nursery, exchange.network.watch_peers() as changes:
+        exchange.nursery = nursery
+        for protocol in PROTOCOLS:
+            exchange.network.serve(protocol, partial(_hear, exchange))
+        nursery.start_soon(_tend, exchange)
+        task_status.started()
+        async for change in changes:
+            if change.is_connected:
+                _carry_out(exchange, exchange.wants.found(change.peer, trio.current_time()))
+            else:
+                _part(exchange, change.peer)
+
+
+# --- wanting
+
+
+@contextmanager
+def open_session(exchange: Exchange) -> Iterator[Session]:
+    """Want blocks for as long as the block lasts; what is still wanted at its end is cancelled."""
+    number = exchange.wants.open()
+    session = exchange.sessions[number] = Session(exchange, number)
+    try:
+        yield session
+    finally:
+        del exchange.sessions[number]
+        _carry_out(exchange, exchange.wants.close(number))
+
+
+def want(session: Session, cids: Sequence[Cid]) -> None:
+    """Ask for blocks. Raises: Local when over MAX_WANTS are wanted or lie in `arrived`."""
+    if session.n_outstanding + len(cids) > MAX_WANTS:
+        raise Local(f"{session.n_outstanding + len(cids)} blocks at once; the limit is {MAX_WANTS}")
+    session.n_outstanding += len(cids)
+    exchange = session.exchange
+    _carry_out(exchange, exchange.wants.want(session.number, cids, trio.current_time()))
+
+
+def add_providers(session: Session, peers: Iterable[PeerId]) -> None:
+    """Ask these peers too; those known already get a fresh chance."""
+    exchange = session.exchange
+    others = [peer for peer in peers if peer != exchange.network.peer_id]
+    _carry_out(exchange, exchange.wants.add_providers(session.number, others, trio.current_time()))
+
+
+async def next_arrivals(session: Session) -> list[Got]:
+    """Wait until blocks have arrived; take all of them."""
+    while not session.arrived:
+        session.wake = trio.Event()
+        await session.wake.wait()
+    arrived, session.arrived = session.arrived, []
+    session.n_outstanding -= len(arrived)
+    return arrived
+
+
+async def offer(exchange: Exchange, cids: Sequence[Cid]) -> None:
+    """Blocks are in the store, or may be seen by more peers, since now: serve those who wait for them."""
+    waiting = exchange.serving.waiting_for(cids)
+    if not waiting:
+        return
+    sizes = await exchange.work(partial(_sizes, exchange, waiting))
+    for (peer, cid), size_bytes in sizes.items():
+        exchange.serving.arrived(peer, cid, size_bytes)
+        _wake_talk(exchange, peer)
+
+
+def _sizes(exchange: Exchange, asked: Iterable[tuple[PeerId, Cid]]) -> dict[tuple[PeerId, Cid], int]:
+    """The sizes of those blocks that are here and that their asker may see."""
+    found: dict[tuple[PeerId, Cid], int] = {}
+    for peer, cid in asked:
+        if cid.inline is None and exchange.may_see(peer, cid):
+            size_bytes = exchange.store.size(cid)
+            if size_bytes is not None:
+                found[peer, cid] = size_bytes
+    return found
+
+
+def _carry_out(exchange: Exchange, actions: Iterable[Action]) -> None:
+    for action in actions:
+        match action:
+            case Send(peer, entries):
+                talk = _wake_talk(exchange, peer)
+                for entry in entries:
+                    talk.entries[entry.cid.multihash] = entry
+            case Got(sessions):
+                for number in sessions:
+                    session = exchange.sessions[number]
+                    session.arrived.append(action)
+                    session.wake.set()
+            case NeedProviders(number):
+                exchange.sessions[number].is_needy.set()
+            case Misbehaved(peer, code):
+                exchange.report(peer, code)
+    if exchange.wants.next_deadline_s() < exchange.armed_s:
+        exchange.rearm.set()
+
+
+async def _tend(exchange: Exchange) -> None:
+    """Let the core of wanting see time pass."""
+    while True:
+        exchange.rearm = trio.Event()
+        exchange.armed_s = exchange.wants.next_deadline_s()
+        with trio.move_on_at(exchange.armed_s):
+            await exchange.rearm.wait()
+        _carry_out(exchange, exchange.wants.tick(trio.current_time()))
+
+
+def _part(exchange: Exchange, peer: PeerId) -> None:
+    """Take leave of a peer that is gone."""
+    exchange.serving.gone(peer)
+    talk = exchange.talks.get(peer)
+    if talk is not None:
+        talk.scope.cancel()
+    _carry_out(exchange, exchange.wants.lost(peer, trio.current_time()))
+
+
+# --- hearing
+
+
+async def _hear(exchange: Exchange, stream: Stream) -> None:
+    """Read a peer's messages for as long as its stream lasts."""
+    if exchange.n_streams[stream.peer] == MAX_STREAMS_PER_PEER:
+        return
+    exchange.n_streams[stream.peer] += 1
+    try:
+        await _listen(exchange, stream)
+    except (Malformed, TooBig) as error:
+        exchange.report(stream.peer, error.code)
+    finally:
+        exchange.n_streams[stream.peer] -= 1
+        exchange.n_streams += Counter()  # drops what counts zero
+
+
+async def _listen(exchange: Exchange, stream: Stream) -> None:
+    reader = FrameReader(MAX_MESSAGE_BYTES)
+    while True:
+        with trio.move_on_after(math.inf if reader.is_between else READ_TIMEOUT_S) as limit:
+            data = await stream.read(READ_BYTES)
+        if limit.cancelled_caught or not data:
+            return
+        exchange.wants.progress(stream.peer, trio.current_time())
+        for body in reader.feed(data):
+            await _receive(exchange, stream.peer, body)
+
+
+async def _receive(exchange: Exchange, peer: PeerId, body: bytes) -> None:
+    """Take in one message: hash its blocks, look its wants up, tell the cores."""
+    is_expected = exchange.wants.expects(peer)
+    work = in_turn if len(body) <= INLINE_BYTES else exchange.work
+    message, blocks = await work(partial(_open, body, is_expected))
+    if message.blocks or message.haves or message.dont_haves:
+        now_s = trio.current_time()
+        _carry_out(exchange, exchange.wants.received(peer, blocks, message.haves, message.dont_haves, now_s))
+    if message.entries or message.is_full:
+        asked = [(peer, entry.cid) for entry in message.entries if not entry.is_cancel]
+        sizes = await exchange.work(partial(_sizes, exchange, asked)) if asked else {}
+        visible = {cid: size_bytes for (_, cid), size_bytes in sizes.items()}
+        exchange.serving.heard(peer, message.entries, message.is_full, visible)
+        if exchange.serving.has_answers(peer):
+            _wake_talk(exchange, peer)
+
+
+def _open(body: bytes, is_expected: bool) -> tuple[Message, list[Arrived]]:
+    message = decode(body)
+    return message, [Arrived(identify(block) if is_expected else None, block.data) for block in message.blocks]
+
+
+# --- talking
+
+
+def _wake_talk(exchange: Exchange, peer: PeerId) -> _Talk:
+    talk = exchange.talks.get(peer)
+    if talk is None or talk.scope.cancel_called:
+        talk = exchange.talks[peer] = _Talk()
+        if exchange.nursery is None:
+            raise Local("the exchange is not running: start run_exchange first")
+        exchange.nursery.start_soon(_talk, exchange, peer, talk)
+    talk.wake.set()
+    return talk
+
+
+async def _talk(exchange: Exchange, peer: PeerId, talk: _Talk) -> None:
+    """Tell one peer what there is to tell, on one stream of ours, until nothing was left to say for a while."""
+    stream: Stream | None = None
+    is_lost = False
+    with talk.scope:
+        try:
+            while await _has_news(exchange, peer, talk):
+                stream = await _deliver(exchange, peer, talk, stream)
+                if stream is None:
+                    is_lost = True
+                    break
+        finally:
+            if exchange.talks.get(peer) is talk:
+                del exchange.talks[peer]
+            if stream is not None:
+                await stream.aclose()
+    if is_lost:
+        _part(exchange, peer)
+
+
+async def _has_news(exchange: Exchange, peer: PeerId, talk: _Talk) -> bool:
+    """Wait for something to say; False when it took too long."""
+    while not (talk.entries or exchange.serving.has_answers(peer)):
+        talk.wake = trio.Event()
+        with trio.move_on_after(LINGER_S) as limit:
+            await talk.wake.wait()
+        if limit.cancelled_caught:
+            return False
+    return True
+
+
+async def _deliver(exchange: Exchange, peer: PeerId, talk: _Talk, stream: Stream | None) -> Stream | None:
+    """Send one message, over a fresh stream where the old one is broken. None: the peer cannot be reached."""
+    message = await _compose(exchange, peer, talk)
+    for _ in range(N_ATTEMPTS):
+        try:
+            if stream is None:
+                with trio.fail_after(OPEN_TIMEOUT_S):
+                    stream = await exchange.network.open_stream(peer, PROTOCOLS)
+            with trio.fail_after(WRITE_TIMEOUT_S):
+                await stream.write(frame(encode(message, stream.protocol)))
+        except (Remote, trio.TooSlowError) as error:
+            if stream is not None:
+                await stream.aclose()
+                stream = None
+            if isinstance(error, trio.TooSlowError):
+                return None
+        else:
+            return stream
+    return None
+
+
+async def _compose(exchange: Exchange, peer: PeerId, talk: _Talk) -> Message:
+    """The next message to a peer: news of our wantlist, and answers to its own."""
+    keys = list(talk.entries)[:MAX_ENTRIES_PER_MESSAGE]
+    entries = tuple(talk.entries.pop(key) for key in keys)
+    batch = exchange.serving.next_batch(peer)
+    payloads = await exchange.work(partial(_read, exchange.store, batch)) if batch.blocks else []
+    blocks = [payload for payload in payloads if payload is not None]
+    for entry, payload in zip(batch.blocks, payloads, strict=bool(payloads)):
+        if payload is None:
+            exchange.serving.vanished(peer, entry)
+    return Message(entries, False, tuple(blocks), batch.haves, batch.dont_haves, batch.pending_bytes)
+
+
+def _read(store: Blockstore, batch: Batch) -> list[Payload | None]:
+    payloads: list[Payload | None] = []
+    for entry in batch.blocks:
+        try:
+            payloads.append(payload_of(entry.cid, store.get(entry.cid)))
+        except (NotFound, Corrupt):
+            payloads.append(None)
+    return payloads

@@ -1,0 +1,315 @@
+"""Bitswap's messages, byte for byte: protobuf by hand, strict and bounded.
+
+Source: the Bitswap specification (ipfs/specs, bitswap-protocol.md). One wire form serves all versions: 1.0.0 carries
+bare `blocks`, 1.1.0 `payload` with a CID prefix, 1.2.0 adds want-have and presences. Fields that we do not know are
+skipped, as protobuf asks; everything else that is out of order is `Malformed`.
+"""
+
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from protocols.errors import Malformed, TooBig
+from storage.blockstore import MAX_BLOCK_BYTES
+from storage.cid import DAG_PB, HASHES, MAX_CID_BYTES, SHA2_256, Cid, varint_decode, varint_encode
+from storage.errors import InvalidCid
+
+BITSWAP_1_2: Final = "/ipfs/bitswap/1.2.0"
+BITSWAP_1_1: Final = "/ipfs/bitswap/1.1.0"
+BITSWAP_1_0: Final = "/ipfs/bitswap/1.0.0"
+BITSWAP: Final = "/ipfs/bitswap"
+PROTOCOLS: Final = (BITSWAP_1_2, BITSWAP_1_1, BITSWAP_1_0, BITSWAP)  # best first
+
+MAX_MESSAGE_BYTES: Final = 4 << 20
+MAX_ITEMS: Final = 1 << 14  # wantlist entries, blocks and presences of one message together
+MAX_FIELDS: Final = 8 * MAX_ITEMS  # an item has at most six fields; the rest is room for unknown ones
+MAX_PREFIX_BYTES: Final = 4 * 9
+_V0_PREFIX: Final = bytes((0, DAG_PB, SHA2_256, 32))
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+class WantType(IntEnum):
+    """What an entry asks for: the block, or only whether the peer has it."""
+
+    BLOCK = 0
+    HAVE = 1
+
+
+class Entry(NamedTuple):
+    """One line of a wantlist. A higher priority is wanted sooner."""
+
+    cid: Cid
+    priority: int = 1
+    is_cancel: bool = False
+    want_type: WantType = WantType.BLOCK
+    send_dont_have: bool = False
+
+
+class Payload(NamedTuple):
+    """A block as it travels: the CID without its digest, which the receiver computes."""
+
+    prefix: bytes
+    data: bytes
+
+
+class Message(NamedTuple):
+    """What one peer says to another. `is_full`: the entries replace the wantlist instead of changing it."""
+
+    entries: tuple[Entry, ...] = ()
+    is_full: bool = False
+    blocks: tuple[Payload, ...] = ()
+    haves: tuple[Cid, ...] = ()
+    dont_haves: tuple[Cid, ...] = ()
+    pending_bytes: int = 0
+
+
+def payload_of(cid: Cid, data: bytes) -> Payload:
+    """The travelling form of a block."""
+    if cid.version == 0:
+        return Payload(_V0_PREFIX, data)
+    return Payload(bytes(cid[: len(cid) - len(cid.digest)]), data)
+
+
+def identify(payload: Payload) -> Cid | None:
+    """Hash a block that came in; None where its prefix names no hash that we accept. Costs one hash of the data."""
+    try:
+        version, at = varint_decode(payload.prefix)
+        codec, at = varint_decode(payload.prefix, at)
+        code, at = varint_decode(payload.prefix, at)
+        length, at = varint_decode(payload.prefix, at)
+    except ValueError:
+        return None
+    if at != len(payload.prefix) or code not in HASHES or HASHES[code][1] != length:
+        return None
+    if version == 0:
+        return Cid.of(payload.data, DAG_PB).as_v0() if payload.prefix == _V0_PREFIX else None
+    return Cid.of(payload.data, codec, code) if version == 1 else None
+
+
+# --- writing
+
+
+def encode(message: Message, protocol: str = BITSWAP_1_2) -> bytes:
+    """A message (without its length prefix) in the form that `protocol` understands.
+
+    Peers older than 1.2 know neither want-have nor presences: those are left out for them.
+    """
+    is_modern = protocol == BITSWAP_1_2
+    parts: list[bytes] = []
+    wantlist = _encode_wantlist(message, is_modern)
+    if wantlist:
+        parts += (b"\x0a", varint_encode(len(wantlist)), wantlist)
+    for prefix, data in message.blocks:
+        if protocol in (BITSWAP_1_0, BITSWAP):
+            parts += (b"\x12", varint_encode(len(data)), data)
+        else:
+            head = b"".join((b"\x0a", varint_encode(len(prefix)), prefix, b"\x12", varint_encode(len(data))))
+            parts += (b"\x1a", varint_encode(len(head) + len(data)), head, data)
+    if is_modern:
+        parts += [_encode_presence(cid, 0) for cid in message.haves]
+        parts += [_encode_presence(cid, 1) for cid in message.dont_haves]
+        if message.pending_bytes:
+            parts += (b"\x28", varint_encode(message.pending_bytes))
+    return b"".join(parts)
+
+
+def _encode_wantlist(message: Message, is_modern: bool) -> bytes:
+    parts: list[bytes] = []
+    for entry in message.entries:
+        if entry.want_type is WantType.HAVE and not is_modern and not entry.is_cancel:
+            continue
+        body = b"".join((b"\x0a", varint_encode(len(entry.cid)), entry.cid))
+        if entry.priority:
+            body += b"\x10" + varint_encode(entry.priority & (1 << 64) - 1)
+        if entry.is_cancel:
+            body += b"\x18\x01"
+        if is_modern:
+            body += b"\x20\x01" if entry.want_type is WantType.HAVE else b""
+            body += b"\x28\x01" if entry.send_dont_have else b""
+        parts += (b"\x0a", varint_encode(len(body)), body)
+    if message.is_full:
+        parts.append(b"\x10\x01")
+    return b"".join(parts)
+
+
+def _encode_presence(cid: Cid, kind: int) -> bytes:
+    body = b"".join((b"\x0a", varint_encode(len(cid)), cid, b"\x10\x01" if kind else b""))
+    return b"".join((b"\x22", varint_encode(len(body)), body))
+
+
+# --- reading
+
+
+class _Budget:
+    """Counts what one message spends, so that no arrangement of bytes costs more than its share of time."""
+
+    def __init__(self) -> None:
+        self.n_fields = MAX_FIELDS
+        self.n_items = MAX_ITEMS
+
+    def spend_field(self) -> None:
+        self.n_fields -= 1
+        if self.n_fields < 0:
+            raise TooBig(f"a Bitswap message of over {MAX_FIELDS} fields")
+
+    def spend_item(self) -> None:
+        self.n_items -= 1
+        if self.n_items < 0:
+            raise TooBig(f"a Bitswap message of over {MAX_ITEMS} entries")
+
+
+def decode(data: bytes) -> Message:
+    """Read a message (without its length prefix). A wanted CID of a kind we do not accept is left out.
+
+    Raises: Malformed, TooBig.
+    """
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise TooBig(f"a Bitswap message of {len(data)} bytes; the limit is {MAX_MESSAGE_BYTES}")
+    budget = _Budget()
+    entries: list[Entry] = []
+    blocks: list[Payload] = []
+    presences: tuple[list[Cid], list[Cid]] = ([], [])
+    is_full, pending_bytes = False, 0
+    for field, value in _fields(data, budget):
+        if field == 1:
+            is_full |= _decode_wantlist(_as_bytes(value), entries, budget)
+        elif field == 2:
+            budget.spend_item()
+            blocks.append(_checked(Payload(_V0_PREFIX, _as_bytes(value))))
+        elif field == 3:
+            budget.spend_item()
+            blocks.append(_decode_payload(_as_bytes(value), budget))
+        elif field == 4:
+            budget.spend_item()
+            _decode_presence(_as_bytes(value), presences, budget)
+        elif field == 5:
+            pending_bytes = max(0, _as_int32(value))
+    return Message(tuple(entries), is_full, tuple(blocks), tuple(presences[0]), tuple(presences[1]), pending_bytes)
+
+
+def _decode_wantlist(data: bytes, entries: list[Entry], budget: _Budget) -> bool:
+    is_full = False
+    for field, value in _fields(data, budget):
+        if field == 1:
+            budget.spend_item()
+            entry = _decode_entry(_as_bytes(value), budget)
+            if entry is not None:
+                entries.append(entry)
+        elif field == 2:
+            is_full = _as_bool(value)
+    return is_full
+
+
+def _decode_entry(data: bytes, budget: _Budget) -> Entry | None:
+    raw, priority, is_cancel, want_type, send_dont_have = b"", 0, False, 0, False
+    for field, value in _fields(data, budget):
+        if field == 1:
+            raw = _as_bytes(value)
+        elif field == 2:
+            priority = _as_int32(value)
+        elif field == 3:
+            is_cancel = _as_bool(value)
+        elif field == 4:
+            want_type = _as_bool(value)
+        elif field == 5:
+            send_dont_have = _as_bool(value)
+    cid = _as_cid(raw)
+    return None if cid is None else Entry(cid, priority, is_cancel, WantType(want_type), send_dont_have)
+
+
+def _decode_payload(data: bytes, budget: _Budget) -> Payload:
+    prefix, block = b"", b""
+    for field, value in _fields(data, budget):
+        if field == 1:
+            prefix = _as_bytes(value)
+        elif field == 2:
+            block = _as_bytes(value)
+    return _checked(Payload(prefix, block))
+
+
+def _decode_presence(data: bytes, presences: tuple[list[Cid], list[Cid]], budget: _Budget) -> None:
+    raw, kind = b"", 0
+    for field, value in _fields(data, budget):
+        if field == 1:
+            raw = _as_bytes(value)
+        elif field == 2:
+            kind = _as_bool(value)
+    cid = _as_cid(raw)
+    if cid is not None:
+        presences[kind].append(cid)
+
+
+def _checked(payload: Payload) -> Payload:
+    if len(payload.data) > MAX_BLOCK_BYTES:
+        raise TooBig(f"a block of {len(payload.data)} bytes; the limit is {MAX_BLOCK_BYTES}")
+    if len(payload.prefix) > MAX_PREFIX_BYTES:
+        raise Malformed(f"a CID prefix of {len(payload.prefix)} bytes; the limit is {MAX_PREFIX_BYTES}")
+    return payload
+
+
+def _fields(data: bytes, budget: _Budget) -> Iterator[tuple[int, int | bytes]]:
+    """The fields of a protobuf message: number and value, fixed-width values as bytes."""
+    at, end = 0, len(data)
+    while at < end:
+        budget.spend_field()
+        tag, at = _varint(data, at)
+        field, wire_type = tag >> 3, tag & 7
+        if field == 0:
+            raise Malformed("a protobuf field has the number 0")
+        if wire_type == _VARINT:
+            value, at = _varint(data, at)
+            yield field, value
+            continue
+        if wire_type == _BYTES:
+            length, at = _varint(data, at)
+        elif wire_type in (_FIXED32, _FIXED64):
+            length = 4 if wire_type == _FIXED32 else 8
+        else:
+            raise Malformed(f"protobuf wire type {wire_type} is not in use")
+        if length > end - at:
+            raise Malformed("a protobuf field is cut short")
+        yield field, data[at : at + length]
+        at += length
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A protobuf varint: up to 10 bytes, since negative numbers travel as 64 bits."""
+    value = shift = 0
+    for index in range(at, min(at + 10, len(data))):
+        byte = data[index]
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            if value >> 64:
+                break
+            return value, index + 1
+        shift += 7
+    raise Malformed("a varint is cut short or too long")
+
+
+def _as_bytes(value: int | bytes) -> bytes:
+    if isinstance(value, int):
+        raise Malformed("a number stands where bytes belong")
+    return value
+
+
+def _as_int32(value: int | bytes) -> int:
+    if not isinstance(value, int):
+        raise Malformed("bytes stand where a number belongs")
+    low = value & (1 << 32) - 1
+    return low - (1 << 32) if low >> 31 else low
+
+
+def _as_bool(value: int | bytes) -> bool:
+    if value not in (0, 1):
+        raise Malformed("neither 0 nor 1 stands where one of the two belongs")
+    return value == 1
+
+
+def _as_cid(raw: bytes) -> Cid | None:
+    if not raw or len(raw) > MAX_CID_BYTES:
+        raise Malformed(f"a CID of {len(raw)} bytes")
+    try:
+        return Cid(raw)
+    except InvalidCid:
+        return None

@@ -1,0 +1,341 @@
+"""Fetch whole DAGs: walk from a root, ask for what is missing, write it to the store in batches, go on.
+
+The walk is depth-first as far as answers allow, so that a reader of a file finds its beginning first. Its memory is
+bounded by the budget of blocks. What the store has already is walked through and not asked for again: a fetch that was
+killed resumes by being called once more.
+"""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, NamedTuple
+
+import trio
+
+from protocols.bitswap.session import MAX_WANTS, Got
+from protocols.bitswap.shell import Exchange, Session, add_providers, next_arrivals, offer, open_session, want
+from protocols.errors import NoProviders, ProtocolError, Remote, Tampered, TimedOut, TooBig
+from protocols.net import PeerInfo
+from storage.blockstore import Block, Blockstore, Visibility
+from storage.cid import RAW, Cid
+from storage.codecs import links as codec_links
+from storage.errors import Corrupt, NotFound, StorageError, UnknownCodec
+from storage.keys import PeerId
+
+MAX_BLOCKS: Final = 1 << 18
+MAX_BYTES: Final = 1 << 40
+WINDOW_BLOCKS: Final = 64  # wanted or not yet written
+IDLE_TIMEOUT_S: Final = 60.0
+DIAL_TIMEOUT_S: Final = 15.0
+MAX_DIALS: Final = 8  # at a time
+MAX_KNOWN_PROVIDERS: Final = 64
+LOOK_AGAIN_S: Final = 1.0  # for providers; doubled each time in vain, up to:
+MAX_LOOK_AGAIN_S: Final = 10.0
+
+Links = Callable[[Cid, bytes], Iterable[Cid]]
+FindMore = Callable[[], Awaitable[Sequence[PeerInfo]]]
+
+assert WINDOW_BLOCKS <= MAX_WANTS
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a fetch is. `n_reused_*` were in the store before: that much was saved."""
+
+    n_blocks: int = 0
+    n_bytes: int = 0
+    n_reused_blocks: int = 0
+    n_reused_bytes: int = 0
+    bytes_from: dict[PeerId, int] = field(default_factory=dict)
+
+
+class _Known(NamedTuple):
+    """A block that is in the store: its size and links."""
+
+    size_bytes: int
+    links: list[Cid]
+
+
+class Walk:
+    """The core: which blocks of a DAG are still to be looked at, and whether the budget holds."""
+
+    def __init__(self, roots: Iterable[Cid], max_blocks: int = MAX_BLOCKS, max_bytes: int = MAX_BYTES) -> None:
+        """Raises: TooBig when the roots alone are over the budget."""
+        self._max_blocks = max_blocks
+        self._max_bytes = max_bytes
+        self._stack: list[Cid] = []
+        self._met: set[bytes] = set()
+        self.wanted: dict[bytes, Cid] = {}
+        self.n_blocks = self.n_bytes = self.n_reused_blocks = self.n_reused_bytes = 0
+        self.bytes_from: Counter[PeerId] = Counter()
+        self._push(roots)
+
+    @property
+    def is_done(self) -> bool:
+        """Is every block of the DAG in the store?"""
+        return not self._stack and not self.wanted
+
+    def take(self, n_blocks: int) -> list[Cid]:
+        """The next blocks to look up in the store, in order of the walk."""
+        taken = [self._stack.pop() for _ in range(min(n_blocks, len(self._stack)))]
+        self.wanted |= {cid.multihash: cid for cid in taken}
+        return taken
+
+    def reused(self, cid: Cid, size_bytes: int, links: Iterable[Cid]) -> None:
+        """A block was in the store. Raises: TooBig."""
+        del self.wanted[cid.multihash]
+        self.n_reused_blocks += 1
+        self.n_reused_bytes += size_bytes
+        self._push(links)
+
+    def fetched(self, cid: Cid, size_bytes: int, links: Iterable[Cid], peer: PeerId) -> None:
+        """A block came from a peer and is in the store now. Raises: TooBig."""
+        del self.wanted[cid.multihash]
+        self.n_blocks += 1
+        self.n_bytes += size_bytes
+        self.bytes_from[peer] += size_bytes
+        self._push(links)
+
+    def progress(self) -> Progress:
+        """Where the walk stands."""
+        return Progress(self.n_blocks, self.n_bytes, self.n_reused_blocks, self.n_reused_bytes, dict(self.bytes_from))
+
+    def _push(self, links: Iterable[Cid]) -> None:
+        if self.n_bytes + self.n_reused_bytes > self._max_bytes:
+            raise TooBig(f"the content has over {self._max_bytes} bytes, the limit of this fetch")
+        fresh: list[Cid] = []
+        for cid in links:
+            key = cid.multihash
+            if cid.inline is None and key not in self._met:
+                self._met.add(key)
+                fresh.append(cid)
+                if len(self._met) > self._max_blocks:
+                    raise TooBig(f"the content has over {self._max_blocks} blocks, the limit of this fetch")
+        self._stack += reversed(fresh)
+
+
+@dataclass(eq=False)
+class _Fetch:
+    """The state that a fetch's tasks share."""
+
+    exchange: Exchange
+    session: Session
+    walk: Walk
+    links: Links
+    show: tuple[Cid, Visibility] | None
+    known: dict[PeerId, PeerInfo]
+    find_more: FindMore | None
+    active_s: float  # when a block came last
+
+
+async def fetch_dag(
+    exchange: Exchange,
+    root: Cid,
+    *,
+    providers: Sequence[PeerInfo] = (),
+    find_more: FindMore | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    idle_timeout_s: float = IDLE_TIMEOUT_S,
+    links: Links = codec_links,
+    max_blocks: int = MAX_BLOCKS,
+    max_bytes: int = MAX_BYTES,
+    show: Visibility | None = None,
+) -> Progress:
+    """Bring everything below `root` into the store, from several providers at once.
+
+    Goes on as long as blocks keep coming: when providers are lost it reconnects to them and looks for others.
+
+    Args:
+        providers: Peers to begin with.
+        find_more: Finds further ones; asked whenever those known cannot serve.
+        on_progress: Called after each batch that is in the store.
+        idle_timeout_s: Gives up when no block came for so long.
+        links: The links of a block; blocks of an unknown codec count as having none.
+        show: Make the blocks visible at this level as they come, so that they can be passed on meanwhile.
+
+    Returns: What was fetched, and what was in the store already.
+    Raises: NoProviders, TimedOut, Tampered, TooBig (over the budget); InvalidBlock, StoreFull.
+    """
+    walk = Walk([root], max_blocks, max_bytes)
+    visible = None if show is None else (root, show)
+    return await _fetch(exchange, walk, links, visible, providers, find_more, on_progress, idle_timeout_s)
+
+
+async def fetch_blocks(
+    exchange: Exchange,
+    cids: Sequence[Cid],
+    *,
+    providers: Sequence[PeerInfo] = (),
+    find_more: FindMore | None = None,
+    idle_timeout_s: float = IDLE_TIMEOUT_S,
+) -> Progress:
+    """Bring single blocks into the store, without what they link to. Raises: as `fetch_dag`."""
+    return await _fetch(
+        exchange, Walk(cids), lambda cid, data: (), None, providers, find_more, lambda progress: None, idle_timeout_s
+    )
+
+
+async def _fetch(
+    exchange: Exchange,
+    walk: Walk,
+    links: Links,
+    show: tuple[Cid, Visibility] | None,
+    providers: Sequence[PeerInfo],
+    find_more: FindMore | None,
+    on_progress: Callable[[Progress], None],
+    idle_timeout_s: float,
+) -> Progress:
+    known = {info.peer: info for info in providers[:MAX_KNOWN_PROVIDERS]}
+    with open_session(exchange) as session:
+        fetch = _Fetch(exchange, session, walk, links, show, known, find_more, trio.current_time())
+        failure: ProtocolError | StorageError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_keep_providers, fetch)
+            try:
+                await _walk(fetch, on_progress, idle_timeout_s)
+            except (ProtocolError, StorageError) as error:
+                failure = error  # raised outside of the nursery, which would wrap it in a group
+            nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return walk.progress()
+
+
+async def _walk(fetch: _Fetch, on_progress: Callable[[Progress], None], idle_timeout_s: float) -> None:
+    """Look up, want, keep, until nothing is missing. Raises: when no block comes for too long."""
+    while True:
+        await _look_up(fetch)
+        on_progress(fetch.walk.progress())
+        if fetch.walk.is_done:
+            return
+        with trio.move_on_at(fetch.active_s + idle_timeout_s) as limit:
+            arrived = await next_arrivals(fetch.session)
+        if limit.cancelled_caught:
+            raise _why(fetch, idle_timeout_s)
+        await _keep(fetch, arrived)
+        fetch.active_s = trio.current_time()
+
+
+async def _look_up(fetch: _Fetch) -> None:
+    """Walk on through what the store has, until enough is wanted from others or nothing is left to look up."""
+    walk, store = fetch.walk, fetch.exchange.store
+    while batch := walk.take(WINDOW_BLOCKS - len(walk.wanted)):
+        known = await fetch.exchange.work(partial(_inspect, store, batch, fetch.links, fetch.show))
+        for cid, block in zip(batch, known, strict=True):
+            if block is not None:
+                walk.reused(cid, block.size_bytes, block.links)
+                fetch.active_s = trio.current_time()
+        want(fetch.session, [cid for cid, block in zip(batch, known, strict=True) if block is None])
+
+
+def _inspect(
+    store: Blockstore, cids: Sequence[Cid], links: Links, show: tuple[Cid, Visibility] | None
+) -> list[_Known | None]:
+    """What the store has of these blocks. Raises: InvalidBlock."""
+    known: list[_Known | None] = []
+    for cid in cids:
+        size_bytes = store.size(cid)
+        if size_bytes is None:
+            known.append(None)
+            continue
+        try:
+            known.append(_Known(size_bytes, [] if cid.codec == RAW else _links(links, cid, store.get(cid))))
+        except (NotFound, Corrupt):
+            known.append(None)
+    if show is not None:
+        store.show(show[0], [cid for cid, block in zip(cids, known, strict=True) if block is not None], show[1])
+    return known
+
+
+async def _keep(fetch: _Fetch, arrived: Sequence[Got]) -> None:
+    """Write what arrived to the store, all of it at once, and walk on to its links."""
+    cids = [fetch.walk.wanted[got.cid.multihash] for got in arrived]
+    blocks = [Block(cid, got.data) for cid, got in zip(cids, arrived, strict=True)]
+    below = await fetch.exchange.work(partial(_write, fetch.exchange.store, blocks, fetch.links, fetch.show))
+    for got, block, links in zip(arrived, blocks, below, strict=True):
+        fetch.walk.fetched(block.cid, len(block.data), links, got.peer)
+    await offer(fetch.exchange, cids)
+
+
+def _write(
+    store: Blockstore, blocks: Sequence[Block], links: Links, show: tuple[Cid, Visibility] | None
+) -> list[list[Cid]]:
+    """Store blocks; return the links of each. Raises: InvalidBlock, StoreFull."""
+    below = [_links(links, block.cid, block.data) for block in blocks]
+    store.put_many(blocks)
+    if show is not None:
+        store.show(show[0], [block.cid for block in blocks], show[1])
+    return below
+
+
+def _links(links: Links, cid: Cid, data: bytes) -> list[Cid]:
+    try:
+        return list(links(cid, data))
+    except UnknownCodec:
+        return []
+
+
+def _why(fetch: _Fetch, idle_timeout_s: float) -> Remote:
+    """What to tell the user when no block came for too long."""
+    wants, number = fetch.exchange.wants, fetch.session.number
+    cid = next(iter(fetch.walk.wanted.values()))
+    rest = f"{len(fetch.walk.wanted)} blocks wanted, {cid} among them; no block came for {idle_timeout_s:g} s"
+    if wants.n_tampered(number):
+        return Tampered(f"a provider sent bytes that do not match; {rest}")
+    if not wants.useful_providers(number) or fetch.session.is_needy.is_set():
+        return NoProviders(f"nobody who can be reached has the content: {len(fetch.known)} peers tried; {rest}")
+    return TimedOut(f"the providers are connected and silent; {rest}")
+
+
+# --- providers
+
+
+async def _keep_providers(fetch: _Fetch) -> None:
+    """Connect to those known; whenever they do not suffice, try them again and look for others."""
+    pause_s = LOOK_AGAIN_S
+    await _connect_all(fetch)
+    while True:
+        with trio.move_on_after(pause_s):
+            await fetch.session.is_needy.wait()
+        since_s = trio.current_time() - fetch.active_s
+        if since_s < LOOK_AGAIN_S and not fetch.session.is_needy.is_set():
+            pause_s = LOOK_AGAIN_S
+            continue
+        fetch.session.is_needy = trio.Event()
+        await _find(fetch)
+        await _connect_all(fetch)
+        await trio.sleep(pause_s)
+        pause_s = min(2 * pause_s, MAX_LOOK_AGAIN_S)
+
+
+async def _find(fetch: _Fetch) -> None:
+    if fetch.find_more is None:
+        return
+    with trio.move_on_after(DIAL_TIMEOUT_S):
+        try:
+            found = await fetch.find_more()
+        except Remote:
+            return  # not finding anybody shows in the end of the fetch
+        for info in found:
+            if info.peer in fetch.known or len(fetch.known) < MAX_KNOWN_PROVIDERS:
+                fetch.known[info.peer] = info
+
+
+async def _connect_all(fetch: _Fetch) -> None:
+    """Connect to every known provider that is not of use now; ask whom we reach."""
+    limiter = trio.CapacityLimiter(MAX_DIALS)
+    async with trio.open_nursery() as nursery:
+        for info in fetch.known.values():
+            if info.peer != fetch.exchange.network.peer_id:
+                nursery.start_soon(_connect, fetch, info, limiter)
+
+
+async def _connect(fetch: _Fetch, info: PeerInfo, limiter: trio.CapacityLimiter) -> None:
+    async with limiter:
+        try:
+            with trio.fail_after(DIAL_TIMEOUT_S):
+                await fetch.exchange.network.connect(info)
+        except (Remote, trio.TooSlowError):
+            return  # tried again as long as the fetch lasts
+        add_providers(fetch.session, [info.peer])
