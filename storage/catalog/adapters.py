@@ -184,8 +184,8 @@ class AdapterTable:
 
 def _values(row: AdapterRow) -> tuple[object, ...]:
     """A row as the table's columns, in their order."""
-    tags = json.dumps(row.tags, ensure_ascii=False)
-    metrics = json.dumps(dict(row.metrics), ensure_ascii=False, allow_nan=False)
+    tags = json.dumps(row.tags)
+    metrics = json.dumps(dict(row.metrics), allow_nan=False)
     if len(row.name) + len(row.base) + len(tags) + len(metrics) > MAX_ROW_TEXT_BYTES:
         raise TooLarge(f"the texts of adapter {row.manifest} are over {MAX_ROW_TEXT_BYTES} bytes")
     return (

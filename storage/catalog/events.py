@@ -39,8 +39,8 @@ class EventLog:
 
     def append(self, kind: str, fields: dict[str, Any], unix_s: float) -> Event:
         """Note an event, durably. Raises: TooLarge, StoreFull; TypeError or ValueError for what is not JSON."""
-        text = json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        if len(text.encode(errors="surrogatepass")) > MAX_EVENT_BYTES:
+        text = json.dumps(fields, allow_nan=False, separators=(",", ":"))  # ASCII, so that its length is its bytes
+        if len(text) > MAX_EVENT_BYTES:
             raise TooLarge(f"the event {kind} is over {MAX_EVENT_BYTES} bytes")
         with self._database.transaction():
             # The newest event is never dropped, so max(id) knows every id that was given; a rollback gives none.

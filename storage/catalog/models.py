@@ -53,7 +53,7 @@ class ModelTable:
 
     def upsert(self, row: ModelRow) -> None:
         """Store a row, in place of the one with its name. Raises: TooLarge."""
-        card = json.dumps(row.card, ensure_ascii=False)
+        card = json.dumps(row.card)
         if len(card) > MAX_CARD_BYTES:
             raise TooLarge(f"the card of model {row.name!r} is over {MAX_CARD_BYTES} bytes")
         self._database.write(

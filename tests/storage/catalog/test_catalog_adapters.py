@@ -1,0 +1,140 @@
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from storage.catalog import Catalog
+from storage.catalog.adapters import (
+    MAX_ROW_TEXT_BYTES,
+    SCHEMA,
+    AdapterOrder,
+    AdapterRow,
+    AdapterState,
+    AdapterTable,
+)
+from storage.catalog.database import Database
+from storage.cid import DAG_CBOR, Cid
+from storage.errors import NotFound, TooLarge
+from storage.keys import Identity
+
+ALICE, BOB = (Identity(name * 32).peer_id for name in (b"a", b"b"))
+
+
+def row(number: int = 0, **changes: Any) -> AdapterRow:
+    plain = AdapterRow(
+        manifest=Cid.of(bytes([number]), DAG_CBOR),
+        name="poet",
+        base="bafybase",
+        publisher=ALICE,
+        version=1,
+        rank=8,
+        n_bytes=1 << 21,
+        created_unix_s=1.0,
+        heard_unix_s=2.0 + number,
+        tags=("verse", "english"),
+        metrics={"loss": 1.5},
+    )
+    return dataclasses.replace(plain, **changes)
+
+
+@pytest.fixture
+def small_table(tmp_path: Path) -> Iterator[AdapterTable]:
+    database = Database.open(tmp_path / "adapters.db", (SCHEMA,))
+    yield AdapterTable(database, max_rows=2)
+    database.close()
+
+
+rows = st.builds(
+    AdapterRow,
+    manifest=st.binary(min_size=1, max_size=9).map(lambda data: Cid.of(data, DAG_CBOR)),
+    name=st.text(max_size=40),
+    base=st.text(max_size=60),
+    publisher=st.sampled_from([ALICE, BOB]),
+    version=st.integers(0, 1 << 31),
+    rank=st.integers(0, 4096),
+    n_bytes=st.integers(0, 1 << 40),
+    created_unix_s=st.floats(0, 1e11),
+    heard_unix_s=st.floats(0, 1e11),
+    tags=st.lists(st.text(max_size=9), max_size=4).map(tuple),
+    metrics=st.dictionaries(st.text(max_size=9), st.floats(allow_nan=False, allow_infinity=False), max_size=4),
+    state=st.sampled_from(AdapterState),
+    reason=st.none() | st.text(max_size=40),
+    ready_unix_s=st.none() | st.floats(0, 1e11),
+    folder=st.none() | st.text(max_size=40),
+    is_own=st.booleans(),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(rows)
+def test_a_row_comes_back_as_it_was_stored(catalog: Catalog, adapter: AdapterRow) -> None:
+    catalog.adapters.remove(adapter.manifest)
+    assert catalog.adapters.upsert(adapter)
+    assert catalog.adapters.get(adapter.manifest) == adapter
+    assert catalog.adapters.query(name=adapter.name, base=adapter.base, state=adapter.state) == [adapter]
+    assert catalog.adapters.remove(adapter.manifest)
+    assert catalog.adapters.get(adapter.manifest) is None
+
+
+def test_hearing_of_an_adapter_again_does_not_undo_how_far_it_has_come(catalog: Catalog) -> None:
+    first = row()
+    assert catalog.adapters.upsert(first)
+    catalog.adapters.set_state(first.manifest, AdapterState.FETCHING, 3.0, folder="/adapters/poet")
+    catalog.adapters.set_state(first.manifest, AdapterState.READY, 4.0)
+    assert not catalog.adapters.upsert(dataclasses.replace(first, heard_unix_s=9.0))
+    assert not catalog.adapters.upsert(dataclasses.replace(first, heard_unix_s=1.0, is_own=True))
+    expected = dataclasses.replace(
+        first, state=AdapterState.READY, ready_unix_s=4.0, folder="/adapters/poet", heard_unix_s=9.0, is_own=True
+    )
+    assert catalog.adapters.get(first.manifest) == expected
+
+
+def test_a_refusal_keeps_its_reason_until_the_next_state(catalog: Catalog) -> None:
+    catalog.adapters.upsert(row())
+    catalog.adapters.set_state(row().manifest, AdapterState.REFUSED, 3.0, reason="untrusted")
+    assert catalog.adapters.query(state=AdapterState.REFUSED)[0].reason == "untrusted"
+    catalog.adapters.set_state(row().manifest, AdapterState.FETCHING, 4.0)
+    assert catalog.adapters.query(state=AdapterState.FETCHING)[0].reason is None
+    with pytest.raises(NotFound, match="covey adapter ls"):
+        catalog.adapters.set_state(row(99).manifest, AdapterState.READY, 5.0)
+
+
+def test_a_query_gives_what_fits_everything(catalog: Catalog) -> None:
+    poet, other_base = row(0), row(1, base="bafyother")
+    by_bob, tagged = row(2, publisher=BOB, version=2), row(3, name="cook", tags=("food",), is_own=True)
+    for adapter in (poet, other_base, by_bob, tagged):
+        catalog.adapters.upsert(adapter)
+    query = catalog.adapters.query
+    assert query() == [tagged, by_bob, other_base, poet]
+    assert query(limit=1) == [tagged]
+    assert query(base="bafybase", name="poet") == [by_bob, poet]
+    assert query(publisher=BOB) == [by_bob]
+    assert query(tag="food") == [tagged]
+    assert query(tag="foo") == []
+    assert query(version=2, publisher=ALICE) == []
+    assert query(is_own=False, order=AdapterOrder.VERSION) == [by_bob, other_base, poet]
+    assert query(order=AdapterOrder.NAME)[0] == tagged
+    assert query(name="' OR 1=1 --") == []
+
+
+def test_what_is_merely_heard_makes_room_and_what_is_own_or_ready_stays(small_table: AdapterTable) -> None:
+    small_table.upsert(row(0, is_own=True))
+    small_table.upsert(row(1, state=AdapterState.READY))
+    small_table.upsert(row(2))
+    assert [adapter.manifest for adapter in small_table.query()] == [row(1).manifest, row(0).manifest]
+    small_table.remove(row(1).manifest)
+    for number in (5, 4):
+        small_table.upsert(row(number))
+    assert {adapter.manifest for adapter in small_table.query()} == {row(5).manifest, row(0).manifest}
+
+
+def test_a_row_is_bounded(catalog: Catalog) -> None:
+    with pytest.raises(TooLarge):
+        catalog.adapters.upsert(row(tags=("x" * MAX_ROW_TEXT_BYTES,)))
+    with pytest.raises(ValueError, match="JSON"):
+        catalog.adapters.upsert(row(metrics={"loss": float("inf")}))
+    assert catalog.adapters.query() == []
