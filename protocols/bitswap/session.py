@@ -32,7 +32,6 @@ MAX_PROVIDERS: Final = 64  # per session
 MAX_PROBES: Final = 8  # want-haves for one block
 MAX_LACKS_IN_A_ROW: Final = 16
 MAX_REMEMBERED: Final = 4096  # asks of one peer that a late answer may still refer to
-FIRST_GUESS_S: Final = 0.05  # a block's time at a peer that gave none yet
 
 TAMPERED: Final = "tampered"
 UNWANTED: Final = "unwanted"
@@ -88,7 +87,7 @@ class _Peer:
     is_refused: bool = False  # sent tampered bytes: no more asks while any session that saw it lasts
     heard_s: float = -math.inf
     gave_s: float = -math.inf
-    block_s: float = FIRST_GUESS_S  # moving average
+    block_s: float | None = None  # moving average of what a block takes; None before the first
     pause_s: float = PAUSE_S
     resume_s: float = -math.inf
     n_lacks_in_a_row: int = 0
@@ -99,8 +98,8 @@ class _Peer:
     def has_room(self) -> bool:
         return len(self.in_flight) < (MAX_IN_FLIGHT if self.is_proven else MAX_IN_FLIGHT_UNPROVEN)
 
-    def cost_s(self) -> float:
-        return (len(self.in_flight) + 1) * self.block_s
+    def note_block(self, spent_s: float) -> None:
+        self.block_s = max(1e-6, spent_s if self.block_s is None else 0.8 * self.block_s + 0.2 * spent_s)
 
     def stalls_at_s(self) -> float:
         return min(self.heard_s + STALL_S, self.gave_s + SLOW_S) if self.in_flight else math.inf
@@ -306,12 +305,12 @@ class Wants:
         if want is None:
             if key in peer.remembered:
                 self.n_duplicates += 1
+                peer.is_proven = True  # a want-have that was answered with a small block, mostly
                 return None
             return TAMPERED if peer.in_flight else UNWANTED
         asked_s = peer.in_flight.pop(key, None)
         if asked_s is not None:
-            spent_s = now_s - max(asked_s, peer.gave_s)
-            peer.block_s = max(1e-6, 0.8 * peer.block_s + 0.2 * spent_s)
+            peer.note_block(now_s - max(asked_s, peer.gave_s))
         peer.gave_s, peer.is_proven, peer.n_lacks_in_a_row = now_s, True, 0
         peer.resume_s, peer.pause_s = -math.inf, PAUSE_S
         sessions = tuple(sorted(want.sessions))
@@ -364,14 +363,23 @@ class Wants:
             proven = [name for name in candidates if self._peers[name].is_proven]
             able = [name for name in proven or candidates if self._peers[name].has_room()]
             if able:
-                chosen = min(able, key=lambda name: self._peers[name].cost_s())
-                self._ask(key, want, chosen, now_s, asks)
+                self._ask(key, want, self._quickest(able), now_s, asks)
             if candidates:
                 self._probe(want, [name for name in candidates if name not in proven], asks)
             elif not want.is_starving:
                 want.is_starving = True
                 news += [NeedProviders(session, want.cid) for session in sorted(want.sessions)]
         return [*_sends(asks), *news]
+
+    def _quickest(self, names: Sequence[PeerId]) -> PeerId:
+        """Who will have answered one more ask soonest; a peer of unknown speed passes for as fast as the best."""
+        best_s = min((block_s for name in names if (block_s := self._peers[name].block_s) is not None), default=1.0)
+
+        def wait_s(name: PeerId) -> float:
+            peer = self._peers[name]
+            return (len(peer.in_flight) + 1) * (best_s if peer.block_s is None else peer.block_s)
+
+        return min(names, key=wait_s)
 
     def _candidates(self, want: _Want, now_s: float) -> list[PeerId]:
         names: dict[PeerId, None] = {}
