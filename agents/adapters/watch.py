@@ -14,6 +14,7 @@ from typing import Final
 import trio
 
 from agents.adapters.inspect import CONFIG_FILE, WEIGHTS_FILE, inspect_folder
+from agents.adapters.ports import IGNORED, Emit, TaskStatus
 from agents.errors import BadAdapter
 
 POLL_S: Final = 1.0
@@ -121,11 +122,11 @@ def examine(folder: Path) -> bytes:
 async def run_watcher(
     root: Path,
     found: Callable[[Path], Awaitable[None]],
-    emit: Callable[..., None],
+    emit: Emit,
     *,
     poll_s: float = POLL_S,
     settle_s: float = SETTLE_S,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    task_status: TaskStatus = IGNORED,
 ) -> None:
     """Call `found(folder)` for each new adapter at or below `root`, for ever; tell of those that are not usable."""
     core = Settling(settle_s)

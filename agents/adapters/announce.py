@@ -1,0 +1,165 @@
+"""Tell others what this node publishes: at once, again on a schedule, and to every newcomer that asks.
+
+Gossip loses messages and partitions swallow them, so an announcement is repeated: soon at first, then ever less often.
+"""
+
+import math
+import random
+from collections.abc import Iterator
+from functools import partial
+from typing import Final
+
+import trio
+
+from agents.adapters.manifests import read_stored
+from agents.adapters.ports import IGNORED, Ports, TaskStatus
+from protocols import adapters as wire
+from protocols.adapters import Announcement
+from protocols.net import PeerInfo, Stream
+from storage.blockstore import Visibility
+from storage.catalog.adapters import AdapterOrder, AdapterRow, AdapterState
+from storage.cid import Cid
+from storage.keys import PeerId
+
+FIRST_REPEAT_S: Final = 30.0
+LONGEST_REPEAT_S: Final = 3600.0
+BACKOFF: Final = 2.0
+JITTER_FRAC: Final = 0.25
+MAX_SCHEDULED: Final = 1000
+ANSWER_EVERY_S: Final = 5.0
+ANSWER_TIMEOUT_S: Final = 30.0
+MAX_ASKERS: Final = 4096
+PROVIDE_EVERY_S: Final = 12 * 3600.0  # records last two days at most
+PROVIDE_TIMEOUT_S: Final = 300.0
+MAX_ADDRESS_CHARS: Final = 256
+
+
+class Schedule:
+    """When is which adapter to be announced? At once, then after waits that double, each with its own jitter."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._due: dict[Cid, tuple[float, float]] = {}  # when, and the wait behind it
+
+    def add(self, manifest: Cid, now_s: float) -> None:
+        """Announce this one now, and from now on. The one that waits longest goes when there are too many."""
+        if manifest not in self._due and len(self._due) >= MAX_SCHEDULED:
+            del self._due[max(self._due, key=lambda other: self._due[other])]
+        self._due[manifest] = (now_s, FIRST_REPEAT_S)
+
+    def remove(self, manifest: Cid) -> None:
+        """Announce this one no more."""
+        self._due.pop(manifest, None)
+
+    def due(self, now_s: float) -> list[Cid]:
+        """Those to be announced now, the longest overdue first; each is put off to its next time."""
+        ripe = sorted((at_s, manifest) for manifest, (at_s, _) in self._due.items() if at_s <= now_s)
+        for _, manifest in ripe:
+            wait_s = self._due[manifest][1]
+            next_s = now_s + wait_s * (1 + self._rng.uniform(-JITTER_FRAC, JITTER_FRAC))
+            self._due[manifest] = (next_s, min(wait_s * BACKOFF, LONGEST_REPEAT_S))
+        return [manifest for _, manifest in ripe]
+
+    def next_s(self) -> float:
+        """When `due` will next have something to say; `math.inf` for never."""
+        return min((at_s for at_s, _ in self._due.values()), default=math.inf)
+
+
+class Turnstile:
+    """Lets each peer through at most once in a while."""
+
+    def __init__(self, every_s: float, max_peers: int = MAX_ASKERS) -> None:
+        self._every_s = every_s
+        self._max_peers = max_peers
+        self._last_s: dict[PeerId, float] = {}
+
+    def admits(self, peer: PeerId, now_s: float) -> bool:
+        """May `peer` pass now? The time counts from here if so."""
+        if now_s - self._last_s.get(peer, -math.inf) < self._every_s:
+            return False
+        self._last_s.pop(peer, None)  # moves it to the end: the first is always the oldest
+        if len(self._last_s) >= self._max_peers:
+            del self._last_s[next(iter(self._last_s))]
+        self._last_s[peer] = now_s
+        return True
+
+
+def announced(ports: Ports, base: str | None = None) -> list[AdapterRow]:
+    """What this node announces: of each name and base the highest version that it published."""
+    rows = ports.catalog.adapters.query(
+        is_own=True, state=AdapterState.READY, base=base, order=AdapterOrder.VERSION, limit=MAX_SCHEDULED
+    )
+    newest: dict[tuple[str, str], AdapterRow] = {}
+    for row in rows:
+        newest.setdefault((row.base, row.name), row)
+    # What is private, or for named members, is not spoken of.
+    return [row for row in newest.values() if ports.roots.level(row.manifest) >= Visibility.FLOCK]
+
+
+def sealed(ports: Ports, row: AdapterRow) -> bytes:
+    """A fresh announcement of an adapter of our own."""
+    unix_s = ports.unix_s()
+    addresses = [address for text in ports.network.addresses() for address in PeerInfo.parse(text).addresses]
+    announcement = Announcement(
+        manifest=row.manifest,
+        name=row.name,
+        version=row.version,
+        n_bytes=row.n_bytes,
+        addresses=tuple(text for text in addresses if len(text) <= MAX_ADDRESS_CHARS)[: wire.MAX_ADDRESSES],
+    )
+    next_sequence = partial(ports.catalog.sequences.next, unix_s=unix_s)
+    return wire.seal_announcement(ports.identity, Cid.parse(row.base), announcement, next_sequence, unix_s)
+
+
+async def run_announcer(
+    ports: Ports,
+    published: trio.MemoryReceiveChannel[Cid],
+    rng: random.Random,
+    *,
+    task_status: TaskStatus = IGNORED,
+) -> None:
+    """Announce everything that this node publishes, for ever; what comes in through `published` at once."""
+    schedule = Schedule(rng)
+    for row in announced(ports):
+        schedule.add(row.manifest, trio.current_time())
+    serve_catch_up(ports)
+    task_status.started()
+    async with trio.open_nursery() as nursery:
+        provided_s: dict[Cid, float] = {}
+        while True:
+            with trio.move_on_at(schedule.next_s()):
+                schedule.add(await published.receive(), trio.current_time())
+            now_s = trio.current_time()
+            current = {row.manifest: row for row in announced(ports)}
+            for manifest in schedule.due(now_s):
+                if manifest not in current:  # withdrawn, or a newer version took its place
+                    schedule.remove(manifest)
+                    provided_s.pop(manifest, None)
+                    continue
+                row = current[manifest]
+                await ports.network.publish(wire.topic_of(Cid.parse(row.base)), sealed(ports, row))
+                if now_s - provided_s.get(manifest, -math.inf) >= PROVIDE_EVERY_S:
+                    provided_s[manifest] = now_s
+                    nursery.start_soon(_provide, ports, manifest)
+
+
+async def _provide(ports: Ports, manifest: Cid) -> None:
+    """Tell the DHT that manifest and files are here, so that those find them who heard of them from others."""
+    with trio.move_on_after(PROVIDE_TIMEOUT_S):
+        for cid in (manifest, read_stored(ports.store, manifest)[1].files):
+            await ports.network.provide(cid)
+
+
+def serve_catch_up(ports: Ports) -> None:
+    """Answer newcomers that ask what this node announces."""
+    turnstile = Turnstile(ANSWER_EVERY_S)
+
+    def envelopes(base: Cid) -> Iterator[bytes]:
+        return (sealed(ports, row) for row in announced(ports, str(base)))
+
+    async def handle(stream: Stream) -> None:
+        if turnstile.admits(stream.peer, trio.current_time()):
+            with trio.move_on_after(ANSWER_TIMEOUT_S):
+                await wire.answer(stream, envelopes)
+
+    ports.network.serve(wire.PROTOCOL, handle)

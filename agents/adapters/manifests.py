@@ -1,0 +1,56 @@
+"""Manifests that stand in the store, the pins that hold them, and the rows that the catalog keeps of them."""
+
+from typing import Final
+
+from agents.adapters.ports import Ports
+from protocols.adapters import Manifest, read_manifest
+from protocols.entry import Entry, open_entry, read_entry
+from storage.blockstore import Blockstore
+from storage.catalog.adapters import AdapterRow
+from storage.cid import Cid
+from storage.pins import PinKind, PinState
+
+PIN_NAME: Final = "adapter"
+
+
+def read_stored(store: Blockstore, cid: Cid) -> tuple[Entry, Manifest]:
+    """The manifest whose entry block is `cid`. Raises: NotFound; Remote where it is not one."""
+    entry = read_entry_of(store, cid)
+    return entry, read_manifest(entry.content)
+
+
+def read_entry_of(store: Blockstore, cid: Cid) -> Entry:
+    """The entry whose two blocks are here, verified. Raises: NotFound, Remote."""
+    block = store.get(cid)
+    return open_entry(block, store.get(read_entry(block)[0]))
+
+
+def row_of(entry: Entry, manifest: Manifest, unix_s: float, *, is_own: bool = False) -> AdapterRow:
+    """An adapter as the catalog keeps it."""
+    return AdapterRow(
+        manifest=entry.cid,
+        name=manifest.name,
+        base=str(manifest.base.fingerprint),
+        publisher=entry.author,
+        version=manifest.version,
+        rank=manifest.rank,
+        n_bytes=manifest.n_bytes,
+        created_unix_s=manifest.created_unix_s,
+        heard_unix_s=unix_s,
+        tags=manifest.tags,
+        metrics=manifest.metrics,
+        is_own=is_own,
+    )
+
+
+def pin(ports: Ports, entry: Entry, manifest: Manifest, state: PinState) -> None:
+    """Hold the adapter. Its parents, to which the entry links, are not held with it: they may never come here."""
+    for cid in (entry.cid, entry.body_cid):
+        ports.pins.add(cid, PIN_NAME, PinKind.DIRECT, PinState.COMPLETE)
+    ports.pins.add(manifest.files, PIN_NAME, PinKind.RECURSIVE, state)
+
+
+def unpin(ports: Ports, entry: Entry, manifest: Manifest) -> None:
+    """Let go of the adapter's blocks."""
+    for cid in (manifest.files, entry.body_cid, entry.cid):
+        ports.pins.remove(cid, PIN_NAME)

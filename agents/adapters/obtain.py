@@ -1,0 +1,144 @@
+"""Bring in one announced adapter: its manifest alone, then its files, then the proof that they are what it says."""
+
+from functools import partial
+from typing import Final, NamedTuple
+
+import trio
+
+from agents.adapters.decide import Refuse, judge_manifest
+from agents.adapters.manifests import pin, read_entry_of, read_stored, row_of, unpin
+from agents.adapters.ports import Ports
+from agents.adapters.shelf import put_on_shelf
+from agents.errors import AgentError
+from protocols import adapters as wire
+from protocols.adapters import Announcement, Manifest
+from protocols.entry import Entry, read_entry
+from protocols.errors import DialFailed, NoProviders, Remote, StreamBroken, Tampered, TimedOut
+from protocols.fetch import Progress, fetch_blocks, fetch_dag
+from protocols.net import PeerInfo
+from storage.blockstore import Visibility
+from storage.catalog.adapters import AdapterState
+from storage.cid import Cid
+from storage.errors import InvalidBlock
+from storage.keys import PeerId
+from storage.pins import PinState
+
+MANIFEST_TIMEOUT_S: Final = 20.0
+MAX_PROVIDERS: Final = 16
+OVERHEAD_FRAC: Final = 0.01  # of the files' bytes, for the blocks that hold them together
+OVERHEAD_BYTES: Final = 64 << 10
+
+# Not the publisher's lie but the network's weather: it is tried again, and nothing is refused.
+_PASSING: Final = (NoProviders, TimedOut, DialFailed, StreamBroken)
+
+
+class Job(NamedTuple):
+    """An adapter to be fetched: announced by `publisher` on the topic of `base`."""
+
+    base: Cid
+    publisher: PeerId
+    announcement: Announcement
+
+
+async def obtain(ports: Ports, job: Job) -> Refuse | None:
+    """Fetch, verify and put on the shelf; tell by events how it goes. Returns: why it is refused, if it is."""
+    cid = job.announcement.manifest
+    try:
+        refusal = await _obtain(ports, job)
+    except _PASSING as error:
+        ports.emit("adapter_waiting", manifest=str(cid), name=job.announcement.name, code=error.code, text=str(error))
+        return None
+    except (Remote, AgentError) as error:
+        refusal = Refuse(error.code, str(error))
+    except InvalidBlock as error:
+        refusal = Refuse("bad_adapter", str(error))
+    # A tampered block is its sender's doing: the adapter itself may yet come from another.
+    if refusal is not None and refusal.code != Tampered.code:
+        await ports.exchange.work(partial(_note_refused, ports, cid, refusal.text))
+    return refusal
+
+
+async def _obtain(ports: Ports, job: Job) -> Refuse | None:
+    started_s = trio.current_time()
+    providers = _providers(ports, job)
+    entry = await _fetch_entry(ports, job.announcement.manifest, providers)
+    accepted = [str(job.base)] if ports.catalog.models.accepting(str(job.base)) else []
+    manifest = judge_manifest(entry, job.announcement, job.publisher, job.base, accepted)
+    if isinstance(manifest, Refuse):
+        return manifest
+    await ports.exchange.work(partial(_note_fetching, ports, entry, manifest))
+    ports.emit(
+        "adapter_heard",
+        manifest=str(entry.cid),
+        name=manifest.name,
+        version=manifest.version,
+        publisher=str(job.publisher),
+        n_bytes=manifest.n_bytes,
+        base=str(job.base),
+    )
+    await fetch_dag(
+        ports.exchange,
+        manifest.files,
+        providers=providers,
+        find_more=partial(ports.network.find_providers, manifest.files, MAX_PROVIDERS),
+        on_progress=partial(_tell_progress, ports, entry.cid, manifest.n_bytes),
+        max_bytes=int(manifest.n_bytes * (1 + OVERHEAD_FRAC)) + OVERHEAD_BYTES,
+        show=Visibility.FLOCK,
+    )
+    folder = await ports.exchange.work(partial(put_on_shelf, ports, entry.cid, manifest))
+    await ports.exchange.work(partial(_note_ready, ports, entry, manifest, str(folder)))
+    ports.emit(
+        "adapter_ready",
+        manifest=str(entry.cid),
+        name=manifest.name,
+        version=manifest.version,
+        publisher=str(job.publisher),
+        base=str(job.base),
+        folder=str(folder),
+        took_s=round(trio.current_time() - started_s, 3),
+    )
+    return None
+
+
+def _providers(ports: Ports, job: Job) -> list[PeerInfo]:
+    """Who may have it: its publisher, and those who listen for the same base."""
+    listeners = ports.network.topic_peers(wire.topic_of(job.base))
+    others = [PeerInfo(peer) for peer in listeners if peer != job.publisher]
+    return [PeerInfo(job.publisher, job.announcement.addresses), *others[: MAX_PROVIDERS - 1]]
+
+
+async def _fetch_entry(ports: Ports, cid: Cid, providers: list[PeerInfo]) -> Entry:
+    """The manifest's two blocks, alone, verified. Raises: Remote."""
+    find_more = partial(ports.network.find_providers, cid, MAX_PROVIDERS)
+    fetch = partial(
+        fetch_blocks, ports.exchange, providers=providers, find_more=find_more, idle_timeout_s=MANIFEST_TIMEOUT_S
+    )
+    await fetch([cid])
+    body, _ = read_entry(ports.store.get(cid))
+    await fetch([body])
+    return read_entry_of(ports.store, cid)
+
+
+def _note_fetching(ports: Ports, entry: Entry, manifest: Manifest) -> None:
+    unix_s = ports.unix_s()
+    pin(ports, entry, manifest, PinState.FETCHING)
+    with ports.catalog.transaction():
+        ports.catalog.adapters.upsert(row_of(entry, manifest, unix_s))
+        ports.catalog.adapters.set_state(entry.cid, AdapterState.FETCHING, unix_s)
+
+
+def _note_ready(ports: Ports, entry: Entry, manifest: Manifest, folder: str) -> None:
+    pin(ports, entry, manifest, PinState.COMPLETE)
+    ports.roots.publish(entry.cid, Visibility.FLOCK)  # so that it can be passed on
+    ports.catalog.adapters.set_state(entry.cid, AdapterState.READY, ports.unix_s(), folder=folder)
+
+
+def _note_refused(ports: Ports, cid: Cid, reason: str) -> None:
+    """Refuse for good: what was fetched is no longer held."""
+    if ports.catalog.adapters.get(cid) is not None:
+        unpin(ports, *read_stored(ports.store, cid))
+        ports.catalog.adapters.set_state(cid, AdapterState.REFUSED, ports.unix_s(), reason=reason)
+
+
+def _tell_progress(ports: Ports, manifest: Cid, n_total: int, progress: Progress) -> None:
+    ports.on_progress(manifest, progress.n_bytes + progress.n_reused_bytes, n_total)

@@ -1,0 +1,134 @@
+"""Publish an adapter: look into its folder, add its files, sign its manifest, show it, and have it announced."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import trio
+
+from agents.adapters.inspect import Inspection, inspect_folder
+from agents.adapters.manifests import pin, read_stored, row_of
+from agents.adapters.ports import Ports
+from agents.adapters.shelf import put_on_shelf
+from agents.engine.messages import ModelCard
+from agents.errors import BadAdapter
+from protocols import adapters as wire
+from protocols.adapters import Base, Manifest, check_manifest, manifest_content
+from protocols.entry import external_aad, make_entry
+from protocols.errors import Malformed
+from storage import unixfs
+from storage.blockstore import Visibility
+from storage.catalog.adapters import AdapterOrder, AdapterRow, AdapterState
+from storage.cid import Cid
+from storage.pins import PinState
+
+
+class Release(NamedTuple):
+    """What the publisher says about an adapter. Without `version`: one more than the last one under this name.
+
+    `base` is the card of the model that it was trained on.
+    """
+
+    name: str
+    base: ModelCard
+    version: int | None = None
+    parent: Cid | None = None
+    tags: Sequence[str] = ()
+    metrics: Mapping[str, float] = {}
+    licence: str | None = None
+    visibility: Visibility = Visibility.FLOCK
+
+
+async def publish(ports: Ports, folder: Path, release: Release, published: trio.MemorySendChannel[Cid]) -> AdapterRow:
+    """Publish the PEFT folder; the same files under the same name again change nothing. Returns its row.
+
+    Raises: BadAdapter, WrongBase, StoreFull.
+    """
+    row = await ports.exchange.work(partial(store_adapter, ports, folder, release))
+    ports.emit(
+        "adapter_published",
+        manifest=str(row.manifest),
+        name=row.name,
+        version=row.version,
+        base=row.base,
+        n_bytes=row.n_bytes,
+        visibility=release.visibility.name.lower(),
+    )
+    if release.visibility >= Visibility.FLOCK:
+        await published.send(row.manifest)
+    return row
+
+
+def store_adapter(ports: Ports, folder: Path, release: Release) -> AdapterRow:
+    """All of publishing that needs no network, durably. Raises: BadAdapter, WrongBase, StoreFull."""
+    inspection = inspect_folder(folder, release.base)
+    files = unixfs.add_path(ports.store, folder)
+    manifest = _manifest(ports, inspection, files, release)
+    if isinstance(manifest, AdapterRow):
+        return manifest
+    scope = str(manifest.base.fingerprint)
+    entry = make_entry(
+        ports.identity,
+        wire.KIND,
+        scope,
+        ports.catalog.sequences.next(external_aad(wire.KIND, scope)),
+        [] if manifest.parent is None else [manifest.parent],
+        manifest_content(manifest),
+    )
+    ports.store.put_many(entry.blocks)
+    # The folder may have changed since it was looked into: what counts is what the blocks hold.
+    shelf = put_on_shelf(ports, entry.cid, manifest)
+    pin(ports, entry, manifest, PinState.COMPLETE)
+    ports.roots.publish(entry.cid, release.visibility)
+    with ports.catalog.transaction():
+        ports.catalog.adapters.upsert(row_of(entry, manifest, ports.unix_s(), is_own=True))
+        ports.catalog.adapters.set_state(entry.cid, AdapterState.READY, ports.unix_s(), folder=str(shelf))
+    row = ports.catalog.adapters.get(entry.cid)
+    assert row is not None
+    return row
+
+
+def _manifest(ports: Ports, inspection: Inspection, files: Cid, release: Release) -> Manifest | AdapterRow:
+    """The manifest to sign, or the row of the version that holds exactly these files already."""
+    base = Base(
+        fingerprint=Cid.parse(release.base.fingerprint), name=release.base.name, architecture=release.base.architecture
+    )
+    earlier = ports.catalog.adapters.query(
+        is_own=True, name=release.name, base=str(base.fingerprint), order=AdapterOrder.VERSION, limit=1
+    )
+    version, parent = release.version, release.parent
+    if earlier:
+        last, before = earlier[0], read_stored(ports.store, earlier[0].manifest)[1]
+        if before.files == files and version in (None, last.version):
+            return last
+        if version is not None and version <= last.version:
+            raise BadAdapter(f"{release.name} has version {last.version} already: publish it as {last.version + 1}")
+        version = version or last.version + 1
+        if parent is None and ports.roots.level(last.manifest) >= release.visibility:
+            parent = last.manifest
+    if parent is not None and ports.store.has(parent) and ports.roots.level(parent) < release.visibility:
+        # Whoever may see an entry may see what it links to.
+        raise BadAdapter(f"its parent {parent} is seen by fewer than it: publish the parent to as many first")
+    try:
+        return check_manifest(
+            Manifest(
+                name=release.name,
+                version=version or 1,
+                base=base,
+                files=files,
+                n_bytes=inspection.n_bytes,
+                n_params=inspection.n_params,
+                rank=inspection.rank,
+                alpha=inspection.alpha,
+                targets=inspection.targets,
+                parent=parent,
+                training=dict(inspection.training),
+                metrics=dict(release.metrics),
+                tags=tuple(sorted(set(release.tags))),
+                licence=release.licence,
+                created_unix_s=int(ports.unix_s()),
+            )
+        )
+    except Malformed as error:
+        raise BadAdapter(f"it cannot be published so: {error}") from None

@@ -1,0 +1,78 @@
+"""Where adapters stand as files, for the engine: `$COVEY_HOME/adapters/<manifest CID>/`, each whole and checked."""
+
+from pathlib import Path
+
+import msgspec
+
+from agents.adapters.inspect import Inspection, check_complete, check_file, inspect_folder
+from agents.adapters.ports import Ports
+from agents.engine.messages import ModelCard
+from agents.errors import BadAdapter
+from protocols.adapters import Manifest
+from storage import unixfs
+from storage.blockstore import Blockstore
+from storage.catalog import Catalog
+from storage.cid import Cid
+
+
+class Misstated(BadAdapter):
+    """The adapter is not what its manifest says."""
+
+    code = "misstated"
+
+
+def put_on_shelf(ports: Ports, cid: Cid, manifest: Manifest) -> Path:
+    """Write an adapter's files, whose blocks are here, and check them as files; return their folder.
+
+    Raises: BadAdapter, Misstated, WrongBase; NotFound, InvalidBlock, StoreFull.
+    """
+    target = ports.folder / str(cid)
+    if target.exists():  # exports appear whole or not at all, and only checked ones keep their name
+        return target
+    check_files(ports.store, manifest)
+    ports.folder.mkdir(parents=True, exist_ok=True)
+    unchecked = ports.folder / f".unchecked-{cid}"
+    _discard(unchecked)
+    try:
+        unixfs.export(ports.store, manifest.files, unchecked)
+        check_claims(inspect_folder(unchecked, card_for(ports.catalog, manifest.base.fingerprint)), manifest)
+        unchecked.rename(target)
+    finally:
+        _discard(unchecked)
+    return target
+
+
+def check_files(store: Blockstore, manifest: Manifest) -> None:
+    """May these files be written to disk? Judged by their roots alone. Raises: BadAdapter, NotFound, InvalidBlock."""
+    found: dict[str, int] = {}
+    for entry in unixfs.list_dir(store, manifest.files):
+        if entry.name not in found:
+            check_file(entry.name, 0)  # the name first: a directory of a million others ends here
+        about = unixfs.stat(store, entry.cid)
+        is_regular = not about.is_directory and about.target is None
+        check_file(entry.name, about.n_bytes, is_regular=is_regular)
+        found[entry.name] = about.n_bytes
+    check_complete(found)
+    if sum(found.values()) != manifest.n_bytes:
+        raise Misstated(f"its files have {sum(found.values())} bytes, its manifest says {manifest.n_bytes}")
+
+
+def check_claims(found: Inspection, manifest: Manifest) -> None:
+    """Is the adapter what its manifest says? Raises: Misstated."""
+    for field in ("rank", "alpha", "targets", "n_params", "n_bytes"):
+        is_so, said = getattr(found, field), getattr(manifest, field)
+        if is_so != said:
+            raise Misstated(f"its {field} is {is_so}, its manifest says {said}")
+
+
+def card_for(catalog: Catalog, base: Cid) -> ModelCard | None:
+    """The card of a local model that takes adapters for `base`."""
+    models = catalog.models.accepting(str(base))
+    return msgspec.convert(models[0].card, ModelCard) if models else None
+
+
+def _discard(folder: Path) -> None:
+    if folder.exists():
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()

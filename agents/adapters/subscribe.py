@@ -1,0 +1,234 @@
+"""Hear of adapters for the models that stand here, judge each announcement, and bring in what is wanted.
+
+Announcements come over topics and, from peers that connect, by catch-up. Both take the same way: verify, ask the trust
+policy, refuse replays, decide; then `obtain` fetches. Every refusal is an event with a reason.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, NamedTuple
+
+import trio
+
+from agents.adapters.announce import Turnstile
+from agents.adapters.decide import Accept, Facts, Refuse, decide
+from agents.adapters.obtain import Job, obtain
+from agents.adapters.ports import IGNORED, Ports, TaskStatus
+from protocols import adapters as wire
+from protocols import replay
+from protocols.adapters import Announcement
+from protocols.envelope import Signed
+from protocols.errors import Remote
+from protocols.net import TopicMessage
+from storage.catalog.adapters import AdapterRow, AdapterState
+from storage.cid import Cid
+from storage.keys import PeerId
+
+TRUST_KIND: Final = "adapters"
+MAX_FETCHES: Final = 4
+MAX_WAITING: Final = 256
+MAX_ASKS: Final = 8
+ASK_EVERY_S: Final = 10.0
+ASK_TIMEOUT_S: Final = 30.0
+RETRY_S: Final = 30.0
+MAX_TOLD: Final = 4096
+TOLD_S: Final = 3600.0
+
+
+class Told(NamedTuple):
+    """A refusal that was reported."""
+
+    peer: PeerId
+    code: str
+    subject: bytes
+
+
+class Refusals:
+    """Which refusals were reported lately? So that who repeats a lie does not fill the log with it."""
+
+    def __init__(self) -> None:
+        self._told_s: OrderedDict[Told, float] = OrderedDict()
+
+    def is_news(self, refusal: Told, now_s: float) -> bool:
+        """Was this not reported within the last hour? Remember that it is now."""
+        told_s = self._told_s.get(refusal)
+        if told_s is not None and now_s - told_s < TOLD_S:
+            return False
+        self._told_s[refusal] = now_s
+        self._told_s.move_to_end(refusal)
+        if len(self._told_s) > MAX_TOLD:
+            self._told_s.popitem(last=False)
+        return True
+
+
+@dataclass(eq=False)
+class Intake:
+    """What the tasks of one subscriber share."""
+
+    ports: Ports
+    jobs: trio.MemorySendChannel[Job]
+    bases: set[Cid] = field(default_factory=set)
+    in_hand: set[Cid] = field(default_factory=set)
+    refused: OrderedDict[Cid, None] = field(default_factory=OrderedDict)  # for good, as long as no base is added
+    refusals: Refusals = field(default_factory=Refusals)
+    turnstile: Turnstile = field(default_factory=partial(Turnstile, ASK_EVERY_S))
+    asks: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, MAX_ASKS))
+
+
+async def run_subscriber(
+    ports: Ports, new_bases: trio.MemoryReceiveChannel[Cid], *, task_status: TaskStatus = IGNORED
+) -> None:
+    """Hear of adapters for every local model, for ever; `new_bases` brings the fingerprints of models as they come."""
+    send_jobs, receive_jobs = trio.open_memory_channel[Job](MAX_WAITING)
+    intake = Intake(ports, send_jobs)
+    async with trio.open_nursery() as nursery:
+        for _ in range(MAX_FETCHES):
+            nursery.start_soon(_fetch_jobs, intake, receive_jobs.clone())
+        for base in sorted({base for model in ports.catalog.models.list() for base in model.accepts}):
+            await _add_base(intake, Cid.parse(base), nursery)
+        nursery.start_soon(_catch_up, intake, nursery)
+        nursery.start_soon(_resume, intake)
+        task_status.started()
+        async for fingerprint in new_bases:
+            await _add_base(intake, fingerprint, nursery)
+            for peer in ports.network.peers():
+                nursery.start_soon(_ask, intake, peer)
+
+
+async def _add_base(intake: Intake, base: Cid, nursery: trio.Nursery) -> None:
+    if base not in intake.bases:
+        intake.bases.add(base)
+        intake.refused.clear()
+        is_listening = trio.Event()
+        nursery.start_soon(_listen, intake, base, is_listening)
+        await is_listening.wait()
+
+
+async def _listen(intake: Intake, base: Cid, is_listening: trio.Event) -> None:
+    """Judge what comes over one topic, for ever."""
+
+    def is_valid(message: TopicMessage) -> bool:
+        return _open(intake, base, message.sender, message.data) is not None
+
+    async with intake.ports.network.subscribe(wire.topic_of(base), is_valid) as messages:
+        is_listening.set()
+        async for message in messages:
+            await _hear(intake, base, message.sender, message.data)
+
+
+async def _catch_up(intake: Intake, nursery: trio.Nursery) -> None:
+    """Ask every peer that connects what it announces."""
+    async with intake.ports.network.watch_peers() as changes:
+        async for change in changes:
+            if change.is_connected and intake.turnstile.admits(change.peer, trio.current_time()):
+                nursery.start_soon(_ask, intake, change.peer)
+
+
+async def _ask(intake: Intake, peer: PeerId) -> None:
+    if not intake.bases:
+        return
+    async with intake.asks:
+        try:
+            with trio.move_on_after(ASK_TIMEOUT_S):
+                for base, envelope in await wire.ask(intake.ports.network, peer, intake.bases):
+                    await _hear(intake, base, peer, envelope)
+        except Remote:
+            return  # strangers' clients speak no /covey protocol, and peers come and go
+
+
+async def _resume(intake: Intake) -> None:
+    """Take up what was begun, now and again after failures, for ever."""
+    while True:
+        for state in (AdapterState.FETCHING, AdapterState.HEARD):
+            for row in intake.ports.catalog.adapters.query(state=state, is_own=False, limit=MAX_WAITING):
+                if intake.ports.catalog.peers.is_trusted(row.publisher, TRUST_KIND):
+                    _enqueue(intake, _job_of(row))
+        await trio.sleep(RETRY_S)
+
+
+async def _fetch_jobs(intake: Intake, jobs: trio.MemoryReceiveChannel[Job]) -> None:
+    async for job in jobs:
+        try:
+            refusal = await obtain(intake.ports, job)
+        finally:
+            intake.in_hand.discard(job.announcement.manifest)
+        if refusal is not None:
+            _tell(intake, job.base, job.publisher, refusal, job.announcement)
+            _note_refused(intake, job.announcement.manifest)
+
+
+def _note_refused(intake: Intake, manifest: Cid) -> None:
+    intake.refused[manifest] = None
+    if len(intake.refused) > MAX_TOLD:
+        intake.refused.popitem(last=False)
+
+
+async def _hear(intake: Intake, base: Cid, sender: PeerId, envelope: bytes) -> None:
+    """Verify, ask the trust policy, refuse replays, decide."""
+    signed = _open(intake, base, sender, envelope)
+    if signed is None:
+        return
+    try:
+        decision = await intake.ports.exchange.work(partial(_judge, intake, base, signed))
+    except Remote as error:
+        decision = Refuse(error.code, str(error))
+    if isinstance(decision, Refuse):
+        _tell(intake, base, sender, decision, signed.body)
+    elif isinstance(decision, Accept):
+        _enqueue(intake, Job(base, sender, signed.body))
+
+
+def _open(intake: Intake, base: Cid, sender: PeerId, envelope: bytes) -> Signed[Announcement] | None:
+    try:
+        return wire.open_announcement(envelope, base, sender, intake.ports.unix_s())
+    except Remote as error:
+        _tell(intake, base, sender, Refuse(error.code, str(error)))
+        return None
+
+
+def _judge(intake: Intake, base: Cid, signed: Signed[Announcement]) -> Accept | Refuse | object:
+    """Raises: Replayed, TooManyAuthors."""
+    catalog, announcement = intake.ports.catalog, signed.body
+    facts = Facts(
+        me=intake.ports.network.peer_id,
+        is_trusted=catalog.peers.is_trusted(signed.author, TRUST_KIND),
+        is_settled=announcement.manifest in intake.in_hand or announcement.manifest in intake.refused,
+        known=catalog.adapters.get(announcement.manifest),
+        versions=tuple(
+            catalog.adapters.query(publisher=signed.author, name=announcement.name, base=str(base), limit=MAX_WAITING)
+        ),
+    )
+    if facts.is_trusted:  # strangers must not fill the table of sequences
+        replay.admit(catalog.replay, signed, intake.ports.unix_s())
+    return decide(announcement, signed.author, facts)
+
+
+def _enqueue(intake: Intake, job: Job) -> None:
+    """Have it fetched. A full queue drops it: it will be announced, or resumed, again."""
+    manifest = job.announcement.manifest
+    if manifest in intake.in_hand:
+        return
+    try:
+        intake.jobs.send_nowait(job)
+    except trio.WouldBlock:
+        return
+    intake.in_hand.add(manifest)
+
+
+def _tell(intake: Intake, base: Cid, peer: PeerId, refusal: Refuse, announcement: Announcement | None = None) -> None:
+    subject = bytes(announcement.manifest) if announcement else b""
+    if intake.refusals.is_news(Told(peer, refusal.code, subject), trio.current_time()):
+        named = {} if announcement is None else _names(announcement)
+        intake.ports.emit(
+            "adapter_refused", code=refusal.code, text=refusal.text, peer=str(peer), base=str(base), **named
+        )
+
+
+def _names(announcement: Announcement) -> dict[str, str | int]:
+    return {"manifest": str(announcement.manifest), "name": announcement.name, "version": announcement.version}
+
+
+def _job_of(row: AdapterRow) -> Job:
+    announcement = Announcement(manifest=row.manifest, name=row.name, version=row.version, n_bytes=row.n_bytes)
+    return Job(Cid.parse(row.base), row.publisher, announcement)

@@ -1,0 +1,21 @@
+"""`python -m simulations SCENARIO [options]`: run one and print its table."""
+
+import argparse
+import sys
+
+from simulations.scenarios import SCENARIOS
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, run, print. Returns: the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m simulations", description=__doc__)
+    commands = parser.add_subparsers(dest="scenario", required=True, metavar="SCENARIO")
+    for scenario in SCENARIOS.values():
+        scenario.add_arguments(commands.add_parser(scenario.name, help=scenario.summary, description=scenario.summary))
+    args = parser.parse_args(arguments)
+    sys.stdout.write(SCENARIOS[args.scenario].run(args) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

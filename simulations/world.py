@@ -1,0 +1,167 @@
+"""Whole nodes in one process on virtual time: the daemon's own cores and services over the simulated network."""
+
+import hashlib
+import json
+import random
+import struct
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import trio
+
+from agents.adapters.announce import run_announcer
+from agents.adapters.ports import IGNORED, Ports, TaskStatus
+from agents.adapters.subscribe import TRUST_KIND, run_subscriber
+from agents.engine.messages import ModelCard
+from protocols.bitswap.shell import Exchange, in_turn, run_exchange
+from simulations.net import SimNetwork, SimWorld
+from storage.blockstore import Store
+from storage.catalog import Catalog
+from storage.catalog.models import ModelRow
+from storage.cid import DAG_CBOR, Cid
+from storage.keys import Identity, PeerId
+from storage.memory import MemoryBlockstore
+from storage.pins import Pins
+from storage.roots import Roots
+
+START_UNIX_S: Final = 1_700_000_000.0
+MAX_PUBLISHED: Final = 16
+WIDTH: Final = 8
+RANK: Final = 2
+
+TINY: Final = ModelCard(
+    name="tiny",
+    fingerprint=str(Cid.of(b"the tiny base model", DAG_CBOR)),
+    architecture="LlamaForCausalLM",
+    n_params=1000,
+    n_layers=2,
+    hidden_size=WIDTH,
+    vocabulary=100,
+    context_tokens=64,
+    dtype="F32",
+    has_chat_template=False,
+)
+
+
+class SimEvent(NamedTuple):
+    """What a node would write to its event log, and when on the virtual clock."""
+
+    at_s: float
+    kind: str
+    fields: dict[str, Any]
+
+
+@dataclass(eq=False)
+class SimNode:
+    """One node: what it has, and the channels by which its services are told of news."""
+
+    name: str
+    network: SimNetwork
+    ports: Ports
+    rng: random.Random
+    events: list[SimEvent]
+    publish: trio.MemorySendChannel[Cid]
+    published: trio.MemoryReceiveChannel[Cid]
+    add_base: trio.MemorySendChannel[Cid]
+    bases: trio.MemoryReceiveChannel[Cid]
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    @property
+    def peer(self) -> PeerId:
+        """The node's id."""
+        return self.network.peer_id
+
+    def trust(self, *peers: PeerId) -> None:
+        """Trust these publishers of adapters."""
+        for peer in peers:
+            self.ports.catalog.peers.trust(peer, [TRUST_KIND], unix_now_s())
+
+    def add_model(self, card: ModelCard = TINY) -> None:
+        """Have a model, whose weights no simulation needs."""
+        row = ModelRow(
+            name=card.name,
+            fingerprint=card.fingerprint,
+            derived_from=card.derived_from,
+            folder="",
+            source="simulated",
+            card=msgspec.to_builtins(card),
+            added_unix_s=unix_now_s(),
+        )
+        self.ports.catalog.models.upsert(row)
+
+    def first(self, kind: str) -> SimEvent | None:
+        """The first event of a kind."""
+        return next((event for event in self.events if event.kind == kind), None)
+
+
+def unix_now_s() -> float:
+    """The wall clock that all simulated nodes share."""
+    return START_UNIX_S + trio.current_time()
+
+
+def make_identity(seed: int, name: str) -> Identity:
+    """The identity that a node of this name has under this seed."""
+    return Identity(hashlib.sha256(f"{seed}/{name}".encode()).digest())
+
+
+def make_node(
+    world: SimWorld, name: str, home: Path, *, store: Store | None = None, catalog: Catalog | None = None
+) -> SimNode:
+    """A node that is on the network and not yet running; `store` and `catalog` are those of an earlier life."""
+    identity = make_identity(world.seed, name)
+    network = world.node(identity.peer_id)
+    store = store or MemoryBlockstore()
+    catalog = catalog or Catalog.open(Path(":memory:"))
+    roots, events = Roots(store), list[SimEvent]()
+
+    def emit(kind: str, **fields: Any) -> None:
+        events.append(SimEvent(trio.current_time(), kind, fields))
+
+    def may_see(peer: PeerId, cid: Cid) -> bool:
+        return roots.may_see(peer, cid, is_flock=peer in catalog.peers.flock())
+
+    ports = Ports(
+        exchange=Exchange(network, store, may_see, work=in_turn),
+        identity=identity,
+        store=store,
+        roots=roots,
+        pins=Pins(store),
+        catalog=catalog,
+        emit=emit,
+        unix_s=unix_now_s,
+        folder=home / name / "adapters",
+    )
+    publish, published = trio.open_memory_channel[Cid](MAX_PUBLISHED)
+    add_base, bases = trio.open_memory_channel[Cid](MAX_PUBLISHED)
+    rng = random.Random(f"{world.seed}/{name}")
+    return SimNode(name, network, ports, rng, events, publish, published, add_base, bases)
+
+
+async def run_node(node: SimNode, *, task_status: TaskStatus = IGNORED) -> None:
+    """Run the node's services until it is cancelled, by `node.scope` too."""
+    with node.scope:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run_exchange, node.ports.exchange)
+            await nursery.start(partial(run_announcer, node.ports, node.published, node.rng))
+            await nursery.start(partial(run_subscriber, node.ports, node.bases))
+            task_status.started()
+
+
+def write_adapter(folder: Path, *, width: int = WIDTH, layers: int = TINY.n_layers, fill: int = 0) -> Path:
+    """A PEFT folder that passes every check, of as many bytes as its width asks for."""
+    tensors, at = dict[str, Any](), 0
+    for layer in range(layers):
+        for half, shape in (("A", (RANK, width)), ("B", (width, RANK))):
+            n_bytes = 4 * RANK * width
+            name = f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_{half}.weight"
+            tensors[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, at + n_bytes]}
+            at += n_bytes
+    header = json.dumps(tensors).encode()
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": 4, "target_modules": ["q_proj"], "bias": "none"}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes([fill]) * at)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
