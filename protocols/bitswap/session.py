@@ -250,11 +250,9 @@ class Wants:
         peer.heard_s = now_s
         actions: list[Action] = []
         cancels: dict[PeerId, list[Entry]] = {}
-        faults: dict[str, None] = {}
+        is_at_fault = False
         for block in blocks:
-            fault = self._take(name, peer, block, now_s, actions, cancels)
-            if fault is not None:
-                faults[fault] = None
+            is_at_fault |= not self._take(name, peer, block, now_s, actions, cancels)
         for cid in haves:
             want = self._wants.get(cid.multihash)
             if want is not None and name in want.told:
@@ -263,9 +261,11 @@ class Wants:
         for cid in dont_haves:
             self._note_lack(name, peer, cid.multihash, now_s)
         actions += _sends(cancels)
-        actions += [Misbehaved(name, code) for code in faults]
-        if TAMPERED in faults:
-            self._refuse(name, peer)
+        if is_at_fault:
+            owes = any(name in want.told for want in self._wants.values())
+            actions.append(Misbehaved(name, TAMPERED if owes else UNWANTED))
+            if owes:
+                self._refuse(name, peer)
         return actions + self._assign(now_s)
 
     def tick(self, now_s: float) -> list[Action]:
@@ -298,16 +298,15 @@ class Wants:
         now_s: float,
         actions: list[Action],
         cancels: dict[PeerId, list[Entry]],
-    ) -> str | None:
-        """Accept a wanted block; otherwise say what is wrong with it, None where it merely came late."""
+    ) -> bool:
+        """Accept a wanted block. False: it was never asked for; so it is uncalled for, or a forgery of one owed."""
         key = block.cid.multihash if block.cid is not None else b""
         want = self._wants.get(key)
         if want is None:
-            if key in peer.remembered:
-                self.n_duplicates += 1
-                peer.is_proven = True  # a want-have that was answered with a small block, mostly
-                return None
-            return TAMPERED if peer.in_flight else UNWANTED
+            is_late = key in peer.remembered
+            self.n_duplicates += is_late
+            peer.is_proven |= is_late  # a want-have that was answered with a small block, mostly
+            return is_late
         asked_s = peer.in_flight.pop(key, None)
         if asked_s is not None:
             peer.note_block(now_s - max(asked_s, peer.gave_s))
@@ -319,7 +318,7 @@ class Wants:
         want.told.discard(name)  # who sends a block takes it off our list without being told
         self._drop(key, want, cancels)
         actions.append(Got(sessions, name, want.cid, block.data))
-        return None
+        return True
 
     def _drop(self, key: bytes, want: _Want, cancels: dict[PeerId, list[Entry]]) -> None:
         del self._wants[key]

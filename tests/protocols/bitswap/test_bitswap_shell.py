@@ -98,12 +98,12 @@ async def test_a_dag_is_fetched_from_one_provider(start: Start, autojump_clock: 
 
 
 async def test_three_providers_share_the_work(start: Start, autojump_clock: MockClock) -> None:
-    blocks = content(80)
+    blocks = content(400)
     servers = [await start(number, blocks) for number in (1, 2, 3)]
     client = await start(4)
     done = await fetch_dag(client.exchange, blocks[0].cid, providers=[server.info for server in servers])
     assert holds(client, blocks)
-    assert min(done.bytes_from[server.info.peer] for server in servers) > done.n_bytes / 10
+    assert min(done.bytes_from[server.info.peer] for server in servers) > done.n_bytes / 20
     assert client.exchange.wants.n_duplicates <= 2 * 5  # the small ones: a want-have for them may bring the block
 
 

@@ -1,0 +1,149 @@
+"""The core of serving: what is answered, when, and how much is kept."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocols.bitswap.serving import (
+    BATCH_BYTES,
+    MAX_PRESENCES,
+    MAX_SMALL_BLOCK_BYTES,
+    MAX_WANTLIST,
+    Batch,
+    Serving,
+)
+from protocols.bitswap.wire import Entry, WantType
+from storage.cid import DAG_PB, Cid
+from storage.keys import Identity
+
+A, B = (Identity(bytes([number]) * 32).peer_id for number in (1, 2))
+CIDS = [Cid.of(b"%d" % number) for number in range(5000)]
+BIG = 1 << 18
+NOTHING = Batch((), (), (), 0)
+
+
+def test_a_want_is_answered_with_the_block() -> None:
+    serving = Serving()
+    serving.heard(A, [Entry(CIDS[0])], False, {CIDS[0]: BIG})
+    assert serving.has_answers(A) and not serving.has_answers(B)
+    assert serving.next_batch(A) == Batch((Entry(CIDS[0]),), (), (), 0)
+    assert serving.next_batch(A) == NOTHING and not serving.has_answers(A)
+
+
+def test_want_have_is_answered_with_have_or_with_a_small_block() -> None:
+    serving = Serving()
+    asks = [Entry(cid, 1, False, WantType.HAVE, True) for cid in CIDS[:3]]
+    serving.heard(A, asks, False, {CIDS[0]: MAX_SMALL_BLOCK_BYTES, CIDS[1]: MAX_SMALL_BLOCK_BYTES + 1})
+    assert serving.next_batch(A) == Batch((asks[0],), (CIDS[1],), (CIDS[2],), 0)
+
+
+def test_what_we_lack_is_said_only_to_who_asks_for_it() -> None:
+    serving = Serving()
+    serving.heard(A, [Entry(CIDS[0], send_dont_have=True), Entry(CIDS[1])], False, {})
+    assert serving.next_batch(A) == Batch((), (), (CIDS[0],), 0)
+
+
+def test_a_block_that_comes_later_is_served_to_who_waits() -> None:
+    serving = Serving()
+    old = Cid.of(b"x", DAG_PB).as_v0()
+    serving.heard(A, [Entry(old)], False, {})
+    assert serving.waiting_for([CIDS[1]]) == []
+    assert serving.waiting_for([Cid.of(b"x")]) == [(A, old)]
+    serving.arrived(A, old, 1)
+    assert serving.next_batch(A).blocks == (Entry(old),)
+    assert serving.waiting_for([old]) == []
+
+
+def test_a_cancel_takes_back_the_want_and_its_answer() -> None:
+    serving = Serving()
+    serving.heard(A, [Entry(CIDS[0]), Entry(CIDS[1], send_dont_have=True)], False, {CIDS[0]: BIG})
+    serving.heard(A, [Entry(CIDS[0], is_cancel=True), Entry(CIDS[1], is_cancel=True)], False, {})
+    assert serving.next_batch(A) == NOTHING
+    assert serving.waiting_for(CIDS[:2]) == []
+
+
+def test_a_full_wantlist_replaces_the_old_one() -> None:
+    serving = Serving()
+    serving.heard(A, [Entry(CIDS[0]), Entry(CIDS[1])], False, {CIDS[0]: BIG})
+    serving.heard(A, [Entry(CIDS[2])], True, {CIDS[2]: BIG})
+    assert serving.next_batch(A).blocks == (Entry(CIDS[2]),)
+    assert serving.waiting_for(CIDS[:2]) == []
+
+
+def test_a_higher_priority_is_served_first() -> None:
+    serving = Serving()
+    asks = [Entry(CIDS[number], priority=number) for number in range(3)]
+    serving.heard(A, asks, False, dict.fromkeys(CIDS[:3], BIG))
+    assert serving.next_batch(A).blocks == tuple(reversed(asks))
+
+
+def test_a_message_closes_at_its_limit_and_says_what_is_pending() -> None:
+    serving = Serving()
+    serving.heard(A, [Entry(cid) for cid in CIDS[:10]], False, dict.fromkeys(CIDS[:10], BIG))
+    batch = serving.next_batch(A)
+    assert len(batch.blocks) == BATCH_BYTES // BIG
+    assert batch.pending_bytes == 6 * BIG
+
+
+def test_one_block_over_the_limit_goes_alone() -> None:
+    serving = Serving()
+    serving.heard(A, [Entry(cid) for cid in CIDS[:2]], False, dict.fromkeys(CIDS[:2], 2 << 20))
+    assert len(serving.next_batch(A).blocks) == 1
+
+
+def test_a_block_that_vanished_is_one_that_we_lack() -> None:
+    serving = Serving()
+    entry = Entry(CIDS[0], send_dont_have=True)
+    serving.heard(A, [entry], False, {CIDS[0]: BIG})
+    serving.next_batch(A)
+    serving.vanished(A, entry)
+    assert serving.next_batch(A).dont_haves == (CIDS[0],)
+    assert serving.waiting_for([CIDS[0]]) == [(A, CIDS[0])]
+
+
+def test_what_a_peer_can_make_us_keep_is_capped() -> None:
+    serving = Serving()
+    serving.heard(A, [Entry(cid, send_dont_have=True) for cid in CIDS], False, {})
+    serving.heard(A, [Entry(cid) for cid in CIDS], False, dict.fromkeys(CIDS, BIG))
+    client = serving._clients[A]
+    assert len(client.waiting) + len(client.ready) <= MAX_WANTLIST
+    assert len(client.dont_haves) <= MAX_PRESENCES
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from([A, B]),
+        st.lists(
+            st.builds(
+                Entry,
+                st.sampled_from(CIDS[:8]),
+                st.integers(-1, 1),
+                st.booleans(),
+                st.sampled_from(WantType),
+                st.booleans(),
+            ),
+            max_size=6,
+        ),
+        st.booleans(),
+        st.sampled_from(["heard", "arrived", "sent", "gone"]),
+    ),
+    max_size=40,
+)
+
+
+@given(steps, st.sets(st.sampled_from(CIDS[:8])))
+def test_nothing_that_may_not_be_seen_is_ever_said(steps: list, visible: set[Cid]) -> None:
+    serving = Serving()
+    for peer, entries, is_full, what in steps:
+        if what == "heard":
+            serving.heard(peer, entries, is_full, {e.cid: BIG for e in entries if e.cid in visible})
+        elif what == "arrived":
+            for name, cid in serving.waiting_for(visible):
+                serving.arrived(name, cid, BIG)
+        elif what == "sent":
+            batch = serving.next_batch(peer)
+            assert {entry.cid for entry in batch.blocks} | set(batch.haves) <= visible
+            assert not visible & set(batch.dont_haves)
+        else:
+            serving.gone(peer)
+        waiting = {(name, key) for name, client in serving._clients.items() for key in client.waiting}
+        assert waiting == {(name, key) for key, names in serving._waiting.items() for name in names}
