@@ -28,6 +28,8 @@ MAX_PREV: Final = 64
 MAX_SCOPE_CHARS: Final = 256
 MAX_SEQUENCE: Final = (1 << 63) - 1
 
+# Ranges, not str.isprintable: what an entry may say must not depend on a Python's Unicode tables.
+_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _KIND: Final = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 _REQUIRED: Final = frozenset({"kind", "scope", "author", "sequence", "prev"})
 _RESERVED: Final = _REQUIRED | {"recipient"}
@@ -189,8 +191,8 @@ def _kind(value: object) -> str:
 
 
 def _scope(value: object) -> str:
-    if not isinstance(value, str) or not value.isprintable() or not 1 <= len(value) <= MAX_SCOPE_CHARS:
-        raise Malformed(f"an entry's scope is 1 to {MAX_SCOPE_CHARS} printable characters")
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_SCOPE_CHARS or _CONTROLS.search(value):
+        raise Malformed(f"an entry's scope is 1 to {MAX_SCOPE_CHARS} characters, no control characters among them")
     return value
 
 
