@@ -12,7 +12,7 @@ from msgspec import Meta
 
 Text = Annotated[str, Meta(max_length=4 << 20)]
 Path = Annotated[str, Meta(min_length=1, max_length=4096)]
-Seed = Annotated[int, Meta(ge=0, lt=1 << 63)]
+Seed = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True, kw_only=True):
@@ -31,7 +31,7 @@ class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a base model is. `fingerprint` is a CID text; an adapter fits if it names `fingerprint` or `derived_from`."""
+    """What a base model is. Fingerprints are CIDs as text. Of an adapter's claim, ask `fits`."""
 
     name: str
     fingerprint: str

@@ -1,0 +1,165 @@
+"""LoRA on the linear layers of a loaded model: thin wrappers whose low-rank matrices are swapped, never the modules.
+
+Source: Hu et al., LoRA (arXiv 2106.09685), and Kalajdzievski, rsLoRA (arXiv 2312.03732) for the scale alpha / sqrt(r).
+"""
+
+import math
+import os
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional
+
+from agents.adapters.inspect import CONFIG_FILE, WEIGHTS_FILE, Inspection, inspect_folder
+from agents.adapters.safetensors_header import parse_json
+from agents.errors import BadAdapter, WrongBase
+
+MAX_STAGED_BYTES: Final = 512 << 20
+PREFIX: Final = "base_model.model."
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """What an adapter adds to one layer: x -> x A^T B^T scale."""
+
+    a: Tensor  # (rank, n_in)
+    b: Tensor  # (n_out, rank)
+    scale: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The addition for `x`."""
+        return functional.linear(functional.linear(x, self.a), self.b) * self.scale  # (..., n_out)
+
+
+class LoraLinear(nn.Module):  # type: ignore[misc]  # torch is not read by mypy here
+    """A linear layer with room for one low-rank addition."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        self.added: LowRank | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output, with the addition where there is one."""
+        out: Tensor = self.base(x)
+        return out if self.added is None else out + self.added(x)
+
+
+@dataclass(frozen=True)
+class StagedAdapter:
+    """An adapter in memory, checked against the model."""
+
+    layers: dict[str, LowRank]
+    n_bytes: int
+
+
+class Adapters:
+    """The adapters in memory for one model, and which of them it wears. The least recently used give way."""
+
+    def __init__(self, model: nn.Module, max_bytes: int = MAX_STAGED_BYTES) -> None:
+        self._model = model
+        self._max_bytes = max_bytes
+        self._wrapped: dict[str, LoraLinear] = {}
+        self._staged: OrderedDict[tuple[object, ...], StagedAdapter] = OrderedDict()
+        self._worn: StagedAdapter | None = None
+
+    def stage(self, folder: Path) -> StagedAdapter:
+        """Read the adapter in `folder`, unless it is in memory as it stands there. Raises: BadAdapter, WrongBase."""
+        key = _identity(folder)
+        if key not in self._staged:
+            self._staged[key] = self._read(folder)
+            while len(self._staged) > 1 and sum(item.n_bytes for item in self._staged.values()) > self._max_bytes:
+                self._staged.popitem(last=False)
+        self._staged.move_to_end(key)
+        return self._staged[key]
+
+    def wear(self, adapter: StagedAdapter | None) -> None:
+        """Answer with this adapter, or with the base alone, from now on."""
+        if adapter is self._worn:
+            return
+        for name in self._worn.layers if self._worn else ():
+            self._wrapped[name].added = None
+        for name, added in adapter.layers.items() if adapter else ():
+            self._wrap(name).added = added
+        self._worn = adapter
+
+    def linear(self, name: str) -> nn.Linear | None:
+        """The linear layer of that name, whether it was wrapped or not."""
+        if name in self._wrapped:
+            return self._wrapped[name].base
+        try:
+            module = self._model.get_submodule(name)
+        except AttributeError:
+            return None
+        return module if isinstance(module, nn.Linear) else None
+
+    def matching(self, targets: tuple[str, ...]) -> list[str]:
+        """The names of the linear layers that end in one of `targets`, in the model's order."""
+        names = (name.removesuffix(".base") for name, module in self._model.named_modules() if _is_linear(module))
+        return [name for name in names if name.rpartition(".")[2] in targets]
+
+    def _wrap(self, name: str) -> LoraLinear:
+        if name not in self._wrapped:
+            base = self.linear(name)
+            assert base is not None, f"{name} was checked when the adapter was read"
+            parent, _, child = name.rpartition(".")
+            self._wrapped[name] = LoraLinear(base)
+            setattr(self._model.get_submodule(parent), child, self._wrapped[name])
+        return self._wrapped[name]
+
+    def _read(self, folder: Path) -> StagedAdapter:
+        inspection = inspect_folder(folder)
+        _refuse_variants(folder, inspection)
+        try:
+            tensors = safetensors.torch.load_file(folder / WEIGHTS_FILE)
+        except (SafetensorError, OSError) as error:
+            raise BadAdapter(f"{folder / WEIGHTS_FILE} cannot be read: {error}") from None
+        layers: dict[str, LowRank] = {}
+        for pair in inspection.pairs:
+            base = self.linear(pair.module)
+            if base is None:
+                raise WrongBase(f"the adapter changes {pair.module}, which is no linear layer of this model")
+            if (base.in_features, base.out_features) != (pair.n_in, pair.n_out):
+                raise WrongBase(
+                    f"the adapter's {pair.module} goes from {pair.n_in} to {pair.n_out}, "
+                    f"this model's from {base.in_features} to {base.out_features}"
+                )
+            a, b = (_half(tensors, pair.module, half, base.weight) for half in "AB")
+            divisor = math.sqrt(pair.rank) if inspection.use_rslora else pair.rank
+            layers[pair.module] = LowRank(a, b, inspection.alpha / divisor)
+        return StagedAdapter(layers, sum(low.a.nbytes + low.b.nbytes for low in layers.values()))
+
+
+def _half(tensors: dict[str, Tensor], module: str, half: str, like: Tensor) -> Tensor:
+    name = f"{PREFIX}{module}.lora_{half}.weight"
+    stored = tensors[name]
+    if not torch.isfinite(stored.float()).all():
+        raise BadAdapter(f"{name} holds NaN or infinity: the training went wrong, train it again")
+    return stored.to(like.device, like.dtype).contiguous()
+
+
+def _refuse_variants(folder: Path, inspection: Inspection) -> None:
+    if inspection.use_dora:
+        raise BadAdapter("the adapter uses DoRA, which this engine does not serve: train it with use_dora off")
+    config = parse_json((folder / CONFIG_FILE).read_bytes(), CONFIG_FILE)
+    if config.get("alpha_pattern"):
+        raise BadAdapter("the adapter uses alpha_pattern, which this engine does not serve: train it with one alpha")
+
+
+def _identity(folder: Path) -> tuple[object, ...]:
+    """What tells the adapter in this folder from an earlier one there."""
+    try:
+        stats = [os.stat(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)]
+    except OSError as error:
+        raise BadAdapter(f"{folder} is not an adapter: {error.filename} cannot be read ({error.strerror})") from None
+    return (os.path.realpath(folder), *((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats))
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear)

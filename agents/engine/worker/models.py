@@ -1,0 +1,102 @@
+"""Models in memory: load what `imports` has put in a folder."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import torch
+
+from agents.engine.messages import ModelCard
+from agents.engine.worker.lora import Adapters
+from agents.errors import EngineFailed
+
+CARD_FILE: Final = "covey-model.json"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is ready to answer and to be trained on."""
+
+    card: ModelCard
+    model: Any  # a transformers PreTrainedModel
+    tokenizer: Any  # a transformers PreTrainedTokenizerFast
+    adapters: Adapters
+    end_tokens: frozenset[int]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.model.device
+        return device
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, without special tokens."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of `text`; special tokens stand for themselves and none is added."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
+
+
+def load_model(folder: Path) -> LoadedModel:
+    """Load the model in `folder`. Raises: EngineFailed."""
+    card = read_card(folder)
+    device = choose_device()
+    # float32 is the fast and exact one on CPUs; the others are made for half precision.
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    from transformers import AutoModelForCausalLM  # here, for it takes seconds to import
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
+        )
+        tokenizer = load_tokenizer(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise EngineFailed(f"{folder} cannot be loaded: {str(error)[:300]}. Import the model again.") from None
+    model = model.to(device).eval().requires_grad_(False)
+    ends = model.generation_config.eos_token_id
+    end_tokens = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
+    return LoadedModel(card, model, tokenizer, Adapters(model), frozenset(end_tokens))
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in `folder`, from tokenizer.json alone: no code of the model's is run."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+
+
+def read_card(folder: Path) -> ModelCard:
+    """The card of the model in `folder`. Raises: EngineFailed."""
+    try:
+        return msgspec.json.decode((folder / CARD_FILE).read_bytes(), type=ModelCard)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise EngineFailed(f"{folder} holds no imported model ({error}). Import it first: covey model pull") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in a model's folder. Raises: EngineFailed."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise EngineFailed(f"{path} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise EngineFailed(f"{path} is not a JSON object: the folder is not a model's")
+    return value
+
+
+def choose_device() -> torch.device:
+    """The device that the daemon's settings name; `auto` takes the fastest that is there."""
+    wanted = os.environ.get("COVEY_ENGINE_DEVICE", "auto")
+    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        return torch.device(next(name for name, is_there in has.items() if is_there))
+    if not has.get(wanted):
+        raise EngineFailed(f"there is no device {wanted!r} here. Set engine.device to auto.")
+    return torch.device(wanted)
