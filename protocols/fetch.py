@@ -15,10 +15,10 @@ import trio
 
 from protocols.bitswap.session import MAX_WANTS, Got
 from protocols.bitswap.shell import Exchange, Session, add_providers, next_arrivals, offer, open_session, want
-from protocols.errors import NoProviders, ProtocolError, Remote, Tampered, TimedOut, TooBig
+from protocols.errors import Malformed, NoProviders, ProtocolError, Remote, Tampered, TimedOut, TooBig
 from protocols.net import PeerInfo
 from storage.blockstore import Block, Blockstore, Visibility
-from storage.cid import RAW, Cid
+from storage.cid import HASHES, RAW, Cid
 from storage.codecs import links as codec_links
 from storage.errors import Corrupt, NotFound, StorageError, UnknownCodec
 from storage.keys import PeerId
@@ -108,6 +108,8 @@ class Walk:
         for cid in links:
             key = cid.multihash
             if cid.inline is None and key not in self._met:
+                if cid.hash_code not in HASHES:
+                    raise Malformed(f"{cid} is named by a hash function that cannot be checked here")
                 self._met.add(key)
                 fresh.append(cid)
                 if len(self._met) > self._max_blocks:
@@ -155,7 +157,8 @@ async def fetch_dag(
         show: Make the blocks visible at this level as they come, so that they can be passed on meanwhile.
 
     Returns: What was fetched, and what was in the store already.
-    Raises: NoProviders, TimedOut, Tampered, TooBig (over the budget); InvalidBlock, StoreFull.
+    Raises: NoProviders, TimedOut, Tampered, TooBig (over the budget), Malformed (a link that cannot be checked);
+        InvalidBlock, StoreFull.
     """
     walk = Walk([root], max_blocks, max_bytes)
     visible = None if show is None else (root, show)

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from protocols.errors import Malformed, TooBig
 from storage.blockstore import MAX_BLOCK_BYTES
-from storage.cid import DAG_PB, HASHES, MAX_CID_BYTES, SHA2_256, Cid, varint_decode, varint_encode
+from storage.cid import DAG_PB, HASHES, SHA2_256, Cid, varint_decode, varint_encode
 from storage.errors import InvalidCid
 
 BITSWAP_1_2: Final = "/ipfs/bitswap/1.2.0"
@@ -160,10 +160,7 @@ class _Budget:
 
 
 def decode(data: bytes) -> Message:
-    """Read a message (without its length prefix). A wanted CID of a kind we do not accept is left out.
-
-    Raises: Malformed, TooBig.
-    """
+    """Read a message (without its length prefix). Raises: Malformed, TooBig."""
     if len(data) > MAX_MESSAGE_BYTES:
         raise TooBig(f"a Bitswap message of {len(data)} bytes; the limit is {MAX_MESSAGE_BYTES}")
     budget = _Budget()
@@ -193,15 +190,13 @@ def _decode_wantlist(data: bytes, entries: list[Entry], budget: _Budget) -> bool
     for field, value in _fields(data, budget):
         if field == 1:
             budget.spend_item()
-            entry = _decode_entry(_as_bytes(value), budget)
-            if entry is not None:
-                entries.append(entry)
+            entries.append(_decode_entry(_as_bytes(value), budget))
         elif field == 2:
             is_full = _as_bool(value)
     return is_full
 
 
-def _decode_entry(data: bytes, budget: _Budget) -> Entry | None:
+def _decode_entry(data: bytes, budget: _Budget) -> Entry:
     raw, priority, is_cancel, want_type, send_dont_have = b"", 0, False, 0, False
     for field, value in _fields(data, budget):
         if field == 1:
@@ -214,8 +209,7 @@ def _decode_entry(data: bytes, budget: _Budget) -> Entry | None:
             want_type = _as_bool(value)
         elif field == 5:
             send_dont_have = _as_bool(value)
-    cid = _as_cid(raw)
-    return None if cid is None else Entry(cid, priority, is_cancel, WantType(want_type), send_dont_have)
+    return Entry(_as_cid(raw), priority, is_cancel, WantType(want_type), send_dont_have)
 
 
 def _decode_payload(data: bytes, budget: _Budget) -> Payload:
@@ -235,9 +229,7 @@ def _decode_presence(data: bytes, presences: tuple[list[Cid], list[Cid]], budget
             raw = _as_bytes(value)
         elif field == 2:
             kind = _as_bool(value)
-    cid = _as_cid(raw)
-    if cid is not None:
-        presences[kind].append(cid)
+    presences[kind].append(_as_cid(raw))
 
 
 def _checked(payload: Payload) -> Payload:
@@ -306,10 +298,8 @@ def _as_bool(value: int | bytes) -> bool:
     return value == 1
 
 
-def _as_cid(raw: bytes) -> Cid | None:
-    if not raw or len(raw) > MAX_CID_BYTES:
-        raise Malformed(f"a CID of {len(raw)} bytes")
+def _as_cid(raw: bytes) -> Cid:
     try:
         return Cid(raw)
-    except InvalidCid:
-        return None
+    except InvalidCid as error:
+        raise Malformed(str(error)) from None
