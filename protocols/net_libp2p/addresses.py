@@ -1,0 +1,97 @@
+"""Multiaddrs and peer ids between the port's types and py-libp2p's; names resolved by the system, not by dnspython."""
+
+import ipaddress
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import ifaddr
+import trio
+from libp2p.peer.id import ID
+from multiaddr import Multiaddr
+from multiaddr.exceptions import Error as MultiaddrError
+
+from protocols.net import MAX_ADDRESS_CHARS
+from storage.errors import StorageError
+from storage.keys import PeerId
+
+MAX_ADDRESSES_PER_PEER: Final = 16
+
+_WILDCARDS: Final = {"0.0.0.0": "ip4", "::": "ip6"}  # noqa: S104 - recognised, not bound
+_FAMILIES: Final = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
+
+
+def to_id(peer: PeerId) -> Any:
+    """The py-libp2p id of `peer`."""
+    return ID(bytes(peer))
+
+
+def to_peer(peer_id: Any) -> PeerId | None:
+    """The peer of a py-libp2p id; None for those without an Ed25519 key, which Covey does not talk to."""
+    try:
+        return PeerId(peer_id.to_bytes())
+    except StorageError:
+        return None
+
+
+def to_texts(addresses: Iterable[Any]) -> list[str]:
+    """Multiaddrs as texts without the /p2p part: bounded, without duplicates, what cannot be dialled left out."""
+    texts: dict[str, None] = {}
+    for address in addresses:
+        text = str(address).partition("/p2p/")[0]
+        if "/tcp/" in text and not text.endswith(("/ws", "/wss")) and len(text) <= MAX_ADDRESS_CHARS:
+            texts[text] = None
+        if len(texts) == MAX_ADDRESSES_PER_PEER:
+            break
+    return list(texts)
+
+
+def parse(text: str) -> Any | None:
+    """A multiaddr; None when `text` is none."""
+    try:
+        return Multiaddr(text)
+    except (MultiaddrError, ValueError):
+        return None
+
+
+def expand(addresses: Sequence[Any]) -> list[Any]:
+    """Replace wildcard addresses by those of this machine's interfaces, the loopback last."""
+    expanded: list[Any] = []
+    for address in addresses:
+        text = str(address)
+        _, protocol, host, rest = text.split("/", 3) if text.count("/") >= 3 else ("", "", "", "")
+        if _WILDCARDS.get(host) == protocol:
+            expanded += [Multiaddr(f"/{protocol}/{ip}/{rest}") for ip in _interface_ips(protocol)]
+        else:
+            expanded.append(address)
+    return expanded
+
+
+def _interface_ips(protocol: str) -> list[str]:
+    found = []
+    for adapter in ifaddr.get_adapters():
+        for entry in adapter.ips:
+            is_v4 = isinstance(entry.ip, str)
+            ip = ipaddress.ip_address(entry.ip if isinstance(entry.ip, str) else entry.ip[0])
+            if is_v4 == (protocol == "ip4") and not (ip.version == 6 and ip.is_link_local):
+                found.append(ip)
+    return [str(ip) for ip in sorted(found, key=lambda ip: (ip.is_loopback, ip))]
+
+
+class SystemResolver:
+    """Stands where libp2p expects multiaddr's resolver; asks the system, off the event loop."""
+
+    async def resolve(self, address: Any, *args: object, **kwargs: object) -> list[Any]:
+        """The addresses that /dns, /dns4 or /dns6 stands for; the address itself when it holds no name."""
+        parts = str(address).split("/", 3)
+        family = _FAMILIES.get(parts[1])
+        if family is None or len(parts) < 4:
+            return [address]
+        try:
+            found = await trio.socket.getaddrinfo(parts[2], None, family, socket.SOCK_STREAM)
+        except OSError:
+            return []
+        hosts = dict.fromkeys((entry[0], entry[4][0]) for entry in found)
+        return [
+            Multiaddr(f"/{'ip4' if family == socket.AF_INET else 'ip6'}/{host}/{parts[3]}") for family, host in hosts
+        ]

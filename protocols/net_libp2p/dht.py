@@ -1,0 +1,77 @@
+"""Provider records in the Kademlia DHT: our lookups in place of py-libp2p's, which end at a record of our own."""
+
+from functools import partial
+from typing import Any, Final
+
+import trio
+from libp2p.kad_dht import common
+
+from protocols.net import PeerInfo
+from protocols.net_libp2p.addresses import to_peer, to_texts
+from protocols.net_libp2p.host import PROVIDES_PER_WINDOW, BoundedRecords, survive
+from storage.cid import Cid
+from storage.keys import PeerId
+
+QUERY_TIMEOUT_S: Final = 10.0
+PARALLEL_QUERIES: Final = 10  # alpha of the specification
+
+
+def prepare(dht: Any) -> None:
+    """Bound what peers can make the DHT server keep, and let honest ones provide faster than once a second."""
+    dht.provider_store.providers = BoundedRecords()
+    dht._provider_rate_max = PROVIDES_PER_WINDOW
+
+
+async def provide(dht: Any, cid: Cid) -> None:
+    """Send our record for `cid` to the peers closest to it."""
+    await _learn_connected(dht)
+    await survive(dht.provider_store.provide, cid.multihash)
+    # The schedule of protocols.routing re-provides; libp2p's own would do it a second time.
+    dht.provider_store.providing_keys.discard(cid.multihash)
+
+
+async def find_providers(dht: Any, cid: Cid, limit: int) -> list[PeerInfo]:
+    """Ask the peers closest to `cid`, nearest first, until `limit` providers other than ourselves are known."""
+    await _learn_connected(dht)
+    found: dict[PeerId, PeerInfo] = {}
+    _collect(dht, found, dht.provider_store.get_providers(cid.multihash))
+    closest = [peer_id for peer_id in await _closest(dht, cid.multihash) if peer_id != dht.local_peer_id]
+    for start in range(0, len(closest), PARALLEL_QUERIES):
+        if len(found) >= limit:
+            break
+        async with trio.open_nursery() as nursery:
+            for peer_id in closest[start : start + PARALLEL_QUERIES]:
+                nursery.start_soon(survive, partial(_ask, dht, peer_id, cid.multihash, found))
+    return list(found.values())[:limit]
+
+
+async def _closest(dht: Any, key: bytes) -> list[Any]:
+    closest: list[Any] = []
+
+    async def look_up() -> None:
+        closest.extend(await dht.peer_routing.find_closest_peers_network(key))
+
+    await survive(look_up)
+    return closest
+
+
+async def _ask(dht: Any, peer_id: Any, key: bytes, found: dict[PeerId, PeerInfo]) -> None:
+    with trio.move_on_after(QUERY_TIMEOUT_S):
+        providers, _ = await dht.provider_store._get_providers_from_peer_with_closers(peer_id, key)
+        _collect(dht, found, providers)
+
+
+def _collect(dht: Any, found: dict[PeerId, PeerInfo], providers: list[Any]) -> None:
+    for provider in providers:
+        peer = to_peer(provider.peer_id)
+        if peer is not None and provider.peer_id != dht.local_peer_id:
+            known = found[peer].addresses if peer in found else ()
+            found[peer] = PeerInfo(peer, tuple(to_texts([*known, *provider.addrs])))
+
+
+async def _learn_connected(dht: Any) -> None:
+    """Take the connected peers that serve our DHT into the routing table; libp2p does so minutes later, if at all."""
+    store = dht.host.get_peerstore()
+    for peer_id in dht.host.get_live_peers():
+        if store.has_peer(peer_id) and store.supports_protocols(peer_id, [str(common.PROTOCOL_ID)]):
+            await survive(partial(dht.add_peer, peer_id))

@@ -1,0 +1,211 @@
+"""Build the py-libp2p host: every changed default, every bound and every guard of it stands in this file.
+
+Facts of libp2p 0.8.1 that made them: a default host accepts plaintext; an exception that leaves a stream handler or
+a background task ends the process, and a peer can cause one (a gossip message with a damaged key did); a dial waits
+0.25 s for nothing; a failed peer cannot be dialled for 60 s; two daemons may listen on one port; yamux logs a peer
+that ignores its window and buffers without end.
+"""
+
+import logging
+import socket
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Final
+
+import structlog
+import trio
+from libp2p import new_host
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_x25519_key_pair
+from libp2p.custom_types import TProtocol
+from libp2p.kad_dht import common, kad_dht, peer_routing, provider_store, value_store
+from libp2p.network import swarm as swarm_module
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux import yamux
+from libp2p.tools.anyio_service.trio_manager import TrioManager
+from libp2p.transport.tcp import tcp
+from multiaddr import Multiaddr
+
+from protocols.net import MAX_INBOUND_STREAMS_PER_PEER
+from protocols.net_libp2p.addresses import SystemResolver, expand
+from storage.keys import Identity
+
+YAMUX_FRAME_BYTES: Final = 65519  # header of 12 included: one frame then fills one noise message
+ASSUMED_RTT_MS: Final = 50
+MAX_BUFFERED_BYTES: Final = 32 << 20  # unread data of one connection, all streams
+MAX_CONNECTIONS: Final = 300
+MAX_PROVIDED_KEYS: Final = 10_000  # of others, kept for them
+PROVIDES_PER_WINDOW: Final = 200  # accepted from one peer in 10 s
+RESTART_S: Final = 1.0
+STOP_TIMEOUT_S: Final = 2.0
+
+log = structlog.get_logger(__name__)
+
+
+def build_host(identity: Identity, kad_protocol: str) -> Any:
+    """A host that speaks noise and yamux over TCP and nothing else; it does not listen yet."""
+    _patch(kad_protocol)
+    keys = create_new_key_pair(seed=identity.seed)
+    noise = NoiseTransport(keys, noise_privkey=create_x25519_key_pair().private_key)
+    host = new_host(
+        key_pair=keys,
+        sec_opt={NOISE_PROTOCOL_ID: noise},
+        muxer_opt={TProtocol(yamux.PROTOCOL_ID): BoundedYamux},
+        transports=[tcp.TCP()],
+        # No watermark: whom to connect to is ours to say, never the auto-connector's.
+        connection_config=ConnectionConfig(
+            max_connections=MAX_CONNECTIONS, high_watermark=MAX_CONNECTIONS, low_watermark=0, min_connections=0
+        ),
+        addrs_factory=expand,
+        disable_identify_address_discovery=True,
+    )
+    network = host.get_network()
+    network.retry_config = RetryConfig(max_retries=0)
+    network.set_stream_handler(guarded(network.common_stream_handler))
+    return host
+
+
+def _patch(kad_protocol: str) -> None:
+    """Set what no parameter reaches."""
+    logging.getLogger("libp2p").setLevel(logging.CRITICAL)  # it reports ordinary refusals as errors
+    swarm_module._HAPPY_EYEBALLS_DELAY = 0.0
+    swarm_module._NegativePeerCache.is_blocked = lambda self, peer_id: False
+    yamux.MAX_MESSAGE_SIZE = YAMUX_FRAME_BYTES
+    yamux._DEFAULT_ASSUME_RTT_MS = ASSUMED_RTT_MS
+    tcp._set_reuse_flags = _set_listen_flags
+    for module in (swarm_module, tcp):
+        module.DNSResolver = SystemResolver
+    for module in (common, kad_dht, peer_routing, provider_store, value_store):
+        module.PROTOCOL_ID = TProtocol(kad_protocol)
+
+
+def _set_listen_flags(sock: Any) -> None:
+    """SO_REUSEPORT, which libp2p sets for hole punching, would let a second daemon share our port unnoticed."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+
+
+def free_port(address: str) -> Any:
+    """The listen address, its port replaced by 0 (any) when another program has it. Raises: ValueError."""
+    multiaddr = Multiaddr(address)
+    _, protocol, host, _, port = address.split("/")[:5]
+    with socket.socket(socket.AF_INET6 if protocol == "ip6" else socket.AF_INET) as probe:
+        _set_listen_flags(probe)
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            log.warning("listen_port_taken", address=address, error=error.strerror)
+            return Multiaddr(f"/{protocol}/{host}/tcp/0")
+    return multiaddr
+
+
+def guarded(handle: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+    """The one wrap of every inbound stream, libp2p's own protocols and the negotiation included.
+
+    Whatever `handle` raises ends here, and a peer has a bounded number of streams open.
+    """
+    n_open: Counter[Any] = Counter()
+
+    async def stream_handler(stream: Any) -> None:
+        peer_id = stream.muxed_conn.peer_id
+        if n_open[peer_id] >= MAX_INBOUND_STREAMS_PER_PEER:
+            await stream.reset()
+            return
+        n_open[peer_id] += 1
+        try:
+            await handle(stream)
+        except* Exception as group:  # noqa: BLE001 - the supervisor of all inbound streams
+            log.info("stream_failed", peer=str(peer_id), protocol=stream.get_protocol(), error=repr(group.exceptions))
+        finally:
+            n_open[peer_id] -= 1
+            if not n_open[peer_id]:
+                del n_open[peer_id]
+            with trio.CancelScope(deadline=trio.current_time() + STOP_TIMEOUT_S, shield=True):
+                await survive(stream.close)
+
+    return stream_handler
+
+
+async def survive(task: Callable[..., Awaitable[None]], *args: Any, restart: bool = False) -> None:
+    """Run a task of libp2p's; its failure is logged, and is nobody else's end. `restart` begins it again."""
+    while True:
+        failed = False
+        try:
+            await task(*args)
+        except* Exception as group:  # noqa: BLE001 - the supervisor of libp2p's tasks
+            failed = True
+            log.warning("libp2p_task_failed", task=getattr(task, "__qualname__", repr(task)), error=repr(group))
+        if not (failed and restart):
+            return
+        await trio.sleep(RESTART_S)
+
+
+class SupervisedManager(TrioManager):  # type: ignore[misc]  # libp2p's types are not followed
+    """A service manager whose tasks cannot end the service: daemons begin again, others are done."""
+
+    def run_task(
+        self, async_fn: Any, *args: Any, daemon: bool = False, name: str | None = None, _internal: bool = False
+    ) -> None:
+        """See `TrioManager`."""
+        task = partial(survive, async_fn, restart=daemon or _internal)
+        name = name or getattr(async_fn, "__qualname__", "task")
+        super().run_task(task, *args, daemon=daemon, name=name, _internal=_internal)
+
+
+@asynccontextmanager
+async def running(service: Any) -> AsyncIterator[None]:
+    """Run one of libp2p's services while the block runs."""
+    async with trio.open_nursery() as nursery:
+        manager = SupervisedManager(service)
+        nursery.start_soon(manager.run)
+        await manager.wait_started()
+        try:
+            yield
+        finally:
+            with trio.CancelScope(deadline=trio.current_time() + STOP_TIMEOUT_S, shield=True):
+                await manager.stop()
+            nursery.cancel_scope.cancel()
+
+
+class WindowIgnored(trio.TooSlowError):
+    """A peer sent more than it was granted. Yamux closes the connection on this type of error, and on few others."""
+
+
+class _Buffers(dict[int, bytearray]):
+    """The unread data of a connection's streams, bounded in sum."""
+
+    def __setitem__(self, stream_id: int, buffer: bytearray) -> None:
+        super().__setitem__(stream_id, _Buffer(self, buffer))
+
+
+class _Buffer(bytearray):
+    def __init__(self, siblings: _Buffers, data: bytearray) -> None:
+        super().__init__(data)
+        self._siblings = siblings
+
+    def extend(self, data: Any) -> None:
+        if sum(map(len, self._siblings.values())) + len(data) > MAX_BUFFERED_BYTES:
+            raise WindowIgnored(f"over {MAX_BUFFERED_BYTES} bytes unread on one connection")
+        super().extend(data)
+
+
+class BoundedYamux(yamux.Yamux):  # type: ignore[misc]  # libp2p's types are not followed
+    """Yamux whose buffers have an end."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.stream_buffers = _Buffers()
+
+
+class BoundedRecords(OrderedDict[bytes, Any]):
+    """Provider records by key; the oldest key makes room for a new one."""
+
+    def __setitem__(self, key: bytes, records: Any) -> None:
+        super().__setitem__(key, records)
+        if len(self) > MAX_PROVIDED_KEYS:
+            self.popitem(last=False)

@@ -1,0 +1,148 @@
+"""mDNS discovery of libp2p peers on the local network, with zeroconf, which runs in a thread of its own.
+
+Source: libp2p discovery/mdns specification: a PTR record leads from `_p2p._udp.local` to a random name under it, whose
+TXT record holds a string `dnsaddr=/ip4/.../p2p/PEER` for each address. (libp2p's own module numbers the keys, dnsaddr2
+and on, which go-libp2p does not read.)
+"""
+
+import secrets
+from typing import Any, Final, Protocol
+
+import structlog
+import trio
+
+from protocols.errors import DialFailed, Malformed
+from protocols.net import PeerInfo
+from storage.keys import PeerId
+
+SERVICE: Final = "_p2p._udp.local."
+RESOLVE_TIMEOUT_MS: Final = 3000
+RETRY_S: Final = 30.0
+DEFER_S: Final = 1.0  # both sides hear of each other at once; the one with the greater id lets the other dial
+MAX_PEERS: Final = 256
+MAX_NAME_CHARS: Final = 255
+MAX_TXT_STRINGS: Final = 32
+NAMES_IN_FLIGHT: Final = 64
+_KEY: Final = b"dnsaddr="
+
+log = structlog.get_logger(__name__)
+
+
+class Dialler(Protocol):
+    """What discovery needs of a network."""
+
+    @property
+    def peer_id(self) -> PeerId:
+        """See `Network`."""
+
+    def addresses(self) -> list[str]:
+        """See `Network`."""
+
+    def peers(self) -> list[PeerId]:
+        """See `Network`."""
+
+    async def connect(self, info: PeerInfo) -> None:
+        """See `Network`."""
+
+
+def write_txt(addresses: list[str]) -> bytes:
+    """The TXT record that announces `addresses`, each with its /p2p part."""
+    strings = [_KEY + address.encode() for address in addresses]
+    return b"".join(bytes([len(string)]) + string for string in strings if len(string) < 256)
+
+
+def read_txt(record: bytes) -> PeerInfo | None:
+    """The peer in a TXT record; None where there is none or the strings name several. Never raises."""
+    addresses: dict[str, None] = {}
+    peers: set[PeerId] = set()
+    at = 0
+    for _ in range(MAX_TXT_STRINGS):
+        if at >= len(record):
+            break
+        string = record[at + 1 : at + 1 + record[at]]
+        at += 1 + record[at]
+        if string.startswith(_KEY):
+            try:
+                info = PeerInfo.parse(string[len(_KEY) :].decode())
+            except (Malformed, UnicodeDecodeError):
+                continue
+            peers.add(info.peer)
+            addresses |= dict.fromkeys(info.addresses)
+    return PeerInfo(peers.pop(), tuple(addresses)) if len(peers) == 1 and addresses else None
+
+
+async def discover(network: Dialler) -> None:
+    """Announce this node and connect to whoever is announced, until cancelled. Without multicast: say so, and end."""
+    from zeroconf import ServiceBrowser, Zeroconf  # 9 MB that a node without mDNS saves
+
+    try:
+        zeroconf = await trio.to_thread.run_sync(Zeroconf)
+    except OSError as error:
+        log.warning("mdns_unavailable", error=str(error))
+        return
+    try:
+        await trio.to_thread.run_sync(zeroconf.register_service, _service(network), abandon_on_cancel=True)
+        names, found = trio.open_memory_channel[str](NAMES_IN_FLIGHT)
+        token = trio.lowlevel.current_trio_token()
+
+        def on_change(zeroconf: Any, service_type: str, name: str, state_change: Any) -> None:
+            if state_change.name != "Removed" and len(name) <= MAX_NAME_CHARS:
+                token.run_sync_soon(_offer, names, name)
+
+        browser = await trio.to_thread.run_sync(lambda: ServiceBrowser(zeroconf, SERVICE, handlers=[on_change]))
+        try:
+            await _dial_found(network, zeroconf, found)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(browser.cancel)
+    finally:
+        with trio.CancelScope(shield=True):  # sends goodbyes; zeroconf bounds it to about a second
+            await trio.to_thread.run_sync(zeroconf.close)
+
+
+def _offer(names: trio.MemorySendChannel[str], name: str) -> None:
+    try:
+        names.send_nowait(name)
+    except (trio.WouldBlock, trio.BrokenResourceError):
+        log.info("mdns_name_dropped", name=name)
+
+
+def _service(network: Dialler) -> Any:
+    from zeroconf import ServiceInfo
+
+    name = secrets.token_hex(20)
+    addresses = network.addresses()
+    ports = [int(part) for part in "".join(addresses[:1]).split("/tcp/")[1:] for part in [part.split("/")[0]]]
+    return ServiceInfo(
+        SERVICE,
+        f"{name}.{SERVICE}",
+        port=ports[0] if ports else 1,
+        properties=write_txt(addresses),
+        server=f"{name}.local.",
+    )
+
+
+async def _dial_found(network: Dialler, zeroconf: Any, found: trio.MemoryReceiveChannel[str]) -> None:
+    known: dict[PeerId, PeerInfo] = {}
+    while True:
+        with trio.move_on_after(RETRY_S) as waited:
+            name = await found.receive()
+            service = await trio.to_thread.run_sync(
+                zeroconf.get_service_info, SERVICE, name, RESOLVE_TIMEOUT_MS, abandon_on_cancel=True
+            )
+            info = read_txt(service.text) if service is not None and service.text else None
+        if waited.cancelled_caught:
+            for other in [info for peer, info in known.items() if peer not in network.peers()]:
+                await _dial(network, other)
+        elif info is not None and info.peer != network.peer_id and (info.peer in known or len(known) < MAX_PEERS):
+            known[info.peer] = info
+            await _dial(network, info)
+
+
+async def _dial(network: Dialler, info: PeerInfo) -> None:
+    if network.peer_id > info.peer:
+        await trio.sleep(DEFER_S)
+    try:
+        await network.connect(info)
+    except DialFailed as error:
+        log.info("mdns_peer_unreachable", peer=str(info.peer), error=str(error))

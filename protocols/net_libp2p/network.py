@@ -1,0 +1,321 @@
+"""The port `protocols.net.Network` over a py-libp2p host."""
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import trio
+from libp2p.abc import INotifee
+from libp2p.custom_types import TProtocol
+from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
+
+from protocols.errors import DialFailed, Local, ProtocolRefused
+from protocols.net import (
+    MAX_TOPIC_MESSAGE_BYTES,
+    PEER_CHANNEL_CHANGES,
+    Broadcast,
+    Handler,
+    PeerChange,
+    PeerInfo,
+    TopicMessage,
+    Validator,
+    answer,
+)
+from protocols.net_libp2p import mdns
+from protocols.net_libp2p.addresses import MAX_ADDRESSES_PER_PEER, parse, to_id, to_peer, to_texts
+from protocols.net_libp2p.dht import find_providers, prepare, provide
+from protocols.net_libp2p.gossip import Gossip, build_router
+from protocols.net_libp2p.host import build_host, free_port, running
+from protocols.net_libp2p.streams import FOREIGN, LibP2pStream, linger
+from protocols.topics import Subscriptions
+from storage.cid import Cid
+from storage.keys import Identity, PeerId
+
+DIAL_TIMEOUT_S: Final = 10.0
+HEAD_START_S: Final = 0.25  # of one address before the next is tried beside it (RFC 8305)
+NEGOTIATION_TIMEOUT_S: Final = 10.0
+MAX_KNOWN_PEERS: Final = 4096
+MAX_LINGERING: Final = 256
+LEAVE_TIMEOUT_S: Final = 1.0
+
+
+@dataclass(frozen=True)
+class NetConfig:
+    """How a node takes part in the network.
+
+    Attributes:
+        listen: TCP multiaddrs; a port that is taken is replaced by a free one.
+        mdns: Find, and be found by, peers on the local network.
+        kad_protocol: The DHT to take part in; `/ipfs/kad/1.0.0` is the public one.
+    """
+
+    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4701",)
+    mdns: bool = True
+    kad_protocol: str = "/ipfs/lan/kad/1.0.0"
+
+
+@asynccontextmanager
+async def open_network(identity: Identity, config: NetConfig | None = None) -> AsyncIterator["LibP2pNetwork"]:
+    """A node on the network while the block runs. Raises: Local when a listen address cannot be used."""
+    config = config or NetConfig()
+    try:
+        listen = [free_port(address) for address in config.listen]
+    except (ValueError, OSError) as error:
+        raise Local(f"cannot listen on {', '.join(config.listen)}: {error}") from None
+    host = build_host(identity, config.kad_protocol)
+    swarm = host.get_network()
+    subscriptions = Subscriptions()
+    router = build_router()
+    gossip = Gossip(host, router, subscriptions)
+    dht = KadDHT(host, DHTMode.SERVER, strict_validation=True)
+    prepare(dht)
+    async with AsyncExitStack() as stack:
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        stack.callback(nursery.cancel_scope.cancel)
+        network = LibP2pNetwork(host, dht, gossip, subscriptions, nursery)
+        swarm.register_notifee(_Notifee(network))
+        await stack.enter_async_context(running(swarm))
+        if not await swarm.listen(*listen):
+            raise Local(f"cannot listen on {', '.join(config.listen)}: give another address in the configuration")
+        for service in (dht, gossip, router):
+            await stack.enter_async_context(running(service))
+        await gossip.wait_until_ready()
+        if config.mdns:
+            nursery.start_soon(mdns.discover, network)
+        yield network
+
+
+class LibP2pNetwork:
+    """A node on the real network. See `protocols.net.Network` for what each method promises."""
+
+    def __init__(
+        self, host: Any, dht: Any, gossip: Gossip, subscriptions: Subscriptions, nursery: trio.Nursery
+    ) -> None:
+        peer = to_peer(host.get_id())
+        if peer is None:
+            raise Local("the host has no Ed25519 identity")
+        self._peer: Final = peer
+        self._host = host
+        self._swarm = host.get_network()
+        self._dht = dht
+        self._gossip = gossip
+        self._subscriptions = subscriptions
+        self._nursery = nursery
+        self._n_lingering = 0
+        self._dialling: dict[PeerId, trio.Event] = {}
+        self._known: OrderedDict[PeerId, list[str]] = OrderedDict()
+        self._watchers = Broadcast[PeerChange](PEER_CHANNEL_CHANGES)
+        self._told: set[PeerId] = set()
+
+    @property
+    def peer_id(self) -> PeerId:
+        """See `Network`."""
+        return self._peer
+
+    def addresses(self) -> list[str]:
+        """See `Network`."""
+        return [str(address) for address in self._host.get_addrs()]
+
+    def peers(self) -> list[PeerId]:
+        """See `Network`."""
+        found = [to_peer(peer_id) for peer_id, connections in self._swarm.connections.items() if connections]
+        return [peer for peer in found if peer is not None]
+
+    def _is_connected(self, peer: PeerId) -> bool:
+        return any(not connection.is_closed for connection in self._swarm.get_connections(to_id(peer)))
+
+    def peer_addresses(self, peer: PeerId) -> list[str]:
+        """See `Network`."""
+        peer_id = to_id(peer)
+        store = self._host.get_peerstore()
+        heard = (
+            to_texts(store.addrs(peer_id)) if store.has_peer(peer_id) and peer_id in store.peers_with_addrs() else []
+        )
+        return list(dict.fromkeys(self._known.get(peer, []) + heard))[:MAX_ADDRESSES_PER_PEER]
+
+    def _remember(self, peer: PeerId, addresses: Sequence[str]) -> None:
+        self._known[peer] = list(dict.fromkeys(addresses))[:MAX_ADDRESSES_PER_PEER]
+        self._known.move_to_end(peer)
+        if len(self._known) > MAX_KNOWN_PEERS:
+            self._known.popitem(last=False)
+
+    @asynccontextmanager
+    async def watch_peers(self) -> AsyncIterator[trio.MemoryReceiveChannel[PeerChange]]:
+        """See `Network`."""
+        with self._watchers.listen(*(PeerChange(peer, True) for peer in self._told)) as channel:
+            yield channel
+
+    def note_change(self, peer_id: Any) -> None:
+        """A connection to the peer came or went: tell the watchers where that is its first or last."""
+        peer = to_peer(peer_id)
+        if peer is None or self._is_connected(peer) == (peer in self._told):
+            return
+        if peer in self._told:
+            self._remember(peer, self.peer_addresses(peer))
+            self._told.discard(peer)
+        else:
+            self._told.add(peer)
+        self._watchers.send(PeerChange(peer, peer in self._told))
+
+    async def connect(self, info: PeerInfo) -> None:
+        """See `Network`."""
+        if info.peer == self._peer:
+            raise DialFailed("that is this node itself")
+        if (other_dial := self._dialling.get(info.peer)) is not None:
+            await other_dial.wait()
+        if self._is_connected(info.peer):
+            return
+        done = self._dialling[info.peer] = trio.Event()
+        try:
+            await self._dial(info)
+        finally:
+            done.set()
+            if self._dialling.get(info.peer) is done:
+                del self._dialling[info.peer]
+
+    async def _dial(self, info: PeerInfo) -> None:
+        texts = to_texts([*info.addresses, *self.peer_addresses(info.peer)])
+        targets = [(text, address) for text in texts if (address := parse(text)) is not None]
+        if not targets:
+            raise DialFailed(f"no address of {info.peer} is known: give one that ends with /p2p/{info.peer}")
+        reached: list[str] = []
+        failures: list[str] = []
+        with trio.move_on_after(DIAL_TIMEOUT_S):
+            async with trio.open_nursery() as nursery:
+                for text, address in targets:
+                    over = trio.Event()
+                    nursery.start_soon(self._try, text, address, to_id(info.peer), reached, failures, over, nursery)
+                    with trio.move_on_after(HEAD_START_S):
+                        await over.wait()
+        if not reached:
+            why = "; ".join(failures) or f"no answer within {DIAL_TIMEOUT_S:g} s"
+            raise DialFailed(f"{info.peer} cannot be reached at {', '.join(texts)}: {why}")
+        self._remember(info.peer, [*reached, *texts])
+
+    async def _try(
+        self,
+        text: str,
+        address: Any,
+        peer_id: Any,
+        reached: list[str],
+        failures: list[str],
+        over: trio.Event,
+        others: trio.Nursery,
+    ) -> None:
+        try:
+            await self._swarm.dial_addr(address, peer_id)
+        except FOREIGN as error:
+            failures.append(str(error.__cause__ or error))
+        else:
+            reached.append(text)
+            others.cancel_scope.cancel()
+        over.set()
+
+    async def disconnect(self, peer: PeerId) -> None:
+        """See `Network`."""
+        try:
+            await self._host.disconnect(to_id(peer))
+        except FOREIGN as error:
+            raise Local(f"could not close the connection to {peer}: {error}") from None
+
+    def serve(self, protocol: str, handler: Handler) -> None:
+        """See `Network`."""
+
+        async def stream_handler(stream: Any) -> None:
+            peer = to_peer(stream.muxed_conn.peer_id)
+            if peer is None:
+                await stream.reset()
+            else:
+                await answer(handler, LibP2pStream(stream, peer, self.let_linger))
+
+        self._host.set_stream_handler(TProtocol(protocol), stream_handler)
+
+    def let_linger(self, muxed_stream: Any) -> None:
+        """Wait in the background for the peer's end of a closed stream; without waiting when there are too many."""
+        if not muxed_stream.recv_closed and not self._nursery.cancel_scope.cancel_called:
+            self._nursery.start_soon(self._count_lingering, muxed_stream)
+
+    async def _count_lingering(self, muxed_stream: Any) -> None:
+        self._n_lingering += 1
+        try:
+            with trio.CancelScope(deadline=-1 if self._n_lingering > MAX_LINGERING else float("inf")):
+                await linger(muxed_stream)
+        finally:
+            self._n_lingering -= 1
+
+    async def open_stream(self, peer: PeerId, protocols: Sequence[str]) -> LibP2pStream:
+        """See `Network`."""
+        await self.connect(PeerInfo(peer))
+        try:
+            with trio.fail_after(NEGOTIATION_TIMEOUT_S):
+                stream = await self._host.new_stream(to_id(peer), [TProtocol(protocol) for protocol in protocols])
+        except trio.TooSlowError:
+            raise DialFailed(f"{peer} did not open a stream within {NEGOTIATION_TIMEOUT_S:g} s") from None
+        except FOREIGN as error:
+            if "protocols not supported" in str(error.__cause__):
+                raise ProtocolRefused(f"{peer} speaks none of {', '.join(protocols)}") from None
+            raise DialFailed(f"{peer} did not open a stream: {error.__cause__ or error}") from None
+        return LibP2pStream(stream, peer, self.let_linger)
+
+    @asynccontextmanager
+    async def subscribe(
+        self, topic: str, is_valid: Validator | None = None
+    ) -> AsyncIterator[trio.MemoryReceiveChannel[TopicMessage]]:
+        """See `Network`."""
+        with self._subscriptions.join(topic, is_valid) as channel:
+            self._gossip.set_topic_validator(topic, self._gossip.judge, False)
+            await self._gossip.subscribe(topic)
+            try:
+                yield channel
+            finally:
+                channel.close()
+        if topic not in self._subscriptions.topics():
+            with trio.CancelScope(deadline=trio.current_time() + LEAVE_TIMEOUT_S, shield=True):
+                await self._gossip.unsubscribe(topic)
+            self._gossip.remove_topic_validator(topic)
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        """See `Network`."""
+        if len(data) > MAX_TOPIC_MESSAGE_BYTES:
+            raise Local(f"a message of {len(data)} bytes on {topic}; the limit is {MAX_TOPIC_MESSAGE_BYTES}")
+        await self._gossip.publish(topic, data)
+
+    def topic_peers(self, topic: str) -> list[PeerId]:
+        """See `Network`."""
+        subscribed = self._gossip.peer_topics.get(topic, ())
+        return [peer for peer in self.peers() if to_id(peer) in subscribed]
+
+    async def provide(self, cid: Cid) -> None:
+        """See `Network`."""
+        await provide(self._dht, cid)
+
+    async def find_providers(self, cid: Cid, limit: int) -> list[PeerInfo]:
+        """See `Network`."""
+        return await find_providers(self._dht, cid, limit)
+
+
+class _Notifee(INotifee):  # type: ignore[misc]  # libp2p's types are not followed
+    """Carries the swarm's news of connections to the network."""
+
+    def __init__(self, network: LibP2pNetwork) -> None:
+        self._network = network
+
+    async def connected(self, network: Any, conn: Any) -> None:
+        self._network.note_change(conn.muxed_conn.peer_id)
+
+    async def disconnected(self, network: Any, conn: Any) -> None:
+        self._network.note_change(conn.muxed_conn.peer_id)
+
+    async def opened_stream(self, network: Any, stream: Any) -> None:
+        """Of no interest here."""
+
+    async def closed_stream(self, network: Any, stream: Any) -> None:
+        """Of no interest here."""
+
+    async def listen(self, network: Any, multiaddr: Any) -> None:
+        """Of no interest here."""
+
+    async def listen_close(self, network: Any, multiaddr: Any) -> None:
+        """Of no interest here."""
