@@ -1,7 +1,7 @@
 """The shell of a chat's turn: switch if the policy says so, ask the engine, report each event as it happens."""
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Final, Protocol
 
@@ -51,28 +51,32 @@ async def answer(
     settings: Settings,
     context_tokens: int,
     find: Find | None = None,
-) -> AsyncIterator[ChatEvent]:
+    model: AbstractAsyncContextManager[object] | None = None,
+) -> AsyncGenerator[ChatEvent, None]:
     """Answer `question` with the adapter that the policy resolved to (`wanted`), within `settings.timeout_s`.
 
     Close the generator to stop the answer. Whatever happens, the engine is free and the conversation ready for the
-    next turn afterwards: a stopped or late answer keeps what was said of it, a failed one is forgotten.
+    next turn afterwards: a stopped or late answer keeps what was said of it, a failed one is forgotten. `model` is held
+    for the length of the turn: it has the right model in the engine.
     """
     deadline_s = trio.current_time() + settings.timeout_s
     # Small models have small contexts: half of it is always left for the prompt.
     reply_tokens = max(1, min(settings.max_tokens, context_tokens // 2))
     try:
-        with trio.fail_at(deadline_s):
-            news = await _switch(conversation, engine, wanted)
-        for event in news:
-            yield event
-        with trio.fail_at(deadline_s):
-            passages = await find(question) if find else ()
-        prompt = conversation.begin(
-            question, context_tokens=context_tokens, reply_tokens=reply_tokens, passages=passages
-        )
-        request = _request(conversation, prompt, settings, reply_tokens)
         # A generator must not yield inside a cancel scope, so each wait has its own.
         async with AsyncExitStack() as stack:
+            with trio.fail_at(deadline_s):
+                if model:
+                    await stack.enter_async_context(model)
+                news = await _switch(conversation, engine, wanted)
+            for event in news:
+                yield event
+            with trio.fail_at(deadline_s):
+                passages = await find(question) if find else ()
+            prompt = conversation.begin(
+                question, context_tokens=context_tokens, reply_tokens=reply_tokens, passages=passages
+            )
+            request = _request(conversation, prompt, settings, reply_tokens)
             with trio.fail_at(deadline_s):
                 replies = await stack.enter_async_context(engine.call(request))
             finished: Finished | None = None

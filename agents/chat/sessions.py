@@ -1,14 +1,16 @@
 """The chats that are open on a node: a bounded number, each forgotten when it has been idle for long."""
 
-from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Final, Generic, Protocol, TypeVar
 
+from agents.chat.answer import Settings
+from agents.chat.conversation import Conversation
 from agents.errors import AgentError
+from agents.retrieval.index import Index
+from storage.catalog.models import ModelRow
 
 MAX_SESSIONS: Final = 64
 IDLE_S: Final = 12 * 3600.0
-
-T = TypeVar("T")
 
 
 class UnknownChat(AgentError):
@@ -23,14 +25,40 @@ class TooManyChats(AgentError):
     code = "too_many_chats"
 
 
+@dataclass(eq=False)
+class Chat:
+    """An open chat. `on_new_adapter` is switch, ask or tell; `indexes` are what it answers from, by path."""
+
+    key: str
+    model: ModelRow
+    conversation: Conversation
+    settings: Settings
+    on_new_adapter: str
+    indexes: dict[str, Index] = field(default_factory=dict)
+    is_busy: bool = False
+
+    def close(self) -> None:
+        """Let go of the indexes."""
+        for index in self.indexes.values():
+            index.close()
+
+
+class Session(Protocol):
+    """What is kept open. While it is busy it is never forgotten."""
+
+    is_busy: bool
+
+    def close(self) -> None:
+        """Let go of what it holds."""
+
+
+T = TypeVar("T", bound=Session)
+
+
 class Sessions(Generic[T]):
-    """Open sessions by id. No clock: the caller brings the time. A session in use is never forgotten.
+    """Open sessions by id. No clock: the caller brings the time."""
 
-    `is_busy(session)` tells whether a session has an answer under way.
-    """
-
-    def __init__(self, is_busy: Callable[[T], bool], *, limit: int = MAX_SESSIONS, idle_s: float = IDLE_S) -> None:
-        self._is_busy = is_busy
+    def __init__(self, *, limit: int = MAX_SESSIONS, idle_s: float = IDLE_S) -> None:
         self._limit = limit
         self._idle_s = idle_s
         self._sessions: dict[str, tuple[T, float]] = {}  # the longest unused first
@@ -56,15 +84,17 @@ class Sessions(Generic[T]):
 
     def remove(self, key: str) -> None:
         """Close a session; one that is not there is closed already."""
-        self._sessions.pop(key, None)
+        session, _ = self._sessions.pop(key, (None, 0.0))
+        if session:
+            session.close()
 
     def expire(self, now_s: float) -> list[str]:
         """Forget, and report, the sessions that were idle for `idle_s`."""
         gone = [
             key
             for key, (session, used_s) in self._sessions.items()
-            if now_s - used_s >= self._idle_s and not self._is_busy(session)
+            if now_s - used_s >= self._idle_s and not session.is_busy
         ]
         for key in gone:
-            del self._sessions[key]
+            self.remove(key)
         return gone

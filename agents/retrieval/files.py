@@ -9,6 +9,8 @@ from typing import Final
 
 import msgspec
 
+from agents.retrieval.events import Skipped
+
 MAX_FILES: Final = 10_000
 MAX_ENTRIES: Final = 100_000
 MAX_FILE_BYTES: Final = 4 << 20
@@ -29,13 +31,6 @@ class Found(msgspec.Struct, frozen=True):
 
     name: str
     path: Path
-
-
-class Skipped(msgspec.Struct, frozen=True, tag="skipped", tag_field="type"):
-    """A file or folder that is not read, and why."""
-
-    path: str
-    reason: str
 
 
 def walk(root: Path) -> Iterator[Found | Skipped]:

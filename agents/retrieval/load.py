@@ -2,17 +2,17 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-import msgspec
 import trio
 
 from agents.engine import messages
 from agents.errors import BadData
 from agents.retrieval.chunks import chunk
-from agents.retrieval.files import Found, Skipped, read, text_of, walk
+from agents.retrieval.events import Loaded, LoadEvent, Read, Skipped
+from agents.retrieval.files import Found, read, text_of, walk
 from agents.retrieval.index import Document, Index, Passage
 
 BATCH_CHUNKS: Final = 32
@@ -28,31 +28,7 @@ class Embedder(Protocol):
         ...
 
 
-class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress", tag_field="type"):
-    """So many of the folder's files are done; the last of them was `path`."""
-
-    n_done: int
-    n_files: int
-    path: str
-
-
-class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded", tag_field="type"):
-    """The index is up to date. `skipped` counts the files left out by reason."""
-
-    name: str
-    root: str
-    n_documents: int
-    n_chunks: int
-    n_embedded: int
-    n_unchanged: int
-    n_removed: int
-    skipped: dict[str, int]
-
-
-LoadEvent = Skipped | Progress | Loaded
-
-
-async def load(index: Index, engine: Embedder) -> AsyncIterator[LoadEvent]:
+async def load(index: Index, engine: Embedder) -> AsyncGenerator[LoadEvent, None]:
     """Read what changed below the index's root, embed and store it; documents that are gone are removed.
 
     Closing the generator early keeps what was stored; the next load goes on from there. Raises: FileNotFoundError,
@@ -77,7 +53,7 @@ async def load(index: Index, engine: Embedder) -> AsyncIterator[LoadEvent]:
         if sum(len(document.chunks) for document in batch) >= BATCH_CHUNKS or len(batch) >= BATCH_DOCUMENTS:
             await _store(index, engine, batch)
             batch = []
-            yield Progress(n_done=n_done, n_files=len(found), path=file.name)
+            yield Read(n_done=n_done, n_files=len(found))
     await _store(index, engine, batch)
     gone = known.keys() - seen
     await trio.to_thread.run_sync(index.remove, gone)

@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,34 +7,47 @@ from hypothesis import strategies as st
 from agents.chat.sessions import Sessions, TooManyChats, UnknownChat
 
 
-def sessions(limit=2, idle_s=10.0, busy=()):
-    return Sessions(lambda session: session in busy, limit=limit, idle_s=idle_s)
+@dataclass
+class Session:
+    name: str
+    is_busy: bool = False
+    is_closed: bool = False
+
+    def close(self):
+        self.is_closed = True
+
+
+def sessions(limit=2):
+    return Sessions(limit=limit, idle_s=10.0)
 
 
 def test_a_session_is_found_until_it_was_idle_for_long():
     open_ = sessions()
-    open_.add("a", "A", 0.0)
-    assert open_.get("a", 9.0) == "A"
-    assert open_.get("a", 18.0) == "A"
+    one = Session("A")
+    open_.add("a", one, 0.0)
+    assert open_.get("a", 9.0) is one
+    assert open_.get("a", 18.0) is one
+    assert not one.is_closed
     with pytest.raises(UnknownChat):
         open_.get("a", 28.0)
+    assert one.is_closed
 
 
 def test_a_session_with_an_answer_under_way_is_never_idle():
-    open_ = sessions(busy={"A"})
-    open_.add("a", "A", 0.0)
-    assert open_.get("a", 1e9) == "A"
+    open_, one = sessions(), Session("A", is_busy=True)
+    open_.add("a", one, 0.0)
+    assert open_.get("a", 1e9) is one
 
 
 def test_one_chat_too_many_is_refused_until_another_ends():
     open_ = sessions()
-    open_.add("a", "A", 0.0)
-    open_.add("b", "B", 1.0)
+    open_.add("a", Session("A"), 0.0)
+    open_.add("b", Session("B"), 1.0)
     with pytest.raises(TooManyChats, match="/exit"):
-        open_.add("c", "C", 2.0)
+        open_.add("c", Session("C"), 2.0)
     open_.remove("a")
     open_.remove("a")
-    open_.add("c", "C", 2.0)
+    open_.add("c", Session("C"), 2.0)
     assert len(open_) == 2
 
 
@@ -46,13 +61,13 @@ def test_there_are_never_more_sessions_than_the_limit_nor_older_than_the_idle_ti
         match action:
             case "a" if key not in alive:
                 try:
-                    open_.add(str(key), key, now_s)
+                    open_.add(str(key), Session(str(key)), now_s)
                     used_s[key] = now_s
                 except TooManyChats:
                     assert len(alive) == 3
             case "g":
                 try:
-                    assert open_.get(str(key), now_s) == key
+                    assert open_.get(str(key), now_s).name == str(key)
                     assert key in alive
                     used_s[key] = now_s
                 except UnknownChat:

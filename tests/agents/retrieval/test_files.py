@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.retrieval import files
-from agents.retrieval.files import Found, Skipped, read, strip_html, text_of, walk
+from agents.retrieval.events import Skipped
+from agents.retrieval.files import Found, read, strip_html, text_of, walk
 
 
 def names(items):

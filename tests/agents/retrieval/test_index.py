@@ -5,9 +5,9 @@ import pytest
 from agents.errors import BadData
 from agents.retrieval import index as index_module
 from agents.retrieval.chunks import Chunk
-from agents.retrieval.files import Skipped
+from agents.retrieval.events import Loaded, Skipped
 from agents.retrieval.index import Document, Index, name_of
-from agents.retrieval.load import Loaded, load, search
+from agents.retrieval.load import load, search
 
 
 @pytest.fixture
