@@ -165,18 +165,20 @@ class PackWriter:
             self._failure = f"a failed write could not be undone: {error.strerror}"
 
     def seal(self) -> None:
-        """Write the footer. A crash meanwhile leaves a tail that the next start cuts off."""
+        """Write the footer. A crash meanwhile leaves a tail that the next start cuts off. Raises: StoreFull."""
         fd = self._open()
-        earlier = scan(
-            lambda at, n: os.pread(fd, min(n, self._listed_from - at), at),
-            self._marker,
-            PACK_HEADER_BYTES,
-            verify=False,
-        )
-        records = [*earlier, *self._records] if self._listed_from > PACK_HEADER_BYTES else self._records
+
+        def read_earlier(at: int, n_bytes: int) -> bytes:
+            return os.pread(fd, max(min(n_bytes, self._listed_from - at), 0), at)
+
+        records = [*scan(read_earlier, self._marker, PACK_HEADER_BYTES, verify=False), *self._records]
         entries = footer_entries(records)
-        write_all(fd, entries + footer_end(self._marker, entries, self.committed, len(records)), self.committed)
-        self._sync(fd, is_new=False)
+        try:
+            write_all(fd, entries + footer_end(self._marker, entries, self.committed, len(records)), self.committed)
+            self._sync(fd, is_new=False)
+        except BaseException:
+            self._cut()
+            raise
 
     def close(self) -> None:
         """Let go of the file."""

@@ -159,4 +159,5 @@ def read_footer(read: Read, marker: bytes, file_bytes: int) -> tuple[list[Record
         at += _ENTRY.size + key_length
         value = read(payload_at, payload_length) if kind == Kind.NOTE else b""
         records.append(Record(Kind(kind), entries[at - key_length : at], payload_at, payload_length, value))
-    return (records, offset) if len(records) == n_entries else None
+    is_complete = len(records) == n_entries and bool(records) and records[-1].end == offset
+    return (records, offset) if is_complete else None

@@ -46,8 +46,6 @@ def _recover_pack(path: Path, number: int, state: PackState, index: Index, repor
     fd = os.open(path, os.O_RDWR)
     try:
         file_bytes = os.fstat(fd).st_size
-        if file_bytes == state.committed:
-            return
 
         def read(at: int, n_bytes: int) -> bytes:
             return os.pread(fd, n_bytes, at)
@@ -55,6 +53,8 @@ def _recover_pack(path: Path, number: int, state: PackState, index: Index, repor
         marker = read_marker(read(0, PACK_HEADER_BYTES))
         if marker is None:
             _give_up_pack(path, number, state, index, report)
+            return
+        if file_bytes == state.committed:
             return
         start = state.committed or PACK_HEADER_BYTES
         footer = read_footer(read, marker, file_bytes)

@@ -7,6 +7,7 @@ See storage/FORMAT.md for the bytes and for why nothing acknowledged is lost.
 import fcntl
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -15,7 +16,7 @@ from typing import Final
 from storage.blockstore import Block, Seen, Store, StoreStat, Visibility, check_block, check_note
 from storage.cid import Cid
 from storage.durable import sync_folder
-from storage.errors import Corrupt, NotFound, StorageError, StoreLocked
+from storage.errors import Corrupt, NotFound, StorageError, StoreFull, StoreLocked
 from storage.packs.files import PackReader, PackWriter
 from storage.packs.index import Index
 from storage.packs.record import Kind
@@ -71,10 +72,10 @@ class PackBlockstore(Store):
         with self._writer.append(entries) as records:
             self._index.apply(self._writer.number, records, self._writer.appended)
         if self._writer.committed >= self._max_pack_bytes:
-            records_end = self._writer.committed
-            self._writer.seal()
-            self._index.apply(self._writer.number, (), records_end, sealed=True)
-            self._writer = self._writer.next()
+            with suppress(StoreFull):  # then the pack grows on, and the next write tries again
+                self._writer.seal()
+                self._index.apply(self._writer.number, (), self._writer.committed, sealed=True)
+                self._writer = self._writer.next()
 
     def get(self, cid: Cid) -> bytes:
         inline = cid.inline

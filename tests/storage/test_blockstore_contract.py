@@ -1,7 +1,7 @@
 """What every blockstore promises. Each test runs against each store."""
 
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -207,25 +207,16 @@ def test_what_is_left_when_the_source_fails_is_whole(store: Store) -> None:
 
 
 def test_many_threads_write_and_read_at_once(store: Store) -> None:
-    failures: list[BaseException] = []
-
     def work(seed: int) -> None:
-        try:
-            for index in range(30):
-                block = MadeBlock.of(b"%d" % (seed % 3 * 1000 + index))
-                store.put_many([block])
-                assert store.get(block.cid) == block.data
-                store.show(block.cid, [block.cid], Visibility.FLOCK)
-                assert store.missing([block.cid]) == []
-        except BaseException as error:
-            failures.append(error)
+        for index in range(30):
+            block = MadeBlock.of(b"%d" % (seed % 3 * 1000 + index))
+            store.put_many([block])
+            assert store.get(block.cid) == block.data
+            store.show(block.cid, [block.cid], Visibility.FLOCK)
+            assert store.missing([block.cid]) == []
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(work, range(6)))
     assert store.stat().n_blocks == 90
 
 

@@ -83,7 +83,10 @@ def cases() -> dict[str, dict]:
         },
         "20 levels deep": deep,
         "folder with large and small files": {
-            "tree": {"big": {"file": 3_000_000}, "d": {"tree": {"small": leaf, "e": {"tree": {"x": {"file": 300_000}}}}}}
+            "tree": {
+                "big": {"file": 3_000_000},
+                "d": {"tree": {"small": leaf, "e": {"tree": {"x": {"file": 300_000}}}}},
+            }
         },
         "symlinks": {"tree": {"a": leaf, "to a": {"symlink": "a"}, "d": {"tree": {"up": {"symlink": "../a"}}}}},
         "below the threshold": {"many": 2000, "names": "file-{:06d}"},
@@ -92,10 +95,8 @@ def cases() -> dict[str, dict]:
         "shards below a folder": {"tree": {"many": {"many": 7000, "names": "n{:x}"}, "one": leaf}},
         "shards with folders in them": {"many": 6000, "names": "é{:05d}", "tree": {"d": {"tree": {"x": leaf}}}},
     }
-    # Around both thresholds: 256 KiB of names and CIDs (34 bytes), or of block (about 51 bytes and the name).
-    for n_files in (5461, 5462, 5957, 5958):
-        found[f"threshold {n_files}"] = {"many": n_files, "names": "{:010d}"}
-    for n_files in range(4515, 4524):
+    # Around both thresholds: 256 KiB of names and CIDs (34 bytes), or of block (44 bytes and the name a link).
+    for n_files in (5957, 5958, 4854, 4855):
         found[f"threshold {n_files}"] = {"many": n_files, "names": "{:010d}"}
     return found
 

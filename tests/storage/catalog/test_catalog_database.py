@@ -37,6 +37,16 @@ def test_what_must_be_durable_by_itself_is_no_part_of_a_transaction(catalog: Cat
     assert catalog.sequences.next(b"purpose") == 1
 
 
+def test_a_commit_that_fails_leaves_nothing_open(tmp_path: Path) -> None:
+    schema = "CREATE TABLE links (id INTEGER PRIMARY KEY, up INTEGER REFERENCES links DEFERRABLE INITIALLY DEFERRED)"
+    database = Database.open(tmp_path / "links.db", (schema,))
+    with pytest.raises(StorageError, match="FOREIGN KEY"):
+        database.write("INSERT INTO links VALUES (1, 99)")
+    assert database.write("INSERT INTO links VALUES (2, 2)") == 1
+    assert database.read("SELECT id FROM links") == [(2,)]
+    database.close()
+
+
 def test_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "catalog.db"
     Database.open(path, (FRUIT, SIZES)).close()
