@@ -146,7 +146,7 @@ def _plain(value: object) -> bytes:
 
 def _revive(form: type, value: object) -> object:
     if form not in (PeerId, Cid):
-        raise NotImplementedError(f"{form.__name__} has no form on the wire")
+        raise Local(f"{form.__name__} has no form on the wire")
     if not isinstance(value, bytes):
         raise ValueError(f"{form.__name__} is a byte string on the wire")  # msgspec maps ValueError
     return form(value)

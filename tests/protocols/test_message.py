@@ -196,6 +196,14 @@ def test_size_is_bounded_both_ways() -> None:
             call()
 
 
+def test_a_field_of_a_type_without_a_form_is_our_own_mistake() -> None:
+    class Odd(Message, frozen=True, tag="odd"):
+        value: complex
+
+    with pytest.raises(Local, match="complex has no form"):
+        decode(written({"type": "odd", "value": 1}), Odd, MAX_BYTES)
+
+
 @pytest.mark.parametrize("value", ["\ud800", object(), {1, object()}])
 def test_what_cbor_cannot_carry_is_our_own_mistake(value: object) -> None:
     with pytest.raises(Local, match="Anything cannot be encoded"):
