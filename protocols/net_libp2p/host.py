@@ -7,6 +7,7 @@ that ignores its window and buffers without end.
 """
 
 import logging
+import re
 import socket
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -42,6 +43,8 @@ MAX_PROVIDED_KEYS: Final = 10_000  # of others, kept for them
 PROVIDES_PER_WINDOW: Final = 200  # accepted from one peer in 10 s
 RESTART_S: Final = 1.0
 STOP_TIMEOUT_S: Final = 2.0
+
+_LISTEN: Final = re.compile(r"(/ip4/[0-9.]+|/ip6/[0-9a-fA-F:]+)/tcp/[0-9]{1,5}")
 
 log = structlog.get_logger(__name__)
 
@@ -90,18 +93,15 @@ def _set_listen_flags(sock: Any) -> None:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
 
 
-def free_port(address: str) -> Any:
-    """The listen address, its port replaced by 0 (any) when another program has it. Raises: ValueError."""
-    multiaddr = Multiaddr(address)
-    _, protocol, host, _, port = address.split("/")[:5]
-    with socket.socket(socket.AF_INET6 if protocol == "ip6" else socket.AF_INET) as probe:
-        _set_listen_flags(probe)
-        try:
-            probe.bind((host, int(port)))
-        except OSError as error:
-            log.warning("listen_port_taken", address=address, error=error.strerror)
-            return Multiaddr(f"/{protocol}/{host}/tcp/0")
-    return multiaddr
+async def listen(swarm: Any, address: str) -> bool:
+    """Listen on `address`, on a free port where another program has that one. Returns: whether it worked."""
+    match = _LISTEN.fullmatch(address)
+    if match is None:
+        return False
+    if await swarm.listen(Multiaddr(address)):
+        return True
+    log.warning("listen_port_taken", address=address)
+    return bool(await swarm.listen(Multiaddr(f"{match[1]}/tcp/0")))
 
 
 def guarded(handle: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:

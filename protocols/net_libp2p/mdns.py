@@ -81,7 +81,7 @@ async def discover(network: Dialler) -> None:
         log.warning("mdns_unavailable", error=str(error))
         return
     try:
-        await trio.to_thread.run_sync(zeroconf.register_service, _service(network), abandon_on_cancel=True)
+        await trio.to_thread.run_sync(zeroconf.register_service, _service(network))
         names, found = trio.open_memory_channel[str](NAMES_IN_FLIGHT)
         token = trio.lowlevel.current_trio_token()
 
@@ -112,14 +112,26 @@ def _service(network: Dialler) -> Any:
 
     name = secrets.token_hex(20)
     addresses = network.addresses()
-    ports = [int(part) for part in "".join(addresses[:1]).split("/tcp/")[1:] for part in [part.split("/")[0]]]
+    parts = [address.split("/") for address in addresses]  # "", ip4, HOST, tcp, PORT, p2p, PEER
     return ServiceInfo(
         SERVICE,
         f"{name}.{SERVICE}",
-        port=ports[0] if ports else 1,
+        port=int(parts[0][4]),
         properties=write_txt(addresses),
         server=f"{name}.local.",
+        parsed_addresses=[part[2] for part in parts],
     )
+
+
+def _resolve(zeroconf: Any, name: str) -> PeerInfo | None:
+    """What is announced under `name`; blocks, at most RESOLVE_TIMEOUT_MS."""
+    from zeroconf import ServiceInfo
+
+    service = ServiceInfo(SERVICE, name)
+    # Only the TXT record counts. zeroconf calls an answer without host addresses incomplete, and waits for them.
+    if not (service.load_from_cache(zeroconf) or service.text):
+        service.request(zeroconf, RESOLVE_TIMEOUT_MS)
+    return read_txt(service.text or b"")
 
 
 async def _dial_found(network: Dialler, zeroconf: Any, found: trio.MemoryReceiveChannel[str]) -> None:
@@ -127,10 +139,7 @@ async def _dial_found(network: Dialler, zeroconf: Any, found: trio.MemoryReceive
     while True:
         with trio.move_on_after(RETRY_S) as waited:
             name = await found.receive()
-            service = await trio.to_thread.run_sync(
-                zeroconf.get_service_info, SERVICE, name, RESOLVE_TIMEOUT_MS, abandon_on_cancel=True
-            )
-            info = read_txt(service.text) if service is not None and service.text else None
+            info = await trio.to_thread.run_sync(_resolve, zeroconf, name)
         if waited.cancelled_caught:
             for other in [info for peer, info in known.items() if peer not in network.peers()]:
                 await _dial(network, other)

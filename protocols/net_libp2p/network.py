@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -27,7 +28,7 @@ from protocols.net_libp2p import mdns
 from protocols.net_libp2p.addresses import MAX_ADDRESSES_PER_PEER, parse, to_id, to_peer, to_texts
 from protocols.net_libp2p.dht import find_providers, prepare, provide
 from protocols.net_libp2p.gossip import Gossip, build_router
-from protocols.net_libp2p.host import build_host, free_port, running
+from protocols.net_libp2p.host import build_host, listen, running, survive
 from protocols.net_libp2p.streams import FOREIGN, LibP2pStream, linger
 from protocols.topics import Subscriptions
 from storage.cid import Cid
@@ -60,10 +61,6 @@ class NetConfig:
 async def open_network(identity: Identity, config: NetConfig | None = None) -> AsyncIterator["LibP2pNetwork"]:
     """A node on the network while the block runs. Raises: Local when a listen address cannot be used."""
     config = config or NetConfig()
-    try:
-        listen = [free_port(address) for address in config.listen]
-    except (ValueError, OSError) as error:
-        raise Local(f"cannot listen on {', '.join(config.listen)}: {error}") from None
     host = build_host(identity, config.kad_protocol)
     swarm = host.get_network()
     subscriptions = Subscriptions()
@@ -77,14 +74,16 @@ async def open_network(identity: Identity, config: NetConfig | None = None) -> A
         network = LibP2pNetwork(host, dht, gossip, subscriptions, nursery)
         swarm.register_notifee(_Notifee(network))
         await stack.enter_async_context(running(swarm))
-        if not await swarm.listen(*listen):
-            raise Local(f"cannot listen on {', '.join(config.listen)}: give another address in the configuration")
-        for service in (dht, gossip, router):
-            await stack.enter_async_context(running(service))
-        await gossip.wait_until_ready()
-        if config.mdns:
-            nursery.start_soon(mdns.discover, network)
-        yield network
+        refused = [address for address in config.listen if not await listen(swarm, address)]
+        if not refused:
+            for service in (dht, gossip, router):
+                await stack.enter_async_context(running(service))
+            await gossip.wait_until_ready()
+            if config.mdns:
+                nursery.start_soon(partial(survive, mdns.discover, network, restart=True))
+            yield network
+    if refused:  # raised out here, where no nursery wraps it
+        raise Local(f"cannot listen on {', '.join(refused)}: give an address of this machine as /ip4/HOST/tcp/PORT")
 
 
 class LibP2pNetwork:
