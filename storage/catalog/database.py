@@ -22,8 +22,9 @@ Row = tuple[Any, ...]
 class Database:
     """A connection that threads share, one at a time. Every statement runs in a transaction."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
+        self._path = path
         self._lock = threading.RLock()
         self._depth = 0
 
@@ -33,17 +34,17 @@ class Database:
 
         Raises: UnknownVersion, Corrupt, StoreLocked, StoreFull.
         """
-        with _translated():
+        with _translated(path):
             connection = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT_S, cached_statements=256
             )
         try:
-            with _translated():
+            with _translated(path):
                 _prepare(connection, path, migrations)
         except BaseException:
             connection.close()
             raise
-        return cls(connection)
+        return cls(connection, path)
 
     @contextmanager
     def transaction(self, *, alone: bool = False) -> Iterator[None]:
@@ -51,7 +52,7 @@ class Database:
 
         `alone` refuses to be a part: for callers that promise durability when they return.
         """
-        with self._lock, _translated():
+        with self._lock, _translated(self._path):
             if alone and self._depth:
                 raise StorageError("this step cannot be part of a transaction: it has to be durable by itself")
             if self._depth == 0:
@@ -76,12 +77,12 @@ class Database:
 
     def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         """The rows of a query."""
-        with self._lock, _translated():
+        with self._lock, _translated(self._path):
             return self._connection.execute(sql, values).fetchall()
 
     def read_one(self, sql: str, values: Sequence[object] = ()) -> Row | None:
         """The first row of a query, if there is one."""
-        with self._lock, _translated():
+        with self._lock, _translated(self._path):
             row: Row | None = self._connection.execute(sql, values).fetchone()
             return row
 
@@ -125,7 +126,7 @@ def _version(connection: sqlite3.Connection, path: Path, newest: int) -> int:
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     n_tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     if application != APPLICATION_ID and (application or version or n_tables):
-        raise Corrupt(f"{path} is not a catalog of Covey. Move it away, or choose another COVEY_HOME.")
+        raise Corrupt(f"{path} is not a database of Covey. Move it away, or choose another COVEY_HOME.")
     if version > newest:
         raise UnknownVersion(
             f"{path} has version {version}, this Covey knows {newest}. Upgrade Covey, or choose another COVEY_HOME."
@@ -134,16 +135,16 @@ def _version(connection: sqlite3.Connection, path: Path, newest: int) -> int:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translated(path: Path) -> Iterator[None]:
     """SQLite's errors as storage's."""
     try:
         yield
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith("SQLITE_FULL"):
-            raise StoreFull("the disk is full: the catalog cannot be written. Free space; reads still work.") from error
+            raise StoreFull(f"the disk is full: {path} cannot be written. Free space; reads still work.") from error
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            raise StoreLocked("another program holds the catalog. Stop it, or choose another COVEY_HOME.") from error
+            raise StoreLocked(f"another program holds {path}. Stop it, or choose another COVEY_HOME.") from error
         if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            raise Corrupt(f"the catalog is damaged ({error}). Restore catalog.db from a backup.") from error
-        raise StorageError(f"the catalog failed: {error} ({name})") from error
+            raise Corrupt(f"{path} is damaged ({error}). Restore it from a backup.") from error
+        raise StorageError(f"{path} failed: {error} ({name or type(error).__name__})") from error

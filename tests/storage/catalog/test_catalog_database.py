@@ -80,7 +80,7 @@ def test_another_programs_database_is_refused_and_left_alone(tmp_path: Path) -> 
     connection.execute("CREATE TABLE theirs (x)")
     connection.close()
     before = path.read_bytes()
-    with pytest.raises(Corrupt, match="not a catalog of Covey"):
+    with pytest.raises(Corrupt, match="not a database of Covey"):
         Catalog.open(path)
     assert path.read_bytes() == before
 
