@@ -1,0 +1,227 @@
+"""Adapters: what this node published and heard of."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import Meta
+
+from daemon.api.operation import Done, Operation, Params, Result
+
+if TYPE_CHECKING:
+    from daemon.app import Node
+    from storage.catalog.adapters import AdapterRow
+
+Reference = Annotated[str, Meta(max_length=256, description="NAME, NAME@VERSION, or the CID of its manifest.")]
+State = Literal["heard", "fetching", "ready", "refused"]
+
+
+class List(Params, frozen=True):
+    """Which adapters; everything given must fit."""
+
+    model: Annotated[str | None, Meta(max_length=64, description="Those that fit this model.")] = None
+    publisher: Annotated[str | None, Meta(max_length=512, description="Those of this peer (id or name).")] = None
+    name: Annotated[str | None, Meta(max_length=64)] = None
+    version: Annotated[int | None, Meta(ge=1)] = None
+    tag: Annotated[str | None, Meta(max_length=32)] = None
+    state: State | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class Publish(Params, frozen=True):
+    """An adapter to publish: `flock` are the peers that you trust, `public` is everybody."""
+
+    adapter: Annotated[
+        str, Meta(max_length=4096, description="What `covey train` was told to call it, or a PEFT folder.")
+    ]
+    name: Annotated[str | None, Meta(max_length=64, description="What others call it (default: as here).")] = None
+    version: Annotated[int | None, Meta(ge=1, description="Default: one more than the last.")] = None
+    model: Annotated[str | None, Meta(max_length=64, description="Its base model, where nothing tells.")] = None
+    visibility: Annotated[Literal["private", "flock", "public"], Meta(description="Who may see it.")] = "flock"
+    tags: Annotated[tuple[str, ...], Meta(max_length=16, description="Words to find it by")] = ()
+    licence: Annotated[str | None, Meta(max_length=128)] = None
+
+
+class Named(Params, frozen=True):
+    """An adapter."""
+
+    adapter: Reference
+
+
+class Adapter(Result, frozen=True):
+    """An adapter. `manifest` names all of it; `reason` says why it was refused."""
+
+    name: str
+    version: int
+    state: str
+    publisher: str
+    is_own: bool
+    n_bytes: int
+    rank: int
+    tags: list[str]
+    metrics: dict[str, float]
+    base: str
+    heard_unix_s: float
+    reason: str | None
+    folder: str | None
+    manifest: str
+
+
+class Published(Result, frozen=True):
+    """It is signed, stored and announced (unless private)."""
+
+    name: str
+    version: int
+    n_bytes: int
+    visibility: str
+    manifest: str
+
+
+def described(row: "AdapterRow") -> Adapter:
+    """A row of the catalog as people see it."""
+    return Adapter(
+        name=row.name,
+        version=row.version,
+        state=str(row.state),
+        publisher=str(row.publisher),
+        is_own=row.is_own,
+        n_bytes=row.n_bytes,
+        rank=row.rank,
+        tags=list(row.tags),
+        metrics=dict(row.metrics),
+        base=row.base,
+        heard_unix_s=row.heard_unix_s,
+        reason=row.reason,
+        folder=row.folder,
+        manifest=str(row.manifest),
+    )
+
+
+async def ls(node: "Node", params: List) -> list[Adapter]:
+    """The adapters that fit, the newest first."""
+    from agents.models import find_model
+    from daemon.api.operations.peer import resolve
+    from storage.catalog.adapters import AdapterState
+
+    publisher = await resolve(node, params.publisher) if params.publisher else None
+    bases: list[str | None] = [None]
+    if params.model is not None:
+        bases = sorted(find_model(node.catalog, params.model, params.model).accepts)
+    rows = [
+        row
+        for base in bases
+        for row in node.catalog.adapters.query(
+            base=base,
+            publisher=publisher,
+            name=params.name,
+            version=params.version,
+            tag=params.tag,
+            state=AdapterState(params.state) if params.state else None,
+            limit=params.limit,
+        )
+    ]
+    return [described(row) for row in rows[: params.limit]]
+
+
+async def show(node: "Node", params: Named) -> Adapter:
+    """One adapter."""
+    return described(_find(node, params.adapter))
+
+
+async def publish(node: "Node", params: Publish) -> Published:
+    """Look into the folder, store, sign and announce it."""
+    from pathlib import Path
+
+    from agents.errors import UnknownName
+    from storage.blockstore import Visibility
+
+    trained = node.home.training / params.adapter
+    folder = trained if "/" not in params.adapter and trained.is_dir() else Path(params.adapter).expanduser()
+    if not folder.is_absolute() or not folder.is_dir():
+        raise UnknownName(
+            f"{params.adapter!r} is neither an adapter trained here nor a folder. Train one with `covey train`, or give a path"
+        )
+    visibility = Visibility[params.visibility.upper()]
+    row = await node.adapters.publish(
+        folder,
+        name=params.name or folder.name,
+        version=params.version,
+        model=params.model,
+        tags=params.tags,
+        licence=params.licence,
+        visibility=visibility,
+    )
+    return Published(
+        name=row.name,
+        version=row.version,
+        n_bytes=row.n_bytes,
+        visibility=params.visibility,
+        manifest=str(row.manifest),
+    )
+
+
+async def rm(node: "Node", params: Named) -> Done:
+    """Forget an adapter, announce it no more, and let go of its files."""
+    row = _find(node, params.adapter)
+    await node.adapters.forget(row)
+    return Done(text=f"{row.name} v{row.version} is gone from this node; other nodes that have it keep it")
+
+
+def _find(node: "Node", reference: str) -> "AdapterRow":
+    """The adapter of that CID, or the newest of that name (and version). Raises: UnknownName."""
+    from agents.errors import UnknownName
+    from storage.catalog.adapters import AdapterOrder
+    from storage.cid import Cid
+    from storage.errors import InvalidCid
+
+    name, mark, version = reference.rpartition("@")
+    try:
+        row = node.catalog.adapters.get(Cid.parse(reference))
+        found = [row] if row else []
+    except InvalidCid:
+        found = node.catalog.adapters.query(
+            name=name if mark else reference,
+            version=int(version) if mark and version.isdecimal() else None,
+            order=AdapterOrder.VERSION,
+            limit=1,
+        )
+    if not found:
+        raise UnknownName(f"there is no adapter {reference!r} here. See what there is: covey adapter ls")
+    return found[0]
+
+
+OPERATIONS = (
+    Operation(
+        noun="adapter",
+        verb="ls",
+        summary="List the adapters that this node published or heard of.",
+        params=List,
+        result=list[Adapter],
+        handler=ls,
+    ),
+    Operation(
+        noun="adapter",
+        verb="show",
+        summary="Show an adapter: its publisher, base, size, and why it was refused if it was.",
+        params=Named,
+        result=Adapter,
+        handler=show,
+        arguments=("adapter",),
+    ),
+    Operation(
+        noun="adapter",
+        verb="publish",
+        summary="Sign an adapter, store it and announce it to those who may see it.",
+        params=Publish,
+        result=Published,
+        handler=publish,
+        arguments=("adapter",),
+    ),
+    Operation(
+        noun="adapter",
+        verb="rm",
+        summary="Forget an adapter and delete its files here.",
+        params=Named,
+        result=Done,
+        handler=rm,
+        arguments=("adapter",),
+    ),
+)

@@ -1,0 +1,96 @@
+"""Training an adapter."""
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import Meta
+
+from daemon.api.operation import Operation, Params, Progress, Result
+
+if TYPE_CHECKING:
+    from daemon.app import Node
+
+
+class Train(Params, frozen=True):
+    """What to train on, and how. The folder that comes out is published with `covey adapter publish NAME`."""
+
+    data: Annotated[str, Meta(max_length=4096, description="A text file, or chats as JSONL.", extra={"path": True})]
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z", description="What to call the adapter.")]
+    kind: Annotated[Literal["auto", "text", "chat"], Meta(description="What the data is.")] = "auto"
+    model: Annotated[str | None, Meta(max_length=64, description="The base model.")] = None
+    rank: Annotated[int, Meta(ge=1, le=512)] = 8
+    alpha: Annotated[float, Meta(gt=0, le=4096)] = 16.0
+    targets: Annotated[tuple[str, ...], Meta(min_length=1, max_length=16, description="Layers to adapt.")] = (
+        "q_proj",
+        "v_proj",
+    )
+    n_steps: Annotated[int, Meta(ge=1, le=1_000_000)] = 30
+    batch: Annotated[int, Meta(ge=1, le=1024)] = 4
+    context_tokens: Annotated[int, Meta(ge=8, le=1 << 17)] = 64
+    learning_rate: Annotated[float, Meta(gt=0, le=1)] = 2e-3
+    held_out_frac: Annotated[float, Meta(gt=0, lt=1, description="Share kept back to measure on.")] = 0.1
+    seed: Annotated[int, Meta(ge=0)] = 0
+
+
+class Trained(Result, frozen=True, tag_field="type", tag="trained"):
+    """The adapter stands in `folder`. Losses are on text that was not trained on, in nats a token."""
+
+    name: str
+    folder: str
+    loss_before: float
+    loss_after: float
+    n_tokens: int
+    train_s: float
+
+
+class Step(Progress, frozen=True, kw_only=True, tag="step"):
+    """A step of training; `loss` is on the batch, in nats a token."""
+
+    loss: float
+
+
+async def train(node: "Node", params: Train) -> AsyncIterator[Step | Trained]:
+    """Train, telling each step."""
+    import msgspec
+
+    from agents.engine import messages
+    from agents.errors import EngineFailed
+    from agents.models import find_model
+
+    row = find_model(node.catalog, params.model, node.config.engine.model)
+    asked = msgspec.structs.asdict(params)
+    name, _ = asked.pop("name"), asked.pop("model")
+    folder = node.home.training / name
+    node.events.note("training_started", {"name": name, "model": row.name, "n_steps": params.n_steps})
+    async with node.desk.using(row), node.engine.call(messages.Train(id=0, out=str(folder), **asked)) as replies:
+        async for reply in replies:
+            if isinstance(reply, messages.TrainStep):
+                yield Step(step="training", n_done=reply.step, n_total=reply.n_steps, unit="steps", loss=reply.loss)
+            elif isinstance(reply, messages.Trained):
+                done = Trained(
+                    name=name,
+                    folder=reply.folder,
+                    loss_before=reply.loss_before,
+                    loss_after=reply.loss_after,
+                    n_tokens=reply.n_tokens,
+                    train_s=reply.train_s,
+                )
+                node.events.note("training_finished", msgspec.to_builtins(done))
+                yield done
+                return
+    raise EngineFailed("the training ended without a result")
+
+
+OPERATIONS = (
+    Operation(
+        noun="train",
+        verb="run",
+        summary="Train a LoRA adapter on a text or on chats.",
+        params=Train,
+        result=Step | Trained,
+        handler=train,
+        is_stream=True,
+        arguments=("data",),
+        command=("train",),
+    ),
+)
