@@ -16,7 +16,7 @@ from storage.cid import Cid
 from storage.keys import PeerId
 
 MAX_DEPTH: Final = 16
-MAX_ITEMS: Final = 16_384  # of all depths together: bounds the work that a small message of many items asks for
+MAX_ITEMS: Final = 4096  # of all depths together: bounds the work that a small message of many items asks for
 
 UNSIGNED: Final = 0
 BYTES: Final = 2
