@@ -1,5 +1,6 @@
 """Which files of a folder are read, and their text. What is left out is said, with the reason."""
 
+import errno
 import html.parser
 import os
 import re
@@ -43,7 +44,7 @@ def walk(root: Path) -> Iterator[Found | Skipped]:
         yield Found(root.name, root)
         return
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}: there is no such file or folder")
+        raise FileNotFoundError(errno.ENOENT, "there is no such file or folder", str(root))
     n_files = 0
     for n_entries, item in enumerate(_walk(root, "", 0), 1):
         n_files += isinstance(item, Found)

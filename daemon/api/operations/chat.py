@@ -194,6 +194,7 @@ async def load(node: "Node", params: Load) -> AsyncIterator[Progress | Skipped |
         if index is None:
             if len(chat.indexes) >= MAX_INDEXES:
                 raise Unfit(f"a chat answers from at most {MAX_INDEXES} folders or files: open another chat")
+            await trio.to_thread.run_sync(root.stat)  # before anything is made for it
             index = await trio.to_thread.run_sync(Index.open, node.home.root / "retrieval", root)
         try:
             async with aclosing(load_index(index, node.engine)) as events:
