@@ -4,6 +4,9 @@ Start order is nesting order; a stop unwinds it. The parts that a peer talks to 
 peer does ends no more than its stream.
 """
 
+import os
+import random
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -14,23 +17,39 @@ import msgspec
 import structlog
 import trio
 
+from agents.adapters.announce import run_announcer
+from agents.adapters.ports import Ports
+from agents.adapters.subscribe import run_subscriber
+from agents.chat.sessions import Chat, Sessions
+from agents.engine.client import Engine, open_engine
+from agents.models import Desk
 from daemon import config as settings
 from daemon import logs, wall
-from daemon.api.http import serve_control
+from daemon.adapters import Adapters
+from daemon.api.faults import fault_of
+from daemon.api.http import control_served
 from daemon.api.operation import Nothing
 from daemon.api.operations.node import status
 from daemon.config import Config
 from daemon.events import EventFeed
-from daemon.lifecycle import running, stop_on_signals
+from daemon.lifecycle import Service, running, stop_on_signals, supervise, unwrapped
 from daemon.lock import sole_daemon
-from daemon.paths import Home
-from protocols.net import Network
+from daemon.paths import Home, make_home
+from daemon.peering import keep_connected, note_peers
+from daemon.provide import Provider
+from protocols.bitswap.shell import Exchange, run_exchange
+from protocols.net import Network, PeerInfo
 from storage.blockstore import Store
 from storage.catalog import Catalog
-from storage.keys import Identity
-from storage.packs.store import PackBlockstore
+from storage.cid import Cid
+from storage.keys import Identity, PeerId
+from storage.packs import PackBlockstore
+from storage.pins import Pins
+from storage.roots import Roots
 
 CLOSE_LIMIT_S: Final = 1.0
+MAX_QUEUED: Final = 256
+DHTS: Final = {"lan": "/ipfs/lan/kad/1.0.0", "public": "/ipfs/kad/1.0.0"}
 
 log = structlog.get_logger(__name__)
 
@@ -43,14 +62,22 @@ class Node:
     config: Config
     identity: Identity
     store: Store
+    roots: Roots
+    pins: Pins
     catalog: Catalog
     events: EventFeed
     network: Network
+    exchange: Exchange
+    provider: Provider
+    adapters: Adapters
+    engine: Engine
+    desk: Desk
+    chats: Sessions[Chat]
     started_s: float
     stop: Callable[[str], None]
 
 
-NetworkOpener = Callable[[Home, Identity, Config], AbstractAsyncContextManager[Network]]
+NetworkOpener = Callable[[Identity, Config], AbstractAsyncContextManager[Network]]
 OnReady = Callable[[dict[str, Any]], None]
 
 
@@ -68,12 +95,16 @@ def run_daemon(home: Home, identity: Identity, *, is_foreground: bool, on_ready:
     """Run the node of `home` until a signal or `covey down`; return the exit code."""
     config = settings.load(home.config)
     with sole_daemon(home):
+        shutil.rmtree(home.scratch, ignore_errors=True)
+        make_home(home)
         logs.begin(home, config.logs, foreground=is_foreground)
         try:
             trio.run(partial(run_node, home, identity, config, on_ready=on_ready))
-        except BaseException as error:
-            log.critical("daemon_failed", exc_info=error)
-            raise
+        except Exception as error:
+            cause = unwrapped(error)
+            is_bug = fault_of(cause).code == "internal"
+            log.critical("daemon_failed", error=str(cause), exc_info=cause if is_bug else None)
+            raise cause from None
         finally:
             logs.end()
     return 0
@@ -83,12 +114,13 @@ async def run_node(
     home: Home, identity: Identity, config: Config, *, on_ready: OnReady, open_network: "NetworkOpener | None" = None
 ) -> None:
     """Run a node until it is told to stop."""
-    with trio.CancelScope() as scope, stop_on_signals(scope) as stop:
+    stopping = trio.Event()
+    with stop_on_signals(stopping.set) as stop:
         async with open_node(home, identity, config, stop, open_network or _libp2p) as node:
             log.info("started", peer=str(identity.peer_id), home=str(home.root))
             on_ready(msgspec.to_builtins(await status(node, Nothing())))
-            await trio.sleep_forever()
-    log.info("stopped")
+            await stopping.wait()
+        log.info("stopped")
 
 
 @asynccontextmanager
@@ -96,18 +128,100 @@ async def open_node(
     home: Home, identity: Identity, config: Config, stop: Callable[[str], None], open_network: NetworkOpener
 ) -> AsyncIterator[Node]:
     """Every part of a node, from the disk outwards; the control socket comes last: who can ask gets an answer."""
-    started_s = trio.current_time()
     async with (
         _opened(partial(PackBlockstore, home.packs)) as store,
         _opened(partial(Catalog.open, home.catalog)) as catalog,
     ):
         feed = EventFeed(catalog, wall.unix_s)
-        async with running(feed.run), open_network(home, identity, config) as network:
-            node = Node(home, config, identity, store, catalog, feed, network, started_s, stop)
-            async with running(serve_control, node, home):
-                feed.note("node_started", {"peer": str(identity.peer_id)})
-                yield node
-            feed.note("node_stopped", {})
+        async with (
+            running(feed.run),
+            open_network(identity, config) as network,
+            open_engine(
+                threads=config.engine.n_threads,
+                device=config.engine.device,
+                idle_s=config.engine.idle_timeout_s,
+                on_log=_log_engine,
+            ) as engine,
+        ):
+            roots = await trio.to_thread.run_sync(Roots, store)
+            node, services = _assemble(home, config, identity, store, roots, catalog, feed, network, engine, stop)
+            async with trio.open_nursery() as nursery:
+                for name, service in services.items():
+                    await nursery.start(supervise, name, service)
+                async with control_served(node, home):
+                    feed.note("node_started", {"peer": str(identity.peer_id)})
+                    yield node
+                feed.note("node_stopped", {})
+                nursery.cancel_scope.cancel()
+
+
+def _assemble(
+    home: Home,
+    config: Config,
+    identity: Identity,
+    store: Store,
+    roots: Roots,
+    catalog: Catalog,
+    feed: EventFeed,
+    network: Network,
+    engine: Engine,
+    stop: Callable[[str], None],
+) -> tuple[Node, dict[str, Service]]:
+    """Put the parts together: the node, and the services that run beside it."""
+
+    def may_see(peer: PeerId, cid: Cid) -> bool:
+        return roots.may_see(peer, cid, is_flock=peer in catalog.peers.flock())
+
+    def report(peer: PeerId, code: str) -> None:
+        feed.note("peer_misbehaved", {"peer": str(peer), "code": code})
+
+    def emit(kind: str, **fields: Any) -> None:
+        feed.note(kind, fields)
+
+    pins, provider = Pins(store), Provider(network, roots)
+    exchange = Exchange(network, store, may_see, report)
+    ports = Ports(
+        exchange=exchange,
+        identity=identity,
+        store=store,
+        roots=roots,
+        pins=pins,
+        catalog=catalog,
+        emit=emit,
+        unix_s=wall.unix_s,
+        folder=home.adapters,
+    )
+    publish, published = trio.open_memory_channel[Cid](MAX_QUEUED)
+    add_base, bases = trio.open_memory_channel[Cid](MAX_QUEUED)
+    node = Node(
+        home=home,
+        config=config,
+        identity=identity,
+        store=store,
+        roots=roots,
+        pins=pins,
+        catalog=catalog,
+        events=feed,
+        network=network,
+        exchange=exchange,
+        provider=provider,
+        adapters=Adapters(ports, publish, add_base),
+        engine=engine,
+        desk=Desk(engine),
+        chats=Sessions(),
+        started_s=trio.current_time(),
+        stop=stop,
+    )
+    bootstrap = [PeerInfo.parse(address) for address in config.network.bootstrap]
+    rng = random.Random(os.urandom(16))
+    return node, {
+        "bitswap": partial(run_exchange, exchange),
+        "announcer": partial(run_announcer, ports, published, rng),
+        "subscriber": partial(run_subscriber, ports, bases),
+        "provider": provider.run,
+        "peer notes": partial(note_peers, network, catalog.peers, feed, wall.unix_s),
+        "peering": partial(keep_connected, network, catalog.peers, bootstrap),
+    }
 
 
 @asynccontextmanager
@@ -122,6 +236,19 @@ async def _opened(opener: Callable[[], C]) -> AsyncIterator[C]:
 
 
 @asynccontextmanager
-async def _libp2p(home: Home, identity: Identity, config: Config) -> AsyncIterator[Network]:
-    raise NotImplementedError
-    yield
+async def _libp2p(identity: Identity, config: Config) -> AsyncIterator[Network]:
+    """The real network. Raises: Local when a listen address cannot be used."""
+    from protocols.net_libp2p import NetConfig, open_network  # a second of imports: only a daemon pays it
+
+    family = "ip6" if ":" in config.network.host else "ip4"
+    chosen = NetConfig(
+        listen=(f"/{family}/{config.network.host}/tcp/{config.network.port}",),
+        mdns=config.network.has_mdns,
+        kad_protocol=DHTS[config.network.dht],
+    )
+    async with open_network(identity, chosen) as network:
+        yield network
+
+
+def _log_engine(line: str) -> None:
+    log.info("engine_said", line=line)

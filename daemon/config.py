@@ -78,12 +78,6 @@ class LogsConfig(Section, frozen=True):
     n_kept: Annotated[int, Meta(ge=1, le=100)] = 3
 
 
-class EventsConfig(Section, frozen=True):
-    """How many events are kept for `covey events --since`."""
-
-    n_kept: Count = 100_000
-
-
 class Config(Section, frozen=True):
     """Every setting, with its default."""
 
@@ -93,7 +87,6 @@ class Config(Section, frozen=True):
     engine: EngineConfig = EngineConfig()
     chat: ChatConfig = ChatConfig()
     logs: LogsConfig = LogsConfig()
-    events: EventsConfig = EventsConfig()
 
 
 def load(path: Path) -> Config:

@@ -58,6 +58,13 @@ def judge(error: BaseException) -> Verdict:
     return Verdict.RESTART
 
 
+def unwrapped(error: BaseException) -> BaseException:
+    """The error itself, without the groups that each nursery on its way put it in, as long as it is alone in them."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
 def delay_s(n_failures: int) -> float:
     """How long to wait before the restart that follows the n-th failure in a row (from 1)."""
     return float(min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(n_failures - 1, 16)))
@@ -75,13 +82,29 @@ async def running(service: Service, *args: object) -> AsyncIterator[Any]:
         nursery.cancel_scope.cancel()
 
 
-async def supervise(name: str, service: Service, *args: object) -> None:
-    """Keep `service(*args)` running, as `judge` decides; return when it does. Raises: what ends the node."""
+class _Once:
+    """A task status that only the first start of a service reaches."""
+
+    def __init__(self, status: trio.TaskStatus[None]) -> None:
+        self._status: trio.TaskStatus[None] | None = status
+
+    def started(self, _value: None = None) -> None:
+        """The service is ready, perhaps again."""
+        status, self._status = self._status, None
+        if status is not None:
+            status.started()
+
+
+async def supervise(
+    name: str, service: Service, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Keep `service(task_status=...)` running, as `judge` decides; return when it does. Raises: what ends the node."""
     n_failures = 0
+    status = _Once(task_status)
     while True:
         started_s = trio.current_time()
         try:
-            await service(*args)
+            await service(task_status=status)
             return
         except Exception as error:
             verdict = judge(error)
@@ -90,49 +113,48 @@ async def supervise(name: str, service: Service, *args: object) -> None:
             n_failures = 1 if trio.current_time() - started_s >= STEADY_S else n_failures + 1
             if verdict is Verdict.END_SERVICE:
                 log.error("service_ended", service=name, error=_line(error))
+                status.started()
                 return
             wait_s = delay_s(n_failures)
             log.warning("service_restarts", service=name, error=_line(error), in_s=wait_s, exc_info=error)
+        status.started()  # the node is not held up by a part that comes up later
         await trio.sleep(wait_s)
 
 
 @contextmanager
-def stop_on_signals(scope: trio.CancelScope, limit_s: float = STOP_LIMIT_S) -> Iterator[Callable[[str], None]]:
-    """The first SIGINT or SIGTERM cancels `scope`, the second ends the process; so does cleaning up beyond `limit_s`.
+def stop_on_signals(begin: Callable[[], None], limit_s: float = STOP_LIMIT_S) -> Iterator[Callable[[str], None]]:
+    """The first SIGINT or SIGTERM calls `begin`, the second ends the process; so does cleaning up beyond `limit_s`.
 
     Yields the function that stops the node in the same way, with a reason for the log. The handlers are Python's own
     and the watchdog is a thread, so that both work even when the event loop is stuck.
     """
     token = trio.lowlevel.current_trio_token()
+    watchdog = threading.Timer(limit_s, os._exit, [EXIT_STUCK])
+    watchdog.daemon = True
     stopping = threading.Event()
 
-    def cancel(reason: str) -> None:
+    def begin_with(reason: str) -> None:
         log.info("stopping", reason=reason)
-        scope.cancel()
+        begin()
 
     def stop(reason: str) -> None:
         if stopping.is_set():
             return
         stopping.set()
-        watchdog = threading.Timer(limit_s, os._exit, [EXIT_STUCK])
-        watchdog.daemon = True
         watchdog.start()
-        watchdogs.append(watchdog)
         # A signal may arrive in mid-log, and logging is not reentrant: the loop does the rest.
-        token.run_sync_soon(cancel, reason)
+        token.run_sync_soon(begin_with, reason)
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         if stopping.is_set():
             os._exit(EXIT_IMPATIENT)
         stop(signal.Signals(number).name)
 
-    watchdogs: list[threading.Timer] = []
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        for watchdog in watchdogs:
-            watchdog.cancel()
+        watchdog.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
 

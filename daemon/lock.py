@@ -21,7 +21,7 @@ def sole_daemon(home: Home) -> Iterator[None]:
     try:
         if not _locked(fd):
             pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise AlreadyRunning(f"a daemon already runs in {home.root} (process {pid})")
+            raise AlreadyRunning(f"a daemon already runs in {home.root} (process {pid}). Stop it: covey down")
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         yield

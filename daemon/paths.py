@@ -72,6 +72,11 @@ class Home:
         return self.root / "adapters"
 
     @property
+    def training(self) -> Path:
+        """Adapters that were trained here, a folder each."""
+        return self.root / "training"
+
+    @property
     def scratch(self) -> Path:
         """Files of the moment; emptied when a daemon starts."""
         return self.root / "scratch"
@@ -102,7 +107,7 @@ def home_from(environment: "os._Environ[str] | dict[str, str]", platform: str = 
 def make_home(home: Home) -> None:
     """Make the folders that are missing, 0700. Raises: BadHome when the home is another's or open to others."""
     private_folder(home.root)
-    for folder in (home.logs, home.models, home.adapters, home.scratch):
+    for folder in (home.logs, home.models, home.adapters, home.training, home.scratch):
         private_folder(folder)
     if home.socket.parent != home.root:
         private_folder(home.socket.parent)

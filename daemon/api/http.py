@@ -8,7 +8,8 @@ client that goes away cancels the operation. The socket's permissions are the ac
 import os
 import socket
 from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -31,7 +32,7 @@ MAX_REQUEST_BYTES: Final = 8 << 20
 READ_LIMIT_S: Final = 30.0
 GOODBYE_S: Final = 0.3  # how long running requests may go on once the daemon stops
 BACKLOG: Final = 64
-MAX_STREAMS_PER_CONNECTION: Final = 16
+MAX_HEAD_BYTES: Final = 64 << 10
 _JSON: Final = b"application/json"
 _NDJSON: Final = b"application/x-ndjson"
 _SSE: Final = b"text/event-stream"
@@ -74,24 +75,26 @@ def control_app(node: "Node", table: Mapping[str, Operation] | None = None) -> R
     return Router([Route("/v1/{noun}/{verb}", Endpoint(), methods=["POST"])], default=unknown, redirect_slashes=False)
 
 
-async def serve_control(node: "Node", home: Home, *, task_status: trio.TaskStatus[None]) -> None:
-    """Serve the control API on the home's socket until cancelled; the socket is gone afterwards."""
+@asynccontextmanager
+async def control_served(node: "Node", home: Home) -> AsyncIterator[None]:
+    """Serve the control API on the home's socket during the block; at its end, requests in hand get GOODBYE_S."""
     from hypercorn.config import Config as ServerConfig
     from hypercorn.trio import serve
 
-    listener = control_socket(home)
+    config = ServerConfig()
+    config.bind = [f"fd://{control_socket(home).detach()}"]
+    config.graceful_timeout = GOODBYE_S
+    config.h11_max_incomplete_size = MAX_HEAD_BYTES
+    config.include_server_header = False
+    config.errorlog = None
+    config.accesslog = None
+    over = trio.Event()
     try:
-        config = ServerConfig()
-        config.bind = [f"fd://{listener.detach()}"]
-        config.graceful_timeout = GOODBYE_S
-        config.h11_max_incomplete_size = 64 << 10
-        config.include_server_header = False
-        config.errorlog = None
-        config.accesslog = None
         async with trio.open_nursery() as nursery:
-            await nursery.start(serve, control_app(node), config)
-            task_status.started()
-            await trio.sleep_forever()
+            await nursery.start(partial(serve, control_app(node), config, shutdown_trigger=over.wait))
+            yield
+            over.set()
+            nursery.cancel_scope.deadline = trio.current_time() + 2 * GOODBYE_S
     finally:
         home.socket.unlink(missing_ok=True)
 
@@ -141,8 +144,8 @@ async def _run(node: "Node", operation: Operation, params: Any, answer: Answer, 
         await answer.write(msgspec.json.encode(result), more=False)
         return
     kind = _BYTES if operation.result is bytes else _SSE if wants_sse else _NDJSON
-    items: AsyncIterator[Any] = operation.handler(node, params)
-    async with aclosing(items):  # type: ignore[type-var]  # every handler of a stream is an async generator
+    # A task of its own for the generator: its nurseries and cancel scopes then never leak into ours.
+    async with trio.as_safe_channel(operation.handler)(node, params) as items:
         async for item in items:
             if answer.kind is None:
                 await answer.begin(200, kind)
@@ -179,11 +182,12 @@ def _error(fault: Fault) -> Response:
 
 async def _body(request: Request) -> bytes:
     body = bytearray()
-    with trio.fail_after(READ_LIMIT_S):
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_REQUEST_BYTES:
-                raise BadRequest(f"the request is over {MAX_REQUEST_BYTES} bytes; name files by their path")
+    async with aclosing(request.stream()) as chunks:
+        with trio.fail_after(READ_LIMIT_S):
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > MAX_REQUEST_BYTES:
+                    raise BadRequest(f"the request is over {MAX_REQUEST_BYTES} bytes; name files by their path")
     return bytes(body)
 
 

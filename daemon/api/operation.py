@@ -53,7 +53,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     where `result` is `bytes` the stream is the content itself. `arguments` names the parameters that the command line
     takes by position; `command` is how it is called there (by default noun and verb). A parameter whose
     `Meta(extra={"path": True})` says so is a path on this machine: the command line makes it absolute and takes `-` for
-    stdin; with `"path_if_there"` only what exists is taken for a path.
+    stdin; with `"path_if_there"` only what exists is taken for a path, and `"default_from"` names the parameter
+    whose last part the command line takes where the path is not given.
     """
 
     noun: str

@@ -35,6 +35,7 @@ def command_of(operation: Operation) -> click.Command:
     @click.pass_obj
     def run(home: Home, /, as_json: bool, **values: Any) -> None:
         given = {name: _sent(fields[name], value) for name, value in values.items() if _is_given(fields[name], value)}
+        given |= _defaults_from(fields, given)
         with _stdin_as_file(home, fields, given) as params:
             _run(home, operation, params, as_json=as_json)
 
@@ -58,6 +59,17 @@ def _run(home: Home, operation: Operation, params: dict[str, Any], *, as_json: b
                 render.show(item, as_json=as_json, name=operation.name)
 
 
+def _defaults_from(fields: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Paths that, when not given, are named in the working folder after another parameter."""
+    named = {}
+    for name, field in fields.items():
+        meta = _unwrap(field.type)[1]
+        source = ((meta.extra if meta else None) or {}).get("default_from")
+        if source in given and name not in given:
+            named[name] = os.path.abspath(os.path.basename(given[source].rstrip("/")))
+    return named
+
+
 @contextmanager
 def _stdin_as_file(home: Home, fields: dict[str, Any], params: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Where a path is `-`, what comes in on stdin, as a file of the moment in the home."""
@@ -65,9 +77,9 @@ def _stdin_as_file(home: Home, fields: dict[str, Any], params: dict[str, Any]) -
     if not dashes:
         yield params
         return
-    with tempfile.NamedTemporaryFile(dir=home.scratch if home.scratch.is_dir() else None, prefix="stdin-") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file, COPY_BYTES)
-        file.flush()
+    with tempfile.TemporaryDirectory(dir=home.scratch if home.scratch.is_dir() else None) as folder:
+        with open(os.path.join(folder, "stdin"), "wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file, COPY_BYTES)
         yield {**params, **dict.fromkeys(dashes, file.name)}
 
 

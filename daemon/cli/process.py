@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -72,7 +73,7 @@ def down(home: Home, as_json: bool) -> int:
         return faults.EXIT_OK
     try:
         client.call(home, "node/stop", timeout_s=STOP_PATIENCE_S)
-    except (client.NotRunning, client.Refused, OSError):
+    except (client.NotRunning, OSError):
         os.kill(pid, signal.SIGTERM)  # it holds the lock and does not answer
     for _ in range(int(STOP_PATIENCE_S / _LOOK_S)):
         if daemon_pid(home) is None:
@@ -87,7 +88,7 @@ def _start_in_background(home: Home) -> None:
 
     pid = daemon_pid(home)
     if pid is not None:
-        raise AlreadyRunning(f"a daemon already runs in {home.root} (process {pid})")
+        raise AlreadyRunning(f"a daemon already runs in {home.root} (process {pid}). Stop it: covey down")
     complaints = home.logs / "start.err"
     with complaints.open("wb") as errors:
         child = subprocess.Popen(
@@ -101,14 +102,18 @@ def _start_in_background(home: Home) -> None:
     for _ in range(int(START_LIMIT_S / _LOOK_S)):
         time.sleep(_LOOK_S)
         if child.poll() is not None:
-            lines = complaints.read_text(errors="replace").strip().splitlines() or ["it gave no reason"]
-            raise DaemonError(f"the daemon ended while it started: {lines[0].removeprefix('covey: ')}")
+            raise DaemonError(f"the daemon ended while it started: {_complaint(complaints)}")
         try:
             client.call(home, "node/status")
         except (client.NotRunning, client.Refused):
             continue
         return
     raise DaemonError(f"the daemon is not ready after {START_LIMIT_S:.0f} s. See why: covey logs")
+
+
+def _complaint(path: Path) -> str:
+    lines = path.read_text(errors="replace").strip().splitlines() or ["it gave no reason; see covey logs"]
+    return next((line.removeprefix("covey: ") for line in lines if line.startswith("covey: ")), lines[-1])
 
 
 def _tell_ready(status: dict[str, Any], *, as_json: bool, where: str = "Stop it with: covey down") -> None:

@@ -112,7 +112,9 @@ def _number_text(key: str, value: float) -> str:
         return duration_text(value)
     if key.endswith("_frac"):
         return f"{100 * value:.1f} %"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}" if key.startswith("n_") else str(value)
+    return f"{value:.4g}"
 
 
 def bytes_text(n_bytes: float) -> str:

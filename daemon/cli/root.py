@@ -112,15 +112,12 @@ def _explain(error: Exception) -> tuple[Fault, int]:
         return Fault("not_running", str(error)), faults.EXIT_NOT_RUNNING
     if isinstance(error, Refused):
         return error.fault, error.fault.exit_code
-    if isinstance(error, DaemonError):
-        hint = " ".join((type(error).__doc__ or "").split())
-        return Fault(error.code, str(error), hint), faults.EXIT_FAILED
     fault = faults.fault_of(error)
     if fault.code == "internal":
         if os.environ.get("COVEY_TRACE"):
             raise error
         return Fault("internal", f"a bug in Covey: {error!r}", "See the trace with COVEY_TRACE=1."), faults.EXIT_FAILED
-    return fault, fault.exit_code
+    return fault, faults.EXIT_FAILED if isinstance(error, DaemonError) else fault.exit_code
 
 
 def _complain(fault: Fault, *, as_json: bool) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Read(Params, frozen=True):
     """Which events."""
 
-    since: Annotated[int | None, Meta(ge=0, description="The events behind this id.")] = None
+    since: Annotated[int, Meta(ge=0, description="The events behind this id.")] | None = None
     last: Annotated[int, Meta(ge=0, description="Without --since: how many of the newest.")] = 50
     is_follow: Annotated[bool, Meta(description="Go on as events come.")] = False
 

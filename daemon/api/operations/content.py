@@ -1,0 +1,248 @@
+"""Files and folders, by their CID."""
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from msgspec import Meta
+
+from daemon.api.operation import Operation, Params, Progress, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from daemon.api.progress import Report
+    from daemon.app import Node
+    from storage.cid import Cid
+
+MAX_ENTRIES: Final = 10_000
+READ_BYTES: Final = 256 << 10
+Reference = Annotated[str, Meta(max_length=4096, description="CID, CID/path/below, or /ipfs/CID/path.")]
+Who = Literal["private", "flock", "public"]
+Patience = Annotated[float, Meta(gt=0, le=86_400, description="Give up when no block came for so many seconds.")]
+
+
+class Add(Params, frozen=True):
+    """What to add. Only this node sees `private` content, trusted peers too see `flock`, everybody `public`."""
+
+    path: Annotated[str, Meta(max_length=4096, description="A file or folder; - for stdin.", extra={"path": True})]
+    visibility: Annotated[Who, Meta(description="Who may see and fetch it.")] = "private"
+    profile: Annotated[
+        Literal["unixfs-v1-2025", "unixfs-v0-2015"], Meta(description="How `ipfs add` is followed, to the CID.")
+    ] = "unixfs-v1-2025"
+    is_pinned: Annotated[bool, Meta(description="Keep it when garbage is collected.")] = True
+
+
+class Added(Result, frozen=True, tag_field="type", tag="added"):
+    """The content is stored, durably."""
+
+    cid: str
+    name: str
+    size_bytes: int
+    visibility: str
+
+
+class Get(Params, frozen=True):
+    """What to fetch, and where to write it."""
+
+    reference: Reference
+    out: Annotated[
+        str | None,
+        Meta(
+            max_length=4096,
+            description="Where to write it (default: the last part of the reference, in this folder).",
+            extra={"path": True, "default_from": "reference"},
+        ),
+    ] = None
+    provider: Annotated[tuple[str, ...], Meta(max_length=16, description="Addresses of peers that have it.")] = ()
+    timeout_s: Patience = 30.0
+
+
+class Got(Result, frozen=True, tag_field="type", tag="got"):
+    """The content is here, verified; `reused_bytes` were here before."""
+
+    cid: str
+    out: str | None
+    fetched_bytes: int
+    reused_bytes: int
+    n_providers: int
+    took_s: float
+
+
+class Read(Params, frozen=True):
+    """What to read."""
+
+    reference: Reference
+    timeout_s: Patience = 30.0
+
+
+class Entry(Result, frozen=True):
+    """A name in a folder. `size_bytes` is what its maker states, everything below it included."""
+
+    name: str
+    cid: str
+    size_bytes: int | None
+
+
+class Listing(Result, frozen=True):
+    """A folder."""
+
+    cid: str
+    entries: list[Entry]
+
+
+async def add(node: "Node", params: Add) -> AsyncIterator[Progress | Added]:
+    """Chunk, hash and store a file or folder."""
+    from functools import partial
+
+    from daemon.api.progress import telling
+
+    async for item in telling(partial(_add, node, params)):
+        yield item
+
+
+async def get(node: "Node", params: Get) -> AsyncIterator[Progress | Got]:
+    """Bring content here, and write it out where that is asked for."""
+    from functools import partial
+
+    from daemon.api.progress import telling
+
+    async for item in telling(partial(_get, node, params)):
+        yield item
+
+
+async def cat(node: "Node", params: Read) -> AsyncIterator[bytes]:
+    """The bytes of a file."""
+    import trio
+
+    from daemon.content import fetch_reference
+    from storage.unixfs import read_file
+
+    cid, _ = await fetch_reference(node, params.reference, timeout_s=params.timeout_s)
+    chunks = read_file(node.store, cid)
+    while chunk := await trio.to_thread.run_sync(next, chunks, b""):
+        yield chunk
+
+
+async def ls(node: "Node", params: Read) -> Listing:
+    """The names in a folder."""
+    import trio
+
+    from daemon.content import fetch_folder
+    from daemon.errors import Unfit
+    from storage.unixfs import list_dir
+
+    cid = await fetch_folder(node, params.reference, timeout_s=params.timeout_s)
+
+    def entries() -> list[Entry]:
+        listed: list[Entry] = []
+        for entry in list_dir(node.store, cid):
+            if len(listed) == MAX_ENTRIES:
+                raise Unfit(f"{cid} has over {MAX_ENTRIES} entries, the most that are listed")
+            listed.append(Entry(name=entry.name, cid=str(entry.cid), size_bytes=entry.dag_bytes))
+        return listed
+
+    return Listing(cid=str(cid), entries=await trio.to_thread.run_sync(entries))
+
+
+async def _add(node: "Node", params: Add, report: "Report") -> Added:
+    from pathlib import Path
+
+    import trio
+
+    from daemon.api.progress import in_thread
+    from daemon.content import bytes_below
+    from storage.blockstore import Visibility
+    from storage.pins import PinState
+    from storage.unixfs import add_path, profile_of
+
+    path, profile, level = Path(params.path), profile_of(params.profile), Visibility[params.visibility.upper()]
+    n_bytes = await trio.to_thread.run_sync(bytes_below, path)
+
+    def store(on_bytes: "Callable[[int], None]") -> "Cid":
+        cid = add_path(node.store, path, profile, on_bytes)
+        if params.is_pinned:
+            node.pins.add(cid, state=PinState.COMPLETE)
+        if level > Visibility.PRIVATE:
+            node.roots.publish(cid, level)
+        return cid
+
+    cid = await in_thread(store, f"adding {path.name}", n_bytes, report)
+    if level is Visibility.PUBLIC:
+        node.provider.provide_soon(cid)
+    node.events.note("content_added", {"cid": str(cid), "size_bytes": n_bytes, "visibility": params.visibility})
+    return Added(cid=str(cid), name=path.name, size_bytes=n_bytes, visibility=params.visibility)
+
+
+async def _get(node: "Node", params: Get, report: "Report") -> Got:
+    from pathlib import Path
+
+    import trio
+
+    from daemon.api.progress import in_thread
+    from daemon.content import fetch_reference
+    from storage.unixfs import export
+
+    began_s = trio.current_time()
+    cid, progress = await fetch_reference(
+        node, params.reference, timeout_s=params.timeout_s, providers=params.provider, report=report
+    )
+    if params.out is not None:
+        target: Path = Path(params.out)
+        await in_thread(
+            lambda on_bytes: export(node.store, cid, target, on_bytes), f"writing {target.name}", None, report
+        )
+    return Got(
+        cid=str(cid),
+        out=params.out,
+        fetched_bytes=progress.n_bytes,
+        reused_bytes=progress.n_reused_bytes,
+        n_providers=len(progress.bytes_from),
+        took_s=trio.current_time() - began_s,
+    )
+
+
+OPERATIONS = (
+    Operation(
+        noun="content",
+        verb="add",
+        summary="Add a file or folder; print its CID, the same that `ipfs add` gives.",
+        params=Add,
+        result=Progress | Added,
+        handler=add,
+        is_stream=True,
+        arguments=("path",),
+        command=("add",),
+    ),
+    Operation(
+        noun="content",
+        verb="get",
+        summary="Fetch content by CID from whoever has it, verify it, and write it out with --out.",
+        params=Get,
+        result=Progress | Got,
+        handler=get,
+        is_stream=True,
+        arguments=("reference",),
+        command=("get",),
+    ),
+    Operation(
+        noun="content",
+        verb="cat",
+        summary="Write a file's bytes to stdout.",
+        params=Read,
+        result=bytes,
+        handler=cat,
+        is_stream=True,
+        arguments=("reference",),
+        command=("cat",),
+    ),
+    Operation(
+        noun="content",
+        verb="ls",
+        summary="List a folder.",
+        params=Read,
+        result=Listing,
+        handler=ls,
+        arguments=("reference",),
+        command=("ls",),
+    ),
+)

@@ -1,0 +1,120 @@
+"""What this node keeps."""
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
+
+from daemon.api.operation import Done, Nothing, Operation, Params, Progress, Result
+
+if TYPE_CHECKING:
+    from daemon.api.progress import Report
+    from daemon.app import Node
+
+Name = Annotated[str, Meta(max_length=64, description="A name for this pin; one CID may have several.")]
+CidText = Annotated[str, Meta(max_length=512)]
+
+
+class Add(Params, frozen=True):
+    """What to keep."""
+
+    cid: CidText
+    name: Name = ""
+    timeout_s: Annotated[float, Meta(gt=0, le=86_400, description="Give up when no block came for so long.")] = 60.0
+
+
+class Remove(Params, frozen=True):
+    """What to keep no longer."""
+
+    cid: CidText
+    name: Name = ""
+
+
+class Pin(Result, frozen=True):
+    """A pin. Only a `complete` one is held whole; the others go on when the node starts."""
+
+    cid: str
+    name: str
+    kind: str
+    state: str
+
+
+async def add(node: "Node", params: Add) -> AsyncIterator[Progress | Pin]:
+    """Pin a DAG: note it, fetch what is missing, and only then call it complete."""
+    from functools import partial
+
+    from daemon.api.progress import telling
+
+    async for item in telling(partial(_add, node, params)):
+        yield item
+
+
+async def rm(node: "Node", params: Remove) -> Done:
+    """Unpin."""
+    import trio
+
+    from daemon.errors import NotFoundHere
+    from storage.cid import Cid
+
+    cid = Cid.parse(params.cid)
+    if not await trio.to_thread.run_sync(node.pins.remove, cid, params.name):
+        named = f" as {params.name!r}" if params.name else ""
+        raise NotFoundHere(f"{cid} is not pinned{named}. See: covey pin ls")
+    return Done(text=f"unpinned {cid}; its blocks stay until garbage is collected")
+
+
+async def ls(node: "Node", _params: Nothing) -> list[Pin]:
+    """Every pin."""
+    import trio
+
+    pins = await trio.to_thread.run_sync(node.pins.list)
+    return [Pin(cid=str(pin.cid), name=pin.name, kind=pin.kind, state=pin.state) for pin in pins]
+
+
+async def _add(node: "Node", params: Add, report: "Report") -> Pin:
+    import trio
+
+    from daemon.content import fetch_reference
+    from storage.cid import Cid
+    from storage.pins import PinState
+
+    cid = Cid.parse(params.cid)
+
+    def note(state: PinState) -> None:
+        node.pins.add(cid, params.name, state=state)
+
+    await trio.to_thread.run_sync(note, PinState.FETCHING)
+    await fetch_reference(node, str(cid), timeout_s=params.timeout_s, report=report)
+    await trio.to_thread.run_sync(note, PinState.COMPLETE)
+    return Pin(cid=str(cid), name=params.name, kind="recursive", state="complete")
+
+
+OPERATIONS = (
+    Operation(
+        noun="pin",
+        verb="add",
+        summary="Keep a DAG: fetch what is missing of it and never let garbage collection take it.",
+        params=Add,
+        result=Progress | Pin,
+        handler=add,
+        is_stream=True,
+        arguments=("cid",),
+    ),
+    Operation(
+        noun="pin",
+        verb="rm",
+        summary="Keep a DAG no longer.",
+        params=Remove,
+        result=Done,
+        handler=rm,
+        arguments=("cid",),
+    ),
+    Operation(
+        noun="pin",
+        verb="ls",
+        summary="List what is kept.",
+        params=Nothing,
+        result=list[Pin],
+        handler=ls,
+    ),
+)

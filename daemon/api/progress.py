@@ -1,0 +1,50 @@
+"""Long operations: run the work beside the stream, and tell how far it is a few times a second, not at each block."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Final, TypeVar
+
+import trio
+
+from daemon.api.operation import Progress
+
+TELL_EVERY_S: Final = 0.2
+
+T = TypeVar("T")
+Report = Callable[[Progress], None]
+
+
+async def telling(work: Callable[[Report], Awaitable[T]]) -> AsyncIterator[Progress | T]:
+    """Run `work(report)`; yield the newest report now and then, and at last the result."""
+    news: list[Progress] = []
+    results: list[T] = []
+    is_done = trio.Event()
+
+    def report(progress: Progress) -> None:
+        news[:] = [progress]
+
+    async def run() -> None:
+        results.append(await work(report))
+        is_done.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        while not is_done.is_set():
+            with trio.move_on_after(TELL_EVERY_S):
+                await is_done.wait()
+            if news:
+                yield news.pop()
+    yield results[0]
+
+
+async def in_thread(job: Callable[[Callable[[int], None]], T], step: str, n_total: int | None, report: Report) -> T:
+    """Run `job(on_bytes)` in a thread, where `on_bytes(n)` says that n more are done; a cancelled one ends there."""
+    n_done = 0
+
+    def on_bytes(n_bytes: int) -> None:
+        nonlocal n_done
+        trio.from_thread.check_cancelled()
+        n_done += n_bytes
+        report(Progress(step=step, n_done=n_done, n_total=n_total))
+
+    return await trio.to_thread.run_sync(partial(job, on_bytes))

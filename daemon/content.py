@@ -1,0 +1,98 @@
+"""Content by reference: fetch no more of a DAG than is asked for, from peers that are connected, named or found."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from daemon.api.operation import Progress as Told
+from protocols.fetch import Links, Progress, fetch_dag
+from protocols.net import PeerInfo
+from storage.cid import DAG_PB, Cid
+from storage.codecs import dag_pb
+from storage.codecs import links as codec_links
+from storage.unixfs import data as unixfs
+from storage.unixfs import resolve
+
+if TYPE_CHECKING:
+    from daemon.app import Node
+
+MAX_PROVIDERS: Final = 20
+_SHARD_PREFIX_CHARS: Final = 2
+
+
+async def fetch_reference(
+    node: "Node",
+    reference: str,
+    *,
+    timeout_s: float,
+    providers: Sequence[str] = (),
+    report: Callable[[Told], None] = lambda told: None,
+) -> tuple[Cid, Progress]:
+    """Bring what `CID/path` names here, whole; of the folders on the way only the names."""
+    cid, names = parse(reference)
+    named = [PeerInfo.parse(address) for address in providers]
+    for name in names:
+        await _fetch(node, cid, timeout_s, named, links=folder_links)
+        cid = resolve(node.store, cid, name)
+    step = f"fetching {cid}"
+
+    def on_progress(progress: Progress) -> None:
+        report(Told(step=step, n_done=progress.n_bytes + progress.n_reused_bytes))
+
+    return cid, await _fetch(node, cid, timeout_s, named, on_progress=on_progress)
+
+
+async def fetch_folder(node: "Node", reference: str, *, timeout_s: float) -> Cid:
+    """Bring the names of the folder `CID/path` here, not what they name. Raises: Remote, StorageError."""
+    cid, names = parse(reference)
+    for name in (*names, None):
+        await _fetch(node, cid, timeout_s, [], links=folder_links)
+        if name is not None:
+            cid = resolve(node.store, cid, name)
+    return cid
+
+
+def parse(reference: str) -> tuple[Cid, list[str]]:
+    """Read `CID/path`, `/ipfs/CID/path` or `ipfs://CID/path`. Raises: InvalidCid."""
+    head, *names = reference.removeprefix("ipfs://").removeprefix("/ipfs/").strip("/").split("/")
+    return Cid.parse(head), [name for name in names if name]
+
+
+def folder_links(cid: Cid, data: bytes) -> Iterable[Cid]:
+    """The blocks that make up a folder itself: the shards of a big one, none of a small one. Raises: InvalidBlock."""
+    if cid.codec != DAG_PB:
+        return []
+    node = dag_pb.decode(data)
+    if unixfs.decode(node.data or b"").kind is not unixfs.Kind.HAMT_SHARD:
+        return []
+    return [link.cid for link in node.links if len(link.name or "") == _SHARD_PREFIX_CHARS]
+
+
+def bytes_below(path: Path) -> int:
+    """How many bytes a file, or all files of a folder, hold."""
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum(os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
+
+
+async def _fetch(
+    node: "Node",
+    cid: Cid,
+    timeout_s: float,
+    named: Sequence[PeerInfo],
+    *,
+    links: Links = codec_links,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Progress:
+    connected = [PeerInfo(peer) for peer in node.network.peers()]
+    return await fetch_dag(
+        node.exchange,
+        cid,
+        providers=[*named, *connected],
+        find_more=partial(node.network.find_providers, cid, MAX_PROVIDERS),
+        on_progress=on_progress,
+        idle_timeout_s=timeout_s,
+        links=links,
+    )

@@ -1,0 +1,103 @@
+"""Stay in touch: connect to the peers that the user named, again when they were away, and note where peers are."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+import trio
+
+from daemon.events import EventFeed
+from protocols.errors import Remote
+from protocols.net import Network, PeerChange, PeerInfo
+from storage.catalog.peers import PeerBook
+from storage.errors import StorageError
+from storage.keys import PeerId
+
+FIRST_RETRY_S: Final = 2.0
+LONGEST_RETRY_S: Final = 300.0
+LOOK_S: Final = 5.0  # for peers that were added meanwhile, or are due again
+DIAL_LIMIT_S: Final = 15.0
+MAX_DIALS: Final = 8  # at a time
+
+log = structlog.get_logger(__name__)
+
+
+class Redial:
+    """Whom to dial when? No clock, no IO. Waits double with each failure; a success forgets them."""
+
+    def __init__(self) -> None:
+        self._n_failures: dict[PeerId, int] = {}
+        self._next_s: dict[PeerId, float] = {}
+
+    def due(self, wanted: Sequence[PeerId], connected: Sequence[PeerId], now_s: float) -> list[PeerId]:
+        """The wanted peers that are away and whose turn it is; others are forgotten."""
+        for gone in set(self._next_s) - set(wanted):
+            self.reached(gone)
+        there = set(connected)
+        return [peer for peer in wanted if peer not in there and self._next_s.get(peer, now_s) <= now_s]
+
+    def reached(self, peer: PeerId) -> None:
+        """The peer answered."""
+        self._n_failures.pop(peer, None)
+        self._next_s.pop(peer, None)
+
+    def failed(self, peer: PeerId, now_s: float) -> None:
+        """The peer did not answer."""
+        n_failures = self._n_failures[peer] = self._n_failures.get(peer, 0) + 1
+        self._next_s[peer] = now_s + min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(n_failures - 1, 16))
+
+
+async def keep_connected(
+    network: Network,
+    book: PeerBook,
+    bootstrap: Sequence[PeerInfo],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Dial bootstrap peers and those that the user keeps, whenever they are away, until cancelled."""
+    core = Redial()
+    limiter = trio.CapacityLimiter(MAX_DIALS)
+    task_status.started()
+    while True:
+        rows = await trio.to_thread.run_sync(book.list)
+        kept = [PeerInfo(row.peer, row.addresses) for row in rows if row.is_kept and row.addresses]
+        wanted = {info.peer: info for info in (*bootstrap, *kept) if info.peer != network.peer_id}
+        async with trio.open_nursery() as nursery:
+            for peer in core.due(list(wanted), network.peers(), trio.current_time()):
+                nursery.start_soon(_dial, network, wanted[peer], core, limiter)
+        await trio.sleep(LOOK_S)
+
+
+async def _dial(network: Network, info: PeerInfo, core: Redial, limiter: trio.CapacityLimiter) -> None:
+    async with limiter:
+        try:
+            with trio.fail_after(DIAL_LIMIT_S):
+                await network.connect(info)
+        except (Remote, trio.TooSlowError):
+            core.failed(info.peer, trio.current_time())
+        else:
+            core.reached(info.peer)
+
+
+async def note_peers(
+    network: Network,
+    book: PeerBook,
+    feed: EventFeed,
+    clock: Callable[[], float],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Write down who came and went, and where they were, until cancelled."""
+    async with network.watch_peers() as changes:
+        task_status.started()
+        async for change in changes:
+            feed.note("peer_connected" if change.is_connected else "peer_disconnected", {"peer": str(change.peer)})
+            if change.is_connected:
+                await _note_addresses(network, book, change, clock())
+
+
+async def _note_addresses(network: Network, book: PeerBook, change: PeerChange, unix_s: float) -> None:
+    try:
+        await trio.to_thread.run_sync(book.heard, change.peer, network.peer_addresses(change.peer), unix_s)
+    except StorageError as error:
+        log.warning("peer_not_noted", peer=str(change.peer), error=str(error))
