@@ -17,11 +17,11 @@ State = Literal["heard", "fetching", "ready", "refused"]
 class List(Params, frozen=True):
     """Which adapters; everything given must fit."""
 
-    model: Annotated[str | None, Meta(max_length=64, description="Those that fit this model.")] = None
-    publisher: Annotated[str | None, Meta(max_length=512, description="Those of this peer (id or name).")] = None
-    name: Annotated[str | None, Meta(max_length=64)] = None
-    version: Annotated[int | None, Meta(ge=1)] = None
-    tag: Annotated[str | None, Meta(max_length=32)] = None
+    model: Annotated[str, Meta(max_length=64, description="Those that fit this model.")] | None = None
+    publisher: Annotated[str, Meta(max_length=512, description="Those of this peer (id or name).")] | None = None
+    name: Annotated[str, Meta(max_length=64)] | None = None
+    version: Annotated[int, Meta(ge=1)] | None = None
+    tag: Annotated[str, Meta(max_length=32)] | None = None
     state: State | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
@@ -32,12 +32,12 @@ class Publish(Params, frozen=True):
     adapter: Annotated[
         str, Meta(max_length=4096, description="What `covey train` was told to call it, or a PEFT folder.")
     ]
-    name: Annotated[str | None, Meta(max_length=64, description="What others call it (default: as here).")] = None
-    version: Annotated[int | None, Meta(ge=1, description="Default: one more than the last.")] = None
-    model: Annotated[str | None, Meta(max_length=64, description="Its base model, where nothing tells.")] = None
+    name: Annotated[str, Meta(max_length=64, description="What others call it (default: as here).")] | None = None
+    version: Annotated[int, Meta(ge=1, description="Default: one more than the last.")] | None = None
+    model: Annotated[str, Meta(max_length=64, description="Its base model, where nothing tells.")] | None = None
     visibility: Annotated[Literal["private", "flock", "public"], Meta(description="Who may see it.")] = "flock"
     tags: Annotated[tuple[str, ...], Meta(max_length=16, description="Words to find it by")] = ()
-    licence: Annotated[str | None, Meta(max_length=128)] = None
+    licence: Annotated[str, Meta(max_length=128)] | None = None
 
 
 class Named(Params, frozen=True):
@@ -137,7 +137,7 @@ async def publish(node: "Node", params: Publish) -> Published:
     folder = trained if "/" not in params.adapter and trained.is_dir() else Path(params.adapter).expanduser()
     if not folder.is_absolute() or not folder.is_dir():
         raise UnknownName(
-            f"{params.adapter!r} is neither an adapter trained here nor a folder. Train one with `covey train`, or give a path"
+            f"{params.adapter!r} is neither an adapter trained here nor a folder. Train one: covey train"
         )
     visibility = Visibility[params.visibility.upper()]
     row = await node.adapters.publish(

@@ -22,7 +22,7 @@ class Import(Params, frozen=True):
             description="A folder, a .gguf file, wheel:NAME of an installed package, or ORG/NAME of a hub.",
         ),
     ]
-    name: Annotated[str | None, Meta(max_length=64, description="What to call it here.")] = None
+    name: Annotated[str, Meta(max_length=64, description="What to call it here.")] | None = None
 
 
 class Named(Params, frozen=True):

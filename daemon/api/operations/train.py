@@ -17,7 +17,7 @@ class Train(Params, frozen=True):
     data: Annotated[str, Meta(max_length=4096, description="A text file, or chats as JSONL.", extra={"path": True})]
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z", description="What to call the adapter.")]
     kind: Annotated[Literal["auto", "text", "chat"], Meta(description="What the data is.")] = "auto"
-    model: Annotated[str | None, Meta(max_length=64, description="The base model.")] = None
+    model: Annotated[str, Meta(max_length=64, description="The base model.")] | None = None
     rank: Annotated[int, Meta(ge=1, le=512)] = 8
     alpha: Annotated[float, Meta(gt=0, le=4096)] = 16.0
     targets: Annotated[tuple[str, ...], Meta(min_length=1, max_length=16, description="Layers to adapt.")] = (
