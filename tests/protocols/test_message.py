@@ -191,7 +191,11 @@ def test_size_is_bounded_both_ways() -> None:
     note = Note(peer=PEER, data=bytes(1000))
     data = encode(note, MAX_BYTES)
     assert decode(data, Note, len(data)) == note
-    for call in (lambda: encode(note, len(data) - 1), lambda: decode(data, Note, len(data) - 1)):
+    for call in (
+        lambda: encode(note, len(data) - 1),
+        lambda: decode(data, Note, len(data) - 1),
+        lambda: decode(b"\xff" * 100, Note, 99),  # before anything is read
+    ):
         with pytest.raises(TooBig):
             call()
 
