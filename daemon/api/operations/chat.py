@@ -32,11 +32,11 @@ class Open(Params, frozen=True):
     """How to chat."""
 
     adapter: Wish = "latest"
-    model: Annotated[str | None, Meta(max_length=64, description="The model's name; by default the node's.")] = None
-    system: Annotated[str | None, Meta(max_length=64 << 10, description="The system prompt.")] = None
-    max_tokens: Annotated[int | None, Meta(ge=1, le=1 << 20, description="The longest answer.")] = None
+    model: Annotated[str, Meta(max_length=64, description="The model's name; by default the node's.")] | None = None
+    system: Annotated[str, Meta(max_length=64 << 10, description="The system prompt.")] | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=1 << 20, description="The longest answer.")] | None = None
     temperature: Annotated[float, Meta(ge=0, le=10, description="0 always takes the likeliest token.")] = 0.0
-    timeout_s: Annotated[float | None, Meta(gt=0, le=86_400, description="The longest time for an answer.")] = None
+    timeout_s: Annotated[float, Meta(gt=0, le=86_400, description="The longest time for an answer.")] | None = None
 
 
 class OfChat(Params, frozen=True):
