@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Final, Protocol, Self
+from typing import Final, Self
 
 import msgspec
 import trio
@@ -54,13 +54,6 @@ _READ_BYTES: Final = 1 << 16
 _ERRORS: Final[dict[str, type[AgentError]]] = {
     error.code: error for error in (BadAdapter, BadData, EngineMissing, UnknownName, WrongBase)
 }
-
-
-class TaskStatus(Protocol):
-    """How a background task tells that it is ready, and what it is ready with."""
-
-    def started(self, value: Any = None) -> None:
-        """It is ready."""
 
 
 @dataclass
@@ -110,6 +103,7 @@ class _Worker:
     outbox: trio.MemorySendChannel[bytes]
     last_used_s: float
     calls: dict[int, _Call] = field(default_factory=dict)
+    log_read: trio.Event = field(default_factory=trio.Event)
     last_words: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_WORDS_LINES))
     model: Load | None = None
     complaint: str | None = None
@@ -150,9 +144,10 @@ class _Worker:
 
 
 class Engine:
-    """The engine as its users see it. Run it in a nursery (`await nursery.start(engine.run)`) or use `open_engine`.
+    """The engine as its users see it; made by `open_engine`.
 
     Args:
+        nursery: where its workers live.
         command: how to start a worker.
         threads: CPU threads of the worker; 0 for one a core.
         device: `auto`, `cpu`, `cuda` or `mps`.
@@ -162,6 +157,7 @@ class Engine:
 
     def __init__(
         self,
+        nursery: trio.Nursery,
         *,
         command: tuple[str, ...] = WORKER,
         threads: int = 0,
@@ -177,7 +173,7 @@ class Engine:
         self._ids = count(1)
         self._slots = trio.Semaphore(MAX_CALLS)
         self._starting = trio.Lock()
-        self._nursery: trio.Nursery | None = None
+        self._nursery = nursery
         self._worker: _Worker | None = None
         self._model: Load | None = None
         self._n_deaths_at_start = 0
@@ -192,13 +188,6 @@ class Engine:
     def n_calls(self) -> int:
         """How many requests are in hand."""
         return len(self._worker.calls) if self._worker else 0
-
-    async def run(self, *, task_status: TaskStatus = trio.TASK_STATUS_IGNORED) -> None:
-        """Look after workers until cancelled."""
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            task_status.started()
-            await trio.sleep_forever()
 
     @asynccontextmanager
     async def call(self, request: Request) -> AsyncIterator[Replies]:
@@ -247,8 +236,6 @@ class Engine:
             return worker
 
     async def _start(self) -> _Worker:
-        if self._nursery is None:
-            raise RuntimeError("the engine is not running: use `open_engine`, or start `engine.run` in a nursery")
         await trio.sleep_until(self._not_before_s)
         environment = os.environ | {
             "HF_HUB_OFFLINE": "1",
@@ -256,12 +243,6 @@ class Engine:
             "OMP_NUM_THREADS": str(self._threads),
             "COVEY_ENGINE_DEVICE": self._device,
         }
-        worker: _Worker = await self._nursery.start(self._live, environment)
-        self._worker = worker
-        return worker
-
-    async def _live(self, environment: dict[str, str], *, task_status: TaskStatus) -> None:
-        """Be with one worker from its start to its end."""
         process = await trio.lowlevel.open_process(
             self._command,
             stdin=subprocess.PIPE,
@@ -271,16 +252,20 @@ class Engine:
             start_new_session=True,  # Ctrl-C in the daemon's terminal is the daemon's business
         )
         outbox, frames = trio.open_memory_channel[bytes](MAX_UNSENT_FRAMES)
-        worker = _Worker(process, outbox, trio.current_time())
+        self._worker = _Worker(process, outbox, trio.current_time())
+        self._nursery.start_soon(self._live, self._worker, frames)
+        return self._worker
+
+    async def _live(self, worker: _Worker, frames: trio.MemoryReceiveChannel[bytes]) -> None:
+        """Be with one worker until its end."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_write, process, frames)
+                nursery.start_soon(_write, worker.process, frames)
+                nursery.start_soon(_read_log, worker, self._on_log)
                 nursery.start_soon(self._end_when_idle, worker, nursery.cancel_scope)
-                log_read = await nursery.start(_read_log, worker, self._on_log)
-                task_status.started(worker)
                 await _read_replies(worker)
                 with trio.move_on_after(LAST_WORDS_S):
-                    await log_read.wait()
+                    await worker.log_read.wait()
                 nursery.cancel_scope.cancel()
         finally:
             if self._worker is worker:
@@ -321,10 +306,8 @@ async def open_engine(
     on_log: Callable[[str], None] = lambda line: None,
 ) -> AsyncIterator[Engine]:
     """An engine that runs for the length of the block. Args: see `Engine`."""
-    engine = Engine(command=command, threads=threads, device=device, idle_s=idle_s, on_log=on_log)
     async with trio.open_nursery() as nursery:
-        await nursery.start(engine.run)
-        yield engine
+        yield Engine(nursery, command=command, threads=threads, device=device, idle_s=idle_s, on_log=on_log)
         nursery.cancel_scope.cancel()
 
 
@@ -370,11 +353,9 @@ def _hand_out(worker: _Worker, reply: Reply) -> None:
         worker.forget(call.request)
 
 
-async def _read_log(worker: _Worker, on_log: Callable[[str], None], *, task_status: TaskStatus) -> None:
+async def _read_log(worker: _Worker, on_log: Callable[[str], None]) -> None:
     """Pass on what the worker writes to stderr; the event is set at its end."""
     assert worker.process.stderr is not None
-    is_read = trio.Event()
-    task_status.started(is_read)
     held = b""
     async for data in worker.process.stderr:
         *lines, held = (held + data).replace(b"\r", b"\n").split(b"\n")
@@ -384,7 +365,7 @@ async def _read_log(worker: _Worker, on_log: Callable[[str], None], *, task_stat
             if text:
                 worker.last_words.append(text)
                 on_log(text)
-    is_read.set()
+    worker.log_read.set()
 
 
 async def _reap(worker: _Worker) -> None:
