@@ -45,14 +45,17 @@ class Get(Params, frozen=True):
     """What to fetch, and where to write it."""
 
     reference: Reference
-    out: Annotated[
-        str | None,
-        Meta(
-            max_length=4096,
-            description="Where to write it (default: the last part of the reference, in this folder).",
-            extra={"path": True, "default_from": "reference"},
-        ),
-    ] = None
+    out: (
+        Annotated[
+            str,
+            Meta(
+                max_length=4096,
+                description="Where to write it (default: the last part of the reference, in this folder).",
+                extra={"path": True, "default_from": "reference"},
+            ),
+        ]
+        | None
+    ) = None
     provider: Annotated[tuple[str, ...], Meta(max_length=16, description="Addresses of peers that have it.")] = ()
     timeout_s: Patience = 30.0
 

@@ -19,7 +19,7 @@ class Add(Params, frozen=True):
     """A peer to know and to connect to."""
 
     address: Annotated[str, Meta(max_length=512, description="/ip4/.../tcp/.../p2p/PEER, or a bare peer id.")]
-    name: Annotated[str | None, Meta(max_length=64, description="What you call it.")] = None
+    name: Annotated[str, Meta(max_length=64, description="What you call it.")] | None = None
 
 
 class Added(Result, frozen=True):
