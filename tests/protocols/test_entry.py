@@ -219,6 +219,7 @@ def test_other_shapes_of_the_signature_are_refused() -> None:
         cbor2.dumps([protected, unprotected, None, signature[:-1]]),
         cbor2.dumps([protected, unprotected, None, signature, 0]),
         cbor2.dumps([wrong_algorithm, unprotected, None, signature]),
+        cbor2.dumps([protected, unprotected, None, signature]) + b"\0",
         b"",
     ):
         with pytest.raises(Malformed):

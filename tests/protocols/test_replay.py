@@ -65,6 +65,12 @@ def test_the_window_is_as_wide_as_it_says() -> None:
     assert window is not None
     assert window.admit(1) is None
     assert window.admit(2) is not None
+    first = Window().admit(1)
+    assert first is not None
+    slid = first.admit(WINDOW)
+    assert slid is not None
+    assert slid.admit(1) is None
+    assert slid.admit(2) is not None
 
 
 def test_a_replay_is_refused_and_reordering_is_not(table: ReplayTable) -> None:
