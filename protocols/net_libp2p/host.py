@@ -29,10 +29,9 @@ from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.yamux import yamux
 from libp2p.tools.anyio_service.trio_manager import TrioManager
 from libp2p.transport.tcp import tcp
-from multiaddr import Multiaddr
 
 from protocols.net import MAX_INBOUND_STREAMS_PER_PEER
-from protocols.net_libp2p.addresses import SystemResolver, expand
+from protocols.net_libp2p.addresses import SystemResolver, expand, parse
 from storage.keys import Identity
 
 YAMUX_FRAME_BYTES: Final = 65519  # header of 12 included: one frame then fills one noise message
@@ -98,10 +97,20 @@ async def listen(swarm: Any, address: str) -> bool:
     match = _LISTEN.fullmatch(address)
     if match is None:
         return False
-    if await swarm.listen(Multiaddr(address)):
-        return True
-    log.warning("listen_port_taken", address=address)
-    return bool(await swarm.listen(Multiaddr(f"{match[1]}/tcp/0")))
+    for wanted in (address, f"{match[1]}/tcp/0"):
+        multiaddr = parse(wanted)
+        if multiaddr is not None and await swarm.listen(multiaddr):
+            return True
+        log.warning("listen_refused", address=wanted)
+    return False
+
+
+async def hang_up(swarm: Any) -> None:
+    """Close all connections at once. Left to itself, a swarm that is cancelled leaves its sockets open."""
+    with trio.CancelScope(deadline=trio.current_time() + STOP_TIMEOUT_S, shield=True):
+        async with trio.open_nursery() as nursery:
+            for peer_id in list(swarm.connections):
+                nursery.start_soon(survive, swarm.close_peer, peer_id)
 
 
 def guarded(handle: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:

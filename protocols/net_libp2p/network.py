@@ -28,7 +28,7 @@ from protocols.net_libp2p import mdns
 from protocols.net_libp2p.addresses import MAX_ADDRESSES_PER_PEER, parse, to_id, to_peer, to_texts
 from protocols.net_libp2p.dht import find_providers, prepare, provide
 from protocols.net_libp2p.gossip import Gossip, build_router
-from protocols.net_libp2p.host import build_host, listen, running, survive
+from protocols.net_libp2p.host import build_host, hang_up, listen, running, survive
 from protocols.net_libp2p.streams import FOREIGN, LibP2pStream, linger
 from protocols.topics import Subscriptions
 from storage.cid import Cid
@@ -74,6 +74,7 @@ async def open_network(identity: Identity, config: NetConfig | None = None) -> A
         network = LibP2pNetwork(host, dht, gossip, subscriptions, nursery)
         swarm.register_notifee(_Notifee(network))
         await stack.enter_async_context(running(swarm))
+        stack.push_async_callback(hang_up, swarm)
         refused = [address for address in config.listen if not await listen(swarm, address)]
         if not refused:
             for service in (dht, gossip, router):
