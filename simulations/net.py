@@ -12,7 +12,7 @@ import math
 import random
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -147,7 +147,7 @@ class SimWorld:
         async with trio.open_nursery() as nursery:
             for dialler, listener in (link.ends for link in severed):
                 if dialler.is_alive and listener.is_alive:
-                    nursery.start_soon(dialler.connect, PeerInfo(listener.peer_id, (listener.address,)))
+                    nursery.start_soon(_reconnect, dialler, PeerInfo(listener.peer_id, (listener.address,)))
 
     def can_reach(self, one: "SimNetwork", other: "SimNetwork") -> bool:
         """Are both on the same side of the partition?"""
@@ -178,6 +178,11 @@ class SimWorld:
             self._wake = trio.Event()
             with trio.move_on_at(self._events[0][0] if self._events else math.inf):
                 await self._wake.wait()
+
+
+async def _reconnect(dialler: "SimNetwork", info: PeerInfo) -> None:
+    with suppress(DialFailed):  # one of the two crashed, or was parted again
+        await dialler.connect(info)
 
 
 @asynccontextmanager
