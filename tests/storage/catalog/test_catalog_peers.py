@@ -92,6 +92,7 @@ def test_addresses_are_bounded_and_those_that_the_user_gave_stay(catalog: Catalo
 
 def test_strangers_make_room_and_peers_that_the_user_keeps_stay(small_book: PeerBook) -> None:
     small_book.trust(ALICE, ["adapters"], 1.0)
+    small_book.heard(ALICE, [], 1.5)
     small_book.heard(BOB, ["/ip4/192.0.2.8/tcp/1"], 2.0)
     small_book.heard(CAROL, [], 3.0)
     assert [row.peer for row in small_book.list()] == [ALICE, CAROL]
