@@ -189,6 +189,11 @@ class Engine:
         """How many requests are in hand."""
         return len(self._worker.calls) if self._worker else 0
 
+    @property
+    def wait_s(self) -> float:
+        """How long the next start of a worker will wait, because the last ones died at once."""
+        return max(0.0, self._not_before_s - trio.current_time())
+
     @asynccontextmanager
     async def call(self, request: Request) -> AsyncIterator[Replies]:
         """Send `request` (its `id` is set here) and read its replies. Leaving the block early cancels it."""

@@ -53,7 +53,7 @@ def _value(body: bytes) -> dict[str, Any]:
     try:
         value = cbor2.loads(body)
         is_whole = cbor2.dumps(value) == body  # cbor2 alone accepts trailing bytes and repeated keys
-    except (ValueError, EOFError, RecursionError, TypeError, OverflowError, MemoryError) as error:
+    except (cbor2.CBORError, ValueError, RecursionError, TypeError, OverflowError, MemoryError) as error:
         raise BrokenFrame(f"a frame is not CBOR: {error}") from None
     if not is_whole:
         raise BrokenFrame("a frame is not in the one accepted form of CBOR")

@@ -1,0 +1,55 @@
+"""Fakes of the engine's worker in plain Python, and the tiny model that the engine tests share."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+FAKE_WORKER = """
+import os, sys, time
+from agents.engine.framing import Unframer, encode
+from agents.engine.messages import *
+
+def send(message):
+    os.write(1, encode(message))
+
+def requests():
+    unframer = Unframer()
+    while data := os.read(0, 65536):
+        yield from unframer.feed(data)
+
+CARD = ModelCard(name="fake", fingerprint="b", architecture="F", n_params=1, n_layers=1, hidden_size=1, vocabulary=1,
+                 context_tokens=1, dtype="F32", has_chat_template=False)
+
+def finished(id, reason="stop"):
+    return Finished(id=id, reason=reason, n_prompt_tokens=1, n_tokens=1, first_token_s=0.0, total_s=0.0)
+"""
+
+
+@pytest.fixture
+def fake_worker(tmp_path: Path) -> Callable[[str], tuple[str, ...]]:
+    """A worker whose behaviour is the given Python code, run after the helpers above."""
+
+    def command(code: str) -> tuple[str, ...]:
+        script = tmp_path / "worker.py"
+        script.write_text(FAKE_WORKER + code)
+        return (sys.executable, str(script))
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Path:
+    """The tiny model, trained once for all test runs on this machine."""
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
+        pytest.skip("torch and transformers are not installed: pip install 'covey[engine]'")
+    from agents.engine.worker.imports import import_model
+
+    cache = Path(os.environ.get("COVEY_TEST_CACHE") or Path(__file__).parents[3] / ".cache" / "covey-tests")
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = cache / "tiny"
+    import_model("tiny", folder, "tiny", lambda: False)
+    return folder

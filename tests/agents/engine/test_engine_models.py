@@ -1,0 +1,222 @@
+"""With torch: the engine's own LoRA against PEFT's, training, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from agents.engine.client import open_engine
+from agents.engine.messages import Finished, Generate, Import, Load, Stage, Token, Train, TrainStep, Turn
+from agents.errors import BadAdapter, BadData, EngineFailed, WrongBase
+
+pytestmark = pytest.mark.engine
+ASK = (Turn("user", "What does the import statement do?"),)
+ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@pytest.fixture(scope="session")
+def adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA that was trained on program text."""
+    from agents.engine.worker.models import load_model
+    from agents.engine.worker.train import train
+
+    folder = tmp_path_factory.mktemp("adapters")
+    data = folder / "code.txt"
+    data.write_text(Path(json.__file__).with_name("decoder.py").read_text() * 2)
+    request = Train(data=str(data), out=str(folder / "code"), n_steps=15, targets=ALL, learning_rate=5e-3)
+    trained = train(load_model(tiny_model), request, lambda step: None, lambda: False)
+    assert trained.loss_after < trained.loss_before - 0.2
+    return folder / "code"
+
+
+async def answer(engine, adapter=None, **options):
+    text = ""
+    async with engine.call(Generate(turns=ASK, adapter=adapter and str(adapter), **options)) as replies:
+        async for reply in replies:
+            if isinstance(reply, Token):
+                text += reply.text
+    assert isinstance(reply, Finished)
+    return text, reply
+
+
+def test_greedy_tokens_and_logits_equal_those_of_peft(tiny_model, adapter):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from agents.engine.worker.models import load_model
+
+    ours = load_model(tiny_model)
+    ours.adapters.wear(ours.adapters.stage(adapter))
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), adapter).eval()
+    ids = torch.tensor([ours.encode("The import statement")])
+    with torch.inference_mode():
+        assert torch.equal(ours.model(input_ids=ids).logits, theirs(input_ids=ids).logits)
+        mine, other = (
+            model.generate(input_ids=ids, max_new_tokens=32, do_sample=False) for model in (ours.model, theirs)
+        )
+    assert torch.equal(mine, other)
+    ours.adapters.wear(None)
+    with torch.inference_mode(), theirs.disable_adapter():
+        assert torch.equal(ours.model(input_ids=ids).logits, theirs(input_ids=ids).logits)
+
+
+def test_our_loop_makes_the_tokens_of_transformers_generate(tiny_model):
+    import torch
+
+    from agents.engine.worker.generate import generate, render
+    from agents.engine.worker.models import load_model
+
+    loaded = load_model(tiny_model)
+    pieces = []
+    generate(loaded, Generate(turns=ASK, max_tokens=32), pieces.append, lambda: False)
+    ids = torch.tensor([loaded.encode(render(loaded, ASK, is_open=True))])
+    out = loaded.model.generate(input_ids=ids, max_new_tokens=32, do_sample=False)[0, ids.shape[1] :]
+    assert "".join(pieces) == loaded.decode(out.tolist())
+
+
+def test_the_same_seed_trains_the_same_adapter(tiny_model, tmp_path):
+    from agents.engine.worker.models import load_model
+    from agents.engine.worker.train import train
+
+    data = tmp_path / "text.txt"
+    data.write_text("the quick brown fox jumps over the lazy dog. " * 60)
+    loaded = load_model(tiny_model)
+    for name in ("one", "two"):
+        request = Train(data=str(data), out=str(tmp_path / name), n_steps=3, context_tokens=32)
+        train(loaded, request, lambda step: None, lambda: False)
+    one, two = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+async def test_a_chat_swaps_adapters_between_turns_and_back(tiny_model, adapter):
+    async with open_engine(threads=1) as engine:
+        await engine.one(Load(folder=str(tiny_model)))
+        await engine.one(Stage(adapter=str(adapter)))
+        base, finished = await answer(engine, max_tokens=24)
+        worn, _ = await answer(engine, adapter, max_tokens=24)
+        again, _ = await answer(engine, max_tokens=24)
+        assert base == again != worn
+        assert finished.n_tokens <= 24
+        sampled = [await answer(engine, temperature=1.0, top_p=0.9, seed=7, max_tokens=16) for _ in range(2)]
+        assert sampled[0][0] == sampled[1][0]
+        stopped, finished = await answer(engine, max_tokens=24, stop=(base[5:8],))
+        assert stopped == base[: base.find(base[5:8])] and finished.reason == "stop"
+        with pytest.raises(EngineFailed, match="shorten"):
+            await engine.one(Generate(turns=(Turn("user", "word " * 2000),)))
+        await cancelled_halfway(engine)
+
+
+async def cancelled_halfway(engine):
+    async with engine.call(Generate(turns=ASK, max_tokens=900)) as replies:
+        await replies.__anext__()
+    _, finished = await answer(engine, max_tokens=4)
+    assert finished.n_tokens <= 4
+
+
+async def test_training_reports_steps_stops_when_left_and_leaves_nothing_half(tiny_model, tmp_path):
+    data = tmp_path / "text.txt"
+    data.write_text("the quick brown fox jumps over the lazy dog. " * 60)
+    request = Train(data=str(data), out=str(tmp_path / "out"), n_steps=10_000)
+    async with open_engine(threads=1) as engine:
+        await engine.one(Load(folder=str(tiny_model)))
+        async with engine.call(request) as replies:
+            assert isinstance(await replies.__anext__(), TrainStep)
+        await answer(engine, max_tokens=2)
+        assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+        data.write_bytes(b'{"messages": 3}\n')
+        with pytest.raises(BadData, match="line 1"):
+            await engine.one(request)
+        data.write_text("the quick brown fox " * 400)
+        with pytest.raises(EngineFailed, match="no linear layers"):
+            await engine.one(Train(data=str(data), out=str(tmp_path / "out"), targets=("nothing",)))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("use_dora", True, "(?i)dora"),
+        ("bias", "all", "bias"),
+        ("modules_to_save", ["lm_head"], "modules_to_save"),
+        ("alpha_pattern", {"q_proj": 3}, "alpha_pattern"),
+        ("peft_type", "IA3", "peft_type"),
+        ("target_modules", "(a+)+$", "target_modules"),
+    ],
+)
+def test_variants_that_are_not_served_are_refused_by_name(tiny_model, adapter, tmp_path, key, value, said):
+    from agents.engine.worker.lora import Adapters
+    from agents.engine.worker.models import load_model
+
+    copy = shutil.copytree(adapter, tmp_path / "copy")
+    config = json.loads((copy / "adapter_config.json").read_text()) | {key: value}
+    (copy / "adapter_config.json").write_text(json.dumps(config))
+    adapters: Adapters = load_model(tiny_model).adapters
+    with pytest.raises(BadAdapter, match=said):
+        adapters.stage(copy)
+
+
+def test_nan_and_foreign_shapes_are_refused_and_rslora_is_scaled(tiny_model, adapter, tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from agents.engine.worker.models import load_model
+
+    adapters = load_model(tiny_model).adapters
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    name = next(iter(tensors))
+
+    def variant(folder, changed, **keys):
+        copy = shutil.copytree(adapter, tmp_path / folder)
+        save_file(changed, copy / "adapter_model.safetensors")
+        config = json.loads((copy / "adapter_config.json").read_text()) | keys
+        (copy / "adapter_config.json").write_text(json.dumps(config))
+        return copy
+
+    with pytest.raises(BadAdapter, match="NaN"):
+        adapters.stage(variant("nan", tensors | {name: torch.full_like(tensors[name], torch.nan)}))
+    wide = {key: torch.zeros(8, 64) if "lora_A" in key else torch.zeros(64, 8) for key in tensors}
+    with pytest.raises(WrongBase):
+        adapters.stage(variant("wide", wide))
+    deep = {key.replace("layers.0", "layers.40"): tensor for key, tensor in tensors.items()}
+    with pytest.raises(WrongBase, match="no linear layer"):
+        adapters.stage(variant("deep", deep))
+    plain = next(iter(adapters.stage(adapter).layers.values())).scale
+    scaled = next(iter(adapters.stage(variant("rs", tensors, use_rslora=True)).layers.values())).scale
+    assert (plain, scaled) == (16 / 8, 16 / 8**0.5)
+
+
+def test_staged_adapters_stay_within_their_budget(tiny_model, adapter):
+    from agents.engine.worker.lora import Adapters
+    from agents.engine.worker.models import load_model
+
+    adapters = Adapters(load_model(tiny_model).model, max_bytes=1)
+    for name in ("a", "b"):
+        adapters.stage(shutil.copytree(adapter, adapter.with_name(name)))
+    assert len(adapters._staged) == 1
+
+
+@pytest.mark.parametrize("source", ["/nowhere", "wheel:no-such-package-at-all", "not a model"])
+async def test_what_is_no_model_is_refused_and_leaves_nothing(tmp_path, source):
+    async with open_engine(threads=1) as engine:
+        with pytest.raises(EngineFailed):
+            await engine.one(Import(source=source, folder=str(tmp_path / "m"), name="m"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_pickled_weights_is_refused(tiny_model, tmp_path):
+    from agents.engine.worker.imports import import_model
+
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(EngineFailed, match="Pickled"):
+        import_model(str(copy), tmp_path / "m", "m", lambda: False)
+
+
+def test_importing_a_folder_keeps_its_fingerprint(tiny_model, tmp_path):
+    from agents.engine.worker.imports import import_model
+    from agents.engine.worker.models import read_card
+
+    card = import_model(str(tiny_model), tmp_path / "m", "copy", lambda: False)
+    assert card.fingerprint == read_card(tiny_model).fingerprint
+    assert read_card(tmp_path / "m") == card
