@@ -1,9 +1,10 @@
 """dag-pb: the protobuf of files and directories: bytes, and links with a name and a size.
 
 Source: the DAG-PB specification (ipld.io/specs/codecs/dag-pb). Written in one form only: links before data, links
-sorted by the bytes of their names (equal names keep their order). Read in both orders of links and data.
+sorted by the bytes of their names. Read in both orders of links and data, and with links in any order.
 """
 
+from types import UnionType
 from typing import Final, NamedTuple
 
 from storage.blockstore import MAX_BLOCK_BYTES
@@ -41,10 +42,20 @@ def name_bytes(name: str | None) -> bytes:
 
 def encode(node: PbNode) -> bytes:
     """The node as a block. Raises: InvalidBlock, TooLarge."""
-    if not isinstance(node, PbNode):
-        raise InvalidBlock(f"not a DAG-PB node: {type(node).__name__}")
+    _require(node, PbNode, "a node")
+    _require(node.data, bytes | None, "its data")
     parts = []
-    for link in sorted(node.links, key=lambda link: name_bytes(link.name)):
+    for link in node.links:
+        _require(link, PbLink, "a link")
+        _require(link.cid, Cid, "a link's CID")
+        _require(link.name, str | None, "a link's name")
+        _require(link.tsize, int | None, "a link's size")
+    last_name = b""
+    for link in node.links:
+        name = name_bytes(link.name)
+        if name < last_name:
+            raise InvalidBlock(f"not a DAG-PB node: the link {link.name!r} is not in the order of names")
+        last_name = name
         body = _encode_link(link)
         parts.append(b"\x12" + varint_encode(len(body)) + body)
     if node.data is not None:
@@ -55,9 +66,12 @@ def encode(node: PbNode) -> bytes:
     return data
 
 
+def _require(value: object, kind: type | UnionType, what: str) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, Cid) and kind is not Cid):
+        raise InvalidBlock(f"not a DAG-PB node: {what} is {type(value).__name__}")
+
+
 def _encode_link(link: PbLink) -> bytes:
-    if not isinstance(link.cid, Cid):
-        raise InvalidBlock("a link has no CID")
     body = b"\x0a" + varint_encode(len(link.cid)) + link.cid
     if link.name is not None:
         name = name_bytes(link.name)

@@ -79,7 +79,7 @@ def cases() -> dict[str, dict]:
         "folder with an empty folder and an empty file": {"tree": {"d": {"tree": {}}, "f": {"file": 0}}},
         "same file twice": {"tree": {"a": leaf, "b": leaf}},
         "names to be sorted by bytes": {
-            "tree": {name: leaf for name in ("B", "a", "é", "z", "日本", "~", "a b", "%41", "😀", "Z.txt", "ﬀ")}
+            "tree": dict.fromkeys(("B", "a", "é", "z", "日本", "~", "a b", "%41", "😀", "Z.txt", "ﬀ"), leaf)
         },
         "20 levels deep": deep,
         "folder with large and small files": {
@@ -114,7 +114,10 @@ def main(kubo_python: str, kubo_driver: str, node: str, node_modules: str) -> No
         folder = Path(name)
         (folder / "importer.mjs").write_text(NODE_SCRIPT)
         kubo = subprocess.Popen(
-            [kubo_python, kubo_driver, str(folder / "repo"), "0"], **pipes, env={**os.environ, "KUBO_ROUTING": "none"}
+            [kubo_python, str(Path(kubo_driver).resolve()), str(folder / "repo"), "0"],
+            **pipes,
+            cwd=folder,
+            env={**os.environ, "KUBO_ROUTING": "none"},
         )
         assert json.loads(kubo.stdout.readline())["ev"] == "ready"
         helia = subprocess.Popen([node, str(folder / "importer.mjs"), node_modules], **pipes)

@@ -58,12 +58,10 @@ def from_data_model(value: Any) -> PbNode:
         return value
     made = []
     for link in value["Links"] if isinstance(value["Links"], list) else [None]:
-        if not isinstance(link, dict) or not set(link) <= {"Hash", "Name", "Tsize"}:
+        if not isinstance(link, dict) or not set(link) <= {"Hash", "Name", "Tsize"} or None in link.values():
             return value
         made.append(PbLink(link.get("Hash"), link.get("Name"), link.get("Tsize")))
-    return (
-        PbNode(value["Data"] if "Data" in value else None, tuple(made)) if value.get("Data", b"") is not None else value
-    )
+    return value if "Data" in value and value["Data"] is None else PbNode(value.get("Data"), tuple(made))
 
 
 @pytest.mark.parametrize("codec", ["dag-cbor", "dag-pb"])
@@ -92,4 +90,4 @@ def test_every_value_that_is_no_dag_pb_node_is_refused() -> None:
     assert found
     for case in found:
         with pytest.raises(StorageError):
-            dag_pb.encode(from_data_model(from_json(case["dag-json"])))
+            assert dag_pb.encode(from_data_model(from_json(case["dag-json"]))) is None, case["name"]

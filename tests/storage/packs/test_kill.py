@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from storage.blockstore import MadeBlock
 from storage.cid import Cid
 from storage.packs import PackBlockstore
@@ -30,7 +28,6 @@ for number in range(int(sys.argv[2]), 1 << 30):
 """
 
 
-@pytest.mark.e2e
 def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path: Path) -> None:
     chance = random.Random(1)
     first = 0

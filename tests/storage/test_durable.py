@@ -1,0 +1,56 @@
+"""Small files are replaced whole or not at all."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from storage import durable
+from storage.durable import write_file
+from storage.errors import StoreFull
+
+
+def test_a_file_is_written_and_replaced_with_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_file(path, b"one")
+    write_file(path, b"two", mode=0o640)
+    assert path.read_bytes() == b"two"
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    write_file(path, b"old")
+
+    def no_room(fd: int, data: memoryview, offset: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(durable.os, "pwrite", no_room)
+    with pytest.raises(StoreFull):
+        write_file(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_file_is_synced_before_it_gets_its_name_and_the_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    for name in ("fsync", "rename"):
+        actual = getattr(os, name)
+        monkeypatch.setattr(
+            durable.os, name, lambda *args, actual=actual, name=name: (steps.append(name), actual(*args))[1]
+        )
+    write_file(tmp_path / "file", b"x")
+    assert steps == ["fsync", "rename", "fsync"]
+
+
+def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite = os.pwrite
+    monkeypatch.setattr(durable.os, "pwrite", lambda fd, data, at: pwrite(fd, data[:3], at))
+    write_file(tmp_path / "file", b"0123456789")
+    assert (tmp_path / "file").read_bytes() == b"0123456789"

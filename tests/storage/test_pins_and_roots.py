@@ -1,0 +1,185 @@
+"""Pins and published roots: durable, and the only door through which others see blocks."""
+
+from collections.abc import Callable
+
+import pytest
+
+from storage.blockstore import MadeBlock, Seen, Store, Visibility
+from storage.cid import DAG_CBOR, Cid
+from storage.codecs import dag_cbor
+from storage.errors import NotFound, TooLarge
+from storage.keys import PeerId
+from storage.memory import MemoryBlockstore
+from storage.packs import PackBlockstore
+from storage.pins import Pin, PinKind, Pins, PinState
+from storage.roots import MAX_MEMBERS, Roots
+
+ANN, BEN, EVE = (PeerId.of(bytes([number]) * 32) for number in range(3))
+
+
+def tree(name: str) -> tuple[MadeBlock, list[MadeBlock]]:
+    leaves = [MadeBlock.of(f"{name} {number}".encode()) for number in range(3)]
+    value = {"links": [leaf.cid for leaf in leaves], "shared": SHARED.cid}
+    return MadeBlock.of(dag_cbor.encode(value), DAG_CBOR), leaves
+
+
+SHARED = MadeBlock.of(b"shared")
+ROOT, LEAVES = tree("one")
+OTHER, OTHER_LEAVES = tree("two")
+EVERYTHING = [SHARED, ROOT, *LEAVES, OTHER, *OTHER_LEAVES]
+
+
+def test_a_pin_is_added_changed_listed_and_removed(store: Store) -> None:
+    pins = Pins(store)
+    pins.add(ROOT.cid, "mine")
+    pins.add(ROOT.cid, "again", PinKind.DIRECT, PinState.COMPLETE)
+    pins.add(OTHER.cid)
+    assert pins.get(ROOT.cid, "mine") == Pin(ROOT.cid, "mine", PinKind.RECURSIVE, PinState.WANTED)
+    assert pins.set_state(ROOT.cid, "mine", PinState.FETCHING).state == PinState.FETCHING
+    assert {pin.name: pin.state for pin in pins.list(ROOT.cid)} == {
+        "mine": PinState.FETCHING,
+        "again": PinState.COMPLETE,
+    }
+    assert len(pins.list()) == 3
+    assert pins.remove(ROOT.cid, "mine")
+    assert not pins.remove(ROOT.cid, "mine")
+    assert [pin.name for pin in pins.list(ROOT.cid)] == ["again"]
+
+
+def test_pins_of_two_cids_over_one_block_are_two_pins(store: Store) -> None:
+    pins = Pins(store)
+    pins.add(ROOT.cid)
+    pins.add(Cid.of(ROOT.data))
+    pins.remove(ROOT.cid)
+    assert [pin.cid for pin in pins.list()] == [Cid.of(ROOT.data)]
+
+
+def test_a_state_without_a_pin_is_refused_and_so_is_a_long_name(store: Store) -> None:
+    with pytest.raises(NotFound):
+        Pins(store).set_state(ROOT.cid, "", PinState.COMPLETE)
+    with pytest.raises(TooLarge):
+        Pins(store).add(ROOT.cid, "n" * 129)
+
+
+def test_pins_and_roots_outlive_a_lost_index(open_packs: Callable[..., PackBlockstore]) -> None:
+    store = open_packs()
+    store.put_many(EVERYTHING)
+    Pins(store).add(ROOT.cid, "kept", state=PinState.COMPLETE)
+    Roots(store).publish(ROOT.cid, Visibility.MEMBERS, [ANN])
+    store.close()
+    for path in store._packs_folder.parent.glob("index.db*"):
+        path.unlink()
+    store = open_packs()
+    assert store.seen(ROOT.cid) == Seen(Visibility.PRIVATE)
+    assert [pin.name for pin in Pins(store).list()] == ["kept"]
+    roots = Roots(store)
+    assert roots.may_see(ANN, LEAVES[2].cid, is_flock=False)
+    assert not roots.may_see(EVE, LEAVES[2].cid, is_flock=True)
+
+
+@pytest.mark.parametrize(
+    ("level", "anyone", "flock", "member"),
+    [
+        (Visibility.PRIVATE, False, False, False),
+        (Visibility.MEMBERS, False, False, True),
+        (Visibility.FLOCK, False, True, False),
+        (Visibility.PUBLIC, True, True, True),
+    ],
+)
+def test_who_may_see_what(store: Store, level: Visibility, anyone: bool, flock: bool, member: bool) -> None:
+    store.put_many(EVERYTHING)
+    roots = Roots(store)
+    roots.publish(ROOT.cid, level, [ANN])
+    for block in (ROOT, *LEAVES, SHARED):
+        assert roots.may_see(None, block.cid, is_flock=False) == anyone
+        assert roots.may_see(EVE, block.cid, is_flock=False) == anyone
+        assert roots.may_see(BEN, block.cid, is_flock=True) == flock
+        assert roots.may_see(ANN, block.cid, is_flock=False) == member
+    assert not roots.may_see(ANN, OTHER.cid, is_flock=True)
+    assert not roots.may_see(ANN, Cid.of(b"not here"), is_flock=True)
+
+
+def test_a_shared_block_is_seen_through_any_of_its_roots(store: Store) -> None:
+    store.put_many(EVERYTHING)
+    roots = Roots(store)
+    roots.publish(ROOT.cid, Visibility.MEMBERS, [ANN])
+    roots.publish(OTHER.cid, Visibility.MEMBERS, [BEN])
+    assert [roots.may_see(peer, SHARED.cid, is_flock=False) for peer in (ANN, BEN, EVE)] == [True, True, False]
+    roots.publish(OTHER.cid, Visibility.FLOCK)
+    assert roots.may_see(ANN, SHARED.cid, is_flock=False)
+    assert roots.may_see(EVE, SHARED.cid, is_flock=True)
+
+
+def test_a_changed_member_list_counts_at_once(store: Store) -> None:
+    store.put_many(EVERYTHING)
+    roots = Roots(store)
+    roots.publish(ROOT.cid, Visibility.MEMBERS, [ANN])
+    roots.publish(ROOT.cid, Visibility.MEMBERS, [BEN])
+    assert roots.members(ROOT.cid) == {BEN}
+    assert not roots.may_see(ANN, ROOT.cid, is_flock=False)
+    assert roots.may_see(BEN, ROOT.cid, is_flock=False)
+
+
+def test_lowering_or_withdrawing_a_root_hides_what_no_other_root_shows(store: Store) -> None:
+    store.put_many(EVERYTHING)
+    roots = Roots(store)
+    roots.publish(ROOT.cid, Visibility.PUBLIC)
+    roots.publish(OTHER.cid, Visibility.FLOCK)
+    roots.publish(ROOT.cid, Visibility.PRIVATE)
+    assert not roots.may_see(EVE, ROOT.cid, is_flock=True)
+    assert roots.may_see(EVE, SHARED.cid, is_flock=True)
+    assert not roots.may_see(None, SHARED.cid, is_flock=False)
+    assert roots.withdraw(OTHER.cid)
+    assert not roots.withdraw(OTHER.cid)
+    assert not roots.may_see(EVE, SHARED.cid, is_flock=True)
+    assert [root.cid for root in roots.list()] == [ROOT.cid]
+
+
+def test_blocks_that_arrive_below_a_root_get_its_level_and_no_other(store: Store) -> None:
+    store.put_many([ROOT, OTHER])
+    roots = Roots(store)
+    assert not roots.publish(ROOT.cid, Visibility.FLOCK).is_whole
+    store.put_many([LEAVES[0], OTHER_LEAVES[0]])
+    roots.arrived(ROOT.cid, [LEAVES[0].cid])
+    roots.arrived(OTHER.cid, [OTHER_LEAVES[0].cid])
+    assert roots.may_see(ANN, LEAVES[0].cid, is_flock=True)
+    assert not roots.may_see(ANN, OTHER_LEAVES[0].cid, is_flock=True)
+    store.put_many(EVERYTHING)
+    assert not roots.may_see(ANN, LEAVES[1].cid, is_flock=True)
+    roots.refresh()
+    assert roots.may_see(ANN, LEAVES[1].cid, is_flock=True)
+    assert roots.list()[0].is_whole
+
+
+def test_a_root_published_before_it_is_here_is_shown_when_it_comes(store: Store) -> None:
+    roots = Roots(store)
+    roots.publish(ROOT.cid, Visibility.PUBLIC)
+    store.put_many(EVERYTHING)
+    roots = Roots(store)
+    assert roots.level(ROOT.cid) == Visibility.PUBLIC
+    assert roots.may_see(None, LEAVES[0].cid, is_flock=False)
+    assert not roots.may_see(None, OTHER.cid, is_flock=False)
+
+
+def test_a_root_that_cannot_be_walked_stays_hidden_and_stops_no_start(store: Store) -> None:
+    garbage = MadeBlock.of(b"\xff", DAG_CBOR)
+    roots = Roots(store)
+    roots.publish(garbage.cid, Visibility.PUBLIC)
+    store.put_many([garbage])
+    assert not Roots(store).may_see(None, garbage.cid, is_flock=False)
+
+
+def test_a_crash_between_hiding_and_showing_is_mended_by_the_next_start() -> None:
+    store = MemoryBlockstore()
+    store.put_many(EVERYTHING)
+    Roots(store).publish(ROOT.cid, Visibility.MEMBERS, [ANN])
+    store.hide_all()
+    assert Roots(store).may_see(ANN, LEAVES[0].cid, is_flock=False)
+
+
+def test_a_member_list_over_the_limit_is_refused() -> None:
+    store = MemoryBlockstore()
+    store.put_many(EVERYTHING)
+    crowd = [PeerId.of(number.to_bytes(32)) for number in range(MAX_MEMBERS + 1)]
+    with pytest.raises(TooLarge):
+        Roots(store).publish(ROOT.cid, Visibility.MEMBERS, crowd)

@@ -1,0 +1,39 @@
+"""The CIDs that Kubo and Helia's importer gave to the same trees. See tests/vectors/make_unixfs.py."""
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.memory import MemoryBlockstore
+from storage.unixfs import add_path, export, profile_of
+
+FOLDER = Path(__file__).parents[2] / "vectors"
+VECTORS = json.loads((FOLDER / "unixfs.json").read_text())
+MATERIALISE = runpy.run_path(str(FOLDER / "make_unixfs.py"))["materialise"]
+LARGE_BYTES = 100 << 20  # the files of 1 GiB were compared when the vectors were made
+
+
+def is_small(vector: dict[str, Any]) -> bool:
+    return bool(vector["recipe"].get("file", 0) < LARGE_BYTES)
+
+
+@pytest.mark.parametrize("vector", [*filter(is_small, VECTORS)], ids=lambda vector: vector["case"])
+def test_the_cid_is_the_one_that_others_give(vector: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "content"
+    MATERIALISE(vector["recipe"], path)
+    for name, cid in vector["cids"].items():
+        assert str(add_path(MemoryBlockstore(), path, profile_of(name))) == cid
+
+
+@pytest.mark.parametrize("profile", ["unixfs-v0-2015", "unixfs-v1-2025"])
+@pytest.mark.parametrize("case", ["symlinks", "shards with folders in them", "names to be sorted by bytes"])
+def test_what_was_imported_is_exported_the_same(case: str, profile: str, tmp_path: Path) -> None:
+    recipe = next(vector["recipe"] for vector in VECTORS if vector["case"] == case)
+    MATERIALISE(recipe, tmp_path / "before")
+    store = MemoryBlockstore()
+    root = add_path(store, tmp_path / "before", profile_of(profile))
+    export(store, root, tmp_path / "after")
+    assert add_path(store, tmp_path / "after", profile_of(profile)) == root
