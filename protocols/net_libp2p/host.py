@@ -58,7 +58,6 @@ def build_host(identity: Identity, kad_protocol: str) -> Any:
         sec_opt={NOISE_PROTOCOL_ID: noise},
         muxer_opt={TProtocol(yamux.PROTOCOL_ID): BoundedYamux},
         transports=[tcp.TCP()],
-        # No watermark: whom to connect to is ours to say, never the auto-connector's.
         connection_config=ConnectionConfig(
             max_connections=MAX_CONNECTIONS, high_watermark=MAX_CONNECTIONS, low_watermark=0, min_connections=0
         ),
@@ -66,9 +65,14 @@ def build_host(identity: Identity, kad_protocol: str) -> Any:
         disable_identify_address_discovery=True,
     )
     network = host.get_network()
+    network.auto_connector.maybe_connect = _dial_nobody
     network.retry_config = RetryConfig(max_retries=0)
     network.set_stream_handler(guarded(network.common_stream_handler))
     return host
+
+
+async def _dial_nobody() -> None:
+    """Stands where libp2p would dial every peer that it heard of: whom to connect to is ours to say."""
 
 
 def _patch(kad_protocol: str) -> None:

@@ -1,0 +1,258 @@
+"""What strangers do to a listening node, on real sockets; afterwards it must answer a friend."""
+
+import contextlib
+import secrets
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import trio
+
+from protocols.errors import DialFailed, ProtocolError, StreamBroken
+from protocols.net import MAX_INBOUND_STREAMS_PER_PEER, Network, PeerInfo, Stream
+from protocols.net_libp2p import NetConfig, open_network
+from storage.keys import Identity
+
+LOOPBACK = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False)
+ROOT = Path(__file__).parents[2]
+MULTISTREAM = b"\x13/multistream/1.0.0\n"
+
+
+class Scene(NamedTuple):
+    """A node that answers `/echo`, where it listens, and how a friend checks that it still answers."""
+
+    node: Network
+    port: int
+    still_answers: Callable[[], Awaitable[None]]
+
+
+async def echo(stream: Stream) -> None:
+    while data := await stream.read(1 << 16):
+        await stream.write(data)
+
+
+def info(node: Network) -> PeerInfo:
+    return PeerInfo.parse(node.addresses()[0])
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    async with open_network(Identity(b"n" * 32), LOOPBACK) as node:
+        node.serve("/echo", echo)
+        port = int(node.addresses()[0].split("/")[4])
+
+        async def still_answers() -> None:
+            with trio.fail_after(20):
+                async with open_network(Identity.generate(), LOOPBACK) as friend:
+                    await friend.connect(info(node))
+                    stream = await friend.open_stream(node.peer_id, ["/echo"])
+                    await stream.write(b"there?")
+                    assert await stream.read(100) == b"there?"
+                    await stream.aclose()
+
+        yield Scene(node, port, still_answers)
+
+
+async def until_closed(stream: trio.SocketStream) -> bytes:
+    """What the node says before it hangs up."""
+    said = b""
+    with trio.fail_after(20):
+        try:
+            while data := await stream.receive_some(4096):
+                said += data
+        except trio.BrokenResourceError:
+            pass
+    return said
+
+
+async def test_garbage_resets_and_connections_that_end_at_once_are_survived(scene: Scene) -> None:
+    for n_bytes in (0, 1, 20, 5000, 100_000):
+        stream = await trio.open_tcp_stream("127.0.0.1", scene.port)
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.send_all(secrets.token_bytes(n_bytes))
+        await stream.aclose()
+    for said in (
+        b"",
+        MULTISTREAM,
+        MULTISTREAM + b"\x07/noise\n",
+        MULTISTREAM + b"\x07/noise\n" + b"\xff\xff" + bytes(99),
+    ):
+        stream = await trio.open_tcp_stream("127.0.0.1", scene.port)
+        await stream.send_all(said)
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await stream.aclose()  # RST
+    await scene.still_answers()
+    assert scene.node.peers() == [] or len(scene.node.peers()) == 1
+
+
+async def test_half_handshakes_that_stay_open_block_nobody(scene: Scene) -> None:
+    held = [await trio.open_tcp_stream("127.0.0.1", scene.port) for _ in range(30)]
+    for stream in held:
+        await stream.send_all(MULTISTREAM + b"\x07/noise\n" + b"\x00\x20")
+    await scene.still_answers()
+    for stream in held:
+        await stream.aclose()
+
+
+@pytest.mark.parametrize("security", ["/plaintext/2.0.0", "/secio/1.0.0", "/tls/1.0.0"])
+async def test_any_security_but_noise_is_refused(scene: Scene, security: str) -> None:
+    stream = await trio.open_tcp_stream("127.0.0.1", scene.port)
+    wanted = security.encode() + b"\n"
+    await stream.send_all(MULTISTREAM + bytes([len(wanted)]) + wanted)
+    said = b""
+    with trio.move_on_after(5):
+        while b"na\n" not in said:
+            data = await stream.receive_some(4096)
+            if not data:
+                break
+            said += data
+    assert said == MULTISTREAM + b"\x03na\n"
+    await stream.aclose()
+    await scene.still_answers()
+
+
+async def test_a_dialler_that_speaks_mplex_alone_is_refused(scene: Scene) -> None:
+    from libp2p.custom_types import TProtocol
+    from libp2p.stream_muxer.mplex.mplex import MPLEX_PROTOCOL_ID, Mplex
+
+    async with open_network(Identity.generate(), LOOPBACK) as stranger:
+        upgrader = stranger._swarm.upgrader  # type: ignore[attr-defined]  # no other way to such a peer
+        upgrader.muxer_multistream.transports.clear()
+        upgrader.muxer_multistream.add_transport(TProtocol(MPLEX_PROTOCOL_ID), Mplex)
+        with pytest.raises(DialFailed):
+            await stranger.connect(info(scene.node))
+    assert scene.node.peers() == []
+    await scene.still_answers()
+
+
+async def test_a_gossip_message_with_a_damaged_key_ends_nothing(scene: Scene) -> None:
+    from libp2p.pubsub.pb import rpc_pb2
+
+    topic = "/covey/adapters/1/hostile"
+    async with open_network(Identity.generate(), LOOPBACK) as stranger, scene.node.subscribe(topic) as heard:
+        await stranger.connect(info(scene.node))
+        stream = await stranger.open_stream(scene.node.peer_id, ["/meshsub/1.1.0"])
+        for from_id, key in ((b"\x12\x20" + bytes(32), b"\x08\x63\x12\x01x"), (b"", b""), (b"\x00", b"\xff" * 50)):
+            message: Any = rpc_pb2.Message(
+                from_id=from_id, key=key, signature=b"s", seqno=b"1", data=b"x", topicIDs=[topic]
+            )
+            packet = rpc_pb2.RPC(publish=[message]).SerializeToString()
+            await stream.write(bytes([len(packet)]) + packet)
+        for packet in (b"\x05\xff\xff\xff\xff\xff", b"\xff\xff\xff\xff\x7f"):  # no protobuf; 32 GiB announced
+            try:
+                await stream.write(packet)
+            except StreamBroken:
+                break
+        await trio.sleep(0.3)
+        async with open_network(Identity.generate(), LOOPBACK) as friend:
+            await friend.connect(info(scene.node))
+            with trio.fail_after(10):
+                while scene.node.peer_id not in friend.topic_peers(topic):
+                    await trio.sleep(0.01)
+                await friend.publish(topic, b"fine")
+                assert (await heard.receive()).data == b"fine"
+
+
+@pytest.mark.parametrize("protocol", ["/ipfs/lan/kad/1.0.0", "/ipfs/id/1.0.0", "/ipfs/ping/1.0.0", "/meshsub/1.1.0"])
+async def test_garbage_on_libp2ps_own_protocols_ends_nothing(scene: Scene, protocol: str) -> None:
+    async with open_network(Identity.generate(), LOOPBACK) as stranger:
+        await stranger.connect(info(scene.node))
+        for data in (b"", b"\x00", b"\x05hello", b"\xff" * 20, secrets.token_bytes(3000)):
+            try:
+                stream = await stranger.open_stream(scene.node.peer_id, [protocol])
+                await stream.write(data)
+                await stream.finish()
+                with trio.move_on_after(0.2):
+                    await stream.read(100)
+                await stream.aclose()
+            except ProtocolError:
+                await stranger.connect(info(scene.node))
+        await scene.still_answers()
+
+
+async def test_a_peer_has_a_bounded_number_of_streams(scene: Scene) -> None:
+    n_held = 0
+
+    async def hold(stream: Stream) -> None:
+        nonlocal n_held
+        n_held += 1
+        await stream.read(1)
+        n_held -= 1
+
+    scene.node.serve("/hold", hold)
+    async with open_network(Identity.generate(), LOOPBACK) as greedy:
+        await greedy.connect(info(scene.node))
+        opened = []
+        for _ in range(MAX_INBOUND_STREAMS_PER_PEER + 10):
+            try:
+                opened.append(await greedy.open_stream(scene.node.peer_id, ["/hold"]))
+            except ProtocolError:
+                break
+        else:
+            pytest.fail("no stream was refused")
+        assert n_held <= MAX_INBOUND_STREAMS_PER_PEER
+        await scene.still_answers()
+        for stream in opened:
+            await stream.aclose()
+        with trio.fail_after(10):
+            while n_held:
+                await trio.sleep(0.01)
+
+
+PEER = """
+import sys, trio
+from protocols.net import PeerInfo
+from protocols.net_libp2p import NetConfig, open_network
+from storage.keys import Identity
+
+async def main():
+    config = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False)
+    async with open_network(Identity.generate(), config) as network:
+        target = PeerInfo.parse(sys.argv[1])
+        await network.connect(target)
+        async with network.subscribe("/covey/adapters/1/dying"):
+            stream = await network.open_stream(target.peer, ["/sink"])
+            print("going", flush=True)
+            while True:
+                await stream.write(bytes(1 << 20))
+
+trio.run(main)
+"""
+
+
+@pytest.mark.e2e
+async def test_a_peer_killed_in_mid_stream_breaks_its_stream_and_nothing_else(scene: Scene) -> None:
+    outcome: list[BaseException | bytes] = []
+    broke = trio.Event()
+
+    async def sink(stream: Stream) -> None:
+        try:
+            while await stream.read(1 << 20):
+                pass
+            outcome.append(b"")
+        except StreamBroken as error:
+            outcome.append(error)
+        broke.set()
+
+    scene.node.serve("/sink", sink)
+    command = [sys.executable, "-c", PEER, scene.node.addresses()[0]]
+    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, cwd=ROOT)
+    async with scene.node.watch_peers() as changes:
+        with trio.fail_after(30):
+            assert process.stdout is not None
+            assert await process.stdout.receive_some() == b"going\n"
+            assert (await changes.receive()).is_connected
+            await trio.sleep(0.2)
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+            await process.stdout.aclose()
+            await broke.wait()
+            assert isinstance(outcome[0], StreamBroken)
+            assert not (await changes.receive()).is_connected
+    await scene.still_answers()
