@@ -13,7 +13,7 @@ import click
 
 from daemon.api import faults
 from daemon.cli import client
-from daemon.cli.chat_console import LineEditor, NewsDesk, Screen
+from daemon.cli.chat_console import LineEditor, NewsDesk, Screen, without_echo
 from daemon.cli.chat_core import Call, Effect, Leave, Show, Stream, Terminal
 from daemon.cli.generate import json_option
 from daemon.paths import Home
@@ -184,8 +184,9 @@ def _converse(home: Home, link: Link, terminal: Terminal, runner: Runner) -> Non
     effects: list[Effect] = []
     while True:
         try:
-            if not runner.run(effects):
-                return
+            with without_echo():
+                if not runner.run(effects):
+                    return
         except KeyboardInterrupt:
             runner.stop()
         except (client.Refused, client.NotRunning) as error:

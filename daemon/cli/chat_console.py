@@ -6,7 +6,8 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -134,6 +135,21 @@ class LineEditor:
             return False
         os.write(sys.stdout.fileno(), _ABOVE.format(set_cell_size(text, width - 1).rstrip()).encode())
         return True
+
+
+@contextmanager
+def without_echo() -> Iterator[None]:
+    """What is typed while an answer comes stays out of it; the next prompt shows it."""
+    import termios
+
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    quiet = [*before[:3], before[3] & ~termios.ECHO, *before[4:]]
+    termios.tcsetattr(descriptor, termios.TCSANOW, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
 
 class NewsDesk:
