@@ -28,8 +28,14 @@ MAX_PROVIDERS: Final = 16
 OVERHEAD_FRAC: Final = 0.01  # of the files' bytes, for the blocks that hold them together
 OVERHEAD_BYTES: Final = 64 << 10
 
-# Not the publisher's lie but the network's weather: it is tried again, and nothing is refused.
 _PASSING: Final = (NoProviders, TimedOut, DialFailed, StreamBroken)
+
+
+class Waiting(NamedTuple):
+    """Not the publisher's lie but the network's weather: it is tried again later."""
+
+    code: str
+    text: str
 
 
 class Job(NamedTuple):
@@ -40,14 +46,13 @@ class Job(NamedTuple):
     announcement: Announcement
 
 
-async def obtain(ports: Ports, job: Job) -> Refuse | None:
-    """Fetch, verify and put on the shelf; tell by events how it goes. Returns: why it is refused, if it is."""
+async def obtain(ports: Ports, job: Job) -> Refuse | Waiting | None:
+    """Fetch, verify and put on the shelf; tell by events how it goes. Returns: why it is not ready, if it is not."""
     cid = job.announcement.manifest
     try:
         refusal = await _obtain(ports, job)
     except _PASSING as error:
-        ports.emit("adapter_waiting", manifest=str(cid), name=job.announcement.name, code=error.code, text=str(error))
-        return None
+        return Waiting(error.code, str(error))
     except (Remote, AgentError) as error:
         refusal = Refuse(error.code, str(error))
     except InvalidBlock as error:

@@ -92,7 +92,7 @@ def store_adapter(ports: Ports, folder: Path, release: Release) -> AdapterRow:
 def _manifest(ports: Ports, inspection: Inspection, files: Cid, release: Release) -> Manifest | AdapterRow:
     """The manifest to sign, or the row of the version that holds exactly these files already."""
     base = Base(
-        fingerprint=Cid.parse(release.base.fingerprint), name=release.base.name, architecture=release.base.architecture
+        fingerprint=Cid.parse(release.base.base), name=release.base.name, architecture=release.base.architecture
     )
     earlier = ports.catalog.adapters.query(
         is_own=True, name=release.name, base=str(base.fingerprint), order=AdapterOrder.VERSION, limit=1

@@ -4,6 +4,7 @@ Announcements come over topics and, from peers that connect, by catch-up. Both t
 policy, refuse replays, decide; then `obtain` fetches. Every refusal is an event with a reason.
 """
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,13 +14,13 @@ import trio
 
 from agents.adapters.announce import Turnstile
 from agents.adapters.decide import Accept, Facts, Refuse, decide
-from agents.adapters.obtain import Job, obtain
+from agents.adapters.obtain import Job, Waiting, obtain
 from agents.adapters.ports import IGNORED, Ports, TaskStatus
 from protocols import adapters as wire
 from protocols import replay
 from protocols.adapters import Announcement
 from protocols.envelope import Signed
-from protocols.errors import Remote
+from protocols.errors import Remote, Tampered
 from protocols.net import TopicMessage
 from storage.catalog.adapters import AdapterRow, AdapterState
 from storage.cid import Cid
@@ -31,7 +32,10 @@ MAX_WAITING: Final = 256
 MAX_ASKS: Final = 8
 ASK_EVERY_S: Final = 10.0
 ASK_TIMEOUT_S: Final = 30.0
+MAX_RESUMED: Final = MAX_FETCHES // 2
+RESUME_S: Final = 10.0
 RETRY_S: Final = 30.0
+LATE_S: Final = 3600.0
 MAX_TOLD: Final = 4096
 TOLD_S: Final = 3600.0
 
@@ -62,6 +66,13 @@ class Refusals:
         return True
 
 
+class Late(NamedTuple):
+    """A job that found nobody to fetch from, and since when."""
+
+    job: Job
+    since_s: float
+
+
 @dataclass(eq=False)
 class Intake:
     """What the tasks of one subscriber share."""
@@ -71,6 +82,8 @@ class Intake:
     bases: set[Cid] = field(default_factory=set)
     in_hand: set[Cid] = field(default_factory=set)
     refused: OrderedDict[Cid, None] = field(default_factory=OrderedDict)  # for good, as long as no base is added
+    late: OrderedDict[Cid, Late] = field(default_factory=OrderedDict)
+    tried_s: dict[Cid, float] = field(default_factory=dict)
     refusals: Refusals = field(default_factory=Refusals)
     turnstile: Turnstile = field(default_factory=partial(Turnstile, ASK_EVERY_S))
     asks: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, MAX_ASKS))
@@ -138,24 +151,49 @@ async def _ask(intake: Intake, peer: PeerId) -> None:
 
 
 async def _resume(intake: Intake) -> None:
-    """Take up what was begun, now and again after failures, for ever."""
+    """Take up what was begun and not finished, now and again, for ever; half of the fetches are left to what is new."""
     while True:
-        for state in (AdapterState.FETCHING, AdapterState.HEARD):
-            for row in intake.ports.catalog.adapters.query(state=state, is_own=False, limit=MAX_WAITING):
-                if intake.ports.catalog.peers.is_trusted(row.publisher, TRUST_KIND):
-                    _enqueue(intake, _job_of(row))
-        await trio.sleep(RETRY_S)
+        room = max(MAX_RESUMED - len(intake.in_hand), 0)
+        for job in _unfinished(intake)[:room]:
+            _enqueue(intake, job)
+        await trio.sleep(RESUME_S)
+
+
+def _unfinished(intake: Intake) -> list[Job]:
+    """The jobs that failed or that a restart cut short, those untried for longest first."""
+    catalog, now_s = intake.ports.catalog, trio.current_time()
+    rows = [
+        row
+        for state in (AdapterState.FETCHING, AdapterState.HEARD)
+        for row in catalog.adapters.query(state=state, is_own=False, limit=MAX_WAITING)
+        if catalog.peers.is_trusted(row.publisher, TRUST_KIND)
+    ]
+    jobs = {row.manifest: _job_of(row) for row in rows}
+    jobs |= {manifest: late.job for manifest, late in intake.late.items() if now_s - late.since_s < LATE_S}
+    tried_s = {manifest: intake.tried_s.get(manifest, -math.inf) for manifest in jobs}
+    intake.tried_s = {manifest: at_s for manifest, at_s in tried_s.items() if at_s > -math.inf}
+    due = [manifest for manifest in jobs if now_s - tried_s[manifest] >= RETRY_S]
+    return [jobs[manifest] for manifest in sorted(due, key=lambda manifest: (tried_s[manifest], manifest))]
 
 
 async def _fetch_jobs(intake: Intake, jobs: trio.MemoryReceiveChannel[Job]) -> None:
     async for job in jobs:
+        manifest = job.announcement.manifest
+        intake.tried_s[manifest] = trio.current_time()
         try:
-            refusal = await obtain(intake.ports, job)
+            outcome = await obtain(intake.ports, job)
         finally:
-            intake.in_hand.discard(job.announcement.manifest)
-        if refusal is not None:
-            _tell(intake, job.base, job.publisher, refusal, job.announcement)
-            _note_refused(intake, job.announcement.manifest)
+            intake.in_hand.discard(manifest)
+        if isinstance(outcome, Waiting):
+            intake.late.setdefault(manifest, Late(job, trio.current_time()))
+            if len(intake.late) > MAX_WAITING:
+                intake.late.popitem(last=False)
+        else:
+            intake.late.pop(manifest, None)
+        if outcome is not None:
+            _tell(intake, job.base, job.publisher, outcome, job.announcement)
+        if isinstance(outcome, Refuse) and outcome.code != Tampered.code:
+            _note_refused(intake, manifest)
 
 
 def _note_refused(intake: Intake, manifest: Cid) -> None:
@@ -216,13 +254,14 @@ def _enqueue(intake: Intake, job: Job) -> None:
     intake.in_hand.add(manifest)
 
 
-def _tell(intake: Intake, base: Cid, peer: PeerId, refusal: Refuse, announcement: Announcement | None = None) -> None:
+def _tell(
+    intake: Intake, base: Cid, peer: PeerId, reason: Refuse | Waiting, announcement: Announcement | None = None
+) -> None:
     subject = bytes(announcement.manifest) if announcement else b""
-    if intake.refusals.is_news(Told(peer, refusal.code, subject), trio.current_time()):
+    if intake.refusals.is_news(Told(peer, reason.code, subject), trio.current_time()):
         named = {} if announcement is None else _names(announcement)
-        intake.ports.emit(
-            "adapter_refused", code=refusal.code, text=refusal.text, peer=str(peer), base=str(base), **named
-        )
+        kind = "adapter_refused" if isinstance(reason, Refuse) else "adapter_waiting"
+        intake.ports.emit(kind, code=reason.code, text=reason.text, peer=str(peer), base=str(base), **named)
 
 
 def _names(announcement: Announcement) -> dict[str, str | int]:

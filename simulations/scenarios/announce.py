@@ -63,7 +63,7 @@ async def _simulate(n_nodes: int, seed: int, loss_frac: float, home: Path) -> li
         for node in nodes:
             node.trust(*(other.peer for other in nodes if other is publisher or node is publisher))
             node.add_model()
-            await nursery.start(run_node, node)
+            await nursery.start(partial(run_node, node))
         await _connect(nodes, rng)
         sides = [nodes[: n_nodes // 2], nodes[n_nodes // 2 :]]
         world.partition(*([node.network for node in side] for side in sides))
@@ -73,7 +73,8 @@ async def _simulate(n_nodes: int, seed: int, loss_frac: float, home: Path) -> li
         await trio.sleep_until(HEAL_S)
         await world.heal()
         await trio.sleep_until(END_S)
-        nursery.cancel_scope.cancel()
+        for node in nodes:
+            node.scope.cancel()
     return [_heard(node, number) for number, side in enumerate(sides) for node in side if node is not publisher]
 
 

@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
+
+from protocols.net import PeerInfo
+from simulations.net import open_world
+from simulations.world import SimNode, make_node, run_node
 
 Shapes = Iterable[tuple[str, tuple[int, ...]]]
 
@@ -91,3 +96,32 @@ def make_safetensors() -> Callable[..., bytes]:
 @pytest.fixture
 def make_shapes() -> Callable[..., list[tuple[str, tuple[int, ...]]]]:
     return lora_shapes
+
+
+@pytest.fixture
+async def flock(tmp_path: Path) -> Any:
+    """Start nodes by name on one simulated network; those started are connected to all before them."""
+    async with open_world(seed=1) as world, trio.open_nursery() as nursery:
+        nodes: list[SimNode] = []
+
+        async def start(name: str, *, trusts: Iterable[SimNode] = (), has_model: bool = True, **life: Any) -> SimNode:
+            node = make_node(world, name, tmp_path, **life)
+            node.trust(*(other.peer for other in trusts))
+            if has_model:
+                node.add_model()
+            await nursery.start(run_node, node)
+            for other in nodes:
+                await node.network.connect(PeerInfo(other.peer, (other.network.address,)))
+            nodes.append(node)
+            await trio.sleep(1)  # virtual: the topics that each listens to are known
+            return node
+
+        def stop(node: SimNode) -> None:
+            nodes.remove(node)
+            node.scope.cancel()
+            world.crash(node.network)
+
+        start.stop = stop  # type: ignore[attr-defined]
+        yield start
+        for node in nodes:
+            node.scope.cancel()
