@@ -1,11 +1,26 @@
 """The adapter services of a node, as operations use them."""
 
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import trio
 
+from agents.adapters.bases import base_of
+from agents.adapters.inspect import inspect_folder
+from agents.adapters.manifests import read_stored, unpin
 from agents.adapters.ports import Ports
+from agents.adapters.publish import Release, publish
+from agents.errors import AgentError
+from agents.models import card_of
+from protocols.errors import Remote
+from storage.blockstore import Visibility
+from storage.catalog.adapters import AdapterRow
 from storage.cid import Cid
+from storage.errors import NotFound
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +36,48 @@ class Adapters:
         models = await trio.to_thread.run_sync(self.ports.catalog.models.list)
         for base in sorted({base for model in models for base in model.accepts}):
             await self.bases.send(Cid.parse(base))
+
+    async def publish(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        version: int | None = None,
+        model: str | None = None,
+        tags: Sequence[str] = (),
+        licence: str | None = None,
+        visibility: Visibility = Visibility.FLOCK,
+    ) -> AdapterRow:
+        """Publish the PEFT folder for the model that it was trained on. Raises: BadAdapter, WrongBase, StoreFull."""
+        inspection = await trio.to_thread.run_sync(inspect_folder, folder)
+        base = base_of(inspection, self.ports.catalog.models.list(), model)
+        losses = {key: inspection.training.get(key) for key in ("loss_before", "loss_after")}
+        release = Release(
+            name=name,
+            base=card_of(base),
+            version=version,
+            tags=tags,
+            metrics={key: float(value) for key, value in losses.items() if isinstance(value, int | float)},
+            licence=licence,
+            visibility=visibility,
+        )
+        return await publish(self.ports, folder, release, self.published)
+
+    async def publish_found(self, folder: Path) -> None:
+        """Publish what a watcher found, named after its folder; one that cannot be is told of by an event."""
+        try:
+            await self.publish(folder, name=folder.name)
+        except AgentError as error:
+            self.ports.emit("adapter_skipped", folder=str(folder), code=error.code, text=str(error))
+
+    async def forget(self, row: AdapterRow) -> None:
+        """Announce it no more, let go of its blocks, delete its files here."""
+        await trio.to_thread.run_sync(partial(self._forget, row))
+        self.ports.emit("adapter_removed", manifest=str(row.manifest), name=row.name, version=row.version)
+
+    def _forget(self, row: AdapterRow) -> None:
+        self.ports.catalog.adapters.remove(row.manifest)
+        with suppress(NotFound, Remote):  # it never came as far as blocks
+            unpin(self.ports, *read_stored(self.ports.store, row.manifest))
+        if row.folder is not None:
+            shutil.rmtree(row.folder, ignore_errors=True)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -20,6 +21,7 @@ import trio
 from agents.adapters.announce import run_announcer
 from agents.adapters.ports import Ports
 from agents.adapters.subscribe import run_subscriber
+from agents.adapters.watch import run_watcher
 from agents.chat.sessions import Chat, Sessions
 from agents.engine.client import Engine, open_engine
 from agents.models import Desk
@@ -144,7 +146,8 @@ async def open_node(
             ) as engine,
         ):
             roots = await trio.to_thread.run_sync(Roots, store)
-            node, services = _assemble(home, config, identity, store, roots, catalog, feed, network, engine, stop)
+            ports = _ports(home, identity, store, roots, catalog, feed, network)
+            node, services = _assemble(home, config, ports, feed, engine, stop)
             async with trio.open_nursery() as nursery:
                 for name, service in services.items():
                     await nursery.start(supervise, name, service)
@@ -155,19 +158,16 @@ async def open_node(
                 nursery.cancel_scope.cancel()
 
 
-def _assemble(
+def _ports(
     home: Home,
-    config: Config,
     identity: Identity,
     store: Store,
     roots: Roots,
     catalog: Catalog,
     feed: EventFeed,
     network: Network,
-    engine: Engine,
-    stop: Callable[[str], None],
-) -> tuple[Node, dict[str, Service]]:
-    """Put the parts together: the node, and the services that run beside it."""
+) -> Ports:
+    """Content exchange under the rules of visibility, and what the adapter services stand on."""
 
     def may_see(peer: PeerId, cid: Cid) -> bool:
         return roots.may_see(peer, cid, is_flock=peer in catalog.peers.flock())
@@ -178,32 +178,43 @@ def _assemble(
     def emit(kind: str, **fields: Any) -> None:
         feed.note(kind, fields)
 
-    pins, provider = Pins(store), Provider(network, roots)
-    exchange = Exchange(network, store, may_see, report)
-    ports = Ports(
-        exchange=exchange,
+    return Ports(
+        exchange=Exchange(network, store, may_see, report),
         identity=identity,
         store=store,
         roots=roots,
-        pins=pins,
+        pins=Pins(store),
         catalog=catalog,
         emit=emit,
         unix_s=wall.unix_s,
         folder=home.adapters,
     )
+
+
+def _assemble(
+    home: Home,
+    config: Config,
+    ports: Ports,
+    feed: EventFeed,
+    engine: Engine,
+    stop: Callable[[str], None],
+) -> tuple[Node, dict[str, Service]]:
+    """Put the parts together: the node, and the services that run beside it."""
+    network, catalog = ports.network, ports.catalog
+    provider = Provider(network, ports.roots)
     publish, published = trio.open_memory_channel[Cid](MAX_QUEUED)
     add_base, bases = trio.open_memory_channel[Cid](MAX_QUEUED)
     node = Node(
         home=home,
         config=config,
-        identity=identity,
-        store=store,
-        roots=roots,
-        pins=pins,
+        identity=ports.identity,
+        store=ports.store,
+        roots=ports.roots,
+        pins=ports.pins,
         catalog=catalog,
         events=feed,
         network=network,
-        exchange=exchange,
+        exchange=ports.exchange,
         provider=provider,
         adapters=Adapters(ports, publish, add_base),
         engine=engine,
@@ -214,8 +225,12 @@ def _assemble(
     )
     bootstrap = [PeerInfo.parse(address) for address in config.network.bootstrap]
     rng = random.Random(os.urandom(16))
-    return node, {
-        "bitswap": partial(run_exchange, exchange),
+    watchers: dict[str, Service] = {
+        f"watcher of {folder}": partial(run_watcher, Path(folder).expanduser(), node.adapters.publish_found, ports.emit)
+        for folder in config.adapters.watch
+    }
+    return node, watchers | {
+        "bitswap": partial(run_exchange, ports.exchange),
         "announcer": partial(run_announcer, ports, published, rng),
         "subscriber": partial(run_subscriber, ports, bases),
         "provider": provider.run,

@@ -36,7 +36,9 @@ class Publish(Params, frozen=True):
     version: Annotated[int, Meta(ge=1, description="Default: one more than the last.")] | None = None
     model: Annotated[str, Meta(max_length=64, description="Its base model, where nothing tells.")] | None = None
     visibility: Annotated[Literal["private", "flock", "public"], Meta(description="Who may see it.")] = "flock"
-    tags: Annotated[tuple[str, ...], Meta(max_length=16, description="Words to find it by")] = ()
+    tags: Annotated[
+        tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=16, description="Words to find it by")
+    ] = ()
     licence: Annotated[str, Meta(max_length=128)] | None = None
 
 
@@ -104,7 +106,7 @@ async def ls(node: "Node", params: List) -> list[Adapter]:
     publisher = await resolve(node, params.publisher) if params.publisher else None
     bases: list[str | None] = [None]
     if params.model is not None:
-        bases = sorted(find_model(node.catalog, params.model, params.model).accepts)
+        bases = [*sorted(find_model(node.catalog, params.model, params.model).accepts)]
     rows = [
         row
         for base in bases
@@ -136,9 +138,7 @@ async def publish(node: "Node", params: Publish) -> Published:
     trained = node.home.training / params.adapter
     folder = trained if "/" not in params.adapter and trained.is_dir() else Path(params.adapter).expanduser()
     if not folder.is_absolute() or not folder.is_dir():
-        raise UnknownName(
-            f"{params.adapter!r} is neither an adapter trained here nor a folder. Train one: covey train"
-        )
+        raise UnknownName(f"{params.adapter!r} is neither an adapter trained here nor a folder. Train one: covey train")
     visibility = Visibility[params.visibility.upper()]
     row = await node.adapters.publish(
         folder,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from msgspec import Meta
 
-from agents.chat.events import Adapter, ChatEvent
+from agents.chat.events import Adapter, ChatEvent, Switched
 from agents.retrieval.events import Loaded, LoadEvent, Read, Skipped
 from daemon.api.operation import Done, Operation, Params, Progress, Result
 from daemon.errors import Unfit
@@ -152,7 +152,15 @@ async def say(node: "Node", params: Say) -> AsyncIterator[ChatEvent]:
         )
         async with aclosing(events):
             async for event in events:
+                if isinstance(event, Switched):
+                    _note_switch(node, event)
                 yield event
+
+
+def _note_switch(node: "Node", event: Switched) -> None:
+    now = event.now
+    named = {"name": now.name, "version": now.version, "manifest": now.cid} if now else {"name": "base"}
+    node.events.note("adapter_switched", {**named, "swap_s": round(event.swap_s, 4)})
 
 
 async def use(node: "Node", params: Use) -> ChatStatus:

@@ -1,0 +1,31 @@
+"""The command itself."""
+
+import sys
+
+import click
+
+from daemon.api import faults
+
+
+@click.command
+@click.option("--tiny", is_flag=True, help="Use a very small model, trained on the spot: about a minute in all.")
+@click.option("--keep", is_flag=True, help="Keep the two homes afterwards, and say where they are.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: a line for each step.")
+def demo(tiny: bool, keep: bool, as_json: bool) -> int:
+    """Show what Covey does: two daemons, one trains an adapter, the other's chat answers with it.
+
+    Everything happens in temporary homes on this machine and ends by itself. Exit code 0 means that every step held.
+    """
+    from daemon.demo.stage import Stage, StepFailed
+    from daemon.demo.story import SMALL, TINY, play
+
+    with Stage(keep=keep, as_json=as_json) as stage:
+        try:
+            play(stage, TINY if tiny else SMALL)
+        except StepFailed as failure:
+            stage.fail(failure)
+            return faults.EXIT_FAILED
+        except KeyboardInterrupt:
+            print("\nstopped", file=sys.stderr)
+            return faults.EXIT_INTERRUPTED
+    return faults.EXIT_OK
