@@ -78,7 +78,8 @@ class EventFeed:
             batch = [*batch, ("events_lost", {"n_events": self._n_lost}, self._clock())]
             self._n_lost = 0
         try:
-            await trio.to_thread.run_sync(self._append, batch)
+            with trio.CancelScope(shield=True):  # one short transaction; what was taken out of the inbox is never lost
+                await trio.to_thread.run_sync(self._append, batch)
         except StorageError as error:
             self._n_lost += len(batch)
             log.warning("events_not_written", n_events=len(batch), error=str(error))

@@ -79,6 +79,8 @@ def table(rows: list[Json]) -> Iterator[str]:
 
 def title(key: str) -> str:
     """A field's name for people: its unit goes, for the value shows it."""
+    if key == "n_bytes":
+        return "size"
     for suffix in _SUFFIXES:
         if key.endswith(suffix) and key != suffix:
             key = key[: -len(suffix)]

@@ -56,7 +56,7 @@ class Get(Params, frozen=True):
         ]
         | None
     ) = None
-    provider: Annotated[tuple[str, ...], Meta(max_length=16, description="Addresses of peers that have it.")] = ()
+    provider: Annotated[tuple[Annotated[str, Meta(max_length=512)], ...], Meta(max_length=16, description="Addresses of peers that have it.")] = ()
     timeout_s: Patience = 30.0
 
 

@@ -20,7 +20,10 @@ class Train(Params, frozen=True):
     model: Annotated[str, Meta(max_length=64, description="The base model.")] | None = None
     rank: Annotated[int, Meta(ge=1, le=512)] = 8
     alpha: Annotated[float, Meta(gt=0, le=4096)] = 16.0
-    targets: Annotated[tuple[str, ...], Meta(min_length=1, max_length=16, description="Layers to adapt.")] = (
+    targets: Annotated[
+        tuple[Annotated[str, Meta(max_length=64)], ...],
+        Meta(min_length=1, max_length=16, description="Layers to adapt."),
+    ] = (
         "q_proj",
         "v_proj",
     )

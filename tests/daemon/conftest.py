@@ -1,0 +1,145 @@
+"""A node in a temporary home: real disk and control socket, no other machines."""
+
+import http.client
+import json
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from daemon.paths import Home, make_home
+from protocols.errors import DialFailed
+from protocols.net import PeerInfo
+from storage.keys import PeerId
+
+
+class LonelyNetwork:
+    """A network on which nobody answers, but those in `reachable`."""
+
+    def __init__(self, peer_id: PeerId) -> None:
+        self.peer_id = peer_id
+        self.reachable: set[PeerId] = set()
+        self.connected: list[PeerId] = []
+        self.served: dict[str, Any] = {}
+
+    def addresses(self) -> list[str]:
+        return [f"/ip4/127.0.0.1/tcp/4701/p2p/{self.peer_id}"]
+
+    def peers(self) -> list[PeerId]:
+        return list(self.connected)
+
+    def peer_addresses(self, peer: PeerId) -> list[str]:
+        return ["/ip4/192.0.2.7/tcp/4701"] if peer in self.reachable else []
+
+    @asynccontextmanager
+    async def watch_peers(self) -> AsyncIterator[Any]:
+        _, changes = trio.open_memory_channel[Any](1)
+        yield changes
+
+    async def connect(self, info: PeerInfo) -> None:
+        await trio.lowlevel.checkpoint()
+        if info.peer not in self.reachable:
+            raise DialFailed(f"{info.peer} does not answer")
+        self.connected.append(info.peer)
+
+    async def disconnect(self, peer: PeerId) -> None:
+        await trio.lowlevel.checkpoint()
+        if peer in self.connected:
+            self.connected.remove(peer)
+
+    def serve(self, protocol: str, handler: Any) -> None:
+        self.served[protocol] = handler
+
+    @asynccontextmanager
+    async def subscribe(self, topic: str, is_valid: Any = None) -> AsyncIterator[Any]:
+        _, messages = trio.open_memory_channel[Any](1)
+        yield messages
+
+    def topic_peers(self, topic: str) -> list[PeerId]:
+        return []
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def open_stream(self, peer: PeerId, protocols: Any) -> Any:
+        await trio.lowlevel.checkpoint()
+        raise DialFailed(f"{peer} does not answer")
+
+    async def provide(self, cid: Any) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def find_providers(self, cid: Any, limit: int) -> list[PeerInfo]:
+        await trio.lowlevel.checkpoint()
+        return []
+
+
+class Answered:
+    """What the control socket said."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self.status = response.status
+        self.kind = response.getheader("content-type")
+        self.body = response.read()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.body.splitlines()]
+
+
+class SocketConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=20)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(20)
+        self.sock.connect(str(self._path))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    made = Home(tmp_path / "home")
+    make_home(made)
+    return made
+
+
+@pytest.fixture
+def ask(home: Home) -> Callable[..., Answered]:
+    """POST to the control socket from a thread."""
+
+    def post(path: str, body: Any = b"", method: str = "POST", **headers: str) -> Answered:
+        connection = SocketConnection(home.socket)
+        try:
+            raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+            connection.request(method, path, raw, headers)
+            return Answered(connection.getresponse())
+        finally:
+            connection.close()
+
+    return post
+
+
+@pytest.fixture
+def lonely() -> type[LonelyNetwork]:
+    return LonelyNetwork
+
+
+@pytest.fixture
+def tries() -> Callable[[Callable[[], bool]], Any]:
+    """Wait for something that another task or process does; fail after ten seconds."""
+
+    async def until(is_so: Callable[[], bool]) -> None:
+        with trio.fail_after(10):
+            while not is_so():
+                await trio.sleep(0.01)
+
+    return until

@@ -1,0 +1,245 @@
+"""The command line against a daemon that a thread plays on a real socket: what it sends, prints and exits with."""
+
+import http.server
+import io
+import json
+import socketserver
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from daemon.api import faults
+from daemon.cli import root
+from daemon.paths import Home, make_home
+
+
+class FakeDaemon(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """Answers each operation with what the test put into `answers`: (status, list of JSON lines or bytes)."""
+
+    daemon_threads = True
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), Handler)
+        self.answers: dict[str, tuple[int, object]] = {}
+        self.asked: list[tuple[str, object]] = []
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: FakeDaemon
+
+    def do_POST(self):
+        name = self.path.removeprefix("/v1/")
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked.append((name, json.loads(body)))
+        status, answer = self.server.answers[name]
+        raw = answer if isinstance(answer, bytes) else b"".join(json.dumps(line).encode() + b"\n" for line in answer)
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def address_string(self):
+        return "socket"
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def daemon(tmp_path, monkeypatch):
+    home = Home(tmp_path / "home")
+    make_home(home)
+    monkeypatch.setenv("COVEY_HOME", str(home.root))
+    monkeypatch.chdir(tmp_path)
+    with FakeDaemon(home.socket) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def covey(capsysbinary):
+    def run(*arguments):
+        code = root.run(list(arguments))
+        out, err = capsysbinary.readouterr()
+        return code, out.decode(), err.decode()
+
+    return run
+
+
+def error(code, text="no", hint="do this"):
+    return [{"error": {"code": code, "text": text, "hint": hint}}]
+
+
+def test_parameters_are_sent_by_their_types(daemon, covey):
+    daemon.answers["peer/trust"] = (200, [{"text": "trusted"}])
+    assert covey("peer", "trust", "ann", "--kinds", "adapters, ask") == (0, "trusted\n", "")
+    daemon.answers["peer/ls"] = (200, [[]])
+    assert covey("peer", "ls", "--json") == (0, "[]\n", "")
+    assert daemon.asked == [("peer/trust", {"peer": "ann", "kinds": ["adapters", "ask"]}), ("peer/ls", {})]
+
+
+def test_paths_are_made_absolute_and_flags_are_sent(daemon, covey, tmp_path):
+    daemon.answers["content/add"] = (200, [{"type": "added", "cid": "bafy", "name": "x", "size_bytes": 1}])
+    code, out, _ = covey("add", "x", "--no-pinned", "--visibility", "public")
+    assert (code, out) == (0, "bafy  x\n")
+    assert daemon.asked == [("content/add", {"path": str(tmp_path / "x"), "is_pinned": False, "visibility": "public"})]
+
+
+def test_stdin_goes_by_a_file_that_is_gone_afterwards(daemon, covey, monkeypatch):
+    seen = []
+    daemon.answers["content/add"] = (200, [{"type": "added", "cid": "bafy", "name": "stdin", "size_bytes": 1}])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"from a pipe")))
+    append = daemon.asked.append
+    monkeypatch.setattr(
+        daemon,
+        "asked",
+        type("Spy", (), {"append": lambda _, item: (seen.append(Path(item[1]["path"]).read_bytes()), append(item))})(),
+    )
+    assert covey("add", "-")[0] == 0
+    assert seen == [b"from a pipe"]
+    assert not list(Path(root.home_from({"COVEY_HOME": str(Path.cwd() / "home")}).scratch).iterdir())
+
+
+def test_content_goes_to_stdout_as_it_is(daemon, covey):
+    daemon.answers["content/cat"] = (200, b"\x00\x01raw")
+    assert covey("cat", "bafy") == (0, "\x00\x01raw", "")
+
+
+def test_get_writes_by_name_into_the_working_folder(daemon, covey, tmp_path):
+    daemon.answers["content/get"] = (200, [{"step": "fetching", "n_done": 1, "type": "progress"}, {"cid": "b"}])
+    assert covey("get", "bafy/sub/b.txt")[0] == 0
+    assert covey("get", "bafy", "--out", "elsewhere")[0] == 0
+    assert [asked[1]["out"] for asked in daemon.asked] == [str(tmp_path / "b.txt"), str(tmp_path / "elsewhere")]
+
+
+def test_events_are_lines_with_ids(daemon, covey):
+    daemon.answers["events/read"] = (
+        200,
+        [{"id": 3, "unix_s": 0, "kind": "peer_connected", "fields": {"peer": "12D3"}}],
+    )
+    code, out, _ = covey("events", "--since", "2")
+    assert code == 0
+    assert out.split()[0] == "3"
+    assert "peer_connected  peer=12D3" in out
+    assert daemon.asked == [("events/read", {"since": 2})]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "exit_code"),
+    [
+        (403, "untrusted", faults.EXIT_REFUSED),
+        (404, "unknown_name", faults.EXIT_NOT_FOUND),
+        (409, "unfit", faults.EXIT_REFUSED),
+        (500, "internal", faults.EXIT_FAILED),
+        (504, "timed_out", faults.EXIT_FAILED),
+    ],
+)
+def test_errors_are_a_line_a_hint_and_an_exit_code(daemon, covey, status, code, exit_code):
+    daemon.answers["peer/ls"] = (status, error(code, "no\x1b[2J"))
+    assert covey("peer", "ls") == (exit_code, "", "covey: no[2J\n  do this\n")
+    got, out, err = covey("peer", "ls", "--json")
+    assert (got, out) == (exit_code, "")
+    assert json.loads(err)["error"]["code"] == code
+
+
+def test_an_error_at_the_end_of_a_stream_counts(daemon, covey):
+    daemon.answers["pin/add"] = (200, [{"step": "fetching", "n_done": 1}, *error("untrusted")])
+    code, _, err = covey("pin", "add", "bafy")
+    assert code == faults.EXIT_REFUSED
+    assert "covey: no" in err
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"error": 5}', b"\xff"])
+def test_an_answer_that_is_nonsense_is_no_crash(daemon, covey, body):
+    daemon.answers["peer/ls"] = (500, body)
+    code, _, err = covey("peer", "ls")
+    assert code == faults.EXIT_FAILED
+    assert err.startswith("covey: ")
+
+
+def test_no_daemon_is_one_line_and_exit_code_three(tmp_path, covey, monkeypatch):
+    monkeypatch.setenv("COVEY_HOME", str(tmp_path / "none"))
+    line = f"covey: the daemon is not running in {tmp_path / 'none'}. Start it: covey up\n"
+    for command in (["status"], ["peer", "ls"], ["events"], ["add", "x"]):
+        assert covey(*command) == (faults.EXIT_NOT_RUNNING, "", line)
+
+
+def test_a_socket_that_nobody_listens_on_is_no_daemon(daemon, covey, tmp_path, monkeypatch):
+    home = Home(tmp_path / "dead")
+    make_home(home)
+    from daemon.api.http import control_socket
+
+    control_socket(home).close()
+    monkeypatch.setenv("COVEY_HOME", str(home.root))
+    assert covey("status")[0] == faults.EXIT_NOT_RUNNING
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["peer", "trust"], ["peer", "trust", "a", "--kinds"], ["add"], ["events", "--since", "x"]],
+)
+def test_a_wrong_command_line_is_exit_code_two(daemon, covey, arguments):
+    code, _, err = covey(*arguments)
+    assert code == faults.EXIT_USAGE
+    assert "Usage" in err or "requires an argument" in err
+
+
+def test_settings_are_shown_read_and_changed(daemon, covey):
+    assert covey("config", "set", "network.port", "4710")[:2] == (0, "network.port = 4710\n")
+    assert covey("config", "get", "network.port") == (0, "4710\n", "")
+    assert "port = 4710" in covey("config", "show")[1]
+    code, _, err = covey("config", "set", "network.prt", "1")
+    assert code == faults.EXIT_FAILED
+    assert "did you mean network.port?" in err
+
+
+def test_doctor_finds_nothing_wrong_in_a_new_home_and_says_what_to_do(tmp_path, covey, monkeypatch):
+    monkeypatch.setenv("COVEY_HOME", str(tmp_path / "new"))
+    code, out, _ = covey("doctor")
+    assert code == 0
+    assert "covey init" in out
+    assert "covey up" in out
+
+
+def test_doctor_fails_with_a_bad_config_or_an_open_home(tmp_path, covey, monkeypatch):
+    home = Home(tmp_path / "bad")
+    make_home(home)
+    home.config.write_text("[nonsense]\n")
+    home.root.chmod(0o755)
+    monkeypatch.setenv("COVEY_HOME", str(home.root))
+    code, out, _ = covey("doctor", "--json")
+    levels = {finding["check"]: finding["level"] for finding in json.loads(out)}
+    assert code == faults.EXIT_FAILED
+    assert (levels["home"], levels["config"]) == ("fail", "fail")
+
+
+def test_init_makes_a_node_once(tmp_path, covey, monkeypatch):
+    monkeypatch.setenv("COVEY_HOME", str(tmp_path / "fresh"))
+    first = json.loads(covey("init", "--json")[1])
+    again = json.loads(covey("init", "--json")[1])
+    assert (first["is_new"], again["is_new"]) == (True, False)
+    assert covey("id")[1].strip() == first["peer"] == again["peer"]
+
+
+def test_every_command_has_help_and_json(covey):
+    import click
+
+    def check(command, words):
+        assert command.help, words
+        if isinstance(command, click.Group):
+            for name in command.list_commands(click.Context(command)):
+                check(command.get_command(click.Context(command), name), (*words, name))
+        elif words[0] not in ("chat", "demo"):
+            assert "as_json" in {parameter.name for parameter in command.params}, words
+
+    for name in root.covey.list_commands(click.Context(root.covey)):
+        try:
+            command = root.covey.get_command(click.Context(root.covey), name)
+        except ModuleNotFoundError:
+            continue
+        check(command, (name,))

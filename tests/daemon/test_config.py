@@ -1,0 +1,120 @@
+"""Settings: what is read, refused, shown and edited."""
+
+import stat
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon import config
+from daemon.errors import BadConfig
+
+
+def test_no_file_means_the_defaults(tmp_path):
+    assert config.load(tmp_path / "config.toml") == config.Config()
+
+
+def test_what_is_shown_reads_back_the_same():
+    assert config.parse(config.show(config.Config())) == config.Config()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[network]\nprot = 1", "network.prot is not a setting; did you mean network.port?"),
+        ("[netwrk]\nport = 1", "netwrk is not a setting; did you mean network?"),
+        ("[network]\nzzz = 1", "there are: network.host, network.port"),
+        ("[network]\nport = 70000", "network.port"),
+        ("[network]\nport = true", "network.port"),
+        ('[network]\nport = "4701"', "network.port"),
+        ("network = 5", "network"),
+        ("[network]\ndht = 'wide'", "network.dht"),
+        ("[network\n", "is not TOML"),
+        ("[logs]\nmax_bytes = 1", "logs.max_bytes"),
+        ("[engine]\nidle_timeout_s = -1.0", "engine.idle_timeout_s"),
+        ("[engine]\nidle_timeout_s = nan", "engine.idle_timeout_s"),
+    ],
+)
+def test_what_is_wrong_is_named(text, told):
+    with pytest.raises(BadConfig, match=told.replace("?", r"\?")):
+        config.parse(text)
+
+
+def test_a_file_that_is_too_big_or_not_text_is_refused(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_bytes(b"#" * (config.MAX_CONFIG_BYTES + 1))
+    with pytest.raises(BadConfig, match="over"):
+        config.load(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(BadConfig, match="UTF-8"):
+        config.load(path)
+
+
+FILE = """# mine
+[network]  # how others reach me
+port = 4701 # usual
+
+[chat]
+system = "be kind"
+"""
+
+
+def test_an_edit_keeps_comments_and_order(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(FILE)
+    config.edit(path, "network.port", "4702")
+    config.edit(path, "network.has_mdns", "false")
+    config.edit(path, "logs.level", "debug")
+    assert path.read_text() == (
+        '# mine\n[network]  # how others reach me\nport = 4702\nhas_mdns = false\n\n[chat]\nsystem = "be kind"\n'
+        '\n[logs]\nlevel = "debug"\n'
+    )
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_an_edit_that_does_not_fit_changes_nothing(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(FILE)
+    for key, value in [("network.port", "70000"), ("network.port", "x"), ("network.nope", "1"), ("network", "1")]:
+        with pytest.raises(BadConfig):
+            config.edit(path, key, value)
+    assert path.read_text() == FILE
+
+
+def test_a_file_written_in_another_style_is_left_alone(tmp_path):
+    path = tmp_path / "config.toml"
+    for text in ("network = {port = 4701}\n", "network.port = 4701\n", "[network]\nbootstrap = [\n]\nport = 4701\n"):
+        path.write_text(text)
+        try:
+            config.edit(path, "network.bootstrap", "/ip4/192.0.2.1/tcp/1")
+        except BadConfig:
+            assert path.read_text() == text
+        else:
+            assert tomllib.loads(path.read_text())["network"]["port"] == 4701
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_set_and_read_back(text):
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "config.toml")
+        try:
+            assert config.edit(path, "chat.system", text).chat.system == config.load(path).chat.system
+        except BadConfig:
+            assert not path.exists()
+        else:
+            assert config.load(path).chat.system == text or text.startswith(('"', "'"))
+
+
+def test_lists_are_set_with_commas(tmp_path):
+    made = config.edit(tmp_path / "config.toml", "adapters.watch", "/a, /b")
+    assert made.adapters.watch == ("/a", "/b")
+
+
+def test_one_setting_is_read_by_its_key():
+    assert config.get(config.Config(), "network.port") == 4701
+    with pytest.raises(BadConfig, match=r"did you mean network\.port"):
+        config.get(config.Config(), "network.prt")

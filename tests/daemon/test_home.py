@@ -1,0 +1,106 @@
+"""The home folder: where it is, who may enter, how a socket finds room in it."""
+
+import os
+import stat
+
+import pytest
+
+from daemon.errors import AlreadyRunning, BadHome
+from daemon.lock import daemon_pid, sole_daemon
+from daemon.paths import MAX_SOCKET_PATH_BYTES, Home, home_from, make_home, private_folder
+from daemon.setup import initialise
+from storage.keys import InvalidKey
+
+
+def test_the_environment_names_the_home():
+    assert home_from({"COVEY_HOME": "/x/y/../z"}).root.as_posix() == "/x/z"
+
+
+@pytest.mark.parametrize(
+    ("environment", "platform", "expected"),
+    [
+        ({"HOME": "/u"}, "linux", "/u/.local/share/covey"),
+        ({"HOME": "/u", "XDG_DATA_HOME": "/d"}, "linux", "/d/covey"),
+        ({"HOME": "/u", "COVEY_HOME": ""}, "darwin", "/u/Library/Application Support/covey"),
+    ],
+)
+def test_without_it_the_platform_does(environment, platform, expected):
+    assert home_from(environment, platform).root.as_posix() == expected
+
+
+def test_without_any_home_that_is_said():
+    with pytest.raises(BadHome, match="COVEY_HOME"):
+        home_from({}, "linux")
+
+
+def test_all_folders_are_private(tmp_path):
+    home = Home(tmp_path / "a" / "b")
+    make_home(home)
+    for folder in (home.root, home.logs, home.models, home.scratch):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_home_open_to_others_is_refused(tmp_path):
+    (tmp_path / "open").mkdir(mode=0o755)
+    (tmp_path / "open").chmod(0o755)
+    with pytest.raises(BadHome, match="chmod 700"):
+        make_home(Home(tmp_path / "open"))
+
+
+def test_a_file_or_a_link_in_its_place_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(BadHome):
+        private_folder(tmp_path / "file")
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with pytest.raises(BadHome, match="symbolic link"):
+        private_folder(tmp_path / "link")
+
+
+def test_a_path_too_long_for_a_socket_gets_a_short_one_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    (tmp_path / "run").mkdir(mode=0o700)
+    home = Home(tmp_path / ("x" * 120))
+    make_home(home)
+    assert len(os.fsencode(home.socket)) <= MAX_SOCKET_PATH_BYTES
+    assert home.socket.parent == tmp_path / "run" / "covey"
+    assert home.socket != Home(tmp_path / ("y" * 120)).socket
+    assert Home(tmp_path / "z").socket == tmp_path / "z" / "control.sock"
+
+
+def test_only_one_daemon_holds_a_home(home):
+    assert daemon_pid(home) is None
+    with sole_daemon(home):
+        assert daemon_pid(home) == os.getpid()
+        with pytest.raises(AlreadyRunning, match=f"process {os.getpid()}.*covey down"), sole_daemon(home):
+            pass
+    assert daemon_pid(home) is None
+    with sole_daemon(home):
+        pass
+
+
+def test_a_new_home_gets_an_identity_and_keeps_it(tmp_path):
+    home = Home(tmp_path / "h")
+    first, is_new = initialise(home)
+    again, is_new_again = initialise(home)
+    assert (is_new, is_new_again) == (True, False)
+    assert first.peer_id == again.peer_id
+    assert stat.S_IMODE(home.key.stat().st_mode) == 0o600
+    assert "covey config show" in home.config.read_text()
+
+
+def test_a_used_home_never_gets_another_identity_silently(tmp_path):
+    home = Home(tmp_path / "h")
+    initialise(home)
+    home.key.unlink()
+    home.catalog.touch()
+    with pytest.raises(BadHome, match="backup"):
+        initialise(home)
+
+
+def test_a_key_that_others_may_read_is_refused(tmp_path):
+    home = Home(tmp_path / "h")
+    initialise(home)
+    home.key.chmod(0o644)
+    with pytest.raises(InvalidKey, match="chmod 600"):
+        initialise(home)

@@ -1,0 +1,117 @@
+"""A whole node in one process, without other machines: its operations over its real control socket."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import trio
+
+from daemon.app import open_node
+from daemon.config import Config
+from storage.keys import Identity
+
+FRIEND = Identity(b"\x07" * 32).peer_id
+
+
+@pytest.fixture
+async def running_node(home, lonely, ask):
+    from contextlib import asynccontextmanager
+
+    @asynccontextmanager
+    async def open_network(identity, _config):
+        yield lonely(identity.peer_id)
+
+    stops: list[str] = []
+    async with open_node(home, Identity.generate(), Config(), stops.append, open_network) as node:
+
+        async def post(name, /, **params):
+            return await trio.to_thread.run_sync(partial(ask, f"/v1/{name}", params))
+
+        yield SimpleNamespace(node=node, post=post, stops=stops)
+
+
+async def test_status_tells_who_it_is(running_node, home):
+    told = (await running_node.post("node/status")).json
+    assert told["peer"] == str(running_node.node.identity.peer_id)
+    assert told["home"] == str(home.root)
+    assert (told["n_peers"], told["n_blocks"]) == (0, 0)
+
+
+async def test_stop_is_asked_for_with_a_reason(running_node):
+    assert (await running_node.post("node/stop")).status == 200
+    assert running_node.stops == ["asked over the control socket"]
+
+
+async def test_a_file_goes_in_and_comes_out(running_node, tmp_path):
+    source = tmp_path / "letter.txt"
+    source.write_bytes(b"dear flock\n" * 50_000)
+    added = (await running_node.post("content/add", path=str(source))).lines[-1]
+    assert added["size_bytes"] == 550_000
+    assert (await running_node.post("content/cat", reference=added["cid"])).body == source.read_bytes()
+    got = (await running_node.post("content/get", reference=added["cid"], out=str(tmp_path / "copy"))).lines[-1]
+    assert (tmp_path / "copy").read_bytes() == source.read_bytes()
+    assert got["fetched_bytes"] == 0
+    assert (await running_node.post("pin/ls")).json[0]["state"] == "complete"
+
+
+async def test_a_folder_is_listed_and_read_by_path(running_node, tmp_path):
+    (tmp_path / "f" / "sub").mkdir(parents=True)
+    (tmp_path / "f" / "a.txt").write_text("A")
+    (tmp_path / "f" / "sub" / "b.txt").write_text("B")
+    cid = (await running_node.post("content/add", path=str(tmp_path / "f"))).lines[-1]["cid"]
+    assert [entry["name"] for entry in (await running_node.post("content/ls", reference=cid)).json["entries"]] == [
+        "a.txt",
+        "sub",
+    ]
+    assert (await running_node.post("content/cat", reference=f"/ipfs/{cid}/sub/b.txt")).body == b"B"
+    missing = await running_node.post("content/cat", reference=f"{cid}/sub/c.txt")
+    assert missing.status == 404
+
+
+async def test_what_is_not_there_is_told(running_node, tmp_path):
+    assert (await running_node.post("content/add", path=str(tmp_path / "none"))).json["error"]["code"] == "no_such_file"
+    assert (await running_node.post("content/cat", reference="nonsense")).json["error"]["code"] == "invalid_cid"
+    assert (await running_node.post("pin/rm", cid="bafkqaaa")).status == 404
+
+
+async def test_only_published_roots_may_be_seen(running_node, tmp_path):
+    from storage.cid import Cid
+
+    for who in ("private", "flock", "public"):
+        (tmp_path / who).write_text(who)
+        cid = (await running_node.post("content/add", path=str(tmp_path / who), visibility=who)).lines[-1]["cid"]
+        may_see = running_node.node.exchange.may_see
+        assert may_see(FRIEND, Cid.parse(cid)) == (who == "public")
+        await running_node.post("peer/trust", peer=str(FRIEND), kinds=["ask"])
+        assert may_see(FRIEND, Cid.parse(cid)) == (who != "private")
+        await running_node.post("peer/untrust", peer=str(FRIEND))
+
+
+async def test_peers_are_added_named_trusted_and_forgotten(running_node):
+    network = running_node.node.network
+    away = (await running_node.post("peer/add", address=f"/ip4/192.0.2.9/tcp/1/p2p/{FRIEND}", name="ann")).json
+    assert away["is_connected"] is False
+    assert "does not answer" in away["problem"]
+    network.reachable = {FRIEND}
+    assert (await running_node.post("peer/add", address=f"/ip4/192.0.2.9/tcp/1/p2p/{FRIEND}")).json["is_connected"]
+    assert (await running_node.post("peer/trust", peer="ann", kinds=["adapters", "ask"])).status == 200
+    (row,) = (await running_node.post("peer/ls")).json
+    assert (row["name"], row["trusted"], row["is_connected"]) == ("ann", ["adapters", "ask"], True)
+    assert (await running_node.post("peer/trust", peer="bob")).status == 404
+    assert (await running_node.post("peer/trust", peer="ann", kinds=["everything"])).status == 400
+    assert (await running_node.post("peer/rm", peer="ann")).status == 200
+    assert (await running_node.post("peer/ls")).json == []
+    assert network.connected == []
+
+
+async def test_events_have_ids_without_gaps(running_node):
+    for number in range(5):
+        running_node.node.events.note("tick", {"n": number})
+    with trio.fail_after(10):
+        while running_node.node.catalog.events.last_id < 6:
+            await trio.sleep(0.01)
+    lines = (await running_node.post("events/read", since=0)).lines
+    assert [event["id"] for event in lines] == [1, 2, 3, 4, 5, 6]
+    assert lines[0]["kind"] == "node_started"
+    assert [event["id"] for event in (await running_node.post("events/read", last=2)).lines] == [5, 6]
+    assert (await running_node.post("events/read", since=6)).lines == []

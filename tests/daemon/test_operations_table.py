@@ -1,0 +1,109 @@
+"""The table of operations: what it refuses, and what holds for every entry."""
+
+import inspect
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from daemon.api.document import TARGET, document, type_text
+from daemon.api.faults import EXITS, STATUSES, fault_of
+from daemon.api.operation import Done, Nothing, Operation, operations, table_of
+from daemon.cli.generate import command_of
+from daemon.errors import BadRequest
+
+
+async def act(_node: Any, _params: Nothing) -> Done:
+    return Done(text="done")
+
+
+def make(noun: str = "thing", verb: str = "act", **more: Any) -> Operation:
+    fields: dict[str, Any] = {"summary": "Do it.", "params": Nothing, "result": Done, "handler": act, **more}
+    return Operation(noun=noun, verb=verb, **fields)
+
+
+def module(*made: Operation) -> Any:
+    return SimpleNamespace(OPERATIONS=made, __name__="somewhere")
+
+
+def test_two_of_one_name_are_refused():
+    with pytest.raises(ValueError, match=r"thing/act \(the second in somewhere\)"):
+        table_of([module(make()), module(make(command=("other",)))])
+
+
+def test_two_of_one_command_are_refused():
+    with pytest.raises(ValueError, match="both want the command go"):
+        table_of([module(make(command=("go",)), make(verb="again", command=("go",)))])
+
+
+@pytest.mark.parametrize("wrong", [{"noun": "Thing"}, {"verb": "../x"}, {"summary": ""}, {"arguments": ("nope",)}])
+def test_what_is_not_well_formed_is_refused(wrong):
+    with pytest.raises(ValueError, match=r".+"):
+        make(**wrong)
+
+
+@pytest.mark.parametrize("operation", operations().values(), ids=lambda operation: operation.name)
+class TestEveryOperation:
+    def test_is_documented(self, operation):
+        assert operation.summary.endswith(".")
+        assert inspect.getdoc(operation.handler)
+        assert f"### POST /v1/{operation.name}\n" in document()
+
+    def test_has_parameters_that_decode(self, operation):
+        decoder = msgspec.json.Decoder(operation.params)
+        with pytest.raises(msgspec.ValidationError, match="unknown field"):
+            decoder.decode(b'{"surely_no_parameter": 1}')
+
+    def test_streams_if_it_says_so(self, operation):
+        assert inspect.isasyncgenfunction(operation.handler) == operation.is_stream
+
+    def test_bounds_every_text(self, operation):
+        for field in msgspec.structs.fields(operation.params):
+            schema = msgspec.json.schema(field.type)
+            for text in texts_in(schema, schema.get("$defs", {})):
+                assert {"maxLength", "pattern", "enum", "const"} & set(text), (
+                    f"{operation.name}: {field.name} is unbounded"
+                )
+
+    def test_makes_a_command(self, operation):
+        command = command_of(operation)
+        assert command.help == operation.summary
+        assert "as_json" in {parameter.name for parameter in command.params}
+
+
+def texts_in(schema: Any, definitions: Any) -> list[dict[str, Any]]:
+    found = [schema] if schema.get("type") == "string" else []
+    for part in [*schema.get("anyOf", []), *filter(None, [schema.get("items") or None])]:
+        found += texts_in(part, definitions)
+    return found
+
+
+def test_the_document_is_current():
+    assert TARGET.read_text() == document(), "run: python -m daemon.api.document"
+
+
+def test_every_exit_code_of_a_fault_is_documented():
+    from daemon.api.faults import Fault
+
+    assert {Fault(code, "").exit_code for code in STATUSES} <= set(EXITS)
+
+
+def test_types_are_told_in_words():
+    assert type_text(list[str] | None) == "list of text or null"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (BadRequest("x"), "bad_request"),
+        (TimeoutError(), "timed_out"),
+        (FileNotFoundError(2, "no", "/x"), "no_such_file"),
+        (PermissionError(13, "denied", "/x"), "os_error"),
+        (KeyError("x"), "internal"),
+        (ExceptionGroup("g", [BadRequest("x")]), "bad_request"),
+        (ExceptionGroup("g", [BadRequest("x"), KeyError("y")]), "internal"),
+    ],
+)
+def test_errors_are_told_by_type(error, code):
+    assert fault_of(error).code == code
