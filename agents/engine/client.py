@@ -109,6 +109,7 @@ class _Worker:
     complaint: str | None = None
     has_answered: bool = False
     was_stopped: bool = False
+    is_over: bool = False
 
     def post(self, message: Message) -> None:
         """Send in the background. A worker that reads nothing is hung: it is ended."""
@@ -211,6 +212,8 @@ class Engine:
 
     @asynccontextmanager
     async def _call_on(self, worker: _Worker, request: Request) -> AsyncIterator[Replies]:
+        if worker.is_over:
+            raise EngineDied(worker.why())
         send, receive = trio.open_memory_channel[Reply](MAX_UNREAD_REPLIES)
         request = msgspec.structs.replace(request, id=next(self._ids))
         call = worker.calls[request.id] = _Call(request, send)
@@ -244,18 +247,22 @@ class Engine:
         await trio.sleep_until(self._not_before_s)
         environment = os.environ | {
             "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "OMP_NUM_THREADS": str(self._threads),
             "COVEY_ENGINE_DEVICE": self._device,
         }
-        process = await trio.lowlevel.open_process(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,  # Ctrl-C in the daemon's terminal is the daemon's business
-        )
+        try:
+            process = await trio.lowlevel.open_process(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,  # Ctrl-C in the daemon's terminal is the daemon's business
+            )
+        except OSError as error:
+            raise EngineDied(f"the engine could not be started: {error}") from None
         outbox, frames = trio.open_memory_channel[bytes](MAX_UNSENT_FRAMES)
         self._worker = _Worker(process, outbox, trio.current_time())
         self._nursery.start_soon(self._live, self._worker, frames)
@@ -280,6 +287,7 @@ class Engine:
             self._note_end(worker)
 
     def _note_end(self, worker: _Worker) -> None:
+        worker.is_over = True
         died_at_start = not (worker.has_answered or worker.was_stopped)
         self._n_deaths_at_start = self._n_deaths_at_start + 1 if died_at_start else 0
         if self._n_deaths_at_start:

@@ -1,5 +1,8 @@
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import trio
@@ -24,9 +27,12 @@ for value in requests():
 def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
+        # An orphan in a container may wait for ever for somebody to read its exit code.
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except ProcessLookupError:
         return False
-    return True
+    except FileNotFoundError:
+        return not Path("/proc").exists()
 
 
 async def pid_by(engine) -> int:
@@ -236,3 +242,49 @@ async def test_the_real_worker_ends_when_its_daemon_is_gone():
         await worker.process.stdin.aclose()  # what the kernel does to the pipes of a daemon that was killed
         with trio.fail_after(10):
             assert await worker.process.wait() == 0
+
+
+async def test_a_call_that_meets_a_dead_worker_is_told_and_does_not_wait(fake_worker):
+    async with open_engine(command=fake_worker(ECHO)) as engine:
+        os.kill(await pid_by(engine), signal.SIGKILL)
+        worker = engine._worker
+        with trio.fail_after(10):
+            while not worker.is_over:
+                await trio.sleep(0.01)
+            with pytest.raises(EngineDied, match="SIGKILL"):
+                async with engine._call_on(worker, ASK):
+                    pass
+
+
+async def test_a_command_that_does_not_exist_is_an_error_of_the_engine():
+    async with open_engine(command=("/no/such/program",)) as engine:
+        with pytest.raises(EngineDied, match="could not be started"):
+            await engine.one(ASK)
+
+
+async def test_no_worker_outlives_a_daemon_that_is_killed():
+    daemon = """
+import trio
+from agents.engine.client import open_engine
+from agents.engine.messages import Import
+from agents.errors import EngineFailed
+
+async def main():
+    async with open_engine() as engine:
+        try:
+            await engine.one(Import(source="", folder="/x", name="x"))
+        except EngineFailed:
+            print(engine.pid, flush=True)
+        await trio.sleep_forever()
+
+trio.run(main)
+"""
+    process = await trio.lowlevel.open_process([sys.executable, "-c", daemon], stdout=subprocess.PIPE)
+    with trio.fail_after(30):
+        pid = int(await process.stdout.receive_some(100))
+        assert is_alive(pid)
+        process.kill()
+        await process.wait()
+        while is_alive(pid):
+            await trio.sleep(0.01)
+    await process.stdout.aclose()
