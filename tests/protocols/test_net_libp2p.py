@@ -1,0 +1,165 @@
+"""What only the libp2p adapter does: what it imports, where it listens, whom it finds on the local network."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocols.errors import Local, Malformed
+from protocols.net import PeerInfo, Stream
+from protocols.net_libp2p import NetConfig, open_network
+from protocols.net_libp2p.addresses import expand, parse
+from protocols.net_libp2p.lean import LEFT_OUT, LeftOut, lean_imports
+from protocols.net_libp2p.mdns import MAX_TXT_STRINGS, read_txt, write_txt
+from storage.keys import Identity
+
+ROOT = Path(__file__).parents[2]
+LOOPBACK = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False)
+PEER = Identity(b"p" * 32).peer_id
+OTHER = Identity(b"o" * 32).peer_id
+HEAVY = ("aioquic", "dns", "httpx", "requests", "OpenSSL", "service_identity", "trio_websocket", "zeroconf", "torch")
+
+NODE = """
+import json, sys, trio
+from protocols.net_libp2p import NetConfig, open_network
+from storage.keys import Identity
+
+async def main():
+    async with open_network(Identity.generate(), NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False)):
+        await trio.sleep(0.1)
+        print(json.dumps(sorted(sys.modules)))
+
+trio.run(main)
+"""
+
+
+def test_a_running_node_has_loaded_nothing_that_it_never_uses() -> None:
+    done = subprocess.run([sys.executable, "-c", NODE], capture_output=True, cwd=ROOT, timeout=60, check=True)
+    modules = json.loads(done.stdout)
+    assert [name for name in modules if name.split(".")[0] in HEAVY] == []
+    assert [name for name in modules if name.startswith(LEFT_OUT)] == []
+
+
+def test_a_part_that_is_left_out_says_so_when_it_is_used_and_is_no_part_of_anything() -> None:
+    with lean_imports():
+        from libp2p.transport.quic.transport import QUICTransport
+    with pytest.raises(LeftOut, match=r"libp2p.transport.quic.transport.QUICTransport was called"):
+        QUICTransport()
+    assert not isinstance(1, QUICTransport)
+    assert "libp2p.transport.quic.transport" not in sys.modules
+
+
+async def test_a_taken_port_is_replaced_by_a_free_one() -> None:
+    async with open_network(Identity.generate(), LOOPBACK) as first:
+        taken = first.addresses()[0].rpartition("/p2p/")[0]
+        async with open_network(Identity.generate(), NetConfig(listen=(taken,), mdns=False)) as second:
+            assert second.addresses()[0].rpartition("/p2p/")[0] != taken
+            await second.connect(PeerInfo.parse(first.addresses()[0]))
+
+
+@pytest.mark.parametrize("address", ["/ip4/203.0.113.9/tcp/0", "/ip4/127.0.0.1/udp/1", "/ip4/999.1.1.1/tcp/1", "x"])
+async def test_an_address_that_cannot_be_listened_on_is_an_error_of_ours(address: str) -> None:
+    with pytest.raises(Local, match="cannot listen on"):
+        async with open_network(Identity.generate(), NetConfig(listen=(address,), mdns=False)):
+            pass
+
+
+async def test_a_bootstrap_address_without_a_peer_is_refused_before_anything_starts() -> None:
+    with pytest.raises(Malformed):
+        async with open_network(Identity.generate(), NetConfig(bootstrap=("/ip4/127.0.0.1/tcp/1",))):
+            pass
+
+
+async def test_a_bootstrap_peer_is_connected_and_a_host_name_is_resolved() -> None:
+    async with open_network(Identity.generate(), LOOPBACK) as first:
+        by_name = first.addresses()[0].replace("/ip4/127.0.0.1/", "/dns4/localhost/")
+        config = NetConfig(listen=LOOPBACK.listen, bootstrap=(by_name,), mdns=False)
+        async with open_network(Identity.generate(), config) as second, second.watch_peers() as changes:
+            with trio.fail_after(10):
+                assert (await changes.receive()).peer == first.peer_id
+
+
+async def test_a_name_that_does_not_exist_is_a_failed_dial() -> None:
+    from protocols.errors import DialFailed
+
+    async with open_network(Identity.generate(), LOOPBACK) as node:
+        with trio.fail_after(15), pytest.raises(DialFailed):
+            await node.connect(PeerInfo(PEER, ("/dns4/no-such-host.invalid/tcp/1",)))
+
+
+async def test_streams_that_come_and_go_leave_nothing_behind() -> None:
+    async def one_byte(stream: Stream) -> None:
+        await stream.write(b"x")
+
+    async with open_network(Identity.generate(), LOOPBACK) as a, open_network(Identity.generate(), LOOPBACK) as b:
+        b.serve("/x", one_byte)
+        await a.connect(PeerInfo.parse(b.addresses()[0]))
+        for _ in range(300):
+            stream = await a.open_stream(b.peer_id, ["/x"])
+            assert await stream.read(10) == b"x"
+            await stream.aclose()
+        with trio.fail_after(10):
+            for node in (a, b):
+                muxed = node._swarm.get_connections()[0].muxed_conn
+                while len(muxed.streams) > 8:  # identify and gossip keep a few
+                    await trio.sleep(0.01)
+
+
+def test_wildcards_become_the_addresses_of_this_machine_loopback_last() -> None:
+    found = [str(address) for address in expand([parse("/ip4/0.0.0.0/tcp/4701"), parse("/ip4/10.0.0.1/tcp/1")])]
+    assert "/ip4/127.0.0.1/tcp/4701" in found
+    assert found[-1] == "/ip4/10.0.0.1/tcp/1"
+    assert not any("0.0.0.0" in address for address in found)
+
+
+def test_a_txt_record_carries_all_addresses_of_one_peer() -> None:
+    addresses = [f"/ip4/192.0.2.1/tcp/4701/p2p/{PEER}", f"/ip6/2001:db8::1/tcp/4701/p2p/{PEER}"]
+    record = write_txt(addresses)
+    assert record[1:9] == b"dnsaddr="
+    assert read_txt(record) == PeerInfo(PEER, ("/ip4/192.0.2.1/tcp/4701", "/ip6/2001:db8::1/tcp/4701"))
+    for end in range(len(record)):
+        assert read_txt(record[:end]) in (None, PeerInfo(PEER, ("/ip4/192.0.2.1/tcp/4701",)))
+
+
+def test_a_txt_record_of_two_peers_or_of_none_is_ignored() -> None:
+    two = write_txt([f"/ip4/192.0.2.1/tcp/1/p2p/{PEER}", f"/ip4/192.0.2.1/tcp/1/p2p/{OTHER}"])
+    assert read_txt(two) is None
+    assert read_txt(b"") is None
+    assert read_txt(b"\x07dnsaddr") is None
+    assert read_txt(bytes(MAX_TXT_STRINGS) + write_txt([f"/ip4/192.0.2.1/tcp/1/p2p/{PEER}"])) is None
+
+
+@given(st.binary(max_size=600))
+def test_no_txt_record_raises(record: bytes) -> None:
+    read_txt(record)
+
+
+@pytest.mark.e2e
+async def test_two_processes_find_each_other_by_mdns() -> None:
+    script = """
+import trio
+from protocols.net_libp2p import NetConfig, open_network
+from storage.keys import Identity
+
+async def main():
+    async with open_network(Identity.generate(), NetConfig(listen=("/ip4/0.0.0.0/tcp/0",))):
+        await trio.sleep(30)
+
+trio.run(main)
+"""
+    process = await trio.lowlevel.open_process([sys.executable, "-c", script], cwd=ROOT)
+    try:
+        config = NetConfig(listen=("/ip4/0.0.0.0/tcp/0",))
+        async with open_network(Identity.generate(), config) as node, node.watch_peers() as changes:
+            with trio.move_on_after(20) as waited:
+                assert (await changes.receive()).is_connected
+        if waited.cancelled_caught:
+            pytest.skip("no multicast on this machine")
+    finally:
+        process.kill()
+        await process.wait()
