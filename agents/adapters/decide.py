@@ -1,6 +1,7 @@
 """What to do about an announcement, and does a manifest keep its promises? Pure decisions over facts."""
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from protocols import adapters as wire
@@ -13,15 +14,18 @@ from storage.keys import PeerId
 MAX_BYTES: Final = wire.MAX_ADAPTER_BYTES
 
 
-class Accept(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Accept:
     """Fetch the manifest."""
 
 
-class AlreadyKnown(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AlreadyKnown:
     """Nothing to do: it is ready, in work, superseded, or was refused for good."""
 
 
-class Refuse(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Refuse:
     """Go no further. `code` is stable; `text` is for people and says what to do next."""
 
     code: str

@@ -1,5 +1,6 @@
 """Bring in one announced adapter: its manifest alone, then its files, then the proof that they are what it says."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -31,7 +32,8 @@ OVERHEAD_BYTES: Final = 64 << 10
 _PASSING: Final = (NoProviders, TimedOut, DialFailed, StreamBroken)
 
 
-class Waiting(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Waiting:
     """Not the publisher's lie but the network's weather: it is tried again later."""
 
     code: str

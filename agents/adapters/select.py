@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from agents.errors import UnknownName
@@ -21,18 +22,21 @@ class Ready(NamedTuple):
     metrics: Mapping[str, float]
 
 
-class Latest(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Latest:
     """The one that became ready last; of one publisher's versions under one name only the highest counts."""
 
 
-class Best(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Best:
     """The one with the best value of a metric; adapters that do not state it are left out."""
 
     metric: str
     is_higher_better: bool
 
 
-class Pinned(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Pinned:
     """Exactly this one: a manifest's CID, or a name with a version, or the highest version under a name."""
 
     cid: Cid | None = None
@@ -40,7 +44,8 @@ class Pinned(NamedTuple):
     version: int | None = None
 
 
-class Base(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Base:
     """No adapter: the base model alone."""
 
 
@@ -73,7 +78,7 @@ def choose(policy: Policy, ready: Iterable[Ready]) -> Ready | None:
 
     Raises: UnknownName when a pinned adapter is not here.
     """
-    ready = sorted(ready)
+    ready = sorted(ready, key=lambda one: one.cid)
     match policy:
         case Base():
             return None
