@@ -7,7 +7,7 @@ See storage/FORMAT.md for the bytes and for why nothing acknowledged is lost.
 import fcntl
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -40,15 +40,22 @@ class PackBlockstore(Store):
         self._write_lock = Lock()
         self._is_closed = False
         self._lock_fd = _take_lock(folder / "store.lock")
-        try:
+        with ExitStack() as undo:
+            undo.callback(os.close, self._lock_fd)
             self._index = Index(folder / "index.db")
+            undo.callback(self._index.close)
             sync_folder(folder)
             self.recovery: Final[Recovery] = recover(self._packs_folder, self._index)
             self._reader = PackReader(self._packs_folder)
             self._writer = PackWriter.resume(self._packs_folder, self._index.packs())
-        except BaseException:
-            os.close(self._lock_fd)
-            raise
+            undo.pop_all()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with self._write_lock:
+            if self._is_closed:
+                raise StorageError("the store is closed")
+            yield
 
     def put_many(self, blocks: Iterable[Block]) -> int:
         n_new = 0
@@ -57,7 +64,7 @@ class PackBlockstore(Store):
         return n_new
 
     def _put_batch(self, batch: dict[bytes, bytes]) -> int:
-        with self._write_lock:
+        with self._writing():
             for key in self._index.present(list(batch)):
                 del batch[key]
             self._commit([(Kind.BLOCK, key, data) for key, data in batch.items()])
@@ -65,8 +72,6 @@ class PackBlockstore(Store):
 
     def _commit(self, entries: Sequence[tuple[Kind, bytes, bytes]]) -> None:
         """Make records durable and known. The caller holds the write lock."""
-        if self._is_closed:
-            raise StorageError("the store is closed")
         if not entries:
             return
         with self._writer.append(entries) as records:
@@ -111,7 +116,7 @@ class PackBlockstore(Store):
         n_deleted = 0
         source = iter(cids)
         while some := list(islice(source, BATCH_BLOCKS)):
-            with self._write_lock:
+            with self._writing():
                 present = self._index.present([cid.multihash for cid in some])
                 self._commit([(Kind.DELETE, key, b"") for key in sorted(present)])
             n_deleted += len(present)
@@ -131,21 +136,21 @@ class PackBlockstore(Store):
     def show(self, root: Cid, cids: Iterable[Cid], level: Visibility) -> None:
         source = iter(cids)
         while some := [cid.multihash for cid in islice(source, BATCH_BLOCKS)]:
-            with self._write_lock:
+            with self._writing():
                 self._index.show(root, some, level)
 
     def hide_all(self) -> None:
-        with self._write_lock:
+        with self._writing():
             self._index.hide_all()
 
     def put_note(self, key: str, value: bytes) -> None:
         raw = check_note(key, value)
-        with self._write_lock:
+        with self._writing():
             self._commit([(Kind.NOTE, raw, value)])
 
     def delete_note(self, key: str) -> None:
         raw = check_note(key, b"")
-        with self._write_lock:
+        with self._writing():
             if self._index.get_note(raw) is not None:
                 self._commit([(Kind.DELETE_NOTE, raw, b"")])
 

@@ -114,7 +114,7 @@ def main(kubo_python: str, kubo_driver: str, node: str, node_modules: str) -> No
         folder = Path(name)
         (folder / "importer.mjs").write_text(NODE_SCRIPT)
         kubo = subprocess.Popen(
-            [kubo_python, str(Path(kubo_driver).resolve()), str(folder / "repo"), "0"],
+            [os.path.abspath(kubo_python), str(Path(kubo_driver).resolve()), str(folder / "repo"), "0"],
             **pipes,
             cwd=folder,
             env={**os.environ, "KUBO_ROUTING": "none"},

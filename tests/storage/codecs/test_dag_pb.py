@@ -139,3 +139,9 @@ def test_an_unknown_codec_is_refused_rather_than_taken_for_a_leaf() -> None:
         codec_of(cid)
     with pytest.raises(UnknownCodec):
         links(cid, b"x")
+
+
+def test_raw_blocks_are_themselves_and_have_no_links() -> None:
+    cid = Cid.of(b"raw")
+    assert codec_of(cid).decode(b"raw") == codec_of(cid).encode(b"raw") == b"raw"
+    assert links(cid, b"raw") == []

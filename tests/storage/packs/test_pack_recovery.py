@@ -389,3 +389,74 @@ def test_a_cid_is_still_listed_while_it_is_deleted(open_packs: Open) -> None:
     first = next(listing)
     store.delete_many([Cid.of(b"%d" % index) for index in range(3000)])
     assert first not in list(listing)
+
+
+def test_a_footer_without_room_is_cut_off_and_the_pack_grows_on(
+    open_packs: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_packs(max_pack_bytes=10)
+    pwrite = os.pwrite
+    n_writes = 0
+
+    def room_for_records_only(fd: int, data: memoryview, offset: int) -> int:
+        nonlocal n_writes
+        n_writes += 1
+        if n_writes % 3 == 1:
+            return pwrite(fd, data, offset)
+        if n_writes % 3 == 2:
+            return pwrite(fd, data[:9], offset)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable.os, "pwrite", room_for_records_only)
+        assert store.put_many(BLOCKS[:1]) == 1
+        after_one = the_pack(tmp_path).stat().st_size
+        assert store.put_many(BLOCKS[1:2]) == 1
+    assert the_pack(tmp_path).stat().st_size > after_one
+    store.put_many(BLOCKS)
+    store.close()
+    remove_index(tmp_path)
+    assert_all_here(open_packs())
+
+
+def test_an_index_without_room_leaves_the_store_as_it_was(
+    open_packs: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_packs()
+    store.put_many(BLOCKS[:1])
+    before = the_pack(tmp_path).stat().st_size
+
+    def no_room(*args: object, **more: object) -> None:
+        raise StoreFull("no room to write the index")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._index, "apply", no_room)
+        with pytest.raises(StoreFull):
+            store.put_many(BLOCKS)
+    assert the_pack(tmp_path).stat().st_size == before
+    store.put_many(BLOCKS)
+    assert_all_here(open_packs())
+
+
+def test_more_packs_than_may_be_open_are_read(open_packs: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack_files, "MAX_OPEN_PACKS", 2)
+    store = open_packs(max_pack_bytes=10)
+    for block in BLOCKS:
+        store.put_many([block])
+    assert_all_here(store)
+    assert len(store._reader._fds) == 2
+
+
+def test_a_pack_that_vanishes_in_use_is_told(open_packs: Open, tmp_path: Path) -> None:
+    store = open_packs()
+    store.put_many(BLOCKS)
+    the_pack(tmp_path).unlink()
+    with pytest.raises(Corrupt, match="pack 1 cannot be read"):
+        store.get(BLOCKS[0].cid)
+
+
+def test_a_closed_store_takes_no_blocks(open_packs: Open) -> None:
+    store = open_packs()
+    store.close()
+    with pytest.raises(StorageError):
+        store.put_many(BLOCKS)
