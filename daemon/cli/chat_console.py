@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 HISTORY_LINES: Final = 1000
+REPEAT_S: Final = 0.5
 _STYLES: Final[dict[Style, str]] = {"answerer": "bold green", "notice": "dim", "error": "red", "plain": ""}
 _ERASE_LINE: Final = "\r\x1b[K"
 # Make room for one line above the cursor's without moving the cursor in its own: index and up scroll where needed,
@@ -164,9 +165,15 @@ class NewsDesk:
         signal.signal(signal.SIGUSR1, self._on_signal)
 
     def bring(self, item: Any) -> None:
-        """Have an item shown, now or before the next line is read. Called from another thread."""
+        """Have an item shown, now or before the next line is read. Called from another thread; returns when it was.
+
+        A signal that comes just before readline begins to wait is noticed with the next key only: so it is repeated.
+        """
         self._waiting.append(item)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        pause = threading.Event()
+        while self._waiting:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+            pause.wait(REPEAT_S)
 
     def drain(self) -> list[Any]:
         """The items that could not be shown yet."""
