@@ -6,8 +6,9 @@ Gossip loses messages and partitions swallow them, so an announcement is repeate
 import math
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
@@ -26,6 +27,7 @@ LONGEST_REPEAT_S: Final = 3600.0
 BACKOFF: Final = 2.0
 JITTER_FRAC: Final = 0.25
 MAX_SCHEDULED: Final = 1000
+NEWCOMER_S: Final = 2.0
 ANSWER_EVERY_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 30.0
 MAX_ASKERS: Final = 4096
@@ -34,35 +36,53 @@ PROVIDE_TIMEOUT_S: Final = 300.0
 MAX_ADDRESS_CHARS: Final = 256
 
 
+class _Due(NamedTuple):
+    """When an adapter is announced next, when it was last, and the wait behind the next time."""
+
+    at_s: float
+    said_s: float
+    wait_s: float
+
+
 class Schedule:
     """When is which adapter to be announced? At once, then after waits that double, each with its own jitter."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self._due: dict[Cid, tuple[float, float]] = {}  # when, and the wait behind it
+        self._due: dict[Cid, _Due] = {}
 
     def add(self, manifest: Cid, now_s: float) -> None:
         """Announce this one now, and from now on. The one that waits longest goes when there are too many."""
         if manifest not in self._due and len(self._due) >= MAX_SCHEDULED:
             del self._due[max(self._due, key=lambda other: self._due[other])]
-        self._due[manifest] = (now_s, FIRST_REPEAT_S)
+        self._due[manifest] = _Due(now_s, -math.inf, FIRST_REPEAT_S)
 
     def remove(self, manifest: Cid) -> None:
         """Announce this one no more."""
         self._due.pop(manifest, None)
 
+    def hurry(self, now_s: float) -> None:
+        """There are newcomers: announce everything soon, unless that was done within the shortest wait."""
+        for manifest, (_, said_s, wait_s) in self._due.items():
+            soon_s = max(now_s + self._jittered(NEWCOMER_S), said_s + FIRST_REPEAT_S)
+            if soon_s < self._due[manifest].at_s:
+                self._due[manifest] = _Due(soon_s, said_s, wait_s)
+
     def due(self, now_s: float) -> list[Cid]:
         """Those to be announced now, the longest overdue first; each is put off to its next time."""
-        ripe = sorted((at_s, manifest) for manifest, (at_s, _) in self._due.items() if at_s <= now_s)
+        ripe = sorted((due.at_s, manifest) for manifest, due in self._due.items() if due.at_s <= now_s)
         for _, manifest in ripe:
-            wait_s = self._due[manifest][1]
-            next_s = now_s + wait_s * (1 + self._rng.uniform(-JITTER_FRAC, JITTER_FRAC))
-            self._due[manifest] = (next_s, min(wait_s * BACKOFF, LONGEST_REPEAT_S))
+            wait_s = self._due[manifest].wait_s
+            longer_s = min(wait_s * BACKOFF, LONGEST_REPEAT_S)
+            self._due[manifest] = _Due(now_s + self._jittered(wait_s), now_s, longer_s)
         return [manifest for _, manifest in ripe]
 
     def next_s(self) -> float:
         """When `due` will next have something to say; `math.inf` for never."""
-        return min((at_s for at_s, _ in self._due.values()), default=math.inf)
+        return min((due.at_s for due in self._due.values()), default=math.inf)
+
+    def _jittered(self, wait_s: float) -> float:
+        return wait_s * (1 + self._rng.uniform(-JITTER_FRAC, JITTER_FRAC))
 
 
 class Turnstile:
@@ -111,6 +131,16 @@ def sealed(ports: Ports, row: AdapterRow) -> bytes:
     return wire.seal_announcement(ports.identity, Cid.parse(row.base), announcement, next_sequence, unix_s)
 
 
+@dataclass(eq=False)
+class _Outgoing:
+    """What the tasks of one announcer share. `provided_s`: when the DHT was told of each adapter."""
+
+    ports: Ports
+    schedule: Schedule
+    wake: trio.Event = field(default_factory=trio.Event)
+    provided_s: dict[Cid, float] = field(default_factory=dict)
+
+
 async def run_announcer(
     ports: Ports,
     published: trio.MemoryReceiveChannel[Cid],
@@ -119,28 +149,50 @@ async def run_announcer(
     task_status: TaskStatus = IGNORED,
 ) -> None:
     """Announce everything that this node publishes, for ever; what comes in through `published` at once."""
-    schedule = Schedule(rng)
+    outgoing = _Outgoing(ports, Schedule(rng))
     for row in announced(ports):
-        schedule.add(row.manifest, trio.current_time())
+        outgoing.schedule.add(row.manifest, trio.current_time())
     serve_catch_up(ports)
     task_status.started()
     async with trio.open_nursery() as nursery:
-        provided_s: dict[Cid, float] = {}
+        nursery.start_soon(_note_published, outgoing, published)
+        nursery.start_soon(_note_newcomers, outgoing)
         while True:
-            with trio.move_on_at(schedule.next_s()):
-                schedule.add(await published.receive(), trio.current_time())
-            now_s = trio.current_time()
-            current = {row.manifest: row for row in announced(ports)}
-            for manifest in schedule.due(now_s):
-                if manifest not in current:  # withdrawn, or a newer version took its place
-                    schedule.remove(manifest)
-                    provided_s.pop(manifest, None)
-                    continue
-                row = current[manifest]
-                await ports.network.publish(wire.topic_of(Cid.parse(row.base)), sealed(ports, row))
-                if now_s - provided_s.get(manifest, -math.inf) >= PROVIDE_EVERY_S:
-                    provided_s[manifest] = now_s
-                    nursery.start_soon(_provide, ports, manifest)
+            outgoing.wake = trio.Event()
+            with trio.move_on_at(outgoing.schedule.next_s()):
+                await outgoing.wake.wait()
+            await _announce_due(outgoing, nursery)
+
+
+async def _note_published(outgoing: _Outgoing, published: trio.MemoryReceiveChannel[Cid]) -> None:
+    async for manifest in published:
+        outgoing.schedule.add(manifest, trio.current_time())
+        outgoing.wake.set()
+
+
+async def _note_newcomers(outgoing: _Outgoing) -> None:
+    """Behind a new peer may be many: after a partition heals, all of its other side."""
+    async with outgoing.ports.network.watch_peers() as changes:
+        async for change in changes:
+            if change.is_connected:
+                outgoing.schedule.hurry(trio.current_time())
+                outgoing.wake.set()
+
+
+async def _announce_due(outgoing: _Outgoing, nursery: trio.Nursery) -> None:
+    ports, now_s = outgoing.ports, trio.current_time()
+    due = outgoing.schedule.due(now_s)
+    current = {row.manifest: row for row in announced(ports)} if due else {}
+    for manifest in due:
+        if manifest not in current:  # withdrawn, or a newer version took its place
+            outgoing.schedule.remove(manifest)
+            outgoing.provided_s.pop(manifest, None)
+            continue
+        row = current[manifest]
+        await ports.network.publish(wire.topic_of(Cid.parse(row.base)), sealed(ports, row))
+        if now_s - outgoing.provided_s.get(manifest, -math.inf) >= PROVIDE_EVERY_S:
+            outgoing.provided_s[manifest] = now_s
+            nursery.start_soon(_provide, ports, manifest)
 
 
 async def _provide(ports: Ports, manifest: Cid) -> None:

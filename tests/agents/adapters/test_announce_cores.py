@@ -10,6 +10,7 @@ from agents.adapters.announce import (
     JITTER_FRAC,
     LONGEST_REPEAT_S,
     MAX_SCHEDULED,
+    NEWCOMER_S,
     Schedule,
     Turnstile,
 )
@@ -60,6 +61,21 @@ def test_a_full_schedule_lets_go_of_the_one_that_is_due_last():
     for number in range(MAX_SCHEDULED + 10):
         schedule.add(Cid.of(str(number).encode()), float(number))
     assert len(schedule.due(1e9)) == MAX_SCHEDULED
+
+
+def test_newcomers_hurry_an_announcement_but_not_within_its_shortest_wait():
+    schedule = Schedule(random.Random(1))
+    schedule.add(ONE, 0.0)
+    schedule.due(0.0)
+    schedule.hurry(1.0)
+    assert schedule.next_s() <= FIRST_REPEAT_S * (1 + JITTER_FRAC)
+    schedule.due(schedule.next_s())
+    later_s = 2 * FIRST_REPEAT_S * (1 + JITTER_FRAC)
+    schedule.hurry(later_s)
+    hurried_s = schedule.next_s()
+    assert later_s < hurried_s <= later_s + NEWCOMER_S * (1 + JITTER_FRAC)
+    schedule.hurry(later_s + 1)
+    assert schedule.next_s() == hurried_s
 
 
 @given(st.lists(st.tuples(st.sampled_from([ONE, TWO]), st.floats(0, 100)), max_size=30))
