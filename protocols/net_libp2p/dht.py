@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any, Final
 
 import trio
-from libp2p.kad_dht import common
 
 from protocols.net import PeerInfo
 from protocols.net_libp2p.addresses import to_peer, to_texts
@@ -71,7 +70,5 @@ def _collect(dht: Any, found: dict[PeerId, PeerInfo], providers: list[Any]) -> N
 
 async def _learn_connected(dht: Any) -> None:
     """Take the connected peers that serve our DHT into the routing table; libp2p does so minutes later, if at all."""
-    store = dht.host.get_peerstore()
     for peer_id in dht.host.get_live_peers():
-        if store.has_peer(peer_id) and store.supports_protocols(peer_id, [str(common.PROTOCOL_ID)]):
-            await survive(partial(dht.add_peer, peer_id))
+        await survive(partial(dht.add_peer, peer_id))  # asks the peerstore whether the peer serves our DHT

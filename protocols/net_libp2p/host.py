@@ -133,7 +133,7 @@ def guarded(handle: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitab
         try:
             await handle(stream)
         except* Exception as group:  # noqa: BLE001 - the supervisor of all inbound streams
-            log.info("stream_failed", peer=str(peer_id), protocol=stream.get_protocol(), error=repr(group.exceptions))
+            log.info("stream_failed", peer=str(peer_id), protocol=stream.get_protocol(), error=repr(group)[:500])
         finally:
             n_open[peer_id] -= 1
             if not n_open[peer_id]:
@@ -152,7 +152,7 @@ async def survive(task: Callable[..., Awaitable[None]], *args: Any, restart: boo
             await task(*args)
         except* Exception as group:  # noqa: BLE001 - the supervisor of libp2p's tasks
             failed = True
-            log.warning("libp2p_task_failed", task=getattr(task, "__qualname__", repr(task)), error=repr(group))
+            log.warning("libp2p_task_failed", task=getattr(task, "__qualname__", repr(task)), error=repr(group)[:500])
         if not (failed and restart):
             return
         await trio.sleep(RESTART_S)

@@ -12,6 +12,7 @@ import trio
 from libp2p.abc import INotifee
 from libp2p.custom_types import TProtocol
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
+from libp2p.peer.peerstore import PeerStoreError
 
 from protocols.errors import DialFailed, Local, ProtocolRefused
 from protocols.net import (
@@ -30,7 +31,7 @@ from protocols.net_libp2p.addresses import MAX_ADDRESSES_PER_PEER, parse, to_id,
 from protocols.net_libp2p.dht import find_providers, prepare, provide
 from protocols.net_libp2p.gossip import Gossip, build_router
 from protocols.net_libp2p.host import build_host, hang_up, listen, running, survive
-from protocols.net_libp2p.streams import FOREIGN, LibP2pStream, linger
+from protocols.net_libp2p.streams import LibP2pStream, linger
 from protocols.routing import keep_connected
 from protocols.topics import Subscriptions
 from storage.cid import Cid
@@ -42,6 +43,7 @@ NEGOTIATION_TIMEOUT_S: Final = 10.0
 MAX_KNOWN_PEERS: Final = 4096
 MAX_LINGERING: Final = 256
 LEAVE_TIMEOUT_S: Final = 1.0
+MAX_REASON_CHARS: Final = 300
 
 
 @dataclass(frozen=True)
@@ -138,11 +140,10 @@ class LibP2pNetwork:
 
     def peer_addresses(self, peer: PeerId) -> list[str]:
         """See `Network`."""
-        peer_id = to_id(peer)
-        store = self._host.get_peerstore()
-        heard = (
-            to_texts(store.addrs(peer_id)) if store.has_peer(peer_id) and peer_id in store.peers_with_addrs() else []
-        )
+        try:
+            heard = to_texts(self._host.get_peerstore().addrs(to_id(peer)))
+        except PeerStoreError:
+            heard = []
         return list(dict.fromkeys(self._known.get(peer, []) + heard))[:MAX_ADDRESSES_PER_PEER]
 
     def _remember(self, peer: PeerId, addresses: Sequence[str]) -> None:
@@ -216,8 +217,8 @@ class LibP2pNetwork:
     ) -> None:
         try:
             await self._swarm.dial_addr(address, peer_id)
-        except FOREIGN as error:
-            failures.append(str(error.__cause__ or error))
+        except Exception as error:  # noqa: BLE001 - whatever libp2p raises, this address led nowhere
+            failures.append(str(error.__cause__ or error)[:MAX_REASON_CHARS])
         else:
             reached.append(text)
             others.cancel_scope.cancel()
@@ -225,10 +226,7 @@ class LibP2pNetwork:
 
     async def disconnect(self, peer: PeerId) -> None:
         """See `Network`."""
-        try:
-            await self._host.disconnect(to_id(peer))
-        except FOREIGN as error:
-            raise Local(f"could not close the connection to {peer}: {error}") from None
+        await survive(self._host.disconnect, to_id(peer))
 
     def serve(self, protocol: str, handler: Handler) -> None:
         """See `Network`."""
@@ -251,7 +249,7 @@ class LibP2pNetwork:
         self._n_lingering += 1
         try:
             with trio.CancelScope(deadline=-1 if self._n_lingering > MAX_LINGERING else float("inf")):
-                await linger(muxed_stream)
+                await survive(linger, muxed_stream)
         finally:
             self._n_lingering -= 1
 
@@ -263,10 +261,11 @@ class LibP2pNetwork:
                 stream = await self._host.new_stream(to_id(peer), [TProtocol(protocol) for protocol in protocols])
         except trio.TooSlowError:
             raise DialFailed(f"{peer} did not open a stream within {NEGOTIATION_TIMEOUT_S:g} s") from None
-        except FOREIGN as error:
-            if "protocols not supported" in str(error.__cause__):
+        except Exception as error:  # noqa: BLE001 - whatever libp2p raises, there is no stream
+            reason = str(error.__cause__ or error)[:MAX_REASON_CHARS]
+            if "protocols not supported" in reason:
                 raise ProtocolRefused(f"{peer} speaks none of {', '.join(protocols)}") from None
-            raise DialFailed(f"{peer} did not open a stream: {error.__cause__ or error}") from None
+            raise DialFailed(f"{peer} did not open a stream: {reason}") from None
         return LibP2pStream(stream, peer, self.let_linger)
 
     @asynccontextmanager
@@ -290,7 +289,7 @@ class LibP2pNetwork:
         """See `Network`."""
         if len(data) > MAX_TOPIC_MESSAGE_BYTES:
             raise Local(f"a message of {len(data)} bytes on {topic}; the limit is {MAX_TOPIC_MESSAGE_BYTES}")
-        await self._gossip.publish(topic, data)
+        await survive(self._gossip.publish, topic, data)
 
     def topic_peers(self, topic: str) -> list[PeerId]:
         """See `Network`."""
