@@ -4,6 +4,7 @@ These tests use real sockets, in real time, and download what they need: they ru
 which `make interop` does.
 """
 
+import base64
 import json
 import os
 import shutil
@@ -112,8 +113,7 @@ async def start(nursery: trio.Nursery, command: list[str]) -> Stranger:
     )  # fmt: skip
     stranger = Stranger(process, "Helia" if "node" in command[0] else "Kubo")
     about = await stranger.answer()
-    addresses = about["addresses"] if isinstance(about["addresses"], list) else about["addresses"].split(",")
-    near = next(address.strip() for address in addresses if "127.0.0.1" in address)
+    near = next(address for address in about["addresses"] if "127.0.0.1" in address)
     stranger.info = PeerInfo.parse(near if "/p2p/" in near else f"{near}/p2p/{about['id']}")
     return stranger
 
@@ -124,17 +124,26 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def kubo_arguments(tmp_path: Path) -> list[str]:
+    identity = Identity.generate()
+    key = b"\x08\x01\x12\x40" + identity.seed + identity.peer_id.public_key
+    return [str(tmp_path / "kubo"), str(free_port()), str(identity.peer_id), base64.b64encode(key).decode()]
+
+
 @pytest.fixture
-async def helia(nursery: trio.Nursery, helia_command: list[str]) -> Stranger:
-    return await start(nursery, helia_command)
+async def helia(nursery: trio.Nursery, helia_command: list[str]) -> AsyncIterator[Stranger]:
+    helia = await start(nursery, helia_command)
+    yield helia
+    helia.process.kill()
 
 
 @pytest.fixture(params=["kubo", "helia"])
-async def stranger(request: pytest.FixtureRequest, nursery: trio.Nursery, tmp_path: Path) -> Stranger:
+async def stranger(request: pytest.FixtureRequest, nursery: trio.Nursery, tmp_path: Path) -> AsyncIterator[Stranger]:
     """Each of them in turn."""
     command = request.getfixturevalue(f"{request.param}_command")
-    extra = [str(tmp_path / "kubo"), str(free_port())] if request.param == "kubo" else []
-    return await start(nursery, [*command, *extra])
+    stranger = await start(nursery, [*command, *(kubo_arguments(tmp_path) if request.param == "kubo" else [])])
+    yield stranger
+    stranger.process.kill()
 
 
 @asynccontextmanager

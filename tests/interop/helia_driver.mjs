@@ -12,6 +12,7 @@ import { yamux } from '@chainsafe/libp2p-yamux'
 import { unixfs } from '@helia/unixfs'
 import { identify } from '@libp2p/identify'
 import { kadDHT, passthroughMapper } from '@libp2p/kad-dht'
+import { ping } from '@libp2p/ping'
 import { tcp } from '@libp2p/tcp'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createHelia } from 'helia'
@@ -32,6 +33,7 @@ const helia = await createHelia({
     connectionGater: { denyDialMultiaddr: () => false },
     services: {
       identify: identify(),
+      ping: ping(),
       dht: kadDHT({
         protocol: '/ipfs/lan/kad/1.0.0',
         clientMode: false,
