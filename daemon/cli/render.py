@@ -34,6 +34,7 @@ def lines_of(result: Json) -> Iterator[str]:
     if isinstance(result, list):
         yield from table(result)
     elif isinstance(result, dict):
+        result = {key: value for key, value in result.items() if key != "type"}  # tells programs what item it is
         if set(result) == {"text"}:
             yield clean(str(result["text"]), keep_lines=True)
             return
@@ -194,12 +195,20 @@ def _added(result: Json) -> Iterable[str]:
 
 def _listing(result: Json) -> Iterator[str]:
     for entry in result["entries"]:
-        size = "-" if entry["kind"] == "folder" else bytes_text(entry["size_bytes"])
-        yield f"{entry['cid']}  {size:>10}  {clean(entry['name'])}{'/' if entry['kind'] == 'folder' else ''}"
+        yield f"{entry['cid']}  {value_text('size_bytes', entry['size_bytes']):>10}  {clean(entry['name'])}"
+
+
+def _got(result: Json) -> Iterator[str]:
+    n_peers = result["n_providers"]
+    fetched = f"fetched {bytes_text(result['fetched_bytes'])} from {n_peers} peer{'' if n_peers == 1 else 's'}"
+    where = f" -> {clean(result['out'])}" if result["out"] else ""
+    what = fetched if result["fetched_bytes"] else "was here already"
+    yield f"{result['cid']}  {what} in {duration_text(result['took_s'])}{where}"
 
 
 RENDERERS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "content/add": _added,
     "content/ls": _listing,
+    "content/get": _got,
     "events/read": lambda event: [event_line(event)],
 }

@@ -110,11 +110,23 @@ def test_content_goes_to_stdout_as_it_is(daemon, covey):
     assert covey("cat", "bafy") == (0, "\x00\x01raw", "")
 
 
+GOT = {"type": "got", "cid": "bafy", "out": "/w/b.txt", "fetched_bytes": 2048, "n_providers": 1, "took_s": 0.5}
+
+
 def test_get_writes_by_name_into_the_working_folder(daemon, covey, tmp_path):
-    daemon.answers["content/get"] = (200, [{"step": "fetching", "n_done": 1, "type": "progress"}, {"cid": "b"}])
-    assert covey("get", "bafy/sub/b.txt")[0] == 0
+    daemon.answers["content/get"] = (200, [{"step": "fetching", "n_done": 1, "type": "progress"}, GOT])
+    assert covey("get", "bafy/sub/b.txt")[:2] == (0, "bafy  fetched 2.0 KiB from 1 peer in 0.5 s -> /w/b.txt\n")
     assert covey("get", "bafy", "--out", "elsewhere")[0] == 0
     assert [asked[1]["out"] for asked in daemon.asked] == [str(tmp_path / "b.txt"), str(tmp_path / "elsewhere")]
+
+
+def test_a_folder_is_listed_by_cid_size_and_name(daemon, covey):
+    entries = [
+        {"name": "a\x1b.txt", "cid": "bafk", "size_bytes": 1536},
+        {"name": "b", "cid": "bafy", "size_bytes": None},
+    ]
+    daemon.answers["content/ls"] = (200, [{"cid": "bafy", "entries": entries}])
+    assert covey("ls", "bafy")[1] == "bafk     1.5 KiB  a.txt\nbafy           -  b\n"
 
 
 def test_events_are_lines_with_ids(daemon, covey):

@@ -107,3 +107,34 @@ def test_types_are_told_in_words():
 )
 def test_errors_are_told_by_type(error, code):
     assert fault_of(error).code == code
+
+
+def every_error(base):
+    for error in base.__subclasses__():
+        yield error
+        yield from every_error(error)
+
+
+def test_every_code_of_an_error_has_its_status_on_purpose():
+    import protocols.fetch  # noqa: F401 - to know their errors too
+    from agents.errors import AgentError
+    from daemon.errors import DaemonError
+    from protocols.errors import Remote
+    from storage.errors import StorageError
+
+    failures = {
+        "failed",
+        "remote",
+        "bad_home",
+        "engine_failed",
+        "corrupt",
+        "store_locked",
+        "unknown_version",
+        "invalid_key",
+    }
+    codes = {
+        fault_of(error("x")).code
+        for tree in (AgentError, DaemonError, Remote, StorageError)
+        for error in every_error(tree)
+    }
+    assert codes - set(STATUSES) <= failures

@@ -56,7 +56,10 @@ class Get(Params, frozen=True):
         ]
         | None
     ) = None
-    provider: Annotated[tuple[Annotated[str, Meta(max_length=512)], ...], Meta(max_length=16, description="Addresses of peers that have it.")] = ()
+    provider: Annotated[
+        tuple[Annotated[str, Meta(max_length=512)], ...],
+        Meta(max_length=16, description="Addresses of peers that have it."),
+    ] = ()
     timeout_s: Patience = 30.0
 
 
