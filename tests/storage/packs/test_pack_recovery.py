@@ -411,6 +411,7 @@ def test_a_footer_without_room_is_cut_off_and_the_pack_grows_on(
         patch.setattr(durable.os, "pwrite", room_for_records_only)
         assert store.put_many(BLOCKS[:1]) == 1
         after_one = the_pack(tmp_path).stat().st_size
+        assert after_one == store._writer.committed
         assert store.put_many(BLOCKS[1:2]) == 1
     assert the_pack(tmp_path).stat().st_size > after_one
     store.put_many(BLOCKS)
