@@ -26,6 +26,7 @@ from libp2p.network import swarm as swarm_module
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
 from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer import muxer_multistream
 from libp2p.stream_muxer.yamux import yamux
 from libp2p.tools.anyio_service.trio_manager import TrioManager
 from libp2p.transport.tcp import tcp
@@ -81,6 +82,7 @@ def _patch(kad_protocol: str) -> None:
     swarm_module._HAPPY_EYEBALLS_DELAY = 0.0
     swarm_module._NegativePeerCache.is_blocked = lambda self, peer_id: False
     yamux.MAX_MESSAGE_SIZE = YAMUX_FRAME_BYTES
+    muxer_multistream.Yamux = BoundedYamux  # it makes this class whatever `muxer_opt` says
     yamux._DEFAULT_ASSUME_RTT_MS = ASSUMED_RTT_MS
     tcp._set_reuse_flags = _set_listen_flags
     for module in (swarm_module, tcp):
