@@ -17,6 +17,7 @@ from storage.unixfs.profiles import PROFILES, Profile
 
 Stranger = Any  # the class stands in conftest.py, which tests cannot import
 N_BYTES = 20_000_000
+FIND_TIMEOUT_S = 30
 
 
 def report(what: str, n_bytes: int, seconds: float) -> None:
@@ -90,8 +91,11 @@ async def test_covey_finds_helia_in_the_dht_and_fetches(helia: Stranger, exchang
     source.write_bytes(random.Random(2).randbytes(300_000))
     root = Cid.parse(await helia.ask(do="add", path=str(source)))
     await exchange.network.connect(helia.info)
-    await helia.ask(do="provide", cid=str(root))
-    found = await exchange.network.find_providers(root, 5)
+    with trio.fail_after(FIND_TIMEOUT_S):  # Helia routes by us only some time after it has identified us
+        found: list[PeerInfo] = []
+        while not found:
+            await helia.ask(do="provide", cid=str(root))
+            found = await exchange.network.find_providers(root, 5)
     assert [info.peer for info in found] == [helia.info.peer]
     await fetch_dag(exchange, root, find_more=lambda: exchange.network.find_providers(root, 5))
     export(exchange.store, root, tmp_path / "got")
