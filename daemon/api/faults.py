@@ -1,8 +1,7 @@
 """From an error to what a client of the control API is told: status, stable code, text, and what to do next."""
 
+from dataclasses import dataclass
 from typing import Final
-
-import msgspec
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
@@ -66,7 +65,8 @@ STATUSES: Final = {
 _EXIT_OF_STATUS: Final = {403: EXIT_REFUSED, 404: EXIT_NOT_FOUND, 409: EXIT_REFUSED}
 
 
-class Fault(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Fault:
     """What went wrong, as the control API says it: `{"error": {"code", "text", "hint"}}`."""
 
     code: str

@@ -15,7 +15,7 @@ from daemon.api import faults
 from daemon.cli import client
 from daemon.cli.chat_console import LineEditor, NewsDesk, Screen, without_echo
 from daemon.cli.chat_core import Call, Effect, Leave, Show, Stream, Terminal
-from daemon.cli.generate import json_option
+from daemon.cli.options import json_option
 from daemon.paths import Home
 
 RETRY_S: Final = 2.0

@@ -15,7 +15,7 @@ from daemon import config as settings
 from daemon import wall
 from daemon.api import faults
 from daemon.cli import client, render
-from daemon.cli.generate import json_option
+from daemon.cli.options import json_option
 from daemon.errors import DaemonError
 from daemon.lock import daemon_pid
 from daemon.paths import Home, private_folder

@@ -14,15 +14,11 @@ import msgspec
 
 from daemon.api.operation import Operation
 from daemon.cli import client, render
+from daemon.cli.options import json_option
 from daemon.paths import Home
 
 COPY_BYTES: Final = 1 << 20
 _SCALARS: Final[dict[Any, click.ParamType[Any]]] = {str: click.STRING, int: click.INT, float: click.FLOAT}
-
-
-def json_option() -> click.Option:
-    """`--json`, as every command has it."""
-    return click.Option(["--json", "as_json"], is_flag=True, help="Print JSON (a stream: a line for each item).")
 
 
 def command_of(operation: Operation) -> click.Command:

@@ -11,7 +11,7 @@ from typing import Final, TextIO
 import click
 
 from daemon.cli import client, render
-from daemon.cli.generate import json_option
+from daemon.cli.options import json_option
 from daemon.cli.text import clean
 from daemon.errors import BadHome, DaemonError
 from daemon.paths import Home

@@ -13,7 +13,7 @@ import click
 
 from daemon.api import faults
 from daemon.cli import client, render
-from daemon.cli.generate import json_option
+from daemon.cli.options import json_option
 from daemon.errors import AlreadyRunning, DaemonError
 from daemon.paths import Home
 

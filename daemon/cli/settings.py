@@ -5,7 +5,7 @@ import json
 import click
 
 from daemon import config as settings
-from daemon.cli.generate import json_option
+from daemon.cli.options import json_option
 from daemon.lock import daemon_pid
 from daemon.paths import Home, make_home
 

@@ -78,3 +78,7 @@ def test_the_daemon_imports_no_torch(tmp_path):
     code = f"import sys, daemon.app, protocols.net_libp2p; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_status_needs_no_more_than_the_parser_and_a_socket(tmp_path):
+    assert not modules_after(tmp_path, "status") & (HEAVY | {"msgspec", "nacl", "tomllib"})
