@@ -20,7 +20,7 @@ from protocols.net import PeerInfo
 from storage.blockstore import Visibility
 from storage.catalog.adapters import AdapterState
 from storage.cid import Cid
-from storage.errors import InvalidBlock
+from storage.errors import InvalidBlock, InvalidName, StorageError, TooLarge, UnknownCodec
 from storage.keys import PeerId
 from storage.pins import PinState
 
@@ -29,6 +29,7 @@ MAX_PROVIDERS: Final = 16
 OVERHEAD_FRAC: Final = 0.01  # of the files' bytes, for the blocks that hold them together
 OVERHEAD_BYTES: Final = 64 << 10
 
+_BAD_CONTENT: Final = (InvalidBlock, InvalidName, TooLarge, UnknownCodec)
 _PASSING: Final = (NoProviders, TimedOut, DialFailed, StreamBroken)
 
 
@@ -48,6 +49,20 @@ class Job(NamedTuple):
     announcement: Announcement
 
 
+class Tenths:
+    """Tells when another tenth of a transfer is here: often enough for people, seldom enough for a log."""
+
+    def __init__(self, n_total_bytes: int) -> None:
+        self._n_total_bytes = n_total_bytes
+        self._last = 0
+
+    def is_news(self, n_bytes: int) -> bool:
+        """Is this the first time that so many tenths are here? Remember that it was told."""
+        tenth = 10 * n_bytes // self._n_total_bytes
+        is_news, self._last = tenth > self._last, max(tenth, self._last)
+        return is_news
+
+
 async def obtain(ports: Ports, job: Job) -> Refuse | Waiting | None:
     """Fetch, verify and put on the shelf; tell by events how it goes. Returns: why it is not ready, if it is not."""
     cid = job.announcement.manifest
@@ -57,8 +72,10 @@ async def obtain(ports: Ports, job: Job) -> Refuse | Waiting | None:
         return Waiting(error.code, str(error))
     except (Remote, AgentError) as error:
         refusal = Refuse(error.code, str(error))
-    except InvalidBlock as error:
+    except _BAD_CONTENT as error:
         refusal = Refuse("bad_adapter", str(error))
+    except (StorageError, OSError) as error:  # our disk's trouble: it says so and goes on when that is mended
+        return Waiting("storage_failed", str(error))
     # A tampered block is its sender's doing: the adapter itself may yet come from another.
     if refusal is not None and refusal.code != Tampered.code:
         await ports.exchange.work(partial(_note_refused, ports, cid, refusal.text))
@@ -83,12 +100,12 @@ async def _obtain(ports: Ports, job: Job) -> Refuse | None:
         n_bytes=manifest.n_bytes,
         base=str(job.base),
     )
-    await fetch_dag(
+    fetched = await fetch_dag(
         ports.exchange,
         manifest.files,
         providers=providers,
         find_more=partial(ports.network.find_providers, manifest.files, MAX_PROVIDERS),
-        on_progress=partial(_tell_progress, ports, entry.cid, manifest.n_bytes),
+        on_progress=partial(_tell_progress, ports, entry.cid, manifest, Tenths(manifest.n_bytes)),
         max_bytes=int(manifest.n_bytes * (1 + OVERHEAD_FRAC)) + OVERHEAD_BYTES,
         show=Visibility.FLOCK,
     )
@@ -102,6 +119,8 @@ async def _obtain(ports: Ports, job: Job) -> Refuse | None:
         publisher=str(job.publisher),
         base=str(job.base),
         folder=str(folder),
+        n_fetched_bytes=fetched.n_bytes,
+        n_reused_bytes=fetched.n_reused_bytes,
         took_s=round(trio.current_time() - started_s, 3),
     )
     return None
@@ -147,5 +166,14 @@ def _note_refused(ports: Ports, cid: Cid, reason: str) -> None:
         ports.catalog.adapters.set_state(cid, AdapterState.REFUSED, ports.unix_s(), reason=reason)
 
 
-def _tell_progress(ports: Ports, manifest: Cid, n_total: int, progress: Progress) -> None:
-    ports.on_progress(manifest, progress.n_bytes + progress.n_reused_bytes, n_total)
+def _tell_progress(ports: Ports, cid: Cid, manifest: Manifest, tenths: Tenths, progress: Progress) -> None:
+    n_bytes = progress.n_bytes + progress.n_reused_bytes
+    if tenths.is_news(n_bytes):
+        ports.emit(
+            "adapter_progress",
+            manifest=str(cid),
+            name=manifest.name,
+            version=manifest.version,
+            n_bytes=n_bytes,
+            n_total_bytes=manifest.n_bytes,
+        )

@@ -11,7 +11,6 @@ from protocols.bitswap.shell import Exchange
 from protocols.net import Network
 from storage.blockstore import Store
 from storage.catalog import Catalog
-from storage.cid import Cid
 from storage.keys import Identity
 from storage.pins import Pins
 from storage.roots import Roots
@@ -38,7 +37,7 @@ class Emit(Protocol):
 class Ports:
     """Everything outside. `unix_s` is the wall clock; `folder` holds the adapters that are ready, each as files.
 
-    `store` is the exchange's store. `on_progress` is told how many bytes of an adapter are here.
+    `store` is the exchange's store.
     """
 
     exchange: Exchange
@@ -50,7 +49,6 @@ class Ports:
     emit: Emit
     unix_s: Callable[[], float]
     folder: Path
-    on_progress: Callable[[Cid, int, int], None] = lambda manifest, n_bytes, n_total: None
 
     @property
     def network(self) -> Network:
