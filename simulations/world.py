@@ -152,18 +152,27 @@ async def run_node(node: SimNode, *, task_status: TaskStatus = IGNORED) -> None:
         exchanges.cancel_scope.cancel()
 
 
-def write_adapter(folder: Path, *, width: int = WIDTH, layers: int = TINY.n_layers, fill: int = 0) -> Path:
-    """A PEFT folder that passes every check, of as many bytes as its width asks for."""
+def write_adapter(
+    folder: Path,
+    *,
+    width: int = WIDTH,
+    layers: int = TINY.n_layers,
+    rank: int = RANK,
+    fill: int = 0,
+    noise: random.Random | None = None,
+) -> Path:
+    """A PEFT folder that passes every check, of as many bytes as its shape asks for; `noise` makes blocks differ."""
     tensors, at = dict[str, Any](), 0
     for layer in range(layers):
-        for half, shape in (("A", (RANK, width)), ("B", (width, RANK))):
-            n_bytes = 4 * RANK * width
+        for half, shape in (("A", (rank, width)), ("B", (width, rank))):
+            n_bytes = 4 * rank * width
             name = f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_{half}.weight"
             tensors[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, at + n_bytes]}
             at += n_bytes
     header = json.dumps(tensors).encode()
-    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": 4, "target_modules": ["q_proj"], "bias": "none"}
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 4, "target_modules": ["q_proj"], "bias": "none"}
+    data = noise.randbytes(at) if noise else bytes([fill]) * at
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes([fill]) * at)
+    (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + data)
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
