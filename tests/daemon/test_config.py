@@ -118,3 +118,12 @@ def test_one_setting_is_read_by_its_key():
     assert config.get(config.Config(), "network.port") == 4701
     with pytest.raises(BadConfig, match=r"did you mean network\.port"):
         config.get(config.Config(), "network.prt")
+
+
+def test_a_heading_inside_a_text_is_not_mistaken_for_one(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text('[chat]\nsystem = """\n[network]\n"""\n')
+    before = path.read_text()
+    with pytest.raises(BadConfig, match=r"set network\.port = 1 by hand"):
+        config.edit(path, "network.port", "1")
+    assert path.read_text() == before
