@@ -14,8 +14,8 @@ Measured on Python 3.11, libp2p 0.8.1, one fresh interpreter each, wall time and
     + the same with stand-ins                           470       57       814
     ==============================================  =======  ========  =======
 
-    left out (MB, alone): QUIC with aioquic 12, TLS and ACME with httpx and service_identity 8, DNS 5, UPnP, relays,
-    secio, WebSocket, peer databases, bootstrap and mDNS of libp2p's own 7 together.
+What each would add to the last line, brought back alone: TLS with its ACME client 20 MB and 310 ms, DNS 10 MB and
+160 ms, QUIC 3 MB and 70 ms (its parser of certificates comes with TLS too), the others 0.6 to 1.6 MB each.
 """
 
 import importlib.abc
