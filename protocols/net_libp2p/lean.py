@@ -9,9 +9,9 @@ Measured on Python 3.11, libp2p 0.8.1, one fresh interpreter each, wall time and
     ==============================================  =======  ========  =======
     import                                               ms       MB   modules
     ==============================================  =======  ========  =======
-    interpreter and trio                                 80       25       200
+    interpreter and trio                                 176       25       224
     + libp2p, kad-dht, gossipsub, as shipped          1,200       89     1,428
-    + the same with stand-ins                           470       57       814
+    + the same with stand-ins                       370-470       57       814
     ==============================================  =======  ========  =======
 
 What each would add to the last line, brought back alone: TLS with its ACME client 20 MB and 310 ms, DNS 10 MB and
