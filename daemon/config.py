@@ -139,9 +139,9 @@ def edit(path: Path, key: str, value: str) -> Config:
     read = _value(section, name, value)
     wanted[section] = {**wanted.get(section, {}), name: read}
     after = _with_line(before, section, name, _toml(read))
-    config = parse(after, str(path))
-    if tomllib.loads(after) != wanted:
+    if _table(after) != wanted:
         raise BadConfig(f"{path} is written in a way that cannot be edited by line; set {key} = {_toml(read)} by hand")
+    config = parse(after, str(path))
     write_file(path, after.encode())
     return config
 
@@ -198,6 +198,13 @@ def _value(section: str, name: str, text: str) -> object:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         raise BadConfig(f"{section}.{name}: {text!r} is not a value; write true, 12, 1.5 or a list") from None
+
+
+def _table(text: str) -> dict[str, Any] | None:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return None
 
 
 def _is_text(kind: Any) -> bool:
