@@ -4,7 +4,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-PYTHON ?= $(shell command -v python3.12 python3.11 python3 2>/dev/null | head -n 1)
+# The first that runs: version managers leave names behind that do not.
+PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3; do \
+  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -20,7 +22,7 @@ help: ## this list
 demo: $(VENV)/.engine ## two daemons on this machine: train, announce, fetch, hot-swap (about five minutes)
 	@$(BIN)/covey demo $(ARGS)
 
-test: $(VENV)/.engine $(VENV)/.dev ## all tests
+test: $(VENV)/.test ## all tests
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/.dev ## formatting, lint, types, architecture
@@ -84,4 +86,10 @@ $(VENV)/.engine: $(VENV)/.base
 $(VENV)/.dev: $(VENV)/.base
 	@echo "covey: installing the developers' tools (once)"
 	@$(PIP) -e '.[dev]'
+# libp2p brings trio-typing, whose stubs of an old trio would hide from mypy the types that trio has of its own.
+	@rm -rf $(VENV)/lib/python3.*/site-packages/trio-stubs
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.engine $(VENV)/.dev
+	@$(PIP) -e '.[oracles]'
 	@touch $@

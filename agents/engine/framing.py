@@ -29,7 +29,7 @@ class Unframer:
     def __init__(self) -> None:
         self._held = bytearray()
 
-    def feed(self, data: bytes) -> list[dict[str, Any]]:
+    def feed(self, data: bytes | bytearray) -> list[dict[str, Any]]:
         """Take the next bytes; return what they complete. Raises: BrokenFrame."""
         self._held += data
         values = []
