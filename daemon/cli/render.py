@@ -1,13 +1,13 @@
 """Results for people: a list of structs is a table, a struct is `name  value` lines. Units come from the names.
 
-An operation that reads better in a form of its own has a function in `RENDERERS`.
+An operation that reads better in a form of its own has one in `daemon.cli.forms`.
 """
 
 import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -25,7 +25,9 @@ def show(result: Json, *, as_json: bool, name: str = "") -> None:
     if as_json:
         print(json.dumps(result, ensure_ascii=False), flush=True)
         return
-    for line in RENDERERS.get(name, lines_of)(result):
+    from daemon.cli.forms import FORMS  # it builds on this module
+
+    for line in FORMS.get(name, lines_of)(result):
         print(line, flush=True)
 
 
@@ -187,28 +189,3 @@ def _amount(item: Json) -> str:
     amount = write(done) + (f" of {write(total)}" if total is not None else "")
     more = [f"{title(key)} {value_text(key, value)}" for key, value in item.items() if key not in _PROGRESS_FIELDS]
     return ", ".join([f"{amount}" if unit == "bytes" else f"{amount} {clean(unit)}", *more])
-
-
-def _added(result: Json) -> Iterable[str]:
-    return [f"{result['cid']}  {clean(str(result['name']))}"]
-
-
-def _listing(result: Json) -> Iterator[str]:
-    for entry in result["entries"]:
-        yield f"{entry['cid']}  {value_text('size_bytes', entry['size_bytes']):>10}  {clean(entry['name'])}"
-
-
-def _got(result: Json) -> Iterator[str]:
-    n_peers = result["n_providers"]
-    fetched = f"fetched {bytes_text(result['fetched_bytes'])} from {n_peers} peer{'' if n_peers == 1 else 's'}"
-    where = f" -> {clean(result['out'])}" if result["out"] else ""
-    what = fetched if result["fetched_bytes"] else "was here already"
-    yield f"{result['cid']}  {what} in {duration_text(result['took_s'])}{where}"
-
-
-RENDERERS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
-    "content/add": _added,
-    "content/ls": _listing,
-    "content/get": _got,
-    "events/read": lambda event: [event_line(event)],
-}

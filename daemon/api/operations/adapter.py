@@ -30,7 +30,12 @@ class Publish(Params, frozen=True):
     """An adapter to publish: `flock` are the peers that you trust, `public` is everybody."""
 
     adapter: Annotated[
-        str, Meta(max_length=4096, description="What `covey train` was told to call it, or a PEFT folder.")
+        str,
+        Meta(
+            max_length=4096,
+            description="What `covey train` was told to call it, or a PEFT folder.",
+            extra={"path_if_there": True},
+        ),
     ]
     name: Annotated[str, Meta(max_length=64, description="What others call it (default: as here).")] | None = None
     version: Annotated[int, Meta(ge=1, description="Default: one more than the last.")] | None = None

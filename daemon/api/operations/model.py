@@ -20,6 +20,7 @@ class Import(Params, frozen=True):
             min_length=1,
             max_length=4096,
             description="A folder, a .gguf file, wheel:NAME of an installed package, or ORG/NAME of a hub.",
+            extra={"path_if_there": True},
         ),
     ]
     name: Annotated[str, Meta(max_length=64, description="What to call it here.")] | None = None
@@ -69,16 +70,11 @@ def described(node: "Node", row: "ModelRow") -> Model:
 
 async def import_(node: "Node", params: Import) -> Model:
     """Bring a model in, once; adapters for it are listened for from then on."""
-    from pathlib import Path
-
     from agents.models import default_name, import_model
     from daemon import wall
 
-    source = params.source
-    if source.startswith(("/", "./", "../", "~")):
-        source = str(Path(source).expanduser().resolve())
-    name = params.name or default_name(source)
-    row = await import_model(node.engine, node.catalog, node.home.models, source, name, wall.unix_s())
+    name = params.name or default_name(params.source)
+    row = await import_model(node.engine, node.catalog, node.home.models, params.source, name, wall.unix_s())
     node.events.note("model_imported", {"name": row.name, "fingerprint": row.fingerprint, "source": row.source})
     await node.adapters.listen()
     return described(node, row)

