@@ -5,6 +5,7 @@ bounded by the budget of blocks. What the store has already is walked through an
 killed resumes by being called once more.
 """
 
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -30,8 +31,10 @@ IDLE_TIMEOUT_S: Final = 60.0
 DIAL_TIMEOUT_S: Final = 15.0
 MAX_DIALS: Final = 8  # at a time
 MAX_KNOWN_PROVIDERS: Final = 64
+MAX_NAMED: Final = 3  # in an error
 LOOK_AGAIN_S: Final = 1.0  # for providers; doubled each time in vain, up to:
 MAX_LOOK_AGAIN_S: Final = 10.0
+LAST_LOOK_S: Final = 5.0  # for another provider, once one has tampered
 
 Links = Callable[[Cid, bytes], Iterable[Cid]]
 FindMore = Callable[[], Awaitable[Sequence[PeerInfo]]]
@@ -129,6 +132,7 @@ class _Fetch:
     known: dict[PeerId, PeerInfo]
     find_more: FindMore | None
     active_s: float  # when a block came last
+    patience: trio.CancelScope = field(default_factory=trio.CancelScope)  # around the wait for blocks
 
 
 async def fetch_dag(
@@ -152,7 +156,7 @@ async def fetch_dag(
         providers: Peers to begin with.
         find_more: Finds further ones; asked whenever those known cannot serve.
         on_progress: Called after each batch that is in the store.
-        idle_timeout_s: Gives up when no block came for so long.
+        idle_timeout_s: Gives up when no block came for so long; sooner where a provider tampered and no other is left.
         links: The links of a block; blocks of an unknown codec count as having none.
         show: Make the blocks visible at this level as they come, so that they can be passed on meanwhile.
 
@@ -212,9 +216,9 @@ async def _walk(fetch: _Fetch, on_progress: Callable[[Progress], None], idle_tim
         on_progress(fetch.walk.progress())
         if fetch.walk.is_done:
             return
-        with trio.move_on_at(fetch.active_s + idle_timeout_s) as limit:
+        with trio.move_on_at(fetch.active_s + idle_timeout_s) as fetch.patience:
             arrived = await next_arrivals(fetch.session)
-        if limit.cancelled_caught:
+        if fetch.patience.cancelled_caught:
             raise _why(fetch, idle_timeout_s)
         await _keep(fetch, arrived)
         fetch.active_s = trio.current_time()
@@ -283,9 +287,11 @@ def _why(fetch: _Fetch, idle_timeout_s: float) -> Remote:
     """What to tell the user when no block came for too long."""
     wants, number = fetch.exchange.wants, fetch.session.number
     cid = next(iter(fetch.walk.wanted.values()))
-    rest = f"{len(fetch.walk.wanted)} blocks wanted, {cid} among them; no block came for {idle_timeout_s:g} s"
-    if wants.n_tampered(number):
-        return Tampered(f"a provider sent bytes that do not match; {rest}")
+    missing = f"{len(fetch.walk.wanted)} blocks wanted, {cid} among them"
+    if tamperers := wants.tamperers(number):
+        names = " and ".join(map(str, tamperers[:MAX_NAMED]))
+        return Tampered(f"{names} sent bytes that do not match, and nobody else has the content; {missing}")
+    rest = f"{missing}; no block came for {idle_timeout_s:g} s"
     if not wants.useful_providers(number) or fetch.session.is_needy.is_set():
         return NoProviders(f"nobody who can be reached has the content: {len(fetch.known)} peers tried; {rest}")
     return TimedOut(f"the providers are connected and silent; {rest}")
@@ -295,9 +301,15 @@ def _why(fetch: _Fetch, idle_timeout_s: float) -> Remote:
 
 
 async def _keep_providers(fetch: _Fetch) -> None:
-    """Connect to those known; whenever they do not suffice, try them again and look for others."""
+    """Connect to those known; whenever they do not suffice, try them again and look for others.
+
+    When those who served are those who tampered, one more look must bring another, or the fetch ends.
+    """
+    wants, number = fetch.exchange.wants, fetch.session.number
     pause_s = LOOK_AGAIN_S
     await _connect_all(fetch)
+    if wants.has_hope(number):
+        fetch.session.is_needy = trio.Event()  # what was wanted before anybody could be asked needs no others yet
     while True:
         with trio.move_on_after(pause_s):
             await fetch.session.is_needy.wait()
@@ -306,9 +318,14 @@ async def _keep_providers(fetch: _Fetch) -> None:
             pause_s = LOOK_AGAIN_S
             continue
         fetch.session.is_needy = trio.Event()
-        await _find(fetch)
-        await _connect_all(fetch)
-        await trio.sleep(pause_s)
+        tamperers = set(wants.tamperers(number))
+        is_last = bool(tamperers) and fetch.walk.bytes_from.keys() <= tamperers
+        with trio.move_on_after(LAST_LOOK_S if is_last else math.inf):
+            await _find(fetch)
+            await _connect_all(fetch)
+        await trio.sleep(LOOK_AGAIN_S if is_last else pause_s)  # they have answered by then
+        if is_last and not wants.has_hope(number):
+            fetch.patience.cancel()
         pause_s = min(2 * pause_s, MAX_LOOK_AGAIN_S)
 
 

@@ -142,14 +142,12 @@ def make_node(
 
 async def run_node(node: SimNode, *, task_status: TaskStatus = IGNORED) -> None:
     """Run the node's services until it is cancelled, by `node.scope` too."""
-    async with trio.open_nursery() as exchanges:
-        await exchanges.start(partial(run_exchange, node.ports.exchange))
-        with node.scope:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(partial(run_announcer, node.ports, node.published, node.rng))
-                await nursery.start(partial(run_subscriber, node.ports, node.bases))
-                task_status.started()
-        exchanges.cancel_scope.cancel()
+    with node.scope:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(run_exchange, node.ports.exchange))
+            await nursery.start(partial(run_announcer, node.ports, node.published, node.rng))
+            await nursery.start(partial(run_subscriber, node.ports, node.bases))
+            task_status.started()
 
 
 def write_adapter(

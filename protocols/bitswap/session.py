@@ -125,7 +125,7 @@ class _Want:
 class _Session:
     providers: dict[PeerId, None] = field(default_factory=dict)
     wants: set[bytes] = field(default_factory=set)
-    n_tampered: int = 0
+    tamperers: dict[PeerId, None] = field(default_factory=dict)
 
 
 class Wants:
@@ -200,9 +200,14 @@ class Wants:
         known = self._sessions[session].providers
         return [name for name in known if not (self._peers[name].is_away or self._peers[name].is_refused)]
 
-    def n_tampered(self, session: int) -> int:
-        """How often a peer of this session sent other bytes than it owed."""
-        return self._sessions[session].n_tampered
+    def has_hope(self, session: int) -> bool:
+        """May a provider yet give something that the session wants: is it there, honest, and not known to lack it?"""
+        useful = self.useful_providers(session)
+        return any(name not in self._wants[key].lacks for key in self._sessions[session].wants for name in useful)
+
+    def tamperers(self, session: int) -> list[PeerId]:
+        """The peers of this session that sent other bytes than they owed."""
+        return list(self._sessions[session].tamperers)
 
     # --- what peers do
 
@@ -350,7 +355,7 @@ class Wants:
         peer.is_refused = bool(peer.sessions)
         self._release(name, peer)
         for session in peer.sessions:
-            self._sessions[session].n_tampered += 1
+            self._sessions[session].tamperers[name] = None
 
     def _assign(self, now_s: float) -> list[Action]:
         """Ask somebody for every want in line, as far as there is room."""

@@ -130,15 +130,18 @@ async def run_exchange(exchange: Exchange, *, task_status: TaskStatus = trio.TAS
     """Serve peers and carry our wants to them, until cancelled."""
     async with trio.open_nursery() as nursery, exchange.network.watch_peers() as changes:
         exchange.nursery = nursery
-        for protocol in PROTOCOLS:
-            exchange.network.serve(protocol, partial(_hear, exchange))
-        nursery.start_soon(_tend, exchange)
-        task_status.started()
-        async for change in changes:
-            if change.is_connected:
-                _carry_out(exchange, exchange.wants.found(change.peer, trio.current_time()))
-            else:
-                _part(exchange, change.peer)
+        try:
+            for protocol in PROTOCOLS:
+                exchange.network.serve(protocol, partial(_hear, exchange))
+            nursery.start_soon(_tend, exchange)
+            task_status.started()
+            async for change in changes:
+                if change.is_connected:
+                    _carry_out(exchange, exchange.wants.found(change.peer, trio.current_time()))
+                else:
+                    _part(exchange, change.peer)
+        finally:
+            exchange.nursery = None  # sessions and peers may outlive us
 
 
 # --- wanting
@@ -146,7 +149,9 @@ async def run_exchange(exchange: Exchange, *, task_status: TaskStatus = trio.TAS
 
 @contextmanager
 def open_session(exchange: Exchange) -> Iterator[Session]:
-    """Want blocks for as long as the block lasts; what is still wanted at its end is cancelled."""
+    """Want blocks for as long as the block lasts; what is still wanted at its end is cancelled. Raises: Local."""
+    if exchange.nursery is None:
+        raise Local("the exchange is not running: start run_exchange first")
     number = exchange.wants.open()
     session = exchange.sessions[number] = Session(exchange, number)
     try:
@@ -208,9 +213,7 @@ def _carry_out(exchange: Exchange, actions: Iterable[Action]) -> None:
     for action in actions:
         match action:
             case Send(peer, entries):
-                talk = _wake_talk(exchange, peer)
-                for entry in entries:
-                    talk.entries[entry.cid.multihash] = entry
+                _wake_talk(exchange, peer, entries)
             case Got(sessions):
                 for number in sessions:
                     session = exchange.sessions[number]
@@ -297,15 +300,16 @@ def _open(body: bytes, is_expected: bool) -> tuple[Message, list[Arrived]]:
 # --- talking
 
 
-def _wake_talk(exchange: Exchange, peer: PeerId) -> _Talk:
+def _wake_talk(exchange: Exchange, peer: PeerId, entries: Iterable[Entry] = ()) -> None:
+    """Have these entries, and what else there is, told to a peer; while the exchange does not run, nobody is told."""
+    if exchange.nursery is None:
+        return
     talk = exchange.talks.get(peer)
     if talk is None or talk.scope.cancel_called:
         talk = exchange.talks[peer] = _Talk()
-        if exchange.nursery is None:
-            raise Local("the exchange is not running: start run_exchange first")
         exchange.nursery.start_soon(_talk, exchange, peer, talk)
+    talk.entries |= {entry.cid.multihash: entry for entry in entries}
     talk.wake.set()
-    return talk
 
 
 async def _talk(exchange: Exchange, peer: PeerId, talk: _Talk) -> None:

@@ -156,7 +156,7 @@ def test_wrong_bytes_are_reported_and_the_peer_is_asked_no_more() -> None:
     actions = wants.received(A, [Arrived(Cid.of(b"forged"), b"forged")], [], [], 0.1)
     assert Misbehaved(A, "tampered") in actions and not any(isinstance(action, Got) for action in actions)
     assert wanted(actions, B) == [CIDS[0]]
-    assert wants.n_tampered(session) == 1
+    assert wants.tamperers(session) == [A]
     assert wants.useful_providers(session) == [B]
     assert not wanted(wants.lost(B, 0.2) + wants.add_providers(session, [A], 0.3), A)
 

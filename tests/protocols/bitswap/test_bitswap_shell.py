@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 import pytest
@@ -20,8 +21,8 @@ from protocols.bitswap.shell import (
     want,
 )
 from protocols.bitswap.wire import BITSWAP_1_2, PROTOCOLS, Entry, Message, Payload, WantType, decode, encode, payload_of
-from protocols.errors import NoProviders, Tampered, TimedOut, TooBig
-from protocols.fetch import Progress, fetch_blocks, fetch_dag
+from protocols.errors import Local, NoProviders, Tampered, TimedOut, TooBig
+from protocols.fetch import LAST_LOOK_S, Progress, fetch_blocks, fetch_dag
 from protocols.framing import frame, read_frame
 from protocols.net import PeerInfo, Stream
 from simulations.net import SimNetwork, SimWorld
@@ -222,9 +223,37 @@ async def test_tampered_blocks_and_nobody_else_fail_as_tampered(
 ) -> None:
     blocks = content()
     forger, client = await liar(sim_world, 1, blocks), await start(2)
-    with pytest.raises(Tampered, match="do not match"):
-        await fetch_dag(client.exchange, blocks[0].cid, providers=[forger], idle_timeout_s=10)
+    began_s, n_looks = trio.current_time(), 0
+
+    async def find_more() -> list[PeerInfo]:
+        nonlocal n_looks
+        n_looks += 1
+        await trio.sleep(LAST_LOOK_S + 1)
+        return []
+
+    with pytest.raises(Tampered, match=f"{forger.peer} sent bytes that do not match"):
+        await fetch_dag(client.exchange, blocks[0].cid, providers=[forger], find_more=find_more)
     assert client.store.stat().n_blocks == 0
+    assert n_looks == 1
+    assert trio.current_time() - began_s < LAST_LOOK_S + 2
+
+
+async def test_a_provider_that_is_found_after_tampering_serves(
+    sim_world: SimWorld, start: Start, autojump_clock: MockClock
+) -> None:
+    blocks = content()
+    forger, server, client = await liar(sim_world, 1, blocks), await start(2, blocks), await start(3)
+    empty = await start(4)
+
+    async def find_more() -> list[PeerInfo]:
+        await trio.sleep(1)
+        return [server.info]
+
+    done = await fetch_dag(client.exchange, blocks[0].cid, providers=[forger, empty.info], find_more=find_more)
+    assert set(done.bytes_from) == {server.info.peer}
+    with pytest.raises(Tampered):
+        await fetch_dag((await start(5)).exchange, blocks[0].cid, providers=[forger, empty.info])
+    assert trio.current_time() < LAST_LOOK_S
 
 
 async def test_nobody_has_it_is_said_so(start: Start, autojump_clock: MockClock) -> None:
@@ -467,3 +496,22 @@ async def test_two_sessions_share_one_block(start: Start, autojump_clock: MockCl
         got = [await next_arrivals(one), await next_arrivals(other)]
     assert [[arrival.data for arrival in arrivals] for arrivals in got] == [[block.data]] * 2
     assert node.exchange.wants.n_duplicates == 0
+
+
+async def test_what_outlives_the_exchange_does_nothing(
+    sim_world: SimWorld, start: Start, autojump_clock: MockClock
+) -> None:
+    blocks = content()
+    server, client = await start(1, blocks[:1]), Node(network_of(sim_world, 2), everybody)
+    with ExitStack() as stack:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run_exchange, client.exchange)
+            session = stack.enter_context(open_session(client.exchange))
+            add_providers(session, [server.info.peer])
+            want(session, [blocks[1].cid])
+            await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+        want(session, [blocks[0].cid])
+    assert not client.exchange.sessions and not client.exchange.talks
+    with pytest.raises(Local, match="not running"), open_session(client.exchange):
+        pass
