@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import trio
 
-from agents.chat.events import Cited, Failed, Finished, Switched, Token
+from agents.chat.events import Cited, Failed, Finished, Loading, Switched, Token
 from agents.chat.sessions import Chat, Sessions, UnknownChat
 from agents.engine import messages
 from agents.errors import AgentError, EngineDied, UnknownName
@@ -49,9 +49,12 @@ class EchoEngine:
 
     requests: list[messages.Request] = field(default_factory=list)
     n_open: int = 0
+    pid: int | None = None
+    n_calls: int = 0
 
     async def one(self, request: messages.Request) -> messages.Reply:
         self.requests.append(request)
+        self.pid = 7
         await trio.lowlevel.checkpoint()
         if isinstance(request, messages.Embed):
             rows = b"".join(b"\0\0\x80\x3f" + b"\0\0\0\0" for _ in request.texts)
@@ -75,6 +78,7 @@ class EchoEngine:
         if question == "hang":
             await trio.sleep_forever()
         if question == "die":
+            self.pid = None
             raise EngineDied("the engine died")
         yield messages.Finished(id=1, reason="stop", n_prompt_tokens=9, n_tokens=2, first_token_s=0.1, total_s=0.2)
 
@@ -160,8 +164,8 @@ async def test_the_newest_adapter_of_a_trusted_publisher_answers_from_the_next_t
     node.catalog.peers.trust(row.publisher, ["adapters"], 1.0)
     node.catalog.peers.add(row.publisher, [], 1.0, name="bob")
     events = await items(node, "say", chat=opened.chat, text="hi")
-    assert isinstance(events[0], Switched)
-    assert events[0].now.label == "kjv v3 by bob"
+    assert isinstance(events[1], Switched)
+    assert events[1].now.label == "kjv v3 by bob"
     assert node.engine.requests[-1].adapter == "/a/kjv3"
     node.catalog.peers.untrust(row.publisher)
     events = await items(node, "say", chat=opened.chat, text="hi")
@@ -223,8 +227,7 @@ async def test_the_engine_s_death_is_an_event_and_the_chat_goes_on(node):
 async def test_a_chat_answers_one_message_at_a_time(node, autojump_clock):
     opened = await do(node, "open")
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(items_of_say, node, opened.chat)
-        await trio.testing.wait_all_tasks_blocked()
+        await nursery.start(hang_in, node, opened.chat)
         with pytest.raises(Unfit, match="already"):
             await items(node, "say", chat=opened.chat, text="me too")
         with pytest.raises(AgentError, match="under way"):
@@ -232,8 +235,13 @@ async def test_a_chat_answers_one_message_at_a_time(node, autojump_clock):
         nursery.cancel_scope.cancel()
 
 
-async def items_of_say(node, chat):
-    await items(node, "say", chat=chat, text="hang")
+async def hang_in(node, chat, *, task_status):
+    """Be in the middle of an answer."""
+    operation = OPERATIONS["say"]
+    async with aclosing(operation.handler(node, operation.params(chat=chat, text="hang"))) as answer:
+        async for event in answer:
+            if isinstance(event, Token):
+                task_status.started()
 
 
 async def test_loaded_files_are_cited_and_status_lists_them(node, tmp_path):
@@ -295,6 +303,57 @@ async def until(is_true):
     with trio.fail_after(10):
         while not is_true():
             await trio.to_thread.run_sync(int)
+
+
+def has_staged(node):
+    return [r.adapter for r in node.engine.requests if isinstance(r, messages.Stage)]
+
+
+async def follow_news(node, opened, arrived):
+    stream = OPERATIONS["news"].handler(node, OPERATIONS["news"].params(chat=opened.chat))
+    async with aclosing(stream):
+        async for item in stream:
+            arrived.append(item.adapter.version)
+
+
+async def test_an_adapter_that_answers_next_is_staged_before_the_turn(node, publish):
+    opened = await do(node, "open")
+    await items(node, "say", chat=opened.chat, text="hi")
+    arrived = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow_news, node, opened, arrived)
+        await settle()
+        publish(1, is_own=True)
+        await until(lambda: node.catalog.events.after(0, 99)[-1].kind == "adapter_staged")
+        assert arrived == [1] and has_staged(node) == ["/a/kjv1"]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("reason", ["not loaded", "busy", "asks", "dead"])
+async def test_nothing_is_staged_where_that_would_disturb(node, publish, reason):
+    if reason == "asks":
+        node.config = Config(chat=ChatConfig(on_new_adapter="ask"))
+    opened = await do(node, "open")
+    if reason != "not loaded":
+        await items(node, "say", chat=opened.chat, text="die" if reason == "dead" else "hi")
+    node.engine.n_calls = 1 if reason == "busy" else 0
+    arrived = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow_news, node, opened, arrived)
+        await settle()
+        publish(1, is_own=True)
+        await until(lambda: arrived == [1])
+        await settle()
+        nursery.cancel_scope.cancel()
+    assert has_staged(node) == []
+
+
+async def test_loading_is_told_once_and_again_after_the_engine_s_death(node):
+    opened = await do(node, "open")
+    loading = Loading(model="smollm2")
+    assert (await items(node, "say", chat=opened.chat, text="hi"))[0] == loading
+    assert loading not in await items(node, "say", chat=opened.chat, text="die")
+    assert (await items(node, "say", chat=opened.chat, text="hi"))[0] == loading
 
 
 async def test_there_is_a_limit_of_folders(node, tmp_path, monkeypatch):
