@@ -104,6 +104,10 @@ class Desk:
         self._n_users = 0
         self._changed = trio.Condition()
 
+    def holds(self, row: ModelRow) -> bool:
+        """Does the engine have this model, or will it without being asked when it is started again?"""
+        return self._folder == row.folder
+
     @asynccontextmanager
     async def using(self, row: ModelRow) -> AsyncIterator[None]:
         """Have the model in the engine for the length of the block. Raises: AgentError."""

@@ -40,6 +40,12 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     cited: bool = False
 
 
+class Loading(Event, frozen=True, tag="loading"):
+    """The model is not in the engine yet: the answer begins when it is, which takes some seconds."""
+
+    model: str
+
+
 class Switched(Event, frozen=True, tag="switched"):
     """From this turn on, `now` answers; `was` did before. None is the base model."""
 
@@ -97,4 +103,4 @@ class Failed(Event, frozen=True, tag="failed"):
     text: str
 
 
-ChatEvent = Switched | Offered | Refused | Token | Cited | Finished | Failed
+ChatEvent = Loading | Switched | Offered | Refused | Token | Cited | Finished | Failed

@@ -4,19 +4,23 @@ import io
 import json
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from daemon.api import faults
 from daemon.cli import client
-from daemon.cli.chat_console import LineEditor, NewsDesk, Screen, without_echo
+from daemon.cli.chat_console import Interrupts, Screen, without_echo
 from daemon.cli.chat_core import Call, Effect, Leave, Show, Stream, Terminal
 from daemon.cli.options import json_option
 from daemon.paths import Home
+
+if TYPE_CHECKING:
+    from daemon.cli.chat_editor import LineEditor
 
 RETRY_S: Final = 2.0
 _HISTORY: Final = "chat_history"
@@ -31,6 +35,7 @@ class Link:
     def __init__(self, home: Home, opening: dict[str, Json]) -> None:
         self._home = home
         self._opening = opening
+        self.wait: client.Wait | None = None  # how to wait for what `call` and `stream` bring
         self.has_new = False
         self.status: Json = self._open()
 
@@ -45,18 +50,18 @@ class Link:
     def call(self, name: str, params: Json) -> Json:
         """Run an operation of this chat. Raises: NotRunning, Refused."""
         try:
-            return client.call(self._home, name, {"chat": self.chat, **params})
+            return client.call(self._home, name, {"chat": self.chat, **params}, wait=self.wait)
         except client.Refused as error:
             self._reopen(error)
-            return client.call(self._home, name, {"chat": self.chat, **params})
+            return client.call(self._home, name, {"chat": self.chat, **params}, wait=self.wait)
 
     def stream(self, name: str, params: Json) -> Iterator[Json]:
         """Run a streaming operation of this chat. Raises: NotRunning, Refused."""
         try:
-            yield from client.stream(self._home, name, {"chat": self.chat, **params})
+            yield from client.stream(self._home, name, {"chat": self.chat, **params}, wait=self.wait)
         except client.Refused as error:
             self._reopen(error)
-            yield from client.stream(self._home, name, {"chat": self.chat, **params})
+            yield from client.stream(self._home, name, {"chat": self.chat, **params}, wait=self.wait)
 
     def _reopen(self, error: client.Refused) -> None:
         if error.fault.code != _UNKNOWN_CHAT:
@@ -119,6 +124,10 @@ class Runner:
         self._emit({"error": {"code": fault.code, "text": fault.text, "hint": fault.hint}})
         self._print(self._terminal.failed(fault.text, fault.hint))
 
+    def tell_arrived(self, adapter: Json) -> None:
+        """Say that an adapter is here."""
+        self._print([Show(self._terminal.arrived(adapter), "notice")])
+
     def stop(self) -> None:
         """Say that Ctrl-C stopped an answer."""
         self._emit({"type": "stopped"})
@@ -176,41 +185,38 @@ def _read_lines(terminal: Terminal, runner: Runner) -> None:
 
 def _converse(home: Home, link: Link, terminal: Terminal, runner: Runner) -> None:
     """The terminal's loop: Ctrl-C stops an answer, Ctrl-D leaves."""
-    screen = Screen(is_terminal=True)
-    editor = LineEditor(home.root / _HISTORY, terminal.complete)
-    desk = NewsDesk(lambda adapter: editor.show_above(terminal.arrived(adapter)))
-    runner.run(terminal.greet())
-    threading.Thread(target=_follow, args=(link, desk), daemon=True).start()
-    effects: list[Effect] = []
+    from daemon.cli.chat_editor import LineEditor
+
+    editor = LineEditor(home.root / _HISTORY, terminal.complete, runner.tell_arrived)
+    interrupts = Interrupts()
+    link.wait = interrupts.wait
+    threading.Thread(target=_follow, args=(link, editor), daemon=True).start()
+    effects = terminal.greet()
     while True:
         try:
-            with without_echo():
+            with without_echo(), interrupts.heard():
                 if not runner.run(effects):
                     return
         except KeyboardInterrupt:
             runner.stop()
         except (client.Refused, client.NotRunning) as error:
             runner.tell(error)
+        editor.show_news()
         try:
-            runner.run([Show(terminal.arrived(adapter), "notice") for adapter in desk.drain()])
-            prompt = terminal.next_prompt()
-            effects = terminal.line(editor.read(prompt, screen.prompt(prompt)))
+            effects = terminal.line(editor.read(terminal.next_prompt()))
         except EOFError:
-            print()
             return
         except KeyboardInterrupt:
-            print()
             effects = terminal.interrupted()
 
 
-def _follow(link: Link, desk: NewsDesk) -> None:
+def _follow(link: Link, editor: "LineEditor") -> None:
     """Bring the news of arriving adapters, for ever; the daemon may come and go."""
-    pause = threading.Event()
     while True:
         with suppress(client.Refused, client.NotRunning, OSError):
             for item in link.news():
-                desk.bring(item["adapter"])
-        pause.wait(RETRY_S)
+                editor.bring(item["adapter"])
+        time.sleep(RETRY_S)
 
 
 chat.params.append(json_option())

@@ -1,29 +1,21 @@
-"""The chat's terminal itself: prints effects, edits lines, and shows news above the line that is being edited."""
+"""The chat's terminal when no line is being edited: what is printed, and Ctrl-C while the daemon is waited for."""
 
-import os
+import select
 import shutil
 import signal
+import socket
 import sys
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from daemon.cli.chat_core import Begin, Draw, Effect, End, Show, Style, Wipe, Write
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-HISTORY_LINES: Final = 1000
-REPEAT_S: Final = 0.5
 _STYLES: Final[dict[Style, str]] = {"answerer": "bold green", "notice": "dim", "error": "red", "plain": ""}
 _ERASE_LINE: Final = "\r\x1b[K"
-# Make room for one line above the cursor's without moving the cursor in its own: index and up scroll where needed,
-# then save, insert a line, print, restore, down.
-_ABOVE: Final = "\x1bD\x1b[A\x1b7\r\x1b[L{}\x1b8\x1b[B"
 
 
 class Screen:
@@ -78,65 +70,6 @@ class Screen:
             self._rich = Console(highlight=False, markup=False, emoji=False)
         return self._rich
 
-    def prompt(self, text: str) -> str:
-        """A prompt in colour; readline is told which characters have no width."""
-        if self._console().color_system is None:
-            return text
-        return f"\001\x1b[1;36m\002{text}\001\x1b[0m\002"
-
-
-class LineEditor:
-    """Lines from the user, by readline: editing, completion, and a history that survives."""
-
-    def __init__(self, history: Path, complete: Callable[[str, str], list[str]]) -> None:
-        import readline
-
-        self._readline = readline
-        self._history = history
-        self._complete = complete
-        self._found: list[str] = []
-        self._news: deque[str] = deque()
-        self._prompt: str | None = None  # while a line is being edited
-        is_libedit = "libedit" in (readline.__doc__ or "")
-        readline.parse_and_bind("bind ^I rl_complete" if is_libedit else "tab: complete")
-        readline.set_completer_delims(" \t\n")
-        readline.set_completer(self._completion)
-        readline.set_auto_history(False)
-        os.close(os.open(history, os.O_RDWR | os.O_CREAT, 0o600))
-        readline.read_history_file(history)
-        readline.set_history_length(HISTORY_LINES)
-
-    def read(self, prompt: str, shown: str) -> str:
-        """One line. `shown` is `prompt` as it is printed, with colour. Raises: EOFError, KeyboardInterrupt."""
-        self._prompt = prompt
-        try:
-            line = input(shown)
-        finally:
-            self._prompt = None
-        if line.strip():
-            self._readline.add_history(line)
-            self._readline.write_history_file(self._history)
-        return line
-
-    def _completion(self, word: str, state: int) -> str | None:
-        if state == 0:
-            line = self._readline.get_line_buffer()[: self._readline.get_endidx()]
-            self._found = self._complete(line.lstrip(), word)
-        return self._found[state] if state < len(self._found) else None
-
-    def show_above(self, text: str) -> bool:
-        """Print a line above the one that is being edited, which stays as it is. False where that cannot be done."""
-        if self._prompt is None:
-            return False
-        from rich.cells import cell_len, set_cell_size
-
-        width = _width()
-        # A line that is wrapped would be cut in two: its news waits.
-        if cell_len(self._prompt + self._readline.get_line_buffer()) >= width:
-            return False
-        os.write(sys.stdout.fileno(), _ABOVE.format(set_cell_size(text, width - 1).rstrip()).encode())
-        return True
-
 
 @contextmanager
 def without_echo() -> Iterator[None]:
@@ -153,37 +86,43 @@ def without_echo() -> Iterator[None]:
         termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
 
-class NewsDesk:
-    """Brings news from a thread to the main thread, also while that waits for a key.
+class Interrupts:
+    """Ctrl-C as a thing to wait for. It interrupts `wait` and nothing else, and none that comes in time is missed.
 
-    A signal wakes the main thread: its handler runs between two keys, so that nothing is printed into an edit.
+    The interpreter's own way raises KeyboardInterrupt between any two steps, and misses a signal that comes just
+    before a read begins. Here the signal writes to a socket, which is waited for together with the answer.
     """
 
-    def __init__(self, show: Callable[[Any], bool]) -> None:
-        self._show = show
-        self._waiting: deque[Any] = deque()
-        signal.signal(signal.SIGUSR1, self._on_signal)
+    def __init__(self) -> None:
+        self._pressed, self._signal = socket.socketpair()
+        self._pressed.setblocking(False)
+        self._signal.setblocking(False)
+        signal.signal(signal.SIGINT, lambda _number, _frame: None)
 
-    def bring(self, item: Any) -> None:
-        """Have an item shown, now or before the next line is read. Called from another thread; returns when it was.
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """For the length of the block, Ctrl-C ends a `wait`. What was pressed before is forgotten."""
+        self._forget()
+        before = signal.set_wakeup_fd(self._signal.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
 
-        A signal that comes just before readline begins to wait is noticed with the next key only: so it is repeated.
-        """
-        self._waiting.append(item)
-        pause = threading.Event()
-        while self._waiting:
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-            pause.wait(REPEAT_S)
+    def wait(self, source: socket.socket) -> None:
+        """Wait until `source` can be read. Raises: KeyboardInterrupt."""
+        while True:
+            ready, _, _ = select.select([self._pressed, source], [], [])
+            if self._pressed in ready and signal.SIGINT in self._forget():
+                raise KeyboardInterrupt
+            if source in ready:
+                return
 
-    def drain(self) -> list[Any]:
-        """The items that could not be shown yet."""
-        items = list(self._waiting)
-        self._waiting.clear()
-        return items
-
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        while self._waiting and self._show(self._waiting[0]):
-            self._waiting.popleft()
+    def _forget(self) -> bytes:
+        try:
+            return self._pressed.recv(4096)
+        except BlockingIOError:
+            return b""
 
 
 def _width() -> int:

@@ -182,7 +182,7 @@ class Terminal:
     def message(self, text: str) -> list[Effect]:
         """The user says something to the model, be it a command's name."""
         self._has_begun, self._is_silent = False, True
-        return [Stream("chat/say", {"text": text})]
+        return [Draw(f"{clean(self._status['model'])} is reading ..."), Stream("chat/say", {"text": text})]
 
     def event(self, event: Json) -> list[Effect]:
         """An item of a stream came."""
@@ -333,6 +333,9 @@ class Terminal:
         self.tally.swap_s = event["swap_s"]
         text = f"now answering with {label(event['now'])} (was: {label(event['was'])}), {event['swap_s'] * _MS:.0f} ms"
         return [Show(text, "notice")]
+
+    def _on_loading(self, event: Json) -> list[Effect]:
+        return [Draw(f"loading {clean(event['model'])} ...")]
 
     def _on_offered(self, event: Json) -> list[Effect]:
         if self._status["on_new_adapter"] == "ask":

@@ -3,7 +3,7 @@
 import http.client
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ MAX_ANSWER_BYTES: Final = 256 << 20
 CHUNK_BYTES: Final = 64 << 10
 
 Json = Any
+Wait = Callable[[socket.socket], None]  # returns when there is something to read
 
 
 class NotRunning(Exception):
@@ -33,31 +34,50 @@ class Refused(Exception):
         self.fault = fault
 
 
+class _Socket(socket.socket):
+    """A socket that waits in a way of its own before it reads."""
+
+    wait: Wait | None = None
+
+    def recv_into(self, *arguments: Any) -> int:
+        """Read once there is something to read."""
+        if self.wait is not None:
+            self.wait(self)
+        return super().recv_into(*arguments)
+
+
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, wait: Wait | None = None) -> None:
         super().__init__("localhost")
         self._home = home
+        self._wait = wait
 
     def connect(self) -> None:
         """Connect to the home's socket. Raises: NotRunning."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(CONNECT_LIMIT_S)
+        self.sock = opened = _Socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        opened.wait = self._wait
+        opened.settimeout(CONNECT_LIMIT_S)
         try:
-            self.sock.connect(str(self._home.socket))
+            opened.connect(str(self._home.socket))
         except (FileNotFoundError, ConnectionRefusedError):
             raise NotRunning(self._home) from None
-        self.sock.settimeout(None)
+        opened.settimeout(None)
 
 
-def call(home: Home, name: str, params: Json = None, *, timeout_s: float | None = None) -> Json:
-    """Run one operation (`noun/verb`) and return its result. Raises: NotRunning, Refused, TimeoutError."""
-    with _request(home, name, params, timeout_s) as response:
+def call(
+    home: Home, name: str, params: Json = None, *, timeout_s: float | None = None, wait: Wait | None = None
+) -> Json:
+    """Run one operation (`noun/verb`) and return its result. Raises: NotRunning, Refused, TimeoutError, and `wait`'s.
+
+    `wait` is called before each read and may end it by an error; without it, only the socket's own waiting is done.
+    """
+    with _request(home, name, params, timeout_s, wait) as response:
         return json.loads(response.read(MAX_ANSWER_BYTES))
 
 
-def stream(home: Home, name: str, params: Json = None) -> Iterator[Json]:
-    """Run an operation that streams; yield its items as they come. Raises: NotRunning, Refused."""
-    with _request(home, name, params) as response:
+def stream(home: Home, name: str, params: Json = None, *, wait: Wait | None = None) -> Iterator[Json]:
+    """Run an operation that streams; yield its items as they come. Raises: NotRunning, Refused, and `wait`'s."""
+    with _request(home, name, params, wait=wait) as response:
         while line := response.readline(MAX_LINE_BYTES):
             item = json.loads(line)
             if isinstance(item, dict) and set(item) == {"error"}:
@@ -73,8 +93,10 @@ def stream_bytes(home: Home, name: str, params: Json = None) -> Iterator[bytes]:
 
 
 @contextmanager
-def _request(home: Home, name: str, params: Json, timeout_s: float | None = None) -> Iterator[http.client.HTTPResponse]:
-    connection = _Connection(home)
+def _request(
+    home: Home, name: str, params: Json, timeout_s: float | None = None, wait: Wait | None = None
+) -> Iterator[http.client.HTTPResponse]:
+    connection = _Connection(home, wait)
     try:
         body = json.dumps(params or {}).encode()
         connection.connect()

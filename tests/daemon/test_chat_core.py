@@ -40,16 +40,27 @@ def texts(effects):
     return [effect.text for effect in effects if isinstance(effect, Show)]
 
 
+def say(text):
+    return [Draw("smollm2 is reading ..."), Stream("chat/say", {"text": text})]
+
+
 def token(text):
     return {"type": "token", "text": text}
 
 
 def test_a_message_streams_under_the_name_of_who_answers():
     chat = terminal()
-    assert chat.line("hello\n") == [Stream("chat/say", {"text": "hello"})]
+    assert chat.line("hello\n") == say("hello")
     assert chat.event(token(" Hi")) == [Begin("base"), Write("Hi")]
     assert chat.event(token(" there")) == [Write(" there")]
     assert chat.event(FINISHED) == [End()]
+
+
+def test_loading_the_model_is_told_until_the_answer_begins():
+    chat = terminal()
+    chat.line("hello")
+    assert chat.event({"type": "loading", "model": "smol\x1blm2"}) == [Draw("loading smollm2 ...")]
+    assert chat.event(token("Hi"))[0] == Begin("base")  # which a screen draws over the status
 
 
 def test_an_empty_line_is_nothing():
@@ -126,7 +137,7 @@ def test_a_failed_answer_is_told_and_the_chat_goes_on():
     effects = chat.event({"type": "failed", "code": "engine_died", "text": "the engine died"})
     assert effects == [End(), Show("error: the engine died", "error")]
     assert chat.has_failed
-    assert chat.line("again") == [Stream("chat/say", {"text": "again"})]
+    assert chat.line("again") == say("again")
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name not in ("/use", "/loadrag")])
@@ -239,8 +250,8 @@ def test_a_message_typed_at_the_question_is_a_message():
     chat = terminal(on_new_adapter="ask")
     chat.arrived(KJV)
     chat.next_prompt()
-    assert chat.line("tell me more") == [Stream("chat/say", {"text": "tell me more"})]
-    assert chat.line("y") == [Stream("chat/say", {"text": "y"})]
+    assert chat.line("tell me more") == say("tell me more")
+    assert chat.line("y") == say("y")
 
 
 def test_offers_are_silent_where_the_user_was_told():
@@ -275,6 +286,6 @@ def test_any_line_gives_effects_and_never_an_error(lines):
     for line in lines:
         chat.next_prompt()
         for effect in chat.line(line):
-            assert isinstance(effect, Show | Call | Stream | Leave)
+            assert isinstance(effect, Show | Call | Draw | Stream | Leave)
             if isinstance(effect, Show):
                 assert "\x1b" not in effect.text and "\n" not in effect.text

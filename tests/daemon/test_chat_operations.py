@@ -83,6 +83,16 @@ class EchoEngine:
         yield messages.Finished(id=1, reason="stop", n_prompt_tokens=9, n_tokens=2, first_token_s=0.1, total_s=0.2)
 
 
+class WatchedFeed(EventFeed):
+    """Tells when somebody began to follow it."""
+
+    is_followed = False
+
+    def follow(self, after_id, *, forever):
+        self.is_followed = True
+        return super().follow(after_id, forever=forever)
+
+
 @pytest.fixture
 async def node(tmp_path):
     catalog = Catalog.open(tmp_path / "catalog.db")
@@ -90,7 +100,7 @@ async def node(tmp_path):
         ModelRow(name="smollm2", fingerprint=BASE, folder="/m", source="wheel:x", card=CARD, added_unix_s=1.0)
     )
     engine = EchoEngine()
-    feed = EventFeed(catalog, lambda: 1.0)
+    feed = WatchedFeed(catalog, lambda: 1.0)
     async with running(feed.run):
         yield SimpleNamespace(
             home=Home(tmp_path),
@@ -272,31 +282,29 @@ async def test_a_path_that_is_not_there_is_refused_and_leaves_nothing(node, tmp_
 
 async def test_news_tells_what_arrives_for_this_chat_and_not_what_the_user_chose(node, publish):
     opened = await do(node, "open")
-    stream = OPERATIONS["news"].handler(node, OPERATIONS["news"].params(chat=opened.chat))
-    arrived = []
-
-    async def follow():
-        async for item in stream:
-            arrived.append(item.adapter.version)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(follow)
-        await settle()
+    async with followed_news(node, opened) as arrived:
         publish(1, is_own=True)
         await until(lambda: arrived == [1])
         publish(2, name="untrusted")
         node.events.note("peer_connected", {})
         publish(3, is_own=True)
         await until(lambda: arrived == [1, 3])
+
+
+@asynccontextmanager
+async def followed_news(node, opened):
+    arrived = []
+
+    async def follow():
+        async with aclosing(OPERATIONS["news"].handler(node, OPERATIONS["news"].params(chat=opened.chat))) as stream:
+            async for item in stream:
+                arrived.append(item.adapter.version)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow)
+        await until(lambda: node.events.is_followed)
+        yield arrived
         nursery.cancel_scope.cancel()
-    await stream.aclose()
-
-
-async def settle():
-    # Threads (SQLite) are in play: the scheduler alone does not know when they are done.
-    with trio.fail_after(10):
-        for _ in range(20):
-            await trio.to_thread.run_sync(int)
 
 
 async def until(is_true):
@@ -309,24 +317,13 @@ def has_staged(node):
     return [r.adapter for r in node.engine.requests if isinstance(r, messages.Stage)]
 
 
-async def follow_news(node, opened, arrived):
-    stream = OPERATIONS["news"].handler(node, OPERATIONS["news"].params(chat=opened.chat))
-    async with aclosing(stream):
-        async for item in stream:
-            arrived.append(item.adapter.version)
-
-
 async def test_an_adapter_that_answers_next_is_staged_before_the_turn(node, publish):
     opened = await do(node, "open")
     await items(node, "say", chat=opened.chat, text="hi")
-    arrived = []
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(follow_news, node, opened, arrived)
-        await settle()
+    async with followed_news(node, opened) as arrived:
         publish(1, is_own=True)
-        await until(lambda: node.catalog.events.after(0, 99)[-1].kind == "adapter_staged")
+        await until(lambda: "adapter_staged" in [event.kind for event in node.catalog.events.since()])
         assert arrived == [1] and has_staged(node) == ["/a/kjv1"]
-        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("reason", ["not loaded", "busy", "asks", "dead"])
@@ -337,14 +334,11 @@ async def test_nothing_is_staged_where_that_would_disturb(node, publish, reason)
     if reason != "not loaded":
         await items(node, "say", chat=opened.chat, text="die" if reason == "dead" else "hi")
     node.engine.n_calls = 1 if reason == "busy" else 0
-    arrived = []
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(follow_news, node, opened, arrived)
-        await settle()
+    async with followed_news(node, opened) as arrived:
         publish(1, is_own=True)
         await until(lambda: arrived == [1])
-        await settle()
-        nursery.cancel_scope.cancel()
+        publish(2, is_own=True)
+        await until(lambda: arrived == [1, 2])  # so the first is dealt with
     assert has_staged(node) == []
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from msgspec import Meta
 
-from agents.chat.events import Adapter, ChatEvent, Switched
+from agents.chat.events import Adapter, ChatEvent, Loading, Switched
 from agents.retrieval.events import Loaded, LoadEvent, Read, Skipped
 from daemon.api.operation import Done, Operation, Params, Progress, Result
 from daemon.errors import Unfit
@@ -150,6 +150,8 @@ async def say(node: "Node", params: Say) -> AsyncIterator[ChatEvent]:
             find=find if chat.indexes else None,
             model=node.desk.using(chat.model),
         )
+        if not _is_loaded(node, chat):
+            yield Loading(model=chat.model.name)
         async with aclosing(events):
             async for event in events:
                 if isinstance(event, Switched):
@@ -247,6 +249,28 @@ async def news(node: "Node", params: OfChat) -> AsyncIterator[Arrived]:
             known, wish = wanted, chat.conversation.wish
             if is_news:
                 yield Arrived(adapter=wanted)
+                await _stage(node, chat, wanted)
+
+
+async def _stage(node: "Node", chat: "Chat", adapter: Adapter | None) -> None:
+    """Have an adapter that answers next ready in the engine, so that the switch costs the next turn nothing.
+
+    Only where that disturbs nobody: with the chat's model loaded and nothing else to do.
+    """
+    from agents.engine import messages
+    from agents.errors import AgentError
+
+    if adapter is None or chat.conversation.asks or node.engine.n_calls or not _is_loaded(node, chat):
+        return
+    try:
+        await node.engine.one(messages.Stage(id=0, adapter=adapter.folder))
+    except AgentError:
+        return  # the next turn meets the same error, and tells it
+    node.events.note("adapter_staged", {"name": adapter.name, "version": adapter.version, "manifest": adapter.cid})
+
+
+def _is_loaded(node: "Node", chat: "Chat") -> bool:
+    return node.engine.pid is not None and node.desk.holds(chat.model)
 
 
 async def close(node: "Node", params: OfChat) -> Done:
