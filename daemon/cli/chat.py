@@ -188,26 +188,29 @@ def _converse(home: Home, link: Link, terminal: Terminal, runner: Runner) -> Non
     from daemon.cli.chat_editor import LineEditor
 
     editor = LineEditor(home.root / _HISTORY, terminal.complete, runner.tell_arrived)
-    interrupts = Interrupts()
-    link.wait = interrupts.wait
     threading.Thread(target=_follow, args=(link, editor), daemon=True).start()
-    effects = terminal.greet()
-    while True:
-        try:
-            with without_echo(), interrupts.heard():
-                if not runner.run(effects):
-                    return
-        except KeyboardInterrupt:
-            runner.stop()
-        except (client.Refused, client.NotRunning) as error:
-            runner.tell(error)
-        editor.show_news()
-        try:
-            effects = terminal.line(editor.read(terminal.next_prompt()))
-        except EOFError:
-            return
-        except KeyboardInterrupt:
-            effects = terminal.interrupted()
+    with Interrupts() as interrupts:
+        link.wait = interrupts.wait
+        effects = terminal.greet()
+        while _carry_out(effects, runner, interrupts):
+            editor.show_news()
+            try:
+                effects = terminal.line(editor.read(terminal.next_prompt()))
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                effects = terminal.interrupted()
+
+
+def _carry_out(effects: list[Effect], runner: Runner, interrupts: Interrupts) -> bool:
+    try:
+        with without_echo(), interrupts.heard():
+            return runner.run(effects)
+    except KeyboardInterrupt:
+        runner.stop()
+    except (client.Refused, client.NotRunning) as error:
+        runner.tell(error)
+    return True
 
 
 def _follow(link: Link, editor: "LineEditor") -> None:

@@ -7,7 +7,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from daemon.cli.chat_core import Begin, Draw, Effect, End, Show, Style, Wipe, Write
 
@@ -18,6 +18,42 @@ _STYLES: Final[dict[Style, str]] = {"answerer": "bold green", "notice": "dim", "
 _ERASE_LINE: Final = "\r\x1b[K"
 
 
+class Wrap:
+    """Breaks the lines of a text that comes in pieces between words, never in one; a word is held until its end."""
+
+    def __init__(self) -> None:
+        self._column = 0
+        self._word = ""
+
+    def begin(self, column: int) -> None:
+        """A text begins at `column`."""
+        self._column, self._word = column, ""
+
+    def feed(self, text: str, width: int) -> str:
+        """What to print now."""
+        printed = ""
+        for char in text:
+            if char not in " \n":
+                self._word += char
+                continue
+            printed += self.flush(width)
+            if char == "\n":
+                printed, self._column = printed + char, 0
+            elif self._column < width:
+                printed, self._column = printed + char, self._column + 1
+        return printed
+
+    def flush(self, width: int) -> str:
+        """The last word."""
+        from rich.cells import cell_len
+
+        word, self._word = self._word, ""
+        length = cell_len(word)
+        must_break = self._column > 0 and self._column + length > width
+        self._column = length if must_break else self._column + length
+        return "\n" + word if must_break else word
+
+
 class Screen:
     """Prints effects. On a terminal with roles in colour; elsewhere the answers to stdout and the rest to stderr."""
 
@@ -26,6 +62,7 @@ class Screen:
         self._rich: Console | None = None
         self._is_line_open = False
         self._is_drawn = False
+        self._wrap = Wrap()
 
     def perform(self, effect: Effect) -> None:
         """Print one effect."""
@@ -36,14 +73,14 @@ class Screen:
             case Begin(label) if self.is_terminal:
                 self._erase()
                 self._console().print(f"{label}>", style=_STYLES["answerer"], end=" ")
+                self._wrap.begin(len(label) + 2)
             case Write(text):
                 self._erase()
-                sys.stdout.write(text)
-                sys.stdout.flush()
+                self._write(self._wrap.feed(text, _width()) if self.is_terminal else text)
                 self._is_line_open = not text.endswith("\n")
-            case End() if self._is_line_open:
-                sys.stdout.write("\n")
-                sys.stdout.flush()
+            case End():
+                last = self._wrap.flush(_width()) if self.is_terminal else ""
+                self._write(last + "\n" * self._is_line_open)
                 self._is_line_open = False
             case Draw(text) if self.is_terminal:
                 sys.stdout.write(_ERASE_LINE + text[: _width() - 1])
@@ -51,6 +88,10 @@ class Screen:
                 self._is_drawn = True
             case Wipe() if self.is_terminal:
                 sys.stdout.write("\x1b[2J\x1b[H")
+
+    def _write(self, text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
     def _erase(self) -> None:
         if self._is_drawn:
@@ -97,7 +138,16 @@ class Interrupts:
         self._pressed, self._signal = socket.socketpair()
         self._pressed.setblocking(False)
         self._signal.setblocking(False)
-        signal.signal(signal.SIGINT, lambda _number, _frame: None)
+        self._before = signal.signal(signal.SIGINT, lambda _number, _frame: None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give Ctrl-C back to the interpreter."""
+        signal.signal(signal.SIGINT, self._before)
+        self._pressed.close()
+        self._signal.close()
 
     @contextmanager
     def heard(self) -> Iterator[None]:

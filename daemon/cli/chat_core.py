@@ -368,7 +368,8 @@ class Terminal:
         return effects
 
     def _on_failed(self, event: Json) -> list[Effect]:
-        return self.failed(event["text"])
+        hint = "the next message starts it again; see why: covey logs" if event["code"] == "engine_died" else ""
+        return self.failed(event["text"], hint)
 
     def _on_progress(self, event: Json) -> list[Effect]:
         return [Draw(f"{clean(event['step'])}: {event['n_done']:,} of {event['n_total']:,} {clean(event['unit'])}")]

@@ -337,7 +337,11 @@ def test_one_prompt_from_the_command_line(environment, covey_daemon):
 
 def test_one_prompt_that_fails_ends_with_an_error(environment, covey_daemon):
     done = run(environment, "--once", "die")
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: the engine died\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        1,
+        "",
+        "error: the engine died\n  the next message starts it again; see why: covey logs\n",
+    )
     done = run(environment, "--once", "fail")
     assert done.returncode == 1 and done.stderr.startswith("covey: no engine\n")
 
