@@ -16,6 +16,7 @@ from agents.adapters.ports import Ports
 from agents.adapters.publish import Release, publish
 from agents.errors import AgentError
 from agents.models import card_of
+from daemon.provide import Provider
 from protocols.errors import Remote
 from storage.blockstore import Visibility
 from storage.catalog.adapters import AdapterRow
@@ -30,6 +31,7 @@ class Adapters:
     ports: Ports
     published: trio.MemorySendChannel[Cid]
     bases: trio.MemorySendChannel[Cid]
+    provider: Provider
 
     async def listen(self) -> None:
         """Hear of adapters for every model that is here by now; those that are known already cost nothing."""
@@ -61,7 +63,9 @@ class Adapters:
             licence=licence,
             visibility=visibility,
         )
-        return await publish(self.ports, folder, release, self.published)
+        row = await publish(self.ports, folder, release, self.published)
+        self.provider.provide_adapter_soon(row)
+        return row
 
     async def publish_found(self, folder: Path) -> None:
         """Publish what a watcher found, named after its folder; one that cannot be is told of by an event."""

@@ -201,7 +201,8 @@ def _assemble(
 ) -> tuple[Node, dict[str, Service]]:
     """Put the parts together: the node, and the services that run beside it."""
     network, catalog = ports.network, ports.catalog
-    provider = Provider(network, ports.roots)
+    rng = random.Random(os.urandom(16))
+    provider = Provider(ports, rng)
     publish, published = trio.open_memory_channel[Cid](MAX_QUEUED)
     add_base, bases = trio.open_memory_channel[Cid](MAX_QUEUED)
     node = Node(
@@ -216,7 +217,7 @@ def _assemble(
         network=network,
         exchange=ports.exchange,
         provider=provider,
-        adapters=Adapters(ports, publish, add_base),
+        adapters=Adapters(ports, publish, add_base, provider),
         engine=engine,
         desk=Desk(engine),
         chats=Sessions(),
@@ -224,7 +225,6 @@ def _assemble(
         stop=stop,
     )
     bootstrap = [PeerInfo.parse(address) for address in config.network.bootstrap]
-    rng = random.Random(os.urandom(16))
     watchers: dict[str, Service] = {
         f"watcher of {folder}": partial(run_watcher, Path(folder).expanduser(), node.adapters.publish_found, ports.emit)
         for folder in config.adapters.watch
@@ -232,7 +232,7 @@ def _assemble(
     return node, watchers | {
         "bitswap": partial(run_exchange, ports.exchange),
         "announcer": partial(run_announcer, ports, published, rng),
-        "subscriber": partial(run_subscriber, ports, bases),
+        "subscriber": partial(run_subscriber, ports, bases, rng),
         "provider": provider.run,
         "peer notes": partial(note_peers, network, catalog.peers, feed, wall.unix_s),
         "peering": partial(keep_connected, network, catalog.peers, bootstrap),

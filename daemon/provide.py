@@ -1,49 +1,86 @@
-"""Tell the DHT which public content is here: soon after it is published, and again before the records run out."""
+"""Which of this node's content the DHT is told of: what strangers may have. All of it comes from the store and the
+catalog, so nothing of it is kept."""
 
+import random
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
+import structlog
 import trio
 
-from daemon.lifecycle import log
-from protocols.net import Network
-from storage.blockstore import Visibility
-from storage.cid import Cid
-from storage.roots import Roots
+from agents.adapters.manifests import read_stored
+from agents.adapters.ports import Ports
+from protocols.errors import Remote
+from protocols.routing import Provide, ProvideSchedule, keep_provided
+from storage.blockstore import Store, Visibility
+from storage.catalog.adapters import AdapterRow, AdapterState
+from storage.cid import DAG_PB, Cid
+from storage.codecs import dag_pb
+from storage.errors import StorageError
 
-AGAIN_S: Final = 12 * 3600.0  # provider records live for 48 h, some nodes keep them for 24
-FIRST_S: Final = 30.0  # the node has met its peers by then
-PROVIDE_LIMIT_S: Final = 60.0
+SPREAD_S: Final = 600.0  # what was public before a start is provided within this time
 MAX_WAITING: Final = 1024
+MAX_ADAPTERS: Final = 1000
+MAX_NAMES: Final = 256  # of one folder, provided each by itself
+
+log = structlog.get_logger(__name__)
 
 
 class Provider:
-    """Roots on their way to the DHT. `run` provides them one after another: each takes dozens of requests."""
+    """Roots on their way to the DHT. Whether a stranger may still see one is asked whenever its turn comes."""
 
-    def __init__(self, network: Network, roots: Roots) -> None:
-        self._network = network
-        self._roots = roots
+    def __init__(self, ports: Ports, rng: random.Random) -> None:
+        self._ports = ports
+        self._rng = rng
         self._asked, self._waiting = trio.open_memory_channel[Cid](MAX_WAITING)
 
-    def provide_soon(self, cid: Cid) -> None:
-        """Provide a root that was just made public. One too many waits for its next turn."""
-        try:
-            self._asked.send_nowait(cid)
-        except trio.WouldBlock:
-            log.warning("provide_postponed", cid=str(cid))
+    def provide_soon(self, *roots: Cid) -> None:
+        """Provide roots that were just published. One too many has to wait for the next start."""
+        for root in roots:
+            try:
+                self._asked.send_nowait(root)
+            except trio.WouldBlock:
+                log.warning("provide_postponed", cid=str(root))
+
+    def provide_adapter_soon(self, row: AdapterRow) -> None:
+        """Provide an adapter that was just published."""
+        self.provide_soon(*_roots_of(self._ports.store, row))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Provide what is asked for, and every public root in turn, until cancelled."""
-        task_status.started()
-        next_round_s = trio.current_time() + FIRST_S
-        while True:
-            with trio.move_on_at(next_round_s):
-                await self._provide(await self._waiting.receive())
-                continue
-            for root in self._roots.list():
-                if root.level is Visibility.PUBLIC:
-                    await self._provide(root.cid)
-            next_round_s = trio.current_time() + AGAIN_S
+        """Provide every public root, and what is asked for, until cancelled."""
+        schedule = ProvideSchedule(self._rng)
+        for request in await trio.to_thread.run_sync(self._all_public):
+            schedule.add(request, trio.current_time())
+        requests, pending = trio.open_memory_channel[Provide](0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep_provided, schedule, pending, self._ports.network, self._is_public)
+            task_status.started()
+            async for root in self._waiting.clone():
+                for request in provided_with(self._ports.store, root):
+                    await requests.send(request)
 
-    async def _provide(self, cid: Cid) -> None:
-        with trio.move_on_after(PROVIDE_LIMIT_S):
-            await self._network.provide(cid)
+    def _is_public(self, cid: Cid) -> bool:
+        return self._ports.roots.may_see(None, cid, is_flock=False)
+
+    def _all_public(self) -> list[Provide]:
+        """What was published as it is, and what is public of the adapters, own and fetched."""
+        roots = [root.cid for root in self._ports.roots.list() if root.level is Visibility.PUBLIC]
+        for row in self._ports.catalog.adapters.query(state=AdapterState.READY, limit=MAX_ADAPTERS):
+            roots += filter(self._is_public, _roots_of(self._ports.store, row))
+        return [request for root in roots for request in provided_with(self._ports.store, root, SPREAD_S)]
+
+
+def provided_with(store: Store, root: Cid, within_s: float = 0.0) -> Iterator[Provide]:
+    """A root, and behind it what a folder names, since files of it are asked for by their own CIDs too."""
+    yield Provide(root, within_s=within_s)
+    if root.codec == DAG_PB:
+        with suppress(StorageError):  # it is not here, or is no folder: the root alone
+            named = [link.cid for link in dag_pb.decode(store.get(root)).links if link.name]
+            yield from (Provide(cid, is_root=False, within_s=within_s) for cid in named[:MAX_NAMES])
+
+
+def _roots_of(store: Store, row: AdapterRow) -> list[Cid]:
+    with suppress(StorageError, Remote):  # its blocks are gone: nothing to provide
+        return [row.manifest, read_stored(store, row.manifest)[1].files]
+    return []

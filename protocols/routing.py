@@ -1,4 +1,4 @@
-"""Being found and finding: provider records kept alive in the DHT, subscribers of a topic met, known peers kept.
+"""Being found and finding: provider records kept alive in the DHT, subscribers of a topic met.
 
 A provider record lives for 48 h (IPFS Kademlia DHT specification) and is sent again after 22 h at the latest. The
 schedule is not stored: after a restart everything is added again, spread over a while.
@@ -7,6 +7,7 @@ schedule is not stored: after a restart everything is added again, spread over a
 import heapq
 import math
 import random
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import structlog
@@ -28,10 +29,7 @@ FIND_TIMEOUT_S: Final = 60.0
 MAX_MET: Final = 20
 MEET_ALONE_S: Final = 15.0
 MEET_S: Final = 600.0
-
-REDIAL_FIRST_S: Final = 1.0
-REDIAL_MOST_S: Final = 120.0
-STEADY_S: Final = 10.0
+ENOUGH_PEERS: Final = 6  # of a topic, connected: the mesh of GossipSub wants no more
 
 log = structlog.get_logger(__name__)
 
@@ -42,12 +40,6 @@ class Provide(NamedTuple):
     cid: Cid
     is_root: bool = True
     within_s: float = 0.0
-
-
-class Withdraw(NamedTuple):
-    """Ask to have `cid` provided no more; the records that are out die of age."""
-
-    cid: Cid
 
 
 class ProvideSchedule:
@@ -75,9 +67,9 @@ class ProvideSchedule:
             self._put(request.cid, due_s, request.is_root)
         return True
 
-    def remove(self, request: Withdraw) -> None:
-        """Let go of a CID."""
-        self._entries.pop(request.cid, None)
+    def remove(self, cid: Cid) -> None:
+        """Let go of a CID; the records that are out die of age."""
+        self._entries.pop(cid, None)
 
     def take(self, now_s: float) -> Cid | None:
         """The CID to provide now, if there is one; it comes again in due time."""
@@ -108,13 +100,22 @@ class ProvideSchedule:
 
 
 async def keep_provided(
-    core: ProvideSchedule, requests: trio.MemoryReceiveChannel[Provide | Withdraw], network: Network
+    core: ProvideSchedule,
+    requests: trio.MemoryReceiveChannel[Provide],
+    network: Network,
+    is_wanted: Callable[[Cid], bool] = lambda cid: True,
 ) -> None:
-    """Provide by the schedule until `requests` closes. Without a peer it waits: a record told to nobody is lost."""
+    """Provide by the schedule until `requests` closes. Without a peer it waits: a record told to nobody is lost.
+
+    Args:
+        is_wanted: Is this CID still to be provided? Asked each time; one that is not is dropped.
+    """
     async with requests:
         while True:
             cid = core.take(trio.current_time()) if network.peers() else None
-            if cid is not None:
+            if cid is not None and not is_wanted(cid):
+                core.remove(cid)
+            elif cid is not None:
                 with trio.move_on_after(PROVIDE_TIMEOUT_S):
                     await network.provide(cid)
             wake_s = core.next_deadline_s()
@@ -125,9 +126,7 @@ async def keep_provided(
                     request = await requests.receive()
                 except trio.EndOfChannel:
                     return
-                if isinstance(request, Withdraw):
-                    core.remove(request)
-                elif not core.add(request, trio.current_time()):
+                if not core.add(request, trio.current_time()):
                     log.warning("provide_schedule_full", cid=str(request.cid), limit=MAX_SCHEDULED)
 
 
@@ -141,39 +140,17 @@ async def meet_subscribers(network: Network, topic: str, rng: random.Random) -> 
                 with trio.move_on_after(PROVIDE_TIMEOUT_S):
                     await network.provide(key)
                 provide_at_s = trio.current_time() + REPROVIDE_S * (1 - rng.uniform(0, REPROVIDE_JITTER_FRAC))
-            with trio.move_on_after(FIND_TIMEOUT_S):
-                for info in await network.find_providers(key, MAX_MET):
-                    if info.peer not in network.peers():
-                        await _try_to_connect(network, info)
+            if len(network.topic_peers(topic)) < ENOUGH_PEERS:
+                with trio.move_on_after(FIND_TIMEOUT_S):
+                    for info in await network.find_providers(key, MAX_MET):
+                        if info.peer not in network.peers():
+                            await _try_to_connect(network, info)
         pause_s = MEET_S if network.topic_peers(topic) else MEET_ALONE_S
         await trio.sleep(pause_s * rng.uniform(0.5, 1.0))
 
 
-async def keep_connected(network: Network, info: PeerInfo, rng: random.Random) -> None:
-    """Hold a connection to a configured peer: redial with growing pauses, for ever."""
-    pause_s = REDIAL_FIRST_S
-    while True:
-        began_s = trio.current_time()
-        if await _try_to_connect(network, info):
-            await _until_lost(network, info)
-        if trio.current_time() - began_s > STEADY_S:
-            pause_s = REDIAL_FIRST_S
-        await trio.sleep(pause_s * rng.uniform(0.5, 1.0))
-        pause_s = min(2 * pause_s, REDIAL_MOST_S)
-
-
-async def _try_to_connect(network: Network, info: PeerInfo) -> bool:
+async def _try_to_connect(network: Network, info: PeerInfo) -> None:
     try:
         await network.connect(info)
     except DialFailed as error:
         log.info("dial_failed", peer=str(info.peer), error=str(error))
-        return False
-    return True
-
-
-async def _until_lost(network: Network, info: PeerInfo) -> None:
-    async with network.watch_peers() as changes:
-        while info.peer in network.peers():
-            change = await changes.receive()
-            if change.peer == info.peer and not change.is_connected:
-                return

@@ -146,7 +146,7 @@ async def run_node(node: SimNode, *, task_status: TaskStatus = IGNORED) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(run_exchange, node.ports.exchange))
             await nursery.start(partial(run_announcer, node.ports, node.published, node.rng))
-            await nursery.start(partial(run_subscriber, node.ports, node.bases))
+            await nursery.start(partial(run_subscriber, node.ports, node.bases, node.rng))
             task_status.started()
 
 

@@ -12,7 +12,6 @@ from typing import Final, NamedTuple
 
 import trio
 
-from agents.adapters.manifests import read_stored
 from agents.adapters.ports import IGNORED, Ports, TaskStatus
 from protocols import adapters as wire
 from protocols.adapters import Announcement
@@ -31,8 +30,6 @@ NEWCOMER_S: Final = 2.0
 ANSWER_EVERY_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 30.0
 MAX_ASKERS: Final = 4096
-PROVIDE_EVERY_S: Final = 12 * 3600.0  # records last two days at most
-PROVIDE_TIMEOUT_S: Final = 300.0
 MAX_ADDRESS_CHARS: Final = 256
 
 
@@ -133,12 +130,11 @@ def sealed(ports: Ports, row: AdapterRow) -> bytes:
 
 @dataclass(eq=False)
 class _Outgoing:
-    """What the tasks of one announcer share. `provided_s`: when the DHT was told of each adapter."""
+    """What the tasks of one announcer share."""
 
     ports: Ports
     schedule: Schedule
     wake: trio.Event = field(default_factory=trio.Event)
-    provided_s: dict[Cid, float] = field(default_factory=dict)
 
 
 async def run_announcer(
@@ -161,7 +157,7 @@ async def run_announcer(
             outgoing.wake = trio.Event()
             with trio.move_on_at(outgoing.schedule.next_s()):
                 await outgoing.wake.wait()
-            await _announce_due(outgoing, nursery)
+            await _announce_due(outgoing)
 
 
 async def _note_published(outgoing: _Outgoing, published: trio.MemoryReceiveChannel[Cid]) -> None:
@@ -179,27 +175,16 @@ async def _note_newcomers(outgoing: _Outgoing) -> None:
                 outgoing.wake.set()
 
 
-async def _announce_due(outgoing: _Outgoing, nursery: trio.Nursery) -> None:
+async def _announce_due(outgoing: _Outgoing) -> None:
     ports, now_s = outgoing.ports, trio.current_time()
     due = outgoing.schedule.due(now_s)
     current = {row.manifest: row for row in announced(ports)} if due else {}
     for manifest in due:
         if manifest not in current:  # withdrawn, or a newer version took its place
             outgoing.schedule.remove(manifest)
-            outgoing.provided_s.pop(manifest, None)
             continue
         row = current[manifest]
         await ports.network.publish(wire.topic_of(Cid.parse(row.base)), sealed(ports, row))
-        if now_s - outgoing.provided_s.get(manifest, -math.inf) >= PROVIDE_EVERY_S:
-            outgoing.provided_s[manifest] = now_s
-            nursery.start_soon(_provide, ports, manifest)
-
-
-async def _provide(ports: Ports, manifest: Cid) -> None:
-    """Tell the DHT that manifest and files are here, so that those find them who heard of them from others."""
-    with trio.move_on_after(PROVIDE_TIMEOUT_S):
-        for cid in (manifest, read_stored(ports.store, manifest)[1].files):
-            await ports.network.provide(cid)
 
 
 def serve_catch_up(ports: Ports) -> None:

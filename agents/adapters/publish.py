@@ -15,6 +15,7 @@ from agents.engine.messages import ModelCard
 from agents.errors import BadAdapter
 from protocols import adapters as wire
 from protocols.adapters import Base, Manifest, check_manifest, manifest_content
+from protocols.bitswap.shell import offer_below
 from protocols.entry import external_aad, make_entry
 from protocols.errors import Malformed
 from storage import unixfs
@@ -55,6 +56,7 @@ async def publish(ports: Ports, folder: Path, release: Release, published: trio.
         n_bytes=row.n_bytes,
         visibility=release.visibility.name.lower(),
     )
+    await offer_below(ports.exchange, row.manifest)
     if release.visibility >= Visibility.FLOCK:
         await published.send(row.manifest)
     return row

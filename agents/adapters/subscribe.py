@@ -5,6 +5,7 @@ policy, refuse replays, decide; then `obtain` fetches. Every refusal is an event
 """
 
 import math
+import random
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +23,7 @@ from protocols.adapters import Announcement
 from protocols.envelope import Signed
 from protocols.errors import Remote, Tampered
 from protocols.net import TopicMessage
+from protocols.routing import meet_subscribers
 from storage.catalog.adapters import AdapterRow, AdapterState
 from storage.cid import Cid
 from storage.keys import PeerId
@@ -79,6 +81,7 @@ class Intake:
 
     ports: Ports
     jobs: trio.MemorySendChannel[Job]
+    rng: random.Random
     bases: set[Cid] = field(default_factory=set)
     in_hand: set[Cid] = field(default_factory=set)
     refused: OrderedDict[Cid, None] = field(default_factory=OrderedDict)  # for good, as long as no base is added
@@ -90,11 +93,11 @@ class Intake:
 
 
 async def run_subscriber(
-    ports: Ports, new_bases: trio.MemoryReceiveChannel[Cid], *, task_status: TaskStatus = IGNORED
+    ports: Ports, new_bases: trio.MemoryReceiveChannel[Cid], rng: random.Random, *, task_status: TaskStatus = IGNORED
 ) -> None:
     """Hear of adapters for every local model, for ever; `new_bases` brings the fingerprints of models as they come."""
     send_jobs, receive_jobs = trio.open_memory_channel[Job](MAX_WAITING)
-    intake = Intake(ports, send_jobs)
+    intake = Intake(ports, send_jobs, rng)
     async with trio.open_nursery() as nursery:
         for _ in range(MAX_FETCHES):
             nursery.start_soon(_fetch_jobs, intake, receive_jobs.clone())
@@ -116,6 +119,7 @@ async def _add_base(intake: Intake, base: Cid, nursery: trio.Nursery) -> None:
         is_listening = trio.Event()
         nursery.start_soon(_listen, intake, base, is_listening)
         await is_listening.wait()
+        nursery.start_soon(meet_subscribers, intake.ports.network, wire.topic_of(base), intake.rng)
 
 
 async def _listen(intake: Intake, base: Cid, is_listening: trio.Event) -> None:

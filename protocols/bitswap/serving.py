@@ -92,6 +92,11 @@ class Serving:
                 client.lack(entry)
         self._index(name, before, set(client.waiting))
 
+    @property
+    def is_anybody_waiting(self) -> bool:
+        """Is there a want that could not be answered yet?"""
+        return bool(self._waiting)
+
     def waiting_for(self, cids: Iterable[Cid]) -> list[tuple[PeerId, Cid]]:
         """Who waits for one of these blocks, under the CID that it used."""
         return [

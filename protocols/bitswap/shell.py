@@ -33,6 +33,7 @@ from protocols.framing import FrameReader, frame
 from protocols.net import Network, Stream
 from storage.blockstore import Blockstore
 from storage.cid import Cid
+from storage.dag import reach
 from storage.errors import Corrupt, NotFound
 from storage.keys import PeerId
 
@@ -196,6 +197,13 @@ async def offer(exchange: Exchange, cids: Sequence[Cid]) -> None:
     for (peer, cid), size_bytes in sizes.items():
         exchange.serving.arrived(peer, cid, size_bytes)
         _wake_talk(exchange, peer)
+
+
+async def offer_below(exchange: Exchange, root: Cid) -> None:
+    """More peers may see what is below `root` since now: serve those who wait for it."""
+    if exchange.serving.is_anybody_waiting:
+        below = await exchange.work(lambda: [reached.cid for reached in reach(exchange.store, root)])
+        await offer(exchange, below)
 
 
 def _sizes(exchange: Exchange, asked: Iterable[tuple[PeerId, Cid]]) -> dict[tuple[PeerId, Cid], int]:

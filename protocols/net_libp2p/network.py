@@ -1,6 +1,5 @@
 """The port `protocols.net.Network` over a py-libp2p host."""
 
-import random
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -32,7 +31,6 @@ from protocols.net_libp2p.dht import find_providers, prepare, provide
 from protocols.net_libp2p.gossip import Gossip, build_router
 from protocols.net_libp2p.host import build_host, hang_up, listen, running, survive
 from protocols.net_libp2p.streams import LibP2pStream, linger
-from protocols.routing import keep_connected
 from protocols.topics import Subscriptions
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
@@ -52,13 +50,11 @@ class NetConfig:
 
     Attributes:
         listen: TCP multiaddrs; a port that is taken is replaced by a free one.
-        bootstrap: Addresses of peers, each ending in /p2p/PEER, to stay connected to.
         mdns: Find, and be found by, peers on the local network.
         kad_protocol: The DHT to take part in; `/ipfs/kad/1.0.0` is the public one.
     """
 
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4701",)
-    bootstrap: tuple[str, ...] = ()
     mdns: bool = True
     kad_protocol: str = "/ipfs/lan/kad/1.0.0"
 
@@ -67,10 +63,9 @@ class NetConfig:
 async def open_network(identity: Identity, config: NetConfig | None = None) -> AsyncIterator["LibP2pNetwork"]:
     """A node on the network while the block runs.
 
-    Raises: Local when a listen address cannot be used, Malformed for a bootstrap address that is none.
+    Raises: Local when a listen address cannot be used.
     """
     config = config or NetConfig()
-    bootstrap = [PeerInfo.parse(address) for address in config.bootstrap]
     host = build_host(identity, config.kad_protocol)
     swarm = host.get_network()
     subscriptions = Subscriptions()
@@ -90,8 +85,6 @@ async def open_network(identity: Identity, config: NetConfig | None = None) -> A
             for service in (dht, gossip, router):
                 await stack.enter_async_context(running(service))
             await gossip.wait_until_ready()
-            for info in bootstrap:
-                nursery.start_soon(keep_connected, network, info, random.SystemRandom())
             if config.mdns:
                 nursery.start_soon(partial(survive, mdns.discover, network, restart=True))
             yield network

@@ -15,16 +15,11 @@ from daemon.errors import BadConfig
 from daemon.events import EventFeed
 from daemon.lifecycle import Verdict, delay_s, judge, running, stop_on_signals, supervise, unwrapped
 from daemon.peering import LONGEST_RETRY_S, Redial, keep_connected, note_peers
-from daemon.provide import Provider
 from protocols.errors import StreamBroken
 from protocols.net import PeerInfo
-from storage.blockstore import Visibility
 from storage.catalog import Catalog
-from storage.cid import Cid
 from storage.errors import Corrupt, StoreFull, StoreLocked
 from storage.keys import Identity
-from storage.memory import MemoryBlockstore
-from storage.roots import Roots
 
 
 @pytest.mark.parametrize(
@@ -250,22 +245,3 @@ async def test_who_comes_is_noted(catalog, sim_world, autojump_clock):
         nursery.cancel_scope.cancel()
     assert catalog.events.since()[0].kind == "peer_connected"
     assert catalog.peers.get(two.peer_id) is not None
-
-
-async def test_public_roots_are_provided_at_once_and_again(lonely, autojump_clock):
-    store, provided = MemoryBlockstore(), []
-    network = lonely(PEERS[0])
-
-    async def provide(cid: Cid) -> None:
-        provided.append((round(trio.current_time() - began_s), cid))
-
-    network.provide = provide
-    roots = Roots(store)
-    public, private, fresh = (Cid.of(data) for data in (b"a", b"b", b"c"))
-    roots.publish(public, Visibility.PUBLIC)
-    roots.publish(private, Visibility.FLOCK)
-    provider, began_s = Provider(network, roots), trio.current_time()
-    async with running(provider.run):
-        provider.provide_soon(fresh)
-        await trio.sleep(13 * 3600)
-    assert provided == [(0, fresh), (30, public), (12 * 3600 + 30, public)]

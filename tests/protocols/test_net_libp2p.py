@@ -10,7 +10,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.errors import Local, Malformed
+from protocols.errors import Local
 from protocols.net import PeerInfo, Stream
 from protocols.net_libp2p import NetConfig, open_network
 from protocols.net_libp2p.addresses import expand, parse
@@ -69,19 +69,15 @@ async def test_an_address_that_cannot_be_listened_on_is_an_error_of_ours(address
             pass
 
 
-async def test_a_bootstrap_address_without_a_peer_is_refused_before_anything_starts() -> None:
-    with pytest.raises(Malformed):
-        async with open_network(Identity.generate(), NetConfig(bootstrap=("/ip4/127.0.0.1/tcp/1",))):
-            pass
-
-
-async def test_a_bootstrap_peer_is_connected_and_a_host_name_is_resolved() -> None:
-    async with open_network(Identity.generate(), LOOPBACK) as first:
+async def test_a_host_name_is_resolved() -> None:
+    async with (
+        open_network(Identity.generate(), LOOPBACK) as first,
+        open_network(Identity.generate(), LOOPBACK) as second,
+    ):
         by_name = first.addresses()[0].replace("/ip4/127.0.0.1/", "/dns4/localhost/")
-        config = NetConfig(listen=LOOPBACK.listen, bootstrap=(by_name,), mdns=False)
-        async with open_network(Identity.generate(), config) as second, second.watch_peers() as changes:
-            with trio.fail_after(10):
-                assert (await changes.receive()).peer == first.peer_id
+        with trio.fail_after(10):
+            await second.connect(PeerInfo.parse(by_name))
+        assert second.peers() == [first.peer_id]
 
 
 async def test_a_name_that_does_not_exist_is_a_failed_dial() -> None:

@@ -16,8 +16,6 @@ from protocols.routing import (
     REPROVIDE_S,
     Provide,
     ProvideSchedule,
-    Withdraw,
-    keep_connected,
     keep_provided,
     meet_subscribers,
 )
@@ -56,7 +54,7 @@ def test_a_cid_comes_again_before_its_record_dies_and_no_more_once_withdrawn() -
     again_s = schedule.next_deadline_s()
     assert 0.9 * REPROVIDE_S <= again_s <= REPROVIDE_S
     assert schedule.take(again_s) == CIDS[0]
-    schedule.remove(Withdraw(CIDS[0]))
+    schedule.remove(CIDS[0])
     assert (schedule.next_deadline_s(), len(schedule)) == (math.inf, 0)
 
 
@@ -80,7 +78,7 @@ def test_a_full_schedule_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 steps = st.lists(
     st.one_of(
         st.builds(Provide, st.sampled_from(CIDS), st.booleans(), st.sampled_from([0.0, 500.0])),
-        st.builds(Withdraw, st.sampled_from(CIDS)),
+        st.sampled_from(CIDS),  # withdraw it
         st.floats(0.1, 20_000.0),
     ),
     max_size=60,
@@ -89,7 +87,7 @@ steps = st.lists(
 
 @given(steps=steps, seed=st.integers(0, 99))
 def test_whatever_is_asked_every_record_stays_alive_and_the_rate_holds(
-    steps: list[Provide | Withdraw | float], seed: int
+    steps: list[Provide | Cid | float], seed: int
 ) -> None:
     schedule = ProvideSchedule(random.Random(seed), gap_s=1.0)
     now_s = 0.0
@@ -112,9 +110,9 @@ def test_whatever_is_asked_every_record_stays_alive_and_the_rate_holds(
         if isinstance(step, Provide):
             schedule.add(step, now_s)
             wanted.setdefault(step.cid, now_s + step.within_s + RECORD_LIFETIME_S)
-        elif isinstance(step, Withdraw):
+        elif isinstance(step, Cid):
             schedule.remove(step)
-            wanted.pop(step.cid, None)
+            wanted.pop(step, None)
         else:
             now_s += step
             run_until(now_s)
@@ -125,15 +123,16 @@ async def test_a_record_is_alive_for_days_and_nothing_is_told_to_nobody(
     sim_world: SimWorld, autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     a, b = nodes_of(sim_world, 2)
-    requests, pending = trio.open_memory_channel[Provide | Withdraw](10)
-    nursery.start_soon(keep_provided, ProvideSchedule(random.Random(1)), pending, a)
+    requests, pending = trio.open_memory_channel[Provide](10)
+    wanted = {CIDS[0]}
+    nursery.start_soon(keep_provided, ProvideSchedule(random.Random(1)), pending, a, wanted.__contains__)
     await requests.send(Provide(CIDS[0]))
     await trio.sleep(3600)
     await a.connect(info(b))
     for _ in range(20):
         await trio.sleep(6 * 3600)
         assert await b.find_providers(CIDS[0], 5) == [info(a)]
-    await requests.send(Withdraw(CIDS[0]))
+    wanted.clear()
     await trio.sleep(RECORD_LIFETIME_S + REPROVIDE_S)
     assert await b.find_providers(CIDS[0], 5) == []
     requests.close()
@@ -152,22 +151,4 @@ async def test_subscribers_meet_through_a_node_that_knows_both(
             while b.peer_id not in a.topic_peers(TOPIC):
                 await trio.sleep(1)
     assert {found.peer for found in await hub.find_providers(rendezvous_key(TOPIC), 5)} == {a.peer_id, b.peer_id}
-    nursery.cancel_scope.cancel()
-
-
-async def test_a_configured_peer_is_dialled_until_it_answers_and_again_when_lost(
-    sim_world: SimWorld, autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
-    a, b = nodes_of(sim_world, 2)
-    sim_world.partition([b])
-    nursery.start_soon(keep_connected, a, info(b), random.Random(1))
-    await trio.sleep(1000)
-    assert a.peers() == []
-    await sim_world.heal()
-    await trio.sleep(routing.REDIAL_MOST_S)
-    assert a.peers() == [b.peer_id]
-    await b.disconnect(a.peer_id)
-    assert a.peers() == []
-    await trio.sleep(5)
-    assert a.peers() == [b.peer_id]
     nursery.cancel_scope.cancel()

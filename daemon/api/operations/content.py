@@ -157,6 +157,7 @@ async def _add(node: "Node", params: Add, report: "Report") -> Added:
 
     from daemon.api.progress import in_thread
     from daemon.content import bytes_below
+    from protocols.bitswap.shell import offer_below
     from storage.blockstore import Visibility
     from storage.pins import PinState
     from storage.unixfs import add_path, profile_of
@@ -173,7 +174,8 @@ async def _add(node: "Node", params: Add, report: "Report") -> Added:
         return cid
 
     cid = await in_thread(store, f"adding {path.name}", n_bytes, report)
-    if level is Visibility.PUBLIC:
+    if level > Visibility.PRIVATE:
+        await offer_below(node.exchange, cid)
         node.provider.provide_soon(cid)
     node.events.note("content_added", {"cid": str(cid), "size_bytes": n_bytes, "visibility": params.visibility})
     return Added(cid=str(cid), name=path.name, size_bytes=n_bytes, visibility=params.visibility)

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
 from functools import partial
 
 import pytest
@@ -21,7 +20,7 @@ from protocols.bitswap.shell import (
     want,
 )
 from protocols.bitswap.wire import BITSWAP_1_2, PROTOCOLS, Entry, Message, Payload, WantType, decode, encode, payload_of
-from protocols.errors import Local, NoProviders, Tampered, TimedOut, TooBig
+from protocols.errors import NoProviders, Tampered, TimedOut, TooBig
 from protocols.fetch import LAST_LOOK_S, Progress, fetch_blocks, fetch_dag
 from protocols.framing import frame, read_frame
 from protocols.net import PeerInfo, Stream
@@ -496,22 +495,3 @@ async def test_two_sessions_share_one_block(start: Start, autojump_clock: MockCl
         got = [await next_arrivals(one), await next_arrivals(other)]
     assert [[arrival.data for arrival in arrivals] for arrivals in got] == [[block.data]] * 2
     assert node.exchange.wants.n_duplicates == 0
-
-
-async def test_what_outlives_the_exchange_does_nothing(
-    sim_world: SimWorld, start: Start, autojump_clock: MockClock
-) -> None:
-    blocks = content()
-    server, client = await start(1, blocks[:1]), Node(network_of(sim_world, 2), everybody)
-    with ExitStack() as stack:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(run_exchange, client.exchange)
-            session = stack.enter_context(open_session(client.exchange))
-            add_providers(session, [server.info.peer])
-            want(session, [blocks[1].cid])
-            await trio.sleep(1)
-            nursery.cancel_scope.cancel()
-        want(session, [blocks[0].cid])
-    assert not client.exchange.sessions and not client.exchange.talks
-    with pytest.raises(Local, match="not running"), open_session(client.exchange):
-        pass

@@ -1,0 +1,94 @@
+"""What strangers may have is told to the DHT; what they may not is not."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import trio
+
+from agents.adapters.publish import Release, publish
+from daemon.lifecycle import running
+from daemon.provide import SPREAD_S, Provider
+from protocols.net import PeerInfo
+from protocols.routing import RECORD_LIFETIME_S
+from simulations.world import TINY, make_node, run_node, write_adapter
+from storage.blockstore import Block, Visibility
+from storage.catalog.adapters import AdapterState
+from storage.cid import Cid
+from storage.unixfs import add_path
+
+
+@pytest.fixture
+async def pair(sim_world, tmp_path, nursery):
+    """Ann, who has a model, and a neighbour who serves the DHT."""
+    ann, neighbour = (make_node(sim_world, name, tmp_path) for name in ("ann", "neighbour"))
+    ann.add_model()
+    await nursery.start(run_node, ann)
+    await ann.network.connect(PeerInfo(neighbour.peer, (neighbour.network.address,)))
+    yield ann, neighbour
+    ann.scope.cancel()
+
+
+def publish_bytes(node, data, level):
+    cid = Cid.of(data)
+    node.ports.store.put_many([Block(cid, data)])
+    node.ports.roots.publish(cid, level)
+    return cid
+
+
+async def is_found(neighbour, cid):
+    return bool(await neighbour.network.find_providers(cid, 1))
+
+
+async def test_public_roots_are_provided_soon_and_for_good(pair, autojump_clock):
+    ann, neighbour = pair
+    old = publish_bytes(ann, b"old", Visibility.PUBLIC)
+    async with running(Provider(ann.ports, random.Random(1)).run):
+        await trio.sleep(SPREAD_S + 60)
+        assert await is_found(neighbour, old)
+        await trio.sleep(3 * RECORD_LIFETIME_S)
+        assert await is_found(neighbour, old)
+        ann.ports.roots.withdraw(old)
+        await trio.sleep(2 * RECORD_LIFETIME_S)
+        assert not await is_found(neighbour, old)
+
+
+async def test_what_strangers_may_not_see_is_not_provided(pair, autojump_clock):
+    ann, neighbour = pair
+    before = publish_bytes(ann, b"before", Visibility.FLOCK)
+    provider = Provider(ann.ports, random.Random(1))
+    async with running(provider.run):
+        after = publish_bytes(ann, b"after", Visibility.FLOCK)
+        provider.provide_soon(after)
+        await trio.sleep(SPREAD_S + 60)
+    assert not await is_found(neighbour, before)
+    assert not await is_found(neighbour, after)
+
+
+async def test_a_fresh_folder_is_found_within_seconds_and_so_are_its_files(pair, autojump_clock, tmp_path):
+    ann, neighbour = pair
+    folder = write_adapter(tmp_path / "fresh")
+    root = add_path(ann.ports.store, folder)
+    file = add_path(ann.ports.store, folder / "adapter_config.json")
+    ann.ports.roots.publish(root, Visibility.PUBLIC)
+    provider = Provider(ann.ports, random.Random(1))
+    async with running(provider.run):
+        provider.provide_soon(root)
+        await trio.sleep(10)
+        assert await is_found(neighbour, root)
+        assert await is_found(neighbour, file)
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+async def test_a_public_adapter_is_found_by_its_files_also_after_a_restart(pair, autojump_clock, tmp_path, is_own):
+    ann, neighbour = pair
+    release = Release("poet", TINY, visibility=Visibility.PUBLIC)
+    row = await publish(ann.ports, write_adapter(tmp_path / "poet"), release, ann.publish)
+    if not is_own:
+        ann.ports.catalog.adapters.upsert(replace(row, is_own=False))
+        ann.ports.catalog.adapters.set_state(row.manifest, AdapterState.READY, 1.0, folder=row.folder)
+    files = add_path(ann.ports.store, tmp_path / "poet")
+    async with running(Provider(ann.ports, random.Random(1)).run):
+        await trio.sleep(SPREAD_S + 60)
+    assert await is_found(neighbour, row.manifest)
+    assert await is_found(neighbour, files)
