@@ -59,8 +59,8 @@ async def keep_connected(
     limiter = trio.CapacityLimiter(MAX_DIALS)
     task_status.started()
     while True:
-        rows = await trio.to_thread.run_sync(book.list)
-        kept = [PeerInfo(row.peer, row.addresses) for row in rows if row.is_kept and row.addresses]
+        rows = await trio.to_thread.run_sync(book.kept)
+        kept = [PeerInfo(row.peer, row.addresses) for row in rows if row.addresses]
         wanted = {info.peer: info for info in (*bootstrap, *kept) if info.peer != network.peer_id}
         async with trio.open_nursery() as nursery:
             for peer in core.due(list(wanted), network.peers(), trio.current_time()):

@@ -55,6 +55,9 @@ class PeerBook:
     def __init__(self, database: Database, max_peers: int = MAX_PEERS) -> None:
         self._database = database
         self._max_peers = max_peers
+        self._flock: frozenset[PeerId] | None = (
+            None  # None: to be read; dropped inside each transaction that changes it
+        )
 
     def heard(self, peer: PeerId, addresses: Iterable[str], unix_s: float) -> None:
         """Note where a peer was reached or said to be. The longest unheard of go when there are too many."""
@@ -73,7 +76,9 @@ class PeerBook:
 
     def remove(self, peer: PeerId) -> bool:
         """Forget a peer, its addresses and its trust. Was it there?"""
-        return self._database.write("DELETE FROM peers WHERE peer = ?", (peer,)) > 0
+        with self._database.transaction():
+            self._flock = None
+            return self._database.write("DELETE FROM peers WHERE peer = ?", (peer,)) > 0
 
     def trust(self, peer: PeerId, kinds: Iterable[str], unix_s: float) -> None:
         """Let what this peer publishes of these kinds be used. Raises: InvalidName."""
@@ -82,15 +87,17 @@ class PeerBook:
             if not _KIND.fullmatch(kind):
                 raise InvalidName(f"{kind[:32]!r} is no kind of trust: 1 to 32 letters from a to z")
         with self._database.transaction():
+            self._flock = None
             self._note(peer, (), unix_s, is_kept=True)
             for kind in wanted:
                 self._database.write("INSERT OR IGNORE INTO trust VALUES (?, ?)", (peer, kind))
 
     def untrust(self, peer: PeerId, kinds: Iterable[str] | None = None) -> bool:
         """Take back trust of these kinds, or all. Was there any?"""
-        if kinds is None:
-            return self._database.write("DELETE FROM trust WHERE peer = ?", (peer,)) > 0
         with self._database.transaction():
+            self._flock = None
+            if kinds is None:
+                return self._database.write("DELETE FROM trust WHERE peer = ?", (peer,)) > 0
             taken = [
                 self._database.write("DELETE FROM trust WHERE peer = ? AND kind = ?", (peer, kind))
                 for kind in set(kinds)
@@ -102,8 +109,13 @@ class PeerBook:
         return self._database.read_one("SELECT 1 FROM trust WHERE peer = ? AND kind = ?", (peer, kind)) is not None
 
     def flock(self) -> frozenset[PeerId]:
-        """The peers trusted for any kind."""
-        return frozenset(PeerId(peer) for (peer,) in self._database.read("SELECT DISTINCT peer FROM trust"))
+        """The peers trusted for any kind. Kept in memory: it is asked for with every block that is served."""
+        flock = self._flock
+        if flock is None:
+            with self._database.transaction():  # so that no change comes between reading and keeping
+                rows = self._database.read("SELECT DISTINCT peer FROM trust")
+                flock = self._flock = frozenset(PeerId(peer) for (peer,) in rows)
+        return flock
 
     def get(self, peer: PeerId) -> PeerRow | None:
         """What is known of a peer."""
@@ -115,6 +127,14 @@ class PeerBook:
         """The peers that the user calls so; names need not be unique."""
         with self._database.transaction():
             rows = self._database.read("SELECT peer, name, is_kept, heard_unix_s FROM peers WHERE name = ?", (name,))
+            return [self._row(*row) for row in rows]
+
+    def kept(self) -> list[PeerRow]:
+        """The peers that the user added or trusted."""
+        with self._database.transaction():
+            rows = self._database.read(
+                "SELECT peer, name, is_kept, heard_unix_s FROM peers WHERE is_kept ORDER BY peer"
+            )
             return [self._row(*row) for row in rows]
 
     def list(self, limit: int = MAX_PEERS) -> list[PeerRow]:

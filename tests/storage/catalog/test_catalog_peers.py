@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ def test_an_address_gives_no_trust(catalog: Catalog) -> None:
     assert catalog.peers.get(ALICE) == PeerRow(ALICE, "alice", True, 1.0, ("/ip4/192.0.2.7/tcp/4701",), frozenset())
     assert catalog.peers.get(CAROL) is None
     assert [row.peer for row in catalog.peers.list()] == [ALICE, BOB]
+    assert [row.peer for row in catalog.peers.kept()] == [ALICE]
     assert [row.peer for row in catalog.peers.named("alice")] == [ALICE]
 
 
@@ -111,3 +113,19 @@ def test_a_removed_peer_leaves_nothing_behind(catalog: Catalog) -> None:
     assert catalog.peers.addresses(ALICE) == ()
     assert catalog.peers.flock() == frozenset()
     assert not catalog.peers.is_trusted(ALICE, "adapters")
+
+
+def test_the_flock_in_memory_follows_every_change_and_no_change_that_was_undone(catalog: Catalog) -> None:
+    for peer in (ALICE, BOB, CAROL):
+        catalog.peers.trust(peer, ["adapters"], 1.0)
+        assert peer in catalog.peers.flock()
+    catalog.peers.untrust(ALICE, ["adapters"])
+    assert catalog.peers.flock() == {BOB, CAROL}
+    catalog.peers.untrust(BOB)
+    assert catalog.peers.flock() == {CAROL}
+    with suppress(ZeroDivisionError), catalog.transaction():
+        catalog.peers.remove(CAROL)
+        raise ZeroDivisionError
+    assert catalog.peers.flock() == {CAROL}
+    catalog.peers.remove(CAROL)
+    assert catalog.peers.flock() == frozenset()
