@@ -9,7 +9,7 @@ import msgspec
 import trio
 
 from agents.chat.conversation import Conversation, Prompt
-from agents.chat.events import Adapter, ChatEvent, Cited, Failed, Finished, Refused, Switched, Token
+from agents.chat.events import Adapter, ChatEvent, Failed, Finished, Refused, Switched, Token
 from agents.engine import messages
 from agents.errors import AgentError, EngineDied, EngineFailed
 from agents.retrieval.index import Passage
@@ -88,9 +88,9 @@ async def answer(
                     yield Token(text=reply.text)
                 else:
                     finished = _finished(reply, prompt)
-        sources = conversation.finish(finished)
-        if sources:
-            yield Cited(sources=sources)
+        cited = conversation.finish(finished)
+        if cited:
+            yield cited
         yield finished
     except trio.TooSlowError:
         conversation.interrupt()

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from agents.chat.events import Adapter, Finished, Offered, Source
+from agents.chat.events import Adapter, Cited, Finished, Offered, Source
 from agents.engine.messages import Turn
 from agents.errors import AgentError
 from agents.retrieval.index import Passage
@@ -162,16 +162,17 @@ class Conversation:
             self._answer.append(text)
             self._answer_chars += len(text)
 
-    def finish(self, finished: Finished) -> tuple[Source, ...]:
-        """Keep the turn, learn how many tokens its bytes were; return its sources with `cited` set."""
+    def finish(self, finished: Finished) -> Cited | None:
+        """Keep the turn, learn how many tokens its bytes were; return what it cites, None without sources."""
         assert self._prompt is not None, "no turn is open"
         if finished.n_prompt_tokens > 0:
             observed = finished.n_prompt_tokens / _size_bytes(self._prompt.turns)
             self._tokens_per_byte = max(0.05, min(2.0, observed * _MARGIN))
         numbers = cited_numbers("".join(self._answer))
         sources = tuple(msgspec.structs.replace(s, cited=s.number in numbers) for s in self._prompt.sources)
+        invented = tuple(sorted(numbers - {source.number for source in sources}))
         self.interrupt()
-        return sources
+        return Cited(sources=sources, invented=invented) if sources else None
 
     def interrupt(self) -> None:
         """End the turn and keep what was said of the answer; nothing said is a turn that never was."""

@@ -80,9 +80,13 @@ class Token(Event, frozen=True, tag="token"):
 
 
 class Cited(Event, frozen=True, tag="cited"):
-    """The sources given to the model for this answer, in order; `cited` marks those that the answer names."""
+    """The sources given to the model for this answer, in order; `cited` marks those that the answer names.
+
+    `invented` are the numbers that the answer cites and that no source has.
+    """
 
     sources: tuple[Source, ...]
+    invented: tuple[int, ...] = ()
 
 
 class Finished(Event, frozen=True, tag="finished"):

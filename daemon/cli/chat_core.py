@@ -83,6 +83,7 @@ _YES: Final = frozenset({"y", "yes"})
 _NO: Final = frozenset({"", "n", "no"})
 _MS: Final = 1000
 _N_REASONS_SHOWN: Final = 8
+_N_INVENTED_SHOWN: Final = 8
 
 
 @dataclass
@@ -127,6 +128,11 @@ def label(adapter: Json) -> str:
     if adapter is None:
         return "base"
     return f"{clean(adapter['name'])} v{adapter['version']} by {clean(adapter['publisher'])}"
+
+
+def _place(source: Json) -> str:
+    first, last = source["first_line"], source["last_line"]
+    return f"{clean(source['path'])}, " + (f"line {first}" if first == last else f"lines {first}-{last}")
 
 
 class Terminal:
@@ -348,13 +354,13 @@ class Terminal:
 
     def _on_cited(self, event: Json) -> list[Effect]:
         sources: Sequence[Json] = event["sources"]
-        cited = [one for one in sources if one["cited"]]
-        head = "sources:" if cited else "the answer cites none of the sources that it was given:"
-        lines = [
-            f"  [{one['number']}] {clean(one['path'])}, lines {one['first_line']}-{one['last_line']}"
-            for one in cited or sources
-        ]
-        return [*self._end(), *(Show(line, "notice") for line in [head, *lines])]
+        has_cited = any(one["cited"] for one in sources)
+        lines = ["sources (* cited):" if has_cited else "sources (none cited):"]
+        lines += [f"{'*' if one['cited'] else ' '} [{one['number']}] {_place(one)}" for one in sources]
+        if event["invented"]:
+            numbers = " ".join(f"[{number}]" for number in event["invented"][:_N_INVENTED_SHOWN])
+            lines.append(f"the answer also cites {numbers}: there is no such source")
+        return [*self._end(), *(Show(line, "notice") for line in lines)]
 
     def _on_finished(self, event: Json) -> list[Effect]:
         self.tally.add(event)

@@ -75,7 +75,7 @@ def test_control_characters_of_the_model_and_of_peers_never_reach_the_terminal(e
     adapter = KJV | {"name": "k" + evil, "publisher": evil}
     shown = texts(chat.event({"type": "switched", "now": adapter, "was": None, "swap_s": 0.1}))
     shown += [*texts(chat.failed(evil, evil)), chat.arrived(adapter)]
-    shown += texts(chat.event({"type": "cited", "sources": [source(path=evil)]}))
+    shown += texts(chat.event(cited(source(path=evil))))
     for text in [written, *shown]:
         assert not set(text) & set("\x1b\x07\u202e\x9b\r\x7f")
 
@@ -92,13 +92,17 @@ def test_a_switch_is_told_and_names_the_answers_that_follow():
     assert chat.event(token("In"))[0] == Begin("kjv v3")
 
 
-def test_cited_sources_are_listed_and_the_others_are_not():
+def cited(*sources, invented=()):
+    return {"type": "cited", "sources": sources, "invented": invented}
+
+
+def test_the_sources_are_listed_and_the_cited_ones_marked():
     chat = terminal()
     chat.line("who?")
     chat.event(token("Noah [1]"))
-    effects = chat.event({"type": "cited", "sources": [source(), source(number=2, path="b", cited=False)]})
+    effects = chat.event(cited(source(), source(number=2, path="b", last_line=3, cited=False)))
     assert effects[0] == End()
-    assert texts(effects) == ["sources:", "  [1] kjv.txt, lines 3-9"]
+    assert texts(effects) == ["sources (* cited):", "* [1] kjv.txt, lines 3-9", "  [2] b, line 3"]
     assert chat.event(FINISHED) == []
 
 
@@ -106,9 +110,13 @@ def test_an_answer_that_cites_nothing_says_so_and_lists_what_it_was_given():
     chat = terminal()
     chat.line("who?")
     chat.event(token("Noah"))
-    effects = chat.event({"type": "cited", "sources": [source(cited=False)]})
-    assert "cites none" in texts(effects)[0]
-    assert texts(effects)[1] == "  [1] kjv.txt, lines 3-9"
+    effects = chat.event(cited(source(cited=False)))
+    assert texts(effects) == ["sources (none cited):", "  [1] kjv.txt, lines 3-9"]
+
+
+def test_a_source_that_the_model_invented_is_told():
+    lines = texts(terminal().event(cited(source(), invented=[3, 7])))
+    assert lines[-1] == "the answer also cites [3] [7]: there is no such source"
 
 
 def test_an_empty_a_cut_and_a_forgetful_answer_are_said():

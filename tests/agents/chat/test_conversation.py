@@ -74,10 +74,18 @@ def test_sources_are_numbered_and_only_the_turn_that_asked_carries_them():
     assert "[1] kjv.txt, lines 3-9:\nNoah built an ark." in text
     assert "[2] b.md, lines 3-9:\nTwo" in text
     assert "like [1]" in text
-    chat.heard("Noah [1].")
-    sources = chat.finish(finished())
-    assert [(s.number, s.path, s.cited) for s in sources] == [(1, "kjv.txt", True), (2, "b.md", False)]
-    assert [t.content for t in chat.history] == ["Who built?", "Noah [1]."]
+    chat.heard("Noah [1, 7], in the days [3].")
+    cited = chat.finish(finished())
+    assert [(s.number, s.path, s.cited) for s in cited.sources] == [(1, "kjv.txt", True), (2, "b.md", False)]
+    assert cited.invented == (3, 7)
+    assert [t.content for t in chat.history] == ["Who built?", "Noah [1, 7], in the days [3]."]
+
+
+def test_an_answer_without_sources_cites_nothing_whatever_it_says():
+    chat = Conversation()
+    chat.begin("Who?", context_tokens=2048, reply_tokens=64)
+    chat.heard("Noah [1]")
+    assert chat.finish(finished()) is None
 
 
 def test_passages_that_do_not_fit_are_left_out_from_the_last():
