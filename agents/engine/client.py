@@ -250,6 +250,8 @@ class Engine:
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "OMP_NUM_THREADS": str(self._threads),
+            # Threads that spin while they wait cost five times the time as soon as another process wants the core.
+            "OMP_WAIT_POLICY": "PASSIVE",
             "COVEY_ENGINE_DEVICE": self._device,
         }
         try:

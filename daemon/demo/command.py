@@ -1,5 +1,6 @@
 """The command itself."""
 
+import signal
 import sys
 
 import click
@@ -19,6 +20,7 @@ def demo(tiny: bool, keep: bool, as_json: bool) -> int:
     from daemon.demo.stage import Stage, StepFailed
     from daemon.demo.story import SMALL, TINY, play
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the daemons end with the demo
     with Stage(keep=keep, as_json=as_json) as stage:
         try:
             play(stage, TINY if tiny else SMALL)
