@@ -131,7 +131,7 @@ async def open_node(
 ) -> AsyncIterator[Node]:
     """Every part of a node, from the disk outwards; the control socket comes last: who can ask gets an answer."""
     async with (
-        _opened(partial(PackBlockstore, home.packs)) as store,
+        _opened(partial(PackBlockstore, home.root)) as store,
         _opened(partial(Catalog.open, home.catalog)) as catalog,
     ):
         feed = EventFeed(catalog, wall.unix_s)
