@@ -131,15 +131,3 @@ def ask(home: Home) -> Callable[..., Answered]:
 @pytest.fixture
 def lonely() -> type[LonelyNetwork]:
     return LonelyNetwork
-
-
-@pytest.fixture
-def tries() -> Callable[[Callable[[], bool]], Any]:
-    """Wait for something that another task or process does; fail after ten seconds."""
-
-    async def until(is_so: Callable[[], bool]) -> None:
-        with trio.fail_after(10):
-            while not is_so():
-                await trio.sleep(0.01)
-
-    return until

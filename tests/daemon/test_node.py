@@ -1,5 +1,6 @@
 """A whole node in one process, without other machines: its operations over its real control socket."""
 
+from contextlib import aclosing
 from functools import partial
 from types import SimpleNamespace
 
@@ -108,8 +109,9 @@ async def test_events_have_ids_without_gaps(running_node):
     for number in range(5):
         running_node.node.events.note("tick", {"n": number})
     with trio.fail_after(10):
-        while running_node.node.catalog.events.last_id < 6:
-            await trio.sleep(0.01)
+        async with aclosing(running_node.node.events.follow(0, forever=True)) as events:
+            while (await anext(events)).id < 6:
+                pass
     lines = (await running_node.post("events/read", since=0)).lines
     assert [event["id"] for event in lines] == [1, 2, 3, 4, 5, 6]
     assert lines[0]["kind"] == "node_started"

@@ -74,29 +74,22 @@ def test_the_scan_finds_adapters_below_the_root_and_follows_no_links(tmp_path, p
 
 
 async def test_the_watcher_reports_new_adapters_once_and_tells_why_one_is_skipped(tmp_path, peft_folder):
-    found: list[str] = []
-    skipped: list[str] = []
+    told, hears = trio.open_memory_channel[str](10)
 
     async def report(folder: Path) -> None:
-        found.append(folder.name)
+        await told.send(folder.name)
 
     def emit(kind: str, **fields: str) -> None:
-        skipped.append(f"{kind} {Path(fields['folder']).name} {fields['code']}")
-
-    async def until(n_found: int, n_skipped: int) -> None:
-        with trio.fail_after(10):
-            while (len(found), len(skipped)) != (n_found, n_skipped):
-                await trio.sleep(0.01)
+        told.send_nowait(f"{kind} {Path(fields['folder']).name} {fields['code']}")
 
     peft_folder("checkpoints/best_model_adapter")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: run_watcher(tmp_path, report, emit, poll_s=0.01, settle_s=0.03))
-        await until(1, 0)
-        peft_folder("checkpoints/a_copy")  # the same content
-        peft_folder("checkpoints/broken", files={"evil.py": b""})
-        await until(1, 1)
-        peft_folder("checkpoints/best_model_adapter", fill=7)
-        await until(2, 1)
+        with trio.fail_after(10):
+            assert await hears.receive() == "best_model_adapter"
+            peft_folder("checkpoints/a_copy")  # the same content
+            peft_folder("checkpoints/broken", files={"evil.py": b""})
+            assert await hears.receive() == "adapter_skipped broken bad_adapter"
+            peft_folder("checkpoints/best_model_adapter", fill=7)
+            assert await hears.receive() == "best_model_adapter"
         nursery.cancel_scope.cancel()
-    assert found == ["best_model_adapter"] * 2
-    assert skipped == ["adapter_skipped broken bad_adapter"]
