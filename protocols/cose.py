@@ -71,9 +71,10 @@ def _read_author(data: bytes, start: bytes) -> tuple[PeerId, int]:
     if not data.startswith(start) or data[end : end + 1] != _NO_UNPROTECTED:
         raise Malformed("the COSE_Sign1 header is not {1: -8, 4: peer id} with nothing unprotected")
     try:
-        return PeerId(data[len(start) : end]), end + 1
+        author = PeerId.of(PeerId(data[len(start) : end]).public_key)
     except InvalidPeerId as error:
-        raise Malformed(f"the COSE_Sign1 key id is not a peer id: {error}") from None
+        raise Malformed(f"the COSE_Sign1 key id is not the id of an Ed25519 key: {error}") from None
+    return author, end + 1
 
 
 def _check_signature(author: PeerId, signature: bytes, payload: bytes, external_aad: bytes) -> None:

@@ -199,7 +199,7 @@ def _scope(value: object) -> str:
 def _peer(value: object) -> PeerId:
     try:
         if type(value) is bytes:
-            return PeerId(value)
+            return PeerId.of(PeerId(value).public_key)
     except InvalidPeerId as error:
         raise Malformed(f"an entry names no peer: {error}") from None
     raise Malformed("an entry names a peer by bytes")

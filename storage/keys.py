@@ -1,7 +1,7 @@
 """A node's identity: an Ed25519 key on disk, and the peer id that names it.
 
-Source: libp2p peer-ids specification; the id of an Ed25519 key is the identity multihash of its protobuf form,
-so that the public key can be read back from the id.
+Source: libp2p peer-ids specification. An id is the multihash of the public key's protobuf form: the identity multihash
+where that has at most 42 bytes (Ed25519: the key can be read back from the id), else sha2-256 (RSA).
 """
 
 import os
@@ -16,12 +16,16 @@ from storage.errors import StorageError
 
 SEED_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64
+MAX_INLINED_BYTES: Final = 42
+MAX_PEER_ID_TEXT: Final = 64
 _PREFIX: Final = bytes.fromhex("002408011220")  # identity multihash, 36 bytes: {type: Ed25519, data: 32 bytes}
-_PEER_ID_TEXT: Final = 52
+_ED25519: Final = _PREFIX[2:4]
+_KEY_START: Final = b"\x08"  # the field that holds the type of a key
+_SHA2_256: Final = bytes.fromhex("1220")
 
 
 class InvalidPeerId(StorageError, ValueError):
-    """That is not a peer id. Ask the peer for the output of `covey id`: it begins with 12D3KooW."""
+    """That is not a peer id, or not of an Ed25519 key. Ask the peer for the output of `covey id`: 12D3KooW..."""
 
 
 class InvalidKey(StorageError):
@@ -29,14 +33,18 @@ class InvalidKey(StorageError):
 
 
 class PeerId(bytes):
-    """The libp2p id of an Ed25519 identity, in binary form; `str()` gives the text that begins with 12D3KooW."""
+    """The libp2p id of a peer, in binary form; `str()` gives the text.
+
+    Covey's own identities are Ed25519 keys (12D3KooW...), and only those sign its messages. Strangers may have others
+    (Qm... for RSA): they are proven by the handshake, and nothing else of theirs is verified here.
+    """
 
     __slots__ = ()
 
     def __new__(cls, raw: bytes) -> Self:
-        """Raises: InvalidPeerId, for other key types too: their public key cannot be read from the id."""
-        if len(raw) != len(_PREFIX) + 32 or not raw.startswith(_PREFIX):
-            raise InvalidPeerId("not the id of an Ed25519 key")
+        """Raises: InvalidPeerId."""
+        if not (_is_inlined_key(raw) or (len(raw) == 34 and raw.startswith(_SHA2_256))):
+            raise InvalidPeerId("neither a key of at most 42 bytes nor the sha2-256 of one")
         return super().__new__(cls, raw)
 
     @classmethod
@@ -47,8 +55,8 @@ class PeerId(bytes):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read the text form. Raises: InvalidPeerId."""
-        if len(text) != _PEER_ID_TEXT:
-            raise InvalidPeerId(f"{text[:60]!r} is not a peer id: it has {len(text)} characters, not {_PEER_ID_TEXT}")
+        if len(text) > MAX_PEER_ID_TEXT:
+            raise InvalidPeerId(f"{text[:60]!r}... is not a peer id: it has over {MAX_PEER_ID_TEXT} characters")
         try:
             return cls(base58_decode(text))
         except ValueError as error:
@@ -56,16 +64,18 @@ class PeerId(bytes):
 
     @property
     def public_key(self) -> bytes:
-        """The 32 bytes of the Ed25519 public key."""
+        """The 32 bytes of the Ed25519 public key. Raises: InvalidPeerId where the id holds none."""
+        if not self.startswith(_PREFIX):
+            raise InvalidPeerId(f"{self} is not the id of an Ed25519 key")
         return self[len(_PREFIX) :]
 
     def verifies(self, signature: bytes, data: bytes) -> bool:
-        """Did this peer's key sign `data`?"""
+        """Did this peer's key sign `data`? False for keys other than Ed25519."""
         if len(signature) != SIGNATURE_BYTES:
             return False
         try:
             VerifyKey(self.public_key).verify(data, signature)
-        except (BadSignatureError, ValueError):
+        except (BadSignatureError, ValueError):  # InvalidPeerId among them
             return False
         return True
 
@@ -74,6 +84,12 @@ class PeerId(bytes):
 
     def __repr__(self) -> str:
         return f"PeerId({self})"
+
+
+def _is_inlined_key(raw: bytes) -> bool:
+    if not 2 < len(raw) <= 2 + MAX_INLINED_BYTES or raw[:3] != bytes([0, len(raw) - 2]) + _KEY_START:
+        return False
+    return raw[2:4] != _ED25519 or (raw.startswith(_PREFIX) and len(raw) == len(_PREFIX) + 32)
 
 
 class Identity:

@@ -27,7 +27,7 @@ def to_id(peer: PeerId) -> Any:
 
 
 def to_peer(peer_id: Any) -> PeerId | None:
-    """The peer of a py-libp2p id; None for those without an Ed25519 key, which Covey does not talk to."""
+    """The peer of a py-libp2p id; None where it is none."""
     try:
         return PeerId(peer_id.to_bytes())
     except StorageError:

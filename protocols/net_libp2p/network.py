@@ -100,7 +100,7 @@ class LibP2pNetwork:
     ) -> None:
         peer = to_peer(host.get_id())
         if peer is None:
-            raise Local("the host has no Ed25519 identity")
+            raise Local("the host has no identity")
         self._peer: Final = peer
         self._host = host
         self._swarm = host.get_network()

