@@ -1,12 +1,27 @@
 """Fixtures that more than one area of the tests needs."""
 
-from collections.abc import AsyncIterator
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from simulations.net import SimWorld, open_world
+from storage.catalog import Catalog
+
+ROOT = Path(__file__).parents[1]
+COVEY = [sys.executable, "-m", "daemon.cli.main"]
+START_LIMIT_S = 60
+SETTINGS = {"network.host": "127.0.0.1", "network.port": "0", "network.has_mdns": "false"}
 
 
 @pytest.fixture
@@ -18,3 +33,170 @@ async def sim_world() -> AsyncIterator[SimWorld]:
     assert isinstance(trio.lowlevel.current_clock(), MockClock), "let the test take autojump_clock too"
     async with open_world(seed=1) as world:
         yield world
+
+
+class CommandFailed(AssertionError):
+    """A command ended with another exit code than expected."""
+
+
+class Node:
+    """A node: a home folder, and a daemon that can be started, stopped and killed."""
+
+    def __init__(self, name: str, home: Path) -> None:
+        self.name = name
+        self.home = home
+        self.env = {**os.environ, "COVEY_HOME": str(home), "OMP_NUM_THREADS": "1"}
+        self.process: subprocess.Popen[str] | None = None
+        self.ok("init")
+        self.set(SETTINGS)
+
+    def covey(self, *args: str, stdin: str = "", timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run a command as a user would."""
+        return subprocess.run(
+            [*COVEY, *args], env=self.env, input=stdin, capture_output=True, text=True, timeout=timeout_s, cwd=ROOT
+        )
+
+    def ok(self, *args: str, stdin: str = "", timeout_s: float = 120) -> str:
+        """Run a command that must succeed; return what it printed."""
+        done = self.covey(*args, stdin=stdin, timeout_s=timeout_s)
+        if done.returncode != 0:
+            raise CommandFailed(
+                f"{self.name}$ covey {' '.join(args)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+            )
+        return done.stdout
+
+    def ask(self, *args: str, timeout_s: float = 120) -> Any:
+        """Run a command that must succeed with --json; return its last line, decoded."""
+        return json.loads(self.ok(*args, "--json", timeout_s=timeout_s).strip().splitlines()[-1])
+
+    def set(self, settings: dict[str, str]) -> None:
+        """Change settings; they hold from the next start."""
+        for key, value in settings.items():
+            self.ok("config", "set", key, value)
+
+    def up(self) -> "Node":
+        """Start the daemon and wait until it is ready."""
+        log = (self.home / "daemon.out").open("a")
+        self.process = subprocess.Popen(
+            [*COVEY, "up", "--json"], env=self.env, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT
+        )
+        log.close()
+        assert self.process.stdout is not None
+        alarm = threading.Timer(START_LIMIT_S, self.process.kill)
+        alarm.start()
+        said = self.process.stdout.readline()
+        alarm.cancel()
+        if not said:
+            raise CommandFailed(f"{self.name} did not start: {(self.home / 'daemon.out').read_text()[-2000:]}")
+        return self
+
+    def down(self) -> int:
+        """Stop it as a service manager would; return its exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self._reap(10)
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self._reap(10)
+
+    def close(self) -> None:
+        """Whatever state it is in, end it."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+        if self.process is not None:
+            self._reap(10)
+
+    def _reap(self, timeout_s: float) -> int:
+        assert self.process is not None and self.process.stdout is not None
+        code = self.process.wait(timeout_s)
+        self.process.stdout.close()
+        return code
+
+    @property
+    def is_alive(self) -> bool:
+        """Does the daemon still answer?"""
+        return self.covey("status").returncode == 0
+
+    @property
+    def address(self) -> str:
+        """Where to reach it, with its peer id."""
+        return str(self.ask("status")["addresses"][0])
+
+    @property
+    def peer(self) -> str:
+        """Its peer id."""
+        return str(self.ask("id")["peer"])
+
+    def knows(self, other: "Node", *, trusts: bool = True) -> None:
+        """Connect to another node, and trust what it publishes."""
+        self.ok("peer", "add", other.address)
+        if trusts:
+            self.ok("peer", "trust", other.peer, "--kinds", "adapters")
+
+    def last_event(self) -> int:
+        """The newest event's id."""
+        return int(self.ask("status")["last_event"])
+
+    def events(self) -> list[dict[str, Any]]:
+        """Every event so far."""
+        return [json.loads(line) for line in self.ok("events", "--since", "0", "--json").splitlines()]
+
+    def last_event_on_disk(self) -> int:
+        """The newest event's id, read from the catalog of a node that is down."""
+        catalog = Catalog.open(self.home / "catalog.db")
+        last_id = catalog.events.last_id
+        catalog.close()
+        return last_id
+
+    def wait(
+        self,
+        kind: str,
+        is_it: Callable[[dict[str, Any]], bool] = lambda fields: True,
+        *,
+        since: int = 0,
+        timeout_s: float = 60,
+    ) -> dict[str, Any]:
+        """The first event of a kind that fits, however long ago after `since` or still to come."""
+        with self._follow(since, timeout_s) as lines:
+            seen = []
+            for line in lines:
+                event = json.loads(line)
+                if event.get("kind") == kind and is_it(event["fields"]):
+                    return dict(event)
+                seen.append(f"{event.get('kind')} {event.get('fields')}")
+        raise AssertionError(f"{self.name} had no {kind} within {timeout_s} s, but:\n" + "\n".join(seen[-30:]))
+
+    @contextmanager
+    def _follow(self, since: int, timeout_s: float) -> Iterator[Iterator[str]]:
+        follower = subprocess.Popen(
+            [*COVEY, "events", "--follow", "--since", str(since), "--json"],
+            env=self.env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
+        )  # fmt: skip
+        alarm = threading.Timer(timeout_s, follower.kill)
+        alarm.start()
+        assert follower.stdout is not None
+        try:
+            yield iter(follower.stdout)
+        finally:
+            alarm.cancel()
+            follower.kill()
+            follower.stdout.close()
+            follower.wait()
+
+
+@pytest.fixture
+def new_node(tmp_path: Path) -> Iterator[Callable[[str], Node]]:
+    """Make nodes by name; all end with the test."""
+    nodes: list[Node] = []
+
+    def make(name: str) -> Node:
+        node = Node(name, tmp_path / name)
+        nodes.append(node)
+        return node
+
+    yield make
+    for node in nodes:
+        node.close()
