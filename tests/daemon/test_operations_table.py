@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from daemon.api.document import TARGET, document, type_text
 from daemon.api.faults import EXITS, STATUSES, fault_of
@@ -55,6 +57,18 @@ class TestEveryOperation:
         with pytest.raises(msgspec.ValidationError, match="unknown field"):
             decoder.decode(b'{"surely_no_parameter": 1}')
 
+    @settings(max_examples=20, deadline=None)
+    @given(data=st.data())
+    def test_takes_every_parameter_that_its_schema_allows(self, operation, data):
+        schema = msgspec.json.schema(operation.params)
+        sent = msgspec.json.encode(data.draw(values_of(schema, schema["$defs"])))
+        params = msgspec.json.Decoder(operation.params).decode(sent)
+        assert msgspec.json.Decoder(operation.params).decode(msgspec.json.encode(params)) == params
+
+    def test_has_results_that_decode(self, operation):
+        if operation.result is not bytes:
+            msgspec.json.Decoder(operation.result)  # the types of a union are told apart by their tags
+
     def test_streams_if_it_says_so(self, operation):
         assert inspect.isasyncgenfunction(operation.handler) == operation.is_stream
 
@@ -77,6 +91,43 @@ def texts_in(schema: Any, definitions: Any) -> list[dict[str, Any]]:
     for part in [*schema.get("anyOf", []), *filter(None, [schema.get("items") or None])]:
         found += texts_in(part, definitions)
     return found
+
+
+def values_of(schema: Any, definitions: Any) -> st.SearchStrategy[Any]:
+    """What a JSON schema allows, as far as parameters use it."""
+    if "$ref" in schema:
+        return values_of(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    if "anyOf" in schema:
+        return st.one_of(values_of(part, definitions) for part in schema["anyOf"])
+    if "enum" in schema:
+        return st.sampled_from(schema["enum"])
+    bounds = (schema.get("minimum"), schema.get("maximum"))
+    match schema["type"]:
+        case "object":
+            required = set(schema.get("required", ()))
+            values = {name: values_of(part, definitions) for name, part in schema["properties"].items()}
+            optional = {name: value for name, value in values.items() if name not in required}
+            return st.fixed_dictionaries({name: values[name] for name in required}, optional=optional)
+        case "array":
+            least = schema.get("minItems", 0)
+            return st.lists(values_of(schema["items"], definitions), min_size=least, max_size=least + 3)
+        case "string" if "pattern" in schema:
+            return st.from_regex(schema["pattern"], fullmatch=True)
+        case "string":
+            least = schema.get("minLength", 0)
+            return st.text(st.characters(codec="utf-8"), min_size=least, max_size=min(schema["maxLength"], least + 20))
+        case "integer":
+            return st.integers(bounds[0], bounds[1])
+        case "number":
+            over, under = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+            least, most = bounds[0] if over is None else over, bounds[1] if under is None else under
+            open_ends = {"exclude_min": over is not None, "exclude_max": under is not None}
+            return st.floats(least, most, **open_ends, allow_nan=False, allow_infinity=False)
+        case "boolean":
+            return st.booleans()
+        case kind:
+            assert kind == "null", f"no parameter had the type {kind} so far"
+            return st.none()
 
 
 def test_the_document_is_current():

@@ -39,7 +39,11 @@ class Pin(Result, frozen=True):
     state: str
 
 
-async def add(node: "Node", params: Add) -> AsyncIterator[Progress | Pin]:
+class Pinned(Pin, frozen=True, tag_field="type", tag="pinned"):
+    """The content is held whole, and kept."""
+
+
+async def add(node: "Node", params: Add) -> AsyncIterator[Progress | Pinned]:
     """Pin a DAG: note it, fetch what is missing, and only then call it complete."""
     from functools import partial
 
@@ -71,7 +75,7 @@ async def ls(node: "Node", _params: Nothing) -> list[Pin]:
     return [Pin(cid=str(pin.cid), name=pin.name, kind=pin.kind, state=pin.state) for pin in pins]
 
 
-async def _add(node: "Node", params: Add, report: "Report") -> Pin:
+async def _add(node: "Node", params: Add, report: "Report") -> Pinned:
     import trio
 
     from daemon.content import fetch_reference
@@ -86,7 +90,7 @@ async def _add(node: "Node", params: Add, report: "Report") -> Pin:
     await trio.to_thread.run_sync(note, PinState.FETCHING)
     await fetch_reference(node, str(cid), timeout_s=params.timeout_s, report=report)
     await trio.to_thread.run_sync(note, PinState.COMPLETE)
-    return Pin(cid=str(cid), name=params.name, kind="recursive", state="complete")
+    return Pinned(cid=str(cid), name=params.name, kind="recursive", state="complete")
 
 
 OPERATIONS = (
@@ -95,7 +99,7 @@ OPERATIONS = (
         verb="add",
         summary="Keep a DAG: fetch what is missing of it and never let garbage collection take it.",
         params=Add,
-        result=Progress | Pin,
+        result=Progress | Pinned,
         handler=add,
         is_stream=True,
         arguments=("cid",),
