@@ -144,16 +144,38 @@ class Runner:
 
 
 @click.command
-@click.option("--adapter", default="latest", show_default=True, help="latest, none, NAME, NAME@VERSION or a CID.")
-@click.option("--model", help="The base model; by default the node's.")
-@click.option("--system", help="The system prompt.")
-@click.option("--max-tokens", type=click.IntRange(1), help="The longest answer.")
-@click.option("--temperature", type=click.FloatRange(0, 10), default=0.0, show_default=True, help="0: always the same.")
-@click.option("--timeout-s", type=click.FloatRange(0, min_open=True), help="The longest time for an answer.")
+@click.option(
+    "--adapter",
+    metavar="WHO",
+    default="latest",
+    show_default=True,
+    help="Who answers: latest, none (the base model), NAME, NAME@VERSION or a CID.",
+)
+@click.option("--model", metavar="NAME", help="The base model; by default the node's.")
+@click.option("--system", metavar="TEXT", help="The system prompt.")
+@click.option("--max-tokens", metavar="N", type=click.IntRange(1), help="The longest answer, in tokens.")
+@click.option(
+    "--temperature",
+    metavar="T",
+    type=click.FloatRange(0, 10),
+    default=0.0,
+    show_default=True,
+    help="How freely tokens are drawn; at 0 the same answer each time.",
+)
+@click.option(
+    "--timeout-s",
+    metavar="SECONDS",
+    type=click.FloatRange(0, min_open=True),
+    help="The longest time for an answer, the loading of the model included.",
+)
 @click.option("--once", "-p", metavar="PROMPT", help="Answer one prompt and end.")
 @click.pass_obj
 def chat(home: Home, /, once: str | None, as_json: bool, **opening: Json) -> int:
-    """Talk to the model on this node, with the newest adapter that its peers share."""
+    """Talk to the model on this node, with the newest adapter that its peers share.
+
+    On a terminal: a conversation; /help lists its commands. An adapter that arrives answers from the next message on
+    (or asks first: covey config set chat.on_new_adapter ask). From a pipe: each line is answered, errors go to stderr.
+    """
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
     link = Link(home, {name: value for name, value in opening.items() if value is not None})

@@ -100,7 +100,8 @@ class Screen:
 
     def _line(self, text: str, style: Style) -> None:
         if self.is_terminal:
-            self._console().print(text, style=_STYLES[style], soft_wrap=True)
+            # Tables are left to the terminal, so that what is copied from them is whole; sentences break between words.
+            self._console().print(text, style=_STYLES[style], soft_wrap=style == "plain")
         else:
             print(text, file=sys.stdout if style == "plain" else sys.stderr, flush=True)
 

@@ -66,22 +66,25 @@ class Leave(NamedTuple):
 
 Effect = Show | Write | Begin | End | Draw | Call | Stream | Wipe | Leave
 
+# name -> what follows it, what it does
 COMMANDS: Final = {
-    "/help": "this list",
-    "/clear": "forget what was said, and clear the screen",
-    "/exit": "leave (Ctrl-D too)",
-    "/quit": "the same",
-    "/adapters": "the adapters that can answer here",
-    "/use": "/use NAME, NAME@VERSION, a CID, latest, or none for the base model",
-    "/model": "the base model, and who answers",
-    "/loadrag": "/loadrag PATH: answer from a folder or file, with sources",
-    "/ragstatus": "what is loaded to answer from",
-    "/stats": "tokens, speed, and the time of the last switch of adapter",
+    "/help": ("", "this list"),
+    "/adapters": ("", "the adapters that can answer here; * marks the one that does"),
+    "/use": ("WHO", "who answers next: NAME, NAME@VERSION, a CID, latest, or none (the base model)"),
+    "/model": ("", "the base model, and who answers"),
+    "/loadrag": ("PATH", "answer from a folder or file, and name the sources"),
+    "/ragstatus": ("", "what is loaded to answer from"),
+    "/stats": ("", "tokens, speed, and the time of the last switch of adapter"),
+    "/clear": ("", "forget what was said, and clear the screen"),
+    "/exit": ("", "leave (Ctrl-D too)"),
+    "/quit": ("", "the same"),
 }
+_KEYS: Final = "keys: Tab completes, Up and Ctrl-R bring back old lines, Ctrl-C stops an answer, Ctrl-D leaves"
 PROMPT: Final = "you> "
 _YES: Final = frozenset({"y", "yes"})
 _NO: Final = frozenset({"", "n", "no"})
 _MS: Final = 1000
+_WHOLE_MILLIONS: Final = 10
 _N_REASONS_SHOWN: Final = 8
 _N_INVENTED_SHOWN: Final = 8
 
@@ -130,6 +133,16 @@ def label(adapter: Json) -> str:
     return f"{clean(adapter['name'])} v{adapter['version']} by {clean(adapter['publisher'])}"
 
 
+def _usage(name: str) -> Show:
+    argument, text = COMMANDS[name]
+    return Show(f"usage: {name} {argument}: {text}", "error")
+
+
+def _size(n_params: int) -> str:
+    millions = n_params / 1e6
+    return f"{millions:,.0f} M parameters" if millions >= _WHOLE_MILLIONS else f"{millions:,.1f} M parameters"
+
+
 def _place(source: Json) -> str:
     first, last = source["first_line"], source["last_line"]
     return f"{clean(source['path'])}, " + (f"line {first}" if first == last else f"lines {first}-{last}")
@@ -159,9 +172,10 @@ class Terminal:
     def greet(self) -> list[Effect]:
         """The first lines."""
         status = self._status
-        size = f"{status['n_params'] / 1e6:,.0f} M parameters"
         return [
-            Show(f"{clean(status['model'])} ({size}), answering: {label(status['next'])}", "notice"),
+            Show(
+                f"{clean(status['model'])} ({_size(status['n_params'])}), answering: {label(status['next'])}", "notice"
+            ),
             Show("type a message, /help for commands; Ctrl-C stops an answer, Ctrl-D leaves", "notice"),
             Call("chat/adapters", {}, self._learn_names),
         ]
@@ -209,7 +223,8 @@ class Terminal:
         """The daemon had forgotten this chat; `status` is of a new one."""
         self._status, self._answering = status, status["answering"]
         self._offered = None
-        return [Show("the daemon no longer had this chat (restarted, or idle for long): a new one begins", "notice")]
+        text = "the daemon no longer had this chat (restarted, or idle for long): a new one begins, with nothing loaded"
+        return [Show(text, "notice")]
 
     def interrupted(self) -> list[Effect]:
         """Ctrl-C at the prompt."""
@@ -243,7 +258,8 @@ class Terminal:
     # Commands
 
     def _do_help(self, _rest: str) -> list[Effect]:
-        return [Show(f"{name:<11} {text}") for name, text in COMMANDS.items()]
+        lines = [f"{name + ' ' + argument:<15}{text}" for name, (argument, text) in COMMANDS.items()]
+        return [*(Show(line) for line in lines), Show(_KEYS, "notice")]
 
     def _do_clear(self, _rest: str) -> list[Effect]:
         return [Call("chat/clear", {}, lambda _: [Wipe(), Show("forgotten; the chat begins anew", "notice")])]
@@ -258,7 +274,7 @@ class Terminal:
 
     def _do_use(self, rest: str) -> list[Effect]:
         if not rest:
-            return [Show(COMMANDS["/use"], "error")]
+            return [_usage("/use")]
         return [Call("chat/use", {"adapter": rest}, self._used)]
 
     def _do_model(self, _rest: str) -> list[Effect]:
@@ -267,7 +283,7 @@ class Terminal:
     def _do_loadrag(self, rest: str) -> list[Effect]:
         rest = rest.strip("'\"")
         if not rest:
-            return [Show("/loadrag PATH: name a folder or a file", "error")]
+            return [_usage("/loadrag")]
         return [Stream("chat/load", {"path": os.path.abspath(os.path.expanduser(rest))})]
 
     def _do_ragstatus(self, _rest: str) -> list[Effect]:
@@ -300,7 +316,7 @@ class Terminal:
     def _show_model(self, status: Json) -> list[Effect]:
         return [
             Show(f"model      {clean(status['model'])}"),
-            Show(f"size       {status['n_params'] / 1e6:,.0f} M parameters"),
+            Show(f"size       {_size(status['n_params'])}"),
             Show(f"context    {status['context_tokens']:,} tokens"),
             Show(f"answering  {label(status['answering'])}"),
             Show(f"policy     {clean(status['policy'])}"),

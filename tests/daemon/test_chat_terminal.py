@@ -300,6 +300,41 @@ def test_news_comes_above_the_line_that_is_being_typed(start, covey_daemon):
     assert "You said [31mhello." in terminal.until_prompt()
 
 
+def test_news_and_ctrl_c_at_the_same_moment_harm_nothing(start, covey_daemon):
+    terminal = start()
+    terminal.until_prompt()
+    assert covey_daemon.followed.wait(LIMIT_S)
+    terminal.type("half")
+    terminal.until("half")
+    covey_daemon.news.set()
+    terminal.type("\x03")
+    shown = terminal.until("/exit or Ctrl-D")
+    if "kjv v3 by bob has arrived" not in shown:
+        terminal.until("kjv v3 by bob has arrived")
+    terminal.type("still here\r")
+    terminal.until("still here.")
+
+
+def test_news_in_mid_answer_waits_for_the_next_prompt(start, covey_daemon):
+    terminal = start()
+    terminal.until_prompt()
+    assert covey_daemon.followed.wait(LIMIT_S)
+    terminal.type("hang\r")
+    terminal.until("You said")
+    covey_daemon.news.set()
+    terminal.type("\x03")
+    shown = terminal.until("kjv v3 by bob has arrived")
+    assert "stopped" in shown
+
+
+def test_lines_that_are_pasted_are_one_message(start, covey_daemon):
+    terminal = start()
+    terminal.until_prompt()
+    terminal.type("\x1b[200~one\rtwo\x1b[201~\r")
+    terminal.until("two.")
+    assert ("chat/say", {"chat": "c1", "text": "one\ntwo"}) in covey_daemon.calls
+
+
 def test_a_chat_that_asks_asks_at_the_next_prompt(start, covey_daemon):
     covey_daemon.on_new_adapter = "ask"
     terminal = start()
