@@ -11,8 +11,9 @@ import socket
 import subprocess
 import sys
 import venv
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,26 @@ HERE = Path(__file__).parent
 CACHE = HERE.parents[1] / ".cache" / "interop"
 INSTALL_TIMEOUT_S = 600
 ANSWER_TIMEOUT_S = 90
+TEST_TIMEOUT_S = 180
+
+
+def bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """A stranger that hangs fails its test, and not the whole run."""
+
+    @wraps(test)
+    async def run(**fixtures: Any) -> None:
+        with trio.fail_after(TEST_TIMEOUT_S):
+            await test(**fixtures)
+
+    return run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.interop)
+            if isinstance(item, pytest.Function):
+                item.obj = bounded(item.obj)
             if os.environ.get("COVEY_INTEROP") != "1":
                 item.add_marker(pytest.mark.skip(reason="speaks to a real Kubo and Helia: run `make interop`"))
 

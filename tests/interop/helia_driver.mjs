@@ -2,7 +2,7 @@
 // Asks: {do: "add", path} {do: "get", cid, path} {do: "connect", address} {do: "provide", cid} {do: "find", cid}.
 // Answers: {ok: value} or {error: text}; the first line says {ok: {id, addresses}} when the node is up.
 import { createWriteStream, createReadStream } from 'node:fs'
-import { mkdir } from 'node:fs/promises'
+import { mkdir, readdir, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Readable } from 'node:stream'
@@ -56,8 +56,17 @@ async function save (cid, path, signal) {
   for await (const entry of files.ls(cid, { signal })) await save(entry.cid, join(path, entry.name), signal)
 }
 
+async function add (path) {
+  if (!(await stat(path)).isDirectory()) {
+    return files.addByteStream(createReadStream(path, { highWaterMark: 1 << 18 }))
+  }
+  let folder = await files.addDirectory()
+  for (const name of await readdir(path)) folder = await files.cp(await add(join(path, name)), folder, name)
+  return folder
+}
+
 const operations = {
-  add: async ({ path }) => String(await files.addByteStream(createReadStream(path, { highWaterMark: 1 << 18 }))),
+  add: async ({ path }) => String(await add(path)),
   get: async ({ cid, path }, signal) => { await save(CID.parse(cid), path, signal); return 0 },
   connect: async ({ address }, signal) => { await helia.libp2p.dial(multiaddr(address), { signal }); return 0 },
   provide: async ({ cid }, signal) => { await helia.libp2p.contentRouting.provide(CID.parse(cid), { signal }); return 0 },
