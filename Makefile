@@ -4,9 +4,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-# The first that runs: version managers leave names behind that do not.
-PYTHON ?= $(shell for python in python3.12 python3.11 python3.13 python3; do \
-  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+# The first that runs (version managers leave names behind that do not), looked for once and only when needed.
+PYTHON ?= $(eval PYTHON := $(shell for python in python3.12 python3.11 python3.13 python3; do \
+  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done))$(PYTHON)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -47,7 +47,7 @@ clean: ## remove the virtual environment and every cache
 
 # What pip's own error would take a page to say: libp2p's fastecdsa is compiled from source.
 define TOOLCHAIN
-[ -n "$(PYTHON)" ] && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+[ -n "$(PYTHON)" ] && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
   || { echo "covey needs Python 3.11 or newer. Install it, then: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }; \
 missing=""; \
 command -v "$${CC:-cc}" >/dev/null 2>&1 || missing="$$missing a C compiler,"; \
