@@ -22,6 +22,7 @@ from storage.blockstore import Visibility
 from storage.catalog.adapters import AdapterRow
 from storage.cid import Cid
 from storage.errors import NotFound
+from storage.keys import PeerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Adapters:
         tags: Sequence[str] = (),
         licence: str | None = None,
         visibility: Visibility = Visibility.FLOCK,
+        members: Sequence[PeerId] = (),
     ) -> AdapterRow:
         """Publish the PEFT folder for the model that it was trained on. Raises: BadAdapter, WrongBase, StoreFull."""
         inspection = await trio.to_thread.run_sync(inspect_folder, folder)
@@ -62,6 +64,7 @@ class Adapters:
             metrics={key: float(value) for key, value in losses.items() if isinstance(value, int | float)},
             licence=licence,
             visibility=visibility,
+            members=members,
         )
         row = await publish(self.ports, folder, release, self.published)
         self.provider.provide_adapter_soon(row)

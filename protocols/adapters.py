@@ -45,6 +45,7 @@ Version = Annotated[int, Meta(ge=1, le=MAX_VERSION)]
 NBytes = Annotated[int, Meta(ge=1, le=MAX_ADAPTER_BYTES)]
 Label = Annotated[str, Meta(max_length=128)]
 Tag = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}\Z")]
+Audience = Literal["members", "flock", "public"]
 Fact = Annotated[str, Meta(max_length=256)] | Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | float | bool
 
 
@@ -60,7 +61,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """What an adapter is. `files` is a UnixFS directory; `version` grows under one publisher's name.
 
     `parent` is the entry of the adapter that this one was made from, or None. `training` and `metrics` are the
-    publisher's word.
+    publisher's word. `audience` is to whom a node that fetched it may pass it on: to nobody (`members`), to the peers
+    that it trusts itself (`flock`), to everybody.
     """
 
     format: Literal[1] = 1
@@ -78,6 +80,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     metrics: Annotated[dict[Label, float], Meta(max_length=MAX_FACTS)] = {}
     tags: Annotated[tuple[Tag, ...], Meta(max_length=MAX_TAGS)] = ()
     licence: Label | None = None
+    audience: Audience = "flock"
     created_unix_s: Annotated[int, Meta(ge=0, le=envelope.MAX_UNIX_S)]
 
 

@@ -101,16 +101,25 @@ class Turnstile:
         return True
 
 
-def announced(ports: Ports, base: str | None = None) -> list[AdapterRow]:
-    """What this node announces: of each name and base the highest version that it published."""
+def announced(ports: Ports, base: str | None = None, asker: PeerId | None = None) -> list[AdapterRow]:
+    """What this node announces: of each name and base the highest version that it published.
+
+    To an `asker` all that it may see; without one what the whole flock may hear of.
+    """
     rows = ports.catalog.adapters.query(
         is_own=True, state=AdapterState.READY, base=base, order=AdapterOrder.VERSION, limit=MAX_SCHEDULED
     )
     newest: dict[tuple[str, str], AdapterRow] = {}
     for row in rows:
-        newest.setdefault((row.base, row.name), row)
-    # What is private, or for named members, is not spoken of.
-    return [row for row in newest.values() if ports.roots.level(row.manifest) >= Visibility.FLOCK]
+        if _may_hear(ports, row, asker):
+            newest.setdefault((row.base, row.name), row)
+    return list(newest.values())
+
+
+def _may_hear(ports: Ports, row: AdapterRow, asker: PeerId | None) -> bool:
+    if asker is not None:
+        return ports.exchange.may_see(asker, row.manifest)
+    return ports.roots.level(row.manifest) >= Visibility.FLOCK
 
 
 def sealed(ports: Ports, row: AdapterRow) -> bytes:
@@ -191,12 +200,12 @@ def serve_catch_up(ports: Ports) -> None:
     """Answer newcomers that ask what this node announces."""
     turnstile = Turnstile(ANSWER_EVERY_S)
 
-    def envelopes(base: Cid) -> Iterator[bytes]:
-        return (sealed(ports, row) for row in announced(ports, str(base)))
+    def envelopes(asker: PeerId, base: Cid) -> Iterator[bytes]:
+        return (sealed(ports, row) for row in announced(ports, str(base), asker))
 
     async def handle(stream: Stream) -> None:
         if turnstile.admits(stream.peer, trio.current_time()):
             with trio.move_on_after(ANSWER_TIMEOUT_S):
-                await wire.answer(stream, envelopes)
+                await wire.answer(stream, partial(envelopes, stream.peer))
 
     ports.network.serve(wire.PROTOCOL, handle)

@@ -26,6 +26,12 @@ from storage.pins import PinState
 
 MANIFEST_TIMEOUT_S: Final = 20.0
 MAX_PROVIDERS: Final = 16
+# Who may have from us what we fetched, by the audience that its publisher signed.
+PASSED_ON: Final[dict[wire.Audience, Visibility | None]] = {
+    "members": None,
+    "flock": Visibility.FLOCK,
+    "public": Visibility.PUBLIC,
+}
 OVERHEAD_FRAC: Final = 0.01  # of the files' bytes, for the blocks that hold them together
 OVERHEAD_BYTES: Final = 64 << 10
 
@@ -107,7 +113,7 @@ async def _obtain(ports: Ports, job: Job) -> Refuse | None:
         find_more=partial(ports.network.find_providers, manifest.files, MAX_PROVIDERS),
         on_progress=partial(_tell_progress, ports, entry.cid, manifest, Tenths(manifest.n_bytes)),
         max_bytes=int(manifest.n_bytes * (1 + OVERHEAD_FRAC)) + OVERHEAD_BYTES,
-        show=Visibility.FLOCK,
+        show=PASSED_ON[manifest.audience],
     )
     folder = await ports.exchange.work(partial(put_on_shelf, ports, entry.cid, manifest))
     await ports.exchange.work(partial(_note_ready, ports, entry, manifest, str(folder)))
@@ -155,7 +161,9 @@ def _note_fetching(ports: Ports, entry: Entry, manifest: Manifest) -> None:
 
 def _note_ready(ports: Ports, entry: Entry, manifest: Manifest, folder: str) -> None:
     pin(ports, entry, manifest, PinState.COMPLETE)
-    ports.roots.publish(entry.cid, Visibility.FLOCK)  # so that it can be passed on
+    level = PASSED_ON[manifest.audience]
+    if level is not None:
+        ports.roots.publish(entry.cid, level)
     ports.catalog.adapters.set_state(entry.cid, AdapterState.READY, ports.unix_s(), folder=folder)
 
 

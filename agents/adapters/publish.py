@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import trio
 
@@ -14,7 +14,7 @@ from agents.adapters.shelf import put_on_shelf
 from agents.engine.messages import ModelCard
 from agents.errors import BadAdapter
 from protocols import adapters as wire
-from protocols.adapters import Base, Manifest, check_manifest, manifest_content
+from protocols.adapters import Audience, Base, Manifest, check_manifest, manifest_content
 from protocols.bitswap.shell import offer_below
 from protocols.entry import external_aad, make_entry
 from protocols.errors import Malformed
@@ -22,13 +22,16 @@ from storage import unixfs
 from storage.blockstore import Visibility
 from storage.catalog.adapters import AdapterOrder, AdapterRow, AdapterState
 from storage.cid import Cid
+from storage.keys import PeerId
 from storage.pins import PinState
+
+_AUDIENCES: Final[Mapping[Visibility, Audience]] = {Visibility.FLOCK: "flock", Visibility.PUBLIC: "public"}
 
 
 class Release(NamedTuple):
     """What the publisher says about an adapter. Without `version`: one more than the last one under this name.
 
-    `base` is the card of the model that it was trained on.
+    `base` is the card of the model that it was trained on. `members` are who may see it at Visibility.MEMBERS.
     """
 
     name: str
@@ -39,6 +42,12 @@ class Release(NamedTuple):
     metrics: Mapping[str, float] = {}
     licence: str | None = None
     visibility: Visibility = Visibility.FLOCK
+    members: Sequence[PeerId] = ()
+
+    @property
+    def audience(self) -> Audience:
+        """To whom those who fetch it may pass it on."""
+        return _AUDIENCES.get(self.visibility, "members")
 
 
 async def publish(ports: Ports, folder: Path, release: Release, published: trio.MemorySendChannel[Cid]) -> AdapterRow:
@@ -68,6 +77,7 @@ def store_adapter(ports: Ports, folder: Path, release: Release) -> AdapterRow:
     files = unixfs.add_path(ports.store, folder)
     manifest = _manifest(ports, inspection, files, release)
     if isinstance(manifest, AdapterRow):
+        ports.roots.publish(manifest.manifest, release.visibility, release.members)
         return manifest
     scope = str(manifest.base.fingerprint)
     entry = make_entry(
@@ -82,7 +92,7 @@ def store_adapter(ports: Ports, folder: Path, release: Release) -> AdapterRow:
     # The folder may have changed since it was looked into: what counts is what the blocks hold.
     shelf = put_on_shelf(ports, entry.cid, manifest)
     pin(ports, entry, manifest, PinState.COMPLETE)
-    ports.roots.publish(entry.cid, release.visibility)
+    ports.roots.publish(entry.cid, release.visibility, release.members)
     with ports.catalog.transaction():
         ports.catalog.adapters.upsert(row_of(entry, manifest, ports.unix_s(), is_own=True))
         ports.catalog.adapters.set_state(entry.cid, AdapterState.READY, ports.unix_s(), folder=str(shelf))
@@ -102,7 +112,8 @@ def _manifest(ports: Ports, inspection: Inspection, files: Cid, release: Release
     version, parent = release.version, release.parent
     if earlier:
         last, before = earlier[0], read_stored(ports.store, earlier[0].manifest)[1]
-        if before.files == files and version in (None, last.version):
+        is_same = before.files == files and before.audience == release.audience
+        if is_same and version in (None, last.version):
             return last
         if version is not None and version <= last.version:
             raise BadAdapter(f"{release.name} has version {last.version} already: publish it as {last.version + 1}")
@@ -129,6 +140,7 @@ def _manifest(ports: Ports, inspection: Inspection, files: Cid, release: Release
                 metrics=dict(release.metrics),
                 tags=tuple(sorted(set(release.tags))),
                 licence=release.licence,
+                audience=release.audience,
                 created_unix_s=int(ports.unix_s()),
             )
         )

@@ -8,7 +8,12 @@ from daemon.cli.text import clean
 
 Json = Any
 _SHORT_CHARS: Final = 8  # of a peer id or CID: they begin alike, so the end is shown
-_CIRCLES: Final = {"private": "this node alone", "flock": "the peers that you trust", "public": "everybody"}
+_CIRCLES: Final = {
+    "private": "this node alone",
+    "members": "the members that you named",
+    "flock": "the peers that you trust",
+    "public": "everybody",
+}
 
 
 def _added(result: Json) -> Iterable[str]:

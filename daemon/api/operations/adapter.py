@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
+from daemon.api.audience import Members, Who, audience
 from daemon.api.operation import Done, Operation, Params, Result
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class Publish(Params, frozen=True):
     name: Annotated[str, Meta(max_length=64, description="What others call it (default: as here).")] | None = None
     version: Annotated[int, Meta(ge=1, description="Default: one more than the last.")] | None = None
     model: Annotated[str, Meta(max_length=64, description="Its base model, where nothing tells.")] | None = None
-    visibility: Annotated[Literal["private", "flock", "public"], Meta(description="Who may see it.")] = "flock"
+    visibility: Who = "flock"
+    members: Members = ()
     tags: Annotated[
         tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=16, description="Words to find it by")
     ] = ()
@@ -138,13 +140,12 @@ async def publish(node: "Node", params: Publish) -> Published:
     from pathlib import Path
 
     from agents.errors import UnknownName
-    from storage.blockstore import Visibility
 
     trained = node.home.training / params.adapter
     folder = trained if "/" not in params.adapter and trained.is_dir() else Path(params.adapter).expanduser()
     if not folder.is_absolute() or not folder.is_dir():
         raise UnknownName(f"{params.adapter!r} is neither an adapter trained here nor a folder. Train one: covey train")
-    visibility = Visibility[params.visibility.upper()]
+    visibility, members = await audience(node, params.visibility, params.members)
     row = await node.adapters.publish(
         folder,
         name=params.name or folder.name,
@@ -153,6 +154,7 @@ async def publish(node: "Node", params: Publish) -> Published:
         tags=params.tags,
         licence=params.licence,
         visibility=visibility,
+        members=members,
     )
     return Published(
         name=row.name,

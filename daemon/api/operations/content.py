@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from msgspec import Meta
 
+from daemon.api.audience import Members, Who, audience
 from daemon.api.operation import Operation, Params, Progress, Result
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 MAX_ENTRIES: Final = 10_000
 READ_BYTES: Final = 256 << 10
 Reference = Annotated[str, Meta(max_length=4096, description="CID, CID/path/below, or /ipfs/CID/path.")]
-Who = Literal["private", "flock", "public"]
 Patience = Annotated[float, Meta(gt=0, le=86_400, description="Give up when no block came for so many seconds.")]
 
 
@@ -25,7 +25,8 @@ class Add(Params, frozen=True):
     """What to add. Only this node sees `private` content, trusted peers too see `flock`, everybody `public`."""
 
     path: Annotated[str, Meta(max_length=4096, description="A file or folder; - for stdin.", extra={"path": True})]
-    visibility: Annotated[Who, Meta(description="Who may see and fetch it.")] = "private"
+    visibility: Who = "private"
+    members: Members = ()
     profile: Annotated[
         Literal["unixfs-v1-2025", "unixfs-v0-2015"], Meta(description="How `ipfs add` is followed, to the CID.")
     ] = "unixfs-v1-2025"
@@ -162,7 +163,8 @@ async def _add(node: "Node", params: Add, report: "Report") -> Added:
     from storage.pins import PinState
     from storage.unixfs import add_path, profile_of
 
-    path, profile, level = Path(params.path), profile_of(params.profile), Visibility[params.visibility.upper()]
+    path, profile = Path(params.path), profile_of(params.profile)
+    level, members = await audience(node, params.visibility, params.members)
     n_bytes = await trio.to_thread.run_sync(bytes_below, path)
 
     def store(on_bytes: "Callable[[int], None]") -> "Cid":
@@ -170,7 +172,7 @@ async def _add(node: "Node", params: Add, report: "Report") -> Added:
         if params.is_pinned:
             node.pins.add(cid, state=PinState.COMPLETE)
         if level > Visibility.PRIVATE:
-            node.roots.publish(cid, level)
+            node.roots.publish(cid, level, members)
         return cid
 
     cid = await in_thread(store, f"adding {path.name}", n_bytes, report)

@@ -149,11 +149,27 @@ async def test_a_second_provider_takes_over_from_a_dead_publisher(autojump_clock
     row = await release(ann, write_adapter(tmp_path / "trained"))
     await trio.sleep(5)
     carl = await flock("carl", trusts=[ann])
-    bob.trust(carl.peer)  # ann does not: carl hears of the adapter and gets nothing from her
-    await trio.sleep(1)
+    await trio.sleep(60)  # ann does not trust carl: he hears of the adapter and gets nothing from her
+    assert carl.ports.catalog.adapters.get(row.manifest) is None
     flock.stop(ann)
+    bob.trust(carl.peer)
     await trio.sleep(300)
     assert carl.ports.catalog.adapters.get(row.manifest).state is AdapterState.READY
+
+
+async def test_what_is_for_members_is_told_to_them_alone_and_passed_on_to_nobody(autojump_clock, flock, tmp_path):
+    ann = await flock("ann")
+    folder = write_adapter(tmp_path / "trained")
+    members = [make_identity(1, "bob").peer_id]
+    row = await release(ann, folder, visibility=Visibility.MEMBERS, members=members)
+    bob = await flock("bob", trusts=[ann])
+    carl = await flock("carl", trusts=[ann])
+    ann.trust(bob.peer, carl.peer)
+    bob.trust(carl.peer)
+    await trio.sleep(300)
+    assert bob.ports.catalog.adapters.get(row.manifest).state is AdapterState.READY
+    assert bob.ports.roots.level(row.manifest) is Visibility.PRIVATE
+    assert carl.ports.catalog.adapters.get(row.manifest) is None
 
 
 async def test_a_restart_resumes_a_fetch_without_fetching_again(autojump_clock, flock, tmp_path):
