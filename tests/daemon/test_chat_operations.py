@@ -11,7 +11,7 @@ import trio
 from agents.chat.events import Cited, Failed, Finished, Loading, Switched, Token
 from agents.chat.sessions import Chat, Sessions, UnknownChat
 from agents.engine import messages
-from agents.errors import AgentError, EngineDied, UnknownName
+from agents.errors import AgentError, BadAdapter, EngineDied, UnknownName
 from agents.models import Desk
 from agents.retrieval.events import Loaded, Skipped
 from daemon.api.operation import Operation
@@ -55,6 +55,8 @@ class EchoEngine:
     async def one(self, request: messages.Request) -> messages.Reply:
         self.requests.append(request)
         self.pid = 7
+        if isinstance(request, messages.Stage) and "bad" in request.adapter:
+            raise BadAdapter("its ranks differ")
         await trio.lowlevel.checkpoint()
         if isinstance(request, messages.Embed):
             rows = b"".join(b"\0\0\x80\x3f" + b"\0\0\0\0" for _ in request.texts)
@@ -324,6 +326,18 @@ async def test_an_adapter_that_answers_next_is_staged_before_the_turn(node, publ
         publish(1, is_own=True)
         await until(lambda: "adapter_staged" in [event.kind for event in node.catalog.events.since()])
         assert arrived == [1] and has_staged(node) == ["/a/kjv1"]
+
+
+async def test_an_adapter_that_cannot_be_staged_is_noted_and_the_news_go_on(node, publish):
+    opened = await do(node, "open")
+    await items(node, "say", chat=opened.chat, text="hi")
+    async with followed_news(node, opened) as arrived:
+        publish(1, name="bad", is_own=True)
+        await until(lambda: arrived == [1])
+        publish(2, is_own=True)
+        await until(lambda: "adapter_staged" in [event.kind for event in node.catalog.events.since()])
+    (noted,) = [event for event in node.catalog.events.since() if event.kind == "adapter_not_staged"]
+    assert noted.fields["text"] == "its ranks differ" and noted.fields["name"] == "bad"
 
 
 @pytest.mark.parametrize("reason", ["not loaded", "busy", "asks", "dead"])

@@ -257,16 +257,19 @@ async def _stage(node: "Node", chat: "Chat", adapter: Adapter | None) -> None:
 
     Only where that disturbs nobody: with the chat's model loaded and nothing else to do.
     """
+    from agents.chat.answer import error_text
     from agents.engine import messages
     from agents.errors import AgentError
 
     if adapter is None or chat.conversation.asks or node.engine.n_calls or not _is_loaded(node, chat):
         return
+    named = {"name": adapter.name, "version": adapter.version, "manifest": adapter.cid}
     try:
         await node.engine.one(messages.Stage(id=0, adapter=adapter.folder))
-    except AgentError:
-        return  # the next turn meets the same error, and tells it
-    node.events.note("adapter_staged", {"name": adapter.name, "version": adapter.version, "manifest": adapter.cid})
+    except AgentError as error:  # the next turn tries again, and tells the user
+        node.events.note("adapter_not_staged", {**named, "code": error.code, "text": error_text(error)})
+    else:
+        node.events.note("adapter_staged", named)
 
 
 def _is_loaded(node: "Node", chat: "Chat") -> bool:
