@@ -196,6 +196,26 @@ async def test_a_disconnect_breaks_streams(three: Three, clock: MockClock | None
         await stream.read(10)
 
 
+async def test_a_stream_that_is_closed_or_broken_says_so_at_every_use(three: Three, clock: MockClock | None) -> None:
+    async def hold(stream: Stream) -> None:
+        await trio.sleep_forever()
+
+    three.b.serve("/hold", hold)
+    await three.a.connect(info(three.b))
+    closed, finished, broken = [await three.a.open_stream(three.b.peer_id, ["/hold"]) for _ in range(3)]
+    await closed.aclose()
+    with pytest.raises(StreamBroken, match="closed"):
+        await closed.read(1)
+    await finished.finish()
+    with pytest.raises(Local, match="finished"):
+        await finished.write(b"x")
+    await three.a.disconnect(three.b.peer_id)
+    with pytest.raises(StreamBroken):
+        await broken.write(b"x")
+    for stream in (closed, finished, broken):
+        await stream.aclose()
+
+
 async def test_a_topic_message_travels_over_a_middle_man(three: Three, clock: MockClock | None) -> None:
     a, b, c = three
     await a.connect(info(b))
