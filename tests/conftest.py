@@ -56,6 +56,12 @@ class Node:
             [*COVEY, *args], env=self.env, input=stdin, capture_output=True, text=True, timeout=timeout_s, cwd=ROOT
         )
 
+    def begin(self, *args: str) -> subprocess.Popen[str]:
+        """Start a command, and go on."""
+        return subprocess.Popen(
+            [*COVEY, *args], env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+
     def ok(self, *args: str, stdin: str = "", timeout_s: float = 120) -> str:
         """Run a command that must succeed; return what it printed."""
         done = self.covey(*args, stdin=stdin, timeout_s=timeout_s)
