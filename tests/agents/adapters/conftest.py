@@ -1,20 +1,28 @@
-"""PEFT folders to test with: tiny, valid unless a test spoils them."""
+"""PEFT folders to test with: tiny, valid unless a test spoils them; whole nodes, honest and hostile publishers."""
 
 import json
 import struct
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from agents.adapters.publish import Release, publish
+from protocols import adapters as wire
+from protocols.adapters import Announcement, Base, Manifest, manifest_content
+from protocols.entry import make_entry
 from protocols.net import PeerInfo
 from simulations.net import open_world
-from simulations.world import SimNode, make_node, run_node
+from simulations.world import TINY, SimNode, make_node, run_node, unix_now_s
+from storage.blockstore import Visibility
+from storage.cid import Cid
 
 Shapes = Iterable[tuple[str, tuple[int, ...]]]
 
+BASE = Cid.parse(TINY.fingerprint)
 _BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8}
 
 
@@ -125,3 +133,76 @@ async def flock(tmp_path: Path) -> Any:
         yield start
         for node in nodes:
             node.scope.cancel()
+
+
+async def release_(node, folder, **options):
+    return await publish(node.ports, folder, Release("poet", TINY, **options), node.publish)
+
+
+@pytest.fixture
+def release() -> Any:
+    return release_
+
+
+def plant_(
+    node,
+    files,
+    *,
+    base=BASE,
+    name="poet",
+    visibility=Visibility.FLOCK,
+    identity=None,
+    scope=None,
+    kind="adapter",
+    extra=None,
+    **claims,
+):
+    """A hostile publisher's manifest: says whatever it likes. Returns its CID."""
+    manifest = Manifest(
+        name=name,
+        base=Base(fingerprint=base, name="tiny", architecture="LlamaForCausalLM"),
+        files=files,
+        created_unix_s=1,
+        **{"version": 1, "n_bytes": 1, "n_params": 64, "rank": 2, "alpha": 4.0, "targets": ("q_proj",)} | claims,
+    )
+    content = manifest_content(manifest) | (extra or {})
+    entry = make_entry(identity or node.ports.identity, kind, scope or str(base), 1, [], content)
+    node.ports.store.put_many(entry.blocks)
+    node.ports.roots.publish(entry.cid, visibility)
+    return entry.cid
+
+
+@pytest.fixture
+def plant() -> Any:
+    return plant_
+
+
+async def announce_(node, manifest, *, base=BASE, identity=None, sequence=None, **claims):
+    body = Announcement(manifest=manifest, **{"name": "poet", "version": 1, "n_bytes": 1} | claims)
+    number = partial(node.ports.catalog.sequences.next, unix_s=unix_now_s())
+    data = wire.seal_announcement(identity or node.ports.identity, base, body, number, unix_now_s())
+    await node.network.publish(wire.topic_of(base), data)
+    return data
+
+
+@pytest.fixture
+def announce() -> Any:
+    return announce_
+
+
+def refusals_(node):
+    return [event.fields["code"] for event in node.events if event.kind == "adapter_refused"]
+
+
+@pytest.fixture
+def refusals() -> Any:
+    return refusals_
+
+
+def sizes_(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+@pytest.fixture
+def sizes() -> Any:
+    return sizes_
