@@ -94,7 +94,8 @@ def judge_manifest(
     if entry.scope != fingerprint or manifest.base.fingerprint != base or fingerprint not in accepted:
         return Refuse(
             "wrong_base",
-            f"it was made for {manifest.base.name or 'another model'} ({fingerprint}). To use it, add that model",
+            f"it was made for {manifest.base.name or 'another model'} ({fingerprint}). To use it, add that model: "
+            "covey model import SOURCE",
         )
     for field in ("name", "version", "n_bytes"):
         said, is_so = getattr(announcement, field), getattr(manifest, field)
