@@ -14,6 +14,7 @@ from agents.adapters.inspect import inspect_folder
 from agents.adapters.manifests import read_stored, unpin
 from agents.adapters.ports import Ports
 from agents.adapters.publish import Release, publish
+from agents.adapters.subscribe import NewBase, News, NewTrust
 from agents.errors import AgentError
 from agents.models import card_of
 from daemon.provide import Provider
@@ -27,18 +28,22 @@ from storage.keys import PeerId
 
 @dataclass(frozen=True, slots=True)
 class Adapters:
-    """`published` takes manifests that are to be announced, `bases` fingerprints of models to hear of adapters for."""
+    """`published` takes manifests that are to be announced, `news` what the subscriber should know."""
 
     ports: Ports
     published: trio.MemorySendChannel[Cid]
-    bases: trio.MemorySendChannel[Cid]
+    news: trio.MemorySendChannel[News]
     provider: Provider
 
     async def listen(self) -> None:
         """Hear of adapters for every model that is here by now; those that are known already cost nothing."""
         models = await trio.to_thread.run_sync(self.ports.catalog.models.list)
         for base in sorted({base for model in models for base in model.accepts}):
-            await self.bases.send(Cid.parse(base))
+            await self.news.send(NewBase(Cid.parse(base)))
+
+    async def trusts(self, peer: PeerId) -> None:
+        """Ask a publisher that is trusted from now on what it announces."""
+        await self.news.send(NewTrust(peer))
 
     async def publish(
         self,

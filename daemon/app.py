@@ -20,7 +20,7 @@ import trio
 
 from agents.adapters.announce import run_announcer
 from agents.adapters.ports import Ports
-from agents.adapters.subscribe import run_subscriber
+from agents.adapters.subscribe import News, run_subscriber
 from agents.adapters.watch import run_watcher
 from agents.chat.sessions import Chat, Sessions
 from agents.engine.client import Engine, open_engine
@@ -204,7 +204,7 @@ def _assemble(
     rng = random.Random(os.urandom(16))
     provider = Provider(ports, rng)
     publish, published = trio.open_memory_channel[Cid](MAX_QUEUED)
-    add_base, bases = trio.open_memory_channel[Cid](MAX_QUEUED)
+    tell, news = trio.open_memory_channel[News](MAX_QUEUED)
     node = Node(
         home=home,
         config=config,
@@ -217,7 +217,7 @@ def _assemble(
         network=network,
         exchange=ports.exchange,
         provider=provider,
-        adapters=Adapters(ports, publish, add_base, provider),
+        adapters=Adapters(ports, publish, tell, provider),
         engine=engine,
         desk=Desk(engine),
         chats=Sessions(),
@@ -232,7 +232,7 @@ def _assemble(
     return node, watchers | {
         "bitswap": partial(run_exchange, ports.exchange),
         "announcer": partial(run_announcer, ports, published, rng),
-        "subscriber": partial(run_subscriber, ports, bases, rng),
+        "subscriber": partial(run_subscriber, ports, news, rng),
         "provider": provider.run,
         "peer notes": partial(note_peers, network, catalog.peers, feed, wall.unix_s),
         "peering": partial(keep_connected, network, catalog.peers, bootstrap),

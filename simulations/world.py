@@ -14,7 +14,7 @@ import trio
 
 from agents.adapters.announce import run_announcer
 from agents.adapters.ports import IGNORED, Ports, TaskStatus
-from agents.adapters.subscribe import TRUST_KIND, run_subscriber
+from agents.adapters.subscribe import TRUST_KIND, News, run_subscriber
 from agents.engine.messages import ModelCard
 from protocols.bitswap.shell import Exchange, in_turn, run_exchange
 from simulations.net import SimNetwork, SimWorld
@@ -65,8 +65,8 @@ class SimNode:
     events: list[SimEvent]
     publish: trio.MemorySendChannel[Cid]
     published: trio.MemoryReceiveChannel[Cid]
-    add_base: trio.MemorySendChannel[Cid]
-    bases: trio.MemoryReceiveChannel[Cid]
+    tell: trio.MemorySendChannel[News]
+    news: trio.MemoryReceiveChannel[News]
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     @property
@@ -135,9 +135,9 @@ def make_node(
         folder=home / name / "adapters",
     )
     publish, published = trio.open_memory_channel[Cid](MAX_PUBLISHED)
-    add_base, bases = trio.open_memory_channel[Cid](MAX_PUBLISHED)
+    tell, news = trio.open_memory_channel[News](MAX_PUBLISHED)
     rng = random.Random(f"{world.seed}/{name}")
-    return SimNode(name, network, ports, rng, events, publish, published, add_base, bases)
+    return SimNode(name, network, ports, rng, events, publish, published, tell, news)
 
 
 async def run_node(node: SimNode, *, task_status: TaskStatus = IGNORED) -> None:
@@ -146,7 +146,7 @@ async def run_node(node: SimNode, *, task_status: TaskStatus = IGNORED) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(partial(run_exchange, node.ports.exchange))
             await nursery.start(partial(run_announcer, node.ports, node.published, node.rng))
-            await nursery.start(partial(run_subscriber, node.ports, node.bases, node.rng))
+            await nursery.start(partial(run_subscriber, node.ports, node.news, node.rng))
             task_status.started()
 
 

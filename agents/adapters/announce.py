@@ -28,6 +28,7 @@ JITTER_FRAC: Final = 0.25
 MAX_SCHEDULED: Final = 1000
 NEWCOMER_S: Final = 2.0
 ANSWER_EVERY_S: Final = 5.0
+ANSWER_BURST: Final = 4  # connecting, being trusted, a new model: each is a reason to ask
 ANSWER_TIMEOUT_S: Final = 30.0
 MAX_ASKERS: Final = 4096
 MAX_ADDRESS_CHARS: Final = 256
@@ -83,21 +84,26 @@ class Schedule:
 
 
 class Turnstile:
-    """Lets each peer through at most once in a while."""
+    """Lets each peer through once in `every_s` on average, and at most `n_burst` times at once.
 
-    def __init__(self, every_s: float, max_peers: int = MAX_ASKERS) -> None:
+    Source: the generic cell rate algorithm (ITU-T I.371, annex A).
+    """
+
+    def __init__(self, every_s: float, n_burst: int = 1, max_peers: int = MAX_ASKERS) -> None:
         self._every_s = every_s
+        self._tolerance_s = every_s * (n_burst - 1)
         self._max_peers = max_peers
-        self._last_s: dict[PeerId, float] = {}
+        self._due_s: dict[PeerId, float] = {}  # when the peer would pass if it came evenly
 
     def admits(self, peer: PeerId, now_s: float) -> bool:
-        """May `peer` pass now? The time counts from here if so."""
-        if now_s - self._last_s.get(peer, -math.inf) < self._every_s:
+        """May `peer` pass now? Then it is counted."""
+        due_s = max(self._due_s.get(peer, now_s), now_s)
+        if due_s - now_s > self._tolerance_s:
             return False
-        self._last_s.pop(peer, None)  # moves it to the end: the first is always the oldest
-        if len(self._last_s) >= self._max_peers:
-            del self._last_s[next(iter(self._last_s))]
-        self._last_s[peer] = now_s
+        self._due_s.pop(peer, None)  # moves it to the end: the first is the longest away
+        if len(self._due_s) >= self._max_peers:
+            del self._due_s[next(iter(self._due_s))]
+        self._due_s[peer] = due_s + self._every_s
         return True
 
 
@@ -198,7 +204,7 @@ async def _announce_due(outgoing: _Outgoing) -> None:
 
 def serve_catch_up(ports: Ports) -> None:
     """Answer newcomers that ask what this node announces."""
-    turnstile = Turnstile(ANSWER_EVERY_S)
+    turnstile = Turnstile(ANSWER_EVERY_S, ANSWER_BURST)
 
     def envelopes(asker: PeerId, base: Cid) -> Iterator[bytes]:
         return (sealed(ports, row) for row in announced(ports, str(base), asker))

@@ -33,6 +33,7 @@ MAX_FETCHES: Final = 4
 MAX_WAITING: Final = 256
 MAX_ASKS: Final = 8
 ASK_EVERY_S: Final = 10.0
+ASK_AGAIN_S: Final = 300.0
 ASK_TIMEOUT_S: Final = 30.0
 MAX_RESUMED: Final = MAX_FETCHES // 2
 RESUME_S: Final = 10.0
@@ -68,6 +69,21 @@ class Refusals:
         return True
 
 
+class NewBase(NamedTuple):
+    """A model that takes adapters for this fingerprint came."""
+
+    fingerprint: Cid
+
+
+class NewTrust(NamedTuple):
+    """The user trusts this publisher now: what it announced before may be wanted."""
+
+    peer: PeerId
+
+
+News = NewBase | NewTrust
+
+
 class Late(NamedTuple):
     """A job that found nobody to fetch from, and since when."""
 
@@ -93,9 +109,9 @@ class Intake:
 
 
 async def run_subscriber(
-    ports: Ports, new_bases: trio.MemoryReceiveChannel[Cid], rng: random.Random, *, task_status: TaskStatus = IGNORED
+    ports: Ports, news: trio.MemoryReceiveChannel[News], rng: random.Random, *, task_status: TaskStatus = IGNORED
 ) -> None:
-    """Hear of adapters for every local model, for ever; `new_bases` brings the fingerprints of models as they come."""
+    """Hear of adapters for every local model, for ever; `news` brings what the user changes meanwhile."""
     send_jobs, receive_jobs = trio.open_memory_channel[Job](MAX_WAITING)
     intake = Intake(ports, send_jobs, rng)
     async with trio.open_nursery() as nursery:
@@ -105,11 +121,14 @@ async def run_subscriber(
             await _add_base(intake, Cid.parse(base), nursery)
         nursery.start_soon(_catch_up, intake, nursery)
         nursery.start_soon(_resume, intake)
+        nursery.start_soon(_ask_again, intake, nursery)
         task_status.started()
-        async for fingerprint in new_bases:
-            await _add_base(intake, fingerprint, nursery)
+        async for item in news:
+            if isinstance(item, NewBase):
+                await _add_base(intake, item.fingerprint, nursery)
             for peer in ports.network.peers():
-                nursery.start_soon(_ask, intake, peer)
+                if isinstance(item, NewBase) or peer == item.peer:
+                    nursery.start_soon(_ask, intake, peer)
 
 
 async def _add_base(intake: Intake, base: Cid, nursery: trio.Nursery) -> None:
@@ -140,6 +159,14 @@ async def _catch_up(intake: Intake, nursery: trio.Nursery) -> None:
         async for change in changes:
             if change.is_connected and intake.turnstile.admits(change.peer, trio.current_time()):
                 nursery.start_soon(_ask, intake, change.peer)
+
+
+async def _ask_again(intake: Intake, nursery: trio.Nursery) -> None:
+    """Ask every peer now and then: what is for members is not spoken of on the topic, and gossip loses messages."""
+    while True:
+        await trio.sleep(ASK_AGAIN_S)
+        for peer in intake.ports.network.peers():
+            nursery.start_soon(_ask, intake, peer)
 
 
 async def _ask(intake: Intake, peer: PeerId) -> None:

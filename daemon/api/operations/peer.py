@@ -134,6 +134,8 @@ async def trust(node: "Node", params: Trust) -> Done:
 
     peer = await resolve(node, params.peer)
     await trio.to_thread.run_sync(lambda: node.catalog.peers.trust(peer, params.kinds, wall.unix_s()))
+    if "adapters" in params.kinds:
+        await node.adapters.trusts(peer)
     node.events.note("peer_trusted", {"peer": str(peer), "kinds": list(params.kinds)})
     return Done(text=f"{peer} is now trusted with: {', '.join(params.kinds)}")
 

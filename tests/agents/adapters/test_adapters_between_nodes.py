@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from agents.adapters.publish import Release, publish
+from agents.adapters.subscribe import NewBase, NewTrust
 from agents.errors import BadAdapter
 from protocols.errors import NoProviders
 from protocols.fetch import fetch_blocks
@@ -59,7 +60,7 @@ async def test_a_base_added_later_is_asked_for(autojump_clock, flock, tmp_path, 
     await trio.sleep(60)
     assert bob.ports.catalog.adapters.get(row.manifest) is None
     bob.add_model()
-    await bob.add_base.send(BASE)
+    await bob.tell.send(NewBase(BASE))
     await trio.sleep(60)
     assert bob.ports.catalog.adapters.get(row.manifest).state is AdapterState.READY
 
@@ -69,7 +70,7 @@ async def test_a_quantised_copy_takes_the_adapters_of_its_source(autojump_clock,
     bob = await flock("bob", trusts=[ann], has_model=False)
     ann.trust(bob.peer)
     bob.add_model(msgspec.structs.replace(TINY, fingerprint=str(OTHER_BASE), derived_from=str(BASE)))
-    await bob.add_base.send(BASE)
+    await bob.tell.send(NewBase(BASE))
     row = await release(ann, write_adapter(tmp_path / "trained"))
     await trio.sleep(5)
     assert bob.ports.catalog.adapters.get(row.manifest).state is AdapterState.READY
@@ -88,6 +89,19 @@ async def test_a_second_provider_takes_over_from_a_dead_publisher(autojump_clock
     bob.trust(carl.peer)
     await trio.sleep(300)
     assert carl.ports.catalog.adapters.get(row.manifest).state is AdapterState.READY
+
+
+async def test_trust_that_comes_later_brings_what_was_announced_before(autojump_clock, flock, tmp_path, release):
+    ann = await flock("ann")
+    row = await release(ann, write_adapter(tmp_path / "trained"))
+    bob = await flock("bob")
+    ann.trust(bob.peer)
+    await trio.sleep(5)
+    assert bob.ports.catalog.adapters.get(row.manifest) is None
+    bob.trust(ann.peer)
+    await bob.tell.send(NewTrust(ann.peer))
+    await trio.sleep(5)
+    assert bob.ports.catalog.adapters.get(row.manifest).state is AdapterState.READY
 
 
 async def test_what_is_for_members_is_told_to_them_alone_and_passed_on_to_nobody(

@@ -100,6 +100,14 @@ def test_a_peer_is_answered_once_in_a_while_and_others_meanwhile():
     assert turnstile.admits(ANN, ANSWER_EVERY_S)
 
 
+def test_the_turnstile_lets_a_burst_through_and_then_one_at_a_time():
+    turnstile = Turnstile(ANSWER_EVERY_S, 3)
+    assert [turnstile.admits(ANN, 0.0) for _ in range(4)] == [True, True, True, False]
+    assert turnstile.admits(ANN, ANSWER_EVERY_S)
+    assert not turnstile.admits(ANN, ANSWER_EVERY_S)
+    assert all(turnstile.admits(ANN, 100 * ANSWER_EVERY_S) for _ in range(3))
+
+
 def test_the_turnstile_remembers_a_bounded_number_of_peers():
     turnstile = Turnstile(1000.0, max_peers=2)
     peers = [PeerId.of(bytes([number]) * 32) for number in range(3)]
