@@ -41,8 +41,8 @@ def train(
     """Train; afterwards the model wears no adapter. Raises: BadData, EngineFailed."""
     began_s = time.perf_counter()
     out = Path(request.out)
-    if out.exists():
-        raise EngineFailed(f"{out} is there already: name a new folder for the adapter")
+    if out.exists() and not (out / CONFIG_FILE).exists():
+        raise EngineFailed(f"{out} holds something else than an adapter: choose another name")
     raw = data.read_data(Path(request.data))
     examples = _examples(loaded, request, raw)
     parts = data.split(examples, request.held_out_frac)
@@ -209,7 +209,7 @@ def _write(
 ) -> None:
     """Write the adapter beside its place, then give it its name."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    staging = out.with_name(f".{out.name}.training")
+    staging, earlier = (out.with_name(f".{out.name}.{use}") for use in ("training", "earlier"))
     shutil.rmtree(staging, ignore_errors=True)  # of a training that was killed
     staging.mkdir()
     try:
@@ -222,7 +222,11 @@ def _write(
         _write_json(staging / CONFIG_FILE, _peft_config(loaded, request))
         _write_json(staging / TRAINING_FILE, provenance)
         (staging / "README.md").write_text(_readme(out.name, loaded, request, provenance))
+        if out.exists():  # an earlier training by this name; what was published of it stands elsewhere
+            shutil.rmtree(earlier, ignore_errors=True)
+            out.rename(earlier)
         publish(staging, out)
+        shutil.rmtree(earlier, ignore_errors=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -91,6 +91,25 @@ def test_the_same_seed_trains_the_same_adapter(tiny_model, tmp_path):
     assert one == two
 
 
+def test_training_again_replaces_the_earlier_adapter_and_nothing_else(tiny_model, tmp_path):
+    from agents.engine.worker.models import load_model
+    from agents.engine.worker.train import train
+
+    data = tmp_path / "text.txt"
+    data.write_text("the quick brown fox jumps over the lazy dog. " * 60)
+    loaded, out = load_model(tiny_model), tmp_path / "fox"
+    weights = []
+    for seed in (1, 2):
+        request = Train(data=str(data), out=str(out), n_steps=2, context_tokens=32, seed=seed)
+        train(loaded, request, lambda step: None, lambda: False)
+        weights.append((out / "adapter_model.safetensors").read_bytes())
+    assert weights[0] != weights[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fox", "text.txt"]
+    (notes := tmp_path / "notes").mkdir()
+    with pytest.raises(EngineFailed, match="something else"):
+        train(loaded, Train(data=str(data), out=str(notes)), lambda step: None, lambda: False)
+
+
 async def test_a_chat_swaps_adapters_between_turns_and_back(tiny_model, adapter):
     async with open_engine(threads=1) as engine:
         await engine.one(Load(folder=str(tiny_model)))
