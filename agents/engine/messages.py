@@ -141,7 +141,10 @@ class Cancel(Message, frozen=True, tag="cancel"):
 
 
 class Train(Message, frozen=True, tag="train", kw_only=True):
-    """Train a LoRA on the loaded model. `TrainStep`s come, then `Trained`. An earlier adapter in the folder is replaced; the new one appears whole or not at all."""
+    """Train a LoRA on the loaded model. `TrainStep`s come, then `Trained`.
+
+    An earlier adapter in the folder is replaced; the new one appears whole or not at all.
+    """
 
     data: Path
     kind: Literal["auto", "text", "chat"] = "auto"
