@@ -1,9 +1,10 @@
-"""Results that read better in a form of their own than as the generic one of `daemon.cli.render`."""
+"""What commands print: a form of its own for each result that reads better so, else the generic one of `render`."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
-from daemon.cli.render import bytes_text, duration_text, event_line, table, value_text
+from daemon.cli.render import bytes_text, duration_text, event_line, lines_of, table, value_text
 from daemon.cli.text import clean
 
 Json = Any
@@ -140,3 +141,12 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "peer/ls": _peers,
     "train/run": _trained,
 }
+
+
+def show(result: Json, *, as_json: bool, name: str = "") -> None:
+    """Print a result on stdout; `name` is the operation that gave it."""
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False), flush=True)
+        return
+    for line in FORMS.get(name, lines_of)(result):
+        print(line, flush=True)

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from daemon.api.operation import Operation
-from daemon.cli import client, render
+from daemon.cli import client, forms, render
 from daemon.cli.options import json_option
 from daemon.paths import Home
 
@@ -40,7 +40,7 @@ def command_of(operation: Operation) -> click.Command:
 
 def _run(home: Home, operation: Operation, params: dict[str, Any], *, as_json: bool) -> None:
     if not operation.is_stream:
-        render.show(client.call(home, operation.name, params), as_json=as_json, name=operation.name)
+        forms.show(client.call(home, operation.name, params), as_json=as_json, name=operation.name)
         return
     if operation.result is bytes:
         for chunk in client.stream_bytes(home, operation.name, params):
@@ -52,7 +52,7 @@ def _run(home: Home, operation: Operation, params: dict[str, Any], *, as_json: b
             if not as_json and render.is_progress(item):
                 draw(item)
             else:
-                render.show(item, as_json=as_json, name=operation.name)
+                forms.show(item, as_json=as_json, name=operation.name)
 
 
 def _defaults_from(fields: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Final, TextIO
 
 import click
 
-from daemon.cli import client, render
+from daemon.cli import client, forms
 from daemon.cli.options import json_option
 from daemon.cli.text import clean
 from daemon.errors import BadHome, DaemonError
@@ -24,7 +24,7 @@ _LOOK_S: Final = 0.2
 @click.pass_obj
 def status(home: Home, as_json: bool) -> None:
     """Show how the node is: its address, peers, content and services."""
-    render.show(client.call(home, "node/status", timeout_s=STATUS_LIMIT_S), as_json=as_json, name="node/status")
+    forms.show(client.call(home, "node/status", timeout_s=STATUS_LIMIT_S), as_json=as_json, name="node/status")
 
 
 @click.command("id")
@@ -37,7 +37,7 @@ def identity(home: Home, as_json: bool) -> None:
     except client.NotRunning:
         result = {"peer": _peer_on_disk(home), "addresses": []}
     if as_json:
-        render.show(result, as_json=True)
+        forms.show(result, as_json=True)
         return
     for line in [result["peer"], *result["addresses"]]:
         click.echo(line)

@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 
 from daemon.api import faults
-from daemon.cli import client, render
+from daemon.cli import client, forms
 from daemon.cli.options import json_option
 from daemon.errors import AlreadyRunning, DaemonError
 from daemon.paths import Home
@@ -31,7 +31,7 @@ def init(home: Home, as_json: bool) -> None:
     identity, is_new = initialise(home)
     result = {"peer": str(identity.peer_id), "home": str(home.root), "is_new": is_new}
     if as_json:
-        render.show(result, as_json=True)
+        forms.show(result, as_json=True)
         return
     click.echo(f"{'made a new node' if is_new else 'this node is there already'}: {identity.peer_id}")
     click.echo(f"its home is {home.root}. Start it: covey up")

@@ -3,7 +3,6 @@
 An operation that reads better in a form of its own has one in `daemon.cli.forms`.
 """
 
-import json
 import shutil
 import sys
 import time
@@ -18,17 +17,6 @@ _BINARY_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _GAP: Final = "  "
 _PROGRESS_FIELDS: Final = frozenset({"type", "step", "n_done", "n_total", "unit"})
 _SUFFIXES: Final = ("_unix_s", "_bytes", "_s", "_ms", "_frac")
-
-
-def show(result: Json, *, as_json: bool, name: str = "") -> None:
-    """Print one result on stdout."""
-    if as_json:
-        print(json.dumps(result, ensure_ascii=False), flush=True)
-        return
-    from daemon.cli.forms import FORMS  # it builds on this module
-
-    for line in FORMS.get(name, lines_of)(result):
-        print(line, flush=True)
 
 
 def lines_of(result: Json) -> Iterator[str]:
