@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import HealthCheck, settings
 from trio.testing import MockClock
 
 from simulations.net import SimWorld, open_world
@@ -22,6 +23,11 @@ ROOT = Path(__file__).parents[1]
 COVEY = [sys.executable, "-m", "daemon.cli.main"]
 START_LIMIT_S = 60
 SETTINGS = {"network.host": "127.0.0.1", "network.port": "0", "network.has_mdns": "false"}
+
+# Every run tries the same examples, however busy the machine is; --hypothesis-profile=explore tries others.
+settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("same")
 
 
 @pytest.fixture

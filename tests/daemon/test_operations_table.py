@@ -57,7 +57,7 @@ class TestEveryOperation:
         with pytest.raises(msgspec.ValidationError, match="unknown field"):
             decoder.decode(b'{"surely_no_parameter": 1}')
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(data=st.data())
     def test_takes_every_parameter_that_its_schema_allows(self, operation, data):
         schema = msgspec.json.schema(operation.params)

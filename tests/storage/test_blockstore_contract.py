@@ -231,7 +231,7 @@ OPERATIONS = st.lists(
 
 
 @given(operations=OPERATIONS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_store_is_a_dictionary_with_levels(store: Store, operations: list[tuple[str, int, Visibility]]) -> None:
     store.delete_many(list(store.cids()))
     model: dict[Cid, Visibility] = {}

@@ -284,7 +284,7 @@ def test_a_file_cut_at_any_byte_or_with_a_tail_is_refused(tmp_path, make_safeten
         read_header(path)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.integers(0, 2000), byte=st.integers(0, 255))
 def test_a_changed_byte_never_raises_anything_but_the_refusal(tmp_path, make_safetensors, make_shapes, at, byte):
     data = bytearray(make_safetensors(make_shapes()))

@@ -241,7 +241,7 @@ class Peer:
 KINDS = ["honest", "mute", "flaky", "empty", "boaster", "forger", "stutterer"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 1 << 32), st.lists(st.sampled_from(KINDS), min_size=1, max_size=5), st.integers(1, 60))
 def test_whatever_peers_do_only_wanted_blocks_come_and_an_honest_one_suffices(
     seed: int, kinds: list[str], n_wanted: int

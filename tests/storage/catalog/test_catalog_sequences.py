@@ -26,7 +26,7 @@ def test_numbers_begin_at_one_and_have_no_gaps_while_the_node_runs(catalog: Cata
     assert catalog.sequences.next(b"b") == 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(runs=st.lists(st.integers(0, 2 * N_RESERVED), max_size=5))
 def test_no_number_comes_again_whenever_the_process_is_lost(
     tmp_path_factory: pytest.TempPathFactory, runs: list[int]

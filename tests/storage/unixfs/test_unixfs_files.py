@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.blockstore import MadeBlock
@@ -41,7 +41,6 @@ def test_every_range_of_a_file_is_read(profile: Profile, n_bytes: int) -> None:
 
 
 @given(st.binary(max_size=300), st.integers(0, 320), st.integers(0, 320), st.integers(1, 40), st.integers(2, 5))
-@settings(deadline=None)
 def test_ranges_agree_with_slices(data: bytes, offset: int, length: int, chunk: int, width: int) -> None:
     for raw_leaves in (True, False):
         store = MemoryBlockstore()
