@@ -20,6 +20,7 @@ from storage.codecs import dag_pb
 from storage.errors import StorageError
 
 SPREAD_S: Final = 600.0  # what was public before a start is provided within this time
+LOOK_S: Final = 300.0  # for what became public without being told here: fetched adapters
 MAX_WAITING: Final = 1024
 MAX_ADAPTERS: Final = 1000
 MAX_NAMES: Final = 256  # of one folder, provided each by itself
@@ -36,7 +37,7 @@ class Provider:
         self._asked, self._waiting = trio.open_memory_channel[Cid](MAX_WAITING)
 
     def provide_soon(self, *roots: Cid) -> None:
-        """Provide roots that were just published. One too many has to wait for the next start."""
+        """Provide roots that were just published. One too many is found by the next look."""
         for root in roots:
             try:
                 self._asked.send_nowait(root)
@@ -50,15 +51,20 @@ class Provider:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Provide every public root, and what is asked for, until cancelled."""
         schedule = ProvideSchedule(self._rng)
-        for request in await trio.to_thread.run_sync(self._all_public):
+        for request in await self._ports.exchange.work(self._all_public):
             schedule.add(request, trio.current_time())
         requests, pending = trio.open_memory_channel[Provide](0)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keep_provided, schedule, pending, self._ports.network, self._is_public)
             task_status.started()
-            async for root in self._waiting.clone():
-                for request in provided_with(self._ports.store, root):
-                    await requests.send(request)
+            while True:
+                with trio.move_on_after(LOOK_S):
+                    async for root in self._waiting:
+                        for request in provided_with(self._ports.store, root):
+                            await requests.send(request)
+                for request in await self._ports.exchange.work(self._all_public):
+                    if request.cid not in schedule:
+                        await requests.send(request._replace(within_s=0.0))
 
     def _is_public(self, cid: Cid) -> bool:
         return self._ports.roots.may_see(None, cid, is_flock=False)

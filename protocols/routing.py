@@ -55,6 +55,9 @@ class ProvideSchedule:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, cid: Cid) -> bool:
+        return cid in self._entries
+
     def add(self, request: Provide, now_s: float) -> bool:
         """Take up a CID, or make a known one a root. Returns: False when the schedule is full."""
         due_s = now_s + self._rng.uniform(0, request.within_s)

@@ -8,7 +8,7 @@ import trio
 
 from agents.adapters.publish import Release, publish
 from daemon.lifecycle import running
-from daemon.provide import SPREAD_S, Provider
+from daemon.provide import LOOK_S, SPREAD_S, Provider
 from protocols.net import PeerInfo
 from protocols.routing import RECORD_LIFETIME_S
 from simulations.world import TINY, make_node, run_node, write_adapter
@@ -92,3 +92,12 @@ async def test_a_public_adapter_is_found_by_its_files_also_after_a_restart(pair,
         await trio.sleep(SPREAD_S + 60)
     assert await is_found(neighbour, row.manifest)
     assert await is_found(neighbour, files)
+
+
+async def test_what_became_public_untold_is_found_by_the_next_look(pair, autojump_clock):
+    ann, neighbour = pair
+    async with running(Provider(ann.ports, random.Random(1)).run):
+        await trio.sleep(1)
+        fetched = publish_bytes(ann, b"fetched", Visibility.PUBLIC)
+        await trio.sleep(LOOK_S + 10)
+    assert await is_found(neighbour, fetched)
