@@ -1,0 +1,70 @@
+"""The core of a fetch, and what it makes of names and stores that are not as they should be."""
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from protocols.bitswap.shell import Exchange, in_turn, run_exchange
+from protocols.errors import Malformed, TooBig
+from protocols.fetch import Walk, fetch_dag
+from protocols.net import PeerInfo
+from simulations.net import SimWorld
+from storage.blockstore import Block
+from storage.cid import DAG_CBOR, RAW, Cid
+from storage.codecs.dag_cbor import CODEC
+from storage.errors import Corrupt
+from storage.keys import Identity
+from storage.memory import MemoryBlockstore
+
+UNCHECKABLE = Cid(b"\x01\x55\xc0\xe4\x02\x20" + bytes(32))  # blake2s-256, which nobody here computes
+
+
+class RottenStore(MemoryBlockstore):
+    """Has a block whose bytes the disk has lost, until it is written again."""
+
+    rotten: Cid | None = None
+
+    def get(self, cid: Cid) -> bytes:
+        if cid == self.rotten:
+            raise Corrupt(f"{cid} is damaged")
+        return super().get(cid)
+
+    def put_many(self, blocks: list[Block]) -> None:
+        super().put_many(blocks)
+        if self.rotten in [block.cid for block in blocks]:
+            self.rotten = None
+
+
+def test_a_name_that_cannot_be_checked_is_refused_before_it_is_asked_for() -> None:
+    with pytest.raises(Malformed, match="cannot be checked"):
+        Walk([UNCHECKABLE])
+
+
+def test_a_walk_meets_every_block_once_and_keeps_its_budget() -> None:
+    leaf = Cid.of(b"leaf")
+    walk = Walk([leaf, leaf], max_blocks=2)
+    assert walk.take(9) == [leaf]
+    walk.reused(leaf, 4, [leaf])
+    assert walk.is_done and walk.progress().n_reused_bytes == 4
+    with pytest.raises(TooBig, match="over 2 blocks"):
+        Walk([Cid.of(bytes([number])) for number in range(3)], max_blocks=2)
+
+
+async def test_a_node_that_is_damaged_here_is_fetched_again(sim_world: SimWorld, autojump_clock: MockClock) -> None:
+    leaf = Block(Cid.of(b"leaf", RAW), b"leaf")
+    data = CODEC.encode([leaf.cid])
+    root = Block(Cid.of(data, DAG_CBOR), data)
+    server, client = (sim_world.node(Identity(bytes([number]) * 32).peer_id) for number in (1, 2))
+    full, rotten = MemoryBlockstore(), RottenStore()
+    for store in (full, rotten):
+        store.put_many([root, leaf])
+    rotten.rotten = root.cid
+    serving = Exchange(server, full, lambda _peer, _cid: True, lambda *_: None, in_turn)
+    fetching = Exchange(client, rotten, lambda _peer, _cid: True, lambda *_: None, in_turn)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run_exchange, serving)
+        await nursery.start(run_exchange, fetching)
+        done = await fetch_dag(fetching, root.cid, providers=[PeerInfo.parse(server.addresses()[0])])
+        nursery.cancel_scope.cancel()
+    assert (done.n_blocks, done.n_reused_blocks) == (1, 1)
+    assert rotten.get(root.cid) == data
