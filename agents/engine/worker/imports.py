@@ -14,9 +14,9 @@ import msgspec
 
 from agents.engine.fingerprint import SourceTensor, fingerprint, fingerprint_folder
 from agents.engine.messages import ModelCard
+from agents.engine.worker.folders import publish
 from agents.engine.worker.models import CARD_FILE, read_card, read_json
 from agents.errors import EngineFailed
-from storage.durable import sync_folder
 
 HUB_POLL_S: Final = 0.2
 # What a model's folder may carry over; neither code nor pickles are among it.
@@ -55,16 +55,6 @@ def import_model(source: str, folder: Path, name: str, is_cancelled: IsCancelled
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return card
-
-
-def publish(staging: Path, folder: Path) -> None:
-    """Give the finished `staging` folder its name: after a crash `folder` is there whole, or not at all."""
-    for file in staging.iterdir():
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-    sync_folder(staging)
-    staging.rename(folder)
-    sync_folder(folder.parent)
 
 
 def _fill(source: str, staging: Path, name: str, is_cancelled: IsCancelled) -> ModelCard:

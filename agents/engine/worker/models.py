@@ -77,7 +77,9 @@ def read_card(folder: Path) -> ModelCard:
     try:
         return msgspec.json.decode((folder / CARD_FILE).read_bytes(), type=ModelCard)
     except (OSError, msgspec.MsgspecError) as error:
-        raise EngineFailed(f"{folder} holds no imported model ({error}). Import it first: covey model pull") from None
+        raise EngineFailed(
+            f"{folder} holds no imported model ({error}). Import it first: covey model import SOURCE"
+        ) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from agents.adapters.inspect import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
 from agents.engine.messages import Train, Trained, TrainStep
 from agents.engine.worker import data
 from agents.engine.worker.data import IGNORED, Example, Split
+from agents.engine.worker.folders import replace, restore
 from agents.engine.worker.generate import render
-from agents.engine.worker.imports import publish
 from agents.engine.worker.lora import PREFIX, LowRank, StagedAdapter
 from agents.engine.worker.models import LoadedModel
 from agents.errors import EngineFailed
@@ -41,6 +41,7 @@ def train(
     """Train; afterwards the model wears no adapter. Raises: BadData, EngineFailed."""
     began_s = time.perf_counter()
     out = Path(request.out)
+    restore(out)
     if out.exists() and not (out / CONFIG_FILE).exists():
         raise EngineFailed(f"{out} holds something else than an adapter: choose another name")
     raw = data.read_data(Path(request.data))
@@ -209,7 +210,7 @@ def _write(
 ) -> None:
     """Write the adapter beside its place, then give it its name."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    staging, earlier = (out.with_name(f".{out.name}.{use}") for use in ("training", "earlier"))
+    staging = out.with_name(f".{out.name}.training")
     shutil.rmtree(staging, ignore_errors=True)  # of a training that was killed
     staging.mkdir()
     try:
@@ -222,11 +223,7 @@ def _write(
         _write_json(staging / CONFIG_FILE, _peft_config(loaded, request))
         _write_json(staging / TRAINING_FILE, provenance)
         (staging / "README.md").write_text(_readme(out.name, loaded, request, provenance))
-        if out.exists():  # an earlier training by this name; what was published of it stands elsewhere
-            shutil.rmtree(earlier, ignore_errors=True)
-            out.rename(earlier)
-        publish(staging, out)
-        shutil.rmtree(earlier, ignore_errors=True)
+        replace(staging, out)  # an earlier training by this name goes: what was published of it stands elsewhere
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
