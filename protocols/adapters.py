@@ -7,7 +7,7 @@ is for newcomers: one frame asks a peer for what it announces on some bases, the
 signed, then the end of the stream. A peer answers for itself alone.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -190,15 +190,19 @@ async def ask(network: Network, peer: PeerId, bases: Iterable[Cid]) -> list[tupl
     return replies
 
 
-async def answer(stream: Stream, announced: Callable[[Cid], Iterable[bytes]]) -> None:
-    """Answer a newcomer with the envelopes that `announced` gives for each base. Raises: what reading raises."""
+async def answer(stream: Stream, announced: Callable[[Cid, int], Awaitable[Sequence[bytes]]]) -> None:
+    """Answer a newcomer with the envelopes that `announced(base, n_most)` gives. Raises: what reading raises."""
     frame = await read_frame(stream, MAX_ASK_BYTES)
     if frame is None:
         return
     question = decode(frame, Ask, MAX_ASK_BYTES)
-    replies = [Answer(base=base, envelope=data) for base in sorted(set(question.bases)) for data in announced(base)]
-    for reply in replies[:MAX_ANSWERS]:
-        await write_frame(stream, encode(reply, _MAX_ANSWER_BYTES), _MAX_ANSWER_BYTES)
+    n_left = MAX_ANSWERS
+    for base in sorted(set(question.bases)):
+        envelopes = await announced(base, n_left)
+        n_left -= len(envelopes)
+        for data in envelopes:
+            reply = Answer(base=base, envelope=data)
+            await write_frame(stream, encode(reply, _MAX_ANSWER_BYTES), _MAX_ANSWER_BYTES)
     await stream.finish()
 
 

@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from agents.adapters.announce import run_announcer
-from agents.adapters.ports import IGNORED, Ports, TaskStatus
+from agents.adapters.ports import Ports
 from agents.adapters.subscribe import TRUST_KIND, News, run_subscriber
 from agents.engine.messages import ModelCard
 from protocols.bitswap.shell import Exchange, in_turn, run_exchange
@@ -117,7 +117,7 @@ def make_node(
     catalog = catalog or Catalog.open(Path(":memory:"))
     roots, events = Roots(store), list[SimEvent]()
 
-    def emit(kind: str, **fields: Any) -> None:
+    def emit(kind: str, *, by: PeerId | None = None, **fields: Any) -> None:
         events.append(SimEvent(trio.current_time(), kind, fields))
 
     def may_see(peer: PeerId, cid: Cid) -> bool:
@@ -140,7 +140,7 @@ def make_node(
     return SimNode(name, network, ports, rng, events, publish, published, tell, news)
 
 
-async def run_node(node: SimNode, *, task_status: TaskStatus = IGNORED) -> None:
+async def run_node(node: SimNode, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
     """Run the node's services until it is cancelled, by `node.scope` too."""
     with node.scope:
         async with trio.open_nursery() as nursery:

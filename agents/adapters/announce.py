@@ -8,11 +8,12 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Final, NamedTuple
 
 import trio
 
-from agents.adapters.ports import IGNORED, Ports, TaskStatus
+from agents.adapters.ports import Ports
 from protocols import adapters as wire
 from protocols.adapters import Announcement
 from protocols.net import PeerInfo, Stream
@@ -107,19 +108,22 @@ class Turnstile:
         return True
 
 
-def announced(ports: Ports, base: str | None = None, asker: PeerId | None = None) -> list[AdapterRow]:
-    """What this node announces: of each name and base the highest version that it published.
+def announced(ports: Ports, base: str | None = None, asker: PeerId | None = None) -> Iterator[AdapterRow]:
+    """What this node announces: of each name and base the highest version that may be heard of.
 
-    To an `asker` all that it may see; without one what the whole flock may hear of.
+    By an `asker` who may see it; without one by the whole flock.
     """
-    rows = ports.catalog.adapters.query(
-        is_own=True, state=AdapterState.READY, base=base, order=AdapterOrder.VERSION, limit=MAX_SCHEDULED
+    for newest in ports.catalog.adapters.newest_own(base=base, limit=MAX_SCHEDULED):
+        heard = (row for row in _versions(ports, newest) if _may_hear(ports, row, asker))
+        yield from islice(heard, 1)
+
+
+def _versions(ports: Ports, newest: AdapterRow) -> Iterator[AdapterRow]:
+    """All versions, the highest first; the others are looked up only when they are asked for."""
+    yield newest
+    yield from ports.catalog.adapters.query(
+        is_own=True, state=AdapterState.READY, base=newest.base, name=newest.name, order=AdapterOrder.VERSION
     )
-    newest: dict[tuple[str, str], AdapterRow] = {}
-    for row in rows:
-        if _may_hear(ports, row, asker):
-            newest.setdefault((row.base, row.name), row)
-    return list(newest.values())
 
 
 def _may_hear(ports: Ports, row: AdapterRow, asker: PeerId | None) -> bool:
@@ -128,16 +132,21 @@ def _may_hear(ports: Ports, row: AdapterRow, asker: PeerId | None) -> bool:
     return ports.roots.level(row.manifest) >= Visibility.FLOCK
 
 
-def sealed(ports: Ports, row: AdapterRow) -> bytes:
-    """A fresh announcement of an adapter of our own."""
-    unix_s = ports.unix_s()
+def own_addresses(ports: Ports) -> tuple[str, ...]:
+    """Where this node can be reached, as announcements say it."""
     addresses = [address for text in ports.network.addresses() for address in PeerInfo.parse(text).addresses]
+    return tuple(text for text in addresses if len(text) <= MAX_ADDRESS_CHARS)[: wire.MAX_ADDRESSES]
+
+
+def sealed(ports: Ports, row: AdapterRow, addresses: tuple[str, ...]) -> bytes:
+    """A fresh announcement of an adapter of our own. Now and then it waits for the disk: call it in a thread."""
+    unix_s = ports.unix_s()
     announcement = Announcement(
         manifest=row.manifest,
         name=row.name,
         version=row.version,
         n_bytes=row.n_bytes,
-        addresses=tuple(text for text in addresses if len(text) <= MAX_ADDRESS_CHARS)[: wire.MAX_ADDRESSES],
+        addresses=addresses,
     )
     next_sequence = partial(ports.catalog.sequences.next, unix_s=unix_s)
     return wire.seal_announcement(ports.identity, Cid.parse(row.base), announcement, next_sequence, unix_s)
@@ -157,11 +166,11 @@ async def run_announcer(
     published: trio.MemoryReceiveChannel[Cid],
     rng: random.Random,
     *,
-    task_status: TaskStatus = IGNORED,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Announce everything that this node publishes, for ever; what comes in through `published` at once."""
     outgoing = _Outgoing(ports, Schedule(rng))
-    for row in announced(ports):
+    for row in await ports.exchange.work(lambda: list(announced(ports))):
         outgoing.schedule.add(row.manifest, trio.current_time())
     serve_catch_up(ports)
     task_status.started()
@@ -193,21 +202,27 @@ async def _note_newcomers(outgoing: _Outgoing) -> None:
 async def _announce_due(outgoing: _Outgoing) -> None:
     ports, now_s = outgoing.ports, trio.current_time()
     due = outgoing.schedule.due(now_s)
-    current = {row.manifest: row for row in announced(ports)} if due else {}
+    if not due:
+        return
+    current = await ports.exchange.work(lambda: {row.manifest: row for row in announced(ports)})
     for manifest in due:
         if manifest not in current:  # withdrawn, or a newer version took its place
             outgoing.schedule.remove(manifest)
             continue
         row = current[manifest]
-        await ports.network.publish(wire.topic_of(Cid.parse(row.base)), sealed(ports, row))
+        envelope = await ports.exchange.work(partial(sealed, ports, row, own_addresses(ports)))
+        await ports.network.publish(wire.topic_of(Cid.parse(row.base)), envelope)
 
 
 def serve_catch_up(ports: Ports) -> None:
     """Answer newcomers that ask what this node announces."""
     turnstile = Turnstile(ANSWER_EVERY_S, ANSWER_BURST)
 
-    def envelopes(asker: PeerId, base: Cid) -> Iterator[bytes]:
-        return (sealed(ports, row) for row in announced(ports, str(base), asker))
+    async def envelopes(asker: PeerId, base: Cid, n_most: int) -> list[bytes]:
+        addresses = own_addresses(ports)
+        return await ports.exchange.work(
+            lambda: [sealed(ports, row, addresses) for row in islice(announced(ports, str(base), asker), n_most)]
+        )
 
     async def handle(stream: Stream) -> None:
         if turnstile.admits(stream.peer, trio.current_time()):

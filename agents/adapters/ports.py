@@ -1,43 +1,32 @@
 """What the adapter services need from the rest of a node. The daemon hands in the real things, simulations theirs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
-
-import trio
+from threading import Lock
+from typing import Any, Protocol
 
 from protocols.bitswap.shell import Exchange
 from protocols.net import Network
 from storage.blockstore import Store
 from storage.catalog import Catalog
-from storage.keys import Identity
+from storage.keys import Identity, PeerId
 from storage.pins import Pins
 from storage.roots import Roots
-
-
-class TaskStatus(Protocol):
-    """What `trio.Nursery.start` hands to a service."""
-
-    def started(self) -> None:
-        """The service is ready."""
-
-
-IGNORED: Final[TaskStatus] = trio.TASK_STATUS_IGNORED
 
 
 class Emit(Protocol):
     """Notes an event: the daemon writes it to the durable log."""
 
-    def __call__(self, kind: str, **fields: Any) -> None:
-        """`fields` hold JSON values."""
+    def __call__(self, kind: str, *, by: PeerId | None = None, **fields: Any) -> None:
+        """`fields` hold JSON values. `by` is the peer that can cause the event as often as it likes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
     """Everything outside. `unix_s` is the wall clock; `folder` holds the adapters that are ready, each as files.
 
-    `store` is the exchange's store.
+    `store` is the exchange's store. Who gives an adapter its version holds `numbering` until its row is written.
     """
 
     exchange: Exchange
@@ -49,6 +38,7 @@ class Ports:
     emit: Emit
     unix_s: Callable[[], float]
     folder: Path
+    numbering: Lock = field(default_factory=Lock)
 
     @property
     def network(self) -> Network:

@@ -75,10 +75,17 @@ def store_adapter(ports: Ports, folder: Path, release: Release) -> AdapterRow:
     """All of publishing that needs no network, durably. Raises: BadAdapter, WrongBase, StoreFull."""
     inspection = inspect_folder(folder, release.base)
     files = unixfs.add_path(ports.store, folder)
-    manifest = _manifest(ports, inspection, files, release)
-    if isinstance(manifest, AdapterRow):
-        ports.roots.publish(manifest.manifest, release.visibility, release.members)
-        return manifest
+    with ports.numbering:
+        versions = _versions(ports, release)
+        same = _same(ports, versions, files, release)
+        if same is not None:
+            ports.roots.publish(same.manifest, release.visibility, release.members)
+            return same
+        return _store(ports, _manifest(ports, inspection, files, release, versions), release)
+
+
+def _store(ports: Ports, manifest: Manifest, release: Release) -> AdapterRow:
+    """Sign the manifest and make it ready here."""
     scope = str(manifest.base.fingerprint)
     entry = make_entry(
         ports.identity,
@@ -101,24 +108,41 @@ def store_adapter(ports: Ports, folder: Path, release: Release) -> AdapterRow:
     return row
 
 
-def _manifest(ports: Ports, inspection: Inspection, files: Cid, release: Release) -> Manifest | AdapterRow:
-    """The manifest to sign, or the row of the version that holds exactly these files already."""
+def _versions(ports: Ports, release: Release) -> list[AdapterRow]:
+    """What this node published under the name for the base before, the highest version first."""
+    return ports.catalog.adapters.query(
+        is_own=True, name=release.name, base=release.base.base, order=AdapterOrder.VERSION
+    )
+
+
+def _same(ports: Ports, versions: Sequence[AdapterRow], files: Cid, release: Release) -> AdapterRow | None:
+    """The version that holds exactly these files already, for the same audience."""
+    for row in versions:
+        if row.state is AdapterState.READY and release.version in (None, row.version):
+            before = read_stored(ports.store, row.manifest)[1]
+            if before.files == files and before.audience == release.audience:
+                return row
+    return None
+
+
+def _manifest(
+    ports: Ports, inspection: Inspection, files: Cid, release: Release, versions: Sequence[AdapterRow]
+) -> Manifest:
+    """The manifest to sign. Raises: BadAdapter."""
     base = Base(
         fingerprint=Cid.parse(release.base.base), name=release.base.name, architecture=release.base.architecture
     )
-    earlier = ports.catalog.adapters.query(
-        is_own=True, name=release.name, base=str(base.fingerprint), order=AdapterOrder.VERSION, limit=1
-    )
     version, parent = release.version, release.parent
-    if earlier:
-        last, before = earlier[0], read_stored(ports.store, earlier[0].manifest)[1]
-        is_same = before.files == files and before.audience == release.audience
-        if is_same and version in (None, last.version):
-            return last
+    if versions:
+        last = versions[0]
         if version is not None and version <= last.version:
             raise BadAdapter(f"{release.name} has version {last.version} already: publish it as {last.version + 1}")
         version = version or last.version + 1
-        if parent is None and ports.roots.level(last.manifest) >= release.visibility:
+        if (
+            parent is None
+            and last.state is AdapterState.READY
+            and ports.roots.level(last.manifest) >= release.visibility
+        ):
             parent = last.manifest
     if parent is not None and ports.store.has(parent) and ports.roots.level(parent) < release.visibility:
         # Whoever may see an entry may see what it links to.

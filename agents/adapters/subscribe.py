@@ -16,7 +16,7 @@ import trio
 from agents.adapters.announce import Turnstile
 from agents.adapters.decide import Accept, Facts, Refuse, decide
 from agents.adapters.obtain import Job, Waiting, obtain
-from agents.adapters.ports import IGNORED, Ports, TaskStatus
+from agents.adapters.ports import Ports
 from protocols import adapters as wire
 from protocols import replay
 from protocols.adapters import Announcement
@@ -109,7 +109,11 @@ class Intake:
 
 
 async def run_subscriber(
-    ports: Ports, news: trio.MemoryReceiveChannel[News], rng: random.Random, *, task_status: TaskStatus = IGNORED
+    ports: Ports,
+    news: trio.MemoryReceiveChannel[News],
+    rng: random.Random,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Hear of adapters for every local model, for ever; `news` brings what the user changes meanwhile."""
     send_jobs, receive_jobs = trio.open_memory_channel[Job](MAX_WAITING)
@@ -185,20 +189,24 @@ async def _resume(intake: Intake) -> None:
     """Take up what was begun and not finished, now and again, for ever; half of the fetches are left to what is new."""
     while True:
         room = max(MAX_RESUMED - len(intake.in_hand), 0)
-        for job in _unfinished(intake)[:room]:
+        rows = await intake.ports.exchange.work(partial(_unfinished_rows, intake.ports))
+        for job in _unfinished(intake, rows)[:room]:
             _enqueue(intake, job)
         await trio.sleep(RESUME_S)
 
 
-def _unfinished(intake: Intake) -> list[Job]:
-    """The jobs that failed or that a restart cut short, those untried for longest first."""
-    catalog, now_s = intake.ports.catalog, trio.current_time()
-    rows = [
+def _unfinished_rows(ports: Ports) -> list[AdapterRow]:
+    return [
         row
         for state in (AdapterState.FETCHING, AdapterState.HEARD)
-        for row in catalog.adapters.query(state=state, is_own=False, limit=MAX_WAITING)
-        if catalog.peers.is_trusted(row.publisher, TRUST_KIND)
+        for row in ports.catalog.adapters.query(state=state, is_own=False, limit=MAX_WAITING)
+        if ports.catalog.peers.is_trusted(row.publisher, TRUST_KIND)
     ]
+
+
+def _unfinished(intake: Intake, rows: list[AdapterRow]) -> list[Job]:
+    """The jobs that failed or that a restart cut short, those untried for longest first."""
+    now_s = trio.current_time()
     jobs = {row.manifest: _job_of(row) for row in rows}
     jobs |= {manifest: late.job for manifest, late in intake.late.items() if now_s - late.since_s < LATE_S}
     tried_s = {manifest: intake.tried_s.get(manifest, -math.inf) for manifest in jobs}
@@ -292,7 +300,7 @@ def _tell(
     if intake.refusals.is_news(Told(peer, reason.code, subject), trio.current_time()):
         named = {} if announcement is None else _names(announcement)
         kind = "adapter_refused" if isinstance(reason, Refuse) else "adapter_waiting"
-        intake.ports.emit(kind, code=reason.code, text=reason.text, peer=str(peer), base=str(base), **named)
+        intake.ports.emit(kind, by=peer, code=reason.code, text=reason.text, peer=str(peer), base=str(base), **named)
 
 
 def _names(announcement: Announcement) -> dict[str, str | int]:

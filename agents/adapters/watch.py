@@ -14,7 +14,7 @@ from typing import Final
 import trio
 
 from agents.adapters.inspect import CONFIG_FILE, WEIGHTS_FILE, inspect_folder
-from agents.adapters.ports import IGNORED, Emit, TaskStatus
+from agents.adapters.ports import Emit
 from agents.errors import BadAdapter
 
 POLL_S: Final = 1.0
@@ -126,7 +126,7 @@ async def run_watcher(
     *,
     poll_s: float = POLL_S,
     settle_s: float = SETTLE_S,
-    task_status: TaskStatus = IGNORED,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Call `found(folder)` for each new adapter at or below `root`, for ever; tell of those that are not usable."""
     core = Settling(settle_s)

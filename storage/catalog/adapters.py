@@ -171,6 +171,16 @@ class AdapterTable:
         )
         return [_row(row) for row in rows]
 
+    def newest_own(self, *, base: str | None = None, limit: int = MAX_ROWS_READ) -> list[AdapterRow]:
+        """Of each name and base the highest version that this node published; the latest published first."""
+        rows = self._database.read(
+            # Where max() is asked for, SQLite takes the other columns from the row that has it.
+            "SELECT *, max(version) FROM adapters WHERE is_own AND state = 'ready' AND base = coalesce(?, base)"
+            " GROUP BY base, name ORDER BY heard_unix_s DESC, manifest LIMIT ?",
+            (base, max(0, min(limit, MAX_ROWS_READ))),
+        )
+        return [_row(row[:-1]) for row in rows]
+
     def _drop_oldest(self) -> None:
         row = self._database.read_one("SELECT count(*) FROM adapters")
         surplus = (row[0] if row else 0) - self._max_rows

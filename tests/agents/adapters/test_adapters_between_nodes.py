@@ -1,23 +1,26 @@
 """Two or three whole nodes on the simulated network: what is brought in, and who gets what."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import msgspec
 import pytest
 import trio
 
-from agents.adapters.publish import Release, publish
+from agents.adapters.announce import announced
+from agents.adapters.publish import Release, publish, store_adapter
 from agents.adapters.subscribe import NewBase, NewTrust
 from agents.errors import BadAdapter
 from protocols.errors import NoProviders
 from protocols.fetch import fetch_blocks
 from protocols.net import PeerInfo
-from simulations.world import TINY, make_identity, write_adapter
+from simulations.world import START_UNIX_S, TINY, make_identity, write_adapter
 from storage import unixfs
 from storage.blockstore import Visibility
 from storage.catalog import Catalog
-from storage.catalog.adapters import AdapterState
+from storage.catalog.adapters import MAX_ROWS_READ, AdapterState
 from storage.cid import DAG_CBOR, Cid
 from storage.memory import MemoryBlockstore
 
@@ -161,6 +164,54 @@ async def test_a_new_version_follows_its_parent_and_the_old_one_is_announced_no_
     assert bob.ports.catalog.adapters.get(second.manifest).state is AdapterState.READY
     with pytest.raises(BadAdapter, match="publish it as 3"):
         await release(ann, write_adapter(tmp_path / "three", fill=3), version=2)
+
+
+async def test_files_that_were_published_before_are_not_published_again(autojump_clock, flock, tmp_path, release):
+    ann = await flock("ann")
+    one, two = write_adapter(tmp_path / "one"), write_adapter(tmp_path / "two", fill=1)
+    rows = [await release(ann, folder) for folder in (one, two, one, two)]
+    assert [row.version for row in rows] == [1, 2, 1, 2]
+    assert (await release(ann, one, version=3)).version == 3
+    assert (await release(ann, one, visibility=Visibility.PUBLIC)).version == 4  # what it may be passed on to differs
+
+
+async def test_releases_at_one_moment_get_a_version_each(autojump_clock, flock, tmp_path):
+    ann = await flock("ann")
+    folders = [write_adapter(tmp_path / str(fill), fill=fill) for fill in range(4)]
+    ports, versions = replace(ann.ports, unix_s=lambda: START_UNIX_S), []
+
+    def work(folder):
+        versions.append(store_adapter(ports, folder, Release("poet", TINY)).version)
+
+    threads = [Thread(target=work, args=[folder]) for folder in folders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(versions) == [1, 2, 3, 4]
+
+
+async def test_many_versions_of_one_name_do_not_crowd_out_the_others(autojump_clock, flock, tmp_path, release):
+    ann = await flock("ann")
+    first = await release(ann, write_adapter(tmp_path / "one"))
+    table = ann.ports.catalog.adapters
+    with ann.ports.catalog.transaction():
+        for version in range(1, MAX_ROWS_READ + 2):
+            manifest = Cid.of(str(version).encode(), DAG_CBOR)
+            table.upsert(replace(first, manifest=manifest, version=version, name="epochs"))
+    assert [row.name for row in announced(ann.ports)] == ["poet"]  # of the others nobody may hear
+
+
+async def test_where_the_newest_version_is_for_members_the_others_hear_of_the_one_before(
+    autojump_clock, flock, tmp_path, release
+):
+    ann = await flock("ann")
+    member, other = (make_identity(1, name).peer_id for name in ("bob", "carl"))
+    ann.trust(member, other)
+    await release(ann, write_adapter(tmp_path / "one"))
+    await release(ann, write_adapter(tmp_path / "two", fill=1), visibility=Visibility.MEMBERS, members=[member])
+    heard = [[row.version for row in announced(ann.ports, asker=asker)] for asker in (member, other, None)]
+    assert heard == [[2], [1], [1]]
 
 
 async def test_a_parent_that_fewer_may_see_is_not_shown_through_its_child(autojump_clock, flock, tmp_path, release):
