@@ -170,13 +170,22 @@ def _ports(
     """Content exchange under the rules of visibility, and what the adapter services stand on."""
 
     def may_see(peer: PeerId, cid: Cid) -> bool:
-        return roots.may_see(peer, cid, is_flock=peer in catalog.peers.flock())
+        seen = store.seen(cid)
+        if seen is None:
+            return False
+        if roots.allows(peer, seen, is_flock=peer in catalog.peers.flock()):
+            return True
+        feed.note_by(peer, "block_withheld", {"peer": str(peer), "cid": str(cid)})
+        return False
 
     def report(peer: PeerId, code: str) -> None:
-        feed.note("peer_misbehaved", {"peer": str(peer), "code": code})
+        feed.note_by(peer, "peer_misbehaved", {"peer": str(peer), "code": code})
 
-    def emit(kind: str, **fields: Any) -> None:
-        feed.note(kind, fields)
+    def emit(kind: str, *, by: PeerId | None = None, **fields: Any) -> None:
+        if by is None:
+            feed.note(kind, fields)
+        else:
+            feed.note_by(by, kind, fields)
 
     return Ports(
         exchange=Exchange(network, store, may_see, report),

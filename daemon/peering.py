@@ -91,7 +91,8 @@ async def note_peers(
     async with network.watch_peers() as changes:
         task_status.started()
         async for change in changes:
-            feed.note("peer_connected" if change.is_connected else "peer_disconnected", {"peer": str(change.peer)})
+            kind = "peer_connected" if change.is_connected else "peer_disconnected"
+            feed.note_by(change.peer, kind, {"peer": str(change.peer)})
             if change.is_connected:
                 await _note_addresses(network, book, change, clock())
 

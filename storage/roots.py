@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from storage.blockstore import Store, Visibility
+from storage.blockstore import Seen, Store, Visibility
 from storage.cid import Cid
 from storage.codecs import dag_cbor
 from storage.dag import reach
@@ -106,8 +106,10 @@ class Roots:
     def may_see(self, asker: PeerId | None, cid: Cid, *, is_flock: bool) -> bool:
         """May `asker` (None: somebody unknown) be told that the block exists? False for blocks that are not here."""
         seen = self._store.seen(cid)
-        if seen is None:
-            return False
+        return seen is not None and self.allows(asker, seen, is_flock=is_flock)
+
+    def allows(self, asker: PeerId | None, seen: Seen, *, is_flock: bool) -> bool:
+        """The same, where the caller has looked the block up."""
         if seen.level == Visibility.PUBLIC or (seen.level == Visibility.FLOCK and is_flock):
             return True
         return asker is not None and any(asker in self.members(root) for root in seen.member_roots)

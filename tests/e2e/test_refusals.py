@@ -132,4 +132,6 @@ def test_a_private_block_is_invisible_to_a_stranger_and_a_public_one_is_not(new_
     assert (tmp_path / "got.txt").read_text() == "for everybody"
     assert refused.returncode != 0
     assert not (tmp_path / "no.txt").exists()
+    told = ada.wait("block_withheld", lambda fields: fields["cid"] == private)
+    assert told["fields"]["peer"] == bob.peer
     assert ada.is_alive
