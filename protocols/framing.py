@@ -46,6 +46,11 @@ class FrameReader:
         return 1 if head is None else head[1] + head[0] - len(self._unread)
 
     @property
+    def n_unread(self) -> int:
+        """How many bytes of the message in hand are kept."""
+        return len(self._unread)
+
+    @property
     def is_between(self) -> bool:
         """Is no message half read? Only then may a stream end."""
         return not self._unread

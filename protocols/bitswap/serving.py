@@ -1,10 +1,11 @@
 """The core of serving: what each peer wants of us, what it gets next, and what it never learns.
 
-The caller looks blocks up and hands over the sizes of those that the peer may see. A block that it may not see is thus
-the very same thing here as a block that we lack: DONT_HAVE where that was asked for, silence where not.
+Wants are noted first and looked up then, so that a block which comes meanwhile finds who waits for it. The caller looks
+them up and hands over the sizes of the blocks that the peer may see. A block that it may not see is thus the very same
+thing here as a block that we lack: DONT_HAVE where that was asked for, silence where not.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -54,6 +55,10 @@ class _Client:
         """We lack what was asked for, or may not show it. It is remembered, for it may come."""
         if entry.send_dont_have and len(self.dont_haves) < MAX_PRESENCES:
             self.dont_haves[entry.cid] = None
+        self.wait(entry)
+
+    def wait(self, entry: Entry) -> None:
+        """Keep a want until it can be answered, if there is room."""
         key = entry.cid.multihash
         if key in self.waiting or not self.is_full():
             self.waiting[key] = entry
@@ -72,25 +77,38 @@ class Serving:
         self._clients: dict[PeerId, _Client] = {}
         self._waiting: dict[bytes, set[PeerId]] = {}  # multihash -> who waits for it
 
-    def heard(self, name: PeerId, entries: Sequence[Entry], is_full: bool, sizes: Mapping[Cid, int]) -> None:
-        """A peer changed its wantlist, or replaced it. `sizes`: the blocks among them that it may see."""
+    def heard(self, name: PeerId, entries: Iterable[Entry], is_full: bool) -> None:
+        """A peer changed its wantlist, or replaced it; the caller now looks the wants up, and calls `looked_up`."""
         client = self._clients.get(name)
         if client is None:
             if len(self._clients) >= MAX_PEERS:
                 return
             client = self._clients[name] = _Client()
-        before = set(client.waiting)
         if is_full:
-            client.waiting.clear()
+            self._wait_no_more(name, client)
             client.ready.clear()
-        for entry in sorted(entries, key=lambda entry: -entry.priority):
+        for entry in entries:
             if entry.is_cancel:
                 client.forget(entry.cid)
-            elif entry.cid in sizes:
-                client.answer(entry, sizes[entry.cid])
             else:
-                client.lack(entry)
-        self._index(name, before, set(client.waiting))
+                client.wait(entry)
+            self._index(name, client, entry.cid.multihash)
+
+    def looked_up(self, name: PeerId, entries: Iterable[Entry], sizes: Mapping[Cid, int]) -> None:
+        """Answer those of a peer's wants that still stand, in this order.
+
+        Args:
+            sizes: The blocks among them that are here and that the peer may see.
+        """
+        client = self._clients.get(name, _Client())
+        for entry in entries:
+            key = entry.cid.multihash
+            if client.waiting.get(key) == entry:  # neither served meanwhile, nor cancelled, nor asked in another way
+                if entry.cid in sizes:
+                    client.answer(entry, sizes[entry.cid])
+                else:
+                    client.lack(entry)
+                self._index(name, client, key)
 
     @property
     def is_anybody_waiting(self) -> bool:
@@ -111,15 +129,14 @@ class Serving:
         entry = client.waiting.get(cid.multihash) if client is not None else None
         if client is not None and entry is not None:
             client.answer(entry, size_bytes)
-            self._index(name, {cid.multihash}, set())
+            self._index(name, client, cid.multihash)
 
     def vanished(self, name: PeerId, entry: Entry) -> None:
         """A block of a batch cannot be read any more."""
         client = self._clients.get(name)
         if client is not None:
-            before = set(client.waiting)
             client.lack(entry)
-            self._index(name, before, set(client.waiting))
+            self._index(name, client, entry.cid.multihash)
 
     def has_answers(self, name: PeerId) -> bool:
         """Is there anything to say to this peer?"""
@@ -147,13 +164,19 @@ class Serving:
         """A peer disconnected: its wantlist goes with it."""
         client = self._clients.pop(name, None)
         if client is not None:
-            self._index(name, set(client.waiting), set())
+            self._wait_no_more(name, client)
 
-    def _index(self, name: PeerId, before: set[bytes], after: set[bytes]) -> None:
-        for key in before - after:
-            names = self._waiting[key]
+    def _wait_no_more(self, name: PeerId, client: _Client) -> None:
+        keys = list(client.waiting)
+        client.waiting.clear()
+        for key in keys:
+            self._index(name, client, key)
+
+    def _index(self, name: PeerId, client: _Client, key: bytes) -> None:
+        """Note whether this peer waits for this block."""
+        if key in client.waiting:
+            self._waiting.setdefault(key, set()).add(name)
+        elif (names := self._waiting.get(key)) is not None:
             names.discard(name)
             if not names:
                 del self._waiting[key]
-        for key in after - before:
-            self._waiting.setdefault(key, set()).add(name)

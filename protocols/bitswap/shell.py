@@ -5,7 +5,6 @@ wants and our answers alike, goes out on one stream that we opened: Kubo and Hel
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Final, Protocol, TypeVar
 
 import trio
 
+from protocols.bitswap.intake import Intake
 from protocols.bitswap.serving import Batch, Serving
 from protocols.bitswap.session import MAX_WANTS, Action, Arrived, Got, Misbehaved, NeedProviders, Send, Wants
 from protocols.bitswap.wire import (
@@ -38,24 +38,18 @@ from storage.errors import Corrupt, NotFound
 from storage.keys import PeerId
 
 N_THREADS: Final = 4
+N_GUEST_THREADS: Final = 2  # of these, at most so many work for other peers at a time
 INLINE_BYTES: Final = 16 << 10  # a message up to this size is decoded and hashed on the event loop
 READ_BYTES: Final = 1 << 20
+MAX_ENTRIES_PER_SLICE: Final = 512  # of a wantlist, noted and looked up at a time: about 4 ms of the event loop
 MAX_ENTRIES_PER_MESSAGE: Final = MAX_ITEMS // 4
 OPEN_TIMEOUT_S: Final = 15.0
 WRITE_TIMEOUT_S: Final = 60.0  # for one message: a peer that reads slower than that is given up
-READ_TIMEOUT_S: Final = 30.0  # between two reads of one message; between messages a stream may rest
 LINGER_S: Final = 60.0  # our stream to a peer closes after so much silence
-MAX_STREAMS_PER_PEER: Final = 8  # each may hold one message of the peer's in memory
+MAX_STREAMS_PER_PEER: Final = 8  # inbound
 N_ATTEMPTS: Final = 2  # a broken stream is reopened once before the peer counts as lost
 
 T = TypeVar("T")
-
-
-class TaskStatus(Protocol):
-    """What `trio.Nursery.start` hands to a service."""
-
-    def started(self) -> None:
-        """The service is ready."""
 
 
 class Worker(Protocol):
@@ -91,6 +85,14 @@ class _Talk:
 
 
 @dataclass(eq=False)
+class _Ear:
+    """Where we listen to one peer."""
+
+    n_streams: int = 0
+    turn: trio.Lock = field(default_factory=trio.Lock)  # one message of a peer's is taken in at a time
+
+
+@dataclass(eq=False)
 class Exchange:
     """Everything that this node exchanges by Bitswap.
 
@@ -109,7 +111,9 @@ class Exchange:
     sessions: dict[int, "Session"] = field(default_factory=dict)
     talks: dict[PeerId, _Talk] = field(default_factory=dict)
     nursery: trio.Nursery | None = None
-    n_streams: Counter[PeerId] = field(default_factory=Counter)  # inbound, being read
+    ears: dict[PeerId, _Ear] = field(default_factory=dict)
+    intake: Intake[trio.CancelScope] = field(default_factory=Intake)
+    guests: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, N_GUEST_THREADS))
     armed_s: float = math.inf
     rearm: trio.Event = field(default_factory=trio.Event)
 
@@ -127,7 +131,7 @@ class Session:
     is_needy: trio.Event = field(default_factory=trio.Event)
 
 
-async def run_exchange(exchange: Exchange, *, task_status: TaskStatus = trio.TASK_STATUS_IGNORED) -> None:
+async def run_exchange(exchange: Exchange, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
     """Serve peers and carry our wants to them, until cancelled."""
     async with trio.open_nursery() as nursery, exchange.network.watch_peers() as changes:
         exchange.nursery = nursery
@@ -206,11 +210,12 @@ async def offer_below(exchange: Exchange, root: Cid) -> None:
         await offer(exchange, below)
 
 
-def _sizes(exchange: Exchange, asked: Iterable[tuple[PeerId, Cid]]) -> dict[tuple[PeerId, Cid], int]:
+def _sizes(exchange: Exchange, asked: Sequence[tuple[PeerId, Cid]]) -> dict[tuple[PeerId, Cid], int]:
     """The sizes of those blocks that are here and that their asker may see."""
     found: dict[tuple[PeerId, Cid], int] = {}
+    absent = set(exchange.store.missing({cid for _, cid in asked}))  # at once: who asks much has mostly to be refused
     for peer, cid in asked:
-        if cid.inline is None and exchange.may_see(peer, cid):
+        if cid not in absent and cid.inline is None and exchange.may_see(peer, cid):
             size_bytes = exchange.store.size(cid)
             if size_bytes is not None:
                 found[peer, cid] = size_bytes
@@ -259,49 +264,88 @@ def _part(exchange: Exchange, peer: PeerId) -> None:
 
 async def _hear(exchange: Exchange, stream: Stream) -> None:
     """Read a peer's messages for as long as its stream lasts."""
-    if exchange.n_streams[stream.peer] == MAX_STREAMS_PER_PEER:
+    peer = stream.peer
+    ear = exchange.ears.setdefault(peer, _Ear())
+    if ear.n_streams == MAX_STREAMS_PER_PEER:
         return
-    exchange.n_streams[stream.peer] += 1
+    ear.n_streams += 1
     try:
-        await _listen(exchange, stream)
+        await _listen(exchange, stream, ear)
     except (Malformed, TooBig) as error:
-        exchange.report(stream.peer, error.code)
+        exchange.report(peer, error.code)
     finally:
-        exchange.n_streams[stream.peer] -= 1
-        exchange.n_streams += Counter()  # drops what counts zero
+        ear.n_streams -= 1
+        if not ear.n_streams:
+            del exchange.ears[peer]
+            if peer not in exchange.network.peers():
+                exchange.serving.gone(peer)  # what it wanted may have been noted after it left
 
 
-async def _listen(exchange: Exchange, stream: Stream) -> None:
+async def _listen(exchange: Exchange, stream: Stream, ear: _Ear) -> None:
     reader = FrameReader(MAX_MESSAGE_BYTES)
-    while True:
-        with trio.move_on_after(math.inf if reader.is_between else READ_TIMEOUT_S) as limit:
-            data = await stream.read(READ_BYTES)
-        if limit.cancelled_caught or not data:
-            return
-        exchange.wants.progress(stream.peer, trio.current_time())
-        for body in reader.feed(data):
-            await _receive(exchange, stream.peer, body)
+    intake = exchange.intake
+    with trio.CancelScope() as scope:
+        try:
+            while data := await stream.read(READ_BYTES):
+                exchange.wants.progress(stream.peer, trio.current_time())
+                _hold(exchange, scope, reader.n_unread + len(data))
+                if bodies := reader.feed(data):
+                    scope.deadline = math.inf  # to take them in is up to us
+                    for body in bodies:
+                        async with ear.turn:
+                            await _receive(exchange, stream.peer, body)
+                    intake.done(scope)
+                    if reader.n_unread:
+                        _hold(exchange, scope, reader.n_unread)
+                scope.deadline = intake.deadline_s(scope)
+        finally:
+            intake.done(scope)
+
+
+def _hold(exchange: Exchange, scope: trio.CancelScope, n_bytes: int) -> None:
+    """Keep what came of a message; the streams of others may have to give way to it, or this one to theirs."""
+    for slow in exchange.intake.holds(scope, n_bytes, trio.current_time()):
+        slow.cancel()
 
 
 async def _receive(exchange: Exchange, peer: PeerId, body: bytes) -> None:
     """Take in one message: hash its blocks, look its wants up, tell the cores."""
     is_expected = exchange.wants.expects(peer)
-    work = in_turn if len(body) <= INLINE_BYTES else exchange.work
-    message, blocks = await work(partial(_open, body, is_expected))
+    job = partial(_open, body, is_expected)
+    if len(body) <= INLINE_BYTES:
+        message, blocks = job()
+    else:
+        message, blocks = await (exchange.work(job) if is_expected else _work_for_guest(exchange, job))
     if message.blocks or message.haves or message.dont_haves:
         now_s = trio.current_time()
         _carry_out(exchange, exchange.wants.received(peer, blocks, message.haves, message.dont_haves, now_s))
     if message.entries or message.is_full:
-        asked = [(peer, entry.cid) for entry in message.entries if not entry.is_cancel]
-        sizes = await exchange.work(partial(_sizes, exchange, asked)) if asked else {}
-        visible = {cid: size_bytes for (_, cid), size_bytes in sizes.items()}
-        exchange.serving.heard(peer, message.entries, message.is_full, visible)
+        await _note_wants(exchange, peer, message)
+
+
+async def _note_wants(exchange: Exchange, peer: PeerId, message: Message) -> None:
+    """Note what a peer wants, look it up, and have it answered: a slice at a time, so that nobody waits long."""
+    for at in range(0, max(1, len(message.entries)), MAX_ENTRIES_PER_SLICE):
+        entries = message.entries[at : at + MAX_ENTRIES_PER_SLICE]
+        exchange.serving.heard(peer, entries, message.is_full and at == 0)
+        wanted = [entry for entry in entries if not entry.is_cancel]
+        if wanted:
+            asked = [(peer, entry.cid) for entry in wanted]
+            sizes = await _work_for_guest(exchange, partial(_sizes, exchange, asked))
+            exchange.serving.looked_up(peer, wanted, {cid: size_bytes for (_, cid), size_bytes in sizes.items()})
         if exchange.serving.has_answers(peer):
             _wake_talk(exchange, peer)
 
 
+async def _work_for_guest(exchange: Exchange, job: Callable[[], T]) -> T:
+    """Work that another peer caused: it leaves threads free for our own."""
+    async with exchange.guests:
+        return await exchange.work(job)
+
+
 def _open(body: bytes, is_expected: bool) -> tuple[Message, list[Arrived]]:
     message = decode(body)
+    message = message._replace(entries=tuple(sorted(message.entries, key=lambda entry: -entry.priority)))
     return message, [Arrived(identify(block) if is_expected else None, block.data) for block in message.blocks]
 
 
@@ -342,12 +386,16 @@ async def _talk(exchange: Exchange, peer: PeerId, talk: _Talk) -> None:
 
 async def _has_news(exchange: Exchange, peer: PeerId, talk: _Talk) -> bool:
     """Wait for something to say; False when it took too long."""
-    while not (talk.entries or exchange.serving.has_answers(peer)):
+
+    def has_news() -> bool:
+        return bool(talk.entries) or exchange.serving.has_answers(peer)
+
+    while not has_news():
         talk.wake = trio.Event()
         with trio.move_on_after(LINGER_S) as limit:
             await talk.wake.wait()
         if limit.cancelled_caught:
-            return False
+            return has_news()  # something may have come in the very instant in which the time was over
     return True
 
 
@@ -377,7 +425,7 @@ async def _compose(exchange: Exchange, peer: PeerId, talk: _Talk) -> Message:
     keys = list(talk.entries)[:MAX_ENTRIES_PER_MESSAGE]
     entries = tuple(talk.entries.pop(key) for key in keys)
     batch = exchange.serving.next_batch(peer)
-    payloads = await exchange.work(partial(_read, exchange.store, batch)) if batch.blocks else []
+    payloads = await _work_for_guest(exchange, partial(_read, exchange.store, batch)) if batch.blocks else []
     blocks = [payload for payload in payloads if payload is not None]
     for entry, payload in zip(batch.blocks, payloads, strict=bool(payloads)):
         if payload is None:

@@ -432,11 +432,11 @@ async def test_no_more_streams_are_read_than_a_peer_may_have(
     node = await start(1)
     stranger = Stranger(network_of(sim_world, 2))
     streams = [await stranger.say(node) for _ in range(12)]
-    assert node.exchange.n_streams[stranger.network.peer_id] == 8
+    assert node.exchange.ears[stranger.network.peer_id].n_streams == 8
     for stream in streams:
         await stream.aclose()
     await trio.sleep(1)
-    assert node.exchange.n_streams == {}
+    assert node.exchange.ears == {}
 
 
 async def test_a_half_message_is_given_up(sim_world: SimWorld, start: Start, autojump_clock: MockClock) -> None:
@@ -445,7 +445,7 @@ async def test_a_half_message_is_given_up(sim_world: SimWorld, start: Start, aut
     stream = await stranger.say(node)
     await stream.write(b"\x7f\x0a")
     await trio.sleep(40)
-    assert node.exchange.n_streams == {}
+    assert node.exchange.ears == {}
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

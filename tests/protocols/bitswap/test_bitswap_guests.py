@@ -1,0 +1,199 @@
+"""What other peers may cost: how long, how much and how many threads, and what happens while they are looked after."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from protocols.bitswap.intake import MAX_HELD_BYTES
+from protocols.bitswap.shell import (
+    LINGER_S,
+    MAX_ENTRIES_PER_SLICE,
+    N_GUEST_THREADS,
+    N_THREADS,
+    Exchange,
+    _wake_talk,
+    in_turn,
+    offer,
+    run_exchange,
+)
+from protocols.bitswap.wire import BITSWAP_1_2, PROTOCOLS, Entry, Message, decode, encode, payload_of
+from protocols.fetch import fetch_blocks
+from protocols.framing import frame, read_frame
+from protocols.net import PeerInfo, Stream
+from simulations.net import SimWorld
+from storage.blockstore import MadeBlock
+from storage.cid import Cid
+from storage.keys import Identity, PeerId
+from storage.memory import MemoryBlockstore
+
+BLOCKS = [MadeBlock.of(bytes([number]) * 5000) for number in range(3)]
+
+Start = Callable[..., Awaitable[Exchange]]
+
+
+@pytest.fixture
+async def start(sim_world: SimWorld, nursery: trio.Nursery) -> Start:
+    async def start_exchange(number: int, blocks: Sequence[MadeBlock] = ()) -> Exchange:
+        network = sim_world.node(Identity(number.to_bytes(32)).peer_id)
+        exchange = Exchange(network, MemoryBlockstore(), lambda peer, cid: True, work=in_turn)
+        exchange.store.put_many(blocks)
+        await nursery.start(run_exchange, exchange)
+        return exchange
+
+    return start_exchange
+
+
+class Stranger:
+    """A peer driven by hand."""
+
+    def __init__(self, world: SimWorld, number: int) -> None:
+        self.network = world.node(Identity(number.to_bytes(32)).peer_id)
+        self.heard: list[Message] = []
+        self.network.serve(BITSWAP_1_2, self._hear)
+
+    async def _hear(self, stream: Stream) -> None:
+        while (body := await read_frame(stream, 4 << 20)) is not None:
+            self.heard.append(decode(body))
+
+    async def send(self, node: Exchange, data: bytes) -> Stream:
+        await self.network.connect(PeerInfo.parse(node.network.addresses()[0]))
+        stream = await self.network.open_stream(node.network.peer_id, PROTOCOLS)
+        await stream.write(data)
+        await trio.sleep(0.5)
+        return stream
+
+    async def want(self, node: Exchange, *entries: Entry) -> None:
+        await self.send(node, frame(encode(Message(entries=entries))))
+
+
+async def test_a_want_is_served_when_its_block_comes_while_it_is_looked_up(
+    sim_world: SimWorld, start: Start, autojump_clock: MockClock
+) -> None:
+    server = await start(1)
+
+    async def slowly(job: Callable[[], Any]) -> Any:
+        done = job()
+        await trio.sleep(1)
+        return done
+
+    server.work = slowly
+    stranger = Stranger(sim_world, 2)
+    await stranger.want(server, Entry(BLOCKS[0].cid))
+    server.store.put_many(BLOCKS[:1])
+    await offer(server, [BLOCKS[0].cid])
+    await trio.sleep(10)
+    assert [message.blocks for message in stranger.heard] == [(payload_of(*BLOCKS[0]),)]
+
+
+async def test_a_peer_that_left_while_its_wants_were_looked_up_is_forgotten(
+    sim_world: SimWorld, start: Start, autojump_clock: MockClock
+) -> None:
+    server = await start(1)
+
+    async def slowly(job: Callable[[], Any]) -> Any:
+        await trio.sleep(5)
+        return job()
+
+    server.work = slowly
+    stranger = Stranger(sim_world, 2)
+    await stranger.want(server, *(Entry(Cid.of(number.to_bytes(4))) for number in range(2 * MAX_ENTRIES_PER_SLICE)))
+    sim_world.crash(stranger.network)
+    await trio.sleep(60)
+    assert not server.serving._clients and not server.ears
+
+
+async def test_what_is_wanted_most_is_served_first(
+    sim_world: SimWorld, start: Start, autojump_clock: MockClock
+) -> None:
+    server = await start(1, BLOCKS)
+    stranger = Stranger(sim_world, 2)
+    await stranger.want(server, *(Entry(block.cid, priority=number) for number, block in enumerate(BLOCKS)))
+    assert stranger.heard[0].blocks == tuple(payload_of(*block) for block in reversed(BLOCKS))
+
+
+async def test_strangers_leave_threads_for_our_own_work(
+    sim_world: SimWorld, start: Start, autojump_clock: MockClock
+) -> None:
+    server = await start(1)
+    threads = trio.CapacityLimiter(N_THREADS)
+
+    async def in_threads(job: Callable[[], Any]) -> Any:
+        async with threads:
+            await trio.sleep(100)
+            return job()
+
+    server.work = in_threads
+    for number in range(2, 12):
+        await Stranger(sim_world, number).want(server, Entry(Cid.of(b"x")))
+    assert threads.borrowed_tokens == N_GUEST_THREADS < N_THREADS
+
+
+class Instant:
+    """A network, and its every stream, on which nothing takes time."""
+
+    peer_id = Identity(bytes(32)).peer_id
+    protocol = BITSWAP_1_2
+
+    def __init__(self) -> None:
+        self.n_written = 0
+
+    async def open_stream(self, peer: PeerId, protocols: Sequence[str]) -> "Instant":
+        return self
+
+    async def write(self, data: bytes) -> None:
+        self.n_written += 1
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_what_is_posted_in_the_instant_in_which_a_talk_ends_is_said(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Which of the two tasks runs first in that instant is up to chance: hence the twenty of them."""
+    network: Any = Instant()
+    exchange = Exchange(network, MemoryBlockstore(), lambda peer, cid: True, work=in_turn, nursery=nursery)
+    peers = [Identity(number.to_bytes(32)).peer_id for number in range(1, 21)]
+
+    async def post_at(peer: PeerId, when_s: float) -> None:
+        await trio.sleep_until(when_s)
+        _wake_talk(exchange, peer, [Entry(BLOCKS[0].cid)])
+
+    began_s = trio.current_time()
+    for peer in peers:
+        nursery.start_soon(post_at, peer, began_s)
+        nursery.start_soon(post_at, peer, began_s + LINGER_S)
+    await trio.sleep(3 * LINGER_S)
+    assert network.n_written == 2 * len(peers)
+    assert not exchange.talks
+
+
+async def test_a_message_that_trickles_is_given_up(
+    sim_world: SimWorld, start: Start, autojump_clock: MockClock
+) -> None:
+    node = await start(1)
+    stranger = Stranger(sim_world, 2)
+    stream = await stranger.send(node, b"\x7f\x0a")
+    await trio.sleep(29)
+    await stream.write(b"x")
+    await trio.sleep(2)
+    assert node.ears == {}
+
+
+async def test_half_messages_of_all_peers_together_are_bounded(
+    sim_world: SimWorld, start: Start, autojump_clock: MockClock
+) -> None:
+    server, client = await start(1, BLOCKS), await start(2)
+    strangers = [Stranger(sim_world, number) for number in range(3, 8)]
+    half = b"\xff\xff\x7f" + bytes((1 << 21) - 2)
+    for stranger in strangers:
+        for _ in range(8):
+            await stranger.send(client, half)
+    await trio.sleep(1)
+    assert sum(ear.n_streams for ear in client.ears.values()) == MAX_HELD_BYTES // len(half)
+    info = PeerInfo.parse(server.network.addresses()[0])
+    await fetch_blocks(client, [block.cid for block in BLOCKS], providers=[info])
+    assert client.store.stat().n_blocks == len(BLOCKS)
