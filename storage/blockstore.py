@@ -39,10 +39,14 @@ class MadeBlock(Block):
 
 
 class Seen(NamedTuple):
-    """Who may see a block: the widest level of the roots above it, and the member roots it belongs to."""
+    """Who may see a block: the widest level of the roots above it, and the member roots it belongs to.
+
+    `floor` is the level that it keeps without any root: that at which its publisher let it be passed on.
+    """
 
     level: Visibility
     member_roots: tuple[Cid, ...] = ()
+    floor: Visibility = Visibility.PRIVATE
 
 
 class StoreStat(NamedTuple):
@@ -59,15 +63,19 @@ class Blockstore(Protocol):
     Identity CIDs are answered from the CID itself and never stored. CIDv0 and CIDv1 of one multihash are one block.
     """
 
-    def put_many(self, blocks: Iterable[Block]) -> int:
-        """Store blocks and make them durable before returning; new ones are PRIVATE. Return how many were new.
+    def put_many(self, blocks: Iterable[Block], floor: Visibility = Visibility.PRIVATE) -> int:
+        """Store blocks and make them durable before returning. Return how many were new.
 
+        New ones get the level `floor`; those that are here keep theirs. One that was found Corrupt is written anew.
         All or nothing is not promised, but what was written is whole and what is acknowledged is durable.
         Raises: InvalidBlock when bytes do not match their CID, TooLarge, StoreFull.
         """
 
     def get(self, cid: Cid) -> bytes:
-        """The bytes of a block, re-hashed on the way out. Raises: NotFound, Corrupt."""
+        """The bytes of a block, re-hashed on the way out. Raises: NotFound, Corrupt.
+
+        One that is found Corrupt counts as missing from then on, until it is put again.
+        """
 
     def has(self, cid: Cid) -> bool:
         """Is the block here?"""
@@ -93,11 +101,14 @@ class Blockstore(Protocol):
     def show(self, root: Cid, cids: Iterable[Cid], level: Visibility) -> None:
         """Raise blocks below `root` (itself included) to at least `level`, durably; MEMBERS also notes the root.
 
-        Levels only rise here; garbage collection recomputes them.
+        Levels only rise here; `hide_all` lowers them.
         """
 
+    def set_floor(self, cids: Iterable[Cid], floor: Visibility) -> None:
+        """Set the level that blocks keep without any root, durably. Raising counts at once, lowering at `hide_all`."""
+
     def hide_all(self) -> None:
-        """Make every block PRIVATE again, durably; whoever keeps the roots then shows each of them anew."""
+        """Lower every block to its floor, durably; whoever keeps the roots then shows each of them anew."""
 
     def close(self) -> None:
         """Finish writing and let go of the files. Closing twice is harmless."""

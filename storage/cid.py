@@ -15,8 +15,6 @@ from storage.errors import InvalidCid
 RAW: Final = 0x55
 DAG_PB: Final = 0x70
 DAG_CBOR: Final = 0x71
-DAG_JSON: Final = 0x0129
-LIBP2P_KEY: Final = 0x72
 
 IDENTITY: Final = 0x00
 SHA2_256: Final = 0x12

@@ -4,7 +4,7 @@ The order is depth-first, parents before children, links in the order in which t
 once, so a block linked 2^n times costs one visit; identity CIDs are opened like blocks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from storage.blockstore import Block, Blockstore
@@ -45,9 +45,11 @@ def walk(store: Blockstore, root: Cid, budget: Budget = DEFAULT_BUDGET) -> Itera
             yield Block(reached.cid, store.get(reached.cid))
 
 
-def reach(store: Blockstore, root: Cid, budget: Budget = DEFAULT_BUDGET) -> Iterator[Reached]:
-    """As `walk`, without the bytes: leaves of raw bytes are looked up and not read."""
-    visited: set[Cid] = set()
+def reach(
+    store: Blockstore, root: Cid, budget: Budget = DEFAULT_BUDGET, without: Iterable[Cid] = ()
+) -> Iterator[Reached]:
+    """As `walk`, without the bytes: leaves of raw bytes are looked up and not read. Goes round the CIDs `without`."""
+    visited = {cid.as_v1() for cid in without}
     todo = [(root, 0)]
     n_bytes = 0
     while todo:
@@ -67,8 +69,3 @@ def reach(store: Blockstore, root: Cid, budget: Budget = DEFAULT_BUDGET) -> Iter
         below = links(cid, store.get(cid)) if size is not None and cid.codec not in _LEAF_CODECS else []
         yield Reached(cid, size)
         todo.extend((link, depth + 1) for link in reversed(below))
-
-
-def missing_blocks(store: Blockstore, root: Cid, budget: Budget = DEFAULT_BUDGET) -> Iterator[Cid]:
-    """What a fetch of `root` still has to bring, as far as can be known: blocks whose parents are here."""
-    return (reached.cid for reached in reach(store, root, budget) if reached.n_bytes is None)

@@ -7,7 +7,7 @@ from typing import Final
 
 from storage.blockstore import Block, Seen, Store, StoreStat, Visibility, check_block, check_note
 from storage.cid import Cid
-from storage.errors import Corrupt, NotFound
+from storage.errors import CorruptBlock, NotFound
 
 _RAW_V1: Final = b"\x01\x55"
 
@@ -18,19 +18,25 @@ class MemoryBlockstore(Store):
     def __init__(self) -> None:
         self._lock = Lock()
         self._data: dict[bytes, bytes] = {}
+        self._damaged: set[bytes] = set()
         self._levels: dict[bytes, Visibility] = {}
+        self._floors: dict[bytes, Visibility] = {}
         self._member_roots: dict[bytes, set[Cid]] = {}
         self._notes: dict[str, bytes] = {}
 
-    def put_many(self, blocks: Iterable[Block]) -> int:
+    def put_many(self, blocks: Iterable[Block], floor: Visibility = Visibility.PRIVATE) -> int:
         n_new = 0
         for block in blocks:
             check_block(block)
             key = block.cid.multihash
             with self._lock:
-                if block.cid.inline is None and key not in self._data:
-                    self._data[key] = bytes(block.data)
-                    n_new += 1
+                if block.cid.inline is not None or (key in self._data and key not in self._damaged):
+                    continue
+                if key not in self._data:
+                    self._levels[key] = self._floors[key] = floor
+                self._data[key] = bytes(block.data)
+                self._damaged.discard(key)
+                n_new += 1
         return n_new
 
     def get(self, cid: Cid) -> bytes:
@@ -40,18 +46,19 @@ class MemoryBlockstore(Store):
             if data is None:
                 raise NotFound(f"no block {cid}")
             if not cid.matches(data):
-                raise Corrupt(f"the block {cid} has changed")
+                self._damaged.add(cid.multihash)
+                raise CorruptBlock(f"the block {cid} has changed")
         return data
 
     def has(self, cid: Cid) -> bool:
-        return cid.inline is not None or cid.multihash in self._data
+        return self.size(cid) is not None
 
     def missing(self, cids: Iterable[Cid]) -> list[Cid]:
         return [cid for cid in cids if not self.has(cid)]
 
     def size(self, cid: Cid) -> int | None:
         data = cid.inline
-        if data is None:
+        if data is None and cid.multihash not in self._damaged:
             data = self._data.get(cid.multihash)
         return None if data is None else len(data)
 
@@ -61,7 +68,9 @@ class MemoryBlockstore(Store):
             key = cid.multihash
             with self._lock:
                 n_deleted += self._data.pop(key, None) is not None
+                self._damaged.discard(key)
                 self._levels.pop(key, None)
+                self._floors.pop(key, None)
                 self._member_roots.pop(key, None)
         return n_deleted
 
@@ -81,7 +90,7 @@ class MemoryBlockstore(Store):
             if key not in self._data:
                 return None
             roots = tuple(sorted(self._member_roots.get(key, ())))
-            return Seen(self._levels.get(key, Visibility.PRIVATE), roots)
+            return Seen(self._levels[key], roots, self._floors[key])
 
     def show(self, root: Cid, cids: Iterable[Cid], level: Visibility) -> None:
         for cid in cids:
@@ -89,13 +98,21 @@ class MemoryBlockstore(Store):
             with self._lock:
                 if key not in self._data:
                     continue
-                self._levels[key] = max(level, self._levels.get(key, Visibility.PRIVATE))
+                self._levels[key] = max(level, self._levels[key])
                 if level == Visibility.MEMBERS:
                     self._member_roots.setdefault(key, set()).add(root)
 
+    def set_floor(self, cids: Iterable[Cid], floor: Visibility) -> None:
+        for cid in cids:
+            key = cid.multihash
+            with self._lock:
+                if key in self._data:
+                    self._floors[key] = floor
+                    self._levels[key] = max(floor, self._levels[key])
+
     def hide_all(self) -> None:
         with self._lock:
-            self._levels.clear()
+            self._levels = dict(self._floors)
             self._member_roots.clear()
 
     def put_note(self, key: str, value: bytes) -> None:

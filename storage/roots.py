@@ -1,11 +1,16 @@
 """Roots: what this node lets others see. Serving asks `may_see` for every block; nothing else decides.
 
 Publishing a root writes a note first, and then raises the levels of the blocks below it, the root's own last. So a
-crash in between leaves blocks hidden, never shown by mistake, and the next start goes on.
+crash in between leaves blocks hidden, never shown by mistake, and the next start goes on. Levels only rise: to lower a
+root everything is hidden and the roots that are left are shown anew. A note says so from before the first step to
+behind the last, so that a start in between does it again.
+
+What was fetched because its publisher lets it be passed on has no root here: its blocks keep the level at which they
+came (their floor), which says nothing about any block that was here before.
 """
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import starmap
 from threading import Lock
 from typing import Final, NamedTuple
@@ -22,14 +27,19 @@ from storage.keys import PeerId
 MAX_MEMBERS: Final = 4096
 
 _PREFIX: Final = "root/"
+_LOWERING: Final = "root-lowering"
 
 
 class Root(NamedTuple):
-    """A published root. `is_whole`: every block below it was here when its levels were last raised."""
+    """A published root. `without` are links below it that are not published with it.
+
+    `is_whole`: every block below it was here when its levels were last raised.
+    """
 
     cid: Cid
     level: Visibility
     members: frozenset[PeerId] = frozenset()
+    without: frozenset[Cid] = frozenset()
     is_whole: bool = False
 
 
@@ -37,57 +47,52 @@ class _Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     level: int
     members: list[bytes]
     whole: bool
+    without: list[Cid] = []
 
 
 class Roots:
     """The published roots of a store, kept as its notes, and cached: there are few roots and many questions."""
 
     def __init__(self, store: Store) -> None:
-        """Take up what an earlier run published, and finish what it could not."""
+        """Take up what an earlier run published, and finish what it could not.
+
+        `hidden` are the roots that could not be walked to their end, and why: they stay hidden, and stop nothing else.
+        """
         self._store = store
         self._lock = Lock()
         self._roots = {root.cid: root for root in starmap(_read, store.notes(_PREFIX).items())}
-        self.refresh()
+        self.hidden: dict[Cid, str] = {}
+        if self._store.get_note(_LOWERING) is not None:
+            with self._lowering():
+                """A crash cut it short: once more."""
+        else:
+            self._show(entry for entry in self.list() if not entry.is_whole or not self._is_shown(entry))
 
-    def publish(self, root: Cid, level: Visibility, members: Iterable[PeerId] = ()) -> Root:
-        """Set who may see `root` and everything below it. `members` counts for MEMBERS alone. Raises: TooLarge.
+    def publish(
+        self, root: Cid, level: Visibility, members: Iterable[PeerId] = (), without: Iterable[Cid] = ()
+    ) -> Root:
+        """Set who may see `root` and everything below it, but for the links `without`. Raises: TooLarge.
 
-        What is not here yet gets the level when it arrives: see `arrived` and `refresh`.
+        Narrower than before takes back what was wider, also what came with the leave to pass it on; PRIVATE withdraws
+        it. `members` counts for MEMBERS alone. What is not here yet is shown by the next start.
         """
         listed = frozenset(members) if level == Visibility.MEMBERS else frozenset()
         if len(listed) > MAX_MEMBERS:
             raise TooLarge(f"{len(listed)} members for {root}; the limit is {MAX_MEMBERS}")
+        entry = Root(root, level, listed, frozenset(without))
         with self._lock:
-            before = self._roots.get(root)
-            entry = self._save(Root(root, level, listed))
-            if before is not None and level < before.level:
-                self._show_all_anew()
-                return self._roots[root]
-            return self._spread(entry)
+            if self._is_narrower(entry):
+                self._lower(entry)
+            elif level > Visibility.PRIVATE:
+                return self._spread(self._save(entry))
+            return self._roots.get(root, entry)
 
-    def withdraw(self, root: Cid) -> bool:
-        """Let nobody see `root` any more, but through other roots; was it published?"""
+    def withdraw(self, root: Cid, without: Iterable[Cid] = ()) -> bool:
+        """Let nobody see `root` and what is below it any more, but through other roots; was it published?"""
         with self._lock:
-            if self._roots.pop(root, None) is None:
-                return False
-            self._store.delete_note(_key(root))
-            self._show_all_anew()
-            return True
-
-    def arrived(self, root: Cid, cids: Sequence[Cid]) -> None:
-        """Blocks of a fetch below `root` are stored: give them the root's level, so that they can be passed on."""
-        with self._lock:
-            entry = self._roots.get(root)
-            if entry is not None and entry.level > Visibility.PRIVATE:
-                self._store.show(root, cids, entry.level)
-
-    def refresh(self) -> None:
-        """Finish every root that is not whole, or whose levels were lost with the index. Call it when a fetch ends."""
-        with self._lock:
-            for entry in list(self._roots.values()):
-                if not entry.is_whole or not self._is_shown(entry):
-                    with suppress(StorageError):  # a root that cannot be walked stays hidden; it stops no start
-                        self._spread(entry)
+            was_published = root in self._roots
+            self._lower(Root(root, Visibility.PRIVATE, without=frozenset(without)))
+            return was_published
 
     def level(self, root: Cid) -> Visibility:
         """Who may see a root; PRIVATE where it was never published."""
@@ -115,7 +120,12 @@ class Roots:
         return asker is not None and any(asker in self.members(root) for root in seen.member_roots)
 
     def _save(self, entry: Root) -> Root:
-        value = {"level": int(entry.level), "members": sorted(map(bytes, entry.members)), "whole": entry.is_whole}
+        value = {
+            "level": int(entry.level),
+            "members": sorted(map(bytes, entry.members)),
+            "whole": entry.is_whole,
+            "without": sorted(entry.without),
+        }
         self._store.put_note(_key(entry.cid), dag_cbor.encode(value))
         self._roots[entry.cid] = entry
         return entry
@@ -126,15 +136,14 @@ class Roots:
 
         def below() -> Iterable[Cid]:
             nonlocal is_whole
-            for reached in reach(self._store, entry.cid):
+            for reached in reach(self._store, entry.cid, without=entry.without):
                 if reached.n_bytes is None:
                     is_whole = False
                 elif reached.cid != entry.cid:
                     yield reached.cid
 
-        if entry.level > Visibility.PRIVATE:
-            self._store.show(entry.cid, below(), entry.level)
-            self._store.show(entry.cid, [entry.cid], entry.level)
+        self._store.show(entry.cid, below(), entry.level)
+        self._store.show(entry.cid, [entry.cid], entry.level)
         return self._save(entry._replace(is_whole=is_whole)) if is_whole != entry.is_whole else entry
 
     def _is_shown(self, entry: Root) -> bool:
@@ -143,11 +152,42 @@ class Roots:
             return False
         return entry.level != Visibility.MEMBERS or entry.cid in seen.member_roots
 
-    def _show_all_anew(self) -> None:
-        """Levels only rise, so lowering one hides everything and raises each root again."""
-        self._store.hide_all()
-        for entry in list(self._roots.values()):
-            self._spread(entry)
+    def _show(self, entries: Iterable[Root]) -> None:
+        """Raise the levels below each root that can be walked."""
+        self.hidden = {}
+        for entry in entries:
+            try:
+                self._spread(entry)
+            except StorageError as error:
+                self.hidden[entry.cid] = str(error)
+
+    def _is_narrower(self, entry: Root) -> bool:
+        """Does somebody see now who is not to see then? Also where a lowering failed half-way."""
+        before = self._roots.get(entry.cid)
+        if before is not None and (entry.level < before.level or not entry.without <= before.without):
+            return True
+        seen = self._store.seen(entry.cid)
+        return (seen is not None and seen.floor > entry.level) or self._store.get_note(_LOWERING) is not None
+
+    def _lower(self, entry: Root) -> None:
+        with self._lowering():
+            if entry.level > Visibility.PRIVATE:
+                self._save(entry)
+            elif self._roots.pop(entry.cid, None) is not None:
+                self._store.delete_note(_key(entry.cid))
+            below = reach(self._store, entry.cid, without=entry.without)
+            self._store.set_floor((reached.cid for reached in below), Visibility.PRIVATE)
+
+    @contextmanager
+    def _lowering(self) -> Iterator[None]:
+        """Hide everything behind what is done inside, and show each root that is left."""
+        self._store.put_note(_LOWERING, b"")
+        try:
+            yield
+        finally:
+            self._store.hide_all()
+            self._show(self.list())
+            self._store.delete_note(_LOWERING)
 
 
 def _key(root: Cid) -> str:
@@ -157,4 +197,5 @@ def _key(root: Cid) -> str:
 def _read(key: str, value: bytes) -> Root:
     fields = msgspec.convert(dag_cbor.decode(value), _Value)
     members = frozenset(map(PeerId, fields.members))
-    return Root(Cid.parse(key.removeprefix(_PREFIX)), Visibility(fields.level), members, fields.whole)
+    cid, level = Cid.parse(key.removeprefix(_PREFIX)), Visibility(fields.level)
+    return Root(cid, level, members, frozenset(fields.without), fields.whole)

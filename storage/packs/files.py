@@ -1,5 +1,6 @@
 """The pack files: one writer that appends and syncs, one reader for any number of threads."""
 
+import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,7 +44,7 @@ class PackReader:
         self._fds: dict[int, int] = {}
 
     def read(self, place: Place) -> bytes:
-        """The bytes at a place, fewer where the file is shorter. Raises: Corrupt when the file cannot be read."""
+        """The bytes at a place, fewer where the file is shorter or its disk fails. Raises: Corrupt."""
         try:
             fd = self._fds.get(place.pack)
             if fd is not None:
@@ -55,6 +56,8 @@ class PackReader:
                 if len(self._fds) >= MAX_OPEN_PACKS or self._fds.setdefault(place.pack, fd) != fd:
                     os.close(fd)
         except OSError as error:
+            if error.errno == errno.EIO:
+                return b""
             raise Corrupt(f"pack {place.pack} cannot be read: {error.strerror}. Check the disk") from None
 
     def close(self) -> None:

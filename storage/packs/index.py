@@ -9,18 +9,19 @@ from typing import Final, NamedTuple
 
 from storage.blockstore import Seen, Visibility
 from storage.cid import Cid
-from storage.errors import Corrupt, StoreFull, UnknownVersion
+from storage.errors import Corrupt, StorageError, StoreFull, UnknownVersion
 from storage.packs.record import Kind, Record
 
-INDEX_VERSION: Final = 1
+INDEX_VERSION: Final = 2
 _KEYS_A_QUERY: Final = 1000
 _BUSY_TIMEOUT_S: Final = 60.0
+_DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 _SCHEMA: Final = f"""
 BEGIN;
 CREATE TABLE blocks(
   key BLOB PRIMARY KEY, pack INTEGER NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL,
-  level INTEGER NOT NULL DEFAULT 0
+  level INTEGER NOT NULL DEFAULT 0, floor INTEGER NOT NULL DEFAULT 0, is_damaged INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE TABLE member_roots(key BLOB NOT NULL, root BLOB NOT NULL, PRIMARY KEY(key, root)) WITHOUT ROWID;
 CREATE TABLE packs(number INTEGER PRIMARY KEY, committed INTEGER NOT NULL, sealed INTEGER NOT NULL DEFAULT 0);
@@ -31,11 +32,12 @@ COMMIT;
 
 
 class Place(NamedTuple):
-    """Where a block's bytes are."""
+    """Where a block's bytes are, and whether they were found changed."""
 
     pack: int
     offset: int
     length: int
+    is_damaged: bool = False
 
 
 class PackState(NamedTuple):
@@ -50,31 +52,42 @@ def _mapped(damaged: Path) -> Iterator[None]:
     """SQLite's errors in the words of this layer. A damaged index is marked, so that the next start rebuilds it."""
     try:
         yield
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL:
+    except sqlite3.Error as error:
+        code = _code(error)
+        if code == sqlite3.SQLITE_FULL:
             raise StoreFull("no room to write the index") from None
-        raise Corrupt(f"the index cannot be used: {error}. Restart Covey; if it stays, check the disk") from error
-    except sqlite3.DatabaseError as error:
+        if code not in _DAMAGE:  # trouble that may pass: the index itself is kept
+            raise StorageError(
+                f"the index cannot be used: {error}. Restart Covey; if it stays, check the disk"
+            ) from error
         with suppress(OSError):
             damaged.touch()
         raise Corrupt(f"the index is damaged: {error}. Restart Covey: it is rebuilt from the packs") from error
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0 for what Python's own module says."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 class Index:
     """One writing connection, used under the store's lock, and a pool of reading ones for any number of threads."""
 
     def __init__(self, path: Path) -> None:
-        """Open or make the index. Raises: UnknownVersion."""
+        """Open or make the index. Raises: UnknownVersion; StorageError where a disk or another process hinders it."""
         self._path = path
         self._damaged = path.with_suffix(".damaged")
         self._idle: list[sqlite3.Connection] = []
         if self._damaged.exists() or not path.exists():  # a log without its database must not be replayed
             self._discard()
-        try:
-            self._writer = self._open()
-        except sqlite3.DatabaseError:
-            self._discard()
-            self._writer = self._open()
+        with _mapped(self._damaged):
+            try:
+                self._writer = self._open()
+            except sqlite3.DatabaseError as error:
+                if _code(error) not in _DAMAGE:
+                    raise
+                self._discard()
+                self._writer = self._open()
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -89,6 +102,10 @@ class Index:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version > INDEX_VERSION:
                 raise UnknownVersion(f"{self._path} has version {version}; this Covey knows {INDEX_VERSION}")
+            if 0 < version < INDEX_VERSION:
+                connection.close()
+                self._discard()
+                return self._open()
             if version == 0:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.executescript(_SCHEMA)
@@ -143,17 +160,28 @@ class Index:
     def find(self, key: bytes) -> Place | None:
         """Where a block is."""
         with self._reading() as connection:
-            row = connection.execute("SELECT pack, offset, length FROM blocks WHERE key = ?", (key,)).fetchone()
+            row = connection.execute(
+                "SELECT pack, offset, length, is_damaged FROM blocks WHERE key = ?", (key,)
+            ).fetchone()
         return Place(*row) if row else None
 
-    def present(self, keys: Sequence[bytes]) -> set[bytes]:
-        """Those keys that are here."""
+    def note_damage(self, key: bytes, place: Place) -> None:
+        """Note whether the bytes at that place are damaged; nothing when the block has moved since."""
+        with self._writing() as connection:
+            connection.execute(
+                "UPDATE blocks SET is_damaged = ? WHERE key = ? AND pack = ? AND offset = ?",
+                (place.is_damaged, key, place.pack, place.offset),
+            )
+
+    def present(self, keys: Sequence[bytes], *, or_damaged: bool = False) -> set[bytes]:
+        """Those keys that are here, whole as far as is known."""
         found: set[bytes] = set()
+        whole = "" if or_damaged else " AND NOT is_damaged"
         with self._reading() as connection:
             for at in range(0, len(keys), _KEYS_A_QUERY):
                 some = keys[at : at + _KEYS_A_QUERY]
                 marks = ",".join("?" * len(some))
-                query = f"SELECT key FROM blocks WHERE key IN ({marks})"  # noqa: S608 - question marks alone
+                query = f"SELECT key FROM blocks WHERE key IN ({marks}){whole}"  # noqa: S608 - nothing from outside
                 found.update(key for (key,) in connection.execute(query, some))
         return found
 
@@ -182,11 +210,19 @@ class Index:
             rows = connection.execute("SELECT number, committed, sealed FROM packs ORDER BY number").fetchall()
         return {number: PackState(committed, bool(sealed)) for number, committed, sealed in rows}
 
-    def apply(self, pack: int, records: Iterable[Record], committed: int, *, sealed: bool = False) -> None:
-        """Take up what a pack says, in its order, and move its committed end: one transaction."""
+    def apply(
+        self,
+        pack: int,
+        records: Iterable[Record],
+        committed: int,
+        *,
+        sealed: bool = False,
+        floor: Visibility = Visibility.PRIVATE,
+    ) -> None:
+        """Take up what a pack says, in its order, and move its committed end, at once. New blocks get `floor`."""
         with self._writing() as connection:
             for kind, group in groupby(records, key=lambda record: record.kind):
-                _apply(connection, pack, kind, group)
+                _apply(connection, pack, kind, group, floor)
             connection.execute(
                 "INSERT INTO packs VALUES (?, ?, ?)"
                 " ON CONFLICT DO UPDATE SET committed = excluded.committed, sealed = excluded.sealed",
@@ -196,11 +232,12 @@ class Index:
     def seen(self, key: bytes) -> Seen | None:
         """Who may see a block."""
         with self._reading() as connection:
-            row = connection.execute("SELECT level FROM blocks WHERE key = ?", (key,)).fetchone()
+            row = connection.execute("SELECT level, floor FROM blocks WHERE key = ?", (key,)).fetchone()
             if row is None:
                 return None
             query = "SELECT root FROM member_roots WHERE key = ? ORDER BY root"
-            return Seen(Visibility(row[0]), tuple(Cid(root) for (root,) in connection.execute(query, (key,))))
+            roots = tuple(Cid(root) for (root,) in connection.execute(query, (key,)))
+        return Seen(Visibility(row[0]), roots, Visibility(row[1]))
 
     def show(self, root: bytes, keys: Sequence[bytes], level: Visibility) -> None:
         """Raise blocks to at least `level`."""
@@ -214,10 +251,18 @@ class Index:
                     [(root, key) for key in keys],
                 )
 
-    def hide_all(self) -> None:
-        """Make every block private again."""
+    def set_floor(self, keys: Sequence[bytes], floor: Visibility) -> None:
+        """Set the level that blocks keep without any root."""
         with self._writing() as connection:
-            connection.execute("UPDATE blocks SET level = 0 WHERE level > 0")
+            connection.executemany(
+                "UPDATE blocks SET floor = ?1, level = max(level, ?1) WHERE key = ?2",
+                [(int(floor), key) for key in keys],
+            )
+
+    def hide_all(self) -> None:
+        """Lower every block to its floor."""
+        with self._writing() as connection:
+            connection.execute("UPDATE blocks SET level = floor WHERE level > floor")
             connection.execute("DELETE FROM member_roots")
 
     def get_note(self, name: bytes) -> bytes | None:
@@ -233,13 +278,13 @@ class Index:
             return connection.execute(query, (prefix, prefix + b"\xff")).fetchall()
 
 
-def _apply(connection: sqlite3.Connection, pack: int, kind: Kind, records: Iterable[Record]) -> None:
+def _apply(connection: sqlite3.Connection, pack: int, kind: Kind, records: Iterable[Record], floor: Visibility) -> None:
     match kind:
         case Kind.BLOCK:
             connection.executemany(
-                "INSERT INTO blocks(key, pack, offset, length) VALUES (?, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET pack = excluded.pack, offset = excluded.offset",
-                [(r.key, pack, r.offset, r.length) for r in records],
+                "INSERT INTO blocks(key, pack, offset, length, level, floor) VALUES (?1, ?2, ?3, ?4, ?5, ?5)"
+                " ON CONFLICT DO UPDATE SET pack = excluded.pack, offset = excluded.offset, is_damaged = 0",
+                [(r.key, pack, r.offset, r.length, int(floor)) for r in records],
             )
         case Kind.DELETE:
             keys = [(r.key,) for r in records]

@@ -16,7 +16,7 @@ from typing import Final
 from storage.blockstore import Block, Seen, Store, StoreStat, Visibility, check_block, check_note
 from storage.cid import Cid
 from storage.durable import sync_folder
-from storage.errors import Corrupt, NotFound, StorageError, StoreFull, StoreLocked
+from storage.errors import CorruptBlock, NotFound, StorageError, StoreFull, StoreLocked
 from storage.packs.files import PackReader, PackWriter
 from storage.packs.index import Index
 from storage.packs.record import Kind
@@ -57,25 +57,25 @@ class PackBlockstore(Store):
                 raise StorageError("the store is closed")
             yield
 
-    def put_many(self, blocks: Iterable[Block]) -> int:
+    def put_many(self, blocks: Iterable[Block], floor: Visibility = Visibility.PRIVATE) -> int:
         n_new = 0
         for batch in _batches(blocks):
-            n_new += self._put_batch(batch)
+            n_new += self._put_batch(batch, floor)
         return n_new
 
-    def _put_batch(self, batch: dict[bytes, bytes]) -> int:
+    def _put_batch(self, batch: dict[bytes, bytes], floor: Visibility) -> int:
         with self._writing():
             for key in self._index.present(list(batch)):
                 del batch[key]
-            self._commit([(Kind.BLOCK, key, data) for key, data in batch.items()])
+            self._commit([(Kind.BLOCK, key, data) for key, data in batch.items()], floor)
         return len(batch)
 
-    def _commit(self, entries: Sequence[tuple[Kind, bytes, bytes]]) -> None:
+    def _commit(self, entries: Sequence[tuple[Kind, bytes, bytes]], floor: Visibility = Visibility.PRIVATE) -> None:
         """Make records durable and known. The caller holds the write lock."""
         if not entries:
             return
         with self._writer.append(entries) as records:
-            self._index.apply(self._writer.number, records, self._writer.appended)
+            self._index.apply(self._writer.number, records, self._writer.appended, floor=floor)
         if self._writer.committed >= self._max_pack_bytes:
             with suppress(StoreFull):  # then the pack grows on, and the next write tries again
                 self._writer.seal()
@@ -90,12 +90,16 @@ class PackBlockstore(Store):
         if place is None:
             raise NotFound(f"no block {cid}")
         data = self._reader.read(place)
-        if not cid.matches(data):
-            raise Corrupt(f"the block {cid} has changed on disk (pack {place.pack}, offset {place.offset})")
+        is_damaged = not cid.matches(data)
+        if is_damaged != place.is_damaged:
+            with suppress(StorageError), self._writing():  # noted when it is read next, then
+                self._index.note_damage(cid.multihash, place._replace(is_damaged=is_damaged))
+        if is_damaged:
+            raise CorruptBlock(f"the block {cid} has changed on disk (pack {place.pack}, offset {place.offset})")
         return data
 
     def has(self, cid: Cid) -> bool:
-        return cid.inline is not None or self._index.find(cid.multihash) is not None
+        return self.size(cid) is not None
 
     def missing(self, cids: Iterable[Cid]) -> list[Cid]:
         absent: list[Cid] = []
@@ -110,14 +114,14 @@ class PackBlockstore(Store):
         if inline is not None:
             return len(inline)
         place = self._index.find(cid.multihash)
-        return place.length if place else None
+        return place.length if place and not place.is_damaged else None
 
     def delete_many(self, cids: Iterable[Cid]) -> int:
         n_deleted = 0
         source = iter(cids)
         while some := list(islice(source, BATCH_BLOCKS)):
             with self._writing():
-                present = self._index.present([cid.multihash for cid in some])
+                present = self._index.present([cid.multihash for cid in some], or_damaged=True)
                 self._commit([(Kind.DELETE, key, b"") for key in sorted(present)])
             n_deleted += len(present)
         return n_deleted
@@ -138,6 +142,12 @@ class PackBlockstore(Store):
         while some := [cid.multihash for cid in islice(source, BATCH_BLOCKS)]:
             with self._writing():
                 self._index.show(root, some, level)
+
+    def set_floor(self, cids: Iterable[Cid], floor: Visibility) -> None:
+        source = iter(cids)
+        while some := [cid.multihash for cid in islice(source, BATCH_BLOCKS)]:
+            with self._writing():
+                self._index.set_floor(some, floor)
 
     def hide_all(self) -> None:
         with self._writing():
@@ -198,6 +208,7 @@ def _take_lock(path: Path) -> int:
         raise StoreLocked(
             f"{path.parent} is in use by process {holder}: stop it with `covey down`, or choose another COVEY_HOME"
         ) from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, str(os.getpid()).encode(), 0)
+    with suppress(OSError):  # a full disk: the lock holds without the number, which is for people
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode(), 0)
     return fd

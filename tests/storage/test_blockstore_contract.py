@@ -157,6 +157,25 @@ def test_everything_can_be_hidden(store: Store) -> None:
     assert store.seen(A.cid) == store.seen(B.cid) == Seen(Visibility.PRIVATE)
 
 
+def test_new_blocks_alone_get_the_floor_that_they_come_with(store: Store) -> None:
+    store.put_many([A])
+    assert store.put_many([A, B], Visibility.FLOCK) == 1
+    assert store.seen(A.cid) == Seen(Visibility.PRIVATE)
+    assert store.seen(B.cid) == Seen(Visibility.FLOCK, (), Visibility.FLOCK)
+
+
+def test_hiding_everything_leaves_each_block_its_floor(store: Store) -> None:
+    store.put_many([A, B], Visibility.FLOCK)
+    store.show(A.cid, [A.cid], Visibility.PUBLIC)
+    store.set_floor([B.cid, C.cid], Visibility.PUBLIC)
+    assert store.seen(B.cid) == Seen(Visibility.PUBLIC, (), Visibility.PUBLIC)
+    store.set_floor([B.cid], Visibility.PRIVATE)
+    store.hide_all()
+    assert store.seen(A.cid) == Seen(Visibility.FLOCK, (), Visibility.FLOCK)
+    assert store.seen(B.cid) == Seen(Visibility.PRIVATE)
+    assert store.seen(C.cid) is None
+
+
 def test_notes_are_kept_changed_and_forgotten(store: Store) -> None:
     store.put_note("b/2", b"two")
     store.put_note("a", b"")

@@ -1,13 +1,14 @@
 """Pins and published roots: durable, and the only door through which others see blocks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
 from storage.blockstore import MadeBlock, Seen, Store, Visibility
 from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
-from storage.errors import NotFound, TooLarge
+from storage.errors import NotFound, StoreFull, TooLarge
 from storage.keys import PeerId
 from storage.memory import MemoryBlockstore
 from storage.packs import PackBlockstore
@@ -132,23 +133,104 @@ def test_lowering_or_withdrawing_a_root_hides_what_no_other_root_shows(store: St
     assert roots.withdraw(OTHER.cid)
     assert not roots.withdraw(OTHER.cid)
     assert not roots.may_see(EVE, SHARED.cid, is_flock=True)
-    assert [root.cid for root in roots.list()] == [ROOT.cid]
+    assert roots.list() == []
 
 
-def test_blocks_that_arrive_below_a_root_get_its_level_and_no_other(store: Store) -> None:
-    store.put_many([ROOT, OTHER])
+def test_what_came_to_be_passed_on_is_shown_without_a_root_and_by_no_lowering_hidden(store: Store) -> None:
+    store.put_many([LEAVES[0]])
+    store.put_many(EVERYTHING, Visibility.PUBLIC)
     roots = Roots(store)
-    assert not roots.publish(ROOT.cid, Visibility.FLOCK).is_whole
-    store.put_many([LEAVES[0], OTHER_LEAVES[0]])
-    roots.arrived(ROOT.cid, [LEAVES[0].cid])
-    roots.arrived(OTHER.cid, [OTHER_LEAVES[0].cid])
-    assert roots.may_see(ANN, LEAVES[0].cid, is_flock=True)
-    assert not roots.may_see(ANN, OTHER_LEAVES[0].cid, is_flock=True)
+    roots.publish(OTHER.cid, Visibility.MEMBERS, [ANN], without=[SHARED.cid])
+    roots.withdraw(OTHER.cid, without=[SHARED.cid])
+    assert [roots.may_see(None, block.cid, is_flock=False) for block in (ROOT, SHARED, LEAVES[1])] == [True] * 3
+    assert not roots.may_see(BEN, LEAVES[0].cid, is_flock=True)  # was here before
+    assert not roots.may_see(BEN, OTHER_LEAVES[0].cid, is_flock=True)
+
+
+@pytest.mark.parametrize("level", [Visibility.PRIVATE, Visibility.FLOCK])
+def test_what_came_to_be_passed_on_is_taken_back_by_publishing_it_to_fewer(store: Store, level: Visibility) -> None:
+    store.put_many(EVERYTHING, Visibility.PUBLIC)
+    roots = Roots(store)
+    roots.publish(ROOT.cid, level)
+    for block in (ROOT, *LEAVES, SHARED):
+        assert store.seen(block.cid) == Seen(level)
+    assert roots.may_see(None, OTHER.cid, is_flock=False)
+
+
+def test_links_that_a_root_goes_without_are_not_shown_through_it(open_packs: Callable[..., PackBlockstore]) -> None:
+    store = open_packs()
     store.put_many(EVERYTHING)
-    assert not roots.may_see(ANN, LEAVES[1].cid, is_flock=True)
-    roots.refresh()
-    assert roots.may_see(ANN, LEAVES[1].cid, is_flock=True)
-    assert roots.list()[0].is_whole
+    Roots(store).publish(ROOT.cid, Visibility.PUBLIC, without=[SHARED.cid])
+    store.hide_all()
+    roots = Roots(open_packs())
+    assert roots.may_see(None, LEAVES[0].cid, is_flock=False)
+    assert not roots.may_see(None, SHARED.cid, is_flock=False)
+
+
+@pytest.mark.parametrize("step", ["put_note", "delete_note", "set_floor", "hide_all", "show"])
+@pytest.mark.parametrize("how", ["publish", "withdraw"])
+def test_a_crash_at_any_step_of_a_lowering_is_mended_by_the_next_start(
+    step: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    for n_before in range(3):
+        store = MemoryBlockstore()
+        store.put_many(EVERYTHING)
+        roots = Roots(store)
+        roots.publish(ROOT.cid, Visibility.PUBLIC)
+        roots.publish(OTHER.cid, Visibility.FLOCK)
+        calls = iter(range(n_before))
+        actual = getattr(store, step)
+
+        def dying(*args: object, calls: Iterator[int] = calls, actual: Callable[..., None] = actual) -> None:
+            if next(calls, None) is None:
+                raise Killed
+            actual(*args)
+
+        with monkeypatch.context() as patched, suppress(Killed):
+            for name in ("put_note", "delete_note", "set_floor", "hide_all", "show"):
+                patched.setattr(store, name, dying if name == step else getattr(store, name))
+            if how == "publish":
+                roots.publish(ROOT.cid, Visibility.FLOCK)
+            else:
+                roots.withdraw(ROOT.cid)
+        roots = Roots(store)
+        level = roots.level(ROOT.cid)
+        assert roots.may_see(None, LEAVES[0].cid, is_flock=False) == (level == Visibility.PUBLIC)
+        assert roots.may_see(EVE, LEAVES[0].cid, is_flock=True) == (level >= Visibility.FLOCK)
+        assert roots.may_see(EVE, OTHER_LEAVES[0].cid, is_flock=True)
+        assert not roots.may_see(None, OTHER.cid, is_flock=False)
+
+
+def test_a_lowering_that_failed_half_way_is_made_good_by_the_next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryBlockstore()
+    store.put_many(EVERYTHING)
+    roots = Roots(store)
+    roots.publish(ROOT.cid, Visibility.PUBLIC)
+
+    def full() -> None:
+        raise StoreFull("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "hide_all", full)
+        with pytest.raises(StoreFull):
+            roots.publish(ROOT.cid, Visibility.FLOCK)
+    roots.publish(ROOT.cid, Visibility.FLOCK)
+    assert not roots.may_see(None, LEAVES[0].cid, is_flock=False)
+
+
+def test_a_root_that_cannot_be_walked_does_not_keep_the_others_hidden(store: Store) -> None:
+    garbage = MadeBlock.of(b"\xff", DAG_CBOR)
+    roots = Roots(store)
+    roots.publish(garbage.cid, Visibility.PUBLIC)
+    store.put_many([*EVERYTHING, garbage])
+    roots.publish(ROOT.cid, Visibility.PUBLIC)
+    roots.publish(OTHER.cid, Visibility.PUBLIC)
+    assert roots.withdraw(ROOT.cid)
+    assert roots.may_see(None, OTHER_LEAVES[0].cid, is_flock=False)
+    assert list(roots.hidden) == [garbage.cid]
 
 
 def test_a_root_published_before_it_is_here_is_shown_when_it_comes(store: Store) -> None:
@@ -166,7 +248,9 @@ def test_a_root_that_cannot_be_walked_stays_hidden_and_stops_no_start(store: Sto
     roots = Roots(store)
     roots.publish(garbage.cid, Visibility.PUBLIC)
     store.put_many([garbage])
-    assert not Roots(store).may_see(None, garbage.cid, is_flock=False)
+    roots = Roots(store)
+    assert not roots.may_see(None, garbage.cid, is_flock=False)
+    assert list(roots.hidden) == [garbage.cid]
 
 
 def test_a_crash_between_hiding_and_showing_is_mended_by_the_next_start() -> None:
