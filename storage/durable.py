@@ -6,6 +6,7 @@ A failed sync is final: the kernel may have dropped the pages, so nobody may try
 import errno
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -47,7 +48,17 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Replace a small file whole or not at all: temporary file, fsync, rename, fsync of the folder."""
+    """Write or replace a small file, whole or not at all. Raises: StoreFull."""
+    _put(path, data, mode, os.rename)
+
+
+def create_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write a small file that is not there yet, whole or not at all. Raises: FileExistsError, StoreFull."""
+    _put(path, data, mode, os.link)
+
+
+def _put(path: Path, data: bytes, mode: int, give_name: Callable[[str, Path], None]) -> None:
+    """Temporary file, fsync, its name, fsync of the folder."""
     fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         try:
@@ -56,9 +67,8 @@ def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
-        os.rename(temporary, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
+        give_name(temporary, path)
+    finally:
+        with suppress(FileNotFoundError):  # a rename took it
             os.unlink(temporary)
-        raise
     sync_folder(path.parent)

@@ -12,6 +12,7 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
 from storage.cid import base58_decode, base58_encode
+from storage.durable import create_file
 from storage.errors import StorageError
 
 SEED_BYTES: Final = 32
@@ -118,17 +119,7 @@ class Identity:
 
     def save(self, path: Path) -> None:
         """Write the key, durably, readable by its owner alone. Raises: FileExistsError: a key is never overwritten."""
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.write(fd, self.seed)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        create_file(path, self.seed)
 
     @classmethod
     def load(cls, path: Path) -> Self:

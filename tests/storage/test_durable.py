@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from storage import durable
-from storage.durable import write_file
+from storage.durable import create_file, write_file
 from storage.errors import StoreFull
 
 
@@ -54,3 +54,27 @@ def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(durable.os, "pwrite", lambda fd, data, at: pwrite(fd, data[:3], at))
     write_file(tmp_path / "file", b"0123456789")
     assert (tmp_path / "file").read_bytes() == b"0123456789"
+
+
+def test_a_file_is_created_whole_or_not_at_all_and_never_over_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def dying(*_args: object) -> int:
+        raise Killed
+
+    path = tmp_path / "file"
+    for step in ("pwrite", "fsync", "link"):
+        with monkeypatch.context() as patched:
+            patched.setattr(durable.os, step, dying)
+            with pytest.raises(Killed):
+                create_file(path, b"secret")
+        assert not path.exists()
+    create_file(path, b"secret")
+    with pytest.raises(FileExistsError):
+        create_file(path, b"other")
+    assert path.read_bytes() == b"secret"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [path]

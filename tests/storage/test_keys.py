@@ -1,5 +1,6 @@
 """Identities: ids that others read, and a key file that is guarded."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,20 @@ def test_a_key_that_others_may_read_or_that_is_cut_is_refused(tmp_path: Path) ->
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InvalidKey, match="31 bytes"):
         Identity.load(path)
+
+
+def test_a_kill_while_a_key_is_saved_leaves_none_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def dying(*_args: object) -> int:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", dying)
+        patched.setattr(os, "write", dying)
+        with pytest.raises(Killed):
+            Identity.generate().save(tmp_path / "key")
+    identity = Identity.generate()
+    identity.save(tmp_path / "key")
+    assert Identity.load(tmp_path / "key").peer_id == identity.peer_id
