@@ -150,7 +150,7 @@ async def open_node(
             node, services = _assemble(home, config, ports, feed, engine, stop)
             async with trio.open_nursery() as nursery:
                 for name, service in services.items():
-                    await nursery.start(supervise, name, service)
+                    await nursery.start(supervise, name, service, feed.note)
                 async with control_served(node, home):
                     feed.note("node_started", {"peer": str(identity.peer_id)})
                     yield node

@@ -18,17 +18,19 @@ import trio
 
 from agents.errors import AgentError
 from daemon.errors import DaemonError
-from storage.errors import Corrupt, StoreLocked, UnknownVersion
+from storage.errors import Corrupt, CorruptBlock, StoreLocked, UnknownVersion
 
 STOP_LIMIT_S: Final = 3.0
 FIRST_DELAY_S: Final = 0.5
 LONGEST_DELAY_S: Final = 60.0
 STEADY_S: Final = 60.0  # a service that ran this long is well again: its next back-off starts small
+MAX_LINE_CHARS: Final = 1000
 EXIT_STUCK: Final = 70  # EX_SOFTWARE: cleaning up took longer than STOP_LIMIT_S
 EXIT_IMPATIENT: Final = 130  # as a shell reports SIGINT: the second signal ends everything at once
 
 
 Service = Callable[..., Awaitable[Any]]
+Note = Callable[[str, dict[str, Any]], None]
 
 log = structlog.get_logger(__name__)
 
@@ -46,11 +48,13 @@ def judge(error: BaseException) -> Verdict:
 
     A store that is damaged, foreign or in other hands, and a lack of memory, end the process: going on could lose what
     was acknowledged. What the user has to mend first ends the service. Everything else (a peer, the network, the disk
-    being full, a bug) restarts it, so that nothing a peer does takes the node down.
+    being full, one damaged block, a bug) restarts it, so that nothing a peer does takes the node down.
     """
     if isinstance(error, BaseExceptionGroup):
         verdicts = {judge(inner) for inner in error.exceptions}
         return next(verdict for verdict in Verdict if verdict in verdicts)
+    if isinstance(error, CorruptBlock):
+        return Verdict.RESTART
     if isinstance(error, Corrupt | StoreLocked | UnknownVersion | MemoryError) or not isinstance(error, Exception):
         return Verdict.END_PROCESS
     if isinstance(error, AgentError | DaemonError):
@@ -95,10 +99,17 @@ class _Once:
             status.started()
 
 
+def _untold(_kind: str, _fields: dict[str, Any]) -> None:
+    """For services that nobody follows."""
+
+
 async def supervise(
-    name: str, service: Service, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    name: str, service: Service, note: Note = _untold, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Keep `service(task_status=...)` running, as `judge` decides; return when it does. Raises: what ends the node."""
+    """Keep `service(task_status=...)` running, as `judge` decides; return when it does. Raises: what ends the node.
+
+    `note` is told of each failure that does not: the event's kind, and its fields.
+    """
     n_failures = 0
     status = _Once(task_status)
     while True:
@@ -113,10 +124,12 @@ async def supervise(
             n_failures = 1 if trio.current_time() - started_s >= STEADY_S else n_failures + 1
             if verdict is Verdict.END_SERVICE:
                 log.error("service_ended", service=name, error=_line(error))
+                note("service_ended", {"service": name, "text": _line(error)})
                 status.started()
                 return
             wait_s = delay_s(n_failures)
             log.warning("service_restarts", service=name, error=_line(error), in_s=wait_s, exc_info=error)
+            note("service_restarts", {"service": name, "text": _line(error), "in_s": wait_s})
         status.started()  # the node is not held up by a part that comes up later
         await trio.sleep(wait_s)
 
@@ -161,5 +174,5 @@ def stop_on_signals(begin: Callable[[], None], limit_s: float = STOP_LIMIT_S) ->
 
 def _line(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
-        return "; ".join(_line(inner) for inner in error.exceptions)
-    return f"{type(error).__name__}: {error}"
+        return "; ".join(_line(inner) for inner in error.exceptions)[:MAX_LINE_CHARS]
+    return f"{type(error).__name__}: {error}"[:MAX_LINE_CHARS]

@@ -25,6 +25,10 @@ class NotFound(StorageError, KeyError):
 
 
 class Corrupt(StorageError):
+    """The store, its index or the catalog is damaged. Check the disk; restore the home from a backup."""
+
+
+class CorruptBlock(Corrupt):
     """A stored block no longer matches its CID: the disk changed it. Fetch it again; check the disk."""
 
 

@@ -18,7 +18,7 @@ from daemon.peering import LONGEST_RETRY_S, Redial, keep_connected, note_peers
 from protocols.errors import StreamBroken
 from protocols.net import PeerInfo
 from storage.catalog import Catalog
-from storage.errors import Corrupt, StoreFull, StoreLocked
+from storage.errors import Corrupt, CorruptBlock, StoreFull, StoreLocked
 from storage.keys import Identity
 
 
@@ -32,6 +32,8 @@ from storage.keys import Identity
         (EngineMissing(), Verdict.END_SERVICE),
         (BadConfig(), Verdict.END_SERVICE),
         (Corrupt(), Verdict.END_PROCESS),
+        (CorruptBlock(), Verdict.RESTART),
+        (ExceptionGroup("g", [CorruptBlock(), Corrupt()]), Verdict.END_PROCESS),
         (StoreLocked(), Verdict.END_PROCESS),
         (MemoryError(), Verdict.END_PROCESS),
         (KeyboardInterrupt(), Verdict.END_PROCESS),
@@ -64,8 +66,10 @@ async def test_a_service_that_fails_is_restarted_with_back_off(autojump_clock):
         if len(starts) < 4:
             raise StreamBroken("gone")
 
+    told = []
     async with trio.open_nursery() as nursery:
-        await nursery.start(supervise, "x", fails)
+        await nursery.start(supervise, "x", fails, lambda kind, fields: told.append((kind, fields["in_s"])))
+    assert told == [("service_restarts", 0.5), ("service_restarts", 1.0), ("service_restarts", 2.0)]
     assert [round(later - earlier, 3) for earlier, later in pairwise(starts)] == [0.5, 1.0, 2.0]
 
 
@@ -94,8 +98,10 @@ async def test_what_ends_the_service_ends_no_more():
     async def missing(*, task_status):
         raise EngineMissing
 
+    told = []
     async with trio.open_nursery() as nursery:
-        await nursery.start(supervise, "x", missing)
+        await nursery.start(supervise, "x", missing, lambda kind, fields: told.append((kind, fields["service"])))
+    assert told == [("service_ended", "x")]
 
 
 async def test_a_service_that_fails_before_it_is_ready_holds_up_nobody(autojump_clock):
