@@ -6,6 +6,7 @@ and on, which go-libp2p does not read.)
 """
 
 import secrets
+from collections import OrderedDict
 from typing import Any, Final, Protocol
 
 import structlog
@@ -19,7 +20,8 @@ SERVICE: Final = "_p2p._udp.local."
 RESOLVE_TIMEOUT_MS: Final = 3000
 RETRY_S: Final = 30.0
 DEFER_S: Final = 1.0  # both sides hear of each other at once; the one with the greater id lets the other dial
-MAX_PEERS: Final = 256
+MAX_PEERS: Final = 256  # known at a time; the one announced longest ago makes room
+MAX_DIALS: Final = 16  # at a time
 MAX_NAME_CHARS: Final = 255
 MAX_TXT_STRINGS: Final = 32
 NAMES_IN_FLIGHT: Final = 64
@@ -135,23 +137,43 @@ def _resolve(zeroconf: Any, name: str) -> PeerInfo | None:
 
 
 async def _dial_found(network: Dialler, zeroconf: Any, found: trio.MemoryReceiveChannel[str]) -> None:
-    known: dict[PeerId, PeerInfo] = {}
-    while True:
-        with trio.move_on_after(RETRY_S) as waited:
-            name = await found.receive()
+    """Dial whoever is found, and from time to time those again who are away; a dead address holds up no other."""
+    known: OrderedDict[PeerId, PeerInfo] = OrderedDict()
+    limiter = trio.CapacityLimiter(MAX_DIALS)
+    async with trio.open_nursery() as nursery:
+        for _ in range(MAX_DIALS):
+            nursery.start_soon(_meet, network, zeroconf, found.clone(), known, limiter)
+        while True:
+            await trio.sleep(RETRY_S)
+            connected = set(network.peers())
+            async with trio.open_nursery() as redials:
+                for info in [info for peer, info in known.items() if peer not in connected]:
+                    redials.start_soon(_dial, network, info, limiter)
+
+
+async def _meet(
+    network: Dialler,
+    zeroconf: Any,
+    found: trio.MemoryReceiveChannel[str],
+    known: OrderedDict[PeerId, PeerInfo],
+    limiter: trio.CapacityLimiter,
+) -> None:
+    async with found:
+        async for name in found:
             info = await trio.to_thread.run_sync(_resolve, zeroconf, name)
-        if waited.cancelled_caught:
-            for other in [info for peer, info in known.items() if peer not in network.peers()]:
-                await _dial(network, other)
-        elif info is not None and info.peer != network.peer_id and (info.peer in known or len(known) < MAX_PEERS):
-            known[info.peer] = info
-            await _dial(network, info)
+            if info is not None and info.peer != network.peer_id:
+                known[info.peer] = info
+                known.move_to_end(info.peer)
+                if len(known) > MAX_PEERS:
+                    known.popitem(last=False)
+                await _dial(network, info, limiter)
 
 
-async def _dial(network: Dialler, info: PeerInfo) -> None:
+async def _dial(network: Dialler, info: PeerInfo, limiter: trio.CapacityLimiter) -> None:
     if network.peer_id > info.peer:
         await trio.sleep(DEFER_S)
-    try:
-        await network.connect(info)
-    except DialFailed as error:
-        log.info("mdns_peer_unreachable", peer=str(info.peer), error=str(error))
+    async with limiter:
+        try:
+            await network.connect(info)
+        except DialFailed as error:
+            log.info("mdns_peer_unreachable", peer=str(info.peer), error=str(error))

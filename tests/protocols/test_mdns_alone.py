@@ -1,9 +1,13 @@
-"""Discovery on the local network where there is nothing to discover with."""
+"""Discovery on the local network where there is nothing to discover with, and where there is too much."""
 
 import pytest
+import trio
 import zeroconf
+from trio.testing import MockClock
 
+from protocols.errors import DialFailed
 from protocols.net import PeerInfo
+from protocols.net_libp2p import mdns
 from protocols.net_libp2p.mdns import discover
 from storage.keys import Identity, PeerId
 
@@ -29,3 +33,65 @@ async def test_a_machine_without_multicast_goes_on_without_discovery(monkeypatch
 
     monkeypatch.setattr(zeroconf, "Zeroconf", no_multicast)
     await discover(Lonely())
+
+
+class Crowded:
+    """A network on which every dial takes ten seconds and fails."""
+
+    def __init__(self) -> None:
+        self.peer_id = Identity(bytes(32)).peer_id
+        self.dials: list[tuple[float, PeerId]] = []
+
+    def addresses(self) -> list[str]:
+        return []
+
+    def peers(self) -> list[PeerId]:
+        return []
+
+    async def connect(self, peer: PeerInfo) -> None:
+        self.dials.append((trio.current_time(), peer.peer))
+        await trio.sleep(10)
+        raise DialFailed("nobody answers")
+
+
+@pytest.fixture
+def announced(monkeypatch: pytest.MonkeyPatch) -> list[PeerInfo]:
+    """Peers, each announced under its number."""
+    found = [PeerInfo(Identity(number.to_bytes(32)).peer_id, ("/ip4/192.0.2.1/tcp/1",)) for number in range(1, 41)]
+
+    async def resolve(job: object, zeroconf: object, name: str) -> PeerInfo:
+        await trio.lowlevel.checkpoint()
+        return found[int(name)]
+
+    monkeypatch.setattr(mdns.trio.to_thread, "run_sync", resolve)
+    return found
+
+
+async def test_dead_announcements_hold_up_nobody(
+    announced: list[PeerInfo], nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    network = Crowded()
+    names, found = trio.open_memory_channel[str](mdns.NAMES_IN_FLIGHT)
+    nursery.start_soon(mdns._dial_found, network, None, found)
+    for number in range(mdns.MAX_DIALS * 2):
+        names.send_nowait(str(number))
+    began_s = trio.current_time()
+    await trio.sleep(mdns.RETRY_S - 1)
+    assert {peer for _, peer in network.dials} == {info.peer for info in announced[: mdns.MAX_DIALS * 2]}
+    assert max(at_s for at_s, _ in network.dials) - began_s < 15
+
+
+async def test_the_peer_announced_longest_ago_makes_room_for_a_new_one(
+    announced: list[PeerInfo], nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mdns, "MAX_PEERS", 2)
+    network = Crowded()
+    names, found = trio.open_memory_channel[str](mdns.NAMES_IN_FLIGHT)
+    nursery.start_soon(mdns._dial_found, network, None, found)
+    for number in (0, 1, 0, 2):
+        await names.send(str(number))
+        await trio.sleep(1)
+    await trio.sleep(20)
+    network.dials.clear()
+    await trio.sleep(mdns.RETRY_S)
+    assert {peer for _, peer in network.dials} == {announced[0].peer, announced[2].peer}
