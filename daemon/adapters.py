@@ -10,19 +10,21 @@ from pathlib import Path
 import trio
 
 from agents.adapters.bases import base_of
+from agents.adapters.decide import TRUST_KIND
 from agents.adapters.inspect import inspect_folder
 from agents.adapters.manifests import read_stored, unpin
 from agents.adapters.ports import Ports
 from agents.adapters.publish import Release, publish
-from agents.adapters.subscribe import NewBase, News, NewTrust
-from agents.errors import AgentError
+from agents.adapters.subscribe import NewBase, News, NewTrust, Wanted
+from agents.errors import BadAdapter, Untrusted
 from agents.models import card_of
+from daemon.api.faults import fault_of
 from daemon.provide import Provider
 from protocols.errors import Remote
 from storage.blockstore import Visibility
-from storage.catalog.adapters import AdapterRow
+from storage.catalog.adapters import AdapterRow, AdapterState
 from storage.cid import Cid
-from storage.errors import NotFound
+from storage.errors import CorruptBlock, InvalidName, NotFound, TooLarge
 from storage.keys import PeerId
 
 
@@ -76,19 +78,35 @@ class Adapters:
         return row
 
     async def publish_found(self, folder: Path) -> None:
-        """Publish what a watcher found, named after its folder; one that cannot be is told of by an event."""
+        """Publish what a watcher found, named after its folder; a damaged block under it is told of by an event.
+
+        Raises: BadAdapter, WrongBase, StoreFull.
+        """
         try:
             await self.publish(folder, name=folder.name)
-        except AgentError as error:
-            self.ports.emit("adapter_skipped", folder=str(folder), code=error.code, text=str(error))
+        except (CorruptBlock, NotFound, TooLarge, InvalidName) as error:  # no later attempt would fare better
+            fault = fault_of(error)
+            self.ports.emit("adapter_skipped", folder=str(folder), code=fault.code, text=fault.text)
+
+    async def fetch(self, row: AdapterRow) -> None:
+        """Bring in an adapter that waits, was refused or removed. Raises: Untrusted, BadAdapter."""
+        if row.is_own:
+            raise BadAdapter("it is your own: publish its folder again: covey adapter publish")
+        if not self.ports.catalog.peers.is_trusted(row.publisher, TRUST_KIND):
+            raise Untrusted(
+                f"its publisher is not trusted. To trust it: covey peer trust {row.publisher} --kinds adapters"
+            )
+        if row.state in (AdapterState.REMOVED, AdapterState.REFUSED):
+            self.ports.catalog.adapters.set_state(row.manifest, AdapterState.HEARD, self.ports.unix_s())
+        await self.news.send(Wanted(row.manifest))
 
     async def forget(self, row: AdapterRow) -> None:
-        """Announce it no more, let go of its blocks, delete its files here."""
-        await trio.to_thread.run_sync(partial(self._forget, row))
+        """Announce it no more, let go of its blocks, delete its files here, and do not fetch it again unasked."""
+        await self.ports.exchange.work(partial(self._forget, row))
         self.ports.emit("adapter_removed", manifest=str(row.manifest), name=row.name, version=row.version)
 
     def _forget(self, row: AdapterRow) -> None:
-        self.ports.catalog.adapters.remove(row.manifest)
+        self.ports.catalog.adapters.set_state(row.manifest, AdapterState.REMOVED, self.ports.unix_s())
         with suppress(NotFound, Remote):  # it never came as far as blocks
             unpin(self.ports, *read_stored(self.ports.store, row.manifest))
         if row.folder is not None:

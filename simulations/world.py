@@ -13,8 +13,9 @@ import msgspec
 import trio
 
 from agents.adapters.announce import run_announcer
+from agents.adapters.decide import TRUST_KIND
 from agents.adapters.ports import Ports
-from agents.adapters.subscribe import TRUST_KIND, News, run_subscriber
+from agents.adapters.subscribe import News, run_subscriber
 from agents.engine.messages import ModelCard
 from protocols.bitswap.shell import Exchange, in_turn, run_exchange
 from simulations.net import SimNetwork, SimWorld

@@ -11,7 +11,9 @@ from storage.catalog.adapters import AdapterRow, AdapterState
 from storage.cid import Cid
 from storage.keys import PeerId
 
+TRUST_KIND: Final = "adapters"
 MAX_BYTES: Final = wire.MAX_ADAPTER_BYTES
+_SETTLED: Final = (AdapterState.READY, AdapterState.REFUSED, AdapterState.REMOVED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class Accept:
 
 @dataclass(frozen=True, slots=True)
 class AlreadyKnown:
-    """Nothing to do: it is ready, in work, superseded, or was refused for good."""
+    """Nothing to do: it is ready, in work, superseded, or was refused or removed for good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def decide(announcement: Announcement, author: PeerId, facts: Facts) -> Decision
         return Refuse(
             "untrusted", f"its publisher is not trusted. To trust it: covey peer trust {author} --kinds adapters"
         )
-    if facts.known is not None and facts.known.state in (AdapterState.READY, AdapterState.REFUSED):
+    if facts.known is not None and facts.known.state in _SETTLED:
         return AlreadyKnown()
     if announcement.n_bytes > facts.max_bytes:
         return Refuse("too_big", f"it has {announcement.n_bytes} bytes; the limit is {facts.max_bytes}")

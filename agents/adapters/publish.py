@@ -51,28 +51,29 @@ class Release(NamedTuple):
 
 
 async def publish(ports: Ports, folder: Path, release: Release, published: trio.MemorySendChannel[Cid]) -> AdapterRow:
-    """Publish the PEFT folder; the same files under the same name again change nothing. Returns its row.
+    """Publish the PEFT folder; the same files under the same name again change no more than who may see them.
 
-    Raises: BadAdapter, WrongBase, StoreFull.
+    Returns its row. Raises: BadAdapter, WrongBase, StoreFull.
     """
-    row = await ports.exchange.work(partial(store_adapter, ports, folder, release))
-    ports.emit(
-        "adapter_published",
-        manifest=str(row.manifest),
-        name=row.name,
-        version=row.version,
-        base=row.base,
-        n_bytes=row.n_bytes,
-        visibility=release.visibility.name.lower(),
-    )
+    row, is_new = await ports.exchange.work(partial(store_adapter, ports, folder, release))
+    if is_new:
+        ports.emit(
+            "adapter_published",
+            manifest=str(row.manifest),
+            name=row.name,
+            version=row.version,
+            base=row.base,
+            n_bytes=row.n_bytes,
+            visibility=release.visibility.name.lower(),
+        )
     await offer_below(ports.exchange, row.manifest)
     if release.visibility >= Visibility.FLOCK:
         await published.send(row.manifest)
     return row
 
 
-def store_adapter(ports: Ports, folder: Path, release: Release) -> AdapterRow:
-    """All of publishing that needs no network, durably. Raises: BadAdapter, WrongBase, StoreFull."""
+def store_adapter(ports: Ports, folder: Path, release: Release) -> tuple[AdapterRow, bool]:
+    """All of publishing that needs no network, durably; is it a new version? Raises: BadAdapter, WrongBase, StoreFull."""
     inspection = inspect_folder(folder, release.base)
     files = unixfs.add_path(ports.store, folder)
     with ports.numbering:
@@ -80,8 +81,8 @@ def store_adapter(ports: Ports, folder: Path, release: Release) -> AdapterRow:
         same = _same(ports, versions, files, release)
         if same is not None:
             ports.roots.publish(same.manifest, release.visibility, release.members)
-            return same
-        return _store(ports, _manifest(ports, inspection, files, release, versions), release)
+            return same, False
+        return _store(ports, _manifest(ports, inspection, files, release, versions), release), True
 
 
 def _store(ports: Ports, manifest: Manifest, release: Release) -> AdapterRow:

@@ -7,6 +7,7 @@ policy, refuse replays, decide; then `obtain` fetches. Every refusal is an event
 import math
 import random
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, NamedTuple
@@ -14,7 +15,7 @@ from typing import Final, NamedTuple
 import trio
 
 from agents.adapters.announce import Turnstile
-from agents.adapters.decide import Accept, Facts, Refuse, decide
+from agents.adapters.decide import TRUST_KIND, Accept, Facts, Refuse, decide
 from agents.adapters.obtain import Job, Waiting, obtain
 from agents.adapters.ports import Ports
 from protocols import adapters as wire
@@ -28,7 +29,6 @@ from storage.catalog.adapters import AdapterRow, AdapterState
 from storage.cid import Cid
 from storage.keys import PeerId
 
-TRUST_KIND: Final = "adapters"
 MAX_FETCHES: Final = 4
 MAX_WAITING: Final = 256
 MAX_ASKS: Final = 8
@@ -81,7 +81,13 @@ class NewTrust(NamedTuple):
     peer: PeerId
 
 
-News = NewBase | NewTrust
+class Wanted(NamedTuple):
+    """The user asks for an adapter that is known, whatever became of it before."""
+
+    manifest: Cid
+
+
+News = NewBase | NewTrust | Wanted
 
 
 class Late(NamedTuple):
@@ -128,11 +134,26 @@ async def run_subscriber(
         nursery.start_soon(_ask_again, intake, nursery)
         task_status.started()
         async for item in news:
-            if isinstance(item, NewBase):
-                await _add_base(intake, item.fingerprint, nursery)
-            for peer in ports.network.peers():
-                if isinstance(item, NewBase) or peer == item.peer:
+            for peer in await _take_up(intake, item, nursery):
+                if peer in ports.network.peers():
                     nursery.start_soon(_ask, intake, peer)
+
+
+async def _take_up(intake: Intake, item: News, nursery: trio.Nursery) -> Collection[PeerId]:
+    """Do what the news ask for; return the peers to be asked what they announce."""
+    match item:
+        case NewBase(fingerprint):
+            await _add_base(intake, fingerprint, nursery)
+            return intake.ports.network.peers()
+        case NewTrust(peer):
+            return [peer]
+        case Wanted(manifest):
+            intake.refused.pop(manifest, None)
+            row = intake.ports.catalog.adapters.get(manifest)
+            if row is None:
+                return []
+            _enqueue(intake, _job_of(row))
+            return [row.publisher]
 
 
 async def _add_base(intake: Intake, base: Cid, nursery: trio.Nursery) -> None:
@@ -220,7 +241,9 @@ async def _fetch_jobs(intake: Intake, jobs: trio.MemoryReceiveChannel[Job]) -> N
         manifest = job.announcement.manifest
         intake.tried_s[manifest] = trio.current_time()
         try:
-            outcome = await obtain(intake.ports, job)
+            known = intake.ports.catalog.adapters.get(manifest)
+            is_removed = known is not None and known.state is AdapterState.REMOVED
+            outcome = None if is_removed else await obtain(intake.ports, job)
         finally:
             intake.in_hand.discard(manifest)
         if isinstance(outcome, Waiting):

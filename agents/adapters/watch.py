@@ -9,16 +9,18 @@ import os
 import stat
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
 from agents.adapters.inspect import CONFIG_FILE, WEIGHTS_FILE, inspect_folder
 from agents.adapters.ports import Emit
-from agents.errors import BadAdapter
+from agents.errors import AgentError, BadAdapter, WrongBase
 
 POLL_S: Final = 1.0
 SETTLE_S: Final = 2.0
+FIRST_RETRY_S: Final = 5.0  # while the model that an adapter was trained on is not here
+LONGEST_RETRY_S: Final = 60.0
 MAX_DEPTH: Final = 4
 MAX_FOLDERS: Final = 10_000
 MAX_REMEMBERED: Final = 4096
@@ -29,6 +31,13 @@ Signature = tuple[tuple[str, int, int], ...]
 """Name, size in bytes and time of change in ns of each file of a folder, by name."""
 
 
+class _Retry(NamedTuple):
+    """When a folder is examined again, and the wait before that."""
+
+    at_s: float
+    wait_s: float
+
+
 class Settling:
     """Which folders have come to rest, and is their content news? No IO, no clock: the caller looks and hashes."""
 
@@ -37,12 +46,14 @@ class Settling:
         self._since_s: dict[Path, tuple[Signature, float]] = {}
         self._examined: dict[Path, Signature] = {}
         self._digests: dict[bytes, None] = {}
+        self._retries: dict[Path, _Retry] = {}
 
     def scanned(self, found: Mapping[Path, Signature], now_s: float) -> list[Path]:
         """Note how the folders look now; return those to be examined: complete, at rest and not yet examined so."""
         for gone in self._since_s.keys() - found.keys():
             del self._since_s[gone]
             self._examined.pop(gone, None)
+            self._retries.pop(gone, None)
         ripe = []
         for folder, signature in sorted(found.items()):
             if not {CONFIG_FILE, WEIGHTS_FILE} <= {name for name, _, _ in signature}:
@@ -50,6 +61,9 @@ class Settling:
             known = self._since_s.get(folder)
             if known is None or known[0] != signature:
                 self._since_s[folder] = (signature, now_s)
+                self._retries.pop(folder, None)
+            elif folder in self._retries and now_s < self._retries[folder].at_s:
+                continue
             elif now_s - known[1] >= self._settle_s and self._examined.get(folder) != signature:
                 self._examined[folder] = signature
                 ripe.append(folder)
@@ -63,6 +77,15 @@ class Settling:
             del self._digests[next(iter(self._digests))]
         self._digests[digest] = None
         return True
+
+    def postpone(self, folder: Path, digest: bytes, now_s: float) -> bool:
+        """Have the folder examined again later, after waits that double. Is this the first time since it changed?"""
+        last = self._retries.get(folder)
+        wait_s = FIRST_RETRY_S if last is None else min(2 * last.wait_s, LONGEST_RETRY_S)
+        self._retries[folder] = _Retry(now_s + wait_s, wait_s)
+        self._examined.pop(folder, None)
+        self._digests.pop(digest, None)
+        return last is None
 
 
 def scan(root: Path) -> dict[Path, Signature]:
@@ -128,17 +151,22 @@ async def run_watcher(
     settle_s: float = SETTLE_S,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Call `found(folder)` for each new adapter at or below `root`, for ever; tell of those that are not usable."""
+    """Call `found(folder)` for each new adapter at or below `root`, for ever; tell of those that are not usable.
+
+    Where `found` raises WrongBase, the model may yet come: it is called again now and then, and the event comes once.
+    """
     core = Settling(settle_s)
     task_status.started()
     while True:
         seen = await trio.to_thread.run_sync(scan, root)
         for folder in core.scanned(seen, trio.current_time()):
+            digest = b""
             try:
                 digest = await trio.to_thread.run_sync(examine, folder)
-            except BadAdapter as error:
-                emit("adapter_skipped", folder=str(folder), code=error.code, text=str(error))
-                continue
-            if core.is_news(digest):
-                await found(folder)
+                if core.is_news(digest):
+                    await found(folder)
+            except AgentError as error:
+                is_retried = isinstance(error, WrongBase)
+                if not is_retried or core.postpone(folder, digest, trio.current_time()):
+                    emit("adapter_skipped", folder=str(folder), code=error.code, text=str(error))
         await trio.sleep(poll_s)

@@ -1,5 +1,6 @@
 """Which adapters can answer in a chat: ready here, made for its model, from a publisher who is trusted now."""
 
+from agents.adapters.decide import TRUST_KIND
 from agents.adapters.select import Ready, choose, parse_policy
 from agents.chat.events import Adapter
 from storage.catalog import Catalog
@@ -7,7 +8,6 @@ from storage.catalog.adapters import AdapterRow, AdapterState
 from storage.catalog.models import ModelRow
 from storage.keys import PeerId
 
-TRUST_KIND = "adapters"
 _SHOWN_OF_PEER_ID = 8
 
 

@@ -39,12 +39,13 @@ CREATE INDEX adapters_by_age ON adapters (state, heard_unix_s)"""
 
 
 class AdapterState(StrEnum):
-    """How far an adapter has come on this node."""
+    """How far an adapter has come on this node. REMOVED: the user wants it no more, however often it is announced."""
 
     HEARD = "heard"
     FETCHING = "fetching"
     READY = "ready"
     REFUSED = "refused"
+    REMOVED = "removed"
 
 
 class AdapterOrder(StrEnum):
@@ -88,7 +89,7 @@ class AdapterRow:
 
 
 class AdapterTable:
-    """Rows by manifest. When there are too many, the oldest that are merely heard of or refused go."""
+    """Rows by manifest. When there are too many, the oldest that are merely heard of, refused or removed go."""
 
     def __init__(self, database: Database, max_rows: int = MAX_ADAPTERS) -> None:
         self._database = database
@@ -121,11 +122,11 @@ class AdapterTable:
         reason: str | None = None,
         folder: str | None = None,
     ) -> None:
-        """Note how far an adapter has come; READY notes when. A folder once known stays. Raises: NotFound."""
+        """Note how far an adapter has come; READY notes when. A folder stays until REMOVED. Raises: NotFound."""
         n_rows = self._database.write(
-            "UPDATE adapters SET state = ?, reason = ?, folder = coalesce(?, folder),"
+            "UPDATE adapters SET state = ?, reason = ?, folder = CASE WHEN ? THEN NULL ELSE coalesce(?, folder) END,"
             " ready_unix_s = CASE WHEN ? THEN ? ELSE ready_unix_s END WHERE manifest = ?",
-            (state, reason, folder, state is AdapterState.READY, unix_s, manifest),
+            (state, reason, state is AdapterState.REMOVED, folder, state is AdapterState.READY, unix_s, manifest),
         )
         if not n_rows:
             raise NotFound(f"no adapter with manifest {manifest} is known. See `covey adapter ls`.")
@@ -148,6 +149,7 @@ class AdapterTable:
         name: str | None = None,
         version: int | None = None,
         state: AdapterState | None = None,
+        but_not: AdapterState | None = None,
         is_own: bool | None = None,
         order: AdapterOrder = AdapterOrder.NEWEST,
         limit: int = MAX_ROWS_READ,
@@ -162,6 +164,8 @@ class AdapterTable:
             "is_own": is_own,
         }
         conditions = {f"{column} = ?": value for column, value in given.items() if value is not None}
+        if but_not is not None:
+            conditions["state != ?"] = but_not
         if tag is not None:
             conditions["EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)"] = tag
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
@@ -187,7 +191,7 @@ class AdapterTable:
         if surplus > 0:
             self._database.write(
                 "DELETE FROM adapters WHERE manifest IN (SELECT manifest FROM adapters WHERE NOT is_own"
-                " AND state IN ('heard', 'refused') ORDER BY heard_unix_s, manifest LIMIT ?)",
+                " AND state IN ('heard', 'refused', 'removed') ORDER BY heard_unix_s, manifest LIMIT ?)",
                 (surplus,),
             )
 

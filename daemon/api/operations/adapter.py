@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from storage.catalog.adapters import AdapterRow
 
 Reference = Annotated[str, Meta(max_length=256, description="NAME, NAME@VERSION, or the CID of its manifest.")]
-State = Literal["heard", "fetching", "ready", "refused"]
+State = Literal["heard", "fetching", "ready", "refused", "removed"]
 
 
 class List(Params, frozen=True):
-    """Which adapters; everything given must fit."""
+    """Which adapters; everything given must fit. Those that were removed are listed only when asked for."""
 
     model: Annotated[str, Meta(max_length=64, description="Those that fit this model.")] | None = None
     publisher: Annotated[str, Meta(max_length=512, description="Those of this peer (id or name).")] | None = None
@@ -124,6 +124,7 @@ async def ls(node: "Node", params: List) -> list[Adapter]:
             version=params.version,
             tag=params.tag,
             state=AdapterState(params.state) if params.state else None,
+            but_not=None if params.state else AdapterState.REMOVED,
             limit=params.limit,
         )
     ]
@@ -166,16 +167,27 @@ async def publish(node: "Node", params: Publish) -> Published:
 
 
 async def rm(node: "Node", params: Named) -> Done:
-    """Forget an adapter, announce it no more, and let go of its files."""
+    """Announce an adapter no more, let go of its files, and do not fetch it again unasked."""
     row = _find(node, params.adapter)
     await node.adapters.forget(row)
     return Done(text=f"{row.name} v{row.version} is gone from this node; other nodes that have it keep it")
 
 
+async def fetch(node: "Node", params: Named) -> Done:
+    """Take an adapter up again; events tell how it goes."""
+    from storage.catalog.adapters import AdapterState
+
+    row = _find(node, params.adapter)
+    if row.state is AdapterState.READY:
+        return Done(text=f"{row.name} v{row.version} is here already")
+    await node.adapters.fetch(row)
+    return Done(text=f"{row.name} v{row.version} is being fetched; to see how it goes: covey events --follow")
+
+
 def _find(node: "Node", reference: str) -> "AdapterRow":
-    """The adapter of that CID, or the newest of that name (and version). Raises: UnknownName."""
+    """The adapter of that CID, or the newest of that name (and version), removed ones last. Raises: UnknownName."""
     from agents.errors import UnknownName
-    from storage.catalog.adapters import AdapterOrder
+    from storage.catalog.adapters import AdapterOrder, AdapterState
     from storage.cid import Cid
     from storage.errors import InvalidCid
 
@@ -188,11 +200,10 @@ def _find(node: "Node", reference: str) -> "AdapterRow":
             name=name if mark else reference,
             version=int(version) if mark and version.isdecimal() else None,
             order=AdapterOrder.VERSION,
-            limit=1,
         )
     if not found:
         raise UnknownName(f"there is no adapter {reference!r} here. See what there is: covey adapter ls")
-    return found[0]
+    return next((row for row in found if row.state is not AdapterState.REMOVED), found[0])
 
 
 OPERATIONS = (
@@ -224,8 +235,17 @@ OPERATIONS = (
     ),
     Operation(
         noun="adapter",
+        verb="fetch",
+        summary="Fetch an adapter that waits, was refused or removed.",
+        params=Named,
+        result=Done,
+        handler=fetch,
+        arguments=("adapter",),
+    ),
+    Operation(
+        noun="adapter",
         verb="rm",
-        summary="Forget an adapter and delete its files here.",
+        summary="Delete an adapter's files here, and fetch it no more unless asked to.",
         params=Named,
         result=Done,
         handler=rm,

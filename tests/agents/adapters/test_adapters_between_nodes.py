@@ -11,8 +11,10 @@ import trio
 
 from agents.adapters.announce import announced
 from agents.adapters.publish import Release, publish, store_adapter
-from agents.adapters.subscribe import NewBase, NewTrust
-from agents.errors import BadAdapter
+from agents.adapters.subscribe import ASK_AGAIN_S, NewBase, NewTrust
+from agents.errors import BadAdapter, Untrusted
+from daemon.adapters import Adapters
+from daemon.provide import Provider
 from protocols.errors import NoProviders
 from protocols.fetch import fetch_blocks
 from protocols.net import PeerInfo
@@ -171,6 +173,7 @@ async def test_files_that_were_published_before_are_not_published_again(autojump
     one, two = write_adapter(tmp_path / "one"), write_adapter(tmp_path / "two", fill=1)
     rows = [await release(ann, folder) for folder in (one, two, one, two)]
     assert [row.version for row in rows] == [1, 2, 1, 2]
+    assert [event.kind for event in ann.events] == ["adapter_published"] * 2
     assert (await release(ann, one, version=3)).version == 3
     assert (await release(ann, one, visibility=Visibility.PUBLIC)).version == 4  # what it may be passed on to differs
 
@@ -181,7 +184,7 @@ async def test_releases_at_one_moment_get_a_version_each(autojump_clock, flock, 
     ports, versions = replace(ann.ports, unix_s=lambda: START_UNIX_S), []
 
     def work(folder):
-        versions.append(store_adapter(ports, folder, Release("poet", TINY)).version)
+        versions.append(store_adapter(ports, folder, Release("poet", TINY))[0].version)
 
     threads = [Thread(target=work, args=[folder]) for folder in folders]
     for thread in threads:
@@ -243,3 +246,40 @@ async def test_a_stranger_gets_no_block_of_a_flock_adapter_and_hears_nothing_of_
     with pytest.raises(NoProviders):
         await fetch_blocks(eve.ports.exchange, [hidden.manifest], providers=[info])
     assert eve.ports.store.stat().n_blocks == 0
+
+
+async def test_a_removed_adapter_comes_back_only_when_the_user_asks_for_it(autojump_clock, flock, tmp_path, release):
+    ann = await flock("ann")
+    bob = await flock("bob", trusts=[ann])
+    ann.trust(bob.peer)
+    row = await release(ann, write_adapter(tmp_path / "trained"))
+    await trio.sleep(5)
+    adapters = Adapters(bob.ports, bob.publish, bob.tell, Provider(bob.ports, bob.rng))
+    await adapters.forget(ready := bob.ports.catalog.adapters.get(row.manifest))
+    assert not Path(ready.folder).exists()
+    await trio.sleep(3 * ASK_AGAIN_S)  # it was announced, and asked for, more than once
+    removed = bob.ports.catalog.adapters.get(row.manifest)
+    assert removed.state is AdapterState.REMOVED and removed.folder is None
+    await adapters.fetch(removed)
+    await trio.sleep(5)
+    assert bob.ports.catalog.adapters.get(row.manifest).state is AdapterState.READY
+    assert Path(ready.folder).is_dir()
+
+
+async def test_only_what_a_trusted_peer_published_is_fetched_on_demand(autojump_clock, flock, tmp_path, release):
+    ann = await flock("ann")
+    row = await release(ann, write_adapter(tmp_path / "trained"))
+    adapters = Adapters(ann.ports, ann.publish, ann.tell, Provider(ann.ports, ann.rng))
+    with pytest.raises(BadAdapter, match="your own"):
+        await adapters.fetch(row)
+    with pytest.raises(Untrusted, match="covey peer trust"):
+        await adapters.fetch(replace(row, is_own=False, publisher=make_identity(1, "bob").peer_id))
+
+
+async def test_a_version_that_was_removed_is_not_given_again(autojump_clock, flock, tmp_path, release):
+    ann = await flock("ann")
+    row = await release(ann, write_adapter(tmp_path / "one"))
+    await Adapters(ann.ports, ann.publish, ann.tell, Provider(ann.ports, ann.rng)).forget(row)
+    assert list(announced(ann.ports)) == []
+    assert (await release(ann, write_adapter(tmp_path / "two", fill=1))).version == 2
+    assert (await release(ann, write_adapter(tmp_path / "one"))).version == 3

@@ -343,4 +343,4 @@ async def test_two_adapters_under_one_version_conflict(
 
 
 async def store_then(node, tmp_path):
-    return store_adapter(node.ports, write_adapter(tmp_path / "trained"), Release("poet", TINY))
+    return store_adapter(node.ports, write_adapter(tmp_path / "trained"), Release("poet", TINY))[0]

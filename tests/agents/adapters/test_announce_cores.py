@@ -134,6 +134,7 @@ def test_decisions_follow_from_the_facts():
     assert decide(ANNOUNCEMENT, ANN, facts._replace(is_settled=True)) == AlreadyKnown()
     assert decide(ANNOUNCEMENT, ANN, facts._replace(known=row())) == AlreadyKnown()
     assert decide(ANNOUNCEMENT, ANN, facts._replace(known=row(state=AdapterState.REFUSED))) == AlreadyKnown()
+    assert decide(ANNOUNCEMENT, ANN, facts._replace(known=row(state=AdapterState.REMOVED))) == AlreadyKnown()
     assert decide(ANNOUNCEMENT, ANN, facts._replace(known=row(state=AdapterState.FETCHING))) == Accept()
     assert decide(ANNOUNCEMENT, ANN, facts._replace(versions=(row(TWO, 1),))) == Accept()
     assert decide(ANNOUNCEMENT, ANN, facts._replace(versions=(row(TWO, 3),))) == AlreadyKnown()

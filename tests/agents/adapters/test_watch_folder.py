@@ -4,7 +4,14 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.adapters.watch import MAX_DEPTH, Settling, run_watcher, scan
+from agents.adapters.watch import LONGEST_RETRY_S, MAX_DEPTH, Settling, run_watcher, scan
+from agents.errors import WrongBase
+
+
+async def at_once(function, *args):
+    await trio.lowlevel.checkpoint()
+    return function(*args)
+
 
 WHOLE = (("adapter_config.json", 10, 1), ("adapter_model.safetensors", 100, 1))
 FOLDER = Path("/training/best_model_adapter")
@@ -47,6 +54,23 @@ def test_the_same_content_is_news_only_once():
     assert core.is_news(b"a")
     assert not core.is_news(b"a")
     assert core.is_news(b"b")
+
+
+def test_a_postponed_folder_is_examined_again_after_waits_that_double_and_told_of_once():
+    core = Settling(settle_s=0.0)
+    core.scanned({FOLDER: WHOLE}, 0.0)
+    now_s, waits, told = 0.0, [], []
+    for second in range(400):
+        if core.scanned({FOLDER: WHOLE}, float(second)):
+            assert core.is_news(b"digest")
+            told.append(core.postpone(FOLDER, b"digest", float(second)))
+            waits.append(second - now_s)
+            now_s = float(second)
+    assert waits[1:6] == [5.0, 10.0, 20.0, 40.0, 60.0] and max(waits) == LONGEST_RETRY_S
+    assert told[0] and not any(told[1:])
+    changed = (WHOLE[0], ("adapter_model.safetensors", 100, 2))
+    core.scanned({FOLDER: changed}, 400.0)
+    assert core.scanned({FOLDER: changed}, 400.0) == [FOLDER]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 3)), max_size=40))
@@ -92,4 +116,29 @@ async def test_the_watcher_reports_new_adapters_once_and_tells_why_one_is_skippe
             assert await hears.receive() == "adapter_skipped broken bad_adapter"
             peft_folder("checkpoints/best_model_adapter", fill=7)
             assert await hears.receive() == "best_model_adapter"
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_adapter_whose_model_is_not_here_is_published_when_the_model_comes(
+    autojump_clock, tmp_path, peft_folder, monkeypatch
+):
+    monkeypatch.setattr(trio.to_thread, "run_sync", at_once)  # virtual time must not pass while a thread works
+    models, told = [], []
+
+    async def publish(folder: Path) -> None:
+        if not models:
+            raise WrongBase("its model is not here")
+        told.append(folder.name)
+
+    def emit(kind: str, **fields: str) -> None:
+        told.append(fields["code"])
+
+    peft_folder("best_model_adapter")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_watcher, tmp_path, publish, emit)
+        await trio.sleep(600)
+        assert told == ["wrong_base"]
+        models.append("tiny")
+        await trio.sleep(600)
+        assert told == ["wrong_base", "best_model_adapter"]
         nursery.cancel_scope.cancel()

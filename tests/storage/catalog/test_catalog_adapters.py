@@ -121,6 +121,35 @@ def test_a_query_gives_what_fits_everything(catalog: Catalog) -> None:
     assert query(name="' OR 1=1 --") == []
 
 
+def test_a_removed_adapter_has_no_folder_and_can_be_left_out(catalog: Catalog) -> None:
+    for number, state in enumerate((AdapterState.READY, AdapterState.REMOVED)):
+        catalog.adapters.upsert(row(number))
+        catalog.adapters.set_state(row(number).manifest, AdapterState.READY, 3.0, folder="/adapters/poet")
+        catalog.adapters.set_state(row(number).manifest, state, 4.0)
+    assert [found.folder for found in catalog.adapters.query(order=AdapterOrder.NAME)].count(None) == 1
+    (left,) = catalog.adapters.query(but_not=AdapterState.REMOVED)
+    assert left.folder == "/adapters/poet"
+
+
+def test_of_each_own_name_and_base_the_highest_version_is_found(catalog: Catalog) -> None:
+    ready: dict[str, Any] = {"state": AdapterState.READY, "is_own": True}
+    changes: list[dict[str, Any]] = [
+        {"version": 1},
+        {"version": 3},
+        {"version": 2},
+        {"version": 4, "state": AdapterState.REMOVED},
+        {"version": 5, "is_own": False},
+        {"name": "psalms"},
+        {"base": "bafyother", "version": 7},
+    ]
+    for number, changed in enumerate(changes):
+        catalog.adapters.upsert(row(number, **(ready | changed)))
+    found = [(one.base, one.name, one.version) for one in catalog.adapters.newest_own()]
+    assert found == [("bafyother", "poet", 7), ("bafybase", "psalms", 1), ("bafybase", "poet", 3)]
+    assert [one.version for one in catalog.adapters.newest_own(base="bafyother")] == [7]
+    assert len(catalog.adapters.newest_own(limit=2)) == 2
+
+
 def test_what_is_merely_heard_makes_room_and_what_is_own_or_ready_stays(small_table: AdapterTable) -> None:
     small_table.upsert(row(0, is_own=True))
     small_table.upsert(row(1, state=AdapterState.READY))
