@@ -100,24 +100,29 @@ class Desk:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._folder: str | None = None
+        self._loaded: tuple[str, str] | None = None  # folder and fingerprint: a name may come to mean another model
         self._n_users = 0
         self._changed = trio.Condition()
 
     def holds(self, row: ModelRow) -> bool:
         """Does the engine have this model, or will it without being asked when it is started again?"""
-        return self._folder == row.folder
+        return self._loaded == _key(row)
+
+    def forget(self, row: ModelRow) -> None:
+        """The model's folder is gone: who wants one of its name next has it loaded anew."""
+        if self.holds(row):
+            self._loaded = None
 
     @asynccontextmanager
     async def using(self, row: ModelRow) -> AsyncIterator[None]:
         """Have the model in the engine for the length of the block. Raises: AgentError."""
         async with self._changed:
-            while self._n_users and self._folder != row.folder:
+            while self._n_users and not self.holds(row):
                 await self._changed.wait()
-            if self._folder != row.folder:
-                self._folder = None
+            if not self.holds(row):
+                self._loaded = None
                 await self._engine.one(Load(id=0, folder=row.folder))
-                self._folder = row.folder
+                self._loaded = _key(row)
             self._n_users += 1
         try:
             yield
@@ -126,3 +131,7 @@ class Desk:
                 async with self._changed:
                     self._n_users -= 1
                     self._changed.notify_all()
+
+
+def _key(row: ModelRow) -> tuple[str, str]:
+    return row.folder, row.fingerprint

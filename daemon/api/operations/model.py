@@ -102,6 +102,7 @@ async def rm(node: "Node", params: Named) -> Done:
 
     row = find_model(node.catalog, params.name, params.name)
     node.catalog.models.remove(row.name)
+    node.desk.forget(row)
     await trio.to_thread.run_sync(lambda: shutil.rmtree(row.folder, ignore_errors=True))
     return Done(text=f"{row.name} is gone")
 

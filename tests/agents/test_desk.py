@@ -1,0 +1,73 @@
+"""Which model stands in the engine, and when it is loaded anew."""
+
+import trio
+
+from agents.engine.messages import Load, Loaded
+from agents.models import Desk
+from simulations.world import TINY
+from storage.catalog.models import ModelRow
+
+
+class Engine:
+    def __init__(self):
+        self.loads = []
+
+    async def one(self, request):
+        assert isinstance(request, Load)
+        self.loads.append(request.folder)
+        await trio.lowlevel.checkpoint()
+        return Loaded(card=TINY, load_s=0.0)
+
+
+def model(name="tiny", fingerprint="one"):
+    return ModelRow(
+        name=name, fingerprint=fingerprint, folder=f"/models/{name}", source="tiny", card={}, added_unix_s=0.0
+    )
+
+
+async def use(desk, row):
+    async with desk.using(row):
+        assert desk.holds(row)
+
+
+async def test_a_model_is_loaded_once_as_long_as_it_is_the_same():
+    desk = Desk(engine := Engine())
+    for _ in range(2):
+        await use(desk, model())
+    assert engine.loads == ["/models/tiny"]
+    await use(desk, model("smol"))
+    assert engine.loads == ["/models/tiny", "/models/smol"]
+
+
+async def test_other_weights_under_the_same_name_are_loaded_anew():
+    desk = Desk(engine := Engine())
+    await use(desk, model(fingerprint="one"))
+    assert not desk.holds(model(fingerprint="two"))
+    await use(desk, model(fingerprint="two"))
+    assert len(engine.loads) == 2
+
+
+async def test_a_model_whose_folder_was_deleted_is_loaded_anew():
+    desk = Desk(engine := Engine())
+    await use(desk, model())
+    desk.forget(model("another"))
+    assert desk.holds(model())
+    desk.forget(model())
+    await use(desk, model())
+    assert len(engine.loads) == 2
+
+
+async def test_who_wants_another_model_waits_for_those_who_use_the_one(autojump_clock):
+    desk, order = Desk(Engine()), []
+
+    async def work(name, seconds):
+        async with desk.using(model(name)):
+            order.append(f"{name} begins")
+            await trio.sleep(seconds)
+            order.append(f"{name} ends")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work, "tiny", 5)
+        await trio.sleep(1)
+        nursery.start_soon(work, "smol", 1)
+    assert order == ["tiny begins", "tiny ends", "smol begins", "smol ends"]
