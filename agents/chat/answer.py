@@ -2,8 +2,8 @@
 
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Final, Protocol
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 import trio
@@ -42,6 +42,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     timeout_s: float = DEFAULT_TIMEOUT_S
 
 
+class _Turn(NamedTuple):
+    """One question on its way. A generator must not yield inside a cancel scope: each wait has its own deadline."""
+
+    conversation: Conversation
+    engine: Engine
+    settings: Settings
+    deadline_s: float
+
+
 async def answer(
     conversation: Conversation,
     engine: Engine,
@@ -59,39 +68,20 @@ async def answer(
     next turn afterwards: a stopped or late answer keeps what was said of it, a failed one is forgotten. `model` is held
     for the length of the turn: it has the right model in the engine.
     """
-    deadline_s = trio.current_time() + settings.timeout_s
-    # Small models have small contexts: half of it is always left for the prompt.
-    reply_tokens = max(1, min(settings.max_tokens, context_tokens // 2))
+    turn = _Turn(conversation, engine, settings, trio.current_time() + settings.timeout_s)
     try:
-        # A generator must not yield inside a cancel scope, so each wait has its own.
         async with AsyncExitStack() as stack:
-            with trio.fail_at(deadline_s):
+            with trio.fail_at(turn.deadline_s):
                 if model:
                     await stack.enter_async_context(model)
                 news = await _switch(conversation, engine, wanted)
             for event in news:
                 yield event
-            with trio.fail_at(deadline_s):
+            with trio.fail_at(turn.deadline_s):
                 passages = await find(question) if find else ()
-            prompt = conversation.begin(
-                question, context_tokens=context_tokens, reply_tokens=reply_tokens, passages=passages
-            )
-            request = _request(conversation, prompt, settings, reply_tokens)
-            with trio.fail_at(deadline_s):
-                replies = await stack.enter_async_context(engine.call(request))
-            finished: Finished | None = None
-            while finished is None:
-                with trio.fail_at(deadline_s):
-                    reply = await anext(replies, None)
-                if isinstance(reply, messages.Token):
-                    conversation.heard(reply.text)
-                    yield Token(text=reply.text)
-                else:
-                    finished = _finished(reply, prompt)
-        cited = conversation.finish(finished)
-        if cited:
-            yield cited
-        yield finished
+            async with aclosing(_said(turn, question, passages, context_tokens)) as said:
+                async for event in said:
+                    yield event
     except trio.TooSlowError:
         conversation.interrupt()
         yield Failed(code="timed_out", text=_too_slow(settings.timeout_s))
@@ -100,6 +90,33 @@ async def answer(
         yield Failed(code=error.code, text=error_text(error))
     finally:
         conversation.interrupt()
+
+
+async def _said(
+    turn: _Turn, question: str, passages: Sequence[Passage], context_tokens: int
+) -> AsyncGenerator[ChatEvent, None]:
+    """What the engine says to the question, to its end."""
+    conversation = turn.conversation
+    # Small models have small contexts: half of it is always left for the prompt.
+    reply_tokens = max(1, min(turn.settings.max_tokens, context_tokens // 2))
+    prompt = conversation.begin(question, context_tokens=context_tokens, reply_tokens=reply_tokens, passages=passages)
+    finished: Finished | None = None
+    async with AsyncExitStack() as stack:
+        with trio.fail_at(turn.deadline_s):
+            request = _request(conversation, prompt, turn.settings, reply_tokens)
+            replies = await stack.enter_async_context(turn.engine.call(request))
+        while finished is None:
+            with trio.fail_at(turn.deadline_s):
+                reply = await anext(replies, None)
+            if isinstance(reply, messages.Token):
+                conversation.heard(reply.text)
+                yield Token(text=reply.text)
+            else:
+                finished = _finished(reply, prompt)
+    cited = conversation.finish(finished)
+    if cited:
+        yield cited
+    yield finished
 
 
 async def _switch(conversation: Conversation, engine: Engine, wanted: Adapter | None) -> list[ChatEvent]:
