@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import trio
 
 from agents.adapters.inspect import Inspection, inspect_folder
-from agents.adapters.manifests import pin, read_stored, row_of
+from agents.adapters.manifests import pin, read_stored, row_of, show
 from agents.adapters.ports import Ports
 from agents.adapters.shelf import put_on_shelf
 from agents.engine.messages import ModelCard
@@ -73,16 +73,27 @@ async def publish(ports: Ports, folder: Path, release: Release, published: trio.
 
 
 def store_adapter(ports: Ports, folder: Path, release: Release) -> tuple[AdapterRow, bool]:
-    """All of publishing that needs no network, durably; is it a new version? Raises: BadAdapter, WrongBase, StoreFull."""
+    """All of publishing that needs no network, durably; is it new? Raises: BadAdapter, WrongBase, StoreFull."""
     inspection = inspect_folder(folder, release.base)
     files = unixfs.add_path(ports.store, folder)
     with ports.numbering:
         versions = _versions(ports, release)
         same = _same(ports, versions, files, release)
         if same is not None:
-            ports.roots.publish(same.manifest, release.visibility, release.members)
-            return same, False
-        return _store(ports, _manifest(ports, inspection, files, release, versions), release), True
+            show(ports, read_stored(ports.store, same.manifest)[0], release.visibility, release.members)
+        row = same or _store(ports, _manifest(ports, inspection, files, release, versions), release)
+        _take_back(ports, versions, release)
+        return row, same is None
+
+
+def _take_back(ports: Ports, versions: Sequence[AdapterRow], release: Release) -> None:
+    """Who may not see this release sees no earlier one of its name: the files may be the same."""
+    members = frozenset(release.members)
+    for row in versions:
+        level, before = ports.roots.level(row.manifest), ports.roots.members(row.manifest)
+        if level > release.visibility or (level == release.visibility and not before <= members):
+            kept = members if level > release.visibility else before & members
+            show(ports, read_stored(ports.store, row.manifest)[0], release.visibility, kept)
 
 
 def _store(ports: Ports, manifest: Manifest, release: Release) -> AdapterRow:
@@ -100,7 +111,7 @@ def _store(ports: Ports, manifest: Manifest, release: Release) -> AdapterRow:
     # The folder may have changed since it was looked into: what counts is what the blocks hold.
     shelf = put_on_shelf(ports, entry.cid, manifest)
     pin(ports, entry, manifest, PinState.COMPLETE)
-    ports.roots.publish(entry.cid, release.visibility, release.members)
+    show(ports, entry, release.visibility, release.members)
     with ports.catalog.transaction():
         ports.catalog.adapters.upsert(row_of(entry, manifest, ports.unix_s(), is_own=True))
         ports.catalog.adapters.set_state(entry.cid, AdapterState.READY, ports.unix_s(), folder=str(shelf))

@@ -31,7 +31,7 @@ class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a base model is. Fingerprints are CIDs as text. Of an adapter's claim, ask `fits`."""
+    """What a base model is. Fingerprints are CIDs as text."""
 
     name: str
     fingerprint: str
@@ -50,10 +50,6 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     def base(self) -> str:
         """The fingerprint that an adapter trained on this model names: the source's, so that every copy of it fits."""
         return self.derived_from or self.fingerprint
-
-    def fits(self, base: str) -> bool:
-        """Does an adapter that names `base` belong on this model?"""
-        return base in (self.fingerprint, self.derived_from)
 
 
 class Import(Message, frozen=True, tag="import"):
