@@ -9,10 +9,10 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any, Final
 
-import msgspec
 import structlog
 
-from daemon import wall
+from daemon import jsons, wall
+from daemon.cli.text import clean
 from daemon.config import LogsConfig
 from daemon.paths import Home
 
@@ -63,11 +63,11 @@ def end() -> None:
 def as_json(_logger: object, _method: str, event: Event) -> str:
     """One line of JSON; values that JSON lacks become text."""
     ordered = {"time": event.pop("time"), "level": event.pop("level"), "event": event.pop("event"), **event}
-    line = msgspec.json.encode(ordered, enc_hook=str).decode()
+    line = jsons.encode(ordered, str).decode()
     if len(line) <= MAX_LINE_CHARS:
         return line
     short = {"time": ordered["time"], "level": ordered["level"], "event": str(ordered["event"])[:256]}
-    return msgspec.json.encode({**short, "cut_chars": len(line)}).decode()
+    return jsons.encode({**short, "cut_chars": len(line)}).decode()
 
 
 def as_line(_logger: object, _method: str, event: Event) -> str:
@@ -78,7 +78,7 @@ def as_line(_logger: object, _method: str, event: Event) -> str:
     text = _printable(str(event.pop("event")))
     pairs = "".join(f" {key}={_printable(str(value))}" for key, value in event.items())
     mark = "" if level == "info" else f"{level}: "
-    return f"{clock} {mark}{text}{pairs}" + (f"\n{trace}" if trace else "")
+    return f"{clock} {mark}{text}{pairs}" + (f"\n{clean(trace, keep_lines=True)}" if trace else "")
 
 
 def as_line_in_colour(logger: object, method: str, event: Event) -> str:

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
+from daemon import jsons
 from daemon.api.faults import Fault, fault_of
 from daemon.api.operation import Operation, operations
 from daemon.errors import BadRequest, UnknownOperation
@@ -141,7 +142,7 @@ async def _run(node: "Node", operation: Operation, params: Any, answer: Answer, 
     if not operation.is_stream:
         result = await operation.handler(node, params)
         await answer.begin(200, _JSON)
-        await answer.write(msgspec.json.encode(result), more=False)
+        await answer.write(jsons.encode(result), more=False)
         return
     kind = _BYTES if operation.result is bytes else _SSE if wants_sse else _NDJSON
     # A task of its own for the generator: its nurseries and cancel scopes then never leak into ours.
@@ -158,12 +159,12 @@ async def _run(node: "Node", operation: Operation, params: Any, answer: Answer, 
 def _framed(kind: bytes, item: Any) -> bytes:
     if kind == _BYTES:
         return bytes(item)
-    line = msgspec.json.encode(item)
+    line = jsons.encode(item)
     return b"data: " + line + b"\n\n" if kind == _SSE else line + b"\n"
 
 
 async def _tell(answer: Answer, fault: Fault) -> None:
-    body = msgspec.json.encode({"error": fault})
+    body = jsons.encode({"error": fault})
     if answer.kind is None:
         await answer.begin(fault.status, _JSON)
         await answer.write(body, more=False)
@@ -177,7 +178,7 @@ async def _tell(answer: Answer, fault: Fault) -> None:
 
 
 def _error(fault: Fault) -> Response:
-    return Response(msgspec.json.encode({"error": fault}), fault.status, media_type=_JSON.decode())
+    return Response(jsons.encode({"error": fault}), fault.status, media_type=_JSON.decode())
 
 
 async def _body(request: Request) -> bytes:

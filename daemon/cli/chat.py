@@ -1,7 +1,6 @@
 """`covey chat`: the shell around the core (chat_core) and the terminal (chat_console). Chats live in the daemon."""
 
 import io
-import json
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ from daemon.cli import client
 from daemon.cli.chat_console import Interrupts, Screen, without_echo
 from daemon.cli.chat_core import Call, Effect, Leave, Show, Stream, Terminal
 from daemon.cli.options import json_option
+from daemon.cli.text import json_text
 from daemon.paths import Home
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Runner:
 
     def _emit(self, item: Json) -> None:
         if self._as_json:
-            print(json.dumps(item, ensure_ascii=False), flush=True)
+            print(json_text(item, sys.stdout), flush=True)
 
     def _print(self, effects: list[Effect]) -> None:
         if not self._as_json:

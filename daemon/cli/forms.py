@@ -1,11 +1,11 @@
 """What commands print: a form of its own for each result that reads better so, else the generic one of `render`."""
 
-import json
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from daemon.cli.render import bytes_text, duration_text, event_line, lines_of, table, value_text
-from daemon.cli.text import clean
+from daemon.cli.text import clean, json_text
 
 Json = Any
 _SHORT_CHARS: Final = 8  # of a peer id or CID: they begin alike, so the end is shown
@@ -146,7 +146,7 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
 def show(result: Json, *, as_json: bool, name: str = "") -> None:
     """Print a result on stdout; `name` is the operation that gave it."""
     if as_json:
-        print(json.dumps(result, ensure_ascii=False), flush=True)
+        print(json_text(result, sys.stdout), flush=True)
         return
     for line in FORMS.get(name, lines_of)(result):
         print(line, flush=True)

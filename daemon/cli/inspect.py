@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import click
 
 from daemon.cli import client, forms
 from daemon.cli.options import json_option
-from daemon.cli.text import clean
+from daemon.cli.text import clean, json_text
 from daemon.errors import BadHome, DaemonError
 from daemon.paths import Home
 
@@ -63,9 +64,11 @@ def logs(home: Home, follow: bool, n_lines: int, as_json: bool) -> None:
 
 def log_line(line: str, *, as_json: bool) -> str:
     """A JSON line of the log for people, or as it is."""
-    if as_json:
+    if as_json and not sys.stdout.isatty():
         return line.rstrip("\n")
     try:
+        if as_json:
+            return json_text(json.loads(line), sys.stdout)
         event = json.loads(line)
         head = f"{event.pop('time')[:19].replace('T', ' ')} {event.pop('level'):<7} {event.pop('event')}"
     except (ValueError, KeyError, TypeError, AttributeError):

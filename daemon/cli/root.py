@@ -1,7 +1,6 @@
 """The tree of commands, each imported when called for, and the one place where errors become lines and exit codes."""
 
 import importlib
-import json
 import os
 import sys
 from typing import Any, Final
@@ -11,7 +10,7 @@ import click
 from daemon import __version__
 from daemon.api import faults
 from daemon.api.faults import Fault
-from daemon.cli.text import clean
+from daemon.cli.text import clean, json_text
 from daemon.errors import DaemonError
 from daemon.paths import HOME_VARIABLE, home_from
 
@@ -88,6 +87,7 @@ def run(arguments: list[str]) -> int:
     """Run a command line; return its exit code. Every error ends here as one line on stderr, or JSON with --json."""
     as_json = "--json" in arguments
     try:
+        _refuse_unreadable(arguments)
         code = covey.main(arguments, prog_name="covey", standalone_mode=False)
         return code if isinstance(code, int) else faults.EXIT_OK
     except click.ClickException as error:
@@ -103,6 +103,15 @@ def run(arguments: list[str]) -> int:
         fault, code = _explain(error)
         _complain(fault, as_json=as_json)
         return code
+
+
+def _refuse_unreadable(arguments: list[str]) -> None:
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            name = os.fsencode(argument).decode("utf-8", "backslashreplace")
+            raise click.UsageError(f"{name} is not UTF-8; rename the file, or give the folder that it is in") from None
 
 
 def _explain(error: Exception) -> tuple[Fault, int]:
@@ -123,7 +132,7 @@ def _explain(error: Exception) -> tuple[Fault, int]:
 def _complain(fault: Fault, *, as_json: bool) -> None:
     if as_json:
         error = {"code": fault.code, "text": fault.text, "hint": fault.hint}
-        print(json.dumps({"error": error}, ensure_ascii=False), file=sys.stderr)
+        print(json_text({"error": error}, sys.stderr), file=sys.stderr)
         return
     hint = f"\n  {clean(fault.hint)}" if fault.hint else ""
     print(f"covey: {clean(fault.text)}{hint}", file=sys.stderr)

@@ -1,7 +1,8 @@
 """Text on its way to a terminal: nothing that a peer wrote may move the cursor, recolour, or reorder what is read."""
 
+import json
 import unicodedata
-from typing import Final
+from typing import Any, Final, TextIO
 
 # Control, format (bidirectional overrides among them), surrogate, private use, unassigned.
 _UNPRINTED: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
@@ -14,6 +15,12 @@ def clean(text: str, *, keep_lines: bool = False) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(_shown(char, keep_lines) for char in text)
+
+
+def json_text(value: Any, stream: TextIO) -> str:
+    """JSON to be printed on `stream`: on a terminal, whatever `clean` would take out is escaped."""
+    text = json.dumps(value, ensure_ascii=stream.isatty())
+    return text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate becomes its JSON escape
 
 
 def _shown(char: str, keep_lines: bool) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Final, Self
 
-from daemon.cli.text import clean
+from daemon.cli.text import clean, json_text
 
 COVEY: Final = (sys.executable, "-m", "daemon.cli.main")
 COLOURS: Final = {"ada": "35", "bob": "36"}
@@ -76,14 +76,14 @@ class Stage:
         yield found
         took_s = perf_counter() - began_s
         if self.as_json:
-            print(json.dumps({"step": title, "took_s": round(took_s, 3), **found}, ensure_ascii=False), flush=True)
+            print(json_text({"step": title, "took_s": round(took_s, 3), **found}, sys.stdout), flush=True)
         else:
             print(self.paint(f"   ok, {took_s:.1f} s", "32"), flush=True)
 
     def fail(self, failure: StepFailed) -> None:
         """Say which step failed and what the daemons last said."""
         if self.as_json:
-            print(json.dumps({"error": {"code": "step_failed", "text": str(failure)}}, ensure_ascii=False))
+            print(json_text({"error": {"code": "step_failed", "text": str(failure)}}, sys.stdout))
             return
         print(self.paint(f"   failed: {clean(str(failure), keep_lines=True)}", "31"), file=sys.stderr)
         for actor in self._actors:
