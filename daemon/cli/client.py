@@ -15,6 +15,8 @@ MAX_LINE_BYTES: Final = 32 << 20
 MAX_ANSWER_BYTES: Final = 256 << 20
 CHUNK_BYTES: Final = 64 << 10
 
+STOPPED: Final = Fault("connection_lost", "the daemon stopped before it had answered", "See why: covey logs")
+
 Json = Any
 Wait = Callable[[socket.socket], None]  # returns when there is something to read
 
@@ -78,7 +80,7 @@ def call(
 def stream(home: Home, name: str, params: Json = None, *, wait: Wait | None = None) -> Iterator[Json]:
     """Run an operation that streams; yield its items as they come. Raises: NotRunning, Refused, and `wait`'s."""
     with _request(home, name, params, wait=wait) as response:
-        while line := response.readline(MAX_LINE_BYTES):
+        for line in _lines(response):
             item = json.loads(line)
             if isinstance(item, dict) and set(item) == {"error"}:
                 raise Refused(_fault(item["error"]))
@@ -90,6 +92,16 @@ def stream_bytes(home: Home, name: str, params: Json = None) -> Iterator[bytes]:
     with _request(home, name, params) as response:
         while chunk := response.read1(CHUNK_BYTES):
             yield chunk
+
+
+def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Each line as it comes. `response.readline` would take a body that was cut off for one that ended."""
+    held = b""
+    while chunk := response.read1(CHUNK_BYTES):
+        *lines, held = (held + chunk).split(b"\n")
+        yield from lines
+        if len(held) > MAX_LINE_BYTES:
+            raise Refused(Fault("too_large", "the daemon sent a line that is too long", "Please report it."))
 
 
 @contextmanager
@@ -107,8 +119,7 @@ def _request(
             raise Refused(_fault(_error_in(response.read(MAX_LINE_BYTES))))
         yield response
     except (http.client.HTTPException, ConnectionError) as error:
-        fault = Fault("connection_lost", "the daemon went away in mid-answer", "See why: covey logs")
-        raise Refused(fault) from error
+        raise Refused(STOPPED) from error
     finally:
         connection.close()
 

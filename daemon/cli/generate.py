@@ -13,12 +13,13 @@ import click
 import msgspec
 
 from daemon.api.operation import Operation
-from daemon.cli import client, forms, render
+from daemon.cli import client, forms
 from daemon.cli.options import json_option
+from daemon.cli.progress import Display, is_progress, may_progress
+from daemon.cli.values import Declared, bare, item
 from daemon.paths import Home
 
 COPY_BYTES: Final = 1 << 20
-_SCALARS: Final[dict[Any, click.ParamType[Any]]] = {str: click.STRING, int: click.INT, float: click.FLOAT}
 
 
 def command_of(operation: Operation) -> click.Command:
@@ -47,19 +48,24 @@ def _run(home: Home, operation: Operation, params: dict[str, Any], *, as_json: b
             sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
         return
-    with render.progress() as draw:
+    has_result = not may_progress(operation.result)
+    with Display() as display:
         for item in client.stream(home, operation.name, params):
-            if not as_json and render.is_progress(item):
-                draw(item)
+            has_result = has_result or not is_progress(item)
+            if not as_json and is_progress(item):
+                display.draw(item)
             else:
+                display.clear()
                 forms.show(item, as_json=as_json, name=operation.name)
+    if params.get("is_follow") or not has_result:
+        raise client.Refused(client.STOPPED)
 
 
 def _defaults_from(fields: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Paths that, when not given, are named in the working folder after another parameter."""
     named = {}
     for name, field in fields.items():
-        meta = _unwrap(field.type)[1]
+        meta = bare(field.type)[1]
         source = ((meta.extra if meta else None) or {}).get("default_from")
         if source in given and name not in given:
             named[name] = os.path.abspath(os.path.basename(given[source].rstrip("/")))
@@ -69,7 +75,7 @@ def _defaults_from(fields: dict[str, Any], given: dict[str, Any]) -> dict[str, A
 @contextmanager
 def _stdin_as_file(home: Home, fields: dict[str, Any], params: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Where a path is `-`, what comes in on stdin, as a file of the moment in the home."""
-    dashes = [name for name, value in params.items() if value == "-" and _is_path(_unwrap(fields[name].type)[1])]
+    dashes = [name for name, value in params.items() if value == "-" and _extra(fields[name]).get("stdin")]
     if not dashes:
         yield params
         return
@@ -80,13 +86,13 @@ def _stdin_as_file(home: Home, fields: dict[str, Any], params: dict[str, Any]) -
 
 
 def _argument(field: msgspec.structs.FieldInfo) -> click.Argument:
-    kind, meta = _unwrap(field.type)
+    kind, _ = bare(field.type)
     nargs = -1 if typing.get_origin(kind) is tuple else 1
-    return click.Argument([field.name], nargs=nargs, required=field.required, type=_type(kind, meta))
+    return click.Argument([field.name], nargs=nargs, required=field.required, type=_type(field, is_item=nargs == -1))
 
 
 def _option(field: msgspec.structs.FieldInfo) -> click.Option:
-    kind, meta = _unwrap(field.type)
+    kind, meta = bare(field.type)
     text = (meta.description if meta else None) or ""
     name = f"--{field.name.replace('_', '-')}"
     default = None if field.default is msgspec.NODEFAULT else field.default
@@ -94,51 +100,31 @@ def _option(field: msgspec.structs.FieldInfo) -> click.Option:
         flag = name.removeprefix("--is-").removeprefix("--has-").removeprefix("--")
         return click.Option([f"--{flag}/--no-{flag}", field.name], default=None, help=text, show_default=False)
     shown = f"  [default: {default}]" if default not in (None, "", ()) else ""
-    help_text = text + (
-        f" [{', '.join(typing.get_args(_item(kind)))}; commas between]" if _is_choice_list(kind) else ""
-    )
+    help_text = text + (f" [{', '.join(typing.get_args(item(kind)))}; commas between]" if _is_choice_list(kind) else "")
     return click.Option(
         [name, field.name],
         required=field.required,
-        default=None,
         help=(help_text + shown).strip(),
-        type=_type(kind, meta),
+        type=_type(field),
     )
 
 
-def _unwrap(kind: Any) -> tuple[Any, msgspec.Meta | None]:
-    """The bare type (without Annotated and `| None`) and its Meta."""
-    meta = None
-    while True:
-        if typing.get_origin(kind) is typing.Annotated:
-            kind, *rest = typing.get_args(kind)
-            meta = next((one for one in rest if isinstance(one, msgspec.Meta)), meta)
-            continue
-        bare = [one for one in typing.get_args(kind) if one is not type(None)]
-        if len(bare) == 1 and type(None) in typing.get_args(kind):
-            kind = bare[0]
-            continue
-        return kind, meta
-
-
-def _item(kind: Any) -> Any:
-    return _unwrap(typing.get_args(kind)[0])[0] if typing.get_origin(kind) is tuple else kind
-
-
 def _is_choice_list(kind: Any) -> bool:
-    return typing.get_origin(kind) is tuple and typing.get_origin(_item(kind)) is Literal
+    return typing.get_origin(kind) is tuple and typing.get_origin(item(kind)) is Literal
 
 
-def _type(kind: Any, meta: msgspec.Meta | None) -> click.ParamType[Any]:
+def _type(field: msgspec.structs.FieldInfo, *, is_item: bool = False) -> click.ParamType[Any]:
+    kind, meta = bare(field.type)
     if typing.get_origin(kind) is Literal:
         return click.Choice(list(typing.get_args(kind)))
-    if _is_path(meta):
+    if _extra(field).get("path"):
         return click.Path()
-    return _SCALARS.get(kind, click.STRING)
+    return Declared(typing.get_args(kind)[0] if is_item else field.type, (meta.description if meta else None) or "")
 
 
-def _is_path(meta: msgspec.Meta | None) -> bool:
-    return bool(meta and (meta.extra or {}).get("path"))
+def _extra(field: msgspec.structs.FieldInfo) -> dict[str, Any]:
+    meta = bare(field.type)[1]
+    return (meta.extra if meta else None) or {}
 
 
 def _is_given(field: msgspec.structs.FieldInfo, value: Any) -> bool:
@@ -146,16 +132,21 @@ def _is_given(field: msgspec.structs.FieldInfo, value: Any) -> bool:
 
 
 def _sent(field: msgspec.structs.FieldInfo, value: Any) -> Any:
-    kind, meta = _unwrap(field.type)
+    kind, _ = bare(field.type)
     if typing.get_origin(kind) is tuple:
         parts = value.split(",") if isinstance(value, str) else value
-        return [_path(part.strip(), meta) for part in parts if part.strip()]
-    return _path(value, meta)
+        return [_path(part.strip(), field) for part in parts if part.strip()]
+    return _path(value, field)
 
 
-def _path(value: Any, meta: msgspec.Meta | None) -> Any:
-    extra = (meta.extra if meta else None) or {}
-    if value == "-" or not (extra.get("path") or extra.get("path_if_there")):
+def _path(value: Any, field: msgspec.structs.FieldInfo) -> Any:
+    extra = _extra(field)
+    if not (extra.get("path") or extra.get("path_if_there")):
+        return value
+    if value == "" or (value == "-" and not extra.get("stdin")):
+        say = "a path cannot be empty" if value == "" else "- is not possible here; `covey cat` prints on stdout"
+        raise click.BadParameter(say, param_hint=field.name)
+    if value == "-":
         return value
     whole = os.path.abspath(os.path.expanduser(value))
     return whole if extra.get("path") or os.path.exists(whole) else value

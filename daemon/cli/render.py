@@ -6,8 +6,7 @@ An operation that reads better in a form of its own has one in `daemon.cli.forms
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any, Final
 
 from daemon.cli.text import clean
@@ -15,7 +14,6 @@ from daemon.cli.text import clean
 Json = Any
 _BINARY_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _GAP: Final = "  "
-_PROGRESS_FIELDS: Final = frozenset({"type", "step", "n_done", "n_total", "unit"})
 _SUFFIXES: Final = ("_unix_s", "_bytes", "_s", "_ms", "_frac")
 
 
@@ -135,45 +133,3 @@ def event_line(event: Json) -> str:
     clock = time.strftime("%H:%M:%S", time.localtime(event["unix_s"]))
     fields = " ".join(f"{key}={value_text(key, value)}" for key, value in event["fields"].items())
     return f"{event['id']:>6}  {clock}  {clean(event['kind'])}  {fields}".rstrip()
-
-
-@contextmanager
-def progress() -> Iterator[Callable[[Json], None]]:
-    """A function that shows a stream's `progress` items: a bar on a terminal, otherwise a line for each new step."""
-    if not sys.stderr.isatty():
-        seen: set[str] = set()
-
-        def tell(item: Json) -> None:
-            if item["step"] not in seen:
-                seen.add(item["step"])
-                print(f"{clean(item['step'])} ...", file=sys.stderr, flush=True)
-
-        yield tell
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, Any] = {}
-
-        def draw(item: Json) -> None:
-            step = clean(item["step"])
-            if step not in tasks:
-                tasks[step] = bar.add_task(step, total=item.get("n_total"), amount="")
-            bar.update(tasks[step], completed=item["n_done"], total=item.get("n_total"), amount=_amount(item))
-
-        yield draw
-
-
-def is_progress(item: Json) -> bool:
-    """Is this item of a stream progress (`daemon.api.operation.Progress` or a kind of it), not a result?"""
-    return isinstance(item, dict) and "step" in item and "n_done" in item
-
-
-def _amount(item: Json) -> str:
-    done, total, unit = item["n_done"], item.get("n_total"), item.get("unit", "")
-    write = bytes_text if unit == "bytes" else "{:,}".format
-    amount = write(done) + (f" of {write(total)}" if total is not None else "")
-    more = [f"{title(key)} {value_text(key, value)}" for key, value in item.items() if key not in _PROGRESS_FIELDS]
-    return ", ".join([f"{amount}" if unit == "bytes" else f"{amount} {clean(unit)}", *more])

@@ -3,6 +3,7 @@
 import http.server
 import io
 import json
+import os
 import socketserver
 import sys
 import threading
@@ -34,11 +35,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.asked.append((name, json.loads(body)))
         status, answer = self.server.answers[name]
+        if answer == b"cut off":
+            self.cut_off()
+            return
         raw = answer if isinstance(answer, bytes) else b"".join(json.dumps(line).encode() + b"\n" for line in answer)
         self.send_response(status)
         self.send_header("Content-Length", str(len(raw)))
         self.end_headers()
         self.wfile.write(raw)
+
+    def cut_off(self):
+        self.protocol_version = "HTTP/1.1"
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        line = b'{"id": 1, "unix_s": 0, "kind": "a", "fields": {}}\n'
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(line), line))
+        self.close_connection = True
 
     def address_string(self):
         return "socket"
@@ -118,6 +131,48 @@ def test_get_writes_by_name_into_the_working_folder(daemon, covey, tmp_path):
     assert covey("get", "bafy/sub/b.txt")[:2] == (0, "bafy  fetched 2.0 KiB from 1 peer in 0.5 s -> /w/b.txt\n")
     assert covey("get", "bafy", "--out", "elsewhere")[0] == 0
     assert [asked[1]["out"] for asked in daemon.asked] == [str(tmp_path / "b.txt"), str(tmp_path / "elsewhere")]
+
+
+def test_results_stay_on_stdout_while_a_bar_is_drawn_on_the_terminal(daemon, covey, monkeypatch):
+    daemon.answers["content/get"] = (200, [{"step": "fetching", "n_done": 1, "type": "progress"}, GOT])
+    master, slave = os.openpty()
+    with os.fdopen(slave, "w") as terminal, os.fdopen(master, "rb"):
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert covey("get", "bafy", "--json")[1].count("\n") == 2
+        assert covey("get", "bafy")[1] == "bafy  fetched 2.0 KiB from 1 peer in 0.5 s -> /w/b.txt\n"
+
+
+def test_a_stream_that_ends_without_a_result_is_a_failure(daemon, covey):
+    daemon.answers["content/get"] = (200, [{"step": "fetching", "n_done": 1, "type": "progress"}])
+    code, out, err = covey("get", "bafy")
+    assert (code, out) == (1, "")
+    assert "the daemon stopped before it had answered" in err
+
+
+def test_a_stream_that_is_cut_off_is_a_failure(daemon, covey):
+    daemon.answers["events/read"] = (200, b"cut off")
+    code, _, err = covey("events")
+    assert code == 1
+    assert "the daemon stopped before it had answered" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("train", "x"), "Missing option '--name'"),
+        (("train", "x", "--name", "a", "--rank", "0"), "expected a whole number >= 1"),
+        (("train", "x", "--name", "a", "--learning-rate", "nan"), "expected a number"),
+        (("train", "x", "--name", "a/b"), "letters, digits, dots, dashes"),
+        (("peer", "trust", "ann", "--kinds", "adapters,foo"), "choose from adapters, rounds"),
+        (("add", ""), "a path cannot be empty"),
+        (("get", "bafy", "--out", "-"), "covey cat"),
+    ],
+)
+def test_values_that_cannot_be_are_told_before_anything_is_sent(daemon, covey, arguments, said):
+    code, _, err = covey(*arguments)
+    assert code == 2
+    assert said in err
+    assert daemon.asked == []
 
 
 def test_a_folder_is_listed_by_cid_size_and_name(daemon, covey):

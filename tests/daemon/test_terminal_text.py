@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.cli.inspect import log_line
-from daemon.cli.render import bytes_text, duration_text, event_line, is_progress, lines_of, table, title, value_text
+from daemon.cli.progress import is_progress
+from daemon.cli.render import bytes_text, duration_text, event_line, lines_of, table, title, value_text
 from daemon.cli.text import clean
 
 

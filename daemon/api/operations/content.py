@@ -24,7 +24,9 @@ Patience = Annotated[float, Meta(gt=0, le=86_400, description="Give up when no b
 class Add(Params, frozen=True):
     """What to add. Only this node sees `private` content, trusted peers too see `flock`, everybody `public`."""
 
-    path: Annotated[str, Meta(max_length=4096, description="A file or folder; - for stdin.", extra={"path": True})]
+    path: Annotated[
+        str, Meta(max_length=4096, description="A file or folder; - for stdin.", extra={"path": True, "stdin": True})
+    ]
     visibility: Who = "private"
     members: Members = ()
     profile: Annotated[
