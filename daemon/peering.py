@@ -60,6 +60,7 @@ async def keep_connected(
     task_status.started()
     while True:
         rows = await trio.to_thread.run_sync(book.kept)
+        network.protect(row.peer for row in rows)
         kept = [PeerInfo(row.peer, row.addresses) for row in rows if row.addresses]
         wanted = {info.peer: info for info in (*bootstrap, *kept) if info.peer != network.peer_id}
         async with trio.open_nursery() as nursery:

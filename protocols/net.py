@@ -4,7 +4,7 @@ Addresses are multiaddr texts (`/ip4/192.0.2.7/tcp/4701/p2p/12D3KooW...`). Whate
 only errors of `protocols.errors` from calls, and never lets a handler's failure leave its stream.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
@@ -115,6 +115,9 @@ class Network(Protocol):
 
     async def disconnect(self, peer: PeerId) -> None:
         """Close every connection to `peer`, if there are any."""
+
+    def protect(self, peers: Iterable[PeerId]) -> None:
+        """Keep places for these peers, and from now on for no others: whoever else comes cannot take them all."""
 
     def serve(self, protocol: str, handler: Handler) -> None:
         """Answer `protocol` with `handler`, a task per stream; the stream is closed behind it.

@@ -286,6 +286,9 @@ class SimNetwork:
             self._links[peer].cut()
         await trio.lowlevel.checkpoint()
 
+    def protect(self, peers: Iterable[PeerId]) -> None:
+        """See `Network`. There is room for everybody here."""
+
     def link(self, link: SimLink) -> None:
         """Take up a new connection: learn the other's address, tell it our topics."""
         other = link.other(self)

@@ -39,6 +39,8 @@ YAMUX_FRAME_BYTES: Final = 65519  # header of 12 included: one frame then fills 
 ASSUMED_RTT_MS: Final = 50
 MAX_BUFFERED_BYTES: Final = 32 << 20  # unread data of one connection, all streams
 MAX_CONNECTIONS: Final = 300
+MIN_DIALLED: Final = 60  # of these, places that only connections which we dial can take
+MAX_STRANGERS: Final = 200  # connections of peers that came by themselves and are not protected
 MAX_PROVIDED_KEYS: Final = 10_000  # of others, kept for them
 PROVIDES_PER_WINDOW: Final = 200  # accepted from one peer in 10 s
 RESTART_S: Final = 1.0
@@ -60,7 +62,10 @@ def build_host(identity: Identity, kad_protocol: str) -> Any:
         muxer_opt={TProtocol(yamux.PROTOCOL_ID): BoundedYamux},
         transports=[tcp.TCP()],
         connection_config=ConnectionConfig(
-            max_connections=MAX_CONNECTIONS, high_watermark=MAX_CONNECTIONS, low_watermark=0, min_connections=0
+            max_connections=MAX_CONNECTIONS,
+            high_watermark=MAX_CONNECTIONS,  # it never prunes: it would spare whoever has a stream open, thus everybody
+            low_watermark=MIN_DIALLED,
+            min_connections=MIN_DIALLED,
         ),
         addrs_factory=expand,
         disable_identify_address_discovery=True,

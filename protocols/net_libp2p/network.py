@@ -1,17 +1,19 @@
 """The port `protocols.net.Network` over a py-libp2p host."""
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+import structlog
 import trio
 from libp2p.abc import INotifee
 from libp2p.custom_types import TProtocol
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.peer.peerstore import PeerStoreError
+from libp2p.rcmgr import Direction
 
 from protocols.errors import DialFailed, Local, ProtocolRefused
 from protocols.net import (
@@ -29,7 +31,7 @@ from protocols.net_libp2p import mdns
 from protocols.net_libp2p.addresses import MAX_ADDRESSES_PER_PEER, parse, to_id, to_peer, to_texts
 from protocols.net_libp2p.dht import find_providers, prepare, provide
 from protocols.net_libp2p.gossip import Gossip, build_router
-from protocols.net_libp2p.host import build_host, hang_up, listen, running, survive
+from protocols.net_libp2p.host import MAX_STRANGERS, build_host, hang_up, listen, running, survive
 from protocols.net_libp2p.streams import LibP2pStream, linger
 from protocols.topics import Subscriptions
 from storage.cid import Cid
@@ -42,6 +44,8 @@ MAX_KNOWN_PEERS: Final = 4096
 MAX_LINGERING: Final = 256
 LEAVE_TIMEOUT_S: Final = 1.0
 MAX_REASON_CHARS: Final = 300
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ class LibP2pNetwork:
         self._known: OrderedDict[PeerId, list[str]] = OrderedDict()
         self._watchers = Broadcast[PeerChange](PEER_CHANNEL_CHANGES)
         self._told: set[PeerId] = set()
+        self._protected: frozenset[Any] = frozenset()  # in libp2p's form
 
     @property
     def peer_id(self) -> PeerId:
@@ -217,6 +222,23 @@ class LibP2pNetwork:
             others.cancel_scope.cancel()
         over.set()
 
+    def protect(self, peers: Iterable[PeerId]) -> None:
+        """See `Network`."""
+        self._protected = frozenset(map(to_id, peers))
+
+    def turn_away(self, connection: Any) -> bool:
+        """Close a new connection when it is a stranger's and strangers have their share of places. Returns: whether."""
+        is_over = self._is_strangers(connection) and (
+            sum(map(self._is_strangers, self._swarm.get_connections())) > MAX_STRANGERS
+        )
+        if is_over and not self._nursery.cancel_scope.cancel_called:
+            log.info("stranger_turned_away", peer=str(connection.muxed_conn.peer_id), limit=MAX_STRANGERS)
+            self._nursery.start_soon(survive, connection.close)
+        return is_over
+
+    def _is_strangers(self, connection: Any) -> bool:
+        return connection.direction is Direction.INBOUND and connection.muxed_conn.peer_id not in self._protected
+
     async def disconnect(self, peer: PeerId) -> None:
         """See `Network`."""
         await survive(self._host.disconnect, to_id(peer))
@@ -305,7 +327,8 @@ class _Notifee(INotifee):  # type: ignore[misc]  # libp2p's types are not follow
         self._network = network
 
     async def connected(self, network: Any, conn: Any) -> None:
-        self._network.note_change(conn.muxed_conn.peer_id)
+        if not self._network.turn_away(conn):
+            self._network.note_change(conn.muxed_conn.peer_id)
 
     async def disconnected(self, network: Any, conn: Any) -> None:
         self._network.note_change(conn.muxed_conn.peer_id)

@@ -24,6 +24,7 @@ class LonelyNetwork:
         self.peer_id = peer_id
         self.reachable: set[PeerId] = set()
         self.connected: list[PeerId] = []
+        self.protected: set[PeerId] = set()
         self.served: dict[str, Any] = {}
 
     def addresses(self) -> list[str]:
@@ -50,6 +51,9 @@ class LonelyNetwork:
         await trio.lowlevel.checkpoint()
         if peer in self.connected:
             self.connected.remove(peer)
+
+    def protect(self, peers: Any) -> None:
+        self.protected = set(peers)
 
     def serve(self, protocol: str, handler: Any) -> None:
         self.served[protocol] = handler

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.errors import Local
-from protocols.net import PeerInfo, Stream
-from protocols.net_libp2p import NetConfig, open_network
+from protocols.net import PeerChange, PeerInfo, Stream
+from protocols.net_libp2p import NetConfig, network, open_network
 from protocols.net_libp2p.addresses import expand, parse
 from protocols.net_libp2p.lean import LEFT_OUT
 from protocols.net_libp2p.mdns import MAX_TXT_STRINGS, read_txt, write_txt
@@ -116,6 +117,35 @@ async def test_streams_that_come_and_go_leave_nothing_behind() -> None:
                 muxed = node._swarm.get_connections()[0].muxed_conn
                 while len(muxed.streams) > 8:  # identify and gossip keep a few
                     await trio.sleep(0.01)
+
+
+async def test_strangers_never_take_the_places_of_protected_peers_and_of_those_whom_we_dial(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(network, "MAX_STRANGERS", 1)
+    async with AsyncExitStack() as stack:
+        node, first, second, friend, dialled = [
+            await stack.enter_async_context(open_network(Identity.generate(), LOOPBACK)) for _ in range(5)
+        ]
+        here = PeerInfo.parse(node.addresses()[0])
+        node.protect([friend.peer_id])
+        with trio.fail_after(20):
+            async with node.watch_peers() as changes:
+                for stranger in (first, second):
+                    await stranger.connect(here)
+                while second.peers() or node.peers() != [first.peer_id]:
+                    await trio.sleep(0.01)
+                await friend.connect(here)
+                await node.connect(PeerInfo.parse(dialled.addresses()[0]))
+                told = [await changes.receive() for _ in range(3)]
+        assert told == [PeerChange(peer.peer_id, True) for peer in (first, friend, dialled)]
+        node.protect([first.peer_id])
+        with trio.fail_after(20):
+            await node.disconnect(friend.peer_id)
+            await second.connect(here)
+            while second.peer_id not in node.peers():
+                await trio.sleep(0.01)
+        assert set(node.peers()) == {first.peer_id, second.peer_id, dialled.peer_id}
 
 
 def test_wildcards_become_the_addresses_of_this_machine_loopback_last() -> None:
