@@ -12,7 +12,7 @@ import trio
 from agents.adapters.bases import base_of
 from agents.adapters.decide import TRUST_KIND
 from agents.adapters.inspect import inspect_folder
-from agents.adapters.manifests import read_stored, unpin
+from agents.adapters.manifests import hide, read_stored, unpin
 from agents.adapters.ports import Ports
 from agents.adapters.publish import Release, publish
 from agents.adapters.subscribe import NewBase, News, NewTrust, Wanted
@@ -101,13 +101,15 @@ class Adapters:
         await self.news.send(Wanted(row.manifest))
 
     async def forget(self, row: AdapterRow) -> None:
-        """Announce it no more, let go of its blocks, delete its files here, and do not fetch it again unasked."""
+        """Show and announce it no more, let go of its blocks, delete its files here; fetch it only when asked to."""
         await self.ports.exchange.work(partial(self._forget, row))
         self.ports.emit("adapter_removed", manifest=str(row.manifest), name=row.name, version=row.version)
 
     def _forget(self, row: AdapterRow) -> None:
-        self.ports.catalog.adapters.set_state(row.manifest, AdapterState.REMOVED, self.ports.unix_s())
         with suppress(NotFound, Remote):  # it never came as far as blocks
-            unpin(self.ports, *read_stored(self.ports.store, row.manifest))
+            entry, manifest = read_stored(self.ports.store, row.manifest)
+            hide(self.ports, entry)  # first: whoever is killed in between may ask for all of it once more
+            unpin(self.ports, entry, manifest)
+        self.ports.catalog.adapters.set_state(row.manifest, AdapterState.REMOVED, self.ports.unix_s())
         if row.folder is not None:
             shutil.rmtree(row.folder, ignore_errors=True)

@@ -128,7 +128,7 @@ class _Fetch:
     session: Session
     walk: Walk
     links: Links
-    show: tuple[Cid, Visibility] | None
+    show: Visibility
     known: dict[PeerId, PeerInfo]
     find_more: FindMore | None
     active_s: float  # when a block came last
@@ -146,7 +146,7 @@ async def fetch_dag(
     links: Links = codec_links,
     max_blocks: int = MAX_BLOCKS,
     max_bytes: int = MAX_BYTES,
-    show: Visibility | None = None,
+    show: Visibility = Visibility.PRIVATE,
 ) -> Progress:
     """Bring everything below `root` into the store, from several providers at once.
 
@@ -158,15 +158,15 @@ async def fetch_dag(
         on_progress: Called after each batch that is in the store.
         idle_timeout_s: Gives up when no block came for so long; sooner where a provider tampered and no other is left.
         links: The links of a block; blocks of an unknown codec count as having none.
-        show: Make the blocks visible at this level as they come, so that they can be passed on meanwhile.
+        show: Who may see the blocks that come, so that they can be passed on meanwhile. What is in the store keeps its
+            level, whatever links to it: the content may name what is nobody else's business.
 
     Returns: What was fetched, and what was in the store already.
     Raises: NoProviders, TimedOut, Tampered, TooBig (over the budget), Malformed (a link that cannot be checked);
         InvalidBlock, StoreFull.
     """
     walk = Walk([root], max_blocks, max_bytes)
-    visible = None if show is None else (root, show)
-    return await _fetch(exchange, walk, links, visible, providers, find_more, on_progress, idle_timeout_s)
+    return await _fetch(exchange, walk, links, show, providers, find_more, on_progress, idle_timeout_s)
 
 
 async def fetch_blocks(
@@ -179,7 +179,14 @@ async def fetch_blocks(
 ) -> Progress:
     """Bring single blocks into the store, without what they link to. Raises: as `fetch_dag`."""
     return await _fetch(
-        exchange, Walk(cids), lambda cid, data: (), None, providers, find_more, lambda progress: None, idle_timeout_s
+        exchange,
+        Walk(cids),
+        lambda cid, data: (),
+        Visibility.PRIVATE,
+        providers,
+        find_more,
+        lambda progress: None,
+        idle_timeout_s,
     )
 
 
@@ -187,7 +194,7 @@ async def _fetch(
     exchange: Exchange,
     walk: Walk,
     links: Links,
-    show: tuple[Cid, Visibility] | None,
+    show: Visibility,
     providers: Sequence[PeerInfo],
     find_more: FindMore | None,
     on_progress: Callable[[Progress], None],
@@ -228,7 +235,7 @@ async def _look_up(fetch: _Fetch) -> None:
     """Walk on through what the store has, until enough is wanted from others or nothing is left to look up."""
     walk, store = fetch.walk, fetch.exchange.store
     while batch := walk.take(WINDOW_BLOCKS - len(walk.wanted)):
-        known = await fetch.exchange.work(partial(_inspect, store, batch, fetch.links, fetch.show))
+        known = await fetch.exchange.work(partial(_inspect, store, batch, fetch.links))
         for cid, block in zip(batch, known, strict=True):
             if block is not None:
                 walk.reused(cid, block.size_bytes, block.links)
@@ -236,10 +243,8 @@ async def _look_up(fetch: _Fetch) -> None:
         want(fetch.session, [cid for cid, block in zip(batch, known, strict=True) if block is None])
 
 
-def _inspect(
-    store: Blockstore, cids: Sequence[Cid], links: Links, show: tuple[Cid, Visibility] | None
-) -> list[_Known | None]:
-    """What the store has of these blocks. Raises: InvalidBlock."""
+def _inspect(store: Blockstore, cids: Sequence[Cid], links: Links) -> list[_Known | None]:
+    """What the store has of these blocks, as far as it is whole. Raises: InvalidBlock."""
     known: list[_Known | None] = []
     for cid in cids:
         size_bytes = store.size(cid)
@@ -250,8 +255,6 @@ def _inspect(
             known.append(_Known(size_bytes, [] if cid.codec == RAW else _links(links, cid, store.get(cid))))
         except (NotFound, Corrupt):
             known.append(None)
-    if show is not None:
-        store.show(show[0], [cid for cid, block in zip(cids, known, strict=True) if block is not None], show[1])
     return known
 
 
@@ -265,14 +268,10 @@ async def _keep(fetch: _Fetch, arrived: Sequence[Got]) -> None:
     await offer(fetch.exchange, cids)
 
 
-def _write(
-    store: Blockstore, blocks: Sequence[Block], links: Links, show: tuple[Cid, Visibility] | None
-) -> list[list[Cid]]:
+def _write(store: Blockstore, blocks: Sequence[Block], links: Links, show: Visibility) -> list[list[Cid]]:
     """Store blocks; return the links of each. Raises: InvalidBlock, StoreFull."""
     below = [_links(links, block.cid, block.data) for block in blocks]
-    store.put_many(blocks)
-    if show is not None:
-        store.show(show[0], [block.cid for block in blocks], show[1])
+    store.put_many(blocks, show)
     return below
 
 

@@ -1,16 +1,15 @@
 """Manifests that stand in the store, the pins that hold them, and the rows that the catalog keeps of them."""
 
-from typing import Final
+from collections.abc import Iterable
 
 from agents.adapters.ports import Ports
 from protocols.adapters import Manifest, read_manifest
 from protocols.entry import Entry, open_entry, read_entry
-from storage.blockstore import Blockstore
+from storage.blockstore import Blockstore, Visibility
 from storage.catalog.adapters import AdapterRow
 from storage.cid import Cid
+from storage.keys import PeerId
 from storage.pins import PinKind, PinState
-
-PIN_NAME: Final = "adapter"
 
 
 def read_stored(store: Blockstore, cid: Cid) -> tuple[Entry, Manifest]:
@@ -46,11 +45,26 @@ def row_of(entry: Entry, manifest: Manifest, unix_s: float, *, is_own: bool = Fa
 def pin(ports: Ports, entry: Entry, manifest: Manifest, state: PinState) -> None:
     """Hold the adapter. Its parents, to which the entry links, are not held with it: they may never come here."""
     for cid in (entry.cid, entry.body_cid):
-        ports.pins.add(cid, PIN_NAME, PinKind.DIRECT, PinState.COMPLETE)
-    ports.pins.add(manifest.files, PIN_NAME, PinKind.RECURSIVE, state)
+        ports.pins.add(cid, _pin_name(entry), PinKind.DIRECT, PinState.COMPLETE)
+    ports.pins.add(manifest.files, _pin_name(entry), PinKind.RECURSIVE, state)
 
 
 def unpin(ports: Ports, entry: Entry, manifest: Manifest) -> None:
-    """Let go of the adapter's blocks."""
+    """Let go of the adapter's blocks; those that others need too stay held by them."""
     for cid in (manifest.files, entry.body_cid, entry.cid):
-        ports.pins.remove(cid, PIN_NAME)
+        ports.pins.remove(cid, _pin_name(entry))
+
+
+def _pin_name(entry: Entry) -> str:
+    """Each manifest holds for itself: any may name the files of another."""
+    return f"adapter/{entry.cid}"
+
+
+def show(ports: Ports, entry: Entry, level: Visibility, members: Iterable[PeerId] = ()) -> None:
+    """Let others see an adapter of our own, and take back what was wider. Its parents have levels of their own."""
+    ports.roots.publish(entry.cid, level, members, without=entry.prev)
+
+
+def hide(ports: Ports, entry: Entry) -> None:
+    """Let nobody see an adapter any more, our own or one that was passed on."""
+    ports.roots.withdraw(entry.cid, without=entry.prev)

@@ -14,7 +14,7 @@ from agents.errors import AgentError
 from protocols import adapters as wire
 from protocols.adapters import Announcement, Manifest
 from protocols.entry import Entry, read_entry
-from protocols.errors import DialFailed, NoProviders, Remote, StreamBroken, Tampered, TimedOut
+from protocols.errors import DialFailed, Malformed, NoProviders, Remote, StreamBroken, Tampered, TimedOut
 from protocols.fetch import Progress, fetch_blocks, fetch_dag
 from protocols.net import PeerInfo
 from storage.blockstore import Visibility
@@ -27,8 +27,8 @@ from storage.pins import PinState
 MANIFEST_TIMEOUT_S: Final = 20.0
 MAX_PROVIDERS: Final = 16
 # Who may have from us what we fetched, by the audience that its publisher signed.
-PASSED_ON: Final[dict[wire.Audience, Visibility | None]] = {
-    "members": None,
+PASSED_ON: Final[dict[wire.Audience, Visibility]] = {
+    "members": Visibility.PRIVATE,
     "flock": Visibility.FLOCK,
     "public": Visibility.PUBLIC,
 }
@@ -148,12 +148,17 @@ async def _fetch_entry(ports: Ports, cid: Cid, providers: list[PeerInfo]) -> Ent
     await fetch([cid])
     body, _ = read_entry(ports.store.get(cid))
     await fetch([body])
-    return read_entry_of(ports.store, cid)
+    entry = read_entry_of(ports.store, cid)
+    if entry.cid != cid:
+        raise Malformed(f"its manifest was announced as {cid}, a name of {entry.cid} that no entry has")
+    return entry
 
 
 def _note_fetching(ports: Ports, entry: Entry, manifest: Manifest) -> None:
     unix_s = ports.unix_s()
     pin(ports, entry, manifest, PinState.FETCHING)
+    # Its author signed who may have these two; what they link to has levels of its own.
+    ports.store.set_floor((entry.cid, entry.body_cid), PASSED_ON[manifest.audience])
     with ports.catalog.transaction():
         ports.catalog.adapters.upsert(row_of(entry, manifest, unix_s))
         ports.catalog.adapters.set_state(entry.cid, AdapterState.FETCHING, unix_s)
@@ -161,9 +166,6 @@ def _note_fetching(ports: Ports, entry: Entry, manifest: Manifest) -> None:
 
 def _note_ready(ports: Ports, entry: Entry, manifest: Manifest, folder: str) -> None:
     pin(ports, entry, manifest, PinState.COMPLETE)
-    level = PASSED_ON[manifest.audience]
-    if level is not None:
-        ports.roots.publish(entry.cid, level)
     ports.catalog.adapters.set_state(entry.cid, AdapterState.READY, ports.unix_s(), folder=folder)
 
 

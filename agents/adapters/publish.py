@@ -82,18 +82,19 @@ def store_adapter(ports: Ports, folder: Path, release: Release) -> tuple[Adapter
         if same is not None:
             show(ports, read_stored(ports.store, same.manifest)[0], release.visibility, release.members)
         row = same or _store(ports, _manifest(ports, inspection, files, release, versions), release)
-        _take_back(ports, versions, release)
+        _take_back(ports, versions, files, release)
         return row, same is None
 
 
-def _take_back(ports: Ports, versions: Sequence[AdapterRow], release: Release) -> None:
-    """Who may not see this release sees no earlier one of its name: the files may be the same."""
+def _take_back(ports: Ports, versions: Sequence[AdapterRow], files: Cid, release: Release) -> None:
+    """Who may not see these files now sees them through no earlier version either."""
     members = frozenset(release.members)
     for row in versions:
         level, before = ports.roots.level(row.manifest), ports.roots.members(row.manifest)
         if level > release.visibility or (level == release.visibility and not before <= members):
-            kept = members if level > release.visibility else before & members
-            show(ports, read_stored(ports.store, row.manifest)[0], release.visibility, kept)
+            entry, manifest = read_stored(ports.store, row.manifest)
+            if manifest.files == files:
+                show(ports, entry, release.visibility, members if level > release.visibility else before & members)
 
 
 def _store(ports: Ports, manifest: Manifest, release: Release) -> AdapterRow:

@@ -1,18 +1,25 @@
 """Where adapters stand as files, for the engine: `$COVEY_HOME/adapters/<manifest CID>/`, each whole and checked."""
 
+import shutil
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from agents.adapters.inspect import Inspection, check_complete, check_file, inspect_folder
+from agents.adapters.manifests import read_stored
 from agents.adapters.ports import Ports
 from agents.engine.messages import ModelCard
-from agents.errors import BadAdapter
+from agents.errors import AgentError, BadAdapter
 from protocols.adapters import Manifest
+from protocols.errors import Remote
 from storage import unixfs
 from storage.blockstore import Blockstore
 from storage.catalog import Catalog
+from storage.catalog.adapters import AdapterState
 from storage.cid import Cid
+from storage.durable import sync_folder
+from storage.errors import StorageError
 
 
 class Misstated(BadAdapter):
@@ -37,9 +44,27 @@ def put_on_shelf(ports: Ports, cid: Cid, manifest: Manifest) -> Path:
         unixfs.export(ports.store, manifest.files, unchecked)
         check_claims(inspect_folder(unchecked, card_for(ports.catalog, manifest.base.fingerprint)), manifest)
         unchecked.rename(target)
+        sync_folder(ports.folder)
     finally:
         _discard(unchecked)
     return target
+
+
+def mend_shelf(ports: Ports) -> None:
+    """At a start: clear away what a kill left half-written, and write again what is ready and has lost its folder."""
+    for left in ports.folder.glob(".*"):
+        _discard(left)
+    for row in ports.catalog.adapters.query(state=AdapterState.READY):
+        if row.folder is None or not Path(row.folder).exists():
+            tell = partial(ports.emit, manifest=str(row.manifest), name=row.name, version=row.version)
+            try:
+                folder = put_on_shelf(ports, row.manifest, read_stored(ports.store, row.manifest)[1])
+            except (AgentError, Remote, StorageError, OSError) as error:
+                tell("adapter_lost", text=str(error))
+                continue
+            ready_unix_s = row.ready_unix_s or ports.unix_s()
+            ports.catalog.adapters.set_state(row.manifest, AdapterState.READY, ready_unix_s, folder=str(folder))
+            tell("adapter_restored", folder=str(folder))
 
 
 def check_files(store: Blockstore, manifest: Manifest) -> None:
@@ -73,6 +98,4 @@ def card_for(catalog: Catalog, base: Cid) -> ModelCard | None:
 
 def _discard(folder: Path) -> None:
     if folder.exists():
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()
+        shutil.rmtree(folder)
