@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
@@ -33,6 +32,7 @@ from daemon.api.http import control_served
 from daemon.api.operation import Nothing
 from daemon.api.operations.node import status
 from daemon.config import Config
+from daemon.errors import BadConfig
 from daemon.events import EventFeed
 from daemon.lifecycle import Service, running, stop_on_signals, supervise, unwrapped
 from daemon.lock import sole_daemon
@@ -40,6 +40,7 @@ from daemon.paths import Home, make_home
 from daemon.peering import keep_connected, note_peers
 from daemon.provide import Provider
 from protocols.bitswap.shell import Exchange, run_exchange
+from protocols.errors import Malformed
 from protocols.net import Network, PeerInfo
 from storage.blockstore import Store
 from storage.catalog import Catalog
@@ -233,9 +234,10 @@ def _assemble(
         started_s=trio.current_time(),
         stop=stop,
     )
-    bootstrap = [PeerInfo.parse(address) for address in config.network.bootstrap]
     watchers: dict[str, Service] = {
-        f"watcher of {folder}": partial(run_watcher, Path(folder).expanduser(), node.adapters.publish_found, ports.emit)
+        f"watcher of {folder}": partial(
+            run_watcher, home.root / os.path.expanduser(folder), node.adapters.publish_found, ports.emit
+        )
         for folder in config.adapters.watch
     }
     return node, watchers | {
@@ -244,8 +246,15 @@ def _assemble(
         "subscriber": partial(run_subscriber, ports, news, rng),
         "provider": provider.run,
         "peer notes": partial(note_peers, network, catalog.peers, feed, wall.unix_s),
-        "peering": partial(keep_connected, network, catalog.peers, bootstrap),
+        "peering": partial(keep_connected, network, catalog.peers, _bootstrap(config)),
     }
+
+
+def _bootstrap(config: Config) -> list[PeerInfo]:
+    try:
+        return [PeerInfo.parse(address) for address in config.network.bootstrap]
+    except Malformed as error:
+        raise BadConfig(f"network.bootstrap: {error}") from None
 
 
 @asynccontextmanager

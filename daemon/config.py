@@ -20,6 +20,11 @@ Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
 
 
+def _said(text: str) -> Meta:
+    """What a setting is, as `covey config show` tells it."""
+    return Meta(description=text)
+
+
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of all sections."""
 
@@ -27,43 +32,45 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class NetworkConfig(Section, frozen=True):
     """How other nodes reach this one."""
 
-    host: str = "0.0.0.0"  # noqa: S104 - a node is there to be reached; every connection is authenticated
-    port: Port = 4701
-    has_mdns: bool = True
-    bootstrap: tuple[str, ...] = ()
-    dht: Literal["lan", "public"] = "lan"
+    host: Annotated[str, _said("The address to listen on; 127.0.0.1 is for this machine alone")] = "0.0.0.0"  # noqa: S104 - a node is there to be reached; every connection is authenticated
+    port: Annotated[Port, _said("TCP; 0 takes any that is free")] = 4701
+    has_mdns: Annotated[bool, _said("Find the nodes of the local network, and be found")] = True
+    bootstrap: Annotated[tuple[str, ...], _said("Peers to connect to: what covey id prints on the other side")] = ()
+    dht: Annotated[Literal["lan", "public"], _said("lan: Covey's own nodes; public: those of IPFS")] = "lan"
 
 
 class AdaptersConfig(Section, frozen=True):
-    """Where new adapters are watched for, to be published by themselves: folders that trainings write into."""
+    """Adapters that trainings make."""
 
-    watch: tuple[str, ...] = ()
+    watch: Annotated[tuple[str, ...], _said("Folders; an adapter that appears below one is published")] = ()
 
 
 class EngineConfig(Section, frozen=True):
     """The process that holds the model."""
 
-    model: str = "smollm2"
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    n_threads: Annotated[int, Meta(ge=0)] = 0
-    answer_timeout_s: Seconds = 300.0
-    idle_timeout_s: Seconds = 900.0
+    model: Annotated[str, _said("The model to use where none is named")] = "smollm2"
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], _said("Where it computes")] = "auto"
+    n_threads: Annotated[int, Meta(ge=0), _said("Processor threads; 0 is as many as there are cores")] = 0
+    answer_timeout_s: Annotated[Seconds, _said("The longest time for an answer")] = 300.0
+    idle_timeout_s: Annotated[Seconds, _said("Unused for so long, it ends and gives back its memory")] = 900.0
 
 
 class ChatConfig(Section, frozen=True):
     """How `covey chat` behaves."""
 
-    on_new_adapter: Literal["switch", "ask", "tell"] = "switch"
-    max_tokens: Count = 256
-    system: str = ""
+    on_new_adapter: Annotated[
+        Literal["switch", "ask", "tell"], _said("switch: it answers the next message; ask: first; tell: only say so")
+    ] = "switch"
+    max_tokens: Annotated[Count, _said("The longest answer")] = 256
+    system: Annotated[str, _said("The system prompt; empty is Covey's own")] = ""
 
 
 class LogsConfig(Section, frozen=True):
     """What is logged, and how much of it is kept."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    max_bytes: Annotated[int, Meta(ge=1 << 12)] = 10 << 20
-    n_kept: Annotated[int, Meta(ge=1, le=100)] = 3
+    level: Annotated[Literal["debug", "info", "warning", "error"], _said("The least grave that is logged")] = "info"
+    max_bytes: Annotated[int, Meta(ge=1 << 12), _said("Of one file; then the next begins")] = 10 << 20
+    n_kept: Annotated[int, Meta(ge=1, le=100), _said("Older files to keep")] = 3
 
 
 class Config(Section, frozen=True):
@@ -96,10 +103,13 @@ def parse(text: str, name: str = "config.toml") -> Config:
 
 
 def show(config: Config) -> str:
-    """The settings in force as TOML."""
+    """The settings in force as TOML, each with what it is."""
     lines = []
     for section, values in msgspec.to_builtins(config).items():
-        lines += [f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in values.items()), ""]
+        kind = _fields(Config)[section]
+        lines += [f"# {kind.__doc__}", f"[{section}]"]
+        lines += [f"{key} = {_toml(value)}  # {_about(kind, key)}" for key, value in values.items()]
+        lines.append("")
     return "\n".join(lines)
 
 
@@ -150,7 +160,17 @@ def _read(path: Path) -> str:
 
 
 def _fields(section: type[msgspec.Struct]) -> dict[str, Any]:
-    return {field.encode_name: field.type for field in msgspec.structs.fields(section)}
+    """The keys of a section, and their types without what is annotated."""
+    types_ = typing.get_type_hints(section)
+    return {name: types_[name] for name in section.__struct_fields__}
+
+
+def _about(section: type[msgspec.Struct], name: str) -> str:
+    """What a setting is, and what else it may be."""
+    annotated = typing.get_type_hints(section, include_extras=True)[name]
+    text = next(str(meta.description) for meta in annotated.__metadata__ if meta.description)
+    choices = typing.get_args(annotated.__origin__) if typing.get_origin(annotated.__origin__) is Literal else ()
+    return text if all(choice in text for choice in choices) else f"{text}: {', '.join(choices)}"
 
 
 def _refuse_unknown(table: dict[str, Any], section: type[msgspec.Struct], prefix: str, name: str) -> None:

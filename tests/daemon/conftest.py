@@ -14,7 +14,7 @@ import trio
 from daemon.paths import Home, make_home
 from protocols.errors import DialFailed
 from protocols.net import PeerInfo
-from storage.keys import PeerId
+from storage.keys import Identity, PeerId
 
 
 class LonelyNetwork:
@@ -26,6 +26,11 @@ class LonelyNetwork:
         self.connected: list[PeerId] = []
         self.protected: set[PeerId] = set()
         self.served: dict[str, Any] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, identity: Identity, _config: object) -> AsyncIterator["LonelyNetwork"]:
+        yield cls(identity.peer_id)
 
     def addresses(self) -> list[str]:
         return [f"/ip4/127.0.0.1/tcp/4701/p2p/{self.peer_id}"]

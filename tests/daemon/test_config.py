@@ -2,6 +2,7 @@
 
 import stat
 import tomllib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from daemon import config
 from daemon.errors import BadConfig
 
+DAEMON = Path(config.__file__).parent
+
 
 def test_no_file_means_the_defaults(tmp_path):
     assert config.load(tmp_path / "config.toml") == config.Config()
@@ -17,6 +20,20 @@ def test_no_file_means_the_defaults(tmp_path):
 
 def test_what_is_shown_reads_back_the_same():
     assert config.parse(config.show(config.Config())) == config.Config()
+
+
+def test_every_setting_is_shown_with_what_it_is():
+    lines = config.show(config.Config()).splitlines()
+    assert 'device = "auto"  # Where it computes: auto, cpu, cuda, mps' in lines
+    assert all("  # " in line for line in lines if " = " in line)
+    assert max(map(len, lines)) <= 120
+
+
+def test_every_setting_is_read_by_the_daemon():
+    source = "".join(path.read_text() for path in DAEMON.rglob("*.py") if path.name != "config.py")
+    for section in config.Config.__struct_fields__:
+        for name in getattr(config.Config(), section).__struct_fields__:
+            assert f".{name}" in source, f"{section}.{name} is read nowhere"
 
 
 @pytest.mark.parametrize(
@@ -34,6 +51,7 @@ def test_what_is_shown_reads_back_the_same():
         ("[logs]\nmax_bytes = 1", "logs.max_bytes"),
         ("[engine]\nidle_timeout_s = -1.0", "engine.idle_timeout_s"),
         ("[engine]\nidle_timeout_s = nan", "engine.idle_timeout_s"),
+        ("[engine]\nn_threads = -1", "engine.n_threads"),
     ],
 )
 def test_what_is_wrong_is_named(text, told):

@@ -8,7 +8,11 @@ import pytest
 import trio
 
 from daemon.app import open_node
-from daemon.config import Config
+from daemon.config import Config, NetworkConfig
+from daemon.errors import BadConfig
+from daemon.lifecycle import unwrapped
+from storage.blockstore import Visibility
+from storage.cid import Cid
 from storage.keys import Identity
 
 FRIEND = Identity(b"\x07" * 32).peer_id
@@ -16,19 +20,42 @@ FRIEND = Identity(b"\x07" * 32).peer_id
 
 @pytest.fixture
 async def running_node(home, lonely, ask):
-    from contextlib import asynccontextmanager
-
-    @asynccontextmanager
-    async def open_network(identity, _config):
-        yield lonely(identity.peer_id)
-
     stops: list[str] = []
-    async with open_node(home, Identity.generate(), Config(), stops.append, open_network) as node:
+    async with open_node(home, Identity.generate(), Config(), stops.append, lonely.opened) as node:
 
         async def post(name, /, **params):
             return await trio.to_thread.run_sync(partial(ask, f"/v1/{name}", params))
 
         yield SimpleNamespace(node=node, post=post, stops=stops)
+
+
+async def test_a_bad_bootstrap_address_is_told_with_its_setting(home, lonely):
+    config = Config(network=NetworkConfig(bootstrap=("/ip4/192.0.2.1/tcp/1",)))
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - in groups
+        async with open_node(home, Identity.generate(), config, print, lonely.opened):
+            pass
+    error = unwrapped(caught.value)
+    assert isinstance(error, BadConfig)
+    assert "network.bootstrap: no peer id at the end of '/ip4/192.0.2.1/tcp/1'" in str(error)
+
+
+async def test_a_stranger_who_asks_for_what_it_may_not_see_is_told_of_and_others_are_not(running_node, tmp_path):
+    node = running_node.node
+    (tmp_path / "secret.txt").write_text("for me alone")
+    secret = Cid.parse((await running_node.post("content/add", path=str(tmp_path / "secret.txt"))).lines[-1]["cid"])
+    for cid in (secret, Cid.of(b"not here"), secret):
+        assert not await trio.to_thread.run_sync(node.exchange.may_see, FRIEND, cid)
+    node.roots.publish(secret, Visibility.PUBLIC)
+    assert await trio.to_thread.run_sync(node.exchange.may_see, FRIEND, secret)
+    node.events.note("last", {})
+    async with aclosing(node.events.follow(0, forever=True)) as events:
+        seen = []
+        async for event in events:
+            seen.append(event)
+            if event.kind == "last":
+                break
+    withheld = [event.fields for event in seen if event.kind == "block_withheld"]
+    assert withheld == [{"peer": str(FRIEND), "cid": str(secret)}]
 
 
 async def test_status_tells_who_it_is(running_node, home):
