@@ -100,8 +100,8 @@ def fault_of(error: BaseException) -> Fault:
         return Fault("internal", f"a bug in Covey: {type(error).__name__}", "Please report it with the log: covey logs")
     hint = " ".join((type(error).__doc__ or "").split())
     text = str(error) or hint
-    # The base of a tree of errors has nothing to add, nor has a hint where the text says already what to run.
-    return Fault(code, text, "" if text == hint or code == "failed" or "covey " in text else hint)
+    # A docstring of one sentence says only what happened; nor is a hint needed where the text names a command already.
+    return Fault(code, text, "" if text == hint or ". " not in hint or "covey " in text else hint)
 
 
 def _code_of(error: BaseException) -> str | None:

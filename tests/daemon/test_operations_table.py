@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.api.document import TARGET, document, type_text
-from daemon.api.faults import EXITS, STATUSES, fault_of
+from daemon.api.faults import EXITS, STATUSES, Fault, fault_of
 from daemon.api.operation import Done, Nothing, Operation, operations, table_of
 from daemon.cli.generate import command_of
 from daemon.errors import BadRequest
@@ -179,6 +179,7 @@ def test_every_code_of_an_error_has_its_status_on_purpose():
         "bad_home",
         "engine_failed",
         "corrupt",
+        "corrupt_block",
         "store_locked",
         "unknown_version",
         "invalid_key",
@@ -189,3 +190,12 @@ def test_every_code_of_an_error_has_its_status_on_purpose():
         for error in every_error(tree)
     }
     assert codes - set(STATUSES) <= failures
+
+
+def test_an_error_that_says_it_all_has_no_hint():
+    from agents.errors import EngineDied, EngineFailed
+
+    assert fault_of(EngineFailed("tiny has no layer q")) == Fault("engine_failed", "tiny has no layer q")
+    assert fault_of(EngineFailed()).text == "The engine refused or failed a request."
+    assert "smaller model" in fault_of(EngineDied("it was killed")).hint
+    assert fault_of(EngineDied("it was killed; see covey logs")).hint == ""

@@ -121,7 +121,7 @@ def split(examples: Sequence[Example], held_out_frac: float) -> Split:
     """Hold out every n-th example, so that all of the data is represented. Raises: BadData when there are too few."""
     if len(examples) < 2:
         raise BadData(
-            f"the data makes {len(examples)} examples, at least 2 are needed: give more, or a shorter context"
+            f"the data makes {len(examples)} examples, at least 2 are needed: give more, or lower --context-tokens"
         )
     every = max(2, round(1 / held_out_frac))
     held_out = list(examples[every - 1 :: every]) or [examples[-1]]

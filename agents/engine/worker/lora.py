@@ -99,10 +99,13 @@ class Adapters:
             return None
         return module if isinstance(module, nn.Linear) else None
 
+    def linear_names(self) -> list[str]:
+        """The names of all linear layers, in the model's order."""
+        return [name.removesuffix(".base") for name, module in self._model.named_modules() if _is_linear(module)]
+
     def matching(self, targets: tuple[str, ...]) -> list[str]:
         """The names of the linear layers that end in one of `targets`, in the model's order."""
-        names = (name.removesuffix(".base") for name, module in self._model.named_modules() if _is_linear(module))
-        return [name for name in names if name.rpartition(".")[2] in targets]
+        return [name for name in self.linear_names() if name.rpartition(".")[2] in targets]
 
     def _wrap(self, name: str) -> LoraLinear:
         if name not in self._wrapped:

@@ -83,8 +83,12 @@ def _examples(loaded: LoadedModel, request: Train, raw: bytes) -> list[Example]:
 
 def _new_lora(loaded: LoadedModel, request: Train) -> StagedAdapter:
     names = loaded.adapters.matching(request.targets)
-    if not names:
-        raise EngineFailed(f"{loaded.card.name} has no linear layers named {', '.join(request.targets)}")
+    unknown = set(request.targets) - {_last(name) for name in names}
+    if unknown:
+        there = ", ".join(sorted({_last(name) for name in loaded.adapters.linear_names()}))
+        raise EngineFailed(
+            f"{loaded.card.name} has no linear layers named {', '.join(sorted(unknown))}; it has {there}"
+        )
     generator = torch.Generator().manual_seed(request.seed)
     layers = {}
     for name in names:
@@ -96,6 +100,10 @@ def _new_lora(loaded: LoadedModel, request: Train) -> StagedAdapter:
         a, b = (half.to(base.weight.device, base.weight.dtype).requires_grad_() for half in (a, b))
         layers[name] = LowRank(a, b, request.alpha / request.rank)
     return StagedAdapter(layers, 0)
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _fit(

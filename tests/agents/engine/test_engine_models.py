@@ -149,8 +149,9 @@ async def test_training_reports_steps_stops_when_left_and_leaves_nothing_half(ti
         with pytest.raises(BadData, match="line 1"):
             await engine.one(request)
         data.write_text("the quick brown fox " * 400)
-        with pytest.raises(EngineFailed, match="no linear layers"):
-            await engine.one(Train(data=str(data), out=str(tmp_path / "out"), targets=("nothing",)))
+        with pytest.raises(EngineFailed, match=r"no linear layers named nothing; it has .*q_proj"):
+            await engine.one(Train(data=str(data), out=str(tmp_path / "out"), targets=("q_proj", "nothing")))
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
