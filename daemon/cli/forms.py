@@ -101,6 +101,8 @@ def _published(result: Json) -> Iterator[str]:
         f"for {_CIRCLES[result['visibility']]}"
     )
     yield clean(result["manifest"])
+    if result.get("note"):
+        yield clean(result["note"])
 
 
 def _adapters(rows: Json) -> Iterator[str]:

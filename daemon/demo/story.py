@@ -132,7 +132,7 @@ def _ask(stage: Stage, actor: Actor, chat: Any, prompt: str) -> tuple[str, list[
     answer, events = chat.say(prompt)
     stage.say(f"   you>  {prompt}")
     answerer = next((event["now"]["name"] for event in events if event.get("type") == "switched"), "base")
-    stage.say(f"   {answerer}>  {clean(answer.strip(), keep_lines=True)}")
+    stage.say(f"   {answerer}>  {clean(' '.join(answer.split()))}")
     return answer, events
 
 

@@ -1,6 +1,6 @@
 """Adapters: what this node published and heard of."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from msgspec import Meta
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from daemon.app import Node
     from storage.catalog.adapters import AdapterRow
 
+_LONELY: Final = "you trust nobody yet, so nobody can fetch it: covey peer trust PEER, or --visibility public"
 Reference = Annotated[str, Meta(max_length=256, description="NAME, NAME@VERSION, or the CID of its manifest.")]
 State = Literal["heard", "fetching", "ready", "refused", "removed"]
 
@@ -75,13 +76,14 @@ class Adapter(Result, frozen=True):
 
 
 class Published(Result, frozen=True):
-    """It is signed, stored and announced (unless private)."""
+    """It is signed, stored and announced (unless private). `note` says what keeps others from it, if anything does."""
 
     name: str
     version: int
     n_bytes: int
     visibility: str
     manifest: str
+    note: str | None = None
 
 
 def described(row: "AdapterRow") -> Adapter:
@@ -163,6 +165,7 @@ async def publish(node: "Node", params: Publish) -> Published:
         n_bytes=row.n_bytes,
         visibility=params.visibility,
         manifest=str(row.manifest),
+        note=_LONELY if params.visibility == "flock" and not node.catalog.peers.flock() else None,
     )
 
 
