@@ -152,7 +152,7 @@ def check_port(home: Home) -> Iterator[Finding]:
             text = f"nothing answers on tcp/{network.port}: it was taken when the daemon started"
             yield Finding("warn", "port", text, "See the addresses in covey id, or: covey config set network.port 0")
         return
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in network.host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((network.host, network.port))

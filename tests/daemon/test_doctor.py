@@ -1,0 +1,143 @@
+"""What `covey doctor` finds in each bad state, and what it says to do next."""
+
+import importlib.util
+import shutil
+import socket
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from daemon import wall
+from daemon.cli import client, doctor
+from daemon.lock import sole_daemon
+from daemon.setup import initialise
+
+
+def only(findings):
+    (finding,) = findings
+    return finding
+
+
+def test_a_new_node_has_nothing_to_mend(home):
+    initialise(home)
+    for check in (doctor.check_python, doctor.check_home, doctor.check_config, doctor.check_key, doctor.check_clock):
+        assert only(check(home)).level == "ok"
+
+
+def test_a_python_that_is_too_old(home, monkeypatch):
+    monkeypatch.setattr(sys, "version_info", (3, 10, 4))
+    assert only(doctor.check_python(home)) == ("fail", "python", "3.10.4 is too old", "Install Python 3.11 or newer.")
+
+
+def test_a_home_that_is_missing_or_open_to_others(home):
+    home.root.chmod(0o755)
+    found = only(doctor.check_home(home))
+    assert (found.level, "chmod 700" in found.text) == ("fail", True)
+    home.root.chmod(0o700)
+    shutil.rmtree(home.root)
+    assert only(doctor.check_home(home)).next_step == "Make it: covey init"
+
+
+def test_a_config_that_is_broken_is_told_once_with_its_file(home):
+    home.config.write_text("[network\n")
+    found = only(doctor.check_config(home))
+    assert (found.level, "is not TOML" in found.text) == ("fail", True)
+    assert found.next_step == f"Mend {home.config}."
+    assert list(doctor.check_port(home)) == []
+
+
+def test_a_key_that_is_missing_damaged_or_open_to_others(home):
+    assert only(doctor.check_key(home)).next_step == "Make one: covey init"
+    initialise(home)
+    home.key.chmod(0o644)
+    found = only(doctor.check_key(home))
+    assert (found.level, "chmod 600" in found.text) == ("fail", True)
+    home.key.chmod(0o600)
+    home.key.write_bytes(b"half")
+    found = only(doctor.check_key(home))
+    assert (found.level, "backup" in found.next_step) == ("fail", True)
+
+
+def test_a_disk_that_is_nearly_full(home, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=doctor.LOW_DISK_BYTES - 1))
+    found = only(doctor.check_disk(home))
+    assert (found.level, found.text) == ("warn", "only 2.0 GiB free")
+
+
+def test_a_clock_of_the_past(home, monkeypatch):
+    monkeypatch.setattr(wall, "unix_s", lambda: 0.0)
+    found = only(doctor.check_clock(home))
+    assert (found.level, found.text.startswith("says 1970")) == ("fail", True)
+
+
+def test_engine_packages_that_are_missing(home, monkeypatch):
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else there(name))
+    engine, models = doctor.check_engine(home)
+    assert (engine.level, engine.text) == ("warn", "torch not installed: no chat and no training here; sharing works")
+    assert "pip install" in engine.next_step
+    assert models.next_step.startswith("covey model import")
+
+
+@pytest.mark.parametrize(
+    ("compiler", "told"),
+    [(None, "a C compiler and GMP's headers cannot be found"), ("/usr/bin/cc", "and GMP's headers")],
+)
+def test_a_libp2p_that_is_missing_names_what_it_is_compiled_with(home, monkeypatch, compiler, told):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: compiler)
+    monkeypatch.setattr(doctor, "_include_folders", lambda: [str(home.root)])
+    found = only(doctor.check_network_library(home))
+    assert (found.level, told in found.text) == ("fail", True)
+    assert "libgmp-dev" in found.next_step
+
+
+def test_a_socket_that_nobody_listens_on_is_no_daemon(home):
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(home.socket))
+    assert only(doctor.check_daemon(home)) == ("warn", "daemon", "is not running", "Start it: covey up")
+
+
+def test_a_daemon_without_its_socket(home):
+    with sole_daemon(home):
+        found = only(doctor.check_daemon(home))
+    assert (found.level, found.text.endswith("runs without its socket")) == ("fail", True)
+    assert found.next_step == "Restart it: covey down; covey up"
+
+
+def test_a_daemon_that_does_not_answer(home, monkeypatch):
+    def call(*_args, **_more):
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(client, "call", call)
+    with sole_daemon(home):
+        found = only(doctor.check_daemon(home))
+    assert (found.level, "does not answer (timed out)" in found.text) == ("fail", True)
+
+
+@pytest.mark.parametrize(("n_peers", "level"), [(0, "warn"), (2, "ok")])
+def test_a_daemon_without_peers_is_told_how_to_find_some(home, monkeypatch, n_peers, level):
+    monkeypatch.setattr(client, "call", lambda *_, **__: {"pid": 1, "uptime_s": 5.0, "n_peers": n_peers})
+    daemon, peers = doctor.check_daemon(home)
+    assert (daemon.level, peers.level) == ("ok", level)
+    assert bool(peers.next_step) == (not n_peers)
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_a_port_over_ip_6_is_probed_too(home):
+    home.config.write_text('[network]\nhost = "::1"\nport = 47011\n')
+    assert only(doctor.check_port(home)).text == "tcp/47011 is free"
+
+
+def test_a_port_that_is_taken_or_closed(home):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        home.config.write_text(f'[network]\nhost = "127.0.0.1"\nport = {port}\n')
+        assert "in use" in only(doctor.check_port(home)).text
+        with sole_daemon(home):
+            assert only(doctor.check_port(home)).text == f"tcp/{port} answers"
+    with sole_daemon(home):
+        found = only(doctor.check_port(home))
+    assert (found.level, "covey config set network.port 0" in found.next_step) == ("warn", True)
+    assert only(doctor.check_port(home)).text == f"tcp/{port} is free"
