@@ -1,6 +1,7 @@
 """Training an adapter."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
@@ -9,13 +10,27 @@ from daemon.api.operation import Operation, Params, Progress, Result
 
 if TYPE_CHECKING:
     from daemon.app import Node
+    from storage.catalog.models import ModelRow
 
 
 class Train(Params, frozen=True):
     """What to train on, and how. The folder that comes out is published with `covey adapter publish NAME`."""
 
-    data: Annotated[str, Meta(max_length=4096, description="A text file, or chats as JSONL.", extra={"path": True})]
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z", description="What to call the adapter.")]
+    data: Annotated[
+        str,
+        Meta(
+            max_length=4096,
+            description="A text file, or chats as JSONL; - for stdin.",
+            extra={"path": True, "stdin": True},
+        ),
+    ]
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z",
+            description="What to call the adapter: letters, digits, dots, dashes.",
+        ),
+    ]
     kind: Annotated[Literal["auto", "text", "chat"], Meta(description="What the data is.")] = "auto"
     model: Annotated[str, Meta(max_length=64, description="The base model.")] | None = None
     rank: Annotated[int, Meta(ge=1, le=512)] = 8
@@ -31,8 +46,8 @@ class Train(Params, frozen=True):
     batch: Annotated[int, Meta(ge=1, le=1024)] = 4
     context_tokens: Annotated[int, Meta(ge=8, le=1 << 17)] = 64
     learning_rate: Annotated[float, Meta(gt=0, le=1)] = 2e-3
-    held_out_frac: Annotated[float, Meta(gt=0, lt=1, description="Share kept back to measure on.")] = 0.1
-    seed: Annotated[int, Meta(ge=0)] = 0
+    held_out_frac: Annotated[float, Meta(gt=0, le=0.5, description="Share kept back to measure on.")] = 0.1
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
 
 
 class Trained(Result, frozen=True, tag_field="type", tag="trained"):
@@ -53,24 +68,39 @@ class Step(Progress, frozen=True, kw_only=True, tag="step"):
 
 
 async def train(node: "Node", params: Train) -> AsyncIterator[Step | Trained]:
-    """Train, telling each step."""
+    """Train, telling each step; how it ended is an event too."""
     import msgspec
 
-    from agents.engine import messages
-    from agents.errors import EngineFailed
+    from agents.errors import AgentError
     from agents.models import find_model
 
     row = find_model(node.catalog, params.model, node.config.engine.model)
+    node.events.note("training_started", {"name": params.name, "model": row.name, "n_steps": params.n_steps})
+    try:
+        async with aclosing(_steps(node, params, row)) as items:
+            async for item in items:
+                if isinstance(item, Trained):
+                    node.events.note("training_finished", msgspec.to_builtins(item))
+                yield item
+    except AgentError as error:
+        node.events.note("training_failed", {"name": params.name, "code": error.code, "text": str(error)})
+        raise
+
+
+async def _steps(node: "Node", params: Train, row: "ModelRow") -> AsyncGenerator[Step | Trained, None]:
+    import msgspec
+
+    from agents.engine import messages
+
     asked = msgspec.structs.asdict(params)
     name, _ = asked.pop("name"), asked.pop("model")
-    folder = node.home.training / name
-    node.events.note("training_started", {"name": name, "model": row.name, "n_steps": params.n_steps})
-    async with node.desk.using(row), node.engine.call(messages.Train(id=0, out=str(folder), **asked)) as replies:
+    request = messages.Train(id=0, out=str(node.home.training / name), **asked)
+    async with node.desk.using(row), node.engine.call(request) as replies:
         async for reply in replies:
             if isinstance(reply, messages.TrainStep):
                 yield Step(step="training", n_done=reply.step, n_total=reply.n_steps, unit="steps", loss=reply.loss)
             elif isinstance(reply, messages.Trained):
-                done = Trained(
+                yield Trained(
                     name=name,
                     folder=reply.folder,
                     loss_before=reply.loss_before,
@@ -78,10 +108,6 @@ async def train(node: "Node", params: Train) -> AsyncIterator[Step | Trained]:
                     n_tokens=reply.n_tokens,
                     train_s=reply.train_s,
                 )
-                node.events.note("training_finished", msgspec.to_builtins(done))
-                yield done
-                return
-    raise EngineFailed("the training ended without a result")
 
 
 OPERATIONS = (
