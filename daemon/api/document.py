@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from daemon.api.faults import EXITS, STATUSES
+from daemon.api.kinds import EVENT_KINDS
 from daemon.api.operation import Operation, operations
 
 TARGET: Final = Path(__file__).parents[1] / "CONTROL.md"
@@ -34,9 +35,21 @@ of the home. The command line is a client like any other; every operation is one
 
 def document() -> str:
     """The whole of CONTROL.md."""
-    parts = [HEAD, _codes(), _exits(), "## Operations\n"]
+    parts = [HEAD, _codes(), _exits(), _events(), "## Operations\n"]
     parts += [_operation(operation) for operation in operations().values()]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _events() -> str:
+    lines = ["## Events", ""]
+    lines += [
+        "`events/read` streams them. What strangers cause is told once an hour for each peer, kind and `code`; what peers",
+        "cause is told 60 times a minute at most.",
+        "",
+    ]
+    lines += ["| kind | what happened |", "| --- | --- |"]
+    lines += [f"| `{kind}` | {text} |" for kind, text in EVENT_KINDS.items()]
+    return "\n".join(lines) + "\n"
 
 
 def _operation(operation: Operation) -> str:

@@ -1,0 +1,36 @@
+"""The kinds of events: the log's vocabulary, for those who follow it."""
+
+from typing import Final
+
+EVENT_KINDS: Final = {
+    "adapter_heard": "A trusted peer announced an adapter that fits a model here; its fetch begins.",
+    "adapter_not_staged": "A chat's next adapter could not be loaded ahead of its turn; `code` and `text` say why.",
+    "adapter_progress": "Another tenth of an adapter is here.",
+    "adapter_published": "An adapter of this node is signed, stored and, unless it is private, announced.",
+    "adapter_ready": "An adapter is here whole, checked, and may answer.",
+    "adapter_refused": "An announcement or adapter of `peer` was refused; `code` and `text` say why.",
+    "adapter_removed": "The user removed an adapter.",
+    "adapter_skipped": "A folder that is watched holds an adapter that cannot be published; `code` and `text` say why.",
+    "adapter_staged": "A chat's next adapter is in the engine.",
+    "adapter_switched": "A chat's answers come with another adapter from now on.",
+    "adapter_waiting": "Nobody who can be reached has the adapter; it is tried again.",
+    "block_withheld": "`peer` asked for a block that is here and that it may not see; it was told that there is none.",
+    "content_added": "Content was added.",
+    "content_shared": "Content may be seen by others than before.",
+    "event_lost": "An event could not be written: it is too large, or not JSON. Please report it.",
+    "events_left_out": "So many events that peers caused are not told, for they came too fast.",
+    "events_lost": "So many events were not written: the disk was full, or they came too fast.",
+    "model_imported": "A model is ready.",
+    "node_started": "The daemon is ready.",
+    "node_stopped": "The daemon stops.",
+    "peer_connected": "A connection to `peer` came up.",
+    "peer_disconnected": "The last connection to `peer` went down.",
+    "peer_misbehaved": "`peer` sent what nobody should; `code` says what.",
+    "peer_trusted": "The user trusts `peer`.",
+    "peer_untrusted": "The user trusts `peer` no longer.",
+    "service_ended": "A part of the daemon ended, for the user has to mend something first; `text` says what.",
+    "service_restarts": "A part of the daemon failed and is started again.",
+    "training_failed": "A training ended without an adapter; `code` and `text` say why.",
+    "training_finished": "A training ended with an adapter.",
+    "training_started": "A training began.",
+}
