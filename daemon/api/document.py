@@ -43,8 +43,8 @@ def document() -> str:
 def _events() -> str:
     lines = ["## Events", ""]
     lines += [
-        "`events/read` streams them. What strangers cause is told once an hour for each peer, kind and `code`; what peers",
-        "cause is told 60 times a minute at most.",
+        "`events/read` streams them. What strangers cause is told once an hour for each peer, kind and `code`; what",
+        "peers cause is told 60 times a minute at most.",
         "",
     ]
     lines += ["| kind | what happened |", "| --- | --- |"]
