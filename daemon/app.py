@@ -19,6 +19,7 @@ import trio
 
 from agents.adapters.announce import run_announcer
 from agents.adapters.ports import Ports
+from agents.adapters.shelf import mend_shelf
 from agents.adapters.subscribe import News, run_subscriber
 from agents.adapters.watch import run_watcher
 from agents.chat.sessions import Chat, Sessions
@@ -147,7 +148,10 @@ async def open_node(
             ) as engine,
         ):
             roots = await trio.to_thread.run_sync(Roots, store)
+            for cid, reason in roots.hidden.items():
+                log.error("root_hidden", cid=str(cid), reason=reason)
             ports = _ports(home, identity, store, roots, catalog, feed, network)
+            await ports.exchange.work(partial(mend_shelf, ports))
             node, services = _assemble(home, config, ports, feed, engine, stop)
             async with trio.open_nursery() as nursery:
                 for name, service in services.items():
@@ -243,7 +247,7 @@ def _assemble(
     return node, watchers | {
         "bitswap": partial(run_exchange, ports.exchange),
         "announcer": partial(run_announcer, ports, published, rng),
-        "subscriber": partial(run_subscriber, ports, news, rng),
+        "subscriber": partial(run_subscriber, ports, news, rng, on_ready=node.adapters.became_ready),
         "provider": provider.run,
         "peer notes": partial(note_peers, network, catalog.peers, feed, wall.unix_s),
         "peering": partial(keep_connected, network, catalog.peers, _bootstrap(config)),

@@ -70,6 +70,12 @@ def folder_links(cid: Cid, data: bytes) -> Iterable[Cid]:
     return [link.cid for link in node.links if len(link.name or "") == _SHARD_PREFIX_CHARS]
 
 
+def seen_by(node: "Node", cid: Cid) -> str:
+    """Who may see a block, in one word."""
+    seen = node.store.seen(cid)
+    return "private" if seen is None else seen.level.name.lower()
+
+
 def bytes_below(path: Path) -> int:
     """How many bytes a file, or all files of a folder, hold."""
     if not path.is_dir():

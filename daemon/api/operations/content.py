@@ -36,7 +36,7 @@ class Add(Params, frozen=True):
 
 
 class Added(Result, frozen=True, tag_field="type", tag="added"):
-    """The content is stored, durably."""
+    """The content is stored, durably. `visibility` is wider than asked for where other shared content holds it too."""
 
     cid: str
     name: str
@@ -159,7 +159,7 @@ async def _add(node: "Node", params: Add, report: "Report") -> Added:
     import trio
 
     from daemon.api.progress import in_thread
-    from daemon.content import bytes_below
+    from daemon.content import bytes_below, seen_by
     from protocols.bitswap.shell import offer_below
     from storage.blockstore import Visibility
     from storage.pins import PinState
@@ -173,16 +173,16 @@ async def _add(node: "Node", params: Add, report: "Report") -> Added:
         cid = add_path(node.store, path, profile, on_bytes)
         if params.is_pinned:
             node.pins.add(cid, state=PinState.COMPLETE)
-        if level > Visibility.PRIVATE:
-            node.roots.publish(cid, level, members)
+        node.roots.publish(cid, level, members)
         return cid
 
     cid = await in_thread(store, f"adding {path.name}", n_bytes, report)
     if level > Visibility.PRIVATE:
         await offer_below(node.exchange, cid)
         node.provider.provide_soon(cid)
-    node.events.note("content_added", {"cid": str(cid), "size_bytes": n_bytes, "visibility": params.visibility})
-    return Added(cid=str(cid), name=path.name, size_bytes=n_bytes, visibility=params.visibility)
+    visibility = await trio.to_thread.run_sync(seen_by, node, cid)
+    node.events.note("content_added", {"cid": str(cid), "size_bytes": n_bytes, "visibility": visibility})
+    return Added(cid=str(cid), name=path.name, size_bytes=n_bytes, visibility=visibility)
 
 
 async def _get(node: "Node", params: Get, report: "Report") -> Got:
