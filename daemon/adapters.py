@@ -100,6 +100,12 @@ class Adapters:
             self.ports.catalog.adapters.set_state(row.manifest, AdapterState.HEARD, self.ports.unix_s())
         await self.news.send(Wanted(row.manifest))
 
+    def became_ready(self, manifest: Cid) -> None:
+        """An adapter was brought in: where its publisher lets everybody have it, the DHT hears so now."""
+        row = self.ports.catalog.adapters.get(manifest)
+        if row is not None:
+            self.provider.provide_adapter_soon(row)
+
     async def forget(self, row: AdapterRow) -> None:
         """Show and announce it no more, let go of its blocks, delete its files here; fetch it only when asked to."""
         await self.ports.exchange.work(partial(self._forget, row))

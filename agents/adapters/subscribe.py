@@ -7,7 +7,7 @@ policy, refuse replays, decide; then `obtain` fetches. Every refusal is an event
 import math
 import random
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, NamedTuple
@@ -104,6 +104,7 @@ class Intake:
     ports: Ports
     jobs: trio.MemorySendChannel[Job]
     rng: random.Random
+    on_ready: Callable[[Cid], None]
     bases: set[Cid] = field(default_factory=set)
     in_hand: set[Cid] = field(default_factory=set)
     refused: OrderedDict[Cid, None] = field(default_factory=OrderedDict)  # for good, as long as no base is added
@@ -119,11 +120,15 @@ async def run_subscriber(
     news: trio.MemoryReceiveChannel[News],
     rng: random.Random,
     *,
+    on_ready: Callable[[Cid], None] = lambda manifest: None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Hear of adapters for every local model, for ever; `news` brings what the user changes meanwhile."""
+    """Hear of adapters for every local model, for ever; `news` brings what the user changes meanwhile.
+
+    `on_ready` is told the manifest of each adapter that was brought in.
+    """
     send_jobs, receive_jobs = trio.open_memory_channel[Job](MAX_WAITING)
-    intake = Intake(ports, send_jobs, rng)
+    intake = Intake(ports, send_jobs, rng, on_ready)
     async with trio.open_nursery() as nursery:
         for _ in range(MAX_FETCHES):
             nursery.start_soon(_fetch_jobs, intake, receive_jobs.clone())
@@ -244,6 +249,8 @@ async def _fetch_jobs(intake: Intake, jobs: trio.MemoryReceiveChannel[Job]) -> N
             known = intake.ports.catalog.adapters.get(manifest)
             is_removed = known is not None and known.state is AdapterState.REMOVED
             outcome = None if is_removed else await obtain(intake.ports, job)
+            if outcome is None and not is_removed:
+                intake.on_ready(manifest)
         finally:
             intake.in_hand.discard(manifest)
         if isinstance(outcome, Waiting):

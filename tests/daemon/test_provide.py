@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from agents.adapters.publish import Release, publish
+from daemon.adapters import Adapters
 from daemon.lifecycle import running
 from daemon.provide import LOOK_S, SPREAD_S, Provider
 from protocols.net import PeerInfo
@@ -101,3 +102,14 @@ async def test_what_became_public_untold_is_found_by_the_next_look(pair, autojum
         fetched = publish_bytes(ann, b"fetched", Visibility.PUBLIC)
         await trio.sleep(LOOK_S + 10)
     assert await is_found(neighbour, fetched)
+
+
+async def test_an_adapter_that_was_brought_in_is_provided_at_once(pair, autojump_clock, tmp_path):
+    ann, neighbour = pair
+    release = Release("poet", TINY, visibility=Visibility.PUBLIC)
+    provider = Provider(ann.ports, random.Random(1))
+    async with running(provider.run):
+        row = await publish(ann.ports, write_adapter(tmp_path / "trained"), release, ann.publish)
+        Adapters(ann.ports, ann.publish, ann.tell, provider).became_ready(row.manifest)
+        await trio.sleep(10)
+        assert await is_found(neighbour, row.manifest)
