@@ -13,7 +13,8 @@ from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, ClassVar, Final
+from weakref import WeakSet
 
 import structlog
 import trio
@@ -38,6 +39,8 @@ from storage.keys import Identity
 YAMUX_FRAME_BYTES: Final = 65519  # header of 12 included: one frame then fills one noise message
 ASSUMED_RTT_MS: Final = 50
 MAX_BUFFERED_BYTES: Final = 32 << 20  # unread data of one connection, all streams
+MAX_BUFFERED_IN_ALL_BYTES: Final = 256 << 20  # of all connections; beyond it, each may hold no more than:
+BUFFERED_SHARE_BYTES: Final = 1 << 20
 MAX_CONNECTIONS: Final = 300
 MIN_DIALLED: Final = 60  # of these, places that only connections which we dial can take
 MAX_STRANGERS: Final = 200  # connections of peers that came by themselves and are not protected
@@ -197,10 +200,37 @@ class WindowIgnored(trio.TooSlowError):
 
 
 class _Buffers(dict[int, bytearray]):
-    """The unread data of a connection's streams, bounded in sum."""
+    """The unread data of a connection's streams, bounded in sum, and over all connections."""
+
+    everywhere: ClassVar[WeakSet["_Buffers"]] = WeakSet()
+    __hash__ = object.__hash__  # type: ignore[assignment]  # it is a connection, not its contents
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_bytes = 0  # when data came last; less may be left by now
+        self.everywhere.add(self)
 
     def __setitem__(self, stream_id: int, buffer: bytearray) -> None:
         super().__setitem__(stream_id, _Buffer(self, buffer))
+
+    def measure(self) -> int:
+        """How much is unread now."""
+        self.n_bytes = sum(map(len, self.values()))
+        return self.n_bytes
+
+    def take(self, n_bytes: int) -> None:
+        """So much more has come. Raises: WindowIgnored."""
+        n_held = self.measure() + n_bytes
+        if n_held > MAX_BUFFERED_BYTES or (n_held > BUFFERED_SHARE_BYTES and self._are_all_full(n_bytes)):
+            raise WindowIgnored(f"{n_held} bytes unread on one connection")
+        self.n_bytes = n_held
+
+    def _are_all_full(self, n_bytes: int) -> bool:
+        room = MAX_BUFFERED_IN_ALL_BYTES - n_bytes
+        return (
+            sum(buffers.n_bytes for buffers in self.everywhere) > room
+            and sum(buffers.measure() for buffers in self.everywhere) > room
+        )
 
 
 class _Buffer(bytearray):
@@ -209,8 +239,7 @@ class _Buffer(bytearray):
         self._siblings = siblings
 
     def extend(self, data: Any) -> None:
-        if sum(map(len, self._siblings.values())) + len(data) > MAX_BUFFERED_BYTES:
-            raise WindowIgnored(f"over {MAX_BUFFERED_BYTES} bytes unread on one connection")
+        self._siblings.take(len(data))
         super().extend(data)
 
 
