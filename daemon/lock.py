@@ -12,6 +12,7 @@ from daemon.paths import Home
 
 _LOOKS: Final = 5
 _LOOK_S: Final = 0.02
+_PID_CHARS: Final = 10
 
 
 @contextmanager
@@ -22,8 +23,8 @@ def sole_daemon(home: Home) -> Iterator[None]:
         if not _locked(fd):
             pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             raise AlreadyRunning(f"a daemon already runs in {home.root} (process {pid}). Stop it: covey down")
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        # Always as long: a disk that is full has room for what replaces the last number.
+        os.pwrite(fd, f"{os.getpid():<{_PID_CHARS}}\n".encode(), 0)
         yield
     finally:
         os.close(fd)

@@ -196,6 +196,8 @@ def _params(operation: Operation, body: bytes) -> Any:
     try:
         return msgspec.json.decode(body or b"{}", type=operation.params)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if "surrogate" in str(error):
+            raise BadRequest("a name in the request is not UTF-8; rename that file or folder") from None
         raise BadRequest(f"{operation.name}: {error}") from None
 
 

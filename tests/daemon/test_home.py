@@ -79,6 +79,13 @@ def test_only_one_daemon_holds_a_home(home):
         pass
 
 
+def test_the_lock_is_as_long_for_every_process_so_that_a_full_disk_has_room_for_it(home, monkeypatch):
+    for pid in (7, 4_194_304):
+        monkeypatch.setattr(os, "getpid", lambda pid=pid: pid)
+        with sole_daemon(home):
+            assert (daemon_pid(home), home.lock.stat().st_size) == (pid, 11)
+
+
 def test_a_new_home_gets_an_identity_and_keeps_it(tmp_path):
     home = Home(tmp_path / "h")
     first, is_new = initialise(home)

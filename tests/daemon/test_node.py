@@ -13,6 +13,7 @@ from daemon.errors import BadConfig
 from daemon.lifecycle import unwrapped
 from storage.blockstore import Visibility
 from storage.cid import Cid
+from storage.errors import CorruptBlock, StoreFull
 from storage.keys import Identity
 
 FRIEND = Identity(b"\x07" * 32).peer_id
@@ -48,14 +49,35 @@ async def test_a_stranger_who_asks_for_what_it_may_not_see_is_told_of_and_others
     node.roots.publish(secret, Visibility.PUBLIC)
     assert await trio.to_thread.run_sync(node.exchange.may_see, FRIEND, secret)
     node.events.note("last", {})
-    async with aclosing(node.events.follow(0, forever=True)) as events:
-        seen = []
-        async for event in events:
-            seen.append(event)
-            if event.kind == "last":
-                break
-    withheld = [event.fields for event in seen if event.kind == "block_withheld"]
+    withheld = [event.fields for event in await events_until(node, "last") if event.kind == "block_withheld"]
     assert withheld == [{"peer": str(FRIEND), "cid": str(secret)}]
+
+
+async def events_until(node, kind):
+    async with aclosing(node.events.follow(0, forever=True)) as events:
+        return [event async for event in until(events, kind)]
+
+
+async def until(events, kind):
+    async for event in events:
+        yield event
+        if event.kind == kind:
+            return
+
+
+async def test_a_damaged_block_keeps_no_watcher_from_the_next_folder(running_node, tmp_path, monkeypatch):
+    adapters = running_node.node.adapters
+
+    async def publish(_self, _folder, *, name):
+        await trio.lowlevel.checkpoint()
+        raise {"damaged": CorruptBlock, "full": StoreFull}[name]("no")
+
+    monkeypatch.setattr(type(adapters), "publish", publish)
+    await adapters.publish_found(tmp_path / "damaged")
+    with pytest.raises(StoreFull):  # the watcher begins anew, and with it another attempt
+        await adapters.publish_found(tmp_path / "full")
+    event = (await events_until(running_node.node, "adapter_skipped"))[-1]
+    assert event.fields == {"folder": str(tmp_path / "damaged"), "code": "corrupt_block", "text": "no"}
 
 
 async def test_status_tells_who_it_is(running_node, home):

@@ -16,6 +16,7 @@ from daemon import jsons
 from daemon.api import faults
 from daemon.api import http as face
 from daemon.api.operation import Nothing, Operation, Result
+from daemon.api.operations.content import Add
 from daemon.api.operations.events import Event
 from daemon.cli import forms, root
 from daemon.cli.inspect import log_line
@@ -114,6 +115,15 @@ async def test_an_odd_name_ends_no_stream_and_no_answer(home, ask, monkeypatch):
     assert [line["kind"] for line in lines] == ["adapter_skipped", "later"]
     assert lines[0]["fields"] == {"folder": r"caf\udce9"}
     assert answer.json["error"]["text"] == r"there is no file caf\udce9"
+
+
+async def test_a_request_with_an_odd_name_is_refused_clearly(home, ask, monkeypatch):
+    handler = Operation(noun="t", verb="id", summary="Test.", params=Add, result=Event, handler=missing)
+    monkeypatch.setattr(face, "operations", lambda: {"t/id": handler})
+    async with face.control_served(SimpleNamespace(), home):
+        answer = await trio.to_thread.run_sync(ask, "/v1/t/id", {"path": ODD_NAME})
+    assert answer.status == 400
+    assert answer.json["error"]["text"] == "a name in the request is not UTF-8; rename that file or folder"
 
 
 def test_an_odd_name_is_refused_in_one_line_that_names_it(capsys):
