@@ -8,7 +8,7 @@ import trio
 
 from daemon.events import EventFeed
 from protocols.errors import Remote
-from protocols.net import Network, PeerChange, PeerInfo
+from protocols.net import Network, PeerInfo
 from storage.catalog.peers import PeerBook
 from storage.errors import StorageError
 from storage.keys import PeerId
@@ -18,6 +18,7 @@ LONGEST_RETRY_S: Final = 300.0
 LOOK_S: Final = 5.0  # for peers that were added meanwhile, or are due again
 DIAL_LIMIT_S: Final = 15.0
 MAX_DIALS: Final = 8  # at a time
+NOTE_S: Final = 2.0  # a peer tells where it listens some time after it connected, and again when that changes
 
 log = structlog.get_logger(__name__)
 
@@ -89,17 +90,34 @@ async def note_peers(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Write down who came and went, and where they were, until cancelled."""
-    async with network.watch_peers() as changes:
+    async with network.watch_peers() as changes, trio.open_nursery() as nursery:
+        nursery.start_soon(_note_addresses, network, book, clock)
         task_status.started()
         async for change in changes:
             kind = "peer_connected" if change.is_connected else "peer_disconnected"
             feed.note_by(change.peer, kind, {"peer": str(change.peer)})
             if change.is_connected:
-                await _note_addresses(network, book, change, clock())
+                await _note(book, {change.peer: network.peer_addresses(change.peer)}, clock())
 
 
-async def _note_addresses(network: Network, book: PeerBook, change: PeerChange, unix_s: float) -> None:
+async def _note_addresses(network: Network, book: PeerBook, clock: Callable[[], float]) -> None:
+    """Keep the book up with what connected peers say of where they are, so that they are found after a restart."""
+    noted: dict[PeerId, list[str]] = {}
+    while True:
+        await trio.sleep(NOTE_S)
+        there = {peer: network.peer_addresses(peer) for peer in network.peers()}
+        news = {peer: texts for peer, texts in there.items() if texts != noted.get(peer)}
+        if news:
+            await _note(book, news, clock())
+        noted = there
+
+
+async def _note(book: PeerBook, found: dict[PeerId, list[str]], unix_s: float) -> None:
+    def write() -> None:
+        for peer, addresses in found.items():
+            book.heard(peer, addresses, unix_s)
+
     try:
-        await trio.to_thread.run_sync(book.heard, change.peer, network.peer_addresses(change.peer), unix_s)
+        await trio.to_thread.run_sync(write)
     except StorageError as error:
-        log.warning("peer_not_noted", peer=str(change.peer), error=str(error))
+        log.warning("peers_not_noted", n_peers=len(found), error=str(error))

@@ -15,14 +15,14 @@ from typing import Final, NamedTuple
 import trio
 
 from agents.adapters.announce import Turnstile
-from agents.adapters.decide import TRUST_KIND, Accept, Facts, Refuse, decide
+from agents.adapters.decide import TRUST_KIND, Accept, AlreadyKnown, Facts, Refuse, decide
 from agents.adapters.obtain import Job, Waiting, obtain
 from agents.adapters.ports import Ports
 from protocols import adapters as wire
 from protocols import replay
 from protocols.adapters import Announcement
 from protocols.envelope import Signed
-from protocols.errors import Remote, Tampered
+from protocols.errors import Remote, Replayed, Tampered
 from protocols.net import TopicMessage
 from protocols.routing import meet_subscribers
 from storage.catalog.adapters import AdapterRow, AdapterState
@@ -307,7 +307,12 @@ def _judge(intake: Intake, base: Cid, signed: Signed[Announcement]) -> Accept | 
         ),
     )
     if facts.is_trusted:  # strangers must not fill the table of sequences
-        replay.admit(catalog.replay, signed, intake.ports.unix_s())
+        try:
+            replay.admit(catalog.replay, signed, intake.ports.unix_s())
+        except Replayed:
+            if facts.known is None or facts.known.state is not AdapterState.READY:
+                raise
+            return AlreadyKnown()  # gossip brings old copies to whoever was restarted: no lie, and nothing to do
     return decide(announcement, signed.author, facts)
 
 

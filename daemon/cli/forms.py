@@ -38,8 +38,30 @@ def _peer_added(result: Json) -> Iterator[str]:
     if result["is_connected"]:
         yield f"connected to {clean(result['peer'])}"
         return
+    if not result["addresses"]:
+        yield f"noted {clean(result['peer'])}; where it is, nobody has said yet"
+        yield "  to give its address, as `covey id` prints it there: covey peer add ADDRESS"
+        return
     yield f"noted {clean(result['peer'])}, which is not reached now; Covey goes on trying"
     yield f"  {clean(result['problem'] or '')}"
+
+
+def _peer_trusted(result: Json) -> Iterator[str]:
+    yield f"{clean(result['peer'])} is now trusted with: {', '.join(result['trusted'])}"
+
+
+def _peer_untrusted(result: Json) -> Iterator[str]:
+    what = ", ".join(result["kinds"]) or "anything"
+    so = "is no longer trusted" if result["was_trusted"] else "was not trusted"
+    rest = f"; still with: {', '.join(result['trusted'])}" if result["trusted"] else ""
+    yield f"{clean(result['peer'])} {so} with {what}{rest}"
+
+
+def _peer_forgotten(result: Json) -> Iterator[str]:
+    if result["was_known"]:
+        yield f"forgot {clean(result['peer'])}; it is trusted with nothing"
+    else:
+        yield f"{clean(result['peer'])} was not known"
 
 
 def _peers(rows: Json) -> Iterator[str]:
@@ -141,6 +163,9 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "model/ls": _models,
     "peer/add": _peer_added,
     "peer/ls": _peers,
+    "peer/rm": _peer_forgotten,
+    "peer/trust": _peer_trusted,
+    "peer/untrust": _peer_untrusted,
     "train/run": _trained,
 }
 

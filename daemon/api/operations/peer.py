@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from msgspec import Meta
 
-from daemon.api.operation import Done, Nothing, Operation, Params, Result
+from daemon.api.operation import Nothing, Operation, Params, Result
 
 if TYPE_CHECKING:
     from daemon.app import Node
@@ -23,10 +23,11 @@ class Add(Params, frozen=True):
 
 
 class Added(Result, frozen=True):
-    """The peer is known. `problem` says why it could not be reached now; Covey goes on trying."""
+    """The peer is known. `problem` says why it could not be reached now; Covey goes on trying its `addresses`."""
 
     peer: str
     is_connected: bool
+    addresses: list[str]
     problem: str | None = None
 
 
@@ -34,6 +35,22 @@ class Named(Params, frozen=True):
     """A peer."""
 
     peer: PeerName
+
+
+class TrustChanged(Result, frozen=True):
+    """What a peer is trusted with now. `kinds` are those that were asked for; of none, all."""
+
+    peer: str
+    kinds: list[str]
+    trusted: list[str]
+    was_trusted: bool
+
+
+class Forgotten(Result, frozen=True):
+    """The peer is known no more, and trusted with nothing."""
+
+    peer: str
+    was_known: bool
 
 
 class Trust(Params, frozen=True):
@@ -69,10 +86,11 @@ async def add(node: "Node", params: Add) -> Added:
     from protocols.errors import Remote
     from protocols.net import PeerInfo
 
-    info = PeerInfo.parse(params.address)
-    await trio.to_thread.run_sync(
-        lambda: node.catalog.peers.add(info.peer, info.addresses, wall.unix_s(), name=params.name)
-    )
+    given = PeerInfo.parse(params.address)
+    _refuse_self(node, given.peer)
+    book = node.catalog.peers
+    await trio.to_thread.run_sync(lambda: book.add(given.peer, given.addresses, wall.unix_s(), name=params.name))
+    info = PeerInfo(given.peer, await trio.to_thread.run_sync(book.addresses, given.peer))
     problem = None
     try:
         with trio.fail_after(CONNECT_LIMIT_S):
@@ -81,17 +99,17 @@ async def add(node: "Node", params: Add) -> Added:
         problem = str(error) or error.code
     except trio.TooSlowError:
         problem = f"no answer within {CONNECT_LIMIT_S:.0f} s"
-    return Added(peer=str(info.peer), is_connected=problem is None, problem=problem)
+    return Added(peer=str(info.peer), is_connected=problem is None, addresses=list(info.addresses), problem=problem)
 
 
-async def rm(node: "Node", params: Named) -> Done:
+async def rm(node: "Node", params: Named) -> Forgotten:
     """Forget a peer with its trust, and hang up."""
     import trio
 
     peer = await resolve(node, params.peer)
-    await trio.to_thread.run_sync(node.catalog.peers.remove, peer)
+    was_known = await trio.to_thread.run_sync(node.catalog.peers.remove, peer)
     await node.network.disconnect(peer)
-    return Done(text=f"forgot {peer}; it is trusted with nothing")
+    return Forgotten(peer=str(peer), was_known=was_known)
 
 
 async def ls(node: "Node", _params: Nothing) -> list[Peer]:
@@ -126,29 +144,49 @@ async def ls(node: "Node", _params: Nothing) -> list[Peer]:
     return known + others
 
 
-async def trust(node: "Node", params: Trust) -> Done:
+async def trust(node: "Node", params: Trust) -> TrustChanged:
     """Trust a publisher."""
     import trio
 
     from daemon import wall
 
     peer = await resolve(node, params.peer)
+    _refuse_self(node, peer)
+    was = set(await _trusted(node, peer))
     await trio.to_thread.run_sync(lambda: node.catalog.peers.trust(peer, params.kinds, wall.unix_s()))
     if "adapters" in params.kinds:
         await node.adapters.trusts(peer)
     node.events.note("peer_trusted", {"peer": str(peer), "kinds": list(params.kinds)})
-    return Done(text=f"{peer} is now trusted with: {', '.join(params.kinds)}")
+    return TrustChanged(
+        peer=str(peer),
+        kinds=list(params.kinds),
+        trusted=await _trusted(node, peer),
+        was_trusted=was.issuperset(params.kinds),
+    )
 
 
-async def untrust(node: "Node", params: Untrust) -> Done:
+async def untrust(node: "Node", params: Untrust) -> TrustChanged:
     """Trust a publisher no longer."""
     import trio
 
     peer = await resolve(node, params.peer)
     was = await trio.to_thread.run_sync(lambda: node.catalog.peers.untrust(peer, params.kinds or None))
     node.events.note("peer_untrusted", {"peer": str(peer), "kinds": list(params.kinds)})
-    what = ", ".join(params.kinds) or "anything"
-    return Done(text=f"{peer} is no longer trusted with {what}" if was else f"{peer} was not trusted with {what}")
+    return TrustChanged(peer=str(peer), kinds=list(params.kinds), trusted=await _trusted(node, peer), was_trusted=was)
+
+
+async def _trusted(node: "Node", peer: "PeerId") -> list[str]:
+    import trio
+
+    row = await trio.to_thread.run_sync(node.catalog.peers.get, peer)
+    return sorted(row.kinds) if row else []
+
+
+def _refuse_self(node: "Node", peer: "PeerId") -> None:
+    from daemon.errors import Unfit
+
+    if peer == node.identity.peer_id:
+        raise Unfit("that is this node itself. Another node prints its address with: covey id")
 
 
 async def resolve(node: "Node", text: str) -> "PeerId":
@@ -184,7 +222,7 @@ OPERATIONS = (
         verb="rm",
         summary="Forget a peer, its trust included, and hang up.",
         params=Named,
-        result=Done,
+        result=Forgotten,
         handler=rm,
         arguments=("peer",),
     ),
@@ -201,7 +239,7 @@ OPERATIONS = (
         verb="trust",
         summary="Let what this peer publishes be used here.",
         params=Trust,
-        result=Done,
+        result=TrustChanged,
         handler=trust,
         arguments=("peer",),
     ),
@@ -210,7 +248,7 @@ OPERATIONS = (
         verb="untrust",
         summary="Take trust back.",
         params=Untrust,
-        result=Done,
+        result=TrustChanged,
         handler=untrust,
         arguments=("peer",),
     ),

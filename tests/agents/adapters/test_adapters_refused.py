@@ -95,6 +95,21 @@ async def test_a_replayed_announcement_is_refused_also_after_a_restart(
     assert refusals(bob) == ["replayed"]
 
 
+async def test_an_old_copy_of_the_announcement_of_what_is_ready_is_no_refusal(
+    autojump_clock, flock, tmp_path, announce, release, refusals
+):
+    ann = await flock("ann")
+    bob = await flock("bob", trusts=[ann])
+    ann.trust(bob.peer)
+    row = await release(ann, write_adapter(tmp_path / "trained"))
+    await trio.sleep(10)
+    assert bob.ports.catalog.adapters.get(row.manifest).state is AdapterState.READY
+    data = await announce(ann, row.manifest, name=row.name, version=row.version, n_bytes=row.n_bytes)
+    await ann.network.publish(wire.topic_of(BASE), data)
+    await trio.sleep(1)
+    assert refusals(bob) == []
+
+
 async def test_an_adapter_for_another_base_is_refused(autojump_clock, flock, tmp_path, plant, announce, refusals):
     ann = await flock("ann")
     bob = await flock("bob", trusts=[ann])
