@@ -89,8 +89,12 @@ def error(code, text="no", hint="do this"):
 
 
 def test_parameters_are_sent_by_their_types(daemon, covey):
-    daemon.answers["peer/trust"] = (200, [{"text": "trusted"}])
-    assert covey("peer", "trust", "ann", "--kinds", "adapters, ask") == (0, "trusted\n", "")
+    daemon.answers["peer/trust"] = (200, [{"peer": "ann", "trusted": ["adapters", "ask"]}])
+    assert covey("peer", "trust", "ann", "--kinds", "adapters, ask") == (
+        0,
+        "ann is now trusted with: adapters, ask\n",
+        "",
+    )
     daemon.answers["peer/ls"] = (200, [[]])
     assert covey("peer", "ls", "--json") == (0, "[]\n", "")
     assert daemon.asked == [("peer/trust", {"peer": "ann", "kinds": ["adapters", "ask"]}), ("peer/ls", {})]
