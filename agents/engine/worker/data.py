@@ -82,6 +82,8 @@ def _chat(number: int, line: str) -> tuple[Turn, ...]:
         raise BadData(f"line {number}: {len(line)} characters; the limit is {MAX_LINE_CHARS}")
     try:
         turns = msgspec.convert(json.loads(line), Chat).messages
+    except json.JSONDecodeError as error:
+        raise BadData(f"line {number}: not JSON ({error.msg} at column {error.colno})") from None
     except (ValueError, RecursionError) as error:
         raise BadData(
             f'line {number}: {error}. A line is {{"messages": [{{"role": "user", "content": "..."}}, ...]}}.'

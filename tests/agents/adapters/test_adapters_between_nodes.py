@@ -15,15 +15,17 @@ from agents.adapters.subscribe import ASK_AGAIN_S, NewBase, NewTrust
 from agents.errors import BadAdapter, Untrusted
 from daemon.adapters import Adapters
 from daemon.provide import Provider
+from protocols import adapters as wire
 from protocols.errors import NoProviders
 from protocols.fetch import fetch_blocks
 from protocols.net import PeerInfo
 from simulations.world import START_UNIX_S, TINY, make_identity, write_adapter
 from storage import unixfs
-from storage.blockstore import Visibility
+from storage.blockstore import Block, Visibility
 from storage.catalog import Catalog
 from storage.catalog.adapters import MAX_ROWS_READ, AdapterState
 from storage.cid import DAG_CBOR, Cid
+from storage.codecs import dag_cbor
 from storage.memory import MemoryBlockstore
 
 BASE = Cid.parse(TINY.fingerprint)
@@ -203,6 +205,41 @@ async def test_many_versions_of_one_name_do_not_crowd_out_the_others(autojump_cl
             manifest = Cid.of(str(version).encode(), DAG_CBOR)
             table.upsert(replace(first, manifest=manifest, version=version, name="epochs"))
     assert [row.name for row in announced(ann.ports)] == ["poet"]  # of the others nobody may hear
+
+
+async def test_a_newcomer_costs_no_more_signatures_than_it_is_sent_and_none_on_the_event_loop(
+    autojump_clock, flock, tmp_path, release, monkeypatch
+):
+    ann, bob = await flock("ann"), await flock("bob", has_model=False)
+    first = await release(ann, write_adapter(tmp_path / "one"), visibility=Visibility.PUBLIC)
+    await trio.sleep(5)
+    with ann.ports.catalog.transaction():
+        for number in range(wire.MAX_ANSWERS + 50):
+            data = dag_cbor.encode(number)
+            manifest = Cid.of(data, DAG_CBOR)
+            ann.ports.catalog.adapters.upsert(replace(first, manifest=manifest, name=f"poet-{number}"))
+            ann.ports.store.put_many([Block(manifest, data)])
+            ann.ports.roots.publish(manifest, Visibility.PUBLIC)
+    depth, sealed_at = 0, []
+    real_work, real_seal = ann.ports.exchange.work, wire.seal_announcement
+
+    async def work(job):
+        nonlocal depth
+        depth += 1
+        try:
+            return await real_work(job)
+        finally:
+            depth -= 1
+
+    def seal(*args):
+        sealed_at.append(depth)
+        return real_seal(*args)
+
+    monkeypatch.setattr(ann.ports.exchange, "work", work)
+    monkeypatch.setattr(wire, "seal_announcement", seal)
+    heard = await wire.ask(bob.network, ann.peer, [BASE])
+    assert len(heard) == len(sealed_at) == wire.MAX_ANSWERS
+    assert min(sealed_at) > 0
 
 
 async def test_where_the_newest_version_is_for_members_the_others_hear_of_the_one_before(
