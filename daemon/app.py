@@ -180,11 +180,11 @@ def _ports(
             return False
         if roots.allows(peer, seen, is_flock=peer in catalog.peers.flock()):
             return True
-        feed.note_by(peer, "block_withheld", {"peer": str(peer), "cid": str(cid)})
+        feed.note_by(peer, "block_withheld", {"cid": str(cid)})
         return False
 
     def report(peer: PeerId, code: str) -> None:
-        feed.note_by(peer, "peer_misbehaved", {"peer": str(peer), "code": code})
+        feed.note_by(peer, "peer_misbehaved", {"code": code})
 
     def emit(kind: str, *, by: PeerId | None = None, **fields: Any) -> None:
         if by is None:

@@ -49,7 +49,7 @@ class EventFeed:
         self._put((kind, fields, self._clock()))
 
     def note_by(self, peer: PeerId, kind: str, fields: dict[str, Any]) -> None:
-        """Have an event written that `peer` caused, unless there were too many: callable from any thread.
+        """Have an event written that `peer` caused (it is named in it), unless there were too many. From any thread.
 
         A stranger's is told once an hour for each kind and `code`, whatever else is in it.
         """
@@ -58,10 +58,13 @@ class EventFeed:
         key = None if is_trusted else (peer, kind, fields.get("code"))
         with self._at_the_gates:
             is_admitted = self._gates[is_trusted].admits(key, unix_s)
-        if is_admitted and trio.lowlevel.in_trio_run():
-            self._put_by_peer((kind, fields, unix_s))
-        elif is_admitted:
-            self._loop.run_sync_soon(self._put_by_peer, (kind, fields, unix_s))
+        if not is_admitted:
+            return
+        noted = (kind, {"peer": str(peer), **fields}, unix_s)
+        if trio.lowlevel.in_trio_run():
+            self._put_by_peer(noted)
+        else:
+            self._loop.run_sync_soon(self._put_by_peer, noted)
 
     def _put(self, noted: Noted) -> None:
         try:

@@ -95,7 +95,7 @@ async def note_peers(
         task_status.started()
         async for change in changes:
             kind = "peer_connected" if change.is_connected else "peer_disconnected"
-            feed.note_by(change.peer, kind, {"peer": str(change.peer)})
+            feed.note_by(change.peer, kind, {})
             if change.is_connected:
                 await _note(book, {change.peer: network.peer_addresses(change.peer)}, clock())
 
