@@ -18,7 +18,6 @@ from storage.keys import PeerId
 MAX_DEPTH: Final = 16
 MAX_ITEMS: Final = 4096  # of all depths together: bounds the work that a small message of many items asks for
 
-UNSIGNED: Final = 0
 BYTES: Final = 2
 TEXT: Final = 3
 _ARRAY: Final = 4

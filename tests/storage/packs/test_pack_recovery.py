@@ -199,48 +199,6 @@ def test_a_flipped_bit_is_noticed_by_the_read(open_packs: Open, tmp_path: Path) 
     assert store.get(BLOCKS[8].cid) == BLOCKS[8].data
 
 
-def test_a_block_found_damaged_is_missing_until_it_is_put_again(open_packs: Open, tmp_path: Path) -> None:
-    store = open_packs()
-    store.put_many(BLOCKS)
-    block = BLOCKS[7]
-    store.show(block.cid, [block.cid], Visibility.FLOCK)
-    data = bytearray(the_pack(tmp_path).read_bytes())
-    data[data.index(block.data)] ^= 1
-    the_pack(tmp_path).write_bytes(data)
-    with pytest.raises(Corrupt):
-        store.get(block.cid)
-    store = open_packs()
-    assert not store.has(block.cid) and store.size(block.cid) is None
-    assert store.missing([block.cid]) == [block.cid]
-    assert store.put_many(BLOCKS) == 1
-    assert store.get(block.cid) == block.data and store.missing([block.cid]) == []
-    assert store.seen(block.cid) == Seen(Visibility.FLOCK)
-    store.close()
-    remove_index(tmp_path)
-    assert open_packs().get(block.cid) == block.data
-
-
-def test_damage_that_passes_is_forgotten_and_what_is_damaged_can_be_deleted(
-    open_packs: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = open_packs()
-    store.put_many(BLOCKS)
-
-    def failing(fd: int, n_bytes: int, offset: int) -> bytes:
-        raise OSError(errno.EIO, "Input/output error")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(pack_files.os, "pread", failing)
-        for block in BLOCKS[:2]:
-            with pytest.raises(Corrupt):
-                store.get(block.cid)
-    assert store.missing([block.cid for block in BLOCKS[:2]]) == [block.cid for block in BLOCKS[:2]]
-    assert store.get(BLOCKS[0].cid) == BLOCKS[0].data
-    assert store.has(BLOCKS[0].cid)
-    assert store.delete_many([BLOCKS[1].cid]) == 1
-    assert store.seen(BLOCKS[1].cid) is None
-
-
 def test_content_cannot_forge_a_record(open_packs: Open, tmp_path: Path) -> None:
     store = open_packs()
     store.put_note("evil", b"1")
