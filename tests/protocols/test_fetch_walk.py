@@ -1,5 +1,7 @@
 """The core of a fetch, and what it makes of names and stores that are not as they should be."""
 
+from collections.abc import Iterable
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -9,7 +11,7 @@ from protocols.errors import Malformed, TooBig
 from protocols.fetch import Walk, fetch_dag
 from protocols.net import PeerInfo
 from simulations.net import SimWorld
-from storage.blockstore import Block
+from storage.blockstore import Block, Visibility
 from storage.cid import DAG_CBOR, RAW, Cid
 from storage.codecs.dag_cbor import CODEC
 from storage.errors import Corrupt
@@ -29,10 +31,11 @@ class RottenStore(MemoryBlockstore):
             raise Corrupt(f"{cid} is damaged")
         return super().get(cid)
 
-    def put_many(self, blocks: list[Block]) -> None:
-        super().put_many(blocks)
-        if self.rotten in [block.cid for block in blocks]:
+    def put_many(self, blocks: Iterable[Block], floor: Visibility = Visibility.PRIVATE) -> int:
+        came = list(blocks)
+        if self.rotten in [block.cid for block in came]:
             self.rotten = None
+        return super().put_many(came, floor)
 
 
 def test_a_name_that_cannot_be_checked_is_refused_before_it_is_asked_for() -> None:
