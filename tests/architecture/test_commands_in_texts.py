@@ -34,7 +34,7 @@ def unknown(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("room", ["agents", "daemon", "protocols", "storage"])
-def test_every_command_that_a_text_names_exists(room):
+def test_every_command_that_a_text_names_exists(room: str) -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{node.lineno}: {text}"
         for path in sorted((ROOT / room).rglob("*.py"))
@@ -45,7 +45,7 @@ def test_every_command_that_a_text_names_exists(room):
     assert wrong == []
 
 
-def test_a_command_that_is_not_there_is_noticed():
+def test_a_command_that_is_not_there_is_noticed() -> None:
     assert unknown("Import it first: covey model pull") == ["covey model pull"]
     assert unknown("run covey trane") == ["covey trane"]
     assert unknown("covey peer trust PEER --kind adapters") == ["covey peer trust PEER --kind adapters"]
