@@ -7,7 +7,7 @@ once, so a block linked 2^n times costs one visit; identity CIDs are opened like
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from storage.blockstore import Block, Blockstore
+from storage.blockstore import Blockstore
 from storage.cid import RAW, Cid
 from storage.codecs import links
 from storage.errors import TooLarge
@@ -33,22 +33,14 @@ class Reached(NamedTuple):
     n_bytes: int | None
 
 
-def walk(store: Blockstore, root: Cid, budget: Budget = DEFAULT_BUDGET) -> Iterator[Block | Cid]:
-    """Every block below `root`, itself first; the bare CID stands for a block that is not here.
-
-    Raises: TooLarge over budget, InvalidBlock and UnknownCodec where links cannot be read, Corrupt.
-    """
-    for reached in reach(store, root, budget):
-        if reached.n_bytes is None:
-            yield reached.cid
-        else:
-            yield Block(reached.cid, store.get(reached.cid))
-
-
 def reach(
     store: Blockstore, root: Cid, budget: Budget = DEFAULT_BUDGET, without: Iterable[Cid] = ()
 ) -> Iterator[Reached]:
-    """As `walk`, without the bytes: leaves of raw bytes are looked up and not read. Goes round the CIDs `without`."""
+    """Every block below `root`, itself first, and those that are not here; goes round the CIDs `without`.
+
+    Leaves of raw bytes are looked up and not read. Raises: TooLarge over budget, InvalidBlock and UnknownCodec where
+    links cannot be read, Corrupt.
+    """
     visited = {cid.as_v1() for cid in without}
     todo = [(root, 0)]
     n_bytes = 0

@@ -12,7 +12,7 @@ import msgspec
 from storage.blockstore import Notes
 from storage.cid import Cid
 from storage.codecs import dag_cbor
-from storage.errors import NotFound, TooLarge
+from storage.errors import TooLarge
 
 MAX_NAME_BYTES: Final = 128
 
@@ -68,13 +68,6 @@ class Pins:
         value = dag_cbor.encode({"kind": str(kind), "state": str(state)})
         self._store.put_note(_key(cid, name), value)
         return pin
-
-    def set_state(self, cid: Cid, name: str, state: PinState) -> Pin:
-        """Note how far a pin has come. Raises: NotFound."""
-        pin = self.get(cid, name)
-        if pin is None:
-            raise NotFound(f"{cid} is not pinned as {name!r}")
-        return pin if pin.state == state else self.add(cid, name, pin.kind, state)
 
     def remove(self, cid: Cid, name: str = "") -> bool:
         """Unpin; was it pinned? The blocks stay until garbage is collected."""

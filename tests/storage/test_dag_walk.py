@@ -2,10 +2,10 @@
 
 import pytest
 
-from storage.blockstore import Block, Blockstore, MadeBlock
+from storage.blockstore import Blockstore, MadeBlock
 from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
-from storage.dag import Budget, Reached, reach, walk
+from storage.dag import Budget, Reached, reach
 from storage.errors import InvalidBlock, TooLarge, UnknownCodec
 from storage.memory import MemoryBlockstore
 
@@ -33,23 +33,22 @@ def missing(store: Blockstore, root: Cid) -> list[Cid]:
 def test_parents_come_before_children_and_each_block_once() -> None:
     store = a_store(*LEAVES, LEFT, RIGHT, ROOT)
     expected = [ROOT, LEFT, LEAVES[0], LEAVES[1], RIGHT, LEAVES[2], LEAVES[3]]
-    assert list(walk(store, ROOT.cid)) == [Block(*block) for block in expected]
     assert list(reach(store, ROOT.cid)) == [Reached(block.cid, len(block.data)) for block in expected]
 
 
 def test_a_missing_block_stands_as_its_cid() -> None:
     store = a_store(*LEAVES[1:], RIGHT, ROOT)
-    assert list(walk(store, ROOT.cid))[1] == LEFT.cid
-    assert (missing(store, ROOT.cid)) == [LEFT.cid, LEAVES[0].cid]
+    assert list(reach(store, ROOT.cid))[1] == Reached(LEFT.cid, None)
+    assert missing(store, ROOT.cid) == [LEFT.cid, LEAVES[0].cid]
     store.put_many([LEFT, LEAVES[0]])
-    assert (missing(store, ROOT.cid)) == []
-    assert (missing(store, Cid.of(b"never seen"))) == [Cid.of(b"never seen")]
+    assert missing(store, ROOT.cid) == []
+    assert missing(store, Cid.of(b"never seen")) == [Cid.of(b"never seen")]
 
 
 def test_identity_cids_are_opened_like_blocks() -> None:
     data = dag_cbor.encode([LEAVES[0].cid])
     inline = Cid(b"\x01\x71\x00" + bytes([len(data)]) + data)
-    assert (missing(a_store(), inline)) == [LEAVES[0].cid]
+    assert missing(a_store(), inline) == [LEAVES[0].cid]
 
 
 def test_a_child_shared_2_to_the_n_times_costs_one_visit() -> None:
@@ -58,14 +57,14 @@ def test_a_child_shared_2_to_the_n_times_costs_one_visit() -> None:
     for number in range(100):
         level = node(level.cid, level.cid, name=str(number))
         store.put_many([level])
-    assert len(list(walk(store, level.cid))) == 101
+    assert len(list(reach(store, level.cid))) == 101
 
 
 def test_one_block_under_two_cids_is_opened_under_each() -> None:
     child = node()
     as_raw = Cid.of(child.data)
     root = node(as_raw, child.cid)
-    assert [block.cid for block in walk(a_store(child, root), root.cid) if isinstance(block, Block)] == [
+    assert [reached.cid for reached in reach(a_store(child, root), root.cid) if reached.n_bytes is not None] == [
         root.cid,
         as_raw,
         child.cid,
@@ -83,21 +82,21 @@ def test_a_deep_chain_is_walked_without_recursion() -> None:
         list(reach(store, level.cid, Budget(depth=1000)))
 
 
-def test_budgets_of_blocks_and_bytes_end_a_walk() -> None:
+def test_budgets_of_blocks_and_bytes_end_a_reach() -> None:
     store = a_store(*LEAVES, LEFT, RIGHT, ROOT)
-    assert len(list(walk(store, ROOT.cid, Budget(n_blocks=7)))) == 7
+    assert len(list(reach(store, ROOT.cid, Budget(n_blocks=7)))) == 7
     with pytest.raises(TooLarge, match="more than 6 blocks"):
-        list(walk(store, ROOT.cid, Budget(n_blocks=6)))
+        list(reach(store, ROOT.cid, Budget(n_blocks=6)))
     total = sum(len(block.data) for block in (*LEAVES, LEFT, RIGHT, ROOT))
-    assert len(list(walk(store, ROOT.cid, Budget(n_bytes=total)))) == 7
+    assert len(list(reach(store, ROOT.cid, Budget(n_bytes=total)))) == 7
     with pytest.raises(TooLarge, match="bytes"):
-        list(walk(store, ROOT.cid, Budget(n_bytes=total - 1)))
+        list(reach(store, ROOT.cid, Budget(n_bytes=total - 1)))
 
 
-def test_links_that_cannot_be_read_end_a_walk() -> None:
+def test_links_that_cannot_be_read_end_a_reach() -> None:
     garbage = MadeBlock.of(b"\xff", DAG_CBOR)
     with pytest.raises(InvalidBlock):
-        list(walk(a_store(garbage), garbage.cid))
+        list(reach(a_store(garbage), garbage.cid))
     foreign = MadeBlock.of(b"x", 0x78)
     with pytest.raises(UnknownCodec):
         list(reach(a_store(foreign), foreign.cid))

@@ -8,7 +8,7 @@ import pytest
 from storage.blockstore import MadeBlock, Seen, Store, Visibility
 from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
-from storage.errors import NotFound, StoreFull, TooLarge
+from storage.errors import StoreFull, TooLarge
 from storage.keys import PeerId
 from storage.memory import MemoryBlockstore
 from storage.packs import PackBlockstore
@@ -36,7 +36,7 @@ def test_a_pin_is_added_changed_listed_and_removed(store: Store) -> None:
     pins.add(ROOT.cid, "again", PinKind.DIRECT, PinState.COMPLETE)
     pins.add(OTHER.cid)
     assert pins.get(ROOT.cid, "mine") == Pin(ROOT.cid, "mine", PinKind.RECURSIVE, PinState.WANTED)
-    assert pins.set_state(ROOT.cid, "mine", PinState.FETCHING).state == PinState.FETCHING
+    assert pins.add(ROOT.cid, "mine", state=PinState.FETCHING).state == PinState.FETCHING
     assert {pin.name: pin.state for pin in pins.list(ROOT.cid)} == {
         "mine": PinState.FETCHING,
         "again": PinState.COMPLETE,
@@ -55,9 +55,7 @@ def test_pins_of_two_cids_over_one_block_are_two_pins(store: Store) -> None:
     assert [pin.cid for pin in pins.list()] == [Cid.of(ROOT.data)]
 
 
-def test_a_state_without_a_pin_is_refused_and_so_is_a_long_name(store: Store) -> None:
-    with pytest.raises(NotFound):
-        Pins(store).set_state(ROOT.cid, "", PinState.COMPLETE)
+def test_a_long_name_is_refused(store: Store) -> None:
     with pytest.raises(TooLarge):
         Pins(store).add(ROOT.cid, "n" * 129)
 

@@ -11,12 +11,15 @@ from agents.adapters.publish import Release, store_adapter
 from agents.adapters.shelf import mend_shelf
 from daemon.adapters import Adapters
 from daemon.provide import Provider
+from protocols.fetch import fetch_dag
+from protocols.net import PeerInfo
 from simulations.world import TINY, make_identity, write_adapter
 from storage import durable, unixfs
 from storage.blockstore import Visibility
 from storage.catalog.adapters import AdapterState
 from storage.cid import RAW, Cid
 from storage.dag import reach
+from storage.errors import Corrupt
 from storage.roots import Roots
 
 
@@ -178,3 +181,19 @@ async def test_an_adapter_is_on_the_shelf_for_good_before_it_is_called_ready(
         )
     await release(ann, write_adapter(tmp_path / "one"))
     assert "fsync" in steps[steps.index("rename") :]
+
+
+async def test_a_leaf_that_the_disk_changed_is_fetched_again(autojump_clock, flock, tmp_path, release):
+    ann = await flock("ann")
+    bob = await flock("bob", trusts=[ann])
+    ann.trust(bob.peer)
+    row = await release(ann, write_adapter(tmp_path / "one"))
+    await trio.sleep(20)
+    files = read_stored(ann.ports.store, row.manifest)[1].files
+    leaf = unixfs.resolve(ann.ports.store, files, "adapter_config.json")
+    bob.ports.store._data[leaf.multihash] = b"changed"
+    with pytest.raises(Corrupt):
+        bob.ports.store.get(leaf)
+    progress = await fetch_dag(bob.ports.exchange, files, providers=[PeerInfo(ann.peer, (ann.network.address,))])
+    assert progress.n_blocks == 1
+    assert bob.ports.store.get(leaf) == ann.ports.store.get(leaf)
