@@ -149,7 +149,7 @@ class Runner:
     metavar="WHO",
     default="latest",
     show_default=True,
-    help="Who answers: latest, none (the base model), NAME, NAME@VERSION or a CID.",
+    help="Who answers: latest, none (the base model), NAME, NAME@VERSION, a CID, or best:METRIC:min or :max.",
 )
 @click.option("--model", metavar="NAME", help="The base model; by default the node's.")
 @click.option("--system", metavar="TEXT", help="The system prompt.")
@@ -171,7 +171,7 @@ class Runner:
 @click.option("--once", "-p", metavar="PROMPT", help="Answer one prompt and end.")
 @click.pass_obj
 def chat(home: Home, /, once: str | None, as_json: bool, **opening: Json) -> int:
-    """Talk to the model on this node, with the newest adapter that its peers share.
+    """Talk to the model on this node, with its newest adapter.
 
     On a terminal: a conversation; /help lists its commands. An adapter that arrives answers from the next message on
     (or asks first: covey config set chat.on_new_adapter ask). From a pipe: each line is answered, errors go to stderr.

@@ -70,7 +70,7 @@ Effect = Show | Write | Begin | End | Draw | Call | Stream | Wipe | Leave
 COMMANDS: Final = {
     "/help": ("", "this list"),
     "/adapters": ("", "the adapters that can answer here; * marks the one that does"),
-    "/use": ("WHO", "who answers next: NAME, NAME@VERSION, a CID, latest, or none (the base model)"),
+    "/use": ("WHO", "who answers next: NAME, NAME@VERSION, a CID, latest, best:METRIC:min or :max, or none (the base)"),
     "/model": ("", "the base model, and who answers"),
     "/loadrag": ("PATH", "answer from a folder or file, and name the sources"),
     "/ragstatus": ("", "what is loaded to answer from"),
@@ -173,9 +173,7 @@ class Terminal:
         """The first lines."""
         status = self._status
         return [
-            Show(
-                f"{clean(status['model'])} ({_size(status['n_params'])}), answering: {label(status['next'])}", "notice"
-            ),
+            Show(f"{clean(status['model'])} ({_size(status['n_params'])}), next: {label(status['next'])}", "notice"),
             Show("type a message, /help for commands; Ctrl-C stops an answer, Ctrl-D leaves", "notice"),
             Call("chat/adapters", {}, self._learn_names),
         ]
@@ -318,7 +316,8 @@ class Terminal:
             Show(f"model      {clean(status['model'])}"),
             Show(f"size       {_size(status['n_params'])}"),
             Show(f"context    {status['context_tokens']:,} tokens"),
-            Show(f"answering  {label(status['answering'])}"),
+            Show(f"last       {label(status['answering']) if status['n_turns'] else '-'}"),
+            Show(f"next       {label(status['next'])}"),
             Show(f"policy     {clean(status['policy'])}"),
         ]
 
@@ -383,11 +382,21 @@ class Terminal:
         notes: list[Effect] = [] if not self._is_silent else [Show("(an empty answer)", "notice")]
         effects = [*self._end(), *notes]
         if event["reason"] == "length":
-            effects.append(Show("(cut at --max-tokens)", "notice"))
+            effects.append(Show(self._cut(event["n_tokens"]), "notice"))
         if event["n_forgotten_turns"]:
             n_turns = event["n_forgotten_turns"] // 2
             effects.append(Show(f"(the context is full: the {n_turns} oldest exchanges are forgotten)", "notice"))
         return effects
+
+    def _cut(self, n_tokens: int) -> str:
+        context_tokens = self._status["context_tokens"]
+        if n_tokens >= context_tokens // 2:
+            return (
+                f"(cut at {n_tokens:,} tokens: half of this model's context of {context_tokens:,}, no answer is longer)"
+            )
+        return (
+            f"(cut at {n_tokens:,} tokens; for longer answers: --max-tokens N, or covey config set chat.max_tokens N)"
+        )
 
     def _on_failed(self, event: Json) -> list[Effect]:
         hint = "the next message starts it again; see why: covey logs" if event["code"] == "engine_died" else ""

@@ -40,7 +40,7 @@ class Finding(NamedTuple):
 @click.command
 @click.pass_obj
 def doctor(home: Home, as_json: bool) -> int:
-    """Check this node and its machine; say what to do about what is wrong."""
+    """Check this node and its machine; say what to mend, and how."""
     findings = [finding for check in CHECKS for finding in check(home)]
     if as_json:
         click.echo(json.dumps([finding._asdict() for finding in findings]))

@@ -2,13 +2,13 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, Final
 
-from daemon.cli.render import bytes_text, duration_text, event_line, lines_of, table, value_text
-from daemon.cli.text import clean, json_text
+from daemon.cli.render import bytes_text, duration_text, event_line, lines_of, short, table, value_text
+from daemon.cli.text import clean, escaped, json_text
 
 Json = Any
-_SHORT_CHARS: Final = 8  # of a peer id or CID: they begin alike, so the end is shown
 _CIRCLES: Final = {
     "private": "this node alone",
     "members": "the members that you named",
@@ -18,12 +18,13 @@ _CIRCLES: Final = {
 
 
 def _added(result: Json) -> Iterable[str]:
-    return [f"{result['cid']}  {clean(str(result['name']))}"]
+    return [f"{result['cid']}  {escaped(str(result['name']))}"]
 
 
 def _listing(result: Json) -> Iterator[str]:
     for entry in result["entries"]:
-        yield f"{entry['cid']}  {value_text('size_bytes', entry['size_bytes']):>10}  {clean(entry['name'])}"
+        name = escaped(entry["name"]) + ("/" if entry.get("kind") == "folder" else "")
+        yield f"{entry['cid']}  {value_text('size_bytes', entry['size_bytes']):>10}  {name}"
 
 
 def _got(result: Json) -> Iterator[str]:
@@ -100,7 +101,7 @@ def _models(rows: Json) -> Iterator[str]:
                 "name": row["name"],
                 "model": _model_line(row),
                 "context": f"{row['context_tokens']:,} tokens",
-                "base": _short(row["derived_from"] or row["fingerprint"]),
+                "base": short(row["derived_from"] or row["fingerprint"]),
                 "is_usual": row["is_usual"],
             }
             for row in rows
@@ -128,28 +129,30 @@ def _published(result: Json) -> Iterator[str]:
 
 
 def _adapters(rows: Json) -> Iterator[str]:
-    if not rows:
-        yield "no adapters yet. Train one: covey train FILE --name NAME; or trust a peer that has: covey peer trust"
-    yield from table(
+    lines = table(
         [
             {
                 "name": f"{row['name']} v{row['version']}",
                 "state": row["state"],
-                "publisher": "you" if row["is_own"] else _short(row["publisher"]),
+                "publisher": "you" if row["is_own"] else row["publisher_name"] or short(row["publisher"]),
                 "n_bytes": row["n_bytes"],
-                "base": _short(row["base"]),
+                "base": short(row["base"]),
                 "heard_unix_s": row["heard_unix_s"],
                 "tags": row["tags"],
-                "manifest": row["manifest"],
-                "reason": row["reason"],
+                "manifest": short(row["manifest"]),
             }
             for row in rows
         ]
     )
+    yield from islice(lines, 1)
+    for row, line in zip(rows, lines, strict=True):
+        yield line
+        if row["reason"]:
+            yield f"  {clean(row['reason'])}"
 
 
-def _short(text: str) -> str:
-    return f"\N{HORIZONTAL ELLIPSIS}{text[-_SHORT_CHARS:]}"
+def _pins(rows: Json) -> Iterator[str]:
+    yield from table(rows) if rows else ["no pins. To keep something: covey pin add CID"]
 
 
 FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
@@ -166,6 +169,7 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "peer/rm": _peer_forgotten,
     "peer/trust": _peer_trusted,
     "peer/untrust": _peer_untrusted,
+    "pin/ls": _pins,
     "train/run": _trained,
 }
 

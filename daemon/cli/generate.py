@@ -7,6 +7,7 @@ import tempfile
 import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, Literal
 
 import click
@@ -14,6 +15,7 @@ import msgspec
 
 from daemon.api.operation import Operation
 from daemon.cli import client, forms
+from daemon.cli.beside import BESIDE
 from daemon.cli.options import json_option
 from daemon.cli.progress import Display, is_progress, may_progress
 from daemon.cli.values import Declared, bare, item
@@ -36,14 +38,42 @@ def command_of(operation: Operation) -> click.Command:
         with _stdin_as_file(home, fields, given) as params:
             _run(home, operation, params, as_json=as_json)
 
-    return click.Command(words[-1], callback=run, params=[*parameters, json_option()], help=operation.summary)
+    return _Command(
+        words[-1],
+        callback=run,
+        params=[*parameters, json_option()],
+        help=operation.summary,
+        short_help=operation.summary,
+        arguments=[(name, _description(fields[name])) for name in operation.arguments],
+    )
+
+
+class _Command(click.Command):
+    """A command whose help tells of its arguments too; click's own does not."""
+
+    def __init__(self, *args: Any, arguments: list[tuple[str, str]], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._arguments = arguments
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The arguments, then the options."""
+        if self._arguments:
+            with formatter.section("Arguments"):
+                formatter.write_dl([(name.upper(), text) for name, text in self._arguments])
+        super().format_options(ctx, formatter)
 
 
 def _run(home: Home, operation: Operation, params: dict[str, Any], *, as_json: bool) -> None:
     if not operation.is_stream:
-        forms.show(client.call(home, operation.name, params), as_json=as_json, name=operation.name)
+        result = client.call(home, operation.name, params)
+        forms.show(result, as_json=as_json, name=operation.name)
+        if operation.name in BESIDE and not as_json:
+            for line in BESIDE[operation.name](partial(client.call, home), params, result):
+                click.echo(line)
         return
     if operation.result is bytes:
+        if as_json:
+            raise click.UsageError("the result is bytes, not JSON: leave --json away")
         for chunk in client.stream_bytes(home, operation.name, params):
             sys.stdout.buffer.write(chunk)
         sys.stdout.buffer.flush()
@@ -91,9 +121,14 @@ def _argument(field: msgspec.structs.FieldInfo) -> click.Argument:
     return click.Argument([field.name], nargs=nargs, required=field.required, type=_type(field, is_item=nargs == -1))
 
 
+def _description(field: msgspec.structs.FieldInfo) -> str:
+    meta = bare(field.type)[1]
+    return (meta.description if meta else None) or ""
+
+
 def _option(field: msgspec.structs.FieldInfo) -> click.Option:
-    kind, meta = bare(field.type)
-    text = (meta.description if meta else None) or ""
+    kind, _ = bare(field.type)
+    text = _description(field)
     name = f"--{field.name.replace('_', '-')}"
     default = None if field.default is msgspec.NODEFAULT else field.default
     if kind is bool:
@@ -114,12 +149,12 @@ def _is_choice_list(kind: Any) -> bool:
 
 
 def _type(field: msgspec.structs.FieldInfo, *, is_item: bool = False) -> click.ParamType[Any]:
-    kind, meta = bare(field.type)
+    kind, _ = bare(field.type)
     if typing.get_origin(kind) is Literal:
         return click.Choice(list(typing.get_args(kind)))
     if _extra(field).get("path"):
         return click.Path()
-    return Declared(typing.get_args(kind)[0] if is_item else field.type, (meta.description if meta else None) or "")
+    return Declared(typing.get_args(kind)[0] if is_item else field.type, _description(field))
 
 
 def _extra(field: msgspec.structs.FieldInfo) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def init(home: Home, as_json: bool) -> None:
 @click.option("--detached", is_flag=True, hidden=True)
 @click.pass_obj
 def up(home: Home, detach: bool, detached: bool, as_json: bool) -> int:
-    """Start the daemon: in the foreground until Ctrl-C, or with --detach in the background."""
+    """Start the daemon, in the foreground or with --detach behind."""
     from daemon.setup import initialise
 
     identity, is_new = initialise(home)

@@ -3,6 +3,7 @@
 An operation that reads better in a form of its own has one in `daemon.cli.forms`.
 """
 
+import re
 import shutil
 import sys
 import time
@@ -13,6 +14,8 @@ from daemon.cli.text import clean
 
 Json = Any
 _BINARY_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_SHORT_CHARS: Final = 8
+_ID: Final = re.compile(r"(12D3KooW|16Uiu2|Qm)[1-9A-HJ-NP-Za-km-z]{40,}|b[a-z2-7]{50,}")
 _GAP: Final = "  "
 _SUFFIXES: Final = ("_unix_s", "_bytes", "_s", "_ms", "_frac")
 
@@ -128,8 +131,20 @@ def duration_text(seconds: float) -> str:
     raise AssertionError("60 s and more has minutes")
 
 
+def short(text: str) -> str:
+    """The end of a peer id or CID: they begin alike."""
+    return f"\N{HORIZONTAL ELLIPSIS}{text[-_SHORT_CHARS:]}"
+
+
 def event_line(event: Json) -> str:
     """One line of `covey events`."""
     clock = time.strftime("%H:%M:%S", time.localtime(event["unix_s"]))
-    fields = " ".join(f"{key}={value_text(key, value)}" for key, value in event["fields"].items())
+    fields = " ".join(f"{key}={_event_value(key, value)}" for key, value in event["fields"].items())
     return f"{event['id']:>6}  {clock}  {clean(event['kind'])}  {fields}".rstrip()
+
+
+def _event_value(key: str, value: Json) -> str:
+    text = value_text(key, value)
+    if _ID.fullmatch(text):
+        return short(text)
+    return f'"{text}"' if isinstance(value, str) and " " in text else text

@@ -38,6 +38,11 @@ class Commands(click.Group):
         every = set(BY_HAND) | {words[0] for words in _generated()}
         return [*(name for name in _ORDER if name in every), *sorted(every - set(_ORDER))]
 
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The exit codes."""
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in faults.EXITS.items()])
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command by that name, imported or generated now."""
         if cmd_name in BY_HAND:
@@ -91,7 +96,10 @@ def run(arguments: list[str]) -> int:
         code = covey.main(arguments, prog_name="covey", standalone_mode=False)
         return code if isinstance(code, int) else faults.EXIT_OK
     except click.ClickException as error:
-        error.show()
+        if as_json:
+            _complain(Fault("usage", error.format_message()), as_json=True)
+        else:
+            error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return faults.EXIT_INTERRUPTED

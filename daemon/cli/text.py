@@ -17,10 +17,21 @@ def clean(text: str, *, keep_lines: bool = False) -> str:
     return "".join(_shown(char, keep_lines) for char in text)
 
 
+def escaped(text: str) -> str:
+    """A name, so that no two print alike: what `clean` would take out, as `\\x1b`; a backslash of its own, doubled."""
+    return "".join(_escape(char) for char in text)
+
+
 def json_text(value: Any, stream: TextIO) -> str:
     """JSON to be printed on `stream`: on a terminal, whatever `clean` would take out is escaped."""
     text = json.dumps(value, ensure_ascii=stream.isatty())
     return text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate becomes its JSON escape
+
+
+def _escape(char: str) -> str:
+    if char == "\\" or char in "\n\t" or _shown(char, False) == "":
+        return char.encode("unicode_escape", "backslashreplace").decode()
+    return char
 
 
 def _shown(char: str, keep_lines: bool) -> str:

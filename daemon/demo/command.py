@@ -13,7 +13,9 @@ from daemon.api import faults
 @click.option("--keep", is_flag=True, help="Keep the two homes afterwards, and say where they are.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a line for each step.")
 def demo(tiny: bool, keep: bool, as_json: bool) -> int:
-    """Show what Covey does: two daemons, one trains an adapter, the other's chat answers with it.
+    """Show what Covey does, with two daemons on this machine.
+
+    One trains an adapter, the other's chat answers with it.
 
     Everything happens in temporary homes on this machine and ends by itself. Exit code 0 means that every step held.
     """

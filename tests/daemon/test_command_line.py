@@ -182,10 +182,10 @@ def test_values_that_cannot_be_are_told_before_anything_is_sent(daemon, covey, a
 def test_a_folder_is_listed_by_cid_size_and_name(daemon, covey):
     entries = [
         {"name": "a\x1b.txt", "cid": "bafk", "size_bytes": 1536},
-        {"name": "b", "cid": "bafy", "size_bytes": None},
+        {"name": "b", "cid": "bafy", "size_bytes": None, "kind": "folder"},
     ]
     daemon.answers["content/ls"] = (200, [{"cid": "bafy", "entries": entries}])
-    assert covey("ls", "bafy")[1] == "bafk     1.5 KiB  a.txt\nbafy           -  b\n"
+    assert covey("ls", "bafy")[1] == "bafk     1.5 KiB  a\\x1b.txt\nbafy           -  b/\n"
 
 
 def test_events_are_lines_with_ids(daemon, covey):

@@ -1,6 +1,6 @@
 """Adapters: what this node published and heard of."""
 
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from msgspec import Meta
 
@@ -73,6 +73,25 @@ class Adapter(Result, frozen=True):
     reason: str | None
     folder: str | None
     manifest: str
+    publisher_name: str | None = None
+
+
+class Details(Adapter, frozen=True, kw_only=True):
+    """An adapter with what its manifest holds, where that is here.
+
+    `visibility` is who may see it on this node; `audience` is to whom other nodes may pass it on.
+    """
+
+    visibility: str
+    members: list[str]
+    audience: str | None = None
+    targets: list[str] | None = None
+    alpha: float | None = None
+    n_params: int | None = None
+    parent: str | None = None
+    licence: str | None = None
+    created_unix_s: float | None = None
+    training: dict[str, str | int | float] | None = None
 
 
 class Published(Result, frozen=True):
@@ -86,8 +105,9 @@ class Published(Result, frozen=True):
     note: str | None = None
 
 
-def described(row: "AdapterRow") -> Adapter:
+def described(node: "Node", row: "AdapterRow") -> Adapter:
     """A row of the catalog as people see it."""
+    peer = node.catalog.peers.get(row.publisher)
     return Adapter(
         name=row.name,
         version=row.version,
@@ -103,6 +123,7 @@ def described(row: "AdapterRow") -> Adapter:
         reason=row.reason,
         folder=row.folder,
         manifest=str(row.manifest),
+        publisher_name=peer.name if peer else None,
     )
 
 
@@ -130,12 +151,40 @@ async def ls(node: "Node", params: List) -> list[Adapter]:
             limit=params.limit,
         )
     ]
-    return [described(row) for row in rows[: params.limit]]
+    return [described(node, row) for row in rows[: params.limit]]
 
 
-async def show(node: "Node", params: Named) -> Adapter:
-    """One adapter."""
-    return described(_find(node, params.adapter))
+async def show(node: "Node", params: Named) -> Details:
+    """One adapter, with its manifest."""
+    import msgspec
+    import trio
+
+    row = _find(node, params.adapter)
+    shown = msgspec.structs.asdict(described(node, row))
+    return Details(**shown, **await trio.to_thread.run_sync(_details, node, row))
+
+
+def _details(node: "Node", row: "AdapterRow") -> "dict[str, Any]":
+    from agents.adapters.manifests import read_stored
+    from protocols.errors import Remote
+    from storage.errors import StorageError
+
+    level = node.roots.level(row.manifest)
+    seen = {"visibility": level.name.lower(), "members": sorted(map(str, node.roots.members(row.manifest)))}
+    try:
+        manifest = read_stored(node.store, row.manifest)[1]
+    except (StorageError, Remote):  # heard of, and not fetched; or removed
+        return seen
+    return seen | {
+        "audience": manifest.audience,
+        "targets": list(manifest.targets),
+        "alpha": manifest.alpha,
+        "n_params": manifest.n_params,
+        "parent": str(manifest.parent) if manifest.parent else None,
+        "licence": manifest.licence,
+        "created_unix_s": float(manifest.created_unix_s),
+        "training": dict(manifest.training),
+    }
 
 
 async def publish(node: "Node", params: Publish) -> Published:
@@ -221,16 +270,16 @@ OPERATIONS = (
     Operation(
         noun="adapter",
         verb="show",
-        summary="Show an adapter: its publisher, base, size, and why it was refused if it was.",
+        summary="Show an adapter: its publisher, base, state, manifest.",
         params=Named,
-        result=Adapter,
+        result=Details,
         handler=show,
         arguments=("adapter",),
     ),
     Operation(
         noun="adapter",
         verb="publish",
-        summary="Sign an adapter, store it and announce it to those who may see it.",
+        summary="Sign an adapter, store it, announce it to whom it is for.",
         params=Publish,
         result=Published,
         handler=publish,
@@ -248,7 +297,7 @@ OPERATIONS = (
     Operation(
         noun="adapter",
         verb="rm",
-        summary="Delete an adapter's files here, and fetch it no more unless asked to.",
+        summary="Delete an adapter here; fetch it no more unless asked to.",
         params=Named,
         result=Done,
         handler=rm,

@@ -85,11 +85,15 @@ class Read(Params, frozen=True):
 
 
 class Entry(Result, frozen=True):
-    """A name in a folder. `size_bytes` is what its maker states, everything below it included."""
+    """A name in a folder. `size_bytes` is what its maker states, everything below it included.
+
+    `kind` is known where the entry's first block is here.
+    """
 
     name: str
     cid: str
     size_bytes: int | None
+    kind: Literal["file", "folder", "link"] | None = None
 
 
 class Listing(Result, frozen=True):
@@ -147,10 +151,28 @@ async def ls(node: "Node", params: Read) -> Listing:
         for entry in list_dir(node.store, cid):
             if len(listed) == MAX_ENTRIES:
                 raise Unfit(f"{cid} has over {MAX_ENTRIES} entries, the most that are listed")
-            listed.append(Entry(name=entry.name, cid=str(entry.cid), size_bytes=entry.dag_bytes))
+            listed.append(
+                Entry(name=entry.name, cid=str(entry.cid), size_bytes=entry.dag_bytes, kind=_kind_of(node, entry.cid))
+            )
         return listed
 
     return Listing(cid=str(cid), entries=await trio.to_thread.run_sync(entries))
+
+
+def _kind_of(node: "Node", cid: "Cid") -> Literal["file", "folder", "link"] | None:
+    from storage.cid import RAW
+    from storage.errors import StorageError
+    from storage.unixfs import stat
+
+    if cid.codec == RAW:
+        return "file"
+    try:
+        about = stat(node.store, cid)
+    except StorageError:  # the block is not here, or is no UnixFS
+        return None
+    if about.target is not None:
+        return "link"
+    return "folder" if about.is_directory else "file"
 
 
 async def _add(node: "Node", params: Add, report: "Report") -> Added:
@@ -217,7 +239,7 @@ OPERATIONS = (
     Operation(
         noun="content",
         verb="add",
-        summary="Add a file or folder; print its CID, the same that `ipfs add` gives.",
+        summary="Add a file or folder; print its CID, as `ipfs add` does.",
         params=Add,
         result=Progress | Added,
         handler=add,
@@ -228,7 +250,7 @@ OPERATIONS = (
     Operation(
         noun="content",
         verb="get",
-        summary="Fetch content by CID from whoever has it, verify it, and write it out with --out.",
+        summary="Fetch content by CID, verify it, and write it out.",
         params=Get,
         result=Progress | Got,
         handler=get,

@@ -41,7 +41,7 @@ OPERATIONS = (
     Operation(
         noun="events",
         verb="read",
-        summary="Show what happened: peers, announcements, transfers, refusals with their reasons.",
+        summary="Show what happened: peers, transfers, refusals with reasons.",
         params=Read,
         result=Event,
         handler=read,

@@ -19,7 +19,8 @@ class Import(Params, frozen=True):
         Meta(
             min_length=1,
             max_length=4096,
-            description="A folder, a .gguf file, wheel:NAME of an installed package, or ORG/NAME of a hub.",
+            description="A folder, a .gguf file, wheel:NAME of an installed package, ORG/NAME of a hub, or tiny: a "
+            "very small model that is trained on the spot, to try things out.",
             extra={"path_if_there": True},
         ),
     ]
@@ -29,7 +30,7 @@ class Import(Params, frozen=True):
 class Named(Params, frozen=True):
     """A model by its name here."""
 
-    name: Annotated[str, Meta(max_length=64)]
+    name: Annotated[str, Meta(max_length=64, description="What `covey model ls` calls it.")]
 
 
 class Model(Result, frozen=True):

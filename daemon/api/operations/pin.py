@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from daemon.app import Node
 
 Name = Annotated[str, Meta(max_length=64, description="A name for this pin; one CID may have several.")]
-CidText = Annotated[str, Meta(max_length=512)]
+CidText = Annotated[str, Meta(max_length=512, description="The root of what is kept.")]
 
 
 class Add(Params, frozen=True):
@@ -97,7 +97,7 @@ OPERATIONS = (
     Operation(
         noun="pin",
         verb="add",
-        summary="Keep a DAG: fetch what is missing of it and never let garbage collection take it.",
+        summary="Keep a DAG: fetch what is missing of it, and never drop it.",
         params=Add,
         result=Progress | Pinned,
         handler=add,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
-from daemon.api.operation import Operation, Params, Progress, Result
+from daemon.api.operation import Nothing, Operation, Params, Progress, Result
 
 if TYPE_CHECKING:
     from daemon.app import Node
@@ -67,6 +67,40 @@ class Step(Progress, frozen=True, kw_only=True, tag="step"):
     loss: float
 
 
+class Training(Result, frozen=True):
+    """An adapter that was trained here. `is_published`: it was, under this name, since it was trained."""
+
+    name: str
+    folder: str
+    trained_unix_s: float
+    is_published: bool
+
+
+async def ls(node: "Node", _params: Nothing) -> list[Training]:
+    """Every folder in training/ that holds an adapter."""
+    import trio
+
+    return await trio.to_thread.run_sync(_trained_here, node)
+
+
+def _trained_here(node: "Node") -> list[Training]:
+    from agents.adapters.inspect import WEIGHTS_FILE
+
+    found = []
+    for weights in sorted(node.home.training.glob(f"*/{WEIGHTS_FILE}")):
+        name, trained_unix_s = weights.parent.name, weights.stat().st_mtime
+        own = node.catalog.adapters.query(name=name, is_own=True)
+        found.append(
+            Training(
+                name=name,
+                folder=str(weights.parent),
+                trained_unix_s=trained_unix_s,
+                is_published=any(row.created_unix_s >= int(trained_unix_s) for row in own),
+            )
+        )
+    return found
+
+
 async def train(node: "Node", params: Train) -> AsyncIterator[Step | Trained]:
     """Train, telling each step; how it ended is an event too."""
     import msgspec
@@ -121,5 +155,14 @@ OPERATIONS = (
         is_stream=True,
         arguments=("data",),
         command=("train",),
+    ),
+    Operation(
+        noun="train",
+        verb="ls",
+        summary="List the adapters that were trained here.",
+        params=Nothing,
+        result=list[Training],
+        handler=ls,
+        command=None,
     ),
 )

@@ -1,0 +1,31 @@
+"""What a command adds for people below its result, where that takes another question to the daemon."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from daemon.cli.text import clean
+
+Json = Any
+Ask = Callable[[str], Json]  # an operation without parameters
+
+
+def _beside_adapters(ask: Ask, params: Json, rows: Json) -> Iterator[str]:
+    if not rows:
+        yield _why_no_adapters(ask, params)
+    if not params:
+        names = [clean(one["name"]) for one in ask("train/ls") if not one["is_published"]]
+        if names:
+            yield f"trained here and not published: {', '.join(names)}. Publish one: covey adapter publish NAME"
+
+
+def _why_no_adapters(ask: Ask, params: Json) -> str:
+    if params:
+        return "no adapter fits. To see all: covey adapter ls"
+    if not ask("model/ls"):
+        return "no adapters: they are heard of for the models here, and there is none. Bring one in: covey model import"
+    if any("adapters" in peer["trusted"] for peer in ask("peer/ls")):
+        return "no adapters yet: nothing was heard of. Train one: covey train FILE --name NAME"
+    return "no adapters yet. Train one: covey train FILE --name NAME; or trust a peer that has: covey peer trust PEER"
+
+
+BESIDE: Final[dict[str, Callable[[Ask, Json, Json], Iterator[str]]]] = {"adapter/ls": _beside_adapters}
