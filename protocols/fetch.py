@@ -110,13 +110,14 @@ class Walk:
         fresh: list[Cid] = []
         for cid in links:
             key = cid.multihash
-            if cid.inline is None and key not in self._met:
-                if cid.hash_code not in HASHES:
-                    raise Malformed(f"{cid} is named by a hash function that cannot be checked here")
-                self._met.add(key)
-                fresh.append(cid)
-                if len(self._met) > self._max_blocks:
-                    raise TooBig(f"the content has over {self._max_blocks} blocks, the limit of this fetch")
+            if key in self._met or key[0] == IDENTITY:
+                continue
+            if cid.hash_code not in HASHES:
+                raise Malformed(f"{cid} is named by a hash function that cannot be checked here")
+            self._met.add(key)
+            fresh.append(cid)
+            if len(self._met) > self._max_blocks:
+                raise TooBig(f"the content has over {self._max_blocks} blocks, the limit of this fetch")
         self._stack += reversed(fresh)
 
 
@@ -286,14 +287,20 @@ def _why(fetch: _Fetch, idle_timeout_s: float) -> Remote:
     """What to tell the user when no block came for too long."""
     wants, number = fetch.exchange.wants, fetch.session.number
     cid = next(iter(fetch.walk.wanted.values()))
-    missing = f"{len(fetch.walk.wanted)} blocks wanted, {cid} among them"
+    missing = f"{_count(len(fetch.walk.wanted), 'block')} wanted, {cid} among them"
     if tamperers := wants.tamperers(number):
         names = " and ".join(map(str, tamperers[:MAX_NAMED]))
         return Tampered(f"{names} sent bytes that do not match, and nobody else has the content; {missing}")
     rest = f"{missing}; no block came for {idle_timeout_s:g} s"
     if not wants.useful_providers(number) or fetch.session.is_needy.is_set():
-        return NoProviders(f"nobody who can be reached has the content: {len(fetch.known)} peers tried; {rest}")
+        return NoProviders(
+            f"nobody who can be reached has the content: {_count(len(fetch.known), 'peer')} tried; {rest}"
+        )
     return TimedOut(f"the providers are connected and silent; {rest}")
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 # --- providers

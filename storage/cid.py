@@ -154,7 +154,7 @@ class Cid(bytes):
                 return cls(base58_decode(text))
             decode = _MULTIBASES.get(text[0])
             if decode is None:
-                raise InvalidCid(f"{text[:20]!r} is not a CID: unknown multibase {text[0]!r}")
+                raise ValueError(f"unknown multibase {text[0]!r}")
             raw = decode(text[1:])
         except (ValueError, OverflowError) as error:
             raise InvalidCid(f"{text[:70]!r} is not a CID: {error}") from None
@@ -175,12 +175,15 @@ class Cid(bytes):
     @property
     def multihash(self) -> bytes:
         """Hash code, length and digest: the key of a block in a store."""
-        return bytes(self) if self[0] == SHA2_256 else self[varint_decode(self, 1)[1] :]
+        if self[0] == SHA2_256:
+            return bytes(self)
+        return self[2:] if self[1] < 0x80 else self[varint_decode(self, 1)[1] :]  # nearly every codec has one byte
 
     @property
     def hash_code(self) -> int:
         """The multicodec of the hash function."""
-        return varint_decode(self.multihash)[0]
+        hashed = self.multihash
+        return hashed[0] if hashed[0] < 0x80 else varint_decode(hashed)[0]
 
     @property
     def digest(self) -> bytes:
