@@ -19,7 +19,7 @@ from protocols.bitswap.shell import Exchange, Session, add_providers, next_arriv
 from protocols.errors import Malformed, NoProviders, ProtocolError, Remote, Tampered, TimedOut, TooBig
 from protocols.net import PeerInfo
 from storage.blockstore import Block, Blockstore, Visibility
-from storage.cid import HASHES, RAW, Cid
+from storage.cid import HASHES, IDENTITY, RAW, Cid
 from storage.codecs import links as codec_links
 from storage.errors import Corrupt, NotFound, StorageError, UnknownCodec
 from storage.keys import PeerId
