@@ -12,8 +12,10 @@ from protocols.net import PeerInfo
 from storage.cid import DAG_PB, Cid
 from storage.codecs import dag_pb
 from storage.codecs import links as codec_links
+from storage.errors import InvalidName
 from storage.unixfs import data as unixfs
 from storage.unixfs import resolve
+from storage.unixfs.exporter import check_symlink
 
 if TYPE_CHECKING:
     from daemon.app import Node
@@ -81,6 +83,20 @@ def bytes_below(path: Path) -> int:
     if not path.is_dir():
         return path.stat().st_size
     return sum(os.lstat(os.path.join(folder, name)).st_size for folder, _, names in os.walk(path) for name in names)
+
+
+def outward_symlinks(path: Path) -> list[str]:
+    """The symlinks below a folder that `covey get` will not write out again: they may lead out of it."""
+    found = []
+    for folder, folders, names in os.walk(path):
+        for entry in (Path(folder, name) for name in (*folders, *names)):
+            if entry.is_symlink():
+                inside = entry.relative_to(path)
+                try:
+                    check_symlink(os.fsencode(entry.readlink()), depth=len(inside.parts) - 1)
+                except InvalidName:
+                    found.append(str(inside))
+    return sorted(found)
 
 
 async def _fetch(

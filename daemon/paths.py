@@ -117,6 +117,7 @@ def private_folder(folder: Path) -> None:
     """Make `folder` for its owner alone, or check that it is so. Raises: BadHome."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _close_if_empty(folder)
         status = folder.lstat() if folder.is_symlink() else folder.stat()
     except OSError as error:
         raise BadHome(f"cannot use {folder}: {error.strerror}") from None
@@ -126,6 +127,14 @@ def private_folder(folder: Path) -> None:
         raise BadHome(f"{folder} belongs to another user (uid {status.st_uid})")
     if status.st_mode & 0o077:
         raise BadHome(f"{folder} is open to other users (mode {status.st_mode & 0o777:o}); run: chmod 700 {folder}")
+
+
+def _close_if_empty(folder: Path) -> None:
+    """A folder that the user just made for a home is open to others as a rule; it holds nothing yet."""
+    status = folder.lstat()
+    is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    if is_own and status.st_mode & 0o077 and not any(folder.iterdir()):
+        folder.chmod(0o700)
 
 
 def _runtime_folder() -> Path:

@@ -72,7 +72,9 @@ class Replayed(Remote):
 
 
 class NoProviders(Remote):
-    """Nobody who can be reached has the content. Check that a node that has it runs (`covey peer ls`); try again."""
+    """Nobody who can be reached shows it to this node. Check that a node that has it is connected (`covey peer ls`)
+    and shares it with this one: what is private, or for peers that its owner trusts, looks to others as if not there.
+    """
 
     code = "no_providers"
 

@@ -54,7 +54,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     takes by position; `command` is how it is called there (by default noun and verb). A parameter whose
     `Meta(extra={"path": True})` says so is a path on this machine: the command line makes it absolute and takes `-` for
     stdin; with `"path_if_there"` only what exists is taken for a path, and `"default_from"` names the parameter
-    whose last part the command line takes where the path is not given.
+    whose last part the command line takes where the path is not given. `begins` is what the command line says first
+    where the result takes long and tells no progress; its parameters stand in braces.
     """
 
     noun: str
@@ -66,6 +67,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     is_stream: bool = False
     arguments: tuple[str, ...] = ()
     command: tuple[str, ...] | None = ()
+    begins: str = ""
 
     def __post_init__(self) -> None:
         """Raises: ValueError for a name that does not fit a path, an argument that is no parameter, a summary unset."""

@@ -119,8 +119,9 @@ def _trained(result: Json) -> Iterator[str]:
 
 
 def _published(result: Json) -> Iterator[str]:
+    what = "published" if result["is_new"] else "was published already as"
     yield (
-        f"published {clean(result['name'])} v{result['version']}, {bytes_text(result['n_bytes'])}, "
+        f"{what} {clean(result['name'])} v{result['version']}, {bytes_text(result['n_bytes'])}, "
         f"for {_CIRCLES[result['visibility']]}"
     )
     yield clean(result["manifest"])
@@ -153,6 +154,8 @@ def _adapters(rows: Json) -> Iterator[str]:
 
 def _pins(rows: Json) -> Iterator[str]:
     yield from table(rows) if rows else ["no pins. To keep something: covey pin add CID"]
+    if any(row["state"] != "complete" for row in rows):
+        yield "to go on with one that is not complete: covey pin add CID; to give it up: covey pin rm CID"
 
 
 FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
@@ -179,5 +182,8 @@ def show(result: Json, *, as_json: bool, name: str = "") -> None:
     if as_json:
         print(json_text(result, sys.stdout), flush=True)
         return
+    warnings = result.get("warnings", ()) if isinstance(result, dict) else ()
+    for warning in warnings:
+        print(f"covey: warning: {clean(warning)}", file=sys.stderr, flush=True)
     for line in FORMS.get(name, lines_of)(result):
         print(line, flush=True)

@@ -18,6 +18,7 @@ from daemon.cli import client, forms
 from daemon.cli.beside import BESIDE
 from daemon.cli.options import json_option
 from daemon.cli.progress import Display, is_progress, may_progress
+from daemon.cli.text import clean
 from daemon.cli.values import Declared, bare, item
 from daemon.paths import Home
 
@@ -65,6 +66,8 @@ class _Command(click.Command):
 
 def _run(home: Home, operation: Operation, params: dict[str, Any], *, as_json: bool) -> None:
     if not operation.is_stream:
+        if operation.begins and not as_json:
+            click.echo(clean(operation.begins.format(**params)), err=True)
         result = client.call(home, operation.name, params)
         forms.show(result, as_json=as_json, name=operation.name)
         if operation.name in BESIDE and not as_json:

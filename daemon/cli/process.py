@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import click
 
+from daemon import config as settings
 from daemon.api import faults
 from daemon.cli import client, forms
 from daemon.cli.options import json_option
@@ -50,13 +51,13 @@ def up(home: Home, detach: bool, detached: bool, as_json: bool) -> int:
         click.echo(f"made a new node in {home.root}", err=True)
     if detach:
         _start_in_background(home)
-        _tell_ready(client.call(home, "node/status"), as_json=as_json)
+        _tell_ready(home, client.call(home, "node/status"), as_json=as_json)
         return faults.EXIT_OK
     from daemon.app import run_daemon
 
     def on_ready(status: dict[str, Any]) -> None:
         if not detached:
-            _tell_ready(status, as_json=as_json, where="Stop it with Ctrl-C.")
+            _tell_ready(home, status, as_json=as_json, where="Stop it with Ctrl-C.")
 
     return run_daemon(home, identity, is_foreground=not detached, on_ready=on_ready)
 
@@ -116,8 +117,11 @@ def _complaint(path: Path) -> str:
     return next((line.removeprefix("covey: ") for line in lines if line.startswith("covey: ")), lines[-1])
 
 
-def _tell_ready(status: dict[str, Any], *, as_json: bool, where: str = "Stop it with: covey down") -> None:
+def _tell_ready(home: Home, status: dict[str, Any], *, as_json: bool, where: str = "Stop it with: covey down") -> None:
     addresses = "\n".join(f"  {address}" for address in status["addresses"])
+    port = settings.load(home.config).network.port
+    if port and not as_json and not any(f"/tcp/{port}/" in address for address in status["addresses"]):
+        click.echo(f"port {port} is taken by another program: a free one is used instead", err=True)
     _say(status, f"covey is up as {status['peer']}\n{addresses}\n{where}", as_json=as_json)
 
 

@@ -139,7 +139,8 @@ def short(text: str) -> str:
 def event_line(event: Json) -> str:
     """One line of `covey events`."""
     clock = time.strftime("%H:%M:%S", time.localtime(event["unix_s"]))
-    fields = " ".join(f"{key}={_event_value(key, value)}" for key, value in event["fields"].items())
+    known = {"peer": event["peer_name"]} if event.get("peer_name") else {}
+    fields = " ".join(f"{key}={_event_value(key, value)}" for key, value in (event["fields"] | known).items())
     return f"{event['id']:>6}  {clock}  {clean(event['kind'])}  {fields}".rstrip()
 
 

@@ -151,7 +151,7 @@ class _Export:
                     if n_entries + len(todo) > MAX_EXPORT_ENTRIES:
                         raise TooLarge(f"{root} has more than {MAX_EXPORT_ENTRIES} files and folders")
             elif about.target is not None:
-                symlinks.append((path, check_symlink(about.target, depth=len(names) - 1)))
+                symlinks.append((path, _checked_symlink(names, about.target)))
             else:
                 self._write(cid, path)
         for path, to in symlinks:
@@ -177,6 +177,13 @@ def check_name(name: str) -> str:
     if name in ("", ".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > MAX_NAME_BYTES:
         raise InvalidName(f"the name {name[:60]!r} is not safe to write")
     return name
+
+
+def _checked_symlink(names: tuple[str, ...], target: bytes) -> str:
+    try:
+        return check_symlink(target, depth=len(names) - 1)
+    except InvalidName as error:
+        raise InvalidName(f"nothing is written: {'/'.join(names)!r} is {error}") from None
 
 
 def check_symlink(target: bytes, depth: int) -> str:

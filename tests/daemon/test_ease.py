@@ -90,6 +90,22 @@ def test_events_shorten_ids_and_quote_texts():
     assert line.endswith(f'peer=…{PEER[-8:]} cid=…{CID[-8:]} text="it broke" n=2')
 
 
+def test_events_call_a_peer_what_the_user_does():
+    event = {"id": 1, "unix_s": 0, "kind": "x", "fields": {"peer": PEER}, "peer_name": "ada"}
+    assert event_line(event).endswith("peer=ada")
+
+
+def test_warnings_go_to_stderr_and_the_result_stays_alone(capsys):
+    forms.show({"cid": CID, "name": "x", "warnings": ["beware"]}, as_json=False, name="content/add")
+    out, err = capsys.readouterr()
+    assert (out, err) == (f"{CID}  x\n", "covey: warning: beware\n")
+
+
+def test_what_was_published_before_is_told_so():
+    result = {"name": "psalms", "version": 1, "n_bytes": 1, "visibility": "flock", "manifest": CID, "is_new": False}
+    assert next(iter(forms.FORMS["adapter/publish"](result))).startswith("was published already as psalms v1")
+
+
 def test_no_two_names_are_escaped_alike():
     names = ["a\x1b", "a\\x1b", "a", "a\u202e", "a\n", "a\\n", "grüße 🦜"]
     assert len({escaped(name) for name in names}) == len(names)

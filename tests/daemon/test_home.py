@@ -43,8 +43,15 @@ def test_all_folders_are_private(tmp_path):
 def test_a_home_open_to_others_is_refused(tmp_path):
     (tmp_path / "open").mkdir(mode=0o755)
     (tmp_path / "open").chmod(0o755)
+    (tmp_path / "open" / "something").touch()
     with pytest.raises(BadHome, match="chmod 700"):
         make_home(Home(tmp_path / "open"))
+
+
+def test_an_empty_folder_becomes_a_home_of_its_owner_alone(tmp_path):
+    (tmp_path / "open").mkdir(mode=0o755)
+    make_home(Home(tmp_path / "open"))
+    assert (tmp_path / "open").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_file_or_a_link_in_its_place_is_refused(tmp_path):

@@ -166,3 +166,32 @@ async def test_events_have_ids_without_gaps(running_node):
     assert lines[0]["kind"] == "node_started"
     assert [event["id"] for event in (await running_node.post("events/read", last=2)).lines] == [5, 6]
     assert (await running_node.post("events/read", since=6)).lines == []
+
+
+async def test_a_pin_that_could_not_be_fetched_is_not_kept_and_one_that_is_whole_stays(running_node, tmp_path):
+    missing = str(Cid.of(b"nobody has this"))
+    failed = (await running_node.post("pin/add", cid=missing, timeout_s=0.1)).lines[-1]
+    assert failed["error"]["code"] == "no_providers"
+    assert "0 peers tried; 1 block wanted" in failed["error"]["text"]
+    assert "shares it with this one" in failed["error"]["hint"]
+    (tmp_path / "here").write_text("here")
+    cid = (await running_node.post("content/add", path=str(tmp_path / "here"))).lines[-1]["cid"]
+    assert (await running_node.post("pin/add", cid=cid)).lines[-1]["state"] == "complete"
+    assert [pin["cid"] for pin in (await running_node.post("pin/ls")).json] == [cid]
+
+
+async def test_symlinks_that_lead_outside_are_named_when_added_and_when_refused(running_node, tmp_path):
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "inside").symlink_to("../file")
+    (folder / "sub" / "outside").symlink_to("../../file")
+    added = (await running_node.post("content/add", path=str(folder))).lines[-1]
+    (warning,) = added["warnings"]
+    assert "'sub/outside'" in warning
+    assert "inside" not in warning
+    refused = (await running_node.post("content/get", reference=added["cid"], out=str(tmp_path / "out"))).lines[-1]
+    assert "'sub/outside'" in refused["error"]["text"]
+    nowhere = (await running_node.post("content/get", reference=added["cid"], out=str(tmp_path / "x" / "y"))).lines[-1]
+    assert f"there is no folder {tmp_path / 'x'}" in nowhere["error"]["text"]
+    entries = (await running_node.post("content/ls", reference=added["cid"])).json["entries"]
+    assert [entry["kind"] for entry in entries] == ["folder"]

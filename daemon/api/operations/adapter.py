@@ -95,13 +95,17 @@ class Details(Adapter, frozen=True, kw_only=True):
 
 
 class Published(Result, frozen=True):
-    """It is signed, stored and announced (unless private). `note` says what keeps others from it, if anything does."""
+    """It is signed, stored and announced (unless private); `is_new` unless it was before.
+
+    `note` says what keeps others from it, if anything does.
+    """
 
     name: str
     version: int
     n_bytes: int
     visibility: str
     manifest: str
+    is_new: bool
     note: str | None = None
 
 
@@ -192,11 +196,13 @@ async def publish(node: "Node", params: Publish) -> Published:
     from pathlib import Path
 
     from agents.errors import UnknownName
+    from storage.catalog.adapters import AdapterState
 
     trained = node.home.training / params.adapter
     folder = trained if "/" not in params.adapter and trained.is_dir() else Path(params.adapter).expanduser()
     if not folder.is_absolute() or not folder.is_dir():
         raise UnknownName(f"{params.adapter!r} is neither an adapter trained here nor a folder. Train one: covey train")
+    before = {row.manifest for row in node.catalog.adapters.query(is_own=True, state=AdapterState.READY)}
     visibility, members = await audience(node, params.visibility, params.members)
     row = await node.adapters.publish(
         folder,
@@ -214,6 +220,7 @@ async def publish(node: "Node", params: Publish) -> Published:
         n_bytes=row.n_bytes,
         visibility=params.visibility,
         manifest=str(row.manifest),
+        is_new=row.manifest not in before,
         note=_LONELY if params.visibility == "flock" and not node.catalog.peers.flock() else None,
     )
 

@@ -10,12 +10,14 @@ from daemon.api.operation import Operation, Params, Progress, Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from daemon.api.progress import Report
     from daemon.app import Node
     from storage.cid import Cid
 
 MAX_ENTRIES: Final = 10_000
+MAX_NAMED: Final = 5
 READ_BYTES: Final = 256 << 10
 Reference = Annotated[str, Meta(max_length=4096, description="CID, CID/path/below, or /ipfs/CID/path.")]
 Patience = Annotated[float, Meta(gt=0, le=86_400, description="Give up when no block came for so many seconds.")]
@@ -42,6 +44,7 @@ class Added(Result, frozen=True, tag_field="type", tag="added"):
     name: str
     size_bytes: int
     visibility: str
+    warnings: list[str]
 
 
 class Get(Params, frozen=True):
@@ -204,7 +207,22 @@ async def _add(node: "Node", params: Add, report: "Report") -> Added:
         node.provider.provide_soon(cid)
     visibility = await trio.to_thread.run_sync(seen_by, node, cid)
     node.events.note("content_added", {"cid": str(cid), "size_bytes": n_bytes, "visibility": visibility})
-    return Added(cid=str(cid), name=path.name, size_bytes=n_bytes, visibility=visibility)
+    return Added(
+        cid=str(cid),
+        name=path.name,
+        size_bytes=n_bytes,
+        visibility=visibility,
+        warnings=await trio.to_thread.run_sync(_warnings, path),
+    )
+
+
+def _warnings(path: "Path") -> list[str]:
+    from daemon.content import outward_symlinks
+
+    links = outward_symlinks(path)
+    more = f" and {len(links) - MAX_NAMED} more" if len(links) > MAX_NAMED else ""
+    named = ", ".join(map(repr, links[:MAX_NAMED])) + more
+    return [f"symlinks that may lead outside, so that `covey get` will not write the folder: {named}"] if links else []
 
 
 async def _get(node: "Node", params: Get, report: "Report") -> Got:
@@ -214,8 +232,11 @@ async def _get(node: "Node", params: Get, report: "Report") -> Got:
 
     from daemon.api.progress import in_thread
     from daemon.content import fetch_reference
+    from daemon.errors import NotFoundHere
     from storage.unixfs import export
 
+    if params.out is not None and not (parent := Path(params.out).parent).is_dir():
+        raise NotFoundHere(f"there is no folder {parent} to write into. Make it first: mkdir -p")
     began_s = trio.current_time()
     cid, progress = await fetch_reference(
         node, params.reference, timeout_s=params.timeout_s, providers=params.provider, report=report

@@ -20,21 +20,43 @@ class Read(Params, frozen=True):
 
 
 class Event(Result, frozen=True):
-    """Something that happened. Ids rise by one; a first one above `since` + 1 says that older were dropped."""
+    """Something that happened. Ids rise by one; a first one above `since` + 1 says that older were dropped.
+
+    `peer_name` is what the user calls the peer that `fields` name.
+    """
 
     id: int
     unix_s: float
     kind: str
     fields: dict[str, Any]
+    peer_name: str | None = None
 
 
 async def read(node: "Node", params: Read) -> AsyncIterator[Event]:
     """Stream events."""
+    import trio
+
     after_id = params.since
     if after_id is None:
         after_id = max(0, node.catalog.events.last_id - params.last)
     async for event in node.events.follow(after_id, forever=params.is_follow):
-        yield Event(id=event.id, unix_s=event.unix_s, kind=event.kind, fields=event.fields)
+        yield Event(
+            id=event.id,
+            unix_s=event.unix_s,
+            kind=event.kind,
+            fields=event.fields,
+            peer_name=await trio.to_thread.run_sync(_peer_name, node, event.fields),
+        )
+
+
+def _peer_name(node: "Node", fields: dict[str, Any]) -> str | None:
+    from storage.keys import InvalidPeerId, PeerId
+
+    try:
+        row = node.catalog.peers.get(PeerId.parse(str(fields.get("peer", ""))))
+    except InvalidPeerId:
+        return None
+    return row.name if row else None
 
 
 OPERATIONS = (

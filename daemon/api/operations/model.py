@@ -117,6 +117,7 @@ OPERATIONS = (
         result=Model,
         handler=import_,
         arguments=("source",),
+        begins="importing {source}: this takes up to some minutes; `tiny` is trained on the spot ...",
     ),
     Operation(
         noun="model",

@@ -31,7 +31,7 @@ class Remove(Params, frozen=True):
 
 
 class Pin(Result, frozen=True):
-    """A pin. Only a `complete` one is held whole; the others go on when the node starts."""
+    """A pin. Only a `complete` one is held whole; to go on with another, add it again."""
 
     cid: str
     name: str
@@ -87,8 +87,16 @@ async def _add(node: "Node", params: Add, report: "Report") -> Pinned:
     def note(state: PinState) -> None:
         node.pins.add(cid, params.name, state=state)
 
-    await trio.to_thread.run_sync(note, PinState.FETCHING)
-    await fetch_reference(node, str(cid), timeout_s=params.timeout_s, report=report)
+    before = await trio.to_thread.run_sync(node.pins.get, cid, params.name)
+    if before is None:
+        await trio.to_thread.run_sync(note, PinState.FETCHING)
+    try:
+        await fetch_reference(node, str(cid), timeout_s=params.timeout_s, report=report)
+    except BaseException:
+        if before is None:  # what failed is not kept: nothing would go on with it
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(node.pins.remove, cid, params.name)
+        raise
     await trio.to_thread.run_sync(note, PinState.COMPLETE)
     return Pinned(cid=str(cid), name=params.name, kind="recursive", state="complete")
 
