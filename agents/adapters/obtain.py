@@ -36,6 +36,7 @@ OVERHEAD_FRAC: Final = 0.01  # of the files' bytes, for the blocks that hold the
 OVERHEAD_BYTES: Final = 64 << 10
 
 _BAD_CONTENT: Final = (InvalidBlock, InvalidName, TooLarge, UnknownCodec)
+_MAYBE_HIDDEN: Final = ". It may be that its publisher does not trust this node: there, covey peer trust PEER"
 _PASSING: Final = (NoProviders, TimedOut, DialFailed, StreamBroken)
 
 
@@ -75,7 +76,7 @@ async def obtain(ports: Ports, job: Job) -> Refuse | Waiting | None:
     try:
         refusal = await _obtain(ports, job)
     except _PASSING as error:
-        return Waiting(error.code, str(error))
+        return Waiting(error.code, f"{error}{_MAYBE_HIDDEN if isinstance(error, NoProviders) else ''}")
     except (Remote, AgentError) as error:
         refusal = Refuse(error.code, str(error))
     except _BAD_CONTENT as error:

@@ -48,9 +48,17 @@ def pairs(struct: dict[str, Json]) -> Iterator[str]:
     """`name  value` lines, aligned; a list of texts goes below its name."""
     width = max((len(title(key)) for key in struct), default=0)
     for key, value in struct.items():
-        texts = [value_text(key, item) for item in value] if isinstance(value, list) else [value_text(key, value)]
+        texts = _texts(key, value)
         for index, text in enumerate(texts or ["-"]):
             yield f"{title(key) if index == 0 else '':<{width}}{_GAP}{text}".rstrip()
+
+
+def _texts(key: str, value: Json) -> list[str]:
+    if isinstance(value, list):
+        return [value_text(key, item) for item in value]
+    if isinstance(value, dict):
+        return [f"{inner}={value_text(inner, item)}" for inner, item in value.items()]
+    return [value_text(key, value)]
 
 
 def table(rows: list[Json]) -> Iterator[str]:
@@ -139,8 +147,9 @@ def short(text: str) -> str:
 def event_line(event: Json) -> str:
     """One line of `covey events`."""
     clock = time.strftime("%H:%M:%S", time.localtime(event["unix_s"]))
-    known = {"peer": event["peer_name"]} if event.get("peer_name") else {}
-    fields = " ".join(f"{key}={_event_value(key, value)}" for key, value in (event["fields"] | known).items())
+    fields = " ".join(
+        f"{key}={_event_value(key, value)}" for key, value in (event["fields"] | event.get("names", {})).items()
+    )
     return f"{event['id']:>6}  {clock}  {clean(event['kind'])}  {fields}".rstrip()
 
 

@@ -91,7 +91,7 @@ def test_events_shorten_ids_and_quote_texts():
 
 
 def test_events_call_a_peer_what_the_user_does():
-    event = {"id": 1, "unix_s": 0, "kind": "x", "fields": {"peer": PEER}, "peer_name": "ada"}
+    event = {"id": 1, "unix_s": 0, "kind": "x", "fields": {"peer": PEER}, "names": {"peer": "ada"}}
     assert event_line(event).endswith("peer=ada")
 
 

@@ -66,6 +66,19 @@ async def test_a_change_of_trust_says_what_is_trusted_now(post):
     assert (await post("rm", peer=str(FRIEND))).json["was_known"] is False
 
 
+async def test_events_name_the_peers_that_the_user_named(home, lonely, ask):
+    async with open_node(home, ME, Config(), lambda _reason: None, lonely.opened) as node:
+        node.catalog.peers.add(FRIEND, [], 1.0, name="ann")
+        node.events.note("heard", {"publisher": str(FRIEND), "peer": str(ME.peer_id)})
+        node.events.note("odd", {"peer": "nobody"})
+        names: list[dict[str, str]] = []
+        with trio.fail_after(10):
+            while len(names) < 2:
+                answer = await trio.to_thread.run_sync(partial(ask, "/v1/events/read"))
+                names = [event["names"] for event in answer.lines if event["kind"] in ("heard", "odd")]
+    assert names == [{"publisher": "ann"}, {}]
+
+
 async def test_where_a_peer_listens_is_kept_though_it_says_so_late(lonely, tmp_path, autojump_clock):
     network = lonely(ME.peer_id)
     network.connected = [FRIEND]

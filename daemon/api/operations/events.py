@@ -1,14 +1,17 @@
 """What happened on the node."""
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from daemon.api.operation import Operation, Params, Result
 
 if TYPE_CHECKING:
     from daemon.app import Node
+
+
+_PEERS: Final = frozenset({"peer", "publisher"})  # fields that name one
 
 
 class Read(Params, frozen=True):
@@ -22,14 +25,14 @@ class Read(Params, frozen=True):
 class Event(Result, frozen=True):
     """Something that happened. Ids rise by one; a first one above `since` + 1 says that older were dropped.
 
-    `peer_name` is what the user calls the peer that `fields` name.
+    `names` are what the user calls the peers that `fields` name, under the names of those fields.
     """
 
     id: int
     unix_s: float
     kind: str
     fields: dict[str, Any]
-    peer_name: str | None = None
+    names: dict[str, str] = field(default_factory=dict)
 
 
 async def read(node: "Node", params: Read) -> AsyncIterator[Event]:
@@ -45,18 +48,22 @@ async def read(node: "Node", params: Read) -> AsyncIterator[Event]:
             unix_s=event.unix_s,
             kind=event.kind,
             fields=event.fields,
-            peer_name=await trio.to_thread.run_sync(_peer_name, node, event.fields),
+            names=await trio.to_thread.run_sync(_names, node, event.fields),
         )
 
 
-def _peer_name(node: "Node", fields: dict[str, Any]) -> str | None:
+def _names(node: "Node", fields: dict[str, Any]) -> dict[str, str]:
     from storage.keys import InvalidPeerId, PeerId
 
-    try:
-        row = node.catalog.peers.get(PeerId.parse(str(fields.get("peer", ""))))
-    except InvalidPeerId:
-        return None
-    return row.name if row else None
+    names = {}
+    for key in _PEERS & fields.keys():
+        try:
+            row = node.catalog.peers.get(PeerId.parse(str(fields[key])))
+        except InvalidPeerId:
+            continue
+        if row is not None and row.name is not None:
+            names[key] = row.name
+    return names
 
 
 OPERATIONS = (

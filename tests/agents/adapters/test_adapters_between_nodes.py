@@ -278,6 +278,7 @@ async def test_a_stranger_gets_no_block_of_a_flock_adapter_and_hears_nothing_of_
     )
     await trio.sleep(300)
     assert {event.kind for event in eve.events} == {"adapter_waiting"}
+    assert "its publisher does not trust this node" in eve.events[0].fields["text"]
     assert {event.fields["name"] for event in eve.events} == {"poet"}
     info = PeerInfo(ann.peer, (ann.network.address,))
     with pytest.raises(NoProviders):
