@@ -171,9 +171,11 @@ async def show(node: "Node", params: Named) -> Details:
 def _details(node: "Node", row: "AdapterRow") -> "dict[str, Any]":
     from agents.adapters.manifests import read_stored
     from protocols.errors import Remote
+    from storage.blockstore import Visibility
     from storage.errors import StorageError
 
-    level = node.roots.level(row.manifest)
+    here = node.store.seen(row.manifest)
+    level = here.level if here is not None else Visibility.PRIVATE
     seen = {"visibility": level.name.lower(), "members": sorted(map(str, node.roots.members(row.manifest)))}
     try:
         manifest = read_stored(node.store, row.manifest)[1]
