@@ -24,7 +24,7 @@ from protocols.errors import Remote
 from storage.blockstore import Visibility
 from storage.catalog.adapters import AdapterRow, AdapterState
 from storage.cid import Cid
-from storage.errors import CorruptBlock, InvalidName, NotFound, TooLarge
+from storage.errors import CorruptBlock, InvalidName, NotFound, StorageError, TooLarge
 from storage.keys import PeerId
 
 
@@ -112,7 +112,7 @@ class Adapters:
         self.ports.emit("adapter_removed", manifest=str(row.manifest), name=row.name, version=row.version)
 
     def _forget(self, row: AdapterRow) -> None:
-        with suppress(NotFound, Remote):  # it never came as far as blocks
+        with suppress(StorageError, Remote):  # it never came as far as blocks, or they are no DAG
             entry, manifest = read_stored(self.ports.store, row.manifest)
             hide(self.ports, entry)  # first: whoever is killed in between may ask for all of it once more
             unpin(self.ports, entry, manifest)

@@ -121,6 +121,13 @@ class Walk:
         self._stack += reversed(fresh)
 
 
+class _Level(NamedTuple):
+    """Who may see the blocks that come: at the level `show` those that `voucher` itself gives, or all without one."""
+
+    show: Visibility = Visibility.PRIVATE
+    voucher: PeerId | None = None
+
+
 @dataclass(eq=False)
 class _Fetch:
     """The state that a fetch's tasks share."""
@@ -129,7 +136,7 @@ class _Fetch:
     session: Session
     walk: Walk
     links: Links
-    show: Visibility
+    level: "_Level"
     known: dict[PeerId, PeerInfo]
     find_more: FindMore | None
     active_s: float  # when a block came last
@@ -148,6 +155,7 @@ async def fetch_dag(
     max_blocks: int = MAX_BLOCKS,
     max_bytes: int = MAX_BYTES,
     show: Visibility = Visibility.PRIVATE,
+    voucher: PeerId | None = None,
 ) -> Progress:
     """Bring everything below `root` into the store, from several providers at once.
 
@@ -161,13 +169,15 @@ async def fetch_dag(
         links: The links of a block; blocks of an unknown codec count as having none.
         show: Who may see the blocks that come, so that they can be passed on meanwhile. What is in the store keeps its
             level, whatever links to it: the content may name what is nobody else's business.
+        voucher: Only what this peer itself gives is shown. A block that another gives may have been given to
+            us in confidence.
 
     Returns: What was fetched, and what was in the store already.
     Raises: NoProviders, TimedOut, Tampered, TooBig (over the budget), Malformed (a link that cannot be checked);
         InvalidBlock, StoreFull.
     """
     walk = Walk([root], max_blocks, max_bytes)
-    return await _fetch(exchange, walk, links, show, providers, find_more, on_progress, idle_timeout_s)
+    return await _fetch(exchange, walk, links, _Level(show, voucher), providers, find_more, on_progress, idle_timeout_s)
 
 
 async def fetch_blocks(
@@ -183,7 +193,7 @@ async def fetch_blocks(
         exchange,
         Walk(cids),
         lambda cid, data: (),
-        Visibility.PRIVATE,
+        _Level(),
         providers,
         find_more,
         lambda progress: None,
@@ -195,7 +205,7 @@ async def _fetch(
     exchange: Exchange,
     walk: Walk,
     links: Links,
-    show: Visibility,
+    level: _Level,
     providers: Sequence[PeerInfo],
     find_more: FindMore | None,
     on_progress: Callable[[Progress], None],
@@ -203,7 +213,7 @@ async def _fetch(
 ) -> Progress:
     known = {info.peer: info for info in providers[:MAX_KNOWN_PROVIDERS]}
     with open_session(exchange) as session:
-        fetch = _Fetch(exchange, session, walk, links, show, known, find_more, trio.current_time())
+        fetch = _Fetch(exchange, session, walk, links, level, known, find_more, trio.current_time())
         failure: ProtocolError | StorageError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_keep_providers, fetch)
@@ -263,16 +273,22 @@ async def _keep(fetch: _Fetch, arrived: Sequence[Got]) -> None:
     """Write what arrived to the store, all of it at once, and walk on to its links."""
     cids = [fetch.walk.wanted[got.cid.multihash] for got in arrived]
     blocks = [Block(cid, got.data) for cid, got in zip(cids, arrived, strict=True)]
-    below = await fetch.exchange.work(partial(_write, fetch.exchange.store, blocks, fetch.links, fetch.show))
+    vouched = [fetch.level.voucher in (None, got.peer) for got in arrived]
+    below = await fetch.exchange.work(
+        partial(_write, fetch.exchange.store, blocks, vouched, fetch.links, fetch.level.show)
+    )
     for got, block, links in zip(arrived, blocks, below, strict=True):
         fetch.walk.fetched(block.cid, len(block.data), links, got.peer)
     await offer(fetch.exchange, cids)
 
 
-def _write(store: Blockstore, blocks: Sequence[Block], links: Links, show: Visibility) -> list[list[Cid]]:
+def _write(
+    store: Blockstore, blocks: Sequence[Block], vouched: Sequence[bool], links: Links, show: Visibility
+) -> list[list[Cid]]:
     """Store blocks; return the links of each. Raises: InvalidBlock, StoreFull."""
     below = [_links(links, block.cid, block.data) for block in blocks]
-    store.put_many(blocks, show)
+    store.put_many(block for block, is_vouched in zip(blocks, vouched, strict=True) if not is_vouched)
+    store.put_many((block for block, is_vouched in zip(blocks, vouched, strict=True) if is_vouched), show)
     return below
 
 

@@ -92,6 +92,8 @@ def judge_manifest(
             "too_big", f"its manifest has {len(entry.body_block)} bytes; the limit is {wire.MAX_MANIFEST_BYTES}"
         )
     manifest = read_manifest(entry.content)
+    if entry.prev != (() if manifest.parent is None else (manifest.parent,)):
+        return Refuse("bad_manifest", "it links to other entries than its parent")
     fingerprint = str(manifest.base.fingerprint)
     if entry.scope != fingerprint or manifest.base.fingerprint != base or fingerprint not in accepted:
         return Refuse(

@@ -10,7 +10,7 @@ from agents.adapters.decide import Refuse, judge_manifest
 from agents.adapters.manifests import pin, read_entry_of, read_stored, row_of, unpin
 from agents.adapters.ports import Ports
 from agents.adapters.shelf import put_on_shelf
-from agents.errors import AgentError
+from agents.errors import AgentError, BadAdapter
 from protocols import adapters as wire
 from protocols.adapters import Announcement, Manifest
 from protocols.entry import Entry, read_entry
@@ -19,7 +19,8 @@ from protocols.fetch import Progress, fetch_blocks, fetch_dag
 from protocols.net import PeerInfo
 from storage.blockstore import Visibility
 from storage.catalog.adapters import AdapterState
-from storage.cid import Cid
+from storage.cid import DAG_PB, RAW, Cid
+from storage.codecs import links as codec_links
 from storage.errors import InvalidBlock, InvalidName, StorageError, TooLarge, UnknownCodec
 from storage.keys import PeerId
 from storage.pins import PinState
@@ -32,6 +33,12 @@ PASSED_ON: Final[dict[wire.Audience, Visibility]] = {
     "flock": Visibility.FLOCK,
     "public": Visibility.PUBLIC,
 }
+PATIENCE_S: Final = 120.0
+SLOWEST_BYTES_PER_S: Final = 16 << 10  # slower than this, files give up their place and are tried again later
+MIN_BLOCKS: Final = 256
+MEAN_BLOCK_BYTES: Final = 4 << 10  # files come in blocks of at least this, on average
+SMALL_BYTES: Final = 64 << 20
+MAX_UNPACKING: Final = 16  # one block may stand in a file many times
 OVERHEAD_FRAC: Final = 0.01  # of the files' bytes, for the blocks that hold them together
 OVERHEAD_BYTES: Final = 64 << 10
 
@@ -106,16 +113,9 @@ async def _obtain(ports: Ports, job: Job) -> Refuse | None:
         publisher=str(job.publisher),
         n_bytes=manifest.n_bytes,
         base=str(job.base),
+        by=job.publisher,
     )
-    fetched = await fetch_dag(
-        ports.exchange,
-        manifest.files,
-        providers=providers,
-        find_more=partial(ports.network.find_providers, manifest.files, MAX_PROVIDERS),
-        on_progress=partial(_tell_progress, ports, entry.cid, manifest, Tenths(manifest.n_bytes)),
-        max_bytes=int(manifest.n_bytes * (1 + OVERHEAD_FRAC)) + OVERHEAD_BYTES,
-        show=PASSED_ON[manifest.audience],
-    )
+    fetched = await _fetch_files(ports, job.publisher, entry.cid, manifest, providers)
     folder = await ports.exchange.work(partial(put_on_shelf, ports, entry.cid, manifest))
     await ports.exchange.work(partial(_note_ready, ports, entry, manifest, str(folder)))
     ports.emit(
@@ -131,6 +131,39 @@ async def _obtain(ports: Ports, job: Job) -> Refuse | None:
         took_s=round(trio.current_time() - started_s, 3),
     )
     return None
+
+
+async def _fetch_files(
+    ports: Ports, publisher: PeerId, cid: Cid, manifest: Manifest, providers: list[PeerInfo]
+) -> Progress:
+    """The files' blocks. What the publisher itself gives may be passed on as it signed; what others give, by no means:
+    the manifest may name content that is theirs. Raises: Remote, BadAdapter, InvalidBlock."""
+    try:
+        with trio.fail_after(PATIENCE_S + manifest.n_bytes / SLOWEST_BYTES_PER_S):
+            fetched = await fetch_dag(
+                ports.exchange,
+                manifest.files,
+                providers=providers,
+                find_more=partial(ports.network.find_providers, manifest.files, MAX_PROVIDERS),
+                on_progress=partial(_tell_progress, ports, publisher, cid, manifest, Tenths(manifest.n_bytes)),
+                links=_file_links,
+                max_blocks=MIN_BLOCKS + manifest.n_bytes // MEAN_BLOCK_BYTES,
+                max_bytes=int(manifest.n_bytes * (1 + OVERHEAD_FRAC)) + OVERHEAD_BYTES,
+                show=PASSED_ON[manifest.audience],
+                voucher=publisher,
+            )
+    except trio.TooSlowError:
+        raise TimedOut(f"its files came slower than {SLOWEST_BYTES_PER_S >> 10} KiB/s") from None
+    if manifest.n_bytes > SMALL_BYTES + MAX_UNPACKING * (fetched.n_bytes + fetched.n_reused_bytes):
+        raise BadAdapter(f"it unpacks to more than {MAX_UNPACKING} times what it weighs on the wire")
+    return fetched
+
+
+def _file_links(cid: Cid, data: bytes) -> list[Cid]:
+    """The links of a file's or folder's block. Raises: InvalidBlock for any other kind: it has no place in files."""
+    if cid.codec not in (RAW, DAG_PB):
+        raise InvalidBlock(f"its files hold {cid}, which is neither a file nor a folder")
+    return list(codec_links(cid, data))
 
 
 def _providers(ports: Ports, job: Job) -> list[PeerInfo]:
@@ -177,7 +210,9 @@ def _note_refused(ports: Ports, cid: Cid, reason: str) -> None:
         ports.catalog.adapters.set_state(cid, AdapterState.REFUSED, ports.unix_s(), reason=reason)
 
 
-def _tell_progress(ports: Ports, cid: Cid, manifest: Manifest, tenths: Tenths, progress: Progress) -> None:
+def _tell_progress(
+    ports: Ports, publisher: PeerId, cid: Cid, manifest: Manifest, tenths: Tenths, progress: Progress
+) -> None:
     n_bytes = progress.n_bytes + progress.n_reused_bytes
     if tenths.is_news(n_bytes):
         ports.emit(
@@ -187,4 +222,5 @@ def _tell_progress(ports: Ports, cid: Cid, manifest: Manifest, tenths: Tenths, p
             version=manifest.version,
             n_bytes=n_bytes,
             n_total_bytes=manifest.n_bytes,
+            by=publisher,
         )

@@ -6,7 +6,7 @@ policy, refuse replays, decide; then `obtain` fetches. Every refusal is an event
 
 import math
 import random
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +30,7 @@ from storage.cid import Cid
 from storage.keys import PeerId
 
 MAX_FETCHES: Final = 4
+MAX_FETCHES_OF_ONE: Final = 2  # publisher
 MAX_WAITING: Final = 256
 MAX_ASKS: Final = 8
 ASK_EVERY_S: Final = 10.0
@@ -109,6 +110,8 @@ class Intake:
     in_hand: set[Cid] = field(default_factory=set)
     refused: OrderedDict[Cid, None] = field(default_factory=OrderedDict)  # for good, as long as no base is added
     late: OrderedDict[Cid, Late] = field(default_factory=OrderedDict)
+    n_fetching: Counter[PeerId] = field(default_factory=Counter)
+    passed_by: list[Job] = field(default_factory=list)  # all in hand
     tried_s: dict[Cid, float] = field(default_factory=dict)
     refusals: Refusals = field(default_factory=Refusals)
     turnstile: Turnstile = field(default_factory=partial(Turnstile, ASK_EVERY_S))
@@ -242,27 +245,60 @@ def _unfinished(intake: Intake, rows: list[AdapterRow]) -> list[Job]:
 
 
 async def _fetch_jobs(intake: Intake, jobs: trio.MemoryReceiveChannel[Job]) -> None:
+    """Fetch one job after the other; a publisher that has its share of the places lets others pass."""
     async for job in jobs:
-        manifest = job.announcement.manifest
-        intake.tried_s[manifest] = trio.current_time()
+        if intake.n_fetching[job.publisher] >= MAX_FETCHES_OF_ONE:
+            _pass_by(intake, job)
+            continue
+        intake.n_fetching[job.publisher] += 1
         try:
-            known = intake.ports.catalog.adapters.get(manifest)
-            is_removed = known is not None and known.state is AdapterState.REMOVED
-            outcome = None if is_removed else await obtain(intake.ports, job)
-            if outcome is None and not is_removed:
-                intake.on_ready(manifest)
+            await _fetch(intake, job)
         finally:
-            intake.in_hand.discard(manifest)
-        if isinstance(outcome, Waiting):
-            intake.late.setdefault(manifest, Late(job, trio.current_time()))
-            if len(intake.late) > MAX_WAITING:
-                intake.late.popitem(last=False)
-        else:
-            intake.late.pop(manifest, None)
-        if outcome is not None:
-            _tell(intake, job.base, job.publisher, outcome, job.announcement)
-        if isinstance(outcome, Refuse) and outcome.code != Tampered.code:
-            _note_refused(intake, manifest)
+            intake.n_fetching[job.publisher] -= 1
+            _call_up(intake, job.publisher)
+
+
+def _pass_by(intake: Intake, job: Job) -> None:
+    """Have it wait. One too many is dropped: it will be announced again."""
+    if len(intake.passed_by) < MAX_WAITING:
+        intake.passed_by.append(job)
+    else:
+        intake.in_hand.discard(job.announcement.manifest)
+
+
+def _call_up(intake: Intake, publisher: PeerId) -> None:
+    """A place of the publisher's is free: the job of its that waited longest stands in line again."""
+    for job in intake.passed_by:
+        if job.publisher == publisher:
+            intake.passed_by.remove(job)
+            intake.in_hand.discard(job.announcement.manifest)
+            _enqueue(intake, job)
+            break
+    if not intake.n_fetching[publisher]:
+        del intake.n_fetching[publisher]
+
+
+async def _fetch(intake: Intake, job: Job) -> None:
+    manifest = job.announcement.manifest
+    intake.tried_s[manifest] = trio.current_time()
+    try:
+        known = intake.ports.catalog.adapters.get(manifest)
+        is_removed = known is not None and known.state is AdapterState.REMOVED
+        outcome = None if is_removed else await obtain(intake.ports, job)
+        if outcome is None and not is_removed:
+            intake.on_ready(manifest)
+    finally:
+        intake.in_hand.discard(manifest)
+    if isinstance(outcome, Waiting):
+        intake.late.setdefault(manifest, Late(job, trio.current_time()))
+        if len(intake.late) > MAX_WAITING:
+            intake.late.popitem(last=False)
+    else:
+        intake.late.pop(manifest, None)
+    if outcome is not None:
+        _tell(intake, job.base, job.publisher, outcome, job.announcement)
+    if isinstance(outcome, Refuse) and outcome.code != Tampered.code:
+        _note_refused(intake, manifest)
 
 
 def _note_refused(intake: Intake, manifest: Cid) -> None:

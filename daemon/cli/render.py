@@ -57,7 +57,7 @@ def _texts(key: str, value: Json) -> list[str]:
     if isinstance(value, list):
         return [value_text(key, item) for item in value]
     if isinstance(value, dict):
-        return [f"{inner}={value_text(inner, item)}" for inner, item in value.items()]
+        return [f"{clean(inner)}={value_text(inner, item)}" for inner, item in value.items()]
     return [value_text(key, value)]
 
 
@@ -148,7 +148,7 @@ def event_line(event: Json) -> str:
     """One line of `covey events`."""
     clock = time.strftime("%H:%M:%S", time.localtime(event["unix_s"]))
     fields = " ".join(
-        f"{key}={_event_value(key, value)}" for key, value in (event["fields"] | event.get("names", {})).items()
+        f"{clean(key)}={_event_value(key, value)}" for key, value in (event["fields"] | event.get("names", {})).items()
     )
     return f"{event['id']:>6}  {clock}  {clean(event['kind'])}  {fields}".rstrip()
 

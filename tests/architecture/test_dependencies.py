@@ -19,6 +19,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Where the import's name is not the distribution's.
 DISTRIBUTIONS = {"nacl": "pynacl", "huggingface_hub": "huggingface-hub", "prompt_toolkit": "prompt-toolkit"}
 # Declared for their commands and plugins, which nobody imports.
+# Imported by another dependency when we call it, and by that one not declared.
+BEHIND_OTHERS = {"accelerate"}  # transformers, for GGUF files
 TOOLS = {"pytest-trio", "pytest-cov", "ruff", "mypy", "import-linter"}
 
 
@@ -67,7 +69,7 @@ def test_the_daemon_imports_what_it_declares_and_nothing_else():
 
 
 def test_the_worker_imports_what_the_engine_declares_and_nothing_else():
-    assert set(imported(WORKER)) - declared("") == declared("engine")
+    assert set(imported(WORKER)) - declared("") == declared("engine") - BEHIND_OTHERS
 
 
 def test_the_tests_import_what_is_declared_and_nothing_else():

@@ -84,6 +84,25 @@ async def test_of_a_fetched_adapter_what_came_is_passed_on_and_what_was_here_is_
     assert levels_below(bob, row.manifest) == {Visibility.PRIVATE}
 
 
+async def test_what_another_gave_in_confidence_is_not_shown_because_a_manifest_names_it(
+    autojump_clock, flock, tmp_path, release, plant, announce
+):
+    ann = await flock("ann")
+    mallory = await flock("mallory")
+    bob = await flock("bob", trusts=[mallory])
+    ann.trust(bob.peer)  # and not mallory, who knows no more than the CID
+    row = await release(ann, write_adapter(tmp_path / "trained"))
+    _, hers = read_stored(ann.ports.store, row.manifest)
+    claims = {name: getattr(hers, name) for name in ("n_bytes", "n_params", "rank", "alpha", "targets")}
+    manifest = plant(mallory, hers.files, audience="public", visibility=Visibility.PUBLIC, **claims)
+    await announce(mallory, manifest, n_bytes=hers.n_bytes)
+    await trio.sleep(60)
+    assert bob.ports.catalog.adapters.get(manifest).state is AdapterState.READY
+    below = [reached.cid for reached in reach(bob.ports.store, hers.files)]
+    assert len(below) > 1
+    assert not any(bob.ports.roots.may_see(None, cid, is_flock=True) for cid in below)
+
+
 async def test_an_adapter_that_is_removed_is_seen_no_more_not_even_through_the_next_version(
     autojump_clock, flock, tmp_path, release
 ):
