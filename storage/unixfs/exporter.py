@@ -108,6 +108,8 @@ def _open_part(store: Blockstore, part: _Part) -> tuple[bytes, list[_Part]]:
 def export(store: Blockstore, cid: Cid, target: Path, on_progress: Callable[[int], None] | None = None) -> None:
     """Write a file or a directory tree to `target`, whole or not at all: beside it first, synced, then renamed.
 
+    `on_progress` gets the size of each piece in bytes, 0 with each folder; an error that it raises ends the export.
+
     Raises: TargetExists, InvalidName for names and symlinks that lead outside, TooLarge for trees without an end,
     NotFound for a missing block, InvalidBlock.
     """
@@ -146,6 +148,7 @@ class _Export:
             if about.is_directory:
                 path.mkdir()
                 folders.append(path)
+                self._on_progress(0)
                 for entry in list_dir(self._store, cid):
                     todo.append((entry.cid, (*names, check_name(entry.name))))
                     if n_entries + len(todo) > MAX_EXPORT_ENTRIES:

@@ -187,10 +187,10 @@ def test_a_tree_without_end_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_export_tells_its_progress(memory: MemoryBlockstore, tmp_path: Path) -> None:
+def test_an_export_tells_of_each_folder_and_piece(memory: MemoryBlockstore, tmp_path: Path) -> None:
     told: list[int] = []
     export(memory, folder(memory, {"a": add_bytes(memory, b"12345")}), tmp_path / "out", told.append)
-    assert told == [5]
+    assert told == [0, 5]
 
 
 def test_what_is_neither_file_nor_folder_is_not_added(memory: MemoryBlockstore, tmp_path: Path) -> None:
@@ -217,3 +217,21 @@ def test_names_that_are_not_utf8_keep_their_bytes(memory: MemoryBlockstore, tmp_
     root = add_path(memory, source)
     export(memory, root, tmp_path / "out")
     assert os.listdir(os.fsencode(tmp_path / "out")) == [b"\xff\xfe"]
+
+
+def test_an_export_can_be_ended_at_every_folder_and_leaves_nothing(tmp_path):
+    store = MemoryBlockstore()
+    for name in ("a", "b", "c"):
+        (tmp_path / "tree" / name).mkdir(parents=True)
+    cid = add_path(store, tmp_path / "tree")
+    told = []
+
+    def stop_at_third(n_bytes):
+        told.append(n_bytes)
+        if len(told) == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        export(store, cid, tmp_path / "out", stop_at_third)
+    assert told == [0, 0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
