@@ -110,7 +110,7 @@ class AdapterTable:
                 " heard_unix_s = max(heard_unix_s, excluded.heard_unix_s), is_own = max(is_own, excluded.is_own)",
                 values,
             )
-            self._drop_oldest()
+            self._drop_oldest(row.manifest)
         return is_new
 
     def set_state(
@@ -185,14 +185,16 @@ class AdapterTable:
         )
         return [_row(row[:-1]) for row in rows]
 
-    def _drop_oldest(self) -> None:
+    def _drop_oldest(self, newest: Cid) -> None:
+        """Make room; but the row that was just stored stays, also where all others must."""
         row = self._database.read_one("SELECT count(*) FROM adapters")
         surplus = (row[0] if row else 0) - self._max_rows
         if surplus > 0:
             self._database.write(
                 "DELETE FROM adapters WHERE manifest IN (SELECT manifest FROM adapters WHERE NOT is_own"
-                " AND state IN ('heard', 'refused', 'removed') ORDER BY heard_unix_s, manifest LIMIT ?)",
-                (surplus,),
+                " AND state IN ('heard', 'refused', 'removed') AND manifest != ?"
+                " ORDER BY heard_unix_s, manifest LIMIT ?)",
+                (newest, surplus),
             )
 
 

@@ -167,3 +167,13 @@ def test_a_row_is_bounded(catalog: Catalog) -> None:
     with pytest.raises(ValueError, match="JSON"):
         catalog.adapters.upsert(row(metrics={"loss": float("inf")}))
     assert catalog.adapters.query() == []
+
+
+def test_a_new_row_finds_room_where_every_other_one_stays(small_table: AdapterTable) -> None:
+    for number in (1, 2):
+        small_table.upsert(row(number))
+        small_table.set_state(row(number).manifest, AdapterState.READY, 1.0, folder="/f")
+    for number in (3, 4):
+        small_table.upsert(row(number, heard_unix_s=float(number)))
+        assert small_table.get(row(number).manifest) is not None
+    assert len(small_table.query()) == 3
