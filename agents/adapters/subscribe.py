@@ -267,13 +267,12 @@ def _pass_by(intake: Intake, job: Job) -> None:
 
 
 def _call_up(intake: Intake, publisher: PeerId) -> None:
-    """A place of the publisher's is free: the job of its that waited longest stands in line again."""
-    for job in intake.passed_by:
-        if job.publisher == publisher:
-            intake.passed_by.remove(job)
-            intake.in_hand.discard(job.announcement.manifest)
-            _enqueue(intake, job)
-            break
+    """A place of the publisher's is free: its jobs stand in line again, or are dropped where it is full."""
+    waiting = [job for job in intake.passed_by if job.publisher == publisher]
+    intake.passed_by = [job for job in intake.passed_by if job.publisher != publisher]
+    for job in waiting:
+        intake.in_hand.discard(job.announcement.manifest)
+        _enqueue(intake, job)
     if not intake.n_fetching[publisher]:
         del intake.n_fetching[publisher]
 

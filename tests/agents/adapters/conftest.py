@@ -135,8 +135,8 @@ async def flock(tmp_path: Path) -> Any:
             node.scope.cancel()
 
 
-async def release_(node, folder, **options):
-    return await publish(node.ports, folder, Release("poet", TINY, **options), node.publish)
+async def release_(node, folder, name="poet", **options):
+    return await publish(node.ports, folder, Release(name, TINY, **options), node.publish)
 
 
 @pytest.fixture

@@ -321,3 +321,15 @@ async def test_a_version_that_was_removed_is_not_given_again(autojump_clock, flo
     assert list(announced(ann.ports)) == []
     assert (await release(ann, write_adapter(tmp_path / "two", fill=1))).version == 2
     assert (await release(ann, write_adapter(tmp_path / "one"))).version == 3
+
+
+async def test_many_adapters_of_one_publisher_all_arrive_though_it_has_a_share_of_the_places(
+    autojump_clock, flock, tmp_path, release
+):
+    ann = await flock("ann")
+    bob = await flock("bob", trusts=[ann])
+    ann.trust(bob.peer)
+    rows = [await release(ann, write_adapter(tmp_path / f"a{n}", fill=n), name=f"a{n}") for n in range(7)]
+    await trio.sleep(60)
+    states = [bob.ports.catalog.adapters.get(row.manifest) for row in rows]
+    assert [state.state for state in states if state] == [AdapterState.READY] * 7
