@@ -1,6 +1,7 @@
 """Fixtures that more than one area of the tests needs."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -28,6 +29,31 @@ SETTINGS = {"network.host": "127.0.0.1", "network.port": "0", "network.has_mdns"
 settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("same")
+
+
+@pytest.fixture
+def autojump_clock(monkeypatch: pytest.MonkeyPatch) -> MockClock:
+    """Virtual time that jumps when every task sleeps, but never while a thread works.
+
+    Trio's own would count a disk's milliseconds as idleness, and let hours pass in them.
+    """
+    clock = MockClock(autojump_threshold=0)
+    run_sync = trio.to_thread.run_sync
+    n_working = 0
+
+    async def run_sync_in_standing_time(*args: Any, **options: Any) -> Any:
+        nonlocal n_working
+        n_working += 1
+        clock.autojump_threshold = math.inf
+        try:
+            return await run_sync(*args, **options)
+        finally:
+            n_working -= 1
+            if not n_working:
+                clock.autojump_threshold = 0
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync_in_standing_time)
+    return clock
 
 
 @pytest.fixture
