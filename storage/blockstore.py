@@ -1,6 +1,7 @@
 """The contract of every blockstore, and the words it uses. One suite in tests/ holds each implementation to it."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from enum import IntEnum
 from typing import Final, NamedTuple, Protocol, Self
 
@@ -57,7 +58,32 @@ class StoreStat(NamedTuple):
     disk_bytes: int
 
 
-class Blockstore(Protocol):
+class Aged(NamedTuple):
+    """A block, as raw CIDv1 of its multihash, its length, and the tick of its last use: see storage.uses."""
+
+    cid: Cid
+    n_bytes: int
+    used: int
+
+
+class Swept(NamedTuple):
+    """What a sweep took away."""
+
+    n_blocks: int = 0
+    n_bytes: int = 0
+
+
+class Reading(Protocol):
+    """What a walk over blocks needs."""
+
+    def get(self, cid: Cid) -> bytes:
+        """The bytes of a block. Raises: NotFound, Corrupt."""
+
+    def size(self, cid: Cid) -> int | None:
+        """The length in bytes, or None where there is no such block."""
+
+
+class Blockstore(Reading, Protocol):
     """Blocks keyed by multihash. Thread-safe; everything that returns has happened.
 
     Identity CIDs are answered from the CID itself and never stored. CIDv0 and CIDv1 of one multihash are one block.
@@ -89,8 +115,11 @@ class Blockstore(Protocol):
     def delete_many(self, cids: Iterable[Cid]) -> int:
         """Forget blocks. Return how many there were."""
 
-    def cids(self) -> Iterator[Cid]:
-        """Every block, as raw CIDv1 of its multihash, in no order. Blocks put meanwhile may be missing."""
+    def cids(self, after: Cid | None = None) -> Iterator[Cid]:
+        """Every block, also the damaged, as raw CIDv1 of its multihash, in the order of multihashes behind `after`.
+
+        Blocks put meanwhile may be missing.
+        """
 
     def stat(self) -> StoreStat:
         """Counts and sizes."""
@@ -109,6 +138,24 @@ class Blockstore(Protocol):
 
     def hide_all(self) -> None:
         """Lower every block to its floor, durably; whoever keeps the roots then shows each of them anew."""
+
+    def lease(self) -> AbstractContextManager[None]:
+        """Inside, nothing that was put, read or found to be here is swept, until the lease closes.
+
+        Whoever adds or fetches pins before he closes it; a sweep that begins later sees the pin.
+        """
+
+    def unnoticed(self) -> Reading:
+        """The same blocks, for a walk that is no use of them: it makes no block younger and no block safe."""
+
+    def begin_sweep(self) -> int:
+        """The tick for `ages` and `sweep`. What is kept has to be looked up after this."""
+
+    def ages(self, older_than: int) -> Iterator[Aged]:
+        """Every block that was last used before the tick `older_than`, in no order."""
+
+    def sweep(self, cids: Iterable[Cid], older_than: int) -> Swept:
+        """Delete blocks, but for those that were used since, in short steps that hold up a writer for milliseconds."""
 
     def close(self) -> None:
         """Finish writing and let go of the files. Closing twice is harmless."""

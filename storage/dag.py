@@ -7,7 +7,7 @@ once, so a block linked 2^n times costs one visit; identity CIDs are opened like
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from storage.blockstore import Blockstore
+from storage.blockstore import Reading
 from storage.cid import RAW, Cid
 from storage.codecs import links
 from storage.errors import TooLarge
@@ -34,20 +34,26 @@ class Reached(NamedTuple):
 
 
 def reach(
-    store: Blockstore, root: Cid, budget: Budget = DEFAULT_BUDGET, without: Iterable[Cid] = ()
+    store: Reading,
+    root: Cid,
+    budget: Budget = DEFAULT_BUDGET,
+    without: Iterable[Cid] = (),
+    visited: set[Cid] | None = None,
 ) -> Iterator[Reached]:
     """Every block below `root`, itself first, and those that are not here; goes round the CIDs `without`.
 
-    Leaves of raw bytes are looked up and not read. Raises: TooLarge over budget, InvalidBlock and UnknownCodec where
-    links cannot be read, Corrupt.
+    Several walks that share `visited` (CIDv1s) come by each block once; the budget counts all of them then. Leaves of
+    raw bytes are looked up and not read. Raises: TooLarge over budget, InvalidBlock and UnknownCodec where links cannot
+    be read, Corrupt.
     """
-    visited = {cid.as_v1() for cid in without}
+    visited = set() if visited is None else visited
+    passed_by = {cid.as_v1() for cid in without}
     todo = [(root, 0)]
     n_bytes = 0
     while todo:
         cid, depth = todo.pop()
         identity = cid.as_v1()
-        if identity in visited:
+        if identity in visited or identity in passed_by:
             continue
         visited.add(identity)
         if len(visited) > budget.n_blocks:

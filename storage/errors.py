@@ -44,6 +44,14 @@ class StoreFull(StorageError):
     """The disk is full. Free some space; reads still work."""
 
 
+class OverQuota(StoreFull):
+    """The store's quota is used up. Run `covey repo gc`, unpin what is not needed, or raise storage.quota_gb."""
+
+
+class CannotCollect(StorageError):
+    """Nothing was collected: what is below a pin cannot be walked. Run `covey repo verify --repair`, or unpin it."""
+
+
 class UnknownVersion(StorageError):
     """The store was written by a newer Covey. Upgrade Covey, or choose another COVEY_HOME."""
 

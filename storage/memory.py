@@ -2,12 +2,25 @@
 # ruff: noqa: D102 - the contract in storage.blockstore documents the methods
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from threading import Lock
 from typing import Final
 
-from storage.blockstore import Block, Seen, Store, StoreStat, Visibility, check_block, check_note
+from storage.blockstore import (
+    Aged,
+    Block,
+    Reading,
+    Seen,
+    Store,
+    StoreStat,
+    Swept,
+    Visibility,
+    check_block,
+    check_note,
+)
 from storage.cid import Cid
 from storage.errors import CorruptBlock, NotFound
+from storage.uses import Uses
 
 _RAW_V1: Final = b"\x01\x55"
 
@@ -23,6 +36,7 @@ class MemoryBlockstore(Store):
         self._floors: dict[bytes, Visibility] = {}
         self._member_roots: dict[bytes, set[Cid]] = {}
         self._notes: dict[str, bytes] = {}
+        self._uses = Uses()
 
     def put_many(self, blocks: Iterable[Block], floor: Visibility = Visibility.PRIVATE) -> int:
         n_new = 0
@@ -30,6 +44,7 @@ class MemoryBlockstore(Store):
             check_block(block)
             key = block.cid.multihash
             with self._lock:
+                self._uses.touch(key)
                 if block.cid.inline is not None or (key in self._data and key not in self._damaged):
                     continue
                 if key not in self._data:
@@ -41,13 +56,19 @@ class MemoryBlockstore(Store):
 
     def get(self, cid: Cid) -> bytes:
         data = cid.inline
+        if data is not None:
+            return data
+        if not self._uses.touch(cid.multihash):
+            raise NotFound(f"no block {cid}")
+        return self._read(cid)
+
+    def _read(self, cid: Cid) -> bytes:
+        data = self._data.get(cid.multihash)
         if data is None:
-            data = self._data.get(cid.multihash)
-            if data is None:
-                raise NotFound(f"no block {cid}")
-            if not cid.matches(data):
-                self._damaged.add(cid.multihash)
-                raise CorruptBlock(f"the block {cid} has changed")
+            raise NotFound(f"no block {cid}")
+        if not cid.matches(data):
+            self._damaged.add(cid.multihash)
+            raise CorruptBlock(f"the block {cid} has changed")
         return data
 
     def has(self, cid: Cid) -> bool:
@@ -57,6 +78,11 @@ class MemoryBlockstore(Store):
         return [cid for cid in cids if not self.has(cid)]
 
     def size(self, cid: Cid) -> int | None:
+        if cid.inline is None and not self._uses.touch(cid.multihash):
+            return None
+        return self._size(cid)
+
+    def _size(self, cid: Cid) -> int | None:
         data = cid.inline
         if data is None and cid.multihash not in self._damaged:
             data = self._data.get(cid.multihash)
@@ -67,16 +93,20 @@ class MemoryBlockstore(Store):
         for cid in cids:
             key = cid.multihash
             with self._lock:
-                n_deleted += self._data.pop(key, None) is not None
-                self._damaged.discard(key)
-                self._levels.pop(key, None)
-                self._floors.pop(key, None)
-                self._member_roots.pop(key, None)
+                n_deleted += key in self._data
+                self._forget(key)
         return n_deleted
 
-    def cids(self) -> Iterator[Cid]:
+    def _forget(self, key: bytes) -> None:
+        self._data.pop(key, None)
+        self._damaged.discard(key)
+        self._levels.pop(key, None)
+        self._floors.pop(key, None)
+        self._member_roots.pop(key, None)
+
+    def cids(self, after: Cid | None = None) -> Iterator[Cid]:
         with self._lock:
-            keys = list(self._data)
+            keys = sorted(key for key in self._data if after is None or key > after.multihash)
         return (Cid(_RAW_V1 + key) for key in keys)
 
     def stat(self) -> StoreStat:
@@ -115,6 +145,28 @@ class MemoryBlockstore(Store):
             self._levels = dict(self._floors)
             self._member_roots.clear()
 
+    def lease(self) -> AbstractContextManager[None]:
+        return self._uses.lease()
+
+    def unnoticed(self) -> Reading:
+        return _Unnoticed(self)
+
+    def begin_sweep(self) -> int:
+        return self._uses.begin_sweep()
+
+    def ages(self, older_than: int) -> Iterator[Aged]:
+        with self._lock:
+            blocks = [(key, len(data), self._uses.newest(key, 0)) for key, data in self._data.items()]
+        return (Aged(Cid(_RAW_V1 + key), n_bytes, used) for key, n_bytes, used in blocks if used < older_than)
+
+    def sweep(self, cids: Iterable[Cid], older_than: int) -> Swept:
+        with self._lock, self._uses.doomed([cid.multihash for cid in cids], older_than) as chosen:
+            present = [key for key in chosen if key in self._data]
+            n_bytes = sum(len(self._data[key]) for key in present)
+            for key in present:
+                self._forget(key)
+        return Swept(len(present), n_bytes)
+
     def put_note(self, key: str, value: bytes) -> None:
         check_note(key, value)
         with self._lock:
@@ -133,3 +185,17 @@ class MemoryBlockstore(Store):
 
     def close(self) -> None:
         """Nothing to let go of."""
+
+
+class _Unnoticed:
+    """Reads that are no use."""
+
+    def __init__(self, store: MemoryBlockstore) -> None:
+        self._store = store
+
+    def get(self, cid: Cid) -> bytes:
+        data = cid.inline
+        return self._store._read(cid) if data is None else data
+
+    def size(self, cid: Cid) -> int | None:
+        return self._store._size(cid)

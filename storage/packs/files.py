@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -18,6 +18,7 @@ from storage.packs.record import (
     footer_end,
     footer_entries,
     pack_header,
+    read_footer,
     read_marker,
     record_head,
     scan,
@@ -36,34 +37,65 @@ def pack_numbers(folder: Path) -> list[int]:
     return sorted(int(path.stem) for path in folder.glob("*.pack") if path.stem.isdecimal())
 
 
+class PackGone(StorageError):
+    """That pack was compacted away: look the block up again."""
+
+
+class _OpenPack:
+    """A file that closes with its last user: a reader in another thread may be in the middle of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.fd: Final = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):  # it could not be opened
+            os.close(self.fd)
+
+
 class PackReader:
     """Reads payloads. Keeps up to MAX_OPEN_PACKS files open; the rest are opened for one read."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._fds: dict[int, int] = {}
+        self._open: dict[int, _OpenPack] = {}
 
     def read(self, place: Place) -> bytes:
-        """The bytes at a place, fewer where the file is shorter or its disk fails. Raises: Corrupt."""
+        """The bytes at a place, fewer where the file is shorter or its disk fails. Raises: Corrupt, PackGone."""
         try:
-            fd = self._fds.get(place.pack)
-            if fd is not None:
-                return os.pread(fd, place.length, place.offset)
-            fd = os.open(pack_path(self._folder, place.pack), os.O_RDONLY)
-            try:
-                return os.pread(fd, place.length, place.offset)
-            finally:
-                if len(self._fds) >= MAX_OPEN_PACKS or self._fds.setdefault(place.pack, fd) != fd:
-                    os.close(fd)
+            pack = self._open.get(place.pack)
+            if pack is None:
+                pack = _OpenPack(pack_path(self._folder, place.pack))
+                if len(self._open) < MAX_OPEN_PACKS:
+                    pack = self._open.setdefault(place.pack, pack)
+            return os.pread(pack.fd, place.length, place.offset)
+        except FileNotFoundError:
+            raise PackGone(f"pack {place.pack} is gone") from None
         except OSError as error:
             if error.errno == errno.EIO:
                 return b""
             raise Corrupt(f"pack {place.pack} cannot be read: {error.strerror}. Check the disk") from None
 
+    def forget(self, number: int) -> None:
+        """Let go of one file."""
+        self._open.pop(number, None)
+
     def close(self) -> None:
-        """Close every file."""
-        while self._fds:
-            os.close(self._fds.popitem()[1])
+        """Let go of every file."""
+        self._open.clear()
+
+
+def read_pack(folder: Path, number: int) -> list[Record] | None:
+    """What a sealed pack says, with the values of its notes; None where its header is damaged, so that nobody knows."""
+    pack = _OpenPack(pack_path(folder, number))
+
+    def read(at: int, n_bytes: int) -> bytes:
+        return os.pread(pack.fd, n_bytes, at)
+
+    marker = read_marker(read(0, PACK_HEADER_BYTES))
+    if marker is None:
+        return None
+    footer = read_footer(read, marker, os.fstat(pack.fd).st_size)
+    return footer[0] if footer is not None else list(scan(read, marker, PACK_HEADER_BYTES, verify=False))
 
 
 class PackWriter:

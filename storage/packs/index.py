@@ -12,7 +12,7 @@ from storage.cid import Cid
 from storage.errors import Corrupt, StorageError, StoreFull, UnknownVersion
 from storage.packs.record import Kind, Record
 
-INDEX_VERSION: Final = 2
+INDEX_VERSION: Final = 3
 _KEYS_A_QUERY: Final = 1000
 _BUSY_TIMEOUT_S: Final = 60.0
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -21,10 +21,14 @@ _SCHEMA: Final = f"""
 BEGIN;
 CREATE TABLE blocks(
   key BLOB PRIMARY KEY, pack INTEGER NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL,
-  level INTEGER NOT NULL DEFAULT 0, floor INTEGER NOT NULL DEFAULT 0, is_damaged INTEGER NOT NULL DEFAULT 0
+  level INTEGER NOT NULL DEFAULT 0, floor INTEGER NOT NULL DEFAULT 0, is_damaged INTEGER NOT NULL DEFAULT 0,
+  used INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE TABLE member_roots(key BLOB NOT NULL, root BLOB NOT NULL, PRIMARY KEY(key, root)) WITHOUT ROWID;
-CREATE TABLE packs(number INTEGER PRIMARY KEY, committed INTEGER NOT NULL, sealed INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE packs(
+  number INTEGER PRIMARY KEY, committed INTEGER NOT NULL, sealed INTEGER NOT NULL DEFAULT 0,
+  retired INTEGER NOT NULL DEFAULT 0, tick INTEGER NOT NULL DEFAULT 0
+);
 CREATE TABLE notes(name BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {INDEX_VERSION};
 COMMIT;
@@ -41,10 +45,18 @@ class Place(NamedTuple):
 
 
 class PackState(NamedTuple):
-    """What the index knows of a pack."""
+    """What the index knows of a pack. A retired one holds nothing that counts; its file is going or gone."""
 
     committed: int
     sealed: bool
+    retired: bool = False
+
+
+class Live(NamedTuple):
+    """What of a pack still counts: its blocks that were neither deleted nor written anew elsewhere."""
+
+    n_blocks: int = 0
+    n_bytes: int = 0
 
 
 @contextmanager
@@ -173,8 +185,10 @@ class Index:
                 (place.is_damaged, key, place.pack, place.offset),
             )
 
-    def present(self, keys: Sequence[bytes], *, or_damaged: bool = False) -> set[bytes]:
-        """Those keys that are here, whole as far as is known."""
+    def present(
+        self, keys: Sequence[bytes], *, or_damaged: bool = False, besides: frozenset[bytes] = frozenset()
+    ) -> set[bytes]:
+        """Those keys that are here, whole as far as is known, and not among `besides`."""
         found: set[bytes] = set()
         whole = "" if or_damaged else " AND NOT is_damaged"
         with self._reading() as connection:
@@ -183,20 +197,35 @@ class Index:
                 marks = ",".join("?" * len(some))
                 query = f"SELECT key FROM blocks WHERE key IN ({marks}){whole}"  # noqa: S608 - nothing from outside
                 found.update(key for (key,) in connection.execute(query, some))
-        return found
+        return found - besides if besides else found
 
-    def each_key(self) -> Iterator[bytes]:
-        """Every block's key, in pages, so that no reading connection is held meanwhile."""
-        last = b""
+    def each(self, after: bytes = b"") -> Iterator[tuple[bytes, int, int]]:
+        """Every block's key, length and noted use, in the order of keys; in pages, so that no connection is held."""
         while True:
             with self._reading() as connection:
                 page = connection.execute(
-                    "SELECT key FROM blocks WHERE key > ? ORDER BY key LIMIT ?", (last, _KEYS_A_QUERY)
+                    "SELECT key, length, used FROM blocks WHERE key > ? ORDER BY key LIMIT ?", (after, _KEYS_A_QUERY)
                 ).fetchall()
             if not page:
                 return
-            yield from (key for (key,) in page)
-            last = page[-1][0]
+            yield from page
+            after = page[-1][0]
+
+    def ages(self, keys: Sequence[bytes]) -> dict[bytes, tuple[int, int]]:
+        """Length and noted use of those blocks that are here."""
+        found: dict[bytes, tuple[int, int]] = {}
+        with self._reading() as connection:
+            for at in range(0, len(keys), _KEYS_A_QUERY):
+                some = keys[at : at + _KEYS_A_QUERY]
+                marks = ",".join("?" * len(some))
+                query = f"SELECT key, length, used FROM blocks WHERE key IN ({marks})"  # noqa: S608 - nothing from outside
+                found.update((key, (length, used)) for key, length, used in connection.execute(query, some))
+        return found
+
+    def note_uses(self, uses: Iterable[tuple[bytes, int]]) -> None:
+        """Take down when blocks were used."""
+        with self._writing() as connection:
+            connection.executemany("UPDATE blocks SET used = ? WHERE key = ?", [(tick, key) for key, tick in uses])
 
     def count(self) -> tuple[int, int]:
         """Number of blocks, and of their bytes."""
@@ -207,8 +236,32 @@ class Index:
     def packs(self) -> dict[int, PackState]:
         """Every pack that the index knows."""
         with self._reading() as connection:
-            rows = connection.execute("SELECT number, committed, sealed FROM packs ORDER BY number").fetchall()
-        return {number: PackState(committed, bool(sealed)) for number, committed, sealed in rows}
+            rows = connection.execute("SELECT number, committed, sealed, retired FROM packs ORDER BY number").fetchall()
+        return {
+            number: PackState(committed, bool(sealed), bool(retired)) for number, committed, sealed, retired in rows
+        }
+
+    def last_tick(self) -> int:
+        """The newest tick that was taken down with a write."""
+        with self._reading() as connection:
+            (tick,) = connection.execute("SELECT coalesce(max(tick), 0) FROM packs").fetchone()
+        return int(tick)
+
+    def live(self) -> dict[int, Live]:
+        """What of each pack still counts."""
+        with self._reading() as connection:
+            rows = connection.execute("SELECT pack, count(*), sum(length) FROM blocks GROUP BY pack").fetchall()
+        return {pack: Live(n_blocks, n_bytes) for pack, n_blocks, n_bytes in rows}
+
+    def retire(self, pack: int) -> None:
+        """Note that a pack's file is to be removed: nothing refers to it any more."""
+        with self._writing() as connection:
+            connection.execute("UPDATE packs SET retired = 1 WHERE number = ?", (pack,))
+
+    def drop(self, pack: int) -> None:
+        """Forget a retired pack, whose file is gone for good."""
+        with self._writing() as connection:
+            connection.execute("DELETE FROM packs WHERE number = ? AND retired", (pack,))
 
     def apply(
         self,
@@ -218,15 +271,19 @@ class Index:
         *,
         sealed: bool = False,
         floor: Visibility = Visibility.PRIVATE,
+        tick: int = 0,
     ) -> None:
-        """Take up what a pack says, in its order, and move its committed end, at once. New blocks get `floor`."""
+        """Take up what a pack says, in its order, and move its committed end, at once.
+
+        New blocks get `floor`, and `tick` as that of their last use; those that moved keep what they have.
+        """
         with self._writing() as connection:
             for kind, group in groupby(records, key=lambda record: record.kind):
-                _apply(connection, pack, kind, group, floor)
+                _apply(connection, pack, kind, group, floor, tick)
             connection.execute(
-                "INSERT INTO packs VALUES (?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET committed = excluded.committed, sealed = excluded.sealed",
-                (pack, committed, sealed),
+                "INSERT INTO packs(number, committed, sealed, tick) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE"
+                " SET committed = excluded.committed, sealed = excluded.sealed, tick = max(tick, excluded.tick)",
+                (pack, committed, sealed, tick),
             )
 
     def seen(self, key: bytes) -> Seen | None:
@@ -278,13 +335,15 @@ class Index:
             return connection.execute(query, (prefix, prefix + b"\xff")).fetchall()
 
 
-def _apply(connection: sqlite3.Connection, pack: int, kind: Kind, records: Iterable[Record], floor: Visibility) -> None:
+def _apply(
+    connection: sqlite3.Connection, pack: int, kind: Kind, records: Iterable[Record], floor: Visibility, tick: int
+) -> None:
     match kind:
         case Kind.BLOCK:
             connection.executemany(
-                "INSERT INTO blocks(key, pack, offset, length, level, floor) VALUES (?1, ?2, ?3, ?4, ?5, ?5)"
+                "INSERT INTO blocks(key, pack, offset, length, level, floor, used) VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?6)"
                 " ON CONFLICT DO UPDATE SET pack = excluded.pack, offset = excluded.offset, is_damaged = 0",
-                [(r.key, pack, r.offset, r.length, int(floor)) for r in records],
+                [(r.key, pack, r.offset, r.length, int(floor), tick) for r in records],
             )
         case Kind.DELETE:
             keys = [(r.key,) for r in records]

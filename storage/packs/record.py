@@ -75,6 +75,11 @@ def record_head(marker: bytes, kind: Kind, key: bytes, payload: bytes) -> bytes:
     return marker + head + _CHECK.pack(check) + key
 
 
+def record_bytes(payload_bytes: int, key_bytes: int = 34) -> int:
+    """What a record takes in a pack."""
+    return _RECORD_HEAD_BYTES + key_bytes + payload_bytes
+
+
 def scan(read: Read, marker: bytes, start: int, *, verify: bool) -> Iterator[Record]:
     """The whole records from `start` on, stepping over damage. With `verify`, blocks are hashed too."""
     at = start

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.durable import sync_data
+from storage.durable import sync_data, sync_folder
 from storage.packs.files import pack_numbers, pack_path
 from storage.packs.index import Index, PackState
 from storage.packs.record import PACK_HEADER_BYTES, Read, Record, read_footer, read_marker, scan
@@ -25,6 +25,7 @@ class Recovery:
 
 def recover(folder: Path, index: Index) -> Recovery:
     """Bring the index up to what the packs hold. Raises: UnknownVersion."""
+    remove_retired(folder, index)
     known = index.packs()
     numbers = pack_numbers(folder)
     lost = any(
@@ -40,6 +41,20 @@ def recover(folder: Path, index: Index) -> Recovery:
         if not state.sealed:
             _recover_pack(pack_path(folder, number), number, state, index, report)
     return report
+
+
+def remove_retired(folder: Path, index: Index) -> None:
+    """Remove the files of retired packs, for good, and only then forget them.
+
+    The other way round a crash would leave a file that the next start takes for news: its deletions would count again.
+    """
+    retired = [number for number, state in index.packs().items() if state.retired]
+    for number in retired:
+        pack_path(folder, number).unlink(missing_ok=True)
+    if retired:
+        sync_folder(folder)
+    for number in retired:
+        index.drop(number)
 
 
 def _recover_pack(path: Path, number: int, state: PackState, index: Index, report: Recovery) -> None:

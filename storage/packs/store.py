@@ -6,25 +6,42 @@ See storage/FORMAT.md for the bytes and for why nothing acknowledged is lost.
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import Final
 
-from storage.blockstore import Block, Seen, Store, StoreStat, Visibility, check_block, check_note
+from storage.blockstore import (
+    Aged,
+    Block,
+    Reading,
+    Seen,
+    Store,
+    StoreStat,
+    Swept,
+    Visibility,
+    check_block,
+    check_note,
+)
 from storage.cid import Cid
 from storage.durable import sync_folder
-from storage.errors import CorruptBlock, NotFound, StorageError, StoreFull, StoreLocked
-from storage.packs.files import PackReader, PackWriter
-from storage.packs.index import Index
+from storage.errors import Corrupt, CorruptBlock, NotFound, OverQuota, StorageError, StoreFull, StoreLocked
+from storage.packs.compaction import Compacted, Compactor, Entry, victims
+from storage.packs.files import PackGone, PackReader, PackWriter, pack_path
+from storage.packs.index import Index, Place
 from storage.packs.record import Kind
 from storage.packs.recovery import Recovery, recover
+from storage.packs.room import NO_QUOTA, Quota, Room, Usage
+from storage.uses import Uses
 
 BATCH_BYTES: Final = 8 << 20
 BATCH_BLOCKS: Final = 4096
 MAX_PACK_BYTES: Final = 256 << 20
+SWEEP_BLOCKS: Final = 512  # deleted under the write lock at a time: what other writers wait for
+USES_NOTED: Final = 512  # with each write
+MIN_DEAD_FRAC: Final = 0.3
 
 _RAW_V1: Final = b"\x01\x55"
 
@@ -32,7 +49,7 @@ _RAW_V1: Final = b"\x01\x55"
 class PackBlockstore(Store):
     """Blocks in append-only packs below `folder`, found through an index. One process writes; any thread may call."""
 
-    def __init__(self, folder: Path, *, max_pack_bytes: int = MAX_PACK_BYTES) -> None:
+    def __init__(self, folder: Path, *, max_pack_bytes: int = MAX_PACK_BYTES, quota: Quota = NO_QUOTA) -> None:
         """Open or make the store; whatever a crash left behind is mended. Raises: StoreLocked, UnknownVersion."""
         self._packs_folder = folder / "packs"
         self._packs_folder.mkdir(parents=True, exist_ok=True)
@@ -48,6 +65,11 @@ class PackBlockstore(Store):
             self.recovery: Final[Recovery] = recover(self._packs_folder, self._index)
             self._reader = PackReader(self._packs_folder)
             self._writer = PackWriter.resume(self._packs_folder, self._index.packs())
+            self._uses = Uses(self._index.last_tick())
+            self._room = Room(folder, quota)
+            self._compacting = Lock()
+            self.make_room: Callable[[int], None] | None = None
+            """Called outside of every lock with the bytes that the quota has no room for; then the put tries again."""
             undo.pop_all()
 
     @contextmanager
@@ -64,32 +86,65 @@ class PackBlockstore(Store):
         return n_new
 
     def _put_batch(self, batch: dict[bytes, bytes], floor: Visibility) -> int:
-        with self._writing():
-            for key in self._index.present(list(batch)):
-                del batch[key]
-            self._commit([(Kind.BLOCK, key, data) for key, data in batch.items()], floor)
-        return len(batch)
+        try:
+            return self._put_new(batch, floor)
+        except OverQuota:
+            if self.make_room is None:
+                raise
+            self.make_room(sum(map(len, batch.values())))
+            return self._put_new(batch, floor)
 
-    def _commit(self, entries: Sequence[tuple[Kind, bytes, bytes]], floor: Visibility = Visibility.PRIVATE) -> None:
-        """Make records durable and known. The caller holds the write lock."""
+    def _put_new(self, batch: dict[bytes, bytes], floor: Visibility) -> int:
+        with self._writing():
+            self._uses.touch_all(batch)
+            present = self._index.present(list(batch))
+            new = [(Kind.BLOCK, key, data) for key, data in batch.items() if key not in present]
+            if new:
+                self._room.check(sum(len(data) for _, _, data in new))
+                self._append(new, floor)
+        return len(new)
+
+    def _commit(self, entries: Sequence[Entry]) -> None:
+        """Make records durable and known that make room, or say what is kept. The caller holds the write lock.
+
+        On a full disk they get the room of the reserve.
+        """
         if not entries:
             return
+        try:
+            self._append(entries)
+        except StoreFull:
+            if not self._room.release():
+                raise
+            self._append(entries)
+
+    def _append(self, entries: Sequence[Entry], floor: Visibility = Visibility.PRIVATE) -> None:
         with self._writer.append(entries) as records:
-            self._index.apply(self._writer.number, records, self._writer.appended, floor=floor)
+            self._index.apply(self._writer.number, records, self._writer.appended, floor=floor, tick=self._uses.tick)
+        self._room.grew(sum(len(key) + len(payload) for _, key, payload in entries))
         if self._writer.committed >= self._max_pack_bytes:
             with suppress(StoreFull):  # then the pack grows on, and the next write tries again
-                self._writer.seal()
-                self._index.apply(self._writer.number, (), self._writer.committed, sealed=True)
-                self._writer = self._writer.next()
+                self._seal()
+
+    def _seal(self) -> None:
+        """Close the pack that is written to, and go on with the next. The caller holds the write lock."""
+        self._writer.seal()
+        self._index.apply(self._writer.number, (), self._writer.committed, sealed=True)
+        self._writer = self._writer.next()
 
     def get(self, cid: Cid) -> bytes:
+        if not self._touch(cid):
+            raise NotFound(f"no block {cid}")
+        return self._get(cid)
+
+    def _touch(self, cid: Cid) -> bool:
+        return cid.inline is not None or self._uses.touch(cid.multihash)
+
+    def _get(self, cid: Cid) -> bytes:
         inline = cid.inline
         if inline is not None:
             return inline
-        place = self._index.find(cid.multihash)
-        if place is None:
-            raise NotFound(f"no block {cid}")
-        data = self._reader.read(place)
+        place, data = self._read(cid)
         is_damaged = not cid.matches(data)
         if is_damaged != place.is_damaged:
             with suppress(StorageError), self._writing():  # noted when it is read next, then
@@ -98,6 +153,20 @@ class PackBlockstore(Store):
             raise CorruptBlock(f"the block {cid} has changed on disk (pack {place.pack}, offset {place.offset})")
         return data
 
+    def _read(self, cid: Cid) -> tuple[Place, bytes]:
+        """Where a block is and what is there. It may move to another pack between the two looks."""
+        last: Place | None = None
+        while True:
+            place = self._index.find(cid.multihash)
+            if place is None:
+                raise NotFound(f"no block {cid}")
+            try:
+                return place, self._reader.read(place)
+            except PackGone:
+                if place == last:
+                    raise Corrupt(f"pack {place.pack} is missing. Restart Covey: the index is rebuilt") from None
+                last = place
+
     def has(self, cid: Cid) -> bool:
         return self.size(cid) is not None
 
@@ -105,11 +174,15 @@ class PackBlockstore(Store):
         absent: list[Cid] = []
         source = iter(cids)
         while some := list(islice(source, BATCH_BLOCKS)):
-            present = self._index.present([cid.multihash for cid in some])
+            keys = [cid.multihash for cid in some]
+            present = self._index.present(keys, besides=self._uses.touch_all(keys))
             absent += [cid for cid in some if cid.multihash not in present and cid.inline is None]
         return absent
 
     def size(self, cid: Cid) -> int | None:
+        return self._size(cid) if self._touch(cid) else None
+
+    def _size(self, cid: Cid) -> int | None:
         inline = cid.inline
         if inline is not None:
             return len(inline)
@@ -126,8 +199,8 @@ class PackBlockstore(Store):
             n_deleted += len(present)
         return n_deleted
 
-    def cids(self) -> Iterator[Cid]:
-        return (Cid(_RAW_V1 + key) for key in self._index.each_key())
+    def cids(self, after: Cid | None = None) -> Iterator[Cid]:
+        return (Cid(_RAW_V1 + key) for key, _, _ in self._index.each(after.multihash if after else b""))
 
     def stat(self) -> StoreStat:
         n_blocks, n_bytes = self._index.count()
@@ -152,6 +225,79 @@ class PackBlockstore(Store):
     def hide_all(self) -> None:
         with self._writing():
             self._index.hide_all()
+
+    def lease(self) -> AbstractContextManager[None]:
+        return self._uses.lease()
+
+    def unnoticed(self) -> Reading:
+        return _Unnoticed(self)
+
+    def begin_sweep(self) -> int:
+        return self._uses.begin_sweep()
+
+    def ages(self, older_than: int) -> Iterator[Aged]:
+        for key, n_bytes, noted in self._index.each():
+            used = self._uses.newest(key, noted)
+            if used < older_than:
+                yield Aged(Cid(_RAW_V1 + key), n_bytes, used)
+
+    def sweep(self, cids: Iterable[Cid], older_than: int) -> Swept:
+        n_blocks = n_bytes = 0
+        source = iter(cids)
+        while some := [cid.multihash for cid in islice(source, SWEEP_BLOCKS)]:
+            with self._writing(), self._uses.doomed(some, older_than) as chosen:
+                found = self._index.ages(chosen)
+                old = [key for key, (_, used) in found.items() if used < older_than]
+                self._commit([(Kind.DELETE, key, b"") for key in old])
+            n_blocks += len(old)
+            n_bytes += sum(found[key][0] for key in old)
+        return Swept(n_blocks, n_bytes)
+
+    def note_uses(self) -> None:
+        """Take down what was used when, in short steps, so that a restart knows it and memory forgets it."""
+        while some := self._uses.some(USES_NOTED):
+            with self._writing():
+                self._index.note_uses(some)
+            self._uses.forget(some)
+
+    def usage(self) -> Usage:
+        """What the store takes of the disk now, and what is free."""
+        with self._writing():
+            return self._room.measure()
+
+    @property
+    def quota(self) -> Quota:
+        """What new blocks may use up."""
+        return self._room.quota
+
+    def compact(
+        self, min_dead_frac: float = MIN_DEAD_FRAC, on_pack: Callable[[int, int], None] | None = None
+    ) -> Compacted:
+        """Give back the room of packs of which at least that share is dead.
+
+        Others may read and write meanwhile; they wait for milliseconds at a time. `on_pack` gets the number of packs
+        done and to do. Raises: StoreFull.
+        """
+        with self._compacting:
+            with self._writing():
+                is_worth = victims({self._writer.number: self._writer.committed}, self._index.live(), min_dead_frac)
+                if self._writer.committed and is_worth:
+                    self._seal()
+            sizes = {
+                number: pack_path(self._packs_folder, number).stat().st_size
+                for number, state in self._index.packs().items()
+                if state.sealed and not state.retired
+            }
+            compactor = Compactor(self._packs_folder, self._index, self._reader, self._writing, self._commit)
+            total = Compacted()
+            chosen = victims(sizes, self._index.live(), min_dead_frac)
+            for n_done, number in enumerate(chosen):
+                if on_pack is not None:
+                    on_pack(n_done, len(chosen))
+                done = compactor.compact(number)
+                total = Compacted(*(one + other for one, other in zip(total, done, strict=True)))  # type: ignore[operator]
+            self._room.measure()
+            return total
 
     def put_note(self, key: str, value: bytes) -> None:
         raw = check_note(key, value)
@@ -179,6 +325,19 @@ class PackBlockstore(Store):
             self._reader.close()
             self._index.close()
             os.close(self._lock_fd)
+
+
+class _Unnoticed:
+    """Reads that are no use."""
+
+    def __init__(self, store: PackBlockstore) -> None:
+        self._store = store
+
+    def get(self, cid: Cid) -> bytes:
+        return self._store._get(cid)
+
+    def size(self, cid: Cid) -> int | None:
+        return self._store._size(cid)
 
 
 def _batches(blocks: Iterable[Block]) -> Iterator[dict[bytes, bytes]]:

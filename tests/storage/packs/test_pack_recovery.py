@@ -446,14 +446,14 @@ def test_more_packs_than_may_be_open_are_read(open_packs: Open, monkeypatch: pyt
     for block in BLOCKS:
         store.put_many([block])
     assert_all_here(store)
-    assert len(store._reader._fds) == 2
+    assert len(store._reader._open) == 2
 
 
 def test_a_pack_that_vanishes_in_use_is_told(open_packs: Open, tmp_path: Path) -> None:
     store = open_packs()
     store.put_many(BLOCKS)
     the_pack(tmp_path).unlink()
-    with pytest.raises(Corrupt, match="pack 1 cannot be read"):
+    with pytest.raises(Corrupt, match="pack 1 is missing"):
         store.get(BLOCKS[0].cid)
 
 
