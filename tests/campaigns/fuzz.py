@@ -74,17 +74,14 @@ def attack(reader: Reader, n_inputs: int, seed: int) -> dict[str, Any]:
     """Feed a reader; raise for whatever it should not have raised, the input with it."""
     rng = random.Random(f"{reader.name} {seed}")
     n_refused = 0
+    before = signal.signal(signal.SIGALRM, _too_slow)
     began_s = time.perf_counter()
-    for _ in range(n_inputs):
-        data = mutate(rng, reader.corpus)
-        signal.setitimer(signal.ITIMER_REAL, MAX_INPUT_S)
-        try:
-            reader.read(data)
-        except reader.errors:
-            n_refused += 1
-        except Exception as error:
-            raise AssertionError(f"{reader.name} raised {error!r} for {data.hex()}") from error
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        for _ in range(n_inputs):
+            n_refused += _is_refused(reader, mutate(rng, reader.corpus))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
     took_s = time.perf_counter() - began_s
     return {
         "reader": reader.name,
@@ -96,13 +93,23 @@ def attack(reader: Reader, n_inputs: int, seed: int) -> dict[str, Any]:
     }
 
 
+def _is_refused(reader: Reader, data: bytes) -> bool:
+    signal.setitimer(signal.ITIMER_REAL, MAX_INPUT_S)
+    try:
+        reader.read(data)
+    except reader.errors:
+        return True
+    except Exception as error:
+        raise AssertionError(f"{reader.name} raised {error!r} for {data.hex()}") from error
+    return False
+
+
 def _too_slow(*_: object) -> None:
     raise AssertionError(f"an input took over {MAX_INPUT_S} s")
 
 
 def _child(name: str, n_inputs: int, seed: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
-    signal.signal(signal.SIGALRM, _too_slow)
     [reader] = [reader for reader in READERS if reader.name == name]
     print(json.dumps(attack(reader, n_inputs, seed)), flush=True)
 
