@@ -3,13 +3,13 @@
 Source: the CID specification (multiformats/cid), multihash, multibase and the multicodec table.
 """
 
-import base64
 import hashlib
 from collections.abc import Callable
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from blake3 import blake3
 
+from storage import multibase
 from storage.errors import InvalidCid
 
 RAW: Final = 0x55
@@ -20,23 +20,35 @@ IDENTITY: Final = 0x00
 SHA2_256: Final = 0x12
 SHA2_512: Final = 0x13
 BLAKE3: Final = 0x1E
-BLAKE2B_256: Final = 0xB220
+_BLAKE2B: Final = 0xB200  # and the length of the digest in bytes
+BLAKE2B_256: Final = _BLAKE2B + 32
 
 MAX_DIGEST_BYTES: Final = 128
 MAX_CID_BYTES: Final = 4 * 9 + MAX_DIGEST_BYTES
-MAX_CID_TEXT: Final = 2 * MAX_CID_BYTES + 1
+MAX_CID_TEXT: Final = 8 * MAX_CID_BYTES + 1  # base2
 
-# The allow-list: hash code -> (function, digest length in bytes). A CID with another hash is a name that may stand in
-# foreign content as a link, but no bytes ever match it: it cannot be stored, fetched or served.
-HASHES: Final[dict[int, tuple[Callable[[bytes], bytes], int]]] = {
-    SHA2_256: (lambda data: hashlib.sha256(data).digest(), 32),
-    SHA2_512: (lambda data: hashlib.sha512(data).digest(), 64),
-    BLAKE3: (lambda data: blake3(data).digest(), 32),
-    BLAKE2B_256: (lambda data: hashlib.blake2b(data, digest_size=32).digest(), 32),
+
+class Hash(NamedTuple):
+    """A hash function: what it does, the length of its digest in bytes, its name in the multicodec table."""
+
+    function: Callable[[bytes], bytes]
+    n_bytes: int
+    name: str
+
+
+def _blake2b(n_bytes: int) -> Hash:
+    return Hash(lambda data: hashlib.blake2b(data, digest_size=n_bytes).digest(), n_bytes, f"blake2b-{8 * n_bytes}")
+
+
+# The allow-list, by hash code. A CID with another hash is a name that may stand in foreign content as a link, but no
+# bytes ever match it: it cannot be stored, fetched or served. blake2b has a code for each length; those of under 160
+# bits are too short to trust.
+HASHES: Final[dict[int, Hash]] = {
+    SHA2_256: Hash(lambda data: hashlib.sha256(data).digest(), 32, "sha2-256"),
+    SHA2_512: Hash(lambda data: hashlib.sha512(data).digest(), 64, "sha2-512"),
+    BLAKE3: Hash(lambda data: blake3(data).digest(), 32, "blake3"),
+    **{_BLAKE2B + n_bytes: _blake2b(n_bytes) for n_bytes in range(20, 65)},
 }
-
-_BASE58: Final = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
-_BASE36: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 def varint_encode(value: int) -> bytes:
@@ -66,62 +78,6 @@ def varint_decode(data: bytes, at: int = 0) -> tuple[int, int]:
     raise ValueError("varint is cut short or longer than 9 bytes")
 
 
-def _base_encode(data: bytes, alphabet: str) -> str:
-    zeros = len(data) - len(data.lstrip(b"\0"))
-    number, base, out = int.from_bytes(data), len(alphabet), []
-    while number:
-        number, digit = divmod(number, base)
-        out.append(alphabet[digit])
-    return alphabet[0] * zeros + "".join(reversed(out))
-
-
-def _base_decode(text: str, alphabet: str) -> bytes:
-    zeros = len(text) - len(text.lstrip(alphabet[0]))
-    number, base = 0, len(alphabet)
-    for char in text:
-        digit = alphabet.find(char)
-        if digit < 0:
-            raise ValueError(f"{char!r} is not in the alphabet")
-        number = number * base + digit
-    return b"\0" * zeros + number.to_bytes((number.bit_length() + 7) // 8)
-
-
-def base58_encode(data: bytes) -> str:
-    """Bitcoin's base58, as CIDv0 and peer ids use it."""
-    return _base_encode(data, _BASE58)
-
-
-def base58_decode(text: str) -> bytes:
-    """The inverse of `base58_encode`. Raises: ValueError."""
-    return _base_decode(text, _BASE58)
-
-
-def _base32_encode(data: bytes) -> str:
-    return base64.b32encode(data).decode().lower().rstrip("=")
-
-
-def _base32_decode(text: str) -> bytes:
-    return base64.b32decode(text.upper() + "=" * (-len(text) % 8))
-
-
-def _base64url_decode(text: str) -> bytes:
-    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-
-
-# Multibase prefix -> decoder of what follows it.
-_MULTIBASES: Final[dict[str, Callable[[str], bytes]]] = {
-    "b": _base32_decode,
-    "B": _base32_decode,
-    "z": base58_decode,
-    "k": lambda text: _base_decode(text, _BASE36),
-    "K": lambda text: _base_decode(text.lower(), _BASE36),
-    "f": bytes.fromhex,
-    "F": bytes.fromhex,
-    "u": _base64url_decode,
-    "m": lambda text: base64.b64decode(text + "=" * (-len(text) % 4), validate=True),
-}
-
-
 class Cid(bytes):
     """A CID in binary form: CIDv0 is the bare sha2-256 multihash, CIDv1 is version, codec, multihash.
 
@@ -141,7 +97,7 @@ class Cid(bytes):
     @classmethod
     def of(cls, data: bytes, codec: int = RAW, hash_code: int = SHA2_256) -> Self:
         """The CIDv1 of a block's bytes."""
-        function, length = HASHES[hash_code]
+        function, length, _ = HASHES[hash_code]
         return cls(b"\x01" + varint_encode(codec) + varint_encode(hash_code) + varint_encode(length) + function(data))
 
     @classmethod
@@ -151,12 +107,9 @@ class Cid(bytes):
             raise InvalidCid(f"{text[:20]!r} is not a CID: its length is {len(text)}")
         try:
             if len(text) == 46 and text.startswith("Qm"):
-                return cls(base58_decode(text))
-            decode = _MULTIBASES.get(text[0])
-            if decode is None:
-                raise ValueError(f"unknown multibase {text[0]!r}")
-            raw = decode(text[1:])
-        except (ValueError, OverflowError) as error:
+                return cls(multibase.base58_decode(text))
+            raw = multibase.decode(text)
+        except ValueError as error:
             raise InvalidCid(f"{text[:70]!r} is not a CID: {error}") from None
         if raw[:1] == b"\x12":
             raise InvalidCid("a CIDv0 has no multibase prefix")
@@ -215,8 +168,19 @@ class Cid(bytes):
             raise InvalidCid(f"{self} has no version 0: only dag-pb with sha2-256 has one")
         return Cid(self.multihash)
 
+    def encode(self, base: str) -> str:
+        """The text form in the multibase of that name. Raises: InvalidCid (unknown; a CIDv0 has base58btc alone)."""
+        if self.version == 0:
+            if base != "base58btc":
+                raise InvalidCid(f"a CIDv0 has no text in {base}, only in base58btc. Make it a CIDv1 first")
+            return multibase.base58_encode(self)
+        try:
+            return multibase.encode(self, base)
+        except ValueError as error:
+            raise InvalidCid(str(error)) from None
+
     def __str__(self) -> str:
-        return base58_encode(self) if self.version == 0 else "b" + _base32_encode(self)
+        return self.encode("base58btc" if self[0] == SHA2_256 else "base32")
 
     def __repr__(self) -> str:
         return f"Cid({self})"

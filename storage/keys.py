@@ -11,9 +11,9 @@ from typing import Final, Self
 from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
-from storage.cid import base58_decode, base58_encode
 from storage.durable import create_file
 from storage.errors import StorageError
+from storage.multibase import base58_decode, base58_encode
 
 SEED_BYTES: Final = 32
 SIGNATURE_BYTES: Final = 64

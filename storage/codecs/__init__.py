@@ -13,6 +13,8 @@ from typing import Any, Final
 from storage.cid import Cid
 from storage.errors import UnknownCodec
 
+MAX_LINKS: Final = 1 << 16  # of one block: more than the largest holds, but for links that hold their data themselves
+
 
 @dataclass(frozen=True)
 class Codec:

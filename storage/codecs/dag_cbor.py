@@ -11,12 +11,13 @@ from cbrrr import decode_dag_cbor, encode_dag_cbor
 
 from storage.blockstore import MAX_BLOCK_BYTES
 from storage.cid import DAG_CBOR, Cid
-from storage.codecs import Codec
+from storage.codecs import MAX_LINKS, Codec
 from storage.errors import InvalidBlock, TooLarge
 
 MAX_DEPTH: Final = 128
 
 _NESTING_HEADS: Final = bytes(range(0x81, 0xA0)) + bytes(range(0xA1, 0xE0))  # arrays, maps and tags that hold something
+_LINK_TAG: Final = b"\xd8\x2a"
 _NEGATIVE_ZERO: Final = b"\xfb" + struct.pack(">d", -0.0)
 
 
@@ -58,14 +59,14 @@ def _check(data: bytes) -> None:
     if len(data) > MAX_BLOCK_BYTES:
         raise TooLarge(f"a DAG-CBOR block of {len(data)} bytes; the limit is {MAX_BLOCK_BYTES}")
     n_nesting = len(data) - len(data.translate(None, _NESTING_HEADS))
-    if n_nesting > MAX_DEPTH or _NEGATIVE_ZERO in data:
+    if n_nesting > MAX_DEPTH or _NEGATIVE_ZERO in data or data.count(_LINK_TAG) > MAX_LINKS:
         _check_items(data)
 
 
 def _check_items(data: bytes) -> None:
-    """Visit the head of every item. Only depth and negative zero are judged; the decoder judges the rest."""
+    """Visit the head of every item. Depth, negative zero and number of links are judged; the rest by the decoder."""
     open_items: list[int] = []  # for each container around us, how many of its items are still to come
-    at, end = 0, len(data)
+    at, end, n_links = 0, len(data), 0
     while at < end:
         head = data[at]
         kind, info = head >> 5, head & 31
@@ -80,6 +81,9 @@ def _check_items(data: bytes) -> None:
             at += 1 + width
         if kind in (2, 3):
             at += count
+        n_links += kind == 6
+        if n_links > MAX_LINKS:
+            raise TooLarge(f"a DAG-CBOR block of over {MAX_LINKS} links")
         n_inside = (0, 0, 0, 0, count, 2 * count, 1, 0)[kind]
         if n_inside:
             open_items.append(n_inside)

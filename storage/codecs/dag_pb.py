@@ -5,11 +5,11 @@ sorted by the bytes of their names. Read in both orders of links and data, and w
 """
 
 from types import UnionType
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from storage.blockstore import MAX_BLOCK_BYTES
 from storage.cid import DAG_PB, Cid, varint_decode, varint_encode
-from storage.codecs import Codec
+from storage.codecs import MAX_LINKS, Codec
 from storage.errors import InvalidBlock, TooLarge
 
 MAX_TSIZE: Final = (1 << 63) - 1
@@ -44,6 +44,7 @@ def encode(node: PbNode) -> bytes:
     """The node as a block. Raises: InvalidBlock, TooLarge."""
     _require(node, PbNode, "a node")
     _require(node.data, bytes | None, "its data")
+    _check_links(len(node.links))
     parts = []
     for link in node.links:
         _require(link, PbLink, "a link")
@@ -101,6 +102,7 @@ def decode(data: bytes) -> PbNode:
                 if links_ended:
                     raise InvalidBlock("not DAG-PB: data between links")
                 found.append(_decode_link(body))
+                _check_links(len(found))
             elif content is not None:
                 raise InvalidBlock("not DAG-PB: data stands twice")
             else:
@@ -133,6 +135,38 @@ def _decode_link(body: bytes) -> PbLink:
     if at != len(body):
         raise ValueError("a link has unknown, repeated or disordered fields")
     return PbLink(Cid(raw), name, tsize)
+
+
+def _check_links(n_links: int) -> None:
+    if n_links > MAX_LINKS:
+        raise TooLarge(f"a DAG-PB block of over {MAX_LINKS} links")
+
+
+def to_value(node: PbNode) -> dict[str, Any]:
+    """The node in the data model, as other codecs write it: {"Data", "Links": [{"Hash", "Name", "Tsize"}]}."""
+    found = []
+    for link in node.links:
+        fields = {"Hash": link.cid, "Name": link.name, "Tsize": link.tsize}
+        found.append({name: field for name, field in fields.items() if field is not None})
+    return {"Links": found} if node.data is None else {"Data": node.data, "Links": found}
+
+
+def from_value(value: Any) -> PbNode:
+    """The node that a value in the data model stands for. Raises: InvalidBlock."""
+    fields = _fields_of(value, frozenset({"Data", "Links"}), "Links")
+    if not isinstance(fields["Links"], list):
+        raise InvalidBlock("not a DAG-PB node: Links is no list")
+    made = []
+    for link in fields["Links"]:
+        parts = _fields_of(link, frozenset({"Hash", "Name", "Tsize"}), "Hash")
+        made.append(PbLink(parts["Hash"], parts.get("Name"), parts.get("Tsize")))
+    return PbNode(fields.get("Data"), tuple(made))
+
+
+def _fields_of(value: Any, known: frozenset[str], needed: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or not value.keys() <= known or needed not in value or None in value.values():
+        raise InvalidBlock(f"not a DAG-PB node: a map of {', '.join(sorted(known))} was expected, {needed} in it")
+    return value
 
 
 def links(data: bytes) -> list[Cid]:

@@ -18,7 +18,7 @@ from storage.errors import Corrupt
 from storage.keys import Identity
 from storage.memory import MemoryBlockstore
 
-UNCHECKABLE = Cid(b"\x01\x55\xc0\xe4\x02\x20" + bytes(32))  # blake2s-256, which nobody here computes
+UNCHECKABLE = Cid(b"\x01\x55\xe0\xe4\x02\x20" + bytes(32))  # blake2s-256, which nobody here computes
 
 
 class RottenStore(MemoryBlockstore):

@@ -130,7 +130,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 
 
 def test_every_codec_is_found_by_its_file() -> None:
-    assert sorted(codec.name for codec in CODECS.values()) == ["dag-cbor", "dag-pb", "raw"]
+    assert sorted(codec.name for codec in CODECS.values()) == ["dag-cbor", "dag-json", "dag-pb", "raw"]
 
 
 def test_an_unknown_codec_is_refused_rather_than_taken_for_a_leaf() -> None:

@@ -1,0 +1,167 @@
+"""Every reader of bytes that others wrote: what it reads, and the errors that it may answer with.
+
+A new reader is one line of `READERS`: its name, the function, its errors, and some valid inputs to be damaged.
+"""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from protocols import adapters, entry, envelope, message
+from protocols.adapters import Announcement
+from protocols.bitswap import wire
+from protocols.envelope import Purpose
+from protocols.errors import ProtocolError, Remote
+from storage.cid import DAG_CBOR, DAG_PB, SHA2_512, Cid
+from storage.codecs import dag_cbor, dag_json, dag_pb
+from storage.codecs.dag_pb import PbLink, PbNode
+from storage.errors import InvalidBlock, InvalidCid, StorageError, TooLarge, UnknownVersion
+from storage.keys import Identity, InvalidPeerId, PeerId
+from storage.memory import MemoryBlockstore
+from storage.packs import record
+from storage.unixfs import data as unixfs
+from storage.unixfs import hamt, profile_of
+
+UNIX_S: Final = 1_800_000_000
+LINK: Final = Cid.of(b"x")
+MARKER: Final = b"\x01\x9f\x88\xfe\x03\xc4\x10\x7a"
+
+
+class Reader(NamedTuple):
+    """One row of the table. `errors` are all that `read` may raise."""
+
+    name: str
+    read: Callable[[bytes], object]
+    errors: tuple[type[Exception], ...]
+    corpus: tuple[bytes, ...]
+
+
+def _text(data: bytes) -> object:
+    return Cid.parse(data.decode("latin-1"))
+
+
+def _value() -> dict[str, object]:
+    return {"a": LINK, "b": [1, -5, 1.5, None, True, "text", b"bytes", {"deep": [[[]]]}], "n": 1 << 63, "z": "é" * 40}
+
+
+def _node() -> PbNode:
+    return PbNode(b"\x08\x02\x18\x05", tuple(PbLink(Cid.of(bytes([n])), f"name {n}", n * 999) for n in range(6)))
+
+
+def _messages() -> list[bytes]:
+    file = unixfs.UnixFsData(unixfs.Kind.FILE, b"abc", 900, (3, 300, 597), mode=0o644, mtime=unixfs.Mtime(-5, 7))
+    shard = unixfs.UnixFsData(unixfs.Kind.HAMT_SHARD, b"\xff\x01", hash_type=0x22, fanout=256)
+    return [unixfs.encode(file), unixfs.encode(shard)]
+
+
+def _shards() -> list[bytes]:
+    links = [PbLink(LINK, f"file {n}", n) for n in range(8)]
+    made = hamt.build(links, profile_of("unixfs-v1-2025"))
+    return [block.data for block in made][-1:]
+
+
+def _shard(data: bytes) -> object:
+    store = MemoryBlockstore()
+    return list(hamt.entries(store, LINK, dag_pb.decode(data)))
+
+
+def _pack() -> bytes:
+    blocks = [b"block %d" % number * 9 for number in range(5)]
+    out = record.pack_header(MARKER)
+    records = []
+    for data in blocks:
+        key = Cid.of(data).multihash
+        head = record.record_head(MARKER, record.Kind.BLOCK, key, data)
+        records.append(record.Record(record.Kind.BLOCK, key, len(out) + len(head), len(data)))
+        out += head + data
+    entries = record.footer_entries(records)
+    return out + entries + record.footer_end(MARKER, entries, len(out), len(records))
+
+
+def _read_pack(data: bytes) -> object:
+    def read(at: int, n_bytes: int) -> bytes:
+        return data[at : at + n_bytes]
+
+    marker = record.read_marker(data[: record.PACK_HEADER_BYTES])
+    if marker is None:
+        return None
+    footer = record.read_footer(read, marker, len(data))
+    return footer, list(record.scan(read, marker, record.PACK_HEADER_BYTES, verify=True))
+
+
+_ME: Final = Identity(bytes(range(32)))
+_BASE: Final = Cid.of(b"base", DAG_CBOR)
+_ANNOUNCEMENT: Final = Announcement(
+    manifest=LINK, name="name", version=3, n_bytes=999, addresses=("/ip4/1.2.3.4/tcp/1",)
+)
+_PURPOSE: Final = Purpose(protocol="/covey/fuzz/1.0.0", topic="/covey/adapters/1/x")
+_ENTRY: Final = entry.make_entry(_ME, "adapter", "scope", 7, [_BASE], {"more": [1, LINK, "text"]})
+
+
+def _manifest() -> bytes:
+    made = adapters.Manifest(
+        name="name",
+        version=1,
+        base=adapters.Base(fingerprint=_BASE, name="base", architecture="llama"),
+        files=LINK,
+        n_bytes=5,
+        n_params=6,
+        rank=8,
+        alpha=16.0,
+        targets=("q_proj",),
+        training={"loss": 1.5},
+        created_unix_s=UNIX_S,
+    )
+    return dag_cbor.encode(adapters.manifest_content(made))
+
+
+def _bitswap() -> list[bytes]:
+    said = wire.Message(
+        entries=(wire.Entry(LINK, 5, False, wire.WantType.HAVE, True), wire.Entry(_BASE, -1, True)),
+        is_full=True,
+        blocks=(wire.payload_of(LINK, b"x"), wire.payload_of(_BASE, b"base")),
+        haves=(LINK,),
+        dont_haves=(_BASE,),
+        pending_bytes=77,
+    )
+    return [wire.encode(said, protocol) for protocol in wire.PROTOCOLS]
+
+
+_STORAGE: Final = (InvalidBlock, TooLarge)
+READERS: Final = (
+    Reader("cid", Cid, (InvalidCid,), (LINK, Cid.of(b"y", DAG_PB).as_v0(), Cid.of(b"z", 0x0129, SHA2_512))),
+    Reader(
+        "cid-text",
+        _text,
+        (InvalidCid,),
+        tuple(LINK.encode(base).encode() for base in ("base32", "base36", "base58btc", "base64url", "base2", "base10")),
+    ),
+    Reader("dag-cbor", dag_cbor.links, _STORAGE, (dag_cbor.encode(_value()), dag_cbor.encode([LINK] * 20))),
+    Reader("dag-json", dag_json.links, _STORAGE, (dag_json.encode(_value()), dag_json.encode([LINK] * 20))),
+    Reader("dag-json-typed", dag_json.read, _STORAGE, (b' {"b" : [1, 2.5e3],\n "a": {"/": {"bytes": "AA"}}}\n',)),
+    Reader("dag-pb", dag_pb.links, _STORAGE, (dag_pb.encode(_node()), dag_pb.encode(PbNode(b"x" * 300)))),
+    Reader("unixfs", unixfs.decode, _STORAGE, tuple(_messages())),
+    Reader("hamt", _shard, (StorageError,), tuple(_shards())),
+    Reader("pack", _read_pack, (UnknownVersion,), (_pack(),)),
+    Reader("peer-id", PeerId, (InvalidPeerId,), (bytes(_ME.peer_id),)),
+    Reader(
+        "envelope",
+        lambda data: envelope.open(data, _PURPOSE, Announcement, unix_s=UNIX_S),
+        (Remote,),
+        (envelope.seal(_ME, _PURPOSE, _ANNOUNCEMENT, sequence=5, unix_s=UNIX_S, ttl_s=60),),
+    ),
+    Reader(
+        "message",
+        lambda data: message.decode(data, Announcement, adapters.MAX_ANNOUNCEMENT_BYTES),
+        (Remote,),
+        (message.encode(_ANNOUNCEMENT, adapters.MAX_ANNOUNCEMENT_BYTES),),
+    ),
+    Reader("entry", entry.read_entry, (Remote,), (_ENTRY.block,)),
+    Reader("entry-body", lambda data: entry.open_entry(_ENTRY.block, data), (Remote,), (_ENTRY.body_block,)),
+    Reader(
+        "manifest",
+        lambda data: adapters.read_manifest(dag_cbor.decode(data)),
+        (ProtocolError, *_STORAGE),
+        (_manifest(),),
+    ),
+    Reader("bitswap", wire.decode, (Remote,), tuple(_bitswap())),
+)
