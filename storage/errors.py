@@ -59,7 +59,7 @@ class UnknownVersion(StorageError):
 class InvalidCar(StorageError, ValueError):
     """That is no CAR, or one that is damaged or cut short. Get the file again, or have it made anew."""
 
-    def __init__(self, text: str, at: int) -> None:
+    def __init__(self, text: str, at: int = 0) -> None:
         """`at` is the offset of the byte from which on it is wrong."""
         super().__init__(f"byte {at}: {text}")
         self.at = at

@@ -89,6 +89,10 @@ class Entries:
             for digest, _ in groupby(self.sorted(group), lambda entry: entry[:-OFFSET_BYTES]):
                 yield group, digest
 
+    def n_distinct(self) -> int:
+        """How many multihashes there are."""
+        return sum(1 for _ in self.keys())
+
     def _move_out(self) -> None:
         if self._fd is None:
             self._fd, name = tempfile.mkstemp(prefix="car-index-", dir=self._scratch)

@@ -38,7 +38,10 @@ class RootFound(NamedTuple):
 
 
 class Imported(NamedTuple):
-    """What a CAR held. `n_duplicates` repeat a block that stood before; `n_unreached` are below no root."""
+    """What a CAR held. `n_duplicates` repeat a block that stood before; `n_unreached` are below no root.
+
+    Where a root could not be walked, nobody knows what it reaches: None.
+    """
 
     version: int
     roots: list[RootFound]
@@ -46,7 +49,7 @@ class Imported(NamedTuple):
     n_bytes: int
     n_new: int
     n_duplicates: int
-    n_unreached: int
+    n_unreached: int | None
 
 
 def import_car(
@@ -76,8 +79,9 @@ def import_car(
                 broken.trouble or f"{broken.n_missing} blocks below {broken.cid} are not in the CAR, nor here"
             )
         n_blocks = reader.entries.n_entries
-        n_distinct = sum(1 for _ in reader.entries.keys())  # noqa: SIM118 - no mapping
-        n_unreached = n_only_in(reader.entries, reached)
+        n_distinct = reader.entries.n_distinct()
+        is_known = not any(root.trouble for root in roots)
+        n_unreached = n_only_in(reader.entries, reached) if is_known else None
         return Imported(reader.version, roots, n_blocks, reader.n_bytes, n_new, n_blocks - n_distinct, n_unreached)
 
 
