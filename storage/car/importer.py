@@ -76,7 +76,7 @@ def import_car(
         broken = next((root for root in roots if not root.is_whole), None)
         if needs_whole_roots and broken is not None:
             raise NotFound(
-                broken.trouble or f"{broken.n_missing} blocks below {broken.cid} are not in the CAR, nor here"
+                broken.trouble or f"{broken.n_missing} blocks below {broken.cid} are neither in the CAR nor here"
             )
         n_blocks = reader.entries.n_entries
         n_distinct = reader.entries.n_distinct()

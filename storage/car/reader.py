@@ -19,7 +19,6 @@ from storage.car.wire import (
     LAYOUT_BYTES,
     MAX_HEADER_BYTES,
     MAX_SECTION_BYTES,
-    PRAGMA,
     Layout,
     read_cid,
     read_header,
@@ -101,12 +100,9 @@ class CarReader:
             raise InvalidCar(f"a header of {n_bytes} bytes; 1 to {MAX_HEADER_BYTES} are possible", start)
         body = self._source.take(n_bytes, "the header")
         try:
-            roots = read_header(body)
-            if roots is None and self._source.at != len(PRAGMA):
-                raise ValueError("the pragma of version 2 has another length")
+            return read_header(body)
         except ValueError as error:
             raise InvalidCar(str(error), start) from None
-        return roots
 
     def sections(self) -> Iterator[Section]:
         """Every section in turn. Raises: InvalidCar, OSError, and StoreFull for the entries."""
