@@ -6,12 +6,12 @@ A failed sync is final: the kernel may have dropped the pages, so nobody may try
 import errno
 import os
 import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
-from storage.errors import StoreFull
+from storage.errors import StoreFull, TargetExists
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -55,6 +55,27 @@ def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
 def create_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Write a small file that is not there yet, whole or not at all. Raises: FileExistsError, StoreFull."""
     _put(path, data, mode, os.link)
+
+
+@contextmanager
+def file_created(path: Path) -> Iterator[BinaryIO]:
+    """Write a file of any size that is not there yet, whole or not at all; it is synced and named at the block's end.
+
+    Raises: TargetExists.
+    """
+    temporary = path.with_name(f".{path.name[:100]}.{os.urandom(8).hex()}")
+    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)  # the user's file: his umask decides
+    try:
+        with open(fd, "wb", buffering=0) as file:
+            yield file
+            os.fsync(fd)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise TargetExists(f"{path} is there already: choose another name, or move it away") from None
+    finally:
+        os.unlink(temporary)
+    sync_folder(path.parent)
 
 
 def _put(path: Path, data: bytes, mode: int, give_name: Callable[[str, Path], None]) -> None:

@@ -56,6 +56,15 @@ class UnknownVersion(StorageError):
     """The store was written by a newer Covey. Upgrade Covey, or choose another COVEY_HOME."""
 
 
+class InvalidCar(StorageError, ValueError):
+    """That is no CAR, or one that is damaged or cut short. Get the file again, or have it made anew."""
+
+    def __init__(self, text: str, at: int = 0) -> None:
+        """`at` is the offset of the byte from which on it is wrong."""
+        super().__init__(f"byte {at}: {text}")
+        self.at = at
+
+
 class InvalidName(StorageError, ValueError):
     """A file name in the content is not safe to write ("", ".", "..", "/", NUL). The content is refused."""
 

@@ -26,6 +26,7 @@ STATUSES: Final = {
     "bad_request": 400,
     "bad_config": 400,
     "invalid_cid": 400,
+    "invalid_car": 400,
     "invalid_peer_id": 400,
     "invalid_name": 400,
     "malformed": 400,

@@ -35,6 +35,19 @@ def _got(result: Json) -> Iterator[str]:
     yield f"{result['cid']}  {what} in {duration_text(result['took_s'])}{where}"
 
 
+def _car(result: Json) -> Iterator[str]:
+    """A CAR that came in or was looked at: the warnings have been told already."""
+    yield from lines_of({key: value for key, value in result.items() if key != "warnings"})
+
+
+def _car_exported(result: Json) -> Iterator[str]:
+    what = f"{result['n_blocks']:,} blocks, {bytes_text(result['size_bytes'])}"
+    yield f"{result['cid']}  {what} -> {clean(result['out'])}"
+    if result["n_missing"]:
+        yield f"{result['n_missing']:,} blocks are not here and were left out, such as:"
+        yield from (f"  {cid}" for cid in result["missing"])
+
+
 def _peer_added(result: Json) -> Iterator[str]:
     if result["is_connected"]:
         yield f"connected to {clean(result['peer'])}"
@@ -161,6 +174,8 @@ def _pins(rows: Json) -> Iterator[str]:
 FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "adapter/ls": _adapters,
     "adapter/publish": _published,
+    "car/export": _car_exported,
+    "car/import": _car,
     "content/add": _added,
     "content/get": _got,
     "content/ls": _listing,

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import click
 import msgspec
 
-from daemon.api.operation import Operation
+from daemon.api.operation import Operation, operations
 from daemon.cli import client, forms
 from daemon.cli.beside import BESIDE
 from daemon.cli.options import json_option
@@ -36,8 +36,9 @@ def command_of(operation: Operation) -> click.Command:
     def run(home: Home, /, as_json: bool, **values: Any) -> None:
         given = {name: _sent(fields[name], value) for name, value in values.items() if _is_given(fields[name], value)}
         given |= _defaults_from(fields, given)
+        chosen = _on_stdout(operation, fields, given)
         with _stdin_as_file(home, fields, given) as params:
-            _run(home, operation, params, as_json=as_json)
+            _run(home, chosen, params, as_json=as_json)
 
     return _Command(
         words[-1],
@@ -99,10 +100,21 @@ def _defaults_from(fields: dict[str, Any], given: dict[str, Any]) -> dict[str, A
     named = {}
     for name, field in fields.items():
         meta = bare(field.type)[1]
-        source = ((meta.extra if meta else None) or {}).get("default_from")
+        extra = (meta.extra if meta else None) or {}
+        source = extra.get("default_from")
         if source in given and name not in given:
-            named[name] = os.path.abspath(os.path.basename(given[source].rstrip("/")))
+            named[name] = os.path.abspath(os.path.basename(given[source].rstrip("/")) + extra.get("suffix", ""))
     return named
+
+
+def _on_stdout(operation: Operation, fields: dict[str, Any], params: dict[str, Any]) -> Operation:
+    """Where a path to write to is `-`: the operation that streams the bytes instead, and has no such parameter."""
+    for name in [name for name, value in params.items() if value == "-"]:
+        instead = _extra(fields[name]).get("stdout")
+        if instead:
+            del params[name]
+            return operations()[instead]
+    return operation
 
 
 @contextmanager
@@ -141,7 +153,7 @@ def _option(field: msgspec.structs.FieldInfo) -> click.Option:
     help_text = text + (f" [{', '.join(typing.get_args(item(kind)))}; commas between]" if _is_choice_list(kind) else "")
     return click.Option(
         [name, field.name],
-        required=field.required,
+        required=field.required and not _extra(field).get("default_from"),
         help=(help_text + shown).strip(),
         type=_type(field),
     )
@@ -181,7 +193,7 @@ def _path(value: Any, field: msgspec.structs.FieldInfo) -> Any:
     extra = _extra(field)
     if not (extra.get("path") or extra.get("path_if_there")):
         return value
-    if value == "" or (value == "-" and not extra.get("stdin")):
+    if value == "" or (value == "-" and not (extra.get("stdin") or extra.get("stdout"))):
         say = "a path cannot be empty" if value == "" else "- is not possible here; `covey cat` prints on stdout"
         raise click.BadParameter(say, param_hint=field.name)
     if value == "-":

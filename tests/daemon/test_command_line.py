@@ -107,6 +107,29 @@ def test_paths_are_made_absolute_and_flags_are_sent(daemon, covey, tmp_path):
     assert daemon.asked == [("content/add", {"path": str(tmp_path / "x"), "is_pinned": False, "visibility": "public"})]
 
 
+def test_a_car_is_named_after_its_content_or_goes_to_stdout(daemon, covey, tmp_path):
+    done = {
+        "type": "exported",
+        "cid": "bafy",
+        "out": "/x",
+        "n_blocks": 2,
+        "size_bytes": 9,
+        "n_missing": 1,
+        "missing": ["b"],
+    }
+    daemon.answers["car/export"] = (200, [done])
+    daemon.answers["car/read"] = (200, b"the bytes")
+    code, out, _ = covey("car", "export", "bafy/song/", "--version", "2")
+    assert (code, out.splitlines()[0]) == (0, "bafy  2 blocks, 9 B -> /x") and "left out" in out
+    assert covey("car", "export", "bafy", "--out", "-", "--offline") == (0, "the bytes", "")
+    assert covey("car", "export", "bafy", "--out", "-", "--json")[0] == faults.EXIT_USAGE
+    assert covey("car", "export", "bafy", "--version", "3")[0] == faults.EXIT_USAGE
+    assert daemon.asked == [
+        ("car/export", {"reference": "bafy/song/", "version": 2, "out": str(tmp_path / "song.car")}),
+        ("car/read", {"reference": "bafy", "is_offline": True}),
+    ]
+
+
 def test_stdin_goes_by_a_file_that_is_gone_afterwards(daemon, covey, monkeypatch):
     seen = []
     daemon.answers["content/add"] = (200, [{"type": "added", "cid": "bafy", "name": "stdin", "size_bytes": 1}])
