@@ -5,7 +5,7 @@ store's notes. What became of an adapter on this node stands in the room `adapte
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Literal, NamedTuple
@@ -207,7 +207,7 @@ class ArtifactTable:
         kind: str | None = None,
         name: str | None = None,
         version: int | None = None,
-        base: str | None = None,
+        bases: Collection[str] = (),
         publisher: PeerId | None = None,
         is_own: bool | None = None,
         capability: str | None = None,
@@ -231,7 +231,6 @@ class ArtifactTable:
             "kind": kind,
             "name": name,
             "version": version,
-            "base": base,
             "publisher": publisher,
             "is_own": is_own,
         }
@@ -239,6 +238,8 @@ class ArtifactTable:
         for column, value in equal.items():
             if value is not None:
                 query.where(f"artifacts.{column} = ?", value)
+        if bases:
+            query.where(f"artifacts.base IN ({_marks(bases)})", *bases)
         if capability is not None:
             query.where(_HAS_LABEL.format(marks="?"), capability, Sort.CAPABILITY)
         if tag is not None:
@@ -247,7 +248,7 @@ class ArtifactTable:
             query.where(_HAS_METRIC[condition.operator], condition.metric, condition.value)
         if not with_removed:
             query.where("coalesce(adapters.state, '') != 'removed'")
-        order = "created_unix_s DESC"
+        order = "created_unix_s DESC, version DESC"
         if match is not None:
             query.tables += " JOIN artifact_words ON artifact_words.rowid = artifacts.id"
             query.where("artifact_words MATCH ?", match)
@@ -351,8 +352,8 @@ def metrics_of(database: Database, numbers: Sequence[int]) -> dict[int, dict[str
     return metrics
 
 
-def _marks(numbers: Sequence[int]) -> str:
-    return ", ".join("?" * len(numbers))
+def _marks(values: Collection[object]) -> str:
+    return ", ".join("?" * len(values))
 
 
 def _some(numbers: Sequence[int]) -> Iterable[Sequence[int]]:
