@@ -96,4 +96,4 @@ def _number(text: str, whole: str) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise BadRequest(f"{text.strip()[:32]!r} in {whole[:64]!r} is no number")
-    return number
+    return number + 0.0  # DAG-CBOR has no negative zero

@@ -190,7 +190,7 @@ def _artifact_published(result: Json) -> Iterator[str]:
 def _artifact_added(result: Json) -> Iterator[str]:
     yield f"{result['kind']} {clean(result['name'])} v{result['version']} of {clean(result['publisher'])} is registered"
     if result["is_whole"]:
-        yield f"its files are here: {bytes_text(result['n_bytes'])}, {bytes_text(result['fetched_bytes'])} of it fetched"
+        yield f"its files are here: {bytes_text(result['n_bytes'])}, {bytes_text(result['fetched_bytes'])} fetched"
     yield f"to write its files out: covey get {clean(result['manifest'])}"
 
 
