@@ -88,7 +88,8 @@ def _register(ports: Ports, entry: Entry) -> ArtifactRow:
         raise Untrusted(
             f"its publisher is not trusted with {kind}. To trust it: covey peer trust {entry.author} --kinds {kind}"
         )
-    with ports.catalog.transaction():
+    with ports.store.lease(), ports.catalog.transaction():
+        ports.store.put_many(entry.blocks)  # they may have been swept since they came
         ports.catalog.artifacts.put(row)
         if row.kind == adapter_wire.KIND:
             known = ports.catalog.adapters.get(row.manifest)

@@ -71,23 +71,37 @@ def store_artifact(
         sizes.append(n_bytes)
         on_bytes(n_bytes)
 
-    files = unixfs.add_path(ports.store, path, UNIXFS_V1_2025, count)
-    with ports.numbering:
-        versions = ports.catalog.artifacts.find(kind=release.kind, name=release.name, is_own=True)
-        versions.sort(key=lambda row: row.version, reverse=True)
-        artifact = _artifact(ports, files, sum(sizes), release, versions)
-        same = _same(ports, versions, artifact, release)
-        if same is not None:
-            show(ports, read_entry_of(ports.store, same.manifest), release.visibility, release.members)
-            return same, False
-        if versions and release.version is not None and release.version <= versions[0].version:
-            last = versions[0].version
-            raise BadArtifact(f"{release.name} has version {last} already: publish it as {last + 1}")
-        return _store(ports, artifact, release), True
+    with ports.store.lease():  # nothing of it is swept before it is pinned
+        files = unixfs.add_path(ports.store, path, UNIXFS_V1_2025, count)
+        with ports.numbering:
+            versions = ports.catalog.artifacts.find(kind=release.kind, name=release.name, is_own=True)
+            versions.sort(key=lambda row: row.version, reverse=True)
+            artifact = _artifact(ports, files, sum(sizes), release, versions)
+            row = _same(ports, versions, artifact, release)
+            if row is not None:
+                show(ports, read_entry_of(ports.store, row.manifest), release.visibility, release.members)
+            published = row or _store(ports, artifact, release, versions)
+            _take_back(ports, versions, files, release)
+            return published, row is None
 
 
-def _store(ports: Ports, artifact: Artifact, release: Release) -> ArtifactRow:
-    """Sign the manifest, hold it and its files, show it, and note it."""
+def _take_back(ports: Ports, versions: Sequence[ArtifactRow], files: Cid, release: Release) -> None:
+    """Who may not see these files now sees them through no earlier version either."""
+    members = frozenset(release.members)
+    for row in versions:
+        level, before = ports.roots.level(row.manifest), ports.roots.members(row.manifest)
+        if row.files == files and (
+            level > release.visibility or (level == release.visibility and not before <= members)
+        ):
+            narrowed = members if level > release.visibility else before & members
+            show(ports, read_entry_of(ports.store, row.manifest), release.visibility, narrowed)
+
+
+def _store(ports: Ports, artifact: Artifact, release: Release, versions: Sequence[ArtifactRow]) -> ArtifactRow:
+    """Sign the manifest, hold it and its files, show it, and note it. Raises: BadArtifact, TooLarge."""
+    if versions and artifact.version <= versions[0].version:
+        last = versions[0].version
+        raise BadArtifact(f"{release.name} has version {last} already: publish it as {last + 1}")
     kind, scope = artifact.kind, artifact.name
     entry = make_entry(
         ports.identity,
