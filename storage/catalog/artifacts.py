@@ -42,6 +42,7 @@ CREATE TABLE artifacts (
     is_verified INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX artifacts_by_name ON artifacts (kind, name, version);
+CREATE INDEX artifacts_by_age ON artifacts (created_unix_s DESC, version DESC, manifest);
 CREATE INDEX artifacts_by_base ON artifacts (base);
 CREATE INDEX artifacts_by_publisher ON artifacts (publisher);
 CREATE TABLE artifact_labels (
@@ -248,7 +249,7 @@ class ArtifactTable:
             query.where(_HAS_METRIC[condition.operator], condition.metric, condition.value)
         if not with_removed:
             query.where("coalesce(adapters.state, '') != 'removed'")
-        order = "created_unix_s DESC, version DESC"
+        order = "artifacts.created_unix_s DESC, artifacts.version DESC"
         if match is not None:
             query.tables += " JOIN artifact_words ON artifact_words.rowid = artifacts.id"
             query.where("artifact_words MATCH ?", match)
@@ -293,8 +294,9 @@ class ArtifactTable:
         )
 
     def _check_room(self, row: ArtifactRow) -> None:
-        if row.kind == ADAPTER:
-            return
+        highest = self._database.read_one("SELECT max(id) FROM artifacts")
+        if row.kind == ADAPTER or highest is None or (highest[0] or 0) < self._max_rows:
+            return  # there are no more rows than the highest number says: so they need not be counted
         n_rows = self._database.read_one("SELECT count(*) FROM artifacts WHERE kind != ?", (ADAPTER,))
         if n_rows is not None and n_rows[0] >= self._max_rows:
             raise TooLarge(
