@@ -35,6 +35,12 @@ class BadAdapter(AgentError):
     code = "bad_adapter"
 
 
+class BadArtifact(AgentError):
+    """The artifact is not usable as it is."""
+
+    code = "bad_artifact"
+
+
 class WrongBase(AgentError):
     """The adapter was made for another base model."""
 

@@ -15,6 +15,10 @@ from agents.errors import AgentError, UnknownName
 from storage.catalog import Catalog
 from storage.catalog.models import ModelRow
 
+CARD_FILE: Final = "covey-model.json"  # the engine writes it beside the weights
+UNKNOWN_SOURCE: Final = ""  # of a model that was found in its folder
+MAX_CARD_BYTES: Final = 64 << 10
+
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -56,7 +60,7 @@ async def import_model(
     if not _NAME.fullmatch(name):
         raise BadName(f"{name[:64]!r} is no name for a model: use letters, digits, dots, dashes and underscores")
     known = catalog.models.get(name)
-    if known is not None and known.source != source:
+    if known is not None and known.source not in (source, UNKNOWN_SOURCE):
         raise BadName(f"there is a model {name!r} already, from {known.source}: choose another --name")
     imported = await engine.one(Import(id=0, source=source, folder=str(models / name), name=name))
     assert isinstance(imported, Imported)
@@ -71,6 +75,33 @@ async def import_model(
     )
     catalog.models.upsert(row)
     return row
+
+
+def rebuild_models(catalog: Catalog, models: Path, unix_s: float) -> int:
+    """Note the models that stand in the folder and that the catalog does not know. Returns: how many."""
+    n_new = 0
+    for file in sorted(models.glob(f"*/{CARD_FILE}")):
+        name = file.parent.name
+        if not _NAME.fullmatch(name) or catalog.models.get(name) is not None:
+            continue
+        try:
+            if file.stat().st_size > MAX_CARD_BYTES:
+                continue
+            card = msgspec.json.decode(file.read_bytes(), type=ModelCard)
+        except (OSError, msgspec.MsgspecError):  # half-written, or not ours
+            continue
+        row = ModelRow(
+            name=name,
+            fingerprint=card.fingerprint,
+            derived_from=card.derived_from,
+            folder=str(file.parent),
+            source=UNKNOWN_SOURCE,
+            card=msgspec.to_builtins(card),
+            added_unix_s=unix_s,
+        )
+        catalog.models.upsert(row)
+        n_new += 1
+    return n_new
 
 
 def find_model(catalog: Catalog, name: str | None, usual: str) -> ModelRow:

@@ -12,7 +12,7 @@ import trio
 from agents.adapters.bases import base_of
 from agents.adapters.decide import TRUST_KIND
 from agents.adapters.inspect import inspect_folder
-from agents.adapters.manifests import hide, read_stored, unpin
+from agents.adapters.manifests import hide, read_stored, unpin_files
 from agents.adapters.ports import Ports
 from agents.adapters.publish import Release, publish
 from agents.adapters.subscribe import NewBase, News, NewTrust, Wanted
@@ -115,7 +115,7 @@ class Adapters:
         with suppress(StorageError, Remote):  # it never came as far as blocks, or they are no DAG
             entry, manifest = read_stored(self.ports.store, row.manifest)
             hide(self.ports, entry)  # first: whoever is killed in between may ask for all of it once more
-            unpin(self.ports, entry, manifest)
+            unpin_files(self.ports, entry, manifest)
         self.ports.catalog.adapters.set_state(row.manifest, AdapterState.REMOVED, self.ports.unix_s())
         if row.folder is not None:
             shutil.rmtree(row.folder, ignore_errors=True)

@@ -22,6 +22,7 @@ from agents.adapters.ports import Ports
 from agents.adapters.shelf import mend_shelf
 from agents.adapters.subscribe import News, run_subscriber
 from agents.adapters.watch import run_watcher
+from agents.artifacts.rebuild import needs_rebuild, rebuild
 from agents.chat.sessions import Chat, Sessions
 from agents.engine.client import Engine, open_engine
 from agents.models import Desk
@@ -151,6 +152,7 @@ async def open_node(
             for cid, reason in roots.hidden.items():
                 log.error("root_hidden", cid=str(cid), reason=reason)
             ports = _ports(home, identity, store, roots, catalog, feed, network)
+            await ports.exchange.work(partial(_fill_catalog, ports, home))
             await ports.exchange.work(partial(mend_shelf, ports))
             node, services = _assemble(home, config, ports, feed, engine, stop)
             async with trio.open_nursery() as nursery:
@@ -252,6 +254,14 @@ def _assemble(
         "peer notes": partial(note_peers, network, catalog.peers, feed, wall.unix_s),
         "peering": partial(keep_connected, network, catalog.peers, _bootstrap(config)),
     }
+
+
+def _fill_catalog(ports: Ports, home: Home) -> None:
+    """A catalog that is new or of an older version is filled from blocks, before anything asks it."""
+    if needs_rebuild(ports):
+        rebuilt = rebuild(ports, home.models)
+        for cid, reason in rebuilt.problems.items():
+            log.error("artifact_not_restored", manifest=str(cid), reason=reason)
 
 
 def _bootstrap(config: Config) -> list[PeerInfo]:

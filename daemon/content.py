@@ -6,10 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from agents.adapters.manifests import read_entry_of
 from daemon.api.operation import Progress as Told
+from protocols.artifacts import describe
+from protocols.entry import read_entry
+from protocols.errors import Remote
 from protocols.fetch import Links, Progress, fetch_dag
 from protocols.net import PeerInfo
-from storage.cid import DAG_PB, Cid
+from storage.cid import DAG_CBOR, DAG_PB, Cid
 from storage.codecs import dag_pb
 from storage.codecs import links as codec_links
 from storage.errors import InvalidName
@@ -44,6 +48,27 @@ async def fetch_reference(
         report(Told(step=step, n_done=progress.n_bytes + progress.n_reused_bytes))
 
     return cid, await _fetch(node, cid, timeout_s, named, on_progress=on_progress)
+
+
+async def files_of(node: "Node", reference: str, *, timeout_s: float, providers: Sequence[str] = ()) -> str:
+    """The same reference, where it begins with the manifest of an artifact: to the files that it describes.
+
+    Only the manifest is fetched, and its signature is checked. What else is named by DAG-CBOR is left as it is.
+    Raises: Remote, InvalidCid.
+    """
+    cid, names = parse(reference)
+    if cid.codec != DAG_CBOR:
+        return reference
+    named = [PeerInfo(peer) for peer in node.network.peers()]
+    named = [*map(PeerInfo.parse, providers), *named]
+    await _fetch(node, cid, timeout_s, named, links=lambda cid, data: ())
+    try:
+        body, _ = read_entry(await node.exchange.work(partial(node.store.get, cid)))
+    except Remote:  # some other DAG
+        return reference
+    await _fetch(node, body, timeout_s, named, links=lambda cid, data: ())
+    entry = await node.exchange.work(partial(read_entry_of, node.store, cid))
+    return "/".join((str(describe(entry).files), *names))
 
 
 async def fetch_folder(node: "Node", reference: str, *, timeout_s: float) -> Cid:

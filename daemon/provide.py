@@ -11,6 +11,7 @@ import trio
 
 from agents.adapters.manifests import read_stored
 from agents.adapters.ports import Ports
+from protocols.artifacts import KINDS
 from protocols.errors import Remote
 from protocols.routing import Provide, ProvideSchedule, keep_provided
 from storage.blockstore import Store, Visibility
@@ -70,10 +71,14 @@ class Provider:
         return self._ports.roots.may_see(None, cid, is_flock=False)
 
     def _all_public(self) -> list[Provide]:
-        """What was published as it is, and what is public of the adapters, own and fetched."""
+        """What was published as it is, and what is public of the artifacts, own and fetched."""
         roots = [root.cid for root in self._ports.roots.list() if root.level is Visibility.PUBLIC]
         for row in self._ports.catalog.adapters.query(state=AdapterState.READY, limit=MAX_ADAPTERS):
             roots += filter(self._is_public, _roots_of(self._ports.store, row))
+        for kind in KINDS:
+            for artifact in self._ports.catalog.artifacts.find(kind=kind, limit=MAX_ADAPTERS):
+                named = [artifact.manifest, *([artifact.files] if artifact.files else [])]
+                roots += filter(self._is_public, named)
         return [request for root in roots for request in provided_with(self._ports.store, root, SPREAD_S)]
 
 

@@ -123,7 +123,7 @@ def manifest_content(manifest: Manifest) -> dict[str, Any]:
 def read_manifest(content: Mapping[str, Any]) -> Manifest:
     """The manifest in an entry's content. Raises: Malformed."""
     try:
-        return msgspec.convert(content, Manifest, dec_hook=_link)
+        return msgspec.convert(content, Manifest, dec_hook=read_link)
     except msgspec.ValidationError as error:
         raise Malformed(f"not the manifest of an adapter: {error}") from None
 
@@ -210,7 +210,8 @@ def _purpose(base: Cid) -> Purpose:
     return Purpose(protocol=PROTOCOL, topic=topic_of(base))
 
 
-def _link(form: type, value: object) -> object:
+def read_link(form: type, value: object) -> object:
+    """For msgspec: links of DAG-CBOR come as `Cid` already."""
     if form is Cid and isinstance(value, Cid):
         return value
     raise ValueError(f"a link was expected, not {type(value).__name__}")

@@ -1,15 +1,18 @@
 """Manifests that stand in the store, the pins that hold them, and the rows that the catalog keeps of them."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from agents.adapters.ports import Ports
 from protocols.adapters import Manifest, read_manifest
 from protocols.entry import Entry, open_entry, read_entry
 from storage.blockstore import Blockstore, Visibility
-from storage.catalog.adapters import AdapterRow
+from storage.catalog.adapters import AdapterRow, AdapterState
 from storage.cid import Cid
 from storage.keys import PeerId
 from storage.pins import PinKind, PinState
+
+PIN: Final = "adapter"
 
 
 def read_stored(store: Blockstore, cid: Cid) -> tuple[Entry, Manifest]:
@@ -55,9 +58,22 @@ def unpin(ports: Ports, entry: Entry, manifest: Manifest) -> None:
         ports.pins.remove(cid, _pin_name(entry))
 
 
+def unpin_files(ports: Ports, entry: Entry, manifest: Manifest) -> None:
+    """Let go of all but the manifest: that it is held alone says that the user removed the adapter."""
+    ports.pins.remove(manifest.files, _pin_name(entry))
+
+
+def pinned_state(ports: Ports, entry: Entry, manifest: Manifest) -> AdapterState:
+    """How far an adapter whose manifest is held has come, as its pins tell it."""
+    pin = ports.pins.get(manifest.files, _pin_name(entry))
+    if pin is None:
+        return AdapterState.REMOVED
+    return AdapterState.READY if pin.state is PinState.COMPLETE else AdapterState.FETCHING
+
+
 def _pin_name(entry: Entry) -> str:
     """Each manifest holds for itself: any may name the files of another."""
-    return f"adapter/{entry.cid}"
+    return f"{PIN}/{entry.cid}"
 
 
 def show(ports: Ports, entry: Entry, level: Visibility, members: Iterable[PeerId] = ()) -> None:

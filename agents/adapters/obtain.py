@@ -10,6 +10,7 @@ from agents.adapters.decide import Refuse, judge_manifest
 from agents.adapters.manifests import pin, read_entry_of, read_stored, row_of, unpin
 from agents.adapters.ports import Ports
 from agents.adapters.shelf import put_on_shelf
+from agents.artifacts.rows import artifact_row
 from agents.errors import AgentError, BadAdapter
 from protocols import adapters as wire
 from protocols.adapters import Announcement, Manifest
@@ -99,7 +100,7 @@ async def obtain(ports: Ports, job: Job) -> Refuse | Waiting | None:
 async def _obtain(ports: Ports, job: Job) -> Refuse | None:
     started_s = trio.current_time()
     providers = _providers(ports, job)
-    entry = await _fetch_entry(ports, job.announcement.manifest, providers)
+    entry = await fetch_entry(ports, job.announcement.manifest, providers)
     accepted = [str(job.base)] if ports.catalog.models.accepting(str(job.base)) else []
     manifest = judge_manifest(entry, job.announcement, job.publisher, job.base, accepted)
     if isinstance(manifest, Refuse):
@@ -146,7 +147,7 @@ async def _fetch_files(
                 providers=providers,
                 find_more=partial(ports.network.find_providers, manifest.files, MAX_PROVIDERS),
                 on_progress=partial(_tell_progress, ports, publisher, cid, manifest, Tenths(manifest.n_bytes)),
-                links=_file_links,
+                links=file_links,
                 max_blocks=MIN_BLOCKS + manifest.n_bytes // MEAN_BLOCK_BYTES,
                 max_bytes=int(manifest.n_bytes * (1 + OVERHEAD_FRAC)) + OVERHEAD_BYTES,
                 show=PASSED_ON[manifest.audience],
@@ -159,7 +160,7 @@ async def _fetch_files(
     return fetched
 
 
-def _file_links(cid: Cid, data: bytes) -> list[Cid]:
+def file_links(cid: Cid, data: bytes) -> list[Cid]:
     """The links of a file's or folder's block. Raises: InvalidBlock for any other kind: it has no place in files."""
     if cid.codec not in (RAW, DAG_PB):
         raise InvalidBlock(f"its files hold {cid}, which is neither a file nor a folder")
@@ -173,7 +174,7 @@ def _providers(ports: Ports, job: Job) -> list[PeerInfo]:
     return [PeerInfo(job.publisher, job.announcement.addresses), *others[: MAX_PROVIDERS - 1]]
 
 
-async def _fetch_entry(ports: Ports, cid: Cid, providers: list[PeerInfo]) -> Entry:
+async def fetch_entry(ports: Ports, cid: Cid, providers: list[PeerInfo]) -> Entry:
     """The manifest's two blocks, alone, verified. Raises: Remote."""
     find_more = partial(ports.network.find_providers, cid, MAX_PROVIDERS)
     fetch = partial(
@@ -194,6 +195,7 @@ def _note_fetching(ports: Ports, entry: Entry, manifest: Manifest) -> None:
     # Its author signed who may have these two; what they link to has levels of its own.
     ports.store.set_floor((entry.cid, entry.body_cid), PASSED_ON[manifest.audience])
     with ports.catalog.transaction():
+        ports.catalog.artifacts.put(artifact_row(entry, is_own=False))
         ports.catalog.adapters.upsert(row_of(entry, manifest, unix_s))
         ports.catalog.adapters.set_state(entry.cid, AdapterState.FETCHING, unix_s)
 

@@ -11,6 +11,7 @@ from agents.adapters.inspect import Inspection, inspect_folder
 from agents.adapters.manifests import pin, read_stored, row_of, show
 from agents.adapters.ports import Ports
 from agents.adapters.shelf import put_on_shelf
+from agents.artifacts.rows import artifact_row
 from agents.engine.messages import ModelCard
 from agents.errors import BadAdapter
 from protocols import adapters as wire
@@ -114,6 +115,7 @@ def _store(ports: Ports, manifest: Manifest, release: Release) -> AdapterRow:
     pin(ports, entry, manifest, PinState.COMPLETE)
     show(ports, entry, release.visibility, release.members)
     with ports.catalog.transaction():
+        ports.catalog.artifacts.put(artifact_row(entry, is_own=True))
         ports.catalog.adapters.upsert(row_of(entry, manifest, ports.unix_s(), is_own=True))
         ports.catalog.adapters.set_state(entry.cid, AdapterState.READY, ports.unix_s(), folder=str(shelf))
     row = ports.catalog.adapters.get(entry.cid)

@@ -38,6 +38,7 @@ STATUSES: Final = {
     "expired": 403,
     "wrong_base": 403,
     "bad_adapter": 403,
+    "bad_artifact": 403,
     "protocol_refused": 403,
     "tampered": 403,
     "misstated": 403,

@@ -165,6 +165,66 @@ def _adapters(rows: Json) -> Iterator[str]:
             yield f"  {clean(row['reason'])}"
 
 
+def _artifacts(rows: Json) -> Iterator[str]:
+    if not rows:
+        yield "no artifact fits, or there is none yet. To publish: covey artifact publish PATH --kind KIND --name NAME"
+    yield from table(
+        [
+            {
+                "kind": row["kind"],
+                "name": f"{row['name']} v{row['version']}",
+                "publisher": "you" if row["is_own"] else row["publisher_name"] or short(row["publisher"]),
+                "n_bytes": row["n_bytes"],
+                "base": short(row["base"]) if row["base"] else None,
+                "created_unix_s": row["created_unix_s"],
+                "tags": [*row["tags"], *row["own_tags"]],
+                "metrics": row["metrics"],
+                "manifest": row["manifest"],
+            }
+            for row in rows
+        ]
+    )
+
+
+def _artifact_tagged(row: Json) -> Iterator[str]:
+    tags = ", ".join(map(clean, row["own_tags"])) or "no tags of your own"
+    yield f"{clean(row['name'])} v{row['version']}: {tags}"
+
+
+def _artifact_published(result: Json) -> Iterator[str]:
+    what = "published" if result["is_new"] else "was published already as"
+    yield (
+        f"{what} {result['kind']} {clean(result['name'])} v{result['version']}, {bytes_text(result['n_bytes'])}, "
+        f"for {_CIRCLES[result['visibility']]}"
+    )
+    yield clean(result["manifest"])
+
+
+def _artifact_added(result: Json) -> Iterator[str]:
+    yield f"{result['kind']} {clean(result['name'])} v{result['version']} of {clean(result['publisher'])} is registered"
+    if result["is_whole"]:
+        yield f"its files are here: {bytes_text(result['n_bytes'])}, {bytes_text(result['fetched_bytes'])} fetched"
+    yield f"to write its files out: covey get {clean(result['manifest'])}"
+
+
+def _lineage(result: Json) -> Iterator[str]:
+    for heading, relatives in (("made from", result["ancestors"]), ("made of it", result["descendants"])):
+        yield f"{heading}:"
+        if not relatives:
+            yield "  nothing that is known here"
+        for one in relatives:
+            name = f"{one['kind']} {clean(one['name'])} v{one['version']}" if one["name"] else "not here"
+            yield f"{'  ' * one['n_steps']}{clean(one['role'])}: {name}  {clean(one['manifest'])}"
+    if not result["is_whole"]:
+        yield "there is more: raise --limit"
+
+
+def _rebuilt(result: Json) -> Iterator[str]:
+    yield f"read {result['n_artifacts']} artifacts from their blocks, {result['n_new']} of them new to the catalog"
+    for problem in result["problems"]:
+        yield f"  {clean(problem['manifest'])}: {clean(problem['text'])}"
+
+
 def _pins(rows: Json) -> Iterator[str]:
     yield from table(rows) if rows else ["no pins. To keep something: covey pin add CID"]
     if any(row["state"] != "complete" for row in rows):
@@ -174,6 +234,13 @@ def _pins(rows: Json) -> Iterator[str]:
 FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "adapter/ls": _adapters,
     "adapter/publish": _published,
+    "artifact/add": _artifact_added,
+    "artifact/lineage": _lineage,
+    "artifact/ls": _artifacts,
+    "artifact/publish": _artifact_published,
+    "artifact/rebuild": _rebuilt,
+    "artifact/search": _artifacts,
+    "artifact/tag": _artifact_tagged,
     "car/export": _car_exported,
     "car/import": _car,
     "content/add": _added,

@@ -99,7 +99,7 @@ def value_text(key: str, value: Json) -> str:
     if isinstance(value, list):
         return ", ".join(value_text("", item) for item in value) or "-"
     if isinstance(value, dict):
-        return " ".join(f"{inner}={value_text(inner, item)}" for inner, item in value.items()) or "-"
+        return " ".join(f"{clean(inner)}={value_text(inner, item)}" for inner, item in value.items()) or "-"
     return clean(str(value))
 
 

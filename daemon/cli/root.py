@@ -67,12 +67,15 @@ def _noun(name: str, words: dict[tuple[str, ...], Any]) -> click.Command:
     if (name,) in words:
         return command_of(words[name,])
     verbs = ", ".join(sorted(key[1] for key in words))
-    group = click.Group(name, help=f"Work with {name}s: {verbs}.", context_settings=_SETTINGS)
+    whole = f"Work with {name}s: {verbs}."
+    short = whole if len(whole) <= _MAX_SHORT_CHARS else f"Work with {name}s; {len(words)} commands: covey {name} -h"
+    group = click.Group(name, help=whole, short_help=short, context_settings=_SETTINGS)
     for operation in words.values():
         group.add_command(command_of(operation))
     return group
 
 
+_MAX_SHORT_CHARS: Final = 60  # what fits beside the names of commands
 _SETTINGS: Final = {"help_option_names": ["-h", "--help"]}
 
 

@@ -1,18 +1,17 @@
-"""The registry of adapters: what this node published or heard of, and how far each has come."""
+"""How far each adapter that this node published or heard of has come. What it is, its artifact says, in `artifacts`."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from storage.catalog.artifacts import ADAPTER, ArtifactRow, ArtifactTable, Sort, labels_of, metrics_of
 from storage.catalog.database import Database
 from storage.cid import Cid
-from storage.errors import NotFound, TooLarge
+from storage.errors import NotFound
 from storage.keys import PeerId
 
 MAX_ADAPTERS: Final = 50_000
-MAX_ROW_TEXT_BYTES: Final = 64 << 10
 MAX_ROWS_READ: Final = 1000
 
 SCHEMA: Final = """
@@ -36,6 +35,37 @@ CREATE TABLE adapters (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX adapters_by_base ON adapters (base, state);
 CREATE INDEX adapters_by_age ON adapters (state, heard_unix_s)"""
+
+# From the layout above, in which a row said all that was known, to one that leaves to `artifacts` what a manifest says.
+SPLIT: Final = """
+INSERT INTO artifacts (manifest, kind, name, version, publisher, base, n_bytes, created_unix_s, description, is_own,
+    is_verified) SELECT manifest, 'adapter', name, version, publisher, base, n_bytes, created_unix_s, '', is_own, 0
+    FROM adapters;
+INSERT OR IGNORE INTO artifact_labels (artifact, sort, label) SELECT artifacts.id, 'tag', tag.value
+    FROM adapters JOIN artifacts USING (manifest), json_each(adapters.tags) AS tag ORDER BY artifacts.id, tag.key;
+INSERT OR IGNORE INTO artifact_metrics SELECT artifacts.id, metric.key, metric.value
+    FROM adapters JOIN artifacts USING (manifest), json_each(adapters.metrics) AS metric;
+INSERT INTO artifact_words (rowid, name, labels, description) SELECT id, name, coalesce((SELECT group_concat(label, ' ')
+    FROM artifact_labels WHERE artifact = artifacts.id), ''), '' FROM artifacts;
+ALTER TABLE adapters RENAME TO adapters_1;
+CREATE TABLE adapters (
+    manifest BLOB PRIMARY KEY REFERENCES artifacts (manifest) ON DELETE CASCADE,
+    rank INTEGER NOT NULL,
+    heard_unix_s REAL NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT,
+    ready_unix_s REAL,
+    folder TEXT
+) STRICT, WITHOUT ROWID;
+INSERT INTO adapters SELECT manifest, rank, heard_unix_s, state, reason, ready_unix_s, folder FROM adapters_1;
+DROP TABLE adapters_1;
+CREATE INDEX adapters_by_age ON adapters (state, heard_unix_s)"""
+
+_FROM: Final = "FROM adapters JOIN artifacts USING (manifest)"
+_SELECT: Final = (
+    "SELECT artifacts.id, manifest, name, base, publisher, version, rank, n_bytes, created_unix_s, heard_unix_s,"
+    " state, reason, ready_unix_s, folder, is_own"
+)
 
 
 class AdapterState(StrEnum):
@@ -91,24 +121,24 @@ class AdapterRow:
 class AdapterTable:
     """Rows by manifest. When there are too many, the oldest that are merely heard of, refused or removed go."""
 
-    def __init__(self, database: Database, max_rows: int = MAX_ADAPTERS) -> None:
+    def __init__(self, database: Database, artifacts: ArtifactTable, max_rows: int = MAX_ADAPTERS) -> None:
         self._database = database
+        self._artifacts = artifacts
         self._max_rows = max_rows
 
     def upsert(self, row: AdapterRow) -> bool:
-        """Store a row. Was it new? Raises: TooLarge.
+        """Store a row, and its artifact where that is not known yet. Was it new? Raises: TooLarge.
 
         A manifest's CID settles what the manifest says, so of a known row only the time of hearing and `is_own` change:
         hearing of an adapter again does not undo how far it has come. `set_state` moves that.
         """
-        values = _values(row)
         with self._database.transaction():
+            self._artifacts.put(_artifact(row))
             is_new = self._database.read_one("SELECT 1 FROM adapters WHERE manifest = ?", (row.manifest,)) is None
-            marks = ", ".join("?" * len(values))
             self._database.write(
-                f"INSERT INTO adapters VALUES ({marks}) ON CONFLICT DO UPDATE SET"  # noqa: S608  # only marks
-                " heard_unix_s = max(heard_unix_s, excluded.heard_unix_s), is_own = max(is_own, excluded.is_own)",
-                values,
+                "INSERT INTO adapters VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                " heard_unix_s = max(heard_unix_s, excluded.heard_unix_s)",
+                (row.manifest, row.rank, row.heard_unix_s, row.state, row.reason, row.ready_unix_s, row.folder),
             )
             self._drop_oldest(row.manifest)
         return is_new
@@ -133,12 +163,11 @@ class AdapterTable:
 
     def get(self, manifest: Cid) -> AdapterRow | None:
         """The adapter with this manifest."""
-        row = self._database.read_one("SELECT * FROM adapters WHERE manifest = ?", (manifest,))
-        return _row(row) if row else None
+        return next(iter(self._rows("WHERE manifest = ?", (manifest,))), None)
 
     def remove(self, manifest: Cid) -> bool:
-        """Forget an adapter. Was it there?"""
-        return self._database.write("DELETE FROM adapters WHERE manifest = ?", (manifest,)) > 0
+        """Forget an adapter, its artifact too. Was it there?"""
+        return self._artifacts.remove_all(f"SELECT artifacts.id {_FROM} WHERE manifest = ?", (manifest,)) > 0
 
     def query(
         self,
@@ -163,70 +192,72 @@ class AdapterTable:
             "state": state,
             "is_own": is_own,
         }
-        conditions = {f"{column} = ?": value for column, value in given.items() if value is not None}
+        conditions: dict[str, object] = {f"{column} = ?": value for column, value in given.items() if value is not None}
         if but_not is not None:
             conditions["state != ?"] = but_not
         if tag is not None:
-            conditions["EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)"] = tag
+            conditions[_HAS_TAG] = tag
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-        rows = self._database.read(
-            f"SELECT * FROM adapters {where} ORDER BY {_ORDER_BY[order]} LIMIT ?",  # noqa: S608  # our own columns only
-            (*conditions.values(), max(0, min(limit, MAX_ROWS_READ))),
-        )
-        return [_row(row) for row in rows]
+        values = (*conditions.values(), max(0, min(limit, MAX_ROWS_READ)))
+        return self._rows(f"{where} ORDER BY {_ORDER_BY[order]} LIMIT ?", values)
 
     def newest_own(self, *, base: str | None = None, limit: int = MAX_ROWS_READ) -> list[AdapterRow]:
         """Of each name and base the highest version that this node published; the latest published first."""
-        rows = self._database.read(
+        return self._rows(
             # Where max() is asked for, SQLite takes the other columns from the row that has it.
-            "SELECT *, max(version) FROM adapters WHERE is_own AND state = 'ready' AND base = coalesce(?, base)"
+            "WHERE is_own AND state = 'ready' AND base = coalesce(?, base)"
             " GROUP BY base, name ORDER BY heard_unix_s DESC, manifest LIMIT ?",
             (base, max(0, min(limit, MAX_ROWS_READ))),
+            more=", max(version)",
         )
-        return [_row(row[:-1]) for row in rows]
+
+    def _rows(self, rest: str, values: Sequence[object], *, more: str = "") -> list[AdapterRow]:
+        with self._database.transaction():  # so that no change comes between the rows and their tags
+            found = self._database.read(f"{_SELECT}{more} {_FROM} {rest}", values)
+            numbers = [number for number, *_ in found]
+            labels, metrics = labels_of(self._database, numbers), metrics_of(self._database, numbers)
+        return [
+            _row(row[: len(row) - bool(more)], labels.get((row[0], Sort.TAG), ()), metrics.get(row[0], {}))
+            for row in found
+        ]
 
     def _drop_oldest(self, newest: Cid) -> None:
         """Make room; but the row that was just stored stays, also where all others must."""
         row = self._database.read_one("SELECT count(*) FROM adapters")
         surplus = (row[0] if row else 0) - self._max_rows
         if surplus > 0:
-            self._database.write(
-                "DELETE FROM adapters WHERE manifest IN (SELECT manifest FROM adapters WHERE NOT is_own"
+            self._artifacts.remove_all(
+                f"SELECT artifacts.id {_FROM} WHERE NOT is_own"
                 " AND state IN ('heard', 'refused', 'removed') AND manifest != ?"
-                " ORDER BY heard_unix_s, manifest LIMIT ?)",
+                " ORDER BY heard_unix_s, manifest LIMIT ?",
                 (newest, surplus),
             )
 
 
-def _values(row: AdapterRow) -> tuple[object, ...]:
-    """A row as the table's columns, in their order."""
-    tags = json.dumps(row.tags)
-    metrics = json.dumps(dict(row.metrics), allow_nan=False)
-    if len(row.name) + len(row.base) + len(tags) + len(metrics) > MAX_ROW_TEXT_BYTES:
-        raise TooLarge(f"the texts of adapter {row.manifest} are over {MAX_ROW_TEXT_BYTES} bytes")
-    return (
-        row.manifest,
-        row.name,
-        row.base,
-        row.publisher,
-        row.version,
-        row.rank,
-        row.n_bytes,
-        tags,
-        metrics,
-        row.created_unix_s,
-        row.heard_unix_s,
-        row.state,
-        row.reason,
-        row.ready_unix_s,
-        row.folder,
-        row.is_own,
+_HAS_TAG: Final = "artifacts.id IN (SELECT artifact FROM artifact_labels WHERE label = ? AND sort = 'tag')"
+
+
+def _artifact(row: AdapterRow) -> ArtifactRow:
+    """What an adapter's row says of its artifact: less than its manifest does."""
+    return ArtifactRow(
+        manifest=row.manifest,
+        kind=ADAPTER,
+        name=row.name,
+        version=row.version,
+        publisher=row.publisher,
+        n_bytes=row.n_bytes,
+        created_unix_s=row.created_unix_s,
+        base=row.base,
+        is_own=row.is_own,
+        is_verified=False,
+        tags=row.tags,
+        metrics=row.metrics,
     )
 
 
-def _row(values: tuple[Any, ...]) -> AdapterRow:
-    manifest, name, base, publisher, version, rank, n_bytes, tags, metrics, *rest = values
-    created_unix_s, heard_unix_s, state, reason, ready_unix_s, folder, is_own = rest
+def _row(values: tuple[Any, ...], tags: Sequence[str], metrics: Mapping[str, float]) -> AdapterRow:
+    _, manifest, name, base, publisher, version, rank, n_bytes, created_unix_s, heard_unix_s, *rest = values
+    state, reason, ready_unix_s, folder, is_own = rest
     return AdapterRow(
         manifest=Cid(manifest),
         name=name,
@@ -235,8 +266,8 @@ def _row(values: tuple[Any, ...]) -> AdapterRow:
         version=version,
         rank=rank,
         n_bytes=n_bytes,
-        tags=tuple(json.loads(tags)),
-        metrics=json.loads(metrics),
+        tags=tuple(tags),
+        metrics=metrics,
         created_unix_s=created_unix_s,
         heard_unix_s=heard_unix_s,
         state=AdapterState(state),

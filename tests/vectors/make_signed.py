@@ -1,4 +1,4 @@
-"""Write the vectors of envelopes and entries: `python -m tests.vectors.make_signed`, from the repository's root.
+"""Write the vectors of envelopes, entries and manifests: `python -m tests.vectors.make_signed`, from the root.
 
 Each vector is bytes, as annotated hex, and what a reader makes of them: `accepted`, or the code of its refusal. Keys,
 clocks and contents are fixed, so that the files change only when the formats do.
@@ -12,6 +12,8 @@ from typing import Any
 import cbor2
 
 from protocols import cose
+from protocols.adapters import Base
+from protocols.artifacts import Artifact, Checkpoint, Dataset, Model, Parent, artifact_content
 from protocols.entry import MAX_PREV, Entry, external_aad, make_entry
 from protocols.envelope import MAX_SKEW_S, MAX_TTL_S, Purpose
 from storage.cid import DAG_CBOR, Cid
@@ -245,11 +247,89 @@ def _bad_entries(first: Entry, second: Entry) -> Iterator[tuple[str, str, bytes,
     yield "truly signed, without prev", "malformed", *signed_body(body)
 
 
+FILES = Cid.of(b"files")
+BASE = Base(fingerprint=Cid.of(b"base", DAG_CBOR), name="tiny", architecture="LlamaForCausalLM")
+COMMON: dict[str, Any] = {"files": FILES, "n_bytes": 1000, "created_unix_s": NOW}
+DATASET = Dataset(
+    name="verses",
+    version=1,
+    capabilities=("training",),
+    tags=("english", "text"),
+    metrics={"perplexity": 12.5},
+    facts={"rows": 79, "shuffled": True, "language": "ang", "split": 0.9},
+    description="Old English poems",
+    licence="CC0-1.0",
+    audience="public",
+    **COMMON,
+)
+MODEL = Model(name="tiny", version=2, base=BASE, derived_from=Cid.of(b"source", DAG_CBOR), **COMMON)
+
+
+def entry_of(artifact: Artifact, **changes: Any) -> Entry:
+    """The signed entry of a manifest; `changes` are written over what it says."""
+    content = artifact_content(artifact) | changes
+    prev = [parent.entry for parent in artifact.parents]
+    return make_entry(ALICE, artifact.kind, artifact.name, 1, prev, content)
+
+
+def checkpoint() -> Checkpoint:
+    """One that was made from the others."""
+    parents = (
+        Parent(entry=entry_of(DATASET).cid, role="data"),
+        Parent(entry=entry_of(MODEL).cid, role="base"),
+    )
+    return Checkpoint(name="run", version=7, base=BASE, step=300, parents=parents, **COMMON)
+
+
+def artifacts() -> Iterator[Vector]:
+    """Manifests of models, datasets and checkpoints."""
+    run = checkpoint()
+    for artifact in (DATASET, MODEL, run):
+        yield accepted(f"a {artifact.kind}", entry_of(artifact))
+    body: dict[str, Any] = dag_cbor.decode(entry_of(run).body_block)
+    for name, changes in {
+        "a format of the future": {"format": 2},
+        "an unknown field": {"surprise": 1},
+        "a name that is a path": {"name": "../run"},
+        "a version of 0": {"version": 0},
+        "files that are no link": {"files": bytes(FILES)},
+        "a parent that is no link before it": {"parents": body["parents"][:1]},
+        "a link before it that is no parent": {"prev": body["prev"][:1]},
+        "a role in capitals": {"parents": [parent | {"role": "DATA"} for parent in body["parents"]]},
+        "a metric that is text": {"metrics": {"loss": "low"}},
+        "a negative step": {"step": -1},
+        "another name than its scope": {"name": "walk"},
+        "more tags than there may be": {"tags": [f"t{number}" for number in range(17)]},
+    }.items():
+        yield refused(f"a checkpoint with {name}", *signed_body(body | changes, kind="checkpoint", scope="run"))
+    del body["licence"]
+    yield refused("a checkpoint without a field", *signed_body(body, kind="checkpoint", scope="run"))
+    yield refused("a kind that describes no artifact", *signed_body(body | {"kind": "note"}, kind="note", scope="run"))
+    step = dag_cbor.decode(entry_of(DATASET).body_block) | {"step": 1}
+    yield refused("a dataset with a step", *signed_body(step, kind="dataset", scope="verses"))
+
+
+def accepted(name: str, entry: Entry) -> Vector:
+    cids = {"cid": str(entry.cid), "body_cid": str(entry.body_cid)}
+    return {
+        "name": name,
+        "expect": "accepted",
+        **cids,
+        "entry": annotate(entry.block),
+        "body": annotate(entry.body_block),
+    }
+
+
+def refused(name: str, block: bytes, body: bytes) -> Vector:
+    return {"name": name, "expect": "malformed", "entry": annotate(block), "body": annotate(body)}
+
+
 def main() -> None:
     """Write every file."""
     for name, about, vectors in (
         ("envelope", "Live messages. `sample` has the fields text (text) and about (CID or null).", envelopes()),
         ("entry", "History entries: an entry block and its body block.", entries()),
+        ("artifact", "Manifests of models, datasets and checkpoints: an entry and its body block.", artifacts()),
     ):
         signers = {"alice": str(ALICE.peer_id), "bob": str(BOB.peer_id)}
         document = {"about": about, "peers": signers, "vectors": list(vectors)}

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 MAX_ENTRIES: Final = 10_000
 MAX_NAMED: Final = 5
 READ_BYTES: Final = 256 << 10
-Reference = Annotated[str, Meta(max_length=4096, description="CID, CID/path/below, or /ipfs/CID/path.")]
+Reference = Annotated[
+    str, Meta(max_length=4096, description="CID, CID/path/below, or /ipfs/CID/path; of an artifact: its manifest.")
+]
 Patience = Annotated[float, Meta(gt=0, le=86_400, description="Give up when no block came for so many seconds.")]
 
 
@@ -130,10 +132,11 @@ async def cat(node: "Node", params: Read) -> AsyncIterator[bytes]:
     """The bytes of a file."""
     import trio
 
-    from daemon.content import fetch_reference
+    from daemon.content import fetch_reference, files_of
     from storage.unixfs import read_file
 
-    cid, _ = await fetch_reference(node, params.reference, timeout_s=params.timeout_s)
+    reference = await files_of(node, params.reference, timeout_s=params.timeout_s)
+    cid, _ = await fetch_reference(node, reference, timeout_s=params.timeout_s)
     chunks = read_file(node.store, cid)
     while chunk := await trio.to_thread.run_sync(next, chunks, b""):
         yield chunk
@@ -143,11 +146,12 @@ async def ls(node: "Node", params: Read) -> Listing:
     """The names in a folder."""
     import trio
 
-    from daemon.content import fetch_folder
+    from daemon.content import fetch_folder, files_of
     from daemon.errors import Unfit
     from storage.unixfs import list_dir
 
-    cid = await fetch_folder(node, params.reference, timeout_s=params.timeout_s)
+    reference = await files_of(node, params.reference, timeout_s=params.timeout_s)
+    cid = await fetch_folder(node, reference, timeout_s=params.timeout_s)
 
     def entries() -> list[Entry]:
         listed: list[Entry] = []
@@ -231,15 +235,16 @@ async def _get(node: "Node", params: Get, report: "Report") -> Got:
     import trio
 
     from daemon.api.progress import in_thread
-    from daemon.content import fetch_reference
+    from daemon.content import fetch_reference, files_of
     from daemon.errors import NotFoundHere
     from storage.unixfs import export
 
     if params.out is not None and not (parent := Path(params.out).parent).is_dir():
         raise NotFoundHere(f"there is no folder {parent} to write into. Make it first: mkdir -p")
     began_s = trio.current_time()
+    reference = await files_of(node, params.reference, timeout_s=params.timeout_s, providers=params.provider)
     cid, progress = await fetch_reference(
-        node, params.reference, timeout_s=params.timeout_s, providers=params.provider, report=report
+        node, reference, timeout_s=params.timeout_s, providers=params.provider, report=report
     )
     if params.out is not None:
         target: Path = Path(params.out)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from storage.keys import PeerId
 
 CONNECT_LIMIT_S: Final = 15.0
-Kind = Literal["adapters", "rounds", "ask", "workspaces", "models", "content"]
+Kind = Literal["adapters", "rounds", "ask", "workspaces", "models", "datasets", "checkpoints", "content"]
 PeerName = Annotated[str, Meta(max_length=512, description="A peer id, or the name that you gave it.")]
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Share(Params, frozen=True):
     """What is to be seen, and by whom from now on. Narrower than before takes it back."""
 
-    cid: Annotated[str, Meta(max_length=512, description="Content, or the manifest of an adapter.")]
+    cid: Annotated[str, Meta(max_length=512, description="Content, or the manifest of an artifact.")]
     visibility: Who
     members: Members = ()
 
@@ -61,7 +61,7 @@ def _share(node: "Node", cid: "Cid", level: "Visibility", members: "list[PeerId]
 
     if not node.store.has(cid):
         raise NotFoundHere(f"{cid} is not here. To fetch and keep it: covey pin add {cid}")
-    if node.catalog.adapters.get(cid) is not None:  # its parents have levels of their own
+    if node.catalog.artifacts.get(cid) is not None:  # its parents have levels of their own
         node.roots.publish(cid, level, members, without=read_entry_of(node.store, cid).prev)
         return
     if level > Visibility.PRIVATE and any(reached.n_bytes is None for reached in reach(node.store, cid)):

@@ -1,0 +1,1 @@
+"""Artifacts of every kind, by their signed manifests: publish, fetch, register, fill the catalog again from blocks."""
