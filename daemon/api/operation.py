@@ -54,8 +54,9 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     takes by position; `command` is how it is called there (by default noun and verb). A parameter whose
     `Meta(extra={"path": True})` says so is a path on this machine: the command line makes it absolute and takes `-` for
     stdin; with `"path_if_there"` only what exists is taken for a path, and `"default_from"` names the parameter
-    whose last part the command line takes where the path is not given. `begins` is what the command line says first
-    where the result takes long and tells no progress; its parameters stand in braces.
+    whose last part the command line takes where the path is not given. With `"stdout"`, a `-` runs instead the
+    operation of the same noun that it names, whose result is bytes. `begins` is what the command line says first where
+    the result takes long and tells no progress; its parameters stand in braces.
     """
 
     noun: str

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import click
 import msgspec
 
-from daemon.api.operation import Operation
+from daemon.api.operation import Operation, operations
 from daemon.cli import client, forms
 from daemon.cli.beside import BESIDE
 from daemon.cli.options import json_option
@@ -36,8 +36,9 @@ def command_of(operation: Operation) -> click.Command:
     def run(home: Home, /, as_json: bool, **values: Any) -> None:
         given = {name: _sent(fields[name], value) for name, value in values.items() if _is_given(fields[name], value)}
         given |= _defaults_from(fields, given)
+        wanted = _to_stdout(operation, fields, given)
         with _stdin_as_file(home, fields, given) as params:
-            _run(home, operation, params, as_json=as_json)
+            _run(home, wanted, params, as_json=as_json)
 
     return _Command(
         words[-1],
@@ -92,6 +93,14 @@ def _run(home: Home, operation: Operation, params: dict[str, Any], *, as_json: b
                 forms.show(item, as_json=as_json, name=operation.name)
     if params.get("is_follow") or not has_result:
         raise client.Refused(client.STOPPED)
+
+
+def _to_stdout(operation: Operation, fields: dict[str, Any], given: dict[str, Any]) -> Operation:
+    """The operation itself, or, where its output is to be `-`, the one beside it that gives the bytes."""
+    for name in [name for name, value in given.items() if value == "-" and _extra(fields[name]).get("stdout")]:
+        del given[name]
+        return operations()[f"{operation.noun}/{_extra(fields[name])['stdout']}"]
+    return operation
 
 
 def _defaults_from(fields: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -181,7 +190,7 @@ def _path(value: Any, field: msgspec.structs.FieldInfo) -> Any:
     extra = _extra(field)
     if not (extra.get("path") or extra.get("path_if_there")):
         return value
-    if value == "" or (value == "-" and not extra.get("stdin")):
+    if value == "" or (value == "-" and not (extra.get("stdin") or extra.get("stdout"))):
         say = "a path cannot be empty" if value == "" else "- is not possible here; `covey cat` prints on stdout"
         raise click.BadParameter(say, param_hint=field.name)
     if value == "-":
