@@ -118,15 +118,17 @@ class _Readable:
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
-        self._held = bytearray()
+        self._held = b""
 
     def read(self, n_bytes: int, /) -> bytes:
         """Up to `n_bytes`; none at the end."""
-        while len(self._held) < n_bytes and (piece := next(self._pieces, None)) is not None:
-            self._held += piece
-        data = bytes(self._held[:n_bytes])
-        del self._held[:n_bytes]
-        return data
+        parts, n_held = [self._held], len(self._held)
+        while n_held < n_bytes and (piece := next(self._pieces, None)) is not None:
+            parts.append(piece)
+            n_held += len(piece)
+        data = b"".join(parts)  # whole chunks fill a leaf: as a rule nothing is left over, and nothing copied twice
+        self._held = data[n_bytes:]
+        return data[:n_bytes]
 
 
 def _plaintext(
