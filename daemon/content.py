@@ -81,6 +81,11 @@ async def fetch_folder(node: "Node", reference: str, *, timeout_s: float) -> Cid
     return cid
 
 
+async def fetch_block(node: "Node", cid: Cid, timeout_s: float) -> None:
+    """Bring one block here, without what it links to. Raises: Remote, StorageError."""
+    await _fetch(node, cid, timeout_s, [], links=lambda cid, data: ())
+
+
 def parse(reference: str) -> tuple[Cid, list[str]]:
     """Read `CID/path`, `/ipfs/CID/path` or `ipfs://CID/path`. Raises: InvalidCid."""
     head, *names = reference.removeprefix("ipfs://").removeprefix("/ipfs/").strip("/").split("/")

@@ -77,6 +77,11 @@ class Home:
         return self.root / "training"
 
     @property
+    def sealed_keys(self) -> Path:
+        """Content keys that can be erased; made with the first."""
+        return self.root / "sealed-keys"
+
+    @property
     def scratch(self) -> Path:
         """Files of the moment; emptied when a daemon starts."""
         return self.root / "scratch"

@@ -71,3 +71,19 @@ class InvalidName(StorageError, ValueError):
 
 class TargetExists(StorageError):
     """There is a file of that name already, and nothing is overwritten. Choose another name, or move it away."""
+
+
+class NotARecipient(StorageError):
+    """The content is sealed to others. Ask who sealed it to add you: `covey sealed add CID PEER`, with your peer id."""
+
+
+class BrokenSeal(StorageError, ValueError):
+    """Sealed content was altered, or made by a program that errs: no more of it is opened. Ask its maker for it."""
+
+
+class UnknownSeal(StorageError):
+    """The content was sealed in a way that this Covey does not know. Upgrade Covey."""
+
+
+class BadRecipient(StorageError, ValueError):
+    """Nothing can be sealed to that key. Ask the peer for the output of `covey id`: 12D3KooW..."""

@@ -8,7 +8,13 @@ import os
 from pathlib import Path
 from typing import Final, Self
 
-from nacl.exceptions import BadSignatureError
+from nacl.bindings import (
+    crypto_scalarmult,
+    crypto_scalarmult_base,
+    crypto_sign_ed25519_pk_to_curve25519,
+    crypto_sign_ed25519_sk_to_curve25519,
+)
+from nacl.exceptions import BadSignatureError, CryptoError
 from nacl.signing import SigningKey, VerifyKey
 
 from storage.durable import create_file
@@ -70,6 +76,17 @@ class PeerId(bytes):
             raise InvalidPeerId(f"{self} is not the id of an Ed25519 key")
         return self[len(_PREFIX) :]
 
+    @property
+    def exchange_key(self) -> bytes:
+        """The X25519 form of the Ed25519 key, to agree on secrets with (RFC 7748).
+
+        Raises: InvalidPeerId where the id holds no such key, or one of low order or outside the prime-order group.
+        """
+        try:
+            return crypto_sign_ed25519_pk_to_curve25519(self.public_key)
+        except CryptoError:
+            raise InvalidPeerId(f"the key of {self} is not a good point of its curve") from None
+
     def verifies(self, signature: bytes, data: bytes) -> bool:
         """Did this peer's key sign `data`? False for keys other than Ed25519."""
         if len(signature) != SIGNATURE_BYTES:
@@ -117,6 +134,10 @@ class Identity:
         """The 64-byte Ed25519 signature (RFC 8032) of `data`."""
         return self._key.sign(data).signature
 
+    def agree(self, public_key: bytes) -> bytes:
+        """The X25519 secret (RFC 7748) shared with the holder of a key. Raises: InvalidKey for one of low order."""
+        return agree(crypto_sign_ed25519_sk_to_curve25519(self.seed + self.peer_id.public_key), public_key)
+
     def save(self, path: Path) -> None:
         """Write the key, durably, readable by its owner alone. Raises: FileExistsError: a key is never overwritten."""
         create_file(path, self.seed)
@@ -128,3 +149,16 @@ class Identity:
         if mode & 0o077:
             raise InvalidKey(f"{path} may be read by others (mode {mode:o}): run chmod 600 on it")
         return cls(path.read_bytes())
+
+
+def exchange_key_of(secret: bytes) -> bytes:
+    """The X25519 public key of a 32-byte secret."""
+    return crypto_scalarmult_base(secret)
+
+
+def agree(secret: bytes, public_key: bytes) -> bytes:
+    """X25519 (RFC 7748). Raises: InvalidKey for a key of low order, which would make the result known to everybody."""
+    try:
+        return crypto_scalarmult(secret, public_key)
+    except CryptoError:
+        raise InvalidKey("that key is of low order") from None

@@ -20,6 +20,7 @@ EVENT_KINDS: Final = {
     "block_withheld": "`peer` asked for a block that is here and that it may not see; it was told that there is none.",
     "catalog_rebuilt": "The catalog was filled again from blocks; `n_problems` artifacts are not here whole.",
     "content_added": "Content was added.",
+    "content_sealed": "Content was sealed to peers, or its recipients changed.",
     "content_shared": "Content may be seen by others than before.",
     "event_lost": "An event could not be written: it is too large, or not JSON. Please report it.",
     "events_left_out": "So many events that peers caused are not told, for they came too fast.",

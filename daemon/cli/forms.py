@@ -231,6 +231,25 @@ def _pins(rows: Json) -> Iterator[str]:
         yield "to go on with one that is not complete: covey pin add CID; to give it up: covey pin rm CID"
 
 
+def _sealed(result: Json) -> Iterator[str]:
+    yield clean(result["cid"])
+    peers = ", ".join(map(clean, result["recipients"])) or "nobody else"
+    yield f"sealed to {peers}; given out to {_CIRCLES[result['visibility']]}"
+    if result["note"]:
+        yield clean(result["note"])
+
+
+def _unsealed(result: Json) -> Iterator[str]:
+    where = f" -> {clean(result['out'])}" if result["out"] else ""
+    yield f"{result['cid']}  opened {bytes_text(result['n_bytes'])}{where}"
+
+
+def _sealed_entries(rows: Json) -> Iterator[str]:
+    for row in rows:
+        path = escaped(row["path"]) + ("/" if row["kind"] == "folder" else "")
+        yield f"{row['mode'] or '-':>3}  {value_text('size_bytes', row['size_bytes']):>10}  {path}"
+
+
 FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "adapter/ls": _adapters,
     "adapter/publish": _published,
@@ -255,6 +274,11 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "peer/trust": _peer_trusted,
     "peer/untrust": _peer_untrusted,
     "pin/ls": _pins,
+    "sealed/add": _sealed,
+    "sealed/ls": _sealed_entries,
+    "sealed/revoke": _sealed,
+    "sealed/seal": _sealed,
+    "sealed/unseal": _unsealed,
     "train/run": _trained,
 }
 

@@ -17,7 +17,12 @@ LAYERS = ("storage", "protocols", "agents", "daemon", "simulations")
 WORKER = "agents/engine/worker"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Where the import's name is not the distribution's.
-DISTRIBUTIONS = {"nacl": "pynacl", "huggingface_hub": "huggingface-hub", "prompt_toolkit": "prompt-toolkit"}
+DISTRIBUTIONS = {
+    "nacl": "pynacl",
+    "Crypto": "pycryptodome",
+    "huggingface_hub": "huggingface-hub",
+    "prompt_toolkit": "prompt-toolkit",
+}
 # Declared for their commands and plugins, which nobody imports.
 # Imported by another dependency when we call it, and by that one not declared.
 BEHIND_OTHERS = {"accelerate"}  # transformers, for GGUF files
