@@ -26,7 +26,7 @@ from storage.blockstore import (
     check_note,
 )
 from storage.cid import Cid
-from storage.durable import sync_folder
+from storage.durable import make_folder, sync_folder
 from storage.errors import Corrupt, CorruptBlock, NotFound, OverQuota, StorageError, StoreFull, StoreLocked
 from storage.packs.compaction import Compacted, Compactor, Entry, victims
 from storage.packs.files import PackGone, PackReader, PackWriter, pack_path
@@ -52,7 +52,8 @@ class PackBlockstore(Store):
     def __init__(self, folder: Path, *, max_pack_bytes: int = MAX_PACK_BYTES, quota: Quota = NO_QUOTA) -> None:
         """Open or make the store; whatever a crash left behind is mended. Raises: StoreLocked, UnknownVersion."""
         self._packs_folder = folder / "packs"
-        self._packs_folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
+        self._packs_folder.mkdir(exist_ok=True)
         self._max_pack_bytes = max_pack_bytes
         self._write_lock = Lock()
         self._is_closed = False
