@@ -78,7 +78,8 @@ class PackBlockstore(Store):
         with self._write_lock:
             if self._is_closed:
                 raise StorageError("the store is closed")
-            yield
+            with _disk_errors():
+                yield
 
     def put_many(self, blocks: Iterable[Block], floor: Visibility = Visibility.PRIVATE) -> int:
         n_new = 0
@@ -279,7 +280,7 @@ class PackBlockstore(Store):
         Others may read and write meanwhile; they wait for milliseconds at a time. `on_pack` gets the number of packs
         done and to do. Raises: StoreFull.
         """
-        with self._compacting:
+        with self._compacting, _disk_errors():
             with self._writing():
                 is_worth = victims({self._writer.number: self._writer.committed}, self._index.live(), min_dead_frac)
                 if self._writer.committed and is_worth:
@@ -356,6 +357,15 @@ def _batches(blocks: Iterable[Block]) -> Iterator[dict[bytes, bytes]]:
             batch, n_bytes = {}, 0
     if batch:
         yield batch
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """What the system says of the disk, in the words of this layer."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"the disk fails: {error.strerror}. What was stored before is kept; check the disk") from error
 
 
 def _take_lock(path: Path) -> int:
