@@ -76,8 +76,9 @@ class Model:
         self.roots.update({cid: [level] for cid, level in effect.roots.items()})
         self.files.update({name: [files] for name, files in effect.files.items()})
 
-    def kept(self) -> frozenset[Cid]:
-        """What pins and roots keep, or may keep: nothing of it is ever deleted or collected."""
-        holders = [cid for cid, states in self.pins.items() if states != [None]]
-        holders += [cid for cid, levels in self.roots.items() if levels != [Visibility.PRIVATE]]
+    def kept(self, *, surely: bool = False) -> frozenset[Cid]:
+        """What pins and roots may keep, which is never deleted; or surely keep, which is never collected."""
+        may_hold = all if surely else any
+        holders = [cid for cid, states in self.pins.items() if may_hold(state is not None for state in states)]
+        holders += [cid for cid, levels in self.roots.items() if may_hold(levels)]
         return frozenset().union(*(self.dags[cid] for cid in holders))

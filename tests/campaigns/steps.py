@@ -147,7 +147,7 @@ def withdraw(model: Model, chance: Random) -> Planned:
 
 
 def sweep(model: Model, chance: Random) -> Planned:
-    free = frozenset(model.must) - model.kept()
+    free = frozenset(model.must) - model.kept(surely=True)
     need = chance.choice([None, None, 20_000])
     return Effect(loosens=free), lambda world: collect(world.store, world.pins, world.roots.list, need_bytes=need)
 
