@@ -47,6 +47,18 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it that are missing; return when its name, and theirs, are on the disk.
+
+    One that is there may have been made a moment before a crash: its name is synced again.
+    """
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+    with suppress(PermissionError):  # a parent that is not ours to read was not made by us
+        sync_folder(folder.parent)
+
+
 def write_file(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Write or replace a small file, whole or not at all. Raises: StoreFull."""
     _put(path, data, mode, os.rename)

@@ -73,7 +73,7 @@ class Compactor:
             entries, damage = self._move(number, batch, named_before)
             n_moved += sum(len(payload) for _, _, payload in entries)
             is_damaged = is_damaged or damage
-        if is_damaged:
+        if is_damaged or number in self._index.live():  # a block that the footer did not tell of would be lost
             return Compacted(n_moved_bytes=n_moved, damaged_packs=(number,))
         n_bytes = pack_path(self._folder, number).stat().st_size
         with self._writing():
@@ -106,8 +106,8 @@ class Compactor:
                 is_here = place is not None and (place.pack, place.offset) == (number, record.offset)
                 return (record.kind, record.key, self._reader.read(place)) if place and is_here else None
             case Kind.NOTE:
-                is_current = self._index.get_note(record.key) == record.value
-                return (record.kind, record.key, record.value) if is_current else None
+                value = self._index.get_note(record.key)  # not the record's, which the disk may have changed
+                return (record.kind, record.key, value) if value is not None else None
             case Kind.DELETE | Kind.DELETE_NOTE:
                 what = _DELETES[record.kind]
                 is_gone = (self._index.get_note if what is Kind.NOTE else self._index.find)(record.key) is None

@@ -85,7 +85,10 @@ class PackReader:
 
 
 def read_pack(folder: Path, number: int) -> list[Record] | None:
-    """What a sealed pack says, with the values of its notes; None where its header is damaged, so that nobody knows."""
+    """What a sealed pack says, with the values of its notes; None where its header or its footer is damaged.
+
+    A scan would pass over what is damaged, and whoever removes the pack must know all of it.
+    """
     pack = _OpenPack(pack_path(folder, number))
 
     def read(at: int, n_bytes: int) -> bytes:
@@ -95,7 +98,7 @@ def read_pack(folder: Path, number: int) -> list[Record] | None:
     if marker is None:
         return None
     footer = read_footer(read, marker, os.fstat(pack.fd).st_size)
-    return footer[0] if footer is not None else list(scan(read, marker, PACK_HEADER_BYTES, verify=False))
+    return footer[0] if footer is not None else None
 
 
 class PackWriter:

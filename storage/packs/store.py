@@ -26,7 +26,7 @@ from storage.blockstore import (
     check_note,
 )
 from storage.cid import Cid
-from storage.durable import sync_folder
+from storage.durable import make_folder, sync_folder
 from storage.errors import Corrupt, CorruptBlock, NotFound, OverQuota, StorageError, StoreFull, StoreLocked
 from storage.packs.compaction import Compacted, Compactor, Entry, victims
 from storage.packs.files import PackGone, PackReader, PackWriter, pack_path
@@ -52,7 +52,8 @@ class PackBlockstore(Store):
     def __init__(self, folder: Path, *, max_pack_bytes: int = MAX_PACK_BYTES, quota: Quota = NO_QUOTA) -> None:
         """Open or make the store; whatever a crash left behind is mended. Raises: StoreLocked, UnknownVersion."""
         self._packs_folder = folder / "packs"
-        self._packs_folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
+        self._packs_folder.mkdir(exist_ok=True)
         self._max_pack_bytes = max_pack_bytes
         self._write_lock = Lock()
         self._is_closed = False
@@ -77,7 +78,8 @@ class PackBlockstore(Store):
         with self._write_lock:
             if self._is_closed:
                 raise StorageError("the store is closed")
-            yield
+            with _disk_errors():
+                yield
 
     def put_many(self, blocks: Iterable[Block], floor: Visibility = Visibility.PRIVATE) -> int:
         n_new = 0
@@ -278,7 +280,7 @@ class PackBlockstore(Store):
         Others may read and write meanwhile; they wait for milliseconds at a time. `on_pack` gets the number of packs
         done and to do. Raises: StoreFull.
         """
-        with self._compacting:
+        with self._compacting, _disk_errors():
             with self._writing():
                 is_worth = victims({self._writer.number: self._writer.committed}, self._index.live(), min_dead_frac)
                 if self._writer.committed and is_worth:
@@ -355,6 +357,15 @@ def _batches(blocks: Iterable[Block]) -> Iterator[dict[bytes, bytes]]:
             batch, n_bytes = {}, 0
     if batch:
         yield batch
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """What the system says of the disk, in the words of this layer."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"the disk fails: {error.strerror}. What was stored before is kept; check the disk") from error
 
 
 def _take_lock(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""What every blockstore promises. Each test runs against each store."""
+"""What every blockstore promises. Each test runs against each store, and against the fault wrappers, switched off."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 from storage.blockstore import MAX_BLOCK_BYTES, MAX_NOTE_BYTES, Block, MadeBlock, Seen, Store, Visibility
 from storage.cid import BLAKE2B_256, BLAKE3, DAG_CBOR, DAG_PB, SHA2_512, Cid
 from storage.errors import InvalidBlock, NotFound, TooLarge
+
+KINDS = ["memory", "packs", "small packs", "faulty packs", "faulty memory", "failing store"]
+pytestmark = pytest.mark.parametrize("store", KINDS, indirect=True)
 
 A, B, C = (MadeBlock.of(data) for data in (b"a", b"b", b""))
 
