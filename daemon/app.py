@@ -36,6 +36,7 @@ from daemon.api.operations.node import status
 from daemon.config import Config
 from daemon.errors import BadConfig
 from daemon.events import EventFeed
+from daemon.keeper import Keeper, quota_of
 from daemon.lifecycle import Service, running, stop_on_signals, supervise, unwrapped
 from daemon.lock import sole_daemon
 from daemon.paths import Home, make_home
@@ -69,6 +70,7 @@ class Node:
     store: Store
     roots: Roots
     pins: Pins
+    keeper: Keeper
     catalog: Catalog
     events: EventFeed
     network: Network
@@ -134,7 +136,7 @@ async def open_node(
 ) -> AsyncIterator[Node]:
     """Every part of a node, from the disk outwards; the control socket comes last: who can ask gets an answer."""
     async with (
-        _opened(partial(PackBlockstore, home.root)) as store,
+        _opened(partial(_open_store, home, config)) as store,
         _opened(partial(Catalog.open, home.catalog)) as catalog,
     ):
         feed = EventFeed(catalog, wall.unix_s)
@@ -154,7 +156,8 @@ async def open_node(
             ports = _ports(home, identity, store, roots, catalog, feed, network)
             await ports.exchange.work(partial(_fill_catalog, ports, home))
             await ports.exchange.work(partial(mend_shelf, ports))
-            node, services = _assemble(home, config, ports, feed, engine, stop)
+            keeper = Keeper(store, ports.pins, roots, feed.note)
+            node, services = _assemble(home, config, ports, keeper, feed, engine, stop)
             async with trio.open_nursery() as nursery:
                 for name, service in services.items():
                     await nursery.start(supervise, name, service, feed.note)
@@ -163,6 +166,10 @@ async def open_node(
                     yield node
                 feed.note("node_stopped", {})
                 nursery.cancel_scope.cancel()
+
+
+def _open_store(home: Home, config: Config) -> PackBlockstore:
+    return PackBlockstore(home.root, quota=quota_of(config.storage, home.root))
 
 
 def _ports(
@@ -211,6 +218,7 @@ def _assemble(
     home: Home,
     config: Config,
     ports: Ports,
+    keeper: Keeper,
     feed: EventFeed,
     engine: Engine,
     stop: Callable[[str], None],
@@ -228,6 +236,7 @@ def _assemble(
         store=ports.store,
         roots=ports.roots,
         pins=ports.pins,
+        keeper=keeper,
         catalog=catalog,
         events=feed,
         network=network,
@@ -251,6 +260,7 @@ def _assemble(
         "announcer": partial(run_announcer, ports, published, rng),
         "subscriber": partial(run_subscriber, ports, news, rng, on_ready=node.adapters.became_ready),
         "provider": provider.run,
+        "keeper": keeper.run,
         "peer notes": partial(note_peers, network, catalog.peers, feed, wall.unix_s),
         "peering": partial(keep_connected, network, catalog.peers, _bootstrap(config)),
     }

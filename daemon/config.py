@@ -39,6 +39,14 @@ class NetworkConfig(Section, frozen=True):
     dht: Annotated[Literal["lan", "public"], _said("lan: Covey's own nodes; public: those of IPFS")] = "lan"
 
 
+class StorageConfig(Section, frozen=True):
+    """How much of the disk the blocks may take. What is pinned or published is never dropped for it."""
+
+    quota_gb: Annotated[float, Meta(ge=0), _said("In GB; 0 is half of the disk")] = 0.0
+    quota_files: Annotated[Count, _said("Files (inodes); a file holds 256 MiB of blocks")] = 100_000
+    reserve_gb: Annotated[float, Meta(ge=0), _said("What is left free on the disk for others, in GB")] = 0.5
+
+
 class AdaptersConfig(Section, frozen=True):
     """Adapters that trainings make."""
 
@@ -77,6 +85,7 @@ class Config(Section, frozen=True):
     """Every setting, with its default."""
 
     network: NetworkConfig = NetworkConfig()
+    storage: StorageConfig = StorageConfig()
     adapters: AdaptersConfig = AdaptersConfig()
     engine: EngineConfig = EngineConfig()
     chat: ChatConfig = ChatConfig()

@@ -45,8 +45,8 @@ class EventFeed:
         self._at_the_gates = threading.Lock()
 
     def note(self, kind: str, fields: dict[str, Any]) -> None:
-        """Have an event written soon. `fields` are JSON values, small; never contents or keys."""
-        self._put((kind, fields, self._clock()))
+        """Have an event written soon, from any thread. `fields` are JSON values, small; never contents or keys."""
+        self._in_loop(self._put, (kind, fields, self._clock()))
 
     def note_by(self, peer: PeerId, kind: str, fields: dict[str, Any]) -> None:
         """Have an event written that `peer` caused (it is named in it), unless there were too many. From any thread.
@@ -60,11 +60,13 @@ class EventFeed:
             is_admitted = self._gates[is_trusted].admits(key, unix_s)
         if not is_admitted:
             return
-        noted = (kind, {"peer": str(peer), **fields}, unix_s)
+        self._in_loop(self._put_by_peer, (kind, {"peer": str(peer), **fields}, unix_s))
+
+    def _in_loop(self, put: Callable[[Noted], None], noted: Noted) -> None:
         if trio.lowlevel.in_trio_run():
-            self._put_by_peer(noted)
+            put(noted)
         else:
-            self._loop.run_sync_soon(self._put_by_peer, noted)
+            self._loop.run_sync_soon(put, noted)
 
     def _put(self, noted: Noted) -> None:
         try:

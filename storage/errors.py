@@ -32,6 +32,10 @@ class CorruptBlock(Corrupt):
     """A stored block no longer matches its CID: the disk changed it. Fetch it again; check the disk."""
 
 
+class BlocksDamaged(Corrupt):
+    """Blocks are damaged: check the disk. Fetch them again with `covey repo verify --repair`, or restore a backup."""
+
+
 class TooLarge(StorageError):
     """A block, name or document is over its size limit."""
 
@@ -45,7 +49,7 @@ class StoreFull(StorageError):
 
 
 class OverQuota(StoreFull):
-    """The store's quota is used up. Run `covey repo gc`, unpin what is not needed, or raise storage.quota_gb."""
+    """The store's quota is used up. Run `covey repo gc`, unpin what is not needed, or raise `storage.quota_gb`."""
 
 
 class CannotCollect(StorageError):

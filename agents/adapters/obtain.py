@@ -82,7 +82,8 @@ async def obtain(ports: Ports, job: Job) -> Refuse | Waiting | None:
     """Fetch, verify and put on the shelf; tell by events how it goes. Returns: why it is not ready, if it is not."""
     cid = job.announcement.manifest
     try:
-        refusal = await _obtain(ports, job)
+        with ports.store.lease():  # nothing that comes is swept before it is pinned
+            refusal = await _obtain(ports, job)
     except _PASSING as error:
         return Waiting(error.code, f"{error}{_MAYBE_HIDDEN if isinstance(error, NoProviders) else ''}")
     except (Remote, AgentError) as error:

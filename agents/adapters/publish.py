@@ -76,8 +76,8 @@ async def publish(ports: Ports, folder: Path, release: Release, published: trio.
 def store_adapter(ports: Ports, folder: Path, release: Release) -> tuple[AdapterRow, bool]:
     """All of publishing that needs no network, durably; is it new? Raises: BadAdapter, WrongBase, StoreFull."""
     inspection = inspect_folder(folder, release.base)
-    files = unixfs.add_path(ports.store, folder)
-    with ports.numbering:
+    with ports.store.lease(), ports.numbering:  # nothing of it is swept before it is pinned
+        files = unixfs.add_path(ports.store, folder)
         versions = _versions(ports, release)
         same = _same(ports, versions, files, release)
         if same is not None:

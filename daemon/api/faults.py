@@ -67,6 +67,9 @@ STATUSES: Final = {
     "engine_died": 503,
     "timed_out": 504,
     "store_full": 507,
+    "over_quota": 507,
+    "cannot_collect": 409,
+    "blocks_damaged": 500,
 }
 _EXIT_OF_STATUS: Final = {403: EXIT_REFUSED, 404: EXIT_NOT_FOUND, 409: EXIT_REFUSED}
 

@@ -48,6 +48,33 @@ def _car_exported(result: Json) -> Iterator[str]:
         yield from (f"  {cid}" for cid in result["missing"])
 
 
+def _collected(result: Json) -> Iterator[str]:
+    dropped = f"{result['n_dropped']:,} blocks, {bytes_text(result['dropped_bytes'])}"
+    if result["dry_run"]:
+        yield f"would drop {dropped}, and keep {result['n_kept']:,} blocks. To do it: covey repo gc"
+    else:
+        freed = bytes_text(result["freed_bytes"])
+        yield f"dropped {dropped}; kept {result['n_kept']:,} blocks; {freed} of disk came back"
+
+
+def _compacted(result: Json) -> Iterator[str]:
+    freed, moved = bytes_text(result["freed_bytes"]), bytes_text(result["moved_bytes"])
+    yield f"{result['n_packs']:,} packs are gone: {freed} came back, for which {moved} were written anew"
+    if result["damaged_packs"]:
+        yield f"{len(result['damaged_packs']):,} packs hold damaged blocks and stay. Next: covey repo verify --repair"
+
+
+def _verified(result: Json) -> Iterator[str]:
+    after = " (going on where the last run was cut short)" if result["resumed_after"] else ""
+    what = f"read {result['n_checked']:,} blocks, {bytes_text(result['size_bytes'])}{after}"
+    if not result["n_damaged"]:
+        yield f"{what}: all are sound"
+        return
+    yield f"{what}: {result['n_damaged']:,} are damaged, {result['n_repaired']:,} of them repaired"
+    for one in result["damaged"]:
+        yield f"  {'repaired' if one['is_repaired'] else 'damaged '}  {one['cid']}"
+
+
 def _peer_added(result: Json) -> Iterator[str]:
     if result["is_connected"]:
         yield f"connected to {clean(result['peer'])}"
@@ -280,6 +307,9 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "sealed/seal": _sealed,
     "sealed/unseal": _unsealed,
     "train/run": _trained,
+    "repo/compact": _compacted,
+    "repo/gc": _collected,
+    "repo/verify": _verified,
 }
 
 

@@ -37,7 +37,7 @@ def pack_numbers(folder: Path) -> list[int]:
     return sorted(int(path.stem) for path in folder.glob("*.pack") if path.stem.isdecimal())
 
 
-class PackGone(StorageError):
+class PackGone(Exception):
     """That pack was compacted away: look the block up again."""
 
 

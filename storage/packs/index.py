@@ -233,6 +233,12 @@ class Index:
             n_blocks, n_bytes = connection.execute("SELECT count(*), coalesce(sum(length), 0) FROM blocks").fetchone()
         return n_blocks, n_bytes
 
+    def count_damaged(self) -> int:
+        """Number of blocks that were found damaged."""
+        with self._reading() as connection:
+            (n_blocks,) = connection.execute("SELECT count(*) FROM blocks WHERE is_damaged").fetchone()
+        return int(n_blocks)
+
     def packs(self) -> dict[int, PackState]:
         """Every pack that the index knows."""
         with self._reading() as connection:

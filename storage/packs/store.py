@@ -262,6 +262,10 @@ class PackBlockstore(Store):
                 self._index.note_uses(some)
             self._uses.forget(some)
 
+    def n_damaged(self) -> int:
+        """How many blocks were found changed, and not put again since."""
+        return self._index.count_damaged()
+
     def usage(self) -> Usage:
         """What the store takes of the disk now, and what is free."""
         with self._writing():
@@ -365,7 +369,9 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"the disk fails: {error.strerror}. What was stored before is kept; check the disk") from error
+        raise StorageError(
+            f"the disk fails: {error.strerror}. What was stored before is kept; check the disk"
+        ) from error
 
 
 def _take_lock(path: Path) -> int:

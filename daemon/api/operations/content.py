@@ -199,10 +199,11 @@ async def _add(node: "Node", params: Add, report: "Report") -> Added:
     n_bytes = await trio.to_thread.run_sync(bytes_below, path)
 
     def store(on_bytes: "Callable[[int], None]") -> "Cid":
-        cid = add_path(node.store, path, profile, on_bytes)
-        if params.is_pinned:
-            node.pins.add(cid, state=PinState.COMPLETE)
-        node.roots.publish(cid, level, members)
+        with node.store.lease():  # nothing of it is swept before it is pinned
+            cid = add_path(node.store, path, profile, on_bytes)
+            if params.is_pinned:
+                node.pins.add(cid, state=PinState.COMPLETE)
+            node.roots.publish(cid, level, members)
         return cid
 
     cid = await in_thread(store, f"adding {path.name}", n_bytes, report)

@@ -20,6 +20,7 @@ class Add(Params, frozen=True):
 
     cid: CidText
     name: Name = ""
+    is_direct: Annotated[bool, Meta(description="Keep the one block, not what it links to.")] = False
     timeout_s: Annotated[float, Meta(gt=0, le=86_400, description="Give up when no block came for so long.")] = 60.0
 
 
@@ -78,27 +79,31 @@ async def ls(node: "Node", _params: Nothing) -> list[Pin]:
 async def _add(node: "Node", params: Add, report: "Report") -> Pinned:
     import trio
 
-    from daemon.content import fetch_reference
+    from daemon.content import fetch_block, fetch_reference
     from storage.cid import Cid
-    from storage.pins import PinState
+    from storage.pins import PinKind, PinState
 
     cid = Cid.parse(params.cid)
+    kind = PinKind.DIRECT if params.is_direct else PinKind.RECURSIVE
 
     def note(state: PinState) -> None:
-        node.pins.add(cid, params.name, state=state)
+        node.pins.add(cid, params.name, kind, state)
 
     before = await trio.to_thread.run_sync(node.pins.get, cid, params.name)
     if before is None:
         await trio.to_thread.run_sync(note, PinState.FETCHING)
     try:
-        await fetch_reference(node, str(cid), timeout_s=params.timeout_s, report=report)
+        if params.is_direct:
+            await fetch_block(node, cid, params.timeout_s)
+        else:
+            await fetch_reference(node, str(cid), timeout_s=params.timeout_s, report=report)
     except BaseException:
         if before is None:  # what failed is not kept: nothing would go on with it
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(node.pins.remove, cid, params.name)
         raise
     await trio.to_thread.run_sync(note, PinState.COMPLETE)
-    return Pinned(cid=str(cid), name=params.name, kind="recursive", state="complete")
+    return Pinned(cid=str(cid), name=params.name, kind=kind, state="complete")
 
 
 OPERATIONS = (

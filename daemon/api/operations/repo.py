@@ -1,0 +1,325 @@
+"""The store itself: what it holds and costs, is it sound, and room on the disk."""
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Annotated, Final
+
+from msgspec import Meta
+
+from daemon.api.operation import Nothing, Operation, Params, Progress, Result
+
+if TYPE_CHECKING:
+    from daemon.api.progress import Report
+    from daemon.app import Node
+    from storage.cid import Cid
+    from storage.packs.compaction import Compacted as CompactedPacks
+    from storage.verify import Checked
+
+MAX_LISTED: Final = 1000
+
+
+class Stat(Result, frozen=True):
+    """What the store holds, what it takes of the disk, and what it may take."""
+
+    n_blocks: int
+    size_bytes: int
+    n_damaged: int
+    disk_bytes: int
+    n_files: int
+    quota_bytes: int
+    quota_files: int
+    free_bytes: int
+    reserve_bytes: int
+    n_pins: int
+    n_published: int
+
+
+class Collect(Params, frozen=True):
+    """What to do about what nothing keeps."""
+
+    dry_run: Annotated[bool, Meta(description="Only tell what would go.")] = False
+
+
+class Collected(Result, frozen=True, tag_field="type", tag="collected"):
+    """What nothing keeps is gone (`dry_run`: would go); `freed_bytes` is the room that came back on the disk."""
+
+    n_kept: int
+    n_dropped: int
+    dropped_bytes: int
+    freed_bytes: int
+    dry_run: bool
+
+
+class Compact(Params, frozen=True):
+    """Which packs are worth the work."""
+
+    min_dead_percent: Annotated[int, Meta(ge=1, le=100, description="How much of a pack must be of no more use.")] = 10
+
+
+class Compacted(Result, frozen=True, tag_field="type", tag="compacted"):
+    """The room of what was deleted is back. Packs with damaged blocks stay: covey repo verify --repair."""
+
+    n_packs: int
+    freed_bytes: int
+    moved_bytes: int
+    damaged_packs: list[int]
+
+
+class Verify(Params, frozen=True):
+    """What to read, and what to do about what is damaged."""
+
+    sample: Annotated[
+        str, Meta(pattern=r"^[0-9]{1,3}(\.[0-9]{1,4})?%?$", description="Read only so much, others each time: 5%.")
+    ] = "100%"
+    repair: Annotated[bool, Meta(description="Fetch damaged blocks again from peers.")] = False
+    from_start: Annotated[bool, Meta(description="Begin anew where an earlier run was cut short.")] = False
+    timeout_s: Annotated[float, Meta(gt=0, le=86_400, description="How long to look for each damaged block.")] = 30.0
+
+
+class Damaged(Result, frozen=True, tag_field="type", tag="damaged"):
+    """A block that the disk changed. It counts as missing until it is here again."""
+
+    cid: str
+    text: str
+    is_repaired: bool
+
+
+class Verified(Result, frozen=True, tag_field="type", tag="verified"):
+    """How many blocks were read, and how many did not match their CIDs."""
+
+    n_checked: int
+    size_bytes: int
+    n_damaged: int
+    n_repaired: int
+    resumed_after: str | None
+    damaged: list[Damaged]
+
+
+class Formats(Result, frozen=True):
+    """The versions of what is on the disk, all of them what this Covey writes."""
+
+    packs: int
+    index: int
+    catalog: int
+    text: str
+
+
+async def stat(node: "Node", _params: Nothing) -> Stat:
+    """Counts and sizes."""
+    import trio
+
+    def look() -> Stat:
+        counted, usage, quota = node.store.stat(), node.keeper.store.usage(), node.keeper.store.quota
+        return Stat(
+            n_blocks=counted.n_blocks,
+            size_bytes=counted.n_bytes,
+            n_damaged=node.keeper.store.n_damaged(),
+            disk_bytes=usage.n_bytes,
+            n_files=usage.n_files,
+            quota_bytes=quota.n_bytes,
+            quota_files=quota.n_files,
+            free_bytes=usage.free_bytes,
+            reserve_bytes=quota.min_free_bytes,
+            n_pins=len(node.pins.list()),
+            n_published=len(node.roots.list()),
+        )
+
+    return await trio.to_thread.run_sync(look)
+
+
+async def gc(node: "Node", params: Collect) -> AsyncIterator[Progress | Collected]:
+    """Drop what nothing keeps, and give its room back."""
+    from functools import partial
+
+    from daemon.api.progress import telling
+
+    async for item in telling(partial(_gc, node, params)):
+        yield item
+
+
+async def compact(node: "Node", params: Compact) -> AsyncIterator[Progress | Compacted]:
+    """Give back the room of what was deleted."""
+    from functools import partial
+
+    from daemon.api.progress import telling
+
+    async for item in telling(partial(_compact, node, params)):
+        yield item
+
+
+async def verify(node: "Node", params: Verify) -> AsyncIterator[Progress | Verified]:
+    """Read every block again; a run that is cut short goes on the next time."""
+    from functools import partial
+
+    from daemon.api.progress import telling
+    from storage.errors import BlocksDamaged
+
+    async for item in telling(partial(_verify, node, params)):
+        yield item
+        if isinstance(item, Verified) and item.n_repaired < item.n_damaged:
+            raise BlocksDamaged(f"{item.n_damaged - item.n_repaired} blocks are damaged and not repaired")
+
+
+async def migrate(node: "Node", _params: Nothing) -> Formats:
+    """Bring the formats on the disk to those of this Covey: a start does it, so this tells which they are."""
+    import trio
+
+    from storage.catalog import MIGRATIONS
+    from storage.packs.index import INDEX_VERSION
+    from storage.packs.record import PACK_VERSION
+
+    await trio.lowlevel.checkpoint()
+    text = "everything is in the newest format; older indexes and catalogs are brought to it by the start"
+    return Formats(packs=PACK_VERSION, index=INDEX_VERSION, catalog=len(MIGRATIONS), text=text)
+
+
+async def _gc(node: "Node", params: Collect, report: "Report") -> Collected:
+    import trio
+
+    def work() -> Collected:
+        def on_kept(n_kept: int) -> None:
+            trio.from_thread.check_cancelled()
+            report(Progress(step="looking at what is kept", n_done=n_kept, unit="blocks"))
+
+        done = node.keeper.collect(is_rehearsal=params.dry_run, on_kept=on_kept)
+        report(Progress(step="giving the room back", n_done=0, unit="packs"))
+        freed_bytes = 0 if params.dry_run else _net(node.keeper.store.compact())
+        return Collected(
+            n_kept=done.n_kept_blocks,
+            n_dropped=done.n_swept_blocks,
+            dropped_bytes=done.n_swept_bytes,
+            freed_bytes=freed_bytes,
+            dry_run=params.dry_run,
+        )
+
+    return await trio.to_thread.run_sync(work)
+
+
+def _net(done: "CompactedPacks") -> int:
+    """What came back on the disk: the packs that are gone, less what of them was written anew."""
+    return max(0, done.n_freed_bytes - done.n_moved_bytes)
+
+
+async def _compact(node: "Node", params: Compact, report: "Report") -> Compacted:
+    import trio
+
+    def on_pack(n_done: int, n_total: int) -> None:
+        trio.from_thread.check_cancelled()
+        report(Progress(step="compacting", n_done=n_done, n_total=n_total, unit="packs"))
+
+    done = await trio.to_thread.run_sync(node.keeper.store.compact, params.min_dead_percent / 100, on_pack)
+    return Compacted(
+        n_packs=done.n_packs,
+        freed_bytes=_net(done),
+        moved_bytes=done.n_moved_bytes,
+        damaged_packs=list(done.damaged_packs),
+    )
+
+
+async def _verify(node: "Node", params: Verify, report: "Report") -> Verified:
+    import secrets
+    from functools import partial
+
+    import trio
+
+    from daemon.errors import Unfit
+    from storage.verify import resumes_after
+    from storage.verify import verify as read_all
+
+    sample_frac = float(params.sample.rstrip("%")) / 100
+    if not 0 < sample_frac <= 1:
+        raise Unfit(f"a sample of {params.sample}: say how much, above 0% and up to 100%")
+    is_whole = sample_frac == 1 and not params.from_start
+    resumed = await trio.to_thread.run_sync(resumes_after, node.store) if is_whole else None
+
+    def read() -> "tuple[int, int, list[Checked]]":
+        n_checked = n_bytes = 0
+        bad: list[Checked] = []
+        seed = secrets.randbits(32)
+        for checked in read_all(node.store, sample_frac=sample_frac, seed=seed, from_start=params.from_start):
+            trio.from_thread.check_cancelled()
+            n_checked += 1
+            n_bytes += checked.n_bytes
+            bad += [checked] if checked.problem else []
+            report(Progress(step=f"reading ({len(bad)} damaged)", n_done=n_bytes))
+        return n_checked, n_bytes, bad
+
+    n_checked, n_bytes, bad = await trio.to_thread.run_sync(partial(read))
+    repaired: set[Cid] = set()
+    for n_done, checked in enumerate(bad if params.repair else ()):
+        report(Progress(step="repairing", n_done=n_done, n_total=len(bad), unit="blocks"))
+        if await _repair(node, checked.cid, params.timeout_s):
+            repaired.add(checked.cid)
+    if bad:
+        node.events.note("blocks_damaged", {"n_blocks": len(bad), "n_repaired": len(repaired)})
+    return Verified(
+        n_checked=n_checked,
+        size_bytes=n_bytes,
+        n_damaged=len(bad),
+        n_repaired=len(repaired),
+        resumed_after=str(resumed) if resumed else None,
+        damaged=[
+            Damaged(cid=str(one.cid), text=one.problem or "", is_repaired=one.cid in repaired)
+            for one in bad[:MAX_LISTED]
+        ],
+    )
+
+
+async def _repair(node: "Node", cid: "Cid", timeout_s: float) -> bool:
+    """Fetch one damaged block again; peers know it by its multihash, whatever its codec."""
+    import trio
+
+    from daemon.content import fetch_block
+    from protocols.errors import Remote
+
+    try:
+        await fetch_block(node, cid, timeout_s)
+    except Remote:
+        return False
+    return await trio.to_thread.run_sync(node.store.has, cid)
+
+
+OPERATIONS = (
+    Operation(
+        noun="repo",
+        verb="stat",
+        summary="Tell what the store holds, and what it takes of the disk.",
+        params=Nothing,
+        result=Stat,
+        handler=stat,
+    ),
+    Operation(
+        noun="repo",
+        verb="gc",
+        summary="Drop the blocks that neither a pin nor a published root keeps.",
+        params=Collect,
+        result=Progress | Collected,
+        handler=gc,
+        is_stream=True,
+    ),
+    Operation(
+        noun="repo",
+        verb="compact",
+        summary="Give back the room of deleted blocks.",
+        params=Compact,
+        result=Progress | Compacted,
+        handler=compact,
+        is_stream=True,
+    ),
+    Operation(
+        noun="repo",
+        verb="verify",
+        summary="Read every block again, and find those that the disk changed.",
+        params=Verify,
+        result=Progress | Verified,
+        handler=verify,
+        is_stream=True,
+    ),
+    Operation(
+        noun="repo",
+        verb="migrate",
+        summary="Tell the versions of the formats on the disk.",
+        params=Nothing,
+        result=Formats,
+        handler=migrate,
+    ),
+)

@@ -1,0 +1,106 @@
+"""Keeps the store within its room: takes down what was used, sweeps what was unused for longest, gives room back.
+
+What is pinned or published is never touched; when that alone fills the quota, new content is refused and says so.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+import trio
+
+from daemon.config import StorageConfig
+from storage.collect import Collected, OnKept, collect
+from storage.errors import CannotCollect, StoreFull
+from storage.packs import PackBlockstore
+from storage.packs.compaction import Compacted
+from storage.packs.room import Quota, Usage
+from storage.pins import Pins
+from storage.roots import Roots
+
+LOOK_S: Final = 60.0
+FULL_FRAC: Final = 0.9  # of the quota: from here on the unused is swept
+ROOMY_FRAC: Final = 0.8  # down to here
+MIN_FREE_FILES: Final = 1000
+
+log = structlog.get_logger(__name__)
+
+
+def quota_of(config: StorageConfig, folder: Path) -> Quota:
+    """What the settings allow on the disk that `folder` is on."""
+    disk = os.statvfs(folder)
+    half = disk.f_blocks * disk.f_frsize // 2
+    return Quota(
+        n_bytes=int(config.quota_gb * 1e9) or half,
+        n_files=config.quota_files,
+        min_free_bytes=int(config.reserve_gb * 1e9),
+        min_free_files=MIN_FREE_FILES if config.reserve_gb else 0,
+    )
+
+
+class Keeper:
+    """Collects and compacts for one store, one errand at a time. Its methods block: call them in threads."""
+
+    def __init__(self, store: PackBlockstore, pins: Pins, roots: Roots, note: Callable[[str, dict[str, Any]], None]):
+        self.store: Final = store
+        self._pins = pins
+        self._roots = roots
+        self._note = note
+        self._alone = threading.Lock()
+        store.make_room = self.make_room
+
+    def collect(
+        self, need_bytes: int | None = None, *, is_rehearsal: bool = False, on_kept: OnKept = lambda n_kept: None
+    ) -> Collected:
+        """Sweep what nothing keeps: all of it, or as much as is needed. Raises: CannotCollect."""
+        with self._alone:
+            return collect(
+                self.store,
+                self._pins,
+                self._roots.list,
+                need_bytes=need_bytes,
+                is_rehearsal=is_rehearsal,
+                on_kept=on_kept,
+            )
+
+    def make_room(self, n_bytes: int) -> None:
+        """Sweep the longest unused until `n_bytes` more fit well within the quota, if anything is left to sweep."""
+        with self._alone:
+            need_bytes = self._excess(self.store.usage(), n_bytes)
+            if need_bytes <= 0:
+                return
+            try:
+                swept = collect(self.store, self._pins, self._roots.list, need_bytes=need_bytes)
+            except CannotCollect as error:
+                log.warning("no_room_made", error=str(error))
+                self._note("garbage_not_collected", {"text": str(error)})
+                return
+            done = self._compact()
+        self._note("garbage_collected", {"n_blocks": swept.n_swept_blocks, "size_bytes": done.n_freed_bytes})
+
+    def _compact(self) -> Compacted:
+        try:
+            return self.store.compact()
+        except StoreFull as error:  # what it had done stays done
+            log.warning("compaction_found_no_room", error=str(error))
+            return Compacted()
+
+    def _excess(self, usage: Usage, n_bytes: int) -> int:
+        """How much is to go, for `n_bytes` more to fit: nothing below FULL_FRAC, else all down to ROOMY_FRAC."""
+        quota = self.store.quota
+        wanted = usage.n_bytes + n_bytes
+        lacking = quota.min_free_bytes + n_bytes - usage.free_bytes
+        over = wanted - int(ROOMY_FRAC * quota.n_bytes) if wanted > FULL_FRAC * quota.n_bytes else 0
+        return max(over, lacking)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look after the store until cancelled."""
+        task_status.started()
+        while True:
+            await trio.sleep(LOOK_S)
+            await trio.to_thread.run_sync(self.store.note_uses)
+            await trio.to_thread.run_sync(partial(self.make_room, 0))
