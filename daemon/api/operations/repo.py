@@ -290,7 +290,7 @@ OPERATIONS = (
     Operation(
         noun="repo",
         verb="gc",
-        summary="Drop the blocks that neither a pin nor a published root keeps.",
+        summary="Drop the blocks that no pin and no published root keeps.",
         params=Collect,
         result=Progress | Collected,
         handler=gc,
@@ -308,7 +308,7 @@ OPERATIONS = (
     Operation(
         noun="repo",
         verb="verify",
-        summary="Read every block again, and find those that the disk changed.",
+        summary="Read every block, and find those that the disk changed.",
         params=Verify,
         result=Progress | Verified,
         handler=verify,

@@ -472,7 +472,7 @@ OPERATIONS = (
     ),
     _operation(
         "revoke",
-        "Make a root that a recipient cannot open. He keeps what he could read.",
+        "Make a root that a recipient cannot open.",
         Revoke,
         Progress | NewRoot,
         revoke,
