@@ -151,12 +151,18 @@ async def verify(node: "Node", params: Verify) -> AsyncIterator[Progress | Verif
     from functools import partial
 
     from daemon.api.progress import telling
+    from daemon.errors import Unfit
     from storage.errors import BlocksDamaged
 
-    async for item in telling(partial(_verify, node, params)):
+    sample_frac = float(params.sample.rstrip("%")) / 100
+    if not 0 < sample_frac <= 1:
+        raise Unfit(f"a sample of {params.sample}: say how much, above 0% and up to 100%")
+    n_left = 0
+    async for item in telling(partial(_verify, node, params, sample_frac)):
         yield item
-        if isinstance(item, Verified) and item.n_repaired < item.n_damaged:
-            raise BlocksDamaged(f"{item.n_damaged - item.n_repaired} blocks are damaged and not repaired")
+        n_left = item.n_damaged - item.n_repaired if isinstance(item, Verified) else 0
+    if n_left:
+        raise BlocksDamaged(f"{n_left} of the blocks that were read are damaged and not repaired")
 
 
 async def migrate(node: "Node", _params: Nothing) -> Formats:
@@ -215,19 +221,14 @@ async def _compact(node: "Node", params: Compact, report: "Report") -> Compacted
     )
 
 
-async def _verify(node: "Node", params: Verify, report: "Report") -> Verified:
+async def _verify(node: "Node", params: Verify, sample_frac: float, report: "Report") -> Verified:
     import secrets
-    from functools import partial
 
     import trio
 
-    from daemon.errors import Unfit
     from storage.verify import resumes_after
     from storage.verify import verify as read_all
 
-    sample_frac = float(params.sample.rstrip("%")) / 100
-    if not 0 < sample_frac <= 1:
-        raise Unfit(f"a sample of {params.sample}: say how much, above 0% and up to 100%")
     is_whole = sample_frac == 1 and not params.from_start
     resumed = await trio.to_thread.run_sync(resumes_after, node.store) if is_whole else None
 
@@ -243,7 +244,7 @@ async def _verify(node: "Node", params: Verify, report: "Report") -> Verified:
             report(Progress(step=f"reading ({len(bad)} damaged)", n_done=n_bytes))
         return n_checked, n_bytes, bad
 
-    n_checked, n_bytes, bad = await trio.to_thread.run_sync(partial(read))
+    n_checked, n_bytes, bad = await trio.to_thread.run_sync(read)
     repaired: set[Cid] = set()
     for n_done, checked in enumerate(bad if params.repair else ()):
         report(Progress(step="repairing", n_done=n_done, n_total=len(bad), unit="blocks"))

@@ -1,0 +1,133 @@
+"""The daemon keeps its store within its room, and tells what it did."""
+
+import random
+from types import SimpleNamespace
+
+import pytest
+import trio
+
+from daemon.api.operations import pin as pin_module
+from daemon.api.operations import repo as repo_module
+from daemon.config import StorageConfig
+from daemon.keeper import Keeper, quota_of
+from storage.blockstore import MadeBlock
+from storage.errors import BlocksDamaged, OverQuota
+from storage.packs import PackBlockstore
+from storage.packs.room import Quota
+from storage.pins import Pins, PinState
+from storage.roots import Roots
+
+OPERATIONS = {operation.verb: operation for operation in repo_module.OPERATIONS}
+RNG = random.Random(1)
+BLOCKS = [MadeBlock.of(RNG.randbytes(100_000)) for _ in range(12)]
+
+
+@pytest.fixture
+def node(tmp_path):
+    store = PackBlockstore(tmp_path, quota=Quota(n_bytes=1_000_000))
+    pins, roots, events = Pins(store), Roots(store), []
+    keeper = Keeper(store, pins, roots, lambda kind, fields: events.append((kind, fields)))
+    feed = SimpleNamespace(note=keeper._note)
+    yield SimpleNamespace(store=store, pins=pins, roots=roots, keeper=keeper, events=feed, noted=events)
+    store.close()
+
+
+async def last(node, verb, **params):
+    operation = OPERATIONS[verb]
+    return [item async for item in operation.handler(node, operation.params(**params))][-1]
+
+
+def test_the_longest_unused_makes_room_for_what_comes(node):
+    node.store.put_many(BLOCKS[:8])
+    with node.store.lease():
+        node.store.get(BLOCKS[0].cid)
+    node.store.put_many(BLOCKS[8:10])
+    assert node.store.has(BLOCKS[0].cid) and node.store.has(BLOCKS[9].cid)
+    assert not all(node.store.has(block.cid) for block in BLOCKS[1:8])
+    assert [kind for kind, _ in node.noted] == ["garbage_collected"]
+    assert node.store.usage().n_bytes <= 1_000_000
+
+
+def test_what_is_pinned_is_not_dropped_for_what_comes(node):
+    node.store.put_many(BLOCKS[:8])
+    for block in BLOCKS[:8]:
+        node.pins.add(block.cid, state=PinState.COMPLETE)
+    with pytest.raises(OverQuota):
+        node.store.put_many(BLOCKS[8:10])
+    assert all(node.store.has(block.cid) for block in BLOCKS[:8])
+
+
+def test_a_pin_that_cannot_be_walked_stops_the_dropping_and_is_told(node):
+    node.store.put_many(BLOCKS[:8])
+    node.pins.add(BLOCKS[11].cid, "lost", state=PinState.COMPLETE)
+    with pytest.raises(OverQuota):
+        node.store.put_many(BLOCKS[8:10])
+    (kind, fields) = node.noted[0]
+    assert kind == "garbage_not_collected" and "lost" in fields["text"]
+
+
+async def test_the_keeper_looks_now_and_then(node, autojump_clock):
+    node.store.put_many(BLOCKS[:8])
+    node.store._room.quota = Quota(n_bytes=500_000)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.keeper.run)
+        await trio.sleep(61)
+        nursery.cancel_scope.cancel()
+    assert node.store.usage().n_bytes < 500_000
+    assert len(node.store._uses) == 0
+
+
+async def test_gc_tells_what_would_go_and_then_drops_it(node):
+    node.store.put_many(BLOCKS[:3])
+    node.pins.add(BLOCKS[0].cid, state=PinState.COMPLETE)
+    assert (await last(node, "gc", dry_run=True)).n_dropped == 2
+    assert node.store.stat().n_blocks == 3
+    done = await last(node, "gc")
+    assert (done.n_kept, done.n_dropped, done.dropped_bytes) == (1, 2, 200_000)
+    assert done.freed_bytes > 190_000
+
+
+async def test_damage_is_found_told_and_mended_from_another_node(node, tmp_path, monkeypatch):
+    node.store.put_many(BLOCKS[:3])
+    path = tmp_path / "packs" / "00000001.pack"
+    data = bytearray(path.read_bytes())
+    data[data.index(BLOCKS[1].data) + 7] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BlocksDamaged):
+        await last(node, "verify")
+    assert not node.store.has(BLOCKS[1].cid)
+    assert (await OPERATIONS["stat"].handler(node, OPERATIONS["stat"].params())).n_damaged == 1
+
+    async def fetch_block(_node, cid, _timeout_s):
+        node.store.put_many([block for block in BLOCKS if block.cid.multihash == cid.multihash])
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr("daemon.content.fetch_block", fetch_block)
+    done = await last(node, "verify", repair=True)
+    assert (done.n_checked, done.n_damaged, done.n_repaired) == (3, 1, 1)
+    assert (await last(node, "verify")).n_damaged == 0
+
+
+async def test_a_sample_reads_a_share_and_nonsense_is_refused(node):
+    node.store.put_many(MadeBlock.of(bytes([number])) for number in range(200))
+    assert 40 < (await last(node, "verify", sample="50%")).n_checked < 160
+    with pytest.raises(Exception, match="say how much"):
+        await last(node, "verify", sample="0%")
+
+
+def test_a_quota_of_nothing_is_half_of_the_disk(tmp_path):
+    assert quota_of(StorageConfig(), tmp_path).n_bytes > 1 << 30
+    assert quota_of(StorageConfig(quota_gb=1.5), tmp_path).n_bytes == 1_500_000_000
+
+
+async def test_a_direct_pin_keeps_one_block(node, monkeypatch):
+    node.store.put_many(BLOCKS[:1])
+
+    async def fetch_block(_node, _cid, _timeout_s):
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr("daemon.content.fetch_block", fetch_block)
+    (add,) = [operation for operation in pin_module.OPERATIONS if operation.verb == "add"]
+    items = [item async for item in add.handler(node, add.params(cid=str(BLOCKS[0].cid), is_direct=True))]
+    assert (items[-1].kind, items[-1].state) == ("direct", "complete")
+    assert [pin.kind for pin in node.pins.list()] == ["direct"]
