@@ -33,7 +33,7 @@ check: $(VENV)/.dev ## formatting, lint, types, architecture
 	@echo "check: all good"
 
 bench: $(VENV)/.engine $(VENV)/.dev ## the benchmarks, printed as tables (see tests/benchmarks/RESULTS.md)
-	@for bench in tests/benchmarks/bench_*.py; do $(BIN)/python "$$bench" $(ARGS); done
+	@for bench in tests/benchmarks/*.py; do $(BIN)/python -m "tests.benchmarks.$$(basename "$$bench" .py)" $(ARGS); done
 
 interop: $(VENV)/.engine $(VENV)/.dev ## against a real Kubo and a real Helia (installs both)
 	@COVEY_INTEROP=1 $(BIN)/python -m pytest tests/interop -s $(ARGS)

@@ -1,4 +1,4 @@
-"""What Covey costs when it does nothing: `python tests/benchmarks/bench_footprint.py`.
+"""What Covey costs when it does nothing: `python -m tests.benchmarks.footprint`.
 
 Prints the CPU time of `covey --version`, the wall time of `covey status`, the resident memory of an idle daemon, and
 where that memory goes, import by import, beside libp2p as it ships.
