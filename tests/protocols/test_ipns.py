@@ -99,7 +99,7 @@ LEGACY = {1: DOCUMENT["Value"], 2: b"v1", 3: 0, 4: DOCUMENT["Validity"], 5: 7, 6
 
 @pytest.mark.parametrize(("number", "lie"), [(1, b"/ipfs/other"), (3, 1), (4, b"2098-01-01T00:00:00Z"), (5, 8), (6, 1)])
 def test_a_legacy_copy_that_says_something_else_is_forged(number: int, lie: bytes | int) -> None:
-    with pytest.raises(Forged, match="one .* signed and another unsigned"):
+    with pytest.raises(Forged, match=r"one .* signed and another unsigned"):
         read(signed(before=b"".join(field(key, value) for key, value in (LEGACY | {number: lie}).items())))
 
 
