@@ -42,7 +42,7 @@ class BrokenOff(ConnectionAbortedError):
 class GatewayApp:
     """The application. Whoever goes away ends its request; a request over its time is broken off."""
 
-    def __init__(self, site: Site, unix_s: Callable[[], float], limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
+    def __init__(self, site: Site, unix_s: Callable[[], float], limits: Limits = Limits()) -> None:
         self._site = site
         self._unix_s = unix_s
         self._limits = limits
@@ -85,7 +85,9 @@ class GatewayApp:
             raise BrokenOff(str(error)) from None
 
     async def _send(self, reply: Reply, send: Send, *, is_head: bool) -> None:
-        headers = [(name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in reply.headers]
+        headers = [
+            (name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in reply.headers
+        ]
         if reply.n_bytes is not None:
             headers.append((b"content-length", str(reply.n_bytes).encode()))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
@@ -109,7 +111,8 @@ def _asked(scope: Scope) -> Asked | Reply:
 
 def _batch(pieces: Iterator[bytes]) -> tuple[bytes, bool]:
     """Some of the body, and whether that was the last of it. A turn is short, so that a request can be ended."""
-    batch, n_bytes = [], 0
+    batch: list[bytes] = []
+    n_bytes = 0
     for _ in range(BATCH_STEPS):
         piece = next(pieces, None)
         if piece is None:

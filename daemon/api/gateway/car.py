@@ -23,7 +23,10 @@ MAX_FILE_DEPTH: Final = 64
 
 
 def car(store: Blockstore, way: Way, wish: CarWish) -> Iterator[bytes]:
-    """The bytes of a CARv1; an empty piece is a step without output. Raises: NotFound for a block that is missing below the first, TooLarge, InvalidBlock."""
+    """The bytes of a CARv1; an empty piece is a step without output.
+
+    Raises: NotFound for a block that is missing below the first, TooLarge, InvalidBlock.
+    """
     yield header([way.end])
     sent: set[Cid] = set()
     for n_visited, (cid, data) in enumerate(_blocks(store, way, wish, sent), 1):

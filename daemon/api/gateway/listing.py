@@ -38,7 +38,8 @@ def page(namespace: str, root: str, segments: Sequence[str], cid: Cid, entries: 
     title = escape(_shown("/".join((namespace, root, *segments))))
     yield (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Index of /{title}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="referrer" content="no-referrer">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="referrer" content="no-referrer">'
         f"<style>{_STYLE}</style></head><body><main>\n"
         f'<h1>Index of <nav aria-label="Path">{crumbs}</nav></h1>\n'
         f'<p class="cid" translate="no">{cid}</p>\n<table><thead><tr><th scope="col">Name</th>'
@@ -71,7 +72,8 @@ def _row(here: str, entry: DirEntry) -> bytes:
     by_cid = f"/ipfs/{entry.cid}?filename={_quoted(entry.name)}"
     size = "" if entry.dag_bytes is None else f"{entry.dag_bytes:,}"
     return (
-        f'<tr><td>{name}</td><td><a class="cid" translate="no" href="{by_cid}">{entry.cid}</a></td><td>{size}</td></tr>\n'
+        f'<tr><td>{name}</td><td><a class="cid" translate="no" href="{by_cid}">{entry.cid}</a></td>'
+        f"<td>{size}</td></tr>\n"
     ).encode()
 
 

@@ -70,7 +70,7 @@ async def gateway_served(
     app: GatewayApp,
     host: str,
     port: int,
-    patience: Patience = Patience(),  # noqa: B008 - frozen
+    patience: Patience = Patience(),
 ) -> AsyncIterator[str]:
     """Serve `app` during the block; yield its URL. At the end every connection is closed at once. Raises: BadConfig."""
     listeners = await _listen(host, port)
