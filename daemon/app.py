@@ -62,7 +62,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """The parts of a running node, as operations get them. `stop(reason)` begins to end it."""
+    """The parts of a running node, as operations get them. `stop(reason)` begins to end it; `gateway` is its URL."""
 
     home: Home
     config: Config
@@ -80,6 +80,7 @@ class Node:
     engine: Engine
     desk: Desk
     chats: Sessions[Chat]
+    gateway: str | None
     started_s: float
     stop: Callable[[str], None]
 
@@ -157,15 +158,39 @@ async def open_node(
             await ports.exchange.work(partial(_fill_catalog, ports, home))
             await ports.exchange.work(partial(mend_shelf, ports))
             keeper = Keeper(store, ports.pins, roots, feed.note)
-            node, services = _assemble(home, config, ports, keeper, feed, engine, stop)
-            async with trio.open_nursery() as nursery:
-                for name, service in services.items():
-                    await nursery.start(supervise, name, service, feed.note)
-                async with control_served(node, home):
-                    feed.note("node_started", {"peer": str(identity.peer_id)})
-                    yield node
-                feed.note("node_stopped", {})
-                nursery.cancel_scope.cancel()
+            async with _gateway(config, ports) as gateway:
+                node, services = _assemble(home, config, ports, keeper, feed, engine, stop, gateway)
+                async with trio.open_nursery() as nursery:
+                    for name, service in services.items():
+                        await nursery.start(supervise, name, service, feed.note)
+                    async with control_served(node, home):
+                        feed.note("node_started", {"peer": str(identity.peer_id)})
+                        yield node
+                    feed.note("node_stopped", {})
+                    nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _gateway(config: Config, ports: Ports) -> AsyncIterator[str | None]:
+    """The gateway, where it is asked for; yields its URL. Raises: BadConfig when it cannot listen."""
+    wish = config.gateway
+    if not wish.is_enabled:
+        yield None
+        return
+    from daemon.api.gateway.answer import Site
+    from daemon.api.gateway.asgi import GatewayApp, Limits
+    from daemon.api.gateway.served import Patience, gateway_served
+    from daemon.api.gateway.view import public_view
+
+    def record_of(name: PeerId) -> bytes | None:
+        row = ports.catalog.names.get(name)
+        return row.record if row else None
+
+    site = Site(public_view(ports.store, ports.roots), record_of, wish.max_reply_bytes)
+    app = GatewayApp(site, ports.unix_s, Limits(wish.n_requests, wish.request_timeout_s))
+    async with gateway_served(app, wish.host, wish.port, Patience(n_connections=wish.n_connections)) as url:
+        log.info("gateway_serves", url=url)
+        yield url
 
 
 def _open_store(home: Home, config: Config) -> PackBlockstore:
@@ -222,6 +247,7 @@ def _assemble(
     feed: EventFeed,
     engine: Engine,
     stop: Callable[[str], None],
+    gateway: str | None,
 ) -> tuple[Node, dict[str, Service]]:
     """Put the parts together: the node, and the services that run beside it."""
     network, catalog = ports.network, ports.catalog
@@ -246,6 +272,7 @@ def _assemble(
         engine=engine,
         desk=Desk(engine),
         chats=Sessions(),
+        gateway=gateway,
         started_s=trio.current_time(),
         stop=stop,
     )

@@ -73,6 +73,18 @@ class ChatConfig(Section, frozen=True):
     system: Annotated[str, _said("The system prompt; empty is Covey's own")] = ""
 
 
+class GatewayConfig(Section, frozen=True):
+    """What everybody may see, over HTTP; nothing is fetched for it."""
+
+    is_enabled: Annotated[bool, _said("Listen, and serve what is public here")] = False
+    host: Annotated[str, _said("The address to listen on; 127.0.0.1 is for this machine alone")] = "127.0.0.1"
+    port: Annotated[Port, _said("TCP; 0 takes any that is free")] = 4702
+    n_requests: Annotated[Count, _said("Served at once; more are told to come again")] = 64
+    n_connections: Annotated[Count, _said("Open at once; more are closed")] = 256
+    request_timeout_s: Annotated[Seconds, _said("The longest time for one reply")] = 3600.0
+    max_reply_bytes: Annotated[int, Meta(ge=1 << 20), _said("The longest reply; more goes in ranges")] = 64 << 30
+
+
 class LogsConfig(Section, frozen=True):
     """What is logged, and how much of it is kept."""
 
@@ -89,6 +101,7 @@ class Config(Section, frozen=True):
     adapters: AdaptersConfig = AdaptersConfig()
     engine: EngineConfig = EngineConfig()
     chat: ChatConfig = ChatConfig()
+    gateway: GatewayConfig = GatewayConfig()
     logs: LogsConfig = LogsConfig()
 
 

@@ -8,13 +8,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, Self
 
-from storage.catalog import adapters, artifacts, events, lineage, models, peers, replay, sequences
+from storage.catalog import adapters, artifacts, events, lineage, models, names, peers, replay, sequences
 from storage.catalog.database import Database
 
 # A file's version is the number of migrations it has seen. Released ones never change; a new layout is a new line.
 MIGRATIONS: Final = (
     ";\n".join(room.SCHEMA for room in (events, sequences, replay, peers, adapters, models)),
     ";\n".join((artifacts.SCHEMA, lineage.SCHEMA, adapters.SPLIT)),
+    names.SCHEMA,
 )
 
 
@@ -31,6 +32,7 @@ class Catalog:
         self.artifacts: Final = artifacts.ArtifactTable(database, self.lineage)
         self.adapters: Final = adapters.AdapterTable(database, self.artifacts)
         self.models: Final = models.ModelTable(database)
+        self.names: Final = names.NameTable(database)
 
     @classmethod
     def open(cls, path: Path) -> Self:

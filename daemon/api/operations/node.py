@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Status(Result, frozen=True):
-    """How the node is. `rss_bytes` is the memory that the daemon's process has in use."""
+    """How the node is. `rss_bytes` is the memory that the daemon's process has in use; `gateway` its URL, where on."""
 
     version: str
     peer: str
@@ -17,6 +17,7 @@ class Status(Result, frozen=True):
     pid: int
     uptime_s: float
     addresses: list[str]
+    gateway: str | None
     n_peers: int
     n_blocks: int
     stored_bytes: int
@@ -42,6 +43,7 @@ async def status(node: "Node", _params: Nothing) -> Status:
         pid=os.getpid(),
         uptime_s=trio.current_time() - node.started_s,
         addresses=node.network.addresses(),
+        gateway=node.gateway,
         n_peers=len(node.network.peers()),
         n_blocks=held.n_blocks,
         stored_bytes=held.n_bytes,

@@ -1,0 +1,131 @@
+"""The gateway as an ASGI application: one reply a request, made in threads, paced, and bounded in number and time."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import structlog
+import trio
+from starlette.types import Message, Receive, Scope, Send
+
+from daemon.api.gateway.answer import Site, answer, refused
+from daemon.api.gateway.refusal import Refusal
+from daemon.api.gateway.reply import Reply, text_reply
+from daemon.api.gateway.request import Asked, read_request
+from storage.errors import StorageError
+
+MAX_REQUESTS: Final = 64
+MAX_REPLY_BYTES: Final = 1 << 36
+REQUEST_LIMIT_S: Final = 3600.0
+N_THREADS: Final = 4  # of its own: strangers never take the threads that the node works with
+BATCH_BYTES: Final = 256 << 10
+BATCH_STEPS: Final = 64
+RETRY_AFTER_S: Final = 5
+METHODS: Final = ("GET", "HEAD")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of the node strangers may use at once."""
+
+    n_requests: int = MAX_REQUESTS
+    request_s: float = REQUEST_LIMIT_S
+
+
+class BrokenOff(ConnectionAbortedError):
+    """The reply cannot be finished: only a connection that ends too early tells that to a client."""
+
+
+class GatewayApp:
+    """The application. Whoever goes away ends its request; a request over its time is broken off."""
+
+    def __init__(self, site: Site, unix_s: Callable[[], float], limits: Limits = Limits()) -> None:
+        self._site = site
+        self._unix_s = unix_s
+        self._limits = limits
+        self._n_running = 0
+        self._threads = trio.CapacityLimiter(N_THREADS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            return
+        if self._n_running >= self._limits.n_requests:
+            busy = text_reply(503, "too many requests at once; try again soon", [("Retry-After", str(RETRY_AFTER_S))])
+            await self._send(busy, send, is_head=scope["method"] == "HEAD")
+            return
+        self._n_running += 1
+        try:
+            is_over = False
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_when_gone, receive, nursery.cancel_scope)
+                with trio.move_on_after(self._limits.request_s) as limit:
+                    await self._serve(scope, send)
+                is_over = limit.cancelled_caught
+                nursery.cancel_scope.cancel()
+            if is_over:
+                raise BrokenOff(f"a reply took over {self._limits.request_s} s")
+        finally:
+            self._n_running -= 1
+
+    async def _serve(self, scope: Scope, send: Send) -> None:
+        asked = _asked(scope)
+        if isinstance(asked, Reply):
+            reply = asked
+        else:
+            make = partial(answer, self._site, asked, self._unix_s())
+            reply = await trio.to_thread.run_sync(make, limiter=self._threads)
+        try:
+            await self._send(reply, send, is_head=scope["method"] == "HEAD")
+        except StorageError as error:
+            log.info("gateway_reply_broken_off", error=str(error))
+            raise BrokenOff(str(error)) from None
+
+    async def _send(self, reply: Reply, send: Send, *, is_head: bool) -> None:
+        headers = [
+            (name.lower().encode("latin-1"), value.encode("latin-1", "replace")) for name, value in reply.headers
+        ]
+        if reply.n_bytes is not None:
+            headers.append((b"content-length", str(reply.n_bytes).encode()))
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        is_over = is_head
+        while not is_over:
+            batch, is_over = await trio.to_thread.run_sync(_batch, reply.body, limiter=self._threads)
+            await send({"type": "http.response.body", "body": batch, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _asked(scope: Scope) -> Asked | Reply:
+    try:
+        if scope["http_version"] not in ("1.0", "1.1"):
+            raise Refusal(505, "this gateway speaks HTTP/1.1")
+        if scope["method"] not in METHODS:
+            raise Refusal(405, "a gateway only reads: GET and HEAD", [("Allow", ", ".join(METHODS))])
+        return read_request(scope["raw_path"], scope["query_string"], scope["headers"])
+    except Refusal as refusal:
+        return refused(refusal)
+
+
+def _batch(pieces: Iterator[bytes]) -> tuple[bytes, bool]:
+    """Some of the body, and whether that was the last of it. A turn is short, so that a request can be ended."""
+    batch: list[bytes] = []
+    n_bytes = 0
+    for _ in range(BATCH_STEPS):
+        piece = next(pieces, None)
+        if piece is None:
+            return b"".join(batch), True
+        batch.append(piece)
+        n_bytes += len(piece)
+        if n_bytes >= BATCH_BYTES:
+            break
+    return b"".join(batch), False
+
+
+async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
+    message: Message = {"type": "http.request"}
+    while message["type"] != "http.disconnect":
+        message = await receive()
+    scope.cancel()

@@ -1,0 +1,258 @@
+"""IPNS names: the records that this node keeps, and serves at its gateway."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from msgspec import Meta
+
+from daemon.api.operation import Done, Nothing, Operation, Params, Result
+
+if TYPE_CHECKING:
+    from daemon.app import Node
+    from storage.catalog.names import NameRow
+    from storage.keys import PeerId
+
+_NS: Final = 1_000_000_000
+Name = Annotated[str, Meta(max_length=512, description="An IPNS name: k51..., 12D3KooW... or Qm...")]
+
+
+class Add(Params, frozen=True):
+    """A record to keep. It is verified first; an older one than the one here is not taken."""
+
+    path: Annotated[
+        str, Meta(max_length=4096, description="The record; - for stdin.", extra={"path": True, "stdin": True})
+    ]
+    name: (
+        Annotated[
+            str,
+            Meta(max_length=512, description="Whose record it is (default: as its key or the file's name says)."),
+        ]
+        | None
+    ) = None
+
+
+class Named(Params, frozen=True):
+    """A name."""
+
+    name: Name
+
+
+class Publish(Params, frozen=True):
+    """What this node's own name stands for from now on."""
+
+    cid: Annotated[str, Meta(max_length=4096, description="CID, /ipfs/CID/path or /ipns/NAME.")]
+    lifetime_s: Annotated[int, Meta(ge=60, le=10 * 366 * 86_400, description="How long the record is valid.")] = (
+        48 * 3600
+    )
+    ttl_s: Annotated[int, Meta(ge=0, le=366 * 86_400, description="How long others may cache it.")] = 300
+
+
+class NameRecord(Result, frozen=True):
+    """A name, and what it stands for. `is_valid` says whether its time is not over."""
+
+    name: str
+    value: str
+    sequence: int
+    expires_unix_s: float
+    ttl_s: float
+    is_valid: bool
+    received_unix_s: float
+
+
+class NameAdded(NameRecord, frozen=True):
+    """The record that is kept now; `is_new` says whether it is the one that was given."""
+
+    is_new: bool
+
+
+async def add(node: "Node", params: Add) -> NameAdded:
+    """Verify and keep a record."""
+    import trio
+
+    from daemon import wall
+
+    return await trio.to_thread.run_sync(_add, node, params, wall.unix_s())
+
+
+async def publish(node: "Node", params: Publish) -> NameAdded:
+    """Sign a record with the node's own key, and keep it."""
+    import trio
+
+    from daemon import wall
+
+    return await trio.to_thread.run_sync(_publish, node, params, wall.unix_s())
+
+
+async def ls(node: "Node", _params: Nothing) -> list[NameRecord]:
+    """Every name."""
+    import trio
+
+    from daemon import wall
+
+    unix_s = wall.unix_s()
+    rows = await trio.to_thread.run_sync(node.catalog.names.list)
+    return [NameRecord(**_told(row, unix_s)) for row in rows]
+
+
+async def show(node: "Node", params: Named) -> NameRecord:
+    """One name."""
+    import trio
+
+    from daemon import wall
+    from daemon.errors import NotFoundHere
+    from protocols.ipns import parse_name
+
+    row = await trio.to_thread.run_sync(node.catalog.names.get, parse_name(params.name))
+    if row is None:
+        raise NotFoundHere(f"no record of {params.name} is kept. See: covey name ls")
+    return NameRecord(**_told(row, wall.unix_s()))
+
+
+async def rm(node: "Node", params: Named) -> Done:
+    """Forget a record."""
+    import trio
+
+    from daemon.errors import NotFoundHere
+    from protocols.ipns import name_text, parse_name
+
+    name = parse_name(params.name)
+    if not await trio.to_thread.run_sync(node.catalog.names.remove, name):
+        raise NotFoundHere(f"no record of {params.name} is kept. See: covey name ls")
+    return Done(text=f"forgot {name_text(name)}")
+
+
+def _add(node: "Node", params: Add, unix_s: float) -> NameAdded:
+    from protocols.ipns import MAX_RECORD_BYTES
+
+    with open(params.path, "rb") as file:
+        raw = file.read(MAX_RECORD_BYTES + 1)
+    return _keep(node, raw, _name_of(params, raw), unix_s)
+
+
+def _name_of(params: Add, raw: bytes) -> "PeerId":
+    """Whose record this is. Raises: Unfit where nothing tells."""
+    import os
+
+    from daemon.errors import Unfit
+    from protocols.errors import Malformed
+    from protocols.ipns import holder_of, parse_name
+
+    if params.name is not None:
+        return parse_name(params.name)
+    if (holder := holder_of(raw)) is not None:
+        return holder
+    stem, _, ending = os.path.basename(params.path).partition(".")
+    try:
+        if ending == "ipns-record":
+            return parse_name(stem.partition("_")[0])
+    except Malformed:
+        pass
+    raise Unfit("the record does not hold its key; say whose it is: covey name add FILE --name NAME")
+
+
+def _publish(node: "Node", params: Publish, unix_s: float) -> NameAdded:
+    from protocols.ipns import make_record
+
+    value = _value(params.cid)
+    before = node.catalog.names.get(node.identity.peer_id)
+    raw = make_record(
+        node.identity,
+        value,
+        sequence=before.sequence + 1 if before else 0,
+        unix_s=unix_s,
+        lifetime_s=params.lifetime_s,
+        ttl_s=params.ttl_s,
+    )
+    return _keep(node, raw, node.identity.peer_id, unix_s)
+
+
+def _value(text: str) -> str:
+    """A content path in its standard form. Raises: InvalidCid, Malformed."""
+    from protocols.ipns import name_text, parse_name
+    from storage.cid import Cid
+
+    if text.startswith("/ipns/"):
+        name, _, path = text.removeprefix("/ipns/").partition("/")
+        return f"/ipns/{name_text(parse_name(name))}" + (f"/{path}" if path else "")
+    root, _, path = text.removeprefix("ipfs://").removeprefix("/ipfs/").partition("/")
+    return f"/ipfs/{Cid.parse(root)}" + (f"/{path}" if path else "")
+
+
+def _keep(node: "Node", raw: bytes, name: "PeerId", unix_s: float) -> NameAdded:
+    from protocols.ipns import read_record
+    from storage.catalog.names import NameRow
+
+    record = read_record(raw, name, unix_s)
+    row = NameRow(
+        name=name,
+        record=raw,
+        value=record.value,
+        sequence=record.sequence,
+        expires_unix_ns=record.expires_unix_ns,
+        ttl_ns=record.ttl_ns,
+        received_unix_s=unix_s,
+    )
+    is_new = node.catalog.names.put(row)
+    kept = node.catalog.names.get(name) or row
+    return NameAdded(**_told(kept, unix_s), is_new=is_new)
+
+
+def _told(row: "NameRow", unix_s: float) -> dict[str, Any]:
+    from protocols.ipns import name_text
+
+    return {
+        "name": name_text(row.name),
+        "value": row.value.decode("utf-8", "replace"),
+        "sequence": row.sequence,
+        "expires_unix_s": row.expires_unix_ns / _NS,
+        "ttl_s": row.ttl_ns / _NS,
+        "is_valid": row.expires_unix_ns > unix_s * _NS,
+        "received_unix_s": row.received_unix_s,
+    }
+
+
+OPERATIONS = (
+    Operation(
+        noun="name",
+        verb="add",
+        summary="Verify an IPNS record and keep it: the gateway then serves the name.",
+        params=Add,
+        result=NameAdded,
+        handler=add,
+        arguments=("path",),
+    ),
+    Operation(
+        noun="name",
+        verb="publish",
+        summary="Let this node's own IPNS name stand for content, at its gateway.",
+        params=Publish,
+        result=NameAdded,
+        handler=publish,
+        arguments=("cid",),
+    ),
+    Operation(
+        noun="name",
+        verb="ls",
+        summary="List the IPNS names whose records are kept.",
+        params=Nothing,
+        result=list[NameRecord],
+        handler=ls,
+    ),
+    Operation(
+        noun="name",
+        verb="show",
+        summary="Show what an IPNS name stands for.",
+        params=Named,
+        result=NameRecord,
+        handler=show,
+        arguments=("name",),
+    ),
+    Operation(
+        noun="name",
+        verb="rm",
+        summary="Forget the record of an IPNS name.",
+        params=Named,
+        result=Done,
+        handler=rm,
+        arguments=("name",),
+    ),
+)

@@ -1,0 +1,111 @@
+"""IPNS records that this node keeps, one for each name: the newest that was seen. They were verified before they came.
+
+A sequence has 64 bits without a sign, more than SQLite's integers: it is kept as eight bytes, which sort as it does.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from storage.catalog.database import Database
+from storage.errors import TooLarge
+from storage.keys import PeerId
+
+MAX_NAMES: Final = 4096
+MAX_RECORD_BYTES: Final = 10 << 10
+_NS: Final = 1_000_000_000
+
+SCHEMA: Final = """
+CREATE TABLE names (
+    name BLOB PRIMARY KEY,
+    record BLOB NOT NULL,
+    value BLOB NOT NULL,
+    sequence BLOB NOT NULL,
+    expires_unix_s INTEGER NOT NULL,
+    expires_ns INTEGER NOT NULL,
+    ttl_ns BLOB NOT NULL,
+    received_unix_s REAL NOT NULL
+) STRICT, WITHOUT ROWID"""
+
+_SELECT: Final = "SELECT name, record, value, sequence, expires_unix_s, expires_ns, ttl_ns, received_unix_s FROM names"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameRow:
+    """A record, and what it says. `expires_unix_ns` is the end of its validity."""
+
+    name: PeerId
+    record: bytes
+    value: bytes
+    sequence: int
+    expires_unix_ns: int
+    ttl_ns: int
+    received_unix_s: float
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """The higher sequence wins, then the later end of validity."""
+        return self.sequence, self.expires_unix_ns
+
+
+class NameTable:
+    """Rows by name."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, row: NameRow) -> bool:
+        """Keep a record, if it is newer than the one here; is it kept? Raises: TooLarge."""
+        if len(row.record) > MAX_RECORD_BYTES:
+            raise TooLarge(f"the record has {len(row.record)} bytes; the limit is {MAX_RECORD_BYTES}")
+        with self._database.transaction():
+            before = self.get(row.name)
+            if before is None and self.count() >= MAX_NAMES:
+                raise TooLarge(f"{MAX_NAMES} names are kept already. Forget one: covey name rm NAME")
+            if before is not None and before.rank >= row.rank:
+                return False
+            seconds, nanoseconds = divmod(row.expires_unix_ns, _NS)
+            self._database.write(
+                "INSERT OR REPLACE INTO names VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    bytes(row.name),
+                    row.record,
+                    row.value,
+                    row.sequence.to_bytes(8),
+                    seconds,
+                    nanoseconds,
+                    row.ttl_ns.to_bytes(8),
+                    row.received_unix_s,
+                ),
+            )
+        return True
+
+    def get(self, name: PeerId) -> NameRow | None:
+        """The record of a name."""
+        values = self._database.read_one(f"{_SELECT} WHERE name = ?", (bytes(name),))
+        return _row(values) if values else None
+
+    def list(self) -> list[NameRow]:
+        """Every record, the newest come first."""
+        return [_row(row) for row in self._database.read(f"{_SELECT} ORDER BY received_unix_s DESC, name")]
+
+    def count(self) -> int:
+        """How many there are."""
+        row = self._database.read_one("SELECT count(*) FROM names")
+        return int(row[0]) if row else 0
+
+    def remove(self, name: PeerId) -> bool:
+        """Forget a name. Was it there?"""
+        return self._database.write("DELETE FROM names WHERE name = ?", (bytes(name),)) > 0
+
+
+def _row(values: tuple[Any, ...]) -> NameRow:
+    name, record, value, sequence, seconds, nanoseconds, ttl_ns, received_unix_s = values
+    return NameRow(
+        name=PeerId(name),
+        record=record,
+        value=value,
+        sequence=int.from_bytes(sequence),
+        expires_unix_ns=seconds * _NS + nanoseconds,
+        ttl_ns=int.from_bytes(ttl_ns),
+        received_unix_s=received_unix_s,
+    )
