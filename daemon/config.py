@@ -65,6 +65,14 @@ class ChatConfig(Section, frozen=True):
     system: Annotated[str, _said("The system prompt; empty is Covey's own")] = ""
 
 
+class KuboConfig(Section, frozen=True):
+    """A Kubo node beside this one. It is asked for nothing until a command or `publish` says so."""
+
+    api: Annotated[str, Meta(max_length=512), _said("Where its RPC API is")] = "http://127.0.0.1:5001"
+    publish: Annotated[bool, _said("Send it what is made public here, too")] = False
+    timeout_s: Annotated[Seconds, _said("The longest time for one of its answers")] = 60.0
+
+
 class LogsConfig(Section, frozen=True):
     """What is logged, and how much of it is kept."""
 
@@ -80,6 +88,7 @@ class Config(Section, frozen=True):
     adapters: AdaptersConfig = AdaptersConfig()
     engine: EngineConfig = EngineConfig()
     chat: ChatConfig = ChatConfig()
+    kubo: KuboConfig = KuboConfig()
     logs: LogsConfig = LogsConfig()
 
 

@@ -25,6 +25,8 @@ EVENT_KINDS: Final = {
     "event_lost": "An event could not be written: it is too large, or not JSON. Please report it.",
     "events_left_out": "So many events that peers caused are not told, for they came too fast.",
     "events_lost": "So many events were not written: the disk was full, or they came too fast.",
+    "kubo_failed": "Content that was published here could not be sent to Kubo, too; `code` and `text` say why.",
+    "kubo_published": "Content was sent to Kubo, and is pinned there.",
     "model_imported": "A model is ready.",
     "node_started": "The daemon is ready.",
     "node_stopped": "The daemon stops.",
