@@ -85,6 +85,14 @@ class GatewayConfig(Section, frozen=True):
     max_reply_bytes: Annotated[int, Meta(ge=1 << 20), _said("The longest reply; more goes in ranges")] = 64 << 30
 
 
+class KuboConfig(Section, frozen=True):
+    """A Kubo node beside this one. It is asked for nothing until a command or `publish` says so."""
+
+    api: Annotated[str, Meta(max_length=512), _said("Where its RPC API is")] = "http://127.0.0.1:5001"
+    publish: Annotated[bool, _said("Send it what is made public here, too")] = False
+    timeout_s: Annotated[Seconds, _said("The longest time for one of its answers")] = 60.0
+
+
 class LogsConfig(Section, frozen=True):
     """What is logged, and how much of it is kept."""
 
@@ -102,6 +110,7 @@ class Config(Section, frozen=True):
     engine: EngineConfig = EngineConfig()
     chat: ChatConfig = ChatConfig()
     gateway: GatewayConfig = GatewayConfig()
+    kubo: KuboConfig = KuboConfig()
     logs: LogsConfig = LogsConfig()
 
 

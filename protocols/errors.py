@@ -83,3 +83,15 @@ class Tampered(Remote):
     """A peer sent other bytes than the CID names; they were thrown away. Fetch from another peer, and ban this one."""
 
     code = "tampered"
+
+
+class KuboUnreachable(Remote):
+    """The Kubo node does not answer. Start it, and compare the setting kubo.api with its Addresses.API."""
+
+    code = "kubo_unreachable"
+
+
+class KuboRefused(Remote):
+    """The Kubo node refused that. Its own words stand before; `ipfs log tail` there may say more."""
+
+    code = "kubo_refused"

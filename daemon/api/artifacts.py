@@ -175,6 +175,7 @@ class Published(Result, frozen=True, tag_field="type", tag="published"):
     manifest: str
     files: str
     is_new: bool
+    warnings: list[str]
 
 
 class Added(Result, frozen=True, tag_field="type", tag="added"):

@@ -63,6 +63,8 @@ STATUSES: Final = {
     "dial_failed": 502,
     "stream_broken": 502,
     "invalid_block": 502,
+    "kubo_unreachable": 502,
+    "kubo_refused": 502,
     "engine_missing": 503,
     "engine_died": 503,
     "timed_out": 504,

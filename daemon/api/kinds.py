@@ -28,6 +28,8 @@ EVENT_KINDS: Final = {
     "events_lost": "So many events were not written: the disk was full, or they came too fast.",
     "garbage_collected": "What was unused for longest was dropped, for the quota was nearly full.",
     "garbage_not_collected": "The quota is nearly full, and nothing can be dropped; `text` says why.",
+    "kubo_failed": "Content that was published here could not be sent to Kubo, too; `code` and `text` say why.",
+    "kubo_published": "Content was sent to Kubo, and is pinned there.",
     "model_imported": "A model is ready.",
     "node_started": "The daemon is ready.",
     "node_stopped": "The daemon stops.",

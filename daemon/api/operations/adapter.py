@@ -198,6 +198,7 @@ async def publish(node: "Node", params: Publish) -> Published:
     from pathlib import Path
 
     from agents.errors import UnknownName
+    from daemon.kubo import publish_beside
     from storage.catalog.adapters import AdapterState
 
     trained = node.home.training / params.adapter
@@ -216,6 +217,8 @@ async def publish(node: "Node", params: Publish) -> Published:
         visibility=visibility,
         members=members,
     )
+    beside = await publish_beside(node, row.manifest, visibility)
+    lonely = [_LONELY] if params.visibility == "flock" and not node.catalog.peers.flock() else []
     return Published(
         name=row.name,
         version=row.version,
@@ -223,7 +226,7 @@ async def publish(node: "Node", params: Publish) -> Published:
         visibility=params.visibility,
         manifest=str(row.manifest),
         is_new=row.manifest not in before,
-        note=_LONELY if params.visibility == "flock" and not node.catalog.peers.flock() else None,
+        note="\n".join((*lonely, *beside)) or None,
     )
 
 

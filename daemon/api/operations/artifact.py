@@ -219,6 +219,7 @@ async def _publish(node: "Node", params: Publish, report: "Report") -> Published
     from agents.artifacts.publish import store_artifact
     from daemon.api.progress import in_thread
     from daemon.content import bytes_below
+    from daemon.kubo import publish_beside
     from protocols.bitswap.shell import offer_below
     from storage.blockstore import Visibility
 
@@ -247,6 +248,7 @@ async def _publish(node: "Node", params: Publish, report: "Report") -> Published
         manifest=str(row.manifest),
         files=str(row.files),
         is_new=is_new,
+        warnings=await publish_beside(node, row.manifest, release.visibility, report=report),
     )
 
 

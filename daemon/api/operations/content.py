@@ -37,6 +37,9 @@ class Add(Params, frozen=True):
         Literal["unixfs-v1-2025", "unixfs-v0-2015"], Meta(description="How `ipfs add` is followed, to the CID.")
     ] = "unixfs-v1-2025"
     is_pinned: Annotated[bool, Meta(description="Keep it when garbage is collected.")] = True
+    also_kubo: Annotated[
+        bool | None, Meta(description="Send it to the Kubo node of the settings, too; unset: what kubo.publish says.")
+    ] = None
 
 
 class Added(Result, frozen=True, tag_field="type", tag="added"):
@@ -189,6 +192,7 @@ async def _add(node: "Node", params: Add, report: "Report") -> Added:
 
     from daemon.api.progress import in_thread
     from daemon.content import bytes_below, seen_by
+    from daemon.kubo import publish_beside
     from protocols.bitswap.shell import offer_below
     from storage.blockstore import Visibility
     from storage.pins import PinState
@@ -210,6 +214,7 @@ async def _add(node: "Node", params: Add, report: "Report") -> Added:
     if level > Visibility.PRIVATE:
         await offer_below(node.exchange, cid)
         node.provider.provide_soon(cid)
+    beside = await publish_beside(node, cid, level, is_asked=params.also_kubo, report=report)
     visibility = await trio.to_thread.run_sync(seen_by, node, cid)
     node.events.note("content_added", {"cid": str(cid), "size_bytes": n_bytes, "visibility": visibility})
     return Added(
@@ -217,7 +222,7 @@ async def _add(node: "Node", params: Add, report: "Report") -> Added:
         name=path.name,
         size_bytes=n_bytes,
         visibility=visibility,
-        warnings=await trio.to_thread.run_sync(_warnings, path),
+        warnings=[*await trio.to_thread.run_sync(_warnings, path), *beside],
     )
 
 

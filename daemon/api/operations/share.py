@@ -27,6 +27,7 @@ class Shared(Result, frozen=True):
 
     cid: str
     visibility: str
+    warnings: list[str]
 
 
 async def share(node: "Node", params: Share) -> Shared:
@@ -36,6 +37,7 @@ async def share(node: "Node", params: Share) -> Shared:
     import trio
 
     from daemon.content import seen_by
+    from daemon.kubo import publish_beside
     from protocols.bitswap.shell import offer_below
     from storage.blockstore import Visibility
     from storage.cid import Cid
@@ -47,9 +49,10 @@ async def share(node: "Node", params: Share) -> Shared:
         await offer_below(node.exchange, cid)
     if level == Visibility.PUBLIC:
         node.provider.provide_soon(cid)
+    warnings = await publish_beside(node, cid, level)
     visibility = await trio.to_thread.run_sync(seen_by, node, cid)
     node.events.note("content_shared", {"cid": str(cid), "visibility": visibility})
-    return Shared(cid=str(cid), visibility=visibility)
+    return Shared(cid=str(cid), visibility=visibility, warnings=warnings)
 
 
 def _share(node: "Node", cid: "Cid", level: "Visibility", members: "list[PeerId]") -> None:
