@@ -63,11 +63,12 @@ async def publish_to_kubo(node: "Node", root: Cid, *, name: str = "", report: Re
         report(Progress(step=step, n_done=sent.n_bytes))
 
     parts = await trio.to_thread.run_sync(_parts, node, root)
-    async with kubo_of(node) as post:
-        blocks = _blocks(node, parts)
-        sent = await kubo_rpc.send_blocks(post, blocks, secrets.token_hex(_BOUNDARY_BYTES), on_progress)
-        for part in parts:
-            await kubo_rpc.pin(post, part.cid, name=name, is_recursive=part.is_recursive)
+    with node.store.lease():
+        async with kubo_of(node) as post:
+            blocks = _blocks(node, parts)
+            sent = await kubo_rpc.send_blocks(post, blocks, secrets.token_hex(_BOUNDARY_BYTES), on_progress)
+            for part in parts:
+                await kubo_rpc.pin(post, part.cid, name=name, is_recursive=part.is_recursive)
     node.events.note("kubo_published", {"cid": str(root), "n_blocks": sent.n_blocks, "n_bytes": sent.n_bytes})
     return sent
 

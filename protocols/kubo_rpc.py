@@ -252,6 +252,12 @@ def read_put(lines: Sequence[bytes], blocks: Sequence[Block]) -> None:
         raise Malformed(f"Kubo stored {len(keys)} of {len(blocks)} blocks")
 
 
+def read_pins(lines: Sequence[bytes]) -> list[KuboPin]:
+    """The pins that lines tell of. Raises: Malformed, KuboRefused."""
+    said = [read(line, _Pin) for line in lines]
+    return [KuboPin(str(_cid(pin.cid)), pin.type[:MAX_SAID_CHARS], pin.name[:MAX_SAID_CHARS]) for pin in said]
+
+
 def _cid(text: str) -> Cid:
     try:
         return Cid.parse(text)
@@ -314,8 +320,7 @@ async def pins(post: Post, kind: Literal["recursive", "direct", "indirect", "all
     found: list[KuboPin] = []
 
     def note(line: bytes) -> None:
-        said = read(line, _Pin)
-        found.append(KuboPin(str(_cid(said.cid)), said.type[:MAX_SAID_CHARS], said.name[:MAX_SAID_CHARS]))
+        found.extend(read_pins([line]))
         if len(found) > MAX_PINS:
             raise TooBig(f"Kubo has over {MAX_PINS} pins of this kind")
 

@@ -6,18 +6,22 @@ A new reader is one line of `READERS`: its name, the function, its errors, and s
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from protocols import adapters, entry, envelope, message
+from protocols import adapters, entry, envelope, kubo_rpc, message
 from protocols.adapters import Announcement
 from protocols.bitswap import wire
 from protocols.envelope import Purpose
 from protocols.errors import ProtocolError, Remote
+from storage.blockstore import Block
 from storage.cid import DAG_CBOR, DAG_PB, SHA2_512, Cid
 from storage.codecs import dag_cbor, dag_json, dag_pb
 from storage.codecs.dag_pb import PbLink, PbNode
-from storage.errors import InvalidBlock, InvalidCid, StorageError, TooLarge, UnknownVersion
+from storage.errors import BrokenSeal, InvalidBlock, InvalidCid, StorageError, TooLarge, UnknownSeal, UnknownVersion
 from storage.keys import Identity, InvalidPeerId, PeerId
 from storage.memory import MemoryBlockstore
 from storage.packs import record
+from storage.sealed import root as sealed_root
+from storage.sealed import table as sealed_table
+from storage.sealed.keys import make_root
 from storage.unixfs import data as unixfs
 from storage.unixfs import hamt, profile_of
 
@@ -126,6 +130,25 @@ def _bitswap() -> list[bytes]:
     return [wire.encode(said, protocol) for protocol in wire.PROTOCOLS]
 
 
+_SEALED: Final = make_root(
+    sealed_root.Content(LINK, 999, bytes(19), bytes(32)),
+    bytes(32),
+    [_ME.peer_id],
+    lambda n_bytes: bytes(range(n_bytes)),
+)
+_KUBO_PINS: Final = b'{"Cid": "%s", "Type": "recursive", "Name": "x"}' % str(LINK).encode()
+
+
+def _table() -> bytes:
+    entries = (
+        sealed_table.Entry("folder", (), 0o755),
+        sealed_table.Entry("file", (b"a",), 0o644, 7),
+        sealed_table.Entry("folder", (b"b",), 0o700),
+        sealed_table.Entry("symlink", (b"b", b"c"), target=b"../a"),
+    )
+    return b"".join(map(sealed_table.encode, entries))
+
+
 _STORAGE: Final = (InvalidBlock, TooLarge)
 READERS: Final = (
     Reader("cid", Cid, (InvalidCid,), (LINK, Cid.of(b"y", DAG_PB).as_v0(), Cid.of(b"z", 0x0129, SHA2_512))),
@@ -164,4 +187,18 @@ READERS: Final = (
         (_manifest(),),
     ),
     Reader("bitswap", wire.decode, (Remote,), tuple(_bitswap())),
+    Reader(
+        "sealed-root",
+        lambda data: sealed_root.decode(Cid.of(data, DAG_CBOR), data),
+        (BrokenSeal, UnknownSeal, TooLarge),
+        (_SEALED.block().data,),
+    ),
+    Reader("sealed-table", lambda data: list(sealed_table.decode([data], 100)), (BrokenSeal, TooLarge), (_table(),)),
+    Reader("kubo-pins", lambda data: kubo_rpc.read_pins(data.split(b"\n")), (Remote,), (_KUBO_PINS,)),
+    Reader(
+        "kubo-put",
+        lambda data: kubo_rpc.read_put(data.split(b"\n"), [Block(LINK, b"x")]),
+        (Remote,),
+        (b'{"Key": "%s", "Size": 1}' % str(LINK).encode(),),
+    ),
 )

@@ -185,12 +185,14 @@ async def _get(node: "Node", params: Get, report: "Report") -> Got:
     def on_progress(fetched: Fetched) -> None:
         report(Progress(step=f"fetching {cid} from Kubo", n_done=fetched.n_bytes + fetched.n_reused_bytes))
 
-    async with kubo_of(node) as post:
-        fetched = await kubo_rpc.fetch_dag(post, cid, node.store, is_offline=params.is_offline, on_progress=on_progress)
-    if target is not None:
-        await in_thread(
-            lambda on_bytes: export(node.store, cid, target, on_bytes), f"writing {target.name}", None, report
-        )
+    with node.store.lease():
+        async with kubo_of(node) as post:
+            fetched = await kubo_rpc.fetch_dag(
+                post, cid, node.store, is_offline=params.is_offline, on_progress=on_progress
+            )
+        if target is not None:
+            step = f"writing {target.name}"
+            await in_thread(lambda on_bytes: export(node.store, cid, target, on_bytes), step, None, report)
     return Got(cid=str(cid), out=params.out, fetched_bytes=fetched.n_bytes, reused_bytes=fetched.n_reused_bytes)
 
 

@@ -20,7 +20,7 @@ from storage.errors import (
 )
 from storage.keys import Identity, InvalidKey, InvalidPeerId, PeerId, agree, exchange_key_of
 from storage.sealed import Keyring, Sealed, open_sealed, read_root
-from storage.sealed.keys import commitment, encrypt, make_root, stream_key
+from storage.sealed.keys import commitment, encrypt, make_root, stream_key, unwrap, wrap
 from storage.sealed.root import MAX_RECIPIENTS, MAX_ROOT_BYTES, Content
 from storage.sealed.sealer import PROFILE
 from storage.sealed.stream import CHUNK_BYTES, Shape, seal_chunks
@@ -202,6 +202,14 @@ def test_one_ciphertext_has_one_key(bench):
     liar = make_root(made.root.content, bytes(32), [bench.bob.peer_id], os.urandom)
     with pytest.raises(NotARecipient):
         bench.opened(bench.put_root(liar.block().data), bench.bob)
+
+
+def test_a_wrap_with_another_key_does_not_hide_the_true_one(bench):
+    made = bench.seal(b"secret")
+    for key in (bytes(32), bytes(range(32))):  # wherever it stands among the wraps
+        false = [wrap(key, bench.alice.peer_id, made.root.content.binding, os.urandom) for _ in range(8)]
+        both = made.root._replace(wraps=tuple(sorted([*made.root.wraps, *false])))
+        assert unwrap(both, bench.alice) == made.key
 
 
 @pytest.mark.parametrize("listed", [b"\xff", b"\x01", [b"no peer"], [1], "twice", "fewer"])
