@@ -34,6 +34,9 @@ def test_a_path_is_followed_on_another_node_and_nothing_else_is_fetched(shared):
 def test_one_block_is_fetched_without_what_it_links_to(shared):
     bob, root, _ = shared
     assert bob.covey("block", "stat", root).returncode == 5
-    assert "middle" in bob.ok("block", "get", root)
-    assert bob.ask("block", "stat", root)["visibility"] == "private"
-    assert bob.ask("dag", "stat", root)["n_missing"] == 1
+    middle = bob.ok("dag", "resolve", f"{root}/middle").strip()
+    assert bob.covey("block", "stat", middle).returncode == 5
+    assert list(json.loads(bob.ok("block", "get", middle))) == ["inner"]
+    assert bob.ask("block", "stat", middle)["visibility"] == "private"
+    stat = bob.ask("dag", "stat", root)
+    assert (stat["n_blocks"], stat["n_missing"]) == (2, 1)
