@@ -1,6 +1,7 @@
 """Content by reference: fetch no more of a DAG than is asked for, from peers that are connected, named or found."""
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,15 +9,19 @@ from typing import TYPE_CHECKING, Final
 
 from agents.adapters.manifests import read_entry_of
 from daemon.api.operation import Progress as Told
+from daemon.errors import Unfit
 from protocols.artifacts import describe
 from protocols.entry import read_entry
 from protocols.errors import Remote
 from protocols.fetch import Links, Progress, fetch_dag
 from protocols.net import PeerInfo
-from storage.cid import DAG_CBOR, DAG_PB, Cid
+from storage.blockstore import MAX_BLOCK_BYTES, MadeBlock
+from storage.cid import DAG_CBOR, DAG_PB, HASHES, Cid
 from storage.codecs import dag_pb
 from storage.codecs import links as codec_links
-from storage.errors import InvalidName
+from storage.errors import Corrupt, InvalidName, NotFound, TooLarge
+from storage.path import PathWalk
+from storage.pins import PinKind, PinState
 from storage.unixfs import data as unixfs
 from storage.unixfs import resolve
 from storage.unixfs.exporter import check_symlink
@@ -86,6 +91,27 @@ async def fetch_block(node: "Node", cid: Cid, timeout_s: float) -> None:
     await _fetch(node, cid, timeout_s, [], links=lambda cid, data: ())
 
 
+async def read_block(node: "Node", cid: Cid, timeout_s: float) -> bytes:
+    """The bytes of one block, from here or else from a peer. Raises: Remote, StorageError."""
+    try:
+        return await node.exchange.work(partial(node.store.get, cid))
+    except (NotFound, Corrupt):
+        await fetch_block(node, cid, timeout_s)
+    return await node.exchange.work(partial(node.store.get, cid))
+
+
+async def walk_path(node: "Node", reference: str, *, timeout_s: float, needs_value: bool) -> PathWalk:
+    """Follow `CID/path` through blocks of any codec, each fetched where it is not here; to its value, or its CID alone.
+
+    Raises: InvalidCid, Remote, StorageError.
+    """
+    walk = PathWalk(*parse(reference))
+    while not walk.is_done and (needs_value or walk.names):
+        data = await read_block(node, walk.cid, timeout_s)
+        await node.exchange.work(partial(walk.take, data))
+    return walk
+
+
 def parse(reference: str) -> tuple[Cid, list[str]]:
     """Read `CID/path`, `/ipfs/CID/path` or `ipfs://CID/path`. Raises: InvalidCid."""
     head, *names = reference.removeprefix("ipfs://").removeprefix("/ipfs/").strip("/").split("/")
@@ -106,6 +132,37 @@ def seen_by(node: "Node", cid: Cid) -> str:
     """Who may see a block, in one word."""
     seen = node.store.seen(cid)
     return "private" if seen is None else seen.level.name.lower()
+
+
+def file_bytes(path: Path) -> int:
+    """How long a file is. A pipe would keep a thread waiting, and the daemon from stopping. Raises: Unfit."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise Unfit(f"{path} is not a file; what comes from a pipe is read with - from stdin")
+    return about.st_size
+
+
+def read_for_block(path: Path) -> bytes:
+    """The bytes of a file that is to be a block. Raises: Unfit, TooLarge."""
+    n_bytes = file_bytes(path)
+    if n_bytes <= MAX_BLOCK_BYTES:
+        with path.open("rb") as file:
+            data = file.read(MAX_BLOCK_BYTES + 1)  # it may have grown
+        n_bytes = len(data)
+    if n_bytes > MAX_BLOCK_BYTES:
+        raise TooLarge(f"a block of {n_bytes} bytes; the limit is {MAX_BLOCK_BYTES}. For a file: covey add")
+    return data
+
+
+def keep_block(node: "Node", data: bytes, codec: int, hash_name: str, *, is_pinned: bool) -> Cid:
+    """Store one block, pinned by itself if at all: what it links to may not be here. Raises: StorageError."""
+    code = next(code for code, known in HASHES.items() if known.name == hash_name)
+    block = MadeBlock.of(data, codec, code)
+    with node.store.lease():
+        node.store.put_many([block])
+        if is_pinned and node.pins.get(block.cid) is None:  # never a wider pin made narrower
+            node.pins.add(block.cid, kind=PinKind.DIRECT, state=PinState.COMPLETE)
+    return block.cid
 
 
 def bytes_below(path: Path) -> int:

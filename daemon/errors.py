@@ -49,3 +49,9 @@ class Unfit(DaemonError):
     """The operation does not fit what is there."""
 
     code = "unfit"
+
+
+class BadInput(DaemonError):
+    """What was given does not have the form that it is said to have. Mend it, or name the form that it has."""
+
+    code = "bad_input"

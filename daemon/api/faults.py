@@ -25,6 +25,7 @@ EXITS: Final = {
 STATUSES: Final = {
     "bad_request": 400,
     "bad_config": 400,
+    "bad_input": 400,
     "invalid_cid": 400,
     "invalid_car": 400,
     "invalid_peer_id": 400,

@@ -50,13 +50,13 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that a node can be asked to do.
 
     `handler` is `async (node, params) -> result`; with `is_stream` it is an async generator of `result`s instead, and
-    where `result` is `bytes` the stream is the content itself. `arguments` names the parameters that the command line
-    takes by position; `command` is how it is called there (by default noun and verb). A parameter whose
-    `Meta(extra={"path": True})` says so is a path on this machine: the command line makes it absolute and takes `-` for
-    stdin; with `"path_if_there"` only what exists is taken for a path, and `"default_from"` names the parameter
-    whose last part, with a `"suffix"`, the command line takes where the path is not given; `"stdout"` names the
-    operation that streams the bytes where that path is `-`. `begins` is what the command line says first
-    where the result takes long and tells no progress; its parameters stand in braces.
+    where `result` is `bytes` the stream is the content itself, with `is_json_text` a JSON text. `arguments` names the
+    parameters that the command line takes by position; `command` is how it is called there (by default noun and verb).
+    A parameter whose `Meta(extra={"path": True})` says so is a path on this machine: the command line makes it absolute
+    and takes `-` for stdin; with `"path_if_there"` only what exists is taken for a path, and `"default_from"` names the
+    parameter whose last part, with a `"suffix"`, the command line takes where the path is not given; `"stdout"` names
+    the operation that streams the bytes where that path is `-`. `begins` is what the command line says first where the
+    result takes long and tells no progress; its parameters stand in braces.
     """
 
     noun: str
@@ -66,6 +66,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     result: Any
     handler: Callable[..., Any]
     is_stream: bool = False
+    is_json_text: bool = False
     arguments: tuple[str, ...] = ()
     command: tuple[str, ...] | None = ()
     begins: str = ""

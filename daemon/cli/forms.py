@@ -75,6 +75,14 @@ def _verified(result: Json) -> Iterator[str]:
         yield f"  {'repaired' if one['is_repaired'] else 'damaged '}  {one['cid']}"
 
 
+def _cid_alone(result: Json) -> Iterator[str]:
+    yield result["cid"]
+
+
+def _resolved(result: Json) -> Iterator[str]:
+    yield f"{result['cid']}/{clean(result['path'])}".rstrip("/")
+
+
 def _peer_added(result: Json) -> Iterator[str]:
     if result["is_connected"]:
         yield f"connected to {clean(result['peer'])}"
@@ -287,11 +295,15 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "artifact/rebuild": _rebuilt,
     "artifact/search": _artifacts,
     "artifact/tag": _artifact_tagged,
+    "block/put": _cid_alone,
     "car/export": _car_exported,
     "car/import": _car,
+    "cid/convert": _cid_alone,
     "content/add": _added,
     "content/get": _got,
     "content/ls": _listing,
+    "dag/put": _cid_alone,
+    "dag/resolve": _resolved,
     "events/read": lambda event: [event_line(event)],
     "model/import": _model_imported,
     "model/ls": _models,

@@ -76,10 +76,12 @@ def _run(home: Home, operation: Operation, params: dict[str, Any], *, as_json: b
                 click.echo(line)
         return
     if operation.result is bytes:
-        if as_json:
+        if as_json and not operation.is_json_text:
             raise click.UsageError("the result is bytes, not JSON: leave --json away")
         for chunk in client.stream_bytes(home, operation.name, params):
             sys.stdout.buffer.write(chunk)
+        if operation.is_json_text:
+            sys.stdout.buffer.write(b"\n")
         sys.stdout.buffer.flush()
         return
     has_result = not may_progress(operation.result)

@@ -150,6 +150,33 @@ def test_content_goes_to_stdout_as_it_is(daemon, covey):
     assert covey("cat", "bafy") == (0, "\x00\x01raw", "")
 
 
+def test_a_json_text_goes_to_stdout_with_json_or_without(daemon, covey):
+    daemon.answers["dag/get"] = (200, b'{"a":1}')
+    assert covey("dag", "get", "bafy/x") == covey("dag", "get", "bafy/x", "--json") == (0, '{"a":1}\n', "")
+    assert covey("block", "get", "bafy", "--json")[0] == faults.EXIT_USAGE
+
+
+def test_what_makes_or_finds_a_cid_prints_it_alone(daemon, covey, tmp_path):
+    for name in ("block/put", "dag/put"):
+        daemon.answers[name] = (200, [{"cid": "bafy", "n_bytes": 1}])
+    daemon.answers["cid/convert"] = (200, [{"cid": "bafy"}])
+    daemon.answers["dag/resolve"] = (200, [{"cid": "bafy", "path": "a/\x1b[2J"}])
+    assert covey("block", "put", "x", "--codec", "dag-cbor", "--no-pinned") == (0, "bafy\n", "")
+    assert covey("dag", "put", "x", "--store-codec", "dag-pb", "--hash", "blake3") == (0, "bafy\n", "")
+    assert covey("cid", "convert", "Qm", "--version", "1", "--base", "base36") == (0, "bafy\n", "")
+    code, out, _ = covey("dag", "resolve", "bafy/x")
+    assert code == 0 and out.startswith("bafy/a/") and "\x1b" not in out
+    path = str(tmp_path / "x")
+    assert daemon.asked == [
+        ("block/put", {"path": path, "codec": "dag-cbor", "is_pinned": False}),
+        ("dag/put", {"path": path, "store_codec": "dag-pb", "hash": "blake3"}),
+        ("cid/convert", {"cid": "Qm", "version": 1, "base": "base36"}),
+        ("dag/resolve", {"reference": "bafy/x"}),
+    ]
+    for wrong in (("block", "put", "x", "--codec", "xml"), ("cid", "convert", "Qm", "--base", "base1")):
+        assert covey(*wrong)[0] == faults.EXIT_USAGE
+
+
 GOT = {"type": "got", "cid": "bafy", "out": "/w/b.txt", "fetched_bytes": 2048, "n_providers": 1, "took_s": 0.5}
 
 

@@ -9,7 +9,6 @@ from daemon.api.operation import Operation, Params, Progress, Result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from daemon.api.progress import Report
     from daemon.app import Node
@@ -180,11 +179,12 @@ async def _import(node: "Node", params: Import, report: "Report") -> Imported:
     from pathlib import Path
 
     from daemon.api.progress import in_thread
+    from daemon.content import file_bytes
     from storage import car
     from storage.pins import PinState
 
     path = Path(params.path)
-    n_bytes = _file_bytes(path)
+    n_bytes = file_bytes(path)
 
     def store(on_bytes: "Callable[[int], None]") -> "car.Imported":
         with node.store.lease(), path.open("rb", buffering=0) as file:
@@ -307,10 +307,11 @@ async def _inspect(node: "Node", params: Inspect, report: "Report") -> Inspected
     from pathlib import Path
 
     from daemon.api.progress import in_thread
+    from daemon.content import file_bytes
     from storage import car
 
     path = Path(params.path)
-    n_bytes = _file_bytes(path)
+    n_bytes = file_bytes(path)
 
     def look(on_bytes: "Callable[[int], None]") -> Inspected:
         with (
@@ -332,18 +333,6 @@ async def _inspect(node: "Node", params: Inspect, report: "Report") -> Inspected
             )
 
     return await in_thread(look, f"reading {path.name}", n_bytes, report)
-
-
-def _file_bytes(path: "Path") -> int:
-    """How long a file is. A pipe would keep a thread waiting, and the daemon from stopping. Raises: Unfit."""
-    import stat
-
-    from daemon.errors import Unfit
-
-    about = path.stat()
-    if not stat.S_ISREG(about.st_mode):
-        raise Unfit(f"{path} is not a file; what comes from a pipe is read with - from stdin")
-    return about.st_size
 
 
 OPERATIONS = (

@@ -1,0 +1,162 @@
+"""Paths: through every codec, across links, and no further than the bounds."""
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.blockstore import MadeBlock
+from storage.cid import DAG_CBOR, DAG_PB, Cid
+from storage.codecs import dag_cbor, dag_json, dag_pb
+from storage.codecs.dag_json import DAG_JSON
+from storage.codecs.dag_pb import PbLink, PbNode
+from storage.errors import InvalidBlock, NotFound, TooLarge, UnknownCodec
+from storage.memory import MemoryBlockstore
+from storage.path import MAX_BLOCKS, MAX_NAMES, PathWalk
+
+LEAF = MadeBlock.of(b"leaf")
+JSON = MadeBlock.of(dag_json.encode({"leaf": LEAF.cid, "n": [1, {"deep": True}]}), DAG_JSON)
+CBOR = MadeBlock.of(dag_cbor.encode({"json": JSON.cid, "list": [JSON.cid, None], "": 1, "0": "zero"}), DAG_CBOR)
+DIRECTORY = MadeBlock.of(
+    dag_pb.encode(
+        PbNode(b"data", (PbLink(LEAF.cid, "Data", 4), PbLink(CBOR.cid, "cbor", 9), PbLink(LEAF.cid, "cbor", 4)))
+    ),
+    DAG_PB,
+)
+STORE = MemoryBlockstore()
+STORE.put_many([LEAF, JSON, CBOR, DIRECTORY])
+
+
+def walked(root: Cid, path: str, store: MemoryBlockstore = STORE) -> PathWalk:
+    walk = PathWalk(root, path.split("/") if path else [])
+    while not walk.is_done:
+        walk.take(store.get(walk.cid))
+    return walk
+
+
+@pytest.mark.parametrize(
+    ("path", "cid", "rest", "value"),
+    [
+        ("cbor/json/n/1/deep", JSON.cid, "n/1/deep", True),
+        ("cbor/json/n/0", JSON.cid, "n/0", 1),
+        ("cbor/json/leaf", LEAF.cid, "", b"leaf"),
+        ("cbor/list/0/n", JSON.cid, "n", [1, {"deep": True}]),
+        ("cbor/list/1", CBOR.cid, "list/1", None),
+        ("cbor/0", CBOR.cid, "0", "zero"),
+        ("Data", LEAF.cid, "", b"leaf"),  # the name of a link comes before the field
+        ("Links/1/Hash/json/n/0", JSON.cid, "n/0", 1),
+        ("Links/2/Hash", LEAF.cid, "", b"leaf"),
+        ("Links/1/Tsize", DIRECTORY.cid, "Links/1/Tsize", 9),
+    ],
+)
+def test_a_path_goes_through_every_codec_and_across_links(path: str, cid: Cid, rest: str, value: Any) -> None:
+    walk = walked(DIRECTORY.cid, path)
+    assert (walk.cid, "/".join(walk.names), walk.value) == (cid, rest, value)
+
+
+def test_without_names_the_block_itself_is_the_value() -> None:
+    assert walked(DIRECTORY.cid, "").value == dag_pb.to_value(dag_pb.decode(DIRECTORY.data))
+    assert walked(CBOR.cid, "").value == dag_cbor.decode(CBOR.data)
+
+
+def test_a_path_that_ends_at_a_link_is_resolved_before_its_block_is_here() -> None:
+    walk = PathWalk(CBOR.cid, ["json"])
+    walk.take(CBOR.data)
+    assert (walk.cid, walk.names, walk.is_done) == (JSON.cid, (), False)
+
+
+def test_a_block_that_is_nothing_but_a_link_is_followed_only_for_a_name() -> None:
+    store = MemoryBlockstore()
+    link = MadeBlock.of(dag_cbor.encode(JSON.cid), DAG_CBOR)
+    store.put_many([link, JSON])
+    assert walked(link.cid, "", store).value == JSON.cid
+    assert walked(link.cid, "n/0", store).cid == JSON.cid
+
+
+def test_identity_cids_are_opened() -> None:
+    data = dag_cbor.encode({"a": JSON.cid})
+    assert walked(Cid(b"\x01\x71\x00" + bytes([len(data)]) + data), "a/n/0").value == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "nothing",
+        "..",
+        "Links/3",
+        "Links/-1",
+        "Links/01",
+        "Links/+1",
+        "Links/1_0",
+        "Links/ 1",
+        "Links/\N{ARABIC-INDIC DIGIT ONE}",
+        "Links/" + "9" * 4000,
+        "Links/length",
+        "Links/0/Name/x",
+        "cbor/list/1/x",
+        "cbor/json/n/0/0",
+        "Data/0",
+        "cbor/__class__",
+    ],
+)
+def test_what_is_not_there_is_told_in_one_line(path: str) -> None:
+    with pytest.raises(NotFound, match=r"^there is no .* in b\S+.*covey dag get \S+$"):
+        walked(DIRECTORY.cid, path)
+
+
+def test_a_path_has_a_bounded_number_of_names() -> None:
+    PathWalk(CBOR.cid, ["a"] * MAX_NAMES)
+    with pytest.raises(TooLarge, match="a path of 257 names"):
+        PathWalk(CBOR.cid, ["a"] * (MAX_NAMES + 1))
+
+
+def test_a_chain_of_blocks_that_are_links_ends() -> None:
+    def chain(n_links: int) -> tuple[MemoryBlockstore, Cid]:
+        store = MemoryBlockstore()
+        block = MadeBlock.of(dag_cbor.encode({"end": 1}), DAG_CBOR)
+        store.put_many([block])
+        for _ in range(n_links):
+            block = MadeBlock.of(dag_cbor.encode(block.cid), DAG_CBOR)
+            store.put_many([block])
+        return store, block.cid
+
+    store, root = chain(MAX_BLOCKS - 1)
+    assert walked(root, "end", store).value == 1
+    store, root = chain(MAX_BLOCKS)
+    with pytest.raises(TooLarge, match="over 256 blocks"):
+        walked(root, "end", store)
+
+
+def test_what_cannot_be_read_is_refused() -> None:
+    with pytest.raises(InvalidBlock):
+        PathWalk(CBOR.cid, ["a"]).take(b"\xff")
+    with pytest.raises(UnknownCodec):
+        PathWalk(Cid.of(b"x", 0x78), ["a"]).take(b"x")
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 63), 1 << 63) | st.text(max_size=4) | st.binary(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(min_size=1, max_size=3), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(value=_VALUES, data=st.data())
+def test_every_value_is_found_by_its_path(value: Any, data: st.DataObject) -> None:
+    block = MadeBlock.of(dag_cbor.encode(value), DAG_CBOR)
+    at, names = value, list[str]()
+    while at and isinstance(at, dict | list) and data.draw(st.booleans()):
+        key = data.draw(st.sampled_from(sorted(at) if isinstance(at, dict) else range(len(at))))
+        at = at[key]
+        names.append(str(key))
+    walk = PathWalk(block.cid, names)
+    walk.take(block.data)
+    assert (walk.is_done, walk.value, walk.cid) == (True, at, block.cid)
+
+
+@given(st.lists(st.sampled_from(["Links", "0", "1", "Hash", "cbor", "json", "list", "n", "", "x"]), max_size=8))
+def test_any_path_ends_in_a_value_or_the_one_error(names: list[str]) -> None:
+    with suppress(NotFound):
+        walked(DIRECTORY.cid, "/".join(names))
