@@ -26,7 +26,7 @@ from storage.blockstore import (
     check_note,
 )
 from storage.cid import Cid
-from storage.durable import make_folder, sync_folder
+from storage.durable import make_folder
 from storage.errors import Corrupt, CorruptBlock, NotFound, OverQuota, StorageError, StoreFull, StoreLocked
 from storage.packs.compaction import Compacted, Compactor, Entry, victims
 from storage.packs.files import PackGone, PackReader, PackWriter, pack_path
@@ -53,7 +53,7 @@ class PackBlockstore(Store):
         """Open or make the store; whatever a crash left behind is mended. Raises: StoreLocked, UnknownVersion."""
         self._packs_folder = folder / "packs"
         make_folder(folder)
-        self._packs_folder.mkdir(exist_ok=True)
+        make_folder(self._packs_folder)
         self._max_pack_bytes = max_pack_bytes
         self._write_lock = Lock()
         self._is_closed = False
@@ -61,8 +61,7 @@ class PackBlockstore(Store):
         with ExitStack() as undo:
             undo.callback(os.close, self._lock_fd)
             self._index = Index(folder / "index.db")
-            undo.callback(self._index.close)
-            sync_folder(folder)
+            undo.callback(self._index.close)  # SQLite syncs the name of its file itself, with its first commit
             self.recovery: Final[Recovery] = recover(self._packs_folder, self._index)
             self._reader = PackReader(self._packs_folder)
             self._writer = PackWriter.resume(self._packs_folder, self._index.packs())

@@ -4,29 +4,32 @@ A step is begun before it runs and done when it was acknowledged. Between the tw
 both right; behind `done` only the new is.
 """
 
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from storage.blockstore import Visibility
 from storage.cid import Cid
 from storage.pins import PinState
 
 Files = dict[str, bytes]
+_NONE: Any = MappingProxyType({})
 
 
 class Effect(NamedTuple):
     """What a step changes. A pin, note or file of None is gone; blocks in `loosens` may go at any time from then on."""
 
-    puts: dict[Cid, bytes] = {}
+    puts: Mapping[Cid, bytes] = _NONE
     deletes: frozenset[Cid] = frozenset()
     loosens: frozenset[Cid] = frozenset()
-    pins: dict[Cid, PinState | None] = {}
-    notes: dict[str, bytes | None] = {}
-    roots: dict[Cid, Visibility] = {}
-    files: dict[str, Files | None] = {}
+    pins: Mapping[Cid, PinState | None] = _NONE
+    notes: Mapping[str, bytes | None] = _NONE
+    roots: Mapping[Cid, Visibility] = _NONE
+    files: Mapping[str, Files | None] = _NONE
     floor: Visibility = Visibility.PRIVATE
-    dag: dict[Cid, frozenset[Cid]] = {}
+    dag: Mapping[Cid, frozenset[Cid]] = _NONE
 
 
 @dataclass

@@ -251,8 +251,9 @@ def main() -> int:
     began_s = time.perf_counter()
     campaign = Campaign(options.prefixes, options.seed, without)
     campaign.run()
+    n_states = sum(campaign.losses.values())
     print(
-        f"{campaign.n_prefixes} prefixes of records of {campaign.n_events} calls, {sum(campaign.losses.values())} states"
+        f"{campaign.n_prefixes} prefixes of records of {campaign.n_events} calls, {n_states} states"
         f" in {time.perf_counter() - began_s:.0f} s, seed {options.seed}"
     )
     print("  left by the power loss:", ", ".join(f"{name} {n}" for name, n in campaign.losses.items()))

@@ -48,7 +48,7 @@ def preloaded(module: str) -> None:
     library = str(build())
     if os.environ.get("LD_PRELOAD") != library:
         env = {**os.environ, "LD_PRELOAD": library, "PYTHONHASHSEED": "0"}
-        os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], env)  # noqa: S606
+        os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], env)
 
 
 def watch(folder: Path, log_fd: int = -1) -> None:
