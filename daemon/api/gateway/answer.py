@@ -162,8 +162,8 @@ def _car(site: Site, asked: Asked, way: Way, headers: list[Header]) -> Reply:
         ("Etag", etag),
         *disposition(asked, f"{way.end}.car", is_attachment=True),
     ]
-    refuse_if_known(asked, etag, headers)
     site.store.get(way.end)  # before the status goes out: the block at the end is here
+    refuse_if_known(asked, etag, headers)
     return Reply(200, headers, _limited(car(site.store, way, wish), site.max_reply_bytes))
 
 

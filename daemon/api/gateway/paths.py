@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from daemon.api.gateway.refusal import Refusal
 from daemon.api.gateway.view import noting
 from protocols.errors import Remote
 from protocols.ipns import Record, parse_name, read_record
 from storage.blockstore import Blockstore
-from storage.cid import DAG_PB, RAW, Cid
-from storage.codecs import CODECS
-from storage.errors import InvalidCid, NotFound
+from storage.cid import DAG_PB, Cid
+from storage.errors import InvalidCid, NotFound, UnknownCodec
 from storage.keys import PeerId
+from storage.path import MAX_BLOCKS, PathWalk
 from storage.unixfs import resolve
 
 MAX_NAME_STEPS: Final = 8
@@ -49,6 +49,8 @@ def walk(store: Blockstore, root: Cid, segments: Sequence[str]) -> Way:
     passed: list[Cid] = []
     roots, at, left = [root], root, list(segments)
     while left:
+        if len(passed) > MAX_BLOCKS:
+            raise Refusal(400, f"the path leads through over {MAX_BLOCKS} blocks")
         if at.codec == DAG_PB:
             noted, read = noting(store)
             below = resolve(noted, at, left.pop(0))
@@ -64,28 +66,17 @@ def walk(store: Blockstore, root: Cid, segments: Sequence[str]) -> Way:
     return Way(tuple(passed), tuple(roots), at)
 
 
-def _descend(store: Blockstore, cid: Cid, names: list[str]) -> tuple[Cid | None, list[str]]:
+def _descend(store: Blockstore, cid: Cid, names: Sequence[str]) -> tuple[Cid | None, list[str]]:
     """The first link on the way into a document, and the names behind it; no link where they end inside."""
+    inside = PathWalk(cid, names)
     data = store.get(cid)  # first of all: what is not here has no codec either
-    codec = CODECS.get(cid.codec)
-    if cid.codec == RAW:
-        raise NotFound(f"there is no {names[0]!r} in {cid}, which is no folder")
-    if codec is None:
-        raise Refusal(400, f"the codec 0x{cid.codec:x} of {cid} has no paths here")
-    value = codec.decode(data)
-    for index, name in enumerate(names):
-        value = _step(value, name, cid)
-        if isinstance(value, Cid):
-            return value, names[index + 1 :]
-    return None, names
-
-
-def _step(value: Any, name: str, cid: Cid) -> Any:
-    if isinstance(value, dict) and name in value:
-        return value[name]
-    if isinstance(value, list) and name.isascii() and name.isdigit() and int(name[:10]) < len(value):
-        return value[int(name[:10])]
-    raise NotFound(f"there is no {name!r} in {cid}")
+    try:
+        inside.take(data)
+    except NotFound:
+        raise NotFound(f"there is no {'/'.join(names)!r} in {cid}") from None
+    except UnknownCodec:
+        raise Refusal(400, f"the codec 0x{cid.codec:x} of {cid} has no paths here") from None
+    return (None, list(names)) if inside.is_done else (inside.cid, list(inside.names))
 
 
 def follow(record_of: RecordOf, name: str, unix_s: float) -> Pointed:

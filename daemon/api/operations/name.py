@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from storage.keys import PeerId
 
 _NS: Final = 1_000_000_000
+_SEQUENCE: Final = b"ipns"
 Name = Annotated[str, Meta(max_length=512, description="An IPNS name: k51..., 12D3KooW... or Qm...")]
 
 
@@ -154,10 +155,11 @@ def _publish(node: "Node", params: Publish, unix_s: float) -> NameAdded:
 
     value = _value(params.cid)
     before = node.catalog.names.get(node.identity.peer_id)
+    given = node.catalog.sequences.next(_SEQUENCE)  # it grows for ever, also where the last record was forgotten
     raw = make_record(
         node.identity,
         value,
-        sequence=before.sequence + 1 if before else 0,
+        sequence=max(given, before.sequence + 1 if before else 0),
         unix_s=unix_s,
         lifetime_s=params.lifetime_s,
         ttl_s=params.ttl_s,
