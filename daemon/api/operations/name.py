@@ -216,7 +216,7 @@ OPERATIONS = (
     Operation(
         noun="name",
         verb="add",
-        summary="Verify an IPNS record and keep it: the gateway then serves the name.",
+        summary="Verify an IPNS record and keep it, for the gateway.",
         params=Add,
         result=NameAdded,
         handler=add,
@@ -225,7 +225,7 @@ OPERATIONS = (
     Operation(
         noun="name",
         verb="publish",
-        summary="Let this node's own IPNS name stand for content, at its gateway.",
+        summary="Let this node's own IPNS name stand for content.",
         params=Publish,
         result=NameAdded,
         handler=publish,
