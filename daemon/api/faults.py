@@ -48,6 +48,7 @@ STATUSES: Final = {
     "broken_seal": 403,
     "unknown_operation": 404,
     "not_found": 404,
+    "not_here": 404,
     "unknown_name": 404,
     "unknown_chat": 404,
     "no_such_file": 404,
