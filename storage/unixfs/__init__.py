@@ -2,7 +2,7 @@
 
 from storage.unixfs.directory import DirEntry, list_dir, resolve
 from storage.unixfs.exporter import FileStat, export, read_file, stat
-from storage.unixfs.importer import add_bytes, add_path, add_stream
+from storage.unixfs.importer import Keep, add_bytes, add_path, add_stream, cid_of_path
 from storage.unixfs.profiles import PROFILES, UNIXFS_V0_2015, UNIXFS_V1_2025, Profile, profile_of
 
 __all__ = [
@@ -11,10 +11,12 @@ __all__ = [
     "UNIXFS_V1_2025",
     "DirEntry",
     "FileStat",
+    "Keep",
     "Profile",
     "add_bytes",
     "add_path",
     "add_stream",
+    "cid_of_path",
     "export",
     "list_dir",
     "profile_of",

@@ -10,10 +10,8 @@ from storage.codecs.dag_pb import PbLink, name_bytes
 from storage.errors import InvalidBlock, NotFound
 from storage.unixfs import hamt
 from storage.unixfs.data import Kind, UnixFsData, decode
+from storage.unixfs.layout import NO_ATTRIBUTES, Attributes
 from storage.unixfs.profiles import HAMT_THRESHOLD_BYTES, Profile
-
-_EMPTY = UnixFsData(Kind.DIRECTORY)
-_EMPTY_BLOCK_BYTES = 4
 
 
 class DirEntry(NamedTuple):
@@ -24,20 +22,21 @@ class DirEntry(NamedTuple):
     dag_bytes: int | None
 
 
-def build(links: list[PbLink], profile: Profile) -> Generator[Block, None, PbLink]:
+def build(links: list[PbLink], profile: Profile, about: Attributes = NO_ATTRIBUTES) -> Generator[Block, None, PbLink]:
     """Yield the blocks of a directory, children first; return an unnamed link to its root."""
     links.sort(key=lambda link: name_bytes(link.name))
-    if _is_large(links, profile):
-        return (yield from hamt.build(links, profile))
-    block = profile.node(_EMPTY, tuple(links))
+    message = UnixFsData(Kind.DIRECTORY, mode=about.mode, mtime=about.mtime)
+    if _is_large(links, profile, message):
+        return (yield from hamt.build(links, profile, about))
+    block = profile.node(message, tuple(links))
     yield block
     return PbLink(block.cid, "", len(block.data) + sum(link.tsize or 0 for link in links))
 
 
-def _is_large(links: list[PbLink], profile: Profile) -> bool:
+def _is_large(links: list[PbLink], profile: Profile, message: UnixFsData) -> bool:
     if profile.counts_link_bytes:
         return sum(len(name_bytes(link.name)) + len(link.cid) for link in links) > HAMT_THRESHOLD_BYTES
-    return _EMPTY_BLOCK_BYTES + sum(map(_link_bytes, links)) > HAMT_THRESHOLD_BYTES
+    return len(profile.node(message).data) + sum(map(_link_bytes, links)) > HAMT_THRESHOLD_BYTES
 
 
 def _link_bytes(link: PbLink) -> int:

@@ -15,6 +15,7 @@ from storage.codecs import dag_pb
 from storage.codecs.dag_pb import PbLink, PbNode, name_bytes
 from storage.errors import InvalidBlock, TooLarge
 from storage.unixfs.data import Kind, UnixFsData, decode
+from storage.unixfs.layout import NO_ATTRIBUTES, Attributes
 from storage.unixfs.profiles import Profile
 
 FANOUT: Final = 256
@@ -35,12 +36,16 @@ def place(name: str | None) -> int:
     return int(mmh3.hash64(name_bytes(name), x64arch=True, signed=False)[0])
 
 
-def build(links: Sequence[PbLink], profile: Profile) -> Generator[Block, None, PbLink]:
+def build(
+    links: Sequence[PbLink], profile: Profile, about: Attributes = NO_ATTRIBUTES
+) -> Generator[Block, None, PbLink]:
     """Yield the shards of a directory, children first; return an unnamed link to its root."""
-    return (yield from _build_shard([Placed(place(link.name), link) for link in links], 0, profile))
+    return (yield from _build_shard([Placed(place(link.name), link) for link in links], 0, profile, about))
 
 
-def _build_shard(entries: list[Placed], depth: int, profile: Profile) -> Generator[Block, None, PbLink]:
+def _build_shard(
+    entries: list[Placed], depth: int, profile: Profile, about: Attributes = NO_ATTRIBUTES
+) -> Generator[Block, None, PbLink]:
     shift = _HASH_BITS - 8 * (depth + 1)
     if shift < 0:
         raise TooLarge("two names in a directory have the same 64-bit hash")
@@ -59,7 +64,9 @@ def _build_shard(entries: list[Placed], depth: int, profile: Profile) -> Generat
             below = yield from _build_shard(inside, depth + 1, profile)
             links.append(below._replace(name=f"{index:02X}"))
     field_bytes = bitfield.to_bytes((bitfield.bit_length() + 7) // 8)
-    message = UnixFsData(Kind.HAMT_SHARD, field_bytes, hash_type=MURMUR3_X64_64, fanout=FANOUT)
+    message = UnixFsData(
+        Kind.HAMT_SHARD, field_bytes, hash_type=MURMUR3_X64_64, fanout=FANOUT, mode=about.mode, mtime=about.mtime
+    )
     block = profile.node(message, tuple(links))
     yield block
     return PbLink(block.cid, "", len(block.data) + sum(link.tsize or 0 for link in links))

@@ -5,22 +5,43 @@ import os
 import stat
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from storage.blockstore import Block, Blockstore
 from storage.cid import Cid
 from storage.codecs.dag_pb import PbLink
 from storage.errors import StorageError, TooLarge
 from storage.unixfs import directory
-from storage.unixfs.chunkers import Stream, chunker
-from storage.unixfs.data import Kind, UnixFsData
-from storage.unixfs.layout import balanced
+from storage.unixfs.chunkers import chunker
+from storage.unixfs.cutting import Stream
+from storage.unixfs.data import DEFAULT_FOLDER_MODE, DEFAULT_MODE, Kind, Mtime, UnixFsData
+from storage.unixfs.layout import NO_ATTRIBUTES, Attributes, layout
 from storage.unixfs.profiles import UNIXFS_V1_2025, Profile
 
 MAX_FOLDER_DEPTH: Final = 200
 
+_SECOND_NS: Final = 1_000_000_000
+
 OnProgress = Callable[[int], None]
 """Called with the number of bytes of each chunk read."""
+
+
+class Keep(NamedTuple):
+    """What is kept of files and folders beside their names and bytes. It changes their CIDs."""
+
+    mode: bool = False
+    mtime: bool = False
+
+
+KEEP_NOTHING: Final = Keep()
+
+
+class _Work(NamedTuple):
+    """How one import is done."""
+
+    profile: Profile
+    keep: Keep
+    on_progress: OnProgress | None
 
 
 def add_bytes(store: Blockstore, data: bytes, profile: Profile = UNIXFS_V1_2025) -> Cid:
@@ -32,17 +53,37 @@ def add_stream(
     store: Blockstore, stream: Stream, profile: Profile = UNIXFS_V1_2025, on_progress: OnProgress | None = None
 ) -> Cid:
     """Store what a stream holds, in constant memory; return the file's root. All its blocks are durable then."""
-    return _put(store, _add_file(stream, profile, on_progress))
+    return _put(store, _add_file(stream, _Work(profile, KEEP_NOTHING, on_progress), NO_ATTRIBUTES))
 
 
 def add_path(
-    store: Blockstore, path: Path, profile: Profile = UNIXFS_V1_2025, on_progress: OnProgress | None = None
+    store: Blockstore,
+    path: Path,
+    profile: Profile = UNIXFS_V1_2025,
+    on_progress: OnProgress | None = None,
+    keep: Keep = KEEP_NOTHING,
 ) -> Cid:
     """Store a file, or a folder with everything in it; return its root. Symlinks inside are kept as symlinks.
 
     Raises: StorageError for what is neither file, folder nor symlink; OSError where it cannot be read.
     """
-    return _put(store, _add_path(path, path.stat().st_mode, profile, on_progress, 0))
+    return _put(store, _add_path(path, path.stat(), _Work(profile, keep, on_progress), 0))
+
+
+def cid_of_path(
+    path: Path,
+    profile: Profile = UNIXFS_V1_2025,
+    on_progress: OnProgress | None = None,
+    keep: Keep = KEEP_NOTHING,
+) -> Cid:
+    """The root that `add_path` gives; nothing is stored. Raises: StorageError, OSError."""
+    blocks = _add_path(path, path.stat(), _Work(profile, keep, on_progress), 0)
+    while True:
+        try:
+            next(blocks)
+        except StopIteration as end:
+            root: PbLink = end.value
+            return root.cid
 
 
 def _put(store: Blockstore, blocks: Generator[Block, None, PbLink]) -> Cid:
@@ -55,9 +96,10 @@ def _put(store: Blockstore, blocks: Generator[Block, None, PbLink]) -> Cid:
     return roots[0].cid
 
 
-def _add_file(stream: Stream, profile: Profile, on_progress: OnProgress | None) -> Generator[Block, None, PbLink]:
-    chunks = chunker(profile.chunker)(stream)
-    root = yield from balanced(_told(chunks, on_progress) if on_progress else chunks, profile)
+def _add_file(stream: Stream, work: _Work, about: Attributes) -> Generator[Block, None, PbLink]:
+    chunks = chunker(work.profile.chunker)(stream)
+    told = _told(chunks, work.on_progress) if work.on_progress else chunks
+    root = yield from layout(work.profile.layout)(told, work.profile, about)
     return PbLink(root.cid, "", root.dag_bytes)
 
 
@@ -67,23 +109,35 @@ def _told(chunks: Iterator[bytes], on_progress: OnProgress) -> Iterator[bytes]:
         on_progress(len(chunk))
 
 
-def _add_path(
-    path: Path, mode: int, profile: Profile, on_progress: OnProgress | None, depth: int
-) -> Generator[Block, None, PbLink]:
-    if stat.S_ISLNK(mode):
-        block = profile.node(UnixFsData(Kind.SYMLINK, os.fsencode(os.readlink(path))))
+def _add_path(path: Path, found: os.stat_result, work: _Work, depth: int) -> Generator[Block, None, PbLink]:
+    about = _attributes(found, work.keep)
+    if stat.S_ISLNK(found.st_mode):
+        target = os.fsencode(os.readlink(path))
+        block = work.profile.node(UnixFsData(Kind.SYMLINK, target, mode=about.mode, mtime=about.mtime))
         yield block
         return PbLink(block.cid, "", len(block.data))
-    if stat.S_ISREG(mode):
+    if stat.S_ISREG(found.st_mode):
         with path.open("rb", buffering=0) as stream:
-            return (yield from _add_file(stream, profile, on_progress))
-    if not stat.S_ISDIR(mode):
+            return (yield from _add_file(stream, work, about))
+    if not stat.S_ISDIR(found.st_mode):
         raise StorageError(f"{path} is neither a file nor a folder nor a symlink: move it away and add again")
     if depth == MAX_FOLDER_DEPTH:
         raise TooLarge(f"{path} is more than {MAX_FOLDER_DEPTH} folders deep")
     links = []
     for name in sorted(os.listdir(path), key=os.fsencode):
         below = path / name
-        link = yield from _add_path(below, below.lstat().st_mode, profile, on_progress, depth + 1)
+        link = yield from _add_path(below, below.lstat(), work, depth + 1)
         links.append(link._replace(name=name))
-    return (yield from directory.build(links, profile))
+    return (yield from directory.build(links, work.profile, about))
+
+
+def _attributes(found: os.stat_result, keep: Keep) -> Attributes:
+    """A mode that readers take for granted is not written. A symlink's says nothing: only its time is kept."""
+    mode, mtime = None, None
+    if keep.mode and not stat.S_ISLNK(found.st_mode):
+        default = DEFAULT_FOLDER_MODE if stat.S_ISDIR(found.st_mode) else DEFAULT_MODE
+        mode = None if stat.S_IMODE(found.st_mode) == default else stat.S_IMODE(found.st_mode)
+    if keep.mtime:
+        seconds, nanoseconds = divmod(found.st_mtime_ns, _SECOND_NS)
+        mtime = Mtime(seconds, nanoseconds or None)
+    return Attributes(mode, mtime)

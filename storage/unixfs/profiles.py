@@ -4,8 +4,8 @@ Source: IPIP-499. `unixfs-v1-2025` is the default here and in new implementation
 has always done.
 """
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, Literal
 
 from storage.blockstore import MadeBlock
 from storage.cid import DAG_PB
@@ -30,6 +30,26 @@ class Profile:
     raw_leaves: bool
     width: int
     counts_link_bytes: bool
+    layout: str = "balanced"
+
+    def but(
+        self,
+        *,
+        chunker: str | None = None,
+        layout: str | None = None,
+        raw_leaves: bool | None = None,
+        cid_version: Literal[0, 1] | None = None,
+    ) -> "Profile":
+        """This profile, but for what is given. Of CID version 1 the leaves are raw unless they shall not be."""
+        if raw_leaves is None:
+            raw_leaves = self.raw_leaves or cid_version == 1
+        return replace(
+            self,
+            chunker=chunker or self.chunker,
+            layout=layout or self.layout,
+            raw_leaves=raw_leaves,
+            cid_version=self.cid_version if cid_version is None else cid_version,
+        )
 
     def node(self, message: UnixFsData, links: tuple[PbLink, ...] = ()) -> MadeBlock:
         """A dag-pb block with this message in it."""

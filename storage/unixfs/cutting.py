@@ -1,0 +1,90 @@
+"""How a stream is cut where its content says so: a buffer that moves along it, and hashes of windows, all at once.
+
+Every hash here is a function of the last few bytes alone, so a cut depends on no more than the bytes before it in the
+same chunk, and not on how the stream was read. Hashes of wide windows are made from those of windows half as wide:
+numpy does in five passes what a loop in Python would do two hundred times slower.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+Hashes = npt.NDArray[Any]
+
+Find = Callable[[Bytes], int]
+"""Where to cut: gets the bytes from the last cut on, at most the longest chunk, and returns the chunk's length."""
+
+READ_BYTES: Final = 1 << 20
+PIECE_BYTES: Final = 1 << 15  # what is hashed at a time: its arrays fit in a core's cache
+
+
+class Stream(Protocol):
+    """What files, pipes and BytesIO have in common."""
+
+    def read(self, n_bytes: int, /) -> bytes:
+        """Up to `n_bytes`; none at the end."""
+
+
+Chunker = Callable[[Stream], Iterator[bytes]]
+
+
+def cut_by_content(find: Find, max_bytes: int) -> Chunker:
+    """A chunker that asks `find` for each cut, with `max_bytes` before it (less only at the stream's end)."""
+
+    def chunks(stream: Stream) -> Iterator[bytes]:
+        buffer = bytearray(max_bytes + READ_BYTES)
+        view = memoryview(buffer)
+        begin = end = 0
+        is_over = False
+        while True:
+            if end - begin < max_bytes and not is_over:
+                view[: end - begin] = bytes(view[begin:end])
+                begin, end = 0, end - begin
+                while end < len(buffer) and not is_over:
+                    data = stream.read(len(buffer) - end)
+                    view[end : end + len(data)] = data
+                    end += len(data)
+                    is_over = not data
+            if begin == end:
+                return
+            n_bytes = find(np.frombuffer(buffer, np.uint8, min(end - begin, max_bytes), begin))
+            yield bytes(view[begin : begin + n_bytes])
+            begin += n_bytes
+
+    return chunks
+
+
+def first_hit(data: Bytes, start: int, stop: int, window: int, is_hit: Callable[[Bytes], npt.NDArray[np.bool_]]) -> int:
+    """The first cut from `start` up to, not including, `stop` whose last `window` bytes are a hit; else `stop`.
+
+    `is_hit` gets bytes, and answers for each window in them.
+    """
+    for at in range(start, stop, PIECE_BYTES):
+        n_cuts = min(PIECE_BYTES, stop - at)
+        hits = is_hit(data[at - window : at + n_cuts - 1])
+        first = int(hits.argmax())
+        if hits[first]:
+            return at + first
+    return stop
+
+
+def words(data: Bytes) -> npt.NDArray[np.intp]:
+    """Each two neighbouring bytes as one number, the earlier one in its upper half: an index for tables of pairs."""
+    n_words = len(data) - 1
+    found = np.empty(n_words, np.intp)
+    for parity in (0, 1):
+        n_even = (n_words + 1 - parity) // 2
+        found[parity::2] = data[parity : parity + 2 * n_even].view(">u2")
+    return found
+
+
+def widen(pairs: Hashes, window: int, join: Callable[[Hashes, int, Hashes], Hashes]) -> Hashes:
+    """Hashes of all windows of `window` bytes (a power of two) from those of two; `join(earlier, width, later)`."""
+    hashes, width = pairs, 2
+    while width < window:
+        hashes = join(hashes[:-width], width, hashes[width:])
+        width *= 2
+    return hashes
