@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import stat as stat_bits
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ MAX_EXPORT_ENTRIES: Final = 1 << 20
 MAX_EXPORT_BYTES: Final = 1 << 42
 MAX_FILE_DEPTH: Final = 64
 MAX_NAME_BYTES: Final = 255
+MAX_MTIME_S: Final = 1 << 33  # until the year 2242, and as far back: every file system can hold that
+MODE_BITS: Final = 0o777  # never setuid, setgid or sticky bits: content does not say as whom a program runs
 
 _DIRECTORIES: Final = (Kind.DIRECTORY, Kind.HAMT_SHARD)
 
@@ -108,6 +111,8 @@ def _open_part(store: Blockstore, part: _Part) -> tuple[bytes, list[_Part]]:
 def export(store: Blockstore, cid: Cid, target: Path, on_progress: Callable[[int], None] | None = None) -> None:
     """Write a file or a directory tree to `target`, whole or not at all: beside it first, synced, then renamed.
 
+    Modes and times that the content states are restored, as far as they are harmless.
+
     `on_progress` gets the size of each piece in bytes, 0 with each folder; an error that it raises ends the export.
 
     Raises: TargetExists, InvalidName for names and symlinks that lead outside, TooLarge for trees without an end,
@@ -117,11 +122,47 @@ def export(store: Blockstore, cid: Cid, target: Path, on_progress: Callable[[int
         raise TargetExists(f"{target} is there already: choose another name, or move it away")
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        _Export(store, folder / "content", on_progress or (lambda _: None)).run(cid)
+        run = _Export(store, folder / "content", on_progress or (lambda _: None))
+        about = run.run(cid)
         os.rename(folder / "content", target)
+        if about.is_directory:  # a folder that may not be written to could not have been renamed
+            _finish_folder(target, about)
         sync_folder(target.parent)
     finally:
-        shutil.rmtree(folder)
+        _discard(folder)
+
+
+def _discard(folder: Path) -> None:
+    """Remove what is left, folders that content had closed included."""
+    for below, names, _ in os.walk(folder):
+        for name in names:
+            if not os.path.islink(inside := os.path.join(below, name)):
+                os.chmod(inside, stat_bits.S_IRWXU)
+    shutil.rmtree(folder)
+
+
+def _finish_folder(path: Path, about: FileStat) -> None:
+    """Give a folder its mode and time, now that nothing more is written into it, and make its names durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        _dress(fd, about)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _dress(fd: int, about: FileStat) -> None:
+    if about.mode is not None:
+        os.fchmod(fd, about.mode & MODE_BITS)
+    if (ns := _mtime_ns(about.mtime)) is not None:
+        os.utime(fd, ns=(ns, ns))
+
+
+def _mtime_ns(mtime: Mtime | None) -> int | None:
+    """In nanoseconds; None where the content states no time, or one that files cannot have."""
+    if mtime is None or abs(mtime.seconds) > MAX_MTIME_S:
+        return None
+    return mtime.seconds * 1_000_000_000 + (mtime.nanoseconds or 0)
 
 
 class _Export:
@@ -133,10 +174,11 @@ class _Export:
         self._on_progress = on_progress
         self._n_bytes = 0
 
-    def run(self, root: Cid) -> None:
+    def run(self, root: Cid) -> FileStat:
+        """Write all; return what the root is, whose own mode and time a folder still lacks."""
         todo: list[tuple[Cid, tuple[str, ...]]] = [(root, ())]
-        folders: list[Path] = []
-        symlinks: list[tuple[Path, str]] = []
+        folders: list[tuple[Path, FileStat]] = []
+        symlinks: list[tuple[Path, str, Mtime | None]] = []
         n_entries = 0
         while todo:
             cid, names = todo.pop()
@@ -147,22 +189,28 @@ class _Export:
             about = stat(self._store, cid)
             if about.is_directory:
                 path.mkdir()
-                folders.append(path)
+                folders.append((path, about))
                 self._on_progress(0)
                 for entry in list_dir(self._store, cid):
                     todo.append((entry.cid, (*names, check_name(entry.name))))
                     if n_entries + len(todo) > MAX_EXPORT_ENTRIES:
                         raise TooLarge(f"{root} has more than {MAX_EXPORT_ENTRIES} files and folders")
             elif about.target is not None:
-                symlinks.append((path, _checked_symlink(names, about.target)))
+                symlinks.append((path, _checked_symlink(names, about.target), about.mtime))
             else:
-                self._write(cid, path)
-        for path, to in symlinks:
+                self._write(cid, path, about)
+        for path, to, mtime in symlinks:
             path.symlink_to(to)
-        for path in reversed(folders):
-            sync_folder(path)
+            if (ns := _mtime_ns(mtime)) is not None:
+                os.utime(path, ns=(ns, ns), follow_symlinks=False)
+        for path, about in reversed(folders[1:]):
+            _finish_folder(path, about)
+        if folders:
+            sync_folder(folders[0][0])
+            return folders[0][1]
+        return about
 
-    def _write(self, cid: Cid, path: Path) -> None:
+    def _write(self, cid: Cid, path: Path, about: FileStat) -> None:
         with path.open("xb", buffering=0) as file:
             for piece in read_file(self._store, cid):
                 self._n_bytes += len(piece)
@@ -172,6 +220,7 @@ class _Export:
                 while view:
                     view = view[file.write(view) :]
                 self._on_progress(len(piece))
+            _dress(file.fileno(), about)
             sync_data(file.fileno())
 
 
