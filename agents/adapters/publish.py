@@ -77,7 +77,7 @@ def store_adapter(ports: Ports, folder: Path, release: Release) -> tuple[Adapter
     """All of publishing that needs no network, durably; is it new? Raises: BadAdapter, WrongBase, StoreFull."""
     inspection = inspect_folder(folder, release.base)
     with ports.store.lease(), ports.numbering:  # nothing of it is swept before it is pinned
-        files = unixfs.add_path(ports.store, folder)
+        files = unixfs.add_path(ports.store, folder, unixfs.COVEY_WEIGHTS)
         versions = _versions(ports, release)
         same = _same(ports, versions, files, release)
         if same is not None:

@@ -22,7 +22,7 @@ from storage.cid import Cid
 from storage.errors import StorageError
 from storage.keys import PeerId
 from storage.pins import PinState
-from storage.unixfs import UNIXFS_V1_2025
+from storage.unixfs import COVEY_WEIGHTS
 
 _AUDIENCES: Final[Mapping[Visibility, Audience]] = {Visibility.FLOCK: "flock", Visibility.PUBLIC: "public"}
 
@@ -72,7 +72,7 @@ def store_artifact(
         on_bytes(n_bytes)
 
     with ports.store.lease():  # nothing of it is swept before it is pinned
-        files = unixfs.add_path(ports.store, path, UNIXFS_V1_2025, count)
+        files = unixfs.add_path(ports.store, path, COVEY_WEIGHTS, count)
         with ports.numbering:
             versions = ports.catalog.artifacts.find(kind=release.kind, name=release.name, is_own=True)
             versions.sort(key=lambda row: row.version, reverse=True)

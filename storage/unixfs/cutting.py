@@ -6,10 +6,12 @@ numpy does in five passes what a loop in Python would do two hundred times slowe
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+
+from storage.unixfs.chunkers import Chunker, Stream
 
 Bytes = npt.NDArray[np.uint8]
 Hashes = npt.NDArray[Any]
@@ -18,17 +20,8 @@ Find = Callable[[Bytes], int]
 """Where to cut: gets the bytes from the last cut on, at most the longest chunk, and returns the chunk's length."""
 
 READ_BYTES: Final = 1 << 20
+LEAST_PIECE_BYTES: Final = 1 << 9
 PIECE_BYTES: Final = 1 << 15  # what is hashed at a time: its arrays fit in a core's cache
-
-
-class Stream(Protocol):
-    """What files, pipes and BytesIO have in common."""
-
-    def read(self, n_bytes: int, /) -> bytes:
-        """Up to `n_bytes`; none at the end."""
-
-
-Chunker = Callable[[Stream], Iterator[bytes]]
 
 
 def cut_by_content(find: Find, max_bytes: int) -> Chunker:
@@ -62,12 +55,15 @@ def first_hit(data: Bytes, start: int, stop: int, window: int, is_hit: Callable[
 
     `is_hit` gets bytes, and answers for each window in them.
     """
-    for at in range(start, stop, PIECE_BYTES):
-        n_cuts = min(PIECE_BYTES, stop - at)
+    at, n_piece = start, min(max(start, LEAST_PIECE_BYTES), PIECE_BYTES)  # small chunks want no large piece hashed
+    while at < stop:
+        n_cuts = min(n_piece, stop - at)
         hits = is_hit(data[at - window : at + n_cuts - 1])
         first = int(hits.argmax())
         if hits[first]:
             return at + first
+        at += n_cuts
+        n_piece = min(2 * n_piece, PIECE_BYTES)
     return stop
 
 

@@ -12,8 +12,7 @@ from storage.cid import Cid
 from storage.codecs.dag_pb import PbLink
 from storage.errors import StorageError, TooLarge
 from storage.unixfs import directory
-from storage.unixfs.chunkers import chunker
-from storage.unixfs.cutting import Stream
+from storage.unixfs.chunkers import Stream, chunker
 from storage.unixfs.data import DEFAULT_FOLDER_MODE, DEFAULT_MODE, Kind, Mtime, UnixFsData
 from storage.unixfs.layout import NO_ATTRIBUTES, Attributes, layout
 from storage.unixfs.profiles import UNIXFS_V1_2025, Profile

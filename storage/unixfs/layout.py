@@ -1,7 +1,7 @@
 """From chunks to the tree of a file's blocks, in constant memory: one unfinished row of links for each level.
 
-`balanced`: all leaves are equally deep. `trickle`: a node has leaves first, then subtrees, four of each depth, one level
-deeper at a time; what comes first in the file is near the root, and what is appended changes few blocks.
+`balanced`: all leaves are equally deep. `trickle`: a node has leaves first, then subtrees, four of each depth, one
+level deeper at a time; what comes first in the file is near the root, and what is appended changes few blocks.
 
 Source: boxo/ipld/unixfs/importer, balanced and trickle.
 """
@@ -99,12 +99,13 @@ def _trickle(chunks: _Ahead, max_depth: int | None, profile: Profile, about: Att
         block, part = _leaf(chunks.take(), profile, Kind.RAW)
         yield block
         parts.append(part)
-    depth = 1
-    while chunks.next is not None and (max_depth is None or depth < max_depth):
-        for _ in range(TRICKLE_REPEAT):
-            if chunks.next is not None:
-                parts.append((yield from _trickle(chunks, depth, profile)))
-        depth += 1
+    n_leaves = len(parts)
+    while chunks.next is not None:
+        depth = (len(parts) - n_leaves) // TRICKLE_REPEAT + 1
+        if depth == max_depth:
+            break
+        part = yield from _trickle(chunks, depth, profile)
+        parts.append(part)
     block, root = _join(parts, profile, about)
     yield block
     return root

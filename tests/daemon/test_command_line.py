@@ -148,6 +148,22 @@ def test_stdin_goes_by_a_file_that_is_gone_afterwards(daemon, covey, monkeypatch
 def test_content_goes_to_stdout_as_it_is(daemon, covey):
     daemon.answers["content/cat"] = (200, b"\x00\x01raw")
     assert covey("cat", "bafy") == (0, "\x00\x01raw", "")
+    assert covey("get", "bafy", "--out", "-") == (0, "\x00\x01raw", "")
+    assert covey("cat", "bafy", "--offset", "3", "--length", "0") == (0, "\x00\x01raw", "")
+    assert [asked for _, asked in daemon.asked] == [
+        {"reference": "bafy"},
+        {"reference": "bafy"},
+        {"reference": "bafy", "offset": 3, "length": 0},
+    ]
+
+
+def test_how_a_file_is_added_is_sent_as_it_was_said(daemon, covey):
+    daemon.answers["content/add"] = (200, [{"type": "added", "cid": "bafy", "name": "x", "size_bytes": 1}])
+    assert covey("add", "x", "--chunker", "rabin", "--no-raw-leaves", "--cid-version", "0", "--preserve-mode")[0] == 0
+    assert covey("add", "x", "--layout", "trickle", "--raw-leaves", "--only-hash", "--preserve-mtime")[0] == 0
+    first, second = [{name: value for name, value in asked.items() if name != "path"} for _, asked in daemon.asked]
+    assert first == {"chunker": "rabin", "raw_leaves": False, "cid_version": 0, "preserve_mode": True}
+    assert second == {"layout": "trickle", "raw_leaves": True, "only_hash": True, "preserve_mtime": True}
 
 
 def test_a_json_text_goes_to_stdout_with_json_or_without(daemon, covey):
@@ -219,7 +235,8 @@ def test_a_stream_that_is_cut_off_is_a_failure(daemon, covey):
         (("train", "x", "--name", "a/b"), "letters, digits, dots, dashes"),
         (("peer", "trust", "ann", "--kinds", "adapters,foo"), "choose from adapters, rounds"),
         (("add", ""), "a path cannot be empty"),
-        (("get", "bafy", "--out", "-"), "covey cat"),
+        (("add", "x", "--layout", "flat"), "'balanced', 'trickle'"),
+        (("cat", "bafy", "--offset", "-1"), "expected a whole number >= 0"),
     ],
 )
 def test_values_that_cannot_be_are_told_before_anything_is_sent(daemon, covey, arguments, said):

@@ -19,10 +19,18 @@ if TYPE_CHECKING:
 MAX_ENTRIES: Final = 10_000
 MAX_NAMED: Final = 5
 READ_BYTES: Final = 256 << 10
+CHUNKERS: Final = (
+    "Where files are cut: size-BYTES, rabin, rabin-AVG, rabin-MIN-AVG-MAX, buzhash, fastcdc-MIN-AVG-MAX; "
+    "unset: the profile's."
+)
 Reference = Annotated[
     str, Meta(max_length=4096, description="CID, CID/path/below, or /ipfs/CID/path; of an artifact: its manifest.")
 ]
 Patience = Annotated[float, Meta(gt=0, le=86_400, description="Give up when no block came for so many seconds.")]
+Providers = Annotated[
+    tuple[Annotated[str, Meta(max_length=512)], ...],
+    Meta(max_length=16, description="Addresses of peers that have it."),
+]
 
 
 class Add(Params, frozen=True):
@@ -34,8 +42,27 @@ class Add(Params, frozen=True):
     visibility: Who = "private"
     members: Members = ()
     profile: Annotated[
-        Literal["unixfs-v1-2025", "unixfs-v0-2015"], Meta(description="How `ipfs add` is followed, to the CID.")
+        Literal["unixfs-v1-2025", "unixfs-v0-2015", "covey-weights"],
+        Meta(
+            description="How files become blocks: as `ipfs add` makes them, to the CID, or so that edits move little."
+        ),
     ] = "unixfs-v1-2025"
+    chunker: Annotated[str, Meta(max_length=64, description=CHUNKERS)] | None = None
+    layout: (
+        Annotated[
+            Literal["balanced", "trickle"], Meta(description="How a file's blocks are linked; unset: the profile's.")
+        ]
+        | None
+    ) = None
+    raw_leaves: Annotated[bool | None, Meta(description="Chunks as blocks without a frame; unset: the profile's.")] = (
+        None
+    )
+    cid_version: (
+        Annotated[int, Meta(ge=0, le=1, description="0 or 1, which means raw leaves too; unset: the profile's.")] | None
+    ) = None
+    preserve_mode: Annotated[bool, Meta(description="Keep the modes of files and folders; changes CIDs.")] = False
+    preserve_mtime: Annotated[bool, Meta(description="Keep when files were last changed; changes CIDs.")] = False
+    only_hash: Annotated[bool, Meta(description="Tell the CID, and store nothing.")] = False
     is_pinned: Annotated[bool, Meta(description="Keep it when garbage is collected.")] = True
     also_kubo: Annotated[
         bool | None, Meta(description="Send it to the Kubo node of the settings, too; unset: what kubo.publish says.")
@@ -43,13 +70,17 @@ class Add(Params, frozen=True):
 
 
 class Added(Result, frozen=True, tag_field="type", tag="added"):
-    """The content is stored, durably. `visibility` is wider than asked for where other shared content holds it too."""
+    """The content is stored, durably, unless only its CID was asked for.
+
+    `visibility` is wider than asked for where other shared content holds it too.
+    """
 
     cid: str
     name: str
     size_bytes: int
     visibility: str
     warnings: list[str]
+    is_stored: bool = True
 
 
 class Get(Params, frozen=True):
@@ -61,16 +92,14 @@ class Get(Params, frozen=True):
             str,
             Meta(
                 max_length=4096,
-                description="Where to write it (default: the last part of the reference, in this folder).",
-                extra={"path": True, "default_from": "reference"},
+                description="Where to write it; - for a file on stdout "
+                "(default: the last part of the reference, in this folder).",
+                extra={"path": True, "default_from": "reference", "stdout": "content/cat"},
             ),
         ]
         | None
     ) = None
-    provider: Annotated[
-        tuple[Annotated[str, Meta(max_length=512)], ...],
-        Meta(max_length=16, description="Addresses of peers that have it."),
-    ] = ()
+    provider: Providers = ()
     timeout_s: Patience = 30.0
 
 
@@ -90,6 +119,14 @@ class Read(Params, frozen=True):
 
     reference: Reference
     timeout_s: Patience = 30.0
+
+
+class Cat(Read, frozen=True):
+    """What to read, and which bytes of it."""
+
+    offset: Annotated[int, Meta(ge=0, le=1 << 62, description="The first byte, from 0.")] = 0
+    length: Annotated[int, Meta(ge=0, le=1 << 62, description="So many bytes; unset: to the end.")] | None = None
+    provider: Providers = ()
 
 
 class Entry(Result, frozen=True):
@@ -131,16 +168,16 @@ async def get(node: "Node", params: Get) -> AsyncIterator[Progress | Got]:
         yield item
 
 
-async def cat(node: "Node", params: Read) -> AsyncIterator[bytes]:
-    """The bytes of a file."""
+async def cat(node: "Node", params: Cat) -> AsyncIterator[bytes]:
+    """The bytes of a file, or some of them."""
     import trio
 
     from daemon.content import fetch_reference, files_of
     from storage.unixfs import read_file
 
-    reference = await files_of(node, params.reference, timeout_s=params.timeout_s)
-    cid, _ = await fetch_reference(node, reference, timeout_s=params.timeout_s)
-    chunks = read_file(node.store, cid)
+    reference = await files_of(node, params.reference, timeout_s=params.timeout_s, providers=params.provider)
+    cid, _ = await fetch_reference(node, reference, timeout_s=params.timeout_s, providers=params.provider)
+    chunks = read_file(node.store, cid, params.offset, params.length)
     while chunk := await trio.to_thread.run_sync(next, chunks, b""):
         yield chunk
 
@@ -196,15 +233,26 @@ async def _add(node: "Node", params: Add, report: "Report") -> Added:
     from protocols.bitswap.shell import offer_below
     from storage.blockstore import Visibility
     from storage.pins import PinState
-    from storage.unixfs import add_path, profile_of
+    from storage.unixfs import Keep, add_path, cid_of_path, profile_of
+    from storage.unixfs.chunkers import chunker
 
-    path, profile = Path(params.path), profile_of(params.profile)
+    path, keep = Path(params.path), Keep(params.preserve_mode, params.preserve_mtime)
+    profile = profile_of(params.profile).but(
+        chunker=params.chunker, layout=params.layout, raw_leaves=params.raw_leaves, cid_version=params.cid_version
+    )
+    chunker(profile.chunker)  # a wrong name is told before anything is read
     level, members = await audience(node, params.visibility, params.members)
     n_bytes = await trio.to_thread.run_sync(bytes_below, path)
 
+    if params.only_hash:
+        cid = await in_thread(lambda on_bytes: cid_of_path(path, profile, on_bytes, keep), "hashing", n_bytes, report)
+        return Added(
+            cid=str(cid), name=path.name, size_bytes=n_bytes, visibility="private", warnings=[], is_stored=False
+        )
+
     def store(on_bytes: "Callable[[int], None]") -> "Cid":
         with node.store.lease():  # nothing of it is swept before it is pinned
-            cid = add_path(node.store, path, profile, on_bytes)
+            cid = add_path(node.store, path, profile, on_bytes, keep)
             if params.is_pinned:
                 node.pins.add(cid, state=PinState.COMPLETE)
             node.roots.publish(cid, level, members)
@@ -293,8 +341,8 @@ OPERATIONS = (
     Operation(
         noun="content",
         verb="cat",
-        summary="Write a file's bytes to stdout.",
-        params=Read,
+        summary="Write a file's bytes, or some of them, to stdout.",
+        params=Cat,
         result=bytes,
         handler=cat,
         is_stream=True,

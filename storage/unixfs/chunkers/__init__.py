@@ -5,13 +5,22 @@ and a hyphen, split at hyphens) and a constant `USAGE`. They are imported when t
 """
 
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
-from typing import Final
+from typing import Final, Protocol
 
 from storage.blockstore import MAX_BLOCK_MADE_BYTES
 from storage.errors import StorageError
-from storage.unixfs.cutting import Chunker
+
+
+class Stream(Protocol):
+    """What files, pipes and BytesIO have in common."""
+
+    def read(self, n_bytes: int, /) -> bytes:
+        """Up to `n_bytes`; none at the end."""
+
+
+Chunker = Callable[[Stream], Iterator[bytes]]
 
 KINDS: Final = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
 

@@ -1,7 +1,8 @@
 """Chunks that end where a cyclic polynomial hash of the last 32 bytes has 17 zero bits, as Kubo's `buzhash`.
 
-A byte has a fixed number of 32 bits; a window's hash is the XOR of its bytes' numbers, each rotated left by its distance
-from the window's end. Minimum, maximum, mask and numbers are Kubo's, and cannot be chosen: the CID depends on them.
+A byte has a fixed number of 32 bits; a window's hash is the XOR of its bytes' numbers, each rotated left by its
+distance from the window's end. Minimum, maximum, mask and numbers are Kubo's, and cannot be chosen: the CID depends on
+them.
 
 Source: boxo/chunker/buzhash.go; R. Uzgalis (1995), "buzhash".
 """
@@ -14,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from storage.errors import StorageError
-from storage.unixfs.cutting import Bytes, Chunker, Hashes, cut_by_content, first_hit, widen, words
+from storage.unixfs.chunkers import Chunker
+from storage.unixfs.cutting import Bytes, Hashes, cut_by_content, first_hit, widen, words
 
 USAGE: Final = "buzhash"
 MIN_BYTES: Final = 128 << 10

@@ -2,8 +2,8 @@
 
 A byte's number is the first four bytes of its SHA-256, big-endian; a window's hash is the sum of its bytes' numbers,
 each shifted left by its distance from the window's end, modulo 2^32. With b the whole part of log2(AVG), a chunk ends
-at the first place from MIN on where the hash is below 2^(32-b-2) or, from AVG on, below 2^(32-b+2); at MAX at the latest.
-The harder and the easier test on either side of AVG keep chunks near it.
+at the first place from MIN on where the hash is below 2^(32-b-2) or, from AVG on, below 2^(32-b+2); at MAX at the
+latest. The harder and the easier test on either side of AVG keep chunks near it.
 
 Not the chunks of any other program, and it need not be: a reader of the file never asks how it was cut.
 
@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from storage.errors import StorageError
-from storage.unixfs.chunkers import check_sizes, sizes
-from storage.unixfs.cutting import Bytes, Chunker, Hashes, cut_by_content, first_hit, widen, words
+from storage.unixfs.chunkers import Chunker, check_sizes, sizes
+from storage.unixfs.cutting import Bytes, Hashes, cut_by_content, first_hit, widen, words
 
 USAGE: Final = "fastcdc-MIN-AVG-MAX"
 WINDOW_BYTES: Final = 32

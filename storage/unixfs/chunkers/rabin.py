@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from storage.errors import StorageError
-from storage.unixfs.chunkers import check_sizes, sizes
-from storage.unixfs.cutting import Bytes, Chunker, cut_by_content, first_hit, words
+from storage.unixfs.chunkers import Chunker, check_sizes, sizes
+from storage.unixfs.cutting import Bytes, cut_by_content, first_hit, words
 
 USAGE: Final = "rabin, rabin-AVG or rabin-MIN-AVG-MAX"
 POLYNOMIAL: Final = 0x3DF305DFB2A805

@@ -5,8 +5,7 @@ from typing import Final
 
 from storage.blockstore import MAX_BLOCK_MADE_BYTES
 from storage.errors import StorageError
-from storage.unixfs.chunkers import sizes
-from storage.unixfs.cutting import Chunker, Stream
+from storage.unixfs.chunkers import Chunker, Stream, sizes
 
 USAGE: Final = "size-BYTES"
 

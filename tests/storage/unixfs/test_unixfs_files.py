@@ -138,7 +138,7 @@ def test_an_unknown_chunker_is_refused(name: str) -> None:
 
 def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:
     assert profile_of("unixfs-v0-2015") is UNIXFS_V0_2015
-    with pytest.raises(StorageError, match="choose one of unixfs-v1-2025, unixfs-v0-2015"):
+    with pytest.raises(StorageError, match="choose one of unixfs-v1-2025, unixfs-v0-2015, covey-weights"):
         profile_of("unixfs-v9")
 
 
