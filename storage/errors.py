@@ -69,6 +69,10 @@ class InvalidCar(StorageError, ValueError):
         self.at = at
 
 
+class InvalidOption(StorageError, ValueError):
+    """That is no way to add content. Choose one of those named, or leave the option away."""
+
+
 class InvalidName(StorageError, ValueError):
     """A file name in the content is not safe to write ("", ".", "..", "/", NUL). The content is refused."""
 

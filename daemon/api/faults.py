@@ -30,6 +30,7 @@ STATUSES: Final = {
     "invalid_car": 400,
     "invalid_peer_id": 400,
     "invalid_name": 400,
+    "invalid_option": 400,
     "malformed": 400,
     "bad_data": 400,
     "unknown_codec": 400,

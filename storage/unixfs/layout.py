@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from storage.blockstore import Block, MadeBlock
 from storage.cid import Cid
 from storage.codecs.dag_pb import PbLink
-from storage.errors import StorageError
+from storage.errors import InvalidOption
 from storage.unixfs.data import Kind, Mtime, UnixFsData
 from storage.unixfs.profiles import Profile
 
@@ -117,9 +117,9 @@ LAYOUTS: Final[dict[str, Layout]] = {"balanced": balanced, "trickle": trickle}
 
 
 def layout(name: str) -> Layout:
-    """The layout of this name. Raises: StorageError."""
+    """The layout of this name. Raises: InvalidOption."""
     if name not in LAYOUTS:
-        raise StorageError(f"unknown layout {name!r}: choose one of {', '.join(LAYOUTS)}")
+        raise InvalidOption(f"unknown layout {name!r}: choose one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
 
 

@@ -15,7 +15,7 @@ from storage.blockstore import MadeBlock
 from storage.cid import DAG_PB
 from storage.codecs import dag_pb
 from storage.codecs.dag_pb import PbLink, PbNode
-from storage.errors import StorageError
+from storage.errors import InvalidOption
 from storage.unixfs.data import UnixFsData, encode
 
 HAMT_THRESHOLD_BYTES: Final = 256 << 10
@@ -68,8 +68,8 @@ PROFILES: Final = {profile.name: profile for profile in (UNIXFS_V1_2025, UNIXFS_
 
 
 def profile_of(name: str) -> Profile:
-    """The profile of this name. Raises: StorageError."""
+    """The profile of this name. Raises: InvalidOption."""
     profile = PROFILES.get(name)
     if profile is None:
-        raise StorageError(f"unknown profile {name!r}: choose one of {', '.join(PROFILES)}")
+        raise InvalidOption(f"unknown profile {name!r}: choose one of {', '.join(PROFILES)}")
     return profile

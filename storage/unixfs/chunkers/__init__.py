@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Final, Protocol
 
 from storage.blockstore import MAX_BLOCK_MADE_BYTES
-from storage.errors import StorageError
+from storage.errors import InvalidOption
 
 
 class Stream(Protocol):
@@ -26,10 +26,10 @@ KINDS: Final = tuple(sorted(module.name for module in pkgutil.iter_modules(__pat
 
 
 def chunker(name: str) -> Chunker:
-    """The chunker that `ipfs add --chunker=NAME` means, such as size-262144, or one of ours. Raises: StorageError."""
+    """The chunker that `ipfs add --chunker=NAME` means, such as size-262144, or one of ours. Raises: InvalidOption."""
     kind, *parameters = name.split("-")
     if kind not in KINDS:
-        raise StorageError(f"unknown chunker {name!r}: choose one of {', '.join(map(_usage, KINDS))}")
+        raise InvalidOption(f"unknown chunker {name!r}: choose one of {', '.join(map(_usage, KINDS))}")
     made: Chunker = import_module(f"{__name__}.{kind}").of(parameters)
     return made
 
@@ -39,16 +39,16 @@ def _usage(kind: str) -> str:
 
 
 def sizes(parameters: Sequence[str], usage: str) -> list[int]:
-    """The parameters as sizes in bytes. Raises: StorageError."""
+    """The parameters as sizes in bytes. Raises: InvalidOption."""
     if not all(text.isascii() and text.isdecimal() and len(text) < 10 for text in parameters):
-        raise StorageError(f"the sizes of a chunker are whole numbers of bytes: {usage}")
+        raise InvalidOption(f"the sizes of a chunker are whole numbers of bytes: {usage}")
     return [int(text) for text in parameters]
 
 
 def check_sizes(least: int, min_bytes: int, avg_bytes: int, max_bytes: int, usage: str) -> None:
-    """Sizes that a chunker can keep to. Raises: StorageError."""
+    """Sizes that a chunker can keep to. Raises: InvalidOption."""
     if not least <= min_bytes < avg_bytes < max_bytes <= MAX_BLOCK_MADE_BYTES:
-        raise StorageError(
+        raise InvalidOption(
             f"chunks of {min_bytes}, {avg_bytes} and {max_bytes} bytes: the sizes must rise, "
             f"from {least} to {MAX_BLOCK_MADE_BYTES} ({usage})"
         )

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from storage.errors import StorageError
+from storage.errors import InvalidOption
 from storage.unixfs.chunkers import Chunker
 from storage.unixfs.cutting import Bytes, Hashes, cut_by_content, first_hit, widen, words
 
@@ -49,9 +49,9 @@ _NUMBERS: Final = bytes.fromhex(
 
 
 def of(parameters: Sequence[str]) -> Chunker:
-    """Kubo's buzhash. Raises: StorageError."""
+    """Kubo's buzhash. Raises: InvalidOption."""
     if parameters:
-        raise StorageError("the chunker buzhash has no parameters")
+        raise InvalidOption("the chunker buzhash has no parameters")
     return cut_by_content(find, MAX_BYTES)
 
 

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from storage.errors import StorageError
+from storage.errors import InvalidOption
 from storage.unixfs.chunkers import Chunker, check_sizes, sizes
 from storage.unixfs.cutting import Bytes, Hashes, cut_by_content, first_hit, widen, words
 
@@ -29,9 +29,9 @@ LEVEL: Final = 2
 
 
 def of(parameters: Sequence[str]) -> Chunker:
-    """Chunks of MIN to MAX bytes. Raises: StorageError."""
+    """Chunks of MIN to MAX bytes. Raises: InvalidOption."""
     if len(parameters) != 3:
-        raise StorageError(f"the chunker fastcdc wants three sizes: {USAGE}")
+        raise InvalidOption(f"the chunker fastcdc wants three sizes: {USAGE}")
     min_bytes, avg_bytes, max_bytes = sizes(parameters, USAGE)
     check_sizes(WINDOW_BYTES, min_bytes, avg_bytes, max_bytes, USAGE)
     return cut_by_content(partial(find, min_bytes=min_bytes, avg_bytes=avg_bytes), max_bytes)

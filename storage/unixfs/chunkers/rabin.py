@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from storage.errors import StorageError
+from storage.errors import InvalidOption
 from storage.unixfs.chunkers import Chunker, check_sizes, sizes
 from storage.unixfs.cutting import Bytes, cut_by_content, first_hit, words
 
@@ -28,7 +28,7 @@ _LOW_BITS: Final = 16
 
 
 def of(parameters: Sequence[str]) -> Chunker:
-    """Kubo's rabin; of an average alone, the minimum is a third and the maximum one and a half. Raises: StorageError.
+    """Kubo's rabin; of an average alone, the minimum is a third and the maximum one and a half. Raises: InvalidOption.
 
     The sizes may be labelled, as Kubo allows it: rabin-min:MIN-avg:AVG-max:MAX.
     """
@@ -39,7 +39,7 @@ def of(parameters: Sequence[str]) -> Chunker:
         (avg_bytes,) = sizes(parameters, USAGE) or [DEFAULT_AVG_BYTES]
         min_bytes, max_bytes = avg_bytes // 3, avg_bytes + avg_bytes // 2
     else:
-        raise StorageError(f"a rabin chunker is called {USAGE}")
+        raise InvalidOption(f"a rabin chunker is called {USAGE}")
     check_sizes(WINDOW_BYTES, min_bytes, avg_bytes, max_bytes, USAGE)
     return cut_by_content(partial(find, min_bytes=min_bytes, n_bits=avg_bytes.bit_length() - 1), max_bytes)
 

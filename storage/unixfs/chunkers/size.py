@@ -4,19 +4,19 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from storage.blockstore import MAX_BLOCK_MADE_BYTES
-from storage.errors import StorageError
+from storage.errors import InvalidOption
 from storage.unixfs.chunkers import Chunker, Stream, sizes
 
 USAGE: Final = "size-BYTES"
 
 
 def of(parameters: Sequence[str]) -> Chunker:
-    """Chunks of so many bytes; the last is shorter. Raises: StorageError."""
+    """Chunks of so many bytes; the last is shorter. Raises: InvalidOption."""
     if len(parameters) != 1:
-        raise StorageError(f"a chunker of one size is called {USAGE}")
+        raise InvalidOption(f"a chunker of one size is called {USAGE}")
     (n_bytes,) = sizes(parameters, USAGE)
     if not 1 <= n_bytes <= MAX_BLOCK_MADE_BYTES:
-        raise StorageError(f"a chunk size of {n_bytes} bytes; it must be from 1 to {MAX_BLOCK_MADE_BYTES}")
+        raise InvalidOption(f"a chunk size of {n_bytes} bytes; it must be from 1 to {MAX_BLOCK_MADE_BYTES}")
 
     def chunks(stream: Stream) -> Iterator[bytes]:
         while True:

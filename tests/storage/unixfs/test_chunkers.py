@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.errors import StorageError
+from storage.errors import InvalidOption
 from storage.unixfs import COVEY_WEIGHTS, PROFILES, chunkers, cutting
 from storage.unixfs.chunkers import KINDS, buzhash, chunker, fastcdc, rabin
 
@@ -192,7 +192,7 @@ def test_an_insertion_changes_the_chunks_around_it_and_no_others(name: str) -> N
 def test_every_kind_says_how_it_is_used_and_refuses_what_is_not(kind: str) -> None:
     assert chunkers._usage(kind).startswith(kind)
     for name in (f"{kind}-x", f"{kind}-", f"{kind}-1-2-3-4-5", f"{kind}-99999999999", f"{kind}--1", f"{kind}-٣"):
-        with pytest.raises(StorageError):
+        with pytest.raises(InvalidOption):
             chunker(name)
 
 
@@ -214,12 +214,12 @@ def test_every_kind_says_how_it_is_used_and_refuses_what_is_not(kind: str) -> No
     ],
 )
 def test_sizes_that_no_chunker_can_keep_are_refused(name: str) -> None:
-    with pytest.raises(StorageError):
+    with pytest.raises(InvalidOption):
         chunker(name)
 
 
 def test_an_unknown_chunker_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(StorageError, match=r"buzhash, fastcdc-MIN-AVG-MAX, rabin, .* size-BYTES"):
+    with pytest.raises(InvalidOption, match=r"buzhash, fastcdc-MIN-AVG-MAX, rabin, .* size-BYTES"):
         chunker("casync")
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from storage.cid import RAW, Cid
 from storage.codecs import dag_pb
-from storage.errors import StorageError
+from storage.errors import InvalidOption
 from storage.memory import MemoryBlockstore
 from storage.unixfs import UNIXFS_V0_2015, UNIXFS_V1_2025, Profile, add_bytes, add_stream, cid_of_path, read_file
 from storage.unixfs.data import Kind, decode
@@ -116,7 +116,7 @@ def test_a_file_is_laid_out_while_it_is_read(name: str) -> None:
 
 
 def test_an_unknown_layout_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(StorageError, match="balanced, trickle"):
+    with pytest.raises(InvalidOption, match="balanced, trickle"):
         layout("flat")
 
 
