@@ -159,6 +159,13 @@ def dressed() -> dict[str, dict]:
             "mode": 0o700,
             "mtime": split,
         },
+        "threshold passed by a mode and a time alone": {
+            "many": 4766,
+            "names": "{:011d}",
+            "each": {"mode": 0o640, "mtime": split},
+            "mode": 0o700,
+            "mtime": split,
+        },
         "folder with modes": {
             "tree": {
                 "a": leaf | {"mode": 0o640, "mtime": split},
@@ -209,6 +216,7 @@ def trees() -> dict[str, dict]:
     # Around both thresholds: 256 KiB of names and CIDs (34 bytes), or of block (44 bytes and the name a link).
     for n_files in (5957, 5958, 4854, 4855):
         found[f"threshold {n_files}"] = {"many": n_files, "names": "{:010d}"}
+    found["threshold of 4766 longer names"] = {"many": 4766, "names": "{:011d}"}
     return found
 
 
