@@ -115,14 +115,13 @@ def _in_form(site: Site, asked: Asked, way: Way, form: Format, mutable: str | No
         return _car(site, asked, way, headers)
     if way.rest:
         raise Refusal(501, "the path ends inside of a document; ask for the document, or for a CAR")
-    if form is Format.RAW:
-        return _block(asked, way.end, site.store.get(way.end), form, headers)
     own = _DOCUMENTS.get(way.end.codec, ())
-    if form is Format.PLAIN and own:
-        return _block(asked, way.end, site.store.get(way.end), own[0], headers)
-    if form is Format.PLAIN:
+    if form is Format.PLAIN and not own:
         return _plain(site, asked, way, mutable)
-    return _block(asked, way.end, site.store.get(way.end), form, headers) if form in own else None
+    data = site.store.get(way.end)
+    if form is Format.PLAIN:
+        form = own[0]
+    return _block(asked, way.end, data, form, headers) if form is Format.RAW or form in own else None
 
 
 def _record(asked: Asked, pointed: Pointed) -> Reply:
