@@ -29,6 +29,7 @@ PREFIXES_A_RUN = 50
 LIVES = 4
 MAX_STEPS = 25
 MAX_CALLS = 250
+MAX_SYNCS = 60
 _MARK = b"marks"
 
 
@@ -88,7 +89,10 @@ class Run:
             shim.watch(self._base / "watched", os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
             chance = Random(f"{seed} death")
             if not is_last:
-                shim.kill_at(chance.randint(1, MAX_CALLS), chance.choice(list(shim.When)))
+                if chance.random() < 0.5:  # all is written, and nothing of it synced
+                    shim.kill_at(chance.randint(4, MAX_SYNCS), shim.When.BEFORE, shim.A_SYNC)
+                else:
+                    shim.kill_at(chance.randint(1, MAX_CALLS), chance.choice(list(shim.When)))
             world = World(self.home)
             model = self.models[-1].copy()
             for _, step in zip(range(MAX_STEPS), self._steps(seed, model, retry), strict=False):

@@ -240,8 +240,6 @@ def erase_key(model: Model, chance: Random) -> Planned:
         return None
     name, key = chance.choice(kept)
     root = _sealed_root(key)
-    for overwritten in (bytes(16) + key[16:], bytes(32)):  # what a crash in the midst of it may leave
-        model.begin(Effect(files={name: {"": overwritten}}))
     return Effect(files={name: None}), lambda world: Keyring(world.files / "keys").erase(root)
 
 
