@@ -22,7 +22,7 @@ class Keyring:
         """Keep a key, durably; keeping it twice is harmless. Raises: StoreFull, OSError."""
         if not self._folder.is_dir():
             self._folder.mkdir(mode=_FOLDER_MODE)
-            sync_folder(self._folder.parent)
+        sync_folder(self._folder.parent)  # one that is there may have been made a moment before a crash
         if self.get(root) is None:
             create_file(self._path(root), key)
 

@@ -35,6 +35,7 @@ static int log_fd = -1;
 static char *names[MAX_FDS]; /* of files opened below the folder, relative to it */
 static long kill_in;
 static enum when kill_when;
+static unsigned kill_ops; /* bit (1 << op): the ops that count */
 static unsigned fail_ops; /* bit (1 << op): the ops that fail, from the fail_in-th on, fail_times times */
 static long fail_in, fail_times;
 static int fail_errno;
@@ -55,9 +56,10 @@ void shim_watch(const char *folder, int fd)
     }
 }
 
-/* kill -9 at the n-th watched call from now: before it, in the middle of a write, or behind it. */
-void shim_kill(long n, int when)
+/* kill -9 at the n-th of those calls from now: before it, in the middle of a write, or behind it. */
+void shim_kill(long n, int when, unsigned ops)
 {
+    kill_ops = ops;
     kill_in = n;
     kill_when = when;
 }
@@ -119,7 +121,7 @@ static enum when due(int op)
         errno = fail_errno;
         return NEVER - 1;
     }
-    if (kill_when == NEVER || --kill_in > 0) return NEVER;
+    if (kill_when == NEVER || !(kill_ops >> op & 1) || --kill_in > 0) return NEVER;
     if (kill_when == BEFORE || (kill_when == HALF && op != WRITE)) die();
     return kill_when;
 }

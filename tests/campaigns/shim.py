@@ -10,6 +10,7 @@ import sys
 import tempfile
 from enum import IntEnum
 from pathlib import Path
+from typing import Final
 
 SOURCE = Path(__file__).with_name("shim.c")
 
@@ -56,11 +57,15 @@ def watch(folder: Path, log_fd: int = -1) -> None:
     ctypes.CDLL(None).shim_watch(os.fsencode(folder), log_fd)
 
 
-def kill_at(n: int, when: When) -> None:
-    """Die at the n-th watched call from now."""
-    ctypes.CDLL(None).shim_kill(ctypes.c_long(n), int(when))
+ANY_CALL: Final = 0xFFFF
+A_SYNC: Final = 1 << 5
 
 
-def fail(n: int, times: int, error: int = errno.EIO, ops: int = 1 << 3 | 1 << 5) -> None:
+def kill_at(n: int, when: When, ops: int = ANY_CALL) -> None:
+    """Die at the n-th watched call from now, of those in `ops`."""
+    ctypes.CDLL(None).shim_kill(ctypes.c_long(n), int(when), ctypes.c_uint(ops))
+
+
+def fail(n: int, times: int, error: int = errno.EIO, ops: int = 1 << 3 | A_SYNC) -> None:
     """Let writes and syncs fail, from the n-th on."""
     ctypes.CDLL(None).shim_fail(ctypes.c_uint(ops), ctypes.c_long(n), ctypes.c_long(times), error)

@@ -3,6 +3,7 @@
 A plan is what the step changes and how it is carried out; None where there is nothing to do it with.
 """
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,21 @@ from storage import durable
 from storage.blockstore import MadeBlock, Visibility
 from storage.cid import Cid
 from storage.collect import collect
+from storage.keys import Identity
 from storage.memory import MemoryBlockstore
 from storage.packs import PackBlockstore
 from storage.pins import Pins, PinState
 from storage.roots import Roots
+from storage.sealed.keyring import Keyring
+from storage.sealed.keys import commitment, make_root
+from storage.sealed.opener import open_sealed
+from storage.sealed.root import PREFIX_BYTES, Content, Root
+from storage.sealed.sealer import seal_path
+from storage.sealed.writer import export_sealed
 from storage.unixfs.exporter import export
 from storage.unixfs.importer import add_bytes, add_path
 from storage.unixfs.profiles import UNIXFS_V1_2025
-from tests.campaigns.model import Effect, Model
+from tests.campaigns.model import Effect, Files, Model
 
 PACK_BYTES: Final = 100_000
 SMALL_CHUNKS: Final = replace(UNIXFS_V1_2025, chunker="size-4000", width=4)
@@ -170,24 +178,75 @@ def write_file(model: Model, chance: Random) -> Planned:
     return Effect(files={name: {"": data}}), lambda world: durable.write_file(world.files / name, data)
 
 
+def create_large_file(model: Model, chance: Random) -> Planned:
+    name, data = f"car{chance.getrandbits(40)}", chance.randbytes(chance.randrange(30_000))
+
+    def run(world: World) -> None:
+        with durable.file_created(world.files / name) as file:
+            file.write(data)
+
+    return Effect(files={name: {"": data}}), run
+
+
+def _contents(chance: Random) -> Files:
+    return {f"{chance.choice('ab')}/{index}": chance.randbytes(chance.randrange(9000)) for index in range(4)}
+
+
+def _written(contents: Files, source: Path) -> Path:
+    for path, data in contents.items():
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        (source / path).write_bytes(data)
+    return source
+
+
 def export_tree(model: Model, chance: Random) -> Planned:
-    name = f"tree{chance.getrandbits(40)}"
-    contents = {f"{chance.choice('ab')}/{index}": chance.randbytes(chance.randrange(9000)) for index in range(4)}
+    name, contents = f"tree{chance.getrandbits(40)}", _contents(chance)
 
     def run(world: World) -> None:
         scratch = MemoryBlockstore()
-        source = world.folder.parent / "source" / name  # beside the folder that is watched
-        for path, data in contents.items():
-            (source / path).parent.mkdir(parents=True, exist_ok=True)
-            (source / path).write_bytes(data)
-        export(scratch, add_path(scratch, source), world.files / name)
+        with tempfile.TemporaryDirectory() as source:
+            export(scratch, add_path(scratch, _written(contents, Path(source))), world.files / name)
 
     return Effect(files={name: contents}), run
 
 
+def export_sealed_tree(model: Model, chance: Random) -> Planned:
+    name, contents, identity = f"opened{chance.getrandbits(40)}", _contents(chance), Identity(bytes(32))
+
+    def run(world: World) -> None:
+        scratch = MemoryBlockstore()
+        with tempfile.TemporaryDirectory() as source:
+            made = seal_path(scratch, _written(contents, Path(source)), [identity.peer_id])
+        export_sealed(open_sealed(scratch, made.cid, identity), "", world.files / name)
+
+    return Effect(files={name: contents}), run
+
+
+def _sealed_root(key: bytes) -> Root:
+    content = Content(Cid.of(key), len(key), bytes(PREFIX_BYTES), commitment(key))
+    return make_root(content, key, [Identity(bytes(32)).peer_id], bytes)
+
+
+def keep_key(model: Model, chance: Random) -> Planned:
+    key = chance.randbytes(32)
+    root = _sealed_root(key)
+    name = f"keys/{root.content.binding.hex()}"
+    return Effect(files={name: {"": key}}), lambda world: Keyring(world.files / "keys").keep(root, key)
+
+
+def erase_key(model: Model, chance: Random) -> Planned:
+    kept = sorted((n, f[0][""]) for n, f in model.files.items() if n.startswith("keys/") and f and f[0] and len(f) == 1)
+    if not kept:
+        return None
+    name, key = chance.choice(kept)
+    root = _sealed_root(key)
+    return Effect(files={name: None}), lambda world: Keyring(world.files / "keys").erase(root)
+
+
 TABLE: Final[dict[Plan, int]] = {
     put_small: 6, put_large: 4, put_again: 2, add: 6, fetch: 2, unpin: 3, delete: 4, note: 4, publish: 3, withdraw: 2,
-    sweep: 2, compact: 3, reopen: 1, write_file: 2, export_tree: 1,
+    sweep: 2, compact: 3, reopen: 1, write_file: 2, create_large_file: 1,
+    export_tree: 1, export_sealed_tree: 1, keep_key: 2, erase_key: 1,
 }  # fmt: skip
 
 

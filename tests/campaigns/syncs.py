@@ -1,6 +1,7 @@
 """Every place in the code that asks for a sync, and how to leave one of them out."""
 
 import ast
+import mmap
 import os
 import sqlite3
 import sys
@@ -11,6 +12,12 @@ ROOT: Final = Path(__file__).parents[2]
 _CALLS: Final = {"sync_data", "sync_folder", "fsync", "fdatasync"}
 _PRIMITIVES: Final = {"sync_data", "sync_folder"}  # of storage.durable: the place is where they are called
 SQLITE: Final = ("sqlite NORMAL", "sqlite OFF")
+BESIDES_LOSS: Final = {
+    "storage/sealed/keyring.py erase: os.fsync(fd)": "overwrites the key on the disk itself; its name is gone anyway"
+}
+"""Syncs that keep another promise than that nothing is lost."""
+
+_left_out = mmap.mmap(-1, 1)  # shared with the children
 
 
 def sites() -> dict[str, tuple[str, range]]:
@@ -32,7 +39,20 @@ def _name(function: ast.expr) -> str:
     return getattr(function, "attr", getattr(function, "id", ""))
 
 
-def leave_out(site: str, reached: set[str] | None = None) -> None:
+def was_reached() -> bool:
+    """Was the sync that is left out asked for since this was asked last?"""
+    was_reached = _left_out[0] != 0
+    _left_out[0] = 0
+    return was_reached
+
+
+def besides_loss(site: str) -> str | None:
+    """Why a power loss need not notice that this sync is left out."""
+    where, _, call = site.partition(":")
+    return BESIDES_LOSS.get(f"{where} {call.partition(' ')[2]}")
+
+
+def leave_out(site: str) -> None:
     """From now on, in this process, that sync does nothing."""
     if site in SQLITE:
         _weaken_sqlite(site.split()[1])
@@ -50,6 +70,8 @@ def _unless(actual: Any, file: str, lines: range) -> Any:
             frame = frame.f_back
         if frame.f_code.co_filename != file or frame.f_lineno not in lines:
             actual(fd)
+        else:
+            _left_out[0] = 1
 
     return sync
 
