@@ -25,6 +25,7 @@ from storage.roots import Roots
 LOOK_S: Final = 60.0
 FULL_FRAC: Final = 0.9  # of the quota: from here on the unused is swept
 ROOMY_FRAC: Final = 0.8  # down to here
+DEAD_FRACS: Final = (0.5, 0.3, 0.1, 0.02)  # of a pack, to be worth compacting: the less, the more is copied
 MIN_FREE_FILES: Final = 1000
 
 log = structlog.get_logger(__name__)
@@ -79,15 +80,25 @@ class Keeper:
                 log.warning("no_room_made", error=str(error))
                 self._note("garbage_not_collected", {"text": str(error)})
                 return
-            done = self._compact()
+            done = self._compact(max(0, need_bytes))
         self._note("garbage_collected", {"n_blocks": swept.n_swept_blocks, "size_bytes": done.n_freed_bytes})
 
-    def _compact(self) -> Compacted:
+    def _compact(self, need_bytes: int) -> Compacted:
+        """Compact until so much came back: the packs that are worth the least work first."""
+        n_packs = n_freed = n_moved = 0
         try:
-            return self.store.compact()
+            for min_dead_frac in DEAD_FRACS:
+                done = self.store.compact(min_dead_frac)
+                n_packs, n_freed, n_moved = (
+                    n_packs + done.n_packs,
+                    n_freed + done.n_freed_bytes,
+                    n_moved + done.n_moved_bytes,
+                )
+                if n_freed - n_moved >= need_bytes:
+                    break
         except StoreFull as error:  # what it had done stays done
             log.warning("compaction_found_no_room", error=str(error))
-            return Compacted()
+        return Compacted(n_packs, n_freed, n_moved)
 
     def _excess(self, usage: Usage, n_bytes: int) -> int:
         """How much is to go, for `n_bytes` more to fit: nothing below FULL_FRAC, else all down to ROOMY_FRAC."""

@@ -81,6 +81,8 @@ def mark(
     for root in roots:
         try:
             for reached in reach(blocks, root.cid, without=root.without):
+                if reached.n_bytes is None and root.is_whole:
+                    raise NotFound(f"the block {reached.cid} is missing or damaged")
                 kept.add(reached.cid.multihash)
         except StorageError as error:
             failed.append(f"the published root {root.cid}: {error}")

@@ -5,6 +5,7 @@ leaves it fetching, and the next start goes on with it.
 """
 
 from enum import StrEnum
+from threading import Lock
 from typing import Final, NamedTuple
 
 import msgspec
@@ -53,6 +54,7 @@ class Pins:
 
     def __init__(self, store: Notes) -> None:
         self._store = store
+        self._lock = Lock()
 
     def add(
         self,
@@ -66,14 +68,21 @@ class Pins:
             raise TooLarge(f"a pin's name of {len(name.encode())} bytes; the limit is {MAX_NAME_BYTES}")
         pin = Pin(cid, name, kind, state)
         value = dag_cbor.encode({"kind": str(kind), "state": str(state)})
-        self._store.put_note(_key(cid, name), value)
+        with self._lock:
+            self._store.put_note(_key(cid, name), value)
         return pin
 
-    def remove(self, cid: Cid, name: str = "") -> bool:
-        """Unpin; was it pinned? The blocks stay until garbage is collected."""
-        was_pinned = self.get(cid, name) is not None
-        self._store.delete_note(_key(cid, name))
-        return was_pinned
+    def remove(self, cid: Cid, name: str = "", *, unless_complete: bool = False) -> bool:
+        """Unpin; was it pinned? The blocks stay until garbage is collected.
+
+        `unless_complete` is for whoever gives up a pin that he began: another may have completed it meanwhile.
+        """
+        with self._lock:
+            pin = self.get(cid, name)
+            if pin is None or (unless_complete and pin.state is PinState.COMPLETE):
+                return False
+            self._store.delete_note(_key(cid, name))
+            return True
 
     def get(self, cid: Cid, name: str = "") -> Pin | None:
         """The pin of that CID and name."""

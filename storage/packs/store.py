@@ -27,7 +27,7 @@ from storage.blockstore import (
 )
 from storage.cid import Cid
 from storage.durable import make_folder
-from storage.errors import Corrupt, CorruptBlock, NotFound, OverQuota, StorageError, StoreFull, StoreLocked
+from storage.errors import Corrupt, CorruptBlock, NotFound, StorageError, StoreFull, StoreLocked
 from storage.packs.compaction import Compacted, Compactor, Entry, victims
 from storage.packs.files import PackGone, PackReader, PackWriter, pack_path
 from storage.packs.index import Index, Place
@@ -89,7 +89,7 @@ class PackBlockstore(Store):
     def _put_batch(self, batch: dict[bytes, bytes], floor: Visibility) -> int:
         try:
             return self._put_new(batch, floor)
-        except OverQuota:
+        except StoreFull:
             if self.make_room is None:
                 raise
             self.make_room(sum(map(len, batch.values())))

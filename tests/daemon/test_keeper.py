@@ -1,6 +1,7 @@
 """The daemon keeps its store within its room, and tells what it did."""
 
 import random
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -9,9 +10,10 @@ import trio
 from daemon.api.operations import pin as pin_module
 from daemon.api.operations import repo as repo_module
 from daemon.config import StorageConfig
+from daemon.errors import Unfit
 from daemon.keeper import Keeper, quota_of
 from storage.blockstore import MadeBlock
-from storage.errors import BlocksDamaged, OverQuota
+from storage.errors import BlocksDamaged, OverQuota, StoreFull
 from storage.packs import PackBlockstore
 from storage.packs.room import Quota
 from storage.pins import Pins, PinState
@@ -131,3 +133,30 @@ async def test_a_direct_pin_keeps_one_block(node, monkeypatch):
     items = [item async for item in add.handler(node, add.params(cid=str(BLOCKS[0].cid), is_direct=True))]
     assert (items[-1].kind, items[-1].state) == ("direct", "complete")
     assert [pin.kind for pin in node.pins.list()] == ["direct"]
+
+
+async def test_a_direct_pin_narrows_no_pin_of_all_below(node):
+    node.pins.add(BLOCKS[0].cid, state=PinState.COMPLETE)
+    (add,) = [operation for operation in pin_module.OPERATIONS if operation.verb == "add"]
+    with pytest.RaisesGroup(pytest.RaisesExc(Unfit, match="covey pin rm")):
+        [item async for item in add.handler(node, add.params(cid=str(BLOCKS[0].cid), is_direct=True))]
+    assert node.pins.list()[0].kind == "recursive"
+
+
+def test_room_is_made_though_every_pack_is_mostly_alive(node):
+    node.store._max_pack_bytes = 300_000
+    for number in range(0, 8, 2):
+        node.store.put_many(BLOCKS[number : number + 2])
+        node.pins.add(BLOCKS[number].cid, state=PinState.COMPLETE)
+    node.store.put_many(BLOCKS[8:10])
+    assert all(node.store.has(BLOCKS[number].cid) for number in (0, 2, 4, 6, 8, 9))
+    assert node.store.usage().n_bytes <= 1_000_000
+
+
+def test_room_is_made_where_the_disk_is_nearly_full(node):
+    node.store.put_many(BLOCKS[:2])
+    free_bytes = node.store.usage().free_bytes
+    node.store._room.quota = Quota(min_free_bytes=free_bytes - 50_000)
+    with suppress(StoreFull):  # others write to this disk too
+        node.store.put_many(BLOCKS[2:3])
+    assert not node.store.has(BLOCKS[0].cid)

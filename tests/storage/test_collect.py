@@ -184,3 +184,22 @@ def test_an_age_that_changed_while_it_was_taken_down_still_counts() -> None:
         uses.touch(b"a")
     uses.forget(taken)
     assert uses.newest(b"a", 0) == uses.tick
+
+
+def test_nothing_is_swept_when_a_published_dag_has_lost_a_block(store: Store, gc: Callable[..., list[Cid]]) -> None:
+    above = parent(PARENT, name="above")
+    store.put_many([above, PARENT, LEAF])
+    Roots(store).publish(above.cid, Visibility.PUBLIC)
+    store.delete_many([PARENT.cid])
+    with pytest.raises(CannotCollect, match="published root"):
+        gc()
+    assert store.has(LEAF.cid)
+
+
+def test_giving_up_a_pin_leaves_one_that_another_completed(store: Store) -> None:
+    pins = Pins(store)
+    pins.add(LEAF.cid, state=PinState.FETCHING)
+    assert pins.remove(LEAF.cid, unless_complete=True)
+    pins.add(LEAF.cid, state=PinState.COMPLETE)
+    assert not pins.remove(LEAF.cid, unless_complete=True)
+    assert pins.get(LEAF.cid) is not None

@@ -34,12 +34,15 @@ Providers = Annotated[
 
 
 class Add(Params, frozen=True):
-    """What to add. Only this node sees `private` content, trusted peers too see `flock`, everybody `public`."""
+    """What to add. Only this node sees `private` content, trusted peers too see `flock`, everybody `public`.
+
+    Unset, what is new is private, and what is here already stays as it is shared; `covey share` changes that, too.
+    """
 
     path: Annotated[
         str, Meta(max_length=4096, description="A file or folder; - for stdin.", extra={"path": True, "stdin": True})
     ]
-    visibility: Who = "private"
+    visibility: Who | None = None
     members: Members = ()
     profile: Annotated[
         Literal["unixfs-v1-2025", "unixfs-v0-2015", "covey-weights"],
@@ -241,9 +244,8 @@ async def _add(node: "Node", params: Add, report: "Report") -> Added:
         chunker=params.chunker, layout=params.layout, raw_leaves=params.raw_leaves, cid_version=params.cid_version
     )
     chunker(profile.chunker)  # a wrong name is told before anything is read
-    level, members = await audience(node, params.visibility, params.members)
+    level, members = await audience(node, params.visibility or "private", params.members)
     n_bytes = await trio.to_thread.run_sync(bytes_below, path)
-
     if params.only_hash:
         cid = await in_thread(lambda on_bytes: cid_of_path(path, profile, on_bytes, keep), "hashing", n_bytes, report)
         return Added(
@@ -255,7 +257,8 @@ async def _add(node: "Node", params: Add, report: "Report") -> Added:
             cid = add_path(node.store, path, profile, on_bytes, keep)
             if params.is_pinned:
                 node.pins.add(cid, state=PinState.COMPLETE)
-            node.roots.publish(cid, level, members)
+            if params.visibility is not None:
+                node.roots.publish(cid, level, members)
         return cid
 
     cid = await in_thread(store, f"adding {path.name}", n_bytes, report)

@@ -77,9 +77,12 @@ async def ls(node: "Node", _params: Nothing) -> list[Pin]:
 
 
 async def _add(node: "Node", params: Add, report: "Report") -> Pinned:
+    from functools import partial
+
     import trio
 
     from daemon.content import fetch_block, fetch_reference
+    from daemon.errors import Unfit
     from storage.cid import Cid
     from storage.pins import PinKind, PinState
 
@@ -90,6 +93,8 @@ async def _add(node: "Node", params: Add, report: "Report") -> Pinned:
         node.pins.add(cid, params.name, kind, state)
 
     before = await trio.to_thread.run_sync(node.pins.get, cid, params.name)
+    if before is not None and before.kind is PinKind.RECURSIVE and params.is_direct:
+        raise Unfit(f"{cid} is pinned with all below it: to keep the one block only, first: covey pin rm {cid}")
     if before is None:
         await trio.to_thread.run_sync(note, PinState.FETCHING)
     try:
@@ -100,7 +105,7 @@ async def _add(node: "Node", params: Add, report: "Report") -> Pinned:
     except BaseException:
         if before is None:  # what failed is not kept: nothing would go on with it
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(node.pins.remove, cid, params.name)
+                await trio.to_thread.run_sync(partial(node.pins.remove, cid, params.name, unless_complete=True))
         raise
     await trio.to_thread.run_sync(note, PinState.COMPLETE)
     return Pinned(cid=str(cid), name=params.name, kind=kind, state="complete")

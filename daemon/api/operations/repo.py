@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from storage.verify import Checked
 
 MAX_LISTED: Final = 1000
+COMPACT_FRAC: Final = 0.1  # of a pack that must be dead for a collection to compact it
 
 
 class Stat(Result, frozen=True):
@@ -187,8 +188,10 @@ async def _gc(node: "Node", params: Collect, report: "Report") -> Collected:
             report(Progress(step="looking at what is kept", n_done=n_kept, unit="blocks"))
 
         done = node.keeper.collect(is_rehearsal=params.dry_run, on_kept=on_kept)
-        report(Progress(step="giving the room back", n_done=0, unit="packs"))
-        freed_bytes = 0 if params.dry_run else _net(node.keeper.store.compact())
+        freed_bytes = 0
+        if not params.dry_run:
+            report(Progress(step="giving the room back", n_done=0, unit="packs"))
+            freed_bytes = _net(node.keeper.store.compact(COMPACT_FRAC))
         return Collected(
             n_kept=done.n_kept_blocks,
             n_dropped=done.n_swept_blocks,
