@@ -2,7 +2,8 @@
 
 Every hash here is a function of the last few bytes alone, so a cut depends on no more than the bytes before it in the
 same chunk, and not on how the stream was read. Hashes of wide windows are made from those of windows half as wide:
-numpy does in five passes what a loop in Python would do two hundred times slower.
+numpy does in five passes what a loop in Python would do two hundred times slower. They begin with pairs of bytes,
+looked up in a table; windows that begin at even places never meet those that begin at odd ones, and are hashed apart.
 """
 
 from collections.abc import Callable, Iterator
@@ -53,14 +54,19 @@ def cut_by_content(find: Find, max_bytes: int) -> Chunker:
 def first_hit(data: Bytes, start: int, stop: int, window: int, is_hit: Callable[[Bytes], npt.NDArray[np.bool_]]) -> int:
     """The first cut from `start` up to, not including, `stop` whose last `window` bytes are a hit; else `stop`.
 
-    `is_hit` gets bytes, and answers for each window in them.
+    `is_hit` gets bytes, and answers for every second window in them, from the first on.
     """
     at, n_piece = start, min(max(start, LEAST_PIECE_BYTES), PIECE_BYTES)  # small chunks want no large piece hashed
     while at < stop:
         n_cuts = min(n_piece, stop - at)
-        hits = is_hit(data[at - window : at + n_cuts - 1])
-        first = int(hits.argmax())
-        if hits[first]:
+        piece = data[at - window : at + n_cuts - 1]
+        first = n_cuts
+        for parity in (0, 1)[:n_cuts]:
+            hits = is_hit(piece[parity:])
+            place = int(hits.argmax())
+            if hits[place]:
+                first = min(first, 2 * place + parity)
+        if first < n_cuts:
             return at + first
         at += n_cuts
         n_piece = min(2 * n_piece, PIECE_BYTES)
@@ -68,19 +74,17 @@ def first_hit(data: Bytes, start: int, stop: int, window: int, is_hit: Callable[
 
 
 def words(data: Bytes) -> npt.NDArray[np.intp]:
-    """Each two neighbouring bytes as one number, the earlier one in its upper half: an index for tables of pairs."""
-    n_words = len(data) - 1
-    found = np.empty(n_words, np.intp)
-    for parity in (0, 1):
-        n_even = (n_words + 1 - parity) // 2
-        found[parity::2] = data[parity : parity + 2 * n_even].view(">u2")
-    return found
+    """Each two bytes as one number, the earlier one in its upper half: an index for tables of pairs."""
+    return data[: len(data) // 2 * 2].view(">u2").astype(np.intp)
 
 
 def widen(pairs: Hashes, window: int, join: Callable[[Hashes, int, Hashes], Hashes]) -> Hashes:
-    """Hashes of all windows of `window` bytes (a power of two) from those of two; `join(earlier, width, later)`."""
+    """Hashes of windows of `window` bytes (a power of two) from those of two, each two bytes behind the one before.
+
+    `join(earlier, width, later)` gives those of windows of twice `width` bytes.
+    """
     hashes, width = pairs, 2
     while width < window:
-        hashes = join(hashes[:-width], width, hashes[width:])
+        hashes = join(hashes[: -width // 2], width, hashes[width // 2 :])
         width *= 2
     return hashes

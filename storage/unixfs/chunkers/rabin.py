@@ -53,15 +53,14 @@ def find(data: Bytes, min_bytes: int, n_bits: int) -> int:
 
 def _is_hit(data: Bytes, n_bits: int) -> npt.NDArray[np.bool_]:
     index = words(data)
-    n_windows = len(data) - WINDOW_BYTES + 1
+    n_windows = len(index) - WINDOW_BYTES // 2 + 1
     low = np.zeros(n_windows, np.uint16)
     for place, table in _tables():
-        begin = WINDOW_BYTES - 2 - place
+        begin = (WINDOW_BYTES - 2 - place) // 2
         low ^= table.take(index[begin : begin + n_windows], mode="clip")
     hits: npt.NDArray[np.bool_] = low & np.uint16((1 << min(n_bits, _LOW_BITS)) - 1) == 0
-    if n_bits > _LOW_BITS:
-        (at,) = hits.nonzero()
-        hits[at] = fingerprints(data, at) & np.uint64((1 << n_bits) - 1) == 0
+    if n_bits > _LOW_BITS and len(at := hits.nonzero()[0]):
+        hits[at] = fingerprints(data, 2 * at) & np.uint64((1 << n_bits) - 1) == 0
     return hits
 
 
