@@ -145,7 +145,10 @@ def footer_end(marker: bytes, entries: bytes, offset: int, n_entries: int) -> by
 
 
 def read_footer(read: Read, marker: bytes, file_bytes: int) -> tuple[list[Record], int] | None:
-    """The records that a footer lists and the offset where it begins; None where there is no whole footer."""
+    """The records that a footer lists and the offset where it begins; None where there is no whole footer.
+
+    A note whose record was damaged since is left out: the footer guards the place of a value, not the value.
+    """
     closing = read(max(file_bytes - _FOOTER_END_BYTES, 0), _FOOTER_END_BYTES)
     if len(closing) < _FOOTER_END_BYTES or not closing.startswith(marker):
         return None
@@ -157,12 +160,14 @@ def read_footer(read: Read, marker: bytes, file_bytes: int) -> tuple[list[Record
     entries = read(offset, length)
     if closing[MARKER_BYTES + _TRAILER.size :] != _CHECK.pack(crc32(trailer, crc32(entries))):
         return None
-    records = []
-    at = 0
+    records: list[Record] = []
+    at = n_read = end = 0
     while at < len(entries):
         kind, key_length, payload_length, payload_at = _ENTRY.unpack_from(entries, at)
         at += _ENTRY.size + key_length
-        value = read(payload_at, payload_length) if kind == Kind.NOTE else b""
-        records.append(Record(Kind(kind), entries[at - key_length : at], payload_at, payload_length, value))
-    is_complete = len(records) == n_entries and bool(records) and records[-1].end == offset
-    return (records, offset) if is_complete else None
+        n_read, end = n_read + 1, payload_at + payload_length
+        record: Record | None = Record(Kind(kind), entries[at - key_length : at], payload_at, payload_length)
+        if kind == Kind.NOTE:
+            record = _read_record(read, marker, payload_at - key_length - _RECORD_HEAD_BYTES, verify=False)
+        records += [record] if record is not None else []
+    return (records, offset) if n_read == n_entries and end == offset else None

@@ -57,3 +57,17 @@ def test_damage_that_passes_is_forgotten_and_what_is_damaged_can_be_deleted(
     assert store.has(BLOCKS[0].cid)
     assert store.delete_many([BLOCKS[1].cid]) == 1
     assert store.seen(BLOCKS[1].cid) is None
+
+
+def test_a_damaged_note_is_not_believed_when_the_index_is_made_anew(open_packs: Open, tmp_path: Path) -> None:
+    store = open_packs(max_pack_bytes=100)
+    store.put_note("damaged", b"AAAA" * 50)
+    store.put_note("whole", b"BBBB" * 50)
+    store.close()
+    path = tmp_path / "packs" / "00000001.pack"
+    data = bytearray(path.read_bytes())
+    data[data.index(b"AAAA")] ^= 1
+    path.write_bytes(data)
+    for file in tmp_path.glob("index.db*"):
+        file.unlink()
+    assert open_packs().notes("") == {"whole": b"BBBB" * 50}
