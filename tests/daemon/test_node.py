@@ -1,5 +1,6 @@
 """A whole node in one process, without other machines: its operations over its real control socket."""
 
+import os
 from contextlib import aclosing
 from functools import partial
 from types import SimpleNamespace
@@ -102,6 +103,49 @@ async def test_a_file_goes_in_and_comes_out(running_node, tmp_path):
     assert (tmp_path / "copy").read_bytes() == source.read_bytes()
     assert got["fetched_bytes"] == 0
     assert (await running_node.post("pin/ls")).json[0]["state"] == "complete"
+
+
+async def test_a_range_of_a_file_is_read(running_node, tmp_path):
+    (tmp_path / "f").write_bytes(bytes(range(256)) * 10_000)
+    cid = (await running_node.post("content/add", path=str(tmp_path / "f"))).lines[-1]["cid"]
+    for asked, expected in (
+        ({"offset": 5, "length": 3}, bytes([5, 6, 7])),
+        ({"offset": 2_559_999}, b"\xff"),
+        ({"length": 0}, b""),
+        ({"offset": 1 << 40}, b""),
+    ):
+        assert (await running_node.post("content/cat", reference=cid, **asked)).body == expected
+
+
+async def test_a_cid_alone_stores_nothing_and_is_the_one_that_adding_gives(running_node, tmp_path):
+    (tmp_path / "f").write_bytes(bytes(300_000))
+    how = {"path": str(tmp_path / "f"), "chunker": "rabin", "layout": "trickle", "raw_leaves": False, "cid_version": 0}
+    told = (await running_node.post("content/add", **how, only_hash=True)).lines[-1]
+    assert (told["is_stored"], running_node.node.store.stat().n_blocks) == (False, 0)
+    assert (await running_node.post("pin/ls")).json == []
+    added = (await running_node.post("content/add", **how)).lines[-1]
+    assert (added["is_stored"], added["cid"]) == (True, told["cid"])
+    assert added["cid"].startswith("Qm")
+    assert (await running_node.post("content/cat", reference=added["cid"])).body == bytes(300_000)
+
+
+async def test_modes_and_times_are_kept_where_that_is_asked_for(running_node, tmp_path):
+    (tmp_path / "f").write_bytes(b"#!")
+    (tmp_path / "f").chmod(0o751)
+    os.utime(tmp_path / "f", (5, 5))
+    kept = {"preserve_mode": True, "preserve_mtime": True}
+    cid = (await running_node.post("content/add", path=str(tmp_path / "f"), **kept)).lines[-1]["cid"]
+    await running_node.post("content/get", reference=cid, out=str(tmp_path / "copy"))
+    about = (tmp_path / "copy").stat()
+    assert (about.st_mode & 0o7777, about.st_mtime) == (0o751, 5)
+
+
+async def test_a_way_to_add_that_there_is_not_is_told_before_anything_is_read(running_node, tmp_path):
+    for option in ({"chunker": "casync"}, {"chunker": "size-0"}, {"chunker": "fastcdc-1-2-3"}):
+        error = (await running_node.post("content/add", path=str(tmp_path / "f"), **option)).json["error"]
+        assert error["code"] == "invalid_option"
+        assert "\n" not in error["text"]
+    assert (await running_node.post("content/add", path=str(tmp_path / "f"), layout="flat")).status == 400
 
 
 async def test_a_folder_is_listed_and_read_by_path(running_node, tmp_path):

@@ -1,6 +1,7 @@
 """Artifacts of every kind on whole nodes: published, fetched, registered, held; and the catalog filled from blocks."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,23 @@ async def test_a_manifest_is_fetched_verified_and_registered_where_its_publisher
     assert {pin.state for pin in bob.ports.pins.list(row.files)} == {PinState.COMPLETE}
     assert {bob.ports.store.seen(cid).level for cid in (row.manifest, row.files)} == {Visibility.FLOCK}
     assert await register(ann.ports, row.manifest) == row
+
+
+async def test_of_a_version_with_a_longer_header_only_what_is_around_it_is_fetched(autojump_clock, world, tmp_path):
+    ann, bob = await world("ann"), await world("bob")
+    ann.trust(bob.peer)
+    bob.ports.catalog.peers.trust(ann.peer, ["models"], 1.0)
+    weights = random.Random(1).randbytes(4_000_000)
+    moved = []
+    for header in (b"header", b"a longer header"):
+        folder = tmp_path / str(len(header))
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(header + weights)
+        row, _ = publish(ann, folder, kind="model", name="m")
+        there = await register(bob.ports, row.manifest, [PeerInfo(ann.peer)])
+        moved.append((await fetch_files(bob.ports, there, [PeerInfo(ann.peer)])).n_bytes)
+    assert moved[0] > 4_000_000
+    assert moved[1] < 600_000
 
 
 async def test_what_is_no_manifest_or_lies_is_not_registered(autojump_clock, world, tmp_path):
