@@ -44,6 +44,8 @@ async def test_content_is_shared_and_taken_back(node_here, tmp_path):
         assert (answer.json["visibility"], seen()) == (told, expected)
     assert (await node_here.post("content/share", cid=song, visibility="private")).json["visibility"] == "public"
     again = (await node_here.post("content/add", path=str(tmp_path / "album"))).lines[-1]
+    assert (again["visibility"], seen()) == ("public", [True, True])  # nothing was said of who may see it
+    again = (await node_here.post("content/add", path=str(tmp_path / "album"), visibility="private")).lines[-1]
     assert (again["visibility"], seen()) == ("private", [False, False])
     for cid, code in ((str(Cid.of(b"none")), "not_found"), ("nonsense", "invalid_cid")):
         assert (await node_here.post("content/share", cid=cid, visibility="public")).json["error"]["code"] == code
