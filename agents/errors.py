@@ -4,7 +4,7 @@ from typing import ClassVar
 
 
 class AgentError(Exception):
-    """Something a node was asked to do failed. See the text behind it."""
+    """Something a node was asked to do failed."""
 
     code: ClassVar[str] = "failed"
 

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 
 class DaemonError(Exception):
-    """Covey could not do that. See the text behind it."""
+    """Covey could not do that."""
 
     code: ClassVar[str] = "failed"
 

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 
 class ProtocolError(Exception):
-    """A protocol failed. See the text behind it."""
+    """A protocol failed."""
 
 
 class Local(ProtocolError):

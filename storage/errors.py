@@ -2,7 +2,7 @@
 
 
 class StorageError(Exception):
-    """Storage failed. See the text behind it."""
+    """Storage failed."""
 
 
 class InvalidCid(StorageError, ValueError):

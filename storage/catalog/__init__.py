@@ -17,6 +17,10 @@ MIGRATIONS: Final = (
     ";\n".join((artifacts.SCHEMA, lineage.SCHEMA, adapters.SPLIT)),
     names.SCHEMA,
 )
+REMEDY: Final = (
+    "Restore it from a backup, or move catalog.db* away and run covey up: that fills it again from the blocks, but "
+    "trust, names, sequence numbers and replay windows are lost"
+)
 
 
 class Catalog:
@@ -37,7 +41,7 @@ class Catalog:
     @classmethod
     def open(cls, path: Path) -> Self:
         """Open or create the catalog. Raises: UnknownVersion, Corrupt, StoreLocked, StoreFull."""
-        return cls(Database.open(path, MIGRATIONS))
+        return cls(Database.open(path, MIGRATIONS, REMEDY))
 
     def transaction(self) -> AbstractContextManager[None]:
         """All writes inside happen, durably, or none. Sequences and replay windows cannot be part: they stand alone."""

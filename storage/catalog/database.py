@@ -15,6 +15,7 @@ from storage.errors import Corrupt, StorageError, StoreFull, StoreLocked, Unknow
 APPLICATION_ID: Final = 0x436F7679  # "Covy": tells `file` and other programs whose database this is
 _BUSY_TIMEOUT_S: Final = 5.0
 _JOURNAL_LIMIT_BYTES: Final = 4 << 20
+_REMEDY: Final = "Restore it from a backup."
 
 Row = tuple[Any, ...]
 
@@ -22,29 +23,31 @@ Row = tuple[Any, ...]
 class Database:
     """A connection that threads share, one at a time. Every statement runs in a transaction."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, remedy: str = _REMEDY) -> None:
         self._connection = connection
         self._path = path
+        self._remedy = remedy
         self._lock = threading.RLock()
         self._depth = 0
 
     @classmethod
-    def open(cls, path: Path, migrations: Sequence[str]) -> Self:
+    def open(cls, path: Path, migrations: Sequence[str], remedy: str = _REMEDY) -> Self:
         """Open or create the file; bring it from its version (the number of migrations it has seen) to the newest.
 
+        `remedy` tells people what to do when the file is damaged.
         Raises: UnknownVersion, Corrupt, StoreLocked, StoreFull.
         """
-        with _translated(path):
+        with _translated(path, remedy):
             connection = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT_S, cached_statements=256
             )
         try:
-            with _translated(path):
+            with _translated(path, remedy):
                 _prepare(connection, path, migrations)
         except BaseException:
             connection.close()
             raise
-        return cls(connection, path)
+        return cls(connection, path, remedy)
 
     @contextmanager
     def transaction(self, *, alone: bool = False) -> Iterator[None]:
@@ -52,7 +55,7 @@ class Database:
 
         `alone` refuses to be a part: for callers that promise durability when they return.
         """
-        with self._lock, _translated(self._path):
+        with self._lock, _translated(self._path, self._remedy):
             if alone and self._depth:
                 raise StorageError("this step cannot be part of a transaction: it has to be durable by itself")
             if self._depth == 0:
@@ -77,12 +80,12 @@ class Database:
 
     def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         """The rows of a query."""
-        with self._lock, _translated(self._path):
+        with self._lock, _translated(self._path, self._remedy):
             return self._connection.execute(sql, values).fetchall()
 
     def read_one(self, sql: str, values: Sequence[object] = ()) -> Row | None:
         """The first row of a query, if there is one."""
-        with self._lock, _translated(self._path):
+        with self._lock, _translated(self._path, self._remedy):
             row: Row | None = self._connection.execute(sql, values).fetchone()
             return row
 
@@ -135,7 +138,7 @@ def _version(connection: sqlite3.Connection, path: Path, newest: int) -> int:
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def _translated(path: Path, remedy: str) -> Iterator[None]:
     """SQLite's errors as storage's."""
     try:
         yield
@@ -146,5 +149,5 @@ def _translated(path: Path) -> Iterator[None]:
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             raise StoreLocked(f"another program holds {path}. Stop it, or choose another COVEY_HOME.") from error
         if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            raise Corrupt(f"{path} is damaged ({error}). Restore it from a backup.") from error
+            raise Corrupt(f"{path} is damaged ({error}). {remedy}") from error
         raise StorageError(f"{path} failed: {error} ({name or type(error).__name__})") from error

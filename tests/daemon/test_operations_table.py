@@ -199,3 +199,11 @@ def test_an_error_that_says_it_all_has_no_hint():
     assert fault_of(EngineFailed()).text == "The engine refused or failed a request."
     assert "smaller model" in fault_of(EngineDied("it was killed")).hint
     assert fault_of(EngineDied("it was killed; see covey logs")).hint == ""
+
+
+def test_an_error_of_no_kind_of_its_own_has_no_empty_hint():
+    from agents.errors import AgentError
+    from daemon.errors import DaemonError
+    from storage.errors import StorageError
+
+    assert [fault_of(error("why")).hint for error in (AgentError, DaemonError, StorageError)] == ["", "", ""]

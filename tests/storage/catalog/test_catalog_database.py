@@ -92,6 +92,22 @@ def test_a_file_of_garbage_is_refused(tmp_path: Path) -> None:
         Catalog.open(path)
 
 
+def test_a_damaged_catalog_is_told_with_a_way_out_that_works(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.db"
+    catalog = Catalog.open(path)
+    fill(catalog)
+    catalog.close()
+    with path.open("r+b") as file:
+        file.write(b"\xa5" * 3000)
+    with pytest.raises(Corrupt, match=r"move catalog\.db\* away and run covey up: .* trust, .* are lost"):
+        Catalog.open(path)
+    for file in tmp_path.glob("catalog.db*"):
+        file.rename(tmp_path / f"old-{file.name}")
+    catalog = Catalog.open(path)
+    assert catalog.events.append("one", {}, 1.0).id == 1
+    catalog.close()
+
+
 def test_a_catalog_that_another_program_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("storage.catalog.database._BUSY_TIMEOUT_S", 0.0)
     path = tmp_path / "catalog.db"
