@@ -31,6 +31,11 @@ class Compacted(NamedTuple):
     n_moved_bytes: int = 0
     damaged_packs: tuple[int, ...] = ()
 
+    @property
+    def net_bytes(self) -> int:
+        """What came back on the disk: the packs that are gone, less what of them was written anew."""
+        return self.n_freed_bytes - self.n_moved_bytes
+
 
 def dead_frac(file_bytes: int, live: Live) -> float:
     """How much of a pack no longer counts."""

@@ -40,7 +40,7 @@ BATCH_BYTES: Final = 8 << 20
 BATCH_BLOCKS: Final = 4096
 MAX_PACK_BYTES: Final = 256 << 20
 SWEEP_BLOCKS: Final = 512  # deleted under the write lock at a time: what other writers wait for
-USES_NOTED: Final = 512  # with each write
+USES_NOTED: Final = 512  # under the write lock at a time
 MIN_DEAD_FRAC: Final = 0.3
 
 _RAW_V1: Final = b"\x01\x55"
@@ -68,7 +68,7 @@ class PackBlockstore(Store):
             self._uses = Uses(self._index.last_tick())
             self._room = Room(folder, quota)
             self._compacting = Lock()
-            self.make_room: Callable[[int], None] | None = None
+            self.make_room: Callable[[int], object] | None = None
             """Called outside of every lock with the bytes that the quota has no room for; then the put tries again."""
             undo.pop_all()
 

@@ -5,12 +5,16 @@ import json
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 
+from daemon.app import open_node
+from daemon.config import Config
 from daemon.paths import Home, make_home
 from protocols.errors import DialFailed
 from protocols.net import PeerInfo
@@ -140,3 +144,16 @@ def ask(home: Home) -> Callable[..., Answered]:
 @pytest.fixture
 def lonely() -> type[LonelyNetwork]:
     return LonelyNetwork
+
+
+@pytest.fixture
+async def node_here(
+    home: Home, lonely: type[LonelyNetwork], ask: Callable[..., Answered]
+) -> AsyncIterator[SimpleNamespace]:
+    """A whole node in this process: `node` is it, `post(operation, **params)` asks it over its control socket."""
+    async with open_node(home, Identity.generate(), Config(), print, lonely.opened) as node:
+
+        async def post(name: str, /, **params: Any) -> Answered:
+            return await trio.to_thread.run_sync(partial(ask, f"/v1/{name}", params))
+
+        yield SimpleNamespace(node=node, post=post)

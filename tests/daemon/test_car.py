@@ -2,28 +2,12 @@
 
 import io
 import os
-from functools import partial
-from types import SimpleNamespace
 
 import pytest
-import trio
 
-from daemon.app import open_node
-from daemon.config import Config
 from storage.car import CarReader, verified
 from storage.car.wire import header, section
 from storage.cid import Cid
-from storage.keys import Identity
-
-
-@pytest.fixture
-async def node_here(home, lonely, ask):
-    async with open_node(home, Identity.generate(), Config(), print, lonely.opened) as node:
-
-        async def post(name, /, **params):
-            return await trio.to_thread.run_sync(partial(ask, f"/v1/{name}", params))
-
-        yield SimpleNamespace(node=node, post=post)
 
 
 @pytest.fixture

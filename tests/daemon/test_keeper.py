@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import trio
 
+from daemon.api.operations import content as content_module
 from daemon.api.operations import pin as pin_module
 from daemon.api.operations import repo as repo_module
 from daemon.config import StorageConfig
@@ -18,6 +19,7 @@ from storage.packs import PackBlockstore
 from storage.packs.room import Quota
 from storage.pins import Pins, PinState
 from storage.roots import Roots
+from storage.unixfs import add_bytes, read_file
 
 OPERATIONS = {operation.verb: operation for operation in repo_module.OPERATIONS}
 RNG = random.Random(1)
@@ -160,3 +162,39 @@ def test_room_is_made_where_the_disk_is_nearly_full(node):
     with suppress(StoreFull):  # others write to this disk too
         node.store.put_many(BLOCKS[2:3])
     assert not node.store.has(BLOCKS[0].cid)
+
+
+async def test_a_store_that_pins_fill_is_looked_through_ever_less_often_and_without_news(node, autojump_clock):
+    node.store.put_many(BLOCKS[:9])
+    for block in BLOCKS[:9]:
+        node.pins.add(block.cid, state=PinState.COMPLETE)
+    looks = []
+    make_room = node.keeper.make_room
+    node.keeper.make_room = lambda n_bytes: looks.append(n_bytes) or make_room(n_bytes)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(node.keeper.run)
+        await trio.sleep(24 * 3600)
+        nursery.cancel_scope.cancel()
+    assert 24 <= len(looks) <= 32
+    assert node.noted == []
+
+
+@pytest.mark.parametrize("verb", ["cat", "get"])
+async def test_what_is_being_read_is_not_swept(node_here, tmp_path, verb):
+    node = node_here.node
+    cid = str(await trio.to_thread.run_sync(add_bytes, node.store, RNG.randbytes(5 << 20)))
+    (read,) = [operation for operation in content_module.OPERATIONS if operation.verb == verb]
+    swept = []
+
+    def sweep_and_read(*args, **options):
+        swept.append(node.keeper.collect().n_swept_blocks)
+        return read_file(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("storage.unixfs.read_file", sweep_and_read)
+        patch.setattr("storage.unixfs.exporter.read_file", sweep_and_read)
+        wish = {"out": str(tmp_path / "out")} if verb == "get" else {}
+        items = [item async for item in read.handler(node, read.params(reference=cid, **wish))]
+    assert swept == [0]
+    assert sum(map(len, items)) == 5 << 20 if verb == "cat" else (tmp_path / "out").stat().st_size == 5 << 20
+    assert (await trio.to_thread.run_sync(node.keeper.collect)).n_swept_blocks == 6

@@ -1,27 +1,11 @@
 """Who may see content of this node: given and taken back over the control API."""
 
-from functools import partial
-from types import SimpleNamespace
-
-import pytest
-import trio
-
 from daemon.app import open_node
 from daemon.config import Config
 from storage.cid import Cid
 from storage.keys import Identity
 
 FRIEND = Identity(bytes([7]) * 32).peer_id
-
-
-@pytest.fixture
-async def node_here(home, lonely, ask):
-    async with open_node(home, Identity.generate(), Config(), print, lonely.opened) as node:
-
-        async def post(name, /, **params):
-            return await trio.to_thread.run_sync(partial(ask, f"/v1/{name}", params))
-
-        yield SimpleNamespace(node=node, post=post)
 
 
 async def test_content_is_shared_and_taken_back(node_here, tmp_path):

@@ -179,10 +179,11 @@ async def cat(node: "Node", params: Cat) -> AsyncIterator[bytes]:
     from storage.unixfs import read_file
 
     reference = await files_of(node, params.reference, timeout_s=params.timeout_s, providers=params.provider)
-    cid, _ = await fetch_reference(node, reference, timeout_s=params.timeout_s, providers=params.provider)
-    chunks = read_file(node.store, cid, params.offset, params.length)
-    while chunk := await trio.to_thread.run_sync(next, chunks, b""):
-        yield chunk
+    with node.store.lease():  # nothing of it is swept before it is read
+        cid, _ = await fetch_reference(node, reference, timeout_s=params.timeout_s, providers=params.provider)
+        chunks = read_file(node.store, cid, params.offset, params.length)
+        while chunk := await trio.to_thread.run_sync(next, chunks, b""):
+            yield chunk
 
 
 async def ls(node: "Node", params: Read) -> Listing:
@@ -300,14 +301,15 @@ async def _get(node: "Node", params: Get, report: "Report") -> Got:
         raise NotFoundHere(f"there is no folder {parent} to write into. Make it first: mkdir -p")
     began_s = trio.current_time()
     reference = await files_of(node, params.reference, timeout_s=params.timeout_s, providers=params.provider)
-    cid, progress = await fetch_reference(
-        node, reference, timeout_s=params.timeout_s, providers=params.provider, report=report
-    )
-    if params.out is not None:
-        target: Path = Path(params.out)
-        await in_thread(
-            lambda on_bytes: export(node.store, cid, target, on_bytes), f"writing {target.name}", None, report
+    with node.store.lease():  # nothing of it is swept before it is written
+        cid, progress = await fetch_reference(
+            node, reference, timeout_s=params.timeout_s, providers=params.provider, report=report
         )
+        if params.out is not None:
+            target: Path = Path(params.out)
+            await in_thread(
+                lambda on_bytes: export(node.store, cid, target, on_bytes), f"writing {target.name}", None, report
+            )
     return Got(
         cid=str(cid),
         out=params.out,

@@ -11,11 +11,9 @@ if TYPE_CHECKING:
     from daemon.api.progress import Report
     from daemon.app import Node
     from storage.cid import Cid
-    from storage.packs.compaction import Compacted as CompactedPacks
     from storage.verify import Checked
 
 MAX_LISTED: Final = 1000
-COMPACT_FRAC: Final = 0.1  # of a pack that must be dead for a collection to compact it
 
 
 class Stat(Result, frozen=True):
@@ -191,7 +189,8 @@ async def _gc(node: "Node", params: Collect, report: "Report") -> Collected:
         freed_bytes = 0
         if not params.dry_run:
             report(Progress(step="giving the room back", n_done=0, unit="packs"))
-            freed_bytes = _net(node.keeper.store.compact(COMPACT_FRAC))
+            worth_frac = Compact().min_dead_percent / 100
+            freed_bytes = max(0, node.keeper.store.compact(worth_frac).net_bytes)
         return Collected(
             n_kept=done.n_kept_blocks,
             n_dropped=done.n_swept_blocks,
@@ -201,11 +200,6 @@ async def _gc(node: "Node", params: Collect, report: "Report") -> Collected:
         )
 
     return await trio.to_thread.run_sync(work)
-
-
-def _net(done: "CompactedPacks") -> int:
-    """What came back on the disk: the packs that are gone, less what of them was written anew."""
-    return max(0, done.n_freed_bytes - done.n_moved_bytes)
 
 
 async def _compact(node: "Node", params: Compact, report: "Report") -> Compacted:
@@ -218,7 +212,7 @@ async def _compact(node: "Node", params: Compact, report: "Report") -> Compacted
     done = await trio.to_thread.run_sync(node.keeper.store.compact, params.min_dead_percent / 100, on_pack)
     return Compacted(
         n_packs=done.n_packs,
-        freed_bytes=_net(done),
+        freed_bytes=max(0, done.net_bytes),
         moved_bytes=done.n_moved_bytes,
         damaged_packs=list(done.damaged_packs),
     )
