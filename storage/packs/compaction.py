@@ -71,6 +71,7 @@ class Compactor:
         records = read_pack(self._folder, number)
         if records is None:
             return Compacted(damaged_packs=(number,))
+        records = _without_older_notes(records)
         deletes = {(_DELETES[record.kind], record.key) for record in records if record.kind in _DELETES}
         named_before = self._named_before(number, deletes)
         n_moved, is_damaged = 0, False
@@ -128,6 +129,12 @@ class Compactor:
                     return wanted
                 found.update(wanted.intersection((record.kind, record.key) for record in records))
         return found
+
+
+def _without_older_notes(records: Sequence[Record]) -> list[Record]:
+    """Of several records of one note the last alone: each would bring its value of today along."""
+    last = {record.key: record for record in records if record.kind is Kind.NOTE}
+    return [record for record in records if record.kind is not Kind.NOTE or last[record.key] is record]
 
 
 def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:

@@ -38,13 +38,17 @@ class Kind(IntEnum):
 
 
 class Record(NamedTuple):
-    """A record as found in a pack: `offset` is that of the payload. `value` is filled for notes alone."""
+    """A record as found in a pack: `offset` is that of the payload. `value` is filled for notes alone.
+
+    `is_whole`: not a note whose value was damaged, so that only its key is known.
+    """
 
     kind: Kind
     key: bytes
     offset: int
     length: int
     value: bytes = b""
+    is_whole: bool = True
 
     @property
     def end(self) -> int:
@@ -147,7 +151,7 @@ def footer_end(marker: bytes, entries: bytes, offset: int, n_entries: int) -> by
 def read_footer(read: Read, marker: bytes, file_bytes: int) -> tuple[list[Record], int] | None:
     """The records that a footer lists and the offset where it begins; None where there is no whole footer.
 
-    A note whose record was damaged since is left out: the footer guards the place of a value, not the value.
+    The footer guards the place of a note's value and not the value: one that was damaged since is not whole.
     """
     closing = read(max(file_bytes - _FOOTER_END_BYTES, 0), _FOOTER_END_BYTES)
     if len(closing) < _FOOTER_END_BYTES or not closing.startswith(marker):
@@ -161,13 +165,14 @@ def read_footer(read: Read, marker: bytes, file_bytes: int) -> tuple[list[Record
     if closing[MARKER_BYTES + _TRAILER.size :] != _CHECK.pack(crc32(trailer, crc32(entries))):
         return None
     records: list[Record] = []
-    at = n_read = end = 0
+    at = 0
     while at < len(entries):
         kind, key_length, payload_length, payload_at = _ENTRY.unpack_from(entries, at)
         at += _ENTRY.size + key_length
-        n_read, end = n_read + 1, payload_at + payload_length
-        record: Record | None = Record(Kind(kind), entries[at - key_length : at], payload_at, payload_length)
-        if kind == Kind.NOTE:
-            record = _read_record(read, marker, payload_at - key_length - _RECORD_HEAD_BYTES, verify=False)
-        records += [record] if record is not None else []
-    return (records, offset) if n_read == n_entries and end == offset else None
+        record = Record(Kind(kind), entries[at - key_length : at], payload_at, payload_length)
+        if record.kind is Kind.NOTE:
+            found = _read_record(read, marker, payload_at - key_length - _RECORD_HEAD_BYTES, verify=False)
+            record = found or record._replace(is_whole=False)
+        records.append(record)
+    is_complete = len(records) == n_entries and bool(records) and records[-1].end == offset
+    return (records, offset) if is_complete else None

@@ -74,7 +74,7 @@ def _recover_pack(path: Path, number: int, state: PackState, index: Index, repor
         start = state.committed or PACK_HEADER_BYTES
         footer = read_footer(read, marker, file_bytes)
         if footer is not None and footer[1] >= state.committed:
-            records, end = [r for r in footer[0] if r.offset > start], footer[1]
+            records, end = [r for r in footer[0] if r.offset > start and r.is_whole], footer[1]
         else:
             records, end = _scan_tail(read, marker, start)
             if end < file_bytes:

@@ -37,6 +37,16 @@ class Usage(NamedTuple):
     free_files: int
 
 
+def disk_use(folder: Path) -> tuple[int, int]:
+    """The bytes on the disk, and the files, of the store in `folder`."""
+    n_bytes = n_files = 0
+    for path in (*(folder / "packs").iterdir(), *folder.glob("index.db*")):
+        with suppress(FileNotFoundError):  # a pack may be compacted away meanwhile
+            n_bytes += path.stat().st_blocks * 512
+            n_files += 1
+    return n_bytes, n_files
+
+
 class Room:
     """Watches the quota. Measures anew now and then: others write to the same disk. Used under the store's lock.
 
@@ -52,11 +62,7 @@ class Room:
 
     def measure(self) -> Usage:
         """Look at the disk."""
-        n_bytes = n_files = 0
-        for path in (*(self._folder / "packs").iterdir(), *self._folder.glob("index.db*")):
-            with suppress(FileNotFoundError):  # a pack may be compacted away meanwhile
-                n_bytes += path.stat().st_blocks * 512
-                n_files += 1
+        n_bytes, n_files = disk_use(self._folder)
         disk = os.statvfs(self._folder)
         # A file system without inodes says 0 for both: there, files are not counted.
         free_files = disk.f_favail if disk.f_files else _UNLIMITED

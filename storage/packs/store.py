@@ -33,7 +33,7 @@ from storage.packs.files import PackGone, PackReader, PackWriter, pack_path
 from storage.packs.index import Index, Place
 from storage.packs.record import Kind
 from storage.packs.recovery import Recovery, recover
-from storage.packs.room import NO_QUOTA, Quota, Room, Usage
+from storage.packs.room import NO_QUOTA, Quota, Room, Usage, disk_use
 from storage.uses import Uses
 
 BATCH_BYTES: Final = 8 << 20
@@ -205,8 +205,7 @@ class PackBlockstore(Store):
 
     def stat(self) -> StoreStat:
         n_blocks, n_bytes = self._index.count()
-        files = [*self._packs_folder.iterdir(), *self._packs_folder.parent.glob("index.db*")]
-        return StoreStat(n_blocks, n_bytes, sum(file.stat().st_blocks * 512 for file in files))
+        return StoreStat(n_blocks, n_bytes, disk_use(self._packs_folder.parent)[0])
 
     def seen(self, cid: Cid) -> Seen | None:
         return self._index.seen(cid.multihash)

@@ -207,6 +207,29 @@ def test_on_a_full_disk_deleting_gets_the_room_of_the_reserve(
     assert reserve.exists()
 
 
+def test_a_damaged_note_is_written_anew_from_the_index(open_packs: Open, tmp_path: Path) -> None:
+    store = open_packs(max_pack_bytes=100)
+    store.put_note("precious", b"AAAA" * 50)
+    path = pack_path(tmp_path / "packs", 1)
+    data = bytearray(path.read_bytes())
+    data[data.index(b"AAAA")] ^= 1
+    path.write_bytes(data)
+    assert store.compact().n_packs == 1
+    store.close()
+    forget_index(tmp_path)
+    assert open_packs().get_note("precious") == b"AAAA" * 50
+
+
+def test_of_a_note_that_changed_often_one_value_is_kept(open_packs: Open) -> None:
+    store = open_packs()
+    for number in range(100):
+        store.put_note("counter", str(number).encode() * 100)
+    store.put_many(BLOCKS[:2])
+    store.delete_many([BLOCKS[0].cid])
+    assert store.compact(0.01).n_moved_bytes == 2 * 100 + 300
+    assert store.get_note("counter") == b"99" * 100
+
+
 class PacksAgainstAModel(RuleBasedStateMachine):
     """Whatever is done in whichever order: the store holds what a dictionary holds, and so does a rebuilt index."""
 
