@@ -1,6 +1,6 @@
 """The contract of every blockstore, and the words it uses. One suite in tests/ holds each implementation to it."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from enum import IntEnum
 from typing import Final, NamedTuple, Protocol, Self
@@ -81,6 +81,13 @@ class Reading(Protocol):
 
     def size(self, cid: Cid) -> int | None:
         """The length in bytes, or None where there is no such block."""
+
+
+class Unnoticed(NamedTuple):
+    """A store's reads that are no use of blocks: see `Blockstore.unnoticed`."""
+
+    get: Callable[[Cid], bytes]
+    size: Callable[[Cid], int | None]
 
 
 class Blockstore(Reading, Protocol):

@@ -14,6 +14,7 @@ from storage.blockstore import (
     Store,
     StoreStat,
     Swept,
+    Unnoticed,
     Visibility,
     check_block,
     check_note,
@@ -55,14 +56,14 @@ class MemoryBlockstore(Store):
         return n_new
 
     def get(self, cid: Cid) -> bytes:
+        if cid.inline is None and not self._uses.touch(cid.multihash):
+            raise NotFound(f"no block {cid}")
+        return self._get(cid)
+
+    def _get(self, cid: Cid) -> bytes:
         data = cid.inline
         if data is not None:
             return data
-        if not self._uses.touch(cid.multihash):
-            raise NotFound(f"no block {cid}")
-        return self._read(cid)
-
-    def _read(self, cid: Cid) -> bytes:
         data = self._data.get(cid.multihash)
         if data is None:
             raise NotFound(f"no block {cid}")
@@ -149,7 +150,7 @@ class MemoryBlockstore(Store):
         return self._uses.lease()
 
     def unnoticed(self) -> Reading:
-        return _Unnoticed(self)
+        return Unnoticed(self._get, self._size)
 
     def begin_sweep(self) -> int:
         return self._uses.begin_sweep()
@@ -185,17 +186,3 @@ class MemoryBlockstore(Store):
 
     def close(self) -> None:
         """Nothing to let go of."""
-
-
-class _Unnoticed:
-    """Reads that are no use."""
-
-    def __init__(self, store: MemoryBlockstore) -> None:
-        self._store = store
-
-    def get(self, cid: Cid) -> bytes:
-        data = cid.inline
-        return self._store._read(cid) if data is None else data
-
-    def size(self, cid: Cid) -> int | None:
-        return self._store._size(cid)

@@ -27,6 +27,21 @@ class Codec:
     links: Callable[[bytes], list[Cid]]
 
 
+def links_in(value: Any) -> list[Cid]:
+    """The links in a value of the data model, in the order in which they stand; iterative, for values nest deep."""
+    found: list[Cid] = []
+    todo = [value]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, Cid):
+            found.append(value)
+        elif isinstance(value, dict):
+            todo.extend(reversed(value.values()))
+        elif isinstance(value, list):
+            todo.extend(reversed(value))
+    return found
+
+
 def _scan() -> dict[int, Codec]:
     found: dict[int, Codec] = {}
     for module in pkgutil.iter_modules(__path__):

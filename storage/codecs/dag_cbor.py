@@ -11,7 +11,7 @@ from cbrrr import decode_dag_cbor, encode_dag_cbor
 
 from storage.blockstore import MAX_BLOCK_BYTES
 from storage.cid import DAG_CBOR, Cid
-from storage.codecs import MAX_LINKS, Codec
+from storage.codecs import MAX_LINKS, Codec, links_in
 from storage.errors import InvalidBlock, TooLarge
 
 MAX_DEPTH: Final = 128
@@ -42,17 +42,7 @@ def decode(data: bytes) -> Any:
 
 def links(data: bytes) -> list[Cid]:
     """The links of a block, in the order in which they stand."""
-    found: list[Cid] = []
-    todo = [decode(data)]
-    while todo:
-        value = todo.pop()
-        if isinstance(value, Cid):
-            found.append(value)
-        elif isinstance(value, dict):
-            todo.extend(reversed(value.values()))
-        elif isinstance(value, list):
-            todo.extend(reversed(value))
-    return found
+    return links_in(decode(data))
 
 
 def _check(data: bytes) -> None:

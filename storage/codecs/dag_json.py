@@ -16,7 +16,7 @@ from typing import Any, Final
 from storage import multibase
 from storage.blockstore import MAX_BLOCK_BYTES
 from storage.cid import Cid
-from storage.codecs import MAX_LINKS, Codec
+from storage.codecs import MAX_LINKS, Codec, links_in
 from storage.errors import InvalidBlock, InvalidCid, TooLarge
 
 DAG_JSON: Final = 0x0129
@@ -52,17 +52,7 @@ def read(data: bytes) -> Any:
 
 def links(data: bytes) -> list[Cid]:
     """The links of a block, in the order in which they stand."""
-    found: list[Cid] = []
-    todo = [decode(data)]
-    while todo:
-        value = todo.pop()
-        if isinstance(value, Cid):
-            found.append(value)
-        elif isinstance(value, dict):
-            todo.extend(reversed(value.values()))
-        elif isinstance(value, list):
-            todo.extend(reversed(value))
-    return found
+    return links_in(decode(data))
 
 
 class _Out:

@@ -21,6 +21,7 @@ from storage.blockstore import (
     Store,
     StoreStat,
     Swept,
+    Unnoticed,
     Visibility,
     check_block,
     check_note,
@@ -230,7 +231,7 @@ class PackBlockstore(Store):
         return self._uses.lease()
 
     def unnoticed(self) -> Reading:
-        return _Unnoticed(self)
+        return Unnoticed(self._get, self._size)
 
     def begin_sweep(self) -> int:
         return self._uses.begin_sweep()
@@ -329,19 +330,6 @@ class PackBlockstore(Store):
             self._reader.close()
             self._index.close()
             os.close(self._lock_fd)
-
-
-class _Unnoticed:
-    """Reads that are no use."""
-
-    def __init__(self, store: PackBlockstore) -> None:
-        self._store = store
-
-    def get(self, cid: Cid) -> bytes:
-        return self._store._get(cid)
-
-    def size(self, cid: Cid) -> int | None:
-        return self._store._size(cid)
 
 
 def _batches(blocks: Iterable[Block]) -> Iterator[dict[bytes, bytes]]:
