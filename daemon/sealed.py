@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 
-from daemon.content import fetch_block
+from daemon.content import read_block
 from storage.blockstore import Blockstore, Visibility
 from storage.cid import Cid
 from storage.dag import reach
+from storage.errors import Corrupt, NotFound
 from storage.keys import PeerId
 from storage.pins import PinKind, PinState
 from storage.sealed import Keyring, Made, Sealed, open_sealed, read_root
@@ -30,9 +31,10 @@ class Reaching:
 
     def get(self, cid: Cid) -> bytes:
         """The bytes of a block, from here or from a peer. Raises: Remote, StorageError."""
-        if not self._node.store.has(cid):
-            trio.from_thread.run(fetch_block, self._node, cid, self._timeout_s)
-        return self._node.store.get(cid)
+        try:
+            return self._node.store.get(cid)
+        except (NotFound, Corrupt):
+            return trio.from_thread.run(read_block, self._node, cid, self._timeout_s)
 
     def size(self, cid: Cid) -> int | None:
         """The length of a block that is here."""

@@ -20,6 +20,7 @@ from protocols.framing import read_frame, write_frame
 from protocols.message import Message, decode, encode
 from protocols.net import Network, Stream
 from protocols.topics import topic_name
+from storage.blockstore import Visibility
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
 
@@ -46,6 +47,7 @@ NBytes = Annotated[int, Meta(ge=1, le=MAX_ADAPTER_BYTES)]
 Label = Annotated[str, Meta(max_length=128)]
 Tag = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}\Z")]
 Audience = Literal["members", "flock", "public"]
+_AUDIENCES: Final[Mapping[Visibility, Audience]] = {Visibility.FLOCK: "flock", Visibility.PUBLIC: "public"}
 Fact = Annotated[str, Meta(max_length=256)] | Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | float | bool
 
 
@@ -126,6 +128,11 @@ def read_manifest(content: Mapping[str, Any]) -> Manifest:
         return msgspec.convert(content, Manifest, dec_hook=read_link)
     except msgspec.ValidationError as error:
         raise Malformed(f"not the manifest of an adapter: {error}") from None
+
+
+def audience_of(level: Visibility) -> Audience:
+    """To whom those who fetch what is shown at this level may pass it on."""
+    return _AUDIENCES.get(level, "members")
 
 
 def check_manifest(manifest: Manifest) -> Manifest:

@@ -13,12 +13,12 @@ from typing import Any, Final
 from protocols.errors import Expired, Forged, Local, Malformed, TooBig
 from protocols.ipns_keys import PublicKey, read_uint64
 from storage import multibase
+from storage.catalog.names import MAX_RECORD_BYTES
 from storage.cid import IDENTITY, MAX_CID_TEXT, SHA2_256, Cid, varint_encode
 from storage.codecs import dag_cbor
 from storage.errors import InvalidCid, StorageError
 from storage.keys import Identity, InvalidPeerId, PeerId
 
-MAX_RECORD_BYTES: Final = 10 << 10
 LIBP2P_KEY: Final = 0x72
 DEFAULT_LIFETIME_S: Final = 48 * 3600
 DEFAULT_TTL_S: Final = 300

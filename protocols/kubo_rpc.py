@@ -23,7 +23,7 @@ import trio
 from protocols.errors import KuboRefused, Malformed, ProtocolError, Tampered, TooBig
 from protocols.fetch import MAX_BLOCKS, MAX_BYTES, Walk
 from storage.blockstore import MAX_BLOCK_BYTES, MAX_BLOCK_MADE_BYTES, Block, Blockstore
-from storage.cid import BLAKE2B_256, BLAKE3, RAW, SHA2_256, SHA2_512, Cid
+from storage.cid import HASHES, RAW, Cid
 from storage.codecs import CODECS, links
 from storage.errors import Corrupt, InvalidCid, NotFound, StorageError, UnknownCodec
 
@@ -36,12 +36,6 @@ MAX_BATCH_BYTES: Final = 4 << 20
 MAX_BATCH_BLOCKS: Final = 128
 MAX_AT_A_TIME: Final = 8
 WINDOW_BLOCKS: Final = 16
-_HASHES: Final = {
-    SHA2_256: "sha2-256",
-    SHA2_512: "sha2-512",
-    BLAKE3: "blake3",
-    BLAKE2B_256: "blake2b-256",
-}
 
 T = TypeVar("T")
 
@@ -107,13 +101,13 @@ def ask_block(cid: Cid, *, is_offline: bool = False) -> Ask:
 def ask_put(blocks: Sequence[Block], boundary: str) -> Ask:
     """Store blocks of one codec and hash under the CIDs that they have here. Raises: UnknownCodec."""
     first = blocks[0].cid
-    codec, hash_name = CODECS.get(first.codec), _HASHES.get(first.hash_code)
-    if codec is None or hash_name is None:
+    codec, known = CODECS.get(first.codec), HASHES.get(first.hash_code)
+    if codec is None or known is None:
         raise UnknownCodec(f"{first} has a codec or hash that cannot be named to Kubo")
     is_big = any(len(block.data) > MAX_BLOCK_MADE_BYTES for block in blocks)
     params: tuple[tuple[str, str], ...] = (
         ("cid-codec", codec.name),
-        ("mhtype", hash_name),
+        ("mhtype", known.name),
         ("mhlen", "-1"),
         ("pin", "false"),
     )

@@ -77,7 +77,7 @@ def _pin_name(entry: Entry) -> str:
 
 
 def show(ports: Ports, entry: Entry, level: Visibility, members: Iterable[PeerId] = ()) -> None:
-    """Let others see an adapter of our own, and take back what was wider. Its parents have levels of their own."""
+    """Let others see an artifact of our own, and take back what was wider. Its parents have levels of their own."""
     ports.roots.publish(entry.cid, level, members, without=entry.prev)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import trio
 
@@ -15,7 +15,7 @@ from agents.artifacts.rows import artifact_row
 from agents.engine.messages import ModelCard
 from agents.errors import BadAdapter
 from protocols import adapters as wire
-from protocols.adapters import Audience, Base, Manifest, check_manifest, manifest_content
+from protocols.adapters import Audience, Base, Manifest, audience_of, check_manifest, manifest_content
 from protocols.bitswap.shell import offer_below
 from protocols.entry import external_aad, make_entry
 from protocols.errors import Malformed
@@ -25,8 +25,6 @@ from storage.catalog.adapters import AdapterOrder, AdapterRow, AdapterState
 from storage.cid import Cid
 from storage.keys import PeerId
 from storage.pins import PinState
-
-_AUDIENCES: Final[Mapping[Visibility, Audience]] = {Visibility.FLOCK: "flock", Visibility.PUBLIC: "public"}
 
 
 class Release(NamedTuple):
@@ -48,7 +46,7 @@ class Release(NamedTuple):
     @property
     def audience(self) -> Audience:
         """To whom those who fetch it may pass it on."""
-        return _AUDIENCES.get(self.visibility, "members")
+        return audience_of(self.visibility)
 
 
 async def publish(ports: Ports, folder: Path, release: Release, published: trio.MemorySendChannel[Cid]) -> AdapterRow:

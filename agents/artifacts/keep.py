@@ -13,12 +13,10 @@ from agents.adapters.ports import Ports
 from agents.errors import UnknownName
 from protocols.adapters import Tag
 from protocols.entry import Entry
-from storage.blockstore import Visibility
 from storage.catalog.artifacts import MAX_OWN_TAGS, ArtifactRow
 from storage.cid import Cid
 from storage.codecs import dag_cbor
 from storage.errors import TooLarge
-from storage.keys import PeerId
 from storage.pins import PinKind, PinState
 
 PIN: Final = "artifact"
@@ -44,11 +42,6 @@ def pin_manifest(ports: Ports, entry: Entry) -> None:
 def pin_files(ports: Ports, manifest: Cid, files: Cid, state: PinState) -> None:
     """Hold what the artifact consists of."""
     ports.pins.add(files, pin_name(manifest), PinKind.RECURSIVE, state)
-
-
-def show(ports: Ports, entry: Entry, level: Visibility, members: Iterable[PeerId] = ()) -> None:
-    """Let others see an artifact, and take back what was wider. Its parents have levels of their own."""
-    ports.roots.publish(entry.cid, level, members, without=entry.prev)
 
 
 def let_go(ports: Ports, row: ArtifactRow) -> None:

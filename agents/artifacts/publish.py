@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
-from agents.adapters.manifests import read_entry_of
+from agents.adapters.manifests import read_entry_of, show
 from agents.adapters.ports import Ports
-from agents.artifacts.keep import pin_files, pin_manifest, show
+from agents.artifacts.keep import pin_files, pin_manifest
 from agents.artifacts.rows import artifact_row
 from agents.errors import BadArtifact
-from protocols.adapters import Audience, Base, Fact
+from protocols.adapters import Audience, Base, Fact, audience_of
 from protocols.artifacts import KINDS, PREVIOUS, Artifact, Parent, artifact_content, check_artifact, open_artifact
 from protocols.entry import external_aad, make_entry
 from protocols.errors import Malformed, ProtocolError
@@ -23,8 +23,6 @@ from storage.errors import StorageError
 from storage.keys import PeerId
 from storage.pins import PinState
 from storage.unixfs import COVEY_WEIGHTS
-
-_AUDIENCES: Final[Mapping[Visibility, Audience]] = {Visibility.FLOCK: "flock", Visibility.PUBLIC: "public"}
 
 
 class Release(NamedTuple):
@@ -52,7 +50,7 @@ class Release(NamedTuple):
     @property
     def audience(self) -> Audience:
         """To whom those who fetch it may pass it on."""
-        return _AUDIENCES.get(self.visibility, "members")
+        return audience_of(self.visibility)
 
 
 def store_artifact(

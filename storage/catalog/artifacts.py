@@ -347,7 +347,7 @@ def metrics_of(database: Database, numbers: Sequence[int]) -> dict[int, dict[str
     metrics: dict[int, dict[str, float]] = {}
     for some in _some(numbers):
         for number, name, value in database.read(
-            f"SELECT artifact, name, value FROM artifact_metrics WHERE artifact IN ({', '.join('?' * len(some))})",  # noqa: S608  # only marks
+            f"SELECT artifact, name, value FROM artifact_metrics WHERE artifact IN ({_marks(some)})",  # noqa: S608
             some,
         ):
             metrics.setdefault(number, {})[name] = value

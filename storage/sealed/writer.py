@@ -1,18 +1,14 @@
 """Sealed content as files again, whole or not at all, without trusting a word of its maker."""
 
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 from storage.durable import sync_data, sync_folder
-from storage.errors import TargetExists
 from storage.sealed.opener import Sealed
 from storage.sealed.table import Entry
-from storage.unixfs.exporter import check_symlink
+from storage.unixfs.exporter import beside, check_symlink, write_pieces
 
 _FILE_MODE: Final = 0o400  # at least; at most 0755: nothing becomes writable to others
 _FOLDER_MODE: Final = 0o700
@@ -26,7 +22,7 @@ def export_sealed(sealed: Sealed, path: str, target: Path, on_progress: OnProgre
 
     Raises: TargetExists, NotFound, BrokenSeal, OSError.
     """
-    with _beside(target) as base:
+    with beside(target) as base:
         _write_tree(sealed, sealed.find(path), base, on_progress)
 
 
@@ -39,22 +35,9 @@ def export_range(
     on_progress: OnProgress = lambda n_bytes: None,
 ) -> None:
     """Write a range of a sealed file to `target`. Raises: as `export_sealed`."""
-    with _beside(target) as base, base.open("xb", buffering=0) as file:
-        _write(file, sealed.read(entry, offset, length), on_progress)
-
-
-@contextmanager
-def _beside(target: Path) -> Iterator[Path]:
-    """A place beside `target` that takes its name at the end, if all goes well. Raises: TargetExists."""
-    if os.path.lexists(target):
-        raise TargetExists(f"{target} is there already: choose another name, or move it away")
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.", dir=target.parent))
-    try:
-        yield folder / "content"
-        os.rename(folder / "content", target)
-        sync_folder(target.parent)
-    finally:
-        shutil.rmtree(folder)
+    with beside(target) as base, base.open("xb", buffering=0) as file:
+        write_pieces(file, sealed.read(entry, offset, length), on_progress)
+        sync_data(file.fileno())
 
 
 def _write_tree(sealed: Sealed, top: Entry, base: Path, on_progress: OnProgress) -> None:
@@ -74,8 +57,9 @@ def _write_tree(sealed: Sealed, top: Entry, base: Path, on_progress: OnProgress)
             symlinks.append((path, check_inside(entry, depth)))
         else:
             with path.open("xb", buffering=0) as file:
-                _write(file, sealed.read(entry), on_progress)
+                write_pieces(file, sealed.read(entry), on_progress)
                 os.fchmod(file.fileno(), entry.mode & _MOST_MODE | _FILE_MODE)
+                sync_data(file.fileno())
     for path, to in symlinks:
         path.symlink_to(os.fsdecode(to))
     for path, mode in reversed(folders):
@@ -87,12 +71,3 @@ def check_inside(entry: Entry, depth: int) -> bytes:
     """A symlink's target that stays inside of the part that is written, `depth` folders down. Raises: InvalidName."""
     check_symlink(entry.target, max(len(entry.path) - depth - 1, 0))
     return entry.target
-
-
-def _write(file: BinaryIO, pieces: Iterable[bytes], on_progress: OnProgress) -> None:
-    for piece in pieces:
-        view = memoryview(piece)
-        while view:
-            view = view[file.write(view) :]
-        on_progress(len(piece))
-    sync_data(file.fileno())

@@ -5,9 +5,10 @@ import os
 import shutil
 import stat as stat_bits
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 from storage.blockstore import Blockstore
 from storage.cid import RAW, Cid
@@ -118,18 +119,33 @@ def export(store: Blockstore, cid: Cid, target: Path, on_progress: Callable[[int
     Raises: TargetExists, InvalidName for names and symlinks that lead outside, TooLarge for trees without an end,
     NotFound for a missing block, InvalidBlock.
     """
+    with beside(target) as base:
+        about = _Export(store, base, on_progress or (lambda _: None)).run(cid)
+    if about.is_directory:  # a folder that may not be written to could not have been renamed
+        _finish_folder(target, about)
+
+
+@contextmanager
+def beside(target: Path) -> Iterator[Path]:
+    """A place beside `target` that takes its name at the end, durably, if all goes well. Raises: TargetExists."""
     if os.path.lexists(target):
         raise TargetExists(f"{target} is there already: choose another name, or move it away")
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.", dir=target.parent))
     try:
-        run = _Export(store, folder / "content", on_progress or (lambda _: None))
-        about = run.run(cid)
+        yield folder / "content"
         os.rename(folder / "content", target)
-        if about.is_directory:  # a folder that may not be written to could not have been renamed
-            _finish_folder(target, about)
         sync_folder(target.parent)
     finally:
         _discard(folder)
+
+
+def write_pieces(file: BinaryIO, pieces: Iterable[bytes], on_progress: Callable[[int], None]) -> None:
+    """Write all of the pieces to an unbuffered file; `on_progress` gets the length of each."""
+    for piece in pieces:
+        view = memoryview(piece)
+        while view:
+            view = view[file.write(view) :]
+        on_progress(len(piece))
 
 
 def _discard(folder: Path) -> None:
@@ -212,16 +228,16 @@ class _Export:
 
     def _write(self, cid: Cid, path: Path, about: FileStat) -> None:
         with path.open("xb", buffering=0) as file:
-            for piece in read_file(self._store, cid):
-                self._n_bytes += len(piece)
-                if self._n_bytes > MAX_EXPORT_BYTES:
-                    raise TooLarge(f"more than {MAX_EXPORT_BYTES} bytes")
-                view = memoryview(piece)
-                while view:
-                    view = view[file.write(view) :]
-                self._on_progress(len(piece))
+            write_pieces(file, self._counted(read_file(self._store, cid)), self._on_progress)
             _dress(file.fileno(), about)
             sync_data(file.fileno())
+
+    def _counted(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in pieces:
+            self._n_bytes += len(piece)
+            if self._n_bytes > MAX_EXPORT_BYTES:
+                raise TooLarge(f"more than {MAX_EXPORT_BYTES} bytes")
+            yield piece
 
 
 def check_name(name: str) -> str:

@@ -27,21 +27,20 @@ from daemon.api.gateway.request import MEDIA_TYPES, Asked, Format
 from daemon.api.gateway.view import NotHere
 from protocols.ipns import name_text
 from storage.blockstore import Blockstore
-from storage.cid import DAG_PB, RAW, Cid
+from storage.cid import DAG_CBOR, DAG_PB, RAW, Cid
+from storage.codecs.dag_json import DAG_JSON
 from storage.errors import Corrupt, InvalidBlock, InvalidCid, NotFound, StorageError, TooLarge
 from storage.unixfs import list_dir, read_file, resolve, stat
 from storage.unixfs.data import Kind
 
-DAG_JSON_CODEC: Final = 0x0129
 JSON_CODEC: Final = 0x0200
 CBOR_CODEC: Final = 0x51
-DAG_CBOR_CODEC: Final = 0x71
 INDEX: Final = "index.html"
 
 # The forms in which a block of each codec is a document as it stands; the first is its own.
 _DOCUMENTS: Final = {
-    DAG_CBOR_CODEC: (Format.DAG_CBOR, Format.CBOR),
-    DAG_JSON_CODEC: (Format.DAG_JSON, Format.JSON),
+    DAG_CBOR: (Format.DAG_CBOR, Format.CBOR),
+    DAG_JSON: (Format.DAG_JSON, Format.JSON),
     JSON_CODEC: (Format.JSON,),
     CBOR_CODEC: (Format.CBOR,),
 }

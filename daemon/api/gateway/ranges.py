@@ -1,13 +1,14 @@
 """Byte ranges of HTTP (RFC 9110, section 14), and the multipart form in which several are answered."""
 
 import re
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from daemon.api.gateway.refusal import Refusal
 
 MAX_RANGES: Final = 16
-BOUNDARY: Final = "covey-part-7f1c4e5b0d924a63"
+BOUNDARY: Final = f"covey-part-{secrets.token_hex(12)}"  # content that could know it could forge parts
 
 _ONE: Final = re.compile(r"([0-9]{0,18})-([0-9]{0,18})")
 

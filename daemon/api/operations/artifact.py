@@ -154,7 +154,7 @@ async def rm(node: "Node", params: Named) -> Done:
     from daemon.artifacts import find_artifact
     from storage.catalog.artifacts import ADAPTER
 
-    row = find_artifact(node.catalog, params.artifact)
+    row = await trio.to_thread.run_sync(find_artifact, node.catalog, params.artifact)
     adapter = node.catalog.adapters.get(row.manifest) if row.kind == ADAPTER else None
     if adapter is not None:
         await node.adapters.forget(adapter)
@@ -253,11 +253,13 @@ async def _publish(node: "Node", params: Publish, report: "Report") -> Published
 
 
 async def _release(node: "Node", params: Publish) -> "Release":
+    import trio
+
     from agents.artifacts.publish import Release
     from daemon.artifacts import read_metrics, read_parent
     from storage.cid import Cid
 
-    base, derived_from = _base(node, params.base) if params.base else (None, None)
+    base, derived_from = await trio.to_thread.run_sync(_base, node, params.base) if params.base else (None, None)
     visibility, members = await audience(node, params.visibility, params.members)
     return Release(
         kind=params.kind,

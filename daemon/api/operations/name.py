@@ -122,8 +122,12 @@ async def rm(node: "Node", params: Named) -> Done:
 
 
 def _add(node: "Node", params: Add, unix_s: float) -> NameAdded:
-    from protocols.ipns import MAX_RECORD_BYTES
+    from pathlib import Path
 
+    from daemon.content import file_bytes
+    from storage.catalog.names import MAX_RECORD_BYTES
+
+    file_bytes(Path(params.path))  # a pipe is refused
     with open(params.path, "rb") as file:
         raw = file.read(MAX_RECORD_BYTES + 1)
     return _keep(node, raw, _name_of(params, raw), unix_s)
