@@ -102,26 +102,50 @@ class Staged(Message, frozen=True, tag="staged"):
 
 
 class Generate(Message, frozen=True, tag="generate"):
-    """Answer a chat. `adapter` is a PEFT folder or None for the base. Ends with `Finished`; `Token`s come before."""
+    """Answer a chat (`turns`), or go on from a text (`text`). Ends with `Finished`; `Token`s come before.
 
-    turns: Annotated[tuple[Turn, ...], Meta(min_length=1, max_length=1000)]
+    Args:
+        adapter: a PEFT folder, or None for the base alone.
+        top_k: choose among so many tokens only; 0 for all.
+        min_p: leave out tokens less likely than this share of the likeliest one's chance.
+        n_logprobs: None for none; else the log probability of each token, and of so many of the likeliest ones.
+        json_schema: the answer is a JSON document of this schema (JSON Schema as text).
+    """
+
+    turns: Annotated[tuple[Turn, ...], Meta(max_length=1000)] = ()
+    text: Text | None = None
     adapter: Path | None = None
     max_tokens: Annotated[int, Meta(ge=1, le=1 << 20)] = 256
     temperature: Annotated[float, Meta(ge=0.0, le=10.0)] = 0.0
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
+    top_k: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     repetition_penalty: Annotated[float, Meta(gt=0.0, le=10.0)] = 1.0
+    presence_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
+    frequency_penalty: Annotated[float, Meta(ge=-2.0, le=2.0)] = 0.0
     seed: Seed = 0
     stop: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...], Meta(max_length=16)] = ()
+    n_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    json_schema: Annotated[str, Meta(max_length=1 << 16)] | None = None
+
+
+class Logprob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The natural logarithm of a token's chance before any sampling option, and the likeliest ones in its place."""
+
+    token: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
 
 
 class Token(Message, frozen=True, tag="token"):
-    """The next piece of text; whole characters only."""
+    """The next piece of text; whole characters only. It may stand for several tokens, or for none."""
 
     text: str
+    logprobs: tuple[Logprob, ...] = ()
 
 
 class Finished(Message, frozen=True, tag="finished"):
-    """The answer is complete."""
+    """The answer is complete. `n_cached_tokens` of the prompt were not computed again."""
 
     is_final = True
 
@@ -130,6 +154,37 @@ class Finished(Message, frozen=True, tag="finished"):
     n_tokens: int
     first_token_s: float
     total_s: float
+    n_cached_tokens: int = 0
+
+
+class Status(Message, frozen=True, tag="status"):
+    """Ask what the worker holds and does. Answered at once, whatever runs, with `EngineStatus`."""
+
+
+class ResidentAdapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An adapter in memory."""
+
+    folder: str
+    n_bytes: int
+    rank: int
+    n_running: int
+
+
+class EngineStatus(Message, frozen=True, tag="engine_status"):
+    """What the worker holds and does. `tokens_per_s` is over the last seconds in which it generated."""
+
+    is_final = True
+
+    model: str | None
+    device: str
+    dtype: str
+    resident_bytes: int
+    cache_bytes: int
+    cache_budget_bytes: int
+    n_running: int
+    n_waiting: int
+    tokens_per_s: float
+    adapters: tuple[ResidentAdapter, ...]
 
 
 class Cancel(Message, frozen=True, tag="cancel"):
@@ -201,5 +256,5 @@ class Failed(Message, frozen=True, tag="failed"):
     text: str
 
 
-Request = Import | Load | Stage | Generate | Cancel | Train | Embed
-Reply = Imported | Loaded | Staged | Token | Finished | TrainStep | Trained | Embedded | Failed
+Request = Import | Load | Stage | Generate | Status | Cancel | Train | Embed
+Reply = Imported | Loaded | Staged | Token | Finished | EngineStatus | TrainStep | Trained | Embedded | Failed
