@@ -29,6 +29,7 @@ from storage.blockstore import (
 from storage.cid import Cid
 from storage.durable import make_folder
 from storage.errors import Corrupt, CorruptBlock, NotFound, StorageError, StoreFull, StoreLocked
+from storage.overlap import Batch, overlapped
 from storage.packs.compaction import Compacted, Compactor, Entry, victims
 from storage.packs.files import PackGone, PackReader, PackWriter, pack_path
 from storage.packs.index import Index, Place
@@ -82,10 +83,7 @@ class PackBlockstore(Store):
                 yield
 
     def put_many(self, blocks: Iterable[Block], floor: Visibility = Visibility.PRIVATE) -> int:
-        n_new = 0
-        for batch in _batches(blocks):
-            n_new += self._put_batch(batch, floor)
-        return n_new
+        return sum(overlapped(_batches(blocks), lambda batch: self._put_batch(batch.items, floor)))
 
     def _put_batch(self, batch: dict[bytes, bytes], floor: Visibility) -> int:
         try:
@@ -332,7 +330,7 @@ class PackBlockstore(Store):
             os.close(self._lock_fd)
 
 
-def _batches(blocks: Iterable[Block]) -> Iterator[dict[bytes, bytes]]:
+def _batches(blocks: Iterable[Block]) -> Iterator[Batch[dict[bytes, bytes]]]:
     """Checked blocks by key, in batches that one sync should serve. The source runs outside of every lock."""
     batch: dict[bytes, bytes] = {}
     n_bytes = 0
@@ -343,10 +341,10 @@ def _batches(blocks: Iterable[Block]) -> Iterator[dict[bytes, bytes]]:
         batch[block.cid.multihash] = block.data
         n_bytes += len(block.data)
         if n_bytes >= BATCH_BYTES or len(batch) >= BATCH_BLOCKS:
-            yield batch
+            yield Batch(batch, is_full=True)
             batch, n_bytes = {}, 0
     if batch:
-        yield batch
+        yield Batch(batch, is_full=False)
 
 
 @contextmanager

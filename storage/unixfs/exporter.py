@@ -14,9 +14,11 @@ from storage.blockstore import Blockstore
 from storage.cid import RAW, Cid
 from storage.durable import sync_data, sync_folder
 from storage.errors import InvalidBlock, InvalidName, TargetExists, TooLarge
+from storage.overlap import Batch, overlapped
 from storage.unixfs.data import Kind, Mtime
 from storage.unixfs.directory import list_dir, open_node
 
+PART_BYTES: Final = 8 << 20  # written and synced at a time
 MAX_EXPORT_ENTRIES: Final = 1 << 20
 MAX_EXPORT_BYTES: Final = 1 << 42
 MAX_FILE_DEPTH: Final = 64
@@ -140,12 +142,34 @@ def beside(target: Path) -> Iterator[Path]:
 
 
 def write_pieces(file: BinaryIO, pieces: Iterable[bytes], on_progress: Callable[[int], None]) -> None:
-    """Write all of the pieces to an unbuffered file; `on_progress` gets the length of each."""
+    """Write all of the pieces to an unbuffered file; `on_progress` gets the length of each.
+
+    A long file goes to the disk, synced, while more of it is read; the caller syncs what is left.
+    """
+
+    def write(part: Batch[list[bytes]]) -> None:
+        for piece in part.items:
+            view = memoryview(piece)
+            while view:
+                view = view[file.write(view) :]
+        if part.is_full:
+            sync_data(file.fileno())
+
+    for _ in overlapped(_parts(pieces, on_progress), write):
+        pass
+
+
+def _parts(pieces: Iterable[bytes], on_progress: Callable[[int], None]) -> Iterator[Batch[list[bytes]]]:
+    part: list[bytes] = []
+    n_bytes = 0
     for piece in pieces:
-        view = memoryview(piece)
-        while view:
-            view = view[file.write(view) :]
+        part.append(piece)
+        n_bytes += len(piece)
         on_progress(len(piece))
+        if n_bytes >= PART_BYTES:
+            yield Batch(part, is_full=True)
+            part, n_bytes = [], 0
+    yield Batch(part, is_full=False)
 
 
 def _discard(folder: Path) -> None:

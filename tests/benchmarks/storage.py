@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import socket
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from storage.blockstore import MadeBlock
 from storage.car import export_file, import_car, plan_export
@@ -28,6 +30,9 @@ from tests.interop.strangers import CannotInstall, kubo_command
 
 SMALL_BYTES = 1 << 10
 N_SMALL = 50_000
+
+Speeds = dict[str, list[float]]
+T = TypeVar("T")
 
 
 class Kubo:
@@ -61,12 +66,6 @@ class Kubo:
         self._process.communicate()
 
 
-def timed(action: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
-
-
 @contextmanager
 def opened(folder: Path) -> Iterator[PackBlockstore]:
     store = PackBlockstore(folder)
@@ -76,38 +75,56 @@ def opened(folder: Path) -> Iterator[PackBlockstore]:
         store.close()
 
 
-def covey_round(folder: Path, file: Path, profile: str, speeds: dict[str, list[float]]) -> Cid:
-    """Add, read back, and take in as a CAR; MB/s."""
-    n_mb = file.stat().st_size / 1e6
-    roots: list[Cid] = []
-    with opened(folder / "store") as store:
-        took_s = timed(lambda: roots.append(add_path(store, file, PROFILES[profile])))
-        speeds[f"add, {profile}"].append(n_mb / took_s)
-        took_s = timed(lambda: export(store, roots[0], folder / "out"))
-        speeds[f"read, {profile}"].append(n_mb / took_s)
-        export_file(store, plan_export(store, roots[0]), folder / "a.car")
-    n_bytes = (folder / "a.car").stat().st_size
-    with opened(folder / "imported") as store, (folder / "a.car").open("rb", buffering=0) as car:
-        took_s = timed(lambda: import_car(store, car, file_bytes=n_bytes))
-    speeds[f"CAR import, {profile}"].append(n_bytes / 1e6 / took_s)
-    return roots[0]
+class Round:
+    """One round: each thing is measured with nothing left to write of what came before, and leaves nothing behind."""
 
+    def __init__(self, folder: Path, speeds: Speeds, n_bytes: int) -> None:
+        self._folder = folder
+        self._speeds = speeds
+        self._file = folder / "file"
+        self._file.write_bytes(os.urandom(n_bytes))
 
-def kubo_round(kubo: Kubo, file: Path, out: Path, root: Cid, speeds: dict[str, list[float]]) -> None:
-    """The same for Kubo, whose CID must be ours."""
-    n_mb = file.stat().st_size / 1e6
-    cids: list[str] = []
-    speeds["add"].append(n_mb / timed(lambda: cids.append(kubo.ask("add", path=str(file)))))
-    if cids[0].removeprefix("/ipfs/") != str(root):
-        raise RuntimeError(f"Kubo says {cids[0]} where Covey says {root}")
-    speeds["read"].append(n_mb / timed(lambda: kubo.ask("get", cid=cids[0], path=str(out))))
+    def _measure(self, what: str, action: Callable[[], T], n_bytes: int) -> T:
+        os.sync()
+        began = time.perf_counter()
+        made = action()
+        self._speeds.setdefault(what, []).append(n_bytes / 1e6 / (time.perf_counter() - began))
+        return made
 
+    def covey(self, profile: str) -> Cid:
+        """Add, read back, and take in as a CAR."""
+        n_bytes, car, out = self._file.stat().st_size, self._folder / "a.car", self._folder / "out"
+        with opened(self._folder / "store") as store:
+            root = self._measure(f"add, {profile}", lambda: add_path(store, self._file, PROFILES[profile]), n_bytes)
+            self._measure(f"read, {profile}", lambda: export(store, root, out), n_bytes)
+            export_file(store, plan_export(store, root), car)
+        self._drop("store", "out")
+        n_car_bytes = car.stat().st_size
+        with opened(self._folder / "imported") as store, car.open("rb", buffering=0) as stream:
+            self._measure(
+                f"CAR import, {profile}", lambda: import_car(store, stream, file_bytes=n_car_bytes), n_car_bytes
+            )
+        self._drop("imported", "a.car")
+        return root
 
-def small_round(folder: Path) -> float:
-    """Durable blocks of 1 KiB a second; making them is not counted, hashing them is."""
-    contents = [os.urandom(SMALL_BYTES) for _ in range(N_SMALL)]
-    with opened(folder / "small") as store:
-        return N_SMALL / timed(lambda: store.put_many(MadeBlock.of(data) for data in contents))
+    def kubo(self, kubo: Kubo) -> str:
+        """The same; its CID."""
+        n_bytes, out = self._file.stat().st_size, self._folder / "out"
+        cid = self._measure("add, Kubo", lambda: kubo.ask("add", path=str(self._file)), n_bytes)
+        self._measure("read, Kubo", lambda: kubo.ask("get", cid=cid, path=str(out)), n_bytes)
+        self._drop("out")
+        return cid.removeprefix("/ipfs/")
+
+    def small(self) -> None:
+        """Durable blocks of 1 KiB a second; making them is not counted, hashing them is."""
+        contents = [os.urandom(SMALL_BYTES) for _ in range(N_SMALL)]
+        with opened(self._folder / "small") as store:
+            self._measure("small", lambda: store.put_many(MadeBlock.of(data) for data in contents), N_SMALL * 1_000_000)
+        self._drop("small")
+
+    def _drop(self, *names: str) -> None:
+        for path in (self._folder / name for name in names):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def main() -> None:
@@ -115,11 +132,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--mb", type=int, default=200)
     options = parser.parse_args()
-    speeds: dict[str, list[float]] = {
-        f"{what}, {name}": [] for name in PROFILES for what in ("add", "read", "CAR import")
-    }
-    kubo_speeds: dict[str, list[float]] = {"add": [], "read": []}
-    small: list[float] = []
+    speeds: Speeds = {}
     try:
         command = kubo_command()
     except CannotInstall as error:
@@ -127,36 +140,30 @@ def main() -> None:
         print(f"without Kubo: {error}")
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder_name:
         folder = Path(folder_name)
-        file = folder / "file"
         kubo = Kubo(command, folder / "kubo") if command else None
         for number in range(options.rounds):
-            file.write_bytes(os.urandom(options.mb * 1_000_000))
-            roots = {}
-            for name in PROFILES:
-                inside = folder / f"{number}-{name}"
-                inside.mkdir()
-                roots[name] = covey_round(inside, file, name, speeds)
-            if kubo is not None:
-                kubo_round(kubo, file, folder / f"{number}-kubo", roots["unixfs-v0-2015"], kubo_speeds)
-            inside = folder / f"{number}-small"
-            inside.mkdir()
-            small.append(small_round(inside))
+            this = Round(folder, speeds, options.mb * 1_000_000)
+            theirs = this.kubo(kubo) if kubo and number % 2 else None  # whoever comes first is another one each time
+            roots = {name: this.covey(name) for name in PROFILES}
+            theirs = this.kubo(kubo) if kubo and theirs is None else theirs
+            if theirs is not None and theirs != str(roots["unixfs-v0-2015"]):
+                raise RuntimeError(f"Kubo says {theirs} where Covey says {roots['unixfs-v0-2015']}")
+            this.small()
         if kubo is not None:
             kubo.close()
-    table(options, speeds, kubo_speeds, small)
+    table(options, speeds)
 
 
-def table(
-    options: argparse.Namespace, speeds: dict[str, list[float]], kubo: dict[str, list[float]], small: list[float]
-) -> None:
+def table(options: argparse.Namespace, speeds: Speeds) -> None:
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {sys.platform}")
     print(f"{options.mb} MB of random bytes, medians of {options.rounds} rounds, MB/s (least to most)\n")
     print("| what | Covey | Kubo 0.22, synced | ratio |\n| --- | --- | --- | --- |")
-    for what, found in speeds.items():
-        theirs = kubo.get(what.split(",")[0], [])
-        ratio = statistics.median(a / b for a, b in zip(found, theirs, strict=True)) if theirs else None
-        print(f"| {what} | {spread(found)} | {spread(theirs) or '-'} | {f'{ratio:.1f}' if ratio else '-'} |")
-    print(f"| durable blocks of 1 KiB a second | {spread(small)} | - | - |")
+    for name in PROFILES:
+        for what in ("add", "read", "CAR import"):
+            ours, theirs = speeds[f"{what}, {name}"], speeds.get(f"{what}, Kubo", [])
+            ratio = f"{statistics.median(a / b for a, b in zip(ours, theirs, strict=True)):.1f}" if theirs else "-"
+            print(f"| {what}, {name} | {spread(ours)} | {spread(theirs) or '-'} | {ratio} |")
+    print(f"| durable blocks of 1 KiB a second | {spread(speeds['small'])} | - | - |")
 
 
 def spread(values: list[float]) -> str:
