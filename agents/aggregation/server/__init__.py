@@ -1,0 +1,1 @@
+"""What the server does with the common change, one a file: optimizers over rounds."""

@@ -1,0 +1,84 @@
+"""Updates to aggregate, made of whole numbers, so that they are the same everywhere; and settings for each rule."""
+
+import hashlib
+
+import numpy as np
+
+from agents.aggregation.aggregate import BLOCK, Recipe, aggregate
+from agents.aggregation.registry import SERVER, before_of, rule_of, server_of
+from agents.aggregation.updates import Update, Vector
+
+SEED = bytes(range(32))
+N_PARAMS = BLOCK + 77
+PEERS = tuple(f"peer-{index:02}" for index in range(11))
+
+RULES: dict[str, dict[str, object]] = {
+    "bulyan": {"n_bad": 2},
+    "centred_clipping": {},
+    "fedavg": {"weights": "samples", "cap": 50.0},
+    "fedbuff": {},
+    "fednova": {},
+    "flame": {"seed": SEED},
+    "fltrust": {"trusted": PEERS[0]},
+    "geometric_median": {},
+    "krum": {"n_bad": 2},
+    "median": {},
+    "multi_krum": {"n_bad": 2},
+    "norm_bound": {},
+    "trimmed_mean": {"n_bad": 2},
+}
+
+
+def settings(rule: str) -> dict[str, object]:
+    """A rule as a plan states it."""
+    return {"rule": rule, **RULES[rule]}
+
+
+def vector(n_params: int, name: str, scale: float = 2.0**-20) -> Vector:
+    """Numbers from a hash: a common direction, and something of one's own."""
+    own = np.frombuffer(hashlib.shake_128(name.encode()).digest(2 * n_params), "<i2").astype(np.float32)
+    common = np.frombuffer(hashlib.shake_128(b"common").digest(2 * n_params), "<i2").astype(np.float32)
+    return (common + own) * np.float32(scale)
+
+
+def examples(n_params: int, n_updates: int = 11) -> list[Update]:
+    """Updates with CIDs in no order of theirs, and all that may be known of one."""
+    return [
+        Update(
+            cid=hashlib.sha256(peer.encode()).digest(),
+            peer=peer,
+            vector=vector(n_params, peer),
+            weight=float(10 * index + 1),
+            n_steps=index + 1,
+            staleness=index % 3,
+        )
+        for index, peer in enumerate(PEERS[:n_updates])
+    ]
+
+
+RECIPES = {
+    **{name: Recipe(rule_of(settings(name))) for name in sorted(RULES)},
+    "nnm, trimmed_mean": Recipe(
+        rule_of({"rule": "trimmed_mean", "n_bad": 2}), (before_of({"before": "nnm", "n_bad": 2}),)
+    ),
+    "bucketing, nnm, geometric_median": Recipe(
+        rule_of({"rule": "geometric_median"}),
+        (before_of({"before": "bucketing"}), before_of({"before": "nnm", "n_bad": 1})),
+    ),
+    **{f"fedavg, {name}": Recipe(rule_of({"rule": "fedavg"}), (), server_of({"server": name})) for name in SERVER},
+}
+
+
+def digest(updates: list[Update], recipe: Recipe, n_threads: int = 1) -> str:
+    """The hash of what two rounds give, with the states that they leave."""
+    n_params = len(updates[0].vector)
+    states = [np.zeros(n_params, np.float32) for _ in range(recipe.server.n_states if recipe.server else 0)]
+    hashed = hashlib.sha256()
+    for _ in range(2 if recipe.server else 1):
+        out = np.empty(n_params, np.float32)
+        aggregate(updates, recipe, out, seed=SEED, states=states, n_threads=n_threads)
+        assert np.isfinite(out).all()
+        hashed.update(out.astype("<f4").tobytes())
+    for state in states:
+        hashed.update(state.astype("<f4").tobytes())
+    return hashed.hexdigest()
