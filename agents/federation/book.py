@@ -1,0 +1,358 @@
+"""The book of an experiment: all events that were heard, and what they come to. A pure fold; the order does not matter.
+
+It decides nothing. It says who is selected, what is countersigned, what is final, and who has broken the rules; any two
+members that know the same events read the same out of it.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
+from typing import Any, Final, NamedTuple, TypeVar, cast
+
+from protocols.entry import Entry
+from protocols.errors import Malformed
+from protocols.rounds import (
+    Accuse,
+    Cancel,
+    Close,
+    Event,
+    Join,
+    Leave,
+    Open,
+    Plan,
+    Promise,
+    Receipt,
+    Result,
+    Start,
+    Submit,
+    Vote,
+    read_event,
+    read_plan,
+)
+from storage.cid import Cid
+from storage.keys import PeerId
+
+MAX_EVENTS_OF_AUTHOR: Final = 1 << 16
+
+E = TypeVar("E", bound=Event)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _remembered(method: F) -> F:
+    """What a method answers stays true until something is added: it is worked out once."""
+
+    @wraps(method)
+    def answer(book: "Book", *args: Any) -> Any:
+        key = (method.__name__, *args)
+        if key not in book._answers:
+            book._answers[key] = method(book, *args)
+        return book._answers[key]
+
+    return cast(F, answer)
+
+
+class Said(NamedTuple):
+    """An event with who signed it, in which entry."""
+
+    entry: Entry
+    event: Event
+
+    @property
+    def cid(self) -> Cid:
+        """The CID of its entry block: how other events name it."""
+        return self.entry.cid
+
+    @property
+    def author(self) -> PeerId:
+        """Who signed it."""
+        return self.entry.author
+
+
+class Book:
+    """What is known of one experiment. `add` takes events in any order, each once or many times."""
+
+    def __init__(self, plan_entry: Entry) -> None:
+        """Raises: Malformed."""
+        self.plan: Final[Plan] = read_plan(plan_entry)
+        self.author: Final = plan_entry.author
+        self.experiment: Final = plan_entry.body_cid
+        self._members: Final = frozenset(self.plan.members)
+        self._said: dict[Cid, Said] = {}
+        self._by_author: dict[PeerId, dict[int, Said]] = {}
+        self._forks: dict[PeerId, tuple[Said, Said]] = {}
+        self._results: dict[int, Cid] = {}
+        self._answers: dict[tuple[Any, ...], Any] = {}
+
+    def __contains__(self, cid: Cid) -> bool:
+        return cid in self._said
+
+    def add(self, entry: Entry) -> Said | None:
+        """Take in an event; None when it was known. Raises: Malformed for what no member may say."""
+        if entry.cid in self._said:
+            return None
+        if entry.author not in self._members:
+            raise Malformed(f"{entry.author} is no member of this experiment")
+        if entry.sequence >= MAX_EVENTS_OF_AUTHOR:
+            raise Malformed(f"{entry.author} has said {MAX_EVENTS_OF_AUTHOR} things: no more are taken")
+        said = Said(entry, read_event(entry, self.experiment))
+        own = self._by_author.setdefault(entry.author, {})
+        other = own.setdefault(entry.sequence, said)
+        if other is not said and other.entry.body_cid != entry.body_cid:
+            first, second = sorted((other, said), key=lambda one: one.cid)
+            self._forks.setdefault(entry.author, (first, second))
+        self._said[entry.cid] = said
+        self._answers.clear()
+        return said
+
+    def get(self, cid: Cid) -> Said | None:
+        """The event in that entry, if it was heard."""
+        return self._said.get(cid)
+
+    def heights(self) -> dict[PeerId, int]:
+        """How many events in a row, from the first on, are known of each author: what to ask others for."""
+        heights = {}
+        for author, own in self._by_author.items():
+            height = 0
+            while height in own:
+                height += 1
+            heights[author] = height
+        return heights
+
+    def latest(self, author: PeerId) -> Said | None:
+        """The last event of an author, as far as they are known in a row."""
+        own = self._by_author.get(author)
+        return own[self.heights()[author] - 1] if own and 0 in own else None
+
+    def since(self, heights: dict[PeerId, int]) -> Iterator[Entry]:
+        """The entries that somebody with these heights lacks, each author's in order."""
+        for author in sorted(self._by_author):
+            own = self._by_author[author]
+            for sequence in sorted(own):
+                if sequence >= heights.get(author, 0):
+                    yield own[sequence].entry
+
+    @_remembered
+    def all_of(self, kind: type[E]) -> list[tuple[Said, E]]:
+        """Every event of one kind, in an order of its own: by author, then sequence."""
+        found = [said for said in self._said.values() if isinstance(said.event, kind)]
+        found.sort(key=lambda said: (said.author, said.entry.sequence, said.cid))
+        return [(said, cast(E, said.event)) for said in found]
+
+    # Who takes part
+
+    @_remembered
+    def start(self) -> Start | None:
+        """The list that the plan's author gave out; of several, none counts (`broken` names him)."""
+        found = {said.entry.body_cid: event for said, event in self.all_of(Start) if said.author == self.author}
+        return next(iter(found.values())) if len(found) == 1 else None
+
+    def cancelled(self) -> Cancel | None:
+        """The end that the plan's author declared."""
+        return next((event for said, event in self.all_of(Cancel) if said.author == self.author), None)
+
+    @_remembered
+    def joined_now(self) -> tuple[PeerId, ...]:
+        """Who has joined and not left again, as far as is known, without who broke the rules."""
+        last: dict[PeerId, tuple[int, bool]] = {}
+        for said, event in [*self.all_of(Join), *self.all_of(Leave)]:
+            mark = (said.entry.sequence, isinstance(event, Join))
+            last[said.author] = max(last.get(said.author, mark), mark)
+        broken = self.broken()
+        return tuple(sorted(peer for peer, (_, is_in) in last.items() if is_in and peer not in broken))
+
+    @_remembered
+    def roster(self, number: int) -> tuple[PeerId, ...] | None:
+        """Who has joined a round: the start says it for the first, the final close before it for any other."""
+        if number == 1:
+            start = self.start()
+            return tuple(sorted(set(start.joined) & self._members)) if start is not None else None
+        close = self.final(number - 1)
+        return tuple(sorted(set(cast(Close, close.event).joined) & self._members)) if close is not None else None
+
+    @_remembered
+    def seed(self, number: int) -> bytes | None:
+        """The round's public seed: a hash over the result before it and the list of the joined."""
+        roster, before = self.roster(number), self.result(number - 1)
+        if roster is None or before is None:
+            return None
+        hashed = hashlib.sha256(b"covey round seed\0" + number.to_bytes(4) + bytes(before))
+        for peer in roster:
+            hashed.update(len(peer).to_bytes(2) + peer)
+        return hashed.digest()
+
+    @_remembered
+    def selected(self, number: int) -> tuple[PeerId, ...] | None:
+        """Who trains in a round and countersigns its close; None while what it depends on is not known."""
+        roster, seed = self.roster(number), self.seed(number)
+        if roster is None or seed is None:
+            return None
+        if not self.plan.n_selected or self.plan.n_selected >= len(roster):
+            return roster
+        ranked = sorted(roster, key=lambda peer: hashlib.sha256(seed + peer).digest())
+        return tuple(sorted(ranked[: self.plan.n_selected]))
+
+    def quorum(self, number: int) -> int | None:
+        """How many of the selected make a close final: more than half."""
+        selected = self.selected(number)
+        return len(selected) // 2 + 1 if selected is not None else None
+
+    def minimum(self, number: int) -> int:
+        """How many updates a round needs: what the plan says, and never as few as half of the selected."""
+        return max(self.plan.min_participants, self.quorum(number) or 1)
+
+    # What was said in a round
+
+    def coordinator(self, term: int) -> PeerId:
+        """Whose turn a term is."""
+        return self.plan.deputies[term % len(self.plan.deputies)]
+
+    @_remembered
+    def opened(self, number: int) -> dict[int, Said]:
+        """The terms of a round that their coordinators opened."""
+        return {
+            event.term: said
+            for said, event in self.all_of(Open)
+            if event.round == number and said.author == self.coordinator(event.term)
+        }
+
+    @_remembered
+    def submissions(self, number: int) -> dict[PeerId, Said]:
+        """The submission of each of the selected; of several, the first counts."""
+        selected = self.selected(number) or ()
+        found: dict[PeerId, Said] = {}
+        for said, event in self.all_of(Submit):
+            if event.round == number and said.author in selected:
+                found.setdefault(said.author, said)
+        return found
+
+    @_remembered
+    def receipts(self, number: int, coordinator: PeerId) -> dict[Cid, Said]:
+        """What one coordinator gave receipts for, by the submission."""
+        return {
+            event.submission: said
+            for said, event in self.all_of(Receipt)
+            if event.round == number and said.author == coordinator
+        }
+
+    def promises(self, number: int, term: int) -> dict[PeerId, Said]:
+        """The promises that the selected made to a term's coordinator."""
+        return self._of_selected(Promise, number, term)
+
+    @_remembered
+    def closes(self, number: int) -> dict[int, Said]:
+        """The close of each term; none of a term whose coordinator signed two."""
+        found: dict[int, dict[Cid, Said]] = {}
+        for said, event in self.all_of(Close):
+            if event.round == number and said.author == self.coordinator(event.term):
+                found.setdefault(event.term, {})[said.entry.body_cid] = said
+        return {term: next(iter(ones.values())) for term, ones in found.items() if len(ones) == 1}
+
+    def votes(self, number: int, term: int) -> dict[PeerId, Said]:
+        """Who of the selected countersigned in a term; each one's first vote."""
+        return self._of_selected(Vote, number, term)
+
+    @_remembered
+    def _of_selected(self, kind: type[Vote] | type[Promise], number: int, term: int) -> dict[PeerId, Said]:
+        selected = self.selected(number) or ()
+        found: dict[PeerId, Said] = {}
+        for said, event in self.all_of(kind):
+            if (event.round, event.term) == (number, term) and said.author in selected:
+                found.setdefault(said.author, said)
+        return found
+
+    @_remembered
+    def final(self, number: int) -> Said | None:
+        """The close that over half of the selected countersigned in its term."""
+        quorum = self.quorum(number)
+        for said in self.closes(number).values():
+            close = cast(Close, said.event)
+            votes = self.votes(number, close.term).values()
+            if quorum is not None and sum(cast(Vote, vote.event).close == said.cid for vote in votes) >= quorum:
+                return said
+        return None
+
+    def has_gaps(self, promises: Iterable[Said]) -> bool:
+        """Does one of these promises name a vote, or through it a close, that was not heard yet?"""
+        votes = [cast(Promise, promise.event).vote for promise in promises]
+        return any(link is not None and self._close_of(link) is None for link in votes)
+
+    def highest_vote(self, promises: Iterable[Said]) -> Said | None:
+        """The close that was countersigned in the highest term, by what these promises say; None where none was."""
+        links = [cast(Promise, promise.event).vote for promise in promises]
+        closes = [close for link in links if link is not None and (close := self._close_of(link)) is not None]
+        return max(closes, key=lambda said: cast(Close, said.event).term, default=None)
+
+    def _close_of(self, link: Cid) -> Said | None:
+        """The close that a vote is for, if both are known."""
+        vote = self.get(link)
+        close = self.get(vote.event.close) if vote is not None and isinstance(vote.event, Vote) else None
+        return close if close is not None and isinstance(close.event, Close) else None
+
+    # What came of it
+
+    def settle(self, number: int, result: Cid) -> None:
+        """This member computed a round's result itself: no one's word is needed any more."""
+        self._results[number] = result
+        self._answers.clear()
+
+    @_remembered
+    def result(self, number: int) -> Cid | None:
+        """The result's document after a round: own work, or what over half of the selected say alike.
+
+        Before the first round it is the plan's tensors; a void round leaves what was.
+        """
+        if number == 0:
+            return self.plan.initial
+        if number in self._results:
+            return self._results[number]
+        final = self.final(number)
+        if final is None:
+            return None
+        if cast(Close, final.event).void:
+            return self.result(number - 1)
+        quorum, selected = self.quorum(number), self.selected(number) or ()
+        said: dict[Cid, set[PeerId]] = {}
+        for one, event in self.all_of(Result):
+            if event.round == number and event.close == final.cid and one.author in selected:
+                said.setdefault(event.result, set()).add(one.author)
+        return next((result for result, peers in said.items() if quorum and len(peers) >= quorum), None)
+
+    def current(self) -> int:
+        """The first round whose result is not known."""
+        number = 1
+        while number <= self.plan.n_rounds and self.result(number) is not None:
+            number += 1
+        return number
+
+    # Who broke the rules
+
+    @_remembered
+    def broken(self) -> dict[PeerId, tuple[Said, Said]]:
+        """Members of whom two events prove what no honest one does, with the two."""
+        found = dict(self._forks)
+        kinds: tuple[type[Event], ...] = (Start, Close, Vote)
+        for kind in kinds:
+            seen: dict[tuple[object, ...], Said] = {}
+            for said, event in self.all_of(kind):
+                key = (said.author, getattr(event, "round", 0), getattr(event, "term", 0))
+                first = seen.setdefault(key, said)
+                if first.entry.body_cid != said.entry.body_cid:
+                    found.setdefault(said.author, (first, said))
+        for said, close in self.all_of(Close):
+            if missing := self.censored(said, close):
+                found.setdefault(said.author, (missing, said))
+        return found
+
+    def censored(self, said: Said, close: Close) -> Said | None:
+        """The receipt of the close's own coordinator for a submission that the close leaves out, if there is one."""
+        if close.promises or close.void:
+            return None
+        for receipt in self.receipts(close.round, said.author).values():
+            event = cast(Receipt, receipt.event)
+            if event.submission not in close.submissions and receipt.entry.sequence < said.entry.sequence:
+                return receipt
+        return None
+
+    def accused(self) -> set[frozenset[Cid]]:
+        """The pairs that somebody has published already."""
+        return {frozenset((event.first, event.second)) for _, event in self.all_of(Accuse)}

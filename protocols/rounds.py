@@ -1,0 +1,241 @@
+"""What the members of an experiment sign: a plan, and then one event after the other.
+
+A plan is the content of an entry of kind `plan` in the scope `rounds`; an experiment is known by the CID of its plan's
+body, and every other event is an entry in the scope `rounds/<that CID>`. Events name each other by the CIDs of entry
+blocks, as links: whoever walks from the last one finds everything, updates included.
+
+agents/FEDERATION.md says who signs what when, and what follows from it.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from protocols.entry import Entry
+from protocols.errors import Malformed
+from storage.cid import Cid
+from storage.keys import InvalidPeerId, PeerId
+
+PLAN_KIND: Final = "plan"
+PLAN_SCOPE: Final = "rounds"
+
+MAX_MEMBERS: Final = 1024
+MAX_ROUNDS: Final = 1 << 20
+MAX_TERM: Final = 1 << 20
+MAX_SAMPLES: Final = 1 << 40
+MAX_STEPS: Final = 1 << 31
+MAX_REASON_CHARS: Final = 500
+
+Round = Annotated[int, Meta(ge=1, le=MAX_ROUNDS)]
+Term = Annotated[int, Meta(ge=0, le=MAX_TERM)]
+Peers = Annotated[tuple[PeerId, ...], Meta(max_length=MAX_MEMBERS)]
+Links = Annotated[tuple[Cid, ...], Meta(max_length=MAX_MEMBERS)]
+Seconds = Annotated[float, Meta(ge=0.1, le=30 * 86400.0)]
+Settings = dict[Annotated[str, Meta(max_length=64)], Any]
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What is trained, by whom, and how the updates become one. Signed by who starts the experiment.
+
+    task: what the participants' own factory makes ("lora", ...), with its settings.
+    initial: the tensors that the first round starts from.
+    min_participants: fewer updates than this make a round void; more than half of those selected.
+    n_selected: how many of the joined take part in a round, by chance from a public seed; 0 for all.
+    deadline_s: from the opening of a round; lease_s: how long a silent coordinator is waited for.
+    before, rule, server: the recipe (agents.aggregation). max_norm: of an update; 0 for no bound.
+    members: who may see and join; deputies: who coordinates, in order.
+    """
+
+    format: Literal[1] = 1
+    title: Annotated[str, Meta(min_length=1, max_length=200)]
+    task: Settings
+    initial: Cid
+    n_rounds: Round = 1
+    min_participants: Annotated[int, Meta(ge=1, le=MAX_MEMBERS)] = 1
+    n_selected: Annotated[int, Meta(ge=0, le=MAX_MEMBERS)] = 0
+    deadline_s: Seconds = 3600.0
+    lease_s: Seconds = 30.0
+    before: Annotated[tuple[Settings, ...], Meta(max_length=4)] = ()
+    rule: Settings = msgspec.field(default_factory=lambda: {"rule": "fedavg"})
+    server: Settings | None = None
+    max_norm: Annotated[float, Meta(ge=0.0)] = 0.0
+    members: Annotated[tuple[PeerId, ...], Meta(min_length=1, max_length=MAX_MEMBERS)]
+    deputies: Annotated[tuple[PeerId, ...], Meta(min_length=1, max_length=MAX_MEMBERS)]
+    created_unix_s: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
+
+
+class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all events. `kind` is that of the entry."""
+
+    kind: ClassVar[str]
+
+
+class Join(Event, frozen=True):
+    """I take part, from the next round on whose list of members is not closed yet."""
+
+    kind = "join"
+
+
+class Leave(Event, frozen=True):
+    """I take part no more."""
+
+    kind = "leave"
+
+
+class Start(Event, frozen=True):
+    """The first round's participants. Signed by the plan's author, once."""
+
+    kind = "start"
+
+    joined: Peers
+
+
+class Open(Event, frozen=True):
+    """I coordinate this round in this term. With a term over 0 it asks for promises."""
+
+    kind = "open"
+
+    round: Round
+    term: Term
+
+
+class Submit(Event, frozen=True):
+    """My update of this round. `base` are the tensors that it was trained from."""
+
+    kind = "submit"
+
+    round: Round
+    base: Cid
+    update: Cid
+    n_samples: Annotated[int, Meta(ge=1, le=MAX_SAMPLES)]
+    n_steps: Annotated[int, Meta(ge=1, le=MAX_STEPS)] = 1
+    loss: float | None = None
+
+
+class Receipt(Event, frozen=True):
+    """A coordinator has the submission and its bytes. Received, not admitted."""
+
+    kind = "receipt"
+
+    round: Round
+    submission: Cid
+
+
+class Promise(Event, frozen=True):
+    """I countersign no close of a term before this one; the last that I did countersign, if any."""
+
+    kind = "promise"
+
+    round: Round
+    term: Term
+    vote: Cid | None = None
+
+
+class Close(Event, frozen=True):
+    """What the round consists of, and who takes part in the next. Final once over half of the selected countersign it.
+
+    promises: for a term over 0, those of over half of the selected, which justify it. void: why it has no result.
+    """
+
+    kind = "close"
+
+    round: Round
+    term: Term
+    submissions: Links
+    joined: Peers
+    promises: Links = ()
+    void: Annotated[str, Meta(max_length=MAX_REASON_CHARS)] = ""
+
+
+class Vote(Event, frozen=True):
+    """I countersign this close, and have every update that it lists."""
+
+    kind = "vote"
+
+    round: Round
+    term: Term
+    close: Cid
+
+
+class Result(Event, frozen=True):
+    """What I computed of a final close: the result's document."""
+
+    kind = "result"
+
+    round: Round
+    close: Cid
+    result: Cid
+
+
+class Accuse(Event, frozen=True):
+    """Two entries that one honest member cannot both have signed, or a receipt and a close that contradict it."""
+
+    kind = "accuse"
+
+    first: Cid
+    second: Cid
+
+
+class Cancel(Event, frozen=True):
+    """The experiment ends here. Signed by the plan's author."""
+
+    kind = "cancel"
+
+    reason: Annotated[str, Meta(max_length=MAX_REASON_CHARS)] = ""
+
+
+EVENTS: Final = {
+    event.kind: event
+    for event in (Join, Leave, Start, Open, Submit, Receipt, Promise, Close, Vote, Result, Accuse, Cancel)
+}
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def scope_of(experiment: Cid) -> str:
+    """Where the events of an experiment stand."""
+    return f"{PLAN_SCOPE}/{experiment}"
+
+
+def content_of(event: msgspec.Struct) -> dict[str, Any]:
+    """The content of the entry that says this: links stay links, peers are bytes."""
+    return {name: _plain(getattr(event, name)) for name in event.__struct_fields__}
+
+
+def read_event(entry: Entry, experiment: Cid) -> Event:
+    """The event that an entry of this experiment is. Raises: Malformed."""
+    if entry.scope != scope_of(experiment) or entry.kind not in EVENTS:
+        raise Malformed(f"a {entry.kind} in {entry.scope} is no event of this experiment")
+    return _read(entry.content, EVENTS[entry.kind])
+
+
+def read_plan(entry: Entry) -> Plan:
+    """The plan that an entry is. Raises: Malformed."""
+    if (entry.kind, entry.scope) != (PLAN_KIND, PLAN_SCOPE):
+        raise Malformed(f"a {entry.kind} in {entry.scope} is no plan")
+    return _read(entry.content, Plan)
+
+
+def _read(content: Mapping[str, Any], form: type[S]) -> S:
+    try:
+        return msgspec.convert(content, form, dec_hook=_revive)
+    except msgspec.ValidationError as error:
+        raise Malformed(f"not a {form.__name__.lower()}: {error}") from None
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, PeerId):
+        return bytes(value)
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _revive(form: type, value: object) -> object:
+    if form is Cid and isinstance(value, Cid):
+        return value
+    if form is PeerId and type(value) is bytes:
+        try:
+            return PeerId(value)
+        except InvalidPeerId as error:
+            raise ValueError(str(error)) from None
+    raise ValueError(f"a {form.__name__} was expected, not {type(value).__name__}")

@@ -1,0 +1,199 @@
+"""A village of members on a virtual clock: messages are delayed, lost and repeated, members die and come back.
+
+What a member says is on its disk before anybody hears of it; that, and no more, is left after its death.
+"""
+
+import hashlib
+import heapq
+import itertools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from agents.federation.book import Book
+from agents.federation.member import Action, Compute, Fetch, Member, Say, Train
+from protocols.entry import Entry, make_entry
+from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Close, Plan, Submit, content_of
+from storage.cid import RAW, Cid
+from storage.keys import Identity, PeerId
+
+SYNC_S = 1.0
+
+
+def identity(number: int) -> Identity:
+    return Identity(hashlib.sha256(b"villager %d" % number).digest())
+
+
+def cid_of(*words: object) -> Cid:
+    return Cid.of(repr(words).encode(), RAW)
+
+
+def make_plan(n_members: int, **changes: object) -> tuple[Identity, Entry]:
+    """A plan by the first member, in which all are members and deputies."""
+    peers = tuple(identity(number).peer_id for number in range(n_members))
+    settings: dict[str, object] = {
+        "title": "test", "task": {"task": "test"}, "initial": cid_of("initial"), "n_rounds": 2, "members": peers,
+        "deputies": peers, "deadline_s": 60.0, "lease_s": 5.0,
+    }  # fmt: skip
+    author = identity(0)
+    plan = Plan(**(settings | changes))  # type: ignore[arg-type]
+    return author, make_entry(author, PLAN_KIND, PLAN_SCOPE, 0, [], content_of(plan))
+
+
+@dataclass
+class Villager:
+    name: int
+    identity: Identity
+    disk: list[Entry]
+    member: Member
+    is_up: bool = True
+    updates: set[Cid] = field(default_factory=set)
+    life: int = 0
+
+    @property
+    def book(self) -> Book:
+        return self.member.book
+
+
+class Village:
+    """Runs members until nothing more happens, or the time is over."""
+
+    def __init__(self, seed: int, plan: Entry, n_members: int, *, loss: float = 0.0, train_s: float = 10.0) -> None:
+        self.chance = random.Random(seed)
+        self.now_s = 0.0
+        self.loss = loss
+        self.train_s = train_s
+        self.plan = plan
+        self.villagers = [self._born(number) for number in range(n_members)]
+        self.by_peer = {one.identity.peer_id: one for one in self.villagers}
+        self.on_say: Callable[[Villager, Entry], None] = lambda villager, entry: None
+        self.is_heard: Callable[[Villager, Villager], bool] = lambda sender, receiver: True
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._ids = itertools.count()
+        for one in self.villagers:
+            self.after(self.chance.random() * SYNC_S, self._sync(one))
+
+    def _born(self, number: int) -> Villager:
+        who = identity(number)
+        return Villager(number, who, [], Member(who, Book(self.plan)))
+
+    def after(self, delay_s: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._queue, (self.now_s + delay_s, next(self._ids), action))
+
+    def run(self, until_s: float, is_over: Callable[[], bool] = lambda: False) -> None:
+        while self._queue and self._queue[0][0] <= until_s and not is_over():
+            self.now_s, _, action = heapq.heappop(self._queue)
+            action()
+
+    def kill(self, villager: Villager) -> None:
+        villager.is_up = False
+        villager.life += 1
+
+    def revive(self, villager: Villager) -> None:
+        villager.is_up = True
+        villager.member = Member(villager.identity, Book(self.plan))
+        actions, _ = villager.member.receive(villager.disk, self.now_s)
+        self.do(villager, actions)
+
+    def do(self, villager: Villager, actions: list[Action]) -> None:
+        """Carry out what a member wants; it may die at any step."""
+        life = villager.life
+        for action in actions:
+            if not villager.is_up or villager.life != life:
+                return
+            match action:
+                case Say(entry):
+                    villager.disk.append(entry)
+                    self.on_say(villager, entry)
+                    if villager.is_up:
+                        self._tell(villager, entry)
+                case Train(number, base, seed):
+                    update = cid_of("update", number, base, seed, bytes(villager.identity.peer_id))
+                    self._later(villager, self.train_s, self._trained(villager, number, base, update))
+                case Fetch():
+                    self._later(villager, 0.5, self._fetched(villager, action))
+                case Compute(number, close):
+                    self._later(villager, 0.5, self._computed(villager, number, close))
+
+    def _later(self, villager: Villager, delay_s: float, work: Callable[[], list[Action]]) -> None:
+        life = villager.life
+
+        def run() -> None:
+            if villager.is_up and villager.life == life:
+                self.do(villager, work())
+
+        self.after(delay_s * (0.5 + self.chance.random()), run)
+
+    def _trained(self, villager: Villager, number: int, base: Cid, update: Cid) -> Callable[[], list[Action]]:
+        def work() -> list[Action]:
+            villager.updates.add(update)
+            return villager.member.trained(number, base, update, 10, 1, None, self.now_s)
+
+        return work
+
+    def _fetched(self, villager: Villager, action: Fetch) -> Callable[[], list[Action]]:
+        def work() -> list[Action]:
+            if any(action.update in one.updates for one in self.villagers if one.is_up or one is villager):
+                villager.updates.add(action.update)
+                return villager.member.fetched(action.submission, self.now_s)
+            villager.member.failed(action)
+            return []
+
+        return work
+
+    def _computed(self, villager: Villager, number: int, close: Cid) -> Callable[[], list[Action]]:
+        return lambda: villager.member.computed(number, result_of(villager.book, number, close), self.now_s)
+
+    def _tell(self, sender: Villager, entry: Entry) -> None:
+        for other in self.villagers:
+            if other is not sender:
+                for _ in range(1 + (self.chance.random() < 0.1)):
+                    if self.chance.random() >= self.loss:
+                        self.after(self.chance.random() * 0.3, self._hear(sender, other, entry))
+
+    def _hear(self, sender: Villager, other: Villager, entry: Entry) -> Callable[[], None]:
+        def hear() -> None:
+            if other.is_up and self.is_heard(sender, other):
+                self._take(sender, other, [entry])
+
+        return hear
+
+    def _take(self, sender: Villager, other: Villager, entries: list[Entry]) -> None:
+        other.member.alive(sender.identity.peer_id, self.now_s)
+        new = [entry for entry in entries if entry.cid not in other.book]
+        actions, wrong = other.member.receive(new, self.now_s)
+        assert not wrong
+        other.disk += new
+        self.do(other, actions)
+
+    def _sync(self, villager: Villager) -> Callable[[], None]:
+        """Now and then a member asks another for what it lacks; and time passes for it."""
+
+        def sync() -> None:
+            self.after(SYNC_S, sync)
+            if not villager.is_up:
+                return
+            for other in self.villagers:
+                if other is not villager and other.is_up and self.is_heard(other, villager):
+                    self._take(other, villager, list(other.book.since(villager.book.heights())))
+                    if not villager.is_up:
+                        return
+            self.do(villager, villager.member.tick(self.now_s))
+
+        return sync
+
+
+def result_of(book: Book, number: int, close: Cid) -> Cid:
+    """What stands for aggregation here: a hash over the updates, in the order of their CIDs."""
+    said = book.get(close)
+    assert said is not None and isinstance(said.event, Close)
+    updates = []
+    for link in said.event.submissions:
+        submission = book.get(link)
+        assert submission is not None and isinstance(submission.event, Submit)
+        updates.append(bytes(submission.event.update))
+    return cid_of("result", number, bytes(book.result(number - 1) or b""), sorted(updates))
+
+
+def peers_of(villagers: list[Villager]) -> set[PeerId]:
+    return {one.identity.peer_id for one in villagers}
