@@ -234,6 +234,12 @@ class Book:
             if event.round == number and said.author == coordinator
         }
 
+    def is_received(self, submission: Said, number: int) -> bool:
+        """Has another than its author given a receipt for it? One that only its author has would die with him."""
+        selected = self.selected(number) or ()
+        others = [peer for peer in {*selected, *self.plan.deputies} if peer != submission.author]
+        return len(selected) == 1 or any(submission.cid in self.receipts(number, peer) for peer in others)
+
     def promises(self, number: int, term: int) -> dict[PeerId, Said]:
         """The promises that the selected made to a term's coordinator."""
         return self._of_selected(Promise, number, term)

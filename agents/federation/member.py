@@ -234,9 +234,9 @@ class Member:
             if said.cid not in self._fetched:
                 if asked := self._ask(self._fetch(said)):
                     return asked
-            elif said.cid not in receipts:
+            elif said.cid not in receipts and said.author != self._me:
                 return [self._say(Receipt(round=number, submission=said.cid))]
-        taken = sorted(said.cid for said in submissions.values() if said.cid in receipts)
+        taken = sorted(said.cid for said in submissions.values() if book.is_received(said, number))
         if len(taken) < len(book.selected(number) or ()) and now_s < self._deadline_s(number, term):
             return []
         joined, void = book.joined_now(), ""
@@ -276,6 +276,13 @@ class Member:
             assert base is not None and seed is not None
             if asked := self._ask(Train(number, base, seed)):
                 return asked
+        # Fetched before a close lists them: an update is safe from its maker's death once another member has it.
+        for said in book.submissions(number).values():
+            if said.cid not in self._fetched and (asked := self._ask(self._fetch(said))):
+                return asked
+            is_coordinators = said.author == book.coordinator(term) != self._me
+            if is_coordinators and said.cid in self._fetched and said.cid not in book.receipts(number, self._me):
+                return [self._say(Receipt(round=number, submission=said.cid))]
         close = book.closes(number).get(term)
         if close is None or term < bound or any(at == term for at, _ in own):
             return []
