@@ -44,7 +44,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     min_participants: fewer updates than this make a round void; more than half of those selected.
     n_selected: how many of the joined take part in a round, by chance from a public seed; 0 for all.
     deadline_s: from the opening of a round; lease_s: how long a silent coordinator is waited for.
-    before, rule, server: the recipe (agents.aggregation). max_norm: of an update; 0 for no bound.
+    before, rule, server: the recipe (agents.aggregation).
+    max_samples: what a claimed number of samples counts at most; max_norm: of an update; 0 for no bound.
     members: who may see and join; deputies: who coordinates, in order.
     """
 
@@ -60,6 +61,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     before: Annotated[tuple[Settings, ...], Meta(max_length=4)] = ()
     rule: Settings = msgspec.field(default_factory=lambda: {"rule": "fedavg"})
     server: Settings | None = None
+    max_samples: Annotated[int, Meta(ge=1, le=MAX_SAMPLES)] = 1000
     max_norm: Annotated[float, Meta(ge=0.0)] = 0.0
     members: Annotated[tuple[PeerId, ...], Meta(min_length=1, max_length=MAX_MEMBERS)]
     deputies: Annotated[tuple[PeerId, ...], Meta(min_length=1, max_length=MAX_MEMBERS)]

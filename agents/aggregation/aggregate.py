@@ -95,7 +95,11 @@ class _Work:
         self._levels = levels
 
     def run(self, starts: range) -> None:
-        """Do some of the blocks."""
+        """Do some of the blocks. What overflows is infinite in the result: whoever takes it looks at that."""
+        with np.errstate(all="ignore"):
+            self._run(starts)
+
+    def _run(self, starts: range) -> None:
         n_rows = len(self._combination.rows)
         rows = np.empty((n_rows + 2, BLOCK), np.float32)
         mixed = [np.empty((len(groups), BLOCK), np.float32) for groups in self._levels]

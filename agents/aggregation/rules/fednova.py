@@ -5,22 +5,16 @@ Each update is divided by its number of steps; the common direction is then take
 Source: Wang et al. (arXiv 2007.07481), equation 9, for plain SGD: ||a_i||_1 is the number of local steps.
 """
 
-from typing import Annotated
-
-from msgspec import Meta
-
 from agents.aggregation.rule import Combination, Given, Rule, total, weighted
 from agents.aggregation.rules.fedavg import shares
 
 
 class FedNova(Rule, frozen=True, tag="fednova"):
-    """Weighted by min(samples, cap); normalised by steps."""
-
-    cap: Annotated[float, Meta(gt=0.0)] = 1000.0
+    """Weighted by samples; normalised by steps."""
 
     def combine(self, given: Given) -> Combination:
         """The normalised mean."""
-        parts = shares([min(one.weight, self.cap) for one in given.known])
+        parts = shares([one.weight for one in given.known])
         steps = [float(one.n_steps) for one in given.known]
         effective = total([part * step for part, step in zip(parts, steps, strict=True)])
         return weighted([part * effective / step for part, step in zip(parts, steps, strict=True)])

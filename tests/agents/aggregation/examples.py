@@ -15,7 +15,7 @@ PEERS = tuple(f"peer-{index:02}" for index in range(11))
 RULES: dict[str, dict[str, object]] = {
     "bulyan": {"n_bad": 2},
     "centred_clipping": {},
-    "fedavg": {"weights": "samples", "cap": 50.0},
+    "fedavg": {"weights": "samples"},
     "fedbuff": {},
     "fednova": {},
     "flame": {"seed": SEED},

@@ -1,0 +1,207 @@
+"""What comes of a closed round: which updates are admitted, and the one result that follows. A pure function of files.
+
+The result's document covers the plan, the round, the base, the list (peer, update, weight) in the order of (update,
+peer), and the tensors: no time, no signature, no coordinator. Whoever has the same closed set writes the same document.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from agents.aggregation.aggregate import Recipe, aggregate
+from agents.aggregation.geometry import measure
+from agents.aggregation.registry import before_of, rule_of, server_of
+from agents.aggregation.updates import CannotAggregate, Update, Vector, largest
+from agents.federation.tensors import BadTensors, Layout, flush, new_vector, read_layout, read_vector
+from protocols.rounds import Plan, Submit
+from storage.cid import DAG_CBOR, Cid
+from storage.codecs import dag_cbor
+from storage.keys import PeerId
+
+TENSORS_FILE: Final = "tensors"
+ADD_BLOCK: Final = 1 << 16
+
+
+class Submitted(NamedTuple):
+    """A submission that a close lists, with its update as a file. `staleness`: how many results old its base is."""
+
+    peer: PeerId
+    submit: Submit
+    path: Path
+    staleness: int | None
+
+
+class Verdict(NamedTuple):
+    """What became of a submission; an empty reason means that it was admitted."""
+
+    peer: PeerId
+    update: Cid
+    reason: str
+
+
+class Outcome(NamedTuple):
+    """A round's result: the files of the new tensors and server states, and the verdicts.
+
+    `failed` says why the rule could make nothing of what was admitted: the tensors are the base then.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    admitted: tuple[Update, ...]
+    tensors: Path
+    states: tuple[Path, ...]
+    failed: str
+
+
+def recipe_of(plan: Plan) -> Recipe:
+    """What a plan does with updates. Raises: CannotAggregate."""
+    return Recipe(
+        rule_of(plan.rule),
+        tuple(before_of(step) for step in plan.before),
+        server_of(plan.server) if plan.server is not None else None,
+    )
+
+
+def admit(plan: Plan, layout: Layout, submitted: Sequence[Submitted], max_staleness: int = 0) -> list[Verdict]:
+    """Judge each update by itself, in the order of (update, peer); of equal ones, the first is admitted.
+
+    Source of the list: what breaks aggregation rules when it is let through, one by one.
+    """
+    verdicts: list[Verdict] = []
+    seen: dict[Cid, PeerId] = {}
+    for one in sorted(submitted, key=lambda one: (one.submit.update, one.peer)):
+        update = one.submit.update
+        reason = ""
+        if one.staleness is None or one.staleness > max_staleness:
+            reason = "its base is not the round's"
+        elif update in seen:
+            reason = f"it is the same as that of {seen[update]}"
+        else:
+            reason = _fault(plan, layout, one.path)
+        seen.setdefault(update, one.peer)
+        verdicts.append(Verdict(one.peer, update, reason))
+    return verdicts
+
+
+def _fault(plan: Plan, layout: Layout, path: Path) -> str:
+    try:
+        if difference := read_layout(path).differs_from(layout):
+            return difference
+    except BadTensors as error:
+        return str(error)
+    vector = read_vector(path, layout)
+    if not math.isfinite(most := largest(vector)):
+        return "it holds NaN or infinity"
+    if most == 0.0:
+        return "it is zero everywhere"
+    if plan.max_norm and (norm := measure([vector]).norm(0)) > plan.max_norm:
+        return f"its norm of {norm:.6g} is over the bound of {plan.max_norm:.6g}"
+    return ""
+
+
+def compute(
+    plan: Plan,
+    base: Path,
+    submitted: Sequence[Submitted],
+    folder: Path,
+    *,
+    seed: bytes,
+    states: Sequence[Path] = (),
+    n_threads: int = 1,
+) -> Outcome:
+    """Admit, aggregate, and write the new tensors and states into `folder`, which is empty.
+
+    `states` are the server's from the round before; without any they begin as zeros. Raises: BadTensors, OSError.
+    """
+    layout = read_layout(base)
+    recipe = recipe_of(plan)
+    verdicts = admit(plan, layout, submitted, getattr(recipe.rule, "max_staleness", 0))
+    refused = {(verdict.peer, verdict.update) for verdict in verdicts if verdict.reason}
+    admitted = tuple(
+        Update(
+            cid=bytes(one.submit.update),
+            peer=str(one.peer),
+            vector=read_vector(one.path, layout),
+            weight=float(min(one.submit.n_samples, plan.max_samples)),
+            n_steps=one.submit.n_steps,
+            staleness=one.staleness or 0,
+        )
+        for one in sorted(submitted, key=lambda one: (one.submit.update, one.peer))
+        if (one.peer, one.submit.update) not in refused
+    )
+    tensors = folder / TENSORS_FILE
+    change = new_vector(tensors, layout)
+    n_states = recipe.server.n_states if recipe.server is not None else 0
+    state_paths = tuple(folder / f"state-{index}" for index in range(n_states))
+    state_vectors = [new_vector(path, layout) for path in state_paths]
+    for vector, path in zip(state_vectors, states, strict=False):
+        vector[:] = read_vector(path, layout)
+    failed = ""
+    try:
+        aggregate(admitted, recipe, change, seed=seed, states=state_vectors, n_threads=n_threads)
+    except CannotAggregate as error:
+        failed = str(error)
+        change[:] = 0.0
+    _add(read_vector(base, layout), change)
+    if not failed and not math.isfinite(max(map(largest, (change, *state_vectors)))):
+        failed = "the result would hold NaN or infinity"
+        change[:] = read_vector(base, layout)
+    if failed:
+        for vector, path in zip(state_vectors, states, strict=False):
+            vector[:] = read_vector(path, layout)
+    for vector, path in zip((change, *state_vectors), (tensors, *state_paths), strict=True):
+        flush(vector, path)
+    return Outcome(tuple(verdicts), admitted, tensors, state_paths, failed)
+
+
+def _add(base: Vector, change: Vector) -> None:
+    """change += base, in blocks."""
+    for start in range(0, len(base), ADD_BLOCK):
+        part = slice(start, start + ADD_BLOCK)
+        with np.errstate(over="ignore"):
+            np.add(base[part], change[part], out=change[part])
+
+
+def document(
+    experiment: Cid, number: int, base: Cid, outcome: Outcome, tensors: Cid, states: Sequence[Cid]
+) -> tuple[Cid, bytes]:
+    """The result's document, and its CID: what members sign and compare."""
+    value: dict[str, Any] = {
+        "format": 1,
+        "plan": experiment,
+        "round": number,
+        "base": base,
+        "updates": [
+            {"update": Cid(update.cid), "peer": update.peer, "weight": update.weight} for update in outcome.admitted
+        ],
+        "failed": outcome.failed,
+        "tensors": tensors,
+        "states": list(states),
+    }
+    data = dag_cbor.encode(value)
+    return Cid.of(data, DAG_CBOR), data
+
+
+class Document(NamedTuple):
+    """What a result's document says that others need."""
+
+    base: Cid
+    tensors: Cid
+    states: tuple[Cid, ...]
+    updates: tuple[Cid, ...]
+
+
+def read_document(data: bytes) -> Document:
+    """Read a document that was found through its CID. Raises: BadTensors, InvalidBlock."""
+    value = dag_cbor.decode(data)
+    try:
+        found = Document(
+            value["base"], value["tensors"], tuple(value["states"]), tuple(one["update"] for one in value["updates"])
+        )
+    except (TypeError, KeyError):
+        raise BadTensors("this is not the document of a round's result") from None
+    if not all(isinstance(cid, Cid) for cid in (found.base, found.tensors, *found.states, *found.updates)):
+        raise BadTensors("this is not the document of a round's result")
+    return found

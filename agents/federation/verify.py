@@ -1,0 +1,140 @@
+"""Check an experiment from its events and updates alone: proved, refuted and by whom, or not decidable and why.
+
+Nothing is believed. Each round's selection, receipts, promises and countersignatures are read out of the book again,
+and each result is computed again from the updates that the final close lists.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, cast
+
+from agents.federation.book import Book, Said
+from agents.federation.member import why_not
+from agents.federation.outcome import Outcome, Submitted, compute, document, read_document
+from protocols.rounds import Close, Result, Submit
+from storage.cid import Cid
+from storage.errors import NotFound
+from storage.keys import PeerId
+
+
+class Files(Protocol):
+    """What a round reads and writes: blocks, and files of the store where they can be mapped."""
+
+    def block(self, cid: Cid) -> bytes:
+        """A block. Raises: NotFound."""
+        ...
+
+    def path(self, cid: Cid) -> Path:
+        """A file's bytes, at a path. Raises: NotFound."""
+        ...
+
+    def cid(self, path: Path) -> Cid:
+        """The CID that a file has when it is added."""
+        ...
+
+
+class Finding(NamedTuple):
+    """One thing that was checked. `round` is 0 for the experiment as a whole; `by` is who is to blame."""
+
+    round: int
+    verdict: Literal["proved", "refuted", "not decidable"]
+    what: str
+    by: PeerId | None = None
+
+
+class Computed(NamedTuple):
+    """A result, computed here: its document, and what it was made into."""
+
+    result: Cid
+    data: bytes
+    tensors: Cid
+    states: tuple[Cid, ...]
+    outcome: Outcome
+
+
+def recompute(book: Book, number: int, close: Close, files: Files, folder: Path, n_threads: int = 1) -> Computed:
+    """The result of a close, from its updates. Raises: NotFound for what is missing, BadTensors, OSError."""
+    base, states = tensors_before(book, number, files)
+    submitted = []
+    for link in close.submissions:
+        said = cast(Said, book.get(link))
+        submit = cast(Submit, said.event)
+        submitted.append(
+            Submitted(said.author, submit, files.path(submit.update), staleness(book, number, submit, files))
+        )
+    outcome = compute(
+        book.plan,
+        files.path(base),
+        submitted,
+        folder,
+        seed=book.seed(number) or b"",
+        states=[files.path(cid) for cid in states],
+        n_threads=n_threads,
+    )
+    tensors, new_states = files.cid(outcome.tensors), tuple(files.cid(path) for path in outcome.states)
+    result, data = document(book.experiment, number, base, outcome, tensors, new_states)
+    return Computed(result, data, tensors, new_states, outcome)
+
+
+def tensors_before(book: Book, number: int, files: Files) -> tuple[Cid, tuple[Cid, ...]]:
+    """The tensors and server states that a round starts from. Raises: NotFound."""
+    result = book.result(number - 1)
+    if result is None:
+        raise NotFound(f"the result of round {number - 1} is not known")
+    if result == book.plan.initial:
+        return book.plan.initial, ()
+    found = read_document(files.block(result))
+    return found.tensors, found.states
+
+
+def staleness(book: Book, number: int, submit: Submit, files: Files) -> int | None:
+    """How many results lie between an update's base and the round's; None for tensors that are no result here."""
+    for age in range(number):
+        if tensors_before(book, number - age, files)[0] == submit.base:
+            return age
+    return None
+
+
+def verify(book: Book, files: Files) -> Iterator[Finding]:
+    """Check every round that is final, in order. `book` must have settled nothing itself: see `Book.settle`."""
+    for peer, (first, second) in sorted(book.broken().items()):
+        yield Finding(0, "refuted", f"two events contradict each other: {first.cid} and {second.cid}", peer)
+    if book.start() is None:
+        yield Finding(0, "not decidable", "no list of participants is known that the plan's author signed")
+        return
+    for number in range(1, book.plan.n_rounds + 1):
+        said = book.final(number)
+        if said is None:
+            yield Finding(number, "not decidable", "no close is known that over half of the selected countersigned")
+            return
+        if why := why_not(book, said):
+            yield Finding(number, "refuted", f"the close is not sound: {why}", said.author)
+            return
+        close = cast(Close, said.event)
+        if close.void:
+            yield Finding(number, "proved", f"void: {close.void}")
+            continue
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                found = recompute(book, number, close, files, Path(folder))
+        except NotFound as error:
+            yield Finding(number, "not decidable", f"an update is missing: {error}")
+            return
+        yield from _compare(book, number, said, found)
+        book.settle(number, found.result)
+
+
+def _compare(book: Book, number: int, final: Said, found: Computed) -> Iterator[Finding]:
+    """What was computed here beside what members said it came to."""
+    n_agree = 0
+    for said, event in book.all_of(Result):
+        if event.round == number and event.close == final.cid:
+            n_agree += event.result == found.result
+            if event.result != found.result:
+                yield Finding(number, "refuted", f"the result {event.result} is not {found.result}", said.author)
+    refused = [verdict for verdict in found.outcome.verdicts if verdict.reason]
+    what = f"{found.result}: {len(found.outcome.admitted)} updates admitted, {len(refused)} refused, {n_agree} agree"
+    if found.outcome.failed:
+        what += f"; the tensors stay what they were: {found.outcome.failed}"
+    yield Finding(number, "proved", what)
