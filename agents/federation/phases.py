@@ -1,0 +1,77 @@
+"""The phases of a round, as a table: what an observer with a book sees, and by which event it goes on.
+
+`python -m agents.federation.phases` writes the table and its diagram into FEDERATION.md; a test compares them.
+"""
+
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, cast
+
+from agents.federation.book import Book
+from protocols.rounds import Close
+
+Phase = Literal["unknown", "waiting", "training", "closing", "final", "void", "settled"]
+
+
+class Step(NamedTuple):
+    """From one phase to another, by an event; and who says it."""
+
+    phase: Phase
+    event: str
+    then: Phase
+    by: str
+
+
+TABLE: Final = (
+    Step("unknown", "start, or the result before", "waiting", "the plan's author; over half of those selected before"),
+    Step("waiting", "open", "training", "the coordinator of the term"),
+    Step("training", "submit, receipt", "training", "the selected; the coordinator"),
+    Step("training", "open, promise", "training", "a deputy, after a lease of silence; the selected"),
+    Step("training", "close", "closing", "the coordinator of the highest term"),
+    Step("closing", "open, promise", "training", "a deputy, when no majority countersigned within a lease"),
+    Step("closing", "vote", "final", "over half of the selected"),
+    Step("closing", "vote", "void", "over half of the selected, for a close without submissions"),
+    Step("final", "result", "settled", "each member's own computation, or over half of the selected alike"),
+)
+
+MARKS: Final = ("<!-- phases -->", "<!-- /phases -->")
+
+
+def phase_of(book: Book, number: int) -> Phase:
+    """Where a round stands, by what is known."""
+    if book.selected(number) is None:
+        return "unknown"
+    if (final := book.final(number)) is not None:
+        if cast(Close, final.event).void:
+            return "void"
+        return "settled" if book.result(number) is not None else "final"
+    opened = book.opened(number)
+    if not opened:
+        return "waiting"
+    return "closing" if max(opened) in book.closes(number) else "training"
+
+
+def text() -> str:
+    """The table and its diagram, in Markdown."""
+    rows = "\n".join(f"| {step.phase} | {step.event} | {step.then} | {step.by} |" for step in TABLE)
+    edges = "\n".join(f"    {step.phase} --> {step.then}: {step.event}" for step in TABLE)
+    return (
+        f"| phase | event | then | said by |\n| --- | --- | --- | --- |\n{rows}\n\n"
+        f"```mermaid\nstateDiagram-v2\n    [*] --> unknown\n{edges}\n    settled --> [*]\n    void --> [*]\n```"
+    )
+
+
+def written_into(document: str) -> str:
+    """The document with the table and diagram of now between its marks."""
+    before, rest = document.split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    return f"{before}{MARKS[0]}\n{text()}\n{MARKS[1]}{after}"
+
+
+def main() -> None:
+    """Write them."""
+    path = Path(__file__).parents[1] / "FEDERATION.md"
+    path.write_text(written_into(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,305 @@
+"""Any member can prove an experiment from its events and updates, and name who lied."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agents.federation.book import Book
+from agents.federation.outcome import read_document
+from agents.federation.tensors import Layout, flush, new_vector, read_vector
+from agents.federation.verify import Finding, recompute, tensors_before, verify
+from protocols.entry import Entry, make_entry
+from protocols.rounds import (
+    Close,
+    Event,
+    Join,
+    Open,
+    Promise,
+    Receipt,
+    Result,
+    Start,
+    Submit,
+    Vote,
+    content_of,
+    scope_of,
+)
+from storage.cid import RAW, Cid
+from storage.errors import NotFound
+from storage.keys import PeerId
+from tests.agents.federation.village import identity, make_plan
+
+LAYOUT = Layout.of({"weight": (8,)})
+N = 5
+
+
+class Shelf:
+    """Files by CID, in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._blocks: dict[Cid, bytes] = {}
+
+    def block(self, cid: Cid) -> bytes:
+        try:
+            return self._blocks[cid]
+        except KeyError:
+            raise NotFound(f"no block {cid}") from None
+
+    def path(self, cid: Cid) -> Path:
+        path = self._folder / str(cid)
+        if not path.exists():
+            raise NotFound(f"no file {cid}")
+        return path
+
+    def cid(self, path: Path) -> Cid:
+        return self.keep(path.read_bytes())
+
+    def keep(self, data: bytes) -> Cid:
+        cid = Cid.of(data, RAW)
+        (self._folder / str(cid)).write_bytes(data)
+        return cid
+
+    def put(self, data: bytes, cid: Cid) -> None:
+        self._blocks[cid] = data
+
+    def lose(self, cid: Cid) -> None:
+        (self._folder / str(cid)).unlink()
+
+    def tensors(self, values: object) -> Cid:
+        path = self._folder / "new"
+        path.unlink(missing_ok=True)
+        vector = new_vector(path, LAYOUT)
+        vector[:] = np.asarray(values, np.float32)
+        flush(vector, path)
+        return self.cid(path)
+
+
+class Experiment:
+    """Writes the events of an experiment, honest unless told otherwise."""
+
+    def __init__(self, shelf: Shelf, n_rounds: int = 2, **changes: object) -> None:
+        self.shelf = shelf
+        initial = shelf.tensors(np.zeros(8))
+        _, self.plan = make_plan(N + 1, initial=initial, n_rounds=n_rounds, rule={"rule": "median"}, **changes)
+        self.entries: list[Entry] = []
+        self._sequences: dict[int, int] = {}
+        self.own = Book(self.plan)
+        self.experiment = self.own.experiment
+
+    def say(self, number: int, event: Event, sequence: int | None = None) -> Entry:
+        at = self._sequences.get(number, 0) if sequence is None else sequence
+        self._sequences[number] = max(self._sequences.get(number, 0), at + 1)
+        entry = make_entry(identity(number), event.kind, scope_of(self.experiment), at, [], content_of(event))
+        self.entries.append(entry)
+        self.own.add(entry)
+        return entry
+
+    def begin(self) -> None:
+        for number in range(N):
+            self.say(number, Join())
+        self.say(0, Start(joined=peers(range(N))))
+
+    def submit(self, number: int, who: int) -> Entry:
+        base = self.base(number)
+        update = self.shelf.tensors(np.arange(8) + who + 10 * number)
+        return self.say(who, Submit(round=number, base=base, update=update, n_samples=10))
+
+    def base(self, number: int) -> Cid:
+        return tensors_before(self.own, number, self.shelf)[0]
+
+    def round(
+        self,
+        number: int,
+        *,
+        who: range = range(N),
+        listed: Callable[[list[Entry]], list[Entry]] = lambda found: found,
+        result: Callable[[int, Cid], Cid] = lambda member, result: result,
+        voters: range = range(N),
+    ) -> None:
+        self.say(0, Open(round=number, term=0))
+        found = [self.submit(number, member) for member in who]
+        for entry in found:
+            self.say(0 if entry.author != identity(0).peer_id else 1, Receipt(round=number, submission=entry.cid))
+        links = tuple(sorted(entry.cid for entry in listed(found)))
+        close = self.say(0, Close(round=number, term=0, submissions=links, joined=peers(range(N))))
+        for member in voters:
+            self.say(member, Vote(round=number, term=0, close=close.cid))
+        self.settle(number, result)
+
+    def settle(self, number: int, result: Callable[[int, Cid], Cid] = lambda member, result: result) -> None:
+        said = self.own.final(number)
+        if said is None:
+            return
+        assert isinstance(said.event, Close)
+        folder = Path(self.shelf._folder) / f"round-{number}"
+        folder.mkdir()
+        found = recompute(self.own, number, said.event, self.shelf, folder)
+        self.shelf.put(found.data, found.result)
+        self.own.settle(number, found.result)
+        for member in range(N):
+            self.say(member, Result(round=number, close=said.cid, result=result(member, found.result)))
+
+    def check(self) -> list[Finding]:
+        book = Book(self.plan)
+        for entry in self.entries:
+            book.add(entry)
+        return list(verify(book, self.shelf))
+
+
+def peers(numbers: range) -> tuple[PeerId, ...]:
+    return tuple(sorted(identity(number).peer_id for number in numbers))
+
+
+@pytest.fixture
+def honest(tmp_path: Path) -> Experiment:
+    experiment = Experiment(Shelf(tmp_path))
+    experiment.begin()
+    experiment.round(1)
+    return experiment
+
+
+def blamed(findings: list[Finding]) -> list[PeerId | None]:
+    return [finding.by for finding in findings if finding.verdict == "refuted"]
+
+
+def test_an_honest_experiment_is_proved_round_by_round(honest: Experiment) -> None:
+    honest.round(2)
+    findings = honest.check()
+    assert [(finding.round, finding.verdict) for finding in findings] == [(1, "proved"), (2, "proved")]
+    assert "5 updates admitted, 0 refused, 5 agree" in findings[0].what
+
+
+def test_what_members_say_is_proved_in_any_order_of_arrival(honest: Experiment) -> None:
+    honest.round(2)
+    expected = honest.check()
+    honest.entries.reverse()
+    assert honest.check() == expected
+
+
+def test_a_result_off_by_one_ulp_is_refuted_by_name(honest: Experiment) -> None:
+    def result(member: int, true: Cid) -> Cid:
+        if member != 3:
+            return true
+        document = honest.shelf.block(true)
+        path = honest.shelf.path(read_document(document).tensors)
+        nudged = np.nextafter(read_vector(path, LAYOUT)[0], np.float32(np.inf))
+        data = bytearray(path.read_bytes())
+        at = len(LAYOUT.header())
+        data[at : at + 4] = nudged.tobytes()
+        other = Cid.of(bytes(data), RAW)
+        lie = document.replace(bytes(read_document(document).tensors), bytes(other))
+        return Cid.of(lie, true.codec)
+
+    honest.round(2, result=result)
+    findings = honest.check()
+    assert blamed(findings) == [identity(3).peer_id]
+    assert findings[-1].verdict == "proved" and "4 agree" in findings[-1].what
+
+
+def test_an_update_that_has_a_receipt_and_is_dropped_blames_the_coordinator(honest: Experiment) -> None:
+    honest.round(2, listed=lambda found: found[:-1])
+    assert set(blamed(honest.check())) == {identity(0).peer_id}
+
+
+def test_a_close_by_somebody_whose_turn_it_is_not_counts_for_nothing(honest: Experiment) -> None:
+    honest.say(0, Open(round=2, term=0))
+    found = [honest.submit(2, member) for member in range(N)]
+    close = honest.say(
+        3, Close(round=2, term=0, submissions=tuple(sorted(one.cid for one in found)), joined=peers(range(N)))
+    )
+    for member in range(N):
+        honest.say(member, Vote(round=2, term=0, close=close.cid))
+    assert honest.check()[-1] == Finding(
+        2, "not decidable", "no close is known that over half of the selected countersigned"
+    )
+
+
+def test_a_close_that_too_few_countersigned_proves_nothing(honest: Experiment) -> None:
+    honest.round(2, voters=range(2))
+    assert honest.check()[-1].verdict == "not decidable"
+
+
+def test_a_close_that_lists_what_nobody_submitted_is_refuted(honest: Experiment) -> None:
+    foreign = Cid.of(b"no submission", honest.entries[0].cid.codec)
+    honest.say(0, Open(round=2, term=0))
+    found = [honest.submit(2, member) for member in range(N)]
+    links = tuple(sorted([*(one.cid for one in found[1:]), foreign]))
+    close = honest.say(0, Close(round=2, term=0, submissions=links, joined=peers(range(N))))
+    for member in range(N):
+        honest.say(member, Vote(round=2, term=0, close=close.cid))
+    assert blamed(honest.check()) == [identity(0).peer_id]
+
+
+def test_two_closes_of_one_term_blame_their_coordinator(honest: Experiment) -> None:
+    honest.round(2)
+    honest.say(0, Close(round=2, term=0, submissions=(), joined=(), void="never mind"))
+    assert identity(0).peer_id in blamed(honest.check())
+
+
+def test_two_votes_of_one_term_blame_the_voter(honest: Experiment) -> None:
+    honest.round(2)
+    other = Cid.of(b"another close", honest.entries[0].cid.codec)
+    honest.say(4, Vote(round=2, term=0, close=other))
+    assert blamed(honest.check()) == [identity(4).peer_id]
+
+
+def test_a_history_that_forks_blames_its_author(honest: Experiment) -> None:
+    honest.round(2)
+    honest.say(2, Open(round=1, term=7), sequence=0)
+    assert blamed(honest.check()) == [identity(2).peer_id]
+
+
+def test_a_deputy_that_passes_over_a_countersigned_close_is_refuted(honest: Experiment) -> None:
+    """Three have countersigned all five updates; the deputy shows their promises and closes four."""
+    honest.say(0, Open(round=2, term=0))
+    found = [honest.submit(2, member) for member in range(N)]
+    links = tuple(sorted(one.cid for one in found))
+    close = honest.say(0, Close(round=2, term=0, submissions=links, joined=peers(range(N))))
+    votes = [honest.say(member, Vote(round=2, term=0, close=close.cid)) for member in range(2)]
+    honest.say(1, Open(round=2, term=1))
+    promises = [
+        honest.say(member, Promise(round=2, term=1, vote=votes[member].cid if member < 2 else None))
+        for member in range(3)
+    ]
+    other = honest.say(
+        1,
+        Close(
+            round=2,
+            term=1,
+            submissions=links[:-1],
+            joined=peers(range(N)),
+            promises=tuple(sorted(promise.cid for promise in promises)),
+        ),
+    )
+    for member in range(2, N):
+        honest.say(member, Vote(round=2, term=1, close=other.cid))
+    findings = honest.check()
+    assert blamed(findings) == [identity(1).peer_id]
+    assert findings[-1].what.endswith("a close that was countersigned before it lists something else")
+
+
+def test_a_result_of_another_plan_is_refuted(honest: Experiment) -> None:
+    honest.round(2, result=lambda member, true: true if member != 2 else Cid.of(b"another plan's", true.codec))
+    assert blamed(honest.check()) == [identity(2).peer_id]
+
+
+def test_a_missing_update_is_not_decidable_and_said_to_be_missing(honest: Experiment) -> None:
+    honest.round(2)
+    said = honest.own.submissions(2)[identity(3).peer_id]
+    assert isinstance(said.event, Submit)
+    honest.shelf.lose(said.event.update)
+    assert honest.check()[-1] == Finding(2, "not decidable", f"an update is missing: no file {said.event.update}")
+
+
+def test_refused_updates_are_counted_and_the_round_is_proved(tmp_path: Path) -> None:
+    experiment = Experiment(Shelf(tmp_path), n_rounds=1, max_norm=48.0)
+    experiment.begin()
+    experiment.round(1)
+    (finding,) = experiment.check()
+    assert finding.verdict == "proved" and "4 updates admitted, 1 refused" in finding.what
+
+
+def test_without_a_start_nothing_is_decidable(tmp_path: Path) -> None:
+    assert [finding.verdict for finding in Experiment(Shelf(tmp_path)).check()] == ["not decidable"]
