@@ -1,16 +1,14 @@
-"""Run one of Flower's aggregators once: `flower_driver.py TASK N_CLIENTS N_PARAMS`; runs in Flower's environment.
+"""Run one of Flower's aggregators once: `-m tests.benchmarks.flower_driver TASK N_CLIENTS N_PARAMS`, in its environment.
 
 Prints CPU and wall seconds, and the megabytes that it took beyond its inputs, as JSON.
 """
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-from metering import metered
+from tests.benchmarks.metering import metered
 
 SIDE = 500
 

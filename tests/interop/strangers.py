@@ -32,7 +32,7 @@ def kubo_command() -> list[str]:
 
 
 def flower_command() -> list[str]:
-    """How to run Flower 1.42's aggregation; it takes a task and sizes. Raises: CannotInstall.
+    """How to run Flower 1.42's aggregation from the repository's root; it takes a task and sizes. Raises: CannotInstall.
 
     Its own requirements are wider than what these functions import, and not to be had everywhere.
     """
@@ -47,7 +47,7 @@ def flower_command() -> list[str]:
         "iterators",
     ]
     python = environment("flower", needed, bare=["flwr==1.42.0"])
-    return [python, str(HERE.parent / "benchmarks" / "flower_driver.py")]
+    return [python, "-m", "tests.benchmarks.flower_driver"]
 
 
 def environment(name: str, packages: list[str], bare: Sequence[str] = ()) -> str:
