@@ -1,4 +1,4 @@
-"""Run one of Flower's aggregators once: `-m tests.benchmarks.flower_driver TASK N_CLIENTS N_PARAMS`, in its environment.
+"""Run one of Flower's aggregators once, in its environment: `-m tests.benchmarks.flower_driver TASK CLIENTS PARAMS`.
 
 Prints CPU and wall seconds, and the megabytes that it took beyond its inputs, as JSON.
 """

@@ -32,9 +32,9 @@ def kubo_command() -> list[str]:
 
 
 def flower_command() -> list[str]:
-    """How to run Flower 1.42's aggregation from the repository's root; it takes a task and sizes. Raises: CannotInstall.
+    """How to run Flower 1.42's aggregation from the repository's root; it takes a task and sizes.
 
-    Its own requirements are wider than what these functions import, and not to be had everywhere.
+    It asks for more than these functions import, which is not to be had everywhere. Raises: CannotInstall.
     """
     needed = [
         "numpy==2.4.6",
