@@ -1,0 +1,7 @@
+"""Secure aggregation: a coordinator learns the sum of the updates, and of each update nothing.
+
+`quantise` makes an update whole numbers, `shamir` splits seeds, `masks` hides, and `client` and `server` are the two
+sides, without IO. What it hides, and from whom, stands in agents/FEDERATION.md.
+
+Source: Bonawitz et al., Practical secure aggregation (CCS 2017), figure 4, with the consistency round.
+"""
