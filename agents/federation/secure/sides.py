@@ -39,7 +39,7 @@ class Setting(NamedTuple):
     clients: tuple[PeerId, ...]
     threshold: int
 
-    def index(self, peer: PeerId) -> int:
+    def place(self, peer: PeerId) -> int:
         """Whose share is which: the place among the clients, from 1 on."""
         return self.clients.index(peer) + 1
 
@@ -109,7 +109,7 @@ class Client:
         self.state = self.state._replace(keys=dict(keys))
         hidden = {}
         for peer, theirs in keys.items():
-            at = setting.index(peer)
+            at = setting.place(peer)
             seed = self._agree(self.state.share_key, theirs.for_shares, setting.purpose(_SHARE, self._me, peer))
             hidden[peer] = masks.hide(seed, own[at] + mask[at], setting.purpose(_SHARE, self._me, peer))
         return hidden
@@ -244,7 +244,7 @@ class Adder:
         return self._total
 
     def _secret(self, peer: PeerId, parts: Mapping[PeerId, bytes | None]) -> bytes:
-        found = {self._setting.index(one): part for one, part in parts.items() if part is not None}
+        found = {self._setting.place(one): part for one, part in parts.items() if part is not None}
         try:
             return shamir.combine(found, self._setting.threshold)
         except shamir.BadShares as error:
