@@ -1,4 +1,4 @@
-"""Aggregation beside Flower 1.42's, taking turns: `python -m tests.benchmarks.aggregation`.
+"""Aggregation, open and secure, beside Flower 1.42's, taking turns: `python -m tests.benchmarks.aggregation`.
 
 Each measurement is a process of its own. Flower's functions get all clients' tensors in memory, as they need them;
 ours read updates that are mapped from files, in one thread. CPU seconds are what to compare: other load does not count.
@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ import numpy as np
 from agents.aggregation.aggregate import Recipe, aggregate
 from agents.aggregation.registry import before_of, rule_of
 from agents.aggregation.updates import Update
+from agents.federation.secure import masks
+from agents.federation.secure.quantise import Grid, mean_of_sum, quantise
 from tests.benchmarks.metering import metered
 from tests.interop.strangers import CannotInstall, flower_command
 
@@ -26,9 +29,10 @@ SIZES = ((10, 10_000_000), (50, 10_000_000))
 TASKS = ("mean", "median", "trimmed_mean", "multi_krum", "nnm + trimmed_mean")
 GOALS = {
     ("mean", 10): 0.12, ("median", 10): 0.35, ("trimmed_mean", 10): 0.35, ("multi_krum", 10): 1.0,
-    ("median", 50): 3.0, ("multi_krum", 50): 5.0,
+    ("median", 50): 3.0, ("multi_krum", 50): 5.0, ("secure", 10): 0.35, ("secure, server", 10): 1.0,
 }  # fmt: skip
-THEIRS = {"mean", "median", "trimmed_mean", "multi_krum"}
+SECURE = ("secure", "secure, server")
+THEIRS = {"mean", "median", "trimmed_mean", "multi_krum", "secure"}
 
 
 def recipe(task: str, n_bad: int) -> Recipe:
@@ -59,6 +63,34 @@ def one(task: str, n_clients: int, n_params: int) -> dict[str, float]:
         return metered(lambda: aggregate(updates, recipe(task, n_clients // 5), out))
 
 
+def one_secure(n_masks: int, n_params: int) -> dict[str, float]:
+    """What a client does to its update: quantise it, and add a mask for each of its peers."""
+    update = np.random.default_rng(0).standard_normal(n_params, dtype=np.float32) * np.float32(0.01)
+
+    def step() -> object:
+        words = quantise(update, 0.5, Grid(1.0, n_masks))
+        for index in range(n_masks):
+            masks.apply(words, index.to_bytes(32), 1)
+        return words
+
+    return metered(step)
+
+
+def one_server(n_clients: int, n_params: int) -> dict[str, float]:
+    """What a coordinator does: add masked updates, take each client's own mask away, and read the mean."""
+    words = np.arange(n_params + 1, dtype=np.uint32)
+    grid = Grid(1.0, n_clients)
+
+    def step() -> object:
+        total = np.zeros(n_params + 1, np.uint32)
+        for index in range(n_clients):
+            np.add(total, words, out=total)
+            masks.apply(total, index.to_bytes(32), -1)
+        return mean_of_sum(total, n_clients, grid)
+
+    return metered(step)
+
+
 def ran(command: list[str], task: str, n_clients: int, n_params: int) -> dict[str, float]:
     done = subprocess.run(
         [*command, task, str(n_clients), str(n_params)], stdout=subprocess.PIPE, check=True,
@@ -74,7 +106,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         task, n_clients, n_params = options.one
-        sys.stdout.write(json.dumps(one(task, int(n_clients), int(n_params))))
+        work = {"secure": one_secure, "secure, server": one_server}.get(task, partial(one, task))
+        sys.stdout.write(json.dumps(work(int(n_clients), int(n_params))))
         return
     ours = [sys.executable, "-m", "tests.benchmarks.aggregation", "--one"]
     try:
@@ -86,14 +119,14 @@ def main() -> None:
     print(f"float32, one thread, medians of {options.rounds} turns; extra memory is beyond the inputs\n")
     print("| rule | updates | Covey CPU s | goal | extra MB | Flower CPU s | extra MB | ratio |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-    for n_clients, n_params in SIZES:
-        for task in TASKS:
-            found: dict[str, list[dict[str, float]]] = {"ours": [], "theirs": []}
-            for _ in range(options.rounds):
-                found["ours"].append(ran(ours, task, n_clients, n_params))
-                if theirs and task in THEIRS:
-                    found["theirs"].append(ran(theirs, task, n_clients, n_params))
-            row(task, n_clients, n_params, found["ours"], found["theirs"])
+    cases = [(task, *size) for size in SIZES for task in TASKS] + [(task, *SIZES[0]) for task in SECURE]
+    for task, n_clients, n_params in cases:
+        found: dict[str, list[dict[str, float]]] = {"ours": [], "theirs": []}
+        for _ in range(options.rounds):
+            found["ours"].append(ran(ours, task, n_clients, n_params))
+            if theirs and task in THEIRS:
+                found["theirs"].append(ran(theirs, task, n_clients, n_params))
+        row(task, n_clients, n_params, found["ours"], found["theirs"])
 
 
 def row(task: str, n_clients: int, n_params: int, ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> None:
