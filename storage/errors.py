@@ -13,6 +13,18 @@ class InvalidBlock(StorageError, ValueError):
     """The bytes of a block do not follow its codec. Fetch it again from another peer."""
 
 
+class NotAFile(InvalidBlock):
+    """That has no bytes to read. See what is in it with `covey ls CID`, or write it out with `covey get CID`."""
+
+
+class NotAFolder(InvalidBlock):
+    """There are no names in that to list. Read it with `covey cat CID`, or write it out with `covey get CID`."""
+
+
+class NotUnixfs(InvalidBlock):
+    """That is no content to read. See its value: `covey dag get CID`. If it is sealed, open it: `covey unseal CID`."""
+
+
 class UnknownCodec(StorageError):
     """The block has a codec that this Covey cannot read: its links are unknown. Pin it directly, or upgrade Covey."""
 
@@ -22,6 +34,10 @@ class NotFound(StorageError, KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else self.__class__.__name__
+
+
+class NoSuchName(NotFound):
+    """The folder is here, and that name is not in it. See the names that it has with `covey ls CID`."""
 
 
 class Corrupt(StorageError):
@@ -45,11 +61,15 @@ class StoreLocked(StorageError):
 
 
 class StoreFull(StorageError):
-    """The disk is full. Free some space; reads still work."""
+    """The disk is full; reads still work. Drop what nothing keeps with `covey repo gc`, or free some space."""
 
 
 class OverQuota(StoreFull):
     """The store's quota is used up. Run `covey repo gc`, unpin what is not needed, or raise `storage.quota_gb`."""
+
+
+class DiskFull(StorageError):
+    """The disk has no room for it. Free some space, or some of the store's: `covey repo stat`, then `covey repo gc`."""
 
 
 class CannotCollect(StorageError):
@@ -71,6 +91,10 @@ class InvalidCar(StorageError, ValueError):
 
 class InvalidOption(StorageError, ValueError):
     """That is no way to add content. Choose one of those named, or leave the option away."""
+
+
+class SpecialFile(StorageError):
+    """Pipes, sockets and devices are not kept. Move it away and try again; to keep what a pipe gives: `covey add -`."""
 
 
 class InvalidName(StorageError, ValueError):

@@ -1,5 +1,6 @@
 """From an error to what a client of the control API is told: status, stable code, text, and what to do next."""
 
+import errno
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +17,7 @@ EXITS: Final = {
     EXIT_FAILED: "it failed; the line on stderr says why and what to do next",
     EXIT_USAGE: "the command line is wrong",
     EXIT_NOT_RUNNING: "no daemon runs in this home",
-    EXIT_REFUSED: "refused: not trusted, forged, replayed, expired, or it does not fit",
+    EXIT_REFUSED: "refused: not trusted, not for this node or model, forged, replayed or expired",
     EXIT_NOT_FOUND: "there is no such thing here, or no peer has it",
     EXIT_INTERRUPTED: "interrupted",
 }
@@ -34,6 +35,10 @@ STATUSES: Final = {
     "malformed": 400,
     "bad_data": 400,
     "unknown_codec": 400,
+    "not_a_file": 400,
+    "not_a_folder": 400,
+    "not_unixfs": 400,
+    "special_file": 400,
     "bad_recipient": 400,
     "untrusted": 403,
     "forged": 403,
@@ -49,6 +54,7 @@ STATUSES: Final = {
     "broken_seal": 403,
     "unknown_operation": 404,
     "not_found": 404,
+    "no_such_name": 404,
     "not_here": 404,
     "unknown_name": 404,
     "unknown_chat": 404,
@@ -73,10 +79,13 @@ STATUSES: Final = {
     "timed_out": 504,
     "store_full": 507,
     "over_quota": 507,
+    "disk_full": 507,
     "cannot_collect": 409,
     "blocks_damaged": 500,
 }
-_EXIT_OF_STATUS: Final = {403: EXIT_REFUSED, 404: EXIT_NOT_FOUND, 409: EXIT_REFUSED}
+# Only what was refused for whom it comes from, or for what it is, ends so: another state (409) is a failure.
+_EXIT_OF_STATUS: Final = {403: EXIT_REFUSED, 404: EXIT_NOT_FOUND}
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +117,22 @@ def fault_of(error: BaseException) -> Fault:
         return Fault("no_such_file", f"there is no file {error.filename}", "Check the path.")
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
+        if error.errno in _NO_ROOM:
+            from storage.errors import DiskFull
+
+            return Fault("disk_full", f"{where}{error.strerror or error}", _hint(DiskFull))
         return Fault("os_error", f"{where}{error.strerror or error}", "Check the path and its permissions.")
     code = _code_of(error)
     if code is None:
         return Fault("internal", f"a bug in Covey: {type(error).__name__}", "Please report it with the log: covey logs")
-    hint = " ".join((type(error).__doc__ or "").split())
+    hint = _hint(type(error))
     text = str(error) or hint
     # A docstring of one sentence says only what happened; nor is a hint needed where the text names a command already.
     return Fault(code, text, "" if text == hint or ". " not in hint or "covey " in text else hint)
+
+
+def _hint(kind: type[BaseException]) -> str:
+    return " ".join((kind.__doc__ or "").split())
 
 
 def _code_of(error: BaseException) -> str | None:

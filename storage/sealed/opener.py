@@ -7,7 +7,7 @@ from typing import Final
 
 from storage.blockstore import Blockstore
 from storage.cid import Cid
-from storage.errors import BrokenSeal, InvalidBlock, NotARecipient, NotFound
+from storage.errors import BrokenSeal, InvalidBlock, NoSuchName, NotAFile, NotARecipient
 from storage.keys import Identity, PeerId
 from storage.sealed import table
 from storage.sealed.keys import fits, recipients_of, stream_key, unwrap
@@ -59,17 +59,18 @@ class Sealed:
         return table.decode(self.plaintext(start, n_bytes), start)
 
     def find(self, path: str = "") -> Entry:
-        """The file, folder or symlink at a path. Raises: NotFound."""
+        """The file, folder or symlink at a path. Raises: NoSuchName."""
         names = tuple(os.fsencode(name) for name in path.split("/") if name)
         for entry in self.entries():
             if entry.path == names:
                 return entry
-        raise NotFound(f"there is no {path!r} in the sealed content")
+        raise NoSuchName(f"there is no {path!r} in the sealed content. To see what is in it: covey sealed ls CID")
 
     def read(self, entry: Entry, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """The bytes of a file from `offset` on, in pieces. Raises: as `plaintext`; NotFound for what is no file."""
+        """The bytes of a file from `offset` on, in pieces. Raises: as `plaintext`; NotAFile."""
         if entry.kind != "file":
-            raise NotFound(f"{entry.name!r} is a {entry.kind}, not a file")
+            what = f"{entry.name!r} in the sealed content" if entry.path else "the sealed content"
+            raise NotAFile(f"{what} is a {entry.kind}, not a file. To see what is in it: covey sealed ls CID")
         rest = max(entry.n_bytes - offset, 0)
         return self.plaintext(entry.start + offset, rest if length is None else min(length, rest))
 

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from storage.blockstore import Blockstore
 from storage.cid import Cid
-from storage.errors import StorageError, TooLarge
+from storage.errors import TooLarge
 from storage.keys import PeerId
 from storage.sealed import table
 from storage.sealed.keys import KEY_BYTES, Entropy, commitment, make_root, stream_key
@@ -18,6 +18,7 @@ from storage.sealed.root import PREFIX_BYTES, Content, Root
 from storage.sealed.stream import SEALED_CHUNK_BYTES, seal_chunks
 from storage.sealed.table import Entry
 from storage.unixfs import UNIXFS_V1_2025, add_stream
+from storage.unixfs.importer import special_file
 
 READ_BYTES: Final = 1 << 20
 CHUNKS_A_LEAF: Final = 15  # whole chunks in each block, as many as fit
@@ -51,7 +52,7 @@ def seal_path(
 ) -> Made:
     """Seal a file, or a folder with everything in it. All blocks are durable then.
 
-    Raises: BadRecipient; InvalidName for a symlink that leads out of the folder; StorageError for what is neither file,
+    Raises: BadRecipient; InvalidName for a symlink that leads out of the folder; SpecialFile for what is neither file,
     folder nor symlink; TooLarge; OSError where it cannot be read.
     """
     return _seal(store, _plaintext(_walk(path), is_padded, on_progress), list(recipients), entropy)
@@ -176,4 +177,4 @@ def _walk(top: Path) -> Iterator[tuple[Entry, Path | None]]:
             children = ((path / os.fsdecode(name), (*names, name)) for name in below)
             todo += [(child, inside, child.lstat().st_mode) for child, inside in children]
         else:
-            raise StorageError(f"{path} is neither a file nor a folder nor a symlink: move it away and seal again")
+            raise special_file(path, mode)

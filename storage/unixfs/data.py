@@ -25,6 +25,11 @@ class Kind(IntEnum):
     SYMLINK = 4
     HAMT_SHARD = 5
 
+    @property
+    def word(self) -> str:
+        """What people call it."""
+        return {Kind.RAW: "file", Kind.DIRECTORY: "folder", Kind.HAMT_SHARD: "folder"}.get(self, self.name.lower())
+
 
 class Mtime(NamedTuple):
     """When a file was last changed, by its author's clock."""

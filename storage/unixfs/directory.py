@@ -1,17 +1,21 @@
 """Directories: their entries as links, in one block or in shards."""
 
+import os
 from collections.abc import Generator, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from storage.blockstore import Block, Blockstore
 from storage.cid import DAG_PB, RAW, Cid, varint_encode
 from storage.codecs import dag_pb
 from storage.codecs.dag_pb import PbLink, name_bytes
-from storage.errors import InvalidBlock, NotFound
+from storage.errors import InvalidBlock, NoSuchName, NotAFolder, NotUnixfs
+from storage.multicodec import codec_name
 from storage.unixfs import hamt
 from storage.unixfs.data import Kind, UnixFsData, decode
 from storage.unixfs.layout import NO_ATTRIBUTES, Attributes
 from storage.unixfs.profiles import HAMT_THRESHOLD_BYTES, Profile
+
+MAX_SHOWN_CHARS: Final = 60
 
 
 class DirEntry(NamedTuple):
@@ -49,14 +53,16 @@ def _link_bytes(link: PbLink) -> int:
 
 
 def list_dir(store: Blockstore, cid: Cid) -> Iterator[DirEntry]:
-    """The entries of a directory; of two with one name, the first. Raises: NotFound, InvalidBlock."""
+    """The entries of a directory; of two with one name, the first. Raises: NotFound, NotAFolder, InvalidBlock."""
+    if cid.codec == RAW:
+        raise NotAFolder(f"{cid} is a file, not a folder")
     node, message = open_node(store, cid)
     if message.kind == Kind.HAMT_SHARD:
         links: Iterator[PbLink] = hamt.entries(store, cid, node)
     elif message.kind == Kind.DIRECTORY:
         links = iter(node.links)
     else:
-        raise InvalidBlock(f"{cid} is a {message.kind.name.lower()}, not a directory")
+        raise NotAFolder(wrong_kind(cid, message, "folder"))
     names: set[str] = set()
     for link in links:
         name = link.name or ""
@@ -66,29 +72,44 @@ def list_dir(store: Blockstore, cid: Cid) -> Iterator[DirEntry]:
 
 
 def resolve(store: Blockstore, cid: Cid, path: str) -> Cid:
-    """What a path below a directory names; symlinks are not followed. Raises: NotFound, InvalidBlock."""
+    """What a path below a directory names; symlinks are not followed. Raises: NoSuchName, NotFound, InvalidBlock."""
     for name in path.strip("/").split("/") if path.strip("/") else ():
         link = _find(store, cid, name)
         if link is None:
-            raise NotFound(f"there is no {name!r} in {cid}")
+            raise NoSuchName(f"there is no {name!r} in the folder {cid}")
         cid = link.cid
     return cid
 
 
 def _find(store: Blockstore, cid: Cid, name: str) -> PbLink | None:
     if cid.codec == RAW:
-        raise NotFound(f"there is no {name!r} in {cid}, which is no directory")
+        raise _nothing_below(name, cid, "file")
     node, message = open_node(store, cid)
     if message.kind == Kind.HAMT_SHARD:
         return hamt.find(store, cid, node, name)
     if message.kind == Kind.DIRECTORY:
         return next((link for link in node.links if link.name == name), None)
-    raise NotFound(f"there is no {name!r} in {cid}, which is no directory")
+    raise _nothing_below(name, cid, message.kind.word)
+
+
+def _nothing_below(name: str, cid: Cid, what: str) -> NoSuchName:
+    return NoSuchName(f"there is no {name!r} in {cid}: that is a {what}. To write it out: covey get {cid}")
+
+
+def wrong_kind(cid: Cid, message: UnixFsData, wanted: str) -> str:
+    """What is to be told of content that is not of the kind that was asked for."""
+    if message.kind != Kind.SYMLINK:
+        return f"{cid} is a {message.kind.word}, not a {wanted}"
+    to = os.fsdecode(message.data or b"")[:MAX_SHOWN_CHARS]
+    return f"{cid} is a symlink to {to!r}, not a {wanted}. To read what it names: the path of that, or covey get"
 
 
 def open_node(store: Blockstore, cid: Cid) -> tuple[dag_pb.PbNode, UnixFsData]:
-    """A UnixFS block, decoded. Raises: NotFound, InvalidBlock."""
+    """A UnixFS block, decoded. Raises: NotFound, NotUnixfs, InvalidBlock."""
     if cid.codec != DAG_PB:
-        raise InvalidBlock(f"{cid} is not a UnixFS block")
+        raise NotUnixfs(f"{cid} is a block of {codec_name(cid.codec)}, not a file or folder")
     node = dag_pb.decode(store.get(cid))
-    return node, decode(node.data or b"")
+    try:
+        return node, decode(node.data or b"")
+    except InvalidBlock as error:
+        raise NotUnixfs(f"{cid} is a block of dag-pb, not a file or folder: {error}") from None

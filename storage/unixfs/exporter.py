@@ -13,10 +13,10 @@ from typing import BinaryIO, Final, NamedTuple
 from storage.blockstore import Blockstore
 from storage.cid import RAW, Cid
 from storage.durable import sync_data, sync_folder
-from storage.errors import InvalidBlock, InvalidName, TargetExists, TooLarge
+from storage.errors import InvalidBlock, InvalidName, NotAFile, TargetExists, TooLarge
 from storage.overlap import Batch, overlapped
 from storage.unixfs.data import Kind, Mtime
-from storage.unixfs.directory import list_dir, open_node
+from storage.unixfs.directory import list_dir, open_node, wrong_kind
 
 PART_BYTES: Final = 8 << 20  # written and synced at a time
 MAX_EXPORT_ENTRIES: Final = 1 << 20
@@ -45,7 +45,7 @@ class FileStat(NamedTuple):
 
 
 def stat(store: Blockstore, cid: Cid) -> FileStat:
-    """What `cid` is, from its root block alone. Raises: NotFound, InvalidBlock."""
+    """What `cid` is, from its root block alone. Raises: NotFound, NotUnixfs, InvalidBlock."""
     if cid.codec == RAW:
         return FileStat(Kind.FILE, len(store.get(cid)))
     _, message = open_node(store, cid)
@@ -70,7 +70,7 @@ def read_file(store: Blockstore, cid: Cid, offset: int = 0, length: int | None =
 
     A part of another length than its parent states is refused, and one that holds nothing is skipped: every block
     that is read brings the reader forward.
-    Raises: NotFound for a missing block, InvalidBlock, Corrupt.
+    Raises: NotAFile, NotUnixfs; NotFound for a missing block, InvalidBlock, Corrupt.
     """
     end = math.inf if length is None else offset + length
     todo = [_Part(cid, 0, None, 0)]
@@ -96,7 +96,9 @@ def _open_part(store: Blockstore, part: _Part) -> tuple[bytes, list[_Part]]:
     else:
         node, message = open_node(store, part.cid)
         if message.kind not in (Kind.FILE, Kind.RAW):
-            raise InvalidBlock(f"{part.cid} is a {message.kind.name.lower()}, not a file")
+            if part.depth:
+                raise InvalidBlock(f"{part.cid} is a {message.kind.word}, in the place of a part of a file")
+            raise NotAFile(wrong_kind(part.cid, message, "file"))
         if len(message.block_sizes) != len(node.links):
             raise InvalidBlock(f"{part.cid} has {len(node.links)} parts and states {len(message.block_sizes)} lengths")
         data = message.data or b""

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from storage.blockstore import Block, Blockstore
 from storage.cid import Cid
 from storage.codecs.dag_pb import PbLink
-from storage.errors import StorageError, TooLarge
+from storage.errors import SpecialFile, TooLarge
 from storage.unixfs import directory
 from storage.unixfs.chunkers import Stream, chunker
 from storage.unixfs.data import DEFAULT_FOLDER_MODE, DEFAULT_MODE, Kind, Mtime, UnixFsData
@@ -64,7 +64,7 @@ def add_path(
 ) -> Cid:
     """Store a file, or a folder with everything in it; return its root. Symlinks inside are kept as symlinks.
 
-    Raises: StorageError for what is neither file, folder nor symlink; OSError where it cannot be read.
+    Raises: SpecialFile for what is neither file, folder nor symlink; OSError where it cannot be read.
     """
     return _put(store, _add_path(path, path.stat(), _Work(profile, keep, on_progress), 0))
 
@@ -119,7 +119,7 @@ def _add_path(path: Path, found: os.stat_result, work: _Work, depth: int) -> Gen
         with path.open("rb", buffering=0) as stream:
             return (yield from _add_file(stream, work, about))
     if not stat.S_ISDIR(found.st_mode):
-        raise StorageError(f"{path} is neither a file nor a folder nor a symlink: move it away and add again")
+        raise special_file(path, found.st_mode)
     if depth == MAX_FOLDER_DEPTH:
         raise TooLarge(f"{path} is more than {MAX_FOLDER_DEPTH} folders deep")
     links = []
@@ -128,6 +128,12 @@ def _add_path(path: Path, found: os.stat_result, work: _Work, depth: int) -> Gen
         link = yield from _add_path(below, below.lstat(), work, depth + 1)
         links.append(link._replace(name=name))
     return (yield from directory.build(links, work.profile, about))
+
+
+def special_file(path: Path, mode: int) -> SpecialFile:
+    """The error for what is neither a file nor a folder nor a symlink."""
+    kinds = {stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
+    return SpecialFile(f"{path} is a {kinds.get(stat.S_IFMT(mode), 'special file')}, not a file, folder or symlink")
 
 
 def _attributes(found: os.stat_result, keep: Keep) -> Attributes:

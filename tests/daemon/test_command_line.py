@@ -272,7 +272,8 @@ def test_events_are_lines_with_ids(daemon, covey):
     [
         (403, "untrusted", faults.EXIT_REFUSED),
         (404, "unknown_name", faults.EXIT_NOT_FOUND),
-        (409, "unfit", faults.EXIT_REFUSED),
+        (409, "unfit", faults.EXIT_FAILED),
+        (409, "target_exists", faults.EXIT_FAILED),
         (500, "internal", faults.EXIT_FAILED),
         (504, "timed_out", faults.EXIT_FAILED),
     ],

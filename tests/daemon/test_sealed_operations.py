@@ -131,7 +131,7 @@ async def test_what_cannot_be_done_is_told_by_its_code(here, notes, tmp_path):
     assert await here.code("sealed/seal", path=str(notes / "none")) == "no_such_file"
     made = await here.result("sealed/seal", path=str(notes))
     assert await here.code("sealed/unseal", reference=made["cid"], out=str(tmp_path / "none" / "x")) == "not_found"
-    assert await here.code("sealed/unseal", reference=f"{made['cid']}/none", out=str(tmp_path / "x")) == "not_found"
+    assert await here.code("sealed/unseal", reference=f"{made['cid']}/none", out=str(tmp_path / "x")) == "no_such_name"
     missing = str(Cid.of(b"none", 0x71))
     assert await here.code("sealed/ls", reference=missing, timeout_s=0.1) == NoProviders.code
     for block in [block for block in here.node.store.cids() if block.digest != Cid.parse(made["cid"]).digest]:

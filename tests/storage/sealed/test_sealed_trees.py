@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.errors import BrokenSeal, InvalidName, NotFound, StorageError, TargetExists, TooLarge
+from storage.errors import BrokenSeal, InvalidName, NotAFile, NotFound, StorageError, TargetExists, TooLarge
 from storage.keys import Identity
 from storage.memory import MemoryBlockstore
 from storage.sealed import export_range, export_sealed, open_sealed, reseal, seal_path, table, with_recipients
@@ -208,7 +208,7 @@ def test_what_cannot_be_written_out_again_is_not_sealed(bench, tmp_path):
         bench.seal(folder)
     (folder / "out").unlink()
     os.mkfifo(folder / "pipe")
-    with pytest.raises(StorageError, match="neither a file"):
+    with pytest.raises(StorageError, match="is a pipe, not a file"):
         bench.seal(folder)
 
 
@@ -230,8 +230,10 @@ def test_what_is_not_there_is_said_so(bench, tree):
     opened = bench.opened(bench.seal(tree()).cid)
     with pytest.raises(NotFound, match="there is no 'sub/none'"):
         opened.find("sub/none")
-    with pytest.raises(NotFound, match="is a folder"):
+    with pytest.raises(NotAFile, match="is a folder"):
         opened.read(opened.find("sub"))
+    with pytest.raises(NotAFile, match=r"^the sealed content is a folder, not a file"):
+        opened.read(opened.find(""))
     assert list(opened.plaintext(1 << 40)) == []
 
 

@@ -6,12 +6,24 @@ from pathlib import Path
 import pytest
 
 from storage.blockstore import MadeBlock
-from storage.cid import DAG_PB, Cid
-from storage.codecs import dag_pb
+from storage.cid import DAG_CBOR, DAG_PB, Cid
+from storage.codecs import dag_cbor, dag_pb
 from storage.codecs.dag_pb import PbLink, PbNode
-from storage.errors import InvalidBlock, InvalidName, NotFound, StorageError, TargetExists, TooLarge
+from storage.errors import (
+    InvalidBlock,
+    InvalidName,
+    NoSuchName,
+    NotAFile,
+    NotAFolder,
+    NotFound,
+    NotUnixfs,
+    SpecialFile,
+    StorageError,
+    TargetExists,
+    TooLarge,
+)
 from storage.memory import MemoryBlockstore
-from storage.unixfs import PROFILES, Profile, add_bytes, add_path, export, list_dir, resolve, stat
+from storage.unixfs import PROFILES, Profile, add_bytes, add_path, export, list_dir, read_file, resolve, stat
 from storage.unixfs import exporter as exporter_module
 from storage.unixfs import importer as importer_module
 from storage.unixfs.data import Kind, UnixFsData, encode
@@ -195,7 +207,7 @@ def test_an_export_tells_of_each_folder_and_piece(memory: MemoryBlockstore, tmp_
 
 def test_what_is_neither_file_nor_folder_is_not_added(memory: MemoryBlockstore, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(StorageError, match="neither a file nor a folder"):
+    with pytest.raises(SpecialFile, match="pipe is a pipe, not a file, folder or symlink"):
         add_path(memory, tmp_path)
 
 
@@ -235,3 +247,50 @@ def test_an_export_can_be_ended_at_every_folder_and_leaves_nothing(tmp_path):
         export(store, cid, tmp_path / "out", stop_at_third)
     assert told == [0, 0, 0]
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
+def test_what_is_read_as_another_kind_than_it_is_says_which_kind_it_is(memory: MemoryBlockstore) -> None:
+    file, link = add_bytes(memory, b"12345"), put(memory, UnixFsData(Kind.SYMLINK, b"a"), [])
+    root = folder(memory, {"a": file, "l": link})
+    for read in (lambda cid: list(read_file(memory, cid)), lambda cid: list(list_dir(memory, cid))):
+        with pytest.raises(NotUnixfs, match="a block of dag-cbor, not a file or folder"):
+            read(_dag(memory))
+        with pytest.raises(InvalidBlock, match="is a symlink to 'a', not a"):
+            read(link)
+    with pytest.raises(NotAFile, match="is a folder, not a file"):
+        list(read_file(memory, root))
+    with pytest.raises(NotAFolder, match="is a file, not a folder"):
+        list(list_dir(memory, file))
+    with pytest.raises(NotUnixfs, match="a block of dag-pb, not a file or folder: not UnixFS"):
+        stat(memory, _bare_node(memory))
+
+
+def test_a_path_that_leads_nowhere_says_where_it_ends(memory: MemoryBlockstore) -> None:
+    file, link = add_bytes(memory, b"12345"), put(memory, UnixFsData(Kind.SYMLINK, b"a"), [])
+    root = folder(memory, {"a": file, "l": link})
+    with pytest.raises(NoSuchName, match=f"there is no 'x' in the folder {root}"):
+        resolve(memory, root, "x")
+    with pytest.raises(NoSuchName, match=f"there is no 'x' in {file}: that is a file"):
+        resolve(memory, root, "a/x")
+    with pytest.raises(NoSuchName, match=f"there is no 'x' in {link}: that is a symlink"):
+        resolve(memory, root, "l/x")
+
+
+def test_a_folder_inside_of_a_file_is_a_block_that_is_wrong(memory: MemoryBlockstore) -> None:
+    inner = folder(memory, {})
+    root = put(memory, UnixFsData(Kind.FILE, block_sizes=(5,)), [PbLink(inner, "", 5)])
+    with pytest.raises(InvalidBlock, match="in the place of a part") as found:
+        list(read_file(memory, root))
+    assert type(found.value) is InvalidBlock
+
+
+def _dag(memory: MemoryBlockstore) -> Cid:
+    block = MadeBlock.of(dag_cbor.encode({"a": 1}), DAG_CBOR)
+    memory.put_many([block])
+    return block.cid
+
+
+def _bare_node(memory: MemoryBlockstore) -> Cid:
+    block = MadeBlock.of(dag_pb.encode(PbNode(None, ())), DAG_PB)
+    memory.put_many([block])
+    return block.cid
