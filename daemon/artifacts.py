@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 DEFAULT_ROLE: Final = "source"
 _CONDITION: Final = re.compile(r"([^<>=]{1,128})(<=|>=|<|>|=)([^<>=]{1,64})")
 _ROLE: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_VERSION: Final = re.compile(r"[1-9][0-9]{0,9}")
 _MAX_NAMED: Final = 3
+
+
+def read_name(text: str) -> str:
+    """The name that an artifact gets. Raises: BadRequest."""
+    if not _NAME.fullmatch(text):
+        form = "up to 64 letters (a to z), digits, dots, dashes and underscores, the first a letter or digit"
+        raise BadRequest(f"{text[:64]!r} cannot be the name of an artifact. Take {form}: covey artifact publish --name")
+    return text
 
 
 def read_metrics(texts: Iterable[str]) -> dict[str, float]:
@@ -52,14 +62,20 @@ def read_best(text: str) -> Best:
     return Best(text)
 
 
-def read_parent(text: str) -> Parent:
-    """`CID`, or `ROLE=CID`: the manifest of what something was made from. Raises: BadRequest, InvalidCid."""
-    role, mark, cid = text.rpartition("=")
+def read_parent(catalog: "Catalog", text: str) -> Parent:
+    """`CID`, `NAME` or `NAME@VERSION`, with `ROLE=` before it where it was no source: what something was made from.
+
+    A CID need not be known here. Raises: BadRequest, UnknownName, Unfit.
+    """
+    role, mark, reference = text.rpartition("=")
     if mark and not _ROLE.fullmatch(role):
         raise BadRequest(f"{role[:32]!r} is no role of a parent: use small letters, digits, dashes and underscores")
-    entry = Cid.parse(cid)
+    try:
+        entry = Cid.parse(reference)
+    except InvalidCid:
+        entry = find_artifact(catalog, reference).manifest
     if entry.codec != DAG_CBOR:
-        raise BadRequest(f"{cid} is no manifest. `covey artifact ls --json` shows the manifests")
+        raise BadRequest(f"{reference} is no manifest. `covey artifact ls --json` shows the manifests")
     return Parent(entry=entry, role=role or DEFAULT_ROLE)
 
 
@@ -72,9 +88,9 @@ def find_artifact(catalog: "Catalog", reference: str) -> ArtifactRow:
         found = [row] if row else []
     except InvalidCid:
         name, mark, version = reference.rpartition("@")
-        found = catalog.artifacts.find(
-            name=name if mark else reference, version=int(version) if mark and version.isdecimal() else None
-        )
+        if mark and not _VERSION.fullmatch(version):
+            raise UnknownName(f"{version[:32]!r} in {reference[:80]!r} is no version: write NAME@1") from None
+        found = catalog.artifacts.find(name=name if mark else reference, version=int(version) if mark else None)
     if not found:
         raise UnknownName(f"there is no artifact {reference!r} here. See what there is: covey artifact ls")
     if len({(row.kind, row.publisher, row.base) for row in found}) > 1:

@@ -38,7 +38,7 @@ class Search(List, frozen=True, kw_only=True):
 
     words: Annotated[
         Texts,
-        Meta(min_length=1, max_length=16, description="Words of its name, tags and description; all must be there."),
+        Meta(max_length=16, description="Words of its name, tags and description; all must be there."),
     ]
 
 
@@ -47,10 +47,13 @@ class Publish(Params, frozen=True):
 
     path: Annotated[str, Meta(max_length=4096, description="A file or folder.", extra={"path": True})]
     kind: Literal["model", "dataset", "checkpoint"]
-    name: Annotated[str, Meta(max_length=64, description="What others call it.")]
+    name: Annotated[
+        str,
+        Meta(max_length=64, description="What others call it: up to 64 letters, digits, dots, dashes, underscores."),
+    ]
     version: Annotated[int, Meta(ge=1, description="Default: one more than the last.")] | None = None
     parent: Annotated[
-        Texts, Meta(max_length=63, description="Manifests that it was made from: CID, or ROLE=CID as in data=CID")
+        Texts, Meta(max_length=63, description="What it was made from: NAME, CID, or ROLE=NAME as in data=NAME")
     ] = ()
     base: Annotated[str, Meta(max_length=64, description="Its base model: the name that it has here.")] | None = None
     step: Annotated[int, Meta(ge=0, description="Of a checkpoint: steps trained.")] | None = None

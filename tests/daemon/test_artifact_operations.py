@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.app import open_node
-from daemon.artifacts import read_best, read_condition, read_metrics, read_parent
+from daemon.artifacts import read_best, read_condition, read_metrics, read_name, read_parent
 from daemon.cli.forms import FORMS
 from daemon.config import Config
 from daemon.errors import BadRequest
+from protocols.artifacts import Parent
 from storage.blockstore import Block
 from storage.catalog.artifacts import Best, Condition
 from storage.cid import DAG_CBOR, Cid
@@ -101,11 +102,20 @@ async def test_what_is_named_wrongly_is_told(life, folder):
         assert await code("show", artifact="none") == "unknown_name" == await code("rm", artifact=str(OTHER))
         assert await code("show", artifact="verses") == "unfit"
         said = {"path": str(folder), "kind": "dataset", "name": "verses"}
-        assert await code("publish", **said | {"name": "a/b"}) == "bad_artifact"
+        for name in ("a/b", "", "-a", "a b", "x" * 65):
+            answer = await here.post("artifact/publish", **said | {"name": name})
+            error = answer.json["error"] if answer.status == 400 else answer.lines[-1]["error"]
+            assert error["code"] == "bad_request" and "regex" not in error["text"]
+        for version in ("x", "0", "-1", "9" * 20):
+            assert await code("show", artifact=f"verses@{version}") == "unknown_name"
+        for words in ([], [""], ["!!"]):
+            error = (await here.post("artifact/search", words=words)).json["error"]
+            assert error["code"] == "bad_request" and error["text"].startswith("name a word to search for")
         assert await code("publish", **said, step=1) == "bad_artifact"
         assert await code("publish", **said, metric=["loss"]) == "bad_request"
         assert await code("publish", **said, parent=[str(Cid.of(b"raw"))]) == "bad_request"
-        assert await code("publish", **said, parent=["nonsense"]) == "invalid_cid"
+        assert await code("publish", **said, parent=["nonsense"]) == "unknown_name"
+        assert await code("publish", **said, parent=["data=verses"]) == "unfit"  # there are two of that name
         assert await code("publish", **said, base="none") == "unknown_name"
         assert await code("publish", **said | {"path": str(folder / "none")}) == "no_such_file"
         assert await code("tag", artifact="verses") == "unfit"
@@ -184,13 +194,11 @@ def test_texts_are_read_as_metrics_conditions_and_parents():
     assert read_condition("loss==2") == Condition("loss", "=", 2.0)
     assert read_best("loss") == Best("loss") == read_best("loss:min")
     assert read_best("a:b:max") == Best("a:b", is_highest=True)
-    assert read_parent(str(OTHER)).role == "source" and read_parent(f"data={OTHER}").role == "data"
     for read, wrong in (
         (read_condition, "<2"),
         (read_condition, "a<2<3"),
         (read_condition, "a<nan"),
         (read_best, ""),
-        (read_parent, f"BIG={OTHER}"),
     ):
         with pytest.raises(BadRequest):
             read(wrong)
@@ -199,9 +207,26 @@ def test_texts_are_read_as_metrics_conditions_and_parents():
             read_metrics([wrong])
 
 
+async def test_a_parent_is_named_by_its_name_its_version_or_its_manifest(life, folder):
+    async with life() as here:
+        first, second = [await published(here, folder, description=text) for text in ("one", "two")]
+        catalog = here.node.catalog
+        assert read_parent(catalog, "verses") == Parent(entry=Cid.parse(second["manifest"]), role="source")
+        assert read_parent(catalog, "data=verses@1") == Parent(entry=Cid.parse(first["manifest"]), role="data")
+        assert read_parent(catalog, f"data={OTHER}") == Parent(entry=OTHER, role="data")  # not known here
+        with pytest.raises(BadRequest):
+            read_parent(catalog, f"BIG={OTHER}")
+        run = await published(here, folder, kind="checkpoint", name="run", parent=["data=verses@1", "verses"])
+        details = (await here.post("artifact/show", artifact=run["manifest"])).json
+        assert {(one["role"], one["manifest"]) for one in details["parents"]} == {
+            ("data", first["manifest"]),
+            ("source", second["manifest"]),
+        }
+
+
 @given(st.text(max_size=40))
 def test_no_text_breaks_a_reader(text):
-    for read in (read_condition, read_best, read_parent, lambda one: read_metrics([one])):
+    for read in (read_condition, read_best, read_name, lambda one: read_metrics([one])):
         try:
             read(text)
         except (BadRequest, InvalidCid):

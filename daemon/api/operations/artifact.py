@@ -75,6 +75,11 @@ async def ls(node: "Node", params: List) -> list[Artifact]:
 
 async def search(node: "Node", params: Search) -> list[Artifact]:
     """What has all the words: what fits them best first."""
+    from daemon.errors import BadRequest
+    from storage.catalog.words import match_of
+
+    if match_of(" ".join(params.words)) is None:
+        raise BadRequest("name a word to search for, of letters or digits. All that there is: covey artifact ls")
     return await _find(node, params, " ".join(params.words))
 
 
@@ -256,16 +261,16 @@ async def _release(node: "Node", params: Publish) -> "Release":
     import trio
 
     from agents.artifacts.publish import Release
-    from daemon.artifacts import read_metrics, read_parent
+    from daemon.artifacts import read_metrics, read_name, read_parent
     from storage.cid import Cid
 
     base, derived_from = await trio.to_thread.run_sync(_base, node, params.base) if params.base else (None, None)
     visibility, members = await audience(node, params.visibility, params.members)
     return Release(
         kind=params.kind,
-        name=params.name,
+        name=read_name(params.name),
         version=params.version,
-        parents=[read_parent(text) for text in params.parent],
+        parents=[await trio.to_thread.run_sync(read_parent, node.catalog, text) for text in params.parent],
         capabilities=params.capability,
         tags=params.tag,
         metrics=read_metrics(params.metric),
