@@ -1,6 +1,7 @@
 """The settings of a node: config.toml into frozen structs. A key that is not known here is an error."""
 
 import difflib
+import math
 import tomllib
 import types
 import typing
@@ -10,10 +11,14 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from daemon.errors import BadConfig
+from daemon.errors import BadConfig, BadSetting
 from storage.durable import write_file
 
 MAX_CONFIG_BYTES: Final = 1 << 20
+MAX_GB: Final = 1e9  # an exabyte: more is a slip of the hand
+MIN_QUOTA_GB: Final = 0.1  # below, no pack could be filled and compacted
+MIN_QUOTA_FILES: Final = 100  # a store needs some beside its packs
+MAX_QUOTA_FILES: Final = 1_000_000_000
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
@@ -42,9 +47,11 @@ class NetworkConfig(Section, frozen=True):
 class StorageConfig(Section, frozen=True):
     """How much of the disk the blocks may take. What is pinned or published is never dropped for it."""
 
-    quota_gb: Annotated[float, Meta(ge=0), _said("In GB; 0 is half of the disk")] = 0.0
-    quota_files: Annotated[Count, _said("Files (inodes); a file holds 256 MiB of blocks")] = 100_000
-    reserve_gb: Annotated[float, Meta(ge=0), _said("What is left free on the disk for others, in GB")] = 0.5
+    quota_gb: Annotated[float, Meta(ge=0, le=MAX_GB), _said("In GB; 0 is half of the disk")] = 0.0
+    quota_files: Annotated[
+        int, Meta(ge=MIN_QUOTA_FILES, le=MAX_QUOTA_FILES), _said("Files (inodes); a file holds 256 MiB of blocks")
+    ] = 100_000
+    reserve_gb: Annotated[float, Meta(ge=0, le=MAX_GB), _said("What is left free on the disk for others, in GB")] = 0.5
 
 
 class AdaptersConfig(Section, frozen=True):
@@ -114,6 +121,9 @@ class Config(Section, frozen=True):
     logs: LogsConfig = LogsConfig()
 
 
+_LEAST_UNLESS_ZERO: Final = {"storage.quota_gb": MIN_QUOTA_GB}
+
+
 def load(path: Path) -> Config:
     """Read the settings; a missing file means the defaults. Raises: BadConfig."""
     return parse(_read(path), str(path))
@@ -125,12 +135,46 @@ def parse(text: str, name: str = "config.toml") -> Config:
         table = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise BadConfig(f"{name} is not TOML: {error}") from None
+    return _checked(table, name)
+
+
+def _checked(table: dict[str, Any], name: str) -> Config:
+    """The settings in a table. Raises: BadConfig."""
     _refuse_unknown(table, Config, "", name)
+    _refuse_out_of_range(table, name)
     try:
         return msgspec.convert(table, Config)
     except msgspec.ValidationError as error:
-        text_, _, where = str(error).partition(" - at `$")
-        raise BadConfig(f"{name}: {where.strip('.`') or 'the file'}: {text_}") from None
+        text, _, where = str(error).partition(" - at `$")
+        raise BadConfig(f"{name}: {where.strip('.`') or 'the file'}: {text}") from None
+
+
+def _refuse_out_of_range(table: dict[str, Any], name: str) -> None:
+    """Numbers beyond what a setting allows, with what it does allow. What is no number is left to the types."""
+    for section, values in table.items():
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if type(value) not in (int, float):
+                continue
+            low, is_open, high = _bounds(_fields(Config)[section], key)
+            least = _LEAST_UNLESS_ZERO.get(f"{section}.{key}", low)
+            fits = low <= value <= high and not (is_open and value == low) and (value == 0 or value >= least)
+            if not fits or not math.isfinite(value):
+                raise BadConfig(f"{name}: {section}.{key} cannot be {value}; {_allowed(low, is_open, least, high)}")
+
+
+def _bounds(section: type[msgspec.Struct], name: str) -> tuple[float, bool, float]:
+    """The least number of a setting, is that one excluded, and the greatest."""
+    annotated = typing.get_type_hints(section, include_extras=True)[name]
+    metas: list[Meta] = list(getattr(annotated, "__metadata__", ()))
+    low = max((meta.ge for meta in metas if meta.ge is not None), default=-math.inf)
+    above = max((meta.gt for meta in metas if meta.gt is not None), default=-math.inf)
+    high = min((meta.le for meta in metas if meta.le is not None), default=math.inf)
+    return max(low, above), above >= low and math.isfinite(above), high
+
+
+def _allowed(low: float, is_open: bool, least: float, high: float) -> str:
+    zero = f"{low:g}, and from {least:g}" if least > low else f"{'above' if is_open else 'from'} {low:g}"
+    return f"allowed is {zero}" + (f" to {high:,.0f}" if math.isfinite(high) else "")
 
 
 def show(config: Config) -> str:
@@ -156,7 +200,7 @@ def get(config: Config, key: str) -> object:
 
 
 def edit(path: Path, key: str, value: str) -> Config:
-    """Set one key in the file, durably; comments and order stay. Return the new settings. Raises: BadConfig.
+    """Set one key in the file, durably; comments and order stay. Return the settings. Raises: BadConfig, BadSetting.
 
     `value` is TOML; for a text setting the quotes may be left out, for a list setting commas do.
     """
@@ -166,6 +210,10 @@ def edit(path: Path, key: str, value: str) -> Config:
     parse(before, str(path))
     read = _value(section, name, value)
     wanted[section] = {**wanted.get(section, {}), name: read}
+    try:
+        _checked(wanted, "nothing is changed")  # first of all: what is out of range may have no form in a file either
+    except BadConfig as error:
+        raise BadSetting(str(error)) from None
     after = _with_line(before, section, name, _toml(read))
     if _table(after) != wanted:
         raise BadConfig(f"{path} is written in a way that cannot be edited by line; set {key} = {_toml(read)} by hand")
@@ -235,7 +283,7 @@ def _value(section: str, name: str, text: str) -> object:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        raise BadConfig(f"{section}.{name}: {text!r} is not a value; write true, 12, 1.5 or a list") from None
+        raise BadSetting(f"{section}.{name}: {text!r} is not a value; write true, 12, 1.5 or a list") from None
 
 
 def _table(text: str) -> dict[str, Any] | None:

@@ -21,6 +21,10 @@ class BadConfig(DaemonError):
     code = "bad_config"
 
 
+class BadSetting(BadConfig):
+    """The setting is left as it was. `covey config show` tells what each is, and its value."""
+
+
 class AlreadyRunning(DaemonError):
     """Another daemon runs in this home. Stop it with `covey down`, or choose another COVEY_HOME."""
 

@@ -17,7 +17,7 @@ EXITS: Final = {
     EXIT_FAILED: "it failed; the line on stderr says why and what to do next",
     EXIT_USAGE: "the command line is wrong",
     EXIT_NOT_RUNNING: "no daemon runs in this home",
-    EXIT_REFUSED: "refused: not trusted, not for this node or model, forged, replayed or expired",
+    EXIT_REFUSED: "refused: not trusted, not for this node, forged, replayed or expired",
     EXIT_NOT_FOUND: "there is no such thing here, or no peer has it",
     EXIT_INTERRUPTED: "interrupted",
 }

@@ -27,6 +27,22 @@ BY_HAND: Final = {
     "chat": "daemon.cli.chat:chat",
     "demo": "daemon.demo.command:demo",
 }
+# What each noun is about: its line in the help of `covey`. A noun that is not here is told by its commands alone.
+NOUNS: Final = {
+    "adapter": "LoRA adapters: publish, find and keep them.",
+    "artifact": "Models, datasets and checkpoints, with where they come from.",
+    "block": "Single blocks: the bytes behind one CID.",
+    "car": "CAR files: many blocks in one file, out and in.",
+    "cid": "CIDs: what they say, and their other forms.",
+    "dag": "Values and the links between them, whatever their codec.",
+    "kubo": "The Kubo node beside this one.",
+    "model": "Base models on this machine.",
+    "name": "Names (IPNS records) that are kept here.",
+    "peer": "Peers: add, trust and forget them.",
+    "pin": "Pins: what this node keeps.",
+    "repo": "The store: what it holds, is it sound, room on the disk.",
+    "sealed": "Content that only named peers can open.",
+}
 _ORDER: Final = ("init", "up", "down", "status", "id", "doctor", "config", "logs", "events", "demo", "chat")
 
 
@@ -67,8 +83,9 @@ def _noun(name: str, words: dict[tuple[str, ...], Any]) -> click.Command:
     if (name,) in words:
         return command_of(words[name,])
     verbs = ", ".join(sorted(key[1] for key in words))
-    whole = f"Work with {name}s: {verbs}."
-    short = whole if len(whole) <= _MAX_SHORT_CHARS else f"Work with {name}s; {len(words)} commands: covey {name} -h"
+    about = NOUNS.get(name, "")
+    whole = f"{about} Commands: {verbs}." if about else f"Commands: {verbs}."
+    short = about or (whole if len(whole) <= _MAX_SHORT_CHARS else f"{len(words)} commands: covey {name} -h")
     group = click.Group(name, help=whole, short_help=short, context_settings=_SETTINGS)
     for operation in words.values():
         group.add_command(command_of(operation))

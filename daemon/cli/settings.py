@@ -32,7 +32,7 @@ def get_(home: Home, key: str, as_json: bool) -> None:
     click.echo(json.dumps(value) if as_json or not isinstance(value, str) else value)
 
 
-@config.command("set")
+@config.command("set", context_settings={"ignore_unknown_options": True})  # -1 is a value, and none that fits
 @click.argument("key")
 @click.argument("value")
 @click.pass_obj

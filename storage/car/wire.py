@@ -50,8 +50,10 @@ def read_header(body: bytes) -> tuple[Cid, ...] | None:
     """The roots in a CARv1's header; None for the header that announces version 2. Raises: ValueError."""
     try:
         value = dag_cbor.decode(body)
-    except (InvalidBlock, TooLarge) as error:
+    except TooLarge as error:
         raise ValueError(f"the header is {error}") from None
+    except InvalidBlock:  # the words of a decoder, which knows no offsets, help nobody who holds the wrong file
+        raise ValueError(f"the header of {len(body)} bytes is not the DAG-CBOR that a CAR begins with") from None
     version = value.get("version") if isinstance(value, dict) else None
     if type(version) is not int:
         raise ValueError("the header states no version")

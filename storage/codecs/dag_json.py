@@ -23,6 +23,18 @@ DAG_JSON: Final = 0x0129
 MAX_DEPTH: Final = 128  # of brackets in the text: bytes are two deep
 MAX_INT: Final = (1 << 64) - 1  # and -1 - MAX_INT: what DAG-CBOR holds too
 _MAX_DIGITS: Final = 21
+_SPACES: Final = " \t\r\n"
+
+_FAULTS: Final = {  # by how the text of the parser begins; it counts characters, people's tools count bytes
+    "Expecting value": "a value is missing",
+    "Expecting property name": "a key in double quotes is missing",
+    "Expecting ':'": "the colon behind a key is missing",
+    "Expecting ','": "a comma or a closing bracket is missing",
+    "Illegal trailing comma": "a comma stands before the closing bracket",
+    "Unterminated string": "the text that begins there has no end",
+    "Invalid control character": "a text holds a control character",
+    "Invalid \\": "a backslash stands before what it cannot stand for",
+}
 
 _STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _NO_BRACKETS: Final = re.compile(r"[^][{}]+")
@@ -152,24 +164,36 @@ def _read(data: bytes, *, is_strict: bool) -> Any:
         raise TooLarge(f"a DAG-JSON block of {len(data)} bytes; the limit is {MAX_BLOCK_BYTES}")
     try:
         text = data.decode()
-        _check_text(text, is_strict=is_strict)
-        text = text if is_strict else text.strip(" \t\r\n")
+    except UnicodeDecodeError as error:
+        raise InvalidBlock(f"not DAG-JSON: what stands at byte {error.start} is not UTF-8") from None
+    _check_text(text, is_strict=is_strict)
+    text = text if is_strict else text.rstrip(_SPACES)
+    start = 0 if is_strict else len(text) - len(text.lstrip(_SPACES))
+    try:
         decoder = json.JSONDecoder(
             object_pairs_hook=_map_reader(is_strict=is_strict),
             parse_float=_read_float,
             parse_int=_read_int,
             parse_constant=_refuse,
         )
-        value, end = decoder.raw_decode(text)
+        value, end = decoder.raw_decode(text, start)
     except (InvalidBlock, TooLarge):
         raise
+    except json.JSONDecodeError as error:
+        what = next((words for begin, words in _FAULTS.items() if error.msg.startswith(begin)), "that is no JSON")
+        raise InvalidBlock(f"not DAG-JSON: {what}, at byte {_n_bytes(text, error.pos)}") from None
     except ValueError as error:
         raise InvalidBlock(f"not DAG-JSON: {error}") from None
     if end != len(text):
-        raise InvalidBlock(f"not DAG-JSON: something follows the value, at {end}")
+        raise InvalidBlock(f"not DAG-JSON: something follows the value, at byte {_n_bytes(text, end)}")
     if _SURROGATE.search(text):
         encode(value)  # refuses half of a character
     return value
+
+
+def _n_bytes(text: str, n_chars: int) -> int:
+    """The length in UTF-8 of what comes before a character: where it stands in the file."""
+    return len(text[:n_chars].encode())
 
 
 def _check_text(text: str, *, is_strict: bool) -> None:

@@ -332,6 +332,8 @@ def test_settings_are_shown_read_and_changed(daemon, covey):
     assert covey("config", "set", "network.port", "4710")[:2] == (0, "network.port = 4710\n")
     assert covey("config", "get", "network.port") == (0, "4710\n", "")
     assert "port = 4710" in covey("config", "show")[1]
+    code, _, err = covey("config", "set", "storage.quota_gb", "-1")
+    assert code == 1 and "nothing is changed: storage.quota_gb cannot be -1; allowed is 0, and from 0.1 to" in err
     code, _, err = covey("config", "set", "network.prt", "1")
     assert code == faults.EXIT_FAILED
     assert "did you mean network.port?" in err

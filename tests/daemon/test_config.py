@@ -52,6 +52,16 @@ def test_every_setting_is_read_by_the_daemon():
         ("[engine]\nidle_timeout_s = -1.0", "engine.idle_timeout_s"),
         ("[engine]\nidle_timeout_s = nan", "engine.idle_timeout_s"),
         ("[engine]\nn_threads = -1", "engine.n_threads"),
+        ("[engine]\nidle_timeout_s = inf", "engine.idle_timeout_s cannot be inf; allowed is above 0"),
+        ("[network]\nport = -1", "network.port cannot be -1; allowed is from 0 to 65,535"),
+        ("[storage]\nquota_gb = -1", "storage.quota_gb cannot be -1; allowed is 0, and from 0.1 to 1,000,000,000"),
+        ("[storage]\nquota_gb = 1e400", "storage.quota_gb cannot be inf"),
+        ("[storage]\nquota_gb = nan", "storage.quota_gb cannot be nan"),
+        ("[storage]\nquota_gb = 0.000001", "allowed is 0, and from 0.1 to"),
+        ("[storage]\nquota_gb = 2000000000", "storage.quota_gb"),
+        ("[storage]\nquota_files = 3", "storage.quota_files cannot be 3; allowed is from 100 to 1,000,000,000"),
+        ("[storage]\nreserve_gb = nan", "storage.reserve_gb"),
+        ("[storage]\nreserve_gb = -0.5", "storage.reserve_gb cannot be -0.5; allowed is from 0 to"),
     ],
 )
 def test_what_is_wrong_is_named(text, told):
@@ -91,10 +101,23 @@ def test_an_edit_keeps_comments_and_order(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_a_quota_of_nothing_is_half_of_the_disk_and_small_ones_are_allowed():
+    for text in ("0", "0.0", "0.1", "1000000000"):
+        assert config.parse(f"[storage]\nquota_gb = {text}").storage.quota_gb == float(text)
+
+
 def test_an_edit_that_does_not_fit_changes_nothing(tmp_path):
     path = tmp_path / "config.toml"
     path.write_text(FILE)
-    for key, value in [("network.port", "70000"), ("network.port", "x"), ("network.nope", "1"), ("network", "1")]:
+    for key, value in [
+        ("network.port", "70000"),
+        ("network.port", "x"),
+        ("network.nope", "1"),
+        ("network", "1"),
+        ("storage.quota_gb", "1e400"),
+        ("storage.quota_gb", "nan"),
+        ("storage.quota_files", "3"),
+    ]:
         with pytest.raises(BadConfig):
             config.edit(path, key, value)
     assert path.read_text() == FILE

@@ -46,6 +46,16 @@ def test_the_list_of_commands_cuts_no_summary_and_names_the_exit_codes(capsys):
         assert meaning in out
 
 
+def test_every_noun_says_what_it_is_about_and_is_a_command(capsys):
+    assert root.run(["--help"]) == faults.EXIT_OK
+    out = capsys.readouterr().out
+    assert "Work with" not in out
+    for noun, line in root.NOUNS.items():
+        assert len(line) <= MAX_SUMMARY_CHARS and f"{line}\n" in out
+        assert root.run([noun, "--help"]) == faults.EXIT_OK
+        assert f"{line[:40]}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("operation", [one for one in operations().values() if one.words], ids=lambda one: one.name)
 def test_every_command_has_a_short_summary_and_tells_of_its_arguments(operation):
     assert len(operation.summary) <= MAX_SUMMARY_CHARS

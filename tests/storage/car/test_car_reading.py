@@ -157,7 +157,7 @@ def cbor_header(value: object) -> bytes:
         (varint_encode(MAX_HEADER_BYTES + 1), f"a header of {MAX_HEADER_BYTES + 1} bytes"),
         (b"\x80" * 9 + b"\x01", "more than 9 bytes"),
         (b"\x81\x00" + b"\xa1", "not minimal"),
-        (b"\x01\xff", "not DAG-CBOR"),
+        (b"\x01\xff", "is not the DAG-CBOR that a CAR begins with"),
         (cbor_header([]), "no version"),
         (cbor_header({"version": True, "roots": []}), "no version"),
         (cbor_header({"version": 3, "roots": []}), "version 3 is unknown"),

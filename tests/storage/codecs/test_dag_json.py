@@ -244,3 +244,29 @@ def test_any_text_is_read_into_a_value_of_one_form_or_refused(text: str) -> None
     except StorageError:
         return
     assert dag_json.decode(dag_json.encode(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"a":1', "a comma or a closing bracket is missing, at byte 6"),
+        ('{"a" 1}', "the colon behind a key is missing, at byte 5"),
+        ("{a:1}", "a key in double quotes is missing, at byte 1"),
+        ("", "a value is missing, at byte 0"),
+        (" \n nope", "a value is missing, at byte 3"),
+        ('{"ä":nope}', "a value is missing, at byte 6"),
+        ('"äb', "the text that begins there has no end, at byte 0"),
+        ('["ä","\\q"]', "a backslash stands before what it cannot stand for, at byte 7"),
+        ('["a\tb"]', "a text holds a control character, at byte 3"),
+        ('"ä" x', "something follows the value, at byte 4"),
+    ],
+)
+def test_what_is_typed_wrongly_is_told_in_our_words_with_the_byte(text, told):
+    with pytest.raises(InvalidBlock) as found:
+        dag_json.read(text.encode())
+    assert str(found.value) == f"not DAG-JSON: {told}"
+
+
+def test_what_is_no_text_is_told_with_the_byte():
+    with pytest.raises(InvalidBlock, match=r"what stands at byte 4 is not UTF-8$"):
+        dag_json.read(b'["ab\xff"]')
