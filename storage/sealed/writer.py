@@ -8,7 +8,8 @@ from typing import Final
 from storage.durable import sync_data, sync_folder
 from storage.sealed.opener import Sealed
 from storage.sealed.table import Entry
-from storage.unixfs.exporter import beside, check_symlink, write_pieces
+from storage.staging import beside
+from storage.unixfs.exporter import check_symlink, write_pieces
 
 _FILE_MODE: Final = 0o400  # at least; at most 0755: nothing becomes writable to others
 _FOLDER_MODE: Final = 0o700
@@ -20,10 +21,12 @@ OnProgress = Callable[[int], None]
 def export_sealed(sealed: Sealed, path: str, target: Path, on_progress: OnProgress = lambda n_bytes: None) -> None:
     """Write the file or folder at `path` inside the content to `target`. `on_progress` gets each piece's bytes.
 
-    Raises: TargetExists, NotFound, BrokenSeal, OSError.
+    Raises: TargetExists, DiskFull, NotFound, BrokenSeal, OSError.
     """
-    with beside(target) as base:
-        _write_tree(sealed, sealed.find(path), base, on_progress)
+    top = sealed.find(path)
+    n_bytes = sum(entry.n_bytes for entry in sealed.entries() if entry.path[: len(top.path)] == top.path)
+    with beside(target, n_bytes) as base:
+        _write_tree(sealed, top, base, on_progress)
 
 
 def export_range(
@@ -35,7 +38,11 @@ def export_range(
     on_progress: OnProgress = lambda n_bytes: None,
 ) -> None:
     """Write a range of a sealed file to `target`. Raises: as `export_sealed`."""
-    with beside(target) as base, base.open("xb", buffering=0) as file:
+    n_bytes = max(entry.n_bytes - offset, 0)
+    with (
+        beside(target, n_bytes if length is None else min(length, n_bytes)) as base,
+        base.open("xb", buffering=0) as file,
+    ):
         write_pieces(file, sealed.read(entry, offset, length), on_progress)
         sync_data(file.fileno())
 

@@ -2,19 +2,16 @@
 
 import math
 import os
-import shutil
-import stat as stat_bits
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from storage.blockstore import Blockstore
 from storage.cid import RAW, Cid
 from storage.durable import sync_data, sync_folder
-from storage.errors import InvalidBlock, InvalidName, NotAFile, TargetExists, TooLarge
+from storage.errors import InvalidBlock, InvalidName, NotAFile, TooLarge
 from storage.overlap import Batch, overlapped
+from storage.staging import beside
 from storage.unixfs.data import Kind, Mtime
 from storage.unixfs.directory import list_dir, open_node, wrong_kind
 
@@ -54,6 +51,18 @@ def stat(store: Blockstore, cid: Cid) -> FileStat:
         return FileStat(Kind.FILE, n_bytes, None, message.mode, message.mtime)
     target = message.data or b"" if message.kind == Kind.SYMLINK else None
     return FileStat(message.kind, 0, target, message.mode, message.mtime)
+
+
+def stated_bytes(store: Blockstore, cid: Cid) -> int:
+    """How much is written out with `cid`, as its maker states it in the root; what is not stated counts as nothing.
+
+    For a folder that is what all blocks below it take, a little more than the files. Raises: NotFound, InvalidBlock.
+    """
+    about = stat(store, cid)
+    if not about.is_directory:
+        return about.n_bytes
+    node, _ = open_node(store, cid)
+    return sum(link.tsize or 0 for link in node.links)
 
 
 class _Part(NamedTuple):
@@ -120,27 +129,13 @@ def export(store: Blockstore, cid: Cid, target: Path, on_progress: Callable[[int
 
     `on_progress` gets the size of each piece in bytes, 0 with each folder; an error that it raises ends the export.
 
-    Raises: TargetExists, InvalidName for names and symlinks that lead outside, TooLarge for trees without an end,
-    NotFound for a missing block, InvalidBlock.
+    Raises: TargetExists; DiskFull where it cannot fit, before anything is written; InvalidName for names and symlinks
+    that lead outside; TooLarge for trees without an end; NotFound for a missing block; InvalidBlock.
     """
-    with beside(target) as base:
+    with beside(target, stated_bytes(store, cid)) as base:
         about = _Export(store, base, on_progress or (lambda _: None)).run(cid)
     if about.is_directory:  # a folder that may not be written to could not have been renamed
         _finish_folder(target, about)
-
-
-@contextmanager
-def beside(target: Path) -> Iterator[Path]:
-    """A place beside `target` that takes its name at the end, durably, if all goes well. Raises: TargetExists."""
-    if os.path.lexists(target):
-        raise TargetExists(f"{target} is there already: choose another name, or move it away")
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.", dir=target.parent))
-    try:
-        yield folder / "content"
-        os.rename(folder / "content", target)
-        sync_folder(target.parent)
-    finally:
-        _discard(folder)
 
 
 def write_pieces(file: BinaryIO, pieces: Iterable[bytes], on_progress: Callable[[int], None]) -> None:
@@ -172,15 +167,6 @@ def _parts(pieces: Iterable[bytes], on_progress: Callable[[int], None]) -> Itera
             yield Batch(part, is_full=True)
             part, n_bytes = [], 0
     yield Batch(part, is_full=False)
-
-
-def _discard(folder: Path) -> None:
-    """Remove what is left, folders that content had closed included."""
-    for below, names, _ in os.walk(folder):
-        for name in names:
-            if not os.path.islink(inside := os.path.join(below, name)):
-                os.chmod(inside, stat_bits.S_IRWXU)
-    shutil.rmtree(folder)
 
 
 def _finish_folder(path: Path, about: FileStat) -> None:
