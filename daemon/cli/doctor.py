@@ -111,6 +111,25 @@ def check_key(home: Home) -> Iterator[Finding]:
         yield Finding("fail", "identity", str(error), "Restore identity.key from a backup, or mend its permissions.")
 
 
+def check_catalog(home: Home) -> Iterator[Finding]:
+    """Can the catalog be read, whole and by this Covey?"""
+    from storage.catalog import MIGRATIONS, REMEDY, Catalog
+    from storage.errors import Corrupt
+
+    try:
+        version = Catalog.inspect(home.catalog)
+    except FileNotFoundError:
+        yield Finding("ok", "catalog", "there is none yet; the first start makes it")
+    except Corrupt as error:
+        stop = "covey down; " if daemon_pid(home) is not None else ""
+        yield Finding("fail", "catalog", str(error).removesuffix(f" {REMEDY}"), f"{stop}{REMEDY}.")
+    except (StorageError, OSError) as error:
+        yield Finding("fail", "catalog", str(error), "See covey logs; a newer catalog wants a newer Covey.")
+    else:
+        older = "" if version == len(MIGRATIONS) else f"; the next start brings it to version {len(MIGRATIONS)}"
+        yield Finding("ok", "catalog", f"version {version}, every page reads well{older}")
+
+
 def check_daemon(home: Home) -> Iterator[Finding]:
     """Does the daemon run, and does it answer?"""
     pid = daemon_pid(home)
@@ -213,6 +232,7 @@ CHECKS: Final[tuple[Callable[[Home], Iterator[Finding]], ...]] = (
     check_disk,
     check_config,
     check_key,
+    check_catalog,
     check_clock,
     check_network_library,
     check_engine,

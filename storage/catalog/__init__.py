@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from storage.catalog import adapters, artifacts, events, lineage, models, names, peers, replay, sequences
-from storage.catalog.database import Database
+from storage.catalog.database import Database, inspect
 
 # A file's version is the number of migrations it has seen. Released ones never change; a new layout is a new line.
 MIGRATIONS: Final = (
@@ -42,6 +42,14 @@ class Catalog:
     def open(cls, path: Path) -> Self:
         """Open or create the catalog. Raises: UnknownVersion, Corrupt, StoreLocked, StoreFull."""
         return cls(Database.open(path, MIGRATIONS, REMEDY))
+
+    @staticmethod
+    def inspect(path: Path) -> int:
+        """Read through a catalog and change nothing; return its version, of `len(MIGRATIONS)`.
+
+        Raises: FileNotFoundError, UnknownVersion, Corrupt, StoreLocked, StorageError.
+        """
+        return inspect(path, len(MIGRATIONS), REMEDY)
 
     def transaction(self) -> AbstractContextManager[None]:
         """All writes inside happen, durably, or none. Sequences and replay windows cannot be part: they stand alone."""

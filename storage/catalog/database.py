@@ -20,6 +20,26 @@ _REMEDY: Final = "Restore it from a backup."
 Row = tuple[Any, ...]
 
 
+def inspect(path: Path, newest: int, remedy: str = _REMEDY) -> int:
+    """Read through a database, also one that is open elsewhere, and change nothing; return the version of its layout.
+
+    Raises: FileNotFoundError, Corrupt, UnknownVersion, StoreLocked, StorageError.
+    """
+    if not path.exists():
+        raise FileNotFoundError(path)
+    with _translated(path, remedy):
+        address = f"{path.absolute().as_uri()}?mode=ro"
+        connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
+        try:
+            version = _version(connection, path, newest)
+            problem: str = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if problem != "ok":
+                raise Corrupt(f"{path} is damaged ({problem.strip()}). {remedy}")
+            return version
+        finally:
+            connection.close()
+
+
 class Database:
     """A connection that threads share, one at a time. Every statement runs in a transaction."""
 

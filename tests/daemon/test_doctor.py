@@ -1,8 +1,10 @@
 """What `covey doctor` finds in each bad state, and what it says to do next."""
 
 import importlib.util
+import os
 import shutil
 import socket
+import sqlite3
 import sys
 from types import SimpleNamespace
 
@@ -12,6 +14,7 @@ from daemon import wall
 from daemon.cli import client, doctor
 from daemon.lock import sole_daemon
 from daemon.setup import initialise
+from storage.catalog import MIGRATIONS, Catalog
 
 
 def only(findings):
@@ -141,3 +144,42 @@ def test_a_port_that_is_taken_or_closed(home):
         found = only(doctor.check_port(home))
     assert (found.level, "covey config set network.port 0" in found.next_step) == ("warn", True)
     assert only(doctor.check_port(home)).text == f"tcp/{port} is free"
+
+
+def test_a_catalog_is_read_through_also_while_a_daemon_has_it_open(home):
+    assert "none yet" in only(doctor.check_catalog(home)).text and not home.catalog.exists()
+    catalog = Catalog.open(home.catalog)
+    assert only(doctor.check_catalog(home))[:2] == ("ok", "catalog")
+    catalog.close()
+    before = home.catalog.read_bytes()
+    assert only(doctor.check_catalog(home)).text == f"version {len(MIGRATIONS)}, every page reads well"
+    assert home.catalog.read_bytes() == before
+
+
+@pytest.mark.parametrize("at", [0, 100, 4096, -4096])
+def test_a_catalog_that_is_damaged_is_told_with_how_it_is_filled_again(home, at):
+    Catalog.open(home.catalog).close()
+    with home.catalog.open("r+b") as file:
+        file.seek(at, os.SEEK_SET if at >= 0 else os.SEEK_END)
+        file.write(b"\xff" * 64)
+    found = only(doctor.check_catalog(home))
+    assert (found.level, str(home.catalog) in found.text) == ("fail", True)
+    assert "move catalog.db* away and run covey up" in found.next_step and "covey down" not in found.next_step
+    with sole_daemon(home):
+        assert only(doctor.check_catalog(home)).next_step.startswith("covey down; ")
+
+
+def test_a_catalog_of_another_version_is_told(home):
+    Catalog.open(home.catalog).close()
+    for version, level in ((len(MIGRATIONS) + 1, "fail"), (1, "ok")):
+        with sqlite3.connect(home.catalog) as connection:
+            connection.execute(f"PRAGMA user_version = {version}")
+        connection.close()
+        found = only(doctor.check_catalog(home))
+        assert found.level == level and "version" in found.text
+    assert f"the next start brings it to version {len(MIGRATIONS)}" in found.text
+
+
+def test_a_file_in_the_place_of_the_catalog_is_told(home):
+    home.catalog.write_text("no database")
+    assert only(doctor.check_catalog(home)).level == "fail"
