@@ -73,6 +73,9 @@ def _verified(result: Json) -> Iterator[str]:
     yield f"{what}: {result['n_damaged']:,} are damaged, {result['n_repaired']:,} of them repaired"
     for one in result["damaged"]:
         yield f"  {'repaired' if one['is_repaired'] else 'damaged '}  {one['cid']}"
+        yield from (f"            {clean(line)}" for line in one["belongs_to"])
+    for hint in dict.fromkeys(one["hint"] for one in result["damaged"] if one["hint"]):
+        yield f"next: {clean(hint)}"
 
 
 def _cid_alone(result: Json) -> Iterator[str]:

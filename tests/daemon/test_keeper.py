@@ -13,13 +13,17 @@ from daemon.api.operations import repo as repo_module
 from daemon.config import StorageConfig
 from daemon.errors import Unfit
 from daemon.keeper import Keeper, quota_of
-from storage.blockstore import MadeBlock
+from protocols.errors import NoProviders
+from storage.blockstore import MadeBlock, Visibility
+from storage.catalog import Catalog
+from storage.cid import Cid
 from storage.errors import BlocksDamaged, OverQuota, StoreFull
+from storage.keys import Identity
 from storage.packs import PackBlockstore
 from storage.packs.room import Quota
-from storage.pins import Pins, PinState
+from storage.pins import PinKind, Pins, PinState
 from storage.roots import Roots
-from storage.unixfs import add_bytes, read_file
+from storage.unixfs import add_bytes, add_path, read_file
 
 OPERATIONS = {operation.verb: operation for operation in repo_module.OPERATIONS}
 RNG = random.Random(1)
@@ -32,7 +36,19 @@ def node(tmp_path):
     pins, roots, events = Pins(store), Roots(store), []
     keeper = Keeper(store, pins, roots, lambda kind, fields: events.append((kind, fields)))
     feed = SimpleNamespace(note=keeper._note)
-    yield SimpleNamespace(store=store, pins=pins, roots=roots, keeper=keeper, events=feed, noted=events)
+    catalog = Catalog.open(tmp_path / "catalog.db")
+    identity = Identity.generate()
+    yield SimpleNamespace(
+        store=store,
+        pins=pins,
+        roots=roots,
+        keeper=keeper,
+        events=feed,
+        noted=events,
+        catalog=catalog,
+        identity=identity,
+    )
+    catalog.close()
     store.close()
 
 
@@ -110,6 +126,59 @@ async def test_damage_is_found_told_and_mended_from_another_node(node, tmp_path,
     done = await last(node, "verify", repair=True)
     assert (done.n_checked, done.n_damaged, done.n_repaired) == (3, 1, 1)
     assert (await last(node, "verify")).n_damaged == 0
+
+
+async def test_damage_is_told_with_what_it_belongs_to_and_what_to_do(node, tmp_path):
+    files = {"a": RNG.randbytes(50_000), "sub/b": RNG.randbytes(50_000)}
+    for name, data in files.items():
+        path = tmp_path / "mine" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    root = add_path(node.store, tmp_path / "mine")
+    node.store.put_many(BLOCKS[:2])
+    node.pins.add(root, "backup", state=PinState.COMPLETE)
+    node.roots.publish(root, Visibility.FLOCK)
+    node.pins.add(BLOCKS[0].cid, kind=PinKind.DIRECT, state=PinState.COMPLETE)
+    damage(tmp_path, files["sub/b"], BLOCKS[0].data, BLOCKS[1].data)
+    told = await report(node)
+    b, alone, nothing = (told[Cid.of(data).multihash] for data in (files["sub/b"], BLOCKS[0].data, BLOCKS[1].data))
+    assert b.belongs_to == [f"pin backup: {root}/sub/b"] and "verify --repair" in b.hint
+    assert alone.belongs_to == [f"pinned: {BLOCKS[0].cid}"]
+    assert nothing.belongs_to == [] and "nothing that is kept" in nothing.hint
+
+
+async def test_damage_that_no_peer_mends_says_where_it_comes_from_again(node, tmp_path, monkeypatch):
+    async def fetch_block(_node, cid, _timeout_s):
+        await trio.lowlevel.checkpoint()
+        raise NoProviders(f"nobody has {cid}")
+
+    monkeypatch.setattr("daemon.content.fetch_block", fetch_block)
+    root = add_bytes(node.store, BLOCKS[0].data)
+    node.pins.add(root, state=PinState.COMPLETE)
+    damage(tmp_path, BLOCKS[0].data)
+    (told,) = (await report(node, repair=True, says="could not be fetched from any peer")).values()
+    assert "covey add PATH" in told.hint and f"covey get {root} --provider" in told.hint
+
+
+def damage(folder, *pieces):
+    path = folder / "packs" / "00000001.pack"
+    data = bytearray(path.read_bytes())
+    for piece in pieces:
+        data[data.index(piece) + 7] ^= 1
+    path.write_bytes(data)
+
+
+async def report(node, says="damaged and not repaired", **params):
+    """What a verification tells of each damaged block, before it ends with an error."""
+    items = []
+
+    async def run():
+        async for item in OPERATIONS["verify"].handler(node, OPERATIONS["verify"].params(**params)):
+            items.append(item)
+
+    with pytest.raises(BlocksDamaged, match=says):
+        await run()
+    return {Cid.parse(one.cid).multihash: one for one in items[-1].damaged}
 
 
 async def test_a_sample_reads_a_share_and_nonsense_is_refused(node):

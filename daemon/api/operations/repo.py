@@ -75,11 +75,16 @@ class Verify(Params, frozen=True):
 
 
 class Damaged(Result, frozen=True, tag_field="type", tag="damaged"):
-    """A block that the disk changed. It counts as missing until it is here again."""
+    """A block that the disk changed. It counts as missing until it is here again.
+
+    `belongs_to` names what is kept or published and needs it, with its path there; `hint` says what to do.
+    """
 
     cid: str
     text: str
     is_repaired: bool
+    belongs_to: list[str]
+    hint: str
 
 
 class Verified(Result, frozen=True, tag_field="type", tag="verified"):
@@ -161,7 +166,12 @@ async def verify(node: "Node", params: Verify) -> AsyncIterator[Progress | Verif
         yield item
         n_left = item.n_damaged - item.n_repaired if isinstance(item, Verified) else 0
     if n_left:
-        raise BlocksDamaged(f"{n_left} of the blocks that were read are damaged and not repaired")
+        if not params.repair:
+            raise BlocksDamaged(f"{n_left} of the blocks that were read are damaged and not repaired")
+        raise BlocksDamaged(
+            f"{n_left} damaged blocks could not be fetched from any peer. Bring back what they belong to, as told "
+            "above; then look again: covey repo verify"
+        )
 
 
 async def migrate(node: "Node", _params: Nothing) -> Formats:
@@ -220,9 +230,11 @@ async def _compact(node: "Node", params: Compact, report: "Report") -> Compacted
 
 async def _verify(node: "Node", params: Verify, sample_frac: float, report: "Report") -> Verified:
     import secrets
+    from functools import partial
 
     import trio
 
+    from daemon.damage import belongings
     from storage.verify import resumes_after
     from storage.verify import verify as read_all
 
@@ -247,7 +259,11 @@ async def _verify(node: "Node", params: Verify, sample_frac: float, report: "Rep
         report(Progress(step="repairing", n_done=n_done, n_total=len(bad), unit="blocks"))
         if await _repair(node, checked.cid, params.timeout_s):
             repaired.add(checked.cid)
+    belonging = {}
     if bad:
+        listed = [one.cid for one in bad[:MAX_LISTED]]
+        report(Progress(step="looking for what they belong to", n_done=0, n_total=len(listed), unit="blocks"))
+        belonging = await trio.to_thread.run_sync(partial(belongings, node, listed, was_tried=params.repair))
         node.events.note("blocks_damaged", {"n_blocks": len(bad), "n_repaired": len(repaired)})
     return Verified(
         n_checked=n_checked,
@@ -256,7 +272,13 @@ async def _verify(node: "Node", params: Verify, sample_frac: float, report: "Rep
         n_repaired=len(repaired),
         resumed_after=str(resumed) if resumed else None,
         damaged=[
-            Damaged(cid=str(one.cid), text=one.problem or "", is_repaired=one.cid in repaired)
+            Damaged(
+                cid=str(one.cid),
+                text=one.problem or "",
+                is_repaired=one.cid in repaired,
+                belongs_to=list(belonging[one.cid].lines),
+                hint="" if one.cid in repaired else belonging[one.cid].hint,
+            )
             for one in bad[:MAX_LISTED]
         ],
     )
