@@ -230,11 +230,9 @@ async def _compact(node: "Node", params: Compact, report: "Report") -> Compacted
 
 async def _verify(node: "Node", params: Verify, sample_frac: float, report: "Report") -> Verified:
     import secrets
-    from functools import partial
 
     import trio
 
-    from daemon.damage import belongings
     from storage.verify import resumes_after
     from storage.verify import verify as read_all
 
@@ -259,11 +257,8 @@ async def _verify(node: "Node", params: Verify, sample_frac: float, report: "Rep
         report(Progress(step="repairing", n_done=n_done, n_total=len(bad), unit="blocks"))
         if await _repair(node, checked.cid, params.timeout_s):
             repaired.add(checked.cid)
-    belonging = {}
+    damaged = await _told(node, bad, repaired, was_tried=params.repair, report=report) if bad else []
     if bad:
-        listed = [one.cid for one in bad[:MAX_LISTED]]
-        report(Progress(step="looking for what they belong to", n_done=0, n_total=len(listed), unit="blocks"))
-        belonging = await trio.to_thread.run_sync(partial(belongings, node, listed, was_tried=params.repair))
         node.events.note("blocks_damaged", {"n_blocks": len(bad), "n_repaired": len(repaired)})
     return Verified(
         n_checked=n_checked,
@@ -271,17 +266,34 @@ async def _verify(node: "Node", params: Verify, sample_frac: float, report: "Rep
         n_damaged=len(bad),
         n_repaired=len(repaired),
         resumed_after=str(resumed) if resumed else None,
-        damaged=[
-            Damaged(
-                cid=str(one.cid),
-                text=one.problem or "",
-                is_repaired=one.cid in repaired,
-                belongs_to=list(belonging[one.cid].lines),
-                hint="" if one.cid in repaired else belonging[one.cid].hint,
-            )
-            for one in bad[:MAX_LISTED]
-        ],
+        damaged=damaged,
     )
+
+
+async def _told(
+    node: "Node", bad: "list[Checked]", repaired: "set[Cid]", *, was_tried: bool, report: "Report"
+) -> list[Damaged]:
+    """What is told of damaged blocks: what they belong to, and what to do."""
+    from functools import partial
+
+    import trio
+
+    from daemon.damage import belongings
+
+    listed = bad[:MAX_LISTED]
+    report(Progress(step="looking for what they belong to", n_done=0, n_total=len(listed), unit="blocks"))
+    find = partial(belongings, node, [one.cid for one in listed], was_tried=was_tried)
+    belonging = await trio.to_thread.run_sync(find)
+    return [
+        Damaged(
+            cid=str(one.cid),
+            text=one.problem or "",
+            is_repaired=one.cid in repaired,
+            belongs_to=list(belonging[one.cid].lines),
+            hint="" if one.cid in repaired else belonging[one.cid].hint,
+        )
+        for one in listed
+    ]
 
 
 async def _repair(node: "Node", cid: "Cid", timeout_s: float) -> bool:
