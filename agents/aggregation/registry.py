@@ -7,7 +7,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from agents.aggregation import before, rules, server
+from agents.aggregation import before, lora, rules, server
+from agents.aggregation.lora.adapters import LoraWay
 from agents.aggregation.rule import Before, Rule, ServerStep
 from agents.aggregation.updates import CannotAggregate
 
@@ -27,6 +28,7 @@ def _found_in(package: ModuleType, base: type[S]) -> dict[str, type[S]]:
 RULES: Final = _found_in(rules, Rule)
 BEFORE: Final = _found_in(before, Before)
 SERVER: Final = _found_in(server, ServerStep)
+LORA: Final = _found_in(lora, LoraWay)
 
 
 def rule_of(settings: object) -> Rule:
@@ -42,6 +44,11 @@ def before_of(settings: object) -> Before:
 def server_of(settings: object) -> ServerStep:
     """A server step from a plan. Raises: CannotAggregate."""
     return _made(settings, "server", SERVER)
+
+
+def lora_of(settings: object) -> LoraWay:
+    """A way to combine adapters from a plan. Raises: CannotAggregate."""
+    return _made(settings, "lora", LORA)
 
 
 def _made(settings: object, field: str, known: dict[str, type[S]]) -> S:

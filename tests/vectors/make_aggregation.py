@@ -7,12 +7,14 @@ import json
 import sys
 from pathlib import Path
 
+from tests.agents.aggregation.adapters import lora_digest
 from tests.agents.aggregation.examples import N_PARAMS, RECIPES, digest, examples
 
 
 def main() -> None:
     """Write the file, or print it."""
-    text = json.dumps({name: digest(examples(N_PARAMS), recipe) for name, recipe in RECIPES.items()}, indent=1) + "\n"
+    digests = {name: digest(examples(N_PARAMS), recipe) for name, recipe in RECIPES.items()}
+    text = json.dumps(digests | {"flexlora": lora_digest()}, indent=1) + "\n"
     if "--print" in sys.argv:
         sys.stdout.write(text)
     else:
