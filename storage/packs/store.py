@@ -96,12 +96,14 @@ class PackBlockstore(Store):
 
     def _put_new(self, batch: dict[bytes, bytes], floor: Visibility) -> int:
         with self._writing():
+            tick = self._uses.tick  # what is used from now on has this age or a younger one
             self._uses.touch_all(batch)
             present = self._index.present(list(batch))
             new = [(Kind.BLOCK, key, data) for key, data in batch.items() if key not in present]
             if new:
                 self._room.check(sum(len(data) for _, _, data in new))
                 self._append(new, floor)
+                self._uses.forget((key, tick) for _, key, _ in new)  # the index has taken it down with them
         return len(new)
 
     def _commit(self, entries: Sequence[Entry]) -> None:
@@ -244,16 +246,17 @@ class PackBlockstore(Store):
         n_blocks = n_bytes = 0
         source = iter(cids)
         while some := [cid.multihash for cid in islice(source, SWEEP_BLOCKS)]:
-            with self._writing(), self._uses.doomed(some, older_than) as chosen:
-                found = self._index.ages(chosen)
+            with self._writing():
+                found = self._index.ages(some)
                 old = [key for key, (_, used) in found.items() if used < older_than]
-                self._commit([(Kind.DELETE, key, b"") for key in old])
-            n_blocks += len(old)
-            n_bytes += sum(found[key][0] for key in old)
+                # Doomed are none but those that go: what the index knows to be younger is found all the time.
+                with self._uses.doomed(old, older_than) as chosen:
+                    self._commit([(Kind.DELETE, key, b"") for key in chosen])
+            n_blocks += len(chosen)
+            n_bytes += sum(found[key][0] for key in chosen)
         return Swept(n_blocks, n_bytes)
 
     def note_uses(self) -> None:
-        """Take down what was used when, in short steps, so that a restart knows it and memory forgets it."""
         while some := self._uses.some(USES_NOTED):
             with self._writing():
                 self._index.note_uses(some)

@@ -288,6 +288,7 @@ async def _plan(node: "Node", params: Read, report: "Report") -> "car.Plan":
         root,
         version=params.version,
         skips_missing=params.skip_missing,
+        scratch=node.home.scratch,
         on_block=trio.from_thread.check_cancelled,
     )
     return await trio.to_thread.run_sync(plan)
