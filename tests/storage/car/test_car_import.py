@@ -59,7 +59,7 @@ def test_what_is_held_in_memory_does_not_grow_with_the_car(tmp_path, cars, monke
         for n_new in (4001, 0):  # those that are here already are held like those that were looked up
             held: list[int] = []
             with store.lease():
-                found = take_in(store, data, on_progress=lambda _: held.append(len(store._uses)))
+                found = take_in(store, data, on_progress=lambda _, held=held: held.append(len(store._uses)))
                 assert (found.n_new, found.roots[0].is_whole) == (n_new, True)
                 assert max(held) <= 1024
                 assert store.sweep([leaf.cid for leaf in leaves], store.begin_sweep()).n_blocks == 0
