@@ -41,6 +41,7 @@ from storage.uses import Uses
 BATCH_BYTES: Final = 8 << 20
 BATCH_BLOCKS: Final = 4096
 MAX_PACK_BYTES: Final = 256 << 20
+MAX_PACK_RECORDS: Final = 1 << 18  # so that blocks of under 1 KiB make smaller packs, whose footers fit into memory
 SWEEP_BLOCKS: Final = 512  # deleted under the write lock at a time: what other writers wait for
 USES_NOTED: Final = 512  # under the write lock at a time
 MIN_DEAD_FRAC: Final = 0.3
@@ -124,7 +125,7 @@ class PackBlockstore(Store):
         with self._writer.append(entries) as records:
             self._index.apply(self._writer.number, records, self._writer.appended, floor=floor, tick=self._uses.tick)
         self._room.grew(sum(len(key) + len(payload) for _, key, payload in entries))
-        if self._writer.committed >= self._max_pack_bytes:
+        if self._writer.committed >= self._max_pack_bytes or self._writer.n_listed >= MAX_PACK_RECORDS:
             with suppress(StoreFull):  # then the pack grows on, and the next write tries again
                 self._seal()
 
