@@ -152,6 +152,9 @@ class Blockstore(Reading, Protocol):
         Whoever adds or fetches pins before he closes it; a sweep that begins later sees the pin.
         """
 
+    def note_uses(self) -> None:
+        """Take down what was used when, in short steps, so that a restart knows it and memory forgets it."""
+
     def unnoticed(self) -> Reading:
         """The same blocks, for a walk that is no use of them: it makes no block younger and no block safe."""
 

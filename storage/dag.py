@@ -11,6 +11,7 @@ from storage.blockstore import Reading
 from storage.cid import RAW, Cid
 from storage.codecs import links
 from storage.errors import TooLarge
+from storage.visited import Visits
 
 _LEAF_CODECS: Final = frozenset({RAW})
 
@@ -38,7 +39,7 @@ def reach(
     root: Cid,
     budget: Budget = DEFAULT_BUDGET,
     without: Iterable[Cid] = (),
-    visited: set[Cid] | None = None,
+    visited: Visits | None = None,
 ) -> Iterator[Reached]:
     """Every block below `root`, itself first, and those that are not here; goes round the CIDs `without`.
 
@@ -46,7 +47,7 @@ def reach(
     raw bytes are looked up and not read. Raises: TooLarge over budget, InvalidBlock and UnknownCodec where links cannot
     be read, Corrupt.
     """
-    visited = set() if visited is None else visited
+    visited = set[Cid]() if visited is None else visited
     passed_by = {cid.as_v1() for cid in without}
     todo = [(root, 0)]
     n_bytes = 0

@@ -47,14 +47,15 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, mode: int = 0o777) -> None:
     """Make a folder and those above it that are missing; return when its name, and theirs, are on the disk.
 
-    One that is there may have been made a moment before a crash: its name is synced again.
+    `mode` is that of the folder itself, if it is made. One that is there may have been made a moment before a crash:
+    its name is synced again.
     """
     if not folder.is_dir():
         make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode, exist_ok=True)
     with suppress(PermissionError):  # a parent that is not ours to read was not made by us
         sync_folder(folder.parent)
 

@@ -149,6 +149,9 @@ class MemoryBlockstore(Store):
     def lease(self) -> AbstractContextManager[None]:
         return self._uses.lease()
 
+    def note_uses(self) -> None:
+        """There is nowhere else to take it down."""
+
     def unnoticed(self) -> Reading:
         return Unnoticed(self._get, self._size)
 

@@ -81,6 +81,19 @@ def show(ports: Ports, entry: Entry, level: Visibility, members: Iterable[PeerId
     ports.roots.publish(entry.cid, level, members, without=entry.prev)
 
 
+def take_back(
+    ports: Ports, versions: Iterable[Cid], files: Cid, level: Visibility, members: Iterable[PeerId] = ()
+) -> None:
+    """Who may not see these files now sees them through none of our earlier manifests `versions` either."""
+    now = frozenset(members)
+    for version in versions:
+        was, before = ports.roots.level(version), ports.roots.members(version)
+        if was > level or (was == level and not before <= now):
+            entry = read_entry_of(ports.store, version)
+            if entry.content.get("files") == files:
+                show(ports, entry, level, now if was > level else before & now)
+
+
 def hide(ports: Ports, entry: Entry) -> None:
     """Let nobody see an adapter any more, our own or one that was passed on."""
     ports.roots.withdraw(entry.cid, without=entry.prev)

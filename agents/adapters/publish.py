@@ -8,7 +8,7 @@ from typing import NamedTuple
 import trio
 
 from agents.adapters.inspect import Inspection, inspect_folder
-from agents.adapters.manifests import pin, read_stored, row_of, show
+from agents.adapters.manifests import pin, read_stored, row_of, show, take_back
 from agents.adapters.ports import Ports
 from agents.adapters.shelf import put_on_shelf
 from agents.artifacts.rows import artifact_row
@@ -81,19 +81,8 @@ def store_adapter(ports: Ports, folder: Path, release: Release) -> tuple[Adapter
         if same is not None:
             show(ports, read_stored(ports.store, same.manifest)[0], release.visibility, release.members)
         row = same or _store(ports, _manifest(ports, inspection, files, release, versions), release)
-        _take_back(ports, versions, files, release)
+        take_back(ports, [row.manifest for row in versions], files, release.visibility, release.members)
         return row, same is None
-
-
-def _take_back(ports: Ports, versions: Sequence[AdapterRow], files: Cid, release: Release) -> None:
-    """Who may not see these files now sees them through no earlier version either."""
-    members = frozenset(release.members)
-    for row in versions:
-        level, before = ports.roots.level(row.manifest), ports.roots.members(row.manifest)
-        if level > release.visibility or (level == release.visibility and not before <= members):
-            entry, manifest = read_stored(ports.store, row.manifest)
-            if manifest.files == files:
-                show(ports, entry, release.visibility, members if level > release.visibility else before & members)
 
 
 def _store(ports: Ports, manifest: Manifest, release: Release) -> AdapterRow:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from agents.adapters.manifests import read_entry_of, show
+from agents.adapters.manifests import read_entry_of, show, take_back
 from agents.adapters.ports import Ports
 from agents.artifacts.keep import pin_files, pin_manifest
 from agents.artifacts.rows import artifact_row
@@ -79,20 +79,8 @@ def store_artifact(
             if row is not None:
                 show(ports, read_entry_of(ports.store, row.manifest), release.visibility, release.members)
             published = row or _store(ports, artifact, release, versions)
-            _take_back(ports, versions, files, release)
+            take_back(ports, [row.manifest for row in versions], files, release.visibility, release.members)
             return published, row is None
-
-
-def _take_back(ports: Ports, versions: Sequence[ArtifactRow], files: Cid, release: Release) -> None:
-    """Who may not see these files now sees them through no earlier version either."""
-    members = frozenset(release.members)
-    for row in versions:
-        level, before = ports.roots.level(row.manifest), ports.roots.members(row.manifest)
-        if row.files == files and (
-            level > release.visibility or (level == release.visibility and not before <= members)
-        ):
-            narrowed = members if level > release.visibility else before & members
-            show(ports, read_entry_of(ports.store, row.manifest), release.visibility, narrowed)
 
 
 def _store(ports: Ports, artifact: Artifact, release: Release, versions: Sequence[ArtifactRow]) -> ArtifactRow:

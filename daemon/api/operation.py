@@ -9,10 +9,10 @@ heavy imports belong inside the handlers.
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Mapping
-from functools import cache
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from functools import cache, partial, wraps
 from types import MappingProxyType, ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -44,6 +44,10 @@ class Progress(Result, frozen=True, tag_field="type", tag="progress"):
     n_done: int
     n_total: int | None = None
     unit: str = "bytes"
+
+
+P = TypeVar("P", bound=Params)
+R = TypeVar("R", bound=Result)
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +94,23 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     def words(self) -> tuple[str, ...] | None:
         """How the command line calls it; None where it has a command made by hand, or none."""
         return (self.noun, self.verb) if self.command == () else self.command
+
+
+def reporting(
+    work: Callable[[Any, P, Callable[[Progress], None]], Awaitable[R]],
+) -> Callable[[Any, P], AsyncIterator[Progress | R]]:
+    """The handler of a long operation, out of `async (node, params, report) -> result`: a stream of the newest reports
+    now and then, and at last the result.
+    """
+
+    @wraps(work)
+    async def handler(node: Any, params: P) -> AsyncIterator[Progress | R]:
+        from daemon.api.progress import telling
+
+        async for item in telling(partial(work, node, params)):
+            yield item
+
+    return handler
 
 
 def table_of(modules: Iterable[ModuleType]) -> Mapping[str, Operation]:

@@ -18,6 +18,7 @@ from storage.cid import Cid
 from storage.dag import reach
 from storage.durable import file_created, write_all
 from storage.errors import NotFound, StorageError
+from storage.visited import Visited
 
 MAX_NAMED_MISSING: Final = 100
 
@@ -39,6 +40,7 @@ def plan_export(
     *,
     version: int = 1,
     skips_missing: bool = False,
+    scratch: Path | None = None,
     on_block: Callable[[], None] = lambda: None,
 ) -> Plan:
     """Walk the DAG and see what is there. Blocks that are in their CID need no section and get none.
@@ -49,16 +51,17 @@ def plan_export(
     n_blocks = n_missing = 0
     n_bytes = len(header([root]))
     missing: list[Cid] = []
-    for cid, size in reach(store, root):
-        on_block()
-        if size is None:
-            if not skips_missing:
-                raise NotFound(f"the block {cid} below {root} is not here")
-            n_missing += 1
-            missing += [cid] if len(missing) < MAX_NAMED_MISSING else []
-        elif cid.inline is None:
-            n_blocks += 1
-            n_bytes += len(section_head(cid, size)) + size
+    with Visited(scratch) as visited:
+        for cid, size in reach(store, root, visited=visited):
+            on_block()
+            if size is None:
+                if not skips_missing:
+                    raise NotFound(f"the block {cid} below {root} is not here")
+                n_missing += 1
+                missing += [cid] if len(missing) < MAX_NAMED_MISSING else []
+            elif cid.inline is None:
+                n_blocks += 1
+                n_bytes += len(section_head(cid, size)) + size
     return Plan(root, version, n_blocks, n_bytes, tuple(missing), n_missing)
 
 
@@ -67,14 +70,18 @@ def car_parts(store: Blockstore, plan: Plan, scratch: Path | None = None) -> Ite
 
     Raises: NotFound, Corrupt, and StorageError where the DAG has changed since it was planned.
     """
-    with Entries(scratch) as entries, ThreadPoolExecutor(MAX_THREADS, "car-read") as pool:
+    with (
+        Entries(scratch) as entries,
+        Visited(scratch) as visited,
+        ThreadPoolExecutor(MAX_THREADS, "car-read") as pool,
+    ):
         if plan.version == 2:
             layout = Layout(PREFIX_BYTES, plan.data_bytes, PREFIX_BYTES + plan.data_bytes, is_fully_indexed=True)
             yield PRAGMA + layout_bytes(layout)
         head = header([plan.root])
         yield head
         n_bytes = len(head)
-        batches = _batches(store, plan, entries if plan.version == 2 else None)
+        batches = _batches(store, plan, visited, entries if plan.version == 2 else None)
         for part in ahead(pool, lambda batch: b"".join(section(cid, store.get(cid)) for cid in batch), batches):
             yield part
             n_bytes += len(part)
@@ -105,11 +112,11 @@ def export_file(
     return n_bytes
 
 
-def _batches(store: Blockstore, plan: Plan, entries: Entries | None) -> Iterator[list[Cid]]:
+def _batches(store: Blockstore, plan: Plan, visited: Visited, entries: Entries | None) -> Iterator[list[Cid]]:
     batch: list[Cid] = []
     n_held = 0
     at = len(header([plan.root]))
-    for cid, size in reach(store, plan.root):
+    for cid, size in reach(store, plan.root, visited=visited):
         if size is None or cid.inline is not None:
             continue
         if entries is not None:

@@ -6,7 +6,7 @@ wants to keep it all pins the whole roots behind it, inside one lease.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from storage.blockstore import Block, Blockstore
 from storage.car.entries import Entries, n_only_in
@@ -15,6 +15,9 @@ from storage.car.source import Stream
 from storage.cid import Cid
 from storage.dag import reach
 from storage.errors import InvalidCar, NotFound, StorageError
+from storage.visited import Visited
+
+NOTE_EVERY_BLOCKS: Final = 1 << 16  # that a block was put or looked up is held in memory until it is noted
 
 OnProgress = Callable[[int], None]
 """Called with the number of bytes of each block taken in, and with 0 while roots are walked."""
@@ -72,7 +75,8 @@ def import_car(
         absent = [root for root in reader.roots if reader.is_absent(root)]
         if needs_whole_roots and absent:
             raise InvalidCar(f"the root {absent[0]} is not in the CAR", reader.at)
-        roots = _walk(store, reader, reached, on_progress)
+        with Visited(scratch) as visited:
+            roots = _walk(store, reader, reached, visited, on_progress)
         broken = next((root for root in roots if not root.is_whole), None)
         if needs_whole_roots and broken is not None:
             raise NotFound(
@@ -91,9 +95,11 @@ def _store(store: Blockstore, reader: CarReader, on_progress: OnProgress) -> int
     def until_error() -> Iterator[Block]:
         # An error that went through the store would take the batch in hand with it.
         try:
-            for block in verified(reader):
+            for number, block in enumerate(verified(reader), 1):
                 yield block
                 on_progress(len(block.data))
+                if number % NOTE_EVERY_BLOCKS == 0:
+                    store.note_uses()
         except InvalidCar as error:
             errors.append(error)
 
@@ -103,10 +109,11 @@ def _store(store: Blockstore, reader: CarReader, on_progress: OnProgress) -> int
     return n_new
 
 
-def _walk(store: Blockstore, reader: CarReader, reached: Entries, on_progress: OnProgress) -> list[RootFound]:
+def _walk(
+    store: Blockstore, reader: CarReader, reached: Entries, visited: Visited, on_progress: OnProgress
+) -> list[RootFound]:
     """How whole each root is. What lies below whole ones is walked once, however many share it."""
     found: list[RootFound] = []
-    visited: set[Cid] = set()
     for root in dict.fromkeys(reader.roots):
         n_missing, trouble = 0, ""
         try:
@@ -114,9 +121,11 @@ def _walk(store: Blockstore, reader: CarReader, reached: Entries, on_progress: O
                 on_progress(0)
                 n_missing += n_bytes is None
                 reached.add(cid.multihash)
+                if reached.n_entries % NOTE_EVERY_BLOCKS == 0:
+                    store.note_uses()
         except StorageError as error:
             trouble = str(error)
         found.append(RootFound(root, not reader.is_absent(root), n_missing, trouble))
         if not found[-1].is_whole:
-            visited = set()  # a later root above the same gap has to find it again
+            visited.clear()  # a later root above the same gap has to find it again
     return found

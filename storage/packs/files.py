@@ -114,7 +114,8 @@ class PackWriter:
         self._fd: int | None = None
         self._marker = os.urandom(MARKER_BYTES)
         self._listed_from = committed or PACK_HEADER_BYTES
-        self._records: list[Record] = []
+        self._listed = bytearray()  # what the footer will say: a fifth of what the records take
+        self.n_listed = 0
         if committed:
             self._fd = os.open(self._path, os.O_RDWR)
             marker = read_marker(os.pread(self._fd, PACK_HEADER_BYTES, 0))
@@ -159,7 +160,8 @@ class PackWriter:
             self._cut()
             raise
         self.committed = self.appended
-        self._records += [record._replace(value=b"") for record in records]
+        self._listed += footer_entries(records)
+        self.n_listed += len(records)
 
     def _open(self) -> int:
         if self._fd is None:
@@ -209,10 +211,11 @@ class PackWriter:
         def read_earlier(at: int, n_bytes: int) -> bytes:
             return os.pread(fd, max(min(n_bytes, self._listed_from - at), 0), at)
 
-        records = [*scan(read_earlier, self._marker, PACK_HEADER_BYTES, verify=False), *self._records]
-        entries = footer_entries(records)
+        earlier = list(scan(read_earlier, self._marker, PACK_HEADER_BYTES, verify=False))
+        entries = footer_entries(earlier) + self._listed
+        n_entries = len(earlier) + self.n_listed
         try:
-            write_all(fd, entries + footer_end(self._marker, entries, self.committed, len(records)), self.committed)
+            write_all(fd, entries + footer_end(self._marker, entries, self.committed, n_entries), self.committed)
             self._sync(fd, is_new=False)
         except BaseException:
             self._cut()

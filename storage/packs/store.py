@@ -41,6 +41,7 @@ from storage.uses import Uses
 BATCH_BYTES: Final = 8 << 20
 BATCH_BLOCKS: Final = 4096
 MAX_PACK_BYTES: Final = 256 << 20
+MAX_PACK_RECORDS: Final = 1 << 18  # so that blocks of under 1 KiB make smaller packs, whose footers fit into memory
 SWEEP_BLOCKS: Final = 512  # deleted under the write lock at a time: what other writers wait for
 USES_NOTED: Final = 512  # under the write lock at a time
 MIN_DEAD_FRAC: Final = 0.3
@@ -96,12 +97,14 @@ class PackBlockstore(Store):
 
     def _put_new(self, batch: dict[bytes, bytes], floor: Visibility) -> int:
         with self._writing():
+            tick = self._uses.tick  # what is used from now on has this age or a younger one
             self._uses.touch_all(batch)
             present = self._index.present(list(batch))
             new = [(Kind.BLOCK, key, data) for key, data in batch.items() if key not in present]
             if new:
                 self._room.check(sum(len(data) for _, _, data in new))
                 self._append(new, floor)
+                self._uses.forget((key, tick) for _, key, _ in new)  # the index has taken it down with them
         return len(new)
 
     def _commit(self, entries: Sequence[Entry]) -> None:
@@ -122,7 +125,7 @@ class PackBlockstore(Store):
         with self._writer.append(entries) as records:
             self._index.apply(self._writer.number, records, self._writer.appended, floor=floor, tick=self._uses.tick)
         self._room.grew(sum(len(key) + len(payload) for _, key, payload in entries))
-        if self._writer.committed >= self._max_pack_bytes:
+        if self._writer.committed >= self._max_pack_bytes or self._writer.n_listed >= MAX_PACK_RECORDS:
             with suppress(StoreFull):  # then the pack grows on, and the next write tries again
                 self._seal()
 
@@ -244,16 +247,17 @@ class PackBlockstore(Store):
         n_blocks = n_bytes = 0
         source = iter(cids)
         while some := [cid.multihash for cid in islice(source, SWEEP_BLOCKS)]:
-            with self._writing(), self._uses.doomed(some, older_than) as chosen:
-                found = self._index.ages(chosen)
+            with self._writing():
+                found = self._index.ages(some)
                 old = [key for key, (_, used) in found.items() if used < older_than]
-                self._commit([(Kind.DELETE, key, b"") for key in old])
-            n_blocks += len(old)
-            n_bytes += sum(found[key][0] for key in old)
+                # Doomed are none but those that go: what the index knows to be younger is found all the time.
+                with self._uses.doomed(old, older_than) as chosen:
+                    self._commit([(Kind.DELETE, key, b"") for key in chosen])
+            n_blocks += len(chosen)
+            n_bytes += sum(found[key][0] for key in chosen)
         return Swept(n_blocks, n_bytes)
 
     def note_uses(self) -> None:
-        """Take down what was used when, in short steps, so that a restart knows it and memory forgets it."""
         while some := self._uses.some(USES_NOTED):
             with self._writing():
                 self._index.note_uses(some)

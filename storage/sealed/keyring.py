@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from storage.durable import create_file, sync_folder, write_all
+from storage.durable import create_file, make_folder, sync_folder, write_all
 from storage.errors import Corrupt
 from storage.sealed.keys import KEY_BYTES, fits
 from storage.sealed.root import Root
@@ -20,9 +20,7 @@ class Keyring:
 
     def keep(self, root: Root, key: bytes) -> None:
         """Keep a key, durably; keeping it twice is harmless. Raises: StoreFull, OSError."""
-        if not self._folder.is_dir():
-            self._folder.mkdir(mode=_FOLDER_MODE)
-        sync_folder(self._folder.parent)  # one that is there may have been made a moment before a crash
+        make_folder(self._folder, _FOLDER_MODE)
         if self.get(root) is None:
             create_file(self._path(root), key)
 

@@ -123,20 +123,33 @@ def entries(store: Blockstore, root: Cid, node: PbNode) -> Iterator[PbLink]:
         todo.extend(reversed(below))
 
 
+class Step(NamedTuple):
+    """What is at a name's place in a shard: the entry itself, or a shard below, which has used so many bits."""
+
+    link: PbLink
+    is_entry: bool
+    used_bits: int
+
+
+def step(cid: Cid, node: PbNode, wanted: str, used_bits: int = 0) -> Step | None:
+    """One level of looking a name up: give the blocks of shards in turn. Raises: InvalidBlock."""
+    shard = _read_shard(cid, node)
+    used_bits += shard.bits
+    if used_bits > _HASH_BITS:
+        raise InvalidBlock(f"the shard {cid} is deeper than a hash is long")
+    label = f"{place(wanted) >> (_HASH_BITS - used_bits) & ((1 << shard.bits) - 1):0{shard.digits}X}"
+    link = next((link for link in shard.links if link.name in (label, label + wanted)), None)
+    if link is None:
+        return None
+    return Step(link, False, used_bits) if link.name == label else Step(link._replace(name=wanted), True, used_bits)
+
+
 def find(store: Blockstore, root: Cid, node: PbNode, wanted: str) -> PbLink | None:
     """The entry of this name: one block a level is read."""
-    hashed, used_bits = place(wanted), 0
-    cid = root
-    while True:
-        shard = _read_shard(cid, node)
-        used_bits += shard.bits
-        if used_bits > _HASH_BITS:
-            raise InvalidBlock(f"the shard {cid} is deeper than a hash is long")
-        label = f"{hashed >> (_HASH_BITS - used_bits) & ((1 << shard.bits) - 1):0{shard.digits}X}"
-        link = next((link for link in shard.links if link.name in (label, label + wanted)), None)
-        if link is None:
-            return None
-        if link.name != label:
-            return link._replace(name=wanted)
-        cid = link.cid
+    cid, used_bits = root, 0
+    while (at := step(cid, node, wanted, used_bits)) is not None:
+        if at.is_entry:
+            return at.link
+        cid, used_bits = at.link.cid, at.used_bits
         node = dag_pb.decode(store.get(cid))
+    return None

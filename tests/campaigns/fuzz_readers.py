@@ -3,8 +3,7 @@
 A new reader is one line of `READERS`: its name, the function, its errors, and some valid inputs to be damaged.
 """
 
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from protocols import adapters, entry, envelope, kubo_rpc, message
 from protocols.adapters import Announcement
@@ -24,19 +23,12 @@ from storage.sealed import table as sealed_table
 from storage.sealed.keys import make_root
 from storage.unixfs import data as unixfs
 from storage.unixfs import hamt, profile_of
+from tests.campaigns import fuzz_requests, fuzz_streams
+from tests.campaigns.fuzz_reader import Reader
 
 UNIX_S: Final = 1_800_000_000
 LINK: Final = Cid.of(b"x")
 MARKER: Final = b"\x01\x9f\x88\xfe\x03\xc4\x10\x7a"
-
-
-class Reader(NamedTuple):
-    """One row of the table. `errors` are all that `read` may raise."""
-
-    name: str
-    read: Callable[[bytes], object]
-    errors: tuple[type[Exception], ...]
-    corpus: tuple[bytes, ...]
 
 
 def _text(data: bytes) -> object:
@@ -201,4 +193,6 @@ READERS: Final = (
         (Remote,),
         (b'{"Key": "%s", "Size": 1}' % str(LINK).encode(),),
     ),
+    *fuzz_streams.READERS,
+    *fuzz_requests.READERS,
 )

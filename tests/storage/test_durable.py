@@ -2,12 +2,13 @@
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from storage import durable
-from storage.durable import create_file, write_file
+from storage.durable import create_file, make_folder, write_file
 from storage.errors import StoreFull
 
 
@@ -78,3 +79,16 @@ def test_a_file_is_created_whole_or_not_at_all_and_never_over_another(
     assert path.read_bytes() == b"secret"
     assert path.stat().st_mode & 0o777 == 0o600
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_gets_its_mode_and_those_above_it_the_usual_one(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        make_folder(tmp_path / "above" / "keys", 0o700)
+        make_folder(tmp_path / "above" / "keys", 0o777)  # it is there: it stays as it is
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "above", tmp_path / "above" / "keys")] == [
+        0o755,
+        0o700,
+    ]

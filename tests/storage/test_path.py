@@ -15,6 +15,7 @@ from storage.codecs.dag_pb import PbLink, PbNode
 from storage.errors import InvalidBlock, NotFound, TooLarge, UnknownCodec
 from storage.memory import MemoryBlockstore
 from storage.path import MAX_BLOCKS, MAX_NAMES, PathWalk
+from storage.unixfs import hamt, profile_of
 
 LEAF = MadeBlock.of(b"leaf")
 JSON = MadeBlock.of(dag_json.encode({"leaf": LEAF.cid, "n": [1, {"deep": True}]}), DAG_JSON)
@@ -134,6 +135,56 @@ def test_what_cannot_be_read_is_refused() -> None:
         PathWalk(CBOR.cid, ["a"]).take(b"\xff")
     with pytest.raises(UnknownCodec):
         PathWalk(Cid.of(b"x", 0x78), ["a"]).take(b"x")
+
+
+# 300 files need shards below the first; each file holds its own name.
+FILES = {f"file {n}": MadeBlock.of(f"file {n}".encode()) for n in range(300)}
+SHARDS = list(hamt.build([PbLink(block.cid, name, 9) for name, block in FILES.items()], profile_of("unixfs-v1-2025")))
+SHARDED = MemoryBlockstore()
+SHARDED.put_many([*FILES.values(), *SHARDS])
+ABOVE = MadeBlock.of(dag_cbor.encode({"files": SHARDS[-1].cid}), DAG_CBOR)
+SHARDED.put_many([ABOVE])
+
+
+def test_entries_of_a_sharded_directory_are_found_through_its_shards() -> None:
+    assert len(SHARDS) > 2
+    for name, block in FILES.items():
+        walk = walked(ABOVE.cid, f"files/{name}", SHARDED)
+        assert (walk.cid, walk.names, walk.value) == (block.cid, (), name.encode())
+
+
+def test_without_its_block_an_entry_is_resolved_all_the_same() -> None:
+    walk = PathWalk(SHARDS[-1].cid, ["file 7"])
+    while walk.names:
+        walk.take(SHARDED.get(walk.cid))
+    assert (walk.cid, walk.is_done) == (FILES["file 7"].cid, False)
+
+
+def test_what_is_no_entry_of_a_sharded_directory_is_a_link_or_a_part_of_its_first_shard() -> None:
+    root = dag_pb.decode(SHARDS[-1].data)
+    for index, link in enumerate(root.links):
+        assert link.name is not None
+        by_name, by_place = (walked(SHARDS[-1].cid, path, SHARDED) for path in (link.name, f"Links/{index}/Hash"))
+        assert by_name.cid == by_place.cid == link.cid
+    for n in range(100):  # some of these lead into shards below before they turn out to be nothing
+        with pytest.raises(NotFound, match=f"there is no 'none {n}' in {SHARDS[-1].cid}"):
+            walked(SHARDS[-1].cid, f"none {n}", SHARDED)
+
+
+def test_a_shard_that_is_none_is_refused() -> None:
+    root = dag_pb.decode(SHARDS[-1].data)
+    bad = MadeBlock.of(
+        dag_pb.encode(root._replace(links=tuple(link._replace(cid=LEAF.cid) for link in root.links))), DAG_PB
+    )
+    store = MemoryBlockstore()
+    store.put_many([bad, LEAF])
+    deep = next(name for name in FILES if walked(SHARDS[-1].cid, name, SHARDED) and not named_by(root, name))
+    with pytest.raises(InvalidBlock, match=f"no shard of the directory {bad.cid}"):
+        walked(bad.cid, deep, store)
+
+
+def named_by(node: PbNode, name: str) -> bool:
+    return any((link.name or "")[2:] == name for link in node.links)
 
 
 _VALUES = st.recursive(

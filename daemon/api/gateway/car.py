@@ -1,10 +1,10 @@
 """The blocks of a CAR answer, in depth-first order, one at a time: no more than one block is held.
 
-What is remembered is which blocks went out already (unless duplicates are wished) and the links still to follow; both
-are bounded, and a DAG beyond the bounds ends the stream unfinished, which a client sees.
+What is remembered is which blocks were read already and the links still to follow; both are bounded, and so is the
+share of what is read again. A DAG beyond the bounds ends the stream unfinished, which a client sees.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Final
 
 from daemon.api.gateway.paths import Way
@@ -20,6 +20,10 @@ from storage.unixfs.data import Kind, UnixFsData
 MAX_CAR_BLOCKS: Final = 1 << 17
 MAX_PENDING_LINKS: Final = 1 << 17
 MAX_FILE_DEPTH: Final = 64
+# A few blocks that link to one another many times can stand for any number of bytes. Whoever wishes for duplicates gets
+# what ordinary files repeat, and of others the blocks once.
+MAX_REPEATED_SHARE: Final = 3  # bytes read again for each byte read first
+MAX_REPEATED_BYTES: Final = 16 << 20  # and these, whatever the share
 
 
 def car(store: Blockstore, way: Way, wish: CarWish) -> Iterator[bytes]:
@@ -29,35 +33,42 @@ def car(store: Blockstore, way: Way, wish: CarWish) -> Iterator[bytes]:
     """
     yield header([way.end])
     sent: set[Cid] = set()
-    for n_visited, (cid, data) in enumerate(_blocks(store, way, wish, sent), 1):
+    n_first_bytes = n_repeated_bytes = 0
+    passed_over = frozenset[Cid]() if wish.has_duplicates else sent
+    for n_visited, (cid, data) in enumerate(_blocks(store, way, wish, passed_over), 1):
         if n_visited > MAX_CAR_BLOCKS:
             raise TooLarge(f"a CAR of over {MAX_CAR_BLOCKS} blocks; ask for parts of it")
-        if cid.inline is not None or (cid in sent and not wish.has_duplicates):
+        if cid in sent:
+            n_repeated_bytes += len(data)
+            if n_repeated_bytes > MAX_REPEATED_BYTES + MAX_REPEATED_SHARE * n_first_bytes:
+                raise TooLarge(f"{n_repeated_bytes} bytes of blocks that came before; ask without dups, or for parts")
+        elif cid.inline is None:
+            n_first_bytes += len(data)
+        if cid.inline is not None or cid in passed_over:
             yield b""  # a step, so that whoever drives this may stop: what is passed over has no end in a bad DAG
             continue
-        if not wish.has_duplicates:
-            sent.add(cid)
+        sent.add(cid)
         yield section_head(cid, len(data))
         yield data
 
 
-def _blocks(store: Blockstore, way: Way, wish: CarWish, sent: set[Cid]) -> Iterator[tuple[Cid, bytes]]:
+def _blocks(store: Blockstore, way: Way, wish: CarWish, passed_over: Set[Cid]) -> Iterator[tuple[Cid, bytes]]:
     for cid in way.passed:
         yield cid, store.get(cid)
     if wish.scope is DagScope.BLOCK or (wish.scope is DagScope.ENTITY and way.end.codec != DAG_PB):
         yield way.end, store.get(way.end)
     elif wish.scope is DagScope.ENTITY:
-        yield from _entity(store, way.end, wish)
+        yield from _entity(store, way.end, wish, passed_over)
     else:
-        yield from _all(store, way.end, sent)
+        yield from _all(store, way.end, passed_over)
 
 
-def _all(store: Blockstore, root: Cid, sent: set[Cid]) -> Iterator[tuple[Cid, bytes]]:
-    """Everything below `root`. What was sent is not walked again: nothing below it would be new."""
+def _all(store: Blockstore, root: Cid, passed_over: Set[Cid]) -> Iterator[tuple[Cid, bytes]]:
+    """Everything below `root`. What is passed over is not walked again: nothing below it would be new."""
     todo = [root]
     while todo:
         cid = todo.pop()
-        if cid in sent and cid != root:
+        if cid in passed_over and cid != root:
             continue
         data = store.get(cid)
         yield cid, data
@@ -71,7 +82,7 @@ def _push(todo: list[Cid], links: list[Cid]) -> None:
     todo.extend(reversed(links))
 
 
-def _entity(store: Blockstore, root: Cid, wish: CarWish) -> Iterator[tuple[Cid, bytes]]:
+def _entity(store: Blockstore, root: Cid, wish: CarWish, passed_over: Set[Cid]) -> Iterator[tuple[Cid, bytes]]:
     data = store.get(root)
     node = dag_pb.decode(data)
     message = _message(node)
@@ -82,7 +93,7 @@ def _entity(store: Blockstore, root: Cid, wish: CarWish) -> Iterator[tuple[Cid, 
     else:
         n_bytes = len(message.data or b"") + sum(message.block_sizes)
         first, end = wish.span.of(n_bytes) if wish.span else (0, n_bytes)
-        yield from _file(store, root, first, end)
+        yield from _file(store, root, first, end, passed_over)
 
 
 def _message(node: dag_pb.PbNode) -> UnixFsData | None:
@@ -105,11 +116,17 @@ def _shards(store: Blockstore, root: Cid) -> Iterator[tuple[Cid, bytes]]:
         _push(todo, [link.cid for link in node.links if len(link.name or "") == n_digits])
 
 
-def _file(store: Blockstore, root: Cid, first: int, end: int) -> Iterator[tuple[Cid, bytes]]:
-    """The blocks of a file that hold its bytes from `first` up to `end`; the root always."""
+def _file(store: Blockstore, root: Cid, first: int, end: int, passed_over: Set[Cid]) -> Iterator[tuple[Cid, bytes]]:
+    """The blocks of a file that hold its bytes from `first` up to `end`; the root always.
+
+    A leaf that is passed over is named without its bytes: a file of nothing but zeros costs no reading.
+    """
     todo = [(root, 0, 0)]
     while todo:
         cid, start, depth = todo.pop()
+        if cid.codec == RAW and cid in passed_over:
+            yield cid, b""
+            continue
         data = store.get(cid)
         yield cid, data
         if cid.codec != DAG_PB:

@@ -1,6 +1,5 @@
 """Artifacts of every kind: models, datasets, checkpoints and adapters, by their signed manifests."""
 
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from daemon.api.artifacts import (
@@ -22,7 +21,7 @@ from daemon.api.artifacts import (
     Tags,
 )
 from daemon.api.audience import audience
-from daemon.api.operation import Done, Nothing, Operation, Progress
+from daemon.api.operation import Done, Nothing, Operation, Progress, reporting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,16 +55,6 @@ def described(node: "Node", row: "ArtifactRow") -> Artifact:
         state=row.state,
         manifest=str(row.manifest),
     )
-
-
-async def publish(node: "Node", params: Publish) -> AsyncIterator[Progress | Published]:
-    """Add the files, sign the manifest, hold both, and show them to whom they are for."""
-    from functools import partial
-
-    from daemon.api.progress import telling
-
-    async for item in telling(partial(_publish, node, params)):
-        yield item
 
 
 async def ls(node: "Node", params: List) -> list[Artifact]:
@@ -141,16 +130,6 @@ async def tag(node: "Node", params: Tags) -> Artifact:
     return await trio.to_thread.run_sync(change)
 
 
-async def add(node: "Node", params: Add) -> AsyncIterator[Progress | Added]:
-    """Fetch a manifest by its CID, verify it, and register what it describes, where its publisher is trusted."""
-    from functools import partial
-
-    from daemon.api.progress import telling
-
-    async for item in telling(partial(_add, node, params)):
-        yield item
-
-
 async def rm(node: "Node", params: Named) -> Done:
     """Forget an artifact, show it no more, and let go of its blocks."""
     import trio
@@ -216,7 +195,9 @@ async def _find(node: "Node", params: List, words: str | None = None) -> list[Ar
     return await trio.to_thread.run_sync(find)
 
 
-async def _publish(node: "Node", params: Publish, report: "Report") -> Published:
+@reporting
+async def publish(node: "Node", params: Publish, report: "Report") -> Published:
+    """Add the files, sign the manifest, hold both, and show them to whom they are for."""
     from pathlib import Path
 
     import trio
@@ -295,7 +276,9 @@ def _base(node: "Node", name: str) -> "tuple[Base, str | None]":
     ), card.derived_from
 
 
-async def _add(node: "Node", params: Add, report: "Report") -> Added:
+@reporting
+async def add(node: "Node", params: Add, report: "Report") -> Added:
+    """Fetch a manifest by its CID, verify it, and register what it describes, where its publisher is trusted."""
     from agents.artifacts.obtain import fetch_files, register
     from protocols.fetch import Progress as Fetched
     from protocols.net import PeerInfo

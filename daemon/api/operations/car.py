@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
-from daemon.api.operation import Operation, Params, Progress, Result
+from daemon.api.operation import Operation, Params, Progress, Result, reporting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -122,32 +122,6 @@ class Inspected(Result, frozen=True, tag_field="type", tag="inspected"):
     roots: list[Named]
 
 
-async def import_(node: "Node", params: Import) -> AsyncIterator[Progress | Imported]:
-    """Verify and store every block, then pin the roots that are whole.
-
-    What comes before a bad block stays, unpinned.
-    """
-    from functools import partial
-
-    from daemon.api.progress import telling
-
-    async for item in telling(partial(_import, node, params)):
-        yield item
-
-
-async def export(node: "Node", params: Export) -> AsyncIterator[Progress | Exported]:
-    """Fetch what is missing, and write a DAG to a file that is not there yet: whole or not at all.
-
-    Depth-first, parents before children, each block once: one DAG gives the same bytes everywhere.
-    """
-    from functools import partial
-
-    from daemon.api.progress import telling
-
-    async for item in telling(partial(_export, node, params)):
-        yield item
-
-
 async def read(node: "Node", params: Read) -> AsyncIterator[bytes]:
     """The bytes that `car/export` would write."""
     import trio
@@ -165,17 +139,12 @@ async def read(node: "Node", params: Read) -> AsyncIterator[bytes]:
                 await trio.to_thread.run_sync(parts.close)  # type: ignore[attr-defined]
 
 
-async def inspect(node: "Node", params: Inspect) -> AsyncIterator[Progress | Inspected]:
-    """Read a CAR from end to end, hash every block and compare its index. Nothing is stored."""
-    from functools import partial
+@reporting
+async def import_(node: "Node", params: Import, report: "Report") -> Imported:
+    """Verify and store every block, then pin the roots that are whole.
 
-    from daemon.api.progress import telling
-
-    async for item in telling(partial(_inspect, node, params)):
-        yield item
-
-
-async def _import(node: "Node", params: Import, report: "Report") -> Imported:
+    What comes before a bad block stays, unpinned.
+    """
     from pathlib import Path
 
     from daemon.api.progress import in_thread
@@ -237,7 +206,12 @@ def _warnings(roots: "list[car.RootFound]") -> "Iterator[str]":
             yield f"{root.cid} {lacks}, so it is not pinned; to fetch the rest and keep it: covey pin add {root.cid}"
 
 
-async def _export(node: "Node", params: Export, report: "Report") -> Exported:
+@reporting
+async def export(node: "Node", params: Export, report: "Report") -> Exported:
+    """Fetch what is missing, and write a DAG to a file that is not there yet: whole or not at all.
+
+    Depth-first, parents before children, each block once: one DAG gives the same bytes everywhere.
+    """
     import os
     from pathlib import Path
 
@@ -288,6 +262,7 @@ async def _plan(node: "Node", params: Read, report: "Report") -> "car.Plan":
         root,
         version=params.version,
         skips_missing=params.skip_missing,
+        scratch=node.home.scratch,
         on_block=trio.from_thread.check_cancelled,
     )
     return await trio.to_thread.run_sync(plan)
@@ -303,7 +278,9 @@ def _resolve(node: "Node", reference: str) -> "Cid":
     return cid
 
 
-async def _inspect(node: "Node", params: Inspect, report: "Report") -> Inspected:
+@reporting
+async def inspect(node: "Node", params: Inspect, report: "Report") -> Inspected:
+    """Read a CAR from end to end, hash every block and compare its index. Nothing is stored."""
     from pathlib import Path
 
     from daemon.api.progress import in_thread

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from msgspec import Meta
 
 from daemon.api.audience import Members, Who, audience
-from daemon.api.operation import Operation, Params, Progress, Result
+from daemon.api.operation import Operation, Params, Progress, Result, reporting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,26 +151,6 @@ class Listing(Result, frozen=True):
     entries: list[Entry]
 
 
-async def add(node: "Node", params: Add) -> AsyncIterator[Progress | Added]:
-    """Chunk, hash and store a file or folder."""
-    from functools import partial
-
-    from daemon.api.progress import telling
-
-    async for item in telling(partial(_add, node, params)):
-        yield item
-
-
-async def get(node: "Node", params: Get) -> AsyncIterator[Progress | Got]:
-    """Bring content here, and write it out where that is asked for."""
-    from functools import partial
-
-    from daemon.api.progress import telling
-
-    async for item in telling(partial(_get, node, params)):
-        yield item
-
-
 async def cat(node: "Node", params: Cat) -> AsyncIterator[bytes]:
     """The bytes of a file, or some of them."""
     import trio
@@ -226,7 +206,9 @@ def _kind_of(node: "Node", cid: "Cid") -> Literal["file", "folder", "link"] | No
     return "folder" if about.is_directory else "file"
 
 
-async def _add(node: "Node", params: Add, report: "Report") -> Added:
+@reporting
+async def add(node: "Node", params: Add, report: "Report") -> Added:
+    """Chunk, hash and store a file or folder."""
     from pathlib import Path
 
     import trio
@@ -287,7 +269,9 @@ def _warnings(path: "Path") -> list[str]:
     return [f"symlinks that may lead outside, so that `covey get` will not write the folder: {named}"] if links else []
 
 
-async def _get(node: "Node", params: Get, report: "Report") -> Got:
+@reporting
+async def get(node: "Node", params: Get, report: "Report") -> Got:
+    """Bring content here, and write it out where that is asked for."""
     from pathlib import Path
 
     import trio

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from msgspec import Meta
 
-from daemon.api.operation import Operation, Params, Progress, Result
+from daemon.api.operation import Operation, Params, Progress, Result, reporting
 from daemon.api.operations.block import BlockPath, HashName, IsPinned, Stored
 
 if TYPE_CHECKING:
@@ -131,17 +131,9 @@ def _put(node: "Node", params: Put) -> Stored:
     return Stored(cid=str(cid), n_bytes=len(block))
 
 
-async def stat(node: "Node", params: Which) -> AsyncIterator[Progress | Stat]:
+@reporting
+async def stat(node: "Node", params: Which, report: "Report") -> Stat:
     """Walk a DAG as far as it is here; nothing is fetched."""
-    from functools import partial
-
-    from daemon.api.progress import telling
-
-    async for item in telling(partial(_stat, node, params)):
-        yield item
-
-
-async def _stat(node: "Node", params: Which, report: "Report") -> Stat:
     from daemon.api.progress import in_thread
     from daemon.errors import NotFoundHere
     from storage.cid import Cid

@@ -1,11 +1,10 @@
 """The Kubo node beside this one: what it is, content from it, content to it, its pins."""
 
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
-from daemon.api.operation import Done, Nothing, Operation, Params, Progress, Result
+from daemon.api.operation import Done, Nothing, Operation, Params, Progress, Result, reporting
 
 if TYPE_CHECKING:
     from daemon.api.progress import Report
@@ -114,36 +113,6 @@ async def status(node: "Node", _params: Nothing) -> Status:
     )
 
 
-async def get(node: "Node", params: Get) -> AsyncIterator[Progress | Got]:
-    """Fetch a DAG from Kubo, block by block, each hashed; write it out where that is asked for."""
-    from functools import partial
-
-    from daemon.api.progress import telling
-
-    async for item in telling(partial(_get, node, params)):
-        yield item
-
-
-async def publish(node: "Node", params: Publish) -> AsyncIterator[Progress | Published]:
-    """Send content that is here to Kubo, and have it pinned there."""
-    from functools import partial
-
-    from daemon.api.progress import telling
-
-    async for item in telling(partial(_publish, node, params)):
-        yield item
-
-
-async def pin(node: "Node", params: Pin) -> AsyncIterator[Progress | KuboKeeps]:
-    """Have Kubo keep content."""
-    from functools import partial
-
-    from daemon.api.progress import telling
-
-    async for item in telling(partial(_pin, node, params)):
-        yield item
-
-
 async def unpin(node: "Node", params: Unpin) -> Done:
     """Have Kubo keep content no longer."""
     from daemon.kubo import kubo_of
@@ -166,7 +135,9 @@ async def pins(node: "Node", params: Which) -> list[Pinned]:
     return [Pinned(cid=one.cid, kind=one.kind, name=one.name) for one in found]
 
 
-async def _get(node: "Node", params: Get, report: "Report") -> Got:
+@reporting
+async def get(node: "Node", params: Get, report: "Report") -> Got:
+    """Fetch a DAG from Kubo, block by block, each hashed; write it out where that is asked for."""
     from pathlib import Path
 
     from daemon.api.progress import in_thread
@@ -196,7 +167,9 @@ async def _get(node: "Node", params: Get, report: "Report") -> Got:
     return Got(cid=str(cid), out=params.out, fetched_bytes=fetched.n_bytes, reused_bytes=fetched.n_reused_bytes)
 
 
-async def _publish(node: "Node", params: Publish, report: "Report") -> Published:
+@reporting
+async def publish(node: "Node", params: Publish, report: "Report") -> Published:
+    """Send content that is here to Kubo, and have it pinned there."""
     from daemon.kubo import publish_to_kubo
     from storage.cid import Cid
 
@@ -205,7 +178,9 @@ async def _publish(node: "Node", params: Publish, report: "Report") -> Published
     return Published(cid=str(cid), n_blocks=sent.n_blocks, n_bytes=sent.n_bytes)
 
 
-async def _pin(node: "Node", params: Pin, report: "Report") -> KuboKeeps:
+@reporting
+async def pin(node: "Node", params: Pin, report: "Report") -> KuboKeeps:
+    """Have Kubo keep content."""
     from daemon.kubo import kubo_of
     from protocols import kubo_rpc
     from storage.cid import Cid

@@ -1,11 +1,10 @@
 """What this node keeps."""
 
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from daemon.api.operation import Done, Nothing, Operation, Params, Progress, Result
+from daemon.api.operation import Done, Nothing, Operation, Params, Progress, Result, reporting
 
 if TYPE_CHECKING:
     from daemon.api.progress import Report
@@ -44,16 +43,6 @@ class Pinned(Pin, frozen=True, tag_field="type", tag="pinned"):
     """The content is held whole, and kept."""
 
 
-async def add(node: "Node", params: Add) -> AsyncIterator[Progress | Pinned]:
-    """Pin a DAG: note it, fetch what is missing, and only then call it complete."""
-    from functools import partial
-
-    from daemon.api.progress import telling
-
-    async for item in telling(partial(_add, node, params)):
-        yield item
-
-
 async def rm(node: "Node", params: Remove) -> Done:
     """Unpin."""
     import trio
@@ -76,7 +65,9 @@ async def ls(node: "Node", _params: Nothing) -> list[Pin]:
     return [Pin(cid=str(pin.cid), name=pin.name, kind=pin.kind, state=pin.state) for pin in pins]
 
 
-async def _add(node: "Node", params: Add, report: "Report") -> Pinned:
+@reporting
+async def add(node: "Node", params: Add, report: "Report") -> Pinned:
+    """Pin a DAG: note it, fetch what is missing, and only then call it complete."""
     from functools import partial
 
     import trio

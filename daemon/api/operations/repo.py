@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from msgspec import Meta
 
-from daemon.api.operation import Nothing, Operation, Params, Progress, Result
+from daemon.api.operation import Nothing, Operation, Params, Progress, Result, reporting
 
 if TYPE_CHECKING:
     from daemon.api.progress import Report
@@ -130,26 +130,6 @@ async def stat(node: "Node", _params: Nothing) -> Stat:
     return await trio.to_thread.run_sync(look)
 
 
-async def gc(node: "Node", params: Collect) -> AsyncIterator[Progress | Collected]:
-    """Drop what nothing keeps, and give its room back."""
-    from functools import partial
-
-    from daemon.api.progress import telling
-
-    async for item in telling(partial(_gc, node, params)):
-        yield item
-
-
-async def compact(node: "Node", params: Compact) -> AsyncIterator[Progress | Compacted]:
-    """Give back the room of what was deleted."""
-    from functools import partial
-
-    from daemon.api.progress import telling
-
-    async for item in telling(partial(_compact, node, params)):
-        yield item
-
-
 async def verify(node: "Node", params: Verify) -> AsyncIterator[Progress | Verified]:
     """Read every block again; a run that is cut short goes on the next time."""
     from functools import partial
@@ -187,7 +167,9 @@ async def migrate(node: "Node", _params: Nothing) -> Formats:
     return Formats(packs=PACK_VERSION, index=INDEX_VERSION, catalog=len(MIGRATIONS), text=text)
 
 
-async def _gc(node: "Node", params: Collect, report: "Report") -> Collected:
+@reporting
+async def gc(node: "Node", params: Collect, report: "Report") -> Collected:
+    """Drop what nothing keeps, and give its room back."""
     import trio
 
     def work() -> Collected:
@@ -212,7 +194,9 @@ async def _gc(node: "Node", params: Collect, report: "Report") -> Collected:
     return await trio.to_thread.run_sync(work)
 
 
-async def _compact(node: "Node", params: Compact, report: "Report") -> Compacted:
+@reporting
+async def compact(node: "Node", params: Compact, report: "Report") -> Compacted:
+    """Give back the room of what was deleted."""
     import trio
 
     def on_pack(n_done: int, n_total: int) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from msgspec import Meta
 
 from daemon.api.audience import Members, Who, audience
-from daemon.api.operation import Done, Operation, Params, Progress, Result
+from daemon.api.operation import Done, Operation, Params, Progress, Result, reporting
 from daemon.api.operations.peer import resolve
 
 if TYPE_CHECKING:
@@ -149,26 +149,6 @@ class Revoke(Change, frozen=True):
     rekey: Annotated[bool, Meta(description="Encrypt everything anew, under a key that they do not know.")] = False
 
 
-async def seal(node: "Node", params: Seal) -> AsyncIterator[Progress | NewRoot]:
-    """Encrypt a file or folder to peers, in one pass, and store it."""
-    from functools import partial
-
-    from daemon.api.progress import telling
-
-    async for item in telling(partial(_seal, node, params)):
-        yield item
-
-
-async def unseal(node: "Node", params: Unseal) -> AsyncIterator[Progress | Unsealed]:
-    """Open sealed content and write it out, whole or not at all; fetch what is missing."""
-    from functools import partial
-
-    from daemon.api.progress import telling
-
-    async for item in telling(partial(_unseal, node, params)):
-        yield item
-
-
 async def cat(node: "Node", params: Read) -> AsyncIterator[bytes]:
     """The bytes of a sealed file, each chunk checked before it goes out."""
     from functools import partial
@@ -258,16 +238,6 @@ async def add(node: "Node", params: Change) -> NewRoot:
     return await _told(node, made, n_bytes, "The new root is for the new recipients; the old one stays for the others.")
 
 
-async def revoke(node: "Node", params: Revoke) -> AsyncIterator[Progress | NewRoot]:
-    """Make a root that some recipients cannot open; with `rekey`, and a ciphertext that their key does not open."""
-    from functools import partial
-
-    from daemon.api.progress import telling
-
-    async for item in telling(partial(_revoke, node, params)):
-        yield item
-
-
 async def erase(node: "Node", params: Which) -> Done:
     """Destroy this node's key of content that was sealed to be erasable."""
     from functools import partial
@@ -288,7 +258,9 @@ async def erase(node: "Node", params: Which) -> Done:
     return Done(text=f"erased this node's key of {cid}: now it opens to {who}")
 
 
-async def _seal(node: "Node", params: Seal, report: "Report") -> NewRoot:
+@reporting
+async def seal(node: "Node", params: Seal, report: "Report") -> NewRoot:
+    """Encrypt a file or folder to peers, in one pass, and store it."""
     from pathlib import Path
 
     import trio
@@ -323,7 +295,9 @@ async def _seal(node: "Node", params: Seal, report: "Report") -> NewRoot:
     return await _told(node, made, n_bytes, note)
 
 
-async def _unseal(node: "Node", params: Unseal, report: "Report") -> Unsealed:
+@reporting
+async def unseal(node: "Node", params: Unseal, report: "Report") -> Unsealed:
+    """Open sealed content and write it out, whole or not at all; fetch what is missing."""
     from functools import partial
     from pathlib import Path
 
@@ -364,7 +338,9 @@ async def _unseal(node: "Node", params: Unseal, report: "Report") -> Unsealed:
     return Unsealed(cid=str(cid), out=params.out, n_bytes=n_written)
 
 
-async def _revoke(node: "Node", params: Revoke, report: "Report") -> NewRoot:
+@reporting
+async def revoke(node: "Node", params: Revoke, report: "Report") -> NewRoot:
+    """Make a root that some recipients cannot open; with `rekey`, and a ciphertext that their key does not open."""
     from functools import partial
 
     import trio

@@ -1,6 +1,7 @@
 """What the gateway says, over a store in memory: what is hidden and what is missing look the same."""
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -373,6 +374,39 @@ async def test_a_dag_bomb_is_sent_once_without_duplicates_and_broken_off_with_th
     monkeypatch.setattr(car, "MAX_CAR_BLOCKS", 1000)
     with pytest.raises(BrokenOff):
         await world.get(f"/ipfs/{root}", "format=car&car-dups=y")
+
+
+async def test_duplicates_are_sent_up_to_a_share_of_the_rest(world, monkeypatch):
+    monkeypatch.setattr(car, "MAX_REPEATED_BYTES", 1000)
+    leaf, other = world.put(b"x" * 1000), world.put(b"y" * 1000)
+
+    def document(n_times):
+        return world.document([other] + [leaf] * n_times)
+
+    # The first three blocks are 2,000 bytes and the root: three times that, and 1,000, are eight times the leaf.
+    assert 333 < len(world.store.get(document(10))) < 600
+    assert (await world.get(f"/ipfs/{document(10)}", "format=car")).is_whole
+    whole = await world.get(f"/ipfs/{document(9)}", "format=car&car-dups=y")
+    assert whole.body.count(b"x" * 1000) == 9
+    with pytest.raises(BrokenOff, match="ask without dups"):
+        await world.get(f"/ipfs/{document(10)}", "format=car&car-dups=y")
+
+
+async def test_a_leaf_that_was_sent_is_not_read_again_for_a_car_without_duplicates(world, monkeypatch):
+    leaf = world.put(b"x" * 1000)
+    file = world.file(*[leaf] * 500)
+    n_read = Counter()
+    read = world.store.get
+
+    def get(cid):
+        n_read[cid] += 1
+        return read(cid)
+
+    monkeypatch.setattr(world.store, "get", get)
+    monkeypatch.setattr(car, "MAX_REPEATED_BYTES", 1000)
+    reply = await world.get(f"/ipfs/{file}", "format=car&dag-scope=entity")
+    assert reply.is_whole and reply.body.count(b"x" * 1000) == 1
+    assert n_read[leaf] == 1
 
 
 async def test_a_file_that_is_a_bomb_is_broken_off(world, monkeypatch):

@@ -1,12 +1,13 @@
-"""The listener over real sockets: it serves, and gives up on clients that do not end what they begin."""
+"""The listener: it serves over real sockets, and gives up on clients that do not end what they begin."""
 
 import socket
 import tracemalloc
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import pytest
 import trio
-from trio.testing import lockstep_stream_pair
+from trio.testing import lockstep_stream_pair, memory_stream_pair
 
 from daemon.api.gateway import served
 from daemon.api.gateway.answer import Site
@@ -30,9 +31,24 @@ def store():
     return MemoryBlockstore()
 
 
+class Watched(GatewayApp):
+    """Tells when its first request begins, and when one is over."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.is_begun, self.is_over = trio.Event(), trio.Event()
+
+    async def __call__(self, scope, receive, send):
+        self.is_begun.set()
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.is_over.set()
+
+
 @pytest.fixture
 def app(store):
-    return GatewayApp(Site(public_view(store, Roots(store)), {}.get, 1 << 36), lambda: 1.8e9)
+    return Watched(Site(public_view(store, Roots(store)), {}.get, 1 << 36), lambda: 1.8e9)
 
 
 def put(store, data):
@@ -97,31 +113,41 @@ async def test_what_is_no_http_is_refused(app):
         assert b"101" not in (await exchanged(url, upgrade + key)).split(b"\r\n")[0]
 
 
-async def test_a_head_that_never_ends_is_cut(app):
-    async with gateway_served(app, "127.0.0.1", 0, Patience(head_s=0.3)) as url:
-        assert await exchanged(url, b"") == b""
-        assert await exchanged(url, b"GET /ipfs/x HTTP/1.1\r\nHost:") == b""
+@asynccontextmanager
+async def connected(app, patience):
+    """A connection in memory, on the virtual clock; the socket is asked for its names alone."""
+    ours, theirs = memory_stream_pair()
+    ours.socket, other = trio.socket.socketpair()
+    with ours.socket, other:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(served._serve_connection, app, set(), patience, ours)
+            yield theirs
+            nursery.cancel_scope.cancel()
 
 
-def drip(url):
-    """One byte of a head after the other: each is in time, the head never is."""
-    with connect(url) as connection:
-        connection.settimeout(0.05)
-        for byte in b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 50:
-            try:
-                connection.sendall(bytes([byte]))
-                if connection.recv(1) == b"":
-                    return True
-            except TimeoutError:
-                continue
-            except OSError:
-                return True
-    return False
+@pytest.mark.parametrize("begun", [b"", b"GET /ipfs/x HTTP/1.1\r\nHost:"])
+async def test_a_head_that_never_ends_is_cut(app, autojump_clock, begun):
+    async with connected(app, Patience(head_s=7)) as client:
+        began_s = trio.current_time()
+        await client.send_all(begun)
+        assert await client.receive_some() == b""
+        assert trio.current_time() - began_s == 7
 
 
-async def test_a_head_that_drips_is_cut_too(app):
-    async with gateway_served(app, "127.0.0.1", 0, Patience(head_s=0.3)) as url:
-        assert await trio.to_thread.run_sync(drip, url)
+async def test_a_head_that_drips_is_cut_too(app, autojump_clock):
+    """One byte after the other: each is in time, the head never is."""
+
+    async def drip(client):
+        with suppress(trio.BrokenResourceError):
+            for byte in b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 50:
+                await client.send_all(bytes([byte]))
+                await trio.sleep(1)
+
+    async with connected(app, Patience(head_s=7)) as client, trio.open_nursery() as nursery:
+        began_s = trio.current_time()
+        nursery.start_soon(drip, client)
+        assert await client.receive_some() == b""
+        assert trio.current_time() - began_s == 7
 
 
 async def test_a_client_that_stops_reading_is_cut(store, app):
@@ -137,15 +163,11 @@ async def test_a_client_that_stops_reading_is_cut(store, app):
             trio.from_thread.run(is_over.wait)
             return len(rest(connection))
 
-    is_over = trio.Event()
     async with gateway_served(app, "127.0.0.1", 0, Patience(stall_s=0.3)) as url, trio.open_nursery() as nursery:
-        nursery.start_soon(trio.to_thread.run_sync, stall, url, is_over)
+        nursery.start_soon(trio.to_thread.run_sync, stall, url, app.is_over)
         with trio.fail_after(WAIT_S):
-            while app.n_running == 0:
-                await trio.sleep(0.01)
-            while app.n_running > 0:
-                await trio.sleep(0.01)
-        is_over.set()
+            await app.is_over.wait()
+    assert app.n_running == 0
 
 
 async def test_a_stalled_piece_closes_the_connection(autojump_clock):
@@ -175,9 +197,8 @@ async def test_a_slow_reader_that_takes_each_piece_in_time_gets_all(autojump_clo
 async def test_connections_beyond_the_limit_are_closed(app):
     async with gateway_served(app, "127.0.0.1", 0, Patience(n_connections=1)) as url:
         with connect(url) as first:
-            await trio.to_thread.run_sync(first.sendall, b"GET /")
-            while (await exchanged(url, b"")) != b"":
-                await trio.sleep(0)
+            first.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await trio.to_thread.run_sync(first.recv, 1)  # it is answered, and stays
             assert await exchanged(url, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n") in (b"", b"<reset>")
 
 
@@ -190,8 +211,7 @@ async def test_stopping_does_not_wait_for_clients(store, app):
             connection = connect(url)
             request = f"GET /ipfs/{root.cid}?format=car&car-dups=y HTTP/1.1\r\nHost: x\r\n\r\n".encode()
             await trio.to_thread.run_sync(connection.sendall, request)
-            while app.n_running == 0:
-                await trio.sleep(0.01)
+            await app.is_begun.wait()
     received = await trio.to_thread.run_sync(rest, connection)
     connection.close()
     assert not received.endswith(b"\r\n0\r\n\r\n")

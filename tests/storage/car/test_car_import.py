@@ -3,12 +3,15 @@
 import io
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
+from storage import visited
 from storage.blockstore import Block, MadeBlock
-from storage.car import RootFound, import_car
-from storage.cid import Cid
+from storage.car import RootFound, import_car, importer
+from storage.cid import DAG_CBOR, Cid
+from storage.codecs import dag_cbor
 from storage.errors import InvalidCar, NotFound, StoreFull
 from storage.memory import MemoryBlockstore
 from storage.packs import PackBlockstore
@@ -43,6 +46,23 @@ def test_duplicates_and_what_no_root_reaches_are_kept_and_counted(store, cars) -
     found = take_in(store, cars.v1([stray, *cars.blocks, stray, *as_v0]))
     assert (found.n_blocks, found.n_new, found.n_duplicates, found.n_unreached) == (11, 7, 3, 1)
     assert store.get(stray.cid) == stray.data
+
+
+def test_what_is_held_in_memory_does_not_grow_with_the_car(tmp_path, cars, monkeypatch) -> None:
+    monkeypatch.setattr(importer, "NOTE_EVERY_BLOCKS", 256)
+    monkeypatch.setattr(visited, "MAX_HELD", 256)
+    monkeypatch.setattr(pack_store, "BATCH_BLOCKS", 256)
+    leaves = [MadeBlock.of(b"leaf %d" % n) for n in range(4000)]
+    root = MadeBlock.of(dag_cbor.encode([leaf.cid for leaf in leaves]), DAG_CBOR)
+    data = cars.v1([root, *leaves], [root.cid])
+    with closing(PackBlockstore(tmp_path)) as store:
+        for n_new in (4001, 0):  # those that are here already are held like those that were looked up
+            held: list[int] = []
+            with store.lease():
+                found = take_in(store, data, on_progress=lambda _, held=held: held.append(len(store._uses)))
+                assert (found.n_new, found.roots[0].is_whole) == (n_new, True)
+                assert max(held) <= 1024
+                assert store.sweep([leaf.cid for leaf in leaves], store.begin_sweep()).n_blocks == 0
 
 
 def test_how_whole_each_root_is_is_told(store, cars) -> None:

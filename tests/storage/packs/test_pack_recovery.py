@@ -16,6 +16,8 @@ from storage.cid import Cid
 from storage.errors import Corrupt, NotFound, StorageError, StoreFull, StoreLocked, UnknownVersion
 from storage.packs import PackBlockstore, Recovery
 from storage.packs import files as pack_files
+from storage.packs import store as pack_store
+from storage.packs.files import read_pack
 from storage.packs.index import INDEX_VERSION
 
 Open = Callable[..., PackBlockstore]
@@ -237,6 +239,23 @@ def test_sealed_packs_are_listed_by_their_footers(open_packs: Open, tmp_path: Pa
     lost = store.missing([block.cid for block in BLOCKS])
     assert len(lost) <= 1
     assert all(cid.digest in last.read_bytes() for cid in lost)
+
+
+def test_a_pack_of_many_small_records_is_sealed_too(
+    open_packs: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack_store, "MAX_PACK_RECORDS", 4)
+    store = open_packs()
+    for block in BLOCKS[:9]:
+        store.put_many([block])
+    store.close()
+    assert [the_pack(tmp_path, number).exists() for number in (1, 2, 3, 4)] == [True, True, True, False]
+    footers = [read_pack(tmp_path / "packs", number) for number in (1, 2, 3)]
+    keys = [[record.key for record in footer or ()] for footer in footers]
+    assert keys == [[block.cid.multihash for block in some] for some in (BLOCKS[:4], BLOCKS[4:8], [])]
+    remove_index(tmp_path)
+    store = open_packs()
+    assert store.missing([block.cid for block in BLOCKS[:9]]) == []
 
 
 def test_a_crash_before_the_seal_is_known_changes_nothing(open_packs: Open, tmp_path: Path) -> None:

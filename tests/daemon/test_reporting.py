@@ -1,0 +1,35 @@
+"""Long operations tell how far they are, and end with what they came to."""
+
+import pytest
+import trio
+
+from daemon.api.operation import Done, Params, Progress, reporting
+
+
+class Steps(Params, frozen=True):
+    n_steps: int
+
+
+@reporting
+async def count(node, params, report):
+    """Count."""
+    for n_done in range(params.n_steps):
+        report(Progress(step=node, n_done=n_done))
+        await trio.sleep(1)
+    return Done(text="counted")
+
+
+async def test_a_long_operation_reports_now_and_then_and_ends_with_its_result(autojump_clock):
+    told = [item async for item in count("counting", Steps(n_steps=3))]
+    assert told == [*(Progress(step="counting", n_done=n) for n in range(3)), Done(text="counted")]
+    assert count.__doc__ == "Count."
+
+
+async def test_what_goes_wrong_in_a_long_operation_is_what_its_caller_gets(autojump_clock):
+    @reporting
+    async def fail(node, params, report):
+        await trio.sleep(1)
+        raise ZeroDivisionError
+
+    with pytest.RaisesGroup(ZeroDivisionError):
+        assert [item async for item in fail(None, Steps(n_steps=1))]
