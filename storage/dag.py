@@ -4,7 +4,7 @@ The order is depth-first, parents before children, links in the order in which t
 once, so a block linked 2^n times costs one visit; identity CIDs are opened like blocks.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from storage.blockstore import Reading
@@ -40,12 +40,13 @@ def reach(
     budget: Budget = DEFAULT_BUDGET,
     without: Iterable[Cid] = (),
     visited: Visits | None = None,
+    leaves: Container[Cid] = (),
 ) -> Iterator[Reached]:
     """Every block below `root`, itself first, and those that are not here; goes round the CIDs `without`.
 
     Several walks that share `visited` (CIDv1s) come by each block once; the budget counts all of them then. Leaves of
-    raw bytes are looked up and not read. Raises: TooLarge over budget, InvalidBlock and UnknownCodec where links cannot
-    be read, Corrupt.
+    raw bytes, and `leaves` (CIDv1s), are looked up and not read. Raises: TooLarge over budget, InvalidBlock and
+    UnknownCodec where links cannot be read, Corrupt.
     """
     visited = set[Cid]() if visited is None else visited
     passed_by = {cid.as_v1() for cid in without}
@@ -65,6 +66,7 @@ def reach(
         n_bytes += size or 0
         if n_bytes > budget.n_bytes:
             raise TooLarge(f"the DAG of {root} has more than {budget.n_bytes} bytes")
-        below = links(cid, store.get(cid)) if size is not None and cid.codec not in _LEAF_CODECS else []
+        is_leaf = size is None or cid.codec in _LEAF_CODECS or identity in leaves
+        below = [] if is_leaf else links(cid, store.get(cid))
         yield Reached(cid, size)
         todo.extend((link, depth + 1) for link in reversed(below))

@@ -12,7 +12,8 @@ from storage.blockstore import Block, Blockstore
 from storage.car.entries import Entries, n_only_in
 from storage.car.reader import CarReader, verified
 from storage.car.source import Stream
-from storage.cid import Cid
+from storage.cid import RAW, Cid
+from storage.codecs import links
 from storage.dag import reach
 from storage.errors import InvalidCar, NotFound, StorageError
 from storage.visited import Visited
@@ -70,13 +71,17 @@ def import_car(
     the blocks stay all the same. `file_bytes` is the length of the file, where it is known.
     Raises: InvalidCar, NotFound for a block below a root, StoreFull, OSError.
     """
-    with CarReader(stream, file_bytes=file_bytes, scratch=scratch) as reader, Entries(scratch) as reached:
-        n_new = _store(store, reader, on_progress)
+    with (
+        CarReader(stream, file_bytes=file_bytes, scratch=scratch) as reader,
+        Entries(scratch) as reached,
+        Visited(scratch) as visited,
+        Visited(scratch) as leaves,
+    ):
+        n_new = _store(store, reader, leaves, on_progress)
         absent = [root for root in reader.roots if reader.is_absent(root)]
         if needs_whole_roots and absent:
             raise InvalidCar(f"the root {absent[0]} is not in the CAR", reader.at)
-        with Visited(scratch) as visited:
-            roots = _walk(store, reader, reached, visited, on_progress)
+        roots = _walk(store, reader, reached, visited, leaves, on_progress)
         broken = next((root for root in roots if not root.is_whole), None)
         if needs_whole_roots and broken is not None:
             raise NotFound(
@@ -89,13 +94,16 @@ def import_car(
         return Imported(reader.version, roots, n_blocks, reader.n_bytes, n_new, n_blocks - n_distinct, n_unreached)
 
 
-def _store(store: Blockstore, reader: CarReader, on_progress: OnProgress) -> int:
+def _store(store: Blockstore, reader: CarReader, leaves: Visited, on_progress: OnProgress) -> int:
+    """Store all blocks. Those without links are noted, while they are at hand: a walk need not read them again."""
     errors: list[InvalidCar] = []
 
     def until_error() -> Iterator[Block]:
         # An error that went through the store would take the batch in hand with it.
         try:
             for number, block in enumerate(verified(reader), 1):
+                if _is_leaf(block):
+                    leaves.add(block.cid.as_v1())
                 yield block
                 on_progress(len(block.data))
                 if number % NOTE_EVERY_BLOCKS == 0:
@@ -109,15 +117,28 @@ def _store(store: Blockstore, reader: CarReader, on_progress: OnProgress) -> int
     return n_new
 
 
+def _is_leaf(block: Block) -> bool:
+    """Has it no links, though its codec could? What cannot be read is left to the walk, which says so."""
+    try:
+        return block.cid.codec != RAW and not links(block.cid, block.data)
+    except StorageError:
+        return False
+
+
 def _walk(
-    store: Blockstore, reader: CarReader, reached: Entries, visited: Visited, on_progress: OnProgress
+    store: Blockstore,
+    reader: CarReader,
+    reached: Entries,
+    visited: Visited,
+    leaves: Visited,
+    on_progress: OnProgress,
 ) -> list[RootFound]:
     """How whole each root is. What lies below whole ones is walked once, however many share it."""
     found: list[RootFound] = []
     for root in dict.fromkeys(reader.roots):
         n_missing, trouble = 0, ""
         try:
-            for cid, n_bytes in reach(store, root, visited=visited):
+            for cid, n_bytes in reach(store, root, visited=visited, leaves=leaves):
                 on_progress(0)
                 n_missing += n_bytes is None
                 reached.add(cid.multihash)

@@ -48,6 +48,21 @@ def test_duplicates_and_what_no_root_reaches_are_kept_and_counted(store, cars) -
     assert store.get(stray.cid) == stray.data
 
 
+def test_blocks_without_links_are_not_read_again_to_see_how_whole_the_roots_are(cars) -> None:
+    class Watched(MemoryBlockstore):
+        n_read = 0
+
+        def get(self, cid: Cid) -> bytes:
+            self.n_read += 1
+            return super().get(cid)
+
+    leaves = [MadeBlock.of(dag_cbor.encode(n), DAG_CBOR) for n in range(20)]
+    root = MadeBlock.of(dag_cbor.encode([leaf.cid for leaf in leaves]), DAG_CBOR)
+    store = Watched()
+    assert take_in(store, cars.v1([root, *leaves], [root.cid])).roots == [RootFound(root.cid, True, 0)]
+    assert store.n_read == 1
+
+
 def test_what_is_held_in_memory_does_not_grow_with_the_car(tmp_path, cars, monkeypatch) -> None:
     monkeypatch.setattr(importer, "NOTE_EVERY_BLOCKS", 256)
     monkeypatch.setattr(visited, "MAX_HELD", 256)
