@@ -9,6 +9,9 @@ from storage.durable import write_all
 from storage.errors import OverQuota, StoreFull
 
 RESERVE_BYTES: Final = 16 << 20
+INDEX_BYTES: Final = 8 << 20
+"""What the index may grow by while blocks are moved: its log, before SQLite begins it anew."""
+
 _UNLIMITED: Final = 1 << 62
 _MEASURE_EVERY_BYTES: Final = 64 << 20
 
@@ -79,6 +82,18 @@ class Room:
         except FileNotFoundError:
             return False
         return True
+
+    def is_scarce(self) -> bool:
+        """Is the disk all but full? The reserve is missing where that was so a while ago, and not enough came back."""
+        return self.measure().free_bytes < self._reserve_bytes or not self._reserve.exists()
+
+    def fits(self, n_bytes: int) -> bool:
+        """Is there room on the disk for a copy of so many bytes, and for what the index makes of it?
+
+        Whatever the quota says. Gives up the reserve where that helps.
+        """
+        needed = n_bytes + INDEX_BYTES
+        return self.measure().free_bytes >= needed or (self.release() and self.measure().free_bytes >= needed)
 
     def _make_reserve(self) -> None:
         fd = os.open(self._reserve, os.O_RDWR | os.O_CREAT, 0o600)
