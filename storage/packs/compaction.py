@@ -70,6 +70,24 @@ def victims(sizes: Mapping[int, int], live: Mapping[int, Live], min_dead_frac: f
     return sorted(worth, key=lambda number: (live.get(number, Live()).n_bytes, number))
 
 
+def mergeable(live_bytes: Mapping[int, int], tail_bytes: int, pack_bytes: int, n_fewer: int) -> list[int]:
+    """The packs to write anew, one behind the other, for `n_fewer` to be left: the smallest ones, none in vain.
+
+    Packs that were compacted or punched may hold little each. `tail_bytes`: what the pack that is written to has.
+    """
+    chosen: list[int] = []
+    best: list[int] = []
+    gained, n_bytes = 0, tail_bytes
+    for number, size in sorted(live_bytes.items(), key=lambda item: (item[1], item[0])):
+        chosen.append(number)
+        n_bytes += size
+        if len(chosen) - n_bytes // pack_bytes > gained:
+            best, gained = list(chosen), len(chosen) - n_bytes // pack_bytes
+        if gained >= n_fewer:
+            break
+    return best
+
+
 @dataclass(frozen=True)
 class Ground:
     """What a compaction works on. All of it is the store's."""
@@ -111,6 +129,17 @@ class Compactor:
             self._punch_all()
         n_left = sum(dead_bytes(*pack) for pack in self._packs().values() if dead_frac(*pack) >= min_dead_frac)
         return self._done._replace(n_left_bytes=n_left, problem=problem)
+
+    def merge(self, n_fewer: int, tail_bytes: int, pack_bytes: int) -> Compacted:
+        """Lower the number of packs, by so many where that can be."""
+        packs = self._packs()
+        sizes = {number: live.n_bytes + live.n_blocks * record_bytes(0) for number, (_, live) in packs.items()}
+        try:
+            for number in mergeable(sizes, tail_bytes, pack_bytes, n_fewer):
+                self._compact(number, packs[number][1])
+        except StoreFull as error:
+            return self._done._replace(problem=error)
+        return self._done
 
     def _round(self, min_dead_frac: float, on_pack: OnPack) -> StoreFull | None:
         """Once through all that is worth it; says what there was no room for."""

@@ -120,12 +120,18 @@ class Room:
     def _is_over(self, n_bytes: int, *, refuse: bool = False) -> bool:
         usage, quota = self.usage, self.quota
         more = self._grown + n_bytes
-        is_over = usage.n_bytes + more > quota.n_bytes or usage.n_files >= quota.n_files
+        has_too_many = usage.n_files >= quota.n_files
+        is_over = usage.n_bytes + more > quota.n_bytes or has_too_many
         is_full = usage.free_bytes - more < quota.min_free_bytes or usage.free_files < quota.min_free_files
+        if refuse and has_too_many:
+            raise OverQuota(
+                f"the store has {usage.n_files} files; its quota is {quota.n_files} (storage.quota_files). Run"
+                " `covey repo gc`, unpin what is not needed, or raise it"
+            )
         if refuse and is_over:
             raise OverQuota(
-                f"the store takes {usage.n_bytes >> 20} MiB in {usage.n_files} files; its quota is"
-                f" {quota.n_bytes >> 20} MiB in {quota.n_files} files"
+                f"the store takes {usage.n_bytes >> 20} MiB; its quota is {quota.n_bytes >> 20} MiB (storage.quota_gb)."
+                " Run `covey repo gc`, unpin what is not needed, or raise it"
             )
         if refuse and is_full:
             raise StoreFull(

@@ -59,7 +59,7 @@ class PackBlockstore(Store):
         self._packs_folder = folder / "packs"
         make_folder(folder)
         make_folder(self._packs_folder)
-        self._max_pack_bytes = max_pack_bytes
+        self.max_pack_bytes = max_pack_bytes
         self._write_lock = Lock()
         self._is_closed = False
         self._lock_fd = _take_lock(folder / "store.lock")
@@ -129,7 +129,7 @@ class PackBlockstore(Store):
         with self._writer.append(entries) as records:
             self._index.apply(self._writer.number, records, self._writer.appended, floor=floor, tick=self._uses.tick)
         self._room.grew(sum(len(key) + len(payload) for _, key, payload in entries))
-        if self._writer.committed >= self._max_pack_bytes or self._writer.n_listed >= MAX_PACK_RECORDS:
+        if self._writer.committed >= self.max_pack_bytes or self._writer.n_listed >= MAX_PACK_RECORDS:
             with suppress(StoreFull):  # then the pack grows on, and the next write tries again
                 self._seal()
 
@@ -293,20 +293,29 @@ class PackBlockstore(Store):
         done and to do. A full disk is no error: what came back is told, and what stands in the way of the rest.
         """
         with self._compacting, _disk_errors():
-            ground = Ground(
-                folder=self._packs_folder,
-                index=self._index,
-                reader=self._reader,
-                writing=self._writing,
-                commit=self._commit,
-                seal=self._seal_worth,
-                despite_full=self._despite_full,
-                is_scarce=lambda: self._locked(self._room.is_scarce),
-                fits=lambda n_bytes: self._locked(lambda: self._room.fits(n_bytes)),
-            )
-            done = Compactor(ground).run(min_dead_frac, on_pack)
+            done = Compactor(self._ground()).run(min_dead_frac, on_pack)
             self._locked(self._room.measure)
             return done
+
+    def merge(self, n_fewer: int) -> Compacted:
+        """Write small packs anew as one, for there to be `n_fewer`, or as few as can be. Others go on meanwhile."""
+        with self._compacting, _disk_errors():
+            done = Compactor(self._ground()).merge(n_fewer, self._writer.committed, self.max_pack_bytes)
+            self._locked(self._room.measure)
+            return done
+
+    def _ground(self) -> Ground:
+        return Ground(
+            folder=self._packs_folder,
+            index=self._index,
+            reader=self._reader,
+            writing=self._writing,
+            commit=self._commit,
+            seal=self._seal_worth,
+            despite_full=self._despite_full,
+            is_scarce=lambda: self._locked(self._room.is_scarce),
+            fits=lambda n_bytes: self._locked(lambda: self._room.fits(n_bytes)),
+        )
 
     def _locked(self, ask: Callable[[], T]) -> T:
         with self._writing():
