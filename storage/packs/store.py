@@ -36,6 +36,7 @@ from storage.packs.index import Index, Live, Place
 from storage.packs.record import Kind
 from storage.packs.recovery import Recovery, recover
 from storage.packs.room import NO_QUOTA, Quota, Room, Usage, disk_use
+from storage.packs.turns import Turns
 from storage.uses import Uses
 
 BATCH_BYTES: Final = 8 << 20
@@ -60,7 +61,7 @@ class PackBlockstore(Store):
         make_folder(folder)
         make_folder(self._packs_folder)
         self.max_pack_bytes = max_pack_bytes
-        self._write_lock = Lock()
+        self._write_lock = Turns()
         self._is_closed = False
         self._lock_fd = _take_lock(folder / "store.lock")
         with ExitStack() as undo:
