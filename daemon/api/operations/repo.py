@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from msgspec import Meta
 
-from daemon.api.operation import Nothing, Operation, Params, Progress, Result, reporting
+from daemon.api.operation import Nothing, Operation, Params, Progress, Result
 
 if TYPE_CHECKING:
     from daemon.api.progress import Report

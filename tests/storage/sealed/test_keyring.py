@@ -48,4 +48,4 @@ def test_a_key_that_is_there_already_is_made_to_last_before_it_counts_as_kept(
     synced: list[Path] = []
     monkeypatch.setattr(keyring_module, "sync_folder", synced.append)
     keyring.keep(root, KEY)
-    assert synced == [tmp_path, tmp_path / "keys"]
+    assert synced == [tmp_path / "keys"]
