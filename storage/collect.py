@@ -11,23 +11,27 @@ from typing import Final, NamedTuple
 from storage.blockstore import Aged, Reading, Store
 from storage.cid import Cid
 from storage.dag import reach
-from storage.errors import CannotCollect, NotFound, StorageError
+from storage.errors import CannotCollect, NotFound, StorageError, StoreFull
 from storage.pins import Pin, PinKind, Pins, PinState
 from storage.roots import Root
 
 MAX_NAMED: Final = 3
-SWEEP_AT_ONCE: Final = 4096
+SWEEP_AT_ONCE: Final = 512  # one step of the store: what went before a failure is counted
 
 OnKept = Callable[[int], None]
 """Called now and then with the number of blocks found to be kept so far."""
 
 
 class Collected(NamedTuple):
-    """What a collection found and took away (or would have, where it was a rehearsal)."""
+    """What a collection found and took away (or would have, where it was a rehearsal).
+
+    `problem`: a full disk took no more deletions; what is told here is gone, and more could go.
+    """
 
     n_kept_blocks: int
     n_swept_blocks: int
     n_swept_bytes: int
+    problem: StoreFull | None = None
 
 
 def collect(
@@ -55,7 +59,10 @@ def collect(
     n_blocks = n_bytes = 0
     cids = (aged.cid for aged in garbage)
     while some := list(islice(cids, SWEEP_AT_ONCE)):
-        swept = store.sweep(some, older_than)
+        try:
+            swept = store.sweep(some, older_than)
+        except StoreFull as error:
+            return Collected(len(kept), n_blocks, n_bytes, error)
         n_blocks += swept.n_blocks
         n_bytes += swept.n_bytes
     return Collected(len(kept), n_blocks, n_bytes)

@@ -65,7 +65,7 @@ class StoreFull(StorageError):
 
 
 class OverQuota(StoreFull):
-    """The store's quota is used up. Run `covey repo gc`, unpin what is not needed, or raise `storage.quota_gb`."""
+    """The store's quota is used up: run `covey repo gc`, unpin what is not needed, or raise it (`storage.quota_gb`)."""
 
 
 class DiskFull(StorageError):

@@ -177,6 +177,17 @@ class Index:
             ).fetchone()
         return Place(*row) if row else None
 
+    def places(self, keys: Sequence[bytes]) -> dict[bytes, Place]:
+        """Where those blocks are that are here."""
+        found: dict[bytes, Place] = {}
+        with self._reading() as connection:
+            for at in range(0, len(keys), _KEYS_A_QUERY):
+                some = keys[at : at + _KEYS_A_QUERY]
+                marks = ",".join("?" * len(some))
+                query = f"SELECT key, pack, offset, length, is_damaged FROM blocks WHERE key IN ({marks})"  # noqa: S608 - nothing from outside
+                found.update((key, Place(*place)) for key, *place in connection.execute(query, some))
+        return found
+
     def note_damage(self, key: bytes, place: Place) -> None:
         """Note whether the bytes at that place are damaged; nothing when the block has moved since."""
         with self._writing() as connection:

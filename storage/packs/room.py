@@ -9,6 +9,9 @@ from storage.durable import write_all
 from storage.errors import OverQuota, StoreFull
 
 RESERVE_BYTES: Final = 16 << 20
+INDEX_BYTES: Final = 8 << 20
+"""What the index may grow by while blocks are moved: its log, before SQLite begins it anew."""
+
 _UNLIMITED: Final = 1 << 62
 _MEASURE_EVERY_BYTES: Final = 64 << 20
 
@@ -80,6 +83,18 @@ class Room:
             return False
         return True
 
+    def is_scarce(self) -> bool:
+        """Is the disk all but full? The reserve is missing where that was so a while ago, and not enough came back."""
+        return self.measure().free_bytes < self._reserve_bytes or not self._reserve.exists()
+
+    def fits(self, n_bytes: int) -> bool:
+        """Is there room on the disk for a copy of so many bytes, and for what the index makes of it?
+
+        Whatever the quota says. Gives up the reserve where that helps.
+        """
+        needed = n_bytes + INDEX_BYTES
+        return self.measure().free_bytes >= needed or (self.release() and self.measure().free_bytes >= needed)
+
     def _make_reserve(self) -> None:
         fd = os.open(self._reserve, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -105,12 +120,18 @@ class Room:
     def _is_over(self, n_bytes: int, *, refuse: bool = False) -> bool:
         usage, quota = self.usage, self.quota
         more = self._grown + n_bytes
-        is_over = usage.n_bytes + more > quota.n_bytes or usage.n_files >= quota.n_files
+        has_too_many = usage.n_files >= quota.n_files
+        is_over = usage.n_bytes + more > quota.n_bytes or has_too_many
         is_full = usage.free_bytes - more < quota.min_free_bytes or usage.free_files < quota.min_free_files
+        if refuse and has_too_many:
+            raise OverQuota(
+                f"the store has {usage.n_files} files; its quota is {quota.n_files} (storage.quota_files). Run"
+                " `covey repo gc`, unpin what is not needed, or raise it"
+            )
         if refuse and is_over:
             raise OverQuota(
-                f"the store takes {usage.n_bytes >> 20} MiB in {usage.n_files} files; its quota is"
-                f" {quota.n_bytes >> 20} MiB in {quota.n_files} files"
+                f"the store takes {usage.n_bytes >> 20} MiB; its quota is {quota.n_bytes >> 20} MiB (storage.quota_gb)."
+                " Run `covey repo gc`, unpin what is not needed, or raise it"
             )
         if refuse and is_full:
             raise StoreFull(

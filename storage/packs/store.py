@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from itertools import islice
 from pathlib import Path
 from threading import Lock
-from typing import Final
+from typing import Final, TypeVar
 
 from storage.blockstore import (
     Aged,
@@ -30,12 +30,13 @@ from storage.cid import Cid
 from storage.durable import make_folder
 from storage.errors import Corrupt, CorruptBlock, NotFound, StorageError, StoreFull, StoreLocked
 from storage.overlap import Batch, overlapped
-from storage.packs.compaction import Compacted, Compactor, Entry, victims
-from storage.packs.files import PackGone, PackReader, PackWriter, pack_path
-from storage.packs.index import Index, Place
+from storage.packs.compaction import Compacted, Compactor, Entry, Ground, OnPack, dead_frac
+from storage.packs.files import PackGone, PackReader, PackWriter
+from storage.packs.index import Index, Live, Place
 from storage.packs.record import Kind
 from storage.packs.recovery import Recovery, recover
 from storage.packs.room import NO_QUOTA, Quota, Room, Usage, disk_use
+from storage.packs.turns import Turns
 from storage.uses import Uses
 
 BATCH_BYTES: Final = 8 << 20
@@ -48,6 +49,8 @@ MIN_DEAD_FRAC: Final = 0.3
 
 _RAW_V1: Final = b"\x01\x55"
 
+T = TypeVar("T")
+
 
 class PackBlockstore(Store):
     """Blocks in append-only packs below `folder`, found through an index. One process writes; any thread may call."""
@@ -57,8 +60,8 @@ class PackBlockstore(Store):
         self._packs_folder = folder / "packs"
         make_folder(folder)
         make_folder(self._packs_folder)
-        self._max_pack_bytes = max_pack_bytes
-        self._write_lock = Lock()
+        self.max_pack_bytes = max_pack_bytes
+        self._write_lock = Turns()
         self._is_closed = False
         self._lock_fd = _take_lock(folder / "store.lock")
         with ExitStack() as undo:
@@ -112,20 +115,22 @@ class PackBlockstore(Store):
 
         On a full disk they get the room of the reserve.
         """
-        if not entries:
-            return
+        if entries:
+            self._despite_full(lambda: self._append(entries))
+
+    def _despite_full(self, action: Callable[[], None]) -> None:
         try:
-            self._append(entries)
+            action()
         except StoreFull:
             if not self._room.release():
                 raise
-            self._append(entries)
+            action()
 
     def _append(self, entries: Sequence[Entry], floor: Visibility = Visibility.PRIVATE) -> None:
         with self._writer.append(entries) as records:
             self._index.apply(self._writer.number, records, self._writer.appended, floor=floor, tick=self._uses.tick)
         self._room.grew(sum(len(key) + len(payload) for _, key, payload in entries))
-        if self._writer.committed >= self._max_pack_bytes or self._writer.n_listed >= MAX_PACK_RECORDS:
+        if self._writer.committed >= self.max_pack_bytes or self._writer.n_listed >= MAX_PACK_RECORDS:
             with suppress(StoreFull):  # then the pack grows on, and the next write tries again
                 self._seal()
 
@@ -149,6 +154,9 @@ class PackBlockstore(Store):
             return inline
         place, data = self._read(cid)
         is_damaged = not cid.matches(data)
+        while is_damaged and self._index.find(cid.multihash) != place:  # it died meanwhile, and became a hole
+            place, data = self._read(cid)
+            is_damaged = not cid.matches(data)
         if is_damaged != place.is_damaged:
             with suppress(StorageError), self._writing():  # noted when it is read next, then
                 self._index.note_damage(cid.multihash, place._replace(is_damaged=is_damaged))
@@ -278,33 +286,49 @@ class PackBlockstore(Store):
         return self._room.quota
 
     def compact(
-        self, min_dead_frac: float = MIN_DEAD_FRAC, on_pack: Callable[[int, int], None] | None = None
+        self, min_dead_frac: float = MIN_DEAD_FRAC, on_pack: OnPack = lambda n_done, n_total: None
     ) -> Compacted:
         """Give back the room of packs of which at least that share is dead.
 
         Others may read and write meanwhile; they wait for milliseconds at a time. `on_pack` gets the number of packs
-        done and to do. Raises: StoreFull.
+        done and to do. A full disk is no error: what came back is told, and what stands in the way of the rest.
         """
         with self._compacting, _disk_errors():
-            with self._writing():
-                is_worth = victims({self._writer.number: self._writer.committed}, self._index.live(), min_dead_frac)
-                if self._writer.committed and is_worth:
-                    self._seal()
-            sizes = {
-                number: pack_path(self._packs_folder, number).stat().st_size
-                for number, state in self._index.packs().items()
-                if state.sealed and not state.retired
-            }
-            compactor = Compactor(self._packs_folder, self._index, self._reader, self._writing, self._commit)
-            total = Compacted()
-            chosen = victims(sizes, self._index.live(), min_dead_frac)
-            for n_done, number in enumerate(chosen):
-                if on_pack is not None:
-                    on_pack(n_done, len(chosen))
-                done = compactor.compact(number)
-                total = Compacted(*(one + other for one, other in zip(total, done, strict=True)))  # type: ignore[operator]
-            self._room.measure()
-            return total
+            done = Compactor(self._ground()).run(min_dead_frac, on_pack)
+            self._locked(self._room.measure)
+            return done
+
+    def merge(self, n_fewer: int) -> Compacted:
+        """Write small packs anew as one, for there to be `n_fewer`, or as few as can be. Others go on meanwhile."""
+        with self._compacting, _disk_errors():
+            done = Compactor(self._ground()).merge(n_fewer, self._writer.committed, self.max_pack_bytes)
+            self._locked(self._room.measure)
+            return done
+
+    def _ground(self) -> Ground:
+        return Ground(
+            folder=self._packs_folder,
+            index=self._index,
+            reader=self._reader,
+            writing=self._writing,
+            commit=self._commit,
+            seal=self._seal_worth,
+            despite_full=self._despite_full,
+            is_scarce=lambda: self._locked(self._room.is_scarce),
+            fits=lambda n_bytes: self._locked(lambda: self._room.fits(n_bytes)),
+        )
+
+    def _locked(self, ask: Callable[[], T]) -> T:
+        with self._writing():
+            return ask()
+
+    def _seal_worth(self, min_dead_frac: float) -> None:
+        """Close the pack that is written to, where that share of it is dead."""
+        writer = self._writer
+        live = self._index.live().get(writer.number, Live())  # takes long where there are many blocks: nobody waits
+        with self._writing():
+            if writer is self._writer and writer.committed and dead_frac(writer.committed, live) >= min_dead_frac:
+                self._despite_full(self._seal)
 
     def put_note(self, key: str, value: bytes) -> None:
         raw = check_note(key, value)

@@ -23,6 +23,8 @@ class Keyring:
         make_folder(self._folder, _FOLDER_MODE)
         if self.get(root) is None:
             create_file(self._path(root), key)
+        else:  # one that is there may have got its name a moment before a crash, too
+            sync_folder(self._folder)
 
     def get(self, root: Root) -> bytes | None:
         """The key of a root, or None where none is kept. Raises: Corrupt."""

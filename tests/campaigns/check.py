@@ -12,7 +12,7 @@ from storage.errors import StorageError
 from storage.packs import PackBlockstore, Recovery
 from storage.pins import PinState
 from tests.campaigns.model import Files, Model
-from tests.campaigns.steps import PACK_BYTES, World
+from tests.campaigns.world import PACK_BYTES, World
 
 _PROBE = b"written after the crash "
 
@@ -30,12 +30,13 @@ def check(folder: Path, model: Model, probe: int) -> list[str]:
         problems += _notes(world, model)
         problems += _levels(world, model)
         problems += _files(world, model)
+        problems += _rows(world, model)
         problems += _goes_on(world, probe)
         problems += _rebuild(world)
     except (StorageError, OSError) as error:
         problems.append(f"failed in use: {error!r}")
     finally:
-        world.store.close()
+        world.close()
     return problems
 
 
@@ -95,6 +96,14 @@ def _files(world: World, model: Model) -> Iterator[str]:
             yield f"the file {name} is not as acknowledged"
 
 
+def _rows(world: World, model: Model) -> Iterator[str]:
+    """The catalog, which is synced by itself, says of each artifact what was acknowledged."""
+    for cid, versions in model.rows.items():
+        row = world.catalog.artifacts.get(cid)
+        if (row.version if row is not None else None) not in versions:
+            yield f"the catalog's row of {cid} is {row}, not one of {versions}"
+
+
 def _tree(path: Path) -> Files | None:
     if path.is_dir():
         return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
@@ -104,7 +113,7 @@ def _tree(path: Path) -> Files | None:
 def _goes_on(world: World, probe: int) -> Iterator[str]:
     block = MadeBlock.of(_PROBE + b"%d" % probe)
     world.store.put_many([block])
-    world.store.close()
+    world.close()
     world.open()
     if world.store.recovery != Recovery():
         yield f"a clean stop leaves something to mend: {world.store.recovery}"

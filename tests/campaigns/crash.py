@@ -24,7 +24,8 @@ from typing import Any
 from tests.campaigns import shim
 from tests.campaigns.check import check
 from tests.campaigns.model import Model
-from tests.campaigns.steps import World, next_step
+from tests.campaigns.steps import next_step
+from tests.campaigns.world import World
 
 DEATHS_A_STORE = 10
 MAX_STEPS = 60

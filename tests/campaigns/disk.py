@@ -30,10 +30,11 @@ class Op(IntEnum):
     RMDIR = 9
     MKDIR = 10
     SYMLINK = 11
+    PUNCH = 12
 
 
 class Event(NamedTuple):
-    """One call. `first` and `second` are a path and another path, or the bytes of a write."""
+    """One call. `first` and `second` are a path and another path, or the bytes of a write; a hole's are zeros."""
 
     op: Op
     fd: int
@@ -46,9 +47,10 @@ def read_log(data: bytes) -> Iterator[Event]:
     """What the shim wrote."""
     at = 0
     while at < len(data):
-        op, fd, number, _, n_first, n_second = _HEAD.unpack_from(data, at)
+        op, fd, number, length, n_first, n_second = _HEAD.unpack_from(data, at)
         at += _HEAD.size
-        yield Event(Op(op), fd, number, data[at : at + n_first], data[at + n_first : at + n_first + n_second])
+        first = bytes(length) if op == Op.PUNCH else data[at : at + n_first]
+        yield Event(Op(op), fd, number, first, data[at + n_first : at + n_first + n_second])
         at += n_first + n_second
 
 
@@ -132,7 +134,7 @@ class Disk:
 
     def apply(self, event: Event) -> None:
         """Do it."""
-        if event.op in (Op.WRITE, Op.TRUNCATE, Op.SYNC, Op.CLOSE):
+        if event.op in (Op.WRITE, Op.PUNCH, Op.TRUNCATE, Op.SYNC, Op.CLOSE):
             what = self._open[event.fd]
             if event.op == Op.SYNC:
                 what.sync()
@@ -140,7 +142,7 @@ class Disk:
                 del self._open[event.fd]
             else:
                 assert isinstance(what, File)
-                what.change(event.number, event.first if event.op == Op.WRITE else None)
+                what.change(event.number, None if event.op == Op.TRUNCATE else event.first)
             return
         if event.op == Op.OPEN and not event.first:
             self._open[event.fd] = self.root

@@ -19,7 +19,7 @@ _NONE: Any = MappingProxyType({})
 
 
 class Effect(NamedTuple):
-    """What a step changes. A pin, note or file of None is gone; blocks in `loosens` may go at any time from then on."""
+    """What a step changes. A pin, note, file or row of None is gone; blocks in `loosens` may go from then on."""
 
     puts: Mapping[Cid, bytes] = _NONE
     deletes: frozenset[Cid] = frozenset()
@@ -28,6 +28,7 @@ class Effect(NamedTuple):
     notes: Mapping[str, bytes | None] = _NONE
     roots: Mapping[Cid, Visibility] = _NONE
     files: Mapping[str, Files | None] = _NONE
+    rows: Mapping[Cid, int | None] = _NONE
     floor: Visibility = Visibility.PRIVATE
     dag: Mapping[Cid, frozenset[Cid]] = _NONE
 
@@ -42,6 +43,7 @@ class Model:
     notes: dict[str, list[bytes | None]] = field(default_factory=dict)
     roots: dict[Cid, list[Visibility]] = field(default_factory=dict)
     files: dict[str, list[Files | None]] = field(default_factory=dict)
+    rows: dict[Cid, list[int | None]] = field(default_factory=dict)
     floors: dict[Cid, Visibility] = field(default_factory=dict)
     dags: dict[Cid, frozenset[Cid]] = field(default_factory=dict)
 
@@ -65,6 +67,8 @@ class Model:
             self.roots[cid] = [*self.roots.get(cid, [Visibility.PRIVATE]), level]
         for name, files in effect.files.items():
             self.files[name] = [*self.files.get(name, [None]), files]
+        for cid, version in effect.rows.items():
+            self.rows[cid] = [*self.rows.get(cid, [None]), version]
         self.dags.update(effect.dag)
 
     def done(self, effect: Effect) -> None:
@@ -78,6 +82,7 @@ class Model:
         self.notes.update({name: [value] for name, value in effect.notes.items()})
         self.roots.update({cid: [level] for cid, level in effect.roots.items()})
         self.files.update({name: [files] for name, files in effect.files.items()})
+        self.rows.update({cid: [version] for cid, version in effect.rows.items()})
 
     def kept(self, *, surely: bool = False) -> frozenset[Cid]:
         """What pins and roots may keep, which is never deleted; or surely keep, which is never collected."""

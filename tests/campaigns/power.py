@@ -23,7 +23,8 @@ from tests.campaigns.check import check
 from tests.campaigns.crash import in_child
 from tests.campaigns.disk import LOSSES, Disk, Event, File, Folder, Op, read_log
 from tests.campaigns.model import Model
-from tests.campaigns.steps import Step, World, next_step
+from tests.campaigns.steps import Step, next_step
+from tests.campaigns.world import World
 
 PREFIXES_A_RUN = 50
 LIVES = 4
@@ -100,7 +101,7 @@ class Run:
                 step.run(world)
                 model.done(step.effect)
                 self._tell()
-            world.store.close()
+            world.close()
         except BaseException:  # noqa: BLE001 - the exit code says it
             traceback.print_exc()
             os._exit(1)

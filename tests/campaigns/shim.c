@@ -22,7 +22,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { OPEN = 1, CLOSE, WRITE, TRUNCATE, SYNC, RENAME, LINK, UNLINK, RMDIR, MKDIR, SYMLINK };
+enum { OPEN = 1, CLOSE, WRITE, TRUNCATE, SYNC, RENAME, LINK, UNLINK, RMDIR, MKDIR, SYMLINK, PUNCH };
 enum { MAX_FDS = 4096 };
 enum when { NEVER, BEFORE, HALF, AFTER };
 
@@ -261,6 +261,20 @@ int ftruncate64(int fd, off64_t n)
     CHANGE(TRUNCATE, fd, n, 0, NULL, 0, NULL, 0, real(fd, n));
 }
 int ftruncate(int fd, off_t n) { return ftruncate64(fd, n); }
+
+/* Holes; other ways to give a file room are refused, as posix_fallocate is. A hole behind the end changes nothing. */
+int fallocate64(int fd, int mode, off64_t at, off64_t n)
+{
+    REAL(int, "fallocate64", int, int, off64_t, off64_t);
+    if (!is_watched(fd)) return real(fd, mode, at, n);
+    if (mode != (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    if (at >= lseek64(fd, 0, SEEK_END)) return real(fd, mode, at, n);
+    CHANGE(PUNCH, fd, at, n, NULL, 0, NULL, 0, real(fd, mode, at, n));
+}
+int fallocate(int fd, int mode, off_t at, off_t n) { return fallocate64(fd, mode, at, n); }
 
 int fsync(int fd)
 {

@@ -5,7 +5,7 @@ A plan is what the step changes and how it is carried out; None where there is n
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Final, NamedTuple
@@ -14,11 +14,10 @@ from storage import durable
 from storage.blockstore import MadeBlock, Visibility
 from storage.cid import Cid
 from storage.collect import collect
+from storage.errors import StorageError
 from storage.keys import Identity
 from storage.memory import MemoryBlockstore
-from storage.packs import PackBlockstore
-from storage.pins import Pins, PinState
-from storage.roots import Roots
+from storage.pins import PinState
 from storage.sealed.keyring import Keyring
 from storage.sealed.keys import commitment, make_root
 from storage.sealed.opener import open_sealed
@@ -27,26 +26,9 @@ from storage.sealed.sealer import seal_path
 from storage.sealed.writer import export_sealed
 from storage.unixfs.exporter import export
 from storage.unixfs.importer import add_bytes, add_path
-from storage.unixfs.profiles import UNIXFS_V1_2025
 from tests.campaigns.model import Effect, Files, Model
-
-PACK_BYTES: Final = 100_000
-SMALL_CHUNKS: Final = replace(UNIXFS_V1_2025, chunker="size-4000", width=4)
-
-
-class World:
-    """A folder with a store in it, as a daemon has it open, and files beside it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.files = folder / "files"
-        self.open()
-
-    def open(self) -> None:
-        """Whatever state it is in."""
-        self.store = PackBlockstore(self.folder / "store", max_pack_bytes=PACK_BYTES)
-        self.pins = Pins(self.store)
-        self.roots = Roots(self.store)
+from tests.campaigns.upkeep import collect_beside_a_writer, damage_and_verify, evict, register, unregister
+from tests.campaigns.world import SMALL_CHUNKS, Planned, World
 
 
 class Step(NamedTuple):
@@ -57,7 +39,6 @@ class Step(NamedTuple):
     run: Callable[[World], object]
 
 
-Planned = tuple[Effect, Callable[[World], object]] | None
 Plan = Callable[[Model, Random], Planned]
 
 
@@ -79,7 +60,14 @@ def put_large(model: Model, chance: Random) -> Planned:
 def put_again(model: Model, chance: Random) -> Planned:
     known = model.must | model.may
     blocks = [MadeBlock(cid, known[cid]) for cid in _some(chance, list(known), 10)] if known else []
-    return (Effect(puts=dict(blocks)), lambda world: world.store.put_many(blocks)) if blocks else None
+
+    def run(world: World) -> None:
+        for block in blocks:
+            with suppress(StorageError):  # one that the disk changed is noticed when it is read
+                world.store.get(block.cid)
+        world.store.put_many(blocks)
+
+    return (Effect(puts=dict(blocks)), run) if blocks else None
 
 
 def add(model: Model, chance: Random) -> Planned:
@@ -167,7 +155,7 @@ def compact(model: Model, chance: Random) -> Planned:
 
 def reopen(model: Model, chance: Random) -> Planned:
     def run(world: World) -> None:
-        world.store.close()
+        world.close()
         world.open()
 
     return Effect(), run
@@ -246,6 +234,7 @@ def erase_key(model: Model, chance: Random) -> Planned:
 TABLE: Final[dict[Plan, int]] = {
     put_small: 6, put_large: 4, put_again: 2, add: 6, fetch: 2, unpin: 3, delete: 4, note: 4, publish: 3, withdraw: 2,
     sweep: 2, compact: 3, reopen: 1, write_file: 2, create_large_file: 1,
+    collect_beside_a_writer: 2, evict: 2, damage_and_verify: 1, register: 2, unregister: 1,
     export_tree: 1, export_sealed_tree: 1, keep_key: 2, erase_key: 1,
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ _CALLS: Final = {"sync_data", "sync_folder", "fsync", "fdatasync"}
 _PRIMITIVES: Final = {"sync_data", "sync_folder"}  # of storage.durable: the place is where they are called
 SQLITE: Final = ("sqlite NORMAL", "sqlite OFF")
 BESIDES_LOSS: Final = {
-    "storage/sealed/keyring.py erase: os.fsync(fd)": "overwrites the key on the disk itself; its name is gone anyway"
+    "storage/sealed/keyring.py erase: os.fsync(fd)": "keeps a secret, no data: see tests/storage/sealed/test_keyring.py"
 }
 """Syncs that keep another promise than that nothing is lost."""
 

@@ -215,7 +215,7 @@ async def test_a_direct_pin_narrows_no_pin_of_all_below(node):
 
 
 def test_room_is_made_though_every_pack_is_mostly_alive(node):
-    node.store._max_pack_bytes = 300_000
+    node.store.max_pack_bytes = 300_000
     for number in range(0, 8, 2):
         node.store.put_many(BLOCKS[number : number + 2])
         node.pins.add(BLOCKS[number].cid, state=PinState.COMPLETE)
@@ -267,3 +267,79 @@ async def test_what_is_being_read_is_not_swept(node_here, tmp_path, verb):
     assert swept == [0]
     assert sum(map(len, items)) == 5 << 20 if verb == "cat" else (tmp_path / "out").stat().st_size == 5 << 20
     assert (await trio.to_thread.run_sync(node.keeper.collect)).n_swept_blocks == 6
+
+
+def small_packs(node, n_packs, *, pinned):
+    """So many sealed packs of two blocks, whose first ones are pinned where they shall stay."""
+    node.store.max_pack_bytes = 150_000
+    for number in range(n_packs):
+        node.store.put_many(BLOCKS[2 * number : 2 * number + 2])
+        if pinned:
+            node.pins.add(BLOCKS[2 * number].cid, state=PinState.COMPLETE)
+            node.pins.add(BLOCKS[2 * number + 1].cid, state=PinState.COMPLETE)
+
+
+def test_too_many_files_are_merged_and_nothing_is_dropped(node):
+    small_packs(node, 4, pinned=False)
+    node.store.max_pack_bytes = 10_000_000
+    n_files = node.store.usage().n_files
+    node.store._room.quota = Quota(n_files=n_files)
+    assert node.store.put_many(BLOCKS[8:9]) == 1
+    assert node.store.usage().n_files < n_files
+    assert all(node.store.has(block.cid) for block in BLOCKS[:9])
+
+
+def test_too_many_full_files_lose_what_was_unused_for_longest(node):
+    small_packs(node, 5, pinned=False)
+    n_files = node.store.usage().n_files
+    node.store._room.quota = Quota(n_files=n_files)
+    with node.store.lease():
+        node.store.get(BLOCKS[9].cid)
+    assert node.store.put_many(BLOCKS[10:11]) == 1
+    assert node.store.usage().n_files < n_files
+    assert node.store.has(BLOCKS[9].cid) and node.store.has(BLOCKS[10].cid) and not node.store.has(BLOCKS[0].cid)
+
+
+def test_files_that_pins_fill_are_refused_by_the_name_of_the_setting(node):
+    small_packs(node, 4, pinned=True)
+    node.store._room.quota = Quota(n_files=node.store.usage().n_files)
+    with pytest.raises(OverQuota, match=r"storage\.quota_files"):
+        node.store.put_many(BLOCKS[8:9])
+    assert all(node.store.has(block.cid) for block in BLOCKS[:8])
+
+
+async def test_gc_tells_what_it_dropped_though_its_room_cannot_come_back(node, monkeypatch):
+    node.store.put_many(BLOCKS[:3])
+    node.pins.add(BLOCKS[0].cid, state=PinState.COMPLETE)
+    monkeypatch.setattr("storage.packs.holes.can_punch", lambda fd: False)
+    monkeypatch.setattr(node.store._room, "fits", lambda n_bytes: False)
+    items = []
+
+    async def gc():
+        async for item in OPERATIONS["gc"].handler(node, OPERATIONS["gc"].params()):
+            items.append(item)
+
+    with pytest.raises(StoreFull, match=r"2 blocks of 200000 bytes were dropped .*covey repo compact"):
+        await gc()
+    done = items[-1]
+    assert (done.n_dropped, done.dropped_bytes, done.freed_bytes) == (2, 200_000, 0)
+    assert done.left_bytes >= 200_000 and "no room to move" in done.problem
+    assert node.store.stat().n_blocks == 1
+
+
+def test_a_disk_too_full_for_deletions_is_tidied_by_turns(node, monkeypatch):
+    node.store.put_many(BLOCKS[:8])
+    node.store.max_pack_bytes = 100
+    sweep, n_calls = node.store.sweep, []
+
+    def sweep_with_room(cids, older_than):
+        n_calls.append(1)
+        if len(n_calls) % 2 == 0:
+            raise StoreFull("no room for more deletions")
+        return sweep(list(cids)[:4], older_than)
+
+    monkeypatch.setattr(node.store, "sweep", sweep_with_room)
+    monkeypatch.setattr("storage.collect.SWEEP_AT_ONCE", 4)
+    done = node.keeper.tidy(0.1, lambda n_kept: None, lambda n_done, n_total: None)
+    assert (done.n_swept_blocks, done.n_swept_bytes, done.problem) == (8, 800_000, None)
+    assert node.store.stat().n_blocks == 0

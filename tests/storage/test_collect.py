@@ -95,7 +95,7 @@ def test_a_rehearsal_counts_and_deletes_nothing(store: Store) -> None:
     store.put_many([LEAF, PARENT, LOOSE])
     Pins(store).add(PARENT.cid, state=PinState.COMPLETE)
     found = collect(store, Pins(store), Roots(store).list, is_rehearsal=True)
-    assert found == (2, 1, len(LOOSE.data))
+    assert found[:3] == (2, 1, len(LOOSE.data))
     assert store.has(LOOSE.cid)
 
 

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from msgspec import Meta
 
-from daemon.api.operation import Nothing, Operation, Params, Progress, Result, reporting
+from daemon.api.operation import Nothing, Operation, Params, Progress, Result
 
 if TYPE_CHECKING:
     from daemon.api.progress import Report
     from daemon.app import Node
     from storage.cid import Cid
+    from storage.errors import StorageError
     from storage.verify import Checked
 
 MAX_LISTED: Final = 1000
@@ -39,13 +40,18 @@ class Collect(Params, frozen=True):
 
 
 class Collected(Result, frozen=True, tag_field="type", tag="collected"):
-    """What nothing keeps is gone (`dry_run`: would go); `freed_bytes` is the room that came back on the disk."""
+    """What nothing keeps is gone (`dry_run`: would go); `freed_bytes` is the room that came back on the disk.
+
+    `problem` says why not all of it did: `left_bytes` are of no more use and still there. What was dropped stays so.
+    """
 
     n_kept: int
     n_dropped: int
     dropped_bytes: int
     freed_bytes: int
     dry_run: bool
+    left_bytes: int = 0
+    problem: str | None = None
 
 
 class Compact(Params, frozen=True):
@@ -55,12 +61,17 @@ class Compact(Params, frozen=True):
 
 
 class Compacted(Result, frozen=True, tag_field="type", tag="compacted"):
-    """The room of what was deleted is back. Packs with damaged blocks stay: covey repo verify --repair."""
+    """The room of what was deleted is back. Packs with damaged blocks stay: covey repo verify --repair.
+
+    `problem` says why some of it is not: `left_bytes` are of no more use and still on the disk.
+    """
 
     n_packs: int
     freed_bytes: int
     moved_bytes: int
     damaged_packs: list[int]
+    left_bytes: int = 0
+    problem: str | None = None
 
 
 class Verify(Params, frozen=True):
@@ -130,6 +141,32 @@ async def stat(node: "Node", _params: Nothing) -> Stat:
     return await trio.to_thread.run_sync(look)
 
 
+async def gc(node: "Node", params: Collect) -> AsyncIterator[Progress | Collected]:
+    """Drop what nothing keeps, and give its room back."""
+    from functools import partial
+
+    from daemon.api.progress import telling
+
+    problems: list[StorageError] = []
+    async for item in telling(partial(_gc, node, params, problems)):
+        yield item
+    if problems:
+        raise problems[0]
+
+
+async def compact(node: "Node", params: Compact) -> AsyncIterator[Progress | Compacted]:
+    """Give back the room of what was deleted."""
+    from functools import partial
+
+    from daemon.api.progress import telling
+
+    problems: list[StorageError] = []
+    async for item in telling(partial(_compact, node, params, problems)):
+        yield item
+    if problems:
+        raise problems[0]
+
+
 async def verify(node: "Node", params: Verify) -> AsyncIterator[Progress | Verified]:
     """Read every block again; a run that is cut short goes on the next time."""
     from functools import partial
@@ -167,36 +204,49 @@ async def migrate(node: "Node", _params: Nothing) -> Formats:
     return Formats(packs=PACK_VERSION, index=INDEX_VERSION, catalog=len(MIGRATIONS), text=text)
 
 
-@reporting
-async def gc(node: "Node", params: Collect, report: "Report") -> Collected:
-    """Drop what nothing keeps, and give its room back."""
+async def _gc(node: "Node", params: Collect, problems: "list[StorageError]", report: "Report") -> Collected:
     import trio
 
-    def work() -> Collected:
-        def on_kept(n_kept: int) -> None:
-            trio.from_thread.check_cancelled()
-            report(Progress(step="looking at what is kept", n_done=n_kept, unit="blocks"))
+    from daemon.keeper import Tidied
 
-        done = node.keeper.collect(is_rehearsal=params.dry_run, on_kept=on_kept)
-        freed_bytes = 0
-        if not params.dry_run:
-            report(Progress(step="giving the room back", n_done=0, unit="packs"))
-            worth_frac = Compact().min_dead_percent / 100
-            freed_bytes = max(0, node.keeper.store.compact(worth_frac).net_bytes)
-        return Collected(
-            n_kept=done.n_kept_blocks,
-            n_dropped=done.n_swept_blocks,
-            dropped_bytes=done.n_swept_bytes,
-            freed_bytes=freed_bytes,
-            dry_run=params.dry_run,
+    def on_kept(n_kept: int) -> None:
+        trio.from_thread.check_cancelled()
+        report(Progress(step="looking at what is kept", n_done=n_kept, unit="blocks"))
+
+    def on_pack(n_done: int, n_total: int) -> None:
+        trio.from_thread.check_cancelled()
+        report(Progress(step="giving the room back", n_done=n_done, n_total=n_total, unit="packs"))
+
+    def work() -> Tidied:
+        if params.dry_run:
+            return Tidied().after(node.keeper.collect(is_rehearsal=True, on_kept=on_kept))
+        return node.keeper.tidy(Compact().min_dead_percent / 100, on_kept, on_pack)
+
+    done = await trio.to_thread.run_sync(work)
+    if done.problem is not None:
+        problems.append(
+            type(done.problem)(
+                f"{done.n_swept_blocks} blocks of {done.n_swept_bytes} bytes were dropped and"
+                f" {max(0, done.freed_bytes)} bytes came back: {_stuck(done.problem, done.left_bytes)}"
+            )
         )
+    return Collected(
+        n_kept=done.n_kept_blocks,
+        n_dropped=done.n_swept_blocks,
+        dropped_bytes=done.n_swept_bytes,
+        freed_bytes=max(0, done.freed_bytes),
+        dry_run=params.dry_run,
+        left_bytes=done.left_bytes,
+        problem=str(done.problem) if done.problem is not None else None,
+    )
 
-    return await trio.to_thread.run_sync(work)
+
+def _stuck(problem: "StorageError", left_bytes: int) -> str:
+    """What stands in the way, and what to do."""
+    return f"{problem} ({left_bytes} bytes of no more use are left). Free some room, then run `covey repo compact`"
 
 
-@reporting
-async def compact(node: "Node", params: Compact, report: "Report") -> Compacted:
-    """Give back the room of what was deleted."""
+async def _compact(node: "Node", params: Compact, problems: "list[StorageError]", report: "Report") -> Compacted:
     import trio
 
     def on_pack(n_done: int, n_total: int) -> None:
@@ -204,11 +254,15 @@ async def compact(node: "Node", params: Compact, report: "Report") -> Compacted:
         report(Progress(step="compacting", n_done=n_done, n_total=n_total, unit="packs"))
 
     done = await trio.to_thread.run_sync(node.keeper.store.compact, params.min_dead_percent / 100, on_pack)
+    if done.problem is not None:
+        problems.append(type(done.problem)(_stuck(done.problem, done.n_left_bytes)))
     return Compacted(
         n_packs=done.n_packs,
         freed_bytes=max(0, done.net_bytes),
         moved_bytes=done.n_moved_bytes,
         damaged_packs=list(done.damaged_packs),
+        left_bytes=done.n_left_bytes,
+        problem=str(done.problem) if done.problem is not None else None,
     )
 
 

@@ -1,11 +1,12 @@
 """Compaction: room comes back, nothing else changes, whatever happens in between."""
 
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -14,7 +15,9 @@ from storage.errors import CorruptBlock, OverQuota, StoreFull
 from storage.packs import PackBlockstore
 from storage.packs import compaction as pack_compaction
 from storage.packs import recovery as pack_recovery
+from storage.packs.compaction import Compactor, mergeable
 from storage.packs.files import pack_numbers, pack_path
+from storage.packs.holes import data_bytes
 from storage.packs.room import Quota
 
 Open = Callable[..., PackBlockstore]
@@ -113,6 +116,77 @@ def test_a_reader_follows_a_block_that_moves_between_his_two_looks(open_packs: O
     store._reader.read = compact_first  # type: ignore[method-assign]
     assert store.get(BLOCKS[3].cid) == BLOCKS[3].data
     assert not pack_path(tmp_path / "packs", 1).exists()
+
+
+def test_a_reader_never_takes_a_hole_for_damage(open_packs: Open) -> None:
+    store = open_packs()
+    big = [MadeBlock.of(bytes([number]) * 20_000) for number in range(4)]
+    store.put_many(big)
+    store.delete_many([big[1].cid])
+    read, looks = store._reader.read, []
+
+    def punch_first(place: object) -> bytes:
+        looks.append(place)
+        if len(looks) == 1:
+            store._reader.read = read  # type: ignore[method-assign]
+            with open(store._packs_folder / "00000001.pack", "rb+") as pack:
+                store.compact()
+                pack.seek(0)
+                assert bytes(20_000) in pack.read()
+                return os.pread(pack.fileno(), 20_000, place.offset)  # type: ignore[attr-defined]
+        return read(place)  # type: ignore[arg-type]
+
+    store._reader.read = punch_first  # type: ignore[method-assign]
+    assert store.get(big[3].cid) == big[3].data
+    assert store.n_damaged() == 0
+
+
+def test_a_crash_behind_a_hole_leaves_what_counts_and_no_more(
+    open_packs: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_packs(max_pack_bytes=100_000)
+    big = [MadeBlock.of(bytes([number]) * 20_000) for number in range(12)]
+    store.put_note("kept", b"value")
+    store.put_many(big)
+    store.delete_many(block.cid for block in big[::2])
+
+    retire = store._index.retire
+
+    def cut(number: int) -> None:
+        if number == 1:
+            raise Cut
+        retire(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._index, "retire", cut)
+        with pytest.raises(Cut):
+            store.compact(0.1)
+    pack = pack_path(tmp_path / "packs", 1)
+    assert data_bytes(pack) < pack.stat().st_size / 4
+    for _ in range(2):
+        assert_holds(open_packs(), big[1::2])
+        assert open_packs().get_note("kept") == b"value"
+        store.close()
+        forget_index(tmp_path)
+    data = bytearray(pack.read_bytes())
+    data[-1] ^= 1  # nor where the footer is lost, and the records are looked for
+    pack.write_bytes(data)
+    forget_index(tmp_path)
+    assert_holds(open_packs(), big[1::2])
+
+
+@given(
+    sizes=st.dictionaries(st.integers(1, 40), st.integers(0, 100), max_size=20),
+    tail=st.integers(0, 99),
+    n_fewer=st.integers(1, 20),
+)
+def test_packs_are_merged_only_where_fewer_are_left(sizes: dict[int, int], tail: int, n_fewer: int) -> None:
+    chosen = mergeable(sizes, tail, 100, n_fewer)
+    gained = len(chosen) - (tail + sum(sizes[number] for number in chosen)) // 100
+    assert gained > 0 or not chosen
+    assert gained <= n_fewer
+    best = max((n - (tail + sum(sorted(sizes.values())[:n])) // 100 for n in range(len(sizes) + 1)), default=0)
+    assert gained == min(n_fewer, best)
 
 
 class Cut(BaseException):
@@ -280,6 +354,14 @@ class PacksAgainstAModel(RuleBasedStateMachine):
     @rule(min_dead_frac=st.sampled_from([0.01, 0.3, 0.99]))
     def compact(self, min_dead_frac: float) -> None:
         self.store.compact(min_dead_frac)
+
+    @rule()
+    def punch(self) -> None:
+        Compactor(self.store._ground())._punch_all()
+
+    @rule(n_fewer=st.integers(1, 5))
+    def merge(self, n_fewer: int) -> None:
+        self.store.merge(n_fewer)
 
     @rule(loses_index=st.booleans())
     def reopen(self, loses_index: bool) -> None:
