@@ -160,12 +160,13 @@ class Compactor:
         return problem
 
     def _packs(self) -> dict[int, tuple[int, Live]]:
-        """The sealed packs: how long they are without their holes, and what of them counts."""
+        """The sealed packs that are there: how long they are without their holes, and what of them counts."""
         live = self._on.index.live()
+        there = frozenset(pack_numbers(self._on.folder))
         return {
             number: (holes.data_bytes(pack_path(self._on.folder, number)), live.get(number, Live()))
             for number, state in self._on.index.packs().items()
-            if state.sealed and not state.retired
+            if state.sealed and not state.retired and number in there
         }
 
     @contextmanager

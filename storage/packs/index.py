@@ -270,6 +270,17 @@ class Index:
             rows = connection.execute("SELECT pack, count(*), sum(length) FROM blocks GROUP BY pack").fetchall()
         return {pack: Live(n_blocks, n_bytes) for pack, n_blocks, n_bytes in rows}
 
+    def lose(self, pack: int, n_bytes: int) -> None:
+        """Note that a pack has only its first `n_bytes`: what lay behind is damaged until it is put again.
+
+        It is never written to again.
+        """
+        with self._writing() as connection:
+            connection.execute(
+                "UPDATE blocks SET is_damaged = 1 WHERE pack = ? AND offset + length > ?", (pack, n_bytes)
+            )
+            connection.execute("UPDATE packs SET committed = ?, sealed = 1 WHERE number = ?", (n_bytes, pack))
+
     def retire(self, pack: int) -> None:
         """Note that a pack's file is to be removed: nothing refers to it any more."""
         with self._writing() as connection:

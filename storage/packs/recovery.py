@@ -15,12 +15,23 @@ from storage.packs.record import PACK_HEADER_BYTES, Read, Record, read_footer, r
 
 @dataclass
 class Recovery:
-    """What a start had to mend. All zero after a clean stop."""
+    """What a start had to mend. All zero after a clean stop.
+
+    `missing_packs` are known to the index, and their files are not there; `lost_packs` are those, and those that are
+    shorter than they were, of which this start has heard first.
+    """
 
     rebuilt_index: bool = False
     n_records: int = 0
     cut_bytes: int = 0
     damaged_packs: tuple[int, ...] = ()
+    missing_packs: tuple[int, ...] = ()
+    lost_packs: tuple[int, ...] = ()
+
+    @property
+    def is_clean(self) -> bool:
+        """Was there nothing to mend?"""
+        return self == Recovery()
 
 
 def recover(folder: Path, index: Index) -> Recovery:
@@ -28,19 +39,33 @@ def recover(folder: Path, index: Index) -> Recovery:
     remove_retired(folder, index)
     known = index.packs()
     numbers = pack_numbers(folder)
-    lost = any(
-        number not in numbers or pack_path(folder, number).stat().st_size < state.committed
-        for number, state in known.items()
-    )
-    report = Recovery(rebuilt_index=lost or (bool(numbers) and not known))
-    if lost:
+    missing = [number for number in known if number not in numbers]
+    news = [number for number in numbers if number not in known]
+    # Records count in the order of the packs. One that comes back behind others, or an index from before what is here,
+    # would bring them in another order: then all is read anew.
+    is_out_of_order = bool(known and news) and (news[0] < max(known) or bool(missing))
+    report = Recovery(rebuilt_index=is_out_of_order or (bool(numbers) and not known))
+    if is_out_of_order:
         index.clear()
         known = {}
+    else:
+        _note_losses(folder, known, missing, index, report)
+        known = index.packs()
     for number in numbers:
         state = known.get(number, PackState(0, sealed=False))
         if not state.sealed:
             _recover_pack(pack_path(folder, number), number, state, index, report)
     return report
+
+
+def _note_losses(folder: Path, known: dict[int, PackState], missing: list[int], index: Index, report: Recovery) -> None:
+    """Keep in mind what is not there any more: it is told, and can be fetched again, or come back with its file."""
+    report.missing_packs = tuple(missing)
+    for number, state in known.items():
+        n_bytes = 0 if number in missing else pack_path(folder, number).stat().st_size
+        if n_bytes < state.committed:
+            index.lose(number, n_bytes)
+            report.lost_packs += (number,)
 
 
 def remove_retired(folder: Path, index: Index) -> None:

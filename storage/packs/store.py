@@ -28,7 +28,7 @@ from storage.blockstore import (
 )
 from storage.cid import Cid
 from storage.durable import make_folder
-from storage.errors import Corrupt, CorruptBlock, NotFound, StorageError, StoreFull, StoreLocked
+from storage.errors import CorruptBlock, NotFound, StorageError, StoreFull, StoreLocked
 from storage.overlap import Batch, overlapped
 from storage.packs.compaction import Compacted, Compactor, Entry, Ground, OnPack, dead_frac
 from storage.packs.files import PackGone, PackReader, PackWriter
@@ -74,6 +74,9 @@ class PackBlockstore(Store):
             self._uses = Uses(self._index.last_tick())
             self._room = Room(folder, quota)
             self._compacting = Lock()
+            if self.recovery.lost_packs:  # the notes in them are known to the index alone
+                with self._writing():
+                    self._commit([(Kind.NOTE, key, value) for key, value in self._index.notes(b"")])
             self.make_room: Callable[[int], object] | None = None
             """Called outside of every lock with the bytes that the quota has no room for; then the put tries again."""
             undo.pop_all()
@@ -161,7 +164,10 @@ class PackBlockstore(Store):
             with suppress(StorageError), self._writing():  # noted when it is read next, then
                 self._index.note_damage(cid.multihash, place._replace(is_damaged=is_damaged))
         if is_damaged:
-            raise CorruptBlock(f"the block {cid} has changed on disk (pack {place.pack}, offset {place.offset})")
+            what = (
+                "has changed on disk" if len(data) == place.length else "cannot be read: its pack is cut or not there"
+            )
+            raise CorruptBlock(f"the block {cid} {what} (pack {place.pack}, offset {place.offset})")
         return data
 
     def _read(self, cid: Cid) -> tuple[Place, bytes]:
@@ -175,7 +181,7 @@ class PackBlockstore(Store):
                 return place, self._reader.read(place)
             except PackGone:
                 if place == last:
-                    raise Corrupt(f"pack {place.pack} is missing. Restart Covey: the index is rebuilt") from None
+                    return place, b""
                 last = place
 
     def has(self, cid: Cid) -> bool:
