@@ -5,6 +5,7 @@ once, so a block linked 2^n times costs one visit; identity CIDs are opened like
 """
 
 from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from storage.blockstore import Reading
@@ -25,6 +26,7 @@ class Budget(NamedTuple):
 
 
 DEFAULT_BUDGET: Final = Budget()
+MAX_HELD_LINKS: Final = 1 << 18
 
 
 class Reached(NamedTuple):
@@ -50,10 +52,10 @@ def reach(
     """
     visited = set[Cid]() if visited is None else visited
     passed_by = {cid.as_v1() for cid in without}
-    todo = [(root, 0)]
+    way = _Way(store, root)
     n_bytes = 0
-    while todo:
-        cid, depth = todo.pop()
+    while (step := way.next()) is not None:
+        cid, depth = step
         identity = cid.as_v1()
         if identity in visited or identity in passed_by:
             continue
@@ -69,4 +71,57 @@ def reach(
         is_leaf = size is None or cid.codec in _LEAF_CODECS or identity in leaves
         below = [] if is_leaf else links(cid, store.get(cid))
         yield Reached(cid, size)
-        todo.extend((link, depth + 1) for link in reversed(below))
+        way.go_below(cid, below, depth + 1)
+
+
+@dataclass(slots=True)
+class _Level:
+    """A block on the way down: which of its links comes next. Its links may be let go of, and read again."""
+
+    cid: Cid
+    depth: int
+    n_links: int
+    links: list[Cid] | None
+    at: int = 0
+
+
+class _Way:
+    """The way from the root to where a walk is. It holds no more than MAX_HELD_LINKS links, however wide blocks are.
+
+    Of the blocks higher up the links are forgotten then, and read again when the walk comes back to them.
+    """
+
+    def __init__(self, store: Reading, root: Cid) -> None:
+        self._store = store
+        self._levels = [_Level(root, 0, 1, [root])]
+        self._n_held = 1
+        self._n_let_go = 0  # of the levels, from the root on
+
+    def next(self) -> tuple[Cid, int] | None:
+        """The next link in order, and how deep it is; None at the end."""
+        if not self._levels:
+            return None
+        level = self._levels[-1]
+        if level.links is None:
+            level.links = links(level.cid, self._store.get(level.cid))
+            self._n_held += level.n_links
+            self._n_let_go = len(self._levels) - 1
+        link = level.links[level.at]
+        level.at += 1
+        if level.at == level.n_links:  # left before what is below it: a chain by last links costs nothing
+            self._levels.pop()
+            self._n_held -= level.n_links
+            self._n_let_go = min(self._n_let_go, len(self._levels))
+        return link, level.depth
+
+    def go_below(self, cid: Cid, below: list[Cid], depth: int) -> None:
+        """Take the links of a block next."""
+        if not below:
+            return
+        self._levels.append(_Level(cid, depth, len(below), below))
+        self._n_held += len(below)
+        while self._n_held > MAX_HELD_LINKS and self._n_let_go < len(self._levels) - 1:
+            level = self._levels[self._n_let_go]
+            self._n_held -= level.n_links
+            level.links = None
+            self._n_let_go += 1

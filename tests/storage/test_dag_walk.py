@@ -1,10 +1,13 @@
 """Walks: the order, what is missing, and bombs."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from storage import dag
 from storage.blockstore import Blockstore, MadeBlock
 from storage.cid import DAG_CBOR, Cid
-from storage.codecs import dag_cbor
+from storage.codecs import dag_cbor, links
 from storage.dag import Budget, Reached, reach
 from storage.errors import InvalidBlock, TooLarge, UnknownCodec
 from storage.memory import MemoryBlockstore
@@ -100,3 +103,50 @@ def test_links_that_cannot_be_read_end_a_reach() -> None:
     foreign = MadeBlock.of(b"x", 0x78)
     with pytest.raises(UnknownCodec):
         list(reach(a_store(foreign), foreign.cid))
+
+
+def plain_walk(store: Blockstore, root: Cid) -> list[Cid]:
+    """The same order, by recursion."""
+    found: list[Cid] = []
+
+    def visit(cid: Cid) -> None:
+        if cid not in found:
+            found.append(cid)
+            for link in links(cid, store.get(cid)) if cid.codec == DAG_CBOR else []:
+                visit(link)
+
+    visit(root)
+    return found
+
+
+@given(st.lists(st.lists(st.integers(0, 1 << 16), max_size=6), min_size=1, max_size=12), st.integers(1, 8))
+def test_the_order_is_the_same_however_few_links_are_held(shape: list[list[int]], n_held: int) -> None:
+    store = a_store(*LEAVES)
+    blocks = list(LEAVES)
+    for number, children in enumerate(shape):
+        blocks.append(node(*(blocks[child % len(blocks)].cid for child in children), name=str(number)))
+        store.put_many([blocks[-1]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dag, "MAX_HELD_LINKS", n_held)
+        assert [reached.cid for reached in reach(store, blocks[-1].cid)] == plain_walk(store, blocks[-1].cid)
+
+
+def test_wide_blocks_one_below_the_other_are_not_all_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dag, "MAX_HELD_LINKS", 250)
+    store = a_store()
+    below: list[Cid] = []
+    for level in range(30):
+        leaves = [MadeBlock.of(b"%d, %d" % (level, number)) for number in range(100)]
+        block = node(*below, *(leaf.cid for leaf in leaves), name=str(level))
+        store.put_many([*leaves, block])
+        below = [block.cid]
+    held: list[int] = []
+    go_below = dag._Way.go_below
+
+    def watched(way: dag._Way, cid: Cid, links: list[Cid], depth: int) -> None:
+        go_below(way, cid, links, depth)
+        held.append(sum(len(one.links) for one in way._levels if one.links is not None))
+
+    monkeypatch.setattr(dag._Way, "go_below", watched)
+    assert len(list(reach(store, below[0]))) == 30 * 101
+    assert max(held) <= 250
