@@ -49,7 +49,7 @@ from storage.blockstore import Store
 from storage.catalog import Catalog
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
-from storage.packs import PackBlockstore
+from storage.packs import PackBlockstore, Recovery
 from storage.pins import Pins
 from storage.roots import Roots
 
@@ -151,6 +151,8 @@ async def open_node(
                 on_log=_log_engine,
             ) as engine,
         ):
+            if not store.recovery.is_clean:
+                _tell_mended(store.recovery, feed)
             roots = await trio.to_thread.run_sync(Roots, store)
             for cid, reason in roots.hidden.items():
                 log.error("root_hidden", cid=str(cid), reason=reason)
@@ -191,6 +193,15 @@ async def _gateway(config: Config, ports: Ports) -> AsyncIterator[str | None]:
     async with gateway_served(app, wish.host, wish.port, Patience(n_connections=wish.n_connections)) as url:
         log.info("gateway_serves", url=url)
         yield url
+
+
+def _tell_mended(found: Recovery, feed: EventFeed) -> None:
+    """What a start had to mend: a crash's torn tail is nothing to worry about, a missing pack is."""
+    text = found.text()
+    lost = [*found.missing_packs, *found.damaged_packs, *found.lost_packs]
+    (log.error if lost else log.info)("store_mended", text=text)
+    if lost or found.rebuilt_index:
+        feed.note("store_mended", {"text": text, "packs": sorted(set(lost))})
 
 
 def _open_store(home: Home, config: Config) -> PackBlockstore:

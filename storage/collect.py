@@ -14,6 +14,7 @@ from storage.dag import reach
 from storage.errors import CannotCollect, NotFound, StorageError, StoreFull
 from storage.pins import Pin, PinKind, Pins, PinState
 from storage.roots import Root
+from storage.visited import Visits
 
 MAX_NAMED: Final = 3
 SWEEP_AT_ONCE: Final = 512  # one step of the store: what went before a failure is counted
@@ -73,24 +74,22 @@ def mark(
 ) -> set[bytes]:
     """The multihashes that pins and published roots keep. Raises: CannotCollect, with what cannot be walked."""
     kept: set[bytes] = set()
-    visited: set[Cid] = set()
+    whole: set[Cid] = set()  # walked to its end with everything below: nobody needs to walk it again
     failed: list[str] = []
     for pin in pins:
         if pin.kind is PinKind.DIRECT:
             kept.add(pin.cid.multihash)
             continue
         try:
-            for cid in _below(blocks, pin.cid, visited, is_whole=pin.state is PinState.COMPLETE):
+            for cid in _below(blocks, pin.cid, whole, is_whole=pin.state is PinState.COMPLETE):
                 kept.add(cid.multihash)
         except StorageError as error:
             failed.append(f"the pin {pin.cid}{f' ({pin.name})' if pin.name else ''}: {error}")
         on_kept(len(kept))
     for root in roots:
         try:
-            for reached in reach(blocks, root.cid, without=root.without):
-                if reached.n_bytes is None and root.is_whole:
-                    raise NotFound(f"the block {reached.cid} is missing or damaged")
-                kept.add(reached.cid.multihash)
+            for cid in _below(blocks, root.cid, whole, root.without, is_whole=root.is_whole):
+                kept.add(cid.multihash)
         except StorageError as error:
             failed.append(f"the published root {root.cid}: {error}")
         on_kept(len(kept))
@@ -102,13 +101,33 @@ def mark(
     return kept
 
 
-def _below(blocks: Reading, root: Cid, visited: set[Cid], *, is_whole: bool) -> Iterator[Cid]:
-    """What a pin keeps. `visited` holds what is kept already; only what was walked whole may come into it."""
-    mine = set(visited) if not is_whole else visited
-    for reached in reach(blocks, root, visited=mine):
+def _below(
+    blocks: Reading, root: Cid, whole: set[Cid], without: Iterable[Cid] = (), *, is_whole: bool
+) -> Iterator[Cid]:
+    """What a pin or a root keeps, beside what is in `whole`; what was walked whole comes into it."""
+    passed_by = frozenset(without)
+    visited: Visits = whole if is_whole and not passed_by else _Besides(whole)
+    for reached in reach(blocks, root, without=passed_by, visited=visited):
         if reached.n_bytes is None and is_whole:
             raise NotFound(f"the block {reached.cid} is missing or damaged")
         yield reached.cid
+
+
+class _Besides:
+    """A set of CIDs that takes in others on top of a larger one, which stays as it is."""
+
+    def __init__(self, others: set[Cid]) -> None:
+        self._others = others
+        self._own: set[Cid] = set()
+
+    def __contains__(self, cid: object, /) -> bool:
+        return cid in self._others or cid in self._own
+
+    def add(self, cid: Cid, /) -> None:
+        self._own.add(cid)
+
+    def __len__(self) -> int:
+        return len(self._own)
 
 
 def _oldest(garbage: Iterable[Aged], need_bytes: int) -> Iterator[Aged]:

@@ -101,6 +101,12 @@ class InvalidName(StorageError, ValueError):
     """A file name in the content is not safe to write ("", ".", "..", "/", NUL). The content is refused."""
 
 
+class UnsafeLink(InvalidName):
+    """The folder holds a symlink that leads out of it, so nothing of it is written. Its other files can be read one by
+    one: covey ls CID; covey cat CID/NAME > FILE.
+    """
+
+
 class TargetExists(StorageError):
     """There is a file of that name already, and nothing is overwritten. Choose another name, or move it away."""
 

@@ -31,6 +31,7 @@ STATUSES: Final = {
     "invalid_car": 400,
     "invalid_peer_id": 400,
     "invalid_name": 400,
+    "unsafe_link": 400,
     "invalid_option": 400,
     "malformed": 400,
     "bad_data": 400,

@@ -135,6 +135,9 @@ async def _serve_request(
         fault = fault_of(error)
         if fault.code == "internal":
             log.error("operation_failed", operation=name, exc_info=error)
+        if answer.kind == _BYTES:  # the content cannot say why it ends here, so the client asks for it here
+            log.warning("answer_cut_short", operation=name, text=fault.text)
+            node.events.note("answer_cut_short", {"operation": name, "code": fault.code, "text": fault.text})
         await _tell(answer, fault)
 
 

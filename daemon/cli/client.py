@@ -15,6 +15,8 @@ MAX_LINE_BYTES: Final = 32 << 20
 MAX_ANSWER_BYTES: Final = 256 << 20
 CHUNK_BYTES: Final = 64 << 10
 
+LOOK_BACK_EVENTS: Final = 50
+CUT: Final = Fault("cut_short", "what came is not all: the daemon broke off", "See why: covey events; covey logs")
 STOPPED: Final = Fault("connection_lost", "the daemon stopped before it had answered", "See why: covey logs")
 
 Json = Any
@@ -89,9 +91,27 @@ def stream(home: Home, name: str, params: Json = None, *, wait: Wait | None = No
 
 def stream_bytes(home: Home, name: str, params: Json = None) -> Iterator[bytes]:
     """Run an operation whose result is bytes; yield them as they come. Raises: NotRunning, Refused."""
-    with _request(home, name, params) as response:
-        while chunk := response.read1(CHUNK_BYTES):
-            yield chunk
+    try:
+        with _request(home, name, params) as response:
+            while chunk := response.read1(CHUNK_BYTES):
+                yield chunk
+    except Refused as error:
+        raise Refused(_why_cut(home, name) if error.fault is STOPPED else error.fault) from None
+
+
+def _why_cut(home: Home, name: str) -> Fault:
+    """Why content ended early: half of it had gone out, so that only the daemon's events can tell."""
+    try:
+        found = [
+            event["fields"]
+            for event in stream(home, "events/read", {"last": LOOK_BACK_EVENTS})
+            if event["kind"] == "answer_cut_short" and event["fields"].get("operation") == name
+        ]
+    except (NotRunning, Refused):
+        return STOPPED
+    if not found:
+        return CUT
+    return Fault(str(found[-1]["code"]), f"what came is not all: {found[-1]['text']}", CUT.hint)
 
 
 def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:

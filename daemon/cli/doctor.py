@@ -130,6 +130,21 @@ def check_catalog(home: Home) -> Iterator[Finding]:
         yield Finding("ok", "catalog", f"version {version}, every page reads well{older}")
 
 
+def check_store(home: Home) -> Iterator[Finding]:
+    """Does a running daemon know of blocks that are damaged or gone?"""
+    if daemon_pid(home) is None:
+        return
+    try:
+        found = client.call(home, "repo/stat", timeout_s=5.0)
+    except (client.Refused, client.NotRunning, OSError):
+        return  # told by check_daemon
+    if n_damaged := found["n_damaged"]:
+        text = f"{n_damaged} of {found['n_blocks']} blocks are damaged or gone"
+        yield Finding("fail", "store", text, "covey repo verify --repair; covey events says since when")
+    else:
+        yield Finding("ok", "store", f"{found['n_blocks']} blocks, none known to be damaged")
+
+
 def check_daemon(home: Home) -> Iterator[Finding]:
     """Does the daemon run, and does it answer?"""
     pid = daemon_pid(home)
@@ -238,6 +253,7 @@ CHECKS: Final[tuple[Callable[[Home], Iterator[Finding]], ...]] = (
     check_engine,
     check_port,
     check_daemon,
+    check_store,
 )
 
 doctor.params.append(json_option())

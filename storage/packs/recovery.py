@@ -33,6 +33,27 @@ class Recovery:
         """Was there nothing to mend?"""
         return self == Recovery()
 
+    def text(self) -> str:
+        """In words, with what to do."""
+        found = []
+        if self.missing_packs:
+            found.append(
+                f"{_named(self.missing_packs)} not there: bring back the file, or `covey repo verify --repair`"
+            )
+        if cut := tuple(number for number in self.lost_packs if number not in self.missing_packs):
+            found.append(f"{_named(cut)} shorter than before: `covey repo verify --repair`")
+        if self.damaged_packs:
+            found.append(f"{_named(self.damaged_packs)} without a header: `covey repo verify --repair`")
+        if self.rebuilt_index:
+            found.append("the index was made anew from the packs")
+        if self.cut_bytes:
+            found.append(f"{self.cut_bytes} bytes that were never acknowledged are cut off")
+        return "; ".join(found) or f"{self.n_records} records were read again"
+
+
+def _named(packs: tuple[int, ...]) -> str:
+    return f"pack{'s' if len(packs) > 1 else ''} {', '.join(map(str, packs))} {'are' if len(packs) > 1 else 'is'}"
+
 
 def recover(folder: Path, index: Index) -> Recovery:
     """Bring the index up to what the packs hold. Raises: UnknownVersion."""

@@ -9,7 +9,7 @@ from typing import BinaryIO, Final, NamedTuple
 from storage.blockstore import Blockstore
 from storage.cid import RAW, Cid
 from storage.durable import sync_data, sync_folder
-from storage.errors import InvalidBlock, InvalidName, NotAFile, TooLarge
+from storage.errors import InvalidBlock, InvalidName, NotAFile, TooLarge, UnsafeLink
 from storage.overlap import Batch, overlapped
 from storage.staging import beside
 from storage.unixfs.data import Kind, Mtime
@@ -262,12 +262,12 @@ def check_name(name: str) -> str:
 def _checked_symlink(names: tuple[str, ...], target: bytes) -> str:
     try:
         return check_symlink(target, depth=len(names) - 1)
-    except InvalidName as error:
-        raise InvalidName(f"nothing is written: {'/'.join(names)!r} is {error}") from None
+    except UnsafeLink as error:
+        raise UnsafeLink(f"nothing is written: {'/'.join(names)!r} is {error}") from None
 
 
 def check_symlink(target: bytes, depth: int) -> str:
-    """A symlink's target that stays inside, `depth` folders below the root. Raises: InvalidName.
+    """A symlink's target that stays inside, `depth` folders below the root. Raises: UnsafeLink.
 
     Steps upwards may stand at the beginning only: behind a name they could start from wherever that name, itself a
     symlink, leads.
@@ -277,5 +277,5 @@ def check_symlink(target: bytes, depth: int) -> str:
     n_up = next((index for index, step in enumerate(steps) if step not in ("..", ".")), len(steps))
     n_real_up = steps[:n_up].count("..")
     if not text or text.startswith("/") or "\0" in text or ".." in steps[n_up:] or n_real_up > depth:
-        raise InvalidName(f"a symlink to {text[:60]!r} may lead outside")
+        raise UnsafeLink(f"a symlink to {text[:60]!r}, which may lead outside")
     return text

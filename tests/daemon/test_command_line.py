@@ -226,6 +226,18 @@ def test_a_stream_that_is_cut_off_is_a_failure(daemon, covey):
     assert "the daemon stopped before it had answered" in err
 
 
+def test_content_that_is_cut_off_says_why(daemon, covey):
+    """Half of it has gone out: the reason stands in the daemon's events."""
+    daemon.answers["content/cat"] = (200, b"cut off")
+    fields = {"operation": "content/cat", "code": "corrupt_block", "text": "the block bafy has changed on disk"}
+    event = {"id": 1, "unix_s": 0.0, "kind": "answer_cut_short", "fields": fields, "names": {}}
+    daemon.answers["events/read"] = (200, [event])
+    code, _, err = covey("cat", "bafy")
+    assert code == 1 and "what came is not all: the block bafy has changed on disk" in err
+    daemon.answers["events/read"] = (200, [])
+    assert "what came is not all: the daemon broke off" in covey("cat", "bafy")[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

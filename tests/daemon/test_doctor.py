@@ -127,6 +127,15 @@ def test_a_daemon_without_peers_is_told_how_to_find_some(home, monkeypatch, n_pe
     assert bool(peers.next_step) == (not n_peers)
 
 
+@pytest.mark.parametrize(("n_damaged", "level"), [(0, "ok"), (3, "fail")])
+def test_a_store_that_is_known_to_be_damaged_is_not_well(home, monkeypatch, n_damaged, level):
+    assert list(doctor.check_store(home)) == []  # no daemon runs
+    monkeypatch.setattr(client, "call", lambda *_, **__: {"n_blocks": 10, "n_damaged": n_damaged})
+    with sole_daemon(home):
+        found = only(doctor.check_store(home))
+    assert (found.level, "covey repo verify --repair" in found.next_step) == (level, bool(n_damaged))
+
+
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 def test_a_port_over_ip_6_is_probed_too(home):
     home.config.write_text('[network]\nhost = "::1"\nport = 47011\n')

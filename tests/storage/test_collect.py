@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
-from storage.blockstore import Block, MadeBlock, Store, Visibility
+from storage.blockstore import Block, MadeBlock, Reading, Store, Unnoticed, Visibility
 from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
 from storage.collect import collect
 from storage.errors import CannotCollect
+from storage.memory import MemoryBlockstore
 from storage.packs import PackBlockstore
 from storage.pins import PinKind, Pins, PinState
 from storage.roots import Roots
@@ -58,6 +59,38 @@ def test_what_is_published_is_kept_but_for_what_is_left_out(store: Store, gc: Ca
     store.put_many([LEAF, OTHER, whole])
     Roots(store).publish(whole.cid, Visibility.PUBLIC, without=[OTHER.cid])
     assert gc() == left(LEAF, whole)
+
+
+def test_what_is_left_out_of_one_root_and_kept_by_another_is_kept(store: Store, gc: Callable[..., list[Cid]]) -> None:
+    below = parent(LEAF, OTHER, name="below")
+    above = parent(below, name="above")
+    store.put_many([LEAF, OTHER, below, above, LOOSE])
+    Roots(store).publish(above.cid, Visibility.PUBLIC, without=[below.cid])
+    Roots(store).publish(below.cid, Visibility.PUBLIC, without=[OTHER.cid])
+    assert gc() == left(LEAF, below, above)
+
+
+def test_what_many_versions_share_is_walked_once() -> None:
+    class Watched(MemoryBlockstore):
+        n_read = 0
+
+        def unnoticed(self) -> Reading:
+            def get(cid: Cid) -> bytes:
+                self.n_read += 1
+                return self.get(cid)
+
+            return Unnoticed(get, self.size)
+
+    shared = parent(LEAF, name="shared")
+    versions = [parent(shared, name=f"version {number}") for number in range(20)]
+    store = Watched()
+    store.put_many([LEAF, shared, *versions])
+    for number, version in enumerate(versions):
+        Pins(store).add(version.cid, state=PinState.COMPLETE if number % 2 else PinState.FETCHING)
+        Roots(store).publish(version.cid, Visibility.PUBLIC)
+    store.n_read = 0
+    collect(store, Pins(store), Roots(store).list)
+    assert store.n_read <= len(versions) + 2 * 10  # each once, and the shared one for each pin that is under way
 
 
 def test_a_pin_under_way_keeps_what_has_come(store: Store, gc: Callable[..., list[Cid]]) -> None:

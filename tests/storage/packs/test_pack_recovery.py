@@ -19,7 +19,6 @@ from storage.packs import files as pack_files
 from storage.packs import store as pack_store
 from storage.packs.files import read_pack
 from storage.packs.index import INDEX_VERSION
-from storage.verify import verify
 
 Open = Callable[..., PackBlockstore]
 
@@ -274,90 +273,6 @@ def test_a_crash_before_the_seal_is_known_changes_nothing(open_packs: Open, tmp_
     store.put_many(BLOCKS)
     assert the_pack(tmp_path, 2).exists()
     assert_all_here(store)
-
-
-def test_a_pack_that_vanished_is_told_and_its_blocks_count_as_damaged(open_packs: Open, tmp_path: Path) -> None:
-    store = open_packs(max_pack_bytes=10)
-    store.put_many(BLOCKS[:1])
-    store.put_many(BLOCKS[1:2])
-    store.close()
-    the_pack(tmp_path).unlink()
-    store = open_packs()
-    assert (store.recovery.lost_packs, store.recovery.missing_packs) == ((1,), (1,))
-    assert not store.has(BLOCKS[0].cid) and store.n_damaged() == 1
-    with pytest.raises(CorruptBlock, match="its pack is cut or not there"):
-        store.get(BLOCKS[0].cid)
-    assert store.get(BLOCKS[1].cid) == BLOCKS[1].data
-    store.put_many(BLOCKS[:1])  # as a repair does
-    assert store.get(BLOCKS[0].cid) == BLOCKS[0].data and store.n_damaged() == 0
-    store.close()
-    store = open_packs()
-    assert (store.recovery.lost_packs, store.recovery.missing_packs) == ((), (1,))
-    store.compact(0.0)
-
-
-def test_notes_of_a_pack_that_vanished_outlive_the_index_too(open_packs: Open, tmp_path: Path) -> None:
-    store = open_packs(max_pack_bytes=10)
-    store.put_note("kept", b"in the first pack")
-    store.put_many(BLOCKS[1:2])
-    store.close()
-    the_pack(tmp_path).unlink()
-    open_packs().close()
-    remove_index(tmp_path)
-    assert open_packs().get_note("kept") == b"in the first pack"
-
-
-@pytest.mark.parametrize("is_index_kept", [True, False])
-def test_a_pack_that_comes_back_undoes_nothing_that_was_written_since(
-    open_packs: Open, tmp_path: Path, is_index_kept: bool
-) -> None:
-    store = open_packs(max_pack_bytes=1000)
-    store.put_many(BLOCKS[:1])
-    store.delete_many([BLOCKS[0].cid])
-    store.put_note("pin", b"")
-    store.delete_note("pin")
-    store.put_many([MadeBlock.of(bytes(2000))])  # it is full now
-    store.put_many(BLOCKS[:1])
-    store.put_note("pin", b"")
-    store.close()
-    shutil.move(the_pack(tmp_path), tmp_path / "away")
-    if not is_index_kept:
-        remove_index(tmp_path)
-    open_packs().close()
-    shutil.move(tmp_path / "away", the_pack(tmp_path))
-    for _ in range(2):
-        store = open_packs()
-        assert store.get(BLOCKS[0].cid) == BLOCKS[0].data and store.get_note("pin") == b""
-        store.compact(0.0)
-        store.close()
-        remove_index(tmp_path)
-
-
-def test_blocks_of_a_pack_that_comes_back_are_whole_again_once_they_are_read(open_packs: Open, tmp_path: Path) -> None:
-    store = open_packs(max_pack_bytes=10)
-    store.put_many(BLOCKS[:1])
-    store.put_many(BLOCKS[1:2])
-    store.close()
-    shutil.move(the_pack(tmp_path), tmp_path / "away")
-    open_packs().close()
-    shutil.move(tmp_path / "away", the_pack(tmp_path))
-    store = open_packs()
-    assert store.n_damaged() == 1
-    assert [one.problem for one in verify(store)] == [None, None]
-    assert store.n_damaged() == 0 and store.has(BLOCKS[0].cid)
-
-
-def test_a_pack_that_was_cut_loses_what_was_behind_and_is_not_written_to(open_packs: Open, tmp_path: Path) -> None:
-    store = open_packs()
-    store.put_many(BLOCKS)
-    store.close()
-    with the_pack(tmp_path).open("r+b") as file:
-        file.truncate(the_pack(tmp_path).stat().st_size - 1)
-    store = open_packs()
-    assert store.recovery.lost_packs == (1,) and store.n_damaged() == 1
-    store.put_many(BLOCKS)
-    assert_all_here(store)
-    assert the_pack(tmp_path, 2).exists()
 
 
 def test_a_pack_with_a_torn_header_is_put_aside(open_packs: Open, tmp_path: Path) -> None:
