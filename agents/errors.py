@@ -29,6 +29,24 @@ class EngineFailed(AgentError):
     code = "engine_failed"
 
 
+class BadModel(EngineFailed):
+    """The model is not usable as it is."""
+
+    code = "bad_model"
+
+
+class InUse(AgentError):
+    """Something still works with it. End that first, then try again."""
+
+    code = "in_use"
+
+
+class NoRoom(AgentError):
+    """The disk has no room for it. Free some space, or remove a model: covey model rm."""
+
+    code = "no_room"
+
+
 class BadAdapter(AgentError):
     """The adapter is not usable as it is."""
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from agents.adapters.inspect import Inspection, check_fits
+from agents.adapters.fits import check_fits
+from agents.adapters.inspect import Inspection
 from agents.engine.messages import ModelCard
 from agents.errors import WrongBase
 from storage.catalog.models import ModelRow
@@ -23,7 +24,7 @@ def base_of(found: Inspection, models: Sequence[ModelRow], wanted: str | None = 
                 return row
         if isinstance(noted, str):
             raise WrongBase(
-                f"it was trained on {found.base_name or 'a model'} ({noted}), which is not here: covey model import"
+                f"it was trained on {found.base_name or 'a model'} ({noted}), which is not here: covey model pull"
             )
     fitting = [row for row in models if _fits(found, row) and wanted in (None, row.name)]
     named = [row for row in fitting if found.base_name in (row.name, row.source, row.card.get("name"))]
@@ -32,7 +33,7 @@ def base_of(found: Inspection, models: Sequence[ModelRow], wanted: str | None = 
     if not fitting:
         raise WrongBase(
             f"its layers do not fit {wanted or 'any model here'}. "
-            "Import the model that it was trained on: covey model import"
+            "Bring in the model that it was trained on: covey model pull"
         )
     names = ", ".join(row.name for row in fitting)
     raise WrongBase(f"it fits {names}, and nothing tells which was meant. Say it: --model NAME")

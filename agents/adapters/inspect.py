@@ -10,11 +10,12 @@ import re
 import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
+from agents.adapters.fits import Layers, Pair, check_base, check_fits, check_layers
 from agents.adapters.safetensors_header import Header, Tensor, parse_json, read_header
 from agents.engine.messages import ModelCard
-from agents.errors import BadAdapter, WrongBase
+from agents.errors import BadAdapter
 
 CONFIG_FILE: Final = "adapter_config.json"
 WEIGHTS_FILE: Final = "adapter_model.safetensors"
@@ -74,42 +75,62 @@ _READ: Final = frozenset(
     }
 )
 
-_TENSOR: Final = re.compile(
-    r"base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\."
-    r"(?:lora_(?P<half>[AB])\.weight|(?P<magnitude>lora_magnitude_vector)(?:\.weight)?)"
+_TENSOR: Final = re.compile(r"base_model\.model\.(?P<module>[A-Za-z0-9_.]+)\.lora_(?P<half>[AB])\.weight")
+_PLAIN_NAME: Final = re.compile(r"\^?[A-Za-z0-9_.-]{1,256}")
+
+_MERGE: Final = "merge it into its base with PEFT's merge_and_unload and bring that in with covey model pull FOLDER"
+_DORA: Final = (
+    "it uses DoRA, which changes the norms of the base's weights and cannot stand beside other adapters: "
+    f"{_MERGE}, or train it with use_dora off"
 )
-_LAYER: Final = re.compile(r"(?:layers|h|blocks)\.(\d{1,5})\.")
-# Projections whose one side is the model's hidden size, in the families that use these names.
-_READS_HIDDEN: Final = frozenset({"q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj"})
-_WRITES_HIDDEN: Final = frozenset({"o_proj", "down_proj"})
+# Keys whose values, when set, need more than low-rank products on linear layers -> why, and what to do.
+_NEEDS_MORE: Final[Mapping[str, str]] = {
+    "bias": f"it trains the base's own biases: {_MERGE}, or train it with bias none",
+    "modules_to_save": f"it carries whole layers of its own: {_MERGE}, or train it without modules_to_save",
+    "trainable_token_indices": f"it trains tokens of the base: {_MERGE}, or train it without them",
+    "lora_bias": f"its low-rank layers have biases: {_MERGE}, or train it with lora_bias off",
+    "target_parameters": "it changes parameters that are no linear layers: only linear layers are served",
+}
+# What stands in the names of such tensors.
+_VARIANTS: Final[Mapping[str, str]] = {
+    "lora_magnitude_vector": f": {_DORA}",
+    "modules_to_save": f": {_NEEDS_MORE['modules_to_save']}",
+    "lora_embedding_": ": it adapts the embedding, and only linear layers are served",
+    ".bias": f": {_NEEDS_MORE['bias']}",
+}
 
 
 Fact = str | int | float | bool
 
 
 class Config(NamedTuple):
-    """What `adapter_config.json` says, as far as it matters."""
+    """What `adapter_config.json` says, as far as it matters. `ranks` and `alphas` are for the layers of these names."""
 
     rank: int
     alpha: float
     targets: tuple[str, ...]
     base_name: str
-    ranks: frozenset[int]
+    ranks: Mapping[str, int]
+    alphas: Mapping[str, float]
     use_rslora: bool
-    use_dora: bool
 
-
-class Pair(NamedTuple):
-    """The shapes of the two halves of one adapted layer: A is (rank, n_in), B is (n_out, rank)."""
-
-    module: str
-    rank: int
-    n_in: int
-    n_out: int
+    def pair_of(self, module: str, down: Tensor, up: Tensor) -> Pair:
+        """The adapted layer `module`, with the rank and alpha that hold for it. Raises: BadAdapter."""
+        rank = _for(module, self.ranks, self.rank)
+        if down.shape[0] != rank or up.shape[1] != rank:
+            raise BadAdapter(
+                f"layer {module!r} has shapes {down.shape} and {up.shape}; adapter_config.json says rank {rank}"
+            )
+        alpha = _for(module, self.alphas, self.alpha)
+        scale = alpha / (math.sqrt(rank) if self.use_rslora else rank)
+        return Pair(module, rank, down.shape[1], up.shape[0], scale)
 
 
 class Inspection(NamedTuple):
-    """What a valid adapter is. `targets` are the kinds of layer that it really changes; `training` is its own claim."""
+    """What a valid adapter is. `targets` are the kinds of layer that it really changes; `training` is its own claim.
+
+    `rank` and `alpha` are the configured ones, which patterns may set otherwise for single layers: see `pairs`.
+    """
 
     rank: int
     alpha: float
@@ -120,16 +141,18 @@ class Inspection(NamedTuple):
     n_bytes: int
     base_name: str
     use_rslora: bool
-    use_dora: bool
     files: tuple[tuple[str, int], ...]
     training: Mapping[str, Fact]
 
 
-def inspect_folder(folder: Path, card: ModelCard | None = None) -> Inspection:
-    """Check the PEFT folder, against the base model too where its card is given. Raises: BadAdapter, WrongBase."""
+def inspect_folder(folder: Path, card: ModelCard | None = None, layers: Layers | None = None) -> Inspection:
+    """Check the PEFT folder, against the base model too as far as its card and layers are given.
+
+    Raises: BadAdapter, WrongBase.
+    """
     files = list_files(folder)
     try:
-        config = parse_config(_read(folder / CONFIG_FILE))
+        config = _read(folder / CONFIG_FILE)
         header = read_header(folder / WEIGHTS_FILE)
         provenance: dict[str, Fact] = {}
         for name in ("metadata.json", TRAINING_FILE):
@@ -137,9 +160,24 @@ def inspect_folder(folder: Path, card: ModelCard | None = None) -> Inspection:
                 provenance |= _facts(parse_json(_read(folder / name), name))
     except OSError as error:
         raise BadAdapter(f"{folder} cannot be read: {error.strerror}. Check its permissions.") from None
+    return inspect_parts(config, header, files, provenance, card, layers)
+
+
+def inspect_parts(
+    config_text: bytes,
+    header: Header,
+    files: Mapping[str, int],
+    provenance: Mapping[str, Fact],
+    card: ModelCard | None = None,
+    layers: Layers | None = None,
+) -> Inspection:
+    """The same, of what was read: the configuration, the header of the weights, the files and their sizes."""
+    config = parse_config(config_text)
     pairs = check_tensors(header, config)
     if card is not None:
+        check_base(provenance.get("base"), card)
         check_fits(pairs, card)
+        check_layers(pairs, layers or {}, card.name)
     return Inspection(
         rank=config.rank,
         alpha=config.alpha,
@@ -150,7 +188,6 @@ def inspect_folder(folder: Path, card: ModelCard | None = None) -> Inspection:
         n_bytes=sum(files.values()),
         base_name=config.base_name,
         use_rslora=config.use_rslora,
-        use_dora=config.use_dora,
         files=tuple(sorted(files.items())),
         training=dict(sorted(provenance.items())[:MAX_FACTS]),
     )
@@ -196,17 +233,16 @@ def parse_config(text: bytes) -> Config:
         _check_key(key, value)
     if fields.get("peft_type") != "LORA":
         raise BadAdapter("adapter_config.json does not say peft_type LORA: only LoRA adapters are shared")
-    rank = _whole(fields.get("r"), "r", MAX_RANK)
-    for alpha in _pattern(fields, "alpha_pattern"):
-        _alpha(alpha, "alpha_pattern")
+    if _flag(fields, "use_dora"):
+        raise BadAdapter(_DORA)
     return Config(
-        rank=rank,
+        rank=_whole(fields.get("r"), "r", MAX_RANK),
         alpha=_alpha(fields.get("lora_alpha"), "lora_alpha"),
         targets=_targets(fields.get("target_modules")),
         base_name=_base_name(fields.get("base_model_name_or_path")),
-        ranks=frozenset({rank, *(_whole(item, "rank_pattern", MAX_RANK) for item in _pattern(fields, "rank_pattern"))}),
+        ranks={key: _whole(rank, "rank_pattern", MAX_RANK) for key, rank in _pattern(fields, "rank_pattern")},
+        alphas={key: _alpha(alpha, "alpha_pattern") for key, alpha in _pattern(fields, "alpha_pattern")},
         use_rslora=_flag(fields, "use_rslora"),
-        use_dora=_flag(fields, "use_dora"),
     )
 
 
@@ -216,44 +252,22 @@ def check_tensors(header: Header, config: Config) -> tuple[Pair, ...]:
     for tensor in header.tensors:
         match = _TENSOR.fullmatch(tensor.name)
         if match is None:
-            raise BadAdapter(f"tensor {tensor.name[:120]!r} is not part of a LoRA on linear layers")
-        halves.setdefault(match["module"], {})[match["half"] or "magnitude"] = tensor
+            why = next((reason for mark, reason in _VARIANTS.items() if mark in tensor.name), "")
+            raise BadAdapter(f"tensor {tensor.name[:120]!r} is not part of a LoRA on linear layers{why}")
+        halves.setdefault(match["module"], {})[match["half"]] = tensor
     for module in halves:
         if not any(module == target or module.endswith(f".{target}") for target in config.targets):
             raise BadAdapter(f"layer {module!r} is adapted but is none of the target_modules")
     return tuple(_pair(module, tensors, config) for module, tensors in sorted(halves.items()))
 
 
-def check_fits(pairs: Iterable[Pair], card: ModelCard) -> None:
-    """Do the shapes fit the base model, as far as its card tells? Raises: WrongBase."""
-    for pair in pairs:
-        kind = pair.module.rpartition(".")[2]
-        width = pair.n_in if kind in _READS_HIDDEN else pair.n_out if kind in _WRITES_HIDDEN else card.hidden_size
-        if width != card.hidden_size:
-            raise WrongBase(f"{pair.module} is made for a width of {width}, {card.name} has {card.hidden_size}")
-        layer = _LAYER.search(pair.module)
-        if layer is not None and int(layer[1]) >= card.n_layers:
-            raise WrongBase(f"{pair.module} adapts layer {layer[1]}, {card.name} has {card.n_layers} layers")
-
-
 def _pair(module: str, tensors: Mapping[str, Tensor], config: Config) -> Pair:
-    down, up, magnitude = tensors.get("A"), tensors.get("B"), tensors.get("magnitude")
+    down, up = tensors.get("A"), tensors.get("B")
     if down is None or up is None:
         raise BadAdapter(f"layer {module!r} has only one of lora_A and lora_B")
     if len(down.shape) != 2 or len(up.shape) != 2 or 0 in down.shape + up.shape:
         raise BadAdapter(f"layer {module!r} is not adapted by two matrices")
-    rank = down.shape[0]
-    if rank != up.shape[1] or rank not in config.ranks:
-        raise BadAdapter(
-            f"layer {module!r} has shapes {down.shape} and {up.shape}; adapter_config.json says rank {config.rank}"
-        )
-    if (magnitude is not None) != config.use_dora:
-        raise BadAdapter(f"layer {module!r} and use_dora in adapter_config.json do not agree")
-    if magnitude is not None and magnitude.n_elements != up.shape[0]:
-        raise BadAdapter(
-            f"the DoRA magnitude of layer {module!r} has {magnitude.n_elements} numbers, not {up.shape[0]}"
-        )
-    return Pair(module, rank, down.shape[1], up.shape[0])
+    return config.pair_of(module, down, up)
 
 
 def _check_key(key: str, value: object) -> None:
@@ -261,11 +275,14 @@ def _check_key(key: str, value: object) -> None:
         return
     if key in _FIXED:
         if not any(value is allowed or (isinstance(value, str) and value == allowed) for allowed in _FIXED[key]):
-            raise BadAdapter(f"{key} is {str(value)[:60]!r} in adapter_config.json, which is not accepted")
+            why = _NEEDS_MORE.get(key, "which is not accepted")
+            raise BadAdapter(f"{key} is {str(value)[:60]!r} in adapter_config.json: {why}")
         return
     # Every PEFT release adds options that are off; one that is on may mean anything.
     if value is None or value is False or value == [] or value == {}:
         return
+    if key in _NEEDS_MORE:
+        raise BadAdapter(f"{key} is set in adapter_config.json: {_NEEDS_MORE[key]}")
     if not isinstance(value, _HARMLESS.get(key, ())):
         raise BadAdapter(f"{key[:60]!r} is set in adapter_config.json and is not accepted: only plain LoRA is shared")
 
@@ -289,11 +306,29 @@ def _flag(fields: Mapping[str, Any], key: str) -> bool:
     return bool(value)
 
 
-def _pattern(fields: Mapping[str, Any], key: str) -> Iterable[object]:
+def _pattern(fields: Mapping[str, Any], key: str) -> Iterable[tuple[str, object]]:
+    """What is set for single layers, by the plain name of a layer or the end of one."""
     value = fields.get(key) or {}
     if not isinstance(value, dict) or len(value) > MAX_PATTERNS:
         raise BadAdapter(f"{key} in adapter_config.json is not a map of at most {MAX_PATTERNS} entries")
-    return value.values()
+    for name, item in value.items():
+        # PEFT runs these as regular expressions, in which a peer's can take for ever.
+        plain = name.replace("\\.", ".")
+        if not _PLAIN_NAME.fullmatch(plain):
+            raise BadAdapter(f"{key} names {name[:80]!r}, which is no plain name of a layer: expressions are not run")
+        yield plain, item
+
+
+T = TypeVar("T")
+
+
+def _for(module: str, patterns: Mapping[str, T], default: T) -> T:
+    """What the first fitting pattern sets for a layer, as PEFT has it."""
+    for name, value in patterns.items():
+        whole = name.removeprefix("^")
+        if module == whole or (name == whole and module.endswith(f".{whole}")):
+            return value
+    return default
 
 
 def _targets(value: object) -> tuple[str, ...]:

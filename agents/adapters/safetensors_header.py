@@ -24,6 +24,15 @@ MAX_METADATA_CHARS: Final = 64 << 10
 
 _LENGTH_BYTES: Final = 8
 _METADATA: Final = "__metadata__"
+# How files begin that are taken for safetensors now and then.
+_FOREIGN: Final[Mapping[bytes, str]] = {
+    b"PK\x03\x04": "a zip archive, as torch.save writes",
+    b"\x80\x02": "a pickle",
+    b"\x80\x03": "a pickle",
+    b"\x80\x04": "a pickle",
+    b"\x80\x05": "a pickle",
+    b"GGUF": "a GGUF",
+}
 
 # The dtypes that adapters come in -> bytes an element.
 DTYPES: Final[Mapping[str, int]] = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
@@ -66,6 +75,9 @@ def header_length(prefix: bytes, n_file_bytes: int) -> int:
         raise BadAdapter(f"the safetensors file has {len(prefix)} bytes: its download or training was cut short")
     length = int.from_bytes(prefix, "little")
     if length > MAX_HEADER_BYTES:
+        for beginning, what in _FOREIGN.items():
+            if prefix.startswith(beginning):
+                raise BadAdapter(f"it is {what} under another name, which is never opened: save it as safetensors")
         raise BadAdapter(f"a safetensors header of {length} bytes; the limit is {MAX_HEADER_BYTES}")
     if length > n_file_bytes - _LENGTH_BYTES:
         raise BadAdapter(f"the safetensors header needs {length} bytes, the file ends before them")

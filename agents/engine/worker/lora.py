@@ -3,7 +3,6 @@
 Source: Hu et al., LoRA (arXiv 2106.09685), and Kalajdzievski, rsLoRA (arXiv 2312.03732) for the scale alpha / sqrt(r).
 """
 
-import math
 import os
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agents.adapters.inspect import CONFIG_FILE, WEIGHTS_FILE, Inspection, inspect_folder
-from agents.adapters.safetensors_header import parse_json
+from agents.adapters.inspect import CONFIG_FILE, WEIGHTS_FILE, inspect_folder
+from agents.engine.messages import ModelCard
 from agents.errors import BadAdapter, WrongBase
 
 MAX_STAGED_BYTES: Final = 512 << 20
@@ -62,8 +61,9 @@ class StagedAdapter:
 class Adapters:
     """The adapters in memory for one model, and which of them it wears. The least recently used give way."""
 
-    def __init__(self, model: nn.Module, max_bytes: int = MAX_STAGED_BYTES) -> None:
+    def __init__(self, model: nn.Module, max_bytes: int = MAX_STAGED_BYTES, card: ModelCard | None = None) -> None:
         self._model = model
+        self._card = card
         self._max_bytes = max_bytes
         self._wrapped: dict[str, LoraLinear] = {}
         self._staged: OrderedDict[tuple[object, ...], StagedAdapter] = OrderedDict()
@@ -117,8 +117,7 @@ class Adapters:
         return self._wrapped[name]
 
     def _read(self, folder: Path) -> StagedAdapter:
-        inspection = inspect_folder(folder)
-        _refuse_variants(folder, inspection)
+        inspection = inspect_folder(folder, self._card)
         try:
             tensors = safetensors.torch.load_file(folder / WEIGHTS_FILE)
         except (SafetensorError, OSError) as error:
@@ -134,8 +133,7 @@ class Adapters:
                     f"this model's from {base.in_features} to {base.out_features}"
                 )
             a, b = (_half(tensors, pair.module, half, base.weight) for half in "AB")
-            divisor = math.sqrt(pair.rank) if inspection.use_rslora else pair.rank
-            layers[pair.module] = LowRank(a, b, inspection.alpha / divisor)
+            layers[pair.module] = LowRank(a, b, pair.scale)
         return StagedAdapter(layers, sum(low.a.nbytes + low.b.nbytes for low in layers.values()))
 
 
@@ -145,14 +143,6 @@ def _half(tensors: dict[str, Tensor], module: str, half: str, like: Tensor) -> T
     if not torch.isfinite(stored.float()).all():
         raise BadAdapter(f"{name} holds NaN or infinity: the training went wrong, train it again")
     return stored.to(like.device, like.dtype).contiguous()
-
-
-def _refuse_variants(folder: Path, inspection: Inspection) -> None:
-    if inspection.use_dora:
-        raise BadAdapter("the adapter uses DoRA, which this engine does not serve: train it with use_dora off")
-    config = parse_json((folder / CONFIG_FILE).read_bytes(), CONFIG_FILE)
-    if config.get("alpha_pattern"):
-        raise BadAdapter("the adapter uses alpha_pattern, which this engine does not serve: train it with one alpha")
 
 
 def _identity(folder: Path) -> tuple[object, ...]:

@@ -1,20 +1,18 @@
 """Models in memory: load what `imports` has put in a folder."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import torch
 
 from agents.engine.messages import ModelCard
+from agents.engine.model_folder import CARD_FILE
 from agents.engine.worker.lora import Adapters
 from agents.errors import EngineFailed
-
-CARD_FILE: Final = "covey-model.json"
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ def load_model(folder: Path) -> LoadedModel:
     model = model.to(device).eval().requires_grad_(False)
     ends = model.generation_config.eos_token_id
     end_tokens = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-    return LoadedModel(card, model, tokenizer, Adapters(model), frozenset(end_tokens))
+    return LoadedModel(card, model, tokenizer, Adapters(model, card=card), frozenset(end_tokens))
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -78,19 +76,8 @@ def read_card(folder: Path) -> ModelCard:
         return msgspec.json.decode((folder / CARD_FILE).read_bytes(), type=ModelCard)
     except (OSError, msgspec.MsgspecError) as error:
         raise EngineFailed(
-            f"{folder} holds no imported model ({error}). Import it first: covey model import SOURCE"
+            f"{folder} holds no imported model ({error}). Import it first: covey model pull SOURCE"
         ) from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object in a model's folder. Raises: EngineFailed."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise EngineFailed(f"{path} cannot be read: {error}") from None
-    if not isinstance(value, dict):
-        raise EngineFailed(f"{path} is not a JSON object: the folder is not a model's")
-    return value
 
 
 def choose_device() -> torch.device:

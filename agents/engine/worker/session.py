@@ -22,7 +22,7 @@ from agents.engine.messages import (
 )
 from agents.engine.worker.embed import Embedder
 from agents.engine.worker.generate import generate
-from agents.engine.worker.imports import import_model
+from agents.engine.worker.imports import import_model, teller
 from agents.engine.worker.models import LoadedModel, load_model
 from agents.engine.worker.train import train
 from agents.errors import EngineFailed
@@ -43,7 +43,8 @@ class Session:
         began_s = time.perf_counter()
         match request:
             case Import():
-                card = import_model(request.source, Path(request.folder), request.name, is_cancelled)
+                folder = Path(request.folder)
+                card = import_model(request.source, folder, request.name, is_cancelled, teller(request.id, emit))
                 return Imported(id=request.id, card=card)
             case Load():
                 self._model = None  # the old one makes room first

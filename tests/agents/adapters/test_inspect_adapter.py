@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agents.adapters.fits import read_layers
 from agents.adapters.inspect import inspect_folder, parse_config
 from agents.adapters.safetensors_header import header_length, parse_header, read_header
 from agents.engine.messages import ModelCard
@@ -42,23 +43,53 @@ def test_a_valid_folder_tells_what_it_is(peft_folder):
     assert found.base_name == "tiny"
     assert found.training == {"loss_after": 1.5, "n_steps": 30}
     assert found.n_bytes == sum(size for _, size in found.files) == sum(p.stat().st_size for p in folder.iterdir())
-    assert not found.use_dora and not found.use_rslora
+    assert not found.use_rslora
 
 
-def test_a_dora_adapter_carries_a_magnitude_for_each_layer(peft_folder, make_shapes):
-    magnitudes = [
+def magnitudes():
+    return [
         (f"base_model.model.model.layers.{i}.self_attn.{kind}.lora_magnitude_vector", (8,))
         for i in range(2)
         for kind in ("q_proj", "v_proj")
     ]
-    assert inspect_folder(peft_folder(shapes=make_shapes() + magnitudes, use_dora=True, use_rslora=True)).use_dora
-    with pytest.raises(BadAdapter, match="use_dora"):
-        inspect_folder(peft_folder(shapes=make_shapes() + magnitudes[:1], use_dora=True))
-    with pytest.raises(BadAdapter, match="use_dora"):
-        inspect_folder(peft_folder(shapes=make_shapes() + magnitudes))
-    short = [(name, (7,)) for name, _ in magnitudes]
-    with pytest.raises(BadAdapter, match="magnitude"):
-        inspect_folder(peft_folder(shapes=make_shapes() + short, use_dora=True))
+
+
+@pytest.mark.parametrize("said", [{"use_dora": True}, {}])
+def test_a_dora_adapter_is_refused_and_told_how_to_merge(peft_folder, make_shapes, said):
+    with pytest.raises(BadAdapter, match=r"DoRA.*merge_and_unload.*covey model pull"):
+        inspect_folder(peft_folder(shapes=make_shapes() + magnitudes(), **said))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("base_model.model.model.layers.0.self_attn.q_proj.bias", "own biases"),
+        ("base_model.model.lm_head.modules_to_save.weight", "whole layers"),
+        ("base_model.model.model.embed_tokens.lora_embedding_A", "embedding"),
+        ("base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias", "biases"),
+    ],
+)
+def test_tensors_that_no_low_rank_product_can_serve_are_refused_with_what_they_are(
+    peft_folder, make_shapes, name, reason
+):
+    with pytest.raises(BadAdapter, match=reason):
+        inspect_folder(peft_folder(shapes=[*make_shapes(), (name, (8, 8))]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"bias": "lora_only"}, "train it with bias none"),
+        ({"modules_to_save": ["lm_head"]}, "merge_and_unload"),
+        ({"lora_bias": True}, "lora_bias off"),
+        ({"trainable_token_indices": [1]}, "tokens of the base"),
+        ({"target_parameters": ["experts"]}, "only linear layers"),
+    ],
+)
+def test_what_is_more_than_low_rank_products_is_refused_with_what_to_do(peft_folder, changes, reason):
+    with pytest.raises(BadAdapter, match=reason) as refusal:
+        inspect_folder(peft_folder(**changes))
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -206,13 +237,84 @@ def test_tensors_that_are_no_whole_pairs_are_refused(peft_folder, shapes, reason
         inspect_folder(peft_folder(shapes=shapes))
 
 
-def test_a_rank_pattern_allows_other_ranks(peft_folder, make_shapes):
-    assert (
-        inspect_folder(
-            peft_folder(shapes=make_shapes(rank=4), rank_pattern={"q_proj": 4}, alpha_pattern={"q_proj": 8})
-        ).rank
-        == 2
+def scales(found):
+    return {pair.module.rpartition("self_attn.")[2] + pair.module[13]: (pair.rank, pair.scale) for pair in found.pairs}
+
+
+def mixed(ranks):
+    return [
+        (f"base_model.model.model.layers.{layer}.self_attn.{kind}.lora_{half}.weight", shape)
+        for (kind, layer), rank in ranks.items()
+        for half, shape in (("A", (rank, 8)), ("B", (8, rank)))
+    ]
+
+
+def test_patterns_set_ranks_and_alphas_of_single_layers_as_peft_does(peft_folder):
+    ranks = {("q_proj", 0): 4, ("q_proj", 1): 2, ("v_proj", 0): 3, ("v_proj", 1): 3}
+    found = inspect_folder(
+        peft_folder(
+            shapes=mixed(ranks),
+            rank_pattern={"layers.0.self_attn.q_proj": 4, "v_proj": 3, "^model.layers.1.self_attn.v_proj": 7},
+            alpha_pattern={r"^model\.layers\.1\.self_attn\.v_proj": 6, "v_proj": 12},
+        ),
+        card(),
     )
+    assert found.rank == 2
+    assert scales(found) == {"q_proj0": (4, 4.0), "q_proj1": (2, 8.0), "v_proj0": (3, 4.0), "v_proj1": (3, 2.0)}
+
+
+def test_rslora_divides_by_the_root_of_each_layers_rank(peft_folder):
+    found = inspect_folder(
+        peft_folder(shapes=mixed({("q_proj", 0): 4, ("v_proj", 0): 2}), rank_pattern={"q_proj": 4}, use_rslora=True)
+    )
+    assert scales(found) == {"q_proj0": (4, 8.0), "v_proj0": (2, 16 / 2**0.5)}
+
+
+def test_a_layer_of_another_rank_than_its_pattern_says_is_refused(peft_folder, make_shapes):
+    with pytest.raises(BadAdapter, match="v_proj.*says rank 2"):
+        inspect_folder(peft_folder(shapes=make_shapes(rank=4), rank_pattern={"q_proj": 4}))
+
+
+@pytest.mark.parametrize("key", ["(a+)+$", "q_proj|v_proj", ".*", "", "x" * 300])
+@pytest.mark.parametrize("pattern", ["rank_pattern", "alpha_pattern"])
+def test_a_pattern_that_is_an_expression_is_never_run(peft_folder, pattern, key):
+    with pytest.raises(BadAdapter, match="no plain name of a layer"):
+        inspect_folder(peft_folder(**{pattern: {key: 4}}))
+
+
+@pytest.mark.parametrize("names", [("", "model."), ("model.", "")])
+def test_the_layers_of_the_base_decide_where_they_are_known(peft_folder, names):
+    own, stored = names
+    layers = {f"{stored}layers.{i}.self_attn.{kind}": (8, 8) for i in range(2) for kind in ("q_proj", "v_proj")}
+    renamed = [
+        (name.replace("model.model.model.", f"model.model.{own}"), shape) for name, shape in mixed({("q_proj", 0): 2})
+    ]
+    folder = peft_folder(shapes=renamed)
+    if own:
+        assert inspect_folder(folder, card(), layers).rank == 2
+        with pytest.raises(WrongBase, match="from 8 to 8, tiny's is of the shape 8 x 4"):
+            inspect_folder(folder, card(), layers | {f"{stored}layers.0.self_attn.q_proj": (4, 8)})
+        missing = {key: shape for key, shape in layers.items() if "q_proj" not in key}
+        both = peft_folder("both", shapes=mixed({("q_proj", 0): 2, ("v_proj", 0): 2}))
+        with pytest.raises(WrongBase, match="a layer that tiny does not have"):
+            inspect_folder(both, card(), missing)
+    assert inspect_folder(folder, card(), {"something.else": (1, 1)}).rank == 2  # the engine decides
+
+
+def test_the_layers_of_a_base_are_read_from_its_headers(tmp_path, make_safetensors):
+    weights = make_safetensors([("model.layers.0.mlp.up_proj.weight", (16, 8)), ("model.norm.bias", (8,))])
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    assert read_layers(tmp_path) == {"model.layers.0.mlp.up_proj": (16, 8)}
+    (tmp_path / "model.safetensors").write_bytes(weights[:-1])
+    assert read_layers(tmp_path) == {}
+    assert read_layers(tmp_path / "nowhere") == {}
+
+
+def test_an_adapter_that_notes_another_base_is_refused_though_its_shapes_fit(peft_folder):
+    folder = peft_folder(files={"training.json": b'{"base": "bafyother"}'})
+    with pytest.raises(WrongBase, match="trained on the base bafyother, which tiny is not"):
+        inspect_folder(folder, card())
+    assert inspect_folder(folder, card(derived_from="bafyother")).rank == 2
 
 
 def test_an_adapter_for_another_width_or_depth_names_the_difference(peft_folder):
@@ -268,6 +370,24 @@ def test_a_header_longer_than_the_file_or_the_limit_is_refused_unread():
         header_length(struct.pack("<Q", 1 << 60), 1 << 61)
     with pytest.raises(BadAdapter, match="ends before"):
         header_length(struct.pack("<Q", 100), 50)
+
+
+@pytest.mark.parametrize(
+    ("beginning", "what"),
+    [
+        (b"PK\x03\x04\x14\x00\x00\x00", "zip archive"),
+        (b"\x80\x02}q\x00(X\x05", "pickle"),
+        (b"\x80\x04\x95\xff\x00\x00\x00\x00", "pickle"),
+        (b"GGUF\x03\x00\x00\x00", "GGUF"),
+    ],
+)
+def test_another_format_under_the_name_is_told_by_its_beginning(beginning, what):
+    with pytest.raises(BadAdapter, match=f"{what}.*never opened"):
+        header_length(beginning, 1 << 40)
+
+
+def test_a_header_whose_length_begins_like_a_pickle_is_read():
+    assert header_length(b"\x80\x02" + bytes(6), 1000) == 640
 
 
 def test_a_file_cut_at_any_byte_or_with_a_tail_is_refused(tmp_path, make_safetensors, make_shapes):
