@@ -11,6 +11,7 @@ import trio
 
 from agents.adapters.bases import base_of
 from agents.adapters.decide import TRUST_KIND
+from agents.adapters.fits import read_layers
 from agents.adapters.inspect import inspect_folder
 from agents.adapters.manifests import hide, read_stored, unpin_files
 from agents.adapters.ports import Ports
@@ -66,6 +67,7 @@ class Adapters:
         release = Release(
             name=name,
             base=card_of(base),
+            layers=await trio.to_thread.run_sync(read_layers, Path(base.folder)),
             version=version,
             tags=tags,
             metrics={key: float(value) for key, value in losses.items() if isinstance(value, int | float)},

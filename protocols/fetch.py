@@ -187,13 +187,15 @@ async def fetch_blocks(
     providers: Sequence[PeerInfo] = (),
     find_more: FindMore | None = None,
     idle_timeout_s: float = IDLE_TIMEOUT_S,
+    show: Visibility = Visibility.PRIVATE,
+    voucher: PeerId | None = None,
 ) -> Progress:
-    """Bring single blocks into the store, without what they link to. Raises: as `fetch_dag`."""
+    """Bring single blocks into the store, without what they link to. Args and raises: as `fetch_dag`."""
     return await _fetch(
         exchange,
         Walk(cids),
         lambda cid, data: (),
-        _Level(),
+        _Level(show, voucher),
         providers,
         find_more,
         lambda progress: None,

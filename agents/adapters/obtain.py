@@ -8,7 +8,9 @@ import trio
 
 from agents.adapters.decide import Refuse, judge_manifest
 from agents.adapters.manifests import pin, read_entry_of, read_stored, row_of, unpin
+from agents.adapters.passing import MAX_PROVIDERS, PASSED_ON
 from agents.adapters.ports import Ports
+from agents.adapters.preflight import preflight
 from agents.adapters.shelf import put_on_shelf
 from agents.artifacts.rows import artifact_row
 from agents.errors import AgentError, BadAdapter
@@ -18,7 +20,6 @@ from protocols.entry import Entry, read_entry
 from protocols.errors import DialFailed, Malformed, NoProviders, Remote, StreamBroken, Tampered, TimedOut
 from protocols.fetch import Progress, fetch_blocks, fetch_dag
 from protocols.net import PeerInfo
-from storage.blockstore import Visibility
 from storage.catalog.adapters import AdapterState
 from storage.cid import DAG_PB, RAW, Cid
 from storage.codecs import links as codec_links
@@ -27,13 +28,6 @@ from storage.keys import PeerId
 from storage.pins import PinState
 
 MANIFEST_TIMEOUT_S: Final = 20.0
-MAX_PROVIDERS: Final = 16
-# Who may have from us what we fetched, by the audience that its publisher signed.
-PASSED_ON: Final[dict[wire.Audience, Visibility]] = {
-    "members": Visibility.PRIVATE,
-    "flock": Visibility.FLOCK,
-    "public": Visibility.PUBLIC,
-}
 PATIENCE_S: Final = 120.0
 SLOWEST_BYTES_PER_S: Final = 16 << 10  # slower than this, files give up their place and are tried again later
 MIN_BLOCKS: Final = 256
@@ -117,6 +111,7 @@ async def _obtain(ports: Ports, job: Job) -> Refuse | None:
         base=str(job.base),
         by=job.publisher,
     )
+    await preflight(ports, job.publisher, manifest, providers)
     fetched = await _fetch_files(ports, job.publisher, entry.cid, manifest, providers)
     folder = await ports.exchange.work(partial(put_on_shelf, ports, entry.cid, manifest))
     await ports.exchange.work(partial(_note_ready, ports, entry, manifest, str(folder)))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import trio
 
+from agents.adapters.fits import Layers
 from agents.adapters.inspect import Inspection, inspect_folder
 from agents.adapters.manifests import pin, read_stored, row_of, show, take_back
 from agents.adapters.ports import Ports
@@ -30,11 +31,13 @@ from storage.pins import PinState
 class Release(NamedTuple):
     """What the publisher says about an adapter. Without `version`: one more than the last one under this name.
 
-    `base` is the card of the model that it was trained on. `members` are who may see it at Visibility.MEMBERS.
+    `base` is the card of the model that it was trained on, `layers` the shapes of that one's layers. `members` are who
+    may see it at Visibility.MEMBERS.
     """
 
     name: str
     base: ModelCard
+    layers: Layers | None = None
     version: int | None = None
     parent: Cid | None = None
     tags: Sequence[str] = ()
@@ -73,7 +76,7 @@ async def publish(ports: Ports, folder: Path, release: Release, published: trio.
 
 def store_adapter(ports: Ports, folder: Path, release: Release) -> tuple[AdapterRow, bool]:
     """All of publishing that needs no network, durably; is it new? Raises: BadAdapter, WrongBase, StoreFull."""
-    inspection = inspect_folder(folder, release.base)
+    inspection = inspect_folder(folder, release.base, release.layers)
     with ports.store.lease(), ports.numbering:  # nothing of it is swept before it is pinned
         files = unixfs.add_path(ports.store, folder, unixfs.COVEY_WEIGHTS)
         versions = _versions(ports, release)

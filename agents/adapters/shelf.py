@@ -6,12 +6,13 @@ from pathlib import Path
 
 import msgspec
 
+from agents.adapters.fits import Layers, read_layers
 from agents.adapters.inspect import Inspection, check_complete, check_file, inspect_folder
 from agents.adapters.manifests import read_stored
 from agents.adapters.ports import Ports
 from agents.engine.messages import ModelCard
-from agents.errors import AgentError, BadAdapter
-from protocols.adapters import Manifest
+from agents.errors import AgentError, BadAdapter, WrongBase
+from protocols.adapters import Base, Manifest
 from protocols.errors import Remote
 from storage import unixfs
 from storage.blockstore import Blockstore
@@ -42,7 +43,7 @@ def put_on_shelf(ports: Ports, cid: Cid, manifest: Manifest) -> Path:
     _discard(unchecked)
     try:
         unixfs.export(ports.store, manifest.files, unchecked)
-        check_claims(inspect_folder(unchecked, card_for(ports.catalog, manifest.base.fingerprint)), manifest)
+        check_claims(inspect_folder(unchecked, *base_for(ports.catalog, manifest.base)), manifest)
         unchecked.rename(target)
         sync_folder(ports.folder)
     finally:
@@ -90,10 +91,15 @@ def check_claims(found: Inspection, manifest: Manifest) -> None:
             raise Misstated(f"its {field} is {is_so}, its manifest says {said}")
 
 
-def card_for(catalog: Catalog, base: Cid) -> ModelCard | None:
-    """The card of a local model that takes adapters for `base`."""
-    models = catalog.models.accepting(str(base))
-    return msgspec.convert(models[0].card, ModelCard) if models else None
+def base_for(catalog: Catalog, base: Base) -> tuple[ModelCard | None, Layers]:
+    """The card of a local model that takes adapters for `base`, and the shapes of its layers. Raises: WrongBase."""
+    models = catalog.models.accepting(str(base.fingerprint))
+    if not models:
+        return None, {}
+    card = msgspec.convert(models[0].card, ModelCard)
+    if base.architecture != card.architecture:
+        raise WrongBase(f"it was made for a {base.architecture}, {card.name} is a {card.architecture}")
+    return card, read_layers(Path(models[0].folder)) if models[0].folder else {}
 
 
 def _discard(folder: Path) -> None:

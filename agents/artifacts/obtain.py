@@ -7,15 +7,14 @@ from typing import Final
 from agents.adapters.decide import TRUST_KIND as TRUST_ADAPTERS
 from agents.adapters.manifests import read_entry_of, read_stored, row_of
 from agents.adapters.obtain import (
-    MAX_PROVIDERS,
     MEAN_BLOCK_BYTES,
     MIN_BLOCKS,
     OVERHEAD_BYTES,
     OVERHEAD_FRAC,
-    PASSED_ON,
     fetch_entry,
     file_links,
 )
+from agents.adapters.passing import MAX_PROVIDERS, PASSED_ON
 from agents.adapters.ports import Ports
 from agents.artifacts.keep import pin_files, pin_manifest
 from agents.artifacts.rows import artifact_row

@@ -92,6 +92,23 @@ def read_file(store: Blockstore, cid: Cid, offset: int = 0, length: int | None =
         todo.extend(reversed([child for child in below if child.start < end and _end(child) > offset]))
 
 
+def missing(store: Blockstore, cid: Cid, offset: int = 0, length: int | None = None) -> list[Cid]:
+    """The blocks of these bytes that are not here, as far as those above them tell: with them here, ask again.
+
+    Raises: InvalidBlock, TooLarge, Corrupt.
+    """
+    end = math.inf if length is None else offset + length
+    todo, lacking = [_Part(cid, 0, None, 0)], []
+    while todo:
+        part = todo.pop()
+        if not store.has(part.cid):
+            lacking.append(part.cid)
+        elif part.cid.codec != RAW:
+            _, below = _open_part(store, part)
+            todo.extend(reversed([child for child in below if child.start < end and _end(child) > offset]))
+    return lacking
+
+
 def _end(part: _Part) -> int:
     return part.start + (part.stated_bytes or 0)
 

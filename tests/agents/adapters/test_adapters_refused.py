@@ -1,8 +1,13 @@
 """Two or three whole nodes on the simulated network: what is refused, with its reason."""
 
+import json
+import random
+
+import msgspec
 import pytest
 import trio
 
+from agents.adapters.manifests import read_stored
 from agents.adapters.publish import Release, store_adapter
 from agents.errors import BadAdapter
 from protocols import adapters as wire
@@ -11,9 +16,10 @@ from storage import unixfs
 from storage.blockstore import Block, Visibility
 from storage.catalog import Catalog
 from storage.catalog.adapters import AdapterState
-from storage.cid import DAG_CBOR, Cid
+from storage.cid import DAG_CBOR, DAG_PB, Cid
 from storage.codecs import dag_cbor, dag_pb
 from storage.codecs.dag_pb import PbLink, PbNode
+from storage.dag import reach
 from storage.memory import MemoryBlockstore
 from storage.unixfs.data import Kind, UnixFsData, encode
 
@@ -136,7 +142,7 @@ async def test_an_adapter_whose_shapes_do_not_fit_the_base_is_refused_for_good(
     assert refusals(bob) == ["wrong_base"]
     row = bob.ports.catalog.adapters.get(manifest)
     assert row.state is AdapterState.REFUSED and "width of 16" in row.reason
-    assert bob.ports.pins.list() == [] and not list(bob.ports.folder.iterdir())
+    assert bob.ports.pins.list() == [] and not bob.ports.folder.exists()
 
 
 @pytest.mark.parametrize("claim", [{"name": "prose"}, {"version": 7}, {"n_bytes": 5}])
@@ -218,17 +224,95 @@ async def test_a_body_over_the_limit_of_entries_is_refused(autojump_clock, flock
     assert refusals(bob) == ["too_big"]
 
 
-async def test_a_folder_with_more_bytes_than_stated_is_given_up_on_the_way(
-    autojump_clock, flock, tmp_path, plant, announce, refusals
+async def test_a_file_with_more_bytes_than_its_root_states_is_given_up_on_the_way(
+    autojump_clock, flock, tmp_path, plant, announce, refusals, sizes
 ):
+    """Its root and its first leaf are in order; behind them stands a leaf that is longer than its parent says."""
     ann = await flock("ann")
     bob = await flock("bob", trusts=[ann])
     ann.trust(bob.peer)
     folder = write_adapter(tmp_path / "trained")
-    (folder / "README.md").write_bytes(bytes(range(256)) * 20_000)
-    await announce(ann, plant(ann, unixfs.add_path(ann.ports.store, folder), n_bytes=4000), n_bytes=4000)
+    weights = (folder / "adapter_model.safetensors").read_bytes()
+    leaves = [Block(Cid.of(data), data) for data in (weights[:-8], bytes(1 << 20))]
+    message = UnixFsData(Kind.FILE, file_bytes=len(weights), block_sizes=(len(weights) - 8, 8))
+    file = dag_pb.encode(PbNode(encode(message), tuple(PbLink(leaf.cid, "", len(leaf.data)) for leaf in leaves)))
+    config = (folder / "adapter_config.json").read_bytes()
+    blocks = [*leaves, Block(Cid.of(file, DAG_PB), file), Block(Cid.of(config), config)]
+    names = {"adapter_config.json": blocks[3], "adapter_model.safetensors": blocks[2]}
+    links = tuple(PbLink(block.cid, name, len(block.data)) for name, block in names.items())
+    root = dag_pb.encode(PbNode(encode(UnixFsData(Kind.DIRECTORY)), links))
+    ann.ports.store.put_many([*blocks, Block(Cid.of(root, DAG_PB), root)])
+    await announce(ann, plant(ann, Cid.of(root, DAG_PB), n_bytes=sizes(folder)), n_bytes=sizes(folder))
     await trio.sleep(5)
     assert refusals(bob) == ["too_big"]
+
+
+WIDE = msgspec.structs.replace(TINY, hidden_size=1024)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "said"),
+    [
+        (lambda folder: write_adapter(folder, width=2048, rank=256), "wrong_base", "width of 2048"),
+        (lambda folder: write_adapter(folder, width=1024, rank=128), "misstated", "its rank is 128"),
+        (lambda folder: (folder / "README.md").write_bytes(bytes(1000)), "misstated", "its manifest says"),
+        (lambda folder: change(folder, use_dora=True), "bad_adapter", "DoRA"),
+        (lambda folder: change(folder, r=7), "bad_adapter", "says rank 7"),
+        (lambda folder: cut(folder, b"x"), "bad_adapter", "the file holds"),
+        (lambda folder: cut(folder, b"PK\x03\x04zip!"), "bad_adapter", "zip archive"),
+        (lambda folder: cut(folder, b"\xff\xff\x01\0\0\0\0\0"), "bad_adapter", "header"),
+    ],
+)
+async def test_a_bad_adapter_is_refused_by_its_headers_before_its_bytes_move(
+    autojump_clock, flock, tmp_path, plant, announce, sizes, spoil, code, said
+):
+    ann = await flock("ann")
+    bob = await flock("bob", trusts=[ann])
+    bob.add_model(WIDE)
+    ann.trust(bob.peer)
+    noise = random.Random(1)
+    folder = write_adapter(tmp_path / "trained", width=1024, rank=256, noise=noise)
+    n_stated = sizes(folder)
+    spoil(folder)
+    weights = (folder / "adapter_model.safetensors").stat().st_size
+    n_bytes = n_stated if said == "its manifest says" else sizes(folder)
+    claims = {"n_bytes": n_bytes, "rank": 256, "n_params": 2 * 2 * 256 * 1024}
+    manifest = plant(ann, unixfs.add_path(ann.ports.store, folder, unixfs.COVEY_WEIGHTS), **claims)
+    await announce(ann, manifest, n_bytes=n_bytes)
+    await trio.sleep(30)
+    (refusal,) = [event.fields for event in bob.events if event.kind == "adapter_refused"]
+    assert (refusal["code"], said in refusal["text"]) == (code, True), refusal["text"]
+    assert "\n" not in refusal["text"]
+    fetched = sum(bob.ports.store.size(cid) for cid in bob.ports.store.cids())
+    assert fetched < max(0.3 * weights, 64 << 10)
+
+
+def change(folder, **fields):
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def cut(folder, beginning):
+    """The weights with another beginning; the first byte of the header's length or of the header is changed."""
+    file = folder / "adapter_model.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[:-100] if beginning == b"x" else beginning + data[len(beginning) :])
+
+
+async def test_an_adapter_that_is_judged_first_can_still_be_passed_on(autojump_clock, flock, tmp_path, release):
+    """What the look before the fetch brought keeps the level that its publisher signed."""
+    ann = await flock("ann")
+    bob = await flock("bob", trusts=[ann])
+    ann.trust(bob.peer)
+    row = await release(ann, write_adapter(tmp_path / "trained"))
+    await trio.sleep(30)
+    assert bob.ports.catalog.adapters.get(row.manifest).state is AdapterState.READY
+    carol = await flock("carol")
+    bob.trust(carol.peer)
+    _, manifest = read_stored(bob.ports.store, row.manifest)
+    below = [reached.cid for reached in reach(bob.ports.store, manifest.files)]
+    assert len(below) > 2
+    assert all(bob.ports.exchange.may_see(carol.peer, cid) for cid in below)
 
 
 async def test_a_bomb_of_few_blocks_and_endless_bytes_is_refused_unwritten(

@@ -271,7 +271,7 @@ def test_rslora_divides_by_the_root_of_each_layers_rank(peft_folder):
 
 
 def test_a_layer_of_another_rank_than_its_pattern_says_is_refused(peft_folder, make_shapes):
-    with pytest.raises(BadAdapter, match="v_proj.*says rank 2"):
+    with pytest.raises(BadAdapter, match=r"v_proj.*says rank 2"):
         inspect_folder(peft_folder(shapes=make_shapes(rank=4), rank_pattern={"q_proj": 4}))
 
 
