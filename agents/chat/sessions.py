@@ -1,5 +1,6 @@
 """The chats that are open on a node: a bounded number, each forgotten when it has been idle for long."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -65,6 +66,10 @@ class Sessions(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    def __iter__(self) -> Iterator[T]:
+        """Those that are open, the longest unused first."""
+        return iter([session for session, _ in self._sessions.values()])
 
     def add(self, key: str, session: T, now_s: float) -> None:
         """Open a session; one that was idle for `idle_s` makes room. Raises: TooManyChats."""

@@ -18,8 +18,11 @@ from agents.adapters.safetensors_header import Header, parse_json, read_header
 from agents.engine.fingerprint import fingerprint_folder
 from agents.engine.messages import ModelCard
 from agents.errors import BadAdapter, BadModel, NoRoom
+from storage.durable import write_file
 
 CARD_FILE: Final = "covey-model.json"  # written beside the weights when the model is complete; never from a peer
+STAGING: Final = ".importing"  # how the hidden folders end in which models are put together
+ASIDE: Final = ".removed"  # and those that are being deleted
 CONFIG_FILE: Final = "config.json"
 TOKENIZER_FILE: Final = "tokenizer.json"
 WEIGHTS: Final = "*.safetensors"
@@ -212,7 +215,7 @@ def check_room(folder: Path, n_bytes: int, what: str) -> None:
 
 def write_card(folder: Path, card: ModelCard) -> None:
     """Put the card beside the weights: the last file, which says that the model is complete."""
-    (folder / CARD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(card)))
+    write_file(folder / CARD_FILE, msgspec.json.format(msgspec.json.encode(card)))
 
 
 def _has_chat_template(folder: Path) -> bool:

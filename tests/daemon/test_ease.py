@@ -85,7 +85,7 @@ def test_an_empty_list_of_adapters_says_what_is_missing():
     trained = [{"name": "psalms", "is_published": False}, {"name": "old", "is_published": True}]
     nothing = {"train_ls": [], "peer_ls": [], "model_ls": []}
     assert "no adapter fits" in next(say(answers(**nothing), {"tag": "x"}, []))
-    assert "covey model import" in next(say(answers(**nothing), {}, []))
+    assert "covey model pull" in next(say(answers(**nothing), {}, []))
     assert "covey peer trust" in next(say(answers(**nothing | {"model_ls": [{}]}), {}, []))
     trusted = nothing | {"model_ls": [{}], "peer_ls": [{"trusted": ["adapters"]}]}
     assert "covey peer trust" not in next(say(answers(**trusted), {}, []))

@@ -86,7 +86,7 @@ async def test_an_adapter_for_another_base_model_is_refused(bob, friend):
     await friend.tell(bob, friend.announcement(manifest))
 
     event = await in_thread(refused, bob, "wrong_base")
-    assert "covey model import" in event["fields"]["text"]
+    assert "covey model pull" in event["fields"]["text"]
 
 
 async def test_an_untrusted_publisher_is_refused_and_the_remedy_named(bob, mallory):

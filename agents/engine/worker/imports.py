@@ -16,6 +16,7 @@ from agents.engine.messages import ImportStep, ModelCard, Reply
 from agents.engine.model_folder import (
     CARD_FILE,
     FILES,
+    STAGING,
     check_room,
     is_pickle,
     make_card,
@@ -56,7 +57,7 @@ def import_model(
         return read_card(folder)
     if folder.exists() and any(folder.iterdir()):
         raise EngineFailed(f"{folder} holds something else: name a folder that is empty or not there yet")
-    staging = folder.with_name(f".{folder.name}.importing")
+    staging = folder.with_name(f".{folder.name}{STAGING}")
     shutil.rmtree(staging, ignore_errors=True)  # of an import that was killed
     staging.mkdir(parents=True)
     try:

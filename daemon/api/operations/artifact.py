@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from daemon.api.progress import Report
     from daemon.app import Node
     from protocols.adapters import Base
+    from storage.blockstore import Visibility
     from storage.catalog.artifacts import ArtifactRow
     from storage.catalog.lineage import Kin
     from storage.cid import Cid
@@ -205,9 +206,6 @@ async def publish(node: "Node", params: Publish, report: "Report") -> Published:
     from agents.artifacts.publish import store_artifact
     from daemon.api.progress import in_thread
     from daemon.content import bytes_below
-    from daemon.kubo import publish_beside
-    from protocols.bitswap.shell import offer_below
-    from storage.blockstore import Visibility
 
     path = Path(params.path)
     release = await _release(node, params)
@@ -217,24 +215,34 @@ async def publish(node: "Node", params: Publish, report: "Report") -> Published:
         return store_artifact(node.adapters.ports, path, release, on_bytes)
 
     row, is_new = await in_thread(store, f"adding {path.name}", n_bytes, report)
+    return await shown(node, row, release.visibility, report, is_new=is_new)
+
+
+async def shown(node: "Node", row: "ArtifactRow", level: "Visibility", report: "Report", *, is_new: bool) -> Published:
+    """Tell those who may see a stored artifact of our own that it is there."""
+    from daemon.kubo import publish_beside
+    from protocols.bitswap.shell import offer_below
+    from storage.blockstore import Visibility
+
     assert row.files is not None
-    if release.visibility > Visibility.PRIVATE:
+    visibility = level.name.lower()
+    if level > Visibility.PRIVATE:
         await offer_below(node.exchange, row.manifest)
-    if release.visibility == Visibility.PUBLIC:
+    if level == Visibility.PUBLIC:
         node.provider.provide_soon(row.manifest, row.files)
     if is_new:
         told = {"manifest": str(row.manifest), "kind": row.kind, "name": row.name, "version": row.version}
-        node.events.note("artifact_published", {**told, "n_bytes": row.n_bytes, "visibility": params.visibility})
+        node.events.note("artifact_published", {**told, "n_bytes": row.n_bytes, "visibility": visibility})
     return Published(
         kind=row.kind,
         name=row.name,
         version=row.version,
         n_bytes=row.n_bytes,
-        visibility=params.visibility,
+        visibility=visibility,
         manifest=str(row.manifest),
         files=str(row.files),
         is_new=is_new,
-        warnings=await publish_beside(node, row.manifest, release.visibility, report=report),
+        warnings=await publish_beside(node, row.manifest, level, report=report),
     )
 
 

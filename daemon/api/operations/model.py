@@ -1,63 +1,42 @@
-"""The base models on this machine."""
+"""The base models on this machine: brought in from anywhere, shared with peers, let go of."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Final
 
-from msgspec import Meta
-
-from daemon.api.operation import Done, Nothing, Operation, Params, Result
+from daemon.api.artifacts import Published
+from daemon.api.audience import audience
+from daemon.api.models import Loaded, Model, Named, Publish, Pull, Pulled, Removed, Resident
+from daemon.api.operation import Nothing, Operation, Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agents.artifacts.models import Unfinished
+    from agents.engine.messages import EngineStatus, ImportStep
+    from daemon.api.progress import Report
     from daemon.app import Node
+    from storage.catalog.artifacts import ArtifactRow
     from storage.catalog.models import ModelRow
+    from storage.cid import Cid
 
-
-class Import(Params, frozen=True):
-    """A model to bring in."""
-
-    source: Annotated[
-        str,
-        Meta(
-            min_length=1,
-            max_length=4096,
-            description="A folder, a .gguf file, wheel:NAME of an installed package, ORG/NAME of a hub, or tiny: a "
-            "very small model that is trained on the spot, to try things out.",
-            extra={"path_if_there": True},
-        ),
-    ]
-    name: Annotated[str, Meta(max_length=64, description="What to call it here.")] | None = None
-
-
-class Named(Params, frozen=True):
-    """A model by its name here."""
-
-    name: Annotated[str, Meta(max_length=64, description="What `covey model ls` calls it.")]
-
-
-class Model(Result, frozen=True):
-    """A base model. An adapter fits it when it names `fingerprint` or `derived_from` as its base."""
-
-    name: str
-    architecture: str
-    n_params: int
-    context_tokens: int
-    dtype: str
-    fingerprint: str
-    derived_from: str | None
-    licence: str | None
-    source: str
-    folder: str
-    is_usual: bool
+STATUS_TIMEOUT_S: Final = 2.0
 
 
 def described(node: "Node", row: "ModelRow") -> Model:
     """A row of the catalog as people see it."""
+    from pathlib import Path
+
+    from agents.artifacts.models import n_bytes_of, published
     from agents.models import card_of
 
     card = card_of(row)
+    artifacts = published(node.adapters.ports, row)
     return Model(
         name=row.name,
+        state="ready",
         architecture=card.architecture,
         n_params=card.n_params,
+        n_bytes=n_bytes_of(Path(row.folder)),
         context_tokens=card.context_tokens,
         dtype=card.dtype,
         fingerprint=row.fingerprint,
@@ -66,58 +45,264 @@ def described(node: "Node", row: "ModelRow") -> Model:
         source=row.source,
         folder=row.folder,
         is_usual=row.name == node.config.engine.model,
+        manifest=str(artifacts[0].manifest) if artifacts else None,
     )
 
 
-async def import_(node: "Node", params: Import) -> Model:
+async def pull(node: "Node", params: Pull) -> AsyncIterator[Progress | Pulled]:
     """Bring a model in, once; adapters for it are listened for from then on."""
-    from agents.models import default_name, import_model
-    from daemon import wall
+    from functools import partial
 
-    name = params.name or default_name(params.source)
-    row = await import_model(node.engine, node.catalog, node.home.models, params.source, name, wall.unix_s())
-    node.events.note("model_imported", {"name": row.name, "fingerprint": row.fingerprint, "source": row.source})
-    await node.adapters.listen()
-    return described(node, row)
+    from daemon.api.progress import telling
+
+    async for item in telling(partial(_pull, node, params)):
+        yield item
+
+
+async def publish(node: "Node", params: Publish) -> AsyncIterator[Progress | Published]:
+    """Check its files, store them as blocks, sign the manifest, and show it to whom it is for."""
+    from functools import partial
+
+    from daemon.api.progress import telling
+
+    async for item in telling(partial(_publish, node, params)):
+        yield item
 
 
 async def ls(node: "Node", _params: Nothing) -> list[Model]:
-    """Every model."""
-    return [described(node, row) for row in node.catalog.models.list()]
+    """Every model, those too whose fetch was begun and not finished."""
+    import trio
+
+    from agents.artifacts.models import unfinished
+
+    def models() -> list[Model]:
+        ready = [described(node, row) for row in node.catalog.models.list()]
+        return ready + [_partial(item) for item in unfinished(node.adapters.ports)]
+
+    return await trio.to_thread.run_sync(models)
 
 
 async def show(node: "Node", params: Named) -> Model:
     """One model."""
-    from agents.models import find_model
-
-    return described(node, find_model(node.catalog, params.name, node.config.engine.model))
-
-
-async def rm(node: "Node", params: Named) -> Done:
-    """Forget a model and delete its folder."""
-    import shutil
-
     import trio
 
     from agents.models import find_model
 
+    def model() -> Model:
+        return described(node, find_model(node.catalog, params.name, node.config.engine.model))
+
+    return await trio.to_thread.run_sync(model)
+
+
+async def rm(node: "Node", params: Named) -> Removed:
+    """Delete a model, its blocks too; one whose fetch is unfinished as well. Raises: InUse."""
+    from functools import partial
+
+    from agents.artifacts.keep import let_go
+    from agents.artifacts.models import remove_model, unfinished
+    from agents.models import find_model
+
+    work, ports = node.exchange.work, node.adapters.ports
+    for begun in await work(partial(unfinished, ports)):
+        if begun.row.name == params.name and node.catalog.models.get(params.name) is None:
+            await work(partial(let_go, ports, begun.row))
+            return Removed(name=params.name, freed_bytes=0)
     row = find_model(node.catalog, params.name, params.name)
-    node.catalog.models.remove(row.name)
+    _refuse_in_use(node, row)
     node.desk.forget(row)
-    await trio.to_thread.run_sync(lambda: shutil.rmtree(row.folder, ignore_errors=True))
-    return Done(text=f"{row.name} is gone")
+    freed_bytes = await work(partial(remove_model, ports, row))
+    node.events.note("model_removed", {"name": row.name, "fingerprint": row.fingerprint})
+    return Removed(name=row.name, freed_bytes=freed_bytes)
+
+
+async def ps(node: "Node", _params: Nothing) -> list[Loaded]:
+    """The model in memory, with what the engine tells of it."""
+    from agents.engine.messages import EngineStatus, Status
+    from agents.errors import AgentError
+
+    row = node.desk.loaded(node.catalog.models.list())
+    if node.engine.pid is None or row is None:
+        return []
+    import trio
+
+    status: EngineStatus | None = None
+    with trio.move_on_after(STATUS_TIMEOUT_S):
+        try:
+            reply = await node.engine.one(Status())
+            status = reply if isinstance(reply, EngineStatus) else None
+        except AgentError:  # an engine that does not tell, or that died meanwhile
+            pass
+    return [_loaded(node, row, status)]
+
+
+def _loaded(node: "Node", row: "ModelRow", status: "EngineStatus | None") -> Loaded:
+    users, pid = node.desk.users(row), node.engine.pid
+    if status is None:
+        return Loaded(model=row.name, used_by=users, pid=pid, adapters=[])
+    names = {adapter.folder: adapter for adapter in node.catalog.adapters.query()}
+    adapters = [
+        Resident(
+            name=names[item.folder].name if item.folder in names else item.folder,
+            version=names[item.folder].version if item.folder in names else None,
+            n_bytes=item.n_bytes,
+            rank=item.rank,
+            n_running=item.n_running,
+        )
+        for item in status.adapters
+    ]
+    return Loaded(
+        model=row.name,
+        used_by=users,
+        pid=pid,
+        device=status.device,
+        dtype=status.dtype,
+        resident_bytes=status.resident_bytes,
+        cache_bytes=status.cache_bytes,
+        cache_budget_bytes=status.cache_budget_bytes,
+        n_running=status.n_running,
+        n_waiting=status.n_waiting,
+        tokens_per_s=status.tokens_per_s,
+        adapters=adapters,
+    )
+
+
+def _refuse_in_use(node: "Node", row: "ModelRow") -> None:
+    from agents.errors import InUse
+
+    n_chats = sum(chat.model.name == row.name for chat in node.chats)
+    users = [*node.desk.users(row), *([f"{n_chats} open chat{'s' * (n_chats > 1)}"] if n_chats else [])]
+    if users:
+        raise InUse(f"{row.name} is in use by {' and '.join(users)}. End that first: /exit ends a chat")
+
+
+async def _pull(node: "Node", params: Pull, report: "Report") -> Pulled:
+    from pathlib import Path
+
+    import msgspec
+    import trio
+
+    from agents.artifacts.models import Wish, pull_model
+    from agents.models import default_name, import_model
+    from daemon import wall
+    from protocols.net import PeerInfo
+
+    manifest = await trio.to_thread.run_sync(_manifest_of, node, params.source)
+    if manifest is None:
+        name = params.name or default_name(params.source)
+
+        def on_step(step: "ImportStep") -> None:
+            report(Progress(step=step.step, n_done=step.n_done, n_total=step.n_total, unit=step.unit))
+
+        source = str(Path(params.source)) if Path(params.source).is_absolute() else params.source
+        row = await import_model(node.engine, node.catalog, node.home.models, source, name, wall.unix_s(), on_step)
+    else:
+        providers = [*map(PeerInfo.parse, params.provider), *map(PeerInfo, node.network.peers())]
+        wish = Wish(params.name, params.is_shared, providers, params.timeout_s)
+        row = await pull_model(node.adapters.ports, node.home.models, manifest, wish, _teller(report))
+    node.events.note("model_pulled", {"name": row.name, "fingerprint": row.fingerprint, "source": row.source})
+    await node.adapters.listen()
+    model = await trio.to_thread.run_sync(described, node, row)
+    return Pulled(**msgspec.structs.asdict(model))
+
+
+def _teller(report: "Report") -> "Callable[[str, int, int | None], None]":
+    """What passes on how far it is, and ends a thread's work when the command was left."""
+    from contextlib import suppress
+
+    import trio
+
+    def tell(step: str, n_done: int, n_total: int | None) -> None:
+        with suppress(RuntimeError):  # on the event loop itself
+            trio.from_thread.check_cancelled()
+        report(Progress(step=step, n_done=n_done, n_total=n_total))
+
+    return tell
+
+
+def _manifest_of(node: "Node", source: str) -> "Cid | None":
+    """The manifest that `source` names, by its CID or by a name that is known here; None for any other source."""
+    import os
+
+    from agents.artifacts.models import CAPABILITY, KIND
+    from daemon.artifacts import find_artifact
+    from storage.cid import Cid
+    from storage.errors import InvalidCid
+
+    if os.path.exists(source) or source == "tiny" or source.startswith("wheel:"):
+        return None
+    try:
+        return Cid.parse(source)
+    except InvalidCid:
+        name = source.rpartition("@")[0] or source
+        known = node.catalog.artifacts.find(kind=KIND, name=name, capability=CAPABILITY, limit=1)
+        return find_artifact(node.catalog, source).manifest if known else None
+
+
+async def _publish(node: "Node", params: Publish, report: "Report") -> Published:
+    from agents.artifacts.models import Words, n_bytes_of, store_model
+    from agents.models import find_model
+    from daemon.api.operations.artifact import shown
+    from daemon.api.progress import in_thread
+
+    row = find_model(node.catalog, params.model, params.model)
+    level, members = await audience(node, params.visibility, params.members)
+    words = Words(params.name, params.version, params.tag, params.description, params.licence, level, members)
+
+    def store(on_bytes: "Callable[[int], None]") -> "tuple[ArtifactRow, bool]":
+        return store_model(node.adapters.ports, row, words, on_bytes)
+
+    from pathlib import Path
+
+    stored, is_new = await in_thread(store, f"adding {row.name}", n_bytes_of(Path(row.folder)), report)
+    return await shown(node, stored, level, report, is_new=is_new)
+
+
+def _partial(item: "Unfinished") -> Model:
+    row, model = item
+    assert model.base is not None
+
+    def fact(name: str) -> int:
+        value = model.facts.get(name)
+        return value if isinstance(value, int) else 0
+
+    return Model(
+        name=row.name,
+        state="partial",
+        architecture=model.base.architecture,
+        n_params=fact("n_params"),
+        n_bytes=model.n_bytes,
+        context_tokens=fact("context_tokens"),
+        dtype=str(model.facts.get("dtype")),
+        fingerprint=str(model.base.fingerprint),
+        derived_from=str(model.derived_from) if model.derived_from else None,
+        licence=model.licence,
+        source=str(row.manifest),
+        folder=None,
+        is_usual=False,
+        manifest=str(row.manifest),
+    )
 
 
 OPERATIONS = (
     Operation(
         noun="model",
-        verb="import",
+        verb="pull",
         summary="Bring a base model to this machine, once.",
-        params=Import,
-        result=Model,
-        handler=import_,
+        params=Pull,
+        result=Progress | Pulled,
+        handler=pull,
+        is_stream=True,
         arguments=("source",),
-        begins="importing {source}: this takes up to some minutes; `tiny` is trained on the spot ...",
+    ),
+    Operation(
+        noun="model",
+        verb="publish",
+        summary="Sign a base model, store it, show it to whom it is for.",
+        params=Publish,
+        result=Progress | Published,
+        handler=publish,
+        is_stream=True,
+        arguments=("model",),
     ),
     Operation(
         noun="model",
@@ -126,6 +311,14 @@ OPERATIONS = (
         params=Nothing,
         result=list[Model],
         handler=ls,
+    ),
+    Operation(
+        noun="model",
+        verb="ps",
+        summary="Show what is in memory: the model, its adapters, their use.",
+        params=Nothing,
+        result=list[Loaded],
+        handler=ps,
     ),
     Operation(
         noun="model",
@@ -141,7 +334,7 @@ OPERATIONS = (
         verb="rm",
         summary="Delete a base model from this machine.",
         params=Named,
-        result=Done,
+        result=Removed,
         handler=rm,
         arguments=("name",),
     ),
