@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import random
 import struct
 from dataclasses import dataclass, field
@@ -174,4 +175,34 @@ def write_adapter(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + data)
     (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def write_model(folder: Path, *, width: int = WIDTH, layers: int = TINY.n_layers, seed: int = 0, **config: Any) -> Path:
+    """A base model's folder that passes every check but the engine's: weights, configuration and tokenizer."""
+    shapes = {"model.embed_tokens.weight": (64, width), "model.norm.weight": (width,)}
+    shapes |= {
+        f"model.layers.{i}.self_attn.{kind}.weight": (width, width)
+        for i in range(layers)
+        for kind in ("q_proj", "v_proj")
+    }
+    tensors, at = dict[str, Any](), 0
+    for name, shape in shapes.items():
+        n_bytes = 4 * math.prod(shape)
+        tensors[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, at + n_bytes]}
+        at += n_bytes
+    header = json.dumps(tensors).encode()
+    about = {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": width,
+        "max_position_embeddings": 64,
+        "num_hidden_layers": layers,
+        "vocab_size": 64,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    data = random.Random(seed).randbytes(at)
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + data)
+    (folder / "config.json").write_text(json.dumps(about | config))
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
     return folder
