@@ -97,10 +97,11 @@ async def import_model(
     return row
 
 
-def mend_models(catalog: Catalog, models: Path) -> list[str]:
-    """At a start: clear away what a kill left half-made or half-deleted, and forget models whose folders are gone.
+def mend_models(catalog: Catalog, models: Path, unix_s: float) -> list[str]:
+    """At a start: clear away what a kill left half-made or half-deleted, note the models whose folders were complete,
+    and forget those whose folders are gone.
 
-    Returns: the names of those.
+    Returns: the names of the lost.
     """
     for left in (*models.glob(f".*{STAGING}"), *models.glob(f".*{ASIDE}")):
         shutil.rmtree(left, ignore_errors=True)
@@ -109,6 +110,7 @@ def mend_models(catalog: Catalog, models: Path) -> list[str]:
     ]
     for name in lost:
         catalog.models.remove(name)
+    rebuild_models(catalog, models, unix_s)
     return lost
 
 

@@ -158,7 +158,7 @@ async def open_node(
                 log.error("root_hidden", cid=str(cid), reason=reason)
             ports = _ports(home, identity, store, roots, catalog, feed, network)
             await ports.exchange.work(partial(_fill_catalog, ports, home))
-            for name in await ports.exchange.work(partial(mend_models, catalog, home.models)):
+            for name in await ports.exchange.work(partial(mend_models, catalog, home.models, wall.unix_s())):
                 log.warning("model_lost", name=name)
             await ports.exchange.work(partial(mend_shelf, ports))
             keeper = Keeper(store, ports.pins, roots, feed.note)

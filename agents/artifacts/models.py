@@ -21,6 +21,7 @@ from agents.adapters.obtain import MAX_UNPACKING, SMALL_BYTES
 from agents.adapters.passing import MAX_PROVIDERS, PASSED_ON
 from agents.adapters.ports import Ports
 from agents.adapters.preflight import read_remote_header
+from agents.adapters.safetensors_header import Header
 from agents.adapters.shelf import Misstated
 from agents.artifacts.keep import let_go, pin_name
 from agents.artifacts.obtain import fetch_files, register
@@ -54,7 +55,7 @@ TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 FACTS: Final = ("n_params", "n_layers", "hidden_size", "vocabulary", "context_tokens", "dtype", "has_chat_template")
 
 # What is the publisher's doing: nothing of such a model is kept.
-_LIES: Final = (BadModel, BadAdapter, Misstated, InvalidBlock, InvalidName, TooLarge, TooBig, UnknownCodec)
+_LIES: Final = (BadModel, Misstated, InvalidBlock, InvalidName, TooLarge, TooBig, UnknownCodec)
 
 Tell = Callable[[str, int, int | None], None]  # a step, how much of it is done, of how much
 
@@ -225,7 +226,7 @@ async def _judge(ports: Ports, row: ArtifactRow, model: Model, name: str, wish: 
         about = model_folder.parse_object(await peek.read(files[TOKENIZER_CONFIG]), TOKENIZER_CONFIG)
         model_folder.refuse_code(about, TOKENIZER_CONFIG)
         has_template = has_template or bool(about.get("chat_template"))
-    headers = [await read_remote_header(peek, cid) for file, cid in files.items() if file.endswith(".safetensors")]
+    headers = [await _read_header(peek, file, cid) for file, cid in files.items() if file.endswith(".safetensors")]
     assert model.base is not None
     card = card_of_parts(
         config,
@@ -242,6 +243,13 @@ async def _judge(ports: Ports, row: ArtifactRow, model: Model, name: str, wish: 
     if model.base.architecture != card.architecture:
         raise Misstated(f"it is a {card.architecture}, its manifest says {model.base.architecture}")
     return card
+
+
+async def _read_header(peek: Peek, name: str, weights: Cid) -> Header:
+    try:
+        return await read_remote_header(peek, weights)
+    except BadAdapter as error:
+        raise BadModel(f"{name}: {error}") from None
 
 
 def _check_file_name(name: str) -> None:
@@ -318,9 +326,9 @@ def _note(ports: Ports, row: ArtifactRow, card: ModelCard, folder: Path, wish: W
         card=msgspec.to_builtins(card),
         added_unix_s=ports.unix_s(),
     )
-    ports.catalog.models.upsert(noted)
     if not wish.is_shared and row.files is not None:
         ports.pins.remove(row.files, pin_name(row.manifest))
+    ports.catalog.models.upsert(noted)  # last: who is killed before finds the folder at the next start
     return noted
 
 
