@@ -1,5 +1,6 @@
 """Fixtures that more than one area of the tests needs."""
 
+import importlib.util
 import json
 import math
 import os
@@ -277,3 +278,17 @@ def ask_app() -> Any:
         return reply
 
     return ask
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Path:
+    """The tiny model, trained once for all test runs on this machine."""
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
+        pytest.skip("torch and transformers are not installed: pip install 'covey[engine]'")
+    from agents.engine.worker.imports import import_model
+
+    cache = Path(os.environ.get("COVEY_TEST_CACHE") or Path(__file__).parents[1] / ".cache" / "covey-tests")
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = cache / "tiny"
+    import_model("tiny", folder, "tiny", lambda: False)
+    return folder

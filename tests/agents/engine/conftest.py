@@ -1,7 +1,5 @@
 """Fakes of the engine's worker in plain Python, and the tiny model that the engine tests share."""
 
-import importlib.util
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -39,17 +37,3 @@ def fake_worker(tmp_path: Path) -> Callable[[str], tuple[str, ...]]:
         return (sys.executable, str(script))
 
     return command
-
-
-@pytest.fixture(scope="session")
-def tiny_model() -> Path:
-    """The tiny model, trained once for all test runs on this machine."""
-    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
-        pytest.skip("torch and transformers are not installed: pip install 'covey[engine]'")
-    from agents.engine.worker.imports import import_model
-
-    cache = Path(os.environ.get("COVEY_TEST_CACHE") or Path(__file__).parents[3] / ".cache" / "covey-tests")
-    cache.mkdir(parents=True, exist_ok=True)
-    folder = cache / "tiny"
-    import_model("tiny", folder, "tiny", lambda: False)
-    return folder
