@@ -46,7 +46,7 @@ def test_every_command_that_a_text_names_exists(room: str) -> None:
 
 
 def test_a_command_that_is_not_there_is_noticed() -> None:
-    assert unknown("Import it first: covey model pull") == ["covey model pull"]
+    assert unknown("Bring it in first: covey model import") == ["covey model import"]
     assert unknown("run covey trane") == ["covey trane"]
     assert unknown("covey peer trust PEER --kind adapters") == ["covey peer trust PEER --kind adapters"]
     assert unknown("`covey peer trust PEER --kinds adapters`, then covey up") == []

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from agents.engine.client import open_engine
-from agents.engine.messages import Finished, Generate, Import, Load, Stage, Token, Train, TrainStep, Turn
-from agents.errors import BadAdapter, BadData, EngineFailed, WrongBase
+from agents.engine.messages import Finished, Generate, Import, Imported, Load, Stage, Token, Train, TrainStep, Turn
+from agents.errors import BadAdapter, BadData, BadModel, EngineFailed, WrongBase
 
 pytestmark = pytest.mark.engine
 ASK = (Turn("user", "What does the import statement do?"),)
@@ -160,7 +160,7 @@ async def test_training_reports_steps_stops_when_left_and_leaves_nothing_half(ti
         ("use_dora", True, "(?i)dora"),
         ("bias", "all", "bias"),
         ("modules_to_save", ["lm_head"], "modules_to_save"),
-        ("alpha_pattern", {"q_proj": 3}, "alpha_pattern"),
+        ("alpha_pattern", {"(q|v)_proj": 3}, "alpha_pattern"),
         ("peft_type", "IA3", "peft_type"),
         ("target_modules", "(a+)+$", "target_modules"),
     ],
@@ -200,11 +200,21 @@ def test_nan_and_foreign_shapes_are_refused_and_rslora_is_scaled(tiny_model, ada
     with pytest.raises(WrongBase):
         adapters.stage(variant("wide", wide))
     deep = {key.replace("layers.0", "layers.40"): tensor for key, tensor in tensors.items()}
-    with pytest.raises(WrongBase, match="no linear layer"):
+    with pytest.raises(WrongBase, match="adapts layer 40, tiny has 4 layers"):
         adapters.stage(variant("deep", deep))
+    foreign = {key.replace("layers.0.", "0."): tensor for key, tensor in tensors.items()}
+    with pytest.raises(WrongBase, match="no linear layer"):
+        adapters.stage(variant("foreign", foreign))
+    note = {"base": "bafyreiother"}
+    (noted := variant("noted", tensors)).joinpath("training.json").write_text(json.dumps(note))
+    with pytest.raises(WrongBase, match="trained on the base bafyreiother, which tiny is not"):
+        adapters.stage(noted)
     plain = next(iter(adapters.stage(adapter).layers.values())).scale
     scaled = next(iter(adapters.stage(variant("rs", tensors, use_rslora=True)).layers.values())).scale
     assert (plain, scaled) == (16 / 8, 16 / 8**0.5)
+    patterned = adapters.stage(variant("pattern", tensors, alpha_pattern={"q_proj": 4})).layers
+    scales = {layer.rpartition(".")[2]: low.scale for layer, low in patterned.items()}
+    assert (scales["q_proj"], scales["v_proj"]) == (4 / 8, 16 / 8)
 
 
 def test_staged_adapters_stay_within_their_budget(tiny_model, adapter):
@@ -232,6 +242,28 @@ def test_a_folder_with_pickled_weights_is_refused(tiny_model, tmp_path):
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
     with pytest.raises(EngineFailed, match="Pickled"):
         import_model(str(copy), tmp_path / "m", "m", lambda: False)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"GGUF", b"GGUF\x03\0\0\0" + b"\xff" * 64, b"PK\x03\x04", b"{}"])
+async def test_a_gguf_that_is_garbage_is_refused_and_leaves_nothing(tmp_path, garbage):
+    source = tmp_path / "model.gguf"
+    source.write_bytes(garbage)
+    async with open_engine(threads=1) as engine:
+        with pytest.raises(BadModel, match="is not a GGUF that can be read"):
+            await engine.one(Import(source=str(source), folder=str(tmp_path / "models" / "m"), name="m"))
+    assert list((tmp_path / "models").iterdir()) == []
+
+
+async def test_an_import_tells_how_far_it_is(tiny_model, tmp_path):
+    steps = []
+    async with open_engine(threads=1) as engine:
+        async with engine.call(Import(source=str(tiny_model), folder=str(tmp_path / "m"), name="m")) as replies:
+            async for reply in replies:
+                steps.append(reply)
+    assert isinstance(steps.pop(), Imported)
+    copied = [step for step in steps if step.step == "copying tiny"]
+    assert copied[-1].n_done == copied[-1].n_total > 3_000_000
+    assert steps[-1].step == "computing its fingerprint"
 
 
 def test_importing_a_folder_keeps_its_fingerprint(tiny_model, tmp_path):
