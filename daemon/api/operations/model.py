@@ -1,12 +1,11 @@
 """The base models on this machine: brought in from anywhere, shared with peers, let go of."""
 
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
 from daemon.api.artifacts import Published
 from daemon.api.audience import audience
 from daemon.api.models import Loaded, Model, Named, Publish, Pull, Pulled, Removed, Resident
-from daemon.api.operation import Nothing, Operation, Progress
+from daemon.api.operation import Nothing, Operation, Progress, reporting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,26 +46,6 @@ def described(node: "Node", row: "ModelRow") -> Model:
         is_usual=row.name == node.config.engine.model,
         manifest=str(artifacts[0].manifest) if artifacts else None,
     )
-
-
-async def pull(node: "Node", params: Pull) -> AsyncIterator[Progress | Pulled]:
-    """Bring a model in, once; adapters for it are listened for from then on."""
-    from functools import partial
-
-    from daemon.api.progress import telling
-
-    async for item in telling(partial(_pull, node, params)):
-        yield item
-
-
-async def publish(node: "Node", params: Publish) -> AsyncIterator[Progress | Published]:
-    """Check its files, store them as blocks, sign the manifest, and show it to whom it is for."""
-    from functools import partial
-
-    from daemon.api.progress import telling
-
-    async for item in telling(partial(_publish, node, params)):
-        yield item
 
 
 async def ls(node: "Node", _params: Nothing) -> list[Model]:
@@ -175,7 +154,9 @@ def _refuse_in_use(node: "Node", row: "ModelRow") -> None:
         raise InUse(f"{row.name} is in use by {' and '.join(users)}. End that first: /exit ends a chat")
 
 
-async def _pull(node: "Node", params: Pull, report: "Report") -> Pulled:
+@reporting
+async def pull(node: "Node", params: Pull, report: "Report") -> Pulled:
+    """Bring a model in, once; adapters for it are listened for from then on."""
     from pathlib import Path
 
     import msgspec
@@ -238,7 +219,11 @@ def _manifest_of(node: "Node", source: str) -> "Cid | None":
         return find_artifact(node.catalog, source).manifest if known else None
 
 
-async def _publish(node: "Node", params: Publish, report: "Report") -> Published:
+@reporting
+async def publish(node: "Node", params: Publish, report: "Report") -> Published:
+    """Check its files, store them as blocks, sign the manifest, and show it to whom it is for."""
+    from pathlib import Path
+
     from agents.artifacts.models import Words, n_bytes_of, store_model
     from agents.models import find_model
     from daemon.api.operations.artifact import shown
@@ -250,8 +235,6 @@ async def _publish(node: "Node", params: Publish, report: "Report") -> Published
 
     def store(on_bytes: "Callable[[int], None]") -> "tuple[ArtifactRow, bool]":
         return store_model(node.adapters.ports, row, words, on_bytes)
-
-    from pathlib import Path
 
     stored, is_new = await in_thread(store, f"adding {row.name}", n_bytes_of(Path(row.folder)), report)
     return await shown(node, stored, level, report, is_new=is_new)

@@ -255,11 +255,9 @@ async def test_a_gguf_that_is_garbage_is_refused_and_leaves_nothing(tmp_path, ga
 
 
 async def test_an_import_tells_how_far_it_is(tiny_model, tmp_path):
-    steps = []
-    async with open_engine(threads=1) as engine:
-        async with engine.call(Import(source=str(tiny_model), folder=str(tmp_path / "m"), name="m")) as replies:
-            async for reply in replies:
-                steps.append(reply)
+    request = Import(source=str(tiny_model), folder=str(tmp_path / "m"), name="m")
+    async with open_engine(threads=1) as engine, engine.call(request) as replies:
+        steps = [reply async for reply in replies]
     assert isinstance(steps.pop(), Imported)
     copied = [step for step in steps if step.step == "copying tiny"]
     assert copied[-1].n_done == copied[-1].n_total > 3_000_000
