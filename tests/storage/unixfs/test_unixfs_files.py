@@ -13,7 +13,17 @@ from storage.codecs.dag_pb import PbLink, PbNode
 from storage.codecs.dag_pb import encode as encode_pb
 from storage.errors import InvalidBlock, NotFound, StorageError, TooLarge
 from storage.memory import MemoryBlockstore
-from storage.unixfs import UNIXFS_V0_2015, Profile, add_bytes, add_path, add_stream, profile_of, read_file, stat
+from storage.unixfs import (
+    UNIXFS_V0_2015,
+    Profile,
+    add_bytes,
+    add_path,
+    add_stream,
+    missing,
+    profile_of,
+    read_file,
+    stat,
+)
 from storage.unixfs.chunkers import chunker
 from storage.unixfs.data import Kind, Mtime, UnixFsData, decode, encode
 
@@ -56,6 +66,26 @@ def test_a_range_reads_only_the_blocks_that_hold_it() -> None:
     assert b"".join(read_file(store, root, 40, 10)) == data[40:50]
     with pytest.raises(NotFound):
         list(read_file(store, root, 40, 11))
+
+
+@given(st.binary(min_size=1, max_size=300), st.integers(0, 320), st.integers(0, 320), st.integers(2, 5))
+def test_what_a_range_lacks_is_told_until_it_can_be_read_and_nothing_else_is(
+    data: bytes, offset: int, length: int, width: int
+) -> None:
+    whole = MemoryBlockstore()
+    root = add_bytes(whole, data, Profile("p", 1, "size-10", True, width, False))
+    store, n_rounds = MemoryBlockstore(), 0
+    while lacking := missing(store, root, offset, length):
+        store.put_many([MadeBlock(cid, whole.get(cid)) for cid in lacking])
+        n_rounds += 1
+        assert n_rounds <= 8
+    assert b"".join(read_file(store, root, offset, length)) == data[offset : offset + length]
+    for cid in store.cids():
+        reader = MemoryBlockstore()
+        reader.put_many([MadeBlock(other, store.get(other)) for other in store.cids() if other != cid])
+        if data[offset : offset + length] and root.codec == DAG_PB:
+            with pytest.raises(NotFound):
+                list(read_file(reader, root, offset, length))
 
 
 def test_a_pipe_that_gives_little_at_a_time_makes_the_same_chunks() -> None:
