@@ -76,7 +76,7 @@ class _Reader:
     def take(self, n_bytes: int) -> bytes:
         """The next bytes. Raises: _Wrong."""
         if n_bytes > self._n_bytes - self.at:
-            raise _Wrong(f"it ends, or is too long, at byte {self.at}, where {n_bytes} more bytes are announced")
+            raise _Wrong(f"its header wants {n_bytes} bytes at byte {self.at}, of {self._n_bytes} that may be read")
         data = self._file.read(n_bytes)
         if len(data) != n_bytes:
             raise _Wrong("it became shorter while it was read")

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +31,7 @@ from agents.errors import BadModel, EngineFailed
 
 HUB_POLL_S: Final = 0.2
 COPY_BYTES: Final = 8 << 20
+MAX_WORDS_BYTES: Final = 4096  # of a child's last words
 CONVERTED_BYTES: Final = 2  # a parameter, in bfloat16
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 
@@ -211,18 +213,22 @@ def _download(source: str, folder: Path, is_cancelled: IsCancelled, tell: Tell) 
     """Fetch a model from the Hugging Face hub. The one process here that may use the network is a child of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     command = [sys.executable, "-P", "-m", "agents.engine.worker.hub", source, str(folder), *FILES]
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+    with (
+        tempfile.TemporaryFile() as words,
+        subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stderr=words) as child,
+    ):
         while True:
             try:
-                _, words = child.communicate(timeout=HUB_POLL_S)
+                child.wait(HUB_POLL_S)  # not `communicate`, which would close its input: the sign for it to end
                 break
             except subprocess.TimeoutExpired:
                 if is_cancelled():
                     child.kill()
                 tell(ImportStep(step=f"fetching {source} from the Hugging Face hub", n_done=_bytes_below(folder)))
+        words.seek(-min(words.tell(), MAX_WORDS_BYTES), os.SEEK_END)
+        last = words.read().decode(errors="replace").strip().rpartition("\n")[2][:300]
     _check(is_cancelled)
     if child.returncode:
-        last = words.decode(errors="replace").strip().rpartition("\n")[2][:300]
         raise EngineFailed(f"{source} could not be fetched from the hub: {last}. Is there a network? Does it exist?")
 
 

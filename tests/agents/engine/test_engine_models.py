@@ -264,6 +264,52 @@ async def test_an_import_tells_how_far_it_is(tiny_model, tmp_path):
     assert steps[-1].step == "computing its fingerprint"
 
 
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Stands in for the library that speaks with the hub; its one function is the given code."""
+
+    def answering(code):
+        package = tmp_path / "fake" / "huggingface_hub"
+        package.mkdir(parents=True)
+        lines = "".join(f"    {line}\n" for line in code.splitlines())
+        (package / "__init__.py").write_text(f"def snapshot_download(source, local_dir, allow_patterns):\n{lines}")
+        monkeypatch.setenv("PYTHONPATH", f"{package.parent}:{Path(__file__).parents[3]}")
+
+    return answering
+
+
+def test_a_model_comes_from_the_hub_and_what_it_downloads_is_told(tiny_model, tmp_path, hub):
+    from agents.engine.worker.imports import import_model
+    from agents.engine.worker.models import read_card
+
+    hub(f"import shutil, time\nshutil.copytree({str(tiny_model)!r}, local_dir)\ntime.sleep(0.5)")
+    steps = []
+    card = import_model("org/name", tmp_path / "m", "m", lambda: False, steps.append)
+    assert card.fingerprint == read_card(tiny_model).fingerprint
+    assert any("Hugging Face hub" in step.step and step.n_done > 1_000_000 for step in steps)
+    assert not (tmp_path / "m" / "download").exists()
+
+
+def test_a_hub_that_cannot_be_reached_is_told_in_one_line(tmp_path, hub):
+    from agents.engine.worker.imports import import_model
+
+    hub("raise ConnectionError('no route\\n  to the hub')")
+    with pytest.raises(
+        EngineFailed, match=r"org/name could not be .*: ConnectionError: no route to the hub\. Is there"
+    ):
+        import_model("org/name", tmp_path / "m", "m", lambda: False)
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_download_that_is_cancelled_ends_and_leaves_nothing(tmp_path, hub):
+    from agents.engine.worker.imports import import_model
+
+    hub("import time\ntime.sleep(600)")
+    with pytest.raises(EngineFailed, match="cancelled"):
+        import_model("org/name", tmp_path / "m", "m", lambda: True)
+    assert not (tmp_path / "m").exists()
+
+
 def test_importing_a_folder_keeps_its_fingerprint(tiny_model, tmp_path):
     from agents.engine.worker.imports import import_model
     from agents.engine.worker.models import read_card
