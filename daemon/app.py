@@ -22,6 +22,7 @@ from agents.adapters.ports import Ports
 from agents.adapters.shelf import mend_shelf
 from agents.adapters.subscribe import News, run_subscriber
 from agents.adapters.watch import run_watcher
+from agents.artifacts.offers import serve_offers
 from agents.artifacts.rebuild import needs_rebuild, rebuild
 from agents.chat.sessions import Chat, Sessions
 from agents.engine.client import Engine, open_engine
@@ -161,6 +162,7 @@ async def open_node(
             for name in await ports.exchange.work(partial(mend_models, catalog, home.models, wall.unix_s())):
                 log.warning("model_lost", name=name)
             await ports.exchange.work(partial(mend_shelf, ports))
+            serve_offers(ports)
             keeper = Keeper(store, ports.pins, roots, feed.note)
             async with _gateway(config, ports) as gateway:
                 node, services = _assemble(home, config, ports, keeper, feed, engine, stop, gateway)

@@ -97,7 +97,7 @@ async def pull_model(ports: Ports, models: Path, manifest: Cid, wish: Wish, tell
     work = ports.exchange.work
     with ports.store.lease():  # nothing that comes is swept before it is pinned
         row = await register(ports, manifest, wish.providers)
-        model = _model_in(ports, row)
+        model = model_in(ports, row)
         name = check_name(wish.name or row.name)
         before = _standing(ports, models, name, model)
         if before is not None:
@@ -171,7 +171,7 @@ def unfinished(ports: Ports) -> list[Unfinished]:
         for pin in ports.pins.list()
         if pin.kind is PinKind.RECURSIVE and pin.state is not PinState.COMPLETE and pin.name in rows
     ]
-    return [Unfinished(row, _model_in(ports, row)) for row in begun]
+    return [Unfinished(row, model_in(ports, row)) for row in begun]
 
 
 def facts_of(card: ModelCard) -> dict[str, Fact]:
@@ -179,7 +179,7 @@ def facts_of(card: ModelCard) -> dict[str, Fact]:
     return {name: getattr(card, name) for name in FACTS}
 
 
-def _model_in(ports: Ports, row: ArtifactRow) -> Model:
+def model_in(ports: Ports, row: ArtifactRow) -> Model:
     """The manifest of a model that is registered. Raises: BadModel."""
     if row.kind != KIND:
         raise BadModel(f"{row.manifest} is the manifest of a {row.kind}, not of a model")

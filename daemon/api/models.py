@@ -18,9 +18,9 @@ class Pull(Params, frozen=True):
         Meta(
             min_length=1,
             max_length=4096,
-            description="A folder, a .gguf file, wheel:NAME of an installed package, ORG/NAME of a hub, the CID (or "
-            "the name, where it is known here) of a model that a peer published, or tiny: a very small model that is "
-            "trained on the spot, to try things out.",
+            description="A folder, a .gguf file, wheel:NAME of an installed package, ORG/NAME of a hub; of a model "
+            "that a trusted peer published its CID, its name, or the base that an adapter asks for; or tiny: a very "
+            "small model that is trained on the spot, to try things out.",
             extra={"path_if_there": True},
         ),
     ]

@@ -65,9 +65,18 @@ def test_a_model_that_a_peer_published_is_pulled_listed_shown_and_removed(ada, b
     assert bob.ask("model", "ps") == []
     assert bob.wait("model_pulled")["fields"]["name"] == "mine"
     assert bob.ask("model", "pull", "base", "--name", "again")["state"] == "ready"  # by its name, known by now
+    base = pulled["fingerprint"]
+    assert bob.ask("model", "pull", base, "--name", "third")["fingerprint"] == base  # for adapters with this base
+    bob.ok("model", "rm", "third")
     freed = bob.ask("model", "rm", "mine")["freed_bytes"]
     assert freed == pulled["n_bytes"] > 0
     assert sorted(os.listdir(bob.home / "models")) == ["again"]
+
+
+def test_a_model_is_pulled_by_the_name_that_a_trusted_peer_calls_it(ada, bob):
+    friends(have(ada), bob)
+    ada.ok("model", "publish", "base")
+    assert bob.ask("model", "pull", "base")["name"] == "base"
 
 
 def test_what_is_refused_says_why_and_leaves_nothing(ada, bob, tmp_path):

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from agents.engine.messages import EngineStatus, ImportStep
     from daemon.api.progress import Report
     from daemon.app import Node
+    from protocols.net import PeerInfo
     from storage.catalog.artifacts import ArtifactRow
     from storage.catalog.models import ModelRow
     from storage.cid import Cid
 
 STATUS_TIMEOUT_S: Final = 2.0
+NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
 def described(node: "Node", row: "ModelRow") -> Model:
@@ -157,7 +159,7 @@ def _refuse_in_use(node: "Node", row: "ModelRow") -> None:
 @reporting
 async def pull(node: "Node", params: Pull, report: "Report") -> Pulled:
     """Bring a model in, once; adapters for it are listened for from then on."""
-    from pathlib import Path
+    import os
 
     import msgspec
     import trio
@@ -167,17 +169,21 @@ async def pull(node: "Node", params: Pull, report: "Report") -> Pulled:
     from daemon import wall
     from protocols.net import PeerInfo
 
-    manifest = await trio.to_thread.run_sync(_manifest_of, node, params.source)
+    manifest, offering = None, list[PeerInfo]()
+    if not (os.path.exists(params.source) or params.source == "tiny" or params.source.startswith("wheel:")):
+        named = await trio.to_thread.run_sync(_manifest_of, node, params.source)
+        manifest, offering = await _offered(node, params.source, named)
     if manifest is None:
         name = params.name or default_name(params.source)
 
         def on_step(step: "ImportStep") -> None:
             report(Progress(step=step.step, n_done=step.n_done, n_total=step.n_total, unit=step.unit))
 
-        source = str(Path(params.source)) if Path(params.source).is_absolute() else params.source
-        row = await import_model(node.engine, node.catalog, node.home.models, source, name, wall.unix_s(), on_step)
+        row = await import_model(
+            node.engine, node.catalog, node.home.models, params.source, name, wall.unix_s(), on_step
+        )
     else:
-        providers = [*map(PeerInfo.parse, params.provider), *map(PeerInfo, node.network.peers())]
+        providers = [*map(PeerInfo.parse, params.provider), *offering, *map(PeerInfo, node.network.peers())]
         wish = Wish(params.name, params.is_shared, providers, params.timeout_s)
         row = await pull_model(node.adapters.ports, node.home.models, manifest, wish, _teller(report))
     node.events.note("model_pulled", {"name": row.name, "fingerprint": row.fingerprint, "source": row.source})
@@ -202,21 +208,39 @@ def _teller(report: "Report") -> "Callable[[str, int, int | None], None]":
 
 def _manifest_of(node: "Node", source: str) -> "Cid | None":
     """The manifest that `source` names, by its CID or by a name that is known here; None for any other source."""
-    import os
-
     from agents.artifacts.models import CAPABILITY, KIND
     from daemon.artifacts import find_artifact
     from storage.cid import Cid
     from storage.errors import InvalidCid
 
-    if os.path.exists(source) or source == "tiny" or source.startswith("wheel:"):
-        return None
     try:
         return Cid.parse(source)
     except InvalidCid:
         name = source.rpartition("@")[0] or source
         known = node.catalog.artifacts.find(kind=KIND, name=name, capability=CAPABILITY, limit=1)
         return find_artifact(node.catalog, source).manifest if known else None
+
+
+async def _offered(node: "Node", source: str, named: "Cid | None") -> "tuple[Cid | None, list[PeerInfo]]":
+    """The manifest of a model that a trusted peer offers by this name, or for adapters with this base."""
+    import re
+    from functools import partial
+
+    from agents.artifacts.offers import find_offer
+    from protocols.models import Ask
+    from storage.cid import DAG_CBOR
+
+    if named is not None:
+        is_known = await node.exchange.work(partial(node.catalog.artifacts.get, named)) is not None
+        if is_known or named.codec != DAG_CBOR:
+            return named, []
+        question = Ask(base=named)
+    elif re.fullmatch(NAME, source):
+        question = Ask(name=source)
+    else:
+        return None, []
+    found = await find_offer(node.adapters.ports, question)
+    return (found[0].manifest, found[1]) if found else (named, [])
 
 
 @reporting
