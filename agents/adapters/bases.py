@@ -24,7 +24,7 @@ def base_of(found: Inspection, models: Sequence[ModelRow], wanted: str | None = 
                 return row
         if isinstance(noted, str):
             raise WrongBase(
-                f"it was trained on {found.base_name or 'a model'} ({noted}), which is not here: covey model pull"
+                f"it was trained on {found.base_name or 'a model'}, which is not here: covey model pull {noted}"
             )
     fitting = [row for row in models if _fits(found, row) and wanted in (None, row.name)]
     named = [row for row in fitting if found.base_name in (row.name, row.source, row.card.get("name"))]

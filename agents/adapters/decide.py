@@ -99,7 +99,7 @@ def judge_manifest(
         return Refuse(
             "wrong_base",
             f"it was made for {manifest.base.name or 'another model'} ({fingerprint}). To use it, add that model: "
-            "covey model pull SOURCE",
+            f"covey model pull {fingerprint}",
         )
     for field in ("name", "version", "n_bytes"):
         said, is_so = getattr(announcement, field), getattr(manifest, field)

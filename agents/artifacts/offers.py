@@ -65,8 +65,8 @@ def offers(ports: Ports, question: Ask, asker: PeerId) -> list[Offer]:
     return found
 
 
-async def find_offer(ports: Ports, question: Ask) -> tuple[Offer, list[PeerInfo]] | None:
-    """The newest model that fits, and who has it; None where nobody offers one.
+async def find_offer(ports: Ports, question: Ask, version: int | None = None) -> tuple[Offer, list[PeerInfo]] | None:
+    """The newest model that fits (of this version, where one is given), and who has it; None where nobody offers one.
 
     Raises: UnknownName where several different models fit.
     """
@@ -83,7 +83,7 @@ async def find_offer(ports: Ports, question: Ask) -> tuple[Offer, list[PeerInfo]
     async with trio.open_nursery() as nursery:
         for peer in trusted[:MAX_ASKED]:
             nursery.start_soon(ask, peer)
-    every = [offer for each in found.values() for offer in each]
+    every = [offer for each in found.values() for offer in each if version in (None, offer.version)]
     if not every:
         return None
     _refuse_several(every)

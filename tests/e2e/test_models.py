@@ -76,7 +76,7 @@ def test_a_model_that_a_peer_published_is_pulled_listed_shown_and_removed(ada, b
 def test_a_model_is_pulled_by_the_name_that_a_trusted_peer_calls_it(ada, bob):
     friends(have(ada), bob)
     ada.ok("model", "publish", "base")
-    assert bob.ask("model", "pull", "base")["name"] == "base"
+    assert bob.ask("model", "pull", "base@1")["name"] == "base"
 
 
 def test_what_is_refused_says_why_and_leaves_nothing(ada, bob, tmp_path):

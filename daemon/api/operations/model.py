@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from storage.cid import Cid
 
 STATUS_TIMEOUT_S: Final = 2.0
-NAME: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+NAME: Final = r"([A-Za-z0-9][A-Za-z0-9._-]{0,63})(?:@([0-9]{1,9}))?"
 
 
 def described(node: "Node", row: "ModelRow") -> Model:
@@ -234,12 +234,11 @@ async def _offered(node: "Node", source: str, named: "Cid | None") -> "tuple[Cid
         is_known = await node.exchange.work(partial(node.catalog.artifacts.get, named)) is not None
         if is_known or named.codec != DAG_CBOR:
             return named, []
-        question = Ask(base=named)
-    elif re.fullmatch(NAME, source):
-        question = Ask(name=source)
+        found = await find_offer(node.adapters.ports, Ask(base=named))
+    elif name := re.fullmatch(NAME, source):
+        found = await find_offer(node.adapters.ports, Ask(name=name[1]), int(name[2]) if name[2] else None)
     else:
         return None, []
-    found = await find_offer(node.adapters.ports, question)
     return (found[0].manifest, found[1]) if found else (named, [])
 
 

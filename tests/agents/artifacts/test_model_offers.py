@@ -77,8 +77,10 @@ async def test_a_model_is_found_by_its_name_and_by_either_base_that_adapters_nam
 async def test_the_newest_version_is_taken_and_of_different_models_none(autojump_clock, world, tmp_path):
     ann = await world("ann")
     bob, eve = await world("bob", trusts=[ann]), await world("eve")
-    publish(ann, tmp_path)
+    first = publish(ann, tmp_path)
     second = publish(ann, tmp_path, version=2)
+    assert (await find_offer(bob.ports, Ask(name="tiny"), 1))[0].manifest == first.manifest
+    assert await find_offer(bob.ports, Ask(name="tiny"), 3) is None
     assert (await find_offer(bob.ports, Ask(name="tiny")))[0].manifest == second.manifest
     bob.ports.catalog.peers.trust(eve.peer, ["models"], unix_now_s())
     eve.ports.catalog.peers.trust(bob.peer, ["models"], unix_now_s())
