@@ -170,11 +170,13 @@ def _providers(ports: Ports, job: Job) -> list[PeerInfo]:
     return [PeerInfo(job.publisher, job.announcement.addresses), *others[: MAX_PROVIDERS - 1]]
 
 
-async def fetch_entry(ports: Ports, cid: Cid, providers: list[PeerInfo]) -> Entry:
+async def fetch_entry(
+    ports: Ports, cid: Cid, providers: list[PeerInfo], *, idle_timeout_s: float = MANIFEST_TIMEOUT_S
+) -> Entry:
     """The manifest's two blocks, alone, verified. Raises: Remote."""
     find_more = partial(ports.network.find_providers, cid, MAX_PROVIDERS)
     fetch = partial(
-        fetch_blocks, ports.exchange, providers=providers, find_more=find_more, idle_timeout_s=MANIFEST_TIMEOUT_S
+        fetch_blocks, ports.exchange, providers=providers, find_more=find_more, idle_timeout_s=idle_timeout_s
     )
     await fetch([cid])
     body, _ = read_entry(ports.store.get(cid))

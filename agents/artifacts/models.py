@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from agents.adapters.manifests import read_entry_of
-from agents.adapters.obtain import MAX_UNPACKING, SMALL_BYTES
+from agents.adapters.obtain import MANIFEST_TIMEOUT_S, MAX_UNPACKING, SMALL_BYTES
 from agents.adapters.passing import MAX_PROVIDERS, PASSED_ON
 from agents.adapters.ports import Ports
 from agents.adapters.preflight import read_remote_header
@@ -96,7 +96,9 @@ async def pull_model(ports: Ports, models: Path, manifest: Cid, wish: Wish, tell
     """
     work = ports.exchange.work
     with ports.store.lease():  # nothing that comes is swept before it is pinned
-        row = await register(ports, manifest, wish.providers)
+        row = await register(
+            ports, manifest, wish.providers, idle_timeout_s=min(MANIFEST_TIMEOUT_S, wish.idle_timeout_s)
+        )
         model = model_in(ports, row)
         name = check_name(wish.name or row.name)
         before = _standing(ports, models, name, model)

@@ -7,6 +7,7 @@ from typing import Final
 from agents.adapters.decide import TRUST_KIND as TRUST_ADAPTERS
 from agents.adapters.manifests import read_entry_of, read_stored, row_of
 from agents.adapters.obtain import (
+    MANIFEST_TIMEOUT_S,
     MEAN_BLOCK_BYTES,
     MIN_BLOCKS,
     OVERHEAD_BYTES,
@@ -37,12 +38,18 @@ TRUST_KINDS: Final[Mapping[str, str]] = {
 }
 
 
-async def register(ports: Ports, manifest: Cid, providers: Sequence[PeerInfo] = ()) -> ArtifactRow:
+async def register(
+    ports: Ports,
+    manifest: Cid,
+    providers: Sequence[PeerInfo] = (),
+    *,
+    idle_timeout_s: float = MANIFEST_TIMEOUT_S,
+) -> ArtifactRow:
     """Fetch a manifest, verify it, and put it into the catalog; its files are not fetched.
 
     An adapter is noted as heard of: fetching it is the subscriber's. Raises: Remote, Untrusted, TooLarge.
     """
-    entry = await fetch_entry(ports, manifest, list(providers))
+    entry = await fetch_entry(ports, manifest, list(providers), idle_timeout_s=idle_timeout_s)
     return await ports.exchange.work(partial(_register, ports, entry))
 
 
