@@ -255,6 +255,9 @@ def _assemble(
     provider = Provider(ports, rng)
     publish, published = trio.open_memory_channel[Cid](MAX_QUEUED)
     tell, news = trio.open_memory_channel[News](MAX_QUEUED)
+    desk = Desk(engine)
+    if config.ask.is_enabled:
+        _answer_peers(config, ports, desk, engine)
     node = Node(
         home=home,
         config=config,
@@ -270,7 +273,7 @@ def _assemble(
         provider=provider,
         adapters=Adapters(ports, publish, tell, provider),
         engine=engine,
-        desk=Desk(engine),
+        desk=desk,
         chats=Sessions(),
         gateway=gateway,
         started_s=trio.current_time(),
@@ -291,6 +294,17 @@ def _assemble(
         "peer notes": partial(note_peers, network, catalog.peers, feed, wall.unix_s),
         "peering": partial(keep_connected, network, catalog.peers, _bootstrap(config)),
     }
+
+
+def _answer_peers(config: Config, ports: Ports, desk: Desk, engine: Engine) -> None:
+    """Let the peers that may ask use the model of this node."""
+    from agents.ask.serve import Host, Terms, serve
+    from protocols.ask.quota import Limits
+
+    wish = config.ask
+    limits = Limits(**{name: getattr(wish, name) for name in Limits._fields})
+    terms = Terms(wish.who == "flock", limits, wish.max_tokens, wish.timeout_s, config.engine.model)
+    serve(Host(ports, desk, lambda peer, model, adapter: engine, terms), ports)
 
 
 def _fill_catalog(ports: Ports, home: Home) -> None:

@@ -80,6 +80,23 @@ class ChatConfig(Section, frozen=True):
     system: Annotated[str, _said("The system prompt; empty is Covey's own")] = ""
 
 
+class AskConfig(Section, frozen=True):
+    """Answering the questions of peers with the model of this node."""
+
+    is_enabled: Annotated[bool, _said("Answer peers that may ask")] = False
+    who: Annotated[
+        Literal["trusted", "flock"], _said("trusted: peers trusted with ask; flock: all that are trusted with anything")
+    ] = "trusted"
+    max_tokens: Annotated[int, Meta(ge=1, le=1 << 16), _said("The longest answer")] = 1024
+    timeout_s: Annotated[float, Meta(gt=0, le=3600), _said("The longest time for one, the waiting included")] = 300.0
+    n_at_once: Annotated[Count, _said("Questions of one peer under way or waiting")] = 2
+    n_per_minute: Annotated[Count, _said("Questions of one peer a minute")] = 20
+    tokens_per_hour: Annotated[Count, _said("Tokens of one peer an hour, prompts included")] = 20_000
+    tokens_per_day: Annotated[Count, _said("Tokens of one peer a day, prompts included")] = 100_000
+    n_running: Annotated[Count, _said("Questions of all peers that are answered at a time")] = 2
+    n_queued: Annotated[int, Meta(ge=0), _said("Questions of all peers that may wait for that")] = 8
+
+
 class GatewayConfig(Section, frozen=True):
     """What everybody may see, over HTTP; nothing is fetched for it."""
 
@@ -116,6 +133,7 @@ class Config(Section, frozen=True):
     adapters: AdaptersConfig = AdaptersConfig()
     engine: EngineConfig = EngineConfig()
     chat: ChatConfig = ChatConfig()
+    ask: AskConfig = AskConfig()
     gateway: GatewayConfig = GatewayConfig()
     kubo: KuboConfig = KuboConfig()
     logs: LogsConfig = LogsConfig()

@@ -37,8 +37,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     max_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
     repetition_penalty: float = 1.1
     seed: int = 0
+    stop: tuple[str, ...] = ()
     timeout_s: float = DEFAULT_TIMEOUT_S
 
 
@@ -147,8 +150,11 @@ def _request(conversation: Conversation, prompt: Prompt, settings: Settings, rep
         max_tokens=reply_tokens,
         temperature=settings.temperature,
         top_p=settings.top_p,
+        top_k=settings.top_k,
+        min_p=settings.min_p,
         repetition_penalty=settings.repetition_penalty,
         seed=settings.seed,
+        stop=settings.stop,
     )
 
 
@@ -162,6 +168,8 @@ def _finished(reply: messages.Reply | None, prompt: Prompt) -> Finished:
         first_token_s=reply.first_token_s,
         total_s=reply.total_s,
         n_forgotten_turns=prompt.n_forgotten_turns,
+        cache=reply.cache,
+        distance=reply.distance,
     )
 
 

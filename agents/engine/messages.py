@@ -145,7 +145,11 @@ class Token(Message, frozen=True, tag="token"):
 
 
 class Finished(Message, frozen=True, tag="finished"):
-    """The answer is complete. `n_cached_tokens` of the prompt were not computed again."""
+    """The answer is complete. `n_cached_tokens` of the prompt were not computed again.
+
+    The worker leaves `cache` and `distance` alone: they tell that a whole answer was given before, to the same question
+    or to one at that distance.
+    """
 
     is_final = True
 
@@ -155,6 +159,8 @@ class Finished(Message, frozen=True, tag="finished"):
     first_token_s: float
     total_s: float
     n_cached_tokens: int = 0
+    cache: Literal["none", "exact", "semantic"] = "none"
+    distance: float | None = None
 
 
 class Status(Message, frozen=True, tag="status"):

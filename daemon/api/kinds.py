@@ -38,6 +38,8 @@ EVENT_KINDS: Final = {
     "peer_misbehaved": "`peer` sent what nobody should; `code` says what.",
     "peer_trusted": "The user trusts `peer`.",
     "peer_untrusted": "The user trusts `peer` no longer.",
+    "question_answered": "A question of `peer` was answered by the model here.",
+    "question_refused": "A question of `peer` was refused; `code` says why.",
     "service_ended": "A part of the daemon ended, for the user has to mend something first; `text` says what.",
     "service_restarts": "A part of the daemon failed and is started again.",
     "training_failed": "A training ended without an adapter; `code` and `text` say why.",

@@ -1,0 +1,103 @@
+"""Peers as those who answer: from what a user names to a model, its adapters and an engine."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import trio
+
+from agents.adapters.select import Ready, choose, parse_policy
+from agents.ask.records import keep_record
+from agents.ask.remote import RemoteEngine, card_of_offer, describe
+from agents.chat.events import Adapter
+from agents.errors import UnknownName
+from protocols.ask.record import SignedAnswer
+from protocols.ask.wire import Offer, Turn
+from protocols.net import PeerInfo
+from storage.catalog.models import ModelRow
+from storage.cid import Cid
+
+if TYPE_CHECKING:
+    from daemon.app import Node
+
+PEER_SOURCE: Final = "peer"
+_SHOWN_OF_PEER_ID: Final = 8
+_MAX_NAMED: Final = 8
+
+
+@dataclass(frozen=True)
+class RemoteModel:
+    """A peer that answers, and what it offered when it was last asked."""
+
+    info: PeerInfo
+    label: str
+    offer: Offer
+
+    @property
+    def row(self) -> ModelRow:
+        """Its model, as chats know models; it has no folder here."""
+        card = card_of_offer(self.offer)
+        return ModelRow(
+            name=f"{self.offer.model} on {self.label}",
+            fingerprint=card.fingerprint,
+            folder="",
+            source=PEER_SOURCE,
+            card=msgspec.to_builtins(card),
+            added_unix_s=0.0,
+        )
+
+    def adapters(self) -> list[Adapter]:
+        """The adapters that it offers, the newest first; each is asked for by its manifest's CID."""
+        return [
+            Adapter(
+                name=one.name,
+                version=one.version,
+                cid=str(one.manifest),
+                publisher=self.label,
+                folder=str(one.manifest),
+            )
+            for one in self.offer.adapters
+        ]
+
+    def resolve(self, wish: str) -> Adapter | None:
+        """The adapter that the policy `wish` asks for; None is its base model. Raises: UnknownName."""
+        n_offered = len(self.offer.adapters)
+        ready = [
+            Ready(one.manifest, one.name, one.version, self.info.peer, float(n_offered - place), {})
+            for place, one in enumerate(self.offer.adapters)
+        ]
+        try:
+            chosen = choose(parse_policy(wish), ready)
+        except UnknownName:
+            names = ", ".join(sorted({one.name for one in self.offer.adapters})[:_MAX_NAMED]) or "none"
+            raise UnknownName(f"{self.label} offers no adapter {wish!r}; it offers: {names}") from None
+        return None if chosen is None else next(one for one in self.adapters() if one.cid == str(chosen.cid))
+
+
+async def remote_model(node: "Node", name: str) -> RemoteModel:
+    """Ask the peer of that id or name what it answers with. Raises: NotFoundHere, Unfit, AgentError."""
+    from daemon.api.operations.peer import resolve
+
+    peer = await resolve(node, name)
+    row = await trio.to_thread.run_sync(node.catalog.peers.get, peer)
+    info = PeerInfo(peer, row.addresses if row else ())
+    label = row.name if row and row.name else f"…{str(peer)[-_SHOWN_OF_PEER_ID:]}"
+    return RemoteModel(info, label, await describe(node.network, info))
+
+
+async def again(node: "Node", remote: RemoteModel) -> RemoteModel:
+    """The same peer, with what it offers now. Raises: AgentError."""
+    return RemoteModel(remote.info, remote.label, await describe(node.network, remote.info))
+
+
+def engine_of(node: "Node", remote: RemoteModel, timeout_s: float, recorded: list[Cid] | None = None) -> RemoteEngine:
+    """The peer's model as an engine. With `recorded`, each answer's signed record is kept, and its CID put there."""
+
+    async def keep(signed: SignedAnswer, turns: Sequence[Turn], answer: str) -> None:
+        await trio.to_thread.run_sync(partial(keep_record, node.adapters.ports, signed, turns, answer))
+        assert recorded is not None
+        recorded.append(signed.entry.cid)
+
+    return RemoteEngine(node.network, remote.info, timeout_s=timeout_s, keep=None if recorded is None else keep)
