@@ -55,6 +55,7 @@ from storage.roots import Roots
 
 CLOSE_LIMIT_S: Final = 1.0
 MAX_QUEUED: Final = 256
+MAX_DEATH_CHARS: Final = 500
 DHTS: Final = {"lan": "/ipfs/lan/kad/1.0.0", "public": "/ipfs/kad/1.0.0"}
 
 log = structlog.get_logger(__name__)
@@ -148,7 +149,9 @@ async def open_node(
                 threads=config.engine.n_threads,
                 device=config.engine.device,
                 idle_s=config.engine.idle_timeout_s,
+                hang_s=config.engine.hang_timeout_s,
                 on_log=_log_engine,
+                on_death=lambda why: feed.note("engine_died", {"text": why[:MAX_DEATH_CHARS]}),
             ) as engine,
         ):
             roots = await trio.to_thread.run_sync(Roots, store)

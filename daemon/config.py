@@ -68,6 +68,7 @@ class EngineConfig(Section, frozen=True):
     n_threads: Annotated[int, Meta(ge=0), _said("Processor threads; 0 is as many as there are cores")] = 0
     answer_timeout_s: Annotated[Seconds, _said("The longest time for an answer")] = 300.0
     idle_timeout_s: Annotated[Seconds, _said("Unused for so long, it ends and gives back its memory")] = 900.0
+    hang_timeout_s: Annotated[Seconds, _said("Without a sign of life for so long at work, it is ended")] = 60.0
 
 
 class ChatConfig(Section, frozen=True):

@@ -193,6 +193,22 @@ class EngineStatus(Message, frozen=True, tag="engine_status"):
     adapters: tuple[ResidentAdapter, ...]
 
 
+class Ping(Message, frozen=True, tag="ping"):
+    """Are you alive? Answered by the thread that reads, whatever the main thread does, with `Pong`."""
+
+
+class Pong(Message, frozen=True, tag="pong"):
+    """A sign of life: how many steps the main thread has taken, and the time of the processors, since the start.
+
+    A step is any point at which the main thread sends a reply, takes a request or asks whether one is cancelled.
+    """
+
+    is_final = True
+
+    n_steps: int
+    cpu_s: float
+
+
 class Cancel(Message, frozen=True, tag="cancel"):
     """End the request with this `id` early; it answers with its own final reply. Has no reply of its own."""
 
@@ -262,5 +278,5 @@ class Failed(Message, frozen=True, tag="failed"):
     text: str
 
 
-Request = Import | Load | Stage | Generate | Status | Cancel | Train | Embed
-Reply = Imported | Loaded | Staged | Token | Finished | EngineStatus | TrainStep | Trained | Embedded | Failed
+Request = Import | Load | Stage | Generate | Status | Ping | Cancel | Train | Embed
+Reply = Imported | Loaded | Staged | Token | Finished | EngineStatus | Pong | TrainStep | Trained | Embedded | Failed

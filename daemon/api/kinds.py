@@ -23,6 +23,7 @@ EVENT_KINDS: Final = {
     "content_added": "Content was added.",
     "content_sealed": "Content was sealed to peers, or its recipients changed.",
     "content_shared": "Content may be seen by others than before.",
+    "engine_died": "The engine's process died; `text` says why. The next request starts it again.",
     "event_lost": "An event could not be written: it is too large, or not JSON. Please report it.",
     "events_left_out": "So many events that peers caused are not told, for they came too fast.",
     "events_lost": "So many events were not written: the disk was full, or they came too fast.",

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from agents.engine.client import MAX_UNREAD_REPLIES, STOP_S, open_engine
+from agents.engine.client import MAX_UNREAD_REPLIES, open_engine
 from agents.engine.messages import Embed, Finished, Generate, Import, Load, Stage, Token, Turn
+from agents.engine.process import STOP_S
 from agents.errors import BadData, EngineDied, EngineFailed, EngineMissing
 
 ASK = Generate(turns=(Turn("user", "hello"),))
