@@ -305,7 +305,14 @@ def _answer_peers(config: Config, ports: Ports, desk: Desk, engine: Engine) -> N
     from protocols.ask.quota import Limits
 
     wish = config.ask
-    limits = Limits(**{name: getattr(wish, name) for name in Limits._fields})
+    limits = Limits(
+        n_at_once=wish.n_at_once,
+        n_per_minute=wish.n_per_minute,
+        tokens_per_hour=wish.tokens_per_hour,
+        tokens_per_day=wish.tokens_per_day,
+        n_running=wish.n_running,
+        n_queued=wish.n_queued,
+    )
     terms = Terms(wish.who == "flock", limits, wish.max_tokens, wish.timeout_s, config.engine.model)
     serve(Host(ports, desk, lambda peer, model, adapter: engine, terms), ports)
 

@@ -159,9 +159,13 @@ class _Worker:
 
 @dataclass(frozen=True)
 class Health:
-    """How an engine is, as far as this side knows. Times are trio's; `calls` counts what is in hand by its kind."""
+    """How an engine is, as far as this side knows. Times are trio's; `calls` counts what is in hand by its kind.
+
+    `has_answered`: its worker is past its start.
+    """
 
     pid: int | None
+    has_answered: bool
     started_s: float | None
     calls: dict[str, int]
     n_starts: int
@@ -236,6 +240,7 @@ class Engine:
         n_deaths, last, last_s = self._deaths
         return Health(
             pid=self.pid,
+            has_answered=worker.has_answered if worker else False,
             started_s=worker.started_s if worker else None,
             calls=dict(calls),
             n_starts=self._n_starts,

@@ -8,6 +8,8 @@ no step for very long. A long prefill, import or training step does compute, and
 from typing import Final
 
 HANG_S: Final = 60.0
+START_S: Final = 60.0
+"""The least that a worker gets for its first sign of life: on a busy machine Python alone takes seconds."""
 STILL_FACTOR: Final = 2.0
 """Standing still is borne so many times as long as silence: the worker may wait for a disk or a network."""
 NO_STEP_FACTOR: Final = 10.0
@@ -20,6 +22,7 @@ class Watchdog:
 
     def __init__(self, hang_s: float, now_s: float) -> None:
         self._hang_s = hang_s
+        self._silence_s = max(hang_s, START_S)
         self._asked_s: float | None = None  # the first question that is not answered yet
         self._n_steps = -1
         self._cpu_s = 0.0
@@ -45,6 +48,7 @@ class Watchdog:
     def heard(self, now_s: float) -> None:
         """Something came from it, be it what it may."""
         self._asked_s = None
+        self._silence_s = self._hang_s
 
     def pong(self, n_steps: int, cpu_s: float, now_s: float) -> None:
         """It told how many steps its main thread has taken and how long its processors have worked, since its start."""
@@ -57,7 +61,7 @@ class Watchdog:
 
     def complaint(self, now_s: float, *, is_long: bool) -> str | None:
         """What is wrong with it, if anything. `is_long`: what is in hand may take one step for hours."""
-        if self._asked_s is not None and now_s - self._asked_s >= self._hang_s:
+        if self._asked_s is not None and now_s - self._asked_s >= self._silence_s:
             return f"it gave no sign of life for {now_s - self._asked_s:.0f} s and was ended"
         if self._n_steps < 0:
             return None  # it has told nothing of steps

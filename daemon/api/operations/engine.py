@@ -83,8 +83,10 @@ async def _look(node: "Node") -> EngineIs:
     names = await trio.to_thread.run_sync(_names, node) if resident else {}
     if health.pid is None:
         state = "waiting" if health.wait_s else "stopped"
-    elif said is None:
-        state = "loading" if "load" in health.calls else "starting"
+    elif "load" in health.calls:
+        state = "loading"
+    elif not health.has_answered:
+        state = "starting"
     else:
         state = "busy" if health.calls else "ready"
     return EngineIs(
