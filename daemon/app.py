@@ -23,12 +23,14 @@ from agents.adapters.shelf import mend_shelf
 from agents.adapters.subscribe import News, run_subscriber
 from agents.adapters.watch import run_watcher
 from agents.artifacts.rebuild import needs_rebuild, rebuild
+from agents.cache.answers import AnswerCache
 from agents.chat.sessions import Chat, Sessions
 from agents.engine.client import Engine, open_engine
 from agents.models import Desk
 from daemon import config as settings
 from daemon import logs, wall
 from daemon.adapters import Adapters
+from daemon.answering import answer_cache, answer_peers
 from daemon.api.faults import fault_of
 from daemon.api.http import control_served
 from daemon.api.operation import Nothing
@@ -81,6 +83,7 @@ class Node:
     engine: Engine
     desk: Desk
     chats: Sessions[Chat]
+    answers: AnswerCache
     gateway: str | None
     started_s: float
     stop: Callable[[str], None]
@@ -259,8 +262,9 @@ def _assemble(
     publish, published = trio.open_memory_channel[Cid](MAX_QUEUED)
     tell, news = trio.open_memory_channel[News](MAX_QUEUED)
     desk = Desk(engine)
+    answers = answer_cache(config.cache, home, wall.unix_s)
     if config.ask.is_enabled:
-        _answer_peers(config, ports, desk, engine)
+        answer_peers(config, ports, desk, engine, answers)
     node = Node(
         home=home,
         config=config,
@@ -278,6 +282,7 @@ def _assemble(
         engine=engine,
         desk=desk,
         chats=Sessions(),
+        answers=answers,
         gateway=gateway,
         started_s=trio.current_time(),
         stop=stop,
@@ -297,24 +302,6 @@ def _assemble(
         "peer notes": partial(note_peers, network, catalog.peers, feed, wall.unix_s),
         "peering": partial(keep_connected, network, catalog.peers, _bootstrap(config)),
     }
-
-
-def _answer_peers(config: Config, ports: Ports, desk: Desk, engine: Engine) -> None:
-    """Let the peers that may ask use the model of this node."""
-    from agents.ask.serve import Host, Terms, serve
-    from protocols.ask.quota import Limits
-
-    wish = config.ask
-    limits = Limits(
-        n_at_once=wish.n_at_once,
-        n_per_minute=wish.n_per_minute,
-        tokens_per_hour=wish.tokens_per_hour,
-        tokens_per_day=wish.tokens_per_day,
-        n_running=wish.n_running,
-        n_queued=wish.n_queued,
-    )
-    terms = Terms(wish.who == "flock", limits, wish.max_tokens, wish.timeout_s, config.engine.model)
-    serve(Host(ports, desk, lambda peer, model, adapter: engine, terms), ports)
 
 
 def _fill_catalog(ports: Ports, home: Home) -> None:

@@ -9,10 +9,15 @@ import msgspec
 import trio
 
 from agents.adapters.select import Ready, choose, parse_policy
-from agents.ask.records import keep_record
+from agents.ask.convert import options_of, turns_of
+from agents.ask.recording import RecordedEngine
+from agents.ask.records import Said, keep_record, store_record
 from agents.ask.remote import RemoteEngine, card_of_offer, describe
+from agents.chat.answer import Engine
 from agents.chat.events import Adapter
+from agents.engine.messages import Finished, Generate
 from agents.errors import UnknownName
+from agents.models import card_of
 from protocols.ask.record import SignedAnswer
 from protocols.ask.wire import Offer, Turn
 from protocols.net import PeerInfo
@@ -101,3 +106,25 @@ def engine_of(node: "Node", remote: RemoteModel, timeout_s: float, recorded: lis
         recorded.append(signed.entry.cid)
 
     return RemoteEngine(node.network, remote.info, timeout_s=timeout_s, keep=None if recorded is None else keep)
+
+
+def recorded_here(
+    node: "Node", engine: Engine, model: ModelRow, adapter: Adapter | None, recorded: list[Cid]
+) -> RecordedEngine:
+    """This node's engine, with a signed record of each answer kept, and its CID put in `recorded`."""
+
+    async def keep(request: Generate, answer: str, finished: Finished) -> None:
+        said = Said(
+            model=model.name,
+            base=Cid.parse(card_of(model).base),
+            adapter=Cid.parse(adapter.cid) if adapter else None,
+            options=options_of(request),
+            reason=finished.reason,
+            n_prompt_tokens=finished.n_prompt_tokens,
+            n_tokens=finished.n_tokens,
+        )
+        store = partial(store_record, node.adapters.ports, said, turns_of(request), answer, None, is_kept=True)
+        signed = await trio.to_thread.run_sync(store)
+        recorded.append(signed.entry.cid)
+
+    return RecordedEngine(engine, keep)

@@ -98,6 +98,18 @@ class AskConfig(Section, frozen=True):
     n_queued: Annotated[int, Meta(ge=0), _said("Questions of all peers that may wait for that")] = 8
 
 
+class CacheConfig(Section, frozen=True):
+    """Answers that are given again to the same question: same model, adapter, chat and options."""
+
+    is_enabled: Annotated[bool, _said("Keep repeatable answers: those at temperature 0 or with a seed")] = True
+    memory_mb: Annotated[int, Meta(ge=0, le=1 << 20), _said("In memory, in MB")] = 16
+    disk_mb: Annotated[int, Meta(ge=0, le=1 << 20), _said("On the disk too, in MB; 0 writes none there")] = 0
+    ttl_s: Annotated[Seconds, _said("Older ones are not given")] = 604_800.0
+    semantic_distance: Annotated[
+        float, Meta(ge=0, le=1), _said("Also to a similar question, up to this distance, such as 0.05; 0 is never")
+    ] = 0.0
+
+
 class GatewayConfig(Section, frozen=True):
     """What everybody may see, over HTTP; nothing is fetched for it."""
 
@@ -135,6 +147,7 @@ class Config(Section, frozen=True):
     engine: EngineConfig = EngineConfig()
     chat: ChatConfig = ChatConfig()
     ask: AskConfig = AskConfig()
+    cache: CacheConfig = CacheConfig()
     gateway: GatewayConfig = GatewayConfig()
     kubo: KuboConfig = KuboConfig()
     logs: LogsConfig = LogsConfig()

@@ -43,9 +43,9 @@ class Terms(NamedTuple):
 
 
 class EngineFor(Protocol):
-    """Gives the engine that answers for a model and an adapter on behalf of a peer: with a cache before it, or not."""
+    """Gives the engine that answers a peer with a model: with a cache before it, or not."""
 
-    def __call__(self, peer: PeerId, model: ModelRow, adapter: Adapter | None) -> Engine:
+    def __call__(self, peer: PeerId, model: ModelRow) -> Engine:
         """The engine."""
 
 
@@ -135,7 +135,7 @@ class Host:
                 await self._wait_for_place(stack)
                 await stack.enter_async_context(self._desk.using(model))
                 job.has_begun = True
-                engine = self._engine_for(peer, model, adapter)
+                engine = self._engine_for(peer, model)
                 request = request_of(question.turns, question.options, adapter.folder if adapter else None)
                 said = await stack.enter_async_context(aclosing(self._said(engine, request, job)))
                 async for piece in said:

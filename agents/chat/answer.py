@@ -170,6 +170,7 @@ def _finished(reply: messages.Reply | None, prompt: Prompt) -> Finished:
         n_forgotten_turns=prompt.n_forgotten_turns,
         cache=reply.cache,
         distance=reply.distance,
+        threshold=reply.threshold,
     )
 
 

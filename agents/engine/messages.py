@@ -147,8 +147,8 @@ class Token(Message, frozen=True, tag="token"):
 class Finished(Message, frozen=True, tag="finished"):
     """The answer is complete. `n_cached_tokens` of the prompt were not computed again.
 
-    The worker leaves `cache` and `distance` alone: they tell that a whole answer was given before, to the same question
-    or to one at that distance.
+    The worker leaves `cache`, `distance` and `threshold` alone: they tell that a whole answer was given before, to the
+    same question or to one at that distance, where the threshold allows it.
     """
 
     is_final = True
@@ -161,6 +161,7 @@ class Finished(Message, frozen=True, tag="finished"):
     n_cached_tokens: int = 0
     cache: Literal["none", "exact", "semantic"] = "none"
     distance: float | None = None
+    threshold: float | None = None
 
 
 class Status(Message, frozen=True, tag="status"):

@@ -109,7 +109,7 @@ async def _answerer(
 
     from agents.chat.ready import resolve
     from agents.models import find_model
-    from daemon.asking import engine_of, remote_model
+    from daemon.asking import engine_of, recorded_here, remote_model
 
     if params.on is not None:
         remote = await remote_model(node, params.on)
@@ -117,7 +117,8 @@ async def _answerer(
         return engine_of(node, remote, settings.timeout_s, records if params.is_record else None), remote.row, wanted
     model = await trio.to_thread.run_sync(find_model, node.catalog, params.model, node.config.engine.model)
     wanted = await trio.to_thread.run_sync(resolve, node.catalog, model, params.adapter)
-    return node.engine, model, wanted
+    engine = node.answers.before(node.engine, model, is_seeded=params.seed is not None)
+    return recorded_here(node, engine, model, wanted, records) if params.is_record else engine, model, wanted
 
 
 OPERATIONS = (

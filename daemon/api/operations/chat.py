@@ -142,7 +142,7 @@ async def say(node: "Node", params: Say) -> AsyncIterator[ChatEvent]:
     async with _alone(chat):
         events = answer(
             chat.conversation,
-            node.engine,
+            node.answers.before(node.engine, chat.model),
             params.text,
             await _wanted(node, chat),
             settings=chat.settings,
