@@ -173,7 +173,7 @@ class Host:
                 n_tokens=finished.n_tokens,
             )
             store = partial(store_record, self._ports, said, question.turns, "".join(job.said), peer, is_kept=False)
-            signed = await trio.to_thread.run_sync(store)
+            signed = await self._ports.exchange.work(store)
             record = SignedRecord(entry=signed.entry.block, body=signed.entry.body_block)
         self._ports.emit(
             "question_answered",

@@ -13,6 +13,8 @@ MINUTE_S: Final = 60.0
 HOUR_S: Final = 3600.0
 DAY_S: Final = 86_400.0
 BUSY_RETRY_S: Final = 5.0
+ROUNDING: Final = 1e-9
+"""Who comes at the second that it was told is let in, whatever the sums of floats say."""
 
 
 class Limits(NamedTuple):
@@ -48,7 +50,8 @@ class Bucket:
         self._refill(now_s)
         if amount > self._capacity:
             return math.inf
-        return max(0.0, (amount - self._room) / self._per_s)
+        missing = amount - self._room
+        return 0.0 if missing <= self._capacity * ROUNDING else missing / self._per_s
 
     def take(self, amount: float, now_s: float) -> None:
         """Take it; a negative amount gives back. It may go below nothing: then there is longer to wait."""
@@ -58,7 +61,7 @@ class Bucket:
     def is_full(self, now_s: float) -> bool:
         """Is nothing owed any more?"""
         self._refill(now_s)
-        return self._room >= self._capacity
+        return self._room >= self._capacity * (1 - ROUNDING)
 
     def _refill(self, now_s: float) -> None:
         self._room = min(self._capacity, self._room + max(0.0, now_s - self._since_s) * self._per_s)
