@@ -1,25 +1,22 @@
 """Peers as those who answer: from what a user names to a model, its adapters and an engine."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 import trio
 
-from agents.adapters.select import Ready, choose, parse_policy
 from agents.ask.convert import options_of, turns_of
+from agents.ask.offers import RemoteModel
 from agents.ask.recording import RecordedEngine
 from agents.ask.records import Said, keep_record, store_record
-from agents.ask.remote import RemoteEngine, card_of_offer, describe
+from agents.ask.remote import RemoteEngine, describe
 from agents.chat.answer import Engine
 from agents.chat.events import Adapter
 from agents.engine.messages import Finished, Generate
-from agents.errors import UnknownName
 from agents.models import card_of
 from protocols.ask.record import SignedAnswer
-from protocols.ask.wire import Offer, Turn
+from protocols.ask.wire import Turn
 from protocols.net import PeerInfo
 from storage.catalog.models import ModelRow
 from storage.cid import Cid
@@ -27,58 +24,7 @@ from storage.cid import Cid
 if TYPE_CHECKING:
     from daemon.app import Node
 
-PEER_SOURCE: Final = "peer"
 _SHOWN_OF_PEER_ID: Final = 8
-_MAX_NAMED: Final = 8
-
-
-@dataclass(frozen=True)
-class RemoteModel:
-    """A peer that answers, and what it offered when it was last asked."""
-
-    info: PeerInfo
-    label: str
-    offer: Offer
-
-    @property
-    def row(self) -> ModelRow:
-        """Its model, as chats know models; it has no folder here."""
-        card = card_of_offer(self.offer)
-        return ModelRow(
-            name=f"{self.offer.model} on {self.label}",
-            fingerprint=card.fingerprint,
-            folder="",
-            source=PEER_SOURCE,
-            card=msgspec.to_builtins(card),
-            added_unix_s=0.0,
-        )
-
-    def adapters(self) -> list[Adapter]:
-        """The adapters that it offers, the newest first; each is asked for by its manifest's CID."""
-        return [
-            Adapter(
-                name=one.name,
-                version=one.version,
-                cid=str(one.manifest),
-                publisher=self.label,
-                folder=str(one.manifest),
-            )
-            for one in self.offer.adapters
-        ]
-
-    def resolve(self, wish: str) -> Adapter | None:
-        """The adapter that the policy `wish` asks for; None is its base model. Raises: UnknownName."""
-        n_offered = len(self.offer.adapters)
-        ready = [
-            Ready(one.manifest, one.name, one.version, self.info.peer, float(n_offered - place), {})
-            for place, one in enumerate(self.offer.adapters)
-        ]
-        try:
-            chosen = choose(parse_policy(wish), ready)
-        except UnknownName:
-            names = ", ".join(sorted({one.name for one in self.offer.adapters})[:_MAX_NAMED]) or "none"
-            raise UnknownName(f"{self.label} offers no adapter {wish!r}; it offers: {names}") from None
-        return None if chosen is None else next(one for one in self.adapters() if one.cid == str(chosen.cid))
 
 
 async def remote_model(node: "Node", name: str) -> RemoteModel:

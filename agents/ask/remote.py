@@ -10,7 +10,6 @@ from agents.ask.convert import options_of, turns_of
 from agents.ask.errors import BY_CODE, AnsweredWrongly, BadOption, BrokeOff, NoRecord, PeerFailed, PeerRefuses
 from agents.chat.conversation import TooLong
 from agents.engine import messages
-from agents.engine.messages import ModelCard
 from agents.errors import AgentError, EngineFailed
 from protocols.ask import shell, wire
 from protocols.ask.record import SignedAnswer, check_answer, open_record
@@ -29,26 +28,9 @@ from protocols.errors import (
 from protocols.net import Network, PeerInfo
 from storage.keys import PeerId
 
-UNKNOWN_DTYPE: Final = "unknown"
 RETRIES_WITHIN_S: Final = 3600.0
 
 Keep = Callable[[SignedAnswer, Sequence[Turn], str], Awaitable[None]]
-
-
-def card_of_offer(offer: Offer) -> ModelCard:
-    """What a chat has to know of the model that a peer offers."""
-    return ModelCard(
-        name=offer.model,
-        fingerprint=str(offer.base),
-        architecture=offer.architecture,
-        n_params=offer.n_params,
-        n_layers=0,
-        hidden_size=0,
-        vocabulary=0,
-        context_tokens=offer.context_tokens,
-        dtype=UNKNOWN_DTYPE,
-        has_chat_template=True,
-    )
 
 
 async def describe(network: Network, info: PeerInfo) -> Offer:
