@@ -51,7 +51,7 @@ def test_an_engine_that_dies_or_hangs_in_mid_answer_is_told_of_and_the_next_ques
     answer, error = asking.communicate(timeout=60)
 
     assert asking.returncode == 1
-    assert answer.endswith("\n") and error.count("\n") == 1
+    assert answer[-1:] in ("\n", "") and error.count("\n") == 1
     assert error.startswith("covey: the engine died:") and said in error
     assert ada.is_alive
     assert said in ada.wait("engine_died")["fields"]["text"]
