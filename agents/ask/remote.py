@@ -14,7 +14,7 @@ from agents.errors import AgentError, EngineFailed
 from protocols.ask import shell, wire
 from protocols.ask.record import SignedAnswer, check_answer, open_record
 from protocols.ask.shell import PeerRefused
-from protocols.ask.wire import Accepted, Answered, Ask, Offer, Piece, Turn
+from protocols.ask.wire import Accepted, Answered, Ask, Offer, Piece, Refused, Turn
 from protocols.errors import (
     DialFailed,
     Forged,
@@ -148,7 +148,7 @@ def _in_words(peer: PeerId, error: Remote, *, n_chars: int) -> AgentError:
     """What happened, for the asker's user. Text of the peer's is marked as such."""
     got = f" after {n_chars:,} characters of its answer" if n_chars else ""
     match error:
-        case PeerRefused(refused=refused):
+        case PeerRefused(refused=Refused() as refused):
             kind = BY_CODE.get(refused.code, PeerFailed)
             again = "" if refused.retry_s is None else f". Try again in {_time(refused.retry_s)}"
             return kind(f"{peer} refused{got} ({refused.code}): {refused.text}{again}")

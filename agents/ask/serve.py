@@ -8,6 +8,7 @@ from typing import Final, NamedTuple, Protocol
 
 import trio
 
+from agents.adapters.announce import Turnstile
 from agents.adapters.ports import Ports
 from agents.ask.convert import request_of
 from agents.ask.records import Said, store_record
@@ -30,6 +31,8 @@ from storage.keys import PeerId
 TRUST_KIND: Final = "ask"
 BYTES_PER_TOKEN: Final = 3  # what a prompt is counted as before the engine has read it
 ENGINE_RETRY_S: Final = 10.0
+STREAM_EVERY_S: Final = 0.5
+STREAM_BURST: Final = 60  # far above what quotas let through
 
 
 class Terms(NamedTuple):
@@ -249,9 +252,11 @@ class Host:
 
 
 def serve(host: Host, ports: Ports) -> None:
-    """Answer the protocol from now on."""
+    """Answer the protocol from now on. The streams of who floods it just end, before anything is read or looked up."""
+    turnstile = Turnstile(STREAM_EVERY_S, STREAM_BURST)
 
     async def handle(stream: Stream) -> None:
-        await answer(stream, host.answerer)
+        if turnstile.admits(stream.peer, trio.current_time()):
+            await answer(stream, host.answerer)
 
     ports.network.serve(wire.PROTOCOL, handle)

@@ -48,6 +48,7 @@ STATUSES: Final = {
     "bad_adapter": 403,
     "bad_artifact": 403,
     "protocol_refused": 403,
+    "peer_refused": 403,
     "tampered": 403,
     "misstated": 403,
     "not_a_recipient": 403,

@@ -65,7 +65,8 @@ class _Answer:
                 if event["cache"] != "none":
                     self._tell(_from_cache(event))
             case "recorded":
-                self._tell(f"record {clean(event['record'])}; to check it: covey record verify {event['record']}")
+                record = clean(event["record"])
+                self._tell(f"record {record}; to check it: covey record verify {record}")
 
     def end(self) -> None:
         """Close the line."""

@@ -15,10 +15,11 @@ from protocols import envelope
 from protocols.adapters import read_link
 from protocols.ask.wire import Count, Label, Options, Turn
 from protocols.entry import Entry, make_entry, open_entry
-from protocols.errors import Forged, Malformed
+from protocols.errors import Forged, Malformed, TooBig
 from storage.blockstore import Block
 from storage.cid import DAG_CBOR, RAW, Cid
 from storage.codecs import dag_cbor
+from storage.errors import TooLarge
 from storage.keys import Identity, PeerId
 
 KIND = "answer"
@@ -103,11 +104,13 @@ def check_answer(signed: SignedAnswer, answerer: PeerId, asker: PeerId, question
 
 
 def read_question(data: bytes) -> tuple[tuple[Turn, ...], str | None]:
-    """The chat, or the text, of a question's block. Raises: Malformed."""
+    """The chat, or the text, of a question's block. Raises: Malformed, TooBig."""
     try:
         value = dag_cbor.decode(data)
         turns = msgspec.convert(value["turns"], tuple[Turn, ...])
         return turns, msgspec.convert(value["text"], str | None)
+    except TooLarge as error:
+        raise TooBig(str(error)) from None
     except (ValueError, KeyError, TypeError, msgspec.ValidationError) as error:
         raise Malformed(f"not the block of a question: {error}") from None
 

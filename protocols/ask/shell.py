@@ -27,8 +27,8 @@ class PeerRefused(Remote):
 
     code = "peer_refused"
 
-    def __init__(self, refused: Refused) -> None:
-        super().__init__(refused.text)
+    def __init__(self, text: str, refused: Refused | None = None) -> None:
+        super().__init__(text)
         self.refused = refused
 
 
@@ -66,7 +66,7 @@ async def ask(network: Network, peer: PeerId, question: Ask) -> AsyncIterator[Re
             frame = await _within(limit_s, stream, wire.MAX_REPLY_BYTES, peer)
             reply = dialogue.heard(frame)
             if isinstance(reply, Refused):
-                raise PeerRefused(reply)
+                raise PeerRefused(reply.text, reply)
             yield reply
     finally:
         await stream.aclose()
@@ -80,7 +80,7 @@ async def describe(network: Network, peer: PeerId) -> Offer:
         frame = await _within(OFFER_LIMIT_S, stream, wire.MAX_REPLY_BYTES, peer)
         reply: Offer | Refused = decode_form(frame, Offer | Refused, wire.MAX_REPLY_BYTES)
         if isinstance(reply, Refused):
-            raise PeerRefused(reply)
+            raise PeerRefused(reply.text, reply)
         return reply
     finally:
         await stream.aclose()

@@ -133,7 +133,7 @@ OPERATIONS = (
     Operation(
         noun="engine",
         verb="status",
-        summary="Show how the engine is: memory, queue, speed, adapters, deaths.",
+        summary="Show the engine's memory, queue, speed, adapters and deaths.",
         params=Watch,
         result=EngineIs,
         handler=status,
@@ -142,7 +142,7 @@ OPERATIONS = (
     Operation(
         noun="engine",
         verb="stop",
-        summary="End the engine's process, to give its memory back; answers under way fail.",
+        summary="End the engine, to get its memory back; answers fail.",
         params=Nothing,
         result=Done,
         handler=stop,

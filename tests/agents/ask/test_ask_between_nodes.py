@@ -406,6 +406,20 @@ async def test_whatever_an_asker_says_the_others_are_answered(meeting, autojump_
     assert text_of(await answered(bob, info))
 
 
+async def test_who_floods_is_cut_off_and_may_come_again(meeting, autojump_clock):
+    _, bob, info, _ = await meeting()
+    told = []
+    for _ in range(80):
+        try:
+            await describe(bob.network, info)
+            told.append(True)
+        except BrokeOff:
+            told.append(False)
+    assert told.count(True) < 80 and told[:60] == [True] * 60
+    await trio.sleep(60)
+    assert text_of(await answered(bob, info))
+
+
 async def test_an_asker_that_goes_on_behind_its_question_is_cut_off(meeting, autojump_clock):
     ann, bob, info, engine = await meeting(SlowEngine(n_words=float("inf")))
     stream = await bob.network.open_stream(ann.peer, [wire.PROTOCOL])
