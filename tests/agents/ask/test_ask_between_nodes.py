@@ -6,6 +6,8 @@ import msgspec
 import pytest
 import trio
 
+from agents.adapters.publish import Release, store_adapter
+from agents.ask.convert import options_of, turns_of
 from agents.ask.errors import (
     AnsweredWrongly,
     BadOption,
@@ -17,13 +19,15 @@ from agents.ask.errors import (
     QuotaSpent,
     TooManyQuestions,
 )
-from agents.ask.records import keep_record, read_record
+from agents.ask.offers import RemoteModel
+from agents.ask.recording import RecordedEngine
+from agents.ask.records import Said, keep_record, read_record, store_record
 from agents.ask.remote import RemoteEngine, describe
 from agents.ask.serve import Host, Terms, serve
 from agents.chat.conversation import TooLong
 from agents.engine.messages import Embed, Finished, Generate, Load, Loaded, Stage, Staged, Token, Turn
 from agents.errors import EngineDied, EngineFailed, UnknownName
-from agents.models import Desk
+from agents.models import Desk, card_of
 from protocols.ask import shell, wire
 from protocols.ask.quota import Limits
 from protocols.ask.record import Record, answer_block, question_block, sign_record
@@ -31,7 +35,8 @@ from protocols.ask.wire import Accepted, Answered, Ask, Piece, SignedRecord, Wai
 from protocols.framing import frame, read_frame
 from protocols.message import decode, encode
 from protocols.net import PeerInfo
-from simulations.world import TINY, make_node
+from simulations.world import TINY, make_node, write_adapter
+from storage.blockstore import Visibility
 from storage.cid import Cid
 from storage.keys import Identity
 from storage.pins import PinKind
@@ -446,3 +451,60 @@ async def test_an_asker_that_reads_nothing_holds_no_place_for_long(meeting, auto
     await stream.write(frame(encode(question, wire.MAX_ASK_BYTES)))
     await trio.sleep(shell.WRITE_LIMIT_S + 5)
     assert engine.n_taken_back == 1
+
+
+# Adapters
+
+
+async def test_a_peer_may_use_the_adapters_that_it_may_see_and_hears_of_no_other(meeting, tmp_path, autojump_clock):
+    ann, bob, info, engine = await meeting()
+    rows = {}
+    for fill, (name, visibility) in enumerate([("poet", Visibility.FLOCK), ("diary", Visibility.PRIVATE)]):
+        folder = write_adapter(tmp_path / name, fill=fill)
+        rows[name], _ = store_adapter(ann.ports, folder, Release(name, TINY, visibility=visibility))
+
+    remote = RemoteModel(info, "ann", await describe(bob.network, info))
+    poet = remote.resolve("poet@1")
+
+    assert [one.name for one in remote.adapters()] == ["poet"]
+    assert (poet, remote.resolve("none")) == (remote.resolve("latest"), None)
+    assert (remote.row.name, card_of(remote.row).context_tokens) == ("tiny on ann", TINY.context_tokens)
+    with pytest.raises(UnknownName, match="it offers: poet"):
+        remote.resolve("diary")
+
+    await answered(bob, info, msgspec.structs.replace(ASK, adapter=poet.folder))
+    assert engine.asked[-1].adapter == rows["poet"].folder
+    told = set()
+    for wish in ("diary", str(rows["diary"].manifest), str(Cid.of(b"nothing")), "nothing"):
+        with pytest.raises(UnknownName) as caught:
+            await answered(bob, info, msgspec.structs.replace(ASK, adapter=wish))
+        told.add(str(caught.value).replace(wish, "..."))
+    assert len(told) == 1
+    assert len(engine.asked) == 1
+
+
+async def test_an_answer_of_this_node_is_put_on_record_too(meeting, autojump_clock):
+    ann, _, _, engine = await meeting()
+    kept = []
+
+    async def keep(request, answer, finished):
+        said = Said("tiny", BASE, None, options_of(request), finished.reason, finished.n_prompt_tokens, 3)
+        signed = store_record(ann.ports, said, turns_of(request), answer, None, is_kept=True)
+        kept.append(read_record(ann.ports, signed.entry.cid))
+
+    recorded = RecordedEngine(engine, keep)
+    async with recorded.call(ASK) as replies:
+        assert text_of([reply async for reply in replies]) == kept[0].answer == "word1 word2 word3 "
+    async with recorded.call(Embed(texts=())) as replies:
+        pass
+    assert isinstance(await recorded.one(Load(folder="/m")), Loaded)
+    assert len(kept) == 1 and kept[0].signed.entry.recipient is None
+
+
+async def test_a_record_whose_texts_are_gone_still_says_who_signed(meeting, autojump_clock):
+    ann, _, _, _ = await meeting()
+    said = Said("tiny", BASE, None, wire.Options(), "length", 1, 3)
+    signed = store_record(ann.ports, said, QUESTION.turns, "so", None, is_kept=False)
+    ann.ports.store.delete_many([signed.record.question, signed.record.answer])
+    kept = read_record(ann.ports, signed.entry.cid)
+    assert (kept.turns, kept.answer, kept.signed.entry.author) == (None, None, ann.peer)
