@@ -4,11 +4,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from agents.cache.answers import AnswerCache
+from agents.cache.answers import Engine as CacheableEngine
+from agents.cache.key import OWN
+from agents.cache.seated import SeatedEngine
 from agents.cache.stores import Answers, FileAnswers, MemoryAnswers
 from agents.engine.client import Engine
 from agents.models import Desk
 from daemon.config import CacheConfig, Config
 from daemon.paths import Home
+from storage.catalog.models import ModelRow
+from storage.keys import PeerId
 
 if TYPE_CHECKING:
     from agents.adapters.ports import Ports
@@ -27,6 +32,19 @@ def answer_cache(wish: CacheConfig, home: Home, unix_s: Callable[[], float]) -> 
     return AnswerCache(stores, max_distance=wish.semantic_distance, unix_s=unix_s)
 
 
+def engine_before(
+    answers: AnswerCache,
+    engine: Engine,
+    desk: Desk,
+    model: ModelRow,
+    *,
+    scope: str = OWN,
+    is_seeded: bool = False,
+) -> CacheableEngine:
+    """The engine with `model` in it, and the cache before it: the one to ask for answers."""
+    return answers.before(SeatedEngine(engine, desk, model), model, scope=scope, is_seeded=is_seeded)
+
+
 def answer_peers(config: Config, ports: "Ports", desk: Desk, engine: Engine, answers: AnswerCache) -> None:
     """Let the peers that may ask use the model of this node. Each has a cache of its own."""
     from agents.ask.serve import Host, Terms, serve
@@ -42,4 +60,8 @@ def answer_peers(config: Config, ports: "Ports", desk: Desk, engine: Engine, ans
         n_queued=wish.n_queued,
     )
     terms = Terms(wish.who == "flock", limits, wish.max_tokens, wish.timeout_s, config.engine.model)
-    serve(Host(ports, desk, lambda peer, model: answers.before(engine, model, scope=str(peer)), terms), ports)
+
+    def engine_for(peer: PeerId, model: ModelRow) -> CacheableEngine:
+        return engine_before(answers, engine, desk, model, scope=str(peer))
+
+    serve(Host(ports, desk, engine_for, terms), ports)

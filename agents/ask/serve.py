@@ -46,7 +46,7 @@ class Terms(NamedTuple):
 
 
 class EngineFor(Protocol):
-    """Gives the engine that answers a peer with a model: with a cache before it, or not."""
+    """Gives the engine that answers a peer, with the model in it; with a cache before it, or not."""
 
     def __call__(self, peer: PeerId, model: ModelRow) -> Engine:
         """The engine."""
@@ -136,7 +136,6 @@ class Host:
             yield accepted
             async with AsyncExitStack() as stack:
                 await self._wait_for_place(stack)
-                await stack.enter_async_context(self._desk.using(model))
                 job.has_begun = True
                 engine = self._engine_for(peer, model)
                 request = request_of(question.turns, question.options, adapter.folder if adapter else None)

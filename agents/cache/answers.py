@@ -1,6 +1,6 @@
 """The cache before an engine: a question that was answered already is answered at once, and says so.
 
-    engine = cache.before(node.engine, model)
+    engine = cache.before(SeatedEngine(node.engine, node.desk, model), model)
     async with engine.call(request) as replies: ...
 
 `engine` is an engine like any other. Only questions whose answer is repeatable are kept: greedy ones, and those whose
@@ -69,9 +69,13 @@ class AnswerCache:
             return engine
         return CachedEngine(self, engine, Cid.parse(card_of(model).fingerprint), scope, is_seeded=is_seeded)
 
-    async def find(self, key: Key, vector: bytes | None) -> Hit | None:
-        """The answer to this question, or to the nearest one within the threshold."""
-        return await trio.to_thread.run_sync(self._find, key, vector)
+    async def find(self, key: Key) -> Hit | None:
+        """The answer to this very question."""
+        return await trio.to_thread.run_sync(self._find, key)
+
+    async def find_near(self, key: Key, vector: bytes) -> Hit | None:
+        """The answer to the nearest question within the threshold, by what it means (`vector`)."""
+        return await trio.to_thread.run_sync(self._find_near, key, vector)
 
     async def keep(self, key: Key, given: Given) -> None:
         """Keep an answer."""
@@ -81,7 +85,7 @@ class AnswerCache:
         """The wall clock."""
         return self._unix_s()
 
-    def _find(self, key: Key, vector: bytes | None) -> Hit | None:
+    def _find(self, key: Key) -> Hit | None:
         now_s = self._unix_s()
         for place, store in enumerate(self._stores):
             given = store.get(key, now_s)
@@ -89,8 +93,10 @@ class AnswerCache:
                 for faster in self._stores[:place]:
                     faster.put(key, given, now_s)
                 return Hit(given, None)
-        if vector is None:
-            return None
+        return None
+
+    def _find_near(self, key: Key, vector: bytes) -> Hit | None:
+        now_s = self._unix_s()
         near = [given for store in self._stores for given in store.near(key, now_s)]
         return nearest(vector, near, self._max_distance)
 
@@ -122,8 +128,10 @@ class CachedEngine:
                 yield replies
             return
         began_s = trio.current_time()
-        vector = await self._vector(key)
-        hit = await self._cache.find(key, vector)
+        vector = None
+        hit = await self._cache.find(key)
+        if hit is None and (vector := await self._vector(key)) is not None:
+            hit = await self._cache.find_near(key, vector)
         if hit is not None:
             async with aclosing(self._given(request, hit, began_s)) as given:
                 yield given

@@ -63,28 +63,23 @@ async def answer(
     settings: Settings,
     context_tokens: int,
     find: Find | None = None,
-    model: AbstractAsyncContextManager[object] | None = None,
 ) -> AsyncGenerator[ChatEvent, None]:
     """Answer `question` with the adapter that the policy resolved to (`wanted`), within `settings.timeout_s`.
 
     Close the generator to stop the answer. Whatever happens, the engine is free and the conversation ready for the
-    next turn afterwards: a stopped or late answer keeps what was said of it, a failed one is forgotten. `model` is held
-    for the length of the turn: it has the right model in the engine.
+    next turn afterwards: a stopped or late answer keeps what was said of it, a failed one is forgotten.
     """
     turn = _Turn(conversation, engine, settings, trio.current_time() + settings.timeout_s)
     try:
-        async with AsyncExitStack() as stack:
-            with trio.fail_at(turn.deadline_s):
-                if model:
-                    await stack.enter_async_context(model)
-                news = await _switch(conversation, engine, wanted)
-            for event in news:
+        with trio.fail_at(turn.deadline_s):
+            news = await _switch(conversation, engine, wanted)
+        for event in news:
+            yield event
+        with trio.fail_at(turn.deadline_s):
+            passages = await find(question) if find else ()
+        async with aclosing(_said(turn, question, passages, context_tokens)) as said:
+            async for event in said:
                 yield event
-            with trio.fail_at(turn.deadline_s):
-                passages = await find(question) if find else ()
-            async with aclosing(_said(turn, question, passages, context_tokens)) as said:
-                async for event in said:
-                    yield event
     except trio.TooSlowError:
         conversation.interrupt()
         yield Failed(code="timed_out", text=_too_slow(settings.timeout_s))

@@ -81,7 +81,8 @@ class _Answer:
 
 def _from_cache(event: Json) -> str:
     if event["cache"] == "semantic" and event["distance"] is not None:
-        return f"(answered before, to a similar question at a distance of {event['distance']:.3f})"
+        far = f"a distance of {event['distance']:.3f}; up to {event['threshold']:g} is allowed"
+        return f"(answered before, to a similar question at {far})"
     return "(answered before, to the same question)"
 
 

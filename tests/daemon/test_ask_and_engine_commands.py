@@ -188,7 +188,16 @@ def test_the_status_reads_in_lines_and_what_is_unknown_is_left_out():
 def test_what_a_peer_wrote_does_not_move_the_cursor(capsys):
     answer = _Answer()
     answer.show({"type": "token", "text": "a\x1b[2J\u202eb\nc"})
-    answer.show({"type": "finished", "reason": "length", "n_tokens": 3, "cache": "semantic", "distance": 0.03})
+    answer.show(
+        {
+            "type": "finished",
+            "reason": "length",
+            "n_tokens": 3,
+            "cache": "semantic",
+            "distance": 0.03,
+            "threshold": 0.05,
+        }
+    )
     answer.show({"type": "recorded", "record": "bafy\x1b[2J"})
     out, err = capsys.readouterr()
     assert out == "a[2Jb\nc\n"

@@ -71,7 +71,6 @@ async def say(node: "Node", params: Question) -> AsyncIterator[ChatEvent | Recor
         wanted,
         settings=settings,
         context_tokens=card_of(model).context_tokens,
-        model=node.desk.using(model) if is_here else None,
     )
     async with aclosing(events):
         async for event in events:
@@ -109,6 +108,7 @@ async def _answerer(
 
     from agents.chat.ready import resolve
     from agents.models import find_model
+    from daemon.answering import engine_before
     from daemon.asking import engine_of, recorded_here, remote_model
 
     if params.on is not None:
@@ -117,7 +117,7 @@ async def _answerer(
         return engine_of(node, remote, settings.timeout_s, records if params.is_record else None), remote.row, wanted
     model = await trio.to_thread.run_sync(find_model, node.catalog, params.model, node.config.engine.model)
     wanted = await trio.to_thread.run_sync(resolve, node.catalog, model, params.adapter)
-    engine = node.answers.before(node.engine, model, is_seeded=params.seed is not None)
+    engine = engine_before(node.answers, node.engine, node.desk, model, is_seeded=params.seed is not None)
     return recorded_here(node, engine, model, wanted, records) if params.is_record else engine, model, wanted
 
 

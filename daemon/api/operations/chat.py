@@ -159,7 +159,6 @@ async def say(node: "Node", params: Say) -> AsyncIterator[ChatEvent]:
             settings=chat.settings,
             context_tokens=card_of(chat.model).context_tokens,
             find=find if chat.indexes else None,
-            model=None if chat.remote else node.desk.using(chat.model),
         )
         if not _is_loaded(node, chat):
             yield Loading(model=chat.model.name)
@@ -173,7 +172,9 @@ async def say(node: "Node", params: Say) -> AsyncIterator[ChatEvent]:
 def _engine(node: "Node", chat: "Chat") -> "Engine":
     """Who answers: this node's engine, with the cache before it, or a peer."""
     if chat.remote is None:
-        return node.answers.before(node.engine, chat.model)
+        from daemon.answering import engine_before
+
+        return engine_before(node.answers, node.engine, node.desk, chat.model)
     from daemon.asking import engine_of
 
     return engine_of(node, chat.remote, chat.settings.timeout_s)

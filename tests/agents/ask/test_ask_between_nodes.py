@@ -24,6 +24,7 @@ from agents.ask.recording import RecordedEngine
 from agents.ask.records import Said, keep_record, read_record, store_record
 from agents.ask.remote import RemoteEngine, describe
 from agents.ask.serve import Host, Terms, serve
+from agents.cache.seated import SeatedEngine
 from agents.chat.conversation import TooLong
 from agents.engine.messages import Embed, Finished, Generate, Load, Loaded, Stage, Staged, Token, Turn
 from agents.errors import EngineDied, EngineFailed, UnknownName
@@ -95,7 +96,8 @@ def meeting(sim_world, tmp_path):
         if trusts:
             ann.ports.catalog.peers.trust(bob.peer, ["ask"], 1.0)
         engine = engine or SlowEngine()
-        serve(Host(ann.ports, Desk(engine), lambda peer, model: engine, terms), ann.ports)
+        desk = Desk(engine)
+        serve(Host(ann.ports, desk, lambda peer, model: SeatedEngine(engine, desk, model), terms), ann.ports)
         info = PeerInfo.parse(ann.network.addresses()[0])
         await bob.network.connect(info)
         return ann, bob, info, engine
