@@ -14,6 +14,7 @@ STILL_FACTOR: Final = 2.0
 """Standing still is borne so many times as long as silence: the worker may wait for a disk or a network."""
 NO_STEP_FACTOR: Final = 10.0
 PULSES_PER_LIMIT: Final = 6
+MISSED_PULSES: Final = 3
 BUSY_FRAC: Final = 0.02
 
 
@@ -29,6 +30,7 @@ class Watchdog:
         self._pong_s = now_s
         self._step_s = now_s
         self._moved_s = now_s  # the last step, or the last time that it was seen to compute
+        self._looked_s = now_s
 
     @property
     def pulse_s(self) -> float:
@@ -38,7 +40,7 @@ class Watchdog:
     def begin(self, now_s: float) -> None:
         """There is work in hand again, after a time without."""
         self._asked_s = None
-        self._pong_s = self._step_s = self._moved_s = now_s
+        self._pong_s = self._step_s = self._moved_s = self._looked_s = now_s
 
     def asked(self, now_s: float) -> None:
         """The worker was asked for a sign of life."""
@@ -60,7 +62,16 @@ class Watchdog:
         self._cpu_s, self._pong_s = cpu_s, now_s
 
     def complaint(self, now_s: float, *, is_long: bool) -> str | None:
-        """What is wrong with it, if anything. `is_long`: what is in hand may take one step for hours."""
+        """What is wrong with it, if anything; to be asked every `pulse_s`.
+
+        Who asks much later was away itself (a daemon that was stopped, a machine that slept): the worker's answers may
+        lie unread, so its time begins anew. `is_long`: what is in hand may take one step for hours.
+        """
+        was_away = now_s - self._looked_s > self.pulse_s * MISSED_PULSES
+        self._looked_s = now_s
+        if was_away:
+            self.begin(now_s)
+            return None
         if self._asked_s is not None and now_s - self._asked_s >= self._silence_s:
             return f"it gave no sign of life for {now_s - self._asked_s:.0f} s and was ended"
         if self._n_steps < 0:

@@ -55,6 +55,7 @@ class FakeEngine:
         self.error: Exception | None = None
         self.said: messages.EngineStatus | None = STATUS
         self.is_stopped = False
+        self.n_loads = 0
         self.calls = {"generate": 2}
 
     @asynccontextmanager
@@ -71,6 +72,7 @@ class FakeEngine:
             yield said
 
     async def one(self, request):
+        self.n_loads += 1
         return messages.Loaded(id=0, card=messages.ModelCard(**CARD), load_s=0.0)
 
     async def status(self):
@@ -116,6 +118,14 @@ async def test_a_question_goes_to_the_engine_with_all_its_options_once(node):
     (request,) = node.engine.asked
     assert {name: getattr(request, name) for name in options} == options
     assert [turn.role for turn in request.turns] == ["system", "user"]
+
+
+async def test_what_was_answered_before_needs_no_model_in_the_engine(node):
+    await asked(node)
+    node.desk.forget(node.catalog.models.get("tiny"))
+    n_loads = node.engine.n_loads
+    assert (await asked(node))[-1].cache == "exact"
+    assert node.engine.n_loads == n_loads == 1
 
 
 async def test_a_free_draw_is_another_each_time_and_a_seeded_one_is_not(node):

@@ -12,10 +12,25 @@ from agents.engine.watchdog import START_S, Watchdog
 HANG_S = 60.0
 
 
-def watched(*pongs: tuple[float, int, float]) -> Watchdog:
+class Watched(Watchdog):
+    """One that is looked at every pulse, as it should be, up to each complaint that a test asks for."""
+
+    def __init__(self, hang_s: float = HANG_S) -> None:
+        super().__init__(hang_s, 0.0)
+        self.begin(0.0)
+        self.at_s = 0.0
+
+    def complaint(self, now_s: float, *, is_long: bool) -> str | None:
+        while self.at_s + self.pulse_s < now_s:
+            self.at_s += self.pulse_s
+            super().complaint(self.at_s, is_long=is_long)
+        self.at_s = now_s
+        return super().complaint(now_s, is_long=is_long)
+
+
+def watched(*pongs: tuple[float, int, float]) -> Watched:
     """A worker that told its steps and its processor time at these times."""
-    watchdog = Watchdog(HANG_S, 0.0)
-    watchdog.begin(0.0)
+    watchdog = Watched()
     for now_s, n_steps, cpu_s in pongs:
         watchdog.asked(now_s)
         watchdog.pong(n_steps, cpu_s, now_s)
@@ -31,14 +46,13 @@ def test_a_worker_that_answers_nothing_hangs_from_the_first_question_on():
 
 
 def test_a_worker_that_has_said_nothing_yet_gets_the_time_to_start():
-    watchdog = Watchdog(1.0, 0.0)
-    watchdog.begin(0.0)
+    watchdog = Watched(1.0)
     watchdog.asked(0.0)
     assert watchdog.complaint(START_S - 1, is_long=False) is None
     assert watchdog.complaint(START_S, is_long=False) is not None
-    watchdog.heard(30.0)
-    watchdog.asked(30.0)
-    assert watchdog.complaint(31.0, is_long=False) is not None
+    watchdog.heard(START_S)
+    watchdog.asked(START_S)
+    assert watchdog.complaint(START_S + 1, is_long=False) is not None
 
 
 def test_whatever_it_says_is_a_sign_of_life():
@@ -62,6 +76,14 @@ def test_one_that_computes_without_a_step_for_very_long_is_unless_its_work_may_b
 def test_one_whose_reader_lives_and_whose_work_stands_still_is_hung_even_in_long_work():
     watchdog = watched(*((at_s, 7, 3.0) for at_s in range(0, 130, 10)))
     assert "stood still for 120 s" in str(watchdog.complaint(120.0, is_long=True))
+
+
+def test_who_was_away_itself_blames_nobody():
+    watchdog = Watchdog(HANG_S, 0.0)
+    watchdog.asked(10.0)
+    assert watchdog.complaint(10_000.0, is_long=False) is None
+    watchdog.asked(10_000.0)
+    assert watchdog.complaint(10_010.0, is_long=False) is None
 
 
 def test_time_without_work_counts_for_nothing():
