@@ -1,6 +1,4 @@
-"""Questions between whole nodes on virtual time: honest ones, and askers and answerers that keep none of the rules."""
-
-from contextlib import aclosing, asynccontextmanager
+"""Questions between whole nodes on virtual time."""
 
 import msgspec
 import pytest
@@ -12,7 +10,6 @@ from agents.ask.errors import (
     AnsweredWrongly,
     BadOption,
     BrokeOff,
-    NoRecord,
     PeerBusy,
     PeerFailed,
     PeerRefuses,
@@ -23,95 +20,18 @@ from agents.ask.offers import RemoteModel
 from agents.ask.recording import RecordedEngine
 from agents.ask.records import Said, keep_record, read_record, store_record
 from agents.ask.remote import RemoteEngine, describe
-from agents.ask.serve import Host, Terms, serve
-from agents.cache.seated import SeatedEngine
 from agents.chat.conversation import TooLong
-from agents.engine.messages import Embed, Finished, Generate, Load, Loaded, Stage, Staged, Token, Turn
+from agents.engine.messages import Embed, Finished, Load, Loaded, Stage, Staged, Turn
 from agents.errors import EngineDied, EngineFailed, UnknownName
-from agents.models import Desk, card_of
+from agents.models import card_of
 from protocols.ask import shell, wire
-from protocols.ask.quota import Limits
-from protocols.ask.record import Record, answer_block, question_block, sign_record
-from protocols.ask.wire import Accepted, Answered, Ask, Piece, SignedRecord, Waiting
-from protocols.framing import frame, read_frame
-from protocols.message import decode, encode
 from protocols.net import PeerInfo
 from simulations.world import TINY, make_node, write_adapter
 from storage.blockstore import Visibility
 from storage.cid import Cid
 from storage.keys import Identity
 from storage.pins import PinKind
-
-ASK = Generate(turns=(Turn("user", "why?"),), max_tokens=8)
-BASE = Cid.parse(TINY.base)
-QUESTION = Ask(turns=(wire.Turn(role="user", content="why?"),), options=wire.Options(max_tokens=8))
-LIMITS = Limits(n_at_once=2, n_per_minute=100, tokens_per_hour=10_000, tokens_per_day=20_000, n_running=1, n_queued=2)
-TERMS = Terms(is_flock=False, limits=LIMITS, max_tokens=100, timeout_s=60.0, model="tiny")
-
-
-class SlowEngine:
-    """Says one word a second, for ever; fails where it is told to. Knows how many questions were taken back."""
-
-    def __init__(self, n_words: float = 3, error: Exception | None = None) -> None:
-        self.n_words = n_words
-        self.error = error
-        self.n_taken_back = 0
-        self.asked: list[Generate] = []
-
-    @asynccontextmanager
-    async def call(self, request):
-        self.asked.append(request)
-        try:
-            async with aclosing(self._replies(request)) as replies:
-                yield replies
-        except trio.Cancelled:
-            self.n_taken_back += 1
-            raise
-        except GeneratorExit:
-            self.n_taken_back += 1
-            raise
-
-    async def _replies(self, request):
-        n = 0
-        while n < self.n_words:
-            await trio.sleep(1)
-            n += 1
-            yield Token(id=0, text=f"word{n} ")
-        if self.error:
-            raise self.error
-        yield Finished(id=0, reason="stop", n_prompt_tokens=5, n_tokens=n, first_token_s=1.0, total_s=float(n))
-
-    async def one(self, request):
-        assert isinstance(request, Load)
-        return Loaded(id=0, card=TINY, load_s=0.0)
-
-
-@pytest.fixture
-def meeting(sim_world, tmp_path):
-    """Ann, who answers as told, and Bob, whom she trusts, connected."""
-
-    async def meet(engine=None, terms=TERMS, *, trusts=True):
-        ann, bob = (make_node(sim_world, name, tmp_path) for name in ("ann", "bob"))
-        ann.add_model()
-        if trusts:
-            ann.ports.catalog.peers.trust(bob.peer, ["ask"], 1.0)
-        engine = engine or SlowEngine()
-        desk = Desk(engine)
-        serve(Host(ann.ports, desk, lambda peer, model: SeatedEngine(engine, desk, model), terms), ann.ports)
-        info = PeerInfo.parse(ann.network.addresses()[0])
-        await bob.network.connect(info)
-        return ann, bob, info, engine
-
-    return meet
-
-
-async def answered(bob, info, request=ASK, **options):
-    async with RemoteEngine(bob.network, info, **{"timeout_s": 100.0} | options).call(request) as replies:
-        return [reply async for reply in replies]
-
-
-def text_of(replies) -> str:
-    return "".join(reply.text for reply in replies if isinstance(reply, Token))
+from tests.agents.ask.nodes import ASK, BASE, LIMITS, QUESTION, TERMS, SlowEngine, answered, text_of
 
 
 async def test_a_trusted_peer_is_answered_word_by_word(meeting, autojump_clock):
@@ -315,144 +235,6 @@ async def test_a_record_is_signed_by_who_answered_and_kept_by_who_asked(meeting,
     assert len(bob.ports.pins.list()) == 4
     assert ann.ports.pins.list() == [], "what peers ask for is held by nobody but them"
     assert read_record(ann.ports, kept[0]) == read
-
-
-# Those who keep none of the rules
-
-
-def liar(node, *replies: bytes, hangs: bool = False):
-    """Have a node answer whatever it is asked with these bytes."""
-
-    async def handle(stream):
-        await read_frame(stream, wire.MAX_ASK_BYTES)
-        for reply in replies:
-            await stream.write(reply)
-        if hangs:
-            await trio.sleep_forever()
-
-    node.network.serve(wire.PROTOCOL, handle)
-
-
-def framed(message) -> bytes:
-    return frame(encode(message, wire.MAX_REPLY_BYTES))
-
-
-ACCEPTED = Accepted(model="tiny", base=BASE, adapter=None, n_ahead=0)
-ANSWERED = Answered(reason="stop", n_prompt_tokens=1, n_tokens=1)
-
-
-@pytest.mark.parametrize(
-    ("replies", "hangs", "error"),
-    [
-        ([], False, BrokeOff),
-        ([], True, BrokeOff),
-        ([framed(ACCEPTED)], True, BrokeOff),
-        ([framed(ACCEPTED), framed(Piece(text="so"))], True, BrokeOff),
-        ([framed(ACCEPTED), framed(Piece(text="so"))], False, AnsweredWrongly),
-        ([framed(ACCEPTED), framed(Piece(text="so"))[:-1]], False, BrokeOff),
-        ([framed(Piece(text="so"))], False, AnsweredWrongly),
-        ([framed(ACCEPTED), framed(ACCEPTED)], False, AnsweredWrongly),
-        ([framed(ACCEPTED), *[framed(Piece(text="x" * 30_000))] * 40], False, AnsweredWrongly),
-        ([b"\xff" * 20], False, AnsweredWrongly),
-        ([b"\x00"], False, AnsweredWrongly),
-        ([frame(b"hello")], False, AnsweredWrongly),
-        ([framed(msgspec.structs.replace(ACCEPTED, adapter=BASE))], False, AnsweredWrongly),
-        ([framed(Waiting(n_ahead=1))], True, BrokeOff),
-    ],
-)
-async def test_whatever_an_answerer_says_or_does_not_say_is_one_clear_error(
-    sim_world, tmp_path, autojump_clock, replies, hangs, error
-):
-    eve, bob = (make_node(sim_world, name, tmp_path) for name in ("eve", "bob"))
-    liar(eve, *replies, hangs=hangs)
-    with trio.fail_after(200), pytest.raises(error) as caught:
-        await answered(bob, PeerInfo.parse(eve.network.addresses()[0]))
-    assert "\n" not in str(caught.value) and str(eve.peer) in str(caught.value)
-
-
-@pytest.mark.parametrize("lie", ["none", "other answer", "other signer", "garbage"])
-async def test_a_record_that_does_not_fit_its_answer_is_not_kept(sim_world, tmp_path, autojump_clock, lie):
-    eve, bob = (make_node(sim_world, name, tmp_path) for name in ("eve", "bob"))
-    request = wire.Turn(role="user", content="why?")
-    options = wire.Options(max_tokens=8)
-    record = Record(
-        question=question_block([request], BASE, None, options).cid,
-        answer=answer_block("so" if lie == "other signer" else "not so").cid,
-        model="tiny",
-        base=BASE,
-        adapter=None,
-        options=options,
-        reason="stop",
-        n_prompt_tokens=1,
-        n_tokens=1,
-        created_unix_s=1,
-    )
-    signer = bob.ports.identity if lie == "other signer" else eve.ports.identity
-    entry = sign_record(signer, record, 1, bob.peer)
-    signed = SignedRecord(entry=entry.block, body=b"garbage" if lie == "garbage" else entry.body_block)
-    last = msgspec.structs.replace(ANSWERED, record=None if lie == "none" else signed)
-    liar(eve, framed(ACCEPTED), framed(Piece(text="so")), framed(last))
-
-    async def keep(signed, turns, answer):
-        raise AssertionError("kept")
-
-    with pytest.raises(NoRecord):
-        await answered(bob, PeerInfo.parse(eve.network.addresses()[0]), keep=keep)
-
-
-@pytest.mark.parametrize(
-    "said",
-    [b"", b"\x00", b"\x05hello", b"\xff" * 20, frame(b"\xa0"), frame(bytes(1 << 19)), framed(ACCEPTED), b"\x81"],
-)
-async def test_whatever_an_asker_says_the_others_are_answered(meeting, autojump_clock, said):
-    ann, bob, info, _ = await meeting()
-    stream = await bob.network.open_stream(ann.peer, [wire.PROTOCOL])
-    await stream.write(said)
-    await trio.sleep(shell.QUESTION_LIMIT_S + 1)
-    await stream.aclose()
-    assert text_of(await answered(bob, info))
-
-
-async def test_who_floods_is_cut_off_and_may_come_again(meeting, autojump_clock):
-    _, bob, info, _ = await meeting()
-    told = []
-    for _ in range(80):
-        try:
-            await describe(bob.network, info)
-            told.append(True)
-        except BrokeOff:
-            told.append(False)
-    assert told.count(True) < 80 and told[:60] == [True] * 60
-    await trio.sleep(60)
-    assert text_of(await answered(bob, info))
-
-
-async def test_an_asker_that_goes_on_behind_its_question_is_cut_off(meeting, autojump_clock):
-    ann, bob, info, engine = await meeting(SlowEngine(n_words=float("inf")))
-    stream = await bob.network.open_stream(ann.peer, [wire.PROTOCOL])
-    await stream.write(frame(encode(QUESTION, wire.MAX_ASK_BYTES)))
-    first = decode(await read_frame(stream, wire.MAX_REPLY_BYTES), Accepted, wire.MAX_REPLY_BYTES)
-    assert first.model == "tiny"
-    await trio.sleep(2.5)
-    await stream.write(b"more")
-    await trio.sleep(1)
-    assert engine.n_taken_back == 1
-    engine.n_words = 1
-    assert text_of(await answered(bob, info))
-
-
-async def test_an_asker_that_reads_nothing_holds_no_place_for_long(meeting, autojump_clock):
-    class Floods(SlowEngine):
-        async def _replies(self, request):
-            while True:
-                yield Token(id=0, text="x" * 30_000)
-
-    ann, bob, _, engine = await meeting(Floods(), TERMS._replace(timeout_s=1000.0))
-    stream = await bob.network.open_stream(ann.peer, [wire.PROTOCOL])
-    question = msgspec.structs.replace(QUESTION, deadline_s=1000.0)
-    await stream.write(frame(encode(question, wire.MAX_ASK_BYTES)))
-    await trio.sleep(shell.WRITE_LIMIT_S + 5)
-    assert engine.n_taken_back == 1
 
 
 # Adapters
