@@ -23,12 +23,14 @@ from agents.adapters.shelf import mend_shelf
 from agents.adapters.subscribe import News, run_subscriber
 from agents.adapters.watch import run_watcher
 from agents.artifacts.rebuild import needs_rebuild, rebuild
+from agents.cache.answers import AnswerCache
 from agents.chat.sessions import Chat, Sessions
 from agents.engine.client import Engine, open_engine
 from agents.models import Desk
 from daemon import config as settings
 from daemon import logs, wall
 from daemon.adapters import Adapters
+from daemon.answering import answer_cache, answer_peers
 from daemon.api.faults import fault_of
 from daemon.api.http import control_served
 from daemon.api.operation import Nothing
@@ -55,6 +57,7 @@ from storage.roots import Roots
 
 CLOSE_LIMIT_S: Final = 1.0
 MAX_QUEUED: Final = 256
+MAX_DEATH_CHARS: Final = 500
 DHTS: Final = {"lan": "/ipfs/lan/kad/1.0.0", "public": "/ipfs/kad/1.0.0"}
 
 log = structlog.get_logger(__name__)
@@ -80,6 +83,7 @@ class Node:
     engine: Engine
     desk: Desk
     chats: Sessions[Chat]
+    answers: AnswerCache
     gateway: str | None
     started_s: float
     stop: Callable[[str], None]
@@ -148,7 +152,9 @@ async def open_node(
                 threads=config.engine.n_threads,
                 device=config.engine.device,
                 idle_s=config.engine.idle_timeout_s,
+                hang_s=config.engine.hang_timeout_s,
                 on_log=_log_engine,
+                on_death=lambda why: feed.note("engine_died", {"text": why[:MAX_DEATH_CHARS]}),
             ) as engine,
         ):
             if not store.recovery.is_clean:
@@ -266,6 +272,10 @@ def _assemble(
     provider = Provider(ports, rng)
     publish, published = trio.open_memory_channel[Cid](MAX_QUEUED)
     tell, news = trio.open_memory_channel[News](MAX_QUEUED)
+    desk = Desk(engine)
+    answers = answer_cache(config.cache, home, wall.unix_s)
+    if config.ask.is_enabled:
+        answer_peers(config, ports, desk, engine, answers)
     node = Node(
         home=home,
         config=config,
@@ -281,8 +291,9 @@ def _assemble(
         provider=provider,
         adapters=Adapters(ports, publish, tell, provider),
         engine=engine,
-        desk=Desk(engine),
+        desk=desk,
         chats=Sessions(),
+        answers=answers,
         gateway=gateway,
         started_s=trio.current_time(),
         stop=stop,

@@ -68,6 +68,7 @@ class EngineConfig(Section, frozen=True):
     n_threads: Annotated[int, Meta(ge=0), _said("Processor threads; 0 is as many as there are cores")] = 0
     answer_timeout_s: Annotated[Seconds, _said("The longest time for an answer")] = 300.0
     idle_timeout_s: Annotated[Seconds, _said("Unused for so long, it ends and gives back its memory")] = 900.0
+    hang_timeout_s: Annotated[Seconds, _said("Without a sign of life for so long at work, it is ended")] = 60.0
 
 
 class ChatConfig(Section, frozen=True):
@@ -78,6 +79,35 @@ class ChatConfig(Section, frozen=True):
     ] = "switch"
     max_tokens: Annotated[Count, _said("The longest answer")] = 256
     system: Annotated[str, _said("The system prompt; empty is Covey's own")] = ""
+
+
+class AskConfig(Section, frozen=True):
+    """Answering the questions of peers with the model of this node."""
+
+    is_enabled: Annotated[bool, _said("Answer peers that may ask")] = False
+    who: Annotated[
+        Literal["trusted", "flock"], _said("trusted: peers trusted with ask; flock: all that are trusted with anything")
+    ] = "trusted"
+    max_tokens: Annotated[int, Meta(ge=1, le=1 << 16), _said("The longest answer")] = 1024
+    timeout_s: Annotated[float, Meta(gt=0, le=3600), _said("The longest time for one, the waiting included")] = 300.0
+    n_at_once: Annotated[Count, _said("Questions of one peer under way or waiting")] = 2
+    n_per_minute: Annotated[Count, _said("Questions of one peer a minute")] = 20
+    tokens_per_hour: Annotated[Count, _said("Tokens of one peer an hour, prompts included")] = 20_000
+    tokens_per_day: Annotated[Count, _said("Tokens of one peer a day, prompts included")] = 100_000
+    n_running: Annotated[Count, _said("Questions of all peers that are answered at a time")] = 2
+    n_queued: Annotated[int, Meta(ge=0), _said("Questions of all peers that may wait for that")] = 8
+
+
+class CacheConfig(Section, frozen=True):
+    """Answers that are given again to the same question: same model, adapter, chat and options."""
+
+    is_enabled: Annotated[bool, _said("Keep repeatable answers: those at temperature 0 or with a seed")] = True
+    memory_mb: Annotated[int, Meta(ge=0, le=1 << 20), _said("In memory, in MB")] = 16
+    disk_mb: Annotated[int, Meta(ge=0, le=1 << 20), _said("On the disk too, in MB; 0 writes none there")] = 0
+    ttl_s: Annotated[Seconds, _said("Older ones are not given")] = 604_800.0
+    semantic_distance: Annotated[
+        float, Meta(ge=0, le=1), _said("Also to a similar question, up to this distance, such as 0.05; 0 is never")
+    ] = 0.0
 
 
 class GatewayConfig(Section, frozen=True):
@@ -116,6 +146,8 @@ class Config(Section, frozen=True):
     adapters: AdaptersConfig = AdaptersConfig()
     engine: EngineConfig = EngineConfig()
     chat: ChatConfig = ChatConfig()
+    ask: AskConfig = AskConfig()
+    cache: CacheConfig = CacheConfig()
     gateway: GatewayConfig = GatewayConfig()
     kubo: KuboConfig = KuboConfig()
     logs: LogsConfig = LogsConfig()

@@ -1,24 +1,30 @@
 """Which adapters can answer in a chat: ready here, made for its model, from a publisher who is trusted now."""
 
+from collections.abc import Callable
+
 from agents.adapters.decide import TRUST_KIND
 from agents.adapters.select import Ready, choose, parse_policy
 from agents.chat.events import Adapter
 from storage.catalog import Catalog
 from storage.catalog.adapters import AdapterRow, AdapterState
 from storage.catalog.models import ModelRow
+from storage.cid import Cid
 from storage.keys import PeerId
 
 _SHOWN_OF_PEER_ID = 8
 
 
-def ready_adapters(catalog: Catalog, model: ModelRow) -> list[Adapter]:
-    """The adapters that fit `model`, the newest here first."""
-    return [_adapter(catalog, row) for row in _rows(catalog, model)]
+MayUse = Callable[[Cid], bool]
 
 
-def resolve(catalog: Catalog, model: ModelRow, wish: str) -> Adapter | None:
+def ready_adapters(catalog: Catalog, model: ModelRow, may_use: MayUse = lambda manifest: True) -> list[Adapter]:
+    """The adapters that fit `model` and that the asker may use, the newest here first."""
+    return [_adapter(catalog, row) for row in _rows(catalog, model) if may_use(row.manifest)]
+
+
+def resolve(catalog: Catalog, model: ModelRow, wish: str, may_use: MayUse = lambda manifest: True) -> Adapter | None:
     """The adapter that the policy `wish` asks for now; None is the base model. Raises: UnknownName."""
-    rows = {row.manifest: row for row in _rows(catalog, model)}
+    rows = {row.manifest: row for row in _rows(catalog, model) if may_use(row.manifest)}
     ready = [
         Ready(row.manifest, row.name, row.version, row.publisher, row.ready_unix_s or 0.0, row.metrics)
         for row in rows.values()

@@ -145,7 +145,11 @@ class Token(Message, frozen=True, tag="token"):
 
 
 class Finished(Message, frozen=True, tag="finished"):
-    """The answer is complete. `n_cached_tokens` of the prompt were not computed again."""
+    """The answer is complete. `n_cached_tokens` of the prompt were not computed again.
+
+    The worker leaves `cache`, `distance` and `threshold` alone: they tell that a whole answer was given before, to the
+    same question or to one at that distance, where the threshold allows it.
+    """
 
     is_final = True
 
@@ -155,6 +159,9 @@ class Finished(Message, frozen=True, tag="finished"):
     first_token_s: float
     total_s: float
     n_cached_tokens: int = 0
+    cache: Literal["none", "exact", "semantic"] = "none"
+    distance: float | None = None
+    threshold: float | None = None
 
 
 class Status(Message, frozen=True, tag="status"):
@@ -185,6 +192,22 @@ class EngineStatus(Message, frozen=True, tag="engine_status"):
     n_waiting: int
     tokens_per_s: float
     adapters: tuple[ResidentAdapter, ...]
+
+
+class Ping(Message, frozen=True, tag="ping"):
+    """Are you alive? Answered by the thread that reads, whatever the main thread does, with `Pong`."""
+
+
+class Pong(Message, frozen=True, tag="pong"):
+    """A sign of life: how many steps the main thread has taken, and the time of the processors, since the start.
+
+    A step is any point at which the main thread sends a reply, takes a request or asks whether one is cancelled.
+    """
+
+    is_final = True
+
+    n_steps: int
+    cpu_s: float
 
 
 class Cancel(Message, frozen=True, tag="cancel"):
@@ -256,5 +279,5 @@ class Failed(Message, frozen=True, tag="failed"):
     text: str
 
 
-Request = Import | Load | Stage | Generate | Status | Cancel | Train | Embed
-Reply = Imported | Loaded | Staged | Token | Finished | EngineStatus | TrainStep | Trained | Embedded | Failed
+Request = Import | Load | Stage | Generate | Status | Ping | Cancel | Train | Embed
+Reply = Imported | Loaded | Staged | Token | Finished | EngineStatus | Pong | TrainStep | Trained | Embedded | Failed

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
 
+from daemon.cli.engine_form import engine_lines
 from daemon.cli.render import bytes_text, duration_text, event_line, lines_of, short, table, value_text
 from daemon.cli.text import clean, escaped, json_text
 
@@ -307,6 +308,7 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "content/ls": _listing,
     "dag/put": _cid_alone,
     "dag/resolve": _resolved,
+    "engine/status": engine_lines,
     "events/read": lambda event: [event_line(event)],
     "model/import": _model_imported,
     "model/ls": _models,
