@@ -179,8 +179,8 @@ async def _gateway(config: Config, ports: Ports) -> AsyncIterator[str | None]:
         return
     from daemon.api.gateway.answer import Site
     from daemon.api.gateway.asgi import GatewayApp, Limits
-    from daemon.api.gateway.served import Patience, gateway_served
     from daemon.api.gateway.view import public_view
+    from daemon.api.served import Patience, http_served
 
     def record_of(name: PeerId) -> bytes | None:
         row = ports.catalog.names.get(name)
@@ -188,7 +188,7 @@ async def _gateway(config: Config, ports: Ports) -> AsyncIterator[str | None]:
 
     site = Site(public_view(ports.store, ports.roots), record_of, wish.max_reply_bytes)
     app = GatewayApp(site, ports.unix_s, Limits(wish.n_requests, wish.request_timeout_s))
-    async with gateway_served(app, wish.host, wish.port, Patience(n_connections=wish.n_connections)) as url:
+    async with http_served(app, wish.host, wish.port, Patience(n_connections=wish.n_connections)) as url:
         log.info("gateway_serves", url=url)
         yield url
 
