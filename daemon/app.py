@@ -31,6 +31,7 @@ from daemon import logs, wall
 from daemon.adapters import Adapters
 from daemon.api.faults import fault_of
 from daemon.api.http import control_served
+from daemon.api.openai.face import Face, Token
 from daemon.api.operation import Nothing
 from daemon.api.operations.node import status
 from daemon.config import Config
@@ -81,6 +82,7 @@ class Node:
     desk: Desk
     chats: Sessions[Chat]
     gateway: str | None
+    openai: Face
     started_s: float
     stop: Callable[[str], None]
 
@@ -163,7 +165,7 @@ async def open_node(
                 async with trio.open_nursery() as nursery:
                     for name, service in services.items():
                         await nursery.start(supervise, name, service, feed.note)
-                    async with control_served(node, home):
+                    async with _openai(node), control_served(node, home):
                         feed.note("node_started", {"peer": str(identity.peer_id)})
                         yield node
                     feed.note("node_stopped", {})
@@ -191,6 +193,27 @@ async def _gateway(config: Config, ports: Ports) -> AsyncIterator[str | None]:
     async with http_served(app, wish.host, wish.port, Patience(n_connections=wish.n_connections)) as url:
         log.info("gateway_serves", url=url)
         yield url
+
+
+@asynccontextmanager
+async def _openai(node: Node) -> AsyncIterator[None]:
+    """The OpenAI-compatible face, where it is asked for. Raises: BadConfig when it cannot listen, BadHome."""
+    wish = node.config.openai
+    if not wish.is_enabled:
+        yield
+        return
+    from daemon.api.openai.app import Limits, OpenAiApp
+    from daemon.api.served import Patience, http_served
+
+    await trio.to_thread.run_sync(node.openai.token.value)
+    limits = Limits(wish.n_answers, node.config.engine.answer_timeout_s)
+    app = OpenAiApp(node, limits, wall.unix_s, (wish.host, *wish.hosts))
+    patience = Patience(n_connections=wish.n_connections)
+    async with http_served(app, wish.host, wish.port, patience, section="openai") as url:
+        node.openai.url = f"{url}/v1"
+        log.info("openai_serves", url=node.openai.url)
+        yield
+    node.openai.url = None
 
 
 def _open_store(home: Home, config: Config) -> PackBlockstore:
@@ -273,6 +296,7 @@ def _assemble(
         desk=Desk(engine),
         chats=Sessions(),
         gateway=gateway,
+        openai=Face(Token(home.openai_token)),
         started_s=trio.current_time(),
         stop=stop,
     )

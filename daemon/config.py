@@ -68,6 +68,7 @@ class EngineConfig(Section, frozen=True):
     n_threads: Annotated[int, Meta(ge=0), _said("Processor threads; 0 is as many as there are cores")] = 0
     answer_timeout_s: Annotated[Seconds, _said("The longest time for an answer")] = 300.0
     idle_timeout_s: Annotated[Seconds, _said("Unused for so long, it ends and gives back its memory")] = 900.0
+    encoder: Annotated[str, _said("A folder with an encoder, for embeddings; empty is the installed MiniLM")] = ""
 
 
 class ChatConfig(Section, frozen=True):
@@ -90,6 +91,17 @@ class GatewayConfig(Section, frozen=True):
     n_connections: Annotated[Count, _said("Open at once; more are closed")] = 256
     request_timeout_s: Annotated[Seconds, _said("The longest time for one reply")] = 3600.0
     max_reply_bytes: Annotated[int, Meta(ge=1 << 20), _said("The longest reply; more goes in ranges")] = 64 << 30
+
+
+class OpenAiConfig(Section, frozen=True):
+    """Models and adapters for programs that speak OpenAI's API; they need the token of `covey openai token`."""
+
+    is_enabled: Annotated[bool, _said("Listen, and answer those who have the token")] = False
+    host: Annotated[str, _said("The address to listen on; 127.0.0.1 is for this machine alone")] = "127.0.0.1"
+    port: Annotated[Port, _said("TCP; 0 takes any that is free")] = 4703
+    hosts: Annotated[tuple[str, ...], _said("Other names under which it may be called")] = ()
+    n_answers: Annotated[Count, _said("Under way or waiting at once; more are told to come again")] = 64
+    n_connections: Annotated[Count, _said("Open at once; more are closed")] = 256
 
 
 class KuboConfig(Section, frozen=True):
@@ -117,6 +129,7 @@ class Config(Section, frozen=True):
     engine: EngineConfig = EngineConfig()
     chat: ChatConfig = ChatConfig()
     gateway: GatewayConfig = GatewayConfig()
+    openai: OpenAiConfig = OpenAiConfig()
     kubo: KuboConfig = KuboConfig()
     logs: LogsConfig = LogsConfig()
 
