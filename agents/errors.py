@@ -29,6 +29,12 @@ class EngineFailed(AgentError):
     code = "engine_failed"
 
 
+class TooLong(AgentError):
+    """The message does not fit the model's context. Shorten it, or lower --max-tokens."""
+
+    code = "too_long"
+
+
 class BadAdapter(AgentError):
     """The adapter is not usable as it is."""
 

@@ -34,6 +34,7 @@ from agents.errors import (
     EngineDied,
     EngineFailed,
     EngineMissing,
+    TooLong,
     UnknownName,
     WrongBase,
 )
@@ -52,7 +53,7 @@ LAST_WORDS_S: Final = 0.5
 _READ_BYTES: Final = 1 << 16
 
 _ERRORS: Final[dict[str, type[AgentError]]] = {
-    error.code: error for error in (BadAdapter, BadData, EngineMissing, UnknownName, WrongBase)
+    error.code: error for error in (BadAdapter, BadData, EngineMissing, TooLong, UnknownName, WrongBase)
 }
 
 
