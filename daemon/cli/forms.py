@@ -288,6 +288,12 @@ def _sealed_entries(rows: Json) -> Iterator[str]:
         yield f"{row['mode'] or '-':>3}  {value_text('size_bytes', row['size_bytes']):>10}  {path}"
 
 
+def _embedded(row: Json) -> Iterator[str]:
+    cut = ", the rest of the text was not read" if row["is_truncated"] else ""
+    first = ", ".join(f"{value:+.4f}" for value in row["vector"][:4])
+    yield f"{row['index']:>5}  {row['n_tokens']} tokens{cut}: {len(row['vector'])} numbers: {first}, ... (all: --json)"
+
+
 FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "adapter/ls": _adapters,
     "adapter/publish": _published,
@@ -307,6 +313,7 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "content/ls": _listing,
     "dag/put": _cid_alone,
     "dag/resolve": _resolved,
+    "embed/run": _embedded,
     "events/read": lambda event: [event_line(event)],
     "model/import": _model_imported,
     "model/ls": _models,

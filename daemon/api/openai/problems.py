@@ -74,9 +74,9 @@ def problem_of(error: BaseException) -> Refusal:
 
 
 def _of_fault(fault: Fault) -> Refusal:
-    text = f"{fault.text} {fault.hint}".strip()
     if fault.code in _TOO_LONG:
-        return invalid(text, "messages", code="context_length_exceeded")
+        return invalid(fault.text, "messages", code="context_length_exceeded")
+    text = f"{fault.text.removesuffix('.')}. {fault.hint}" if fault.hint else fault.text
     if fault.code in _BUSY:
         return Refusal(429, Problem(message=text, type="requests", code="rate_limit_exceeded"))
     if fault.code in ("bad_adapter", "wrong_base"):
