@@ -3,7 +3,7 @@
 from typing import Final, NamedTuple
 
 from agents.chat.events import Adapter
-from agents.chat.ready import ready_adapters, resolve
+from agents.chat.ready import named_adapters, resolve
 from agents.encoders import Encoder
 from agents.errors import UnknownName
 from daemon.api.openai.problems import invalid, no_model
@@ -54,6 +54,7 @@ def served(catalog: Catalog, name: str, usual: str, encoder: Encoder | None) -> 
 def listed(catalog: Catalog, usual: str, encoder: Encoder | None) -> list[Json]:
     """Every name that a request can use, as `/v1/models` has it: the usual model first, each with its adapters.
 
+    The newest version of an adapter goes by its name alone, the others by NAME@VERSION.
     `root` is what the name stands for, by content (its CID); `parent` is the base model that an adapter works on.
     """
     models = _models(catalog, usual)
@@ -61,9 +62,9 @@ def listed(catalog: Catalog, usual: str, encoder: Encoder | None) -> list[Json]:
     entries = []
     for model in models:
         entries.append(_entry(model.name, model.added_unix_s, OWNER, model.fingerprint, None))
-        for adapter in ready_adapters(catalog, model):
-            name = adapter.name if adapter.name not in taken else f"{adapter.name}@{adapter.version}"
-            if name in taken or resolve(catalog, model, name) != adapter:
+        for wish, adapter in named_adapters(catalog, model):
+            name = wish if wish not in taken else f"{adapter.name}@{adapter.version}"
+            if name in taken:  # it fits several models, and is on the first
                 continue
             taken.add(name)
             row = catalog.adapters.get(Cid.parse(adapter.cid))
