@@ -24,7 +24,7 @@ from agents.adapters.subscribe import News, run_subscriber
 from agents.adapters.watch import run_watcher
 from agents.artifacts.rebuild import needs_rebuild, rebuild
 from agents.chat.sessions import Chat, Sessions
-from agents.engine.client import Engine, open_engine
+from agents.engine.client import Engine
 from agents.models import Desk
 from daemon import config as settings
 from daemon import logs, wall
@@ -34,6 +34,7 @@ from daemon.api.http import control_served
 from daemon.api.openai.face import Face, Token
 from daemon.api.operation import Nothing
 from daemon.api.operations.node import status
+from daemon.backend import engine_opened, run_acquaintance, settle
 from daemon.config import Config
 from daemon.errors import BadConfig
 from daemon.events import EventFeed
@@ -143,10 +144,14 @@ async def open_node(
         _opened(partial(Catalog.open, home.catalog)) as catalog,
     ):
         feed = EventFeed(catalog, wall.unix_s)
+        config = await trio.to_thread.run_sync(settle, config, home, catalog)
         async with (
             running(feed.run),
             open_network(identity, config) as network,
-            open_engine(
+            engine_opened(
+                config,
+                home,
+                catalog,
                 threads=config.engine.n_threads,
                 device=config.engine.device,
                 idle_s=config.engine.idle_timeout_s,
@@ -306,7 +311,8 @@ def _assemble(
         )
         for folder in config.adapters.watch
     }
-    return node, watchers | {
+    others: dict[str, Service] = {"backend": partial(run_acquaintance, node)} if config.backend.url else {}
+    return node, watchers | others | {
         "bitswap": partial(run_exchange, ports.exchange),
         "announcer": partial(run_announcer, ports, published, rng),
         "subscriber": partial(run_subscriber, ports, news, rng, on_ready=node.adapters.became_ready),

@@ -71,6 +71,23 @@ class EngineConfig(Section, frozen=True):
     encoder: Annotated[str, _said("A folder with an encoder, for embeddings; empty is the installed MiniLM")] = ""
 
 
+class BackendConfig(Section, frozen=True):
+    """An OpenAI-compatible server that answers in the place of this node's engine; off without a URL."""
+
+    url: Annotated[str, Meta(max_length=512), _said("Such as http://127.0.0.1:8000/v1")] = ""
+    kind: Annotated[
+        Literal["covey", "vllm", "llama.cpp", "generic"], _said("What it is; Covey and vLLM serve adapters too")
+    ] = "generic"
+    model: Annotated[str, Meta(max_length=256), _said("The model's name there")] = ""
+    base: Annotated[str, Meta(max_length=256), _said("Which model that is here: a name or fingerprint")] = ""
+    token_file: Annotated[str, _said("A file with its token")] = ""
+    token_env: Annotated[str, _said("Or the environment variable that holds it")] = ""
+    adapters_path: Annotated[str, _said("Where vLLM sees this home's adapters folder; empty is the same path")] = ""
+    n_adapters: Annotated[Count, _said("Adapters that stay loaded there")] = 8
+    context_tokens: Annotated[int, Meta(ge=0, le=1 << 24), _said("Of the model; 0 is what the server says")] = 0
+    silence_timeout_s: Annotated[Seconds, _said("The longest wait for the next piece of an answer")] = 120.0
+
+
 class ChatConfig(Section, frozen=True):
     """How `covey chat` behaves."""
 
@@ -127,6 +144,7 @@ class Config(Section, frozen=True):
     storage: StorageConfig = StorageConfig()
     adapters: AdaptersConfig = AdaptersConfig()
     engine: EngineConfig = EngineConfig()
+    backend: BackendConfig = BackendConfig()
     chat: ChatConfig = ChatConfig()
     gateway: GatewayConfig = GatewayConfig()
     openai: OpenAiConfig = OpenAiConfig()

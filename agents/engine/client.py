@@ -197,7 +197,7 @@ class Engine:
         return max(0.0, self._not_before_s - trio.current_time())
 
     @asynccontextmanager
-    async def call(self, request: Request) -> AsyncIterator[Replies]:
+    async def call(self, request: Request) -> AsyncIterator[AsyncIterator[Reply]]:
         """Send `request` (its `id` is set here) and read its replies. Leaving the block early cancels it."""
         async with self._slots:
             worker = await self._ready_worker(request)

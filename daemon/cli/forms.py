@@ -139,6 +139,8 @@ def _model_imported(result: Json) -> Iterator[str]:
 
 
 def _model_line(row: Json) -> str:
+    if not row["n_params"]:  # a backend's: it does not say
+        return clean(row["architecture"])
     millions = row["n_params"] / 1e6
     return f"{clean(row['architecture'])}, {millions:,.1f} M parameters, {clean(row['dtype'])}"
 

@@ -6,6 +6,7 @@ from agents.chat.events import Adapter
 from agents.chat.ready import named_adapters, resolve
 from agents.encoders import Encoder
 from agents.errors import UnknownName
+from agents.models import card_of
 from daemon.api.openai.problems import invalid, no_model
 from daemon.api.openai.replies import Json
 from storage.catalog import Catalog
@@ -54,14 +55,16 @@ def served(catalog: Catalog, name: str, usual: str, encoder: Encoder | None) -> 
 def listed(catalog: Catalog, usual: str, encoder: Encoder | None) -> list[Json]:
     """Every name that a request can use, as `/v1/models` has it: the usual model first, each with its adapters.
 
-    The newest version of an adapter goes by its name alone, the others by NAME@VERSION.
+    A base says too how much it reads (`max_model_len`, as vLLM calls it) and which fingerprints it answers to
+    (`accepts`). The newest version of an adapter goes by its name alone, the others by NAME@VERSION.
     `root` is what the name stands for, by content (its CID); `parent` is the base model that an adapter works on.
     """
     models = _models(catalog, usual)
     taken = {model.name for model in models}
     entries = []
     for model in models:
-        entries.append(_entry(model.name, model.added_unix_s, OWNER, model.fingerprint, None))
+        about = {"max_model_len": card_of(model).context_tokens, "accepts": sorted(model.accepts)}
+        entries.append(_entry(model.name, model.added_unix_s, OWNER, model.fingerprint, None) | about)
         for wish, adapter in named_adapters(catalog, model):
             name = wish if wish not in taken else f"{adapter.name}@{adapter.version}"
             if name in taken:  # it fits several models, and is on the first

@@ -273,7 +273,9 @@ async def _stage(node: "Node", chat: "Chat", adapter: Adapter | None) -> None:
 
 
 def _is_loaded(node: "Node", chat: "Chat") -> bool:
-    return node.engine.pid is not None and node.desk.holds(chat.model)
+    from agents.backend import is_backend
+
+    return (node.engine.pid is not None or is_backend(chat.model)) and node.desk.holds(chat.model)
 
 
 async def close(node: "Node", params: OfChat) -> Done:
