@@ -52,7 +52,7 @@ class Loras:
         """The server has it no more."""
         self._n_users.pop(name, None)
 
-    def surplus(self) -> list[str]:
-        """What to unload, the longest unused first."""
-        idle = [name for name, n_users in self._n_users.items() if n_users == 0]
+    def surplus(self, wanted: str) -> list[str]:
+        """What to unload, the longest unused first: never `wanted`, which a request is about to use."""
+        idle = [name for name, n_users in self._n_users.items() if n_users == 0 and name != wanted]
         return idle[: max(0, len(self._n_users) - self._limit)]

@@ -167,7 +167,7 @@ class Server:
             if name not in self._loras:
                 await self._load(name, folder)
                 self._loras.loaded(name)
-                for other in self._loras.surplus():
+                for other in self._loras.surplus(name):
                     self._loras.forget(other)
                     await self._unload(other)
         return name

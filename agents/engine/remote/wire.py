@@ -23,6 +23,8 @@ _EXTRAS: Final[dict[Kind, dict[str, str | None]]] = {
 _NEUTRAL: Final = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 _MAX_SEED: Final[dict[Kind, int]] = {"llama.cpp": (1 << 31) - 1}  # it reads 32 bits, the greatest as "by chance"
 
+_NO_ERROR: Final = msgspec.Raw(b"null")
+
 Json = dict[str, Any]
 
 
@@ -83,7 +85,7 @@ class _Usage(msgspec.Struct, frozen=True):
 class _Chunk(msgspec.Struct, frozen=True):
     choices: tuple[_Choice, ...] = ()
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = _NO_ERROR
 
 
 def path_of(ask: Generate) -> str:
@@ -169,7 +171,7 @@ class Reading:
             chunk = msgspec.json.decode(data, type=_Chunk)
         except (msgspec.MsgspecError, RecursionError) as error:
             raise BackendFailed(f"the server sent an event that is no part of an answer: {error}") from None
-        if chunk.error is not None and bytes(chunk.error) != b"null":
+        if bytes(chunk.error) != bytes(_NO_ERROR):
             raise error_of(500, b'{"error":' + bytes(chunk.error) + b"}")
         self._usage = chunk.usage or self._usage
         if not chunk.choices:
