@@ -12,6 +12,7 @@ import trio
 from agents import backend
 from agents.engine.client import Engine, open_engine
 from agents.errors import AgentError
+from agents.models import card_of
 from daemon import wall
 from daemon.config import BackendConfig, Config
 from daemon.errors import BadConfig
@@ -19,6 +20,7 @@ from daemon.paths import Home
 from storage.catalog import Catalog
 
 if TYPE_CHECKING:
+    from agents.engine.messages import ModelCard
     from agents.engine.remote.server import ServerSettings
     from daemon.app import Node
 
@@ -37,7 +39,7 @@ def settle(config: Config, home: Home, catalog: Catalog) -> Config:
     if not wish.url:
         backend.forget_backends(catalog)
         return config
-    from agents.engine.remote.server import card_of
+    from agents.engine.remote.server import card_of as card_there
     from agents.engine.remote.wire import Entry
 
     settings = server_settings(wish, catalog)
@@ -45,7 +47,7 @@ def settle(config: Config, home: Home, catalog: Catalog) -> Config:
     backend.forget_backends(catalog, {name})
     known = catalog.models.get(name)
     if known is None or known.source != f"{backend.SOURCE}{wish.url}" or wish.base:
-        card = card_of(settings, Entry(id=wish.model))
+        card = card_there(settings, Entry(id=wish.model))
         backend.note_backend(catalog, home.models, wish.url, card, wall.unix_s())
     return msgspec.structs.replace(config, engine=msgspec.structs.replace(config.engine, model=name))
 
@@ -56,12 +58,14 @@ def server_settings(wish: BackendConfig, catalog: Catalog) -> "ServerSettings":
 
     if not wish.model:
         raise BadConfig("backend.model: say which of the server's models answers: covey config set backend.model NAME")
+    base, card = _base(wish, catalog)
     return ServerSettings(
         url=wish.url,
         kind=wish.kind,
         model=wish.model,
         token=_token(wish),
-        base=_base(wish, catalog),
+        base=base,
+        card=card,
         adapters_path=wish.adapters_path,
         n_adapters=wish.n_adapters,
         context_tokens=wish.context_tokens,
@@ -107,18 +111,18 @@ async def run_acquaintance(node: "Node", *, task_status: trio.TaskStatus[None] =
     await node.adapters.listen()
 
 
-def _base(wish: BackendConfig, catalog: Catalog) -> str:
-    """The fingerprint that `backend.base` names: a CID, or a model of this node. Raises: BadConfig."""
+def _base(wish: BackendConfig, catalog: Catalog) -> "tuple[str, ModelCard | None]":
+    """The fingerprint that `backend.base` names, and the card of a model here that it names. Raises: BadConfig."""
     from storage.cid import Cid
     from storage.errors import InvalidCid
 
     if not wish.base:
-        return ""
-    known = catalog.models.get(wish.base)
-    if known is not None and not backend.is_backend(known):
-        return known.derived_from or known.fingerprint
+        return "", None
+    for row in catalog.models.list():
+        if wish.base in (row.name, *row.accepts) and not backend.is_backend(row):
+            return row.fingerprint, card_of(row)
     try:
-        return str(Cid.parse(wish.base))
+        return str(Cid.parse(wish.base)), None
     except InvalidCid:
         raise BadConfig(f"backend.base: {wish.base!r} is neither a model here nor a fingerprint") from None
 

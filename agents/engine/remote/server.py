@@ -6,7 +6,7 @@ Written from the public documentation of vLLM and llama.cpp, and of OpenAI's API
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import msgspec
@@ -50,6 +50,7 @@ class ServerSettings:
         url: up to and with `/v1`.
         model: the model's name there.
         base: the fingerprint of the base model that it is, where the user says so: whose adapters fit it.
+        card: the card of that model, where it is known here too.
         adapters_path: where the server sees the folder in which our adapters stand; empty for the same place.
         n_adapters: so many stay loaded there.
         context_tokens: 0 for what the server says.
@@ -61,6 +62,7 @@ class ServerSettings:
     model: str
     token: str = field(default="", repr=False)
     base: str = ""
+    card: ModelCard | None = None
     adapters_path: str = ""
     n_adapters: int = 8
     context_tokens: int = 0
@@ -231,26 +233,37 @@ class Server:
 
 
 def card_of(settings: ServerSettings, entry: Entry) -> ModelCard:
-    """The card of a server's model: what it does not say is 0 or unknown.
+    """The card of a server's model: what the user says that it is, or what a Covey says; else unknown.
 
-    Its fingerprint is what the user says, or what a Covey says; of any other server one that no adapter names.
+    One that is unknown has a fingerprint that no adapter names.
     """
-    bases = [settings.base] if settings.base else [base for base in (entry.root, *entry.accepts) if _is_cid(base)]
-    bases = list(dict.fromkeys(base for base in bases if base)) if settings.kind == "covey" or settings.base else []
-    unknown = str(Cid.of(f"{settings.url} {settings.model}".encode()))
+    context_tokens = settings.context_tokens or max(0, entry.max_model_len or 0)
+    known = settings.card or (_card(entry.card) if settings.kind == "covey" else None)
+    if known is not None:
+        return msgspec.structs.replace(
+            known, name=settings.model, context_tokens=context_tokens or known.context_tokens
+        )
     return ModelCard(
         name=settings.model,
-        fingerprint=bases[0] if bases else unknown,
-        derived_from=bases[1] if len(bases) > 1 else None,
+        fingerprint=settings.base or str(Cid.of(f"{settings.url} {settings.model}".encode())),
         architecture=f"served by {settings.kind}",
         n_params=0,
         n_layers=0,
         hidden_size=0,
         vocabulary=0,
-        context_tokens=settings.context_tokens or max(0, entry.max_model_len or 0) or USUAL_CONTEXT_TOKENS,
+        context_tokens=context_tokens or USUAL_CONTEXT_TOKENS,
         dtype="",
         has_chat_template=True,
     )
+
+
+def _card(said: dict[str, Any] | None) -> ModelCard | None:
+    """A card as a Covey lists it; None for one of another version, which says what we cannot read."""
+    try:
+        card = msgspec.convert(said, ModelCard)
+        return card if all(_is_cid(base) for base in (card.fingerprint, card.base)) else None
+    except msgspec.ValidationError:
+        return None
 
 
 @asynccontextmanager
@@ -314,8 +327,9 @@ async def _whole(response: httpx.Response, n_most_bytes: int, *, is_cut: bool = 
     return bytes(body)
 
 
-def _is_cid(text: str | None) -> bool:
+def _is_cid(text: str) -> bool:
     try:
-        return text is not None and bool(Cid.parse(text))
+        Cid.parse(text)
     except InvalidCid:
         return False
+    return True

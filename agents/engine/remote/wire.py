@@ -29,13 +29,13 @@ Json = dict[str, Any]
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A model in a server's list. `root` is what the name stands for; `accepts` is Covey's: the bases it takes."""
+    """A model in a server's list. `root` is what the name stands for; `card` is there where the server is a Covey."""
 
     id: str
     root: str | None = None
     parent: str | None = None
     max_model_len: int | None = None
-    accepts: tuple[str, ...] = ()
+    card: dict[str, Any] | None = None
 
 
 class _Listing(msgspec.Struct, frozen=True):

@@ -55,15 +55,15 @@ def served(catalog: Catalog, name: str, usual: str, encoder: Encoder | None) -> 
 def listed(catalog: Catalog, usual: str, encoder: Encoder | None) -> list[Json]:
     """Every name that a request can use, as `/v1/models` has it: the usual model first, each with its adapters.
 
-    A base says too how much it reads (`max_model_len`, as vLLM calls it) and which fingerprints it answers to
-    (`accepts`). The newest version of an adapter goes by its name alone, the others by NAME@VERSION.
-    `root` is what the name stands for, by content (its CID); `parent` is the base model that an adapter works on.
+    The newest version of an adapter goes by its name alone, the others by NAME@VERSION. `root` is what the name stands
+    for, by content (its CID); `parent` is the base model that an adapter works on. A base says too how much it reads
+    (`max_model_len`, as vLLM calls it), and has its whole `card`.
     """
     models = _models(catalog, usual)
     taken = {model.name for model in models}
     entries = []
     for model in models:
-        about = {"max_model_len": card_of(model).context_tokens, "accepts": sorted(model.accepts)}
+        about = {"max_model_len": card_of(model).context_tokens, "card": model.card}
         entries.append(_entry(model.name, model.added_unix_s, OWNER, model.fingerprint, None) | about)
         for wish, adapter in named_adapters(catalog, model):
             name = wish if wish not in taken else f"{adapter.name}@{adapter.version}"

@@ -1,7 +1,9 @@
 """A server as an engine, over real sockets: its answers, its adapters, its errors, and being left."""
 
 from contextlib import aclosing
+from dataclasses import replace
 
+import msgspec
 import pytest
 import trio
 
@@ -24,6 +26,7 @@ from agents.errors import (
     UnknownName,
 )
 from daemon.api.served import http_served
+from simulations.world import TINY
 from storage.cid import Cid
 
 A, B, C = (str(Cid.of(name)) for name in (b"a", b"b", b"c"))
@@ -198,15 +201,23 @@ async def test_what_is_not_for_a_server_is_refused(connected):
             await server.one(Embed(texts=("a",)))
 
 
-def test_the_fingerprint_is_what_the_user_or_a_covey_says():
-    settings = ServerSettings(url="http://x/v1", kind="covey", model="m")
-    card = card_of(settings, Entry(id="m", root=A, accepts=(A, B)))
-    assert (card.fingerprint, card.derived_from) == (A, B)
-    said_by_user = ServerSettings(url="http://x/v1", kind="vllm", model="m", base=C, context_tokens=99)
-    card = card_of(said_by_user, Entry(id="m", root="/models/m", max_model_len=512))
-    assert (card.fingerprint, card.derived_from, card.context_tokens) == (C, None, 99)
-    stranger = ServerSettings(url="http://x/v1", kind="generic", model="m")
-    assert card_of(stranger, Entry(id="m", root=A)).fingerprint not in (A, B, C)
+def test_the_card_is_what_the_user_or_a_covey_says():
+    covey = ServerSettings(url="http://x/v1", kind="covey", model="m")
+    listed = msgspec.to_builtins(msgspec.structs.replace(TINY, derived_from=B))
+    card = card_of(covey, Entry(id="m", card=listed, max_model_len=99))
+    assert card == msgspec.structs.replace(TINY, name="m", derived_from=B, context_tokens=99)
+    named = ServerSettings(url="http://x/v1", kind="vllm", model="m", base=C, context_tokens=77)
+    card = card_of(named, Entry(id="m", card=listed, max_model_len=512))
+    assert (card.fingerprint, card.derived_from, card.context_tokens, card.hidden_size) == (C, None, 77, 0)
+    known = card_of(replace(named, card=TINY), Entry(id="m"))
+    assert known == msgspec.structs.replace(TINY, name="m", context_tokens=77)
+
+
+@pytest.mark.parametrize("said", [None, {}, {"fingerprint": 5}, msgspec.to_builtins(TINY) | {"fingerprint": "x"}])
+def test_a_card_that_is_none_leaves_the_model_unknown(said):
+    covey = ServerSettings(url="http://x/v1", kind="covey", model="m")
+    card = card_of(covey, Entry(id="m", card=said))
+    assert (card.fingerprint, card.context_tokens) == (str(Cid.of(b"http://x/v1 m")), remote.USUAL_CONTEXT_TOKENS)
 
 
 async def conversation_says(engine, text, wanted=None):
