@@ -31,9 +31,11 @@ def cut(raw, sizes):
     st.lists(st.integers(0, 5), max_size=60),
 )
 def test_events_are_read_however_they_are_cut(texts, end, sizes):
-    raw = "".join(f": ping{end}{end}event: x{end}data: {text}{end}id: 7{end}{end}" for text in texts).encode()
+    raw = "".join(
+        f": ping{end}{end}event: x{end}data: {text}{end}id: 7{end}data: more{end}{end}" for text in texts
+    ).encode()
     reader = Events()
-    assert [data for chunk in cut(raw, sizes) for data in reader.feed(chunk)] == texts
+    assert [data for chunk in cut(raw, sizes) for data in reader.feed(chunk)] == [f"{text}\nmore" for text in texts]
 
 
 def test_data_of_several_lines_is_one_event():
