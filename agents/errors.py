@@ -29,6 +29,12 @@ class EngineFailed(AgentError):
     code = "engine_failed"
 
 
+class EngineBusy(AgentError):
+    """The engine has too much to do for one request more. Try again soon."""
+
+    code = "engine_busy"
+
+
 class TooLong(AgentError):
     """The message does not fit the model's context. Shorten it, or lower --max-tokens."""
 

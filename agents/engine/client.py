@@ -31,6 +31,7 @@ from agents.errors import (
     AgentError,
     BadAdapter,
     BadData,
+    EngineBusy,
     EngineDied,
     EngineFailed,
     EngineMissing,
@@ -53,7 +54,7 @@ LAST_WORDS_S: Final = 0.5
 _READ_BYTES: Final = 1 << 16
 
 _ERRORS: Final[dict[str, type[AgentError]]] = {
-    error.code: error for error in (BadAdapter, BadData, EngineMissing, TooLong, UnknownName, WrongBase)
+    error.code: error for error in (BadAdapter, BadData, EngineBusy, EngineMissing, TooLong, UnknownName, WrongBase)
 }
 
 
