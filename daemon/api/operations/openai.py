@@ -80,7 +80,7 @@ OPERATIONS = (
     Operation(
         noun="openai",
         verb="status",
-        summary="Show the OpenAI-compatible API: its address and the names to ask for.",
+        summary="Show where the OpenAI-compatible API is, and its models.",
         params=Nothing,
         result=OpenAiStatus,
         handler=status,
