@@ -6,7 +6,7 @@ that it is their mean.
 Source: Reimers and Gurevych, Sentence-BERT (arXiv 1908.10084), which all-MiniLM-L6-v2 follows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -77,8 +77,11 @@ class Embedder:
         self._usual_tokens = min(_usual_tokens(path), self._most_tokens)
         self.width: int = model.config.hidden_size
 
-    def embed(self, request: Embed, is_cancelled: Callable[[], bool]) -> Embedded:
-        """The vectors of the texts, and what was read of each. Raises: BadData, EngineFailed when cancelled."""
+    def embed(self, request: Embed, is_cancelled: Callable[[], bool]) -> Generator[None, None, Embedded]:
+        """The vectors of the texts, and what was read of each; other work may go on between its batches.
+
+        Raises: BadData, EngineFailed when cancelled.
+        """
         n_most = request.max_tokens or self._usual_tokens
         if n_most > self._most_tokens:
             raise BadData(f"this encoder reads at most {self._most_tokens} tokens of a text, not {n_most}")
@@ -90,6 +93,7 @@ class Embedder:
             if is_cancelled():
                 raise EngineFailed("the embedding was cancelled")
             vectors[places] = self._embed([rows[place] for place in places])
+            yield
         return Embedded(
             id=request.id,
             vectors=vectors.tobytes(),

@@ -55,10 +55,20 @@ def encoder():
     return Embedder(None)
 
 
+def embedded(encoder, request, is_cancelled=lambda: False):
+    """Drive an embedding to its end."""
+    batches = encoder.embed(request, is_cancelled)
+    while True:
+        try:
+            next(batches)
+        except StopIteration as end:
+            return end.value
+
+
 def vectors(encoder, *texts, **options):
     import numpy
 
-    made = encoder.embed(Embed(texts=texts, **options), lambda: False)
+    made = embedded(encoder, Embed(texts=texts, **options))
     return numpy.frombuffer(made.vectors, "<f4").reshape(-1, made.width), made
 
 
@@ -104,7 +114,7 @@ def test_of_a_long_text_the_beginning_counts_and_that_is_told(encoder):
 @pytest.mark.engine
 def test_an_embedding_that_is_cancelled_ends(encoder):
     with pytest.raises(EngineFailed, match="cancelled"):
-        encoder.embed(Embed(texts=("x",)), lambda: True)
+        embedded(encoder, Embed(texts=("x",)), lambda: True)
 
 
 @pytest.mark.engine
