@@ -64,6 +64,11 @@ def client():
         one.close()
 
 
+def counts(usage):
+    """The tokens read and written; how many of them were remembered depends on what came before."""
+    return usage.prompt_tokens, usage.completion_tokens
+
+
 def text_of(stream):
     """What a stream said, and its last piece."""
     with stream:
@@ -82,7 +87,7 @@ def test_the_official_client_works_unchanged(served, client):
         ada.chat.completions.create(model="tiny", stream=True, stream_options={"include_usage": True}, **GREEDY)
     )
     assert text == made.choices[0].message.content
-    assert last.usage == made.usage
+    assert counts(last.usage) == counts(made.usage)
     for wrong, kind in (
         ({"model": "loud9"}, openai.NotFoundError),
         ({"extra_body": {"mirostat": 1}}, openai.BadRequestError),
@@ -185,7 +190,7 @@ def test_the_face_of_a_node_is_the_backend_of_another(served, client, new_node, 
     for name in ("tiny", "loud1"):
         ours, theirs = (one.chat.completions.create(model=name, **GREEDY) for one in (here, there))
         assert ours.choices[0].message.content == theirs.choices[0].message.content
-        assert ours.usage == theirs.usage
+        assert counts(ours.usage) == counts(theirs.usage)
         assert ours.system_fingerprint == theirs.system_fingerprint
     said = bob.ok("chat", "--adapter", "loud1", "-p", "What is a list?", "--max-tokens", "8")
     assert said.strip()
@@ -208,6 +213,7 @@ def test_texts_are_completed_with_logprobs_and_schemas_kept_to(served, client):
     assert "".join(choice.logprobs.tokens) == choice.text
     assert all(len(top) == 2 for top in choice.logprobs.top_logprobs)
     schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    schema["additionalProperties"] = False
     kind = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
     made = ada.chat.completions.create(model="tiny", messages=TURNS, response_format=kind, max_tokens=200, seed=1)
     assert isinstance(json.loads(made.choices[0].message.content)["ok"], bool)
