@@ -69,6 +69,24 @@ class EngineConfig(Section, frozen=True):
     answer_timeout_s: Annotated[Seconds, _said("The longest time for an answer")] = 300.0
     idle_timeout_s: Annotated[Seconds, _said("Unused for so long, it ends and gives back its memory")] = 900.0
     hang_timeout_s: Annotated[Seconds, _said("Without a sign of life for so long at work, it is ended")] = 60.0
+    encoder: Annotated[str, _said("A folder with an encoder, for embeddings; empty is the installed MiniLM")] = ""
+
+
+class BackendConfig(Section, frozen=True):
+    """An OpenAI-compatible server that answers in the place of this node's engine; off without a URL."""
+
+    url: Annotated[str, Meta(max_length=512), _said("Such as http://127.0.0.1:8000/v1")] = ""
+    kind: Annotated[
+        Literal["covey", "vllm", "llama.cpp", "generic"], _said("What it is; Covey and vLLM serve adapters too")
+    ] = "generic"
+    model: Annotated[str, Meta(max_length=256), _said("The model's name there")] = ""
+    base: Annotated[str, Meta(max_length=256), _said("Which model that is here: a name or fingerprint")] = ""
+    token_file: Annotated[str, _said("A file with its token")] = ""
+    token_env: Annotated[str, _said("Or the environment variable that holds it")] = ""
+    adapters_path: Annotated[str, _said("Where vLLM sees this home's adapters folder; empty is the same path")] = ""
+    n_adapters: Annotated[Count, _said("Adapters that stay loaded there")] = 8
+    context_tokens: Annotated[int, Meta(ge=0, le=1 << 24), _said("Of the model; 0 is what the server says")] = 0
+    silence_timeout_s: Annotated[Seconds, _said("The longest wait for the next piece of an answer")] = 120.0
 
 
 class ChatConfig(Section, frozen=True):
@@ -122,6 +140,17 @@ class GatewayConfig(Section, frozen=True):
     max_reply_bytes: Annotated[int, Meta(ge=1 << 20), _said("The longest reply; more goes in ranges")] = 64 << 30
 
 
+class OpenAiConfig(Section, frozen=True):
+    """Models and adapters for programs that speak OpenAI's API; they need the token of `covey openai token`."""
+
+    is_enabled: Annotated[bool, _said("Listen, and answer those who have the token")] = False
+    host: Annotated[str, _said("The address to listen on; 127.0.0.1 is for this machine alone")] = "127.0.0.1"
+    port: Annotated[Port, _said("TCP; 0 takes any that is free")] = 4703
+    hosts: Annotated[tuple[str, ...], _said("Other names under which it may be called")] = ()
+    n_answers: Annotated[Count, _said("Under way or waiting at once; more are told to come again")] = 64
+    n_connections: Annotated[Count, _said("Open at once; more are closed")] = 256
+
+
 class KuboConfig(Section, frozen=True):
     """A Kubo node beside this one. It is asked for nothing until a command or `publish` says so."""
 
@@ -145,10 +174,12 @@ class Config(Section, frozen=True):
     storage: StorageConfig = StorageConfig()
     adapters: AdaptersConfig = AdaptersConfig()
     engine: EngineConfig = EngineConfig()
+    backend: BackendConfig = BackendConfig()
     chat: ChatConfig = ChatConfig()
     ask: AskConfig = AskConfig()
     cache: CacheConfig = CacheConfig()
     gateway: GatewayConfig = GatewayConfig()
+    openai: OpenAiConfig = OpenAiConfig()
     kubo: KuboConfig = KuboConfig()
     logs: LogsConfig = LogsConfig()
 

@@ -91,9 +91,9 @@ def check_claims(found: Inspection, manifest: Manifest) -> None:
 
 
 def card_for(catalog: Catalog, base: Cid) -> ModelCard | None:
-    """The card of a local model that takes adapters for `base`."""
-    models = catalog.models.accepting(str(base))
-    return msgspec.convert(models[0].card, ModelCard) if models else None
+    """The card of a model that takes adapters for `base`, where its shape is known: a backend's may not be."""
+    cards = [msgspec.convert(model.card, ModelCard) for model in catalog.models.accepting(str(base))]
+    return next((card for card in cards if card.hidden_size), None)
 
 
 def _discard(folder: Path) -> None:

@@ -2,8 +2,7 @@
 
 from typing import Final
 
-from agents.chat.conversation import TooLong
-from agents.errors import AgentError, UnknownName, WrongBase
+from agents.errors import AgentError, TooLong, UnknownName, WrongBase
 
 
 class PeerRefuses(AgentError):

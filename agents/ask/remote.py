@@ -8,9 +8,8 @@ import trio
 
 from agents.ask.convert import options_of, turns_of
 from agents.ask.errors import BY_CODE, AnsweredWrongly, BadOption, BrokeOff, NoRecord, PeerFailed, PeerRefuses
-from agents.chat.conversation import TooLong
 from agents.engine import messages
-from agents.errors import AgentError, EngineFailed
+from agents.errors import AgentError, EngineFailed, TooLong
 from protocols.ask import shell, wire
 from protocols.ask.record import SignedAnswer, check_answer, open_record
 from protocols.ask.shell import PeerRefused

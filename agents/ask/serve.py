@@ -13,11 +13,10 @@ from agents.adapters.ports import Ports
 from agents.ask.convert import request_of
 from agents.ask.records import Said, store_record
 from agents.chat.answer import Engine, error_text
-from agents.chat.conversation import TooLong
 from agents.chat.events import Adapter
 from agents.chat.ready import ready_adapters, resolve
 from agents.engine import messages
-from agents.errors import AgentError, EngineDied, EngineFailed, EngineMissing, UnknownName
+from agents.errors import AgentError, EngineDied, EngineFailed, EngineMissing, TooLong, UnknownName
 from agents.models import Desk, card_of, find_model
 from protocols.ask import wire
 from protocols.ask.quota import Denied, Limits, Quota

@@ -48,9 +48,11 @@ from agents.errors import (
     AgentError,
     BadAdapter,
     BadData,
+    EngineBusy,
     EngineDied,
     EngineFailed,
     EngineMissing,
+    TooLong,
     UnknownName,
     WrongBase,
 )
@@ -67,7 +69,7 @@ STATUS_LIMIT_S: Final = 2.0
 STOPPED: Final = "it was stopped by its user"
 
 _ERRORS: Final[dict[str, type[AgentError]]] = {
-    error.code: error for error in (BadAdapter, BadData, EngineMissing, UnknownName, WrongBase)
+    error.code: error for error in (BadAdapter, BadData, EngineBusy, EngineMissing, TooLong, UnknownName, WrongBase)
 }
 
 
@@ -272,7 +274,7 @@ class Engine:
         return True
 
     @asynccontextmanager
-    async def call(self, request: Request) -> AsyncIterator[Replies]:
+    async def call(self, request: Request) -> AsyncIterator[AsyncIterator[Reply]]:
         """Send `request` (its `id` is set here) and read its replies. Leaving the block early cancels it."""
         async with self._slots:
             worker = await self._ready_worker(request)

@@ -255,19 +255,30 @@ class Trained(Message, frozen=True, tag="trained"):
 
 
 class Embed(Message, frozen=True, tag="embed"):
-    """Sentence embeddings with the model in `folder` (None: the installed MiniLM wheel). Ends with `Embedded`."""
+    """Sentence embeddings with the encoder in `folder` (None: the installed MiniLM wheel). Ends with `Embedded`.
+
+    Of a text with more than `max_tokens` tokens (None: what the encoder was made for) the beginning counts.
+    """
 
     texts: Annotated[tuple[Text, ...], Meta(max_length=4096)]
     folder: Path | None = None
+    max_tokens: Annotated[int, Meta(ge=2, le=1 << 20)] | None = None
 
 
 class Embedded(Message, frozen=True, tag="embedded"):
-    """Row-major little-endian float32 vectors of length 1. Shape: (n_texts, width)."""
+    """Row-major little-endian float32 vectors of length 1. Shape: (n_texts, width).
+
+    `n_tokens` counts what was read of each text, and `truncated` names, by their place, the texts that were longer.
+    `padding_frac` is the share of what the encoder computed that stood for no token.
+    """
 
     is_final = True
 
     vectors: bytes
     width: int
+    n_tokens: tuple[int, ...] = ()
+    truncated: tuple[int, ...] = ()
+    padding_frac: float = 0.0
 
 
 class Failed(Message, frozen=True, tag="failed"):

@@ -18,6 +18,8 @@ EVENT_KINDS: Final = {
     "artifact_added": "The manifest of an artifact was fetched and verified; its files too, where they were asked for.",
     "artifact_published": "A model, dataset or checkpoint of this node is signed and stored.",
     "artifact_removed": "The user removed an artifact.",
+    "backend_found": "The backend answers, and has the model that it is asked for.",
+    "backend_missing": "The backend does not answer, or has no such model; it is asked again.",
     "block_withheld": "`peer` asked for a block that is here and that it may not see; it was told that there is none.",
     "blocks_damaged": "So many blocks did not match their CIDs any more when they were read again.",
     "catalog_rebuilt": "The catalog was filled again from blocks; `n_problems` artifacts are not here whole.",

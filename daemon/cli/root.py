@@ -40,6 +40,7 @@ NOUNS: Final = {
     "kubo": "The Kubo node beside this one.",
     "model": "Base models on this machine.",
     "name": "Names (IPNS records) that are kept here.",
+    "openai": "Models and adapters for programs that speak OpenAI's API.",
     "peer": "Peers: add, trust and forget them.",
     "pin": "Pins: what this node keeps.",
     "record": "Signed records of answers.",

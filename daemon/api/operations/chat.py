@@ -303,7 +303,11 @@ async def _stage(node: "Node", chat: "Chat", adapter: Adapter | None) -> None:
 
 
 def _is_loaded(node: "Node", chat: "Chat") -> bool:
-    return chat.remote is not None or (node.engine.pid is not None and node.desk.holds(chat.model))
+    from agents.backend import is_backend
+
+    if chat.remote is not None:
+        return True
+    return (node.engine.pid is not None or is_backend(chat.model)) and node.desk.holds(chat.model)
 
 
 async def _refresh(node: "Node", chat: "Chat") -> None:
