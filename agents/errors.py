@@ -47,6 +47,18 @@ class NoRoom(AgentError):
     code = "no_room"
 
 
+class EngineBusy(AgentError):
+    """The engine has too much to do for one request more. Try again soon."""
+
+    code = "engine_busy"
+
+
+class TooLong(AgentError):
+    """The message does not fit the model's context. Shorten it, or lower --max-tokens."""
+
+    code = "too_long"
+
+
 class BadAdapter(AgentError):
     """The adapter is not usable as it is."""
 
@@ -81,3 +93,33 @@ class UnknownName(AgentError):
     """There is nothing by that name. `covey adapter ls` and `covey model ls` show what there is."""
 
     code = "unknown_name"
+
+
+class BackendUnreachable(AgentError):
+    """The server that answers for this node does not answer. Check that it runs, and the setting backend.url."""
+
+    code = "backend_unreachable"
+
+
+class BackendRefused(AgentError):
+    """The server that answers for this node refused the request."""
+
+    code = "backend_refused"
+
+
+class BackendFailed(AgentError):
+    """The server that answers for this node failed, or does not speak OpenAI's API. Its own log says more."""
+
+    code = "backend_failed"
+
+
+class BackendBusy(AgentError):
+    """The server that answers for this node has too much to do. Try again soon."""
+
+    code = "backend_busy"
+
+
+class NoAdapters(AgentError):
+    """The server that answers for this node takes no adapters while it runs."""
+
+    code = "no_adapters"

@@ -3,7 +3,7 @@
 import difflib
 import re
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -175,12 +175,16 @@ def card_of(row: ModelRow) -> ModelCard:
 
 
 class Desk:
-    """Which model stands in the engine. Several may use one model at a time; who wants another waits for them."""
+    """Which model stands in the engine. Several may use one model at a time; who wants another waits for them.
+
+    Who comes after one that waits waits behind it: a model that is always in use does not keep the others out.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._loaded: tuple[str, str] | None = None  # folder and fingerprint: a name may come to mean another model
         self._users = Counter[str]()  # by what they do
+        self._line: deque[object] = deque()
         self._changed = trio.Condition()
 
     def holds(self, row: ModelRow) -> bool:
@@ -204,8 +208,7 @@ class Desk:
     async def using(self, row: ModelRow, by: str = "an answer that is being written") -> AsyncIterator[None]:
         """Have the model in the engine for the length of the block; `by` says what for. Raises: AgentError."""
         async with self._changed:
-            while self._users.total() and not self.holds(row):
-                await self._changed.wait()
+            await self._turn(row)
             if not self.holds(row):
                 self._loaded = None
                 await self._engine.one(Load(id=0, folder=row.folder))
@@ -218,6 +221,17 @@ class Desk:
                 async with self._changed:
                     self._users[by] -= 1
                     self._changed.notify_all()
+
+    async def _turn(self, row: ModelRow) -> None:
+        """Wait until nobody who came before still waits, and nobody uses another model."""
+        place = object()
+        self._line.append(place)
+        try:
+            while self._line[0] is not place or (self._users.total() and not self.holds(row)):
+                await self._changed.wait()
+        finally:
+            self._line.remove(place)
+            self._changed.notify_all()
 
 
 def _key(row: ModelRow) -> tuple[str, str]:

@@ -24,16 +24,20 @@ from agents.adapters.subscribe import News, run_subscriber
 from agents.adapters.watch import run_watcher
 from agents.artifacts.offers import serve_offers
 from agents.artifacts.rebuild import needs_rebuild, rebuild
+from agents.cache.answers import AnswerCache
 from agents.chat.sessions import Chat, Sessions
-from agents.engine.client import Engine, open_engine
+from agents.engine.client import Engine
 from agents.models import Desk, mend_models
 from daemon import config as settings
 from daemon import logs, wall
 from daemon.adapters import Adapters
+from daemon.answering import answer_cache, answer_peers
 from daemon.api.faults import fault_of
 from daemon.api.http import control_served
+from daemon.api.openai.face import Face, Token
 from daemon.api.operation import Nothing
 from daemon.api.operations.node import status
+from daemon.backend import engine_opened, run_acquaintance, settle
 from daemon.config import Config
 from daemon.errors import BadConfig
 from daemon.events import EventFeed
@@ -56,6 +60,7 @@ from storage.roots import Roots
 
 CLOSE_LIMIT_S: Final = 1.0
 MAX_QUEUED: Final = 256
+MAX_DEATH_CHARS: Final = 500
 DHTS: Final = {"lan": "/ipfs/lan/kad/1.0.0", "public": "/ipfs/kad/1.0.0"}
 
 log = structlog.get_logger(__name__)
@@ -81,7 +86,9 @@ class Node:
     engine: Engine
     desk: Desk
     chats: Sessions[Chat]
+    answers: AnswerCache
     gateway: str | None
+    openai: Face
     started_s: float
     stop: Callable[[str], None]
 
@@ -142,14 +149,20 @@ async def open_node(
         _opened(partial(Catalog.open, home.catalog)) as catalog,
     ):
         feed = EventFeed(catalog, wall.unix_s)
+        config = await trio.to_thread.run_sync(settle, config, home, catalog)
         async with (
             running(feed.run),
             open_network(identity, config) as network,
-            open_engine(
+            engine_opened(
+                config,
+                home,
+                catalog,
                 threads=config.engine.n_threads,
                 device=config.engine.device,
                 idle_s=config.engine.idle_timeout_s,
+                hang_s=config.engine.hang_timeout_s,
                 on_log=_log_engine,
+                on_death=lambda why: feed.note("engine_died", {"text": why[:MAX_DEATH_CHARS]}),
             ) as engine,
         ):
             if not store.recovery.is_clean:
@@ -169,7 +182,7 @@ async def open_node(
                 async with trio.open_nursery() as nursery:
                     for name, service in services.items():
                         await nursery.start(supervise, name, service, feed.note)
-                    async with control_served(node, home):
+                    async with _openai(node), control_served(node, home):
                         feed.note("node_started", {"peer": str(identity.peer_id)})
                         yield node
                     feed.note("node_stopped", {})
@@ -185,8 +198,8 @@ async def _gateway(config: Config, ports: Ports) -> AsyncIterator[str | None]:
         return
     from daemon.api.gateway.answer import Site
     from daemon.api.gateway.asgi import GatewayApp, Limits
-    from daemon.api.gateway.served import Patience, gateway_served
     from daemon.api.gateway.view import public_view
+    from daemon.api.served import Patience, http_served
 
     def record_of(name: PeerId) -> bytes | None:
         row = ports.catalog.names.get(name)
@@ -194,9 +207,30 @@ async def _gateway(config: Config, ports: Ports) -> AsyncIterator[str | None]:
 
     site = Site(public_view(ports.store, ports.roots), record_of, wish.max_reply_bytes)
     app = GatewayApp(site, ports.unix_s, Limits(wish.n_requests, wish.request_timeout_s))
-    async with gateway_served(app, wish.host, wish.port, Patience(n_connections=wish.n_connections)) as url:
+    async with http_served(app, wish.host, wish.port, Patience(n_connections=wish.n_connections)) as url:
         log.info("gateway_serves", url=url)
         yield url
+
+
+@asynccontextmanager
+async def _openai(node: Node) -> AsyncIterator[None]:
+    """The OpenAI-compatible face, where it is asked for. Raises: BadConfig when it cannot listen, BadHome."""
+    wish = node.config.openai
+    if not wish.is_enabled:
+        yield
+        return
+    from daemon.api.openai.app import Limits, OpenAiApp
+    from daemon.api.served import Patience, http_served
+
+    await trio.to_thread.run_sync(node.openai.token.value)
+    limits = Limits(wish.n_answers, node.config.engine.answer_timeout_s)
+    app = OpenAiApp(node, limits, wall.unix_s, (wish.host, *wish.hosts))
+    patience = Patience(n_connections=wish.n_connections)
+    async with http_served(app, wish.host, wish.port, patience, section="openai") as url:
+        node.openai.url = f"{url}/v1"
+        log.info("openai_serves", url=node.openai.url)
+        yield
+    node.openai.url = None
 
 
 def _tell_mended(found: Recovery, feed: EventFeed) -> None:
@@ -270,6 +304,10 @@ def _assemble(
     provider = Provider(ports, rng)
     publish, published = trio.open_memory_channel[Cid](MAX_QUEUED)
     tell, news = trio.open_memory_channel[News](MAX_QUEUED)
+    desk = Desk(engine)
+    answers = answer_cache(config.cache, home, wall.unix_s)
+    if config.ask.is_enabled:
+        answer_peers(config, ports, desk, engine, answers)
     node = Node(
         home=home,
         config=config,
@@ -285,9 +323,11 @@ def _assemble(
         provider=provider,
         adapters=Adapters(ports, publish, tell, provider),
         engine=engine,
-        desk=Desk(engine),
+        desk=desk,
         chats=Sessions(),
+        answers=answers,
         gateway=gateway,
+        openai=Face(Token(home.openai_token)),
         started_s=trio.current_time(),
         stop=stop,
     )
@@ -297,7 +337,8 @@ def _assemble(
         )
         for folder in config.adapters.watch
     }
-    return node, watchers | {
+    others: dict[str, Service] = {"backend": partial(run_acquaintance, node)} if config.backend.url else {}
+    return node, watchers | others | {
         "bitswap": partial(run_exchange, ports.exchange),
         "announcer": partial(run_announcer, ports, published, rng),
         "subscriber": partial(run_subscriber, ports, news, rng, on_ready=node.adapters.became_ready),

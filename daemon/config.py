@@ -68,6 +68,25 @@ class EngineConfig(Section, frozen=True):
     n_threads: Annotated[int, Meta(ge=0), _said("Processor threads; 0 is as many as there are cores")] = 0
     answer_timeout_s: Annotated[Seconds, _said("The longest time for an answer")] = 300.0
     idle_timeout_s: Annotated[Seconds, _said("Unused for so long, it ends and gives back its memory")] = 900.0
+    hang_timeout_s: Annotated[Seconds, _said("Without a sign of life for so long at work, it is ended")] = 60.0
+    encoder: Annotated[str, _said("A folder with an encoder, for embeddings; empty is the installed MiniLM")] = ""
+
+
+class BackendConfig(Section, frozen=True):
+    """An OpenAI-compatible server that answers in the place of this node's engine; off without a URL."""
+
+    url: Annotated[str, Meta(max_length=512), _said("Such as http://127.0.0.1:8000/v1")] = ""
+    kind: Annotated[
+        Literal["covey", "vllm", "llama.cpp", "generic"], _said("What it is; Covey and vLLM serve adapters too")
+    ] = "generic"
+    model: Annotated[str, Meta(max_length=256), _said("The model's name there")] = ""
+    base: Annotated[str, Meta(max_length=256), _said("Which model that is here: a name or fingerprint")] = ""
+    token_file: Annotated[str, _said("A file with its token")] = ""
+    token_env: Annotated[str, _said("Or the environment variable that holds it")] = ""
+    adapters_path: Annotated[str, _said("Where vLLM sees this home's adapters folder; empty is the same path")] = ""
+    n_adapters: Annotated[Count, _said("Adapters that stay loaded there")] = 8
+    context_tokens: Annotated[int, Meta(ge=0, le=1 << 24), _said("Of the model; 0 is what the server says")] = 0
+    silence_timeout_s: Annotated[Seconds, _said("The longest wait for the next piece of an answer")] = 120.0
 
 
 class ChatConfig(Section, frozen=True):
@@ -80,6 +99,35 @@ class ChatConfig(Section, frozen=True):
     system: Annotated[str, _said("The system prompt; empty is Covey's own")] = ""
 
 
+class AskConfig(Section, frozen=True):
+    """Answering the questions of peers with the model of this node."""
+
+    is_enabled: Annotated[bool, _said("Answer peers that may ask")] = False
+    who: Annotated[
+        Literal["trusted", "flock"], _said("trusted: peers trusted with ask; flock: all that are trusted with anything")
+    ] = "trusted"
+    max_tokens: Annotated[int, Meta(ge=1, le=1 << 16), _said("The longest answer")] = 1024
+    timeout_s: Annotated[float, Meta(gt=0, le=3600), _said("The longest time for one, the waiting included")] = 300.0
+    n_at_once: Annotated[Count, _said("Questions of one peer under way or waiting")] = 2
+    n_per_minute: Annotated[Count, _said("Questions of one peer a minute")] = 20
+    tokens_per_hour: Annotated[Count, _said("Tokens of one peer an hour, prompts included")] = 20_000
+    tokens_per_day: Annotated[Count, _said("Tokens of one peer a day, prompts included")] = 100_000
+    n_running: Annotated[Count, _said("Questions of all peers that are answered at a time")] = 2
+    n_queued: Annotated[int, Meta(ge=0), _said("Questions of all peers that may wait for that")] = 8
+
+
+class CacheConfig(Section, frozen=True):
+    """Answers that are given again to the same question: same model, adapter, chat and options."""
+
+    is_enabled: Annotated[bool, _said("Keep repeatable answers: those at temperature 0 or with a seed")] = True
+    memory_mb: Annotated[int, Meta(ge=0, le=1 << 20), _said("In memory, in MB")] = 16
+    disk_mb: Annotated[int, Meta(ge=0, le=1 << 20), _said("On the disk too, in MB; 0 writes none there")] = 0
+    ttl_s: Annotated[Seconds, _said("Older ones are not given")] = 604_800.0
+    semantic_distance: Annotated[
+        float, Meta(ge=0, le=1), _said("Also to a similar question, up to this distance, such as 0.05; 0 is never")
+    ] = 0.0
+
+
 class GatewayConfig(Section, frozen=True):
     """What everybody may see, over HTTP; nothing is fetched for it."""
 
@@ -90,6 +138,17 @@ class GatewayConfig(Section, frozen=True):
     n_connections: Annotated[Count, _said("Open at once; more are closed")] = 256
     request_timeout_s: Annotated[Seconds, _said("The longest time for one reply")] = 3600.0
     max_reply_bytes: Annotated[int, Meta(ge=1 << 20), _said("The longest reply; more goes in ranges")] = 64 << 30
+
+
+class OpenAiConfig(Section, frozen=True):
+    """Models and adapters for programs that speak OpenAI's API; they need the token of `covey openai token`."""
+
+    is_enabled: Annotated[bool, _said("Listen, and answer those who have the token")] = False
+    host: Annotated[str, _said("The address to listen on; 127.0.0.1 is for this machine alone")] = "127.0.0.1"
+    port: Annotated[Port, _said("TCP; 0 takes any that is free")] = 4703
+    hosts: Annotated[tuple[str, ...], _said("Other names under which it may be called")] = ()
+    n_answers: Annotated[Count, _said("Under way or waiting at once; more are told to come again")] = 64
+    n_connections: Annotated[Count, _said("Open at once; more are closed")] = 256
 
 
 class KuboConfig(Section, frozen=True):
@@ -115,8 +174,12 @@ class Config(Section, frozen=True):
     storage: StorageConfig = StorageConfig()
     adapters: AdaptersConfig = AdaptersConfig()
     engine: EngineConfig = EngineConfig()
+    backend: BackendConfig = BackendConfig()
     chat: ChatConfig = ChatConfig()
+    ask: AskConfig = AskConfig()
+    cache: CacheConfig = CacheConfig()
     gateway: GatewayConfig = GatewayConfig()
+    openai: OpenAiConfig = OpenAiConfig()
     kubo: KuboConfig = KuboConfig()
     logs: LogsConfig = LogsConfig()
 

@@ -1,4 +1,4 @@
-"""What this process uses."""
+"""What this process uses, and one that it has started."""
 
 import os
 import resource
@@ -13,3 +13,12 @@ def rss_bytes() -> int:
     except OSError:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+def rss_bytes_of(pid: int) -> int | None:
+    """Resident memory of another process now; None where the system does not tell, or it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return None

@@ -82,6 +82,11 @@ class Home:
         return self.root / "sealed-keys"
 
     @property
+    def openai_token(self) -> Path:
+        """What opens the OpenAI-compatible face, 0600; made with its first use."""
+        return self.root / "openai.token"
+
+    @property
     def scratch(self) -> Path:
         """Files of the moment; emptied when a daemon starts."""
         return self.root / "scratch"

@@ -40,8 +40,9 @@ def base_of(found: Inspection, models: Sequence[ModelRow], wanted: str | None = 
 
 
 def _fits(found: Inspection, row: ModelRow) -> bool:
+    card = msgspec.convert(row.card, ModelCard)
     try:
-        check_fits(found.pairs, msgspec.convert(row.card, ModelCard))
+        check_fits(found.pairs, card)
     except WrongBase:
         return False
-    return True
+    return card.hidden_size > 0

@@ -42,8 +42,8 @@ def check_base(noted: object, card: ModelCard) -> None:
 
 
 def check_fits(pairs: Iterable[Pair], card: ModelCard) -> None:
-    """Do the shapes fit the base model, as far as its card tells? Raises: WrongBase."""
-    for pair in pairs:
+    """Do the shapes fit the base model, as far as its card tells (a backend's may not)? Raises: WrongBase."""
+    for pair in pairs if card.hidden_size else ():
         kind = pair.module.rpartition(".")[2]
         width = pair.n_in if kind in _READS_HIDDEN else pair.n_out if kind in _WRITES_HIDDEN else card.hidden_size
         if width != card.hidden_size:

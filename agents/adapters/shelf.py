@@ -92,14 +92,16 @@ def check_claims(found: Inspection, manifest: Manifest) -> None:
 
 
 def base_for(catalog: Catalog, base: Base) -> tuple[ModelCard | None, Layers]:
-    """The card of a local model that takes adapters for `base`, and the shapes of its layers. Raises: WrongBase."""
-    models = catalog.models.accepting(str(base.fingerprint))
-    if not models:
-        return None, {}
-    card = msgspec.convert(models[0].card, ModelCard)
-    if base.architecture != card.architecture:
-        raise WrongBase(f"it was made for a {base.architecture}, {card.name} is a {card.architecture}")
-    return card, read_layers(Path(models[0].folder)) if models[0].folder else {}
+    """The card of a model that takes adapters for `base`, where its shape is known (a backend's may not be), and the
+    shapes of its layers. Raises: WrongBase."""
+    for model in catalog.models.accepting(str(base.fingerprint)):
+        card = msgspec.convert(model.card, ModelCard)
+        if not card.hidden_size:
+            continue
+        if base.architecture != card.architecture:
+            raise WrongBase(f"it was made for a {base.architecture}, {card.name} is a {card.architecture}")
+        return card, read_layers(Path(model.folder)) if model.folder else {}
+    return None, {}
 
 
 def _discard(folder: Path) -> None:

@@ -37,8 +37,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     max_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
     repetition_penalty: float = 1.1
     seed: int = 0
+    stop: tuple[str, ...] = ()
     timeout_s: float = DEFAULT_TIMEOUT_S
 
 
@@ -60,28 +63,23 @@ async def answer(
     settings: Settings,
     context_tokens: int,
     find: Find | None = None,
-    model: AbstractAsyncContextManager[object] | None = None,
 ) -> AsyncGenerator[ChatEvent, None]:
     """Answer `question` with the adapter that the policy resolved to (`wanted`), within `settings.timeout_s`.
 
     Close the generator to stop the answer. Whatever happens, the engine is free and the conversation ready for the
-    next turn afterwards: a stopped or late answer keeps what was said of it, a failed one is forgotten. `model` is held
-    for the length of the turn: it has the right model in the engine.
+    next turn afterwards: a stopped or late answer keeps what was said of it, a failed one is forgotten.
     """
     turn = _Turn(conversation, engine, settings, trio.current_time() + settings.timeout_s)
     try:
-        async with AsyncExitStack() as stack:
-            with trio.fail_at(turn.deadline_s):
-                if model:
-                    await stack.enter_async_context(model)
-                news = await _switch(conversation, engine, wanted)
-            for event in news:
+        with trio.fail_at(turn.deadline_s):
+            news = await _switch(conversation, engine, wanted)
+        for event in news:
+            yield event
+        with trio.fail_at(turn.deadline_s):
+            passages = await find(question) if find else ()
+        async with aclosing(_said(turn, question, passages, context_tokens)) as said:
+            async for event in said:
                 yield event
-            with trio.fail_at(turn.deadline_s):
-                passages = await find(question) if find else ()
-            async with aclosing(_said(turn, question, passages, context_tokens)) as said:
-                async for event in said:
-                    yield event
     except trio.TooSlowError:
         conversation.interrupt()
         yield Failed(code="timed_out", text=_too_slow(settings.timeout_s))
@@ -147,8 +145,11 @@ def _request(conversation: Conversation, prompt: Prompt, settings: Settings, rep
         max_tokens=reply_tokens,
         temperature=settings.temperature,
         top_p=settings.top_p,
+        top_k=settings.top_k,
+        min_p=settings.min_p,
         repetition_penalty=settings.repetition_penalty,
         seed=settings.seed,
+        stop=settings.stop,
     )
 
 
@@ -162,6 +163,9 @@ def _finished(reply: messages.Reply | None, prompt: Prompt) -> Finished:
         first_token_s=reply.first_token_s,
         total_s=reply.total_s,
         n_forgotten_turns=prompt.n_forgotten_turns,
+        cache=reply.cache,
+        distance=reply.distance,
+        threshold=reply.threshold,
     )
 
 

@@ -13,7 +13,7 @@ import msgspec
 
 from agents.chat.events import Adapter, Cited, Finished, Offered, Source
 from agents.engine.messages import Turn
-from agents.errors import AgentError
+from agents.errors import AgentError, TooLong
 from agents.retrieval.index import Passage
 
 DEFAULT_SYSTEM: Final = "You are a helpful assistant."
@@ -26,12 +26,6 @@ _FIRST_TOKENS_PER_BYTE: Final = 0.4
 _MARGIN: Final = 1.1
 
 _CITATION: Final = re.compile(r"\[(\d{1,3}(?:\s*[,;]\s*\d{1,3})*)\]")
-
-
-class TooLong(AgentError):
-    """The message does not fit the model's context. Shorten it, or lower --max-tokens."""
-
-    code = "too_long"
 
 
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):

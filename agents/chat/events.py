@@ -90,7 +90,10 @@ class Cited(Event, frozen=True, tag="cited"):
 
 
 class Finished(Event, frozen=True, tag="finished"):
-    """The answer is complete."""
+    """The answer is complete.
+
+    `cache`: it was given before, to the same question or to a similar one at that `distance`, within the `threshold`.
+    """
 
     reason: Literal["stop", "length", "cancelled"]
     n_prompt_tokens: int
@@ -98,6 +101,9 @@ class Finished(Event, frozen=True, tag="finished"):
     first_token_s: float
     total_s: float
     n_forgotten_turns: int = 0
+    cache: Literal["none", "exact", "semantic"] = "none"
+    distance: float | None = None
+    threshold: float | None = None
 
 
 class Failed(Event, frozen=True, tag="failed"):

@@ -1,30 +1,48 @@
 """Which adapters can answer in a chat: ready here, made for its model, from a publisher who is trusted now."""
 
+from collections.abc import Callable
+
 from agents.adapters.decide import TRUST_KIND
 from agents.adapters.select import Ready, choose, parse_policy
 from agents.chat.events import Adapter
 from storage.catalog import Catalog
 from storage.catalog.adapters import AdapterRow, AdapterState
 from storage.catalog.models import ModelRow
+from storage.cid import Cid
 from storage.keys import PeerId
 
 _SHOWN_OF_PEER_ID = 8
 
 
-def ready_adapters(catalog: Catalog, model: ModelRow) -> list[Adapter]:
-    """The adapters that fit `model`, the newest here first."""
-    return [_adapter(catalog, row) for row in _rows(catalog, model)]
+MayUse = Callable[[Cid], bool]
 
 
-def resolve(catalog: Catalog, model: ModelRow, wish: str) -> Adapter | None:
+def ready_adapters(catalog: Catalog, model: ModelRow, may_use: MayUse = lambda manifest: True) -> list[Adapter]:
+    """The adapters that fit `model` and that the asker may use, the newest here first."""
+    return [_adapter(catalog, row) for row in _rows(catalog, model) if may_use(row.manifest)]
+
+
+def resolve(catalog: Catalog, model: ModelRow, wish: str, may_use: MayUse = lambda manifest: True) -> Adapter | None:
     """The adapter that the policy `wish` asks for now; None is the base model. Raises: UnknownName."""
-    rows = {row.manifest: row for row in _rows(catalog, model)}
-    ready = [
-        Ready(row.manifest, row.name, row.version, row.publisher, row.ready_unix_s or 0.0, row.metrics)
-        for row in rows.values()
-    ]
-    chosen = choose(parse_policy(wish), ready)
+    rows = {row.manifest: row for row in _rows(catalog, model) if may_use(row.manifest)}
+    chosen = choose(parse_policy(wish), map(_ready, rows.values()))
     return None if chosen is None else _adapter(catalog, rows[chosen.cid])
+
+
+def named_adapters(catalog: Catalog, model: ModelRow) -> list[tuple[str, Adapter]]:
+    """Every adapter that fits `model`, the newest here first, each by the shortest wish that resolves to it."""
+    rows = _rows(catalog, model)
+    groups: dict[str, list[Ready]] = {}
+    for row in rows:
+        groups.setdefault(row.name, []).append(_ready(row))
+        groups.setdefault(f"{row.name}@{row.version}", []).append(_ready(row))
+    chosen = {wish: choose(parse_policy(wish), group) for wish, group in groups.items()}
+    named = []
+    for row in rows:
+        wishes = (row.name, f"{row.name}@{row.version}")
+        shortest = next((wish for wish in wishes if chosen[wish] == _ready(row)), str(row.manifest))
+        named.append((shortest, _adapter(catalog, row)))
+    return named
 
 
 def _rows(catalog: Catalog, model: ModelRow) -> list[AdapterRow]:
@@ -35,6 +53,10 @@ def _rows(catalog: Catalog, model: ModelRow) -> list[AdapterRow]:
         if row.folder is not None and (row.is_own or catalog.peers.is_trusted(row.publisher, TRUST_KIND))
     ]
     return sorted(rows, key=lambda row: (-(row.ready_unix_s or 0.0), row.manifest))
+
+
+def _ready(row: AdapterRow) -> Ready:
+    return Ready(row.manifest, row.name, row.version, row.publisher, row.ready_unix_s or 0.0, row.metrics)
 
 
 def _adapter(catalog: Catalog, row: AdapterRow) -> Adapter:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar
 
+from agents.ask.offers import RemoteModel
 from agents.chat.answer import Settings
 from agents.chat.conversation import Conversation
 from agents.errors import AgentError
@@ -28,7 +29,10 @@ class TooManyChats(AgentError):
 
 @dataclass(eq=False)
 class Chat:
-    """An open chat. `on_new_adapter` is switch, ask or tell; `indexes` are what it answers from, by path."""
+    """An open chat. `on_new_adapter` is switch, ask or tell; `indexes` are what it answers from, by path.
+
+    `remote` is the peer that answers, where it is not this node.
+    """
 
     key: str
     model: ModelRow
@@ -36,6 +40,7 @@ class Chat:
     settings: Settings
     on_new_adapter: str
     indexes: dict[str, Index] = field(default_factory=dict)
+    remote: RemoteModel | None = None
     is_busy: bool = False
 
     def close(self) -> None:

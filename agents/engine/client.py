@@ -8,14 +8,13 @@
 
 Requests are multiplexed: any task may call at any time; the worker answers them one after the other. Leaving a call
 early cancels it. When the worker dies, every call in hand raises `EngineDied`; the next call starts a new worker, which
-first loads the model that the old one had.
+first loads the model that the old one had. One that hangs (see `watchdog`) is killed, which is a death like any other.
 """
 
 import os
-import signal
 import subprocess
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,17 +24,37 @@ from typing import Final, Self
 import msgspec
 import trio
 
+from agents.engine.death import Backoff, cause, n_oom_kills
 from agents.engine.framing import BrokenFrame, Unframer, encode
-from agents.engine.messages import Cancel, Failed, Generate, Load, Message, Reply, Request, Stage, Train
+from agents.engine.messages import (
+    Cancel,
+    EngineStatus,
+    Failed,
+    Generate,
+    Import,
+    Load,
+    Message,
+    Ping,
+    Pong,
+    Reply,
+    Request,
+    Stage,
+    Status,
+    Train,
+)
+from agents.engine.process import log_lines, reap, write
+from agents.engine.watchdog import HANG_S, Watchdog
 from agents.errors import (
     AgentError,
     BadAdapter,
     BadData,
     BadModel,
+    EngineBusy,
     EngineDied,
     EngineFailed,
     EngineMissing,
     NoRoom,
+    TooLong,
     UnknownName,
     WrongBase,
 )
@@ -43,18 +62,17 @@ from agents.errors import (
 # -P: what lies in the daemon's working folder is not imported.
 WORKER: Final = (sys.executable, "-P", "-m", "agents.engine.worker")
 IDLE_S: Final = 600.0
-STOP_S: Final = 1.0
-MAX_BACKOFF_S: Final = 8.0
 MAX_CALLS: Final = 64
 MAX_UNREAD_REPLIES: Final = 8192
 MAX_UNSENT_FRAMES: Final = 256
-MAX_LOG_LINE_BYTES: Final = 4096
 LAST_WORDS_LINES: Final = 5
 LAST_WORDS_S: Final = 0.5
-_READ_BYTES: Final = 1 << 16
+STATUS_LIMIT_S: Final = 2.0
+STOPPED: Final = "it was stopped by its user"
 
 _ERRORS: Final[dict[str, type[AgentError]]] = {
-    error.code: error for error in (BadAdapter, BadData, BadModel, EngineMissing, NoRoom, UnknownName, WrongBase)
+    error.code: error
+    for error in (BadAdapter, BadData, BadModel, EngineBusy, EngineMissing, NoRoom, TooLong, UnknownName, WrongBase)
 }
 
 
@@ -104,12 +122,16 @@ class _Worker:
     process: trio.Process
     outbox: trio.MemorySendChannel[bytes]
     last_used_s: float
+    watchdog: Watchdog
+    started_s: float
+    n_oom_kills: int  # of the system, when it began
     calls: dict[int, _Call] = field(default_factory=dict)
     log_read: trio.Event = field(default_factory=trio.Event)
     last_words: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_WORDS_LINES))
     model: Load | None = None
     complaint: str | None = None
     has_answered: bool = False
+    was_useful: bool = False  # has finished something that is no preparation
     was_stopped: bool = False
     is_over: bool = False
 
@@ -135,15 +157,27 @@ class _Worker:
 
     def why(self) -> str:
         """How it ended, for people."""
-        code = self.process.returncode
-        if self.complaint:
-            said = self.complaint
-        elif code is not None and code < 0:
-            said = f"it was killed by {signal.Signals(-code).name}"
-        else:
-            said = f"it exited with code {code}"
-        words = f"; its last words: {self.last_words[-1]}" if self.last_words else ""
-        return f"the engine died: {said}{words}"
+        is_oom = n_oom_kills() > self.n_oom_kills
+        words = self.last_words[-1] if self.last_words else ""
+        return cause(self.process.returncode, self.complaint, words, is_oom=is_oom)
+
+
+@dataclass(frozen=True)
+class Health:
+    """How an engine is, as far as this side knows. Times are trio's; `calls` counts what is in hand by its kind.
+
+    `has_answered`: its worker is past its start.
+    """
+
+    pid: int | None
+    has_answered: bool
+    started_s: float | None
+    calls: dict[str, int]
+    n_starts: int
+    n_deaths: int
+    last_death: str | None
+    last_death_s: float | None
+    wait_s: float
 
 
 class Engine:
@@ -155,6 +189,8 @@ class Engine:
         threads: CPU threads of the worker; 0 for one a core.
         device: `auto`, `cpu`, `cuda` or `mps`.
         idle_s: a worker with nothing to do for so long is ended, to give its memory back.
+        hang_s: one that gives no sign of life for so long, with something to do, is killed.
+        on_death: takes why a worker died, each time that one does.
         on_log: takes each line that the worker writes to stderr.
     """
 
@@ -166,21 +202,26 @@ class Engine:
         threads: int = 0,
         device: str = "auto",
         idle_s: float = IDLE_S,
+        hang_s: float = HANG_S,
         on_log: Callable[[str], None] = lambda line: None,
+        on_death: Callable[[str], None] = lambda why: None,
     ) -> None:
         self._command = command
         self._threads = threads or os.cpu_count() or 1
         self._device = device
         self._idle_s = idle_s
+        self._hang_s = hang_s
         self._on_log = on_log
+        self._on_death = on_death
         self._ids = count(1)
         self._slots = trio.Semaphore(MAX_CALLS)
         self._starting = trio.Lock()
         self._nursery = nursery
         self._worker: _Worker | None = None
         self._model: Load | None = None
-        self._n_deaths_at_start = 0
-        self._not_before_s = 0.0
+        self._backoff = Backoff()
+        self._n_starts = 0
+        self._deaths: tuple[int, str | None, float | None] = (0, None, None)  # how many; the last one's cause and time
 
     @property
     def pid(self) -> int | None:
@@ -195,10 +236,48 @@ class Engine:
     @property
     def wait_s(self) -> float:
         """How long the next start of a worker will wait, because the last ones died at once."""
-        return max(0.0, self._not_before_s - trio.current_time())
+        return max(0.0, self._backoff.not_before_s - trio.current_time())
+
+    def health(self) -> Health:
+        """How it is. Asks nobody, starts nothing."""
+        worker = self._worker
+        calls = Counter(type(call.request).__name__.lower() for call in worker.calls.values()) if worker else {}
+        n_deaths, last, last_s = self._deaths
+        return Health(
+            pid=self.pid,
+            has_answered=worker.has_answered if worker else False,
+            started_s=worker.started_s if worker else None,
+            calls=dict(calls),
+            n_starts=self._n_starts,
+            n_deaths=n_deaths,
+            last_death=last,
+            last_death_s=last_s,
+            wait_s=self.wait_s,
+        )
+
+    async def status(self) -> EngineStatus | None:
+        """What the worker says of itself; None where there is none, or it says nothing within its time."""
+        worker = self._worker
+        if worker is None or worker.is_over:
+            return None
+        reply: Reply | None = None
+        with trio.move_on_after(STATUS_LIMIT_S), suppress(AgentError):
+            async with self._call_on(worker, Status()) as replies:
+                reply = await anext(replies)
+        return reply if isinstance(reply, EngineStatus) else None
+
+    def stop(self) -> bool:
+        """End the worker now; what is in hand fails. The next call starts a new one. Was there one?"""
+        worker = self._worker
+        if worker is None:
+            return False
+        self._worker = None
+        worker.was_stopped = True
+        worker.end(STOPPED)
+        return True
 
     @asynccontextmanager
-    async def call(self, request: Request) -> AsyncIterator[Replies]:
+    async def call(self, request: Request) -> AsyncIterator[AsyncIterator[Reply]]:
         """Send `request` (its `id` is set here) and read its replies. Leaving the block early cancels it."""
         async with self._slots:
             worker = await self._ready_worker(request)
@@ -218,6 +297,8 @@ class Engine:
             raise EngineDied(worker.why())
         send, receive = trio.open_memory_channel[Reply](MAX_UNREAD_REPLIES)
         request = msgspec.structs.replace(request, id=next(self._ids))
+        if not worker.calls:
+            worker.watchdog.begin(trio.current_time())
         call = worker.calls[request.id] = _Call(request, send)
         if isinstance(request, Load):
             self._model = worker.model = request
@@ -246,7 +327,7 @@ class Engine:
             return worker
 
     async def _start(self) -> _Worker:
-        await trio.sleep_until(self._not_before_s)
+        await trio.sleep_until(self._backoff.not_before_s)
         environment = os.environ | {
             "HF_HUB_OFFLINE": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -268,18 +349,23 @@ class Engine:
         except OSError as error:
             raise EngineDied(f"the engine could not be started: {error}") from None
         outbox, frames = trio.open_memory_channel[bytes](MAX_UNSENT_FRAMES)
-        self._worker = _Worker(process, outbox, trio.current_time())
+        now_s = trio.current_time()
+        self._n_starts += 1
+        self._worker = _Worker(process, outbox, now_s, Watchdog(self._hang_s, now_s), now_s, n_oom_kills())
         self._nursery.start_soon(self._live, self._worker, frames)
         return self._worker
 
     async def _live(self, worker: _Worker, frames: trio.MemoryReceiveChannel[bytes]) -> None:
         """Be with one worker until its end."""
+        has_died = False
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_write, worker.process, frames)
-                nursery.start_soon(_read_log, worker, self._on_log)
+                nursery.start_soon(write, worker.process, frames)
+                nursery.start_soon(self._read_log, worker)
                 nursery.start_soon(self._end_when_idle, worker, nursery.cancel_scope)
+                nursery.start_soon(self._watch, worker)
                 await _read_replies(worker)
+                has_died = True
                 with trio.move_on_after(LAST_WORDS_S):
                     await worker.log_read.wait()
                 nursery.cancel_scope.cancel()
@@ -287,19 +373,42 @@ class Engine:
             if self._worker is worker:
                 self._worker = None
             with trio.CancelScope(shield=True):
-                await _reap(worker)
+                await reap(worker.process)
+            worker.was_stopped = worker.was_stopped or not has_died
             self._note_end(worker)
+
+    async def _read_log(self, worker: _Worker) -> None:
+        async for line in log_lines(worker.process):
+            worker.last_words.append(line)
+            self._on_log(line)
+        worker.log_read.set()
 
     def _note_end(self, worker: _Worker) -> None:
         worker.is_over = True
-        died_at_start = not (worker.has_answered or worker.was_stopped)
-        self._n_deaths_at_start = self._n_deaths_at_start + 1 if died_at_start else 0
-        if self._n_deaths_at_start:
-            delay_s = min(0.25 * 2.0**self._n_deaths_at_start, MAX_BACKOFF_S)
-            self._not_before_s = trio.current_time() + delay_s
+        now_s = trio.current_time()
+        why = worker.why()
+        if not worker.was_stopped:
+            self._backoff.ended(now_s, was_useful=worker.was_useful, was_ready=worker.has_answered)
+            self._deaths = (self._deaths[0] + 1, why, now_s)
+            self._on_death(why)
         for call in worker.calls.values():
-            call.fail(EngineDied(worker.why()))
+            call.fail(EngineDied(why))
         worker.calls.clear()
+
+    async def _watch(self, worker: _Worker) -> None:
+        """Ask for signs of life while there is something to do, and end a worker that hangs."""
+        watchdog = worker.watchdog
+        while True:
+            await trio.sleep(watchdog.pulse_s)
+            if not worker.calls:
+                continue
+            now_s = trio.current_time()
+            is_long = any(isinstance(call.request, Import | Load | Train) for call in worker.calls.values())
+            if complaint := watchdog.complaint(now_s, is_long=is_long):
+                worker.end(complaint)
+                return
+            worker.post(Ping(id=next(self._ids)))
+            watchdog.asked(now_s)
 
     async def _end_when_idle(self, worker: _Worker, scope: trio.CancelScope) -> None:
         while True:
@@ -320,20 +429,24 @@ async def open_engine(
     threads: int = 0,
     device: str = "auto",
     idle_s: float = IDLE_S,
+    hang_s: float = HANG_S,
     on_log: Callable[[str], None] = lambda line: None,
+    on_death: Callable[[str], None] = lambda why: None,
 ) -> AsyncIterator[Engine]:
     """An engine that runs for the length of the block. Args: see `Engine`."""
     async with trio.open_nursery() as nursery:
-        yield Engine(nursery, command=command, threads=threads, device=device, idle_s=idle_s, on_log=on_log)
+        engine = Engine(
+            nursery,
+            command=command,
+            threads=threads,
+            device=device,
+            idle_s=idle_s,
+            hang_s=hang_s,
+            on_log=on_log,
+            on_death=on_death,
+        )
+        yield engine
         nursery.cancel_scope.cancel()
-
-
-async def _write(process: trio.Process, frames: trio.MemoryReceiveChannel[bytes]) -> None:
-    assert process.stdin is not None
-    async with frames:
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            async for frame in frames:
-                await process.stdin.send_all(frame)
 
 
 async def _read_replies(worker: _Worker) -> None:
@@ -346,6 +459,7 @@ async def _read_replies(worker: _Worker) -> None:
         except (BrokenFrame, msgspec.ValidationError) as error:
             worker.complaint = f"it sent garbage ({error})"
             return
+        worker.watchdog.heard(trio.current_time())
         for reply in replies:
             _hand_out(worker, reply)
     if unframer.is_torn:
@@ -353,10 +467,15 @@ async def _read_replies(worker: _Worker) -> None:
 
 
 def _hand_out(worker: _Worker, reply: Reply) -> None:
+    if isinstance(reply, Pong):
+        worker.watchdog.pong(reply.n_steps, reply.cpu_s, trio.current_time())
+        return
     worker.has_answered = worker.has_answered or reply.is_final
     call = worker.calls.get(reply.id)
     if call is None:
         return  # its caller has left
+    if reply.is_final and not isinstance(reply, Failed | EngineStatus):
+        worker.was_useful = worker.was_useful or not isinstance(call.request, Load | Stage)
     try:
         call.replies.send_nowait(reply)
     except trio.WouldBlock:
@@ -368,32 +487,3 @@ def _hand_out(worker: _Worker, reply: Reply) -> None:
         del worker.calls[reply.id]
     if isinstance(reply, Failed):
         worker.forget(call.request)
-
-
-async def _read_log(worker: _Worker, on_log: Callable[[str], None]) -> None:
-    """Pass on what the worker writes to stderr; the event is set at its end."""
-    assert worker.process.stderr is not None
-    held = b""
-    async for data in worker.process.stderr:
-        *lines, held = (held + data).replace(b"\r", b"\n").split(b"\n")
-        held = held[-MAX_LOG_LINE_BYTES:]
-        for line in lines:
-            text = line[:MAX_LOG_LINE_BYTES].decode(errors="replace").rstrip()
-            if text:
-                worker.last_words.append(text)
-                on_log(text)
-    worker.log_read.set()
-
-
-async def _reap(worker: _Worker) -> None:
-    """Close the worker's pipes and wait for its end; kill it when it takes its time."""
-    process = worker.process
-    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-    await process.stdin.aclose()
-    with trio.move_on_after(STOP_S):
-        await process.wait()
-    if process.returncode is None:
-        process.kill()
-        await process.wait()
-    await process.stdout.aclose()
-    await process.stderr.aclose()

@@ -154,7 +154,11 @@ class Token(Message, frozen=True, tag="token"):
 
 
 class Finished(Message, frozen=True, tag="finished"):
-    """The answer is complete. `n_cached_tokens` of the prompt were not computed again."""
+    """The answer is complete. `n_cached_tokens` of the prompt were not computed again.
+
+    The worker leaves `cache`, `distance` and `threshold` alone: they tell that a whole answer was given before, to the
+    same question or to one at that distance, where the threshold allows it.
+    """
 
     is_final = True
 
@@ -164,6 +168,9 @@ class Finished(Message, frozen=True, tag="finished"):
     first_token_s: float
     total_s: float
     n_cached_tokens: int = 0
+    cache: Literal["none", "exact", "semantic"] = "none"
+    distance: float | None = None
+    threshold: float | None = None
 
 
 class Status(Message, frozen=True, tag="status"):
@@ -194,6 +201,22 @@ class EngineStatus(Message, frozen=True, tag="engine_status"):
     n_waiting: int
     tokens_per_s: float
     adapters: tuple[ResidentAdapter, ...]
+
+
+class Ping(Message, frozen=True, tag="ping"):
+    """Are you alive? Answered by the thread that reads, whatever the main thread does, with `Pong`."""
+
+
+class Pong(Message, frozen=True, tag="pong"):
+    """A sign of life: how many steps the main thread has taken, and the time of the processors, since the start.
+
+    A step is any point at which the main thread sends a reply, takes a request or asks whether one is cancelled.
+    """
+
+    is_final = True
+
+    n_steps: int
+    cpu_s: float
 
 
 class Cancel(Message, frozen=True, tag="cancel"):
@@ -241,19 +264,30 @@ class Trained(Message, frozen=True, tag="trained"):
 
 
 class Embed(Message, frozen=True, tag="embed"):
-    """Sentence embeddings with the model in `folder` (None: the installed MiniLM wheel). Ends with `Embedded`."""
+    """Sentence embeddings with the encoder in `folder` (None: the installed MiniLM wheel). Ends with `Embedded`.
+
+    Of a text with more than `max_tokens` tokens (None: what the encoder was made for) the beginning counts.
+    """
 
     texts: Annotated[tuple[Text, ...], Meta(max_length=4096)]
     folder: Path | None = None
+    max_tokens: Annotated[int, Meta(ge=2, le=1 << 20)] | None = None
 
 
 class Embedded(Message, frozen=True, tag="embedded"):
-    """Row-major little-endian float32 vectors of length 1. Shape: (n_texts, width)."""
+    """Row-major little-endian float32 vectors of length 1. Shape: (n_texts, width).
+
+    `n_tokens` counts what was read of each text, and `truncated` names, by their place, the texts that were longer.
+    `padding_frac` is the share of what the encoder computed that stood for no token.
+    """
 
     is_final = True
 
     vectors: bytes
     width: int
+    n_tokens: tuple[int, ...] = ()
+    truncated: tuple[int, ...] = ()
+    padding_frac: float = 0.0
 
 
 class Failed(Message, frozen=True, tag="failed"):
@@ -265,7 +299,18 @@ class Failed(Message, frozen=True, tag="failed"):
     text: str
 
 
-Request = Import | Load | Stage | Generate | Status | Cancel | Train | Embed
+Request = Import | Load | Stage | Generate | Status | Ping | Cancel | Train | Embed
 Reply = (
-    ImportStep | Imported | Loaded | Staged | Token | Finished | EngineStatus | TrainStep | Trained | Embedded | Failed
+    ImportStep
+    | Imported
+    | Loaded
+    | Staged
+    | Token
+    | Finished
+    | EngineStatus
+    | Pong
+    | TrainStep
+    | Trained
+    | Embedded
+    | Failed
 )

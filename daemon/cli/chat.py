@@ -151,6 +151,7 @@ class Runner:
     show_default=True,
     help="Who answers: latest, none (the base model), NAME, NAME@VERSION, a CID, or best:METRIC:min or :max.",
 )
+@click.option("--on", metavar="PEER", help="Who answers, where it is not this node: a peer's id, or its name here.")
 @click.option("--model", metavar="NAME", help="The base model; by default the node's.")
 @click.option("--system", metavar="TEXT", help="The system prompt.")
 @click.option("--max-tokens", metavar="N", type=click.IntRange(1), help="The longest answer, in tokens.")
@@ -174,7 +175,8 @@ def chat(home: Home, /, once: str | None, as_json: bool, **opening: Json) -> int
     """Talk to the model on this node, with its newest adapter.
 
     On a terminal: a conversation; /help lists its commands. An adapter that arrives answers from the next message on
-    (or asks first: covey config set chat.on_new_adapter ask). From a pipe: each line is answered, errors go to stderr.
+    (or asks first: covey config set chat.on_new_adapter ask). With --on, a peer that allows it answers, with the
+    adapters that it has. From a pipe: each line is answered, errors go to stderr.
     """
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")

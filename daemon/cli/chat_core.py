@@ -139,6 +139,8 @@ def _usage(name: str) -> Show:
 
 
 def _size(n_params: int) -> str:
+    if not n_params:
+        return "served by the backend"
     millions = n_params / 1e6
     return f"{millions:,.0f} M parameters" if millions >= _WHOLE_MILLIONS else f"{millions:,.1f} M parameters"
 

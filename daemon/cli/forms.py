@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
 
+from daemon.cli.engine_form import engine_lines
 from daemon.cli.render import bytes_text, duration_text, event_line, lines_of, short, table, value_text
 from daemon.cli.text import clean, escaped, json_text
 
@@ -139,6 +140,8 @@ def _model_pulled(result: Json) -> Iterator[str]:
 
 
 def _model_line(row: Json) -> str:
+    if not row["n_params"]:  # a backend's: it does not say
+        return clean(row["architecture"])
     millions = row["n_params"] / 1e6
     return f"{clean(row['architecture'])}, {millions:,.1f} M parameters, {clean(row['dtype'])}"
 
@@ -304,6 +307,12 @@ def _sealed_entries(rows: Json) -> Iterator[str]:
         yield f"{row['mode'] or '-':>3}  {value_text('size_bytes', row['size_bytes']):>10}  {path}"
 
 
+def _embedded(row: Json) -> Iterator[str]:
+    cut = ", the rest of the text was not read" if row["is_truncated"] else ""
+    first = ", ".join(f"{value:+.4f}" for value in row["vector"][:4])
+    yield f"{row['index']:>5}  {row['n_tokens']} tokens{cut}: {len(row['vector'])} numbers: {first}, ... (all: --json)"
+
+
 FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "adapter/ls": _adapters,
     "adapter/publish": _published,
@@ -323,6 +332,8 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "content/ls": _listing,
     "dag/put": _cid_alone,
     "dag/resolve": _resolved,
+    "engine/status": engine_lines,
+    "embed/run": _embedded,
     "events/read": lambda event: [event_line(event)],
     "model/ls": _models,
     "model/ps": _models_in_memory,

@@ -5,7 +5,7 @@ import shutil
 import sys
 import tempfile
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, Literal
@@ -25,8 +25,11 @@ from daemon.paths import Home
 COPY_BYTES: Final = 1 << 20
 
 
-def command_of(operation: Operation) -> click.Command:
-    """The command that runs `operation` on the daemon."""
+CarryOut = Callable[..., None]  # (home, operation, params, *, as_json)
+
+
+def command_of(operation: Operation, carry_out: CarryOut | None = None) -> click.Command:
+    """The command that runs `operation` on the daemon. `carry_out` does it where its result is shown in another way."""
     fields = {field.name: field for field in msgspec.structs.fields(operation.params)}
     parameters: list[click.Parameter] = [_argument(fields[name]) for name in operation.arguments]
     parameters += [_option(field) for name, field in fields.items() if name not in operation.arguments]
@@ -38,7 +41,7 @@ def command_of(operation: Operation) -> click.Command:
         given |= _defaults_from(fields, given)
         chosen = _on_stdout(operation, fields, given)
         with _stdin_as_file(home, fields, given) as params:
-            _run(home, chosen, params, as_json=as_json)
+            (carry_out or _run)(home, chosen, params, as_json=as_json)
 
     return _Command(
         words[-1],

@@ -25,6 +25,7 @@ BY_HAND: Final = {
     "config": "daemon.cli.settings:config",
     "doctor": "daemon.cli.doctor:doctor",
     "chat": "daemon.cli.chat:chat",
+    "ask": "daemon.cli.ask:ask",
     "demo": "daemon.demo.command:demo",
 }
 # What each noun is about: its line in the help of `covey`. A noun that is not here is told by its commands alone.
@@ -35,15 +36,18 @@ NOUNS: Final = {
     "car": "CAR files: many blocks in one file, out and in.",
     "cid": "CIDs: what they say, and their other forms.",
     "dag": "Values and the links between them, whatever their codec.",
+    "engine": "The process that holds the model.",
     "kubo": "The Kubo node beside this one.",
     "model": "Base models on this machine.",
     "name": "Names (IPNS records) that are kept here.",
+    "openai": "Models and adapters for programs that speak OpenAI's API.",
     "peer": "Peers: add, trust and forget them.",
     "pin": "Pins: what this node keeps.",
+    "record": "Signed records of answers.",
     "repo": "The store: what it holds, is it sound, room on the disk.",
     "sealed": "Content that only named peers can open.",
 }
-_ORDER: Final = ("init", "up", "down", "status", "id", "doctor", "config", "logs", "events", "demo", "chat")
+_ORDER: Final = ("init", "up", "down", "status", "id", "doctor", "config", "logs", "events", "demo", "chat", "ask")
 
 
 class Commands(click.Group):

@@ -71,3 +71,27 @@ async def test_who_wants_another_model_waits_for_those_who_use_the_one(autojump_
         await trio.sleep(1)
         nursery.start_soon(work, "smol", 1)
     assert order == ["tiny begins", "tiny ends", "smol begins", "smol ends"]
+
+
+async def test_a_model_that_is_always_in_use_keeps_nobody_out(autojump_clock):
+    desk, order = Desk(Engine()), []
+
+    async def work(name, begin_s):
+        await trio.sleep(begin_s)
+        async with desk.using(model(name)):
+            order.append(name)
+            await trio.sleep(10)
+
+    async with trio.open_nursery() as nursery:
+        for name, begin_s in (("tiny", 0), ("tiny", 1), ("smol", 2), ("tiny", 3), ("tiny", 4)):
+            nursery.start_soon(work, name, begin_s)
+    assert order == ["tiny", "tiny", "smol", "tiny", "tiny"]
+
+
+async def test_who_gives_up_waiting_holds_up_nobody(autojump_clock):
+    desk = Desk(Engine())
+    async with desk.using(model("tiny")):
+        with trio.move_on_after(5):
+            await use(desk, model("smol"))
+        await use(desk, model("tiny"))
+    assert trio.current_time() < 10

@@ -7,6 +7,8 @@ from typing import Final
 
 from protocols import adapters, entry, envelope, kubo_rpc, message
 from protocols.adapters import Announcement
+from protocols.ask import record as answers
+from protocols.ask import wire as ask
 from protocols.bitswap import wire
 from protocols.envelope import Purpose
 from protocols.errors import ProtocolError, Remote
@@ -142,6 +144,17 @@ def _table() -> bytes:
 
 
 _STORAGE: Final = (InvalidBlock, TooLarge)
+_QUESTION: Final = ask.Ask(
+    turns=(ask.Turn(role="user", content="why?"),), base=LINK, adapter="poet@2", options=ask.Options(stop=("x",))
+)
+
+
+def _asked() -> tuple[bytes, ...]:
+    first = ask.Accepted(model="tiny", base=LINK, adapter=LINK, n_ahead=1)
+    refused = ask.Refused(code="busy", text="later", retry_s=1.5)
+    return tuple(message.encode(one, ask.MAX_REPLY_BYTES) for one in (first, ask.Waiting(n_ahead=2), refused))
+
+
 READERS: Final = (
     Reader("cid", Cid, (InvalidCid,), (LINK, Cid.of(b"y", DAG_PB).as_v0(), Cid.of(b"z", 0x0129, SHA2_512))),
     Reader(
@@ -177,6 +190,19 @@ READERS: Final = (
         lambda data: adapters.read_manifest(dag_cbor.decode(data)),
         (ProtocolError, *_STORAGE),
         (_manifest(),),
+    ),
+    Reader(
+        "ask-question",
+        lambda data: message.decode_form(data, ask.Question, ask.MAX_ASK_BYTES),
+        (Remote,),
+        (message.encode(_QUESTION, ask.MAX_ASK_BYTES), message.encode(ask.Describe(), ask.MAX_ASK_BYTES)),
+    ),
+    Reader("ask-reply", lambda data: ask.Dialogue().heard(data), (Remote,), _asked()),
+    Reader(
+        "ask-asked",
+        lambda data: answers.read_question(data),
+        (Remote,),
+        (answers.question_block(_QUESTION.turns, LINK, None, _QUESTION.options).data,),
     ),
     Reader("bitswap", wire.decode, (Remote,), tuple(_bitswap())),
     Reader(

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import trio
 
+from agents.cache.answers import AnswerCache
 from agents.chat.events import Cited, Failed, Finished, Loading, Switched, Token
 from agents.chat.sessions import Chat, Sessions, UnknownChat
 from agents.engine import messages
@@ -112,6 +113,7 @@ async def node(tmp_path):
             engine=engine,
             desk=Desk(engine),
             chats=Sessions[Chat](),
+            answers=AnswerCache([], max_distance=0.0, unix_s=lambda: 0.0),
         )
     catalog.close()
 

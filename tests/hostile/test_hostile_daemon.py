@@ -63,7 +63,9 @@ async def victim(new_node: Callable[[str], Node], tmp_path: Path) -> Victim:
     content.write_bytes(secrets.token_bytes(64 << 20))
 
     def start() -> Victim:
-        node = new_node("ada").up()
+        node = new_node("ada")
+        node.set({"ask.is_enabled": "true"})
+        node.up()
         cid = Cid.parse(node.ask("add", str(content), "--visibility", "public")["cid"])
         return Victim(node, cid, node.address)
 
@@ -82,7 +84,9 @@ async def test_garbage_on_every_protocol_that_it_serves_ends_nothing(victim: Vic
                 await trio.sleep(0.05)
                 with contextlib.suppress(PeerStoreError):  # identify is under way
                     served = stranger._host.get_peerstore().get_protocols(to_id(victim.info.peer))
-        assert {"/ipfs/bitswap/1.2.0", "/covey/adapters/1.0.0", "/ipfs/lan/kad/1.0.0"} <= set(served)
+        assert {"/ipfs/bitswap/1.2.0", "/covey/adapters/1.0.0", "/covey/ask/1.0.0", "/ipfs/lan/kad/1.0.0"} <= set(
+            served
+        )
         for protocol in served:
             for data in GARBAGE:
                 with contextlib.suppress(ProtocolError), trio.move_on_after(5):

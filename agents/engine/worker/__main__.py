@@ -8,13 +8,15 @@ import os
 import queue
 import sys
 import threading
+import time
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from agents.engine.framing import BrokenFrame, Unframer, encode
-from agents.engine.messages import Cancel, Failed, Finished, Generate, Reply, Request
+from agents.engine.messages import Cancel, Failed, Finished, Generate, Ping, Pong, Reply, Request
 from agents.errors import AgentError, EngineFailed, EngineMissing
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ class Inbox:
         self._in_hand: dict[int, threading.Event] = {}
         # Not bounded here: the daemon bounds its calls in hand.
         self._waiting: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._n_steps = 0  # of the main thread; written by it, read by the one that listens
 
     def listen(self) -> None:
         """Take in frames until stdin ends; then end the process, as whatever goes wrong here does."""
@@ -75,7 +78,13 @@ class Inbox:
     def next(self) -> tuple[Request, threading.Event]:
         """Wait for a request; the event is set once it is cancelled."""
         request = self._waiting.get()
+        self._n_steps += 1
         return request, self._in_hand[request.id]
+
+    def is_cancelled(self, cancelled: threading.Event) -> bool:
+        """Has the request been cancelled? That it is asked is a step of the main thread."""
+        self._n_steps += 1
+        return cancelled.is_set()
 
     def done(self, request: Request) -> None:
         """The request has its final reply."""
@@ -90,6 +99,9 @@ class Inbox:
             self._pipes.send(
                 Failed(id=max(0, number), code=EngineFailed.code, text=f"the request is not valid: {error}")
             )
+            return
+        if isinstance(request, Ping):
+            self._pipes.send(Pong(id=request.id, n_steps=self._n_steps, cpu_s=time.process_time()))
             return
         if isinstance(request, Cancel):
             if event := self._in_hand.get(request.id):
@@ -112,7 +124,7 @@ def main() -> None:
                 reply = _cancelled(request)
             else:
                 session = session or _new_session()
-                reply = session.answer(request, pipes.send, cancelled.is_set)
+                reply = session.answer(request, pipes.send, partial(inbox.is_cancelled, cancelled))
         except ModuleNotFoundError as error:
             reply = _failed(request, EngineMissing(f"{error}. Run: pip install 'covey[engine]' torch==2.13.0"))
         except AgentError as error:

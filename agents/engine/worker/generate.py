@@ -10,7 +10,7 @@ from torch import Tensor
 from agents.engine.messages import Finished, Generate, Turn
 from agents.engine.worker.models import LoadedModel
 from agents.engine.worker.text import TextStream
-from agents.errors import EngineFailed
+from agents.errors import EngineFailed, TooLong
 
 PREFILL_TOKENS: Final = 512
 PLAIN_STOP: Final = ("\nUser:", "\nSystem:")
@@ -21,12 +21,12 @@ _NAMES: Final = {"system": "System", "user": "User", "assistant": "Assistant"}
 def generate(
     loaded: LoadedModel, request: Generate, emit: Callable[[str], None], is_cancelled: Callable[[], bool]
 ) -> Finished:
-    """Answer with the adapter that is worn; `emit` gets the text as it grows. Raises: EngineFailed."""
+    """Answer with the adapter that is worn; `emit` gets the text as it grows. Raises: EngineFailed, TooLong."""
     began_s = time.perf_counter()
     prompt = loaded.encode(render(loaded, request.turns, is_open=True))
     room = loaded.card.context_tokens - len(prompt)
     if room < 1:
-        raise EngineFailed(
+        raise TooLong(
             f"the prompt has {len(prompt)} tokens, {loaded.card.name} takes {loaded.card.context_tokens}: shorten it"
         )
     stop = request.stop if loaded.card.has_chat_template else request.stop + PLAIN_STOP

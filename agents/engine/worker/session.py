@@ -75,5 +75,10 @@ class Session:
     def _embed(self, request: Embed, is_cancelled: IsCancelled) -> Embedded:
         if self._embedder is None or self._embedder[0] != request.folder:
             self._embedder = (request.folder, Embedder(request.folder))
-        embedder = self._embedder[1]
-        return Embedded(id=request.id, vectors=embedder.embed(request.texts, is_cancelled), width=embedder.width)
+        batches = self._embedder[1].embed(request, is_cancelled)
+        while True:
+            try:
+                next(batches)
+            except StopIteration as end:
+                made: Embedded = end.value
+                return made

@@ -14,6 +14,7 @@ from daemon.api.operation import Done, Operation, Params, Progress, Result
 from daemon.errors import Unfit
 
 if TYPE_CHECKING:
+    from agents.chat.answer import Engine
     from agents.chat.sessions import Chat
     from agents.retrieval.index import Passage
     from daemon.app import Node
@@ -29,9 +30,10 @@ ChatId = Annotated[str, Meta(max_length=64, description="What chat/open gave.")]
 
 
 class Open(Params, frozen=True):
-    """How to chat."""
+    """How to chat. With `on`, a peer answers; model and adapters are its own then."""
 
     adapter: Wish = "latest"
+    on: Annotated[str, Meta(max_length=512, description="A peer that answers: its id, or its name here.")] | None = None
     model: Annotated[str, Meta(max_length=64, description="The model's name; by default the node's.")] | None = None
     system: Annotated[str, Meta(max_length=64 << 10, description="The system prompt.")] | None = None
     max_tokens: Annotated[int, Meta(ge=1, le=1 << 20, description="The longest answer.")] | None = None
@@ -109,8 +111,16 @@ async def open_chat(node: "Node", params: Open) -> ChatStatus:
     from agents.chat.sessions import Chat
     from agents.models import find_model
 
-    model = await trio.to_thread.run_sync(find_model, node.catalog, params.model, node.config.engine.model)
-    await trio.to_thread.run_sync(resolve, node.catalog, model, params.adapter)  # an unknown name is told now
+    remote = None
+    if params.on is not None:
+        from daemon.asking import remote_model
+
+        remote = await remote_model(node, params.on)
+        model = remote.row
+        remote.resolve(params.adapter)
+    else:
+        model = await trio.to_thread.run_sync(find_model, node.catalog, params.model, node.config.engine.model)
+        await trio.to_thread.run_sync(resolve, node.catalog, model, params.adapter)  # an unknown name is told now
     settings = node.config.chat
     system = settings.system or DEFAULT_SYSTEM if params.system is None else params.system
     chat = Chat(
@@ -123,6 +133,7 @@ async def open_chat(node: "Node", params: Open) -> ChatStatus:
             timeout_s=params.timeout_s or node.config.engine.answer_timeout_s,
         ),
         on_new_adapter=settings.on_new_adapter,
+        remote=remote,
     )
     node.chats.add(chat.key, chat, trio.current_time())
     return await _status(node, chat)
@@ -142,13 +153,12 @@ async def say(node: "Node", params: Say) -> AsyncIterator[ChatEvent]:
     async with _alone(chat):
         events = answer(
             chat.conversation,
-            node.engine,
+            _engine(node, chat),
             params.text,
             await _wanted(node, chat),
             settings=chat.settings,
             context_tokens=card_of(chat.model).context_tokens,
             find=find if chat.indexes else None,
-            model=node.desk.using(chat.model),
         )
         if not _is_loaded(node, chat):
             yield Loading(model=chat.model.name)
@@ -157,6 +167,17 @@ async def say(node: "Node", params: Say) -> AsyncIterator[ChatEvent]:
                 if isinstance(event, Switched):
                     _note_switch(node, event)
                 yield event
+
+
+def _engine(node: "Node", chat: "Chat") -> "Engine":
+    """Who answers: this node's engine, with the cache before it, or a peer."""
+    if chat.remote is None:
+        from daemon.answering import engine_before
+
+        return engine_before(node.answers, node.engine, node.desk, chat.model)
+    from daemon.asking import engine_of
+
+    return engine_of(node, chat.remote, chat.settings.timeout_s)
 
 
 def _note_switch(node: "Node", event: Switched) -> None:
@@ -172,7 +193,11 @@ async def use(node: "Node", params: Use) -> ChatStatus:
     from agents.chat.ready import resolve
 
     chat = _chat(node, params)
-    await trio.to_thread.run_sync(resolve, node.catalog, chat.model, params.adapter)
+    if chat.remote is not None:
+        await _refresh(node, chat)
+        chat.remote.resolve(params.adapter)
+    else:
+        await trio.to_thread.run_sync(resolve, node.catalog, chat.model, params.adapter)
     chat.conversation.use(params.adapter)
     return await _status(node, chat)
 
@@ -229,6 +254,9 @@ async def adapters(node: "Node", params: OfChat) -> AdaptersOf:
     from agents.chat.ready import ready_adapters
 
     chat = _chat(node, params)
+    if chat.remote is not None:
+        await _refresh(node, chat)
+        return AdaptersOf(adapters=chat.remote.adapters())
     return AdaptersOf(adapters=await trio.to_thread.run_sync(ready_adapters, node.catalog, chat.model))
 
 
@@ -237,6 +265,8 @@ async def news(node: "Node", params: OfChat) -> AsyncIterator[Arrived]:
     import trio
 
     chat = _chat(node, params)
+    if chat.remote is not None:
+        await trio.sleep_forever()  # what a peer has new it tells when it is asked: /adapters
     last_id = await trio.to_thread.run_sync(lambda: node.catalog.events.last_id)
     known, wish = await _wanted(node, chat), chat.conversation.wish
     feed = node.events.follow(last_id, forever=True)
@@ -273,7 +303,19 @@ async def _stage(node: "Node", chat: "Chat", adapter: Adapter | None) -> None:
 
 
 def _is_loaded(node: "Node", chat: "Chat") -> bool:
-    return node.engine.pid is not None and node.desk.holds(chat.model)
+    from agents.backend import is_backend
+
+    if chat.remote is not None:
+        return True
+    return (node.engine.pid is not None or is_backend(chat.model)) and node.desk.holds(chat.model)
+
+
+async def _refresh(node: "Node", chat: "Chat") -> None:
+    """Ask the peer of a chat what it offers now."""
+    from daemon.asking import again
+
+    assert chat.remote is not None
+    chat.remote = await again(node, chat.remote)
 
 
 async def close(node: "Node", params: OfChat) -> Done:
@@ -314,6 +356,8 @@ async def _wanted(node: "Node", chat: "Chat") -> Adapter | None:
     from agents.errors import UnknownName
 
     try:
+        if chat.remote is not None:
+            return chat.remote.resolve(chat.conversation.wish)
         return await trio.to_thread.run_sync(resolve, node.catalog, chat.model, chat.conversation.wish)
     except UnknownName:
         return chat.conversation.answering

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from agents.engine.client import MAX_UNREAD_REPLIES, STOP_S, open_engine
-from agents.engine.messages import Embed, Finished, Generate, Import, Load, Stage, Token, Turn
+from agents.engine.client import MAX_UNREAD_REPLIES, open_engine
+from agents.engine.messages import Embed, Finished, Generate, Import, Load, Ping, Stage, Token, Turn
+from agents.engine.process import STOP_S
 from agents.errors import BadData, EngineDied, EngineFailed, EngineMissing
 
 ASK = Generate(turns=(Turn("user", "hello"),))
@@ -286,3 +287,116 @@ trio.run(main)
         while is_alive(pid):
             await trio.sleep(0.01)
     await process.stdout.aclose()
+
+
+PONGS = """
+from threading import Thread
+def pong(value, n_steps=0, cpu_s=0.0):
+    send(Pong(id=value["id"], n_steps=n_steps, cpu_s=cpu_s))
+"""
+
+
+async def test_a_worker_that_is_stopped_in_its_tracks_is_ended_and_the_next_one_answers(fake_worker):
+    async with open_engine(command=fake_worker(ECHO), hang_s=0.5) as engine:
+        pid = await pid_by(engine)
+        os.kill(pid, signal.SIGSTOP)
+        with trio.fail_after(10), pytest.raises(EngineDied, match="no sign of life"):
+            await engine.one(ASK)
+        assert not is_alive(pid)
+        await engine.one(ASK)
+        assert engine.health().n_deaths == 1
+
+
+async def test_a_worker_whose_reader_lives_and_whose_work_stands_still_is_ended(fake_worker):
+    stands = """
+for value in requests():
+    if value["type"] == "ping": pong(value)
+    elif value["type"] == "embed": send(Embedded(id=value["id"], vectors=b"1", width=1))
+"""
+    async with open_engine(command=fake_worker(PONGS + stands), hang_s=0.3) as engine:
+        await pid_by(engine)
+        with trio.fail_after(10), pytest.raises(EngineDied, match="stood still"):
+            await engine.one(ASK)
+
+
+async def test_long_work_that_goes_on_trips_no_watchdog(fake_worker):
+    works = """
+n, began_s = 0, time.time()
+for value in requests():
+    if value["type"] == "ping":
+        n += 1
+        pong(value, n_steps=0, cpu_s=n * 10.0)
+        if n == 12:
+            send(finished(first))
+    elif value["type"] == "embed":
+        send(Embedded(id=value["id"], vectors=b"1", width=1))
+    else:
+        first = value["id"]
+"""
+    async with open_engine(command=fake_worker(PONGS + works), hang_s=0.6) as engine:
+        await pid_by(engine)
+        with trio.fail_after(20):
+            assert isinstance(await engine.one(ASK), Finished)
+        assert engine.health().n_deaths == 0
+
+
+async def test_a_worker_that_dies_of_each_question_is_started_again_ever_later(fake_worker):
+    dies = """
+for value in requests():
+    if value["type"] == "load": send(Loaded(id=value["id"], card=CARD, load_s=0.0))
+    else: os._exit(1)
+"""
+    waits = []
+    async with open_engine(command=fake_worker(dies)) as engine:
+        await engine.one(Load(folder="/m"))
+        for _ in range(3):
+            with pytest.raises(EngineDied):
+                await engine.one(ASK)
+            waits.append(engine.wait_s)
+    assert waits[0] == 0 < waits[1] < waits[2]
+
+
+async def test_what_is_known_of_it_is_told_without_starting_it(fake_worker):
+    deaths: list[str] = []
+    code = "for value in requests():\n    if value['type'] == 'generate': os._exit(7)"
+    async with open_engine(command=fake_worker(code), on_death=deaths.append) as engine:
+        assert await engine.status() is None
+        assert engine.health().pid is None and engine.health().n_starts == 0
+        async with engine.call(Embed(texts=())):
+            assert engine.health().calls == {"embed": 1}
+        with pytest.raises(EngineDied):
+            await engine.one(ASK)
+        health = engine.health()
+    assert health.n_deaths == len(deaths) == 1
+    assert health.last_death == deaths[0] and "code 7" in deaths[0]
+
+
+async def test_a_worker_that_its_user_stops_fails_what_is_in_hand_and_counts_as_no_death(fake_worker):
+    async with open_engine(command=fake_worker(ECHO + "    # a generate with no turn hangs")) as engine:
+        assert not engine.stop()
+        pid = await pid_by(engine)
+        async with engine.call(Import(source="x", folder="/x", name="x")) as replies:
+            assert engine.stop()
+            with pytest.raises(EngineDied, match="stopped by its user"):
+                await anext(replies)
+        assert engine.health().n_deaths == 0 and engine.wait_s == 0
+        assert await pid_by(engine) != pid
+
+
+async def test_the_end_of_the_daemon_is_no_death_of_the_engine(fake_worker):
+    deaths: list[str] = []
+    async with open_engine(command=fake_worker(ECHO), on_death=deaths.append) as engine:
+        await engine.one(ASK)
+    assert deaths == []
+
+
+async def test_the_real_worker_gives_signs_of_life_while_its_main_thread_imports():
+    async with open_engine(hang_s=20.0) as engine:
+        with pytest.raises(EngineFailed):
+            await engine.one(Import(source="", folder="/x", name="x"))
+        assert engine.pid is not None
+        worker = engine._worker
+        async with engine._call_on(worker, Ping()) as replies:
+            with trio.move_on_after(0.5):
+                await anext(replies)
+        assert worker.watchdog._n_steps >= 0

@@ -8,7 +8,7 @@ import pytest
 
 from agents.engine.client import open_engine
 from agents.engine.messages import Finished, Generate, Import, Imported, Load, Stage, Token, Train, TrainStep, Turn
-from agents.errors import BadAdapter, BadData, BadModel, EngineFailed, WrongBase
+from agents.errors import BadAdapter, BadData, BadModel, EngineFailed, TooLong, WrongBase
 
 pytestmark = pytest.mark.engine
 ASK = (Turn("user", "What does the import statement do?"),)
@@ -123,7 +123,7 @@ async def test_a_chat_swaps_adapters_between_turns_and_back(tiny_model, adapter)
         assert sampled[0][0] == sampled[1][0]
         stopped, finished = await answer(engine, max_tokens=24, stop=(base[5:8],))
         assert stopped == base[: base.find(base[5:8])] and finished.reason == "stop"
-        with pytest.raises(EngineFailed, match="shorten"):
+        with pytest.raises(TooLong, match="shorten"):
             await engine.one(Generate(turns=(Turn("user", "word " * 2000),)))
         await cancelled_halfway(engine)
 

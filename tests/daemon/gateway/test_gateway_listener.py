@@ -9,11 +9,11 @@ import pytest
 import trio
 from trio.testing import lockstep_stream_pair, memory_stream_pair
 
-from daemon.api.gateway import served
+from daemon.api import served
 from daemon.api.gateway.answer import Site
 from daemon.api.gateway.asgi import BrokenOff, GatewayApp, Limits
-from daemon.api.gateway.served import PacedStream, Patience, gateway_served
 from daemon.api.gateway.view import public_view
+from daemon.api.served import PacedStream, Patience, http_served
 from daemon.errors import BadConfig
 from protocols.ipns import name_text
 from storage.blockstore import MadeBlock, Visibility
@@ -98,14 +98,14 @@ async def test_it_serves_over_a_socket_and_a_connection_is_used_again(store, app
     cid = put(store, b"hello")
     one = f"GET /ipfs/{cid} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
     last = f"HEAD /ipfs/{cid} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
-    async with gateway_served(app, "127.0.0.1", 0) as url:
+    async with http_served(app, "127.0.0.1", 0) as url:
         received = await exchanged(url, one + last)
     assert received.count(b"HTTP/1.1 200") == 2
     assert received.count(b"hello") == 1
 
 
 async def test_what_is_no_http_is_refused(app):
-    async with gateway_served(app, "127.0.0.1", 0) as url:
+    async with http_served(app, "127.0.0.1", 0) as url:
         assert b"HTTP/1.1 400" in await exchanged(url, b"nonsense\r\n\r\n")
         assert b"HTTP/1.1 431" in await exchanged(url, b"GET / HTTP/1.1\r\nX: " + b"a" * (served.MAX_HEAD_BYTES + 1))
         upgrade = b"GET /ipfs/x HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
@@ -163,7 +163,7 @@ async def test_a_client_that_stops_reading_is_cut(store, app):
             trio.from_thread.run(is_over.wait)
             return len(rest(connection))
 
-    async with gateway_served(app, "127.0.0.1", 0, Patience(stall_s=0.3)) as url, trio.open_nursery() as nursery:
+    async with http_served(app, "127.0.0.1", 0, Patience(stall_s=0.3)) as url, trio.open_nursery() as nursery:
         nursery.start_soon(trio.to_thread.run_sync, stall, url, app.is_over)
         with trio.fail_after(WAIT_S):
             await app.is_over.wait()
@@ -195,7 +195,7 @@ async def test_a_slow_reader_that_takes_each_piece_in_time_gets_all(autojump_clo
 
 
 async def test_connections_beyond_the_limit_are_closed(app):
-    async with gateway_served(app, "127.0.0.1", 0, Patience(n_connections=1)) as url:
+    async with http_served(app, "127.0.0.1", 0, Patience(n_connections=1)) as url:
         with connect(url) as first:
             first.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             await trio.to_thread.run_sync(first.recv, 1)  # it is answered, and stays
@@ -207,7 +207,7 @@ async def test_stopping_does_not_wait_for_clients(store, app):
     root = MadeBlock.of(dag_cbor.encode([cid] * 40), DAG_CBOR)
     store.put_many([root], floor=Visibility.PUBLIC)
     with trio.fail_after(5):
-        async with gateway_served(app, "127.0.0.1", 0) as url:
+        async with http_served(app, "127.0.0.1", 0) as url:
             connection = connect(url)
             request = f"GET /ipfs/{root.cid}?format=car&car-dups=y HTTP/1.1\r\nHost: x\r\n\r\n".encode()
             await trio.to_thread.run_sync(connection.sendall, request)
@@ -221,7 +221,7 @@ async def test_a_stream_that_breaks_off_lacks_its_end(store, app):
     root = MadeBlock.of(dag_cbor.encode([Cid.of(b"never")]), DAG_CBOR)
     store.put_many([root], floor=Visibility.PUBLIC)
     request = f"GET /ipfs/{root.cid}?format=car HTTP/1.1\r\nHost: x\r\n\r\n".encode()
-    async with gateway_served(app, "127.0.0.1", 0) as url:
+    async with http_served(app, "127.0.0.1", 0) as url:
         received = await exchanged(url, request)
     assert received.startswith(b"HTTP/1.1 200")
     assert not received.endswith(b"0\r\n\r\n")
@@ -229,12 +229,12 @@ async def test_a_stream_that_breaks_off_lacks_its_end(store, app):
 
 async def test_a_port_that_is_taken_is_told_with_its_setting(app):
     with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(BadConfig, match="covey config set gateway"):
-        async with gateway_served(app, "127.0.0.1", other.getsockname()[1]):
+        async with http_served(app, "127.0.0.1", other.getsockname()[1]):
             pass
 
 
 async def test_an_address_of_version_6_stands_in_brackets(app):
-    async with gateway_served(app, "::1", 0) as url:
+    async with http_served(app, "::1", 0) as url:
         assert url.startswith("http://[::1]:")
 
 

@@ -1,4 +1,4 @@
-"""The gateway's listener: connections are counted, heads that never end are cut, and so is whoever stops reading."""
+"""The listener of an HTTP face: connections are counted, heads that never end are cut, and so is who stops reading."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import structlog
 import trio
+from starlette.types import ASGIApp
 
-from daemon.api.gateway.asgi import GatewayApp
 from daemon.errors import BadConfig
 
 MAX_CONNECTIONS: Final = 256
@@ -66,14 +66,19 @@ class PacedStream:
 
 
 @asynccontextmanager
-async def gateway_served(
-    app: GatewayApp,
+async def http_served(
+    app: ASGIApp,
     host: str,
     port: int,
     patience: Patience = Patience(),
+    *,
+    section: str = "gateway",
 ) -> AsyncIterator[str]:
-    """Serve `app` during the block; yield its URL. At the end every connection is closed at once. Raises: BadConfig."""
-    listeners = await _listen(host, port)
+    """Serve `app` during the block; yield its URL. At the end every connection is closed at once.
+
+    `section` of the configuration is where `host` and `port` come from. Raises: BadConfig when they cannot be used.
+    """
+    listeners = await _listen(host, port, section)
     connections: set[trio.SocketStream] = set()
     handler = partial(_serve_connection, app, connections, patience)
     try:
@@ -88,14 +93,14 @@ async def gateway_served(
             listener.socket.close()
 
 
-async def _listen(host: str, port: int) -> list[trio.SocketListener]:
+async def _listen(host: str, port: int, section: str) -> list[trio.SocketListener]:
     try:
         return await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
     except OSError as error:
         reason = error.strerror or str(error)
         raise BadConfig(
-            f"gateway.host {host}, gateway.port {port}: cannot listen there ({reason}). "
-            "Choose another port, or 0 for any: covey config set gateway.port 0"
+            f"{section}.host {host}, {section}.port {port}: cannot listen there ({reason}). "
+            f"Choose another port, or 0 for any: covey config set {section}.port 0"
         ) from None
 
 
@@ -105,7 +110,7 @@ def _url(host: str, listener: trio.SocketListener) -> str:
 
 
 async def _serve_connection(
-    app: GatewayApp, connections: set[trio.SocketStream], patience: Patience, stream: trio.SocketStream
+    app: ASGIApp, connections: set[trio.SocketStream], patience: Patience, stream: trio.SocketStream
 ) -> None:
     """One connection, from its beginning to its end; whatever happens on it ends nothing else."""
     if len(connections) >= patience.n_connections:
@@ -115,13 +120,13 @@ async def _serve_connection(
     try:
         await _server(app, PacedStream(stream, patience.stall_s), patience.head_s)
     except Exception as error:
-        log.warning("gateway_connection_failed", error=repr(error), exc_info=error)
+        log.warning("http_connection_failed", error=repr(error), exc_info=error)
     finally:
         connections.discard(stream)
         await trio.aclose_forcefully(stream)
 
 
-def _server(app: GatewayApp, stream: PacedStream, head_s: float) -> Any:
+def _server(app: ASGIApp, stream: PacedStream, head_s: float) -> Any:
     """Hypercorn's server for one connection: its own listener cannot be told to give up on a client."""
     from hypercorn.config import Config as ServerConfig
     from hypercorn.trio.tcp_server import TCPServer

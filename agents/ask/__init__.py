@@ -1,0 +1,1 @@
+"""Remote inference: answer the questions of trusted peers, and ask theirs."""

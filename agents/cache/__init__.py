@@ -1,0 +1,1 @@
+"""Answers that were given before: to the same question, or to one that means the same."""

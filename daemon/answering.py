@@ -1,0 +1,67 @@
+"""Answers, of this node's model: the cache before it, and the peers that may ask it."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from agents.cache.answers import AnswerCache
+from agents.cache.answers import Engine as CacheableEngine
+from agents.cache.key import OWN
+from agents.cache.seated import SeatedEngine
+from agents.cache.stores import Answers, FileAnswers, MemoryAnswers
+from agents.engine.client import Engine
+from agents.models import Desk
+from daemon.config import CacheConfig, Config
+from daemon.paths import Home
+from storage.catalog.models import ModelRow
+from storage.keys import PeerId
+
+if TYPE_CHECKING:
+    from agents.adapters.ports import Ports
+
+CACHE_FILE: Final = "answers.db"
+_MB: Final = 1_000_000
+
+
+def answer_cache(wish: CacheConfig, home: Home, unix_s: Callable[[], float]) -> AnswerCache:
+    """The cache of answers that the settings ask for."""
+    stores: list[Answers] = []
+    if wish.is_enabled and wish.memory_mb:
+        stores.append(MemoryAnswers(wish.memory_mb * _MB, wish.ttl_s))
+    if wish.is_enabled and wish.disk_mb:
+        stores.append(FileAnswers(home.root / CACHE_FILE, wish.disk_mb * _MB, wish.ttl_s))
+    return AnswerCache(stores, max_distance=wish.semantic_distance, unix_s=unix_s)
+
+
+def engine_before(
+    answers: AnswerCache,
+    engine: Engine,
+    desk: Desk,
+    model: ModelRow,
+    *,
+    scope: str = OWN,
+    is_seeded: bool = False,
+) -> CacheableEngine:
+    """The engine with `model` in it, and the cache before it: the one to ask for answers."""
+    return answers.before(SeatedEngine(engine, desk, model), model, scope=scope, is_seeded=is_seeded)
+
+
+def answer_peers(config: Config, ports: "Ports", desk: Desk, engine: Engine, answers: AnswerCache) -> None:
+    """Let the peers that may ask use the model of this node. Each has a cache of its own."""
+    from agents.ask.serve import Host, Terms, serve
+    from protocols.ask.quota import Limits
+
+    wish = config.ask
+    limits = Limits(
+        n_at_once=wish.n_at_once,
+        n_per_minute=wish.n_per_minute,
+        tokens_per_hour=wish.tokens_per_hour,
+        tokens_per_day=wish.tokens_per_day,
+        n_running=wish.n_running,
+        n_queued=wish.n_queued,
+    )
+    terms = Terms(wish.who == "flock", limits, wish.max_tokens, wish.timeout_s, config.engine.model)
+
+    def engine_for(peer: PeerId, model: ModelRow) -> CacheableEngine:
+        return engine_before(answers, engine, desk, model, scope=str(peer))
+
+    serve(Host(ports, desk, engine_for, terms), ports)
