@@ -63,3 +63,15 @@ class UnknownName(AgentError):
     """There is nothing by that name. `covey adapter ls` and `covey model ls` show what there is."""
 
     code = "unknown_name"
+
+
+class UnlikeRun(AgentError):
+    """An unfinished training of that name is another one. Go on with it, or begin anew: covey train DATA --fresh."""
+
+    code = "unlike_run"
+
+
+class CannotResume(AgentError):
+    """The training cannot be gone on with exactly as it was begun. --force goes on all the same."""
+
+    code = "cannot_resume"

@@ -26,15 +26,17 @@ import msgspec
 import trio
 
 from agents.engine.framing import BrokenFrame, Unframer, encode
-from agents.engine.messages import Cancel, Failed, Generate, Load, Message, Reply, Request, Stage, Train
+from agents.engine.messages import Cancel, Failed, Generate, Load, Message, Reply, Request, Stage
 from agents.errors import (
     AgentError,
     BadAdapter,
     BadData,
+    CannotResume,
     EngineDied,
     EngineFailed,
     EngineMissing,
     UnknownName,
+    UnlikeRun,
     WrongBase,
 )
 
@@ -52,7 +54,7 @@ LAST_WORDS_S: Final = 0.5
 _READ_BYTES: Final = 1 << 16
 
 _ERRORS: Final[dict[str, type[AgentError]]] = {
-    error.code: error for error in (BadAdapter, BadData, EngineMissing, UnknownName, WrongBase)
+    error.code: error for error in (BadAdapter, BadData, CannotResume, EngineMissing, UnknownName, UnlikeRun, WrongBase)
 }
 
 
@@ -236,7 +238,7 @@ class Engine:
         """The worker, started if need be, with the model in it that it should have."""
         async with self._starting:
             worker = self._worker or await self._start()
-            if isinstance(request, Stage | Generate | Train) and self._model is not worker.model:
+            if isinstance(request, Stage | Generate) and self._model is not worker.model:
                 assert self._model is not None
                 async with self._call_on(worker, self._model) as replies:
                     async for _ in replies:

@@ -63,6 +63,8 @@ STATUSES: Final = {
     "unfit": 409,
     "unknown_seal": 409,
     "already_running": 409,
+    "unlike_run": 409,
+    "cannot_resume": 409,
     "target_exists": 409,
     "too_large": 413,
     "too_big": 413,

@@ -24,7 +24,7 @@ from agents.engine.worker.embed import Embedder
 from agents.engine.worker.generate import generate
 from agents.engine.worker.imports import import_model
 from agents.engine.worker.models import LoadedModel, load_model
-from agents.engine.worker.train import train
+from agents.engine.worker.training.train import train
 from agents.errors import EngineFailed
 
 Emit = Callable[[Reply], None]
@@ -55,7 +55,7 @@ class Session:
             case Generate():
                 return self._generate(request, emit, is_cancelled)
             case Train():
-                return train(self._loaded(), request, emit, is_cancelled)
+                return train(request, emit, is_cancelled)
             case Embed():
                 return self._embed(request, is_cancelled)
         raise EngineFailed(f"a {type(request).__name__} is not for the engine to answer")
