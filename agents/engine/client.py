@@ -74,10 +74,15 @@ class _Call:
 class Replies:
     """The replies to one request, in order, up to and with the final one. Raises: AgentError, by what went wrong."""
 
-    def __init__(self, call: _Call, receive: trio.MemoryReceiveChannel[Reply]) -> None:
+    def __init__(self, worker: "_Worker", call: _Call, receive: trio.MemoryReceiveChannel[Reply]) -> None:
+        self._worker = worker
         self._call = call
         self._receive = receive
         self._is_over = False
+
+    def cancel(self) -> None:
+        """Ask the worker to end the request early; its final reply still comes."""
+        self._worker.post(Cancel(id=self._call.request.id))
 
     def __aiter__(self) -> Self:
         return self
@@ -226,7 +231,7 @@ class Engine:
                 worker.post(request)
             except BrokenFrame as error:
                 raise EngineFailed(f"the request is too large: {error}") from None
-            yield Replies(call, receive)
+            yield Replies(worker, call, receive)
         finally:
             receive.close()
             worker.last_used_s = trio.current_time()

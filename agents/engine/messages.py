@@ -197,8 +197,8 @@ class Train(Message, frozen=True, tag="train", kw_only=True):
     """Train a LoRA on the model in the folder `model`, or go on with a training that was cut short.
 
     `TrainReady` comes, a `TrainStep` for each step, a `TrainCheckpoint` now and then, at last `Trained`; or, once it is
-    cancelled, `TrainPaused`, with a checkpoint of the last step. An earlier adapter in the folder `out` is replaced; the
-    new one appears whole or not at all.
+    cancelled, `TrainPaused`, with a checkpoint of the last step. An earlier adapter in the folder `out` is replaced;
+    the new one appears whole or not at all.
 
     Args:
         data: None to go on with the unfinished training in the folder `run`, as it was begun.
@@ -239,7 +239,7 @@ class TrainStep(Message, frozen=True, tag="train_step"):
     held_out_loss: float | None = None
     learning_rate: float = 0.0
     n_tokens: int = 0
-    tokens_per_s: float = 0.0
+    tokens_per_second: float = 0.0
     left_s: float = 0.0
 
 

@@ -8,7 +8,8 @@ from typing import Final
 import msgspec
 
 from agents.errors import BadData
-from agents.training.records import Continuation, Form, Problem, Record, detect, odd_characters, parse, texts_of
+from agents.training.records import Continuation, Problem, Record, detect, odd_characters, parse, texts_of
+from agents.training.settings import Form
 from agents.training.split import key_of, split
 
 MAX_LISTED: Final = 20

@@ -30,6 +30,7 @@ Turns = Annotated[tuple[Turn, ...], Meta(max_length=1000)]
 
 _JSON_NAMES: Final = frozenset({".jsonl", ".ndjson", ".json"})
 # Tab, line feed and carriage return are at home in text; U+FFFD stands where an earlier program lost a character.
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _ODD: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
 
 
@@ -234,13 +235,14 @@ def _record(number: int, line: bytes, form: Form, stratify: str) -> Record:
     except RecursionError:
         raise BadData("nested too deep") from None
     except msgspec.DecodeError as error:
-        raise BadData(f"not JSON ({_plain(error)})") from None
+        raise BadData(_why_not(line, error)) from None
     return Record(number, body, stratum)
 
 
-def _plain(error: msgspec.DecodeError) -> str:
-    text = str(error)
-    return "half of a surrogate pair, which is no character" if "surrogate" in text else text.removeprefix("JSON is ")
+def _why_not(line: bytes, error: msgspec.DecodeError) -> str:
+    if _SURROGATE.search(line):
+        return f"half of a surrogate pair, which is no character, or not JSON ({error})"
+    return f"not JSON ({error})"
 
 
 def _stratum(fields: dict[str, Any], name: str) -> str:
@@ -282,7 +284,7 @@ def _preference(shape: _Preference) -> Preference:
         raise BadData("chosen and rejected are the same: there is nothing to prefer")
     prompt = shape.prompt
     if before:
-        asked = (Turn("user", prompt),) if isinstance(prompt, str) and prompt else tuple(prompt or ())  # type: ignore[arg-type]
+        asked = (Turn("user", prompt),) if isinstance(prompt, str) and prompt else tuple(prompt or ())
         # Data sets often repeat the prompt at the head of both chats.
         prompt = before if before[: len(asked)] == asked else (*asked, *before)
     if not prompt:

@@ -110,11 +110,10 @@ def begin(folder: Path, run: Run, data: bytes) -> None:
 def read_run(folder: Path) -> Run | None:
     """What was asked; None where there is no run."""
     try:
-        return read_json(folder / RUN_FILE, Run)
-    except FileNotFoundError:
+        run: Run = read_json(folder / RUN_FILE, Run)
+    except (msgspec.MsgspecError, OSError):  # not there, or cut short by a crash: there is nothing to go on with
         return None
-    except (msgspec.MsgspecError, OSError):
-        return None  # cut short by a crash, or of a later version: there is nothing to go on with
+    return run
 
 
 def read_json(path: Path, kind: type[Any]) -> Any:
@@ -172,7 +171,7 @@ def keep_checkpoint(folder: Path, staging: Path, step: int) -> Checkpoint:
 
 def whole(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The last checkpoint whose bytes are those that were written; and what is wrong with later ones."""
-    complaints = []
+    complaints: list[str] = []
     for checkpoint in checkpoints(folder):
         names = {path.name for path in checkpoint.folder.iterdir()}
         if names == CHECKPOINT_FILES and unixfs.cid_of_path(checkpoint.folder, COVEY_WEIGHTS) == checkpoint.cid:

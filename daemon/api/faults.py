@@ -63,6 +63,7 @@ STATUSES: Final = {
     "unfit": 409,
     "unknown_seal": 409,
     "already_running": 409,
+    "already_training": 409,
     "unlike_run": 409,
     "cannot_resume": 409,
     "target_exists": 409,

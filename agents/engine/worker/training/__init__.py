@@ -1,1 +1,1 @@
-"""Training in the worker: examples to tensors, the low-rank parameters, the loop, checkpoints, the folder at the end."""
+"""Training in the worker: examples to tensors, the parameters, the loop, checkpoints, the folder at the end."""

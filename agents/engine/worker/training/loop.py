@@ -5,8 +5,7 @@ what was told of it on the way.
 """
 
 import time
-from collections.abc import Callable
-
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -114,13 +113,15 @@ class Training:
         while progress.step < self._plan.n_steps and not self._is_enough():
             check(is_cancelled)
             loss, n_labels, rate = self._step(is_cancelled)
+            tokens_per_second, left_s = pace.note(progress.step, n_labels)
             told = TrainStep(
                 step=progress.step,
                 n_steps=self._plan.n_steps,
                 loss=loss,
                 learning_rate=rate,
                 n_tokens=progress.n_tokens,
-                **pace.note(progress.step, n_labels),
+                tokens_per_second=tokens_per_second,
+                left_s=left_s,
             )
             held_out_loss = self._evaluate_if_due(is_cancelled)
             emit(told if held_out_loss is None else _with(told, held_out_loss))
@@ -150,7 +151,7 @@ class Training:
             progress.curve.append((progress.step, total))
         return total, n_labels, rate
 
-    def _add_gradients(self, rows: list[Row], n_labels: int, is_cancelled: IsCancelled) -> float:
+    def _add_gradients(self, rows: Sequence[Row], n_labels: int, is_cancelled: IsCancelled) -> float:
         """The mean loss of the rows, whose gradients are added up. Raises: Paused, with nothing done."""
         chance = states.chance(self._loaded.device)
         total = 0.0
@@ -166,7 +167,7 @@ class Training:
             raise
         return total
 
-    def _loss(self, rows: list[Row]) -> Tensor:
+    def _loss(self, rows: Sequence[Row]) -> Tensor:
         model, device = self._loaded.model, self._loaded.device
         if any(example.worse for row in rows for example in row):
             return preference_loss(model, rows, device, self._dtype, self.lora.off, self._settings.dpo_beta)
@@ -243,13 +244,13 @@ class Pace:
         self._n_steps = n_steps
         self._done: list[tuple[float, int]] = [(time.perf_counter(), 0)]
 
-    def note(self, step: int, n_tokens: int) -> dict[str, float]:
-        """A step was made: tokens a second, and how long the rest will take."""
+    def note(self, step: int, n_tokens: int) -> tuple[float, float]:
+        """A step was made. Returns: tokens a second, and the seconds that the rest will take."""
         now_s = time.perf_counter()
         self._done = [*self._done[-PACE_STEPS:], (now_s, n_tokens)]
         took_s = max(1e-9, now_s - self._done[0][0])
         n_steps, n_done = len(self._done) - 1, sum(n for _, n in self._done[1:])
-        return {"tokens_per_s": n_done / took_s, "left_s": took_s / n_steps * (self._n_steps - step)}
+        return n_done / took_s, took_s / n_steps * (self._n_steps - step)
 
 
 def check(is_cancelled: IsCancelled) -> None:

@@ -87,14 +87,15 @@ def preference_loss(
     reference: Callable[[], AbstractContextManager[None]],
     beta: float,
 ) -> Tensor:
-    """The summed loss in nats over the pairs of the rows; within `reference()` the model is the one to keep close to."""
+    """The summed loss in nats over the pairs of the rows; within `reference()` the model is the one to stay near."""
     pairs = [example for row in rows for example in row]
     better = [[example.tokens] for example in pairs]
     worse = [[example.worse] for example in pairs if example.worse is not None]
     batch = lay_out([*better, *worse], device, dtype)
     chances = _log_chances(model, batch)
     with torch.no_grad(), reference():
-        chances = chances - _log_chances(model, batch)
+        before = _log_chances(model, batch)
+    chances = chances - before
     gain = chances[: len(pairs)] - chances[len(pairs) :]  # (n_pairs)
     return -functional.logsigmoid(beta * gain).sum()
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -162,11 +162,18 @@ def _set_precision(loaded: LoadedModel, run: Run) -> str:
         precision = "fp32" if choose_device().type == "cpu" else "bf16"
     loaded.model.to(torch.float32 if precision == "fp32" else torch.bfloat16)
     if settings.is_thrifty:
-        loaded.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        for module in loaded.model.modules():
-            if getattr(module, "gradient_checkpointing", False):
-                module.training = True  # of the layer alone: what is inside goes on without dropout
+        _compute_twice(loaded.model)
     return precision
+
+
+def _compute_twice(model: Any) -> None:
+    """Have the layers forget what they computed, and compute it again for the gradients."""
+    # Releases of transformers before 5.23 know it by its old name alone.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    for module in model.modules():
+        if getattr(module, "gradient_checkpointing", False) or getattr(module, "activation_checkpointing", False):
+            module.training = True  # of the layer alone: what is inside goes on without dropout
 
 
 def _differences(state: State | None, here: dict[str, str | int], *, is_forced: bool) -> list[str]:
