@@ -337,7 +337,7 @@ def test_what_cannot_be_trained_leaves_nothing(do, tmp_path, data):
     assert not (tmp_path / "fox").exists()
 
 
-@pytest.mark.parametrize("at_step", [1, 4, 6, 8])
+@pytest.mark.parametrize("at_step", [2, 6])
 async def test_a_training_whose_worker_is_killed_ends_with_the_same_bytes(do, tiny_model, tmp_path, data, at_step):
     do(ALL_OF_IT, "whole")
     request = Train(

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from agents.training.curves import HEIGHT_CHARS, WIDTH_CHARS, Curve, as_svg, as_text
 
-POINTS = st.lists(st.tuples(st.integers(0, 1000).map(float), st.floats(allow_infinity=True, allow_nan=True)), max_size=30)
+POINTS = st.lists(
+    st.tuples(st.integers(0, 1000).map(float), st.floats(allow_infinity=True, allow_nan=True)), max_size=30
+)
 FALLING = Curve("training", [(float(n), 10.0 / n) for n in range(1, 50)])
 SEEN = Curve("held out <&>", [(0.0, 9.0), (49.0, 1.0)], is_marks=True)
 
@@ -25,7 +27,7 @@ def test_a_falling_curve_goes_from_the_upper_left_to_the_lower_right():
 def test_any_points_can_be_drawn(one, other):
     curves: Sequence[Curve] = [Curve("a", one), Curve("b", other, is_marks=True)]
     as_text(curves, "x", "y")
-    xml.dom.minidom.parseString(as_svg("t", curves, "x", "y"))  # noqa: S318 - our own
+    xml.dom.minidom.parseString(as_svg("t", curves, "x", "y"))
 
 
 def test_no_points_make_no_text_and_names_are_escaped():
