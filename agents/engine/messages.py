@@ -278,6 +278,47 @@ class Trained(Message, frozen=True, tag="trained", kw_only=True):
     train_s: float
 
 
+class Merge(Message, frozen=True, tag="merge", kw_only=True):
+    """Put the adapter (a PEFT folder) into the weights of `model`, and write that as the new model folder `out`.
+
+    Ends with `Merged`.
+    """
+
+    model: Path
+    adapter: Path
+    out: Path
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class Merged(Message, frozen=True, tag="merged", kw_only=True):
+    """The merged model stands in its folder, with a card; `n_layers` were changed."""
+
+    is_final = True
+
+    card: ModelCard
+    n_layers: int
+
+
+class Export(Message, frozen=True, tag="export", kw_only=True):
+    """Write `model`, with the adapter in it if one is given, as the GGUF file `out`. Ends with `Exported`."""
+
+    model: Path
+    adapter: Path | None = None
+    out: Path
+    dtype: Literal["f32", "f16", "bf16", "int8"] = "f16"
+    name: Annotated[str, Meta(max_length=200)] = ""
+
+
+class Exported(Message, frozen=True, tag="exported", kw_only=True):
+    """The file is there."""
+
+    is_final = True
+
+    path: str
+    n_bytes: int
+    n_tensors: int
+
+
 class Embed(Message, frozen=True, tag="embed"):
     """Sentence embeddings with the model in `folder` (None: the installed MiniLM wheel). Ends with `Embedded`."""
 
@@ -303,7 +344,7 @@ class Failed(Message, frozen=True, tag="failed"):
     text: str
 
 
-Request = Import | Load | Stage | Generate | Status | Cancel | Train | Embed
+Request = Import | Load | Stage | Generate | Status | Cancel | Train | Merge | Export | Embed
 Reply = (
     Imported
     | Loaded
@@ -316,6 +357,8 @@ Reply = (
     | TrainCheckpoint
     | TrainPaused
     | Trained
+    | Merged
+    | Exported
     | Embedded
     | Failed
 )
