@@ -236,11 +236,11 @@ async def test_data_is_looked_through_without_a_model_or_a_trainer(given, tmp_pa
     (checked,) = await told(train(node, Train(data=str(path), is_check=True)))
     assert isinstance(checked, Checked) and (checked.form, checked.n_examples, checked.n_bad) == ("completion", 2, 0)
     path.write_text(path.read_text() + "{\n")
-    seen = []
+    stream = train(node, Train(data=str(path), is_check=True))
+    seen = await stream.__anext__()
     with pytest.raises(BadData, match="1 lines"):
-        async for item in train(node, Train(data=str(path), is_check=True)):
-            seen.append(item)
-    assert list(seen[0].bad) == [{"line": 3, "text": "not JSON (Input data was truncated)"}]
+        await stream.__anext__()
+    assert list(seen.bad) == [{"line": 3, "text": "not JSON (Input data was truncated)"}]
     assert trainer.asked == []
 
 

@@ -346,16 +346,19 @@ async def test_a_training_whose_worker_is_killed_ends_with_the_same_bytes(do, ti
     )  # fmt: skip
     async with open_engine(threads=1) as engine:
         with pytest.raises(EngineDied, match="SIGKILL"):
-            async with engine.call(request) as replies:
-                async for reply in replies:
-                    if isinstance(reply, TrainStep) and reply.step == at_step:
-                        os.kill(engine.pid, signal.SIGKILL)
-        told = []
+            await killed_at(engine, request, at_step)
         async with engine.call(request) as replies:
             told = [reply async for reply in replies]
     assert told[0].step == at_step // 4 * 4
     assert isinstance(told[-1], Trained)
     assert weights(tmp_path / "fox") == weights(tmp_path / "whole")
+
+
+async def killed_at(engine, request, step):
+    async with engine.call(request) as replies:
+        async for reply in replies:
+            if isinstance(reply, TrainStep) and reply.step == step:
+                os.kill(engine.pid, signal.SIGKILL)
 
 
 async def test_a_training_that_is_left_pauses_with_a_checkpoint(tiny_model, tmp_path, data):

@@ -112,7 +112,7 @@ class Training:
         self._evaluate_if_due(is_cancelled)  # it may have been left in the middle of it
         while progress.step < self._plan.n_steps and not self._is_enough():
             check(is_cancelled)
-            loss, n_labels, rate = self._step(is_cancelled)
+            loss, n_labels, rate = self.step(is_cancelled)
             tokens_per_second, left_s = pace.note(progress.step, n_labels)
             told = TrainStep(
                 step=progress.step,
@@ -128,7 +128,7 @@ class Training:
             if progress.step % self._settings.checkpoint_every == 0:
                 self._keep(emit)
 
-    def _step(self, is_cancelled: IsCancelled) -> tuple[float, int, float]:
+    def step(self, is_cancelled: IsCancelled) -> tuple[float, int, float]:
         """One optimizer step: its loss, what was learned from, and the learning rate."""
         settings, progress = self._settings, self.progress
         flat = self.lora.flat
