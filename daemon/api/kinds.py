@@ -20,7 +20,7 @@ EVENT_KINDS: Final = {
     "block_withheld": "`peer` asked for a block that is here and that it may not see; it was told that there is none.",
     "blocks_damaged": "So many blocks did not match their CIDs any more when they were read again.",
     "catalog_rebuilt": "The catalog was filled again from blocks; `n_problems` artifacts are not here whole.",
-    "checkpoint_not_held": "A checkpoint of a training is on the disk, and could not be put into the store; `text` says why.",
+    "checkpoint_not_held": "A training's checkpoint is on the disk, but not in the store; `text` says why.",
     "content_added": "Content was added.",
     "content_sealed": "Content was sealed to peers, or its recipients changed.",
     "content_shared": "Content may be seen by others than before.",

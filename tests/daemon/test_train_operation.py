@@ -67,6 +67,14 @@ class Replies:
         self.trainer.n_cancelled += 1
 
 
+@pytest.fixture(autouse=True)
+def fox(tmp_path):
+    """The data."""
+    path = tmp_path / "fox.txt"
+    path.write_text("the quick brown fox")
+    return str(path)
+
+
 @pytest.fixture
 def given(node_here):
     """The node with a model and a trainer of the test's; `finish(name)` writes what a training leaves."""
@@ -127,19 +135,19 @@ def kinds(node):
     return [kind for kind, _ in node.events.told]
 
 
-async def test_steps_and_the_result_with_its_curves_are_told_and_noted(given):
+async def test_steps_and_the_result_with_its_curves_are_told_and_noted(given, fox):
     node, trainer = given([READY, ONE, lambda: finish(node)])
-    items = await told(train(node, Train(data="/fox.txt", plot=True)))
+    items = await told(train(node, Train(data=fox, plot=True)))
     assert [type(item) for item in items] == [Step, Step, Step, Trained]
     assert (items[2].n_done, items[2].n_total, items[2].loss, items[2].left_s) == (1, 2, 2.0, 1.0)
     assert items[-1].losses == [(1.0, 2.0), (2.0, 1.5)] and "held out" in items[-1].plot
     assert items[-1].warnings == ("cut",)
     (asked,) = trainer.asked
-    assert (asked.name, asked.out, asked.data) == ("fox", str(node.home.training / "fox"), "/fox.txt")
+    assert (asked.name, asked.out, asked.data) == ("fox", str(node.home.training / "fox"), fox)
     assert node.training_now == set()
 
 
-async def test_checkpoints_are_held_one_at_a_time_and_none_when_it_is_over(given):
+async def test_checkpoints_are_held_one_at_a_time_and_none_when_it_is_over(given, fox):
     seen = []
 
     def look(node):
@@ -150,17 +158,17 @@ async def test_checkpoints_are_held_one_at_a_time_and_none_when_it_is_over(given
         READY, lambda: leave_run(node, step=1), lambda: look(node), lambda: leave_run(node, step=2),
         lambda: look(node), lambda: finish(node),
     ])  # fmt: skip
-    await told(train(node, Train(data="/fox.txt", name="fox")))
+    await told(train(node, Train(data=fox, name="fox")))
     ports: Ports = node.adapters.ports
     assert [[row[:2] for row in rows] for rows in seen] == [[("checkpoint", 1)], [("checkpoint", 2)]]
     assert keep.held(ports, "fox") == []
     assert not [pin for pin in ports.pins.list() if pin.name.startswith("artifact/")]
 
 
-async def test_a_held_checkpoint_is_private_and_comes_back_where_the_disk_lost_it(given):
+async def test_a_held_checkpoint_is_private_and_comes_back_where_the_disk_lost_it(given, fox):
     node, _ = given([READY, lambda: leave_run(node), EngineDied("killed")], [EngineDied("x")], [EngineDied("x")])
     with pytest.raises(EngineDied):
-        await told(train(node, Train(data="/fox.txt", name="fox")))
+        await told(train(node, Train(data=fox, name="fox")))
     ports = node.adapters.ports
     (row,) = keep.held(ports, "fox")
     assert ports.roots.level(row.manifest) is Visibility.PRIVATE
@@ -173,32 +181,32 @@ async def test_a_held_checkpoint_is_private_and_comes_back_where_the_disk_lost_i
     assert runs.whole(folder)[0] == checkpoint
 
 
-async def test_the_trainers_death_is_told_and_the_training_goes_on_from_its_checkpoint(given):
+async def test_the_trainers_death_is_told_and_the_training_goes_on_from_its_checkpoint(given, fox):
     node, trainer = given(
         [READY, ONE, lambda: leave_run(node), EngineDied("the engine died: it was killed by SIGKILL")],
         [READY, lambda: finish(node)],
     )
-    items = await told(train(node, Train(data="/fox.txt", name="fox", fresh=True)))
+    items = await told(train(node, Train(data=fox, name="fox", fresh=True)))
     assert isinstance(items[-1], Trained)
     assert any("SIGKILL" in item.step and item.n_done == 1 for item in items[:-1])
     first, second = trainer.asked
-    assert first.is_fresh and first.data == "/fox.txt"
+    assert first.is_fresh and first.data == fox
     assert second.data is None and not second.is_fresh
     assert "training_interrupted" in kinds(node) and "training_finished" in kinds(node)
 
 
-async def test_a_trainer_that_dies_again_and_again_is_given_up(given):
+async def test_a_trainer_that_dies_again_and_again_is_given_up(given, fox):
     node, trainer = given(*[[READY, EngineDied("out of memory")] for _ in range(5)])
     with pytest.raises(EngineDied, match="memory"):
-        await told(train(node, Train(data="/fox.txt", name="fox")))
+        await told(train(node, Train(data=fox, name="fox")))
     assert len(trainer.asked) == 2
     assert kinds(node)[-1] == "training_failed"
 
 
-async def test_who_leaves_has_the_trainer_pause_and_keeps_its_checkpoint(given):
+async def test_who_leaves_has_the_trainer_pause_and_keeps_its_checkpoint(given, fox):
     paused = messages.TrainPaused(step=1, n_steps=2)
     node, trainer = given([READY, ONE, lambda: leave_run(node), paused])
-    stream = train(node, Train(data="/fox.txt", name="fox"))
+    stream = train(node, Train(data=fox, name="fox"))
     async for item in stream:
         if isinstance(item, Step) and item.loss is not None:
             break
@@ -209,20 +217,20 @@ async def test_who_leaves_has_the_trainer_pause_and_keeps_its_checkpoint(given):
     assert node.training_now == set()
 
 
-async def test_one_name_is_trained_once_at_a_time(given):
+async def test_one_name_is_trained_once_at_a_time(given, fox):
     node, _ = given([READY, ONE, None])
-    stream = train(node, Train(data="/fox.txt", name="fox"))
+    stream = train(node, Train(data=fox, name="fox"))
     await stream.__anext__()
     await stream.__anext__()
     with pytest.raises(Busy, match="under way"):
-        await told(train(node, Train(data="/fox.txt", name="fox")))
+        await told(train(node, Train(data=fox, name="fox")))
     await stream.aclose()
 
 
-async def test_a_training_that_fails_says_why_in_an_event_too(given):
+async def test_a_training_that_fails_says_why_in_an_event_too(given, fox):
     node, _ = given([BadData("line 3: not JSON")])
     with pytest.raises(BadData, match="line 3"):
-        await told(train(node, Train(data="/fox.jsonl", name="fox")))
+        await told(train(node, Train(data=fox, name="fox")))
     assert node.events.told[-1] == (
         "training_failed", {"name": "fox", "code": "bad_data", "text": "line 3: not JSON"},
     )  # fmt: skip
@@ -244,10 +252,19 @@ async def test_data_is_looked_through_without_a_model_or_a_trainer(given, tmp_pa
     assert trainer.asked == []
 
 
-async def test_what_comes_from_stdin_needs_a_name(given):
+async def test_bad_data_is_refused_before_a_process_is_started_for_it(given, tmp_path):
+    node, trainer = given()
+    (tmp_path / "x.jsonl").write_text('{"text": "a"}\n{\n')
+    with pytest.raises(BadData, match="line 2"):
+        await told(train(node, Train(data=str(tmp_path / "x.jsonl"))))
+    assert trainer.asked == [] and node.events.told == []
+
+
+async def test_what_comes_from_stdin_needs_a_name(given, tmp_path):
     node, _ = given()
+    (tmp_path / "stdin").write_text("a story")
     with pytest.raises(BadName, match="--name"):
-        await told(train(node, Train(data="/scratch/x/stdin")))
+        await told(train(node, Train(data=str(tmp_path / "stdin"))))
 
 
 async def test_trainings_are_listed_shown_resumed_and_given_up(given):
@@ -281,7 +298,7 @@ async def test_curves_are_drawn_into_a_file(given, tmp_path):
     assert (tmp_path / "dog.svg").read_text().startswith("<svg")
 
 
-async def test_what_the_operation_takes_the_trainer_takes(given):
+async def test_what_the_operation_takes_the_trainer_takes(given, fox):
     greatest = {
         "rank": 512, "alpha": 4096.0, "targets": ("q" * 64,) * 16, "n_steps": 1_000_000, "batch": 1024,
         "context_tokens": 1 << 17, "learning_rate": 1.0, "held_out_frac": 0.5, "seed": (1 << 63) - 1,
@@ -290,7 +307,7 @@ async def test_what_the_operation_takes_the_trainer_takes(given):
         "checkpoint_every": 1_000_000,
     }  # fmt: skip
     node, trainer = given([lambda: finish(node)])
-    params = msgspec.convert({"data": "/fox.txt", "name": "fox"} | greatest, Train)
+    params = msgspec.convert({"data": fox, "name": "fox"} | greatest, Train)
     assert await told(train(node, params))
     (asked,) = trainer.asked
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(asked), type=messages.Request) == asked
@@ -298,7 +315,7 @@ async def test_what_the_operation_takes_the_trainer_takes(given):
         assert getattr(asked.settings, name) == value
         if name != "targets":
             with pytest.raises(msgspec.ValidationError):
-                msgspec.convert({"data": "/fox.txt", "name": "fox", name: value * 2}, Train)
+                msgspec.convert({"data": fox, "name": "fox", name: value * 2}, Train)
 
 
 def test_every_setting_can_be_asked_for():

@@ -174,6 +174,7 @@ async def train(node: "Node", params: Train) -> AsyncIterator[Step | Trained | C
             raise BadData(f"{checked.n_bad} lines cannot be learned from: mend them, or leave them out with --skip-bad")
         return
     row = find_model(node.catalog, params.model, node.config.engine.model)
+    await _refuse_bad(params)
     request = _request(node, params, row)
     async with aclosing(told_steps(node, request, row, plot=params.plot, svg=params.svg)) as items:
         async for item in items:
@@ -205,6 +206,24 @@ async def _check(params: Train) -> Checked:
     report = await trio.to_thread.run_sync(look)
     plain = msgspec.to_builtins(report)
     return Checked(**plain | {"lengths": plain["lengths"] or {}})
+
+
+async def _refuse_bad(params: Train) -> None:
+    """Bad data is refused before a process is started for it. Raises: BadData."""
+    from pathlib import Path
+
+    import trio
+
+    from agents.training.check import read, refuse_bad
+    from agents.training.records import read_data
+
+    def look() -> None:
+        path = Path(params.data)
+        form = None if params.kind == "auto" else params.kind
+        _, records, problems = read(path.name, read_data(path), form, params.stratify)
+        refuse_bad(path.name, records, [] if params.skip_bad else problems)
+
+    await trio.to_thread.run_sync(look)
 
 
 def _request(node: "Node", params: Train, row: "ModelRow") -> "Request":

@@ -334,7 +334,7 @@ def test_what_cannot_be_trained_leaves_nothing(do, tmp_path, data):
     data.write_bytes(b'{"messages": 3}\n')
     with pytest.raises(BadData, match="line 1"):
         do(Settings(form="chat"), data=str(data.rename(tmp_path / "chat.jsonl")), is_fresh=True)
-    assert not (tmp_path / "fox").exists()
+    assert not (tmp_path / "fox").exists() and not (tmp_path / "runs" / "fox").exists()
 
 
 @pytest.mark.parametrize("at_step", [2, 6])

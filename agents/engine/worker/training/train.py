@@ -18,7 +18,7 @@ from agents.engine.worker.training.loop import Paused, Training
 from agents.engine.worker.training.machine import THREADS, environment
 from agents.engine.worker.training.plan import Plan, make_plan
 from agents.engine.worker.training.result import Outcome, write_adapter
-from agents.errors import BadData, CannotResume, EngineFailed, UnlikeRun
+from agents.errors import AgentError, BadData, CannotResume, EngineFailed, UnlikeRun
 from agents.training import runs
 from agents.training.check import read, refuse_bad
 from agents.training.records import detect, read_data
@@ -49,6 +49,17 @@ def train(request: Train, emit: Emit, is_cancelled: IsCancelled) -> Trained | Tr
     if out.exists() and not (out / CONFIG_FILE).exists():
         raise EngineFailed(f"{out} holds something else than an adapter: choose another name")
     folder = Path(request.run)
+    try:
+        return _train(request, folder, out, began_s, emit, is_cancelled)
+    except AgentError:
+        if not runs.checkpoints(folder):
+            runs.discard(folder)  # there is nothing in it to go on with
+        raise
+
+
+def _train(
+    request: Train, folder: Path, out: Path, began_s: float, emit: Emit, is_cancelled: IsCancelled
+) -> Trained | TrainPaused:
     start = _start(request, folder, read_card(Path(request.model)))
     with _threads(start.state):
         loaded = load_model(Path(request.model))
