@@ -35,8 +35,6 @@ from agents.training.schedule import share
 from agents.training.settings import Settings
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-N_ROUNDS = 5
-N_STEPS = 6
 
 
 def text() -> tuple[str, bytes]:
@@ -119,33 +117,38 @@ class Theirs:
         return float(loss.detach()), count_labels(rows)
 
 
-def timed(step: Callable[[], tuple[float, int]]) -> tuple[float, float]:
+def timed(step: Callable[[], tuple[float, int]], n_steps: int) -> tuple[float, float]:
     """CPU seconds of some steps, and the loss of the last."""
     began = time.process_time()
-    for _ in range(N_STEPS):
+    for _ in range(n_steps):
         loss, _ = step()
     return time.process_time() - began, loss
 
 
-def compare(folder: Path, scratch: Path, data: tuple[str, bytes], targets: tuple[str, ...], context: int) -> None:
+def compare(folder: Path, scratch: Path, data: tuple[str, bytes], targets: tuple[str, ...], asked: Any) -> None:
     """Print one line for a kind of data and set of layers."""
     settings = Settings(
-        targets=targets, context_tokens=context, batch=4, n_steps=(N_ROUNDS + 1) * N_STEPS, learning_rate=1e-3
+        targets=targets,
+        context_tokens=asked.context,
+        batch=4,
+        n_steps=(asked.rounds + 1) * asked.steps,
+        learning_rate=1e-3,
     )
     ours = Ours(folder, scratch, settings, data)
     theirs = Theirs(folder, settings, ours)
-    timed(ours.step), timed(theirs.step)  # to warm up
+    timed(ours.step, asked.steps), timed(theirs.step, asked.steps)  # to warm up
     rounds = []
-    for _ in range(N_ROUNDS):
-        (one_s, one), (other_s, other) = timed(ours.step), timed(theirs.step)
+    for _ in range(asked.rounds):
+        (one_s, one), (other_s, other) = timed(ours.step, asked.steps), timed(theirs.step, asked.steps)
         rounds.append((one_s, other_s))
-    n_tokens = settings.batch * N_STEPS * context
+    n_tokens = settings.batch * asked.steps * asked.context
     ratio = statistics.median(other_s / one_s for one_s, other_s in rounds)
     ours_s, theirs_s = (statistics.median(taken) for taken in zip(*rounds, strict=True))
     same = "the same loss" if math.isclose(one, other, rel_tol=2e-3) else f"losses {one:.4f} and {other:.4f}"
     print(
         f"  {data[0]:12s} {len(targets)} kinds of layer: {n_tokens / ours_s:8,.0f} tokens/cpu-s, PEFT loop "
-        f"{n_tokens / theirs_s:8,.0f}; ratio {ratio:.2f}; {same}"
+        f"{n_tokens / theirs_s:8,.0f}; ratio {ratio:.2f}; {same}",
+        flush=True,
     )
 
 
@@ -155,6 +158,8 @@ def main() -> None:
     cache = Path(os.environ.get("COVEY_TEST_CACHE") or Path(__file__).parents[2] / ".cache" / "covey-tests")
     parser.add_argument("--model", type=Path, default=cache / "tiny", help="the folder of an imported model")
     parser.add_argument("--context", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=6, help="steps a round")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
@@ -165,12 +170,13 @@ def main() -> None:
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; torch {torch.__version__}, "
         f"transformers {transformers.__version__}, peft {peft.__version__}; {asked.model.name}, rank 8, 4 x "
-        f"{asked.context} tokens a step, fp32"
+        f"{asked.context} tokens a step, fp32",
+        flush=True,
     )
     with tempfile.TemporaryDirectory() as scratch:
         for n, targets in enumerate((("q_proj", "v_proj"), ALL)):
             for data in (text(), chats()):
-                compare(asked.model, Path(scratch) / str(n), data, targets, asked.context)
+                compare(asked.model, Path(scratch) / str(n), data, targets, asked)
 
 
 if __name__ == "__main__":

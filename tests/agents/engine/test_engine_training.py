@@ -36,10 +36,15 @@ def data(tmp_path):
 @pytest.fixture
 def do(tiny_model, tmp_path, data):
     """Train in this process: `do(settings, name)`; with `until`, pause at the so many'th look at the clock."""
+    import torch
+
     from agents.engine.worker.training.train import train
+
+    seeds = count(1000)
 
     def run(settings, name="fox", until=math.inf, told=None, **fields):
         looks = count(1)
+        torch.manual_seed(next(seeds))  # what is left of an earlier training decides nothing
         told = [] if told is None else told
         request = Train(
             model=str(tiny_model), name=name, run=str(tmp_path / "runs" / name), out=str(tmp_path / name),
