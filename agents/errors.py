@@ -123,3 +123,15 @@ class NoAdapters(AgentError):
     """The server that answers for this node takes no adapters while it runs."""
 
     code = "no_adapters"
+
+
+class UnlikeRun(AgentError):
+    """An unfinished training of that name is another one. Go on with it, or begin anew: covey train DATA --fresh."""
+
+    code = "unlike_run"
+
+
+class CannotResume(AgentError):
+    """The training cannot be gone on with exactly as it was begun. --force goes on all the same."""
+
+    code = "cannot_resume"

@@ -26,7 +26,7 @@ from agents.artifacts.offers import serve_offers
 from agents.artifacts.rebuild import needs_rebuild, rebuild
 from agents.cache.answers import AnswerCache
 from agents.chat.sessions import Chat, Sessions
-from agents.engine.client import Engine
+from agents.engine.client import WORKER, Engine, open_engine
 from agents.models import Desk, mend_models
 from daemon import config as settings
 from daemon import logs, wall
@@ -61,6 +61,9 @@ from storage.roots import Roots
 CLOSE_LIMIT_S: Final = 1.0
 MAX_QUEUED: Final = 256
 MAX_DEATH_CHARS: Final = 500
+TRAINER_IDLE_S: Final = 60.0
+# Who waits for an answer goes before who trains.
+TRAINER: Final = ("nice", "-n", "10", *WORKER)
 DHTS: Final = {"lan": "/ipfs/lan/kad/1.0.0", "public": "/ipfs/kad/1.0.0"}
 
 log = structlog.get_logger(__name__)
@@ -68,7 +71,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """The parts of a running node, as operations get them. `stop(reason)` begins to end it; `gateway` is its URL."""
+    """The parts of a running node, as operations get them. `stop(reason)` begins to end it; `gateway` is its URL.
+
+    `trainer` is an engine of its own, so that chats go on while a training runs, and one's death is not the other's.
+    """
 
     home: Home
     config: Config
@@ -84,6 +90,8 @@ class Node:
     provider: Provider
     adapters: Adapters
     engine: Engine
+    trainer: Engine
+    training_now: set[str]
     desk: Desk
     chats: Sessions[Chat]
     answers: AnswerCache
@@ -164,6 +172,14 @@ async def open_node(
                 on_log=_log_engine,
                 on_death=lambda why: feed.note("engine_died", {"text": why[:MAX_DEATH_CHARS]}),
             ) as engine,
+            open_engine(
+                command=TRAINER,
+                threads=config.engine.n_threads,
+                device=config.engine.device,
+                idle_s=min(TRAINER_IDLE_S, config.engine.idle_timeout_s),
+                hang_s=config.engine.hang_timeout_s,
+                on_log=_log_engine,
+            ) as trainer,
         ):
             if not store.recovery.is_clean:
                 _tell_mended(store.recovery, feed)
@@ -178,7 +194,7 @@ async def open_node(
             serve_offers(ports)
             keeper = Keeper(store, ports.pins, roots, feed.note)
             async with _gateway(config, ports) as gateway:
-                node, services = _assemble(home, config, ports, keeper, feed, engine, stop, gateway)
+                node, services = _assemble(home, config, ports, keeper, feed, (engine, trainer), stop, gateway)
                 async with trio.open_nursery() as nursery:
                     for name, service in services.items():
                         await nursery.start(supervise, name, service, feed.note)
@@ -294,12 +310,13 @@ def _assemble(
     ports: Ports,
     keeper: Keeper,
     feed: EventFeed,
-    engine: Engine,
+    engines: tuple[Engine, Engine],
     stop: Callable[[str], None],
     gateway: str | None,
 ) -> tuple[Node, dict[str, Service]]:
     """Put the parts together: the node, and the services that run beside it."""
     network, catalog = ports.network, ports.catalog
+    engine, trainer = engines
     rng = random.Random(os.urandom(16))
     provider = Provider(ports, rng)
     publish, published = trio.open_memory_channel[Cid](MAX_QUEUED)
@@ -323,6 +340,8 @@ def _assemble(
         provider=provider,
         adapters=Adapters(ports, publish, tell, provider),
         engine=engine,
+        trainer=trainer,
+        training_now=set(),
         desk=desk,
         chats=Sessions(),
         answers=answers,

@@ -49,6 +49,7 @@ from agents.errors import (
     BadAdapter,
     BadData,
     BadModel,
+    CannotResume,
     EngineBusy,
     EngineDied,
     EngineFailed,
@@ -56,6 +57,7 @@ from agents.errors import (
     NoRoom,
     TooLong,
     UnknownName,
+    UnlikeRun,
     WrongBase,
 )
 
@@ -72,7 +74,19 @@ STOPPED: Final = "it was stopped by its user"
 
 _ERRORS: Final[dict[str, type[AgentError]]] = {
     error.code: error
-    for error in (BadAdapter, BadData, BadModel, EngineBusy, EngineMissing, NoRoom, TooLong, UnknownName, WrongBase)
+    for error in (
+        BadAdapter,
+        BadData,
+        BadModel,
+        CannotResume,
+        EngineBusy,
+        EngineMissing,
+        NoRoom,
+        TooLong,
+        UnknownName,
+        UnlikeRun,
+        WrongBase,
+    )
 }
 
 
@@ -92,10 +106,15 @@ class _Call:
 class Replies:
     """The replies to one request, in order, up to and with the final one. Raises: AgentError, by what went wrong."""
 
-    def __init__(self, call: _Call, receive: trio.MemoryReceiveChannel[Reply]) -> None:
+    def __init__(self, worker: "_Worker", call: _Call, receive: trio.MemoryReceiveChannel[Reply]) -> None:
+        self._worker = worker
         self._call = call
         self._receive = receive
         self._is_over = False
+
+    def cancel(self) -> None:
+        """Ask the worker to end the request early; its final reply still comes."""
+        self._worker.post(Cancel(id=self._call.request.id))
 
     def __aiter__(self) -> Self:
         return self
@@ -307,7 +326,7 @@ class Engine:
                 worker.post(request)
             except BrokenFrame as error:
                 raise EngineFailed(f"the request is too large: {error}") from None
-            yield Replies(call, receive)
+            yield Replies(worker, call, receive)
         finally:
             receive.close()
             worker.last_used_s = trio.current_time()
@@ -319,7 +338,7 @@ class Engine:
         """The worker, started if need be, with the model in it that it should have."""
         async with self._starting:
             worker = self._worker or await self._start()
-            if isinstance(request, Stage | Generate | Train) and self._model is not worker.model:
+            if isinstance(request, Stage | Generate) and self._model is not worker.model:
                 assert self._model is not None
                 async with self._call_on(worker, self._model) as replies:
                     async for _ in replies:

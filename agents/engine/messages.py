@@ -10,6 +10,8 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
+from agents.training.settings import Settings
+
 Text = Annotated[str, Meta(max_length=4 << 20)]
 Path = Annotated[str, Meta(min_length=1, max_length=4096)]
 Seed = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
@@ -224,43 +226,129 @@ class Cancel(Message, frozen=True, tag="cancel"):
 
 
 class Train(Message, frozen=True, tag="train", kw_only=True):
-    """Train a LoRA on the loaded model. `TrainStep`s come, then `Trained`.
+    """Train a LoRA on the model in the folder `model`, or go on with a training that was cut short.
 
-    An earlier adapter in the folder is replaced; the new one appears whole or not at all.
+    `TrainReady` comes, a `TrainStep` for each step, a `TrainCheckpoint` now and then, at last `Trained`; or, once it is
+    cancelled, `TrainPaused`, with a checkpoint of the last step. An earlier adapter in the folder `out` is replaced;
+    the new one appears whole or not at all.
+
+    Args:
+        data: None to go on with the unfinished training in the folder `run`, as it was begun.
+        run: where it keeps its checkpoints (see `agents.training.runs`). Without `is_fresh`, an unfinished training
+            there is gone on with if it is the same, else it is an error.
+        is_forced: go on also where program or machine are others than before: the result may differ in its last bits.
     """
 
-    data: Path
-    kind: Literal["auto", "text", "chat"] = "auto"
+    model: Path
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    data: Path | None = None
+    data_name: Annotated[str, Meta(max_length=255)] = ""
+    run: Path
     out: Path
-    rank: Annotated[int, Meta(ge=1, le=1024)] = 8
-    alpha: Annotated[float, Meta(gt=0.0, le=65536.0)] = 16.0
-    targets: Annotated[tuple[str, ...], Meta(min_length=1, max_length=64)] = ("q_proj", "v_proj")
-    n_steps: Annotated[int, Meta(ge=1, le=10_000_000)] = 30
-    batch: Annotated[int, Meta(ge=1, le=4096)] = 4
-    context_tokens: Annotated[int, Meta(ge=8, le=1 << 20)] = 64
-    learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] = 2e-3
-    held_out_frac: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.1
-    seed: Seed = 0
+    settings: Settings = Settings()
+    is_fresh: bool = False
+    is_forced: bool = False
+
+
+class TrainReady(Message, frozen=True, tag="train_ready"):
+    """The steps begin after `step`: 0, or where the training was left. `notes` are for people."""
+
+    step: int
+    n_steps: int
+    n_train: int
+    n_held_out: int
+    n_params: int
+    loss_before: float
+    notes: tuple[str, ...] = ()
 
 
 class TrainStep(Message, frozen=True, tag="train_step"):
-    """One optimizer step was made. `loss` is the training loss in nats a token."""
+    """One optimizer step was made. Losses are in nats a token, of preferences in nats a pair."""
 
     step: int
     n_steps: int
     loss: float
+    held_out_loss: float | None = None
+    learning_rate: float = 0.0
+    n_tokens: int = 0
+    tokens_per_second: float = 0.0
+    left_s: float = 0.0
 
 
-class Trained(Message, frozen=True, tag="trained"):
-    """The adapter stands in `folder` (PEFT format). Losses are on held-out text, nats a token."""
+class TrainCheckpoint(Message, frozen=True, tag="train_checkpoint"):
+    """The training can be gone on with from here. `cid` is the UnixFS root of the folder's files."""
+
+    step: int
+    folder: str
+    cid: str
+
+
+class TrainPaused(Message, frozen=True, tag="train_paused"):
+    """The training was cancelled after `step`, and can be gone on with."""
+
+    is_final = True
+
+    step: int
+    n_steps: int
+
+
+class Trained(Message, frozen=True, tag="trained", kw_only=True):
+    """The adapter stands in `folder` (PEFT format). Losses are on held-out data; `train_s` is since the last resume.
+
+    `cid` is the UnixFS root of the folder's files. `n_steps` were made, and `best_step` gave the adapter.
+    """
 
     is_final = True
 
     folder: str
+    cid: str = ""
     loss_before: float
     loss_after: float
     n_tokens: int
+    n_steps: int = 0
+    best_step: int = 0
     train_s: float
+
+
+class Merge(Message, frozen=True, tag="merge", kw_only=True):
+    """Put the adapter (a PEFT folder) into the weights of `model`, and write that as the new model folder `out`.
+
+    Ends with `Merged`.
+    """
+
+    model: Path
+    adapter: Path
+    out: Path
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class Merged(Message, frozen=True, tag="merged", kw_only=True):
+    """The merged model stands in its folder, with a card; `n_layers` were changed."""
+
+    is_final = True
+
+    card: ModelCard
+    n_layers: int
+
+
+class Export(Message, frozen=True, tag="export", kw_only=True):
+    """Write `model`, with the adapter in it if one is given, as the GGUF file `out`. Ends with `Exported`."""
+
+    model: Path
+    adapter: Path | None = None
+    out: Path
+    dtype: Literal["f32", "f16", "bf16", "int8"] = "f16"
+    name: Annotated[str, Meta(max_length=200)] = ""
+
+
+class Exported(Message, frozen=True, tag="exported", kw_only=True):
+    """The file is there."""
+
+    is_final = True
+
+    path: str
+    n_bytes: int
+    n_tensors: int
 
 
 class Embed(Message, frozen=True, tag="embed"):
@@ -299,7 +387,7 @@ class Failed(Message, frozen=True, tag="failed"):
     text: str
 
 
-Request = Import | Load | Stage | Generate | Status | Ping | Cancel | Train | Embed
+Request = Import | Load | Stage | Generate | Status | Ping | Cancel | Train | Merge | Export | Embed
 Reply = (
     ImportStep
     | Imported
@@ -309,8 +397,13 @@ Reply = (
     | Finished
     | EngineStatus
     | Pong
+    | TrainReady
     | TrainStep
+    | TrainCheckpoint
+    | TrainPaused
     | Trained
+    | Merged
+    | Exported
     | Embedded
     | Failed
 )

@@ -60,7 +60,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     and takes `-` for stdin; with `"path_if_there"` only what exists is taken for a path, and `"default_from"` names the
     parameter whose last part, with a `"suffix"`, the command line takes where the path is not given; `"stdout"` names
     the operation that streams the bytes where that path is `-`. `begins` is what the command line says first where the
-    result takes long and tells no progress; its parameters stand in braces.
+    result takes long and tells no progress; its parameters stand in braces. `interrupted` is what it says when its user
+    interrupts it; what the last item of progress told stands in braces.
     """
 
     noun: str
@@ -74,6 +75,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     arguments: tuple[str, ...] = ()
     command: tuple[str, ...] | None = ()
     begins: str = ""
+    interrupted: str = ""
 
     def __post_init__(self) -> None:
         """Raises: ValueError for a name that does not fit a path, an argument that is no parameter, a summary unset."""

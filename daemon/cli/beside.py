@@ -13,7 +13,7 @@ def _beside_adapters(ask: Ask, params: Json, rows: Json) -> Iterator[str]:
     if not rows:
         yield _why_no_adapters(ask, params)
     if not params:
-        names = [clean(one["name"]) for one in ask("train/ls") if not one["is_published"]]
+        names = [clean(one["name"]) for one in ask("training/ls") if one["is_finished"] and not one["is_published"]]
         if names:
             yield f"trained here and not published: {', '.join(names)}. Publish one: covey adapter publish NAME"
 

@@ -180,12 +180,72 @@ def _models_in_memory(rows: Json) -> Iterator[str]:
 
 
 def _trained(result: Json) -> Iterator[str]:
+    if result.get("type") == "checked":
+        yield from _checked(result)
+        return
     name = clean(result["name"])
+    if result["plot"]:
+        yield from result["plot"].split("\n")
+    best = f", of step {result['best_step']}" if result["best_step"] != result["n_steps"] else ""
     yield (
-        f"{name} is trained: loss on held-out text {result['loss_before']:.3f} -> {result['loss_after']:.3f} "
+        f"{name} is trained{best}: loss on what was held out {result['loss_before']:.3f} -> {result['loss_after']:.3f} "
         f"nats a token, {result['n_tokens']:,} tokens in {duration_text(result['train_s'])}"
     )
     yield f"publish it: covey adapter publish {name}"
+
+
+def _checked(result: Json) -> Iterator[str]:
+    lengths = result["lengths"]
+    yield f"{result['form']}: {result['n_examples']:,} examples, {bytes_text(result['n_bytes'])}"
+    if lengths:
+        yield (
+            f"lengths in characters: {lengths['least']:,} to {lengths['greatest']:,}, "
+            f"half of them up to {lengths['median']:,}, 95 % up to {lengths['p95']:,}"
+        )
+    if result["form"] != "text" or result["n_examples"] > 1:
+        yield f"to learn from: {result['n_train']:,}; held out: {result['n_held_out']:,}"
+    for stratum, n in result["strata"].items():
+        yield f"  {clean(stratum)}: {n:,}"
+    for what, words in (
+        ("bad", "cannot be learned from"),
+        ("duplicates", "repeat another"),
+        ("odd", "have characters that have no place in text"),
+        ("long", "look longer than the context, and would be cut"),
+    ):
+        n, listed = result[f"n_{what}"], result[what]
+        yield f"{n:,} {words}{':' if n else ''}"
+        yield from (f"  line {one['line']}: {clean(one['text'])}" for one in listed)
+        if n > len(listed):
+            yield f"  and {n - len(listed):,} more"
+
+
+def _trainings(rows: Json) -> Iterator[str]:
+    if not rows:
+        yield "nothing was trained here yet. Train something: covey train FILE --name NAME"
+        return
+    yield from table(
+        [
+            {
+                "name": row["name"],
+                "state": row["state"],
+                "step": f"{row['step']:,} of {row['n_steps']:,}" if row["n_steps"] else f"{row['step']:,}",
+                "loss": row["loss"],
+                "trained_unix_s": row["trained_unix_s"],
+                "is_published": row["is_published"],
+            }
+            for row in rows
+        ]
+    )
+    for row in rows:
+        if row["state"] == "unfinished":
+            yield f"to go on: covey training resume {clean(row['name'])}"
+
+
+def _training(result: Json) -> Iterator[str]:
+    if result["plot"]:
+        yield from result["plot"].split("\n")
+    left_out = ("losses", "held_out_losses", "plot", "is_finished")
+    yield from lines_of({key: value for key, value in result.items() if key not in left_out})
 
 
 def _published(result: Json) -> Iterator[str]:
@@ -352,6 +412,9 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "sealed/seal": _sealed,
     "sealed/unseal": _unsealed,
     "train/run": _trained,
+    "training/ls": _trainings,
+    "training/resume": _trained,
+    "training/show": _training,
     "repo/compact": _compacted,
     "repo/gc": _collected,
     "repo/verify": _verified,

@@ -88,14 +88,22 @@ def _run(home: Home, operation: Operation, params: dict[str, Any], *, as_json: b
         sys.stdout.buffer.flush()
         return
     has_result = not may_progress(operation.result)
-    with Display() as display:
-        for item in client.stream(home, operation.name, params):
-            has_result = has_result or not is_progress(item)
-            if not as_json and is_progress(item):
-                display.draw(item)
-            else:
-                display.clear()
-                forms.show(item, as_json=as_json, name=operation.name)
+    last: dict[str, Any] = {}
+    try:
+        with Display() as display:
+            for item in client.stream(home, operation.name, params):
+                has_result = has_result or not is_progress(item)
+                if is_progress(item):
+                    last = item
+                if not as_json and is_progress(item):
+                    display.draw(item)
+                else:
+                    display.clear()
+                    forms.show(item, as_json=as_json, name=operation.name)
+    except KeyboardInterrupt:
+        if operation.interrupted and last:
+            click.echo(clean(operation.interrupted.format(**last)), err=True)
+        raise
     if params.get("is_follow") or not has_result:
         raise client.Refused(client.STOPPED)
 

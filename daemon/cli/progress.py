@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 Json = Any
-_FIELDS: Final = frozenset({"type", "step", "n_done", "n_total", "unit"})
+_FIELDS: Final = frozenset({"type", "step", "n_done", "n_total", "unit", "name"})
 
 
 class Display:
@@ -78,5 +78,9 @@ def _amount(item: Json) -> str:
     done, total, unit = item["n_done"], item.get("n_total"), item.get("unit", "")
     write = bytes_text if unit == "bytes" else "{:,}".format
     amount = write(done) + (f" of {write(total)}" if total is not None else "")
-    more = [f"{title(key)} {value_text(key, value)}" for key, value in item.items() if key not in _FIELDS]
+    more = [
+        f"{title(key)} {value_text(key, value)}"
+        for key, value in item.items()
+        if key not in _FIELDS and value is not None
+    ]
     return ", ".join([f"{amount}" if unit == "bytes" else f"{amount} {clean(unit)}", *more])

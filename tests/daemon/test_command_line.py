@@ -241,7 +241,7 @@ def test_content_that_is_cut_off_says_why(daemon, covey):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("train", "x"), "Missing option '--name'"),
+        (("artifact", "publish", "x", "--kind", "model"), "Missing option '--name'"),
         (("train", "x", "--name", "a", "--rank", "0"), "expected a whole number >= 1"),
         (("train", "x", "--name", "a", "--learning-rate", "nan"), "expected a number"),
         (("train", "x", "--name", "a/b"), "letters, digits, dots, dashes"),

@@ -82,14 +82,18 @@ def test_adapters_fit_a_terminal_and_reasons_have_lines_of_their_own():
 
 def test_an_empty_list_of_adapters_says_what_is_missing():
     say = beside.BESIDE["adapter/ls"]
-    trained = [{"name": "psalms", "is_published": False}, {"name": "old", "is_published": True}]
-    nothing = {"train_ls": [], "peer_ls": [], "model_ls": []}
+    trained = [
+        {"name": "psalms", "is_finished": True, "is_published": False},
+        {"name": "old", "is_finished": True, "is_published": True},
+        {"name": "half", "is_finished": False, "is_published": False},
+    ]
+    nothing = {"training_ls": [], "peer_ls": [], "model_ls": []}
     assert "no adapter fits" in next(say(answers(**nothing), {"tag": "x"}, []))
     assert "covey model pull" in next(say(answers(**nothing), {}, []))
     assert "covey peer trust" in next(say(answers(**nothing | {"model_ls": [{}]}), {}, []))
     trusted = nothing | {"model_ls": [{}], "peer_ls": [{"trusted": ["adapters"]}]}
     assert "covey peer trust" not in next(say(answers(**trusted), {}, []))
-    (line,) = say(answers(train_ls=trained), {}, [ROW])
+    (line,) = say(answers(training_ls=trained), {}, [ROW])
     assert "psalms." in line
     assert "old" not in line
 

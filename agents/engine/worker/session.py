@@ -7,12 +7,14 @@ from pathlib import Path
 from agents.engine.messages import (
     Embed,
     Embedded,
+    Export,
     Finished,
     Generate,
     Import,
     Imported,
     Load,
     Loaded,
+    Merge,
     Reply,
     Request,
     Stage,
@@ -23,8 +25,9 @@ from agents.engine.messages import (
 from agents.engine.worker.embed import Embedder
 from agents.engine.worker.generate import generate
 from agents.engine.worker.imports import import_model, teller
+from agents.engine.worker.merge import merge
 from agents.engine.worker.models import LoadedModel, load_model
-from agents.engine.worker.train import train
+from agents.engine.worker.training.train import train
 from agents.errors import EngineFailed
 
 Emit = Callable[[Reply], None]
@@ -56,7 +59,13 @@ class Session:
             case Generate():
                 return self._generate(request, emit, is_cancelled)
             case Train():
-                return train(self._loaded(), request, emit, is_cancelled)
+                return train(request, emit, is_cancelled)
+            case Merge():
+                return merge(request)
+            case Export():
+                from agents.engine.worker.export import export_gguf  # here, for only it needs gguf
+
+                return export_gguf(request, is_cancelled)
             case Embed():
                 return self._embed(request, is_cancelled)
         raise EngineFailed(f"a {type(request).__name__} is not for the engine to answer")

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from agents.engine.client import open_engine
-from agents.engine.messages import Finished, Generate, Import, Imported, Load, Stage, Token, Train, TrainStep, Turn
-from agents.errors import BadAdapter, BadData, BadModel, EngineFailed, TooLong, WrongBase
+from agents.engine.messages import Finished, Generate, Import, Imported, Load, Stage, Token, Train, Turn
+from agents.errors import BadAdapter, BadModel, EngineFailed, TooLong, WrongBase
+from agents.training.settings import Settings
 
 pytestmark = pytest.mark.engine
 ASK = (Turn("user", "What does the import statement do?"),)
@@ -18,14 +19,20 @@ ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pro
 @pytest.fixture(scope="session")
 def adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A LoRA that was trained on program text."""
-    from agents.engine.worker.models import load_model
-    from agents.engine.worker.train import train
+    from agents.engine.worker.training.train import train
 
     folder = tmp_path_factory.mktemp("adapters")
     data = folder / "code.txt"
     data.write_text(Path(json.__file__).with_name("decoder.py").read_text() * 2)
-    request = Train(data=str(data), out=str(folder / "code"), n_steps=15, targets=ALL, learning_rate=5e-3)
-    trained = train(load_model(tiny_model), request, lambda step: None, lambda: False)
+    request = Train(
+        model=str(tiny_model),
+        name="code",
+        data=str(data),
+        run=str(folder / "run"),
+        out=str(folder / "code"),
+        settings=Settings(n_steps=15, targets=ALL, learning_rate=5e-3),
+    )
+    trained = train(request, lambda told: None, lambda: False)
     assert trained.loss_after < trained.loss_before - 0.2
     return folder / "code"
 
@@ -77,39 +84,6 @@ def test_our_loop_makes_the_tokens_of_transformers_generate(tiny_model):
     assert "".join(pieces) == loaded.decode(out.tolist())
 
 
-def test_the_same_seed_trains_the_same_adapter(tiny_model, tmp_path):
-    from agents.engine.worker.models import load_model
-    from agents.engine.worker.train import train
-
-    data = tmp_path / "text.txt"
-    data.write_text("the quick brown fox jumps over the lazy dog. " * 60)
-    loaded = load_model(tiny_model)
-    for name in ("one", "two"):
-        request = Train(data=str(data), out=str(tmp_path / name), n_steps=3, context_tokens=32)
-        train(loaded, request, lambda step: None, lambda: False)
-    one, two = ((tmp_path / name / "adapter_model.safetensors").read_bytes() for name in ("one", "two"))
-    assert one == two
-
-
-def test_training_again_replaces_the_earlier_adapter_and_nothing_else(tiny_model, tmp_path):
-    from agents.engine.worker.models import load_model
-    from agents.engine.worker.train import train
-
-    data = tmp_path / "text.txt"
-    data.write_text("the quick brown fox jumps over the lazy dog. " * 60)
-    loaded, out = load_model(tiny_model), tmp_path / "fox"
-    weights = []
-    for seed in (1, 2):
-        request = Train(data=str(data), out=str(out), n_steps=2, context_tokens=32, seed=seed)
-        train(loaded, request, lambda step: None, lambda: False)
-        weights.append((out / "adapter_model.safetensors").read_bytes())
-    assert weights[0] != weights[1]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["fox", "text.txt"]
-    (notes := tmp_path / "notes").mkdir()
-    with pytest.raises(EngineFailed, match="something else"):
-        train(loaded, Train(data=str(data), out=str(notes)), lambda step: None, lambda: False)
-
-
 async def test_a_chat_swaps_adapters_between_turns_and_back(tiny_model, adapter):
     async with open_engine(threads=1) as engine:
         await engine.one(Load(folder=str(tiny_model)))
@@ -133,25 +107,6 @@ async def cancelled_halfway(engine):
         await replies.__anext__()
     _, finished = await answer(engine, max_tokens=4)
     assert finished.n_tokens <= 4
-
-
-async def test_training_reports_steps_stops_when_left_and_leaves_nothing_half(tiny_model, tmp_path):
-    data = tmp_path / "text.txt"
-    data.write_text("the quick brown fox jumps over the lazy dog. " * 60)
-    request = Train(data=str(data), out=str(tmp_path / "out"), n_steps=10_000)
-    async with open_engine(threads=1) as engine:
-        await engine.one(Load(folder=str(tiny_model)))
-        async with engine.call(request) as replies:
-            assert isinstance(await replies.__anext__(), TrainStep)
-        await answer(engine, max_tokens=2)
-        assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
-        data.write_bytes(b'{"messages": 3}\n')
-        with pytest.raises(BadData, match="line 1"):
-            await engine.one(request)
-        data.write_text("the quick brown fox " * 400)
-        with pytest.raises(EngineFailed, match=r"no linear layers named nothing; it has .*q_proj"):
-            await engine.one(Train(data=str(data), out=str(tmp_path / "out"), targets=("q_proj", "nothing")))
-        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,35 @@
+import xml.dom.minidom
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.training.curves import HEIGHT_CHARS, WIDTH_CHARS, Curve, as_svg, as_text
+
+POINTS = st.lists(
+    st.tuples(st.integers(0, 1000).map(float), st.floats(allow_infinity=True, allow_nan=True)), max_size=30
+)
+FALLING = Curve("training", [(float(n), 10.0 / n) for n in range(1, 50)])
+SEEN = Curve("held out <&>", [(0.0, 9.0), (49.0, 1.0)], is_marks=True)
+
+
+def test_a_falling_curve_goes_from_the_upper_left_to_the_lower_right():
+    lines = as_text([FALLING, SEEN], "steps", "nats").split("\n")
+    assert len(lines) == HEIGHT_CHARS + 3
+    assert all(len(line) <= WIDTH_CHARS for line in lines[1:])
+    first, last = lines[1].partition("\u2502")[2], lines[HEIGHT_CHARS].partition("\u2502")[2]
+    assert first.strip() and len(first.rstrip()) < 10
+    assert len(last.rstrip()) > WIDTH_CHARS - 20
+    assert "x held out" in lines[0] and lines[-1].endswith("49 steps")
+
+
+@given(POINTS, POINTS)
+def test_any_points_can_be_drawn(one, other):
+    curves: Sequence[Curve] = [Curve("a", one), Curve("b", other, is_marks=True)]
+    as_text(curves, "x", "y")
+    xml.dom.minidom.parseString(as_svg("t", curves, "x", "y"))
+
+
+def test_no_points_make_no_text_and_names_are_escaped():
+    assert as_text([Curve("a", [])], "x", "y") == ""
+    assert "held out &lt;&amp;&gt;" in as_svg("<b>", [FALLING, SEEN], "x", "y")

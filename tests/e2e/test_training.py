@@ -1,0 +1,150 @@
+"""A training in real processes: whoever is killed, it goes on from its checkpoint, and ends with the same bytes."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from daemon.lock import daemon_pid
+from daemon.paths import Home
+
+ROOT = Path(__file__).parents[2]
+COVEY = [sys.executable, "-m", "daemon.cli.main"]
+CACHE = Path(os.environ.get("COVEY_TEST_CACHE") or ROOT / ".cache" / "covey-tests")
+LIMIT_S = 120
+SETTINGS = ("--n-steps", "60", "--dropout", "0.1", "--checkpoint-every", "5", "--batch", "4")
+
+pytestmark = [pytest.mark.e2e, pytest.mark.engine]
+
+
+class Covey:
+    """A home, and the command line in it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.environment = {**os.environ, "COVEY_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+    def run(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [*COVEY, *arguments], env=self.environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*COVEY, *arguments], env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def weights(self, name: str) -> bytes:
+        return (self.home / "training" / name / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def covey(tmp_path_factory):
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
+        pytest.skip("torch and transformers are not installed: pip install 'covey[engine]'")
+    folder = tmp_path_factory.mktemp("training")
+    covey = Covey(folder / "home")
+    covey.run("init")
+    for setting in (("network.port", "0"), ("network.host", "127.0.0.1"), ("network.has_mdns", "false")):
+        covey.run("config", "set", *setting)
+    covey.run("up", "--detach")
+    source = str(CACHE / "tiny") if (CACHE / "tiny").exists() else "tiny"
+    covey.run("model", "import", source, "--name", "tiny")
+    data = folder / "fox.txt"
+    data.write_text("".join(f"the fox number {n} sleeps until {n * n}, and dog {n + 7} barks. " for n in range(60)))
+    covey.data = str(data)
+    covey.run("train", covey.data, "--name", "whole", *SETTINGS)
+    yield covey
+    covey.run("down")
+
+
+def steps(process):
+    """The items that a training tells, as they come."""
+    for line in process.stdout:
+        yield json.loads(line)
+
+
+def end(process):
+    """Wait for its end; what it wrote on stderr."""
+    return process.communicate(timeout=LIMIT_S)[1]
+
+
+def trainer_of(home: Path) -> int:
+    """The process that trains: of the daemon's children, one that is nicer than the daemon."""
+    daemon = daemon_pid(Home(home))
+    found = {}  # by process: its parent and its niceness
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            found[int(stat.parent.name)] = int(fields[1]), int(fields[16])
+    nicer = [pid for pid, (parent, nice) in found.items() if parent == daemon and nice > found[daemon][1]]
+    assert len(nicer) == 1, "no trainer is running"
+    return nicer[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the process in /proc")
+def test_a_killed_trainer_is_told_and_the_training_goes_on_to_the_same_bytes(covey):
+    process = covey.start("train", covey.data, "--name", "orphan", *SETTINGS, "--json")
+    told = []
+    for item in steps(process):
+        told.append(item)
+        if item.get("n_done") == 12 and not any("SIGKILL" in one["step"] for one in told):
+            os.kill(trainer_of(covey.home), signal.SIGKILL)
+    end(process)
+    assert process.returncode == 0
+    died = next(item for item in told if "SIGKILL" in item.get("step", ""))
+    assert died["n_done"] >= 10 and died["n_done"] % 5 == 0
+    assert any(f"going on after step {died['n_done']}" in item.get("step", "") for item in told)
+    assert told[-1]["type"] == "trained"
+    assert covey.weights("orphan") == covey.weights("whole")
+
+
+def test_a_training_whose_daemon_is_killed_is_gone_on_with_by_the_next(covey):
+    process = covey.start("train", covey.data, "--name", "widow", *SETTINGS, "--json")
+    for item in steps(process):
+        if item.get("n_done") == 17 and "loss" in item:
+            os.kill(daemon_pid(Home(covey.home)), signal.SIGKILL)
+            break
+    end(process)
+    assert process.returncode != 0
+    covey.run("up", "--detach")
+    (left,) = [one for one in json.loads(covey.run("training", "ls", "--json")) if one["state"] == "unfinished"]
+    assert left["name"] == "widow" and left["step"] >= 15 and left["step"] % 5 == 0
+    covey.run("training", "resume", "widow")
+    assert covey.weights("widow") == covey.weights("whole")
+
+
+def test_an_interrupted_training_says_how_to_go_on_and_the_same_command_does(covey):
+    process = covey.start("train", covey.data, "--name", "half", *SETTINGS, "--json")
+    for item in steps(process):
+        if item.get("n_done") == 7 and "loss" in item:
+            process.send_signal(signal.SIGINT)
+            break
+    said = end(process)
+    assert process.returncode == 130
+    assert "To go on: covey training resume half" in said
+    told = [
+        json.loads(line)
+        for line in covey.run("train", covey.data, "--name", "half", *SETTINGS, "--json").split("\n")
+        if line
+    ]
+    assert any("going on after step" in item.get("step", "") for item in told)
+    assert covey.weights("half") == covey.weights("whole")
+
+
+def test_a_trained_adapter_is_published_with_its_record_and_merged_and_exported(covey, tmp_path):
+    covey.run("adapter", "publish", "whole", "--visibility", "private")
+    shown = json.loads(covey.run("adapter", "show", "whole", "--json"))
+    assert shown["training"]["n_steps"] == 60 and shown["training"]["data"].startswith("baf")
+    covey.run("model", "merge", "tiny", "whole", str(tmp_path / "merged"))
+    assert (tmp_path / "merged" / "model.safetensors").exists()
+    covey.run("model", "export", "tiny", str(tmp_path / "fox.gguf"), "--adapter", "whole", "--dtype", "int8")
+    assert (tmp_path / "fox.gguf").read_bytes()[:4] == b"GGUF"
