@@ -3,7 +3,7 @@
 Source: Reimers and Gurevych, Sentence-BERT (arXiv 1908.10084), which all-MiniLM-L6-v2 follows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -36,8 +36,8 @@ class Embedder:
         self._model = model.to(choose_device()).eval().requires_grad_(False)
         self.width: int = model.config.hidden_size
 
-    def embed(self, texts: Sequence[str], is_cancelled: Callable[[], bool]) -> bytes:
-        """The vectors of `texts`, row-major little-endian float32; of a long text its beginning counts."""
+    def embed(self, texts: Sequence[str], is_cancelled: Callable[[], bool]) -> Generator[None, None, bytes]:
+        """The vectors of `texts`, row-major little-endian float32, in pieces; of a long text its beginning counts."""
         vectors = numpy.zeros((len(texts), self.width), dtype="<f4")
         order = sorted(range(len(texts)), key=lambda at: len(texts[at]))  # texts of a length need little padding
         for start in range(0, len(order), BATCH):
@@ -45,6 +45,7 @@ class Embedder:
                 raise EngineFailed("the embedding was cancelled")
             rows = order[start : start + BATCH]
             vectors[rows] = self._embed([texts[row] for row in rows])
+            yield
         return vectors.tobytes()
 
     def _embed(self, texts: list[str]) -> "numpy.ndarray[tuple[int, int], numpy.dtype[numpy.float32]]":

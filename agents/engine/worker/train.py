@@ -24,7 +24,7 @@ from agents.engine.messages import Train, Trained, TrainStep
 from agents.engine.worker import data
 from agents.engine.worker.data import IGNORED, Example, Split
 from agents.engine.worker.folders import replace, restore
-from agents.engine.worker.generate import render
+from agents.engine.worker.generation.prompt import render
 from agents.engine.worker.lora import PREFIX, LowRank, StagedAdapter
 from agents.engine.worker.models import LoadedModel
 from agents.errors import EngineFailed
