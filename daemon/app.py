@@ -147,6 +147,9 @@ async def open_node(
             open_engine(
                 threads=config.engine.n_threads,
                 device=config.engine.device,
+                dtype=config.engine.dtype,
+                cache_bytes=int(config.engine.cache_gb * 1e9),
+                deterministic=config.engine.is_deterministic,
                 idle_s=config.engine.idle_timeout_s,
                 on_log=_log_engine,
             ) as engine,

@@ -152,6 +152,9 @@ class Engine:
         command: how to start a worker.
         threads: CPU threads of the worker; 0 for one a core.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        dtype: `auto`, `float32`, `bfloat16`, `float16` or `int8`.
+        cache_bytes: for keys and values of running requests and of earlier prompts; 0 for a share of the memory.
+        deterministic: each request is computed alone, so that what runs beside it changes nothing.
         idle_s: a worker with nothing to do for so long is ended, to give its memory back.
         on_log: takes each line that the worker writes to stderr.
     """
@@ -163,12 +166,20 @@ class Engine:
         command: tuple[str, ...] = WORKER,
         threads: int = 0,
         device: str = "auto",
+        dtype: str = "auto",
+        cache_bytes: int = 0,
+        deterministic: bool = False,
         idle_s: float = IDLE_S,
         on_log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._command = command
         self._threads = threads or os.cpu_count() or 1
-        self._device = device
+        self._settings = {
+            "COVEY_ENGINE_DEVICE": device,
+            "COVEY_ENGINE_DTYPE": dtype,
+            "COVEY_ENGINE_CACHE_BYTES": str(cache_bytes),
+            "COVEY_ENGINE_DETERMINISTIC": str(int(deterministic)),
+        }
         self._idle_s = idle_s
         self._on_log = on_log
         self._ids = count(1)
@@ -252,7 +263,7 @@ class Engine:
             "OMP_NUM_THREADS": str(self._threads),
             # Threads that spin while they wait cost five times the time as soon as another process wants the core.
             "OMP_WAIT_POLICY": "PASSIVE",
-            "COVEY_ENGINE_DEVICE": self._device,
+            **self._settings,
         }
         try:
             process = await trio.lowlevel.open_process(
@@ -317,12 +328,25 @@ async def open_engine(
     command: tuple[str, ...] = WORKER,
     threads: int = 0,
     device: str = "auto",
+    dtype: str = "auto",
+    cache_bytes: int = 0,
+    deterministic: bool = False,
     idle_s: float = IDLE_S,
     on_log: Callable[[str], None] = lambda line: None,
 ) -> AsyncIterator[Engine]:
     """An engine that runs for the length of the block. Args: see `Engine`."""
     async with trio.open_nursery() as nursery:
-        yield Engine(nursery, command=command, threads=threads, device=device, idle_s=idle_s, on_log=on_log)
+        yield Engine(
+            nursery,
+            command=command,
+            threads=threads,
+            device=device,
+            dtype=dtype,
+            cache_bytes=cache_bytes,
+            deterministic=deterministic,
+            idle_s=idle_s,
+            on_log=on_log,
+        )
         nursery.cancel_scope.cancel()
 
 

@@ -1,8 +1,8 @@
 """How fast many adapters answer at once: `python -m tests.benchmarks.engine [--model tiny|smollm2]`.
 
 Everything beside transformers and PEFT in the same run, with the same weights, prompts and adapters, greedy, on one
-thread. Tokens a second are given by CPU time (`/cpu s`, which other work on the machine hardly touches) and by wall time;
-each figure is the best of several rounds in turn. Where PEFT and the engine differ in a token, the line says how
+thread. Tokens a second are given by CPU time (`/cpu s`, which other work on the machine hardly touches) and by wall
+time; each figure is the best of several rounds in turn. Where PEFT and the engine differ in a token, the line says how
 far apart PEFT's two best logits were: below 1e-4 either is right.
 
 The load test's clock is CPU time too: requests arrive at random (Poisson), and who is idle skips to the next arrival.
@@ -22,6 +22,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 import safetensors.torch
 import torch
 
-from agents.engine.messages import Finished, Generate, Reply, Token
+from agents.engine.messages import Generate, Reply, Token
 from agents.engine.worker.generation.batch import Batch, Limits
 from agents.engine.worker.imports import import_model
 from agents.engine.worker.lora import Adapters
@@ -348,9 +349,8 @@ def under_load(theirs: Theirs, loaded: LoadedModel, folders: list[Path], n_reque
     alone_s = (time.process_time() - cpu_s) / 4
     print(f"\n{n_requests} requests of {n_tokens} tokens, {N_ADAPTERS} adapters, arriving at random; one alone takes "
           f"PEFT {alone_s:.2f} s")  # fmt: skip
-    print(
-        "\n| cpu ms | first token p50 | p99 | between tokens p50 | p99 | all done after s |\n| --- | --- | --- | --- | --- | --- |"
-    )
+    print("\n| cpu ms | first token p50 | p99 | between tokens p50 | p99 | all done after s |")
+    print("| --- | --- | --- | --- | --- | --- |")
     for load in (0.6, 1.5):
         plan = arrivals(n_requests, load / alone_s, n_tokens)
         print_latencies(f"PEFT one by one, load {load}", serve_theirs(theirs, loaded, prompt, plan))
@@ -359,7 +359,7 @@ def under_load(theirs: Theirs, loaded: LoadedModel, folders: list[Path], n_reque
 
 def print_latencies(title: str, times: Times) -> None:
     first = sorted((made[0] - at_s) * 1000 for at_s, made in times)
-    between = sorted((b - a) * 1000 for _, made in times for a, b in zip(made, made[1:], strict=False))
+    between = sorted((b - a) * 1000 for _, made in times for a, b in pairwise(made))
     figures = [quantile(first, 0.5), quantile(first, 0.99), quantile(between, 0.5), quantile(between, 0.99)]
     print(
         f"| {title} | " + " | ".join(f"{figure:.1f}" for figure in figures) + f" | {max(m[-1] for _, m in times):.2f} |"
@@ -391,13 +391,13 @@ def main() -> None:
     n_tokens = options.tokens or {"tiny": 64, "smollm2": 24}[options.model]
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
-    print(f"{options.model}, {options.threads} thread(s), Python {platform.python_version()}, torch {torch.__version__}, "
-          f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")  # fmt: skip
+    print(f"{options.model}, {options.threads} thread(s), Python {platform.python_version()}, "
+          f"torch {torch.__version__}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")  # fmt: skip
     with prepared(options.model) as (loaded, theirs, folders):
         ids = loaded.encode(TEXT * 4)[:24]
         rows = torch.tensor([ids[n:] + ids[:n] for n in range(N_ADAPTERS)])  # (8, 24)
         ours = Ours(loaded, folders, [loaded.decode(row.tolist()) for row in rows])
-        rows = torch.tensor([row for row in (loaded.encode(text) for text in ours._texts)])
+        rows = torch.tensor([loaded.encode(text) for text in ours._texts])
         if "speed" in parts:
             throughput(theirs, ours, rows, n_tokens, options.rounds)
         if "agreement" in parts:

@@ -36,7 +36,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
         raise EngineFailed(f"engine.dtype is {dtype!r}; it is one of {', '.join(get_args(Dtype))}")
     wanted_bytes = environment.get("COVEY_ENGINE_CACHE_BYTES", "0")
     if not wanted_bytes.isdecimal():
-        raise EngineFailed(f"engine.cache_bytes is {wanted_bytes!r}; it is a number of bytes, 0 for a share of memory")
+        raise EngineFailed(f"COVEY_ENGINE_CACHE_BYTES is {wanted_bytes!r}; it is a number, 0 for a share of memory")
     return Settings(
         device=environment.get("COVEY_ENGINE_DEVICE", "auto"),
         dtype=dtype,  # type: ignore[arg-type]  # one of them, as was just seen

@@ -156,7 +156,7 @@ class Batch:
         needed, budget = n_tokens * self._cache.token_bytes, self._limits.cache_bytes
         return (
             f"{n_tokens} tokens need {needed / 1e6:.0f} MB of keys and values, the engine has {budget / 1e6:.0f} MB: "
-            "shorten the prompt, ask for fewer tokens, or raise engine.cache_bytes"
+            "shorten the prompt, ask for fewer tokens, or raise engine.cache_gb"
         )
 
     def _arrange(self) -> None:
