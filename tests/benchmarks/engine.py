@@ -157,39 +157,38 @@ class Ours:
         self.said = ["".join(reply.text for reply in row if isinstance(reply, Token)) for row in replies]
 
 
-def race(runs: dict[str, Callable[[], object]], n_tokens: dict[str, int], n_rounds: int) -> dict[str, Speed]:
-    """Each in turn, several times, the best of each."""
+def race(runs: dict[str, tuple[int, Callable[[int], object]]], n_tokens: int, n_rounds: int) -> dict[str, Speed]:
+    """Each in turn, after a short run to warm up; the best of the rounds. `runs`: name -> (rows, run)."""
     best: dict[str, Speed] = {}
-    for number in range(n_rounds + 1):
-        for name, run in runs.items():
+    for _, run in runs.values():
+        run(2)
+    for _ in range(n_rounds):
+        for name, (n_rows, run) in runs.items():
             cpu_s, wall_s = time.process_time(), time.perf_counter()
-            run()
+            run(n_tokens)
             cpu_s, wall_s = time.process_time() - cpu_s, time.perf_counter() - wall_s
-            if number:  # the first round warms up
-                old = best.get(name, Speed(0, 0))
-                best[name] = Speed(max(old.by_cpu, n_tokens[name] / cpu_s), max(old.by_wall, n_tokens[name] / wall_s))
+            old, n = best.get(name, Speed(0, 0)), n_rows * n_tokens
+            best[name] = Speed(max(old.by_cpu, n / cpu_s), max(old.by_wall, n / wall_s))
     return best
 
 
 def throughput(theirs: Theirs, ours: Ours, ids: torch.Tensor, n_tokens: int, n_rounds: int) -> None:
     """Print tokens a second, and the ratios that count."""
     n, rows = len(ids), list(range(len(ids)))
-    runs: dict[str, tuple[int, Callable[[], object]]] = {
-        "base, b=1: transformers": (1, lambda: theirs.plain(ids[:1], n_tokens)),
-        "base, b=1: engine": (1, lambda: ours.run([None], n_tokens)),
-        f"base, b={n}: transformers": (n, lambda: theirs.plain(ids, n_tokens)),
-        f"base, b={n}: engine": (n, lambda: ours.run([None] * n, n_tokens)),
-        "one adapter, b=1: PEFT": (1, lambda: theirs.one(ids[:1], n_tokens)),
-        "one adapter, b=1: engine": (1, lambda: ours.run([0], n_tokens)),
-        f"one adapter, b={n}: PEFT": (n, lambda: theirs.one(ids, n_tokens)),
-        f"one adapter, b={n}: engine": (n, lambda: ours.run([0] * n, n_tokens)),
-        f"{n} adapters, one by one: PEFT set_adapter": (n, lambda: theirs.serial(ids, n_tokens)),
-        f"{n} adapters, one batch: PEFT adapter_names": (n, lambda: theirs.mixed(ids, n_tokens)),
-        f"{n} adapters, one batch: engine": (n, lambda: ours.run(list(rows), n_tokens)),
+    runs: dict[str, tuple[int, Callable[[int], object]]] = {
+        "base, b=1: transformers": (1, lambda k: theirs.plain(ids[:1], k)),
+        "base, b=1: engine": (1, lambda k: ours.run([None], k)),
+        f"base, b={n}: transformers": (n, lambda k: theirs.plain(ids, k)),
+        f"base, b={n}: engine": (n, lambda k: ours.run([None] * n, k)),
+        "one adapter, b=1: PEFT": (1, lambda k: theirs.one(ids[:1], k)),
+        "one adapter, b=1: engine": (1, lambda k: ours.run([0], k)),
+        f"one adapter, b={n}: PEFT": (n, lambda k: theirs.one(ids, k)),
+        f"one adapter, b={n}: engine": (n, lambda k: ours.run([0] * n, k)),
+        f"{n} adapters, one by one: PEFT set_adapter": (n, lambda k: theirs.serial(ids, k)),
+        f"{n} adapters, one batch: PEFT adapter_names": (n, lambda k: theirs.mixed(ids, k)),
+        f"{n} adapters, one batch: engine": (n, lambda k: ours.run(list(rows), k)),
     }
-    best = race(
-        {name: run for name, (_, run) in runs.items()}, {name: b * n_tokens for name, (b, _) in runs.items()}, n_rounds
-    )
+    best = race(runs, n_tokens, n_rounds)
     print(f"\n| {n_tokens} tokens, prompts of {ids.shape[1]} | tokens /cpu s | tokens /s |\n| --- | --- | --- |")
     for name, speed in best.items():
         print(f"| {name} | {speed.by_cpu:.1f} | {speed.by_wall:.1f} |")

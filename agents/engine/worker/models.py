@@ -12,6 +12,7 @@ import msgspec
 import torch
 
 from agents.engine.messages import ModelCard
+from agents.engine.worker.int8 import quantise
 from agents.engine.worker.lora import Adapters
 from agents.engine.worker.text import piece_bytes
 from agents.errors import EngineFailed
@@ -75,7 +76,7 @@ def load_model(folder: Path, dtype: str = "auto") -> LoadedModel:
     device = choose_device()
     # float32 is the fast and exact one on CPUs; the others are made for half precision.
     usual = "float32" if device.type == "cpu" else "bfloat16"
-    stored = usual if dtype in ("auto", "int8") else dtype
+    stored = {"auto": usual, "int8": "bfloat16"}.get(dtype, dtype)
     from transformers import AutoModelForCausalLM  # here, for it takes seconds to import
 
     try:
@@ -85,10 +86,15 @@ def load_model(folder: Path, dtype: str = "auto") -> LoadedModel:
         tokenizer = load_tokenizer(folder)
     except (OSError, ValueError, KeyError) as error:
         raise EngineFailed(f"{folder} cannot be loaded: {str(error)[:300]}. Import the model again.") from None
-    model = model.to(device).eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False)
+    if dtype == "int8":
+        quantise(model)
+    model = model.to(device)
     ends = model.generation_config.eos_token_id
     end_tokens = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-    return LoadedModel(card, model, tokenizer, Adapters(model), frozenset(end_tokens), stored)
+    return LoadedModel(
+        card, model, tokenizer, Adapters(model), frozenset(end_tokens), "int8" if dtype == "int8" else stored
+    )
 
 
 def load_tokenizer(folder: Path) -> Any:

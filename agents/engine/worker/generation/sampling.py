@@ -40,7 +40,7 @@ class Sampler:
         self._seen = torch.zeros(vocabulary, dtype=torch.bool) if has_seen else None
         self._counts = torch.zeros(vocabulary) if self._has_counts else None
         if self._seen is not None:
-            self._seen[torch.tensor(list(prompt))] = True
+            self._seen[torch.tensor(list(prompt), dtype=torch.long)] = True
         self.is_plain = (
             request.temperature == 0.0
             and not (has_seen or self._has_counts)
