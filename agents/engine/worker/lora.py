@@ -89,7 +89,7 @@ class Adapters:
         self._wrapped: dict[str, LoraLinear] = {}
         self._staged: OrderedDict[tuple[object, ...], StagedAdapter] = OrderedDict()
         self._worn: StagedAdapter | None = None
-        self._row_names: tuple[str, ...] = ()
+        self._worn_rows: Mapping[str, tuple[Tensor, Tensor]] = {}
 
     def stage(self, folder: Path) -> StagedAdapter:
         """Read the adapter in `folder`, unless it is in memory as it stands there. Raises: BadAdapter, WrongBase."""
@@ -108,7 +108,7 @@ class Adapters:
 
     def wear(self, adapter: StagedAdapter | None) -> None:
         """Answer with this adapter, or with the base alone, from now on."""
-        if adapter is self._worn and not self._row_names:
+        if adapter is self._worn and not self._worn_rows:
             return
         self._take_off()
         for name, added in adapter.layers.items() if adapter else ():
@@ -120,17 +120,19 @@ class Adapters:
 
         `layers`: of each layer the matrices of all rows, (rows, rank, n_in) and (rows, rank, n_out), scaled.
         """
+        if layers is self._worn_rows:
+            return
         self._take_off()
         for name, rows in layers.items():
             self._wrap(name).rows = rows
-        self._row_names = tuple(layers)
+        self._worn_rows = layers
 
     def _take_off(self) -> None:
         for name in self._worn.layers if self._worn else ():
             self._wrapped[name].added = None
-        for name in self._row_names:
+        for name in self._worn_rows:
             self._wrapped[name].rows = None
-        self._worn, self._row_names = None, ()
+        self._worn, self._worn_rows = None, {}
 
     def linear(self, name: str) -> nn.Linear | None:
         """The linear layer of that name, whether it was wrapped or not."""

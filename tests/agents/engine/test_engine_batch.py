@@ -449,3 +449,23 @@ def test_a_step_that_fails_ends_all_and_the_next_request_is_served(loaded, folde
     after = Asked(batch, 9, max_tokens=5)
     run(batch)
     assert after.finished.n_tokens == 5
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8"])
+def test_other_numbers_say_nearly_the_same(tiny_model, loaded, folders, dtype):
+    import torch
+
+    from agents.engine.worker.models import load_model
+
+    other = load_model(tiny_model, dtype)
+    batch = new_batch(other)
+    asked = [Asked(batch, n, adapter=folder, max_tokens=8) for n, folder in enumerate((None, *folders[:3]))]
+    run(batch)
+    assert all(each.finished.n_tokens for each in asked)
+    assert other.dtype == dtype and other.n_bytes < 0.6 * loaded.n_bytes
+    ids = torch.tensor([loaded.encode("The import statement finds a module")])
+    loaded.adapters.wear(None)
+    other.adapters.wear(None)
+    with torch.inference_mode():
+        wide, narrow = (each.model(input_ids=ids).logits[0, -1].float().log_softmax(-1) for each in (loaded, other))
+    assert float((wide.exp() * (wide - narrow)).sum()) < 0.01, "relative entropy in nats"

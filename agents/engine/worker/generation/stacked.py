@@ -29,7 +29,8 @@ class Stack:
         self._rank = 0
         self._capacity = 0
         self._rows: list[StagedAdapter | None] = []
-        self._worn: tuple[int, int] | None = None
+        self._span: tuple[int, int] | None = None
+        self._views: dict[str, tuple[Tensor, Tensor]] = {}
 
     @property
     def n_bytes(self) -> int:
@@ -42,32 +43,29 @@ class Stack:
         if all(adapter is wanted[0] for adapter in wanted):
             if all(adapter is wanted[0] for adapter in rows):
                 self._forget()
-            self._worn = None
             self._adapters.wear(wanted[0])
             return
-        is_new = self._assign(rows)
-        if self._worn != (first, n) or is_new:
-            self._worn = (first, n)
-            self._adapters.wear_rows(
-                {name: (a[first : first + n], b[first : first + n]) for name, (a, b) in self._layers.items()}
-            )
+        self._assign(rows)
+        if self._span != (first, n):
+            self._span = (first, n)
+            self._views = {name: (a[first : first + n], b[first : first + n]) for name, (a, b) in self._layers.items()}
+        self._adapters.wear_rows(self._views)
 
     def release(self) -> None:
         """Give the memory back, and let no adapter be held."""
         self._forget()
-        self._worn = None
         self._adapters.wear(None)
 
     def _forget(self) -> None:
         self._layers, self._rows, self._rank, self._capacity = {}, [], 0, 0
+        self._span, self._views = None, {}
 
-    def _assign(self, rows: Sequence[StagedAdapter | None]) -> bool:
-        """Write the rows that changed; return whether the buffers are others than before."""
+    def _assign(self, rows: Sequence[StagedAdapter | None]) -> None:
+        """Write the rows that changed, into new buffers where the old ones do not hold them."""
         worn = [adapter for adapter in rows if adapter is not None]
         rank = max(adapter.rank for adapter in worn)
         names = {name for adapter in worn for name in adapter.layers}
-        is_new = rank != self._rank or names != self._layers.keys() or len(rows) > self._capacity
-        if is_new:
+        if rank != self._rank or names != self._layers.keys() or len(rows) > self._capacity:
             self._allocate(rank, names, len(rows), worn[0])
         for row, adapter in enumerate(rows):
             if adapter is not self._rows[row]:
@@ -77,10 +75,9 @@ class Stack:
             if self._rows[row] is not None:
                 self._write(row, None, self._rows[row])  # no row of the batch any more: nothing may be left of it
                 self._rows[row] = None
-        return is_new
 
     def _allocate(self, rank: int, names: set[str], n_rows: int, like: StagedAdapter) -> None:
-        self._layers = {}  # the old ones make room first
+        self._layers, self._span, self._views = {}, None, {}  # the old ones make room first
         self._rank, self._capacity = rank, 1 << (n_rows - 1).bit_length()
         self._rows = [None] * self._capacity
         some = next(iter(like.layers.values())).a
