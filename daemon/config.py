@@ -67,13 +67,13 @@ class EngineConfig(Section, frozen=True):
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], _said("Where it computes")] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
-        _said("The numbers it computes in; auto is float32 on processors, else bfloat16; int8 is of the weights"),
+        _said("Of what kind its numbers are; int8: the weights'"),
     ] = "auto"
     cache_gb: Annotated[
-        float, Meta(ge=0), _said("For what requests have read and earlier prompts, in GB; 0 is a share of memory")
+        float, Meta(ge=0), _said("For what requests have read, earlier prompts included, in GB; 0 is a share of memory")
     ] = 0.0
     is_deterministic: Annotated[
-        bool, _said("The same seed gives the same text whatever else runs; each request is then computed alone, slower")
+        bool, _said("The same seed gives the same text whatever else runs: each request alone, slower")
     ] = False
     n_threads: Annotated[int, Meta(ge=0), _said("Processor threads; 0 is as many as there are cores")] = 0
     answer_timeout_s: Annotated[Seconds, _said("The longest time for an answer")] = 300.0
