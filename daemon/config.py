@@ -67,7 +67,7 @@ class EngineConfig(Section, frozen=True):
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], _said("Where it computes")] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
-        _said("Of what kind its numbers are; int8: the weights'"),
+        _said("The kind of numbers; int8 is for weights alone"),
     ] = "auto"
     cache_gb: Annotated[
         float, Meta(ge=0), _said("For what requests have read, earlier prompts included, in GB; 0 is a share of memory")

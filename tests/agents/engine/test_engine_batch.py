@@ -391,6 +391,9 @@ def test_an_answer_of_a_json_schema_is_of_it_and_ends(loaded, folders, seed):
         ("3", "is not an object"),
         ('{"type": "nothing"}', "cannot be used"),
         ('{"type": "string", "pattern": "("}', "cannot be used"),
+        ('{"not": {"type": "string"}}', "cannot be used: Unimplemented keys"),
+        ('{"$ref": "http://127.0.0.1:1/x"}', "cannot be used: .*does not fetch"),
+        ('{"items":' * 900 + "{}" + "}" * 900, "is not JSON"),
         ("[" * 60_000, "is not JSON"),
     ],
 )
@@ -401,6 +404,14 @@ def test_a_schema_that_cannot_be_followed_is_refused(loaded, schema, said):
     with pytest.raises(EngineFailed, match=f"the JSON schema {said}") as caught:
         Asked(batch, 1, json_schema=schema)
     assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
+
+
+def test_a_schema_that_leads_nowhere_ends_its_own_request_alone(loaded):
+    batch = new_batch(loaded)
+    beside = Asked(batch, 1, max_tokens=20)
+    endless = Asked(batch, 2, json_schema='{"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}')
+    run(batch)
+    assert "cannot be followed" in endless.replies[-1].text and beside.finished.n_tokens == 20
 
 
 def test_numbers_that_overflow_end_one_request_and_harm_no_other(loaded, make_adapter, tmp_path):

@@ -92,8 +92,9 @@ def test_log_probabilities_are_those_before_any_option():
 
 
 def test_rows_are_served_together_and_a_broken_one_is_told_apart():
-    from agents.engine.worker.generation.sampling import Choice, choose_all
+    from agents.engine.worker.generation.sampling import Choice, NotFinite, choose_all
 
     rows = torch.tensor([LOGITS, [math.nan] * 5, LOGITS[::-1]])
-    assert choose_all(rows, [sampler(), sampler(), sampler(n_logprobs=None)]) == [Choice(0), None, Choice(4)]
-    assert choose_all(torch.tensor([[1.0, math.inf]]), [sampler(n=2)]) == [None]
+    first, broken, last = choose_all(rows, [sampler(), sampler(), sampler(n_logprobs=None)])
+    assert (first, last) == (Choice(0), Choice(4)) and isinstance(broken, NotFinite)
+    assert isinstance(choose_all(torch.tensor([[1.0, math.inf]]), [sampler(n=2)])[0], NotFinite)

@@ -16,7 +16,7 @@ from agents.engine.worker.generation.grammar import Grammars
 from agents.engine.worker.generation.masks import Masks
 from agents.engine.worker.generation.prefix import Prefixes
 from agents.engine.worker.generation.prompt import prompt_tokens, stops
-from agents.engine.worker.generation.sampling import Sampler, choose_all
+from agents.engine.worker.generation.sampling import NotFinite, Sampler, choose_all
 from agents.engine.worker.generation.scheduler import NoRoom, QueueFull, Scheduler, Step, shape
 from agents.engine.worker.generation.sequence import Sequence
 from agents.engine.worker.generation.stacked import Stack
@@ -236,11 +236,12 @@ class Batch:
         self._count(len(at))
         for sequence, choice in zip(sequences, choices, strict=True):
             try:
-                if choice is None:
-                    self._cache.clear(self._placed.index(sequence.request.id))
-                    raise EngineFailed(_NOT_FINITE)
+                if isinstance(choice, EngineFailed):
+                    raise choice
                 reason = sequence.take(choice, self._loaded)
             except AgentError as error:
+                if isinstance(error, NotFinite):
+                    self._cache.clear(self._placed.index(sequence.request.id))
                 self._end(sequence)
                 sequence.emit(Failed(id=sequence.request.id, code=error.code, text=str(error)[:2000]))
                 continue
@@ -272,11 +273,6 @@ class Batch:
         self._made.append((now_s, n))
         while now_s - self._made[0][0] > RATE_S:
             self._made.popleft()
-
-
-_NOT_FINITE: Final = (
-    "the model's output is not a number: its weights or the adapter's are broken, or too large for engine.dtype"
-)
 
 
 def _owner(sequence: Sequence) -> tuple[object, ...]:

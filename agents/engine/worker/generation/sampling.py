@@ -15,6 +15,7 @@ from torch import Tensor
 
 from agents.engine.messages import Generate
 from agents.engine.worker.generation.grammar import Matcher
+from agents.errors import EngineFailed
 
 N_CANDIDATES: Final = 1024
 """So many of the likeliest are sorted at first; nearly always the ones that count are among them."""
@@ -105,16 +106,32 @@ def _likeliest(scores: Tensor, n: int, *, is_all: bool) -> tuple[Tensor, Tensor]
     return (best - total).exp(), ids
 
 
-def choose_all(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice | None]:
-    """The next token of each row; None where the model's output is not a number. Shape: logits (rows, vocabulary)."""
+class NotFinite(EngineFailed):
+    """The model's output is not a number: its weights or the adapter's are broken, or too large for engine.dtype."""
+
+
+def choose_all(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice | EngineFailed]:
+    """The next token of each row, or what is wrong with that row alone. Shape: logits (rows, vocabulary)."""
     best, ids = logits.max(-1)
-    chosen: list[Choice | None] = []
+    chosen: list[Choice | EngineFailed] = []
     for row, (token, is_sound) in enumerate(zip(ids.tolist(), best.isfinite().tolist(), strict=True)):
         sampler = samplers[row]
         if not is_sound:
-            chosen.append(None)
+            chosen.append(NotFinite(_NOT_FINITE))
         elif sampler.is_plain:
             chosen.append(Choice(token))
         else:
-            chosen.append(sampler.choose(logits[row].float().cpu()))
+            chosen.append(_choice(sampler, logits[row].float().cpu()))
     return chosen
+
+
+def _choice(sampler: Sampler, logits: Tensor) -> Choice | EngineFailed:
+    try:
+        return sampler.choose(logits)
+    except EngineFailed as error:
+        return error
+
+
+_NOT_FINITE: Final = (
+    "the model's output is not a number: its weights or the adapter's are broken, or too large for engine.dtype"
+)

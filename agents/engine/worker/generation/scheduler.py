@@ -19,7 +19,7 @@ BLOCK_TOKENS: Final = 64
 MAX_WAITING: Final = 256
 ALONE_PREFILL_TOKENS: Final = 512
 """Tokens of prompts in one step while no answer is being written; with some, fewer, so that those do not stall."""
-SHARED_PREFILL_TOKENS: Final = 128
+SHARED_PREFILL_TOKENS: Final = 64
 
 
 class NoRoom(Exception):
