@@ -73,7 +73,7 @@ class Stack:
                 self._rows[row] = adapter
         for row in range(len(rows), self._capacity):
             if self._rows[row] is not None:
-                self._write(row, None, self._rows[row])  # no row of the batch any more: nothing may be left of it
+                self._write(row, None, self._rows[row])  # its stream has ended: it is held no longer
                 self._rows[row] = None
 
     def _allocate(self, rank: int, names: set[str], n_rows: int, like: StagedAdapter) -> None:
