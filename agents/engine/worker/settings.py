@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
+import torch
+
 from agents.engine.worker.generation.batch import Limits
 from agents.errors import EngineFailed
 
@@ -31,6 +33,7 @@ class Settings:
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """Raises: EngineFailed."""
+    device = environment.get("COVEY_ENGINE_DEVICE", "auto")
     dtype = environment.get("COVEY_ENGINE_DTYPE", "auto")
     if dtype not in get_args(Dtype):
         raise EngineFailed(f"engine.dtype is {dtype!r}; it is one of {', '.join(get_args(Dtype))}")
@@ -38,16 +41,19 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     if not wanted_bytes.isdecimal():
         raise EngineFailed(f"COVEY_ENGINE_CACHE_BYTES is {wanted_bytes!r}; it is a number, 0 for a share of memory")
     return Settings(
-        device=environment.get("COVEY_ENGINE_DEVICE", "auto"),
+        device=device,
         dtype=dtype,  # type: ignore[arg-type]  # one of them, as was just seen
-        cache_bytes=int(wanted_bytes) or _share_of_memory(),
+        cache_bytes=int(wanted_bytes) or _share_of_memory(device),
         is_deterministic=environment.get("COVEY_ENGINE_DETERMINISTIC", "0") == "1",
     )
 
 
-def _share_of_memory() -> int:
-    """A quarter of what is free now."""
-    free_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") if _knows_pages() else 4 << 30
+def _share_of_memory(device: str) -> int:
+    """A quarter of what is free now where the model will be."""
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        free_bytes = int(torch.cuda.mem_get_info()[0])
+    else:
+        free_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") if _knows_pages() else 4 << 30
     return max(MIN_CACHE_BYTES, min(free_bytes // 4, MAX_USUAL_CACHE_BYTES))
 
 
