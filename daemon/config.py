@@ -65,6 +65,16 @@ class EngineConfig(Section, frozen=True):
 
     model: Annotated[str, _said("The model to use where none is named")] = "smollm2"
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], _said("Where it computes")] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16", "int8"],
+        _said("The kind of numbers; int8 is for weights alone"),
+    ] = "auto"
+    cache_gb: Annotated[
+        float, Meta(ge=0), _said("For what requests have read, earlier prompts included, in GB; 0 is a share of memory")
+    ] = 0.0
+    is_deterministic: Annotated[
+        bool, _said("The same seed gives the same text whatever else runs: each request alone, slower")
+    ] = False
     n_threads: Annotated[int, Meta(ge=0), _said("Processor threads; 0 is as many as there are cores")] = 0
     answer_timeout_s: Annotated[Seconds, _said("The longest time for an answer")] = 300.0
     idle_timeout_s: Annotated[Seconds, _said("Unused for so long, it ends and gives back its memory")] = 900.0

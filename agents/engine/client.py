@@ -207,6 +207,9 @@ class Engine:
         command: how to start a worker.
         threads: CPU threads of the worker; 0 for one a core.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        dtype: `auto`, `float32`, `bfloat16`, `float16` or `int8`.
+        cache_bytes: for keys and values of running requests and of earlier prompts; 0 for a share of the memory.
+        deterministic: each request is computed alone, so that what runs beside it changes nothing.
         idle_s: a worker with nothing to do for so long is ended, to give its memory back.
         hang_s: one that gives no sign of life for so long, with something to do, is killed.
         on_death: takes why a worker died, each time that one does.
@@ -220,6 +223,9 @@ class Engine:
         command: tuple[str, ...] = WORKER,
         threads: int = 0,
         device: str = "auto",
+        dtype: str = "auto",
+        cache_bytes: int = 0,
+        deterministic: bool = False,
         idle_s: float = IDLE_S,
         hang_s: float = HANG_S,
         on_log: Callable[[str], None] = lambda line: None,
@@ -227,7 +233,12 @@ class Engine:
     ) -> None:
         self._command = command
         self._threads = threads or os.cpu_count() or 1
-        self._device = device
+        self._settings = {
+            "COVEY_ENGINE_DEVICE": device,
+            "COVEY_ENGINE_DTYPE": dtype,
+            "COVEY_ENGINE_CACHE_BYTES": str(cache_bytes),
+            "COVEY_ENGINE_DETERMINISTIC": str(int(deterministic)),
+        }
         self._idle_s = idle_s
         self._hang_s = hang_s
         self._on_log = on_log
@@ -354,7 +365,7 @@ class Engine:
             "OMP_NUM_THREADS": str(self._threads),
             # Threads that spin while they wait cost five times the time as soon as another process wants the core.
             "OMP_WAIT_POLICY": "PASSIVE",
-            "COVEY_ENGINE_DEVICE": self._device,
+            **self._settings,
         }
         try:
             process = await trio.lowlevel.open_process(
@@ -447,6 +458,9 @@ async def open_engine(
     command: tuple[str, ...] = WORKER,
     threads: int = 0,
     device: str = "auto",
+    dtype: str = "auto",
+    cache_bytes: int = 0,
+    deterministic: bool = False,
     idle_s: float = IDLE_S,
     hang_s: float = HANG_S,
     on_log: Callable[[str], None] = lambda line: None,
@@ -459,6 +473,9 @@ async def open_engine(
             command=command,
             threads=threads,
             device=device,
+            dtype=dtype,
+            cache_bytes=cache_bytes,
+            deterministic=deterministic,
             idle_s=idle_s,
             hang_s=hang_s,
             on_log=on_log,

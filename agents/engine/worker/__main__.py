@@ -1,7 +1,8 @@
-"""The worker process: frames in on stdin, frames out on stdout, one request at a time, cancellation at any time.
+"""The worker process: frames in on stdin, frames out on stdout, many requests at a time, cancellation at any time.
 
-One thread reads, so that a `Cancel` is heard while the main thread computes. When stdin ends, the daemon is gone or
-wants us gone: the process ends at once, whatever it is doing.
+The main thread computes, a little for each request in turn. One thread reads, so that a `Cancel` is heard and a
+`Status` answered meanwhile. When stdin ends, the daemon is gone or wants us gone: the process ends at once, whatever
+it is doing.
 """
 
 import os
@@ -10,19 +11,32 @@ import sys
 import threading
 import time
 import traceback
-from functools import partial
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from agents.engine.framing import BrokenFrame, Unframer, encode
-from agents.engine.messages import Cancel, Failed, Finished, Generate, Ping, Pong, Reply, Request
+from agents.engine.messages import (
+    Cancel,
+    EngineStatus,
+    Failed,
+    Finished,
+    Generate,
+    Ping,
+    Pong,
+    Reply,
+    Request,
+    Status,
+)
 from agents.errors import AgentError, EngineFailed, EngineMissing
 
 if TYPE_CHECKING:
     from agents.engine.worker.session import Session
 
 _READ_BYTES: Final = 1 << 16
+STATUS_S: Final = 0.1
+"""What is said of a busy worker is at most so old."""
 
 
 class Pipes:
@@ -60,6 +74,11 @@ class Inbox:
         # Not bounded here: the daemon bounds its calls in hand.
         self._waiting: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._n_steps = 0  # of the main thread; written by it, read by the one that listens
+        self.status = EngineStatus(
+            model=None, device="", dtype="", resident_bytes=0, cache_bytes=0, cache_budget_bytes=0, n_running=0,
+            n_waiting=0, tokens_per_s=0.0, adapters=(),
+        )  # fmt: skip
+        """What the main thread last said of itself; set by it, read by the thread that listens."""
 
     def listen(self) -> None:
         """Take in frames until stdin ends; then end the process, as whatever goes wrong here does."""
@@ -75,20 +94,24 @@ class Inbox:
         finally:
             os._exit(code)
 
-    def next(self) -> tuple[Request, threading.Event]:
-        """Wait for a request; the event is set once it is cancelled."""
-        request = self._waiting.get()
+    def next(self, *, wait: bool) -> Request | None:
+        """The next request; None where there is none and none is to be waited for."""
         self._n_steps += 1
-        return request, self._in_hand[request.id]
+        try:
+            return self._waiting.get(block=wait)
+        except queue.Empty:
+            return None
 
-    def is_cancelled(self, cancelled: threading.Event) -> bool:
-        """Has the request been cancelled? That it is asked is a step of the main thread."""
+    def is_cancelled(self, request: Request) -> bool:
+        """Does nobody want the answer any more? That it is asked is a step of the main thread."""
         self._n_steps += 1
-        return cancelled.is_set()
+        return self._in_hand[request.id].is_set()
 
-    def done(self, request: Request) -> None:
-        """The request has its final reply."""
-        del self._in_hand[request.id]
+    def reply(self, reply: Reply) -> None:
+        """Send a reply; with the final one the request is done."""
+        if reply.is_final:
+            self._in_hand.pop(reply.id, None)
+        self._pipes.send(reply)
 
     def _take(self, value: dict[str, object]) -> None:
         try:
@@ -100,40 +123,76 @@ class Inbox:
                 Failed(id=max(0, number), code=EngineFailed.code, text=f"the request is not valid: {error}")
             )
             return
-        if isinstance(request, Ping):
-            self._pipes.send(Pong(id=request.id, n_steps=self._n_steps, cpu_s=time.process_time()))
+        match request:
+            case Cancel():
+                if event := self._in_hand.get(request.id):
+                    event.set()
+            case Ping():
+                self._pipes.send(Pong(id=request.id, n_steps=self._n_steps, cpu_s=time.process_time()))
+            case Status():
+                self._pipes.send(msgspec.structs.replace(self.status, id=request.id))
+            case _:
+                self._in_hand[request.id] = threading.Event()
+                self._waiting.put(request)
+
+
+class Worker:
+    """The main thread's loop: a session, and the one place where what goes wrong becomes a reply."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self._session: Session | None = None
+        self._status_s = 0.0
+
+    def turn(self) -> None:
+        """Take in what has come, and do a little for all that is in hand; wait only where nothing is."""
+        is_busy = self._session is not None and self._session.is_busy
+        while request := self._inbox.next(wait=not is_busy):
+            self._begin(request)
+            is_busy = self._session is not None and self._session.is_busy
+        if self._session is not None:
+            self._session.work(self._guard)
+            self._note_status(self._session)
+
+    def _note_status(self, session: "Session") -> None:
+        now_s = time.perf_counter()
+        if not session.is_busy or now_s >= self._status_s + STATUS_S:
+            self._status_s = now_s
+            self._inbox.status = session.status()
+
+    def _begin(self, request: Request) -> None:
+        if self._inbox.is_cancelled(request):
+            self._inbox.reply(_cancelled(request))
             return
-        if isinstance(request, Cancel):
-            if event := self._in_hand.get(request.id):
-                event.set()
-            return
-        self._in_hand[request.id] = threading.Event()
-        self._waiting.put(request)
+
+        def begin() -> None:
+            self._session = self._session or _new_session()
+            self._session.begin(request, self._inbox.reply, lambda: self._inbox.is_cancelled(request))
+
+        if error := self._guard(begin):
+            self._inbox.reply(Failed(id=request.id, code=error.code, text=str(error)[:2000]))
+
+    def _guard(self, action: Callable[[], None]) -> AgentError | None:
+        """Do it; return what went wrong. The one supervisor here: a request fails, the worker lives on."""
+        try:
+            action()
+        except ModuleNotFoundError as error:
+            return EngineMissing(f"{error}. Run: pip install 'covey[engine]' torch==2.13.0")
+        except AgentError as error:
+            return error
+        except Exception as error:  # noqa: BLE001
+            traceback.print_exc()
+            return EngineFailed(f"{type(error).__name__}: {error}")
+        return None
 
 
 def main() -> None:
     """Answer requests until stdin ends."""
-    pipes = Pipes()
-    inbox = Inbox(pipes)
+    inbox = Inbox(Pipes())
     threading.Thread(target=inbox.listen, daemon=True).start()
-    session: Session | None = None
+    worker = Worker(inbox)
     while True:
-        request, cancelled = inbox.next()
-        try:
-            if cancelled.is_set():
-                reply = _cancelled(request)
-            else:
-                session = session or _new_session()
-                reply = session.answer(request, pipes.send, partial(inbox.is_cancelled, cancelled))
-        except ModuleNotFoundError as error:
-            reply = _failed(request, EngineMissing(f"{error}. Run: pip install 'covey[engine]' torch==2.13.0"))
-        except AgentError as error:
-            reply = _failed(request, error)
-        except Exception as error:  # noqa: BLE001  # the one supervisor here: a request fails, the worker lives on
-            traceback.print_exc()
-            reply = _failed(request, EngineFailed(f"{type(error).__name__}: {error}"))
-        inbox.done(request)
-        pipes.send(reply)
+        worker.turn()
 
 
 def _new_session() -> "Session":
@@ -147,11 +206,7 @@ def _cancelled(request: Request) -> Reply:
         return Finished(
             id=request.id, reason="cancelled", n_prompt_tokens=0, n_tokens=0, first_token_s=0.0, total_s=0.0
         )
-    return _failed(request, EngineFailed("cancelled before it began"))
-
-
-def _failed(request: Request, error: AgentError) -> Failed:
-    return Failed(id=request.id, code=error.code, text=str(error)[:2000])
+    return Failed(id=request.id, code=EngineFailed.code, text="cancelled before it began")
 
 
 if __name__ == "__main__":

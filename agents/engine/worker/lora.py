@@ -5,6 +5,7 @@ Source: Hu et al., LoRA (arXiv 2106.09685), and Kalajdzievski, rsLoRA (arXiv 231
 
 import os
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,21 +34,34 @@ class LowRank:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The addition for `x`."""
-        return functional.linear(functional.linear(x, self.a), self.b) * self.scale  # (..., n_out)
+        added = functional.linear(functional.linear(x, self.a), self.b)  # (..., n_out)
+        return added if self.scale == 1.0 else added * self.scale
+
+    def add_to(self, out: Tensor, x: Tensor) -> Tensor:
+        """Add to `out` in place; half the work of the above where `b` lies transposed, as staged ones do."""
+        down = functional.linear(x, self.a).view(-1, self.a.shape[0])  # (n, rank)
+        out.view(-1, out.shape[-1]).addmm_(down, self.b.T, alpha=self.scale)
+        return out
 
 
 class LoraLinear(nn.Module):  # type: ignore[misc]  # torch is not read by mypy here
-    """A linear layer with room for one low-rank addition."""
+    """A linear layer with room for a low-rank addition: one for all rows of a batch, or one for each."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
         self.base = base
         self.added: LowRank | None = None
+        self.rows: tuple[Tensor, Tensor] | None = None  # (rows, rank, n_in), (rows, rank, n_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output, with the addition where there is one."""
         out: Tensor = self.base(x)
-        return out if self.added is None else out + self.added(x)
+        if self.rows is not None:
+            a, b = self.rows
+            out.baddbmm_(torch.bmm(x, a.transpose(1, 2)), b)  # (rows, width, n_out)
+        elif self.added is not None:
+            return self.added.add_to(out, x) if torch.is_inference_mode_enabled() else out + self.added(x)
+        return out
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,13 @@ class StagedAdapter:
 
     layers: dict[str, LowRank]
     n_bytes: int
+    folder: str = ""
+    version: tuple[object, ...] = ()
+
+    @property
+    def rank(self) -> int:
+        """The greatest of its layers' ranks."""
+        return max(int(low.a.shape[0]) for low in self.layers.values())
 
 
 class Adapters:
@@ -68,26 +89,50 @@ class Adapters:
         self._wrapped: dict[str, LoraLinear] = {}
         self._staged: OrderedDict[tuple[object, ...], StagedAdapter] = OrderedDict()
         self._worn: StagedAdapter | None = None
+        self._worn_rows: Mapping[str, tuple[Tensor, Tensor]] = {}
 
     def stage(self, folder: Path) -> StagedAdapter:
         """Read the adapter in `folder`, unless it is in memory as it stands there. Raises: BadAdapter, WrongBase."""
         key = _identity(folder)
         if key not in self._staged:
-            self._staged[key] = self._read(folder)
+            self._staged[key] = self._read(folder, key)
             while len(self._staged) > 1 and sum(item.n_bytes for item in self._staged.values()) > self._max_bytes:
                 self._staged.popitem(last=False)
         self._staged.move_to_end(key)
         return self._staged[key]
 
+    def resident(self, running: Sequence[StagedAdapter | None]) -> list[StagedAdapter]:
+        """All that are in memory: those ready to be used, and older versions that `running` requests end on."""
+        held = {id(adapter): adapter for adapter in (*self._staged.values(), *running) if adapter is not None}
+        return list(held.values())
+
     def wear(self, adapter: StagedAdapter | None) -> None:
         """Answer with this adapter, or with the base alone, from now on."""
-        if adapter is self._worn:
+        if adapter is self._worn and not self._worn_rows:
             return
-        for name in self._worn.layers if self._worn else ():
-            self._wrapped[name].added = None
+        self._take_off()
         for name, added in adapter.layers.items() if adapter else ():
             self._wrap(name).added = added
         self._worn = adapter
+
+    def wear_rows(self, layers: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Answer each row of a batch with an adapter of its own from now on.
+
+        `layers`: of each layer the matrices of all rows, (rows, rank, n_in) and (rows, rank, n_out), scaled.
+        """
+        if layers is self._worn_rows:
+            return
+        self._take_off()
+        for name, rows in layers.items():
+            self._wrap(name).rows = rows
+        self._worn_rows = layers
+
+    def _take_off(self) -> None:
+        for name in self._worn.layers if self._worn else ():
+            self._wrapped[name].added = None
+        for name in self._worn_rows:
+            self._wrapped[name].rows = None
+        self._worn, self._worn_rows = None, {}
 
     def linear(self, name: str) -> nn.Linear | None:
         """The linear layer of that name, whether it was wrapped or not."""
@@ -116,13 +161,14 @@ class Adapters:
             setattr(self._model.get_submodule(parent), child, self._wrapped[name])
         return self._wrapped[name]
 
-    def _read(self, folder: Path) -> StagedAdapter:
+    def _read(self, folder: Path, version: tuple[object, ...]) -> StagedAdapter:
         inspection = inspect_folder(folder, self._card)
         try:
             tensors = safetensors.torch.load_file(folder / WEIGHTS_FILE)
         except (SafetensorError, OSError) as error:
             raise BadAdapter(f"{folder / WEIGHTS_FILE} cannot be read: {error}") from None
         layers: dict[str, LowRank] = {}
+        device, dtype = self._model.device, self._model.dtype
         for pair in inspection.pairs:
             base = self.linear(pair.module)
             if base is None:
@@ -132,17 +178,21 @@ class Adapters:
                     f"the adapter's {pair.module} goes from {pair.n_in} to {pair.n_out}, "
                     f"this model's from {base.in_features} to {base.out_features}"
                 )
-            a, b = (_half(tensors, pair.module, half, base.weight) for half in "AB")
-            layers[pair.module] = LowRank(a, b, pair.scale)
-        return StagedAdapter(layers, sum(low.a.nbytes + low.b.nbytes for low in layers.values()))
+            a, b = (_half(tensors, pair.module, half) for half in "AB")
+            # Copies, for what was read is a view of the file; b transposed and scaled, as the products want it.
+            a = torch.empty_like(a, device=device, dtype=dtype).copy_(a)
+            b = torch.empty(pair.rank, pair.n_out, device=device, dtype=dtype).copy_(b.T)
+            layers[pair.module] = LowRank(a, b.mul_(pair.scale).T, 1.0)
+        n_bytes = sum(low.a.nbytes + low.b.nbytes for low in layers.values())
+        return StagedAdapter(layers, n_bytes, str(folder), version)
 
 
-def _half(tensors: dict[str, Tensor], module: str, half: str, like: Tensor) -> Tensor:
+def _half(tensors: dict[str, Tensor], module: str, half: str) -> Tensor:
     name = f"{PREFIX}{module}.lora_{half}.weight"
     stored = tensors[name]
-    if not torch.isfinite(stored.float()).all():
+    if not torch.isfinite(stored.sum(dtype=torch.float64)):  # NaN and infinity do not leave a sum
         raise BadAdapter(f"{name} holds NaN or infinity: the training went wrong, train it again")
-    return stored.to(like.device, like.dtype).contiguous()
+    return stored
 
 
 def _identity(folder: Path) -> tuple[object, ...]:

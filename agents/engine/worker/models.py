@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 
 from agents.engine.messages import ModelCard
 from agents.engine.model_folder import CARD_FILE
+from agents.engine.worker.int8 import quantise
 from agents.engine.worker.lora import Adapters
+from agents.engine.worker.text import piece_bytes
 from agents.errors import EngineFailed
 
 
@@ -24,6 +27,24 @@ class LoadedModel:
     tokenizer: Any  # a transformers PreTrainedTokenizerFast
     adapters: Adapters
     end_tokens: frozenset[int]
+    dtype: str
+
+    @cached_property
+    def n_bytes(self) -> int:
+        """What the weights take in memory; tied ones once."""
+        tensors = {tensor.data_ptr(): tensor.nbytes for tensor in (*self.model.parameters(), *self.model.buffers())}
+        return sum(tensors.values())
+
+    @property
+    def start_token(self) -> int | None:
+        """What texts begin with, where the model has such a token."""
+        token: int | None = self.tokenizer.bos_token_id
+        return token
+
+    @property
+    def width(self) -> int:
+        """How many tokens its output weighs: the vocabulary, with what it was padded by."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
 
     @property
     def device(self) -> torch.device:
@@ -36,31 +57,41 @@ class LoadedModel:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
+    def token_bytes(self, token: int) -> bytes:
+        """What one token stands for; it may be a part of a character."""
+        piece = self.tokenizer.convert_ids_to_tokens(token)
+        return piece_bytes(piece) if piece is not None else b""
+
     def encode(self, text: str) -> list[int]:
         """The tokens of `text`; special tokens stand for themselves and none is added."""
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
 
-def load_model(folder: Path) -> LoadedModel:
-    """Load the model in `folder`. Raises: EngineFailed."""
+def load_model(folder: Path, dtype: str = "auto") -> LoadedModel:
+    """Load the model in `folder`; `dtype`: see `Settings`. Raises: EngineFailed."""
     card = read_card(folder)
     device = choose_device()
     # float32 is the fast and exact one on CPUs; the others are made for half precision.
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    usual = "float32" if device.type == "cpu" else "bfloat16"
+    stored = {"auto": usual, "int8": "bfloat16"}.get(dtype, dtype)
     from transformers import AutoModelForCausalLM  # here, for it takes seconds to import
 
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
+            folder, dtype=getattr(torch, stored), local_files_only=True, trust_remote_code=False, use_safetensors=True
         )
         tokenizer = load_tokenizer(folder)
     except (OSError, ValueError, KeyError) as error:
         raise EngineFailed(f"{folder} cannot be loaded: {str(error)[:300]}. Import the model again.") from None
-    model = model.to(device).eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False)
+    if dtype == "int8":
+        quantise(model)
+    model = model.to(device)
     ends = model.generation_config.eos_token_id
     end_tokens = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-    return LoadedModel(card, model, tokenizer, Adapters(model, card=card), frozenset(end_tokens))
+    stands_as = "int8" if dtype == "int8" else stored
+    return LoadedModel(card, model, tokenizer, Adapters(model, card=card), frozenset(end_tokens), stands_as)
 
 
 def load_tokenizer(folder: Path) -> Any:

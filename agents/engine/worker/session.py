@@ -1,14 +1,15 @@
-"""What the worker holds between requests, and how it answers each of them."""
+"""What the worker holds between requests, and how it answers them: a little of each in turn."""
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 from agents.engine.messages import (
     Embed,
-    Embedded,
+    EngineStatus,
     Export,
-    Finished,
+    Failed,
     Generate,
     Import,
     Imported,
@@ -17,32 +18,115 @@ from agents.engine.messages import (
     Merge,
     Reply,
     Request,
+    ResidentAdapter,
     Stage,
     Staged,
-    Token,
     Train,
 )
 from agents.engine.worker.embed import Embedder
-from agents.engine.worker.generate import generate
+from agents.engine.worker.generation.batch import Batch
 from agents.engine.worker.imports import import_model, teller
 from agents.engine.worker.merge import merge
 from agents.engine.worker.models import LoadedModel, load_model
+from agents.engine.worker.settings import Settings, read_settings
 from agents.engine.worker.training.train import train
-from agents.errors import EngineFailed
+from agents.errors import AgentError, EngineFailed
 
 Emit = Callable[[Reply], None]
 IsCancelled = Callable[[], bool]
+Guard = Callable[[Callable[[], None]], AgentError | None]
+
+Job = Generator[None, None, Reply]
+"""A request's work, piece by piece; what it returns is the final reply."""
 
 
 class Session:
-    """At most one language model and one encoder, and the adapters of the model."""
+    """At most one language model and one encoder, and the adapters of the model.
+
+    Answers are written by the model's batch, all together. Everything else is a job, done in pieces, each between two
+    steps of the batch; `Load`, which changes the model, waits until the batch is empty, and whoever comes after it
+    waits for it.
+    """
 
     def __init__(self) -> None:
+        self._settings: Settings = read_settings()
         self._model: LoadedModel | None = None
+        self._batch: Batch | None = None
         self._embedder: tuple[str | None, Embedder] | None = None
+        self._waiting: deque[tuple[Request, Emit, IsCancelled]] = deque()
+        self._jobs: deque[tuple[Request, Emit, Job]] = deque()
 
-    def answer(self, request: Request, emit: Emit, is_cancelled: IsCancelled) -> Reply:
-        """Carry out `request` and return its final reply. Raises: AgentError."""
+    @property
+    def is_busy(self) -> bool:
+        """Is there work to do?"""
+        return bool(self._jobs or self._waiting or (self._batch and not self._batch.is_idle))
+
+    def begin(self, request: Request, emit: Emit, is_cancelled: IsCancelled) -> None:
+        """Take a request in; `emit` gets its replies. Raises: AgentError."""
+        if self._waiting or (isinstance(request, Load) and self.is_busy):
+            self._waiting.append((request, emit, is_cancelled))
+        elif isinstance(request, Generate):
+            self._batched().start(request, emit, is_cancelled)
+        else:
+            self._jobs.append((request, emit, self._job(request, emit, is_cancelled)))
+
+    def work(self, guard: Guard) -> None:
+        """A step of the batch, and a piece of one job. What goes wrong ends the requests that it concerns."""
+        batch = self._batch
+        if batch and not batch.is_idle and (error := guard(batch.step)):
+            batch.fail(error)
+        if self._jobs:
+            request, emit, job = self._jobs.popleft()
+            if error := guard(lambda: self._piece(request, emit, job)):
+                emit(Failed(id=request.id, code=error.code, text=str(error)[:2000]))
+        self._take_waiting(guard)
+
+    def status(self) -> EngineStatus:
+        """What is held and done at the moment."""
+        loaded, batch = self._model, self._batch
+        running = [sequence.adapter for sequence in batch.running()] if batch else []
+        resident = loaded.adapters.resident(running) if loaded else []
+        return EngineStatus(
+            model=loaded.card.name if loaded else None,
+            device=loaded.device.type if loaded else self._settings.device,
+            dtype=loaded.dtype if loaded else self._settings.dtype,
+            resident_bytes=loaded.n_bytes if loaded else 0,
+            cache_bytes=batch.cache_bytes if batch else 0,
+            cache_budget_bytes=self._settings.cache_bytes,
+            n_running=batch.n_running if batch else 0,
+            n_waiting=(batch.n_waiting if batch else 0) + len(self._waiting),
+            tokens_per_s=round(batch.tokens_per_s, 3) if batch else 0.0,
+            adapters=tuple(
+                ResidentAdapter(each.folder, each.n_bytes, each.rank, sum(one is each for one in running))
+                for each in resident
+            ),
+        )
+
+    def _take_waiting(self, guard: Guard) -> None:
+        """Let in those that waited for the batch to be empty, in their order."""
+        while self._waiting:
+            request, emit, is_cancelled = self._waiting[0]
+            is_exclusive = isinstance(request, Load)
+            if is_exclusive and (self._jobs or (self._batch and not self._batch.is_idle)):
+                return
+            self._waiting.popleft()
+            waiting, self._waiting = self._waiting, deque()
+            error = guard(lambda r=request, e=emit, c=is_cancelled: self.begin(r, e, c))  # type: ignore[misc]
+            self._waiting = waiting
+            if error:
+                emit(Failed(id=request.id, code=error.code, text=str(error)[:2000]))
+            if is_exclusive:
+                return
+
+    def _piece(self, request: Request, emit: Emit, job: Job) -> None:
+        try:
+            next(job)
+        except StopIteration as end:
+            emit(end.value)
+        else:
+            self._jobs.append((request, emit, job))
+
+    def _job(self, request: Request, emit: Emit, is_cancelled: IsCancelled) -> Job:
         began_s = time.perf_counter()
         match request:
             case Import():
@@ -50,14 +134,12 @@ class Session:
                 card = import_model(request.source, folder, request.name, is_cancelled, teller(request.id, emit))
                 return Imported(id=request.id, card=card)
             case Load():
-                self._model = None  # the old one makes room first
-                self._model = load_model(Path(request.folder))
+                self._model = self._batch = None  # the old one makes room first
+                self._model = load_model(Path(request.folder), self._settings.dtype)
                 return Loaded(id=request.id, card=self._model.card, load_s=time.perf_counter() - began_s)
             case Stage():
                 self._loaded().adapters.stage(Path(request.adapter))
                 return Staged(id=request.id, stage_s=time.perf_counter() - began_s)
-            case Generate():
-                return self._generate(request, emit, is_cancelled)
             case Train():
                 return train(request, emit, is_cancelled)
             case Merge():
@@ -67,27 +149,20 @@ class Session:
 
                 return export_gguf(request, is_cancelled)
             case Embed():
-                return self._embed(request, is_cancelled)
+                return (yield from self._embed(request, is_cancelled))
         raise EngineFailed(f"a {type(request).__name__} is not for the engine to answer")
+        yield  # a generator, whatever the request
 
     def _loaded(self) -> LoadedModel:
         if self._model is None:
             raise EngineFailed("no model is loaded. Load one first.")
         return self._model
 
-    def _generate(self, request: Generate, emit: Emit, is_cancelled: IsCancelled) -> Finished:
-        loaded = self._loaded()
-        adapters = loaded.adapters
-        adapters.wear(adapters.stage(Path(request.adapter)) if request.adapter else None)
-        return generate(loaded, request, lambda text: emit(Token(id=request.id, text=text)), is_cancelled)
+    def _batched(self) -> Batch:
+        self._batch = self._batch or Batch(self._loaded(), self._settings.limits)
+        return self._batch
 
-    def _embed(self, request: Embed, is_cancelled: IsCancelled) -> Embedded:
+    def _embed(self, request: Embed, is_cancelled: IsCancelled) -> Job:
         if self._embedder is None or self._embedder[0] != request.folder:
             self._embedder = (request.folder, Embedder(request.folder))
-        batches = self._embedder[1].embed(request, is_cancelled)
-        while True:
-            try:
-                next(batches)
-            except StopIteration as end:
-                made: Embedded = end.value
-                return made
+        return (yield from self._embedder[1].embed(request, is_cancelled))

@@ -1,5 +1,6 @@
 """From tokens to text that may be shown: whole characters only, and nothing of a stop string. Pure."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -61,3 +62,29 @@ class TextStream:
 def _overlap(text: str, stop: str) -> int:
     """The length of the longest end of `text` that `stop` begins with."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if stop.startswith(text[-n:])), 0)
+
+
+def piece_bytes(piece: str) -> bytes:
+    """The bytes that a vocabulary's entry stands for: written in GPT-2's alphabet of bytes, or in SentencePiece's.
+
+    An entry that is in neither (a special token) stands for its name.
+    """
+    if _BYTE.fullmatch(piece):
+        return bytes.fromhex(piece[3:5])
+    if _SPACE in piece:
+        return piece.replace(_SPACE, " ").encode()
+    if all(character in _ALPHABET for character in piece):
+        return bytes(_ALPHABET[character] for character in piece)
+    return piece.encode()
+
+
+def _alphabet() -> dict[str, int]:
+    """GPT-2's: printable bytes stand for themselves, the others for the characters from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTE: Final = re.compile(r"<0x[0-9A-F]{2}>")
+_SPACE: Final = "\u2581"
+_ALPHABET: Final = _alphabet()

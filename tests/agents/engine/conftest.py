@@ -1,5 +1,6 @@
 """Fakes of the engine's worker in plain Python, and the tiny model that the engine tests share."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,3 +38,34 @@ def fake_worker(tmp_path: Path) -> Callable[[str], tuple[str, ...]]:
         return (sys.executable, str(script))
 
     return command
+
+
+ALL_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@pytest.fixture(scope="session")
+def make_adapter(tiny_model: Path) -> Callable[..., Path]:
+    """Writes a PEFT folder of random matrices, strong enough to change what the tiny model says."""
+    import safetensors.torch
+    import torch
+
+    from agents.engine.worker.models import load_model
+
+    linears = load_model(tiny_model).adapters
+
+    def make(folder: Path, *, rank: int = 8, targets: tuple[str, ...] = ALL_LAYERS, seed: int = 0, **keys) -> Path:
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {}
+        for name in linears.matching(targets):
+            linear = linears.linear(name)
+            a = torch.randn(rank, linear.in_features, generator=generator) / linear.in_features**0.5
+            b = torch.randn(linear.out_features, rank, generator=generator) * 0.02
+            tensors |= {f"base_model.model.{name}.lora_{half}.weight": value for half, value in (("A", a), ("B", b))}
+        folder.mkdir(parents=True)
+        safetensors.torch.save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "tiny", "bias": "none"}
+        config |= {"r": rank, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": sorted(targets)}
+        (folder / "adapter_config.json").write_text(json.dumps(config | keys))
+        return folder
+
+    return make

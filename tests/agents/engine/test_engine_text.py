@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.engine.worker.text import TextStream
+from agents.engine.worker.text import TextStream, piece_bytes
 
 
 def from_bytes(ids):
@@ -50,3 +50,12 @@ def test_what_only_begins_like_a_stop_string_is_shown_at_the_end(end):
     out = "".join(stream.feed(byte) for byte in f"text {end}".encode())
     assert out == "text "
     assert stream.finish() == end
+
+
+@pytest.mark.parametrize(
+    ("piece", "stands_for"),
+    [("Ġthe", b" the"), ("Ċ", b"\n"), ("Ã©", "é".encode()), ("<0x0A>", b"\n"), ("▁the", b" the"),
+     ("<|im_end|>", b"<|im_end|>"), ("a", b"a"), ("日本", "日本".encode())],
+)  # fmt: skip
+def test_a_token_stands_for_bytes(piece, stands_for):
+    assert piece_bytes(piece) == stands_for

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from agents.engine.messages import Turn
-from agents.engine.worker.generate import render
+from agents.engine.worker.generation.prompt import render
 from agents.engine.worker.models import LoadedModel
 from agents.errors import BadData
 from agents.training.records import Continuation, Dialogue, Preference, Record
