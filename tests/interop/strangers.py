@@ -50,13 +50,20 @@ def flower_command() -> list[str]:
     return [python, "-m", "tests.benchmarks.flower_driver"]
 
 
+def digits_file() -> Path:
+    """Scikit-learn's handwritten digits, as it carries them; nothing of it is imported. Raises: CannotInstall."""
+    python = environment("digits", [], bare=["scikit-learn==1.9.1"])
+    return next(Path(python).parents[1].glob("lib/python3*/site-packages/sklearn/datasets/data/digits.csv.gz"))
+
+
 def environment(name: str, packages: list[str], bare: Sequence[str] = ()) -> str:
     """The Python of an environment with these packages, and `bare` ones without what they ask for."""
     folder = CACHE / name
     python, ready = folder / "bin" / "python", folder / "ready"
     if not ready.exists():
         venv.create(folder, with_pip=True)
-        install([str(python), "-m", "pip", "install", "--quiet", *packages], folder)
+        if packages:
+            install([str(python), "-m", "pip", "install", "--quiet", *packages], folder)
         if bare:
             install([str(python), "-m", "pip", "install", "--quiet", "--no-deps", *bare], folder)
         ready.touch()
