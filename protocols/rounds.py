@@ -46,6 +46,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     deadline_s: from the opening of a round; lease_s: how long a silent coordinator is waited for.
     before, rule, server: the recipe (agents.aggregation).
     max_samples: what a claimed number of samples counts at most; max_norm: of an update; 0 for no bound.
+    secure, privacy, compression, gossip: what agents.federation.options says; None for without.
     members: who may see and join; deputies: who coordinates, in order.
     """
 
@@ -61,6 +62,10 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     before: Annotated[tuple[Settings, ...], Meta(max_length=4)] = ()
     rule: Settings = msgspec.field(default_factory=lambda: {"rule": "fedavg"})
     server: Settings | None = None
+    secure: Settings | None = None
+    privacy: Settings | None = None
+    compression: Settings | None = None
+    gossip: Settings | None = None
     max_samples: Annotated[int, Meta(ge=1, le=MAX_SAMPLES)] = 1000
     max_norm: Annotated[float, Meta(ge=0.0)] = 0.0
     members: Annotated[tuple[PeerId, ...], Meta(min_length=1, max_length=MAX_MEMBERS)]

@@ -7,6 +7,7 @@ peer), and the tensors: no time, no signature, no coordinator. Whoever has the s
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -15,6 +16,8 @@ from agents.aggregation.aggregate import Recipe, aggregate
 from agents.aggregation.geometry import measure
 from agents.aggregation.registry import before_of, rule_of, server_of
 from agents.aggregation.updates import CannotAggregate, Update, Vector, largest
+from agents.federation.compression.codec import BadCompressed
+from agents.federation.compression.registry import codec_of
 from agents.federation.tensors import BadTensors, Layout, flush, new_vector, read_layout, read_vector
 from protocols.rounds import Plan, Submit
 from storage.cid import DAG_CBOR, Cid
@@ -87,11 +90,9 @@ def admit(plan: Plan, layout: Layout, submitted: Sequence[Submitted], max_stalen
 
 def _fault(plan: Plan, layout: Layout, path: Path) -> str:
     try:
-        if difference := read_layout(path).differs_from(layout):
-            return difference
-    except BadTensors as error:
+        vector = _vector(plan, layout, path)
+    except (BadTensors, BadCompressed) as error:
         return str(error)
-    vector = read_vector(path, layout)
     if not math.isfinite(most := largest(vector)):
         return "it holds NaN or infinity"
     if most == 0.0:
@@ -99,6 +100,28 @@ def _fault(plan: Plan, layout: Layout, path: Path) -> str:
     if plan.max_norm and (norm := measure([vector]).norm(0)) > plan.max_norm:
         return f"its norm of {norm:.6g} is over the bound of {plan.max_norm:.6g}"
     return ""
+
+
+def _vector(plan: Plan, layout: Layout, path: Path, scratch: Path | None = None) -> Vector:
+    """The update in a file, mapped. A compressed one is decoded; with `scratch`, into a nameless file there.
+
+    Raises: BadTensors, BadCompressed.
+    """
+    if plan.compression is None:
+        if difference := read_layout(path).differs_from(layout):
+            raise BadTensors(difference)
+        return read_vector(path, layout)
+    codec = codec_of(plan.compression)
+    if (n_bytes := path.stat().st_size) > (most := codec.max_bytes(layout)):
+        raise BadCompressed(f"it has {n_bytes} bytes, and no update takes more than {most}")
+    vector = codec.decode(path.read_bytes(), layout)
+    if scratch is None:
+        return vector
+    with TemporaryFile(dir=scratch) as file:
+        file.truncate(vector.nbytes)
+        mapped = np.memmap(file, np.float32, "r+", shape=vector.shape)
+    mapped[:] = vector
+    return mapped
 
 
 def compute(
@@ -123,7 +146,7 @@ def compute(
         Update(
             cid=bytes(one.submit.update),
             peer=str(one.peer),
-            vector=read_vector(one.path, layout),
+            vector=_vector(plan, layout, one.path, folder),
             weight=float(min(one.submit.n_samples, plan.max_samples)),
             n_steps=one.submit.n_steps,
             staleness=one.staleness or 0,

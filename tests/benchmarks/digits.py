@@ -1,7 +1,7 @@
-"""Federated learning in miniature: scikit-learn's digits, a network of 64-32-10, clients that train by SGD, all in numpy.
+"""Federated learning in miniature: scikit-learn's digits, a network of 64-32-10, clients with SGD, all in numpy.
 
-Only the data file of scikit-learn is read, from an environment of its own. Rounds are computed by `compute`, from update
-files on the disk, as a member of an experiment computes them: admission comes first, then the rule.
+Only the data file of scikit-learn is read, from an environment of its own. Rounds are computed by `compute` from files,
+as a member of an experiment computes them: admission comes first, then the rule.
 """
 
 import csv

@@ -123,7 +123,7 @@ def said(found: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=20)
     seeds = range(parser.parse_args().seeds)
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy {np.__version__}")
     print(f"digits, {N_CLIENTS} clients, {N_BAD} bad; {len(seeds)} seeds, mean ± standard deviation\n")

@@ -1,0 +1,1 @@
+"""The codecs there are, one a file."""

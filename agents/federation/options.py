@@ -1,0 +1,76 @@
+"""What a plan may ask for beside its recipe: secure aggregation, privacy, compression, gossip."""
+
+from collections.abc import Callable
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from agents.errors import AgentError
+from agents.federation.compression.codec import Codec
+from agents.federation.compression.registry import codec_of
+from agents.federation.privacy.ledger import Budget
+from protocols.rounds import MAX_MEMBERS, Plan
+
+S = TypeVar("S")
+
+
+class BadOption(AgentError):
+    """An option of the plan is not valid. The message says which."""
+
+    code = "bad_option"
+
+
+class Secure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Secure aggregation. threshold: how many unmask, 0 for over two thirds; n_colluders: with the coordinator."""
+
+    threshold: Annotated[int, Meta(ge=0, le=MAX_MEMBERS)] = 0
+    n_colluders: Annotated[int, Meta(ge=0, le=MAX_MEMBERS)] = 1
+
+
+class Privacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Differential privacy.
+
+    noise: "central", by the coordinator over clipped updates; "distributed", by each under masks; "examples", by each
+    task on its own gradients. multiplier: the noise's deviation in clip bounds. quantile: of the norms, which the bound
+    follows; 0 for a fixed one.
+    """
+
+    noise: Literal["central", "distributed", "examples"]
+    bound: Annotated[float, Meta(gt=0.0, le=1e9)]
+    multiplier: Annotated[float, Meta(gt=0.0, le=1e4)]
+    budget: Budget
+    quantile: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
+
+
+class Gossip(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """No coordinator: averages with neighbours ("d_psgd", "push_sum"), or in groups of a grid ("moshpit")."""
+
+    mixing: Literal["d_psgd", "push_sum", "moshpit"] = "d_psgd"
+    n_dimensions: Annotated[int, Meta(ge=1, le=8)] = 2
+
+
+class Options(msgspec.Struct, frozen=True):
+    """All of them, read."""
+
+    secure: Secure | None
+    privacy: Privacy | None
+    compression: Codec | None
+    gossip: Gossip | None
+
+
+def options_of(plan: Plan) -> Options:
+    """The options of a plan. Raises: BadOption."""
+    return Options(
+        _read("secure", plan.secure, lambda settings: msgspec.convert(settings, Secure)),
+        _read("privacy", plan.privacy, lambda settings: msgspec.convert(settings, Privacy)),
+        _read("compression", plan.compression, codec_of),
+        _read("gossip", plan.gossip, lambda settings: msgspec.convert(settings, Gossip)),
+    )
+
+
+def _read(name: str, settings: object, read: Callable[[object], S]) -> S | None:
+    try:
+        return read(settings) if settings is not None else None
+    except ValueError as error:  # msgspec's own is one
+        raise BadOption(f"the settings of {name} are not valid: {error}") from None

@@ -1,0 +1,145 @@
+"""What an experiment may tell, and what it has told: on the disk before a result is published.
+
+A result is charged under its CID. The same one again costs nothing, another of the same round (a coordinator that came
+back and made new noise) costs again, for both may have been seen.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agents.errors import AgentError
+from agents.federation.privacy import pld, rdp
+from agents.federation.privacy.spent import Spent
+from storage.cid import Cid
+from storage.durable import write_file
+
+MAX_LEDGER_BYTES: Final = 1 << 24
+
+Accountant = Literal["rdp", "pld"]
+
+
+class BudgetSpent(AgentError):
+    """The experiment's privacy budget does not bear another result. It ends here; a new plan needs a new budget."""
+
+    code = "budget_spent"
+
+
+class BadLedger(AgentError):
+    """The ledger of an experiment's privacy budget cannot be read. Nothing is published until it is restored."""
+
+    code = "bad_ledger"
+
+
+class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What may be told in all: epsilon at a delta, by one accountant."""
+
+    epsilon: Annotated[float, Meta(gt=0.0, le=1e6)]
+    delta: Annotated[float, Meta(gt=0.0, lt=1.0)]
+    accountant: Accountant = "rdp"
+
+    def cost(self, spent: Sequence[Spent]) -> float:
+        """The epsilon of all that was told; infinity where an accountant has no bound for it."""
+        if self.accountant == "rdp":
+            return rdp.epsilon(spent, self.delta)
+        try:
+            return pld.epsilon(spent, self.delta)
+        except pld.TooWide:
+            return math.inf
+
+
+class Charge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One result and what it told."""
+
+    round: Annotated[int, Meta(ge=1)]
+    result: str
+    told: tuple[Spent, ...]
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    experiment: str
+    budget: Budget
+    charges: tuple[Charge, ...] = ()
+    format: Literal[1] = 1
+
+
+class Ledger:
+    """The charges of one experiment, in one file. For one process at a time."""
+
+    def __init__(self, path: Path, experiment: Cid, budget: Budget) -> None:
+        """Open, or begin. Raises: BadLedger when the file is damaged, another experiment's, or of another budget."""
+        self._path = path
+        self._file = _File(str(experiment), budget)
+        if path.exists():
+            found = _read(path)
+            if (found.experiment, found.budget) != (self._file.experiment, budget):
+                raise BadLedger(f"{path} belongs to another experiment, or was begun with another budget")
+            self._file = found
+
+    @property
+    def charges(self) -> tuple[Charge, ...]:
+        """All results that were charged, in the order in which they were."""
+        return self._file.charges
+
+    @property
+    def epsilon(self) -> float:
+        """What was told so far."""
+        return self._file.budget.cost(_told(self.charges))
+
+    def charge(self, number: int, result: Cid, told: Sequence[Spent]) -> float:
+        """Count a result, durably; only then may it be published. Returns: the epsilon so far.
+
+        Raises: BudgetSpent, and nothing is charged; BadLedger when the result was charged as something else.
+        """
+        new = Charge(number, str(result), tuple(told))
+        for old in self.charges:
+            if old.result == new.result:
+                if old != new:
+                    raise BadLedger(f"the result {result} was charged before, for another round or other noise")
+                return self.epsilon
+        charges = (*self.charges, new)
+        budget = self._file.budget
+        epsilon = budget.cost(_told(charges))
+        if not epsilon <= budget.epsilon:
+            raise BudgetSpent(
+                f"round {number} would bring epsilon to {epsilon:.4g}, over the {budget.epsilon:.4g} of the plan at"
+                f" delta {budget.delta:g}: its result is not published, and the experiment ends"
+            )
+        file = msgspec.structs.replace(self._file, charges=charges)
+        write_file(self._path, msgspec.json.encode(file))
+        self._file = file
+        return epsilon
+
+    def bears(self, told: Sequence[Spent]) -> bool:
+        """Would another result like this be within the budget? To be asked before a round begins."""
+        return self._file.budget.cost([*_told(self.charges), *told]) <= self._file.budget.epsilon
+
+
+def _told(charges: Sequence[Charge]) -> list[Spent]:
+    """Equal uses are counted once, many times: the accountants work on each kind once."""
+    counts: dict[Spent, int] = {}
+    for charge in charges:
+        for one in charge.told:
+            alone = msgspec.structs.replace(one, times=1)
+            counts[alone] = counts.get(alone, 0) + one.times
+    return [msgspec.structs.replace(one, times=times) for one, times in counts.items()]
+
+
+def _read(path: Path) -> _File:
+    with path.open("rb") as file:
+        data = file.read(MAX_LEDGER_BYTES + 1)
+    try:
+        if len(data) > MAX_LEDGER_BYTES:
+            raise ValueError("it is larger than any ledger")
+        found = msgspec.json.decode(data, type=_File)
+        for charge in found.charges:
+            Cid.parse(charge.result)
+        return found
+    except (ValueError, msgspec.DecodeError) as error:
+        raise BadLedger(
+            f"{path} cannot be read: {error}. Restore it from a backup: what was told is not known"
+        ) from None

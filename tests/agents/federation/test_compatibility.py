@@ -1,0 +1,104 @@
+import pytest
+
+from agents.federation.compatibility import OPTIONS, TABLE, UNDECIDABLE, limits, problems, undecidable
+from protocols.rounds import Plan
+from tests.agents.federation.village import cid_of, identity
+
+BUDGET = {"epsilon": 8.0, "delta": 1e-5}
+CENTRAL = {"noise": "central", "bound": 1.0, "multiplier": 1.0, "budget": BUDGET}
+DISTRIBUTED = CENTRAL | {"noise": "distributed"}
+SECURE = {"secure": {}, "max_norm": 1.0}
+TRIMMED = {"rule": "trimmed_mean", "n_bad": 1}
+
+
+def plan(**changes: object) -> Plan:
+    peers = tuple(identity(number).peer_id for number in range(5))
+    fixed = {"title": "t", "task": {"task": "t"}, "initial": cid_of("i"), "members": peers, "deputies": peers}
+    return Plan(**({**fixed, "min_participants": 4} | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"before": ({"before": "nnm", "n_bad": 1},), "rule": TRIMMED, "server": {"server": "fedavgm"}},
+        SECURE,
+        SECURE | {"privacy": DISTRIBUTED},
+        SECURE | {"task": {"task": "lora", "lora": "ffa"}},
+        {"privacy": CENTRAL},
+        {"privacy": CENTRAL | {"budget": BUDGET | {"accountant": "pld"}}, "compression": {"codec": "int8"}},
+        {"privacy": CENTRAL | {"noise": "examples"}, "rule": TRIMMED},
+        {"rule": {"rule": "fedbuff"}, "compression": {"codec": "top_k", "part": 0.01}},
+        {"gossip": {"mixing": "moshpit"}},
+    ],
+    ids=str,
+)
+def test_options_that_compose_are_accepted(changes: dict[str, object]) -> None:
+    assert problems(plan(**changes)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        (SECURE | {"rule": TRIMMED}, "nobody sees single updates"),
+        (SECURE | {"before": ({"before": "bucketing"},)}, "cohorts"),
+        (SECURE | {"rule": {"rule": "fedbuff"}}, "masks cancel within the one set"),
+        (SECURE | {"task": {"task": "lora", "lora": {"lora": "flora"}}}, "each client's adapter by itself"),
+        (SECURE | {"compression": {"codec": "int8"}}, "do not add up"),
+        (SECURE | {"privacy": CENTRAL}, "take distributed noise"),
+        ({"privacy": DISTRIBUTED}, "only its part of the noise"),
+        (SECURE | {"privacy": DISTRIBUTED | {"budget": BUDGET | {"accountant": "pld"}}}, "take rdp"),
+        ({"secure": {}}, "set max_norm"),
+        ({"privacy": CENTRAL, "rule": {"rule": "fedavg", "weights": "samples"}}, "take uniform ones"),
+        ({"privacy": CENTRAL, "rule": TRIMMED}, "promise too much"),
+        ({"privacy": CENTRAL, "rule": {"rule": "fedbuff"}}, "several buffers"),
+        ({"privacy": CENTRAL, "gossip": {}}, "before any noise"),
+        (SECURE | {"gossip": {}}, "no sum over a closed set"),
+        ({"gossip": {}, "rule": TRIMMED}, "no closed set"),
+        ({"gossip": {}, "rule": {"rule": "fedbuff"}}, "no buffer"),
+        ({"gossip": {}, "server": {"server": "fedavgm"}}, "a model of its own"),
+        ({"gossip": {}, "compression": {"codec": "int8"}}, "for each neighbour"),
+        (SECURE | {"secure": {"threshold": 3, "n_colluders": 1}}, "too low"),
+        (SECURE | {"secure": {"threshold": 5}}, "below the threshold of 5"),
+        ({"min_participants": 2}, "more than half"),
+        ({"min_participants": 6}, "not more than all"),
+        ({"privacy": CENTRAL | {"multiplier": 1e-7}}, "wrap around"),
+        (
+            SECURE | {"privacy": DISTRIBUTED, "secure": {"threshold": 5, "n_colluders": 4}, "min_participants": 5},
+            "",
+        ),
+        ({"privacy": {"noise": "loud"}}, "the settings of privacy are not valid"),
+        ({"compression": {"codec": "zip"}}, "there is no codec 'zip'"),
+        ({"compression": {"codec": "top_k", "part": 2.0}}, "the settings of compression are not valid"),
+        ({"gossip": {"mixing": "whispers"}}, "the settings of gossip are not valid"),
+        ({"secure": {"treshold": 3}}, "the settings of secure are not valid"),
+        ({"rule": {"rule": "best"}}, "there is no rule"),
+        ({"server": {"server": "best"}}, "there is no server"),
+        ({"before": ({"before": "best"},)}, "there is no before"),
+        ({"task": {"task": "lora", "lora": "best"}}, "there is no lora"),
+    ],
+)
+def test_options_that_do_not_compose_are_refused_with_the_reason(changes: dict[str, object], what: str) -> None:
+    found = problems(plan(**changes))
+    if not what:
+        assert found == []
+        return
+    assert any(what in one for one in found), found
+
+
+def test_every_row_of_the_table_is_about_options_that_there_are() -> None:
+    assert {name for one, other, _ in TABLE for name in (one, other)} <= OPTIONS.keys()
+    assert {name for name, _ in UNDECIDABLE} <= OPTIONS.keys()
+    assert len({frozenset(row[:2]) for row in TABLE}) == len(TABLE)
+
+
+def test_what_nobody_can_prove_is_said() -> None:
+    assert undecidable(plan()) == []
+    assert any("only its coordinator knows" in one for one in undecidable(plan(privacy=CENTRAL)))
+    assert any("under masks" in one for one in undecidable(plan(**SECURE)))
+    assert any("result of its own" in one for one in undecidable(plan(gossip={})))
+
+
+def test_a_public_selection_is_said_to_add_nothing_to_privacy() -> None:
+    assert any("public seed" in one for one in limits(plan(privacy=CENTRAL, n_selected=3)))
+    assert limits(plan(n_selected=3)) == []
