@@ -160,9 +160,9 @@ def accuracy(model: Vector, data: Data) -> float:
 
 
 class Sent(NamedTuple):
-    """What a client sends: its update, and how many samples it claims."""
+    """What a client sends: its update, which may be compressed, and how many samples it claims."""
 
-    vector: Vector
+    vector: Vector | bytes
     n_samples: int
     staleness: int = 0
 
@@ -174,7 +174,7 @@ def peer(number: int) -> Identity:
 
 def new_plan(**changes: object) -> Plan:
     """A plan as it stands in an experiment; only its recipe matters here."""
-    peers = tuple(peer(number).peer_id for number in range(10))
+    peers = tuple(peer(number).peer_id for number in range(16))
     fixed = {"title": "digits", "task": {"task": "digits"}, "initial": Cid.of(b"", RAW), "members": peers}
     return Plan(**({**fixed, "deputies": peers} | changes))  # type: ignore[arg-type]
 
@@ -213,6 +213,9 @@ class Rounds:
             return outcome
 
 
-def write(path: Path, vector: Vector) -> Path:
-    new_vector(path, LAYOUT)[:] = vector
+def write(path: Path, what: Vector | bytes) -> Path:
+    if isinstance(what, bytes):
+        path.write_bytes(what)
+    else:
+        new_vector(path, LAYOUT)[:] = what
     return path
