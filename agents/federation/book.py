@@ -4,6 +4,7 @@ It decides nothing. It says who is selected, what is countersigned, what is fina
 members that know the same events read the same out of it.
 """
 
+import bisect
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
@@ -34,12 +35,17 @@ from storage.keys import PeerId
 
 MAX_EVENTS_OF_AUTHOR: Final = 1 << 16
 
+# Answers that `add` keeps right by itself.
+_LISTED: Final = "all_of"
+_HEIGHTS: Final = "heights"
+_KEPT: Final = frozenset({_LISTED, _HEIGHTS})
+
 E = TypeVar("E", bound=Event)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _remembered(method: F) -> F:
-    """What a method answers stays true until something is added: it is worked out once."""
+    """What a method answers stays true until something is added that it depends on: it is worked out once."""
 
     @wraps(method)
     def answer(book: "Book", *args: Any) -> Any:
@@ -66,6 +72,11 @@ class Said(NamedTuple):
     def author(self) -> PeerId:
         """Who signed it."""
         return self.entry.author
+
+
+def _rank(said: Said) -> tuple[PeerId, int, Cid]:
+    """The order of events that does not depend on when they were heard."""
+    return (said.author, said.entry.sequence, said.cid)
 
 
 class Book:
@@ -101,8 +112,65 @@ class Book:
             first, second = sorted((other, said), key=lambda one: one.cid)
             self._forks.setdefault(entry.author, (first, second))
         self._said[entry.cid] = said
-        self._answers.clear()
+        if (listed := self._answers.get((_LISTED, type(said.event)))) is not None:
+            bisect.insort(listed, (said, said.event), key=lambda pair: _rank(pair[0]))
+        if other is not said or not self._is_harmless(said):
+            self._forget()
         return said
+
+    # With a thousand members each event is heard by each of them: what it does not touch is not worked out again.
+
+    def _forget(self) -> None:
+        """Work everything out again, but for lists of events: those are kept up to date."""
+        self._answers = {key: value for key, value in self._answers.items() if key[0] in _KEPT}
+
+    def _drop(self, *keys: tuple[Any, ...]) -> None:
+        for key in keys:
+            self._answers.pop(key, None)
+
+    def _is_harmless(self, said: Said) -> bool:
+        """Drop the answers that an event of an honest member touches; False for one that may touch any."""
+        match said.event:
+            case Join() | Leave():
+                self._drop(("joined_now",))
+            case Open(number):
+                self._drop(("opened", number))
+            case Submit(number):
+                self._drop(("submissions", number))
+            case Promise(number, term):
+                self._drop(("_of_selected", Promise, number, term))
+            case Receipt(number):
+                # A receipt beside a close may prove that the close left something out.
+                if any(event.round == number and one.author == said.author for one, event in self.all_of(Close)):
+                    return False
+                self._drop(("receipts", number, said.author), ("receivers", number))
+            case Vote(number, term):
+                own = [
+                    one for one, event in self.said_by(said.author, Vote) if (event.round, event.term) == (number, term)
+                ]
+                final = self._answers.get(("final", number))
+                if len(own) > 1 or (final is not None and cast(Close, final.event).term != term):
+                    return False
+                self._drop(("_of_selected", Vote, number, term))
+                self._drop_unknown()
+            case Result(number):
+                if sum(event.round == number for _, event in self.said_by(said.author, Result)) > 1:
+                    return False
+                self._drop_unknown()
+            case _:
+                return False
+        return True
+
+    def _drop_unknown(self) -> None:
+        """What was not known may be known now, and with it what had to be empty for that."""
+        self._drop(*[key for key, value in self._answers.items() if not value and key[0] not in _KEPT])
+
+    def said_by(self, author: PeerId, kind: type[E]) -> list[tuple[Said, E]]:
+        """The events of one kind that one author said."""
+        if author in self._forks:
+            return [pair for pair in self.all_of(kind) if pair[0].author == author]
+        own = self._by_author.get(author, {}).values()
+        return [(said, said.event) for said in own if isinstance(said.event, kind)]
 
     def get(self, cid: Cid) -> Said | None:
         """The event in that entry, if it was heard."""
@@ -110,18 +178,27 @@ class Book:
 
     def heights(self) -> dict[PeerId, int]:
         """How many events in a row, from the first on, are known of each author: what to ask others for."""
-        heights = {}
+        heights = cast(dict[PeerId, int], self._answers.setdefault((_HEIGHTS,), {}))
         for author, own in self._by_author.items():
-            height = 0
+            height = heights.get(author, 0)
             while height in own:
                 height += 1
             heights[author] = height
-        return heights
+        return dict(heights)
+
+    def height(self, author: PeerId) -> int:
+        """That of one author."""
+        heights = cast(dict[PeerId, int], self._answers.setdefault((_HEIGHTS,), {}))
+        own, height = self._by_author.get(author, {}), heights.get(author, 0)
+        while height in own:
+            height += 1
+        heights[author] = height
+        return height
 
     def latest(self, author: PeerId) -> Said | None:
         """The last event of an author, as far as they are known in a row."""
         own = self._by_author.get(author)
-        return own[self.heights()[author] - 1] if own and 0 in own else None
+        return own[self.height(author) - 1] if own and 0 in own else None
 
     def since(self, heights: dict[PeerId, int]) -> Iterator[Entry]:
         """The entries that somebody with these heights lacks, each author's in order."""
@@ -135,7 +212,7 @@ class Book:
     def all_of(self, kind: type[E]) -> list[tuple[Said, E]]:
         """Every event of one kind, in an order of its own: by author, then sequence."""
         found = [said for said in self._said.values() if isinstance(said.event, kind)]
-        found.sort(key=lambda said: (said.author, said.entry.sequence, said.cid))
+        found.sort(key=_rank)
         return [(said, cast(E, said.event)) for said in found]
 
     # Who takes part
@@ -237,8 +314,19 @@ class Book:
     def is_received(self, submission: Said, number: int) -> bool:
         """Has another than its author given a receipt for it? One that only its author has would die with him."""
         selected = self.selected(number) or ()
-        others = [peer for peer in {*selected, *self.plan.deputies} if peer != submission.author]
-        return len(selected) == 1 or any(submission.cid in self.receipts(number, peer) for peer in others)
+        return len(selected) == 1 or any(
+            peer != submission.author and (peer in selected or peer in self.plan.deputies)
+            for peer in self.receivers(number).get(submission.cid, ())
+        )
+
+    @_remembered
+    def receivers(self, number: int) -> dict[Cid, set[PeerId]]:
+        """Who gave receipts for each submission."""
+        found: dict[Cid, set[PeerId]] = {}
+        for said, event in self.all_of(Receipt):
+            if event.round == number:
+                found.setdefault(event.submission, set()).add(said.author)
+        return found
 
     def promises(self, number: int, term: int) -> dict[PeerId, Said]:
         """The promises that the selected made to a term's coordinator."""
@@ -299,7 +387,7 @@ class Book:
     def settle(self, number: int, result: Cid) -> None:
         """This member computed a round's result itself: no one's word is needed any more."""
         self._results[number] = result
-        self._answers.clear()
+        self._forget()
 
     @_remembered
     def result(self, number: int) -> Cid | None:

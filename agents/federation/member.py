@@ -266,8 +266,8 @@ class Member:
         if not opened:
             return []
         term = max(opened)
-        own = [(event.term, said.cid) for said, event in book.all_of(Vote) if self._is_own(said, event, number)]
-        promised = [event.term for said, event in book.all_of(Promise) if self._is_own(said, event, number)]
+        own = [(event.term, said.cid) for said, event in book.said_by(self._me, Vote) if event.round == number]
+        promised = [event.term for _, event in book.said_by(self._me, Promise) if event.round == number]
         bound = max([-1, *promised, *(at for at, _ in own)])
         if term > max(bound, 0):
             return [self._say(Promise(round=number, term=term, vote=max(own)[1] if own else None))]
@@ -287,9 +287,6 @@ class Member:
         if close is None or term < bound or any(at == term for at, _ in own):
             return []
         return self._vote(number, close)
-
-    def _is_own(self, said: Said, event: Vote | Promise, number: int) -> bool:
-        return said.author == self._me and event.round == number
 
     def _vote(self, number: int, said: Said) -> list[Action]:
         close = cast(Close, said.event)
@@ -318,7 +315,7 @@ class Member:
         return [action]
 
     def _say(self, event: Event) -> Say:
-        sequence = self.book.heights().get(self._me, 0)
+        sequence = self.book.height(self._me)
         before = self.book.latest(self._me)
         entry = make_entry(
             self._identity,
