@@ -158,9 +158,11 @@ def main() -> None:
         middle = statistics.mean(one.accuracy for one in found)
         reference = middle if reference is None else reference
         deviation = statistics.stdev(one.accuracy for one in found) if len(found) > 1 else 0.0
+        apart, took_s = (
+            statistics.mean(values) for values in zip(*((one.spread, one.took_s) for one in found), strict=True)
+        )
         print(
-            f"| {name} | {middle:.3f} ± {deviation:.3f} | {middle - reference:+.3f} |"
-            f" {statistics.mean(one.spread for one in found):.3f} | {statistics.mean(one.took_s for one in found):.0f} |",
+            f"| {name} | {middle:.3f} ± {deviation:.3f} | {middle - reference:+.3f} | {apart:.3f} | {took_s:.0f} |",
             flush=True,
         )
 

@@ -11,7 +11,7 @@ from agents.federation.book import Book
 from agents.federation.outcome import Submitted, admit, compute
 from agents.federation.tensors import Layout, new_vector
 from protocols.entry import make_entry
-from protocols.errors import Malformed
+from protocols.errors import Local, Malformed
 from protocols.rounds import Join, Start, Submit, content_of, scope_of
 from storage.cid import RAW, Cid
 from tests.agents.federation.village import cid_of, identity, make_plan
@@ -57,7 +57,7 @@ def test_the_file_that_these_tests_change_is_fine(tmp_path: Path) -> None:
     ids=["fp16 overflows", "bf16", "drift to float64", "integer buffer", "flags"],
 )
 def test_any_dtype_but_the_rounds_is_refused(tmp_path: Path, bias: np.ndarray, dtype: str) -> None:  # type: ignore[type-arg]
-    assert "exchange F32 alone" in judged(tmp_path, tensors(bias, dtype))
+    assert dtype in judged(tmp_path, tensors(bias, dtype))
 
 
 @pytest.mark.parametrize("shape", [(1,), (4, 1), (1, 4), ()])
@@ -69,8 +69,8 @@ def test_a_shape_that_would_be_broadcast_is_refused(tmp_path: Path, shape: tuple
 def test_a_number_of_samples_that_cannot_be_is_no_submission(n_samples: object) -> None:
     _, plan = make_plan(3)
     content = content_of(Submit(round=1, base=cid_of("b"), update=cid_of("u"), n_samples=1)) | {"n_samples": n_samples}
-    with pytest.raises((Malformed, ValueError)):
-        book = Book(plan)
+    book = Book(plan)
+    with pytest.raises((Malformed, Local)):
         book.add(make_entry(identity(1), Submit.kind, scope_of(book.experiment), 0, [], content))
 
 
