@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> str:
 
     def lie(number: int, entry: Entry) -> None:
         if number == 0 and entry.kind == Close.kind and entry.content["round"] == 1:
-            other = entry.content | {"joined": entry.content["joined"][:-1]}
+            other = {**entry.content, "joined": entry.content["joined"][:-1]}
             scope = scope_of(crowd.plan.body_cid)
             crowd.say(0, make_entry(crowd.identities[0], Close.kind, scope, entry.sequence, list(entry.prev), other))
 
