@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from agents.federation.privacy.clipping import AdaptiveBound, NotFinite, clip, clipped_sum, noise_beside_count
 from agents.federation.privacy.lattice import BadLattice, Lattice, hidden, mean_of_sum, noisy_mean, on_grid
 from agents.federation.privacy.noise import MAX_DEVIATION, _is_exp, discrete_gaussian
+from agents.federation.secure.sides import Adder, Client, Setting, default_threshold
+from storage.cid import RAW, Cid
+from tests.agents.federation.village import identity
 
 
 def stream(seed: int) -> Callable[[int], bytes]:
@@ -188,3 +191,26 @@ def test_a_grid_on_which_sums_are_not_safe_is_refused(lattice: Lattice, n_client
 
 def test_a_usual_grid_is_accepted() -> None:
     assert Lattice(1.0, 1.0, 100).problem(1000) == ""
+
+
+def test_noise_goes_under_masks_and_a_drop_out_takes_its_part_along() -> None:
+    """Seven clients, one of which falls silent after it shared its secrets: the sum is that of six, noise included."""
+    peers = tuple(sorted(identity(number).peer_id for number in range(7)))
+    setting = Setting(Cid.of(b"plan", RAW), 1, Cid.of(b"model", RAW), peers, default_threshold(7))
+    lattice = Lattice(1.0, 0.5, 5)
+    clients = {peer: Client(setting, peer) for peer in peers}
+    keys = {peer: client.keys() for peer, client in clients.items()}
+    shared = {peer: client.shares(keys) for peer, client in clients.items()}
+    adder = Adder(setting, keys, peers, 1000)
+    plain = np.zeros(1000, np.uint32)
+    for number, peer in enumerate(peers[:6]):
+        words = hidden(vector(number, scale=0.01), lattice, stream(number))
+        plain += words
+        mine = {one: parts[peer] for one, parts in shared.items()}
+        adder.add(peer, clients[peer].masked(mine, words.copy()))
+    active = sorted(adder.active)
+    consents = [peer for peer in active if clients[peer].consent(active)]
+    total = adder.total({peer: clients[peer].answer(active, adder.dropped, consents) for peer in active})
+    assert (total == plain).all()
+    error = mean_of_sum(total, 6, lattice) - np.mean([vector(number, scale=0.01) for number in range(6)], axis=0)
+    assert error.std() == pytest.approx(lattice.multiplier_of(6) / 6.0, rel=0.1)
