@@ -94,3 +94,28 @@ def test_histories_hold_what_they_are_meant_to() -> None:
     for entry in heard:
         book.add(entry)
     assert book.broken() and book.all_of(Vote) and len(heard) > 40
+
+
+@pytest.mark.parametrize("kind", ["vote", "result"])
+def test_what_was_final_is_so_no_more_when_an_earlier_word_of_the_same_member_is_heard(kind: str) -> None:
+    """A member that says two things is found out late; what its first word changes is worked out again."""
+    _, plan = make_plan(3, n_rounds=1)
+    peers = tuple(identity(number).peer_id for number in range(3))
+    submit = forged(identity(2), 0, Submit(round=1, base=cid_of("b"), update=cid_of("u"), n_samples=1), plan)
+    close = forged(identity(0), 1, Close(round=1, term=0, submissions=(submit.cid,), joined=peers), plan)
+    heard = [forged(identity(0), 0, Start(joined=peers), plan), submit, close]
+    heard += [forged(identity(n), 5, Vote(round=1, term=0, close=close.cid), plan) for n in (0, 1)]
+    heard += [forged(identity(n), 6, Result(round=1, close=close.cid, result=cid_of("r")), plan) for n in (0, 1)]
+    late: list[object] = [Vote(round=1, term=0, close=cid_of("other"))]
+    if kind == "result":
+        late = [Result(round=1, close=close.cid, result=cid_of("other"))]
+    book = Book(plan)
+    for entry in heard:
+        book.add(entry)
+    assert book.final(1) is not None and book.result(1) == cid_of("r") and not book.broken()
+    book.add(forged(identity(1), 3, late[0], plan))
+    fresh = Book(plan)
+    for entry in [forged(identity(1), 3, late[0], plan), *heard]:
+        fresh.add(entry)
+    assert (book.final(1), book.result(1), book.broken()) == (fresh.final(1), fresh.result(1), fresh.broken())
+    assert (book.final(1) is None) == (kind == "vote")
