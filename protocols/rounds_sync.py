@@ -1,17 +1,19 @@
 """How members of an experiment bring each other up to date: each asks each for the events that it lacks.
 
-`PROTOCOL`: one frame asks. To a member of the plan the answer is `Here`, the events that it lacks, each as the two blocks
-of its entry, an author's in order, then the end of the stream. Where there is nothing to tell, the answer is held open
-until there is something, or the asker's wait is over: an answered question is a sign of life. Who is no member gets what
-one gets for an experiment that is not known: the end of the stream.
+`PROTOCOL`: one frame asks. To a member of the plan the answer is `Here`, the events that it lacks, each as the two
+blocks of its entry, an author's in order, then the end of the stream. Where there is nothing to tell, the answer is held
+open until there is something, or the asker's wait is over: an answered question is a sign of life. Who is no member gets
+what one gets for an experiment that is not known: the end of the stream.
 
-An author's events are counted from its first (`heights`); one whose history forks is named in `forks`, so that the two
-entries that prove it reach everybody, and nobody twice.
+An author's events are counted from its first (`heights`), and the last of them is named by the first bytes of its
+body's hash (`latest`): who knows another in its place tells it, and so the two entries that prove a forked history meet.
+Authors whose fork is known are named in `forks`, so that the proof reaches everybody, and nobody twice.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Annotated, Final, NamedTuple
+from itertools import pairwise
+from typing import Annotated, Final, NamedTuple, cast
 
 import msgspec
 import trio
@@ -39,14 +41,22 @@ ANSWER_TIMEOUT_S: Final = 60.0  # on top of the wait
 ASK_TIMEOUT_S: Final = 15.0
 MAX_HEIGHT: Final = 1 << 16
 
-Height = tuple[PeerId, Annotated[int, Meta(ge=0, le=MAX_HEIGHT)]]
+DIGEST_BYTES: Final = 16
+
+Height = Annotated[int, Meta(ge=1, le=MAX_HEIGHT)]
+Digest = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 
 
 class Ask(Message, frozen=True, tag="ask_rounds", kw_only=True):
-    """What do you know of this experiment that I do not? Authors that are not listed are at 0. Both lists are sorted."""
+    """What do you know of this experiment that I do not?
+
+    `authors` and `forks` are sorted; `heights` and `latest` are theirs in the same order; others are at 0.
+    """
 
     experiment: Cid
+    authors: Annotated[tuple[PeerId, ...], Meta(max_length=MAX_MEMBERS)] = ()
     heights: Annotated[tuple[Height, ...], Meta(max_length=MAX_MEMBERS)] = ()
+    latest: Annotated[tuple[Digest, ...], Meta(max_length=MAX_MEMBERS)] = ()
     forks: Annotated[tuple[PeerId, ...], Meta(max_length=MAX_FORKS)] = ()
     wait_s: Annotated[float, Meta(ge=0.0, le=MAX_WAIT_S)] = 0.0
 
@@ -68,11 +78,23 @@ class Told(Message, frozen=True, tag="told", kw_only=True):
     body: Annotated[bytes, Meta(max_length=MAX_BODY_BYTES)]
 
 
-class Known(NamedTuple):
-    """What an asker knows: how many events of each author, and of whom that its history forks."""
+class Mark(NamedTuple):
+    """How many events of an author are known in a row, and the first bytes of the last one's hash."""
 
-    heights: Mapping[PeerId, int]
+    height: int
+    latest: bytes
+
+
+class Known(NamedTuple):
+    """What an asker knows: how far of each author, and of whom that its history forks."""
+
+    marks: Mapping[PeerId, Mark]
     forks: frozenset[PeerId] = frozenset()
+
+
+def digest_of(entry: Entry) -> bytes:
+    """What names an entry in a question: the first bytes of its body's SHA-256."""
+    return entry.body_cid.multihash[2 : 2 + DIGEST_BYTES]
 
 
 class Desk(NamedTuple):
@@ -92,11 +114,12 @@ FindDesk = Callable[[PeerId, Cid], Desk | None]
 
 def read_ask(data: bytes) -> Ask | AskPlan:
     """A question in its one form. Raises: TooBig, Malformed."""
-    question: Ask | AskPlan = decode(data, (Ask, AskPlan), MAX_ASK_BYTES)
+    question = cast(Ask | AskPlan, decode(data, (Ask, AskPlan), MAX_ASK_BYTES))
     if isinstance(question, Ask):
-        for peers in ([peer for peer, _ in question.heights], list(question.forks)):
-            if any(left >= right for left, right in zip(peers, peers[1:], strict=False)):
-                raise Malformed("the peers of a question are not sorted, or one stands twice")
+        if any(left >= right for peers in (question.authors, question.forks) for left, right in pairwise(peers)):
+            raise Malformed("the peers of a question are not sorted, or one stands twice")
+        if not len(question.authors) == len(question.heights) == len(question.latest):
+            raise Malformed("a question does not say of each author how far it is known")
     return question
 
 
@@ -104,7 +127,9 @@ def question_of(experiment: Cid, known: Known, wait_s: float) -> Ask:
     """The question of somebody who knows this much."""
     return Ask(
         experiment=experiment,
-        heights=tuple(sorted((peer, height) for peer, height in known.heights.items() if height)),
+        authors=tuple(sorted(known.marks)),
+        heights=tuple(known.marks[peer].height for peer in sorted(known.marks)),
+        latest=tuple(known.marks[peer].latest for peer in sorted(known.marks)),
         forks=tuple(sorted(known.forks))[:MAX_FORKS],
         wait_s=float(min(wait_s, MAX_WAIT_S)),
     )
@@ -188,7 +213,8 @@ async def answer(stream: Stream, desk_of: FindDesk) -> None:
 
 async def _lacking(desk: Desk, question: Ask) -> Iterable[Entry]:
     """What the asker lacks, once there is something of it."""
-    known = Known(dict(question.heights), frozenset(question.forks))
+    marks = map(Mark, question.heights, question.latest)
+    known = Known(dict(zip(question.authors, marks, strict=True)), frozenset(question.forks))
     with trio.move_on_after(question.wait_s):
         while not any(True for _ in desk.since(known)):
             await desk.news()

@@ -140,6 +140,11 @@ class Book:
         """Every event, in an order of its own."""
         return [said.entry for said in sorted(self._said.values(), key=lambda said: (said.author, said.entry.sequence))]
 
+    def at(self, author: PeerId, sequence: int) -> Entry | None:
+        """An author's event of that sequence, the first that was heard."""
+        said = self._by_author.get(author, {}).get(sequence)
+        return said.entry if said is not None else None
+
     def since(self, heights: Mapping[PeerId, int]) -> Iterator[Entry]:
         """The entries that somebody with these heights lacks, each author's in order."""
         for author in sorted(self._by_author):

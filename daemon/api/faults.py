@@ -35,6 +35,10 @@ STATUSES: Final = {
     "invalid_option": 400,
     "malformed": 400,
     "bad_data": 400,
+    "bad_task": 400,
+    "bad_plan": 400,
+    "bad_tensors": 400,
+    "cannot_aggregate": 400,
     "unknown_codec": 400,
     "not_a_file": 400,
     "not_a_folder": 400,
@@ -53,6 +57,7 @@ STATUSES: Final = {
     "peer_refused": 403,
     "tampered": 403,
     "misstated": 403,
+    "no_member": 403,
     "not_a_recipient": 403,
     "broken_seal": 403,
     "unknown_operation": 404,
@@ -61,6 +66,8 @@ STATUSES: Final = {
     "not_here": 404,
     "unknown_name": 404,
     "unknown_chat": 404,
+    "unknown_experiment": 404,
+    "undecided": 404,
     "no_such_file": 404,
     "no_providers": 404,
     "unfit": 409,
@@ -81,6 +88,7 @@ STATUSES: Final = {
     "quota_spent": 429,
     "engine_busy": 429,
     "backend_busy": 429,
+    "too_many_experiments": 429,
     "dial_failed": 502,
     "stream_broken": 502,
     "peer_failed": 502,
@@ -100,6 +108,7 @@ STATUSES: Final = {
     "no_room": 507,
     "cannot_collect": 409,
     "blocks_damaged": 500,
+    "refuted": 500,
 }
 # Only what was refused for whom it comes from, or for what it is, ends so: another state (409) is a failure.
 _EXIT_OF_STATUS: Final = {403: EXIT_REFUSED, 404: EXIT_NOT_FOUND}
