@@ -316,8 +316,9 @@ class Experiment:
 
     async def _fetch_update(self, action: Fetch) -> None:
         async with self._fetches:
-            base = self.plan.initial
-            await self.fetch_file(action.update, await trio.to_thread.run_sync(limit_of, self._ports, base))
+            await self.fetch_file(self.plan.initial)
+            n_most = await trio.to_thread.run_sync(limit_of, self._ports, self.plan.initial)
+            await self.fetch_file(action.update, n_most)
         await self._step(partial(self.member.fetched, action.submission))
 
     async def _train(self, action: Train) -> None:
