@@ -1,13 +1,13 @@
 """How members of an experiment bring each other up to date: each asks each for the events that it lacks.
 
 `PROTOCOL`: one frame asks. To a member of the plan the answer is `Here`, the events that it lacks, each as the two
-blocks of its entry, an author's in order, then the end of the stream. Where there is nothing to tell, the answer is held
-open until there is something, or the asker's wait is over: an answered question is a sign of life. Who is no member gets
-what one gets for an experiment that is not known: the end of the stream.
+blocks of its entry, an author's in order, then the end of the stream. Where there is nothing to tell, the answer is
+held open until there is something, or the asker's wait is over: an answered question is a sign of life. Who is no
+member gets what one gets for an experiment that is not known: the end of the stream.
 
 An author's events are counted from its first (`heights`), and the last of them is named by the first bytes of its
-body's hash (`latest`): who knows another in its place tells it, and so the two entries that prove a forked history meet.
-Authors whose fork is known are named in `forks`, so that the proof reaches everybody, and nobody twice.
+body's hash (`latest`): who knows another in its place tells it, and so the two entries that prove a forked history
+meet. Authors whose fork is known are named in `forks`, so that the proof reaches everybody, and nobody twice.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -42,6 +42,9 @@ ASK_TIMEOUT_S: Final = 15.0
 MAX_HEIGHT: Final = 1 << 16
 
 DIGEST_BYTES: Final = 16
+MAX_ADDRESSES: Final = 8
+MAX_ADDRESS_CHARS: Final = 256
+MAX_WHERE_BYTES: Final = 4 << 10
 
 Height = Annotated[int, Meta(ge=1, le=MAX_HEIGHT)]
 Digest = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
@@ -67,6 +70,12 @@ class AskPlan(Message, frozen=True, tag="ask_plan", kw_only=True):
     experiment: Cid
 
 
+class AskMembers(Message, frozen=True, tag="ask_members", kw_only=True):
+    """Where are the members of this experiment that you are connected to? Answered by `Here` and a `Where` for each."""
+
+    experiment: Cid
+
+
 class Here(Message, frozen=True, tag="here", kw_only=True):
     """I take part in this experiment, and so do you."""
 
@@ -76,6 +85,15 @@ class Told(Message, frozen=True, tag="told", kw_only=True):
 
     entry: Annotated[bytes, Meta(max_length=MAX_ENTRY_BYTES)]
     body: Annotated[bytes, Meta(max_length=MAX_BODY_BYTES)]
+
+
+class Where(Message, frozen=True, tag="where", kw_only=True):
+    """Where a member can be reached, without the /p2p part."""
+
+    peer: PeerId
+    addresses: Annotated[
+        tuple[Annotated[str, Meta(max_length=MAX_ADDRESS_CHARS)], ...], Meta(max_length=MAX_ADDRESSES)
+    ] = ()
 
 
 class Mark(NamedTuple):
@@ -107,14 +125,15 @@ class Desk(NamedTuple):
     plan: Entry
     since: Callable[[Known], Iterable[Entry]]
     news: Callable[[], Awaitable[None]]
+    where: Callable[[], Iterable[Where]]
 
 
 FindDesk = Callable[[PeerId, Cid], Desk | None]
 
 
-def read_ask(data: bytes) -> Ask | AskPlan:
+def read_ask(data: bytes) -> Ask | AskPlan | AskMembers:
     """A question in its one form. Raises: TooBig, Malformed."""
-    question = cast(Ask | AskPlan, decode(data, (Ask, AskPlan), MAX_ASK_BYTES))
+    question = cast(Ask | AskPlan | AskMembers, decode(data, (Ask, AskPlan, AskMembers), MAX_ASK_BYTES))
     if isinstance(question, Ask):
         if any(left >= right for peers in (question.authors, question.forks) for left, right in pairwise(peers)):
             raise Malformed("the peers of a question are not sorted, or one stands twice")
@@ -173,6 +192,16 @@ async def ask_plan(network: Network, peer: PeerId, experiment: Cid) -> Entry:
     return entry
 
 
+async def ask_members(network: Network, peer: PeerId, experiment: Cid) -> list[Where]:
+    """Where `peer` knows members to be. Raises: as `ask`."""
+    found: list[Where] = []
+    with trio.fail_after(ANSWER_TIMEOUT_S):
+        async with _asked(network, peer, encode(AskMembers(experiment=experiment), MAX_ASK_BYTES)) as stream:
+            while len(found) < MAX_MEMBERS and (data := await read_frame(stream, MAX_WHERE_BYTES)) is not None:
+                found.append(decode(data, Where, MAX_WHERE_BYTES))
+    return found
+
+
 @asynccontextmanager
 async def _asked(network: Network, peer: PeerId, question: bytes) -> AsyncIterator[Stream]:
     """A stream on which the peer has said that it is here."""
@@ -204,10 +233,14 @@ async def answer(stream: Stream, desk_of: FindDesk) -> None:
         return
     with trio.move_on_after(MAX_WAIT_S + ANSWER_TIMEOUT_S):
         await _write(stream, Here())
-        if isinstance(question, AskPlan):
-            await _tell(stream, [desk.plan])
-        else:
-            await _tell(stream, await _lacking(desk, question))
+        match question:
+            case Ask():
+                await _tell(stream, await _lacking(desk, question))
+            case AskPlan():
+                await _tell(stream, [desk.plan])
+            case AskMembers():
+                for _, where in zip(range(MAX_MEMBERS), desk.where(), strict=False):
+                    await _write(stream, where)
         await stream.finish()
 
 

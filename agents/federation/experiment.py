@@ -5,6 +5,7 @@ a disk that cannot be written to does, and the next start reads the journal agai
 """
 
 import hashlib
+import math
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from protocols.errors import ProtocolError, Remote
 from protocols.fetch import fetch_blocks, fetch_dag
 from protocols.net import PeerInfo
 from protocols.rounds import Close, Leave, Submit
-from protocols.rounds_sync import Desk, Known, Mark
+from protocols.rounds_sync import Desk, Known, Mark, Where
 from storage.cid import Cid
 from storage.errors import NotFound, StorageError
 from storage.keys import PeerId
@@ -39,6 +40,7 @@ TICK_S: Final = 0.5
 FIRST_RETRY_S: Final = 0.5
 LONGEST_RETRY_S: Final = 15.0
 ASK_GAP_S: Final = 0.2  # between two questions to one member
+MEET_S: Final = 10.0  # between two questions to one member for where others are
 FETCH_IDLE_S: Final = 20.0
 MAX_AUTHOR_BYTES: Final = 64 << 20  # of one member's events: more are not kept
 MAX_FETCHES: Final = 4
@@ -92,6 +94,8 @@ class Experiment:
         self._is_ended = False
         self._fetches = trio.CapacityLimiter(MAX_FETCHES)
         self._reached: set[PeerId] = set()
+        self._where: dict[PeerId, tuple[str, ...]] = {}
+        self._met_s: dict[PeerId, float] = {}
         self._doing: dict[str, int] = {}
         self._trouble = ""
         self._fetched_bytes = 0
@@ -206,7 +210,15 @@ class Experiment:
 
     def desk(self) -> Desk:
         """What answers a member that asks."""
-        return Desk(self.plan_entry, self._since, self.news)
+        return Desk(self.plan_entry, self._since, self.news, self._members_here)
+
+    def _members_here(self) -> Iterator[Where]:
+        """Where the members are that this node is connected to."""
+        network = self._ports.network
+        for peer in sorted(set(self.plan.members) & set(network.peers())):
+            texts = [text for text in network.peer_addresses(peer) if len(text) <= sync.MAX_ADDRESS_CHARS]
+            if texts:
+                yield Where(peer=peer, addresses=tuple(texts[: sync.MAX_ADDRESSES]))
 
     def _known(self) -> Known:
         marks = {}
@@ -249,6 +261,7 @@ class Experiment:
         network = self._ports.network
         if peer not in network.peers():
             addresses = await trio.to_thread.run_sync(self._ports.catalog.peers.addresses, peer)
+            addresses = (*addresses, *self._where.get(peer, ()))
             with trio.fail_after(sync.OPEN_TIMEOUT_S):
                 await network.connect(PeerInfo(peer, addresses))
 
@@ -261,6 +274,11 @@ class Experiment:
         on_here()
         if entries:
             await self._hear(entries)
+        if len(self._reached) < len(self.plan.members) - 1 and trio.current_time() >= self._met_s.get(peer, -math.inf):
+            self._met_s[peer] = trio.current_time() + MEET_S
+            for found in await sync.ask_members(network, peer, self.cid):
+                if found.peer in self.plan.members:
+                    self._where[found.peer] = found.addresses
 
     async def _hear(self, entries: Sequence[Entry]) -> None:
         new = [
