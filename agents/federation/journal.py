@@ -1,8 +1,8 @@
 """What a member knows of an experiment, on its disk: a file of entries, the plan first, that only ever grows.
 
-A record is the two lengths as four bytes each, little-endian, then the entry block and its body. It is synced before
-anybody hears of it. A crash can leave no more than a torn tail: reading ends at the first record that is not whole or
-does not verify, and what is behind is cut off before the next is written.
+storage/FORMAT.md, "Rounds", has its bytes. An entry is synced before anybody hears of it. A crash can leave no more
+than a torn tail, which is cut off before the next is written; a record that the disk changed is passed over, and comes
+again from others.
 """
 
 import os
@@ -14,8 +14,10 @@ from typing import Final
 from protocols.entry import MAX_BODY_BYTES, MAX_ENTRY_BYTES, Entry, open_entry
 from protocols.errors import Remote
 from storage.durable import make_folder, sync_data, sync_folder, write_all
+from storage.errors import UnknownVersion
 
-_LENGTHS: Final = struct.Struct("<II")
+HEADER: Final = b"CVYRNDS\x01"
+_LENGTHS: Final = struct.Struct(">II")
 
 
 class Journal:
@@ -31,22 +33,25 @@ class Journal:
         """Begin a file with its plan; durable, name included. Raises: FileExistsError, StoreFull, OSError."""
         make_folder(path.parent)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        journal = cls(path, fd, 0)
+        journal = cls(path, fd, len(HEADER))
+        write_all(fd, HEADER, 0)
         journal.append([plan])
         sync_folder(path.parent)
         return journal
 
     @classmethod
     def open(cls, path: Path) -> "tuple[Journal, list[Entry]]":
-        """Open a file, with what stands in it; its torn tail is cut off. Raises: OSError."""
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        """Open a file, with what stands in it; its torn tail is cut off. Raises: UnknownVersion, OSError."""
         data = path.read_bytes()
-        entries = list(read(data))
-        n_bytes = sum(map(_record_bytes, entries))
-        if n_bytes < len(data):
-            os.ftruncate(fd, n_bytes)
+        if data[: len(HEADER)] != HEADER[: len(data)]:
+            raise UnknownVersion(f"{path} is no journal of rounds that this Covey can read")
+        found = list(read(data))
+        end = found[-1][1] if found else min(len(data), len(HEADER))
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        if end < len(data):
+            os.ftruncate(fd, end)
             sync_data(fd)
-        return cls(path, fd, n_bytes), entries
+        return cls(path, fd, end), [entry for entry, _ in found]
 
     def append(self, entries: Iterable[Entry]) -> None:
         """Write entries; they are on the disk when this returns. Raises: StoreFull, OSError."""
@@ -62,9 +67,9 @@ class Journal:
         os.close(self._fd)
 
 
-def read(data: bytes) -> Iterator[Entry]:
-    """The entries of a file, up to the first record that is not whole and true."""
-    at = 0
+def read(data: bytes) -> Iterator[tuple[Entry, int]]:
+    """The entries of a file that are whole and true, each with the offset of its end."""
+    at = len(HEADER)
     while at + _LENGTHS.size <= len(data):
         n_entry, n_body = _LENGTHS.unpack_from(data, at)
         start = at + _LENGTHS.size
@@ -72,14 +77,11 @@ def read(data: bytes) -> Iterator[Entry]:
         if n_entry > MAX_ENTRY_BYTES or n_body > MAX_BODY_BYTES or at > len(data):
             return
         try:
-            yield open_entry(data[start : start + n_entry], data[start + n_entry : at])
+            entry = open_entry(data[start : start + n_entry], data[start + n_entry : at])
         except Remote:
-            return
+            continue
+        yield entry, at
 
 
 def _record(entry: Entry) -> bytes:
     return _LENGTHS.pack(len(entry.block), len(entry.body_block)) + entry.block + entry.body_block
-
-
-def _record_bytes(entry: Entry) -> int:
-    return _LENGTHS.size + len(entry.block) + len(entry.body_block)

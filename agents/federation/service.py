@@ -26,7 +26,7 @@ from protocols.rounds import read_plan
 from protocols.rounds_sync import Desk
 from storage.cid import Cid
 from storage.durable import make_folder, write_file
-from storage.errors import InvalidCid
+from storage.errors import InvalidCid, UnknownVersion
 from storage.keys import PeerId
 
 MAX_EXPERIMENTS: Final = 256
@@ -146,12 +146,15 @@ class Rounds:
                 cid = Cid.parse(path.name)
             except InvalidCid:
                 continue
-            journal, entries = Journal.open(path)
-            if not entries or entries[0].body_cid != cid:
+            try:
+                journal, entries = Journal.open(path)
+            except UnknownVersion as error:
+                log.error("journal_unusable", path=str(path), error=str(error))
+                continue
+            if not entries or entries[0].body_cid != cid:  # as a rule its creation was cut short
                 journal.close()
-                log.error("journal_unusable", path=str(path))
-                if not entries:  # its creation was cut short: nobody was told that it is there
-                    path.unlink()
+                path.rename(path.with_suffix(".damaged"))
+                log.error("journal_unusable", path=str(path), error="it does not begin with its plan")
                 continue
             self._journals.append(journal)
             try:

@@ -1,14 +1,14 @@
 """What stands in a journal survives whatever cuts it short, and nothing else is read out of it."""
 
-import os
 from pathlib import Path
 
 import pytest
 
 from agents.federation.book import Book
-from agents.federation.journal import Journal, read
+from agents.federation.journal import Journal
 from protocols.entry import Entry, make_entry
 from protocols.rounds import Join, Leave, content_of, scope_of
+from storage.errors import UnknownVersion
 from tests.agents.federation.village import identity, make_plan
 
 
@@ -43,9 +43,9 @@ def test_every_prefix_of_the_file_loads_as_the_records_that_are_whole_in_it_and_
     tmp_path: Path, entries: list[Entry]
 ) -> None:
     whole = written(tmp_path / "whole", entries)
-    ends = [sum(8 + len(one.block) + len(one.body_block) for one in entries[:n]) for n in range(len(entries) + 1)]
+    ends = [8 + sum(8 + len(one.block) + len(one.body_block) for one in entries[:n]) for n in range(len(entries) + 1)]
     path = tmp_path / "cut"
-    for length in range(0, len(whole) + 1, 3):
+    for length in range(8, len(whole) + 1, 3):
         path.write_bytes(whole[:length])
         journal, found = Journal.open(path)
         n_whole = max(n for n, end in enumerate(ends) if end <= length)
@@ -55,14 +55,40 @@ def test_every_prefix_of_the_file_loads_as_the_records_that_are_whole_in_it_and_
         assert path.read_bytes() == whole
 
 
-def test_a_record_that_its_author_did_not_sign_ends_the_reading(tmp_path: Path, entries: list[Entry]) -> None:
-    data = bytearray(written(tmp_path / "journal", entries))
-    at = 8 + len(entries[0].block) + len(entries[0].body_block)
-    data[at + 20] ^= 1
-    assert [entry.cid for entry in read(bytes(data))] == [entries[0].cid]
+def test_a_record_that_the_disk_changed_is_passed_over_and_those_behind_it_stay(
+    tmp_path: Path, entries: list[Entry]
+) -> None:
+    path = tmp_path / "journal"
+    data = bytearray(written(path, entries))
+    data[8 + 8 + len(entries[0].block) + len(entries[0].body_block) + 20] ^= 1
+    path.write_bytes(data)
+    journal, found = Journal.open(path)
+    journal.close()
+    assert [entry.cid for entry in found] == [entry.cid for entry in [entries[0], *entries[2:]]]
+    assert path.read_bytes() == data
 
 
-@pytest.mark.parametrize("tail", [b"\xff" * 8, b"\xff" * 600, bytes(8), b"\0", os.urandom(0) + b"\x10\0\0\0\x10\0\0\0"])
+def test_a_journal_of_another_version_is_refused_and_left_alone(tmp_path: Path, entries: list[Entry]) -> None:
+    path = tmp_path / "journal"
+    data = bytearray(written(path, entries))
+    data[7] = 2
+    path.write_bytes(data)
+    with pytest.raises(UnknownVersion):
+        Journal.open(path)
+    assert path.read_bytes() == data
+
+
+def test_a_journal_whose_creation_was_cut_short_holds_nothing(tmp_path: Path, entries: list[Entry]) -> None:
+    path = tmp_path / "journal"
+    whole = written(path, entries[:1])
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        journal, found = Journal.open(path)
+        journal.close()
+        assert found == []
+
+
+@pytest.mark.parametrize("tail", [b"\xff" * 8, b"\xff" * 600, b"\0", b"\x10\0\0\0\x10\0\0\0"])
 def test_garbage_behind_the_last_record_is_cut_off(tmp_path: Path, entries: list[Entry], tail: bytes) -> None:
     path = tmp_path / "journal"
     whole = written(path, entries)
