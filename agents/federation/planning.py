@@ -39,6 +39,14 @@ def read_file(path: Path) -> dict[str, Any]:
         raise BadPlan(f"{path} is no TOML: {error}") from None
     if unknown := sorted(value.keys() - KEYS):
         raise BadPlan(f"{path}: there is no {unknown[0]!r} in a plan; there are: {', '.join(sorted(KEYS))}")
+    for key in ("members", "deputies"):
+        if not isinstance(names := value.get(key, []), list) or not all(isinstance(name, str) for name in names):
+            raise BadPlan(f'{path}: {key} is a list of peers, by id or name, such as ["ada", "bob"]')
+    for key in ("task", "rule", "server"):
+        if not isinstance(value.get(key, ""), str | dict):
+            raise BadPlan(f"{path}: {key} is a name, or a table with its settings")
+    if not isinstance(value.get("before", []), list) or not isinstance(value.get("initial", ""), str):
+        raise BadPlan(f"{path}: before is a list of steps, and initial a file or a CID")
     return value
 
 
@@ -49,11 +57,8 @@ def complete(wish: Mapping[str, Any], resolve: Callable[[str], PeerId], me: Peer
         if isinstance(fields.get(key), str):
             fields[key] = {key: fields[key]}
     fields["before"] = tuple({"before": one} if isinstance(one, str) else one for one in fields.get("before", ()))
-    try:
-        members = [me if name == "me" else resolve(name) for name in fields.get("members", ())]
-        deputies = [me if name == "me" else resolve(name) for name in fields.get("deputies", ())]
-    except (AttributeError, TypeError):
-        raise BadPlan("members and deputies are lists of peers, by id or name") from None
+    members = [me if name == "me" else resolve(name) for name in fields.get("members", ())]
+    deputies = [me if name == "me" else resolve(name) for name in fields.get("deputies", ())]
     fields["members"] = tuple(sorted({me, *members}))
     fields["deputies"] = tuple(deputies or [me, *(peer for peer in members if peer != me)])
     if "task" not in fields:
