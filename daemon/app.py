@@ -28,6 +28,7 @@ from agents.cache.answers import AnswerCache
 from agents.chat.sessions import Chat, Sessions
 from agents.engine.client import WORKER, Engine, open_engine
 from agents.federation.service import Rounds
+from agents.federation.training import train_round
 from agents.models import Desk, mend_models
 from daemon import config as settings
 from daemon import logs, wall
@@ -350,7 +351,7 @@ def _assemble(
         desk=desk,
         chats=Sessions(),
         answers=answers,
-        rounds=Rounds(ports, home.rounds, home.scratch),
+        rounds=Rounds(ports, home.rounds, home.scratch, partial(train_round, catalog, desk, engine)),
         gateway=gateway,
         openai=Face(Token(home.openai_token)),
         started_s=trio.current_time(),

@@ -14,7 +14,7 @@ from agents.federation.planning import BadPlan, complete, plan_of, read_file
 from agents.federation.shelf import Shelf
 from agents.federation.standing import members_of, round_of, state_of
 from agents.federation.tasks import task_of
-from agents.federation.tensors import read_layout
+from agents.federation.tensors import canonical, read_layout
 from agents.federation.verify import Finding
 from daemon import wall
 from daemon.api.operation import Progress
@@ -28,7 +28,8 @@ from storage.cid import Cid
 from storage.errors import InvalidCid, StorageError, TargetExists
 from storage.keys import PeerId
 from storage.pins import PinState
-from storage.unixfs import COVEY_WEIGHTS, add_path, export as export_file
+from storage.unixfs import COVEY_WEIGHTS, add_path
+from storage.unixfs import export as export_file
 
 if TYPE_CHECKING:
     from daemon.api.progress import Report
@@ -128,6 +129,9 @@ def _with_tensors(node: "Node", fields: dict[str, Any], initial: object) -> tupl
             path = Path(str(initial)) if initial is not None else folder / "initial"
             if initial is None:
                 task_of(fields["task"]).initial(path)
+            else:
+                canonical(path, folder / "initial")
+                path = folder / "initial"
         else:
             path = Shelf(_ports(node), folder).path(cid)
         n_params = read_layout(path).n_params
@@ -327,9 +331,8 @@ async def bring_all(one: Experiment, report: "Report") -> None:
         if final is None:
             break
         assert isinstance(final.event, Close)
-        for said in map(book.get, final.event.submissions):
-            if said is not None and isinstance(said.event, Submit):
-                wanted.append(said.event.update)
+        submissions = [said.event for said in map(book.get, final.event.submissions) if said is not None]
+        wanted += [event.update for event in submissions if isinstance(event, Submit)]
     for n_done, cid in enumerate(wanted):
         report(Progress(step="fetching updates", n_done=n_done, n_total=len(wanted), unit="updates"))
         try:

@@ -108,7 +108,7 @@ def named_by(store: Blockstore, plan: Entry, entries: Sequence[Entry]) -> Iterat
 
 
 def unpack(store: Blockstore, root: Cid) -> tuple[Entry, list[Entry]]:
-    """The plan and events of an experiment whose root is here. Raises: InvalidBlock for what is none, Remote, NotFound."""
+    """The plan and events of an experiment whose root is here. Raises: InvalidBlock, Remote, NotFound."""
     value = dag_cbor.decode(store.get(root)) if root.codec == DAG_CBOR else None
     if not isinstance(value, dict) or value.keys() != {"format", "plan", "pages"} or value["format"] != 1:
         raise InvalidBlock(f"{root} is no experiment that `covey fl export` wrote")

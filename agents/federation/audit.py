@@ -36,7 +36,7 @@ def audit(
     scratch: Path,
     on_finding: Callable[[Finding], None] = lambda finding: None,
 ) -> list[Finding]:
-    """Check everything anew, in a thread: a book of its own that believes no result. Raises: Malformed, StorageError."""
+    """Check everything anew, in a thread, with a book that believes no result. Raises: Malformed, StorageError."""
     book = Book(plan)
     findings = []
     for entry in entries:

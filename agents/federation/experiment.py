@@ -1,4 +1,4 @@
-"""One experiment on one node: its core driven by the clock, what the core wants carried out, its members asked for news.
+"""One experiment on one node: its core driven by the clock, what it wants carried out, its members asked for news.
 
 What was said or heard is in the journal before anybody hears of it. Nothing that a member says or gives can stop this;
 a disk that cannot be written to does, and the next start reads the journal again.
@@ -8,7 +8,7 @@ import hashlib
 import math
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
@@ -23,7 +23,7 @@ from agents.federation.journal import Journal
 from agents.federation.member import Action, Compute, Fetch, Member, Say, Train
 from agents.federation.outcome import Document, read_document
 from agents.federation.shelf import MAX_TENSORS_BYTES, Keep, Shelf, limit_of
-from agents.federation.tasks import Work, task_of
+from agents.federation.tasks import Engine, Work, task_of
 from agents.federation.verify import Computed, recompute
 from protocols import rounds_sync as sync
 from protocols.entry import Entry
@@ -44,8 +44,6 @@ MEET_S: Final = 3.0  # between two questions to one member for where others are
 FETCH_IDLE_S: Final = 20.0
 MAX_AUTHOR_BYTES: Final = 64 << 20  # of one member's events: more are not kept
 MAX_FETCHES: Final = 4
-
-Engine = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
 log = structlog.get_logger(__name__)
 
@@ -390,8 +388,7 @@ class Experiment:
         if result is None or result == self.plan.initial:
             await self.fetch_file(self.plan.initial)
             return Document(self.plan.initial, self.plan.initial, (), ())
-        document = await self.bring_result(result)
-        return document
+        return await self.bring_result(result)
 
     async def bring_result(self, result: Cid) -> Document:
         """A result's document, tensors and states. Raises: NoProviders, TimedOut, BadTensors, StorageError."""

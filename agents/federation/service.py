@@ -16,8 +16,9 @@ from agents.adapters.announce import Turnstile
 from agents.adapters.ports import Ports
 from agents.errors import AgentError
 from agents.federation.book import Book
-from agents.federation.experiment import Engine, Experiment
+from agents.federation.experiment import Experiment
 from agents.federation.journal import Journal
+from agents.federation.tasks import Engine
 from protocols import rounds_sync as sync
 from protocols.entry import Entry
 from protocols.errors import Remote

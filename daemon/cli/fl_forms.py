@@ -66,7 +66,8 @@ def watched(row: Json) -> Iterator[str]:
     parts = [row["state"], f"{row['n_joined']} joined", f"{row['n_reachable']} reachable"]
     if last is not None:
         parts.append(
-            f"{last['n_submitted']}/{last['n_selected']} submitted, {last['n_receipts']} received, {last['n_votes']} votes"
+            f"{last['n_submitted']}/{last['n_selected']} submitted, "
+            f"{last['n_receipts']} received, {last['n_votes']} votes"
         )
         if last["term"]:
             parts.append(f"term {last['term']}")

@@ -10,7 +10,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -20,9 +20,31 @@ GROUP: Final = "covey.tasks"
 
 
 class BadTask(AgentError):
-    """The task cannot be done as it is asked for. The plan holds its settings; the data are given at `covey fl join`."""
+    """The task cannot be done as it is asked for. A plan holds its settings; `covey fl join --data` names the data."""
 
     code = "bad_task"
+
+
+class Training(NamedTuple):
+    """What a task wants of the engine: go on training the adapter in the file `initial`, into the folder `out`."""
+
+    base: str
+    data: Path
+    kind: Literal["auto", "text", "chat"]
+    initial: Path
+    out: Path
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+    n_steps: int
+    batch: int
+    context_tokens: int
+    learning_rate: float
+    seed: int
+
+
+Engine = Callable[[Training], Awaitable[tuple[int, float]]]
+"""Runs a training; gives the number of tokens and the loss. Raises: AgentError."""
 
 
 class Work(NamedTuple):
@@ -36,7 +58,7 @@ class Work(NamedTuple):
     data: Path | None
     seed: bytes
     out: Path
-    engine: "Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]] | None" = None
+    engine: Engine | None = None
 
 
 class Made(NamedTuple):

@@ -119,7 +119,7 @@ def _likelihoods(x: Floats, weight: Floats, bias: Floats) -> Floats:
 
 
 def _read_npz(path: Path) -> tuple[Floats, Floats]:
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
         x = file["x"]
         return x.reshape(len(x), -1).astype(np.float64), file["y"].astype(np.float64)
 

@@ -8,7 +8,6 @@ from msgspec import Meta
 from daemon.api.operation import Done, Operation, Params, Progress, Result
 
 if TYPE_CHECKING:
-    from daemon.api.progress import Report
     from daemon.app import Node
 
 CidText = Annotated[str, Meta(max_length=128, description="The experiment, as `covey fl plan` names it.")]
@@ -93,7 +92,7 @@ class JoinIt(Params, frozen=True):
             str,
             Meta(
                 max_length=4096,
-                description="What to train on; it never leaves this node. Without it: follow and verify, train nothing.",
+                description="What to train on; it never leaves this node. Without it: follow and verify alone.",
                 extra={"path": True},
             ),
         ]
