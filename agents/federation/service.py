@@ -6,7 +6,7 @@ nobody else's business and stands in no plan.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import structlog
@@ -16,7 +16,6 @@ from agents.adapters.announce import Turnstile
 from agents.adapters.ports import Ports
 from agents.errors import AgentError
 from agents.federation.book import Book
-from agents.federation.experiment import Experiment
 from agents.federation.journal import Journal
 from agents.federation.tasks import Engine
 from protocols import rounds_sync as sync
@@ -29,6 +28,9 @@ from storage.cid import Cid
 from storage.durable import make_folder, write_file
 from storage.errors import InvalidCid, UnknownVersion
 from storage.keys import PeerId
+
+if TYPE_CHECKING:
+    from agents.federation.experiment import Experiment
 
 MAX_EXPERIMENTS: Final = 256
 ASK_EVERY_S: Final = 0.1
@@ -67,7 +69,7 @@ class Rounds:
         self._folder = folder
         self._scratch = scratch
         self._engine = engine
-        self._experiments: dict[Cid, Experiment] = {}
+        self._experiments: dict[Cid, "Experiment"] = {}
         self._journals: list[Journal] = []
         self._nursery: trio.Nursery | None = None
         self._adding = trio.Lock()
@@ -90,11 +92,11 @@ class Rounds:
                 journal.close()
             self._journals.clear()
 
-    def all(self) -> list[Experiment]:
+    def all(self) -> "list[Experiment]":
         """Every experiment, those that are not over first."""
         return sorted(self._experiments.values(), key=lambda one: (one.is_over, one.plan.created_unix_s, one.cid))
 
-    def get(self, cid: Cid) -> Experiment:
+    def get(self, cid: Cid) -> "Experiment":
         """Raises: UnknownExperiment."""
         try:
             return self._experiments[cid]
@@ -103,7 +105,7 @@ class Rounds:
                 f"there is no experiment {cid} here. To take part: covey fl join {cid} --from PEER"
             ) from None
 
-    async def follow(self, plan: Entry, data: Path | None = None) -> Experiment:
+    async def follow(self, plan: Entry, data: Path | None = None) -> "Experiment":
         """Take part in what a plan describes, from now on; without `data`, without training. Durable when it returns.
 
         Raises: Malformed, NoMember, TooManyExperiments, StorageError, OSError.
@@ -126,7 +128,9 @@ class Rounds:
         self._ports.emit("experiment_followed", experiment=str(made.cid), title=made.plan.title)
         return made
 
-    def _begin(self, plan: Entry, data: Path | None) -> Experiment:
+    def _begin(self, plan: Entry, data: Path | None) -> "Experiment":
+        from agents.federation.experiment import Experiment  # numpy comes with it: only who takes part pays for that
+
         make_folder(self._folder)
         if data is not None:
             self._note_local(plan.body_cid, data)
@@ -140,7 +144,7 @@ class Rounds:
     def _local(self, experiment: Cid) -> Path:
         return self._folder / f"{experiment}.json"
 
-    def _load(self) -> Iterator[Experiment]:
+    def _load(self) -> "Iterator[Experiment]":
         """What the journals tell; one that cannot be read is told of and left alone."""
         for path in sorted(self._folder.glob("b*")) if self._folder.is_dir() else []:
             try:
@@ -157,6 +161,8 @@ class Rounds:
                 path.rename(path.with_suffix(".damaged"))
                 log.error("journal_unusable", path=str(path), error="it does not begin with its plan")
                 continue
+            from agents.federation.experiment import Experiment
+
             self._journals.append(journal)
             try:
                 Book(entries[0])
