@@ -69,7 +69,7 @@ class Rounds:
         self._folder = folder
         self._scratch = scratch
         self._engine = engine
-        self._experiments: dict[Cid, "Experiment"] = {}
+        self._experiments: dict[Cid, Experiment] = {}
         self._journals: list[Journal] = []
         self._nursery: trio.Nursery | None = None
         self._adding = trio.Lock()

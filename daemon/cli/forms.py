@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
 
-from daemon.cli.engine_form import engine_lines
 from daemon.cli import fl_forms
+from daemon.cli.engine_form import engine_lines
 from daemon.cli.render import bytes_text, duration_text, event_line, lines_of, short, table, value_text
 from daemon.cli.text import clean, escaped, json_text
 
