@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import trio
 
+from agents.federation.audit import Refuted, Undecided
+from daemon.api.faults import EXIT_FAILED, EXIT_NOT_FOUND, fault_of
 from storage.keys import Identity
 
 OTHER = str(Identity(b"o" * 32).peer_id)
@@ -137,3 +139,8 @@ async def test_who_left_trains_no_more_and_what_is_cancelled_is_over(node_here, 
     assert (await node_here.post("fl/cancel", experiment=experiment[-12:], reason="no time")).status == 200
     row = await over(node_here, experiment)
     assert row["state"] == "cancelled: no time"
+
+
+def test_what_is_refuted_and_what_is_not_decidable_end_with_codes_of_their_own():
+    assert fault_of(Refuted("x")).exit_code == EXIT_FAILED
+    assert fault_of(Undecided("x")).exit_code == EXIT_NOT_FOUND

@@ -8,6 +8,8 @@ import copy
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -200,3 +202,16 @@ def test_a_participant_that_is_killed_and_comes_back_trains_again_from_the_round
         assert village.results(village.dan) == undisturbed["results"]
     assert village.dan.ask("fl", "verify", village.experiment)["verdict"] == "proved"
     assert os.path.exists(village.cleo.home / "journal" / "rounds" / village.experiment)
+
+
+def test_the_demo_holds_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "daemon.cli.main", "demo", "federated", "--json"],
+        env={**os.environ, "HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(root)},
+        capture_output=True, text=True, timeout=400, cwd=root, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"step"')]
+    assert next(step["term"] for step in steps if "term" in step) >= 1
+    assert not list(tmp_path.glob("covey-demo-*"))
