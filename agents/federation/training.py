@@ -12,7 +12,9 @@ async def train_round(catalog: Catalog, desk: Desk, engine: Engine, wish: Traini
     """Train on the base model of that fingerprint, which has to be here; tokens and loss. Raises: AgentError."""
     row = next((row for row in catalog.models.list() if wish.base in row.accepts), None)
     if row is None:
-        raise BadTask(f"the base model {wish.base} is not here: covey model import, then it is tried again")
+        raise BadTask(
+            f"the base model {wish.base} is not here. Bring it in with `covey model import`; it is tried again"
+        )
     async with desk.using(row):
         reply = await engine.one(
             Train(

@@ -58,6 +58,7 @@ STATUSES: Final = {
     "tampered": 403,
     "misstated": 403,
     "no_member": 403,
+    "secure_refused": 403,
     "not_a_recipient": 403,
     "broken_seal": 403,
     "unknown_operation": 404,
