@@ -351,7 +351,7 @@ def _assemble(
         desk=desk,
         chats=Sessions(),
         answers=answers,
-        rounds=Rounds(ports, home.rounds, home.scratch, partial(train_round, catalog, desk, engine)),
+        rounds=Rounds(ports, home.rounds, home.scratch, partial(train_round, catalog)),
         gateway=gateway,
         openai=Face(Token(home.openai_token)),
         started_s=trio.current_time(),

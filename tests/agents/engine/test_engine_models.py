@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from agents.engine.client import open_engine
@@ -280,25 +279,3 @@ def test_importing_a_folder_keeps_its_fingerprint(tiny_model, tmp_path):
     card = import_model(str(tiny_model), tmp_path / "m", "copy", lambda: False)
     assert card.fingerprint == read_card(tiny_model).fingerprint
     assert read_card(tmp_path / "m") == card
-
-
-def test_a_training_goes_on_from_an_adapter_that_is_given(tiny_model, adapter, tmp_path):
-    from agents.engine.worker.models import load_model
-    from agents.engine.worker.train import train
-    from agents.errors import EngineFailed
-
-    data = tmp_path / "code.txt"
-    data.write_text(Path(json.__file__).with_name("decoder.py").read_text() * 2)
-    request = Train(
-        data=str(data),
-        out=str(tmp_path / "on"),
-        n_steps=1,
-        targets=ALL,
-        initial=str(adapter / "adapter_model.safetensors"),
-    )
-    fresh = Train(data=str(data), out=str(tmp_path / "fresh"), n_steps=1, targets=ALL)
-    loaded = load_model(tiny_model)
-    on = train(loaded, request, lambda step: None, lambda: False)
-    assert on.loss_before < train(loaded, fresh, lambda step: None, lambda: False).loss_before - 0.2
-    with pytest.raises(EngineFailed, match="another rank"):
-        train(loaded, msgspec.structs.replace(request, rank=4), lambda step: None, lambda: False)
