@@ -12,6 +12,6 @@ async def train_round(catalog: Catalog, wish: Training) -> tuple[int, float]:
     """
     if not any(wish.base in row.accepts for row in catalog.models.list()):
         raise BadTask(
-            f"the base model {wish.base} is not here. Bring it in with `covey model import`; it is tried again"
+            f"the base model {wish.base} is not here. Bring it in with `covey model pull`; it is tried again"
         )
     raise BadTask("the engine cannot go on training from a round's adapter yet: take another task, such as softmax")
