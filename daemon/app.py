@@ -27,6 +27,8 @@ from agents.artifacts.rebuild import needs_rebuild, rebuild
 from agents.cache.answers import AnswerCache
 from agents.chat.sessions import Chat, Sessions
 from agents.engine.client import WORKER, Engine, open_engine
+from agents.federation.service import Rounds
+from agents.federation.training import train_round
 from agents.models import Desk, mend_models
 from daemon import config as settings
 from daemon import logs, wall
@@ -95,6 +97,7 @@ class Node:
     desk: Desk
     chats: Sessions[Chat]
     answers: AnswerCache
+    rounds: Rounds
     gateway: str | None
     openai: Face
     started_s: float
@@ -348,6 +351,7 @@ def _assemble(
         desk=desk,
         chats=Sessions(),
         answers=answers,
+        rounds=Rounds(ports, home.rounds, home.scratch, partial(train_round, catalog)),
         gateway=gateway,
         openai=Face(Token(home.openai_token)),
         started_s=trio.current_time(),
@@ -362,6 +366,7 @@ def _assemble(
     others: dict[str, Service] = {"backend": partial(run_acquaintance, node)} if config.backend.url else {}
     return node, watchers | others | {
         "bitswap": partial(run_exchange, ports.exchange),
+        "rounds": node.rounds.run,
         "announcer": partial(run_announcer, ports, published, rng),
         "subscriber": partial(run_subscriber, ports, news, rng, on_ready=node.adapters.became_ready),
         "provider": provider.run,

@@ -77,6 +77,11 @@ class Home:
         return self.root / "training"
 
     @property
+    def rounds(self) -> Path:
+        """What is known of federated experiments, a file each; made with the first."""
+        return self.root / "journal" / "rounds"
+
+    @property
     def sealed_keys(self) -> Path:
         """Content keys that can be erased; made with the first."""
         return self.root / "sealed-keys"

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from protocols.entry import Entry
 from protocols.errors import Malformed
-from storage.cid import Cid
+from storage.cid import DAG_PB, RAW, Cid
 from storage.keys import InvalidPeerId, PeerId
 
 PLAN_KIND: Final = "plan"
@@ -198,6 +198,7 @@ EVENTS: Final = {
     for event in (Join, Leave, Start, Open, Submit, Receipt, Promise, Close, Vote, Result, Accuse, Cancel)
 }
 S = TypeVar("S", bound=msgspec.Struct)
+_FILES: Final = frozenset({RAW, DAG_PB})
 
 
 def scope_of(experiment: Cid) -> str:
@@ -214,7 +215,10 @@ def read_event(entry: Entry, experiment: Cid) -> Event:
     """The event that an entry of this experiment is. Raises: Malformed."""
     if entry.scope != scope_of(experiment) or entry.kind not in EVENTS:
         raise Malformed(f"a {entry.kind} in {entry.scope} is no event of this experiment")
-    return _read(entry.content, EVENTS[entry.kind])
+    event = _read(entry.content, EVENTS[entry.kind])
+    if isinstance(event, Submit) and not {event.base.codec, event.update.codec} <= _FILES:
+        raise Malformed("a submission names what is no file")
+    return event
 
 
 def read_plan(entry: Entry) -> Plan:
@@ -222,6 +226,11 @@ def read_plan(entry: Entry) -> Plan:
     if (entry.kind, entry.scope) != (PLAN_KIND, PLAN_SCOPE):
         raise Malformed(f"a {entry.kind} in {entry.scope} is no plan")
     return _read(entry.content, Plan)
+
+
+def check_plan(plan: Plan) -> Plan:
+    """The same plan, when others will accept it. Raises: Malformed."""
+    return _read(content_of(plan), Plan)
 
 
 def _read(content: Mapping[str, Any], form: type[S]) -> S:

@@ -6,7 +6,7 @@ members that know the same events read the same out of it.
 
 import bisect
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
@@ -200,7 +200,29 @@ class Book:
         own = self._by_author.get(author)
         return own[self.height(author) - 1] if own and 0 in own else None
 
-    def since(self, heights: dict[PeerId, int]) -> Iterator[Entry]:
+    def forks(self) -> dict[PeerId, tuple[Said, Said]]:
+        """Whose history forks, with two entries of one sequence."""
+        return dict(self._forks)
+
+    def copy(self) -> "Book":
+        """A book that knows the same and goes its own way: for a thread that reads while more is heard."""
+        other = Book.__new__(Book)
+        other.__dict__.update(self.__dict__)
+        other._said = dict(self._said)
+        other._by_author = {author: dict(own) for author, own in self._by_author.items()}
+        other._forks, other._results, other._answers = dict(self._forks), dict(self._results), {}
+        return other
+
+    def entries(self) -> list[Entry]:
+        """Every event, in an order of its own."""
+        return [said.entry for said in sorted(self._said.values(), key=lambda said: (said.author, said.entry.sequence))]
+
+    def at(self, author: PeerId, sequence: int) -> Entry | None:
+        """An author's event of that sequence, the first that was heard."""
+        said = self._by_author.get(author, {}).get(sequence)
+        return said.entry if said is not None else None
+
+    def since(self, heights: Mapping[PeerId, int]) -> Iterator[Entry]:
         """The entries that somebody with these heights lacks, each author's in order."""
         for author in sorted(self._by_author):
             own = self._by_author[author]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from agents.adapters.safetensors_header import header_length, parse_header
+from agents.adapters.safetensors_header import header_length, parse_header, read_header
 from agents.aggregation.updates import Vector
 from agents.errors import AgentError, BadAdapter
 
@@ -95,6 +95,28 @@ def new_vector(path: Path, layout: Layout) -> Vector:
         file.write(header)
         file.truncate(len(header) + layout.n_params * _F32_BYTES)
     return np.memmap(path, np.float32, "r+", offset=len(header), shape=(layout.n_params,))
+
+
+def canonical(path: Path, out: Path) -> Layout:
+    """Write the F32 tensors of any safetensors file in the form of rounds, to a new one. Raises: BadTensors."""
+    try:
+        found = read_header(path)
+    except BadAdapter as error:
+        raise BadTensors(str(error)) from None
+    if other := next((tensor for tensor in found.tensors if tensor.dtype != "F32"), None):
+        raise BadTensors(f"{other.name} is {other.dtype}: rounds exchange F32 alone")
+    layout = Layout.of({tensor.name: tensor.shape for tensor in found.tensors})
+    by_name = {tensor.name: tensor for tensor in found.tensors}
+    with path.open("rb") as file:
+        data_at = _LENGTH_BYTES + int.from_bytes(file.read(_LENGTH_BYTES), "little")
+    vector, at = new_vector(out, layout), 0
+    for name, shape in layout.shapes:
+        n, begin = math.prod(shape), by_name[name].begin
+        if n:
+            vector[at : at + n] = np.memmap(path, np.float32, "r", offset=data_at + begin, shape=(n,))
+        at += n
+    flush(vector, out)
+    return layout
 
 
 def flush(vector: Vector, path: Path) -> None:

@@ -30,7 +30,11 @@ class Files(Protocol):
         ...
 
     def cid(self, path: Path) -> Cid:
-        """The CID that a file has when it is added."""
+        """The CID that a file has when it is added; from then on it is found by it."""
+        ...
+
+    def remember(self, found: "Computed") -> None:
+        """Have a result's document, and its files, found by their CIDs while the next rounds are checked."""
         ...
 
 
@@ -118,6 +122,7 @@ def verify(book: Book, files: Files) -> Iterator[Finding]:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 found = recompute(book, number, close, files, Path(folder))
+                files.remember(found)
         except NotFound as error:
             yield Finding(number, "not decidable", f"an update is missing: {error}")
             return

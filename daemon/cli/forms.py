@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
 
+from daemon.cli import fl_forms
 from daemon.cli.engine_form import engine_lines
 from daemon.cli.render import bytes_text, duration_text, event_line, lines_of, short, table, value_text
 from daemon.cli.text import clean, escaped, json_text
@@ -395,6 +396,11 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "engine/status": engine_lines,
     "embed/run": _embedded,
     "events/read": lambda event: [event_line(event)],
+    "fl/export": fl_forms.exported,
+    "fl/plan": fl_forms.planned,
+    "fl/status": fl_forms.status,
+    "fl/verify": fl_forms.verified,
+    "fl/watch": fl_forms.watched,
     "model/ls": _models,
     "model/ps": _models_in_memory,
     "model/publish": _artifact_published,

@@ -157,7 +157,7 @@ def _description(field: msgspec.structs.FieldInfo) -> str:
 def _option(field: msgspec.structs.FieldInfo) -> click.Option:
     kind, _ = bare(field.type)
     text = _description(field)
-    name = f"--{field.name.replace('_', '-')}"
+    name = f"--{field.name.rstrip('_').replace('_', '-')}"  # a word of Python's has an underscore behind it
     default = None if field.default is msgspec.NODEFAULT else field.default
     if kind is bool:
         flag = name.removeprefix("--is-").removeprefix("--has-").removeprefix("--")

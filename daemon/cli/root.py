@@ -37,6 +37,7 @@ NOUNS: Final = {
     "cid": "CIDs: what they say, and their other forms.",
     "dag": "Values and the links between them, whatever their codec.",
     "engine": "The process that holds the model.",
+    "fl": "Federated experiments: train together, prove every round.",
     "kubo": "The Kubo node beside this one.",
     "model": "Base models on this machine.",
     "name": "Names (IPNS records) that are kept here.",

@@ -9,13 +9,15 @@ from daemon.api import faults
 
 
 @click.command
+@click.argument("story", type=click.Choice(["adapters", "federated"]), default="adapters")
 @click.option("--tiny", is_flag=True, help="Use a very small model, trained on the spot: about a minute in all.")
-@click.option("--keep", is_flag=True, help="Keep the two homes afterwards, and say where they are.")
+@click.option("--keep", is_flag=True, help="Keep the homes afterwards, and say where they are.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a line for each step.")
-def demo(tiny: bool, keep: bool, as_json: bool) -> int:
-    """Show what Covey does, with two daemons on this machine.
+def demo(story: str, tiny: bool, keep: bool, as_json: bool) -> int:
+    """Show what Covey does, with daemons on this machine.
 
-    One trains an adapter, the other's chat answers with it.
+    `adapters`: one trains an adapter, the other's chat answers with it. `federated`: three train together, the one who
+    coordinates is killed, and a fourth proves the result; it needs no model, and takes a minute or two.
 
     Everything happens in temporary homes on this machine and ends by itself. Exit code 0 means that every step held.
     """
@@ -25,7 +27,12 @@ def demo(tiny: bool, keep: bool, as_json: bool) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the daemons end with the demo
     with Stage(keep=keep, as_json=as_json) as stage:
         try:
-            play(stage, TINY if tiny else SMALL)
+            if story == "federated":
+                from daemon.demo.federated import play as play_federated
+
+                play_federated(stage)
+            else:
+                play(stage, TINY if tiny else SMALL)
         except StepFailed as failure:
             stage.fail(failure)
             return faults.EXIT_FAILED

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 from daemon.cli.text import clean, json_text
 
 COVEY: Final = (sys.executable, "-m", "daemon.cli.main")
-COLOURS: Final = {"ada": "35", "bob": "36"}
+COLOURS: Final = {"ada": "35", "bob": "36", "cleo": "33", "dan": "34"}
 EVENT_LIMIT_S: Final = 120.0
 ANSWER_LIMIT_S: Final = 300.0
 DOWN_LIMIT_S: Final = 15.0
@@ -47,7 +47,7 @@ class Stage:
         for actor in self._actors:
             actor.leave()
         if self._keep:
-            self.say(f"\nthe two homes stay in {self.folder}")
+            self.say(f"\nthe homes stay in {self.folder}")
         else:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -133,6 +133,14 @@ class Actor:
                 if event.get("kind") == kind and fields.items() <= event["fields"].items():
                     return event
         raise StepFailed(f"{self.name} had no event {kind} within {EVENT_LIMIT_S:.0f} s")
+
+    def follows(self, *args: str) -> Iterator[Json]:
+        """The items of a command that streams JSON, until it ends or takes too long."""
+        follower = subprocess.Popen([*COVEY, *args, "--json"], env=self._env, stdout=subprocess.PIPE, text=True)
+        assert follower.stdout is not None
+        with _ended_after(follower, EVENT_LIMIT_S):
+            for line in follower.stdout:
+                yield json.loads(line)
 
     def opens_chat(self) -> "Chat":
         """`covey chat`, left open."""

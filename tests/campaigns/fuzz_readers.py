@@ -5,7 +5,8 @@ A new reader is one line of `READERS`: its name, the function, its errors, and s
 
 from typing import Final
 
-from protocols import adapters, entry, envelope, kubo_rpc, message
+from agents.federation import journal
+from protocols import adapters, entry, envelope, kubo_rpc, message, rounds, rounds_sync
 from protocols.adapters import Announcement
 from protocols.ask import record as answers
 from protocols.ask import wire as ask
@@ -93,6 +94,38 @@ _ANNOUNCEMENT: Final = Announcement(
 )
 _PURPOSE: Final = Purpose(protocol="/covey/fuzz/1.0.0", topic="/covey/adapters/1/x")
 _ENTRY: Final = entry.make_entry(_ME, "adapter", "scope", 7, [_BASE], {"more": [1, LINK, "text"]})
+
+
+_QUESTIONS: Final = tuple(
+    message.encode(question, rounds_sync.MAX_ASK_BYTES)
+    for question in (
+        rounds_sync.question_of(
+            _BASE, rounds_sync.Known({_ME.peer_id: rounds_sync.Mark(3, bytes(16))}, frozenset({_ME.peer_id})), 2.5
+        ),
+        rounds_sync.AskPlan(experiment=_BASE),
+        rounds_sync.AskMembers(experiment=_BASE),
+    )
+)
+_EVENTS: Final = tuple(
+    rounds.content_of(event)
+    for event in (
+        rounds.Submit(round=1, base=LINK, update=LINK, n_samples=5, loss=0.5),
+        rounds.Close(round=1, term=0, submissions=(_BASE,), joined=(_ME.peer_id,)),
+        rounds.Promise(round=1, term=1, vote=_BASE),
+    )
+)
+_JOURNAL: Final = journal.HEADER + b"".join(
+    len(block).to_bytes(4) + len(body).to_bytes(4) + block + body
+    for block, body in [(_ENTRY.block, _ENTRY.body_block)] * 3
+)
+
+
+def _event(data: bytes) -> object:
+    value = dag_cbor.decode(data)
+    content = {key: item for key, item in value.items() if isinstance(key, str)} if isinstance(value, dict) else {}
+    kind = "submit" if "update" in content else "close" if "joined" in content else "promise"
+    made = entry.make_entry(_ME, kind, rounds.scope_of(_BASE), 0, [], content)
+    return rounds.read_event(made, _BASE)
 
 
 def _manifest() -> bytes:
@@ -204,6 +237,9 @@ READERS: Final = (
         (Remote,),
         (answers.question_block(_QUESTION.turns, LINK, None, _QUESTION.options).data,),
     ),
+    Reader("rounds-question", rounds_sync.read_ask, (Remote,), _QUESTIONS),
+    Reader("rounds-event", _event, (ProtocolError, *_STORAGE), tuple(map(dag_cbor.encode, _EVENTS))),
+    Reader("rounds-journal", lambda data: list(journal.read(data)), (), (_JOURNAL,)),
     Reader("bitswap", wire.decode, (Remote,), tuple(_bitswap())),
     Reader(
         "sealed-root",

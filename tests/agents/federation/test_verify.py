@@ -9,7 +9,7 @@ import pytest
 from agents.federation.book import Book
 from agents.federation.outcome import read_document
 from agents.federation.tensors import Layout, flush, new_vector, read_vector
-from agents.federation.verify import Finding, recompute, tensors_before, verify
+from agents.federation.verify import Computed, Finding, recompute, tensors_before, verify
 from protocols.entry import Entry, make_entry
 from protocols.rounds import (
     Close,
@@ -55,6 +55,9 @@ class Shelf:
 
     def cid(self, path: Path) -> Cid:
         return self.keep(path.read_bytes())
+
+    def remember(self, found: Computed) -> None:
+        self.put(found.data, found.result)
 
     def keep(self, data: bytes) -> Cid:
         cid = Cid.of(data, RAW)

@@ -1,0 +1,65 @@
+"""Verify an experiment over a store: what `agents.federation.verify` finds, and what it comes to as a whole."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal
+
+from agents.adapters.ports import Ports
+from agents.errors import AgentError
+from agents.federation.book import Book
+from agents.federation.shelf import Shelf
+from agents.federation.verify import Finding, verify
+from protocols.entry import Entry
+from protocols.errors import Malformed
+
+Verdict = Literal["proved", "refuted", "not decidable"]
+
+
+class Refuted(AgentError):
+    """Signed events contradict each other, or the computation. The findings name who signed them."""
+
+    code = "refuted"
+
+
+class Undecided(AgentError):
+    """Not everything could be checked: something is not known here. Try again once more members can be reached."""
+
+    code = "undecided"
+
+
+def audit(
+    ports: Ports,
+    plan: Entry,
+    entries: Iterable[Entry],
+    scratch: Path,
+    on_finding: Callable[[Finding], None] = lambda finding: None,
+) -> list[Finding]:
+    """Check everything anew, in a thread, with a book that believes no result. Raises: Malformed, StorageError."""
+    book = Book(plan)
+    findings = []
+    for entry in entries:
+        try:
+            book.add(entry)
+        except Malformed as error:
+            finding = Finding(0, "refuted", f"{entry.cid} is no event that a member may say: {error}", entry.author)
+            findings.append(finding)
+            on_finding(finding)
+    folder = Path(tempfile.mkdtemp(dir=scratch))
+    try:
+        with ports.store.lease():
+            for finding in verify(book, Shelf(ports, folder)):
+                findings.append(finding)
+                on_finding(finding)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return findings
+
+
+def verdict_of(findings: Iterable[Finding]) -> Verdict:
+    """Of all findings together: one that is refuted counts first, then one that is not decidable."""
+    verdicts = {finding.verdict for finding in findings}
+    if "refuted" in verdicts:
+        return "refuted"
+    return "proved" if verdicts == {"proved"} else "not decidable"

@@ -1,0 +1,448 @@
+"""One experiment on one node: its core driven by the clock, what it wants carried out, its members asked for news.
+
+What was said or heard is in the journal before anybody hears of it. Nothing that a member says or gives can stop this;
+a disk that cannot be written to does, and the next start reads the journal again.
+"""
+
+import hashlib
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple, cast
+
+import structlog
+import trio
+
+from agents.adapters.ports import Ports
+from agents.errors import AgentError
+from agents.federation.book import Book
+from agents.federation.journal import Journal
+from agents.federation.member import Action, Compute, Fetch, Member, Say, Train
+from agents.federation.outcome import Document, read_document
+from agents.federation.shelf import MAX_TENSORS_BYTES, Keep, Shelf, limit_of
+from agents.federation.tasks import Engine, Work, task_of
+from agents.federation.verify import Computed, recompute
+from protocols import rounds_sync as sync
+from protocols.entry import Entry
+from protocols.errors import ProtocolError, Remote
+from protocols.fetch import fetch_blocks, fetch_dag
+from protocols.net import PeerInfo
+from protocols.rounds import Close, Leave, Submit
+from protocols.rounds_sync import Desk, Known, Mark, Where
+from storage.cid import Cid
+from storage.errors import NotFound, StorageError
+from storage.keys import PeerId
+
+TICK_S: Final = 0.5
+FIRST_RETRY_S: Final = 0.5
+LONGEST_RETRY_S: Final = 15.0
+ASK_GAP_S: Final = 0.2  # between two questions to one member
+MEET_S: Final = 3.0  # between two questions to one member for where others are
+FETCH_IDLE_S: Final = 20.0
+MAX_AUTHOR_BYTES: Final = 64 << 20  # of one member's events: more are not kept
+MAX_FETCHES: Final = 4
+
+log = structlog.get_logger(__name__)
+
+
+class Activity(NamedTuple):
+    """What this node does for an experiment now, for its user."""
+
+    doing: str
+    trouble: str
+    fetched_bytes: int
+    n_reachable: int
+
+
+class Experiment:
+    """Runs one. `data` is what this node trains on; without it, it follows and does not train."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        plan: Entry,
+        entries: Iterable[Entry],
+        journal: Journal,
+        scratch: Path,
+        data: Path | None,
+        engine: Engine | None = None,
+    ) -> None:
+        self._ports = ports
+        self.plan_entry: Final = plan
+        self.book: Final = Book(plan)
+        self.plan: Final = self.book.plan
+        self.cid: Final = self.book.experiment
+        self.member: Final = Member(ports.identity, self.book)
+        self.keep: Final = Keep(ports, self.cid, self.plan)
+        self.data = data
+        self._journal = journal
+        self._scratch = scratch
+        self._engine = engine
+        self._lock = trio.Lock()
+        self._durable: set[Cid] = set()
+        self._author_bytes: dict[PeerId, int] = {}
+        self._news = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._failure: Exception | None = None
+        self._training: tuple[int, trio.CancelScope] | None = None
+        self._told_round = 0
+        self._is_ended = False
+        self._fetches = trio.CapacityLimiter(MAX_FETCHES)
+        self._reached: set[PeerId] = set()
+        self._where: dict[PeerId, tuple[str, ...]] = {}
+        self._met_s: dict[PeerId, float] = {}
+        self._doing: dict[str, int] = {}
+        self._trouble = ""
+        self._fetched_bytes = 0
+        self._restore(entries)
+
+    def _restore(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            try:
+                self.book.add(entry)
+            except Remote as error:
+                log.warning("event_left_out", experiment=str(self.cid), error=str(error))
+                continue
+            self._count(entry)
+        self._told_round = self.book.current() - 1
+        self._is_ended = self.is_over
+
+    # --- what its user sees and wants
+
+    @property
+    def is_over(self) -> bool:
+        """Has it come to its end, or been cancelled?"""
+        return self.book.cancelled() is not None or self.book.current() > self.plan.n_rounds
+
+    @property
+    def activity(self) -> Activity:
+        """What happens now."""
+        doing = ", ".join(sorted(self._doing))
+        return Activity(doing, self._trouble, self._fetched_bytes, len(self._reached))
+
+    async def do(self, wish: Callable[[float], list[Action]]) -> None:
+        """Let the core act on its user's wish; what it says is durable when this returns. Raises: StorageError."""
+        await self._step(wish)
+
+    async def news(self) -> None:
+        """Return when something was said or heard."""
+        await self._news.wait()
+
+    # --- what runs
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Drive the core, for ever. Raises: what the journal fails with."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for peer in self.plan.members:
+                if peer != self._ports.identity.peer_id:
+                    nursery.start_soon(self._follow, peer)
+            task_status.started()
+            while True:
+                await self._step(self.member.tick)
+                self._look_around()
+                with trio.move_on_after(min(TICK_S, self.plan.lease_s / 4)):
+                    await self._news.wait()
+                if self._failure is not None:
+                    raise self._failure
+
+    async def _step(self, act: Callable[[float], list[Action]]) -> None:
+        async with self._lock:
+            actions = act(trio.current_time())
+            await self._record([action.entry for action in actions if isinstance(action, Say)])
+        for action in actions:
+            if not isinstance(action, Say) and self._nursery is not None:
+                self._nursery.start_soon(self._carry_out, action)
+
+    async def _record(self, entries: Sequence[Entry]) -> None:
+        """Make entries durable, then let others hear of them. One that failed ends it all: its place must stay free."""
+        if self._failure is not None:
+            raise self._failure
+        if not entries:
+            return
+        with trio.CancelScope(shield=True):  # what the core has said is in its book already
+            try:
+                await trio.to_thread.run_sync(self._journal.append, entries)
+            except (StorageError, OSError) as error:
+                self._failure = error
+                raise
+            finally:
+                self._wake()
+        for entry in entries:
+            self._count(entry)
+
+    def _count(self, entry: Entry) -> None:
+        self._durable.add(entry.cid)
+        n_bytes = len(entry.block) + len(entry.body_block)
+        self._author_bytes[entry.author] = self._author_bytes.get(entry.author, 0) + n_bytes
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+
+    def _look_around(self) -> None:
+        """Tell what came to an end, and stop a training that is for nothing."""
+        current = self.book.current()
+        if self._training is not None and (self._training[0] < current or self.book.cancelled() is not None):
+            self._training[1].cancel()
+        for number in range(self._told_round + 1, current):
+            final = self.book.final(number)
+            close = cast(Close, final.event) if final is not None else None
+            fields: dict[str, Any] = {"experiment": str(self.cid), "title": self.plan.title, "round": number}
+            if close is not None and close.void:
+                self._ports.emit("round_void", **fields, text=close.void)
+            else:
+                n_updates = len(close.submissions) if close is not None else 0
+                self._ports.emit("round_settled", **fields, result=str(self.book.result(number)), n_updates=n_updates)
+        self._told_round = max(self._told_round, current - 1)
+        if self.is_over and not self._is_ended:
+            self._is_ended = True
+            cancelled = self.book.cancelled()
+            text = f"cancelled: {cancelled.reason}" if cancelled is not None else "all rounds are over"
+            self._ports.emit("experiment_ended", experiment=str(self.cid), title=self.plan.title, text=text)
+
+    # --- other members
+
+    def desk(self) -> Desk:
+        """What answers a member that asks."""
+        return Desk(self.plan_entry, self._since, self.news, self._members_here)
+
+    def _members_here(self) -> Iterator[Where]:
+        """Where the members are that this node is connected to."""
+        network = self._ports.network
+        for peer in sorted(set(self.plan.members) & set(network.peers())):
+            texts = [text for text in network.peer_addresses(peer) if len(text) <= sync.MAX_ADDRESS_CHARS]
+            if texts:
+                yield Where(peer=peer, addresses=tuple(texts[: sync.MAX_ADDRESSES]))
+
+    def _known(self) -> Known:
+        marks = {}
+        for peer, height in self.book.heights().items():
+            if height and (last := self.book.at(peer, height - 1)) is not None:
+                marks[peer] = Mark(height, sync.digest_of(last))
+        return Known(marks, frozenset(self.book.forks()))
+
+    def _since(self, known: Known) -> Iterator[Entry]:
+        """What somebody lacks, of what is durable here: events in a row, and the proofs of histories that fork."""
+        heights = self.book.heights()
+        for author, forked in sorted(self.book.forks().items()):
+            if author not in known.forks:
+                yield from (said.entry for said in forked if said.cid in self._durable)
+        for peer, mark in known.marks.items():
+            own = self.book.at(peer, mark.height - 1)
+            if own is not None and peer not in known.forks and sync.digest_of(own) != mark.latest:
+                yield own
+        for entry in self.book.since({peer: mark.height for peer, mark in known.marks.items()}):
+            if entry.sequence < heights[entry.author] and entry.cid in self._durable:
+                yield entry
+
+    async def _follow(self, peer: PeerId) -> None:
+        """Ask one member for news, again and again; it may be away, or talk nonsense."""
+        wait_s = FIRST_RETRY_S
+        while True:
+            began_s = trio.current_time()
+            try:
+                await self._ask(peer)
+                wait_s = FIRST_RETRY_S
+                pause_s = max(0.0, began_s + ASK_GAP_S - trio.current_time())
+            except (ProtocolError, trio.TooSlowError, OSError) as error:
+                self._reached.discard(peer)
+                if isinstance(error, Remote) and error.code in ("malformed", "too_big", "forged"):
+                    self._ports.emit("peer_misbehaved", by=peer, code=error.code)
+                pause_s, wait_s = wait_s, min(2 * wait_s, LONGEST_RETRY_S, max(1.0, self.plan.lease_s))
+            await trio.sleep(pause_s)
+
+    async def _ask(self, peer: PeerId) -> None:
+        network = self._ports.network
+        if peer not in network.peers():
+            addresses = await trio.to_thread.run_sync(self._ports.catalog.peers.addresses, peer)
+            addresses = (*addresses, *self._where.get(peer, ()))
+            with trio.fail_after(sync.OPEN_TIMEOUT_S):
+                await network.connect(PeerInfo(peer, addresses))
+
+        def on_here() -> None:
+            self._reached.add(peer)
+            self.member.alive(peer, trio.current_time())
+
+        wait_s = min(sync.MAX_WAIT_S, self.plan.lease_s / 4)
+        entries = await sync.ask(network, peer, self.cid, self._known(), wait_s, on_here)
+        on_here()
+        if entries:
+            await self._hear(entries)
+        if len(self._reached) < len(self.plan.members) - 1 and trio.current_time() >= self._met_s.get(peer, -math.inf):
+            self._met_s[peer] = trio.current_time() + MEET_S
+            for found in await sync.ask_members(network, peer, self.cid):
+                if found.peer in self.plan.members:
+                    self._where[found.peer] = found.addresses
+
+    async def _hear(self, entries: Sequence[Entry]) -> None:
+        new = [
+            entry
+            for entry in entries
+            if entry.cid not in self.book and self._author_bytes.get(entry.author, 0) < MAX_AUTHOR_BYTES
+        ]
+        if not new:
+            return
+        wrong: list[Remote] = []
+
+        async with self._lock:
+            actions, refused = self.member.receive(new, trio.current_time())
+            wrong += refused
+            said = [action.entry for action in actions if isinstance(action, Say)]
+            await self._record([*(entry for entry in new if entry.cid in self.book), *said])
+        for action in actions:
+            if not isinstance(action, Say) and self._nursery is not None:
+                self._nursery.start_soon(self._carry_out, action)
+        if wrong:
+            raise wrong[0]
+
+    # --- what the core wants done
+
+    async def _carry_out(self, action: Action) -> None:
+        """Do it; what goes wrong is told, and it is tried again after a while."""
+        what = _words(action)
+        self._doing[what] = self._doing.get(what, 0) + 1
+        try:
+            match action:
+                case Fetch():
+                    await self._fetch_update(action)
+                case Train():
+                    await self._train(action)
+                case Compute():
+                    await self._compute(action)
+        except (AgentError, StorageError, ProtocolError, OSError, trio.TooSlowError) as error:
+            self._trouble = f"{what}: {error}"
+            log.warning("round_trouble", experiment=str(self.cid), what=what, error=repr(error))
+            if not isinstance(action, Fetch):
+                code = getattr(error, "code", type(error).__name__)
+                fields: dict[str, Any] = {"experiment": str(self.cid), "what": what, "code": code, "text": str(error)}
+                self._ports.emit("round_trouble", **fields)
+            pause_s = FIRST_RETRY_S * 2 if isinstance(action, Fetch) else max(2.0, self.plan.lease_s / 2)
+            await trio.sleep(min(pause_s, LONGEST_RETRY_S))
+            self.member.failed(cast(Fetch | Train | Compute, action))
+        else:
+            self._trouble = ""
+        finally:
+            self._doing[what] -= 1
+            if not self._doing[what]:
+                del self._doing[what]
+
+    async def _fetch_update(self, action: Fetch) -> None:
+        async with self._fetches:
+            await self.fetch_file(self.plan.initial)
+            n_most = await trio.to_thread.run_sync(limit_of, self._ports, self.plan.initial)
+            await self.fetch_file(action.update, n_most)
+        await self._step(partial(self.member.fetched, action.submission))
+
+    async def _train(self, action: Train) -> None:
+        if self.data is None:
+            raise NotFound("there is nothing to train on here: covey fl join CID --data PATH")
+        base = (await self._bring_base(action.round)).tensors
+        with trio.CancelScope() as scope:
+            self._training = (action.round, scope)
+            try:
+                with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+                    work = await trio.to_thread.run_sync(self._work, action, base, Path(folder))
+                    made = await task_of(self.plan.task).train(work)
+                    update = await trio.to_thread.run_sync(self.keep.own_file, work.out)
+            finally:
+                self._training = None
+            say = partial(self.member.trained, action.round, base, update, made.n_samples, made.n_steps, made.loss)
+            await self._step(say)
+
+    def _work(self, action: Train, base: Cid, folder: Path) -> Work:
+        own = hashlib.sha256(b"covey participant seed\0" + action.seed + self._ports.identity.peer_id).digest()
+        path = Shelf(self._ports, folder).path(base)
+        return Work(base=path, data=self.data, seed=own, out=folder / "update", engine=self._engine)
+
+    async def _compute(self, action: Compute) -> None:
+        final = self.book.final(action.round)
+        if final is None:
+            return
+        await self._bring_base(action.round)
+        book = self.book.copy()
+        found = await trio.to_thread.run_sync(self._recompute, book, action.round, cast(Close, final.event))
+        if found is not None:
+            await self._step(partial(self.member.computed, action.round, found.result))
+
+    def _recompute(self, book: Book, number: int, close: Close) -> Computed | None:
+        folder = Path(tempfile.mkdtemp(dir=self._scratch))
+        try:
+            shelf, out = Shelf(self._ports, folder), folder / "out"
+            out.mkdir()
+            with self._ports.store.lease():
+                found = recompute(book, number, close, shelf, out)
+                self.keep.result(found)
+            return found
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # --- bringing things here
+
+    async def _bring_base(self, number: int) -> Document:
+        """The tensors and states that a round starts from, here and held; a document without updates for the first."""
+        result = self.book.result(number - 1)
+        if result is None or result == self.plan.initial:
+            await self.fetch_file(self.plan.initial)
+            return Document(self.plan.initial, self.plan.initial, (), ())
+        return await self.bring_result(result)
+
+    async def bring_result(self, result: Cid) -> Document:
+        """A result's document, tensors and states. Raises: NoProviders, TimedOut, BadTensors, StorageError."""
+        if not self._ports.store.has(result):
+            await fetch_blocks(self._ports.exchange, [result], providers=self._providers(), idle_timeout_s=FETCH_IDLE_S)
+        document = read_document(await self._ports.exchange.work(partial(self._ports.store.get, result)))
+        for cid in (document.tensors, *document.states):
+            await self.fetch_file(cid)
+        return document
+
+    async def fetch_file(self, cid: Cid, max_bytes: int = MAX_TENSORS_BYTES) -> None:
+        """Bring a file here, hold it for the experiment, and pass it on to members where that tells them nothing else.
+
+        Raises: NoProviders, TimedOut, Tampered, TooBig, Malformed, StorageError.
+        """
+        if await trio.to_thread.run_sync(self.keep.is_held, cid):
+            return
+        with self._ports.store.lease():
+            progress = await fetch_dag(
+                self._ports.exchange, cid, providers=self._providers(), idle_timeout_s=FETCH_IDLE_S, max_bytes=max_bytes
+            )
+            self._fetched_bytes += progress.n_bytes
+            is_new = progress.n_reused_blocks == 0
+            await trio.to_thread.run_sync(self._hold, cid, is_new)
+
+    def _hold(self, cid: Cid, is_new: bool) -> None:
+        if self.keep.may_pass_on(cid, is_new=is_new):
+            self.keep.show(cid)
+        self.keep.hold(cid)
+
+    def _providers(self) -> list[PeerInfo]:
+        """Members that can be reached; those that answer, first."""
+        peers = [*self._reached, *(peer for peer in self.plan.members if peer not in self._reached)]
+        return [PeerInfo(peer) for peer in peers if peer != self._ports.identity.peer_id]
+
+
+def has_left(book: Book, peer: PeerId) -> bool:
+    """Was a member's last word on it that it takes part no more?"""
+    return any(said.author == peer for said, _ in book.all_of(Leave)) and peer not in book.joined_now()
+
+
+def losses(book: Book, number: int) -> list[float]:
+    """What participants said their losses were, in a round."""
+    found = [cast(Submit, said.event).loss for said in book.submissions(number).values()]
+    return [loss for loss in found if loss is not None]
+
+
+def _words(action: Action) -> str:
+    match action:
+        case Fetch():
+            return "fetching updates"
+        case Train(number):
+            return f"training round {number}"
+        case Compute(number):
+            return f"computing round {number}"
+        case Say():
+            return "speaking"

@@ -1,0 +1,91 @@
+"""From what a user writes to a plan that holds: read, complete, and refused with a reason before anybody signs it."""
+
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from agents.errors import AgentError
+from agents.federation.outcome import recipe_of
+from agents.federation.tasks import task_of
+from protocols.errors import Malformed
+from protocols.rounds import Plan, check_plan
+from storage.cid import Cid
+from storage.keys import PeerId
+
+MAX_FILE_BYTES: Final = 1 << 20
+KEYS: Final = frozenset(
+    {
+        "title", "task", "initial", "rounds", "min_participants", "selected", "deadline_s", "lease_s", "before", "rule",
+        "server", "max_samples", "max_norm", "members", "deputies",
+    }
+)  # fmt: skip
+_NAMES: Final = {"rounds": "n_rounds", "selected": "n_selected"}
+
+
+class BadPlan(AgentError):
+    """The plan would not hold. Mend it, and make it again: a plan that is signed is never changed."""
+
+    code = "bad_plan"
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """What stands in a TOML file. Raises: BadPlan, OSError."""
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise BadPlan(f"{path} is over {MAX_FILE_BYTES} bytes")
+    try:
+        value = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadPlan(f"{path} is no TOML: {error}") from None
+    if unknown := sorted(value.keys() - KEYS):
+        raise BadPlan(f"{path}: there is no {unknown[0]!r} in a plan; there are: {', '.join(sorted(KEYS))}")
+    for key in ("members", "deputies"):
+        if not isinstance(names := value.get(key, []), list) or not all(isinstance(name, str) for name in names):
+            raise BadPlan(f'{path}: {key} is a list of peers, by id or name, such as ["ada", "bob"]')
+    for key in ("task", "rule", "server"):
+        if not isinstance(value.get(key, ""), str | dict):
+            raise BadPlan(f"{path}: {key} is a name, or a table with its settings")
+    if not isinstance(value.get("before", []), list) or not isinstance(value.get("initial", ""), str):
+        raise BadPlan(f"{path}: before is a list of steps, and initial a file or a CID")
+    return value
+
+
+def complete(wish: Mapping[str, Any], resolve: Callable[[str], PeerId], me: PeerId) -> dict[str, Any]:
+    """A plan's fields, peers by their ids; the deputies are the members, this node first, where none are named."""
+    fields = {_NAMES.get(key, key): value for key, value in wish.items() if key != "initial"}
+    for key in ("task", "rule", "server"):
+        if isinstance(fields.get(key), str):
+            fields[key] = {key: fields[key]}
+    fields["before"] = tuple({"before": one} if isinstance(one, str) else one for one in fields.get("before", ()))
+    members = [me if name == "me" else resolve(name) for name in fields.get("members", ())]
+    deputies = [me if name == "me" else resolve(name) for name in fields.get("deputies", ())]
+    fields["members"] = tuple(sorted({me, *members}))
+    fields["deputies"] = tuple(deputies or [me, *(peer for peer in members if peer != me)])
+    if "task" not in fields:
+        raise BadPlan("a plan names what is trained: [task] with task = 'softmax' and its settings")
+    return fields
+
+
+def plan_of(fields: Mapping[str, Any], initial: Cid, unix_s: int) -> Plan:
+    """The plan, when it holds. Raises: BadPlan, BadTask, CannotAggregate."""
+    for name in ("deadline_s", "lease_s", "max_norm"):
+        if isinstance(fields.get(name), int):
+            fields = {**fields, name: float(fields[name])}
+    try:
+        plan = check_plan(Plan(**{"title": "", **fields, "initial": initial, "created_unix_s": unix_s}))
+    except (Malformed, TypeError) as error:
+        raise BadPlan(str(error)) from None
+    task_of(plan.task)
+    recipe_of(plan)
+    if len(set(plan.deputies)) != len(plan.deputies) or not set(plan.deputies) <= set(plan.members):
+        raise BadPlan("every deputy is a member, and named once")
+    if plan.n_selected and not plan.n_selected // 2 < plan.min_participants <= plan.n_selected:
+        raise BadPlan(
+            f"a round of {plan.n_selected} selected needs a minimum of {plan.n_selected // 2 + 1} to {plan.n_selected} "
+            f"participants, not {plan.min_participants}: over half of them make a close final"
+        )
+    if plan.min_participants > len(plan.members):
+        raise BadPlan(f"{plan.min_participants} participants are needed, and there are {len(plan.members)} members")
+    if plan.deadline_s < plan.lease_s:
+        raise BadPlan("the deadline is shorter than the lease: every round would be over before a deputy could act")
+    return plan

@@ -1,0 +1,136 @@
+"""The store as rounds use it: tensors as files under their CIDs, kept for the experiment and shown to its members."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from agents.adapters.ports import Ports
+from agents.federation.outcome import read_document
+from agents.federation.verify import Computed
+from protocols.rounds import Plan
+from storage.blockstore import MadeBlock, Visibility
+from storage.cid import DAG_PB, RAW, Cid
+from storage.dag import reach
+from storage.errors import Corrupt, InvalidBlock, InvalidName, NotAFile, NotUnixfs, TooLarge
+from storage.keys import PeerId
+from storage.pins import PinKind, PinState
+from storage.unixfs import COVEY_WEIGHTS, add_path, export, stat
+
+SLACK_BYTES: Final = 1 << 20
+MAX_TENSORS_BYTES: Final = 64 << 30  # where the base's own size is not known
+_NO_FILE: Final = (NotAFile, NotUnixfs, InvalidBlock, InvalidName, TooLarge)
+
+
+class Shelf:
+    """What `agents.federation.verify.Files` asks for, over a store; files of the moment stand in `folder`."""
+
+    def __init__(self, ports: Ports, folder: Path) -> None:
+        self._store = ports.store
+        self._folder = folder
+
+    def block(self, cid: Cid) -> bytes:
+        """A block. Raises: NotFound."""
+        return self._store.get(cid)
+
+    def path(self, cid: Cid) -> Path:
+        """The file's bytes. What is no file, whoever submitted it, has none. Raises: NotFound, Corrupt, DiskFull."""
+        path = self._folder / str(cid)
+        if not path.exists():
+            try:
+                if stat(self._store, cid).target is not None or stat(self._store, cid).is_directory:
+                    raise NotAFile(f"{cid} is no file")
+                export(self._store, cid, path)
+            except Corrupt:
+                raise
+            except _NO_FILE:
+                path.write_bytes(b"")
+        return path
+
+    def cid(self, path: Path) -> Cid:
+        """Add a file: its CID."""
+        return add_path(self._store, path, COVEY_WEIGHTS)
+
+    def remember(self, found: Computed) -> None:
+        """Store a result's document; its files are in the store since their CIDs were asked for."""
+        self._store.put_many([MadeBlock(found.result, found.data)])
+
+
+class Keep:
+    """What an experiment holds in the store: pins under its name, and what its members may see."""
+
+    def __init__(self, ports: Ports, experiment: Cid, plan: Plan) -> None:
+        self._ports = ports
+        self._plan = plan
+        self.pin: Final = f"rounds/{experiment}"
+
+    @cached_property
+    def _others(self) -> Sequence[PeerId]:
+        return [peer for peer in self._plan.members if peer != self._ports.identity.peer_id]
+
+    def own_file(self, path: Path) -> Cid:
+        """Add tensors that were made here, keep them, and show them to the members."""
+        with self._ports.store.lease():
+            cid = add_path(self._ports.store, path, COVEY_WEIGHTS)
+            self.hold(cid)
+        self.show(cid)
+        return cid
+
+    def result(self, found: Computed) -> None:
+        """Keep what was computed here, and show it."""
+        with self._ports.store.lease():
+            self._ports.store.put_many([MadeBlock(found.result, found.data)])
+            self._ports.pins.add(found.result, self.pin, PinKind.DIRECT, PinState.COMPLETE)
+            for cid in (found.tensors, *found.states):
+                self.hold(cid)
+        for cid in (found.tensors, *found.states):
+            self.show(cid)
+        self.show_document(found.result)
+
+    def show_document(self, cid: Cid) -> None:
+        """Show a result's document, without what it links to."""
+        document = read_document(self._ports.store.get(cid))
+        below = [document.base, document.tensors, *document.states, *document.updates]
+        plan = [link for link in _links(self._ports, cid) if link not in below]
+        self._ports.roots.publish(cid, Visibility.MEMBERS, self._plan.members, without=[*below, *plan])
+
+    def hold(self, cid: Cid) -> None:
+        """Pin a whole file that is here."""
+        self._ports.pins.add(cid, self.pin, PinKind.RECURSIVE, PinState.COMPLETE)
+
+    def is_held(self, cid: Cid) -> bool:
+        """Is the file here, whole?"""
+        pin = self._ports.pins.get(cid, self.pin)
+        return pin is not None and pin.state is PinState.COMPLETE
+
+    def show(self, cid: Cid) -> None:
+        """Show a file to the members."""
+        self._ports.roots.publish(cid, Visibility.MEMBERS, self._plan.members)
+
+    def may_pass_on(self, cid: Cid, *, is_new: bool) -> bool:
+        """May a file that somebody else named be shown to the members?
+
+        Only where nothing below it was here before, or the members may see that already: a link to a block proves
+        nothing about who may have it, and what is private here must not come out because a peer named it.
+        """
+        if cid.codec not in (RAW, DAG_PB):
+            return False
+        return is_new or all(self._is_seen(reached.cid) for reached in reach(self._ports.store, cid))
+
+    def _is_seen(self, cid: Cid) -> bool:
+        return all(self._ports.roots.may_see(peer, cid, is_flock=False) for peer in self._others)
+
+
+def _links(ports: Ports, cid: Cid) -> list[Cid]:
+    from storage.codecs import links
+
+    return list(links(cid, ports.store.get(cid)))
+
+
+def limit_of(ports: Ports, base: Cid) -> int:
+    """How many bytes an update may have: as many as its base, and a little for the blocks above it."""
+    try:
+        n_bytes = stat(ports.store, base).n_bytes
+    except (*_NO_FILE, Corrupt):
+        return MAX_TENSORS_BYTES
+    return n_bytes + n_bytes // 64 + SLACK_BYTES

@@ -1,0 +1,95 @@
+"""How an experiment stands, for people: read out of its book."""
+
+from typing import NamedTuple, cast
+
+from agents.federation.book import Book
+from agents.federation.phases import phase_of
+from protocols.rounds import Cancel, Close, Join, Submit, Vote
+from storage.cid import Cid
+from storage.keys import PeerId
+
+
+class RoundStanding(NamedTuple):
+    """One round. `losses` are the participants' word; `result` is None where there is none, or none yet."""
+
+    number: int
+    phase: str
+    coordinator: PeerId | None
+    term: int
+    n_selected: int
+    n_submitted: int
+    n_receipts: int
+    n_votes: int
+    n_closed: int
+    losses: tuple[float, ...]
+    result: Cid | None
+    void: str
+
+
+class MemberStanding(NamedTuple):
+    """What one member did in the round."""
+
+    peer: PeerId
+    joined: bool
+    selected: bool
+    submitted: bool
+    voted: bool
+    is_broken: bool
+
+
+def state_of(book: Book) -> str:
+    """The experiment in a few words."""
+    cancelled: Cancel | None = book.cancelled()
+    if cancelled is not None:
+        return f"cancelled: {cancelled.reason}" if cancelled.reason else "cancelled"
+    if book.start() is None:
+        return "waiting for its start" if book.joined_now() else "waiting for participants"
+    number = book.current()
+    if number > book.plan.n_rounds:
+        return "over"
+    return f"round {number} of {book.plan.n_rounds}: {phase_of(book, number)}"
+
+
+def round_of(book: Book, number: int) -> RoundStanding:
+    """How a round stands."""
+    opened = book.opened(number)
+    term = max(opened, default=0)
+    selected = book.selected(number) or ()
+    final = book.final(number)
+    close_said = final if final is not None else book.closes(number).get(term)
+    close = cast(Close, close_said.event) if close_said is not None else None
+    submissions = book.submissions(number)
+    return RoundStanding(
+        number=number,
+        phase=phase_of(book, number),
+        coordinator=book.coordinator(close.term if close else term) if opened or close else None,
+        term=close.term if close else term,
+        n_selected=len(selected),
+        n_submitted=len(submissions),
+        n_receipts=sum(book.is_received(said, number) for said in submissions.values()),
+        n_votes=_n_votes(book, number, close),
+        n_closed=len(close.submissions) if close else 0,
+        losses=tuple(loss for said in submissions.values() if (loss := cast(Submit, said.event).loss) is not None),
+        result=book.result(number) if not (close and close.void) else None,
+        void=close.void if close else "",
+    )
+
+
+def members_of(book: Book, number: int) -> list[MemberStanding]:
+    """What each member did in a round."""
+    selected = book.selected(number) or ()
+    submissions, joined, broken = book.submissions(number), book.joined_now(), book.broken()
+    voters = {said.author for said, vote in book.all_of(Vote) if vote.round == number}
+    return [
+        MemberStanding(peer, peer in joined, peer in selected, peer in submissions, peer in voters, peer in broken)
+        for peer in book.plan.members
+    ]
+
+
+def has_ever_joined(book: Book, peer: PeerId) -> bool:
+    """Did this member say that it takes part, and not take it back?"""
+    return any(said.author == peer for said, _ in book.all_of(Join)) and peer in book.joined_now()
+
+
+def _n_votes(book: Book, number: int, close: Close | None) -> int:
+    return len(book.votes(number, close.term)) if close is not None else 0

@@ -1,0 +1,129 @@
+"""Multinomial logistic regression on a local file: a small task that is real, and needs no torch.
+
+The data are an .npz with `x` (n, n_features) and `y` (n,), or CSV without a heading, the label in its last column.
+Minibatch gradient descent on the cross-entropy, in float64, in an order that follows from the seed.
+
+Source: Bishop, Pattern Recognition and Machine Learning (2006), section 4.3.4.
+"""
+
+import zipfile
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import numpy as np
+import trio
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from agents.federation.tasks import BadTask, Made, Task, Work
+from agents.federation.tensors import Layout, flush, new_vector, read_layout, read_vector
+
+MAX_DATA_BYTES: Final = 1 << 30
+Floats = NDArray[np.float64]
+
+
+class Softmax(Task, frozen=True, tag="softmax", kw_only=True):
+    """Settings. `n_epochs` are the passes over the own data in a round; `scale` divides the features."""
+
+    n_features: Annotated[int, Meta(ge=1, le=1 << 20)]
+    n_classes: Annotated[int, Meta(ge=2, le=1 << 16)]
+    learning_rate: Annotated[float, Meta(gt=0.0, le=100.0)] = 0.1
+    n_epochs: Annotated[int, Meta(ge=1, le=1000)] = 1
+    batch: Annotated[int, Meta(ge=1, le=1 << 20)] = 32
+    decay: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    scale: Annotated[float, Meta(gt=0.0)] = 1.0
+
+    @property
+    def layout(self) -> Layout:
+        """A matrix of weights and a vector of biases."""
+        return Layout.of({"bias": (self.n_classes,), "weight": (self.n_features, self.n_classes)})
+
+    def initial(self, out: Path) -> None:
+        """Zeros: every class is as likely as every other."""
+        flush(new_vector(out, self.layout), out)
+
+    def check(self, data: Path) -> None:
+        """Raises: BadTask, OSError."""
+        self.read(data)
+
+    async def train(self, work: Work) -> Made:
+        """Some passes over the own data. Raises: BadTask, BadTensors, OSError."""
+        if work.data is None:
+            raise BadTask("softmax needs data: covey fl join --data FILE.npz")
+        return await trio.to_thread.run_sync(partial(self._train, work, work.data))
+
+    def _train(self, work: Work, path: Path) -> Made:
+        x, y = self.read(path)
+        if difference := read_layout(work.base).differs_from(self.layout):
+            raise BadTask(f"the base does not fit the settings: {difference}")
+        before = np.array(read_vector(work.base, self.layout), np.float64)
+        after, n_steps = before.copy(), 0
+        bias, weight = self._views(after)
+        chance = np.random.Generator(np.random.PCG64(int.from_bytes(work.seed)))
+        for _ in range(self.n_epochs):
+            order = chance.permutation(len(y))
+            for start in range(0, len(y), self.batch):
+                trio.from_thread.check_cancelled()
+                rows = order[start : start + self.batch]
+                error = _likelihoods(x[rows], weight, bias)  # (batch, n_classes)
+                error[np.arange(len(rows)), y[rows]] -= 1.0
+                step = self.learning_rate / len(rows)
+                weight -= step * (x[rows].T @ error) + self.learning_rate * self.decay * weight
+                bias -= step * error.sum(axis=0)
+                n_steps += 1
+        update = new_vector(work.out, self.layout)
+        update[:] = after.astype(np.float32) - before.astype(np.float32)
+        flush(update, work.out)
+        return Made(len(y), n_steps, self.measure(after, x, y)[0])
+
+    def measure(self, vector: NDArray[Any], x: Floats, y: NDArray[np.int64]) -> tuple[float, float]:
+        """Cross-entropy in nats a sample, and accuracy."""
+        bias, weight = self._views(np.asarray(vector, np.float64))
+        chances = _likelihoods(x, weight, bias)
+        own = np.maximum(chances[np.arange(len(y)), y], 1e-300)
+        return float(-np.log(own).mean()), float((chances.argmax(axis=1) == y).mean())
+
+    def _views(self, vector: Floats) -> tuple[Floats, Floats]:
+        """Bias and weight, in the order of their names."""
+        return vector[: self.n_classes], vector[self.n_classes :].reshape(self.n_features, self.n_classes)
+
+    def read(self, path: Path) -> tuple[Floats, NDArray[np.int64]]:
+        """Features and labels, checked. Raises: BadTask, OSError."""
+        if (n_bytes := path.stat().st_size) > MAX_DATA_BYTES:
+            raise BadTask(f"{path} has {n_bytes} bytes; the limit is {MAX_DATA_BYTES}")
+        try:
+            x, labels = _read_npz(path) if path.suffix == ".npz" else _read_csv(path)
+        except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise BadTask(f"{path} cannot be read as numbers: {error}") from None
+        if x.ndim != 2 or x.shape[1] != self.n_features or labels.shape != (len(x),) or not len(x):
+            raise BadTask(
+                f"{path} has features of shape {x.shape} and labels of {labels.shape}; "
+                f"expected are (n, {self.n_features}) and (n,)"
+            )
+        y = labels.astype(np.int64)
+        if (y != labels).any() or y.min() < 0 or y.max() >= self.n_classes:
+            raise BadTask(f"{path} has labels that are not whole numbers from 0 to {self.n_classes - 1}")
+        if not np.isfinite(x).all():
+            raise BadTask(f"{path} has features that are not finite")
+        return x / self.scale, y
+
+
+def _likelihoods(x: Floats, weight: Floats, bias: Floats) -> Floats:
+    """The chance of each class. Shape: (n, n_classes)."""
+    scores = x @ weight + bias
+    scores -= scores.max(axis=1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(axis=1, keepdims=True)
+    return scores
+
+
+def _read_npz(path: Path) -> tuple[Floats, Floats]:
+    with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        x = file["x"]
+        return x.reshape(len(x), -1).astype(np.float64), file["y"].astype(np.float64)
+
+
+def _read_csv(path: Path) -> tuple[Floats, Floats]:
+    table = np.loadtxt(path, delimiter=",", dtype=np.float64, ndmin=2)
+    return table[:, :-1], table[:, -1]

@@ -1,0 +1,473 @@
+"""Federated experiments: plan, join, start, watch, verify."""
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import Meta
+
+from daemon.api.operation import Done, Operation, Params, Progress, Result
+
+if TYPE_CHECKING:
+    from daemon.app import Node
+
+CidText = Annotated[str, Meta(max_length=128, description="The experiment, as `covey fl plan` names it.")]
+PeerText = Annotated[str, Meta(max_length=512)]
+Number = Annotated[int, Meta(ge=0, le=1 << 20)]
+Verdict = Literal["proved", "refuted", "not decidable"]
+
+
+class Plan(Params, frozen=True):
+    """What is trained, by whom, and how. Options go before what stands in the file."""
+
+    file: (
+        Annotated[
+            str, Meta(max_length=4096, description="A plan in TOML; - for stdin.", extra={"path": True, "stdin": True})
+        ]
+        | None
+    ) = None
+    title: Annotated[str, Meta(max_length=200, description="What people call it.")] | None = None
+    task: Annotated[str, Meta(max_length=64, description="What is trained: softmax, lora, ...")] | None = None
+    settings: Annotated[
+        tuple[Annotated[str, Meta(max_length=256)], ...],
+        Meta(max_length=64, description="Settings of the task: NAME=VALUE, commas between."),
+    ] = ()
+    initial: (
+        Annotated[
+            str,
+            Meta(
+                max_length=4096,
+                description="The tensors to begin with: a file, or a CID (default: the task makes them).",
+                extra={"path_if_there": True},
+            ),
+        ]
+        | None
+    ) = None
+    rounds: Annotated[int, Meta(ge=1, le=1 << 20, description="How many.")] | None = None
+    members: Annotated[
+        tuple[PeerText, ...], Meta(max_length=1024, description="Who may see and join, by id or name. You are one.")
+    ] = ()
+    deputies: Annotated[
+        tuple[PeerText, ...],
+        Meta(max_length=1024, description="Who coordinates, in order; `me` is you (default: you, then the members)."),
+    ] = ()
+    min_participants: Annotated[int, Meta(ge=1, le=1024, description="Fewer updates make a round void.")] | None = None
+    selected: Annotated[int, Meta(ge=0, le=1024, description="How many take part in a round; 0 for all.")] | None = None
+    deadline_s: Annotated[float, Meta(ge=0.1, le=30 * 86400.0, description="From a round's opening.")] | None = None
+    lease_s: (
+        Annotated[float, Meta(ge=0.1, le=30 * 86400.0, description="How long a silent coordinator is waited for.")]
+        | None
+    ) = None
+    rule: (
+        Annotated[str, Meta(max_length=64, description="How updates become one: fedavg, median, krum, ...")] | None
+    ) = None
+    before: Annotated[
+        tuple[Annotated[str, Meta(max_length=64)], ...],
+        Meta(max_length=4, description="Steps before it: nnm, bucketing."),
+    ] = ()
+
+
+class Planned(Result, frozen=True):
+    """The plan is signed. Members take part with `covey fl join EXPERIMENT --from PEER`."""
+
+    experiment: str
+    title: str
+    initial: str
+    n_params: int
+    n_members: int
+    join: str
+
+
+class One(Params, frozen=True):
+    """Which experiment."""
+
+    experiment: CidText
+
+
+class JoinIt(Params, frozen=True):
+    """Which experiment, and what this node trains on."""
+
+    experiment: CidText
+    data: (
+        Annotated[
+            str,
+            Meta(
+                max_length=4096,
+                description="What to train on; it never leaves this node. Without it: follow and verify alone.",
+                extra={"path": True},
+            ),
+        ]
+        | None
+    ) = None
+    from_: (
+        Annotated[
+            str, Meta(max_length=512, description="A member who has the plan: id, name or address (default: ask all).")
+        ]
+        | None
+    ) = None
+
+
+class Joined(Result, frozen=True):
+    """This node takes part. `is_training`: from the next round on that is not closed yet."""
+
+    experiment: str
+    title: str
+    task: str
+    is_training: bool
+    state: str
+
+
+class Which(Params, frozen=True):
+    """One experiment, or all."""
+
+    experiment: CidText | None = None
+
+
+class Round(Result, frozen=True):
+    """A round, as far as it is known here. `loss` is the mean of what participants said of their own data."""
+
+    round: int
+    phase: str
+    term: int
+    n_selected: int
+    n_submitted: int
+    n_receipts: int
+    n_votes: int
+    loss: float | None
+    result: str | None
+    void: str
+
+
+class Member(Result, frozen=True):
+    """A member, and what it did in the round at hand. `is_broken`: two of its events prove that it broke the rules."""
+
+    peer: str
+    name: str | None
+    joined: bool
+    selected: bool
+    submitted: bool
+    voted: bool
+    is_broken: bool
+
+
+class Standing(Result, frozen=True, tag_field="type", tag="standing"):
+    """How an experiment stands. `trouble` is what failed here last and is tried again."""
+
+    experiment: str
+    title: str
+    state: str
+    is_over: bool
+    task: str
+    is_training: bool
+    n_members: int
+    n_joined: int
+    n_reachable: int
+    n_events: int
+    coordinator: str | None
+    doing: str
+    trouble: str
+    fetched_bytes: int
+    rounds: list[Round]
+    members: list[Member]
+
+
+class Fetch(Params, frozen=True):
+    """Which result, and where to write its tensors."""
+
+    experiment: CidText
+    round: Annotated[int, Meta(ge=0, le=1 << 20, description="Of which round; 0 for the last that has one.")] = 0
+    out: (
+        Annotated[str, Meta(max_length=4096, description="Write the tensors to this file.", extra={"path": True})]
+        | None
+    ) = None
+
+
+class Fetched(Result, frozen=True):
+    """A round's result: its document, and its tensors in safetensors form."""
+
+    experiment: str
+    round: int
+    result: str
+    tensors: str
+    n_updates: int
+    out: str | None
+
+
+class Verify(Params, frozen=True):
+    """What to check."""
+
+    what: Annotated[
+        str,
+        Meta(
+            max_length=4096, description="An experiment that is followed here, or a CAR.", extra={"path_if_there": True}
+        ),
+    ]
+    is_offline: Annotated[bool, Meta(description="Fetch nothing: check with what is here.")] = False
+
+
+class Finding(Result, frozen=True):
+    """One thing that was checked; `round` is 0 for the experiment as a whole, `by` who is to blame."""
+
+    round: int
+    verdict: Verdict
+    what: str
+    by: str | None
+
+
+class Verified(Result, frozen=True, tag_field="type", tag="verified"):
+    """What came of it."""
+
+    experiment: str
+    title: str
+    verdict: Verdict
+    n_events: int
+    findings: list[Finding]
+
+
+class Export(Params, frozen=True):
+    """What to write out, and where to."""
+
+    experiment: CidText
+    out: Annotated[
+        str,
+        Meta(
+            max_length=4096,
+            description="Where to write it (default: the experiment's CID, with .car).",
+            extra={"path": True, "default_from": "experiment", "suffix": ".car"},
+        ),
+    ]
+    is_offline: Annotated[bool, Meta(description="Fetch nothing: leave out what is not here.")] = False
+
+
+class Exported(Result, frozen=True, tag_field="type", tag="exported"):
+    """The CAR is written. Of what events name, `n_missing` blocks are not here."""
+
+    experiment: str
+    root: str
+    out: str
+    n_events: int
+    n_blocks: int
+    size_bytes: int
+    n_missing: int
+
+
+class CancelIt(Params, frozen=True):
+    """Which experiment, and why."""
+
+    experiment: CidText
+    reason: Annotated[str, Meta(max_length=500, description="What the members read.")] = ""
+
+
+async def plan(node: "Node", params: Plan) -> Planned:
+    """Check a plan, sign it, and follow it. A plan that would not hold is refused with the reason."""
+    from daemon.experiments import make_plan
+
+    return await make_plan(node, params)
+
+
+async def start(node: "Node", params: One) -> Done:
+    """Begin, with those who have joined by now. For the plan's author, once."""
+    from agents.federation.planning import BadPlan
+    from daemon.experiments import find
+
+    one = find(node, params.experiment)
+    book = one.book
+    if book.author != node.identity.peer_id:
+        raise BadPlan(f"{book.author} made this plan, and alone can start it")
+    if book.start() is not None:
+        return Done(text="it has started already")
+    joined = book.joined_now()
+    needed = max(one.plan.min_participants, len(joined) // 2 + 1)
+    if len(joined) < needed:
+        raise BadPlan(f"{len(joined)} have joined, and {needed} are needed: covey fl status {one.cid}")
+    await one.do(one.member.start)
+    return Done(text=f"started with {len(joined)} participants. To see it: covey fl watch {one.cid}")
+
+
+async def join(node: "Node", params: JoinIt) -> Joined:
+    """Take part in an experiment: train in it with --data, or follow and verify it without."""
+    from daemon.experiments import join as join_it
+
+    return await join_it(node, params)
+
+
+async def leave(node: "Node", params: One) -> Done:
+    """Train no more from the next round on; what was said stays, and can be verified."""
+    from daemon.experiments import find
+
+    one = find(node, params.experiment)
+    if node.identity.peer_id in one.book.joined_now():
+        await one.do(one.member.leave)
+        return Done(text="left: this node trains no more from the next round on, and still follows")
+    return Done(text="this node was not training in it")
+
+
+async def status(node: "Node", params: Which) -> list[Standing]:
+    """How experiments stand, as far as this node knows."""
+    from daemon.experiments import find, standing
+
+    chosen = [find(node, params.experiment)] if params.experiment else node.rounds.all()
+    return [standing(node, one) for one in chosen]
+
+
+async def watch(node: "Node", params: One) -> AsyncIterator[Standing]:
+    """How an experiment stands, again with every change, until it is over."""
+    import trio
+
+    from daemon.experiments import WATCH_S, find, standing
+
+    one = find(node, params.experiment)
+    before = None
+    while True:
+        now = standing(node, one)
+        if now != before:
+            yield now
+        if now.is_over:
+            return
+        before = now
+        await trio.sleep(WATCH_S)
+
+
+async def result(node: "Node", params: Fetch) -> Fetched:
+    """A round's result; what of it is not here is fetched from members."""
+    from daemon.experiments import fetch_result
+
+    return await fetch_result(node, params)
+
+
+async def verify(node: "Node", params: Verify) -> AsyncIterator[Progress | Verified]:
+    """Read every signed event again, compute every round again, and say what is proved, or refuted by whom."""
+    from functools import partial
+
+    from agents.federation.audit import Refuted, Undecided
+    from daemon.api.progress import telling
+    from daemon.experiments import verify as verify_it
+
+    verdict = ""
+    async for item in telling(partial(verify_it, node, params)):
+        verdict = getattr(item, "verdict", verdict)
+        yield item
+    if verdict == "refuted":
+        raise Refuted("refuted: the findings say what, and by whom")
+    if verdict != "proved":
+        raise Undecided("not decidable: the findings say why. Try again once more members can be reached")
+
+
+async def export(node: "Node", params: Export) -> AsyncIterator[Progress | Exported]:
+    """Write plan, events, updates, results and tensors to one CAR, which verifies offline: `covey fl verify FILE`."""
+    from functools import partial
+
+    from daemon.api.progress import telling
+    from daemon.experiments import export as export_it
+
+    async for item in telling(partial(export_it, node, params)):
+        yield item
+
+
+async def cancel(node: "Node", params: CancelIt) -> Done:
+    """End an experiment for all its members. For the plan's author."""
+    from agents.federation.planning import BadPlan
+    from daemon.experiments import find
+
+    one = find(node, params.experiment)
+    if one.book.author != node.identity.peer_id:
+        raise BadPlan(f"{one.book.author} made this plan, and alone can cancel it. To train no more: covey fl leave")
+    if not one.is_over:
+        await one.do(lambda now_s: one.member.cancel(params.reason))
+    return Done(text="cancelled")
+
+
+OPERATIONS = (
+    Operation(
+        noun="fl",
+        verb="plan",
+        summary="Check, sign and follow a new experiment; print its CID.",
+        params=Plan,
+        result=Planned,
+        handler=plan,
+        arguments=("file",),
+    ),
+    Operation(
+        noun="fl",
+        verb="start",
+        summary="Begin an experiment with those who have joined.",
+        params=One,
+        result=Done,
+        handler=start,
+        arguments=("experiment",),
+    ),
+    Operation(
+        noun="fl",
+        verb="join",
+        summary="Train in an experiment (--data), or follow and verify it.",
+        params=JoinIt,
+        result=Joined,
+        handler=join,
+        arguments=("experiment",),
+    ),
+    Operation(
+        noun="fl",
+        verb="leave",
+        summary="Train no more in an experiment.",
+        params=One,
+        result=Done,
+        handler=leave,
+        arguments=("experiment",),
+    ),
+    Operation(
+        noun="fl",
+        verb="status",
+        summary="Show how experiments stand.",
+        params=Which,
+        result=list[Standing],
+        handler=status,
+        arguments=("experiment",),
+    ),
+    Operation(
+        noun="fl",
+        verb="watch",
+        summary="Watch an experiment until it is over.",
+        params=One,
+        result=Standing,
+        handler=watch,
+        is_stream=True,
+        arguments=("experiment",),
+    ),
+    Operation(
+        noun="fl",
+        verb="result",
+        summary="Show a round's result, or write its tensors to a file.",
+        params=Fetch,
+        result=Fetched,
+        handler=result,
+        arguments=("experiment",),
+    ),
+    Operation(
+        noun="fl",
+        verb="verify",
+        summary="Prove or refute every round of an experiment, or of a CAR.",
+        params=Verify,
+        result=Progress | Verified,
+        handler=verify,
+        is_stream=True,
+        arguments=("what",),
+    ),
+    Operation(
+        noun="fl",
+        verb="export",
+        summary="Write a whole experiment to one CAR.",
+        params=Export,
+        result=Progress | Exported,
+        handler=export,
+        is_stream=True,
+        arguments=("experiment",),
+    ),
+    Operation(
+        noun="fl",
+        verb="cancel",
+        summary="End an experiment for all its members.",
+        params=CancelIt,
+        result=Done,
+        handler=cancel,
+        arguments=("experiment",),
+    ),
+)

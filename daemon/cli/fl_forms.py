@@ -1,0 +1,114 @@
+"""How experiments look on a terminal: a line for each change while they are watched, tables when asked for."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from daemon.cli.render import bytes_text, pairs, short, table
+from daemon.cli.text import clean
+
+Json = Any
+
+
+def status(rows: Json) -> Iterator[str]:
+    """One experiment in full, several as a table."""
+    if not rows:
+        yield "no experiments yet. Make one: covey fl plan PLAN.toml; or take part: covey fl join CID --from PEER"
+        return
+    if len(rows) > 1:
+        yield from table(
+            [
+                {
+                    "experiment": row["experiment"],
+                    "title": row["title"],
+                    "state": row["state"],
+                    "n_joined": row["n_joined"],
+                    "doing": row["doing"],
+                }
+                for row in rows
+            ]
+        )
+        return
+    yield from _whole(rows[0])
+
+
+def _whole(row: Json) -> Iterator[str]:
+    names = {one["peer"]: one["name"] or short(one["peer"]) for one in row["members"]}
+    head = {key: value for key, value in row.items() if key not in ("type", "rounds", "members", "is_over")}
+    head["coordinator"] = names.get(row["coordinator"], row["coordinator"])
+    yield from pairs(head)
+    if row["rounds"]:
+        yield ""
+        yield "rounds:"
+        yield from table([_round(one) for one in row["rounds"]])
+    yield ""
+    yield "members:"
+    yield from table([_member(one) for one in row["members"]])
+    if row["state"].startswith("waiting"):
+        yield ""
+        yield f"next: members join with `covey fl join {row['experiment']} --from PEER --data PATH`; then its author"
+        yield f"starts it: covey fl start {row['experiment']}"
+
+
+def _round(one: Json) -> Json:
+    shown = {key: value for key, value in one.items() if key not in ("result", "void")}
+    return shown | {"result": one["void"] or (short(one["result"]) if one["result"] else "-")}
+
+
+def _member(one: Json) -> Json:
+    acts = [word for word in ("joined", "selected", "submitted", "voted") if one[word]]
+    broken = ["broke the rules: covey fl verify tells how"] if one["is_broken"] else []
+    return {"name": one["name"] or "-", "peer": one["peer"], "in_this_round": ", ".join([*acts, *broken]) or "follows"}
+
+
+def watched(row: Json) -> Iterator[str]:
+    """One line: where it stands now."""
+    last = row["rounds"][-1] if row["rounds"] else None
+    parts = [row["state"], f"{row['n_joined']} joined", f"{row['n_reachable']} reachable"]
+    if last is not None:
+        parts.append(
+            f"{last['n_submitted']}/{last['n_selected']} submitted, "
+            f"{last['n_receipts']} received, {last['n_votes']} votes"
+        )
+        if last["term"]:
+            parts.append(f"term {last['term']}")
+        if last["loss"] is not None:
+            parts.append(f"loss {last['loss']:.4g}")
+        if last["void"]:
+            parts.append(f"void: {last['void']}")
+    parts.append(bytes_text(row["fetched_bytes"]))
+    parts += [row["doing"]] if row["doing"] else []
+    parts += [f"trouble: {row['trouble']}"] if row["trouble"] else []
+    yield clean("  ".join(parts))
+    if row["is_over"]:
+        yield f"next: covey fl result {row['experiment']} --out FILE, or prove it: covey fl verify {row['experiment']}"
+
+
+def verified(result: Json) -> Iterator[str]:
+    """The findings, and what they come to."""
+    yield from table(
+        [
+            {
+                "round": one["round"] or "all",
+                "verdict": one["verdict"],
+                "by": short(one["by"]) if one["by"] else "-",
+                "what": one["what"],
+            }
+            for one in result["findings"]
+        ]
+    )
+    yield f"{clean(result['title'])}: {result['verdict']}, from {result['n_events']:,} signed events"
+
+
+def planned(result: Json) -> Iterator[str]:
+    """The CID, and what its members type."""
+    yield result["experiment"]
+    yield f"next, on each of {result['n_members']} members: {result['join']}"
+    yield f"then here: covey fl start {result['experiment']}"
+
+
+def exported(result: Json) -> Iterator[str]:
+    """What was written."""
+    what = f"{result['n_events']:,} events, {result['n_blocks']:,} blocks, {bytes_text(result['size_bytes'])}"
+    yield f"{result['root']}  {what} -> {clean(result['out'])}"
+    if result["n_missing"]:
+        yield f"{result['n_missing']:,} blocks that events name are not here and were left out"

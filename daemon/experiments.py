@@ -1,0 +1,386 @@
+"""Federated experiments as operations use them: texts in, what the room of federation knows out."""
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from agents.federation.archive import pack, unpack
+from agents.federation.audit import audit, verdict_of
+from agents.federation.experiment import Experiment
+from agents.federation.planning import BadPlan, complete, plan_of, read_file
+from agents.federation.shelf import Shelf
+from agents.federation.standing import members_of, round_of, state_of
+from agents.federation.tasks import task_of
+from agents.federation.tensors import canonical, read_layout
+from agents.federation.verify import Finding
+from daemon import wall
+from daemon.api.operation import Progress
+from daemon.api.operations import fl
+from daemon.errors import NotFoundHere, Unfit
+from protocols.entry import Entry, make_entry
+from protocols.errors import Remote
+from protocols.net import PeerInfo
+from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Close, Plan, Submit, content_of
+from storage.cid import Cid
+from storage.errors import InvalidCid, StorageError, TargetExists
+from storage.keys import PeerId
+from storage.pins import PinState
+from storage.unixfs import COVEY_WEIGHTS, add_path
+from storage.unixfs import export as export_file
+
+if TYPE_CHECKING:
+    from daemon.api.progress import Report
+    from daemon.app import Node
+
+WATCH_S: Final = 0.25
+DIAL_LIMIT_S: Final = 15.0
+MAX_ASKED: Final = 32
+INITIAL_PIN: Final = "rounds/initial"
+MAX_SHOWN_ROUNDS: Final = 100
+
+
+def find(node: "Node", text: str) -> Experiment:
+    """The experiment of that CID, or of those first or last characters where they are no one else's.
+
+    Raises: UnknownExperiment, Unfit, InvalidCid.
+    """
+    if len(text) >= 8:
+        fits = [one for one in node.rounds.all() if str(one.cid).startswith(text) or str(one.cid).endswith(text)]
+        if len(fits) == 1:
+            return fits[0]
+        if fits:
+            raise Unfit(f"{text!r} fits {len(fits)} experiments: give the whole CID")
+    return node.rounds.get(Cid.parse(text))
+
+
+# --- planning
+
+
+async def make_plan(node: "Node", params: "fl.Plan") -> "fl.Planned":
+    """Raises: BadPlan, BadTask, CannotAggregate, BadTensors, NotFoundHere."""
+    from daemon.api.operations.peer import resolve
+
+    wish = await trio.to_thread.run_sync(read_file, Path(params.file)) if params.file else {}
+    wish |= _options(params, wish)
+    me = node.identity.peer_id
+    names = {name for key in ("members", "deputies") for name in wish.get(key, ()) if isinstance(name, str)}
+    peers = {name: await resolve(node, name) for name in sorted(names - {"me"})}
+    fields = complete(wish, peers.__getitem__, me)
+    task_of(fields["task"])
+    plan, n_params = await trio.to_thread.run_sync(_with_tensors, node, fields, wish.get("initial"))
+    entry = make_entry(node.identity, PLAN_KIND, PLAN_SCOPE, int(wall.unix_s()), [], content_of(plan))
+    one = await node.rounds.follow(entry)
+    await trio.to_thread.run_sync(_hold_initial, node, one)
+    return fl.Planned(
+        experiment=str(one.cid),
+        title=plan.title,
+        initial=str(plan.initial),
+        n_params=n_params,
+        n_members=len(plan.members),
+        join=f"covey fl join {one.cid} --from {me} --data PATH",
+    )
+
+
+def _options(params: "fl.Plan", wish: dict[str, Any]) -> dict[str, Any]:
+    """What the options say, in the file's terms."""
+    given = {
+        key: value
+        for key in (
+            "title", "initial", "rounds", "members", "deputies", "min_participants", "selected", "deadline_s",
+            "lease_s", "rule", "before",
+        )
+        if (value := getattr(params, key)) not in (None, ())
+    }  # fmt: skip
+    if params.task is not None:
+        given["task"] = {"task": params.task}
+    if params.settings:
+        task = given.get("task", wish.get("task", {}))
+        task = {"task": task} if isinstance(task, str) else task
+        given["task"] = task | dict(map(_setting, params.settings))
+    return given
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, mark, value = text.partition("=")
+    if not name or not mark:
+        raise BadPlan(f"{text[:64]!r} is no setting: write NAME=VALUE")
+    for form in (int, float):
+        try:
+            return name, form(value)
+        except ValueError:
+            continue
+    return name, {"true": True, "false": False}.get(value, value)
+
+
+def _with_tensors(node: "Node", fields: dict[str, Any], initial: object) -> tuple[Plan, int]:
+    """The plan over its first tensors, which are stored, and how many numbers they hold."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir=node.home.scratch) as name, node.store.lease():
+        folder = Path(name)
+        try:
+            cid = Cid.parse(initial) if isinstance(initial, str) else None
+        except InvalidCid:
+            cid = None
+        if cid is None:
+            path = Path(str(initial)) if initial is not None else folder / "initial"
+            if initial is None:
+                task_of(fields["task"]).initial(path)
+            else:
+                canonical(path, folder / "initial")
+                path = folder / "initial"
+        else:
+            path = Shelf(_ports(node), folder).path(cid)
+        n_params = read_layout(path).n_params
+        added = add_path(node.store, path, COVEY_WEIGHTS) if cid is None else cid
+        plan = plan_of(fields, added, int(wall.unix_s()))
+        node.pins.add(added, INITIAL_PIN, state=PinState.COMPLETE)  # until the experiment holds it
+        return plan, n_params
+
+
+def _hold_initial(node: "Node", one: Experiment) -> None:
+    one.keep.hold(one.plan.initial)
+    one.keep.show(one.plan.initial)
+    node.pins.remove(one.plan.initial, INITIAL_PIN)
+
+
+def _ports(node: "Node") -> Any:
+    return node.adapters.ports
+
+
+# --- taking part
+
+
+async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
+    """Raises: UnknownExperiment, NoMember, BadTask, NotFoundHere, StorageError, OSError."""
+    cid = Cid.parse(params.experiment)
+    known = next((one for one in node.rounds.all() if one.cid == cid), None)
+    entry = known.plan_entry if known else await node.rounds.plan_from(await _whom(node, params.from_), cid)
+    data = Path(params.data) if params.data is not None else None
+    one_plan = known.plan if known else None
+    if data is not None:
+        from protocols.rounds import read_plan
+
+        task = task_of((one_plan or read_plan(entry)).task)
+        await trio.to_thread.run_sync(task.check, data)
+    one = await node.rounds.follow(entry, data)
+    if data is not None and node.identity.peer_id not in one.book.joined_now():
+        await one.do(one.member.join)
+    return fl.Joined(
+        experiment=str(one.cid),
+        title=one.plan.title,
+        task=str(one.plan.task.get("task")),
+        is_training=node.identity.peer_id in one.book.joined_now(),
+        state=state_of(one.book),
+    )
+
+
+async def _whom(node: "Node", text: str | None) -> list[PeerId]:
+    """Whom to ask for a plan: the one that is named, connected to if need be, or all who are connected."""
+    from daemon.api.operations.peer import resolve
+
+    if text is None:
+        return node.network.peers()[:MAX_ASKED]
+    peer = await resolve(node, text)
+    info = PeerInfo.parse(text) if "/" in text else PeerInfo(peer, node.catalog.peers.addresses(peer))
+    try:
+        with trio.fail_after(DIAL_LIMIT_S):
+            await node.network.connect(info)
+    except (Remote, trio.TooSlowError):
+        pass  # told by the question
+    return [peer]
+
+
+# --- looking
+
+
+def standing(node: "Node", one: Experiment) -> "fl.Standing":
+    """How it stands."""
+    book, activity = one.book, one.activity
+    current = min(book.current(), one.plan.n_rounds)
+    shown = range(max(1, current - MAX_SHOWN_ROUNDS + 1), current + 1) if book.start() is not None else range(0)
+    rounds = [round_of(book, number) for number in shown]
+    coordinator = rounds[-1].coordinator if rounds else None
+    return fl.Standing(
+        experiment=str(one.cid),
+        title=one.plan.title,
+        state=state_of(book),
+        is_over=one.is_over,
+        task=str(one.plan.task.get("task")),
+        is_training=one.data is not None and node.identity.peer_id in book.joined_now(),
+        n_members=len(one.plan.members),
+        n_joined=len(book.joined_now()),
+        n_reachable=activity.n_reachable,
+        n_events=len(book.entries()),
+        coordinator=str(coordinator) if coordinator is not None else None,
+        doing=activity.doing,
+        trouble=activity.trouble,
+        fetched_bytes=activity.fetched_bytes,
+        rounds=[
+            fl.Round(
+                round=found.number,
+                phase=found.phase,
+                term=found.term,
+                n_selected=found.n_selected,
+                n_submitted=found.n_submitted,
+                n_receipts=found.n_receipts,
+                n_votes=found.n_votes,
+                loss=math.fsum(found.losses) / len(found.losses) if found.losses else None,
+                result=str(found.result) if found.result is not None else None,
+                void=found.void,
+            )
+            for found in rounds
+        ],
+        members=[
+            fl.Member(name=_name_of(node, member.peer), **member._replace(peer=str(member.peer))._asdict())  # type: ignore[arg-type]
+            for member in members_of(book, current)
+        ],
+    )
+
+
+def _name_of(node: "Node", peer: PeerId) -> str | None:
+    if peer == node.identity.peer_id:
+        return "me"
+    row = node.catalog.peers.get(peer)
+    return row.name if row is not None else None
+
+
+async def fetch_result(node: "Node", params: "fl.Fetch") -> "fl.Fetched":
+    """Raises: NotFoundHere, TargetExists, Remote, StorageError."""
+    one = find(node, params.experiment)
+    last = one.book.current() - 1
+    number = params.round or last
+    if number > last or number < 1:
+        raise NotFoundHere(f"round {max(number, 1)} has no result yet: covey fl status {one.cid}")
+    result = one.book.result(number)
+    if result is None or result == one.plan.initial:
+        raise NotFoundHere(f"round {number} was void, and so was every one before: the tensors are the plan's")
+    document = await one.bring_result(result)
+    if params.out is not None:
+        await trio.to_thread.run_sync(export_file, node.store, document.tensors, Path(params.out))
+    return fl.Fetched(
+        experiment=str(one.cid),
+        round=number,
+        result=str(result),
+        tensors=str(document.tensors),
+        n_updates=len(document.updates),
+        out=params.out,
+    )
+
+
+# --- proving
+
+
+async def verify(node: "Node", params: "fl.Verify", report: "Report") -> "fl.Verified":
+    """Raises: UnknownExperiment, InvalidCar, Remote, StorageError."""
+    path = Path(params.what)
+    if path.is_absolute() and await trio.to_thread.run_sync(path.is_file):
+        with node.store.lease():
+            plan, entries = await trio.to_thread.run_sync(_read_car, node, path)
+            return await _audited(node, plan, entries, report)
+    one = find(node, params.what)
+    if not params.is_offline:
+        await bring_all(one, report)
+    return await _audited(node, one.plan_entry, one.book.entries(), report)
+
+
+async def _audited(node: "Node", plan: Entry, entries: list[Entry], report: "Report") -> "fl.Verified":
+    n_done = 0
+
+    def on_finding(finding: Finding) -> None:
+        nonlocal n_done
+        trio.from_thread.check_cancelled()
+        n_done += 1
+        report(Progress(step="computing each round again", n_done=n_done, unit="findings"))
+
+    findings = await trio.to_thread.run_sync(partial(audit, _ports(node), plan, entries, node.home.scratch, on_finding))
+    return fl.Verified(
+        experiment=str(plan.body_cid),
+        title=str(plan.content.get("title", "")),
+        verdict=verdict_of(findings),
+        n_events=len(entries),
+        findings=[
+            fl.Finding(round=one.round, verdict=one.verdict, what=one.what, by=str(one.by) if one.by else None)
+            for one in findings
+        ],
+    )
+
+
+def _read_car(node: "Node", path: Path) -> tuple[Entry, list[Entry]]:
+    """Its blocks go to the store, unpinned: what is there already is not written again."""
+    from storage import car
+
+    with path.open("rb", buffering=0) as file:
+        found = car.import_car(
+            node.store, file, file_bytes=path.stat().st_size, needs_whole_roots=False, scratch=node.home.scratch
+        )
+    if not found.roots:
+        raise NotFoundHere(f"{path} names no root: it is no experiment that `covey fl export` wrote")
+    return unpack(node.store, found.roots[0].cid)
+
+
+async def bring_all(one: Experiment, report: "Report") -> None:
+    """Fetch what the final closes name and is not here, as far as members have it."""
+    book = one.book
+    wanted = [one.plan.initial]
+    for number in range(1, one.plan.n_rounds + 1):
+        final = book.final(number)
+        if final is None:
+            break
+        assert isinstance(final.event, Close)
+        submissions = [said.event for said in map(book.get, final.event.submissions) if said is not None]
+        wanted += [event.update for event in submissions if isinstance(event, Submit)]
+    for n_done, cid in enumerate(wanted):
+        report(Progress(step="fetching updates", n_done=n_done, n_total=len(wanted), unit="updates"))
+        try:
+            await one.fetch_file(cid)
+        except (Remote, StorageError, trio.TooSlowError):
+            continue  # told as not decidable, or left out
+
+
+async def export(node: "Node", params: "fl.Export", report: "Report") -> "fl.Exported":
+    """Raises: UnknownExperiment, NotFoundHere, TargetExists, StorageError."""
+    one, target = find(node, params.experiment), Path(params.out)
+    if not target.parent.is_dir():
+        raise NotFoundHere(f"there is no folder {target.parent} to write into. Make it first: mkdir -p")
+    if target.exists():
+        raise TargetExists(f"{target} is there already: choose another name, or move it away")
+    if not params.is_offline:
+        await bring_all(one, report)
+        await _bring_results(one)
+
+    n_done = 0
+
+    def on_bytes(n_bytes: int) -> None:
+        nonlocal n_done
+        trio.from_thread.check_cancelled()
+        n_done += n_bytes
+        report(Progress(step=f"writing {target.name}", n_done=n_done))
+
+    def write() -> Any:
+        with node.store.lease():
+            return pack(node.store, one.plan_entry, one.book.entries(), target, on_bytes)
+
+    packed = await trio.to_thread.run_sync(write)
+    return fl.Exported(
+        experiment=str(one.cid),
+        root=str(packed.root),
+        out=params.out,
+        n_events=packed.n_events,
+        n_blocks=packed.n_blocks,
+        size_bytes=packed.n_bytes,
+        n_missing=packed.n_missing,
+    )
+
+
+async def _bring_results(one: Experiment) -> None:
+    for number in range(1, one.book.current()):
+        result = one.book.result(number)
+        if result is not None and result != one.plan.initial:
+            try:
+                await one.bring_result(result)
+            except (Remote, StorageError, trio.TooSlowError):
+                continue

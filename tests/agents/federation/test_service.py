@@ -1,0 +1,245 @@
+"""Whole members over the simulated network: they train, agree, and let nothing out that is nobody's business."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trio
+
+from agents.federation.archive import pack, unpack
+from agents.federation.audit import audit, verdict_of
+from agents.federation.experiment import Experiment
+from agents.federation.service import NoMember, Rounds, UnknownExperiment
+from agents.federation.shelf import Keep
+from agents.federation.tasks import task_of
+from protocols import rounds_sync as sync
+from protocols.bitswap.shell import run_exchange
+from protocols.entry import Entry, make_entry
+from protocols.framing import frame
+from protocols.net import PeerInfo, Stream
+from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Join, Plan, content_of, scope_of
+from simulations.net import SimWorld
+from simulations.world import SimNode, make_identity, make_node
+from storage.blockstore import MadeBlock, Visibility
+from storage.cid import DAG_PB, Cid
+from storage.codecs import dag_pb
+from storage.errors import StoreFull
+from storage.keys import Identity
+from storage.unixfs import COVEY_WEIGHTS, add_bytes, add_path
+
+TASK = {"task": "softmax", "n_features": 4, "n_classes": 3, "n_epochs": 2}
+NAMES = ("ada", "bob", "cleo")
+
+
+class Home:
+    """A member with a disk."""
+
+    def __init__(self, world: SimWorld, name: str, folder: Path) -> None:
+        self.name, self.folder = name, folder / name
+        (self.folder / "scratch").mkdir(parents=True, exist_ok=True)
+        self.node: SimNode = make_node(world, name, folder)
+        self.identity: Identity = make_identity(world.seed, name)
+        self.rounds = self.fresh()
+        self.data = self.folder / "data.npz"
+        noise = np.random.default_rng(len(name))
+        labels = noise.integers(0, 3, 40)
+        np.savez(self.data, x=np.eye(4)[labels] + noise.normal(size=(40, 4)) / 4, y=labels)
+
+    def fresh(self) -> Rounds:
+        return Rounds(self.node.ports, self.folder / "rounds", self.folder / "scratch")
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(run_exchange, self.node.ports.exchange))
+            await nursery.start(self.rounds.run)
+            yield
+            nursery.cancel_scope.cancel()
+
+    def plan(self, homes: "list[Home]", **changes: Any) -> Entry:
+        path = self.folder / "initial"
+        task_of(TASK).initial(path)
+        initial = add_path(self.node.ports.store, path, COVEY_WEIGHTS)
+        peers = tuple(home.identity.peer_id for home in homes)
+        settings: dict[str, Any] = {
+            "title": "test", "task": TASK, "initial": initial, "n_rounds": 2, "members": peers, "deputies": peers,
+            "deadline_s": 60.0, "lease_s": 5.0, "min_participants": 2,
+        }  # fmt: skip
+        return make_entry(self.identity, PLAN_KIND, PLAN_SCOPE, 0, [], content_of(Plan(**settings | changes)))
+
+
+@pytest.fixture
+def homes(sim_world: SimWorld, tmp_path: Path) -> list[Home]:
+    return [Home(sim_world, name, tmp_path) for name in NAMES]
+
+
+async def connected(homes: list[Home]) -> None:
+    for home in homes:
+        for other in homes:
+            if other is not home:
+                network = other.node.network
+                await home.node.network.connect(PeerInfo(network.peer_id, (network.addresses()[0].split("/p2p")[0],)))
+
+
+async def begun(homes: list[Home], plan: Entry) -> list[Experiment]:
+    found = []
+    for home in homes:
+        one = await home.rounds.follow(plan, home.data)
+        await trio.to_thread.run_sync(one.keep.show, one.plan.initial) if home is homes[0] else None
+        await one.do(one.member.join)
+        found.append(one)
+    await until(lambda: len(found[0].book.joined_now()) == len(homes))
+    await found[0].do(found[0].member.start)
+    return found
+
+
+async def until(is_it: Callable[[], bool], limit_s: float = 300.0) -> None:
+    with trio.fail_after(limit_s):
+        while not is_it():
+            await trio.sleep(0.1)
+
+
+@asynccontextmanager
+async def village(homes: list[Home]) -> AsyncIterator[None]:
+    async with homes[0].running(), homes[1].running(), homes[2].running():
+        await connected(homes)
+        yield
+
+
+async def test_members_come_to_one_result_and_its_archive_is_proved_by_who_has_nothing_else(
+    homes: list[Home], sim_world: SimWorld, tmp_path: Path, autojump_clock: Any
+) -> None:
+    async with village(homes):
+        plan = homes[0].plan(homes)
+        ones = await begun(homes, plan)
+        await until(lambda: all(one.is_over for one in ones))
+        results = {one.book.result(2) for one in ones}
+        assert len(results) == 1
+        book = ones[2].book
+        assert len(book.submissions(2)) == 3
+        packed = await trio.to_thread.run_sync(
+            pack, homes[2].node.ports.store, plan, book.entries(), tmp_path / "all.car"
+        )
+        assert packed.n_missing == 0
+    stranger = Home(sim_world, "stranger", tmp_path)
+    store = stranger.node.ports.store
+    from storage.car import import_car
+
+    with (tmp_path / "all.car").open("rb") as file:
+        import_car(store, file, needs_whole_roots=False)
+    found, entries = unpack(store, packed.root)
+    findings = audit(stranger.node.ports, found, entries, stranger.folder / "scratch")
+    assert [finding.verdict for finding in findings] == ["proved", "proved"] and verdict_of(findings) == "proved"
+
+
+async def test_who_is_started_again_goes_on_from_its_journal(homes: list[Home], autojump_clock: Any) -> None:
+    async with homes[0].running(), homes[1].running():
+        async with homes[2].running():
+            await connected(homes)
+            plan = homes[0].plan(homes)
+            ones = await begun(homes, plan)
+            await until(lambda: ones[0].book.current() == 2)
+            said = set(ones[2]._durable)
+        homes[2].rounds = homes[2].fresh()
+        async with homes[2].running():
+            again = homes[2].rounds.get(ones[0].cid)
+            assert said <= again._durable and again.data == homes[2].data
+            await until(lambda: again.is_over and ones[0].is_over)
+            assert again.book.result(2) == ones[0].book.result(2) and not again.book.broken()
+
+
+async def test_a_stranger_learns_neither_of_the_experiment_nor_its_plan(
+    homes: list[Home], sim_world: SimWorld, tmp_path: Path, autojump_clock: Any
+) -> None:
+    async with village(homes):
+        plan = homes[0].plan(homes)
+        one = await homes[0].rounds.follow(plan)
+        stranger = Home(sim_world, "stranger", tmp_path)
+        async with stranger.running():
+            await connected([stranger, homes[0]])
+            with pytest.raises(UnknownExperiment, match="none of 1 peers"):
+                await stranger.rounds.plan_from([homes[0].identity.peer_id], one.cid)
+            with pytest.raises(NoMember):
+                await stranger.rounds.follow(plan)
+        assert (await homes[1].rounds.plan_from([homes[0].identity.peer_id], one.cid)).cid == plan.cid
+
+
+async def test_garbage_from_a_member_stops_nobody(homes: list[Home], autojump_clock: Any) -> None:
+    mallory = homes[2]
+
+    async def babble(stream: Stream) -> None:
+        await stream.write(frame(b"\xff" * 100))
+        await stream.finish()
+
+    async with homes[0].running(), homes[1].running(), trio.open_nursery() as nursery:
+        await nursery.start(partial(run_exchange, mallory.node.ports.exchange))
+        mallory.node.network.serve(sync.PROTOCOL, babble)
+        await connected(homes)
+        plan = homes[0].plan(homes)
+        ones = [await home.rounds.follow(plan, home.data) for home in homes[:2]]
+        await trio.to_thread.run_sync(ones[0].keep.show, ones[0].plan.initial)
+        for one in ones:
+            await one.do(one.member.join)
+        await until(lambda: len(ones[0].book.joined_now()) == 2)
+        await ones[0].do(ones[0].member.start)
+        await until(lambda: all(one.is_over for one in ones))
+        assert ones[0].book.result(2) == ones[1].book.result(2)
+        assert homes[0].node.first("peer_misbehaved") is not None
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_history_that_forks_reaches_those_who_heard_one_half_each(
+    homes: list[Home], autojump_clock: Any
+) -> None:
+    """Cleo says one thing to Ada and another to Bob; both learn of it from each other."""
+    async with homes[0].running(), homes[1].running():
+        await connected(homes[:2])
+        plan = homes[0].plan(homes)
+        ones = [await home.rounds.follow(plan) for home in homes[:2]]
+        scope, cleo = scope_of(ones[0].cid), homes[2].identity
+        halves = [make_entry(cleo, "join", scope, 0, prev, content_of(Join())) for prev in ([], [plan.cid])]
+        for one, half in zip(ones, halves, strict=True):
+            await one._hear([half])
+        await until(lambda: all(cleo.peer_id in one.book.broken() for one in ones))
+        assert all(half.cid in one.book for one in ones for half in halves)
+
+
+async def test_an_event_that_cannot_be_written_is_told_to_nobody(homes: list[Home], autojump_clock: Any) -> None:
+    async with homes[1].running(), homes[2].running():
+        one = await homes[1].rounds.follow(homes[0].plan(homes))
+
+        def full(entries: object) -> None:
+            raise StoreFull("no room")
+
+        journal, one._journal.append = one._journal.append, full  # type: ignore[method-assign]
+        with pytest.raises(StoreFull):
+            await one.do(one.member.join)
+        assert list(one._since(sync.Known({}))) == []
+        one._journal.append = journal  # type: ignore[method-assign]
+        one._failure = None  # for the end of this test
+
+
+async def test_an_update_that_links_to_what_is_private_here_is_not_passed_on(
+    homes: list[Home], autojump_clock: Any
+) -> None:
+    """Whoever names a block need not have it: showing the update would show the block."""
+    ports = homes[0].node.ports
+    secret = add_bytes(ports.store, b"my diary")
+    bait = MadeBlock.of(dag_pb.encode(dag_pb.PbNode(None, (dag_pb.PbLink(secret, "", 8),))), DAG_PB)
+    ports.store.put_many([bait])
+    keep = Keep(ports, Cid.of(b"experiment"), Plan(**_fields(homes, secret)))
+    assert not keep.may_pass_on(bait.cid, is_new=False)
+    assert keep.may_pass_on(bait.cid, is_new=True)
+    ports.roots.publish(secret, Visibility.MEMBERS, [home.identity.peer_id for home in homes])
+    assert not keep.may_pass_on(bait.cid, is_new=False)  # the bait itself was here, for nobody
+    ports.roots.publish(bait.cid, Visibility.MEMBERS, [home.identity.peer_id for home in homes])
+    assert keep.may_pass_on(bait.cid, is_new=False)
+
+
+def _fields(homes: list[Home], initial: Cid) -> dict[str, Any]:
+    peers = tuple(home.identity.peer_id for home in homes)
+    return {"title": "t", "task": TASK, "initial": initial, "members": peers, "deputies": peers}

@@ -1,0 +1,146 @@
+"""`covey fl` on one node: plans that hold and plans that do not, and what each operation says of an experiment."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trio
+
+from agents.federation.audit import Refuted, Undecided
+from daemon.api.faults import EXIT_FAILED, EXIT_NOT_FOUND, fault_of
+from storage.keys import Identity
+
+OTHER = str(Identity(b"o" * 32).peer_id)
+SETTINGS = {"task": "softmax", "settings": ["n_features=4", "n_classes=3"]}
+ALONE = {"title": "alone", "rounds": 1, "min_participants": 1, **SETTINGS}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    noise = np.random.default_rng(1)
+    labels = noise.integers(0, 3, 30)
+    np.savez(tmp_path / "data.npz", x=noise.normal(size=(30, 4)), y=labels)
+    return str(tmp_path / "data.npz")
+
+
+async def planned(node_here, **changes):
+    answer = await node_here.post("fl/plan", **ALONE | changes)
+    assert answer.status == 200, answer.json
+    return answer.json["experiment"]
+
+
+async def over(node_here, experiment):
+    with trio.fail_after(60):
+        while True:
+            (row,) = (await node_here.post("fl/status", experiment=experiment)).json
+            if row["is_over"]:
+                return row
+            await trio.sleep(0.1)
+
+
+async def test_one_member_trains_alone_proves_it_and_exports_it(node_here, data, tmp_path):
+    experiment = await planned(node_here)
+    joined = (await node_here.post("fl/join", experiment=experiment, data=data)).json
+    assert joined["is_training"] and joined["state"] == "waiting for its start"
+    assert (await node_here.post("fl/start", experiment=experiment)).status == 200
+    row = await over(node_here, experiment)
+    assert row["state"] == "over" and row["rounds"][0]["n_submitted"] == 1
+    verified = (await node_here.post("fl/verify", what=experiment)).lines[-1]
+    assert verified["verdict"] == "proved" and [one["round"] for one in verified["findings"]] == [1]
+    got = (await node_here.post("fl/result", experiment=experiment, out=str(tmp_path / "out.safetensors"))).json
+    assert got["result"] == row["rounds"][0]["result"] and (tmp_path / "out.safetensors").stat().st_size > 60
+    car = str(tmp_path / "all.car")
+    exported = (await node_here.post("fl/export", experiment=experiment, out=car)).lines[-1]
+    assert exported["n_missing"] == 0
+    assert (await node_here.post("fl/verify", what=car)).lines[-1]["verdict"] == "proved"
+    again = (await node_here.post("fl/export", experiment=experiment, out=car)).lines[-1]
+    assert again["error"]["code"] == "target_exists"
+
+
+async def test_a_plan_comes_from_a_file_and_options_go_before_it(node_here, tmp_path):
+    file = tmp_path / "plan.toml"
+    file.write_text(
+        f'title = "from the file"\nrounds = 3\nmin_participants = 2\nmembers = ["{OTHER}"]\nrule = "median"\n'
+        '[task]\ntask = "softmax"\nn_features = 4\nn_classes = 3\n'
+    )
+    answer = await node_here.post("fl/plan", file=str(file), rounds=7)
+    assert answer.json["title"] == "from the file" and answer.json["n_members"] == 2 and answer.json["n_params"] == 15
+    one = node_here.node.rounds.all()[0]
+    assert one.plan.n_rounds == 7 and one.plan.rule == {"rule": "median"}
+    assert one.plan.deputies[0] == node_here.node.identity.peer_id
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "says"),
+    [
+        ({"title": ""}, "bad_plan", "title"),
+        ({"task": "wishing"}, "bad_task", "there is no task 'wishing' here; there are:"),
+        ({"settings": ["n_features=4"]}, "bad_task", "n_classes"),
+        ({"settings": ["n_features"]}, "bad_plan", "is no setting"),
+        ({"rule": "wishing"}, "cannot_aggregate", "there is no rule"),
+        ({"selected": 4, "min_participants": 2, "members": [OTHER]}, "bad_plan", "a minimum of 3 to 4"),
+        ({"min_participants": 3, "members": [OTHER]}, "bad_plan", "there are 2 members"),
+        ({"deputies": [OTHER]}, "bad_plan", "every deputy is a member"),
+        ({"deadline_s": 1.0, "lease_s": 5.0}, "bad_plan", "shorter than the lease"),
+        ({"members": ["nobody"]}, "not_found", "neither a peer id nor the name of a peer"),
+        ({"initial": "/nowhere"}, "no_such_file", "nowhere"),
+    ],
+)
+async def test_a_plan_that_would_not_hold_is_refused_with_the_reason(node_here, changes, code, says):
+    error = (await node_here.post("fl/plan", **ALONE | changes)).json["error"]
+    assert error["code"] == code and says in error["text"]
+    assert node_here.node.rounds.all() == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rounds = ",
+        "wish = 1",
+        "members = 5",
+        "members = [5]",
+        "task = 5",
+        "before = 5",
+        "initial = 5",
+        'title = "no task"',
+    ],
+)
+async def test_a_file_that_is_no_plan_is_refused(node_here, tmp_path, text):
+    (tmp_path / "plan.toml").write_text(text)
+    answer = await node_here.post("fl/plan", file=str(tmp_path / "plan.toml"))
+    assert answer.json["error"]["code"] == "bad_plan"
+
+
+async def test_data_that_do_not_fit_the_task_are_refused_at_once(node_here, tmp_path):
+    experiment = await planned(node_here)
+    (tmp_path / "bad.csv").write_text("1,2,3\n")
+    error = (await node_here.post("fl/join", experiment=experiment, data=str(tmp_path / "bad.csv"))).json["error"]
+    assert error["code"] == "bad_task" and "expected are (n, 4)" in error["text"]
+
+
+async def test_too_few_to_start_what_is_not_known_and_what_has_no_result_are_told(node_here):
+    experiment = await planned(node_here, members=[OTHER], min_participants=2)
+    error = (await node_here.post("fl/start", experiment=experiment)).json["error"]
+    assert error["code"] == "bad_plan" and "0 have joined, and 2 are needed" in error["text"]
+    assert (await node_here.post("fl/result", experiment=experiment)).json["error"]["code"] == "not_found"
+    unknown = "bafyreibdjatinztwkiymenotoazucsecl7tywhpxt3doifg7zo4ibmzo7y"
+    assert (await node_here.post("fl/watch", experiment=unknown)).json["error"]["code"] == "unknown_experiment"
+    assert (await node_here.post("fl/join", experiment=unknown)).json["error"]["code"] == "unknown_experiment"
+    verified = (await node_here.post("fl/verify", what=experiment, is_offline=True)).lines
+    assert verified[-2]["verdict"] == "not decidable" and verified[-1]["error"]["code"] == "undecided"
+
+
+async def test_who_left_trains_no_more_and_what_is_cancelled_is_over(node_here, data):
+    experiment = await planned(node_here)
+    await node_here.post("fl/join", experiment=experiment, data=data)
+    assert "left" in (await node_here.post("fl/leave", experiment=experiment)).json["text"]
+    (row,) = (await node_here.post("fl/status")).json
+    assert not row["is_training"] and row["state"] == "waiting for participants"
+    assert (await node_here.post("fl/cancel", experiment=experiment[-12:], reason="no time")).status == 200
+    row = await over(node_here, experiment)
+    assert row["state"] == "cancelled: no time"
+
+
+def test_what_is_refuted_and_what_is_not_decidable_end_with_codes_of_their_own():
+    assert fault_of(Refuted("x")).exit_code == EXIT_FAILED
+    assert fault_of(Undecided("x")).exit_code == EXIT_NOT_FOUND
