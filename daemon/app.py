@@ -164,28 +164,7 @@ async def open_node(
         async with (
             running(feed.run),
             open_network(identity, config) as network,
-            engine_opened(
-                config,
-                home,
-                catalog,
-                threads=config.engine.n_threads,
-                device=config.engine.device,
-                dtype=config.engine.dtype,
-                cache_bytes=int(config.engine.cache_gb * 1e9),
-                deterministic=config.engine.is_deterministic,
-                idle_s=config.engine.idle_timeout_s,
-                hang_s=config.engine.hang_timeout_s,
-                on_log=_log_engine,
-                on_death=lambda why: feed.note("engine_died", {"text": why[:MAX_DEATH_CHARS]}),
-            ) as engine,
-            open_engine(
-                command=TRAINER,
-                threads=config.engine.n_threads,
-                device=config.engine.device,
-                idle_s=min(TRAINER_IDLE_S, config.engine.idle_timeout_s),
-                hang_s=config.engine.hang_timeout_s,
-                on_log=_log_engine,
-            ) as trainer,
+            _engines(config, home, catalog, feed) as engines,
         ):
             if not store.recovery.is_clean:
                 _tell_mended(store.recovery, feed)
@@ -200,7 +179,7 @@ async def open_node(
             serve_offers(ports)
             keeper = Keeper(store, ports.pins, roots, feed.note)
             async with _gateway(config, ports) as gateway:
-                node, services = _assemble(home, config, ports, keeper, feed, (engine, trainer), stop, gateway)
+                node, services = _assemble(home, config, ports, keeper, feed, engines, stop, gateway)
                 async with trio.open_nursery() as nursery:
                     for name, service in services.items():
                         await nursery.start(supervise, name, service, feed.note)
@@ -209,6 +188,39 @@ async def open_node(
                         yield node
                     feed.note("node_stopped", {})
                     nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _engines(
+    config: Config, home: Home, catalog: Catalog, feed: EventFeed
+) -> AsyncIterator[tuple[Engine, Engine]]:
+    """The engine that answers, and the one that trains. Raises: BadConfig, BackendRefused."""
+    wish = config.engine
+    async with (
+        engine_opened(
+            config,
+            home,
+            catalog,
+            threads=wish.n_threads,
+            device=wish.device,
+            dtype=wish.dtype,
+            cache_bytes=int(wish.cache_gb * 1e9),
+            deterministic=wish.is_deterministic,
+            idle_s=wish.idle_timeout_s,
+            hang_s=wish.hang_timeout_s,
+            on_log=_log_engine,
+            on_death=lambda why: feed.note("engine_died", {"text": why[:MAX_DEATH_CHARS]}),
+        ) as engine,
+        open_engine(
+            command=TRAINER,
+            threads=wish.n_threads,
+            device=wish.device,
+            idle_s=min(TRAINER_IDLE_S, wish.idle_timeout_s),
+            hang_s=wish.hang_timeout_s,
+            on_log=_log_engine,
+        ) as trainer,
+    ):
+        yield engine, trainer
 
 
 @asynccontextmanager
@@ -357,23 +369,35 @@ def _assemble(
         started_s=trio.current_time(),
         stop=stop,
     )
+    services: dict[str, Service] = {
+        "announcer": partial(run_announcer, ports, published, rng),
+        "subscriber": partial(run_subscriber, ports, news, rng, on_ready=node.adapters.became_ready),
+        "provider": provider.run,
+    }
+    return node, services | _services(node, ports)
+
+
+def _services(node: Node, ports: Ports) -> dict[str, Service]:
+    """What runs beside the operations, but for what is fed by channels."""
+    config, network, catalog = node.config, node.network, node.catalog
     watchers: dict[str, Service] = {
         f"watcher of {folder}": partial(
-            run_watcher, home.root / os.path.expanduser(folder), node.adapters.publish_found, ports.emit
+            run_watcher, node.home.root / os.path.expanduser(folder), node.adapters.publish_found, ports.emit
         )
         for folder in config.adapters.watch
     }
     others: dict[str, Service] = {"backend": partial(run_acquaintance, node)} if config.backend.url else {}
-    return node, watchers | others | {
-        "bitswap": partial(run_exchange, ports.exchange),
-        "rounds": node.rounds.run,
-        "announcer": partial(run_announcer, ports, published, rng),
-        "subscriber": partial(run_subscriber, ports, news, rng, on_ready=node.adapters.became_ready),
-        "provider": provider.run,
-        "keeper": keeper.run,
-        "peer notes": partial(note_peers, network, catalog.peers, feed, wall.unix_s),
-        "peering": partial(keep_connected, network, catalog.peers, _bootstrap(config)),
-    }
+    return (
+        watchers
+        | others
+        | {
+            "bitswap": partial(run_exchange, ports.exchange),
+            "rounds": node.rounds.run,
+            "keeper": node.keeper.run,
+            "peer notes": partial(note_peers, network, catalog.peers, node.events, wall.unix_s),
+            "peering": partial(keep_connected, network, catalog.peers, _bootstrap(config)),
+        }
+    )
 
 
 def _fill_catalog(ports: Ports, home: Home) -> None:

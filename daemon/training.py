@@ -4,14 +4,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 import structlog
 import trio
 
 from agents.engine import messages
-from agents.engine.client import Replies
+from agents.engine.calls import Replies
 from agents.engine.messages import Train, TrainCheckpoint, Trained, TrainPaused, TrainReady, TrainStep
 from agents.errors import AgentError, EngineDied
 from agents.models import card_of
@@ -75,8 +75,8 @@ async def run_training(node: "Node", request: Train, model: "ModelRow") -> Async
 
 async def _attempt(node: "Node", request: Train, model: "ModelRow") -> AsyncGenerator[Told, None]:
     architecture = card_of(model).architecture
-    async with node.trainer.call(request) as replies:
-        assert isinstance(replies, Replies), "a trainer is an engine of its own, never a server's"
+    async with node.trainer.call(request) as answered:
+        replies = cast("Replies", answered)  # a trainer is an engine of its own, never a server's
         is_over = False
         try:
             async for reply in replies:

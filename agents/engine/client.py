@@ -14,28 +14,26 @@ first loads the model that the old one had. One that hangs (see `watchdog`) is k
 import os
 import subprocess
 import sys
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
-from typing import Final, Self
+from typing import Final
 
 import msgspec
 import trio
 
-from agents.engine.death import Backoff, cause, n_oom_kills
-from agents.engine.framing import BrokenFrame, Unframer, encode
+from agents.engine.calls import MAX_UNREAD_REPLIES, Call, Replies, Worker, read_replies
+from agents.engine.death import Backoff, n_oom_kills
+from agents.engine.framing import BrokenFrame
 from agents.engine.messages import (
     Cancel,
     EngineStatus,
-    Failed,
     Generate,
     Import,
     Load,
-    Message,
     Ping,
-    Pong,
     Reply,
     Request,
     Stage,
@@ -46,139 +44,18 @@ from agents.engine.process import log_lines, reap, write
 from agents.engine.watchdog import HANG_S, Watchdog
 from agents.errors import (
     AgentError,
-    BadAdapter,
-    BadData,
-    BadModel,
-    CannotResume,
-    EngineBusy,
     EngineDied,
     EngineFailed,
-    EngineMissing,
-    NoRoom,
-    TooLong,
-    UnknownName,
-    UnlikeRun,
-    WrongBase,
 )
 
 # -P: what lies in the daemon's working folder is not imported.
 WORKER: Final = (sys.executable, "-P", "-m", "agents.engine.worker")
 IDLE_S: Final = 600.0
 MAX_CALLS: Final = 64
-MAX_UNREAD_REPLIES: Final = 8192
 MAX_UNSENT_FRAMES: Final = 256
-LAST_WORDS_LINES: Final = 5
 LAST_WORDS_S: Final = 0.5
 STATUS_LIMIT_S: Final = 2.0
 STOPPED: Final = "it was stopped by its user"
-
-_ERRORS: Final[dict[str, type[AgentError]]] = {
-    error.code: error
-    for error in (
-        BadAdapter,
-        BadData,
-        BadModel,
-        CannotResume,
-        EngineBusy,
-        EngineMissing,
-        NoRoom,
-        TooLong,
-        UnknownName,
-        UnlikeRun,
-        WrongBase,
-    )
-}
-
-
-@dataclass
-class _Call:
-    """One request in hand: where its replies go, and what ended it early."""
-
-    request: Request
-    replies: trio.MemorySendChannel[Reply]
-    error: AgentError | None = None
-
-    def fail(self, error: AgentError) -> None:
-        self.error = error
-        self.replies.close()
-
-
-class Replies:
-    """The replies to one request, in order, up to and with the final one. Raises: AgentError, by what went wrong."""
-
-    def __init__(self, worker: "_Worker", call: _Call, receive: trio.MemoryReceiveChannel[Reply]) -> None:
-        self._worker = worker
-        self._call = call
-        self._receive = receive
-        self._is_over = False
-
-    def cancel(self) -> None:
-        """Ask the worker to end the request early; its final reply still comes."""
-        self._worker.post(Cancel(id=self._call.request.id))
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Reply:
-        if self._is_over:
-            raise StopAsyncIteration
-        try:
-            reply = await self._receive.receive()
-        except trio.EndOfChannel:
-            assert self._call.error is not None, "only an error ends the replies before the final one"
-            raise self._call.error from None
-        self._is_over = reply.is_final
-        if isinstance(reply, Failed):
-            error = _ERRORS.get(reply.code, EngineFailed)(reply.text)
-            raise error
-        return reply
-
-
-@dataclass(eq=False)
-class _Worker:
-    """A worker process and the calls that it has in hand."""
-
-    process: trio.Process
-    outbox: trio.MemorySendChannel[bytes]
-    last_used_s: float
-    watchdog: Watchdog
-    started_s: float
-    n_oom_kills: int  # of the system, when it began
-    calls: dict[int, _Call] = field(default_factory=dict)
-    log_read: trio.Event = field(default_factory=trio.Event)
-    last_words: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_WORDS_LINES))
-    model: Load | None = None
-    complaint: str | None = None
-    has_answered: bool = False
-    was_useful: bool = False  # has finished something that is no preparation
-    was_stopped: bool = False
-    is_over: bool = False
-
-    def post(self, message: Message) -> None:
-        """Send in the background. A worker that reads nothing is hung: it is ended."""
-        try:
-            self.outbox.send_nowait(encode(message))
-        except trio.WouldBlock:
-            self.end("it no longer reads its requests")
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # it is ending; every call in hand is about to hear of it
-
-    def forget(self, request: Request) -> None:
-        """A `Load` did not succeed: the model that it names is not there."""
-        if self.model is request:
-            self.model = None
-
-    def end(self, complaint: str) -> None:
-        """Kill it; the reader then sees the end of its output."""
-        self.complaint = self.complaint or complaint
-        with suppress(ProcessLookupError):
-            self.process.kill()
-
-    def why(self) -> str:
-        """How it ended, for people."""
-        is_oom = n_oom_kills() > self.n_oom_kills
-        words = self.last_words[-1] if self.last_words else ""
-        return cause(self.process.returncode, self.complaint, words, is_oom=is_oom)
 
 
 @dataclass(frozen=True)
@@ -247,7 +124,7 @@ class Engine:
         self._slots = trio.Semaphore(MAX_CALLS)
         self._starting = trio.Lock()
         self._nursery = nursery
-        self._worker: _Worker | None = None
+        self._worker: Worker | None = None
         self._model: Load | None = None
         self._backoff = Backoff()
         self._n_starts = 0
@@ -322,14 +199,14 @@ class Engine:
         return last
 
     @asynccontextmanager
-    async def _call_on(self, worker: _Worker, request: Request) -> AsyncIterator[Replies]:
+    async def _call_on(self, worker: Worker, request: Request) -> AsyncIterator[Replies]:
         if worker.is_over:
             raise EngineDied(worker.why())
         send, receive = trio.open_memory_channel[Reply](MAX_UNREAD_REPLIES)
         request = msgspec.structs.replace(request, id=next(self._ids))
         if not worker.calls:
             worker.watchdog.begin(trio.current_time())
-        call = worker.calls[request.id] = _Call(request, send)
+        call = worker.calls[request.id] = Call(request, send)
         if isinstance(request, Load):
             self._model = worker.model = request
         try:
@@ -345,7 +222,7 @@ class Engine:
                 worker.forget(request)
                 worker.post(Cancel(id=request.id))
 
-    async def _ready_worker(self, request: Request) -> _Worker:
+    async def _ready_worker(self, request: Request) -> Worker:
         """The worker, started if need be, with the model in it that it should have."""
         async with self._starting:
             worker = self._worker or await self._start()
@@ -356,7 +233,7 @@ class Engine:
                         pass
             return worker
 
-    async def _start(self) -> _Worker:
+    async def _start(self) -> Worker:
         await trio.sleep_until(self._backoff.not_before_s)
         environment = os.environ | {
             "HF_HUB_OFFLINE": "1",
@@ -381,11 +258,11 @@ class Engine:
         outbox, frames = trio.open_memory_channel[bytes](MAX_UNSENT_FRAMES)
         now_s = trio.current_time()
         self._n_starts += 1
-        self._worker = _Worker(process, outbox, now_s, Watchdog(self._hang_s, now_s), now_s, n_oom_kills())
+        self._worker = Worker(process, outbox, now_s, Watchdog(self._hang_s, now_s), now_s, n_oom_kills())
         self._nursery.start_soon(self._live, self._worker, frames)
         return self._worker
 
-    async def _live(self, worker: _Worker, frames: trio.MemoryReceiveChannel[bytes]) -> None:
+    async def _live(self, worker: Worker, frames: trio.MemoryReceiveChannel[bytes]) -> None:
         """Be with one worker until its end."""
         has_died = False
         try:
@@ -394,7 +271,7 @@ class Engine:
                 nursery.start_soon(self._read_log, worker)
                 nursery.start_soon(self._end_when_idle, worker, nursery.cancel_scope)
                 nursery.start_soon(self._watch, worker)
-                await _read_replies(worker)
+                await read_replies(worker)
                 has_died = True
                 with trio.move_on_after(LAST_WORDS_S):
                     await worker.log_read.wait()
@@ -407,13 +284,13 @@ class Engine:
             worker.was_stopped = worker.was_stopped or not has_died
             self._note_end(worker)
 
-    async def _read_log(self, worker: _Worker) -> None:
+    async def _read_log(self, worker: Worker) -> None:
         async for line in log_lines(worker.process):
             worker.last_words.append(line)
             self._on_log(line)
         worker.log_read.set()
 
-    def _note_end(self, worker: _Worker) -> None:
+    def _note_end(self, worker: Worker) -> None:
         worker.is_over = True
         now_s = trio.current_time()
         why = worker.why()
@@ -425,7 +302,7 @@ class Engine:
             call.fail(EngineDied(why))
         worker.calls.clear()
 
-    async def _watch(self, worker: _Worker) -> None:
+    async def _watch(self, worker: Worker) -> None:
         """Ask for signs of life while there is something to do, and end a worker that hangs."""
         watchdog = worker.watchdog
         while True:
@@ -440,7 +317,7 @@ class Engine:
             worker.post(Ping(id=next(self._ids)))
             watchdog.asked(now_s)
 
-    async def _end_when_idle(self, worker: _Worker, scope: trio.CancelScope) -> None:
+    async def _end_when_idle(self, worker: Worker, scope: trio.CancelScope) -> None:
         while True:
             now_s = trio.current_time()
             idle_from_s = now_s if worker.calls else worker.last_used_s
@@ -483,43 +360,3 @@ async def open_engine(
         )
         yield engine
         nursery.cancel_scope.cancel()
-
-
-async def _read_replies(worker: _Worker) -> None:
-    """Hand out replies until the worker closes its output or breaks the protocol."""
-    unframer = Unframer()
-    assert worker.process.stdout is not None
-    async for data in worker.process.stdout:
-        try:
-            replies = [msgspec.convert(value, Reply) for value in unframer.feed(data)]
-        except (BrokenFrame, msgspec.ValidationError) as error:
-            worker.complaint = f"it sent garbage ({error})"
-            return
-        worker.watchdog.heard(trio.current_time())
-        for reply in replies:
-            _hand_out(worker, reply)
-    if unframer.is_torn:
-        worker.complaint = worker.complaint or "it stopped in the middle of a reply"
-
-
-def _hand_out(worker: _Worker, reply: Reply) -> None:
-    if isinstance(reply, Pong):
-        worker.watchdog.pong(reply.n_steps, reply.cpu_s, trio.current_time())
-        return
-    worker.has_answered = worker.has_answered or reply.is_final
-    call = worker.calls.get(reply.id)
-    if call is None:
-        return  # its caller has left
-    if reply.is_final and not isinstance(reply, Failed | EngineStatus):
-        worker.was_useful = worker.was_useful or not isinstance(call.request, Load | Stage)
-    try:
-        call.replies.send_nowait(reply)
-    except trio.WouldBlock:
-        del worker.calls[reply.id]
-        call.fail(EngineFailed(f"{MAX_UNREAD_REPLIES} replies were waiting to be read; read them as they come"))
-        worker.post(Cancel(id=reply.id))
-        return
-    if reply.is_final:
-        del worker.calls[reply.id]
-    if isinstance(reply, Failed):
-        worker.forget(call.request)

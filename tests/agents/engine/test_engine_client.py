@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from agents.engine.client import MAX_UNREAD_REPLIES, open_engine
+from agents.engine.calls import MAX_UNREAD_REPLIES
+from agents.engine.client import open_engine
 from agents.engine.messages import Embed, Finished, Generate, Import, Load, Ping, Stage, Token, Turn
 from agents.engine.process import STOP_S
 from agents.errors import BadData, EngineDied, EngineFailed, EngineMissing

@@ -98,8 +98,8 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(tiny_model, adapter
     with pytest.raises(BadAdapter, match="NaN"):
         merged(tiny_model, variant("nan", lambda all_: {key: t * float("nan") for key, t in all_.items()}),
                tmp_path / "out")  # fmt: skip
-    with pytest.raises(BadAdapter, match="alpha_pattern"):
-        merged(tiny_model, variant("alpha", dict, alpha_pattern={"q_proj": 3}), tmp_path / "out")
+    with pytest.raises(BadAdapter, match="DoRA"):
+        merged(tiny_model, variant("dora", dict, use_dora=True), tmp_path / "out")
     deep = variant("deep", lambda all_: {key.replace("self_attn", "other_attn"): t for key, t in all_.items()})
     with pytest.raises(WrongBase, match="stores no weights"):
         merged(tiny_model, deep, tmp_path / "out")

@@ -7,7 +7,7 @@ import trio
 
 from agents.engine.client import open_engine
 from agents.engine.messages import Embed, EngineStatus, Finished, Generate, Load, Stage, Status, Token
-from agents.errors import EngineFailed
+from agents.errors import EngineFailed, TooLong
 
 pytestmark = pytest.mark.engine
 
@@ -93,7 +93,7 @@ async def test_what_is_wrong_with_one_request_is_said_to_it_alone(tiny_model, tm
         with pytest.raises(EngineFailed, match="no model is loaded"):
             await engine.one(Generate(text="x"))
         await engine.one(Load(folder=str(tiny_model)))
-        with pytest.raises(EngineFailed, match="shorten it"):
+        with pytest.raises(TooLong, match="shorten it"):
             await engine.one(Generate(text="na " * 1_300_000))
         with pytest.raises(EngineFailed, match="max_tokens"):
             await engine.one(Generate(text="x", max_tokens=1 << 20))
