@@ -72,6 +72,8 @@ def recover(folder: Path, index: Index) -> Recovery:
     else:
         _note_losses(folder, known, missing, index, report)
         known = index.packs()
+    if news:  # made a moment before a crash, perhaps: what the index knows of them must not outlive their names
+        sync_folder(folder)
     for number in numbers:
         state = known.get(number, PackState(0, sealed=False))
         if not state.sealed:

@@ -16,9 +16,10 @@ from storage.cid import Cid
 from storage.errors import Corrupt, CorruptBlock, NotFound, StorageError, StoreFull, StoreLocked, UnknownVersion
 from storage.packs import PackBlockstore, Recovery
 from storage.packs import files as pack_files
+from storage.packs import recovery as pack_recovery
 from storage.packs import store as pack_store
 from storage.packs.files import read_pack
-from storage.packs.index import INDEX_VERSION
+from storage.packs.index import INDEX_VERSION, Index
 
 Open = Callable[..., PackBlockstore]
 
@@ -161,6 +162,27 @@ def test_a_synced_record_that_the_index_missed_is_taken_up(open_packs: Open, tmp
     assert store.recovery.n_records == len(BLOCKS)
     assert_all_here(store)
     assert store.get_note("k") == b"v"
+
+
+def test_the_name_of_a_pack_that_a_crash_left_lasts_before_the_index_knows_the_pack(
+    open_packs: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_packs(max_pack_bytes=10).put_many(BLOCKS[:1])
+    open_packs().close()
+    shutil.copy(tmp_path / "index.db", tmp_path / "older")
+    open_packs().delete_many([BLOCKS[0].cid])  # the first record of the second pack
+    open_packs().close()
+    shutil.move(tmp_path / "older", tmp_path / "index.db")
+    steps: list[str] = []
+    for where, name in ((pack_recovery, "sync_folder"), (pack_recovery, "sync_data"), (Index, "apply")):
+        actual = getattr(where, name)
+        monkeypatch.setattr(
+            where, name, lambda *a, actual=actual, name=name, **k: (steps.append(name), actual(*a, **k))
+        )
+    assert not open_packs().has(BLOCKS[0].cid)
+    assert steps == ["sync_folder", "sync_data", "apply"]
+    assert open_packs().recovery.is_clean
+    assert steps == ["sync_folder", "sync_data", "apply"]
 
 
 def test_a_tail_whose_bytes_never_reached_the_disk_is_cut(open_packs: Open, tmp_path: Path) -> None:
