@@ -192,15 +192,18 @@ class PackWriter:
             ) from error
 
     def _cut(self) -> None:
+        """Take back what failed, durably: what was refused must not come back with a power cut, a deletion least."""
         if self._fd is None:
             return
         try:
             if self.committed:
                 os.ftruncate(self._fd, self.committed)
+                sync_data(self._fd)
             else:
                 os.close(self._fd)
                 self._fd = None
                 self._path.unlink()
+                sync_folder(self._folder)
         except OSError as error:
             self._failure = f"a failed write could not be undone: {error.strerror}"
 

@@ -13,9 +13,11 @@ _CALLS: Final = {"sync_data", "sync_folder", "fsync", "fdatasync"}
 _PRIMITIVES: Final = {"sync_data", "sync_folder"}  # of storage.durable: the place is where they are called
 SQLITE: Final = ("sqlite NORMAL", "sqlite OFF")
 BESIDES_LOSS: Final = {
-    "storage/sealed/keyring.py erase: os.fsync(fd)": "keeps a secret, no data: see tests/storage/sealed/test_keyring.py"
+    "storage/sealed/keyring.py erase: os.fsync(fd)": "keeps a secret and no data: see test_keyring.py",
+    "storage/packs/files.py _cut: sync_data(self._fd)": "behind a failure of the disk: see test_lost_packs.py",
+    "storage/packs/files.py _cut: sync_folder(self._folder)": "behind a failure of the disk: see test_lost_packs.py",
 }
-"""Syncs that keep another promise than that nothing is lost."""
+"""Syncs that keep another promise than that nothing is lost, or that no run of the campaign comes to."""
 
 _left_out = mmap.mmap(-1, 1)  # shared with the children
 

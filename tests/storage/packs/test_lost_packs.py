@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from storage.blockstore import MadeBlock
-from storage.errors import CorruptBlock
+from storage.errors import CorruptBlock, StoreFull
+from storage.packs import files as pack_files
+from storage.packs.index import Index
 from storage.verify import verify
 from tests.storage.packs.test_pack_recovery import BLOCKS, Open, assert_all_here, remove_index, the_pack
 
@@ -93,3 +95,30 @@ def test_a_pack_that_was_cut_loses_what_was_behind_and_is_not_written_to(open_pa
     store.put_many(BLOCKS)
     assert_all_here(store)
     assert the_pack(tmp_path, 2).exists()
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_failed_is_taken_back_for_good_and_not_only_in_the_page_cache(
+    open_packs: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_first: bool
+) -> None:
+    store = open_packs()
+    if not is_first:
+        store.put_many(BLOCKS[:1])
+    length = the_pack(tmp_path).stat().st_size if not is_first else None
+    seen: list[int | None] = []
+
+    def watched(*_: object) -> None:
+        seen.append(the_pack(tmp_path).stat().st_size if the_pack(tmp_path).exists() else None)
+
+    def full(*_: object, **__: object) -> None:
+        raise StoreFull("no room to write the index")
+
+    monkeypatch.setattr(pack_files, "sync_data", watched)
+    monkeypatch.setattr(pack_files, "sync_folder", watched)
+    with monkeypatch.context() as failing:
+        failing.setattr(Index, "apply", full)
+        with pytest.raises(StoreFull):
+            store.put_many(BLOCKS[1:2])
+    assert seen[-1] == length and seen[0] != length
+    store.put_many(BLOCKS[1:2])
+    assert store.get(BLOCKS[1].cid) == BLOCKS[1].data
