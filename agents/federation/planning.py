@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agents.errors import AgentError
+from agents.federation.compatibility import problems
 from agents.federation.outcome import recipe_of
 from agents.federation.tasks import task_of
 from protocols.errors import Malformed
@@ -88,4 +89,6 @@ def plan_of(fields: Mapping[str, Any], initial: Cid, unix_s: int) -> Plan:
         raise BadPlan(f"{plan.min_participants} participants are needed, and there are {len(plan.members)} members")
     if plan.deadline_s < plan.lease_s:
         raise BadPlan("the deadline is shorter than the lease: every round would be over before a deputy could act")
+    if found := problems(plan):
+        raise BadPlan("; ".join(found))
     return plan
