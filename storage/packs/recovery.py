@@ -4,7 +4,7 @@ A lost index is no special case: it has to catch up from the beginning.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from storage.durable import sync_data, sync_folder
@@ -18,7 +18,7 @@ class Recovery:
     """What a start had to mend. All zero after a clean stop.
 
     `missing_packs` are known to the index, and their files are not there; `lost_packs` are those, and those that are
-    shorter than they were, of which this start has heard first.
+    shorter than they were, of which this start has heard first, and `left_bytes` what is left of each.
     """
 
     rebuilt_index: bool = False
@@ -27,6 +27,7 @@ class Recovery:
     damaged_packs: tuple[int, ...] = ()
     missing_packs: tuple[int, ...] = ()
     lost_packs: tuple[int, ...] = ()
+    left_bytes: dict[int, int] = field(default_factory=dict)
 
     @property
     def is_clean(self) -> bool:
@@ -62,16 +63,15 @@ def recover(folder: Path, index: Index) -> Recovery:
     numbers = pack_numbers(folder)
     missing = [number for number in known if number not in numbers]
     news = [number for number in numbers if number not in known]
-    # Records count in the order of the packs. One that comes back behind others, or an index from before what is here,
-    # would bring them in another order: then all is read anew.
-    is_out_of_order = bool(known and news) and (news[0] < max(known) or bool(missing))
+    # Records count in the order of the packs. One that comes back behind others would bring them in another order: then
+    # all is read anew.
+    is_out_of_order = bool(known and news) and news[0] < max(known)
     report = Recovery(rebuilt_index=is_out_of_order or (bool(numbers) and not known))
     if is_out_of_order:
         index.clear()
         known = {}
     else:
-        _note_losses(folder, known, missing, index, report)
-        known = index.packs()
+        _note_losses(folder, known, missing, report)
     if news:  # made a moment before a crash, perhaps: what the index knows of them must not outlive their names
         sync_folder(folder)
     for number in numbers:
@@ -81,14 +81,14 @@ def recover(folder: Path, index: Index) -> Recovery:
     return report
 
 
-def _note_losses(folder: Path, known: dict[int, PackState], missing: list[int], index: Index, report: Recovery) -> None:
-    """Keep in mind what is not there any more: it is told, and can be fetched again, or come back with its file."""
+def _note_losses(folder: Path, known: dict[int, PackState], missing: list[int], report: Recovery) -> None:
+    """What is not there any more: it is told, and can be fetched again, or come back with its file."""
     report.missing_packs = tuple(missing)
     for number, state in known.items():
         n_bytes = 0 if number in missing else pack_path(folder, number).stat().st_size
         if n_bytes < state.committed:
-            index.lose(number, n_bytes)
             report.lost_packs += (number,)
+            report.left_bytes[number] = n_bytes
 
 
 def remove_retired(folder: Path, index: Index) -> None:

@@ -70,16 +70,30 @@ class PackBlockstore(Store):
             undo.callback(self._index.close)  # SQLite syncs the name of its file itself, with its first commit
             self.recovery: Final[Recovery] = recover(self._packs_folder, self._index)
             self._reader = PackReader(self._packs_folder)
-            self._writer = PackWriter.resume(self._packs_folder, self._index.packs())
+            packs = {
+                number: state._replace(sealed=state.sealed or number in self.recovery.lost_packs)
+                for number, state in self._index.packs().items()
+            }
+            self._writer = PackWriter.resume(self._packs_folder, packs)
             self._uses = Uses(self._index.last_tick())
             self._room = Room(folder, quota)
             self._compacting = Lock()
-            if self.recovery.lost_packs:  # the notes in them are known to the index alone
-                with self._writing():
-                    self._commit([(Kind.NOTE, key, value) for key, value in self._index.notes(b"")])
+            self._note_losses()
             self.make_room: Callable[[int], object] | None = None
             """Called outside of every lock with the bytes that the quota has no room for; then the put tries again."""
             undo.pop_all()
+
+    def _note_losses(self) -> None:
+        """Write the notes anew that may be lost with a pack, for the index alone knows them; only then, mark the loss.
+
+        Where that fails, on a full disk or by a crash, the next start does it.
+        """
+        if not self.recovery.lost_packs:
+            return
+        with suppress(StoreFull), self._writing():
+            self._commit([(Kind.NOTE, key, value) for key, value in self._index.notes(b"")])
+            for number, n_bytes in self.recovery.left_bytes.items():
+                self._index.lose(number, n_bytes)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

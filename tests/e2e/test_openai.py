@@ -42,7 +42,7 @@ def served(new_node, tmp_path):
     ada = new_node("ada")
     ada.set({"openai.is_enabled": "true", "openai.port": "0", "engine.model": "tiny", "engine.n_threads": "1"})
     ada.up()
-    ada.ok("model", "import", str(cached) if cached.is_dir() else "tiny", "--name", "tiny", timeout_s=300)
+    ada.ok("model", "pull", str(cached) if cached.is_dir() else "tiny", "--name", "tiny", timeout_s=300)
     for number in range(3):
         folder = write_loud_adapter(tmp_path / f"loud{number}", number)
         ada.ok("adapter", "publish", str(folder), "--name", f"loud{number}")

@@ -57,7 +57,7 @@ def covey(tmp_path_factory):
         covey.run("config", "set", *setting)
     covey.run("up", "--detach")
     source = str(CACHE / "tiny") if (CACHE / "tiny").exists() else "tiny"
-    covey.run("model", "import", source, "--name", "tiny")
+    covey.run("model", "pull", source, "--name", "tiny")
     data = folder / "fox.txt"
     data.write_text("".join(f"the fox number {n} sleeps until {n * n}, and dog {n + 7} barks. " for n in range(60)))
     covey.data = str(data)

@@ -7,6 +7,7 @@ import pytest
 
 from storage.blockstore import MadeBlock
 from storage.errors import CorruptBlock, StoreFull
+from storage.packs import PackBlockstore
 from storage.packs import files as pack_files
 from storage.packs.index import Index
 from storage.verify import verify
@@ -122,3 +123,39 @@ def test_what_failed_is_taken_back_for_good_and_not_only_in_the_page_cache(
     assert seen[-1] == length and seen[0] != length
     store.put_many(BLOCKS[1:2])
     assert store.get(BLOCKS[1].cid) == BLOCKS[1].data
+
+
+def test_a_crash_while_a_loss_is_noted_forgets_nothing(open_packs: Open, tmp_path: Path) -> None:
+    """The new pack that the notes go to is there and torn: the index, which alone knows what is lost, stays."""
+    store = open_packs(max_pack_bytes=10)
+    store.put_note("pin", b"kept")
+    store.put_many(BLOCKS[:1])
+    store.put_many(BLOCKS[1:2])
+    store.close()
+    the_pack(tmp_path, 2).unlink()
+    newest = max(int(path.stem) for path in (tmp_path / "packs").glob("*.pack"))
+    the_pack(tmp_path, newest + 1).write_bytes(b"CVY")
+    store = open_packs()
+    assert store.get_note("pin") == b"kept" and 2 in store.recovery.lost_packs and not store.recovery.rebuilt_index
+
+
+def test_a_loss_that_could_not_be_noted_is_noted_by_the_next_start(
+    open_packs: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_packs(max_pack_bytes=10)
+    store.put_note("pin", b"kept")
+    store.put_many(BLOCKS[1:2])
+    store.close()
+    the_pack(tmp_path).unlink()
+
+    def full(*_: object) -> None:
+        raise StoreFull("no room")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(PackBlockstore, "_commit", full)
+        open_packs().close()
+    store = open_packs()
+    assert store.recovery.lost_packs == (1,)
+    store.close()
+    remove_index(tmp_path)
+    assert open_packs().get_note("pin") == b"kept"
