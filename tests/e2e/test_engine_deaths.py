@@ -61,6 +61,7 @@ def test_an_engine_that_dies_or_hangs_in_mid_answer_is_told_of_and_the_next_ques
     assert said in status["last_death"]
 
 
+@pytest.mark.long
 def test_an_engine_that_dies_while_it_loads_is_told_of_and_the_next_question_loads_it_again(ada):
     asking = ada.begin("ask", "Hello?", "--max-tokens", "4")
 
@@ -72,6 +73,7 @@ def test_an_engine_that_dies_while_it_loads_is_told_of_and_the_next_question_loa
     assert ada.ok("ask", "And now?", "--max-tokens", "4")
 
 
+@pytest.mark.long
 def test_a_chat_whose_engine_dies_says_so_and_goes_on(ada):
     chat = subprocess.Popen(
         [sys.executable, "-m", "daemon.cli.main", "chat", "--json", *LONG],

@@ -113,6 +113,7 @@ def test_streams_of_several_adapters_run_at_once_and_say_what_each_says_alone(se
         assert list(pool.map(say, names)) == alone
 
 
+@pytest.mark.long
 def test_leaving_a_stream_frees_the_engine(served, client):
     ada = client(served)
     ada.chat.completions.create(model="tiny", **GREEDY)  # the model is in memory now
@@ -124,6 +125,7 @@ def test_leaving_a_stream_frees_the_engine(served, client):
     assert status["n_answers"] == 0
 
 
+@pytest.mark.long
 def test_an_engine_that_is_killed_ends_the_stream_with_its_reason_and_the_next_one_is_served(served, client):
     ada = client(served)
     alone = ada.chat.completions.create(model="tiny", **GREEDY).choices[0].message.content
@@ -167,6 +169,7 @@ def near(one, other):
     return sum(a * b for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.long
 def test_the_face_of_a_node_is_the_backend_of_another(served, client, new_node, tmp_path):
     held = served.ask("openai", "token")
     (tmp_path / "token").write_text(held["token"])

@@ -166,6 +166,7 @@ def test_three_train_and_a_fourth_proves_it_and_so_does_a_stranger_without_a_net
     assert found["verdict"] == "proved" and found["findings"] == proved["findings"]
 
 
+@pytest.mark.long
 def test_a_coordinator_that_is_killed_for_good_before_its_close_is_followed_by_a_deputy(
     village: Village, undisturbed: dict[str, Any]
 ) -> None:
@@ -185,6 +186,7 @@ def test_a_coordinator_that_is_killed_for_good_before_its_close_is_followed_by_a
     assert village.dan.ask("fl", "verify", village.experiment)["verdict"] == "proved"
 
 
+@pytest.mark.long
 def test_a_participant_that_is_killed_and_comes_back_trains_again_from_the_rounds_seed(
     village: Village, undisturbed: dict[str, Any]
 ) -> None:
@@ -204,6 +206,7 @@ def test_a_participant_that_is_killed_and_comes_back_trains_again_from_the_round
     assert os.path.exists(village.cleo.home / "journal" / "rounds" / village.experiment)
 
 
+@pytest.mark.long
 def test_the_demo_holds_and_leaves_nothing_behind(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run(

@@ -107,6 +107,7 @@ def test_a_killed_trainer_is_told_and_the_training_goes_on_to_the_same_bytes(cov
     assert covey.weights("orphan") == covey.weights("whole")
 
 
+@pytest.mark.long
 def test_a_training_whose_daemon_is_killed_is_gone_on_with_by_the_next(covey):
     process = covey.start("train", covey.data, "--name", "widow", *SETTINGS, "--json")
     for item in steps(process):
@@ -122,6 +123,7 @@ def test_a_training_whose_daemon_is_killed_is_gone_on_with_by_the_next(covey):
     assert covey.weights("widow") == covey.weights("whole")
 
 
+@pytest.mark.long
 def test_an_interrupted_training_says_how_to_go_on_and_the_same_command_does(covey):
     process = covey.start("train", covey.data, "--name", "half", *SETTINGS, "--json")
     for item in steps(process):
