@@ -33,7 +33,7 @@ def test_power_loss_costs_nothing_that_was_acknowledged() -> None:
 
 
 @needs_shim
-@pytest.mark.parametrize("site", ["_sync: sync_data(fd)", "_sync: sync_folder(self._folder)", "remove_retired"])
+@pytest.mark.parametrize("site", ["_sync: sync_data(fd)", "_sync: sync_folder(self._folder)"])
 def test_power_loss_is_noticed_where_a_sync_is_left_out(site: str) -> None:
     code, said = run("tests.campaigns.power", "--prefixes", "10", "--without", site)
     assert code == 1, said
