@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from protocols.adapters import read_link
 from protocols.entry import Entry
 from protocols.errors import Malformed
 from storage.cid import DAG_PB, RAW, Cid
@@ -247,11 +248,9 @@ def _plain(value: object) -> object:
 
 
 def _revive(form: type, value: object) -> object:
-    if form is Cid and isinstance(value, Cid):
-        return value
     if form is PeerId and type(value) is bytes:
         try:
             return PeerId(value)
         except InvalidPeerId as error:
             raise ValueError(str(error)) from None
-    raise ValueError(f"a {form.__name__} was expected, not {type(value).__name__}")
+    return read_link(form, value)

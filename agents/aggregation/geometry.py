@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -46,6 +47,11 @@ class Geometry:
             return float(n_units * self.unit)
         except OverflowError:
             return math.inf if n_units > 0 else -math.inf
+
+    @cached_property
+    def reals(self) -> list[list[float]]:
+        """All inner products, each as the nearest float: what iterations go on with."""
+        return [[self.real(dot) for dot in row] for row in self._dots]
 
     def norm(self, i: int) -> float:
         """The length of an update."""

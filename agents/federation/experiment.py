@@ -30,7 +30,7 @@ from protocols.entry import Entry
 from protocols.errors import ProtocolError, Remote
 from protocols.fetch import fetch_blocks, fetch_dag
 from protocols.net import PeerInfo
-from protocols.rounds import Close, Leave, Submit
+from protocols.rounds import Close, Submit
 from protocols.rounds_sync import Desk, Known, Mark, Where
 from storage.cid import Cid
 from storage.errors import NotFound, StorageError
@@ -423,11 +423,6 @@ class Experiment:
         """Members that can be reached; those that answer, first."""
         peers = [*self._reached, *(peer for peer in self.plan.members if peer not in self._reached)]
         return [PeerInfo(peer) for peer in peers if peer != self._ports.identity.peer_id]
-
-
-def has_left(book: Book, peer: PeerId) -> bool:
-    """Was a member's last word on it that it takes part no more?"""
-    return any(said.author == peer for said, _ in book.all_of(Leave)) and peer not in book.joined_now()
 
 
 def losses(book: Book, number: int) -> list[float]:

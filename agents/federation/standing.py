@@ -4,7 +4,7 @@ from typing import NamedTuple, cast
 
 from agents.federation.book import Book
 from agents.federation.phases import phase_of
-from protocols.rounds import Cancel, Close, Join, Submit, Vote
+from protocols.rounds import Cancel, Close, Submit, Vote
 from storage.cid import Cid
 from storage.keys import PeerId
 
@@ -84,11 +84,6 @@ def members_of(book: Book, number: int) -> list[MemberStanding]:
         MemberStanding(peer, peer in joined, peer in selected, peer in submissions, peer in voters, peer in broken)
         for peer in book.plan.members
     ]
-
-
-def has_ever_joined(book: Book, peer: PeerId) -> bool:
-    """Did this member say that it takes part, and not take it back?"""
-    return any(said.author == peer for said, _ in book.all_of(Join)) and peer in book.joined_now()
 
 
 def _n_votes(book: Book, number: int, close: Close | None) -> int:

@@ -17,8 +17,8 @@ from storage.packs.record import PACK_HEADER_BYTES, Read, Record, read_footer, r
 class Recovery:
     """What a start had to mend. All zero after a clean stop.
 
-    `missing_packs` are known to the index, and their files are not there; `lost_packs` are those, and those that are
-    shorter than they were, of which this start has heard first, and `left_bytes` what is left of each.
+    `missing_packs` are known to the index, and their files are not there. `left_bytes` is what is left of each that this
+    start is the first to find missing, or shorter than it was.
     """
 
     rebuilt_index: bool = False
@@ -26,8 +26,12 @@ class Recovery:
     cut_bytes: int = 0
     damaged_packs: tuple[int, ...] = ()
     missing_packs: tuple[int, ...] = ()
-    lost_packs: tuple[int, ...] = ()
     left_bytes: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def lost_packs(self) -> tuple[int, ...]:
+        """The packs that are not, or not whole, there any more, as this start has found."""
+        return tuple(self.left_bytes)
 
     @property
     def is_clean(self) -> bool:
@@ -87,7 +91,6 @@ def _note_losses(folder: Path, known: dict[int, PackState], missing: list[int], 
     for number, state in known.items():
         n_bytes = 0 if number in missing else pack_path(folder, number).stat().st_size
         if n_bytes < state.committed:
-            report.lost_packs += (number,)
             report.left_bytes[number] = n_bytes
 
 

@@ -37,8 +37,7 @@ class GeometricMedian(Rule, frozen=True, tag="geometric_median"):
 
 def distances_from(geometry: Geometry, weights: list[float]) -> list[float]:
     """How far each update is from the weighted sum of all."""
-    n_updates = range(len(geometry))
-    dots = [[geometry.real(geometry.dot(i, j)) for j in n_updates] for i in n_updates]
+    n_updates, dots = range(len(geometry)), geometry.reals
     towards = [total([weights[j] * dots[i][j] for j in n_updates]) for i in n_updates]
     own = total([weights[i] * towards[i] for i in n_updates])
     return [math.sqrt(max(dots[i][i] - 2.0 * towards[i] + own, 0.0)) for i in n_updates]

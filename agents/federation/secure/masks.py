@@ -20,7 +20,6 @@ from agents.federation.secure.quantise import Words
 SEED_BYTES: Final = 32
 KEY_BYTES: Final = 32
 BLOCK: Final = 1 << 18  # words of a stream that are made at a time
-MAX_WORDS: Final = 1 << 36  # ChaCha20's counter of 32 bits ends at 2^32 blocks of 16 words
 
 _ZEROS: Final = bytes(4 * BLOCK)
 
