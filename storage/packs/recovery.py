@@ -17,8 +17,8 @@ from storage.packs.record import PACK_HEADER_BYTES, Read, Record, read_footer, r
 class Recovery:
     """What a start had to mend. All zero after a clean stop.
 
-    `missing_packs` are known to the index, and their files are not there. `left_bytes` is what is left of each that this
-    start is the first to find missing, or shorter than it was.
+    `missing_packs` are known to the index, and their files are not there. `left_bytes` is what is left of each that
+    this start is the first to find missing, or shorter than it was.
     """
 
     rebuilt_index: bool = False
