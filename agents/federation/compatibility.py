@@ -200,11 +200,6 @@ def _numbers(asked: _Asked) -> list[str]:
     plan, (secure, privacy) = asked.plan, (asked.options.secure, asked.options.privacy)
     found = []
     n_most = plan.n_selected or len(plan.members)
-    if not n_most // 2 < plan.min_participants <= n_most:
-        found.append(
-            f"min_participants of {plan.min_participants}: a round needs more than half of the {n_most} that may be"
-            " selected, and not more than all of them"
-        )
     if secure is not None:
         threshold = secure.threshold or default_threshold(n_most)
         if why := check_threshold(n_most, threshold, secure.n_colluders):

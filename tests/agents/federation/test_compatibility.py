@@ -60,8 +60,6 @@ def test_options_that_compose_are_accepted(changes: dict[str, object]) -> None:
         ({"gossip": {}, "compression": {"codec": "int8"}}, "for each neighbour"),
         (SECURE | {"secure": {"threshold": 3, "n_colluders": 1}}, "too low"),
         (SECURE | {"secure": {"threshold": 5}}, "below the threshold of 5"),
-        ({"min_participants": 2}, "more than half"),
-        ({"min_participants": 6}, "not more than all"),
         ({"privacy": CENTRAL | {"multiplier": 1e-7}}, "wrap around"),
         (
             SECURE | {"privacy": DISTRIBUTED, "secure": {"threshold": 5, "n_colluders": 4}, "min_participants": 5},
