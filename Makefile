@@ -23,7 +23,7 @@ demo: $(VENV)/.engine ## two daemons on this machine: train, announce, fetch, ho
 	@$(BIN)/covey demo $(ARGS)
 
 test: $(VENV)/.test ## all tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev ## formatting, lint, types, architecture
 	@$(BIN)/ruff format --check .

@@ -21,6 +21,7 @@ from trio.testing import MockClock
 
 from simulations.net import SimWorld, open_world
 from storage.catalog import Catalog
+from tests.models import cached_model
 
 ROOT = Path(__file__).parents[1]
 COVEY = [sys.executable, "-m", "daemon.cli.main"]
@@ -292,10 +293,4 @@ def tiny_model() -> Path:
     """The tiny model, trained once for all test runs on this machine."""
     if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
         pytest.skip("torch and transformers are not installed: pip install 'covey[engine]'")
-    from agents.engine.worker.imports import import_model
-
-    cache = Path(os.environ.get("COVEY_TEST_CACHE") or Path(__file__).parents[1] / ".cache" / "covey-tests")
-    cache.mkdir(parents=True, exist_ok=True)
-    folder = cache / "tiny"
-    import_model("tiny", folder, "tiny", lambda: False)
-    return folder
+    return cached_model("tiny")

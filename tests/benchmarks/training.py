@@ -33,6 +33,7 @@ from agents.engine.worker.training.train import _plan
 from agents.training import runs
 from agents.training.schedule import share
 from agents.training.settings import Settings
+from tests.models import cached_model
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -155,18 +156,14 @@ def compare(folder: Path, scratch: Path, data: tuple[str, bytes], targets: tuple
 def main() -> None:
     """Print the machine and the comparisons."""
     parser = argparse.ArgumentParser()
-    cache = Path(os.environ.get("COVEY_TEST_CACHE") or Path(__file__).parents[2] / ".cache" / "covey-tests")
-    parser.add_argument("--model", type=Path, default=cache / "tiny", help="the folder of an imported model")
+    parser.add_argument("--model", type=Path, help="the folder of an imported model; the tiny one unless given")
     parser.add_argument("--context", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6, help="steps a round")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
-    if not asked.model.exists():
-        from agents.engine.worker.imports import import_model
-
-        import_model("tiny", asked.model, "tiny", lambda: False)
+    asked.model = asked.model or cached_model("tiny")
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; torch {torch.__version__}, "
         f"transformers {transformers.__version__}, peft {peft.__version__}; {asked.model.name}, rank 8, 4 x "

@@ -1,7 +1,5 @@
 """Real daemons in real processes, driven by the real command line."""
 
-import importlib.util
-import os
 import random
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -55,25 +53,12 @@ def with_model() -> Callable[[Node], Node]:
     return note
 
 
-@pytest.fixture(scope="session")
-def tiny_folder() -> Path:
-    """The tiny model, trained once for all test runs on this machine."""
-    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
-        pytest.skip("torch and transformers are not installed: pip install 'covey[engine]'")
-    from agents.engine.worker.imports import import_model
-
-    cache = Path(os.environ.get("COVEY_TEST_CACHE") or Path(__file__).parents[2] / ".cache" / "covey-tests")
-    cache.mkdir(parents=True, exist_ok=True)
-    import_model("tiny", cache / "tiny", "tiny", lambda: False)
-    return cache / "tiny"
-
-
 @pytest.fixture
-def with_tiny(tiny_folder: Path) -> Callable[[Node], Node]:
+def with_tiny(tiny_model: Path) -> Callable[[Node], Node]:
     """Give a node that is down a model that really answers; it is found in its folder at the start."""
 
     def give(node: Node) -> Node:
-        shutil.copytree(tiny_folder, node.home / "models" / "tiny")
+        shutil.copytree(tiny_model, node.home / "models" / "tiny")
         return node
 
     return give

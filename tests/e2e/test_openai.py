@@ -34,15 +34,12 @@ def write_loud_adapter(folder, seed):
 
 
 @pytest.fixture
-def served(new_node, tmp_path):
+def served(new_node, tmp_path, tiny_model):
     """A node with the tiny model and three adapters for it, its face open; `client(node)` is the official client."""
-    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
-        pytest.skip("the engine is not installed: pip install 'covey[engine]'")
-    cached = Path(os.environ.get("COVEY_TEST_CACHE") or ROOT / ".cache" / "covey-tests") / "tiny"
     ada = new_node("ada")
     ada.set({"openai.is_enabled": "true", "openai.port": "0", "engine.model": "tiny", "engine.n_threads": "1"})
     ada.up()
-    ada.ok("model", "pull", str(cached) if cached.is_dir() else "tiny", "--name", "tiny", timeout_s=300)
+    ada.ok("model", "pull", str(tiny_model), "--name", "tiny", timeout_s=300)
     for number in range(3):
         folder = write_loud_adapter(tmp_path / f"loud{number}", number)
         ada.ok("adapter", "publish", str(folder), "--name", f"loud{number}")

@@ -1,6 +1,5 @@
 """A training in real processes: whoever is killed, it goes on from its checkpoint, and ends with the same bytes."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -16,7 +15,6 @@ from daemon.paths import Home
 
 ROOT = Path(__file__).parents[2]
 COVEY = [sys.executable, "-m", "daemon.cli.main"]
-CACHE = Path(os.environ.get("COVEY_TEST_CACHE") or ROOT / ".cache" / "covey-tests")
 LIMIT_S = 120
 SETTINGS = ("--n-steps", "60", "--dropout", "0.1", "--checkpoint-every", "5", "--batch", "4")
 
@@ -47,17 +45,14 @@ class Covey:
 
 
 @pytest.fixture(scope="module")
-def covey(tmp_path_factory):
-    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
-        pytest.skip("torch and transformers are not installed: pip install 'covey[engine]'")
+def covey(tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("training")
     covey = Covey(folder / "home")
     covey.run("init")
     for setting in (("network.port", "0"), ("network.host", "127.0.0.1"), ("network.has_mdns", "false")):
         covey.run("config", "set", *setting)
     covey.run("up", "--detach")
-    source = str(CACHE / "tiny") if (CACHE / "tiny").exists() else "tiny"
-    covey.run("model", "pull", source, "--name", "tiny")
+    covey.run("model", "pull", str(tiny_model), "--name", "tiny")
     data = folder / "fox.txt"
     data.write_text("".join(f"the fox number {n} sleeps until {n * n}, and dog {n + 7} barks. " for n in range(60)))
     covey.data = str(data)
