@@ -1,6 +1,6 @@
 """The store as rounds use it: tensors as files under their CIDs, kept for the experiment and shown to its members."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -12,7 +12,7 @@ from protocols.rounds import Plan
 from storage.blockstore import MadeBlock, Visibility
 from storage.cid import DAG_PB, RAW, Cid
 from storage.dag import reach
-from storage.errors import Corrupt, InvalidBlock, InvalidName, NotAFile, NotUnixfs, TooLarge
+from storage.errors import Corrupt, InvalidBlock, InvalidName, NotAFile, NotFound, NotUnixfs, TooLarge
 from storage.keys import PeerId
 from storage.pins import PinKind, PinState
 from storage.unixfs import COVEY_WEIGHTS, add_path, export, stat
@@ -127,10 +127,24 @@ def _links(ports: Ports, cid: Cid) -> list[Cid]:
     return list(links(cid, ports.store.get(cid)))
 
 
-def limit_of(ports: Ports, base: Cid) -> int:
-    """How many bytes an update may have: as many as its base, and a little for the blocks above it."""
+def limit_of(ports: Ports, plan: Plan) -> int:
+    """How many bytes an update may have: as many as its base, and a little for the blocks above it.
+
+    No codec's update takes more than that: what is larger is refused when it is read.
+    """
     try:
-        n_bytes = stat(ports.store, base).n_bytes
+        n_bytes = stat(ports.store, plan.initial).n_bytes
     except (*_NO_FILE, Corrupt):
         return MAX_TENSORS_BYTES
     return n_bytes + n_bytes // 64 + SLACK_BYTES
+
+
+def sizes_of(ports: Ports, files: Iterable[Cid]) -> dict[Cid, int]:
+    """How many bytes those files have that are here, by their roots."""
+    found = {}
+    for cid in files:
+        try:
+            found[cid] = stat(ports.store, cid).n_bytes
+        except (*_NO_FILE, Corrupt, NotFound):
+            continue
+    return found

@@ -122,8 +122,19 @@ class Which(Params, frozen=True):
     experiment: CidText | None = None
 
 
+class Refused(Result, frozen=True):
+    """An update that was not admitted."""
+
+    peer: str
+    reason: str
+
+
 class Round(Result, frozen=True):
-    """A round, as far as it is known here. `loss` is the mean of what participants said of their own data."""
+    """A round, as far as it is known here. Losses and accuracies are the participants' word.
+
+    `loss` is the mean after each one's own training; `result_loss` and `result_accuracy` are those of the result, on
+    what `n_scores` participants held out. `update_bytes` are those of the updates that are here.
+    """
 
     round: int
     phase: str
@@ -132,7 +143,14 @@ class Round(Result, frozen=True):
     n_submitted: int
     n_receipts: int
     n_votes: int
+    n_closed: int
+    n_refused: int
+    update_bytes: int
     loss: float | None
+    n_scores: int
+    result_loss: float | None
+    result_accuracy: float | None
+    refused: list[Refused]
     result: str | None
     void: str
 
@@ -171,7 +189,7 @@ class Standing(Result, frozen=True, tag_field="type", tag="standing"):
 
 
 class Fetch(Params, frozen=True):
-    """Which result, and where to write its tensors."""
+    """Which result, and what to make of it: a file of its tensors, or an adapter."""
 
     experiment: CidText
     round: Annotated[int, Meta(ge=0, le=1 << 20, description="Of which round; 0 for the last that has one.")] = 0
@@ -179,10 +197,20 @@ class Fetch(Params, frozen=True):
         Annotated[str, Meta(max_length=4096, description="Write the tensors to this file.", extra={"path": True})]
         | None
     ) = None
+    as_adapter: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z",
+                description="Keep it as an adapter of this name, as one that `covey train` made.",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class Fetched(Result, frozen=True):
-    """A round's result: its document, and its tensors in safetensors form."""
+    """A round's result: its document, and its tensors in safetensors form. `adapter` is a folder to publish."""
 
     experiment: str
     round: int
@@ -190,6 +218,7 @@ class Fetched(Result, frozen=True):
     tensors: str
     n_updates: int
     out: str | None
+    adapter: str | None = None
 
 
 class Verify(Params, frozen=True):
@@ -303,25 +332,28 @@ async def leave(node: "Node", params: One) -> Done:
 
 async def status(node: "Node", params: Which) -> list[Standing]:
     """How experiments stand, as far as this node knows."""
-    from daemon.experiments import find, standing
+    from daemon.experiments import find
+    from daemon.standings import standing
 
     chosen = [find(node, params.experiment)] if params.experiment else node.rounds.all()
-    return [standing(node, one) for one in chosen]
+    return [await standing(node, one) for one in chosen]
 
 
 async def watch(node: "Node", params: One) -> AsyncIterator[Standing]:
-    """How an experiment stands, again with every change, until it is over."""
+    """How an experiment stands, again with every change, until it is over and its last result was looked at."""
     import trio
 
-    from daemon.experiments import WATCH_S, find, standing
+    from daemon.experiments import find
+    from daemon.standings import SCORES_S, WATCH_S, is_settled, standing
 
     one = find(node, params.experiment)
-    before = None
+    before, over_s = None, None
     while True:
-        now = standing(node, one)
+        now = await standing(node, one)
         if now != before:
             yield now
-        if now.is_over:
+        over_s = over_s or (trio.current_time() if now.is_over else None)
+        if over_s is not None and (is_settled(one) or trio.current_time() > over_s + SCORES_S):
             return
         before = now
         await trio.sleep(WATCH_S)
@@ -329,7 +361,7 @@ async def watch(node: "Node", params: One) -> AsyncIterator[Standing]:
 
 async def result(node: "Node", params: Fetch) -> Fetched:
     """A round's result; what of it is not here is fetched from members."""
-    from daemon.experiments import fetch_result
+    from daemon.results import fetch_result
 
     return await fetch_result(node, params)
 
@@ -435,7 +467,7 @@ OPERATIONS = (
     Operation(
         noun="fl",
         verb="result",
-        summary="Show a round's result, or write its tensors to a file.",
+        summary="Show a round's result, write its tensors, or keep it as an adapter.",
         params=Fetch,
         result=Fetched,
         handler=result,
