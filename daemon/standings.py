@@ -1,11 +1,18 @@
 """How experiments stand, as operations tell it."""
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import trio
+
 from agents.federation.experiment import Experiment
+from agents.federation.report import Report, Row, as_html, as_picture
 from agents.federation.standing import MemberStanding, RoundStanding, members_of, round_of, state_of
-from daemon.api.operations import fl
+from daemon.api.operations import fl, fl_report
+from daemon.errors import Unfit
+from daemon.experiments import find
+from storage.durable import write_file
 from storage.keys import PeerId
 
 if TYPE_CHECKING:
@@ -88,3 +95,56 @@ def name_of(node: "Node", peer: PeerId) -> str | None:
         return "me"
     row = node.catalog.peers.get(peer)
     return row.name if row is not None else None
+
+
+async def write_report(node: "Node", params: "fl_report.Report") -> "fl_report.Reported":
+    """Raises: UnknownExperiment, Unfit, StoreFull, OSError."""
+    one, path = find(node, params.experiment), Path(params.out)
+    if path.suffix.lower() not in (".html", ".htm", ".png"):
+        raise Unfit(f"{path.name} tells no form that a report can have: let its name end in .html or .png")
+    await one.weigh()
+    found = _report(node, one)
+    is_picture = path.suffix.lower() == ".png"
+    data = await trio.to_thread.run_sync(lambda: as_picture(found) if is_picture else as_html(found).encode())
+    await trio.to_thread.run_sync(write_file, path, data, 0o644)
+    return fl_report.Reported(experiment=str(one.cid), out=params.out, n_rounds=len(found.rows), n_bytes=len(data))
+
+
+def _report(node: "Node", one: Experiment) -> Report:
+    book = one.book
+    last = min(book.current(), one.plan.n_rounds) if book.start() is not None else 0
+    rounds = [round_of(book, number) for number in range(1, last + 1)]
+    coordinators = one.plan.deputies[:3]
+    facts = [
+        ("experiment", str(one.cid)),
+        ("state", state_of(book)),
+        ("task", str(one.plan.task.get("task"))),
+        ("rule", " + ".join([*(str(step.get("before")) for step in one.plan.before), str(one.plan.rule.get("rule"))])),
+        ("compression", str((one.plan.compression or {}).get("codec", "none"))),
+        ("members", f"{len(one.plan.members)}, of which {len(book.joined_now())} train"),
+        ("deputies", ", ".join(name_of(node, peer) or str(peer) for peer in coordinators)),
+    ]
+    if rounds and rounds[-1].result is not None:
+        facts.append(("result", str(rounds[-1].result)))
+    rows = [
+        Row(
+            number=found.number,
+            phase=found.phase,
+            n_selected=found.n_selected,
+            n_closed=found.n_closed,
+            n_refused=len(found.refused),
+            update_bytes=one.update_bytes(found.number),
+            plain_bytes=one.plain_bytes * found.n_submitted,
+            loss=math.fsum(found.losses) / len(found.losses) if found.losses else None,
+            result_loss=found.result_loss,
+            result_accuracy=found.result_accuracy,
+            void=found.void,
+        )
+        for found in rounds
+    ]
+    refusals = [
+        (found.number, name_of(node, refused.peer) or str(refused.peer), refused.reason)
+        for found in rounds
+        for refused in found.refused
+    ]
+    return Report(one.plan.title, facts, rows, refusals)

@@ -131,7 +131,7 @@ class Experiment:
 
     async def weigh(self) -> None:
         """See how many bytes the updates have that are here."""
-        updates = {event.update for _, event in self.book.all_of(Submit)} - self._sizes.keys()
+        updates = {self.plan.initial, *(event.update for _, event in self.book.all_of(Submit))} - self._sizes.keys()
         if updates:
             self._sizes |= await trio.to_thread.run_sync(sizes_of, self._ports, updates)
 
@@ -139,6 +139,11 @@ class Experiment:
         """What the updates of a round take together, as far as they were weighed."""
         updates = {cast(Submit, said.event).update for said in self.book.submissions(number).values()}
         return sum(self._sizes.get(update, 0) for update in updates)
+
+    @property
+    def plain_bytes(self) -> int:
+        """What an update would take as it is trained, as the first tensors do; 0 where those are not here."""
+        return self._sizes.get(self.plan.initial, 0)
 
     async def do(self, wish: Callable[[float], list[Action]]) -> None:
         """Let the core act on its user's wish; what it says is durable when this returns. Raises: StorageError."""
