@@ -138,7 +138,7 @@ def test_a_participant_that_is_killed_and_comes_back_trains_again_from_the_round
 def test_the_demo_holds_and_leaves_nothing_behind(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-m", "daemon.cli.main", "demo", "federated", "--json"],
+        [sys.executable, "-m", "daemon.cli.main", "demo", "federated", "--task", "softmax", "--json"],
         env={**os.environ, "HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(root)},
         capture_output=True, text=True, timeout=400, cwd=root, check=False,
     )  # fmt: skip
