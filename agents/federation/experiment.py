@@ -476,12 +476,6 @@ class Experiment:
         return [PeerInfo(peer) for peer in peers if peer != self._ports.identity.peer_id]
 
 
-def losses(book: Book, number: int) -> list[float]:
-    """What participants said their losses were, in a round."""
-    found = [cast(Submit, said.event).loss for said in book.submissions(number).values()]
-    return [loss for loss in found if loss is not None]
-
-
 def _finite(value: float | None) -> float | None:
     """A number that can be signed: what diverged is left out."""
     return value if value is not None and math.isfinite(value) else None

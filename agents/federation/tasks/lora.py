@@ -25,6 +25,8 @@ from agents.adapters.fits import read_layers
 from agents.adapters.inspect import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, Fact
 from agents.federation.tasks import BadTask, Exam, FindBase, Made, Score, Task, Training, Work, no_base
 from agents.federation.tensors import Layout, canonical, flush, new_vector, read_layout, read_vector
+from agents.training.check import read, refuse_bad
+from agents.training.records import read_data
 
 SEED_BYTES: Final = 7
 PREFIX: Final = "base_model.model."
@@ -84,9 +86,12 @@ class Lora(Task, frozen=True, tag="lora", kw_only=True):
         flush(vector, out)
 
     def check(self, data: Path) -> None:
-        """Raises: BadTask, OSError."""
+        """Raises: BadTask, BadData, OSError."""
         if not data.is_file() or not data.stat().st_size:
             raise BadTask(f"{data} is no file with a text or chats in it")
+        form = None if self.kind == "auto" else self.kind
+        _, records, problems = read(data.name, read_data(data), form, "")
+        refuse_bad(data.name, records, problems)
 
     async def train(self, work: Work) -> Made:
         """Train on from the base. Raises: BadTask, BadTensors, EngineFailed and its like, OSError."""

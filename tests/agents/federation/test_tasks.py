@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from agents.adapters.inspect import inspect_folder
+from agents.errors import BadData
 from agents.federation.tasks import BadTask, Base, Exam, Made, Score, Task, Trained, Training, Work, task_of, tasks
 from agents.federation.tasks.lora import Lora
 from agents.federation.tasks.softmax import Softmax
@@ -137,6 +138,17 @@ async def test_an_adapter_of_another_shape_is_not_submitted(tmp_path: Path) -> N
 async def test_lora_without_an_engine_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(BadTask, match="engine"):
         await task_of(LORA).train(Work(tmp_path / "base", tmp_path / "text", b"", tmp_path / "out"))
+
+
+@pytest.mark.parametrize("text", ["", '{"messages": 5}', '{"messages": [{"role": "user", "content": "hi"}]}'])
+def test_text_that_cannot_be_learned_from_is_refused_before_anybody_joins(tmp_path: Path, text: str) -> None:
+    (tmp_path / "data.jsonl").write_text(text)
+    with pytest.raises((BadTask, BadData)):
+        task_of(LORA).check(tmp_path / "data.jsonl")
+    with pytest.raises(BadTask, match="is no file"):
+        task_of(LORA).check(tmp_path)
+    (tmp_path / "good.txt").write_text("words and words\n\nand more")
+    task_of(LORA).check(tmp_path / "good.txt")
 
 
 def model_in(folder: Path) -> Base:
