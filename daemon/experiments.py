@@ -19,7 +19,7 @@ from agents.federation.training import find_base
 from agents.federation.verify import Finding
 from daemon import wall
 from daemon.api.operation import Progress
-from daemon.api.operations import fl
+from daemon.api.operations import fl, fl_proof
 from daemon.errors import NotFoundHere, Unfit
 from protocols.entry import Entry, make_entry
 from protocols.errors import Remote
@@ -230,7 +230,7 @@ async def _whom(node: "Node", text: str | None) -> list[PeerId]:
 # --- proving
 
 
-async def verify(node: "Node", params: "fl.Verify", report: "Report") -> "fl.Verified":
+async def verify(node: "Node", params: "fl_proof.Verify", report: "Report") -> "fl_proof.Verified":
     """Raises: UnknownExperiment, InvalidCar, Remote, StorageError."""
     path = Path(params.what)
     if path.is_absolute() and await trio.to_thread.run_sync(path.is_file):
@@ -243,7 +243,7 @@ async def verify(node: "Node", params: "fl.Verify", report: "Report") -> "fl.Ver
     return await _audited(node, one.plan_entry, one.book.entries(), report)
 
 
-async def _audited(node: "Node", plan: Entry, entries: list[Entry], report: "Report") -> "fl.Verified":
+async def _audited(node: "Node", plan: Entry, entries: list[Entry], report: "Report") -> "fl_proof.Verified":
     n_done = 0
 
     def on_finding(finding: Finding) -> None:
@@ -253,13 +253,13 @@ async def _audited(node: "Node", plan: Entry, entries: list[Entry], report: "Rep
         report(Progress(step="computing each round again", n_done=n_done, unit="findings"))
 
     findings = await trio.to_thread.run_sync(partial(audit, _ports(node), plan, entries, node.home.scratch, on_finding))
-    return fl.Verified(
+    return fl_proof.Verified(
         experiment=str(plan.body_cid),
         title=str(plan.content.get("title", "")),
         verdict=verdict_of(findings),
         n_events=len(entries),
         findings=[
-            fl.Finding(round=one.round, verdict=one.verdict, what=one.what, by=str(one.by) if one.by else None)
+            fl_proof.Finding(round=one.round, verdict=one.verdict, what=one.what, by=str(one.by) if one.by else None)
             for one in findings
         ],
     )
@@ -297,7 +297,7 @@ async def bring_all(one: Experiment, report: "Report") -> None:
             continue  # told as not decidable, or left out
 
 
-async def export(node: "Node", params: "fl.Export", report: "Report") -> "fl.Exported":
+async def export(node: "Node", params: "fl_proof.Export", report: "Report") -> "fl_proof.Exported":
     """Raises: UnknownExperiment, NotFoundHere, TargetExists, StorageError."""
     one, target = find(node, params.experiment), Path(params.out)
     if not target.parent.is_dir():
@@ -321,7 +321,7 @@ async def export(node: "Node", params: "fl.Export", report: "Report") -> "fl.Exp
             return pack(node.store, one.plan_entry, one.book.entries(), target, on_bytes)
 
     packed = await trio.to_thread.run_sync(write)
-    return fl.Exported(
+    return fl_proof.Exported(
         experiment=str(one.cid),
         root=str(packed.root),
         out=params.out,
