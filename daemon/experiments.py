@@ -1,5 +1,6 @@
 """Federated experiments as operations use them: texts in, what the room of federation knows out."""
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import trio
 
+from agents.errors import AgentError
 from agents.federation.archive import pack, unpack
 from agents.federation.audit import audit, verdict_of
 from agents.federation.experiment import Experiment
@@ -281,19 +283,21 @@ def _read_car(node: "Node", path: Path) -> tuple[Entry, list[Entry]]:
 async def bring_all(one: Experiment, report: "Report") -> None:
     """Fetch what the final closes name and is not here, as far as members have it."""
     book = one.book
-    wanted = [one.plan.initial]
+    wanted: list[Submit] = []
+    with suppress(Remote, StorageError, trio.TooSlowError):
+        await one.fetch_file(one.plan.initial)
     for number in range(1, one.plan.n_rounds + 1):
         final = book.final(number)
         if final is None:
             break
         assert isinstance(final.event, Close)
         submissions = [said.event for said in map(book.get, final.event.submissions) if said is not None]
-        wanted += [event.update for event in submissions if isinstance(event, Submit)]
-    for n_done, cid in enumerate(wanted):
+        wanted += [event for event in submissions if isinstance(event, Submit)]
+    for n_done, submit in enumerate(wanted):
         report(Progress(step="fetching updates", n_done=n_done, n_total=len(wanted), unit="updates"))
         try:
-            await one.fetch_file(cid)
-        except (Remote, StorageError, trio.TooSlowError):
+            await one.bring_update(submit)
+        except (AgentError, Remote, StorageError, trio.TooSlowError):
             continue  # told as not decidable, or left out
 
 

@@ -49,6 +49,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     deadline_s: from the opening of a round; lease_s: how long a silent coordinator is waited for.
     before, rule, server: the recipe (agents.aggregation).
     max_samples: what a claimed number of samples counts at most; max_norm: of an update; 0 for no bound.
+    is_sealed: are updates sealed to the members; false for files that members alone are given, and others could read.
     is_evaluated: do participants tell how each result does on data that they held out.
     secure, privacy, compression, gossip: what agents.federation.options says; None for without.
     members: who may see and join; deputies: who coordinates, in order.
@@ -66,6 +67,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     before: Annotated[tuple[Settings, ...], Meta(max_length=4)] = ()
     rule: Settings = msgspec.field(default_factory=lambda: {"rule": "fedavg"})
     server: Settings | None = None
+    is_sealed: bool = True
     is_evaluated: bool = True
     secure: Settings | None = None
     privacy: Settings | None = None
@@ -114,7 +116,10 @@ class Open(Event, frozen=True):
 
 
 class Submit(Event, frozen=True):
-    """My update of this round. `base` are the tensors that it was trained from."""
+    """My update of this round. `base` are the tensors that it was trained from.
+
+    `sealed` is the update's file, sealed to the members: what others fetch, and find `update` in. None for a plain one.
+    """
 
     kind = "submit"
 
@@ -124,6 +129,7 @@ class Submit(Event, frozen=True):
     n_samples: Annotated[int, Meta(ge=1, le=MAX_SAMPLES)]
     n_steps: Annotated[int, Meta(ge=1, le=MAX_STEPS)] = 1
     loss: float | None = None
+    sealed: Cid | None = None
 
 
 class Receipt(Event, frozen=True):

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import structlog
@@ -19,7 +19,8 @@ import trio
 
 from agents.adapters.ports import Ports
 from agents.errors import AgentError
-from agents.federation.book import Book
+from agents.federation.activity import Activity, words
+from agents.federation.book import Book, Said
 from agents.federation.compression.memory import Memory
 from agents.federation.compression.registry import codec_of
 from agents.federation.journal import Journal
@@ -48,17 +49,9 @@ MEET_S: Final = 3.0  # between two questions to one member for where others are
 FETCH_IDLE_S: Final = 20.0
 MAX_AUTHOR_BYTES: Final = 64 << 20  # of one member's events: more are not kept
 MAX_FETCHES: Final = 4
+SEAL_PART, SEAL_BYTES = 8, 1 << 20  # a seal is larger than what is in it by up to an eighth and a root
 
 log = structlog.get_logger(__name__)
-
-
-class Activity(NamedTuple):
-    """What this node does for an experiment now, for its user."""
-
-    doing: str
-    trouble: str
-    fetched_bytes: int
-    n_reachable: int
 
 
 class Experiment:
@@ -325,7 +318,7 @@ class Experiment:
 
     async def _carry_out(self, action: Action) -> None:
         """Do it; what goes wrong is told, and it is tried again after a while."""
-        what = _words(action)
+        what = words(action)
         self._doing[what] = self._doing.get(what, 0) + 1
         try:
             match action:
@@ -356,9 +349,7 @@ class Experiment:
 
     async def _fetch_update(self, action: Fetch) -> None:
         async with self._fetches:
-            await self.fetch_file(self.plan.initial)
-            n_most = await trio.to_thread.run_sync(limit_of, self._ports, self.plan)
-            await self.fetch_file(action.update, n_most)
+            await self.bring_update(cast(Submit, cast(Said, self.book.get(action.submission)).event))
         await self._step(partial(self.member.fetched, action.submission))
 
     async def _train(self, action: Train) -> None:
@@ -372,12 +363,12 @@ class Experiment:
                     work = await trio.to_thread.run_sync(self._work, action, base, Path(folder))
                     made = await task_of(self.plan.task).train(work)
                     path = await trio.to_thread.run_sync(self._encoded, action.round, work.out)
-                    update = await trio.to_thread.run_sync(self.keep.own_file, path)
+                    update, sealed = await trio.to_thread.run_sync(self.keep.own_update, path)
             finally:
                 self._training = None
             loss = _finite(made.loss)
-            say = partial(self.member.trained, action.round, base, update, made.n_samples, made.n_steps, loss)
-            await self._step(say)
+            what = (action.round, base, update, made.n_samples, made.n_steps, loss)
+            await self._step(lambda now_s: self.member.trained(*what, now_s, sealed))
 
     def _encoded(self, number: int, path: Path) -> Path:
         """The update as it is submitted: as it is, or as the plan's codec writes it."""
@@ -450,6 +441,20 @@ class Experiment:
             await self.fetch_file(cid)
         return document
 
+    async def bring_update(self, submit: Submit) -> None:
+        """An update, here and held; out of its seal, where it has one. Raises: BadTensors; as `fetch_file` does."""
+        if await trio.to_thread.run_sync(self.keep.is_held, submit.update):
+            return
+        await self.fetch_file(self.plan.initial)
+        n_most = await trio.to_thread.run_sync(limit_of, self._ports, self.plan)
+        if submit.sealed is None:
+            await self.fetch_file(submit.update, n_most)
+            return
+        await self.fetch_file(submit.sealed, n_most + n_most // SEAL_PART + SEAL_BYTES)
+        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+            open_it = partial(self.keep.open_update, submit.sealed, submit.update, Path(folder), n_most)
+            await trio.to_thread.run_sync(open_it)
+
     async def fetch_file(self, cid: Cid, max_bytes: int = MAX_TENSORS_BYTES) -> None:
         """Bring a file here, hold it for the experiment, and pass it on to members where that tells them nothing else.
 
@@ -479,17 +484,3 @@ class Experiment:
 def _finite(value: float | None) -> float | None:
     """A number that can be signed: what diverged is left out."""
     return value if value is not None and math.isfinite(value) else None
-
-
-def _words(action: Action) -> str:
-    match action:
-        case Fetch():
-            return "fetching updates"
-        case Train(number):
-            return f"training round {number}"
-        case Compute(number):
-            return f"computing round {number}"
-        case Evaluate(number):
-            return f"evaluating round {number}"
-        case Say():
-            return "speaking"

@@ -109,13 +109,29 @@ class Member:
         return self.tick(now_s)
 
     def trained(
-        self, number: int, base: Cid, update: Cid, n_samples: int, n_steps: int, loss: float | None, now_s: float
+        self,
+        number: int,
+        base: Cid,
+        update: Cid,
+        n_samples: int,
+        n_steps: int,
+        loss: float | None,
+        now_s: float,
+        sealed: Cid | None = None,
     ) -> list[Action]:
         """The own update of a round is made, and stored."""
         if self._me in self.book.submissions(number):
             return self.tick(now_s)
         said = self._say(
-            Submit(round=number, base=base, update=update, n_samples=n_samples, n_steps=n_steps, loss=loss)
+            Submit(
+                round=number,
+                base=base,
+                update=update,
+                n_samples=n_samples,
+                n_steps=n_steps,
+                loss=loss,
+                sealed=sealed,
+            )
         )
         self._fetched.add(said.entry.cid)
         return [said, *self.tick(now_s)]

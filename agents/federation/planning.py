@@ -18,12 +18,12 @@ MAX_FILE_BYTES: Final = 1 << 20
 KEYS: Final = frozenset(
     {
         "title", "task", "initial", "rounds", "min_participants", "selected", "deadline_s", "lease_s", "before", "rule",
-        "server", "max_samples", "max_norm", "members", "deputies", "compression", "evaluated",
+        "server", "max_samples", "max_norm", "members", "deputies", "compression", "evaluated", "sealed",
     }
 )  # fmt: skip
 # What can be written as a name, or as a table with its settings -> what the name is called in the table.
 _TABLES: Final = {"task": "task", "rule": "rule", "server": "server", "compression": "codec"}
-_NAMES: Final = {"rounds": "n_rounds", "selected": "n_selected", "evaluated": "is_evaluated"}
+_NAMES: Final = {"rounds": "n_rounds", "selected": "n_selected", "evaluated": "is_evaluated", "sealed": "is_sealed"}
 
 
 class BadPlan(AgentError):
