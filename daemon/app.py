@@ -28,7 +28,7 @@ from agents.cache.answers import AnswerCache
 from agents.chat.sessions import Chat, Sessions
 from agents.engine.client import WORKER, Engine, open_engine
 from agents.federation.service import Rounds
-from agents.federation.training import train_round
+from agents.federation.training import RoundEngine
 from agents.models import Desk, mend_models
 from daemon import config as settings
 from daemon import logs, wall
@@ -363,7 +363,7 @@ def _assemble(
         desk=desk,
         chats=Sessions(),
         answers=answers,
-        rounds=Rounds(ports, home.rounds, home.scratch, partial(train_round, catalog)),
+        rounds=Rounds(ports, home.rounds, home.scratch, RoundEngine(catalog, trainer)),
         gateway=gateway,
         openai=Face(Token(home.openai_token)),
         started_s=trio.current_time(),

@@ -1,24 +1,27 @@
 """Federated experiments as operations use them: texts in, what the room of federation knows out."""
 
-import math
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import trio
 
+from agents.errors import AgentError
 from agents.federation.archive import pack, unpack
 from agents.federation.audit import audit, verdict_of
 from agents.federation.experiment import Experiment
 from agents.federation.planning import BadPlan, complete, plan_of, read_file
 from agents.federation.shelf import Shelf
-from agents.federation.standing import members_of, round_of, state_of
-from agents.federation.tasks import task_of
+from agents.federation.standing import state_of
+from agents.federation.tasks import BadTask, FindBase, Task, task_of
 from agents.federation.tensors import canonical, read_layout
+from agents.federation.training import find_base
 from agents.federation.verify import Finding
 from daemon import wall
 from daemon.api.operation import Progress
-from daemon.api.operations import fl
+from daemon.api.operations import fl, fl_proof
 from daemon.errors import NotFoundHere, Unfit
 from protocols.entry import Entry, make_entry
 from protocols.errors import Remote
@@ -29,17 +32,15 @@ from storage.errors import InvalidCid, StorageError, TargetExists
 from storage.keys import PeerId
 from storage.pins import PinState
 from storage.unixfs import COVEY_WEIGHTS, add_path
-from storage.unixfs import export as export_file
 
 if TYPE_CHECKING:
     from daemon.api.progress import Report
     from daemon.app import Node
 
-WATCH_S: Final = 0.25
 DIAL_LIMIT_S: Final = 15.0
+MODEL_IDLE_S: Final = 60.0
 MAX_ASKED: Final = 32
 INITIAL_PIN: Final = "rounds/initial"
-MAX_SHOWN_ROUNDS: Final = 100
 
 
 def find(node: "Node", text: str) -> Experiment:
@@ -69,7 +70,8 @@ async def make_plan(node: "Node", params: "fl.Plan") -> "fl.Planned":
     names = {name for key in ("members", "deputies") for name in wish.get(key, ()) if isinstance(name, str)}
     peers = {name: await resolve(node, name) for name in sorted(names - {"me"})}
     fields = complete(wish, peers.__getitem__, me)
-    task_of(fields["task"])
+    task = await trio.to_thread.run_sync(task_of(fields["task"]).completed, _finder(node))
+    fields["task"] = msgspec.json.decode(msgspec.json.encode(task))
     plan, n_params = await trio.to_thread.run_sync(_with_tensors, node, fields, wish.get("initial"))
     entry = make_entry(node.identity, PLAN_KIND, PLAN_SCOPE, int(wall.unix_s()), [], content_of(plan))
     one = await node.rounds.follow(entry)
@@ -128,7 +130,7 @@ def _with_tensors(node: "Node", fields: dict[str, Any], initial: object) -> tupl
         if cid is None:
             path = Path(str(initial)) if initial is not None else folder / "initial"
             if initial is None:
-                task_of(fields["task"]).initial(path)
+                task_of(fields["task"]).initial(path, _finder(node))
             else:
                 canonical(path, folder / "initial")
                 path = folder / "initial"
@@ -145,6 +147,10 @@ def _hold_initial(node: "Node", one: Experiment) -> None:
     one.keep.hold(one.plan.initial)
     one.keep.show(one.plan.initial)
     node.pins.remove(one.plan.initial, INITIAL_PIN)
+
+
+def _finder(node: "Node") -> FindBase:
+    return partial(find_base, node.catalog)
 
 
 def _ports(node: "Node") -> Any:
@@ -166,6 +172,7 @@ async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
 
         task = task_of((one_plan or read_plan(entry)).task)
         await trio.to_thread.run_sync(task.check, data)
+        await _bring_base(node, task)
     one = await node.rounds.follow(entry, data)
     if data is not None and node.identity.peer_id not in one.book.joined_now():
         await one.do(one.member.join)
@@ -176,6 +183,34 @@ async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
         is_training=node.identity.peer_id in one.book.joined_now(),
         state=state_of(one.book),
     )
+
+
+async def _bring_base(node: "Node", task: Task) -> None:
+    """Where a task's base model is not here, bring it from a trusted peer that shares it. Raises: BadTask."""
+    from agents.artifacts.models import Wish, pull_model
+    from agents.artifacts.offers import find_offer
+    from protocols.models import Ask
+
+    if task.wanted_base is None:
+        return
+    try:
+        await trio.to_thread.run_sync(find_base, node.catalog, task.wanted_base)
+    except BadTask as missing:
+        try:
+            ports, base = node.adapters.ports, Cid.parse(task.wanted_base)
+            found = await find_offer(ports, Ask(base=base))
+        except InvalidCid:
+            raise missing from None
+        if found is None:
+            raise BadTask(
+                f"{missing}. No peer that you trust offers it either: covey peer trust PEER --kinds models, or bring it"
+                " in from elsewhere"
+            ) from None
+        offer, offering = found
+        wish = Wish(None, False, [*offering, *map(PeerInfo, node.network.peers())], MODEL_IDLE_S)
+        row = await pull_model(ports, node.home.models, offer.manifest, wish, lambda step, n_done, n_total: None)
+        node.events.note("model_pulled", {"name": row.name, "fingerprint": row.fingerprint, "source": row.source})
+        await node.adapters.listen()
 
 
 async def _whom(node: "Node", text: str | None) -> list[PeerId]:
@@ -194,87 +229,10 @@ async def _whom(node: "Node", text: str | None) -> list[PeerId]:
     return [peer]
 
 
-# --- looking
-
-
-def standing(node: "Node", one: Experiment) -> "fl.Standing":
-    """How it stands."""
-    book, activity = one.book, one.activity
-    current = min(book.current(), one.plan.n_rounds)
-    shown = range(max(1, current - MAX_SHOWN_ROUNDS + 1), current + 1) if book.start() is not None else range(0)
-    rounds = [round_of(book, number) for number in shown]
-    coordinator = rounds[-1].coordinator if rounds else None
-    return fl.Standing(
-        experiment=str(one.cid),
-        title=one.plan.title,
-        state=state_of(book),
-        is_over=one.is_over,
-        task=str(one.plan.task.get("task")),
-        is_training=one.data is not None and node.identity.peer_id in book.joined_now(),
-        n_members=len(one.plan.members),
-        n_joined=len(book.joined_now()),
-        n_reachable=activity.n_reachable,
-        n_events=len(book.entries()),
-        coordinator=str(coordinator) if coordinator is not None else None,
-        doing=activity.doing,
-        trouble=activity.trouble,
-        fetched_bytes=activity.fetched_bytes,
-        rounds=[
-            fl.Round(
-                round=found.number,
-                phase=found.phase,
-                term=found.term,
-                n_selected=found.n_selected,
-                n_submitted=found.n_submitted,
-                n_receipts=found.n_receipts,
-                n_votes=found.n_votes,
-                loss=math.fsum(found.losses) / len(found.losses) if found.losses else None,
-                result=str(found.result) if found.result is not None else None,
-                void=found.void,
-            )
-            for found in rounds
-        ],
-        members=[
-            fl.Member(name=_name_of(node, member.peer), **member._replace(peer=str(member.peer))._asdict())  # type: ignore[arg-type]
-            for member in members_of(book, current)
-        ],
-    )
-
-
-def _name_of(node: "Node", peer: PeerId) -> str | None:
-    if peer == node.identity.peer_id:
-        return "me"
-    row = node.catalog.peers.get(peer)
-    return row.name if row is not None else None
-
-
-async def fetch_result(node: "Node", params: "fl.Fetch") -> "fl.Fetched":
-    """Raises: NotFoundHere, TargetExists, Remote, StorageError."""
-    one = find(node, params.experiment)
-    last = one.book.current() - 1
-    number = params.round or last
-    if number > last or number < 1:
-        raise NotFoundHere(f"round {max(number, 1)} has no result yet: covey fl status {one.cid}")
-    result = one.book.result(number)
-    if result is None or result == one.plan.initial:
-        raise NotFoundHere(f"round {number} was void, and so was every one before: the tensors are the plan's")
-    document = await one.bring_result(result)
-    if params.out is not None:
-        await trio.to_thread.run_sync(export_file, node.store, document.tensors, Path(params.out))
-    return fl.Fetched(
-        experiment=str(one.cid),
-        round=number,
-        result=str(result),
-        tensors=str(document.tensors),
-        n_updates=len(document.updates),
-        out=params.out,
-    )
-
-
 # --- proving
 
 
-async def verify(node: "Node", params: "fl.Verify", report: "Report") -> "fl.Verified":
+async def verify(node: "Node", params: "fl_proof.Verify", report: "Report") -> "fl_proof.Verified":
     """Raises: UnknownExperiment, InvalidCar, Remote, StorageError."""
     path = Path(params.what)
     if path.is_absolute() and await trio.to_thread.run_sync(path.is_file):
@@ -287,7 +245,7 @@ async def verify(node: "Node", params: "fl.Verify", report: "Report") -> "fl.Ver
     return await _audited(node, one.plan_entry, one.book.entries(), report)
 
 
-async def _audited(node: "Node", plan: Entry, entries: list[Entry], report: "Report") -> "fl.Verified":
+async def _audited(node: "Node", plan: Entry, entries: list[Entry], report: "Report") -> "fl_proof.Verified":
     n_done = 0
 
     def on_finding(finding: Finding) -> None:
@@ -297,13 +255,13 @@ async def _audited(node: "Node", plan: Entry, entries: list[Entry], report: "Rep
         report(Progress(step="computing each round again", n_done=n_done, unit="findings"))
 
     findings = await trio.to_thread.run_sync(partial(audit, _ports(node), plan, entries, node.home.scratch, on_finding))
-    return fl.Verified(
+    return fl_proof.Verified(
         experiment=str(plan.body_cid),
         title=str(plan.content.get("title", "")),
         verdict=verdict_of(findings),
         n_events=len(entries),
         findings=[
-            fl.Finding(round=one.round, verdict=one.verdict, what=one.what, by=str(one.by) if one.by else None)
+            fl_proof.Finding(round=one.round, verdict=one.verdict, what=one.what, by=str(one.by) if one.by else None)
             for one in findings
         ],
     )
@@ -325,23 +283,25 @@ def _read_car(node: "Node", path: Path) -> tuple[Entry, list[Entry]]:
 async def bring_all(one: Experiment, report: "Report") -> None:
     """Fetch what the final closes name and is not here, as far as members have it."""
     book = one.book
-    wanted = [one.plan.initial]
+    wanted: list[Submit] = []
+    with suppress(Remote, StorageError, trio.TooSlowError):
+        await one.fetch_file(one.plan.initial)
     for number in range(1, one.plan.n_rounds + 1):
         final = book.final(number)
         if final is None:
             break
         assert isinstance(final.event, Close)
         submissions = [said.event for said in map(book.get, final.event.submissions) if said is not None]
-        wanted += [event.update for event in submissions if isinstance(event, Submit)]
-    for n_done, cid in enumerate(wanted):
+        wanted += [event for event in submissions if isinstance(event, Submit)]
+    for n_done, submit in enumerate(wanted):
         report(Progress(step="fetching updates", n_done=n_done, n_total=len(wanted), unit="updates"))
         try:
-            await one.fetch_file(cid)
-        except (Remote, StorageError, trio.TooSlowError):
+            await one.bring_update(submit)
+        except (AgentError, Remote, StorageError, trio.TooSlowError):
             continue  # told as not decidable, or left out
 
 
-async def export(node: "Node", params: "fl.Export", report: "Report") -> "fl.Exported":
+async def export(node: "Node", params: "fl_proof.Export", report: "Report") -> "fl_proof.Exported":
     """Raises: UnknownExperiment, NotFoundHere, TargetExists, StorageError."""
     one, target = find(node, params.experiment), Path(params.out)
     if not target.parent.is_dir():
@@ -365,7 +325,7 @@ async def export(node: "Node", params: "fl.Export", report: "Report") -> "fl.Exp
             return pack(node.store, one.plan_entry, one.book.entries(), target, on_bytes)
 
     packed = await trio.to_thread.run_sync(write)
-    return fl.Exported(
+    return fl_proof.Exported(
         experiment=str(one.cid),
         root=str(packed.root),
         out=params.out,

@@ -28,6 +28,8 @@ MAX_TERM: Final = 1 << 20
 MAX_SAMPLES: Final = 1 << 40
 MAX_STEPS: Final = 1 << 31
 MAX_REASON_CHARS: Final = 500
+MAX_VERDICT_CHARS: Final = 200
+MAX_REFUSALS: Final = 64
 
 Round = Annotated[int, Meta(ge=1, le=MAX_ROUNDS)]
 Term = Annotated[int, Meta(ge=0, le=MAX_TERM)]
@@ -47,6 +49,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     deadline_s: from the opening of a round; lease_s: how long a silent coordinator is waited for.
     before, rule, server: the recipe (agents.aggregation).
     max_samples: what a claimed number of samples counts at most; max_norm: of an update; 0 for no bound.
+    is_sealed: are updates sealed to the members; false for files that members alone are given, and others could read.
+    is_evaluated: do participants tell how each result does on data that they held out.
     secure, privacy, compression, gossip: what agents.federation.options says; None for without.
     members: who may see and join; deputies: who coordinates, in order.
     """
@@ -63,6 +67,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     before: Annotated[tuple[Settings, ...], Meta(max_length=4)] = ()
     rule: Settings = msgspec.field(default_factory=lambda: {"rule": "fedavg"})
     server: Settings | None = None
+    is_sealed: bool = True
+    is_evaluated: bool = True
     secure: Settings | None = None
     privacy: Settings | None = None
     compression: Settings | None = None
@@ -110,7 +116,10 @@ class Open(Event, frozen=True):
 
 
 class Submit(Event, frozen=True):
-    """My update of this round. `base` are the tensors that it was trained from."""
+    """My update of this round. `base` are the tensors that it was trained from.
+
+    `sealed` is the update's file, sealed to the members: what others fetch, and find `update` in. None for a plain one.
+    """
 
     kind = "submit"
 
@@ -120,6 +129,7 @@ class Submit(Event, frozen=True):
     n_samples: Annotated[int, Meta(ge=1, le=MAX_SAMPLES)]
     n_steps: Annotated[int, Meta(ge=1, le=MAX_STEPS)] = 1
     loss: float | None = None
+    sealed: Cid | None = None
 
 
 class Receipt(Event, frozen=True):
@@ -167,14 +177,34 @@ class Vote(Event, frozen=True):
     close: Cid
 
 
+class Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An update that was not admitted, and why."""
+
+    peer: PeerId
+    reason: Annotated[str, Meta(min_length=1, max_length=MAX_VERDICT_CHARS)]
+
+
 class Result(Event, frozen=True):
-    """What I computed of a final close: the result's document."""
+    """What I computed of a final close: the result's document, and which updates were refused (the first of them)."""
 
     kind = "result"
 
     round: Round
     close: Cid
     result: Cid
+    refused: Annotated[tuple[Refusal, ...], Meta(max_length=MAX_REFUSALS)] = ()
+
+
+class Score(Event, frozen=True):
+    """How a round's result does on data that I held out of my training. My word alone: nothing is computed from it."""
+
+    kind = "score"
+
+    round: Round
+    result: Cid
+    n_samples: Annotated[int, Meta(ge=1, le=MAX_SAMPLES)]
+    loss: float | None = None
+    accuracy: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
 
 
 class Accuse(Event, frozen=True):
@@ -196,7 +226,7 @@ class Cancel(Event, frozen=True):
 
 EVENTS: Final = {
     event.kind: event
-    for event in (Join, Leave, Start, Open, Submit, Receipt, Promise, Close, Vote, Result, Accuse, Cancel)
+    for event in (Join, Leave, Start, Open, Submit, Receipt, Promise, Close, Vote, Result, Score, Accuse, Cancel)
 }
 S = TypeVar("S", bound=msgspec.Struct)
 _FILES: Final = frozenset({RAW, DAG_PB})
@@ -244,6 +274,8 @@ def _read(content: Mapping[str, Any], form: type[S]) -> S:
 def _plain(value: object) -> object:
     if isinstance(value, PeerId):
         return bytes(value)
+    if isinstance(value, msgspec.Struct):
+        return content_of(value)
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 

@@ -33,6 +33,7 @@ from agents.engine.messages import (
     Generate,
     Import,
     Load,
+    Measure,
     Ping,
     Reply,
     Request,
@@ -310,7 +311,7 @@ class Engine:
             if not worker.calls:
                 continue
             now_s = trio.current_time()
-            is_long = any(isinstance(call.request, Import | Load | Train) for call in worker.calls.values())
+            is_long = any(isinstance(call.request, Import | Load | Train | Measure) for call in worker.calls.values())
             if complaint := watchdog.complaint(now_s, is_long=is_long):
                 worker.end(complaint)
                 return

@@ -234,6 +234,7 @@ class Train(Message, frozen=True, tag="train", kw_only=True):
 
     Args:
         data: None to go on with the unfinished training in the folder `run`, as it was begun.
+        initial: a safetensors file of the adapter to begin with, under PEFT's names; None to begin a new one.
         run: where it keeps its checkpoints (see `agents.training.runs`). Without `is_fresh`, an unfinished training
             there is gone on with if it is the same, else it is an error.
         is_forced: go on also where program or machine are others than before: the result may differ in its last bits.
@@ -245,6 +246,7 @@ class Train(Message, frozen=True, tag="train", kw_only=True):
     data_name: Annotated[str, Meta(max_length=255)] = ""
     run: Path
     out: Path
+    initial: Path | None = None
     settings: Settings = Settings()
     is_fresh: bool = False
     is_forced: bool = False
@@ -308,6 +310,37 @@ class Trained(Message, frozen=True, tag="trained", kw_only=True):
     n_steps: int = 0
     best_step: int = 0
     train_s: float
+
+
+class Measure(Message, frozen=True, tag="measure", kw_only=True):
+    """How well does `model` do with an adapter on what is held out of the data? Nothing is learned.
+
+    The settings say what is held out, as in a `Train` with the same ones. Ends with `Measured`.
+
+    Args:
+        initial: a safetensors file of the adapter, under PEFT's names.
+    """
+
+    model: Path
+    data: Path
+    data_name: Annotated[str, Meta(max_length=255)] = ""
+    initial: Path
+    settings: Settings = Settings()
+
+
+class Measured(Message, frozen=True, tag="measured", kw_only=True):
+    """The loss is in nats a token (of preferences, a pair), the accuracy the share of those that come first.
+
+    A token comes first where the model thinks none likelier, a pair where it prefers the better answer more than the
+    model alone does. `n_labels` tokens or pairs of `n_examples` examples were looked at.
+    """
+
+    is_final = True
+
+    loss: float
+    accuracy: float
+    n_labels: int
+    n_examples: int
 
 
 class Merge(Message, frozen=True, tag="merge", kw_only=True):
@@ -387,7 +420,7 @@ class Failed(Message, frozen=True, tag="failed"):
     text: str
 
 
-Request = Import | Load | Stage | Generate | Status | Ping | Cancel | Train | Merge | Export | Embed
+Request = Import | Load | Stage | Generate | Status | Ping | Cancel | Train | Measure | Merge | Export | Embed
 Reply = (
     ImportStep
     | Imported
@@ -402,6 +435,7 @@ Reply = (
     | TrainCheckpoint
     | TrainPaused
     | Trained
+    | Measured
     | Merged
     | Exported
     | Embedded

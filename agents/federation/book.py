@@ -24,6 +24,7 @@ from protocols.rounds import (
     Promise,
     Receipt,
     Result,
+    Score,
     Start,
     Submit,
     Vote,
@@ -157,6 +158,8 @@ class Book:
                 if sum(event.round == number for _, event in self.said_by(said.author, Result)) > 1:
                     return False
                 self._drop_unknown()
+            case Score():
+                pass
             case _:
                 return False
         return True

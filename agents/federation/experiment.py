@@ -11,19 +11,24 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
+import numpy as np
 import structlog
 import trio
 
 from agents.adapters.ports import Ports
 from agents.errors import AgentError
-from agents.federation.book import Book
+from agents.federation.activity import Activity, words
+from agents.federation.book import Book, Said
+from agents.federation.compression.memory import Memory
+from agents.federation.compression.registry import codec_of
 from agents.federation.journal import Journal
-from agents.federation.member import Action, Compute, Fetch, Member, Say, Train
-from agents.federation.outcome import Document, read_document
-from agents.federation.shelf import MAX_TENSORS_BYTES, Keep, Shelf, limit_of
-from agents.federation.tasks import Engine, Work, task_of
+from agents.federation.member import Action, Compute, Evaluate, Fetch, Member, Say, Train
+from agents.federation.outcome import Document, read_document, refusals
+from agents.federation.shelf import MAX_TENSORS_BYTES, Keep, Shelf, limit_of, sizes_of
+from agents.federation.tasks import Engine, Exam, Work, task_of
+from agents.federation.tensors import read_layout, read_vector
 from agents.federation.verify import Computed, recompute
 from protocols import rounds_sync as sync
 from protocols.entry import Entry
@@ -44,17 +49,9 @@ MEET_S: Final = 3.0  # between two questions to one member for where others are
 FETCH_IDLE_S: Final = 20.0
 MAX_AUTHOR_BYTES: Final = 64 << 20  # of one member's events: more are not kept
 MAX_FETCHES: Final = 4
+SEAL_PART, SEAL_BYTES = 8, 1 << 20  # a seal is larger than what is in it by up to an eighth and a root
 
 log = structlog.get_logger(__name__)
-
-
-class Activity(NamedTuple):
-    """What this node does for an experiment now, for its user."""
-
-    doing: str
-    trouble: str
-    fetched_bytes: int
-    n_reachable: int
 
 
 class Experiment:
@@ -80,6 +77,7 @@ class Experiment:
         self.data = data
         self._journal = journal
         self._scratch = scratch
+        self._memory = journal.path.with_suffix(".memories")
         self._engine = engine
         self._lock = trio.Lock()
         self._durable: set[Cid] = set()
@@ -97,6 +95,7 @@ class Experiment:
         self._doing: dict[str, int] = {}
         self._trouble = ""
         self._fetched_bytes = 0
+        self._sizes: dict[Cid, int] = {}
         self._restore(entries)
 
     def _restore(self, entries: Iterable[Entry]) -> None:
@@ -122,6 +121,22 @@ class Experiment:
         """What happens now."""
         doing = ", ".join(sorted(self._doing))
         return Activity(doing, self._trouble, self._fetched_bytes, len(self._reached))
+
+    async def weigh(self) -> None:
+        """See how many bytes the updates have that are here."""
+        updates = {self.plan.initial, *(event.update for _, event in self.book.all_of(Submit))} - self._sizes.keys()
+        if updates:
+            self._sizes |= await trio.to_thread.run_sync(sizes_of, self._ports, updates)
+
+    def update_bytes(self, number: int) -> int:
+        """What the updates of a round take together, as far as they were weighed."""
+        updates = {cast(Submit, said.event).update for said in self.book.submissions(number).values()}
+        return sum(self._sizes.get(update, 0) for update in updates)
+
+    @property
+    def plain_bytes(self) -> int:
+        """What an update would take as it is trained, as the first tensors do; 0 where those are not here."""
+        return self._sizes.get(self.plan.initial, 0)
 
     async def do(self, wish: Callable[[float], list[Action]]) -> None:
         """Let the core act on its user's wish; what it says is durable when this returns. Raises: StorageError."""
@@ -303,7 +318,7 @@ class Experiment:
 
     async def _carry_out(self, action: Action) -> None:
         """Do it; what goes wrong is told, and it is tried again after a while."""
-        what = _words(action)
+        what = words(action)
         self._doing[what] = self._doing.get(what, 0) + 1
         try:
             match action:
@@ -313,6 +328,8 @@ class Experiment:
                     await self._train(action)
                 case Compute():
                     await self._compute(action)
+                case Evaluate():
+                    await self._evaluate(action)
         except (AgentError, StorageError, ProtocolError, OSError, trio.TooSlowError) as error:
             self._trouble = f"{what}: {error}"
             log.warning("round_trouble", experiment=str(self.cid), what=what, error=repr(error))
@@ -322,7 +339,7 @@ class Experiment:
                 self._ports.emit("round_trouble", **fields)
             pause_s = FIRST_RETRY_S * 2 if isinstance(action, Fetch) else max(2.0, self.plan.lease_s / 2)
             await trio.sleep(min(pause_s, LONGEST_RETRY_S))
-            self.member.failed(cast(Fetch | Train | Compute, action))
+            self.member.failed(action)
         else:
             self._trouble = ""
         finally:
@@ -332,9 +349,7 @@ class Experiment:
 
     async def _fetch_update(self, action: Fetch) -> None:
         async with self._fetches:
-            await self.fetch_file(self.plan.initial)
-            n_most = await trio.to_thread.run_sync(limit_of, self._ports, self.plan.initial)
-            await self.fetch_file(action.update, n_most)
+            await self.bring_update(cast(Submit, cast(Said, self.book.get(action.submission)).event))
         await self._step(partial(self.member.fetched, action.submission))
 
     async def _train(self, action: Train) -> None:
@@ -347,10 +362,36 @@ class Experiment:
                 with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
                     work = await trio.to_thread.run_sync(self._work, action, base, Path(folder))
                     made = await task_of(self.plan.task).train(work)
-                    update = await trio.to_thread.run_sync(self.keep.own_file, work.out)
+                    path = await trio.to_thread.run_sync(self._encoded, action.round, work.out)
+                    update, sealed = await trio.to_thread.run_sync(self.keep.own_update, path)
             finally:
                 self._training = None
-            say = partial(self.member.trained, action.round, base, update, made.n_samples, made.n_steps, made.loss)
+            loss = _finite(made.loss)
+            what = (action.round, base, update, made.n_samples, made.n_steps, loss)
+            await self._step(lambda now_s: self.member.trained(*what, now_s, sealed))
+
+    def _encoded(self, number: int, path: Path) -> Path:
+        """The update as it is submitted: as it is, or as the plan's codec writes it."""
+        if self.plan.compression is None:
+            return path
+        layout = read_layout(path)
+        vector = np.array(read_vector(path, layout))
+        data = Memory(self._memory).encode(number, codec_of(self.plan.compression), vector, layout)
+        encoded = path.with_name("encoded")
+        encoded.write_bytes(data)
+        return encoded
+
+    async def _evaluate(self, action: Evaluate) -> None:
+        """See how a result does on what was held out here."""
+        if self.data is None:
+            return
+        document = await self.bring_result(action.result)
+        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+            tensors = await trio.to_thread.run_sync(Shelf(self._ports, Path(folder)).path, document.tensors)
+            score = await task_of(self.plan.task).evaluate(Exam(tensors, self.data, self._engine))
+        if score is not None:
+            loss, accuracy = _finite(score.loss), _finite(score.accuracy)
+            say = partial(self.member.evaluated, action.round, action.result, score.n_samples, loss, accuracy)
             await self._step(say)
 
     def _work(self, action: Train, base: Cid, folder: Path) -> Work:
@@ -366,7 +407,8 @@ class Experiment:
         book = self.book.copy()
         found = await trio.to_thread.run_sync(self._recompute, book, action.round, cast(Close, final.event))
         if found is not None:
-            await self._step(partial(self.member.computed, action.round, found.result))
+            refused = refusals(found.outcome)
+            await self._step(lambda now_s: self.member.computed(action.round, found.result, now_s, refused))
 
     def _recompute(self, book: Book, number: int, close: Close) -> Computed | None:
         folder = Path(tempfile.mkdtemp(dir=self._scratch))
@@ -399,6 +441,20 @@ class Experiment:
             await self.fetch_file(cid)
         return document
 
+    async def bring_update(self, submit: Submit) -> None:
+        """An update, here and held; out of its seal, where it has one. Raises: BadTensors; as `fetch_file` does."""
+        if await trio.to_thread.run_sync(self.keep.is_held, submit.update):
+            return
+        await self.fetch_file(self.plan.initial)
+        n_most = await trio.to_thread.run_sync(limit_of, self._ports, self.plan)
+        if submit.sealed is None:
+            await self.fetch_file(submit.update, n_most)
+            return
+        await self.fetch_file(submit.sealed, n_most + n_most // SEAL_PART + SEAL_BYTES)
+        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+            open_it = partial(self.keep.open_update, submit.sealed, submit.update, Path(folder), n_most)
+            await trio.to_thread.run_sync(open_it)
+
     async def fetch_file(self, cid: Cid, max_bytes: int = MAX_TENSORS_BYTES) -> None:
         """Bring a file here, hold it for the experiment, and pass it on to members where that tells them nothing else.
 
@@ -425,19 +481,6 @@ class Experiment:
         return [PeerInfo(peer) for peer in peers if peer != self._ports.identity.peer_id]
 
 
-def losses(book: Book, number: int) -> list[float]:
-    """What participants said their losses were, in a round."""
-    found = [cast(Submit, said.event).loss for said in book.submissions(number).values()]
-    return [loss for loss in found if loss is not None]
-
-
-def _words(action: Action) -> str:
-    match action:
-        case Fetch():
-            return "fetching updates"
-        case Train(number):
-            return f"training round {number}"
-        case Compute(number):
-            return f"computing round {number}"
-        case Say():
-            return "speaking"
+def _finite(value: float | None) -> float | None:
+    """A number that can be signed: what diverged is left out."""
+    return value if value is not None and math.isfinite(value) else None

@@ -21,7 +21,9 @@ from protocols.rounds import (
     Open,
     Promise,
     Receipt,
+    Refusal,
     Result,
+    Score,
     Start,
     Submit,
     Vote,
@@ -63,7 +65,14 @@ class Compute(NamedTuple):
     close: Cid
 
 
-Action = Say | Fetch | Train | Compute
+class Evaluate(NamedTuple):
+    """See how a result does on data that was held out here; then call `evaluated`. It is asked for once."""
+
+    round: int
+    result: Cid
+
+
+Action = Say | Fetch | Train | Compute | Evaluate
 
 
 class Member:
@@ -100,29 +109,55 @@ class Member:
         return self.tick(now_s)
 
     def trained(
-        self, number: int, base: Cid, update: Cid, n_samples: int, n_steps: int, loss: float | None, now_s: float
+        self,
+        number: int,
+        base: Cid,
+        update: Cid,
+        n_samples: int,
+        n_steps: int,
+        loss: float | None,
+        now_s: float,
+        sealed: Cid | None = None,
     ) -> list[Action]:
         """The own update of a round is made, and stored."""
         if self._me in self.book.submissions(number):
             return self.tick(now_s)
         said = self._say(
-            Submit(round=number, base=base, update=update, n_samples=n_samples, n_steps=n_steps, loss=loss)
+            Submit(
+                round=number,
+                base=base,
+                update=update,
+                n_samples=n_samples,
+                n_steps=n_steps,
+                loss=loss,
+                sealed=sealed,
+            )
         )
         self._fetched.add(said.entry.cid)
         return [said, *self.tick(now_s)]
 
-    def computed(self, number: int, result: Cid, now_s: float) -> list[Action]:
-        """The result of a round, by the own computation."""
+    def computed(self, number: int, result: Cid, now_s: float, refused: tuple[Refusal, ...] = ()) -> list[Action]:
+        """The result of a round, by the own computation, and what was not admitted to it."""
         self.book.settle(number, result)
         final = self.book.final(number)
         said: list[Action] = []
         if final is not None and self._me in (self.book.selected(number) or ()):
-            said.append(self._say(Result(round=number, close=final.cid, result=result)))
+            said.append(self._say(Result(round=number, close=final.cid, result=result, refused=refused)))
         return said + self.tick(now_s)
 
-    def failed(self, action: Fetch | Train | Compute) -> None:
-        """It could not be done: it will be asked for again."""
-        self._asked.discard(_key(action))
+    def evaluated(
+        self, number: int, result: Cid, n_samples: int, loss: float | None, accuracy: float | None, now_s: float
+    ) -> list[Action]:
+        """How a result does here."""
+        if self._has_scored(number):
+            return self.tick(now_s)
+        score = Score(round=number, result=result, n_samples=n_samples, loss=loss, accuracy=accuracy)
+        return [self._say(score), *self.tick(now_s)]
+
+    def failed(self, action: Action) -> None:
+        """It could not be done: it will be asked for again, but for an evaluation."""
+        if isinstance(action, Fetch | Train | Compute):
+            self._asked.discard(_key(action))
 
     # What its user wants
 
@@ -163,6 +198,8 @@ class Member:
         if accusation := self._accuse():
             return accusation
         number = book.current()
+        if evaluation := self._evaluate(number - 1):
+            return evaluation
         selected = book.selected(number)
         if number > book.plan.n_rounds or selected is None:
             return []
@@ -177,6 +214,19 @@ class Member:
             if frozenset((first.cid, second.cid)) not in known:
                 return [self._say(Accuse(first=first.cid, second=second.cid))]
         return []
+
+    def _evaluate(self, number: int) -> list[Action]:
+        """The last result is looked at by who trains, and no other: what is known of earlier ones stands in events."""
+        book = self.book
+        result = book.result(number) if number else None
+        if result is None or result == book.result(number - 1) or not book.plan.is_evaluated:
+            return []
+        if self._me not in book.joined_now() or self._has_scored(number):
+            return []
+        return self._ask(Evaluate(number, result))
+
+    def _has_scored(self, number: int) -> bool:
+        return any(event.round == number for _, event in self.book.said_by(self._me, Score))
 
     # As a coordinator
 
@@ -306,7 +356,7 @@ class Member:
         """When this was first seen here."""
         return self._noticed_s.setdefault(what, now_s)
 
-    def _ask(self, action: Fetch | Train | Compute) -> list[Action]:
+    def _ask(self, action: Fetch | Train | Compute | Evaluate) -> list[Action]:
         """The action, but for one that was asked for already."""
         key = _key(action)
         if key in self._asked:
@@ -329,7 +379,7 @@ class Member:
         return Say(entry)
 
 
-def _key(action: Fetch | Train | Compute) -> tuple[object, ...]:
+def _key(action: Fetch | Train | Compute | Evaluate) -> tuple[object, ...]:
     return (type(action), *action[:2])
 
 

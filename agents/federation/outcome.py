@@ -19,7 +19,7 @@ from agents.aggregation.updates import CannotAggregate, Update, Vector, largest
 from agents.federation.compression.codec import BadCompressed
 from agents.federation.compression.registry import codec_of
 from agents.federation.tensors import BadTensors, Layout, flush, new_vector, read_layout, read_vector
-from protocols.rounds import Plan, Submit
+from protocols.rounds import MAX_REFUSALS, MAX_VERDICT_CHARS, Plan, Refusal, Submit
 from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
 from storage.keys import PeerId
@@ -177,6 +177,12 @@ def compute(
     for vector, path in zip((change, *state_vectors), (tensors, *state_paths), strict=True):
         flush(vector, path)
     return Outcome(tuple(verdicts), admitted, tensors, state_paths, failed)
+
+
+def refusals(outcome: Outcome) -> tuple[Refusal, ...]:
+    """What members say of updates that were not admitted, in the order of (update, peer)."""
+    found = [Refusal(one.peer, one.reason[:MAX_VERDICT_CHARS]) for one in outcome.verdicts if one.reason]
+    return tuple(found[:MAX_REFUSALS])
 
 
 def _add(base: Vector, change: Vector) -> None:

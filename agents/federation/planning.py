@@ -18,10 +18,12 @@ MAX_FILE_BYTES: Final = 1 << 20
 KEYS: Final = frozenset(
     {
         "title", "task", "initial", "rounds", "min_participants", "selected", "deadline_s", "lease_s", "before", "rule",
-        "server", "max_samples", "max_norm", "members", "deputies",
+        "server", "max_samples", "max_norm", "members", "deputies", "compression", "evaluated", "sealed",
     }
 )  # fmt: skip
-_NAMES: Final = {"rounds": "n_rounds", "selected": "n_selected"}
+# What can be written as a name, or as a table with its settings -> what the name is called in the table.
+_TABLES: Final = {"task": "task", "rule": "rule", "server": "server", "compression": "codec"}
+_NAMES: Final = {"rounds": "n_rounds", "selected": "n_selected", "evaluated": "is_evaluated", "sealed": "is_sealed"}
 
 
 class BadPlan(AgentError):
@@ -43,7 +45,7 @@ def read_file(path: Path) -> dict[str, Any]:
     for key in ("members", "deputies"):
         if not isinstance(names := value.get(key, []), list) or not all(isinstance(name, str) for name in names):
             raise BadPlan(f'{path}: {key} is a list of peers, by id or name, such as ["ada", "bob"]')
-    for key in ("task", "rule", "server"):
+    for key in _TABLES:
         if not isinstance(value.get(key, ""), str | dict):
             raise BadPlan(f"{path}: {key} is a name, or a table with its settings")
     if not isinstance(value.get("before", []), list) or not isinstance(value.get("initial", ""), str):
@@ -54,9 +56,9 @@ def read_file(path: Path) -> dict[str, Any]:
 def complete(wish: Mapping[str, Any], resolve: Callable[[str], PeerId], me: PeerId) -> dict[str, Any]:
     """A plan's fields, peers by their ids; the deputies are the members, this node first, where none are named."""
     fields = {_NAMES.get(key, key): value for key, value in wish.items() if key != "initial"}
-    for key in ("task", "rule", "server"):
+    for key in _TABLES:
         if isinstance(fields.get(key), str):
-            fields[key] = {key: fields[key]}
+            fields[key] = {_TABLES[key]: fields[key]}
     fields["before"] = tuple({"before": one} if isinstance(one, str) else one for one in fields.get("before", ()))
     members = [me if name == "me" else resolve(name) for name in fields.get("members", ())]
     deputies = [me if name == "me" else resolve(name) for name in fields.get("deputies", ())]

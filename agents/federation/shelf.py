@@ -1,20 +1,22 @@
 """The store as rounds use it: tensors as files under their CIDs, kept for the experiment and shown to its members."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 from agents.adapters.ports import Ports
 from agents.federation.outcome import read_document
+from agents.federation.tensors import BadTensors
 from agents.federation.verify import Computed
 from protocols.rounds import Plan
 from storage.blockstore import MadeBlock, Visibility
 from storage.cid import DAG_PB, RAW, Cid
 from storage.dag import reach
-from storage.errors import Corrupt, InvalidBlock, InvalidName, NotAFile, NotUnixfs, TooLarge
+from storage.errors import Corrupt, InvalidBlock, InvalidName, NotAFile, NotFound, NotUnixfs, TooLarge
 from storage.keys import PeerId
 from storage.pins import PinKind, PinState
+from storage.sealed import open_sealed, seal_path
 from storage.unixfs import COVEY_WEIGHTS, add_path, export, stat
 
 SLACK_BYTES: Final = 1 << 20
@@ -68,13 +70,42 @@ class Keep:
     def _others(self) -> Sequence[PeerId]:
         return [peer for peer in self._plan.members if peer != self._ports.identity.peer_id]
 
-    def own_file(self, path: Path) -> Cid:
-        """Add tensors that were made here, keep them, and show them to the members."""
-        with self._ports.store.lease():
-            cid = add_path(self._ports.store, path, COVEY_WEIGHTS)
+    def own_update(self, path: Path) -> tuple[Cid, Cid | None]:
+        """Add an update that was made here, and keep it: its CID, and that of what the members are shown of it.
+
+        The second is the update sealed to them, or None where the plan has updates shown as they are.
+        """
+        store = self._ports.store
+        with store.lease():
+            cid = add_path(store, path, COVEY_WEIGHTS)
             self.hold(cid)
-        self.show(cid)
-        return cid
+            sealed = seal_path(store, path, self._plan.members).cid if self._plan.is_sealed else None
+            if sealed is not None:
+                self.hold(sealed)
+        self.show(sealed or cid)
+        return cid, sealed
+
+    def open_update(self, sealed: Cid, update: Cid, folder: Path, max_bytes: int) -> None:
+        """Take an update out of its seal, and keep it for this node alone.
+
+        Raises: BadTensors where it is another, NotARecipient, BrokenSeal, NotFound.
+        """
+        store = self._ports.store
+        opened = open_sealed(store, sealed, self._ports.identity)
+        entry = opened.find()
+        if entry.kind != "file" or entry.n_bytes > max_bytes:
+            raise BadTensors(f"what is sealed in {sealed} is no file, or larger than an update can be")
+        path = folder / "opened"
+        with path.open("xb") as file:
+            for piece in opened.read(entry):
+                file.write(piece)
+        try:
+            with store.lease():
+                if (found := add_path(store, path, COVEY_WEIGHTS)) != update:
+                    raise BadTensors(f"what is sealed in {sealed} is {found}, and not the update {update}")
+                self.hold(update)
+        finally:
+            path.unlink()
 
     def result(self, found: Computed) -> None:
         """Keep what was computed here, and show it."""
@@ -113,7 +144,7 @@ class Keep:
         Only where nothing below it was here before, or the members may see that already: a link to a block proves
         nothing about who may have it, and what is private here must not come out because a peer named it.
         """
-        if cid.codec not in (RAW, DAG_PB):
+        if cid.codec not in (RAW, DAG_PB) and not is_new:
             return False
         return is_new or all(self._is_seen(reached.cid) for reached in reach(self._ports.store, cid))
 
@@ -127,10 +158,24 @@ def _links(ports: Ports, cid: Cid) -> list[Cid]:
     return list(links(cid, ports.store.get(cid)))
 
 
-def limit_of(ports: Ports, base: Cid) -> int:
-    """How many bytes an update may have: as many as its base, and a little for the blocks above it."""
+def limit_of(ports: Ports, plan: Plan) -> int:
+    """How many bytes an update may have: as many as its base, and a little for the blocks above it.
+
+    No codec's update takes more than that: what is larger is refused when it is read.
+    """
     try:
-        n_bytes = stat(ports.store, base).n_bytes
+        n_bytes = stat(ports.store, plan.initial).n_bytes
     except (*_NO_FILE, Corrupt):
         return MAX_TENSORS_BYTES
     return n_bytes + n_bytes // 64 + SLACK_BYTES
+
+
+def sizes_of(ports: Ports, files: Iterable[Cid]) -> dict[Cid, int]:
+    """How many bytes those files have that are here, by their roots."""
+    found = {}
+    for cid in files:
+        try:
+            found[cid] = stat(ports.store, cid).n_bytes
+        except (*_NO_FILE, Corrupt, NotFound):
+            continue
+    return found

@@ -1,16 +1,17 @@
 """How an experiment stands, for people: read out of its book."""
 
+import math
 from typing import NamedTuple, cast
 
 from agents.federation.book import Book
 from agents.federation.phases import phase_of
-from protocols.rounds import Cancel, Close, Submit, Vote
+from protocols.rounds import Cancel, Close, Refusal, Result, Score, Submit, Vote
 from storage.cid import Cid
 from storage.keys import PeerId
 
 
 class RoundStanding(NamedTuple):
-    """One round. `losses` are the participants' word; `result` is None where there is none, or none yet."""
+    """One round. `losses` and `scores` are what participants say; `result` is None where there is none, or none yet."""
 
     number: int
     phase: str
@@ -22,8 +23,20 @@ class RoundStanding(NamedTuple):
     n_votes: int
     n_closed: int
     losses: tuple[float, ...]
+    refused: tuple[Refusal, ...]
+    scores: tuple[Score, ...]
     result: Cid | None
     void: str
+
+    @property
+    def result_loss(self) -> float | None:
+        """The loss of the result over all that participants held out; their word."""
+        return _mean([(one.loss, one.n_samples) for one in self.scores if one.loss is not None])
+
+    @property
+    def result_accuracy(self) -> float | None:
+        """The same, of the accuracy."""
+        return _mean([(one.accuracy, one.n_samples) for one in self.scores if one.accuracy is not None])
 
 
 class MemberStanding(NamedTuple):
@@ -58,7 +71,7 @@ def round_of(book: Book, number: int) -> RoundStanding:
     final = book.final(number)
     close_said = final if final is not None else book.closes(number).get(term)
     close = cast(Close, close_said.event) if close_said is not None else None
-    submissions = book.submissions(number)
+    submissions, result = book.submissions(number), book.result(number)
     return RoundStanding(
         number=number,
         phase=phase_of(book, number),
@@ -70,7 +83,9 @@ def round_of(book: Book, number: int) -> RoundStanding:
         n_votes=_n_votes(book, number, close),
         n_closed=len(close.submissions) if close else 0,
         losses=tuple(loss for said in submissions.values() if (loss := cast(Submit, said.event).loss) is not None),
-        result=book.result(number) if not (close and close.void) else None,
+        refused=_refused(book, number, result),
+        scores=tuple(event for _, event in book.all_of(Score) if (event.round, event.result) == (number, result)),
+        result=result if not (close and close.void) else None,
         void=close.void if close else "",
     )
 
@@ -84,6 +99,17 @@ def members_of(book: Book, number: int) -> list[MemberStanding]:
         MemberStanding(peer, peer in joined, peer in selected, peer in submissions, peer in voters, peer in broken)
         for peer in book.plan.members
     ]
+
+
+def _refused(book: Book, number: int, result: Cid | None) -> tuple[Refusal, ...]:
+    """What members say was not admitted who came to the result that counts: they all say the same."""
+    found = (event.refused for _, event in book.all_of(Result) if (event.round, event.result) == (number, result))
+    return next(found, ())
+
+
+def _mean(pairs: list[tuple[float, int]]) -> float | None:
+    """By the number of samples."""
+    return math.fsum(value * n for value, n in pairs) / sum(n for _, n in pairs) if pairs else None
 
 
 def _n_votes(book: Book, number: int, close: Close | None) -> int:

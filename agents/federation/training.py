@@ -1,15 +1,93 @@
-"""A participant's training in the engine, for tasks that need one."""
+"""What tasks of rounds want of the engine, carried out by the node's trainer, and the base models they train on."""
 
-from agents.federation.tasks import BadTask, Training
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from agents.engine import messages
+from agents.errors import EngineFailed
+from agents.federation.tasks import BadTask, Base, Score, Trained, Training
+from agents.models import Engine as Trainer
+from agents.models import card_of
+from agents.training.settings import Settings
 from storage.catalog import Catalog
+from storage.catalog.models import ModelRow
+
+SPLIT_SEED: Final = 0
+"""What is held out of a text follows from this in every round, not from the round's seed."""
 
 
-async def train_round(catalog: Catalog, wish: Training) -> tuple[int, float]:
-    """Train on the base model of that fingerprint; tokens and loss. Raises: BadTask.
+def find_base(catalog: Catalog, text: str) -> Base:
+    """The base model of that name or fingerprint. Raises: BadTask."""
+    row = _row(catalog, text)
+    return Base(card_of(row).base, row.name, Path(row.folder))
 
-    The engine's trainer begins every adapter anew: until its request has a field for the adapter to go on from
-    (`wish.initial`), a round cannot be trained there, and says so.
-    """
-    if not any(wish.base in row.accepts for row in catalog.models.list()):
-        raise BadTask(f"the base model {wish.base} is not here. Bring it in with `covey model pull`; it is tried again")
-    raise BadTask("the engine cannot go on training from a round's adapter yet: take another task, such as softmax")
+
+def _row(catalog: Catalog, text: str) -> ModelRow:
+    models = catalog.models.list()
+    row = next((row for row in models if row.name == text or text in row.accepts), None)
+    if row is None:
+        raise BadTask(f"the base model {text} is not here; a peer who has it may share it: covey model pull {text}")
+    return row
+
+
+class RoundEngine:
+    """The node's trainer, as tasks use it. A round's training begins anew after a death: it can be done again."""
+
+    def __init__(self, catalog: Catalog, trainer: Trainer) -> None:
+        self._catalog = catalog
+        self._trainer = trainer
+
+    async def train(self, wish: Training) -> Trained:
+        """Train on from the round's adapter. Raises: BadTask, EngineFailed and its like."""
+        row = _row(self._catalog, wish.base)
+        with tempfile.TemporaryDirectory(dir=wish.out.parent) as folder:
+            request = messages.Train(
+                model=row.folder,
+                name="round",
+                data=str(wish.data),
+                run=str(Path(folder) / "run"),
+                out=str(wish.out),
+                initial=str(wish.initial),
+                settings=_settings(wish),
+                is_fresh=True,
+            )
+            n_samples, trained = 0, None
+            async with self._trainer.call(request) as replies:
+                async for reply in replies:
+                    match reply:
+                        case messages.TrainReady():
+                            n_samples = reply.n_train
+                        case messages.Trained():
+                            trained = reply
+            if trained is None:
+                raise EngineFailed("the training of a round was stopped")
+            return Trained(n_samples, trained.loss_after)
+
+    async def measure(self, wish: Training) -> Score:
+        """See how an adapter does. Raises: BadTask, EngineFailed and its like."""
+        row = _row(self._catalog, wish.base)
+        request = messages.Measure(
+            model=row.folder, data=str(wish.data), initial=str(wish.initial), settings=_settings(wish)
+        )
+        reply = await self._trainer.one(request)
+        if not isinstance(reply, messages.Measured):
+            raise EngineFailed("the engine did not measure")
+        return Score(max(1, reply.n_examples), reply.loss, reply.accuracy)
+
+
+def _settings(wish: Training) -> Settings:
+    return Settings(
+        form=None if wish.kind == "auto" else wish.kind,
+        rank=wish.rank,
+        alpha=wish.alpha,
+        targets=wish.targets,
+        n_steps=wish.n_steps,
+        batch=wish.batch,
+        context_tokens=wish.context_tokens,
+        learning_rate=wish.learning_rate,
+        held_out_frac=wish.held_out,
+        checkpoint_every=wish.n_steps,
+        seed=wish.seed,
+        split_seed=SPLIT_SEED,
+    )

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Protocol, cast
 
 from agents.federation.book import Book, Said
 from agents.federation.member import why_not
-from agents.federation.outcome import Outcome, Submitted, compute, document, read_document
+from agents.federation.outcome import Outcome, Submitted, compute, document, read_document, refusals
 from protocols.rounds import Close, Result, Submit
 from storage.cid import Cid
 from storage.errors import NotFound
@@ -138,6 +138,8 @@ def _compare(book: Book, number: int, final: Said, found: Computed) -> Iterator[
             n_agree += event.result == found.result
             if event.result != found.result:
                 yield Finding(number, "refuted", f"the result {event.result} is not {found.result}", said.author)
+            elif event.refused != refusals(found.outcome):
+                yield Finding(number, "refuted", "other updates were refused, or for other reasons", said.author)
     refused = [verdict for verdict in found.outcome.verdicts if verdict.reason]
     what = f"{found.result}: {len(found.outcome.admitted)} updates admitted, {len(refused)} refused, {n_agree} agree"
     if found.outcome.failed:

@@ -10,13 +10,13 @@ HEIGHT_CHARS: Final = 14
 _LEFT_CHARS: Final = 9
 # The dots of a braille character by row and column, as bits over U+2800.
 _DOTS: Final = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-_COLOURS: Final = ("#3b6fb6", "#d1602a", "#4a8f3c", "#8253a8")
+COLOURS: Final = ("#3b6fb6", "#d1602a", "#4a8f3c", "#8253a8")
 _MARKS: Final = "ox+*"
 _MAX: Final = 1e30
 
 SVG_WIDTH: Final = 720
 SVG_HEIGHT: Final = 360
-_MARGIN: Final = (56, 16, 28, 44)  # left, right, top, bottom
+MARGIN: Final = (56, 16, 28, 44)  # left, right, top, bottom
 
 Point = tuple[float, float]
 
@@ -29,7 +29,9 @@ class Curve(NamedTuple):
     is_marks: bool = False
 
 
-class _Box(NamedTuple):
+class Box(NamedTuple):
+    """What of the plane is drawn."""
+
     x_least: float
     x_greatest: float
     y_least: float
@@ -43,8 +45,8 @@ class _Box(NamedTuple):
 
 def as_text(curves: Sequence[Curve], x_name: str, y_name: str) -> str:
     """The curves for a terminal. Lines are braille dots, marks are letters; empty where there are no points."""
-    shown = [Curve(curve.name, _finite(curve.points), curve.is_marks) for curve in curves]
-    box = _box(shown)
+    shown = [Curve(curve.name, finite(curve.points), curve.is_marks) for curve in curves]
+    box = box_of(shown)
     if box is None:
         return ""
     columns = WIDTH_CHARS - _LEFT_CHARS
@@ -72,9 +74,9 @@ def as_text(curves: Sequence[Curve], x_name: str, y_name: str) -> str:
 
 def as_svg(title: str, curves: Sequence[Curve], x_name: str, y_name: str) -> str:
     """The curves as a picture of its own, without scripts or fonts from elsewhere."""
-    shown = [Curve(curve.name, _finite(curve.points), curve.is_marks) for curve in curves]
-    box = _box(shown) or _Box(0, 1, 0, 1)
-    left, right, top, bottom = _MARGIN
+    shown = [Curve(curve.name, finite(curve.points), curve.is_marks) for curve in curves]
+    box = box_of(shown) or Box(0, 1, 0, 1)
+    left, right, top, bottom = MARGIN
     inner = (SVG_WIDTH - left - right, SVG_HEIGHT - top - bottom)
 
     def at(point: Point) -> Point:
@@ -88,11 +90,11 @@ def as_svg(title: str, curves: Sequence[Curve], x_name: str, y_name: str) -> str
         f'<rect width="{SVG_WIDTH}" height="{SVG_HEIGHT}" fill="#ffffff"/>',
         f'<text x="{left}" y="18" font-size="14" fill="#222">{escape(title)}</text>',
     ]
-    for value in _ticks(box.y_least, box.y_greatest):
+    for value in ticks(box.y_least, box.y_greatest):
         y = at((box.x_least, value))[1]
         parts.append(f'<line x1="{left}" x2="{SVG_WIDTH - right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e4e4e4"/>')
         parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end" fill="#555">{value:g}</text>')
-    for value in _ticks(box.x_least, box.x_greatest):
+    for value in ticks(box.x_least, box.x_greatest):
         x = at((value, box.y_least))[0]
         parts.append(
             f'<text x="{x:.1f}" y="{SVG_HEIGHT - bottom + 16}" text-anchor="middle" fill="#555">{value:g}</text>'
@@ -102,9 +104,9 @@ def as_svg(title: str, curves: Sequence[Curve], x_name: str, y_name: str) -> str
     )
     parts.append(f'<text x="{left}" y="{SVG_HEIGHT - 8}" fill="#555">{escape(y_name)}</text>')
     for number, curve in enumerate(shown):
-        parts.extend(_svg_curve(curve, _COLOURS[number % len(_COLOURS)], [at(point) for point in curve.points]))
+        parts.extend(_svg_curve(curve, COLOURS[number % len(COLOURS)], [at(point) for point in curve.points]))
         x = SVG_WIDTH - right - 130 * (len(shown) - number)
-        colour = _COLOURS[number % len(_COLOURS)]
+        colour = COLOURS[number % len(COLOURS)]
         parts.append(f'<rect x="{x}" y="9" width="12" height="10" fill="{colour}"/>')
         parts.append(f'<text x="{x + 17}" y="18" fill="#222">{escape(curve.name)}</text>')
     return "\n".join([*parts, "</svg>\n"])
@@ -119,20 +121,22 @@ def _svg_curve(curve: Curve, colour: str, places: Sequence[Point]) -> Iterable[s
             yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>'
 
 
-def _finite(points: Iterable[Point]) -> list[Point]:
+def finite(points: Iterable[Point]) -> list[Point]:
+    """The points that can be drawn."""
     return [(float(x), float(y)) for x, y in points if abs(x) <= _MAX and abs(y) <= _MAX]  # nor NaN
 
 
-def _box(curves: Sequence[Curve]) -> _Box | None:
+def box_of(curves: Sequence[Curve]) -> Box | None:
+    """A box with some room around all points; None where there are none."""
     points = [point for curve in curves for point in curve.points]
     if not points:
         return None
     xs, ys = [x for x, _ in points], [y for _, y in points]
     room = max(0.04 * (max(ys) - min(ys)), 1e-6 * max(map(abs, ys))) or 0.5
-    return _Box(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, min(ys) - room, max(ys) + room)
+    return Box(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, min(ys) - room, max(ys) + room)
 
 
-def _ticks(least: float, greatest: float) -> list[float]:
+def ticks(least: float, greatest: float) -> list[float]:
     """A few round values between the two."""
     rough = (greatest - least) / 5
     power = 10.0 ** math.floor(math.log10(rough))
@@ -160,7 +164,7 @@ def _braille(bits: int) -> str:
     return chr(0x2800 + bits) if bits else " "
 
 
-def _y_label(box: _Box, row: int) -> str:
+def _y_label(box: Box, row: int) -> str:
     """Beside the first, the middle and the last row, what their middle stands for."""
     if row not in (0, HEIGHT_CHARS // 2, HEIGHT_CHARS - 1):
         return ""

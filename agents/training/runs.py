@@ -48,7 +48,10 @@ class NoRun(UnknownName):
 
 
 class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A training that was begun. `settings` are all that decide its result; `data` is a CID."""
+    """A training that was begun. `settings` are all that decide its result; `data` is a CID.
+
+    `initial` is that of the adapter it began with; None for a new one.
+    """
 
     format: Annotated[int, Meta(ge=1, le=1)] = 1
     name: str
@@ -57,6 +60,7 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     trained_on: str
     data: str
     data_name: str
+    initial: str | None = None
     settings: Settings
 
 
@@ -129,6 +133,8 @@ def unlike(run: Run, asked: Run) -> list[str]:
         words.append(f"the model was {run.model}, is {asked.model}")
     if run.data != asked.data:
         words.append("the data is another")
+    if run.initial != asked.initial:
+        words.append("the adapter to begin with is another")
     was, is_ = msgspec.to_builtins(run.settings), msgspec.to_builtins(asked.settings)
     return words + moved(was, is_)
 

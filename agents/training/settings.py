@@ -20,6 +20,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     `precision` auto is fp32 on a CPU, else bf16; `is_thrifty` computes layers twice to save their memory. The held-out
     loss is taken every `eval_every` steps (0: before and after), on at most `n_eval` examples; where `patience`
     evaluations in a row did not better it by `min_gain`, the training ends with the best adapter.
+    What is held out follows from `split_seed`, or from `seed` where that is None.
     """
 
     form: Form | None = None
@@ -56,6 +57,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     min_gain: Annotated[float, Meta(ge=0.0, le=100.0)] = 0.0
     checkpoint_every: Annotated[int, Meta(ge=1, le=10_000_000)] = 20
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
+    split_seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] | None = None
+
+    @property
+    def splits_by(self) -> int:
+        """What is held out follows from this."""
+        return self.seed if self.split_seed is None else self.split_seed
 
 
 def count_steps(settings: Settings, n_rows: int) -> int:

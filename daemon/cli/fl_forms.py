@@ -1,6 +1,7 @@
 """How experiments look on a terminal: a line for each change while they are watched, tables when asked for."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from daemon.cli.render import bytes_text, pairs, short, table
@@ -40,6 +41,10 @@ def _whole(row: Json) -> Iterator[str]:
         yield ""
         yield "rounds:"
         yield from table([_round(one) for one in row["rounds"]])
+        for one in row["rounds"]:
+            for refused in one["refused"]:
+                who = names.get(refused["peer"], short(refused["peer"]))
+                yield clean(f"round {one['round']}: the update of {who} was refused: {refused['reason']}")
     yield ""
     yield "members:"
     yield from table([_member(one) for one in row["members"]])
@@ -50,7 +55,10 @@ def _whole(row: Json) -> Iterator[str]:
 
 
 def _round(one: Json) -> Json:
-    shown = {key: value for key, value in one.items() if key not in ("result", "void")}
+    shown = {key: value for key, value in one.items() if key not in ("result", "void", "refused", "update_bytes")}
+    for key in ("loss", "result_loss", "result_accuracy"):
+        shown[key] = f"{one[key]:.4g}" if one[key] is not None else "-"
+    shown["updates"] = bytes_text(one["update_bytes"])
     return shown | {"result": one["void"] or (short(one["result"]) if one["result"] else "-")}
 
 
@@ -73,14 +81,36 @@ def watched(row: Json) -> Iterator[str]:
             parts.append(f"term {last['term']}")
         if last["loss"] is not None:
             parts.append(f"loss {last['loss']:.4g}")
+        parts += _scored(row["rounds"])
         if last["void"]:
             parts.append(f"void: {last['void']}")
-    parts.append(bytes_text(row["fetched_bytes"]))
+        if last["n_refused"]:
+            parts.append(f"{last['n_refused']} refused")
+        parts.append(f"updates {bytes_text(last['update_bytes'])}")
+    parts.append(f"fetched {bytes_text(row['fetched_bytes'])}")
     parts += [row["doing"]] if row["doing"] else []
     parts += [f"trouble: {row['trouble']}"] if row["trouble"] else []
     yield clean("  ".join(parts))
     if row["is_over"]:
         yield f"next: covey fl result {row['experiment']} --out FILE, or prove it: covey fl verify {row['experiment']}"
+
+
+def _scored(rounds: Json) -> list[str]:
+    """How the last result does that somebody looked at."""
+    found = next((one for one in reversed(rounds) if one["n_scores"]), None)
+    if found is None:
+        return []
+    words = [f"result of round {found['round']}, on held-out data of {found['n_scores']}:"]
+    words += [f"loss {found['result_loss']:.4g}"] if found["result_loss"] is not None else []
+    words += [f"accuracy {100 * found['result_accuracy']:.1f} %"] if found["result_accuracy"] is not None else []
+    return [" ".join(words)]
+
+
+def fetched(result: Json) -> Iterator[str]:
+    """The result, and what can be done with it."""
+    yield from pairs(result)
+    if result["adapter"]:
+        yield f"next: covey adapter publish {Path(result['adapter']).name}"
 
 
 def verified(result: Json) -> Iterator[str]:

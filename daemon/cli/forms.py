@@ -398,6 +398,7 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "events/read": lambda event: [event_line(event)],
     "fl/export": fl_forms.exported,
     "fl/plan": fl_forms.planned,
+    "fl/result": fl_forms.fetched,
     "fl/status": fl_forms.status,
     "fl/verify": fl_forms.verified,
     "fl/watch": fl_forms.watched,

@@ -11,13 +11,19 @@ from daemon.api import faults
 @click.command
 @click.argument("story", type=click.Choice(["adapters", "federated"]), default="adapters")
 @click.option("--tiny", is_flag=True, help="Use a very small model, trained on the spot: about a minute in all.")
+@click.option(
+    "--task",
+    type=click.Choice(["lora", "softmax"]),
+    help="What `federated` trains: LoRA on a very small model, or a classifier that needs no engine "
+    "(default: LoRA where an engine is installed).",
+)
 @click.option("--keep", is_flag=True, help="Keep the homes afterwards, and say where they are.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a line for each step.")
-def demo(story: str, tiny: bool, keep: bool, as_json: bool) -> int:
+def demo(story: str, tiny: bool, task: str | None, keep: bool, as_json: bool) -> int:
     """Show what Covey does, with daemons on this machine.
 
     `adapters`: one trains an adapter, the other's chat answers with it. `federated`: three train together, the one who
-    coordinates is killed, and a fourth proves the result; it needs no model, and takes a minute or two.
+    coordinates is killed, and a fourth proves the result; it takes a minute or two, with LoRA a few more.
 
     Everything happens in temporary homes on this machine and ends by itself. Exit code 0 means that every step held.
     """
@@ -30,7 +36,7 @@ def demo(story: str, tiny: bool, keep: bool, as_json: bool) -> int:
             if story == "federated":
                 from daemon.demo.federated import play as play_federated
 
-                play_federated(stage)
+                play_federated(stage, task)
             else:
                 play(stage, TINY if tiny else SMALL)
         except StepFailed as failure:

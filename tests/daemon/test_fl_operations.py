@@ -47,6 +47,13 @@ async def test_one_member_trains_alone_proves_it_and_exports_it(node_here, data,
     assert row["state"] == "over" and row["rounds"][0]["n_submitted"] == 1
     verified = (await node_here.post("fl/verify", what=experiment)).lines[-1]
     assert verified["verdict"] == "proved" and [one["round"] for one in verified["findings"]] == [1]
+    with trio.fail_after(60):
+        while not row["rounds"][0]["n_scores"]:
+            await trio.sleep(0.1)
+            row = await over(node_here, experiment)
+    scored = row["rounds"][0]
+    assert scored["result_loss"] > 0 and 0 <= scored["result_accuracy"] <= 1 and scored["n_refused"] == 0
+    assert scored["update_bytes"] > 60
     got = (await node_here.post("fl/result", experiment=experiment, out=str(tmp_path / "out.safetensors"))).json
     assert got["result"] == row["rounds"][0]["result"] and (tmp_path / "out.safetensors").stat().st_size > 60
     car = str(tmp_path / "all.car")
@@ -144,3 +151,47 @@ async def test_who_left_trains_no_more_and_what_is_cancelled_is_over(node_here, 
 def test_what_is_refuted_and_what_is_not_decidable_end_with_codes_of_their_own():
     assert fault_of(Refuted("x")).exit_code == EXIT_FAILED
     assert fault_of(Undecided("x")).exit_code == EXIT_NOT_FOUND
+
+
+async def test_a_report_is_written_as_a_page_or_a_picture(node_here, data, tmp_path):
+    experiment = await planned(node_here, title="<b>alone</b>")
+    page, picture = tmp_path / "report.html", tmp_path / "report.png"
+    assert (await node_here.post("fl/report", experiment=experiment, out=str(page))).json["n_rounds"] == 0
+    await node_here.post("fl/join", experiment=experiment, data=data)
+    await node_here.post("fl/start", experiment=experiment)
+    await over(node_here, experiment)
+    written = (await node_here.post("fl/report", experiment=experiment, out=str(page))).json
+    assert written["n_rounds"] == 1 and written["n_bytes"] == page.stat().st_size
+    assert "&lt;b&gt;alone&lt;/b&gt;" in page.read_text() and "<b>" not in page.read_text()
+    await node_here.post("fl/report", experiment=experiment, out=str(picture))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    answer = await node_here.post("fl/report", experiment=experiment, out=str(tmp_path / "report.pdf"))
+    assert answer.status == 409 and ".html or .png" in answer.json["error"]["text"]
+
+
+async def test_a_result_that_is_no_adapter_is_not_kept_as_one(node_here, data):
+    experiment = await planned(node_here)
+    await node_here.post("fl/join", experiment=experiment, data=data)
+    await node_here.post("fl/start", experiment=experiment)
+    await over(node_here, experiment)
+    answer = await node_here.post("fl/result", experiment=experiment, as_adapter="mine")
+    assert answer.json["error"]["code"] == "bad_task" and "no adapter" in answer.json["error"]["text"]
+    assert not list((node_here.node.home.training).glob("*mine*"))
+
+
+async def test_a_compressed_experiment_sends_fewer_bytes_and_is_proved(node_here, data, tmp_path):
+    path = tmp_path / "plan.toml"
+    path.write_text('compression = "int8"\n')
+    experiment = await planned(node_here, file=str(path), settings=["n_features=4", "n_classes=3"], rounds=2)
+    await node_here.post("fl/join", experiment=experiment, data=data)
+    await node_here.post("fl/start", experiment=experiment)
+    row = await over(node_here, experiment)
+    assert [one["update_bytes"] for one in row["rounds"]] == [15 + 4, 15 + 4]  # a byte for each number, and one scale
+    assert (await node_here.post("fl/verify", what=experiment)).lines[-1]["verdict"] == "proved"
+    memories = node_here.node.home.rounds / f"{experiment}.memories"
+    assert len(list(memories.iterdir())) == 2
+
+
+async def test_a_plan_for_a_base_that_is_not_here_says_how_to_get_it(node_here):
+    answer = await node_here.post("fl/plan", title="t", task="lora", settings=["base=nowhere"])
+    assert answer.json["error"]["code"] == "bad_task" and "covey model pull nowhere" in answer.json["error"]["text"]

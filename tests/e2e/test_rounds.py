@@ -4,86 +4,32 @@ Three train, the first of them coordinates, and a fourth follows. Every run uses
 plan block. The third has much more to train on: there is time to kill somebody while it is at it.
 """
 
-import copy
 import json
 import os
-import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.e2e.village import NAMES, Village, is_over
+
 pytestmark = pytest.mark.e2e
 
 Node = Any
 N_ROWS = {"ada": 300, "bob": 300, "cleo": 20_000}
-LIMIT_S = 240.0
-
-
-class Village:
-    """The four, each in a home of its own."""
-
-    def __init__(self, nodes: dict[str, Node], experiment: str) -> None:
-        self.nodes = nodes
-        self.experiment = experiment
-
-    def __getattr__(self, name: str) -> Node:
-        return self.nodes[name]
-
-    def up(self) -> None:
-        """Start all, and let each know where the others are."""
-        for node in self.nodes.values():
-            node.up()
-        names = list(self.nodes)
-        for index, name in enumerate(names):
-            for other in names[index + 1 :]:
-                self.nodes[name].ok("peer", "add", self.nodes[other].address, "--name", other)
-
-    @contextmanager
-    def watched(self, node: Node) -> Iterator[Iterator[Any]]:
-        """`covey fl watch`, as it goes on."""
-        watcher = node.begin("fl", "watch", self.experiment, "--json")
-        alarm = threading.Timer(LIMIT_S, watcher.kill)
-        alarm.start()
-        try:
-            yield map(json.loads, watcher.stdout)
-        finally:
-            alarm.cancel()
-            watcher.kill()
-            watcher.stdout.close()
-            watcher.stderr.close()
-            watcher.wait()
-
-    def wait(self, node: Node, is_it: Callable[[Any], bool]) -> Any:
-        """How it stands once that holds, as one node sees it."""
-        last = None
-        with self.watched(node) as standings:
-            for last in standings:
-                if is_it(last):
-                    return last
-        raise AssertionError(f"it never came to that; at last: {last}")
-
-    def results(self, node: Node) -> list[str | None]:
-        return [one["result"] for one in node.ask("fl", "status", self.experiment)[0]["rounds"]]
-
-    def close(self) -> None:
-        for node in self.nodes.values():
-            node.close()
 
 
 @pytest.fixture(scope="module")
-def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Any]:
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Village:
     """Four homes in which a plan stands that three have joined; their daemons are down."""
     from tests.conftest import Node as NodeClass  # type: ignore[import-not-found]
 
     folder = tmp_path_factory.mktemp("village")
-    nodes = {name: NodeClass(name, folder / name) for name in ("ada", "bob", "cleo", "dan")}
+    nodes = {name: NodeClass(name, folder / name) for name in NAMES}
     village = Village(nodes, "")
     try:
         village.up()
@@ -103,34 +49,20 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Any]:
         )
         planned = village.ada.ask("fl", "plan", str(plan))
         village.experiment = planned["experiment"]
-        for name in N_ROWS:
-            village.nodes[name].ok(
-                "fl", "join", village.experiment, "--from", village.ada.peer, "--data", str(folder / f"{name}.npz")
-            )
-        village.dan.ok("fl", "join", village.experiment, "--from", village.ada.address)
-        village.wait(village.ada, lambda now: now["n_joined"] == 3)
+        village.join(lambda name: folder / f"{name}.npz")
         for node in nodes.values():
             assert node.down() == 0
     finally:
         village.close()
-    return folder, village.experiment, nodes
+    return village
 
 
 @pytest.fixture
-def village(homes: Any, tmp_path: Path) -> Iterator[Village]:
+def village(homes: Village, tmp_path: Path) -> Iterator[Village]:
     """Copies of the homes, their daemons running, the experiment begun."""
-    folder, experiment, originals = homes
-    nodes = {}
-    for name, node in originals.items():
-        shutil.copytree(folder / name, tmp_path / name, ignore=shutil.ignore_patterns("*.sock", "daemon.lock"))
-        nodes[name] = copy.copy(node)
-        nodes[name].home, nodes[name].process = tmp_path / name, None
-        nodes[name].env = {**node.env, "COVEY_HOME": str(tmp_path / name)}
-    made = Village(nodes, experiment)
+    made = homes.copied(tmp_path)
     try:
-        made.up()
-        made.wait(made.ada, lambda now: now["n_reachable"] == 3)
-        made.ada.ok("fl", "start", experiment)
+        made.start()
         yield made
     finally:
         made.close()
@@ -140,10 +72,6 @@ def village(homes: Any, tmp_path: Path) -> Iterator[Village]:
 def undisturbed() -> dict[str, Any]:
     """What the run brought in which nobody was killed; the first test fills it."""
     return {}
-
-
-def is_over(now: Any) -> bool:
-    return bool(now["is_over"])
 
 
 def test_three_train_and_a_fourth_proves_it_and_so_does_a_stranger_without_a_network(
@@ -210,7 +138,7 @@ def test_a_participant_that_is_killed_and_comes_back_trains_again_from_the_round
 def test_the_demo_holds_and_leaves_nothing_behind(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-m", "daemon.cli.main", "demo", "federated", "--json"],
+        [sys.executable, "-m", "daemon.cli.main", "demo", "federated", "--task", "softmax", "--json"],
         env={**os.environ, "HOME": str(tmp_path), "TMPDIR": str(tmp_path), "PYTHONPATH": str(root)},
         capture_output=True, text=True, timeout=400, cwd=root, check=False,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from agents.engine.messages import (
     Imported,
     Load,
     Loaded,
+    Measure,
     Merge,
     Reply,
     Request,
@@ -29,6 +30,7 @@ from agents.engine.worker.imports import import_model, teller
 from agents.engine.worker.merge import merge
 from agents.engine.worker.models import LoadedModel, load_model
 from agents.engine.worker.settings import Settings, read_settings
+from agents.engine.worker.training.measure import measure
 from agents.engine.worker.training.train import train
 from agents.errors import AgentError, EngineFailed
 
@@ -142,6 +144,8 @@ class Session:
                 return Staged(id=request.id, stage_s=time.perf_counter() - began_s)
             case Train():
                 return train(request, emit, is_cancelled)
+            case Measure():
+                return measure(request, is_cancelled)
             case Merge():
                 return merge(request)
             case Export():

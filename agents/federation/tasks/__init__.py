@@ -5,15 +5,16 @@ point in the group `covey.tasks`. A plan holds its settings, such as {"task": "s
 """
 
 import pkgutil
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, NamedTuple
+from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, Self
 
 import msgspec
 
+from agents.adapters.inspect import Fact
 from agents.errors import AgentError
 
 GROUP: Final = "covey.tasks"
@@ -25,8 +26,28 @@ class BadTask(AgentError):
     code = "bad_task"
 
 
+class Base(NamedTuple):
+    """A base model that is here. `fingerprint` is the one that every copy of it has."""
+
+    fingerprint: str
+    name: str
+    folder: Path
+
+
+FindBase = Callable[[str], Base]
+"""Finds the base model of that name or fingerprint. Raises: BadTask where it is not here."""
+
+
+def no_base(text: str) -> Base:
+    """There is no base model at all."""
+    raise BadTask(f"there is no base model {text} here")
+
+
 class Training(NamedTuple):
-    """What a task wants of the engine: go on training the adapter in the file `initial`, into the folder `out`."""
+    """What a task wants of the engine: go on training the adapter in the file `initial`, into the folder `out`.
+
+    What is held out of the data is the same in every round, whatever the seed.
+    """
 
     base: str
     data: Path
@@ -40,11 +61,35 @@ class Training(NamedTuple):
     batch: int
     context_tokens: int
     learning_rate: float
+    held_out: float
     seed: int
 
 
-Engine = Callable[[Training], Awaitable[tuple[int, float]]]
-"""Runs a training; gives the number of tokens and the loss. Raises: AgentError."""
+class Trained(NamedTuple):
+    """How many examples were learned from, and the loss on what was held out."""
+
+    n_samples: int
+    loss: float
+
+
+class Score(NamedTuple):
+    """How tensors do on what was held out: of so many samples. What is None was not to be told."""
+
+    n_samples: int
+    loss: float | None
+    accuracy: float | None
+
+
+class Engine(Protocol):
+    """Runs what tasks want in the engine's process."""
+
+    async def train(self, wish: Training) -> Trained:
+        """Train. Raises: AgentError."""
+        ...
+
+    async def measure(self, wish: Training) -> Score:
+        """How the adapter `initial` does on what that training would hold out. Raises: AgentError."""
+        ...
 
 
 class Work(NamedTuple):
@@ -69,12 +114,29 @@ class Made(NamedTuple):
     loss: float | None
 
 
+class Exam(NamedTuple):
+    """A result to look at: `tensors`, on what of `data` was held out of the training."""
+
+    tensors: Path
+    data: Path
+    engine: Engine | None = None
+
+
 class Task(msgspec.Struct, frozen=True, tag_field="task", forbid_unknown_fields=True, kw_only=True):
     """Base of all tasks: settings, as they stand in a plan, and what is done with them."""
 
     needs_data: ClassVar[bool] = True
 
-    def initial(self, out: Path) -> None:
+    @property
+    def wanted_base(self) -> str | None:
+        """The base model that who trains must have, by its fingerprint."""
+        return None
+
+    def completed(self, find: FindBase) -> Self:
+        """The settings as a plan holds them: what has a name of its own here, by what all know it. Raises: BadTask."""
+        return self
+
+    def initial(self, out: Path, find: FindBase = no_base) -> None:
         """Write the tensors of the first round. Raises: BadTask where they have to be given."""
         raise BadTask("this task cannot make its first tensors: give a file of them with --initial")
 
@@ -84,6 +146,14 @@ class Task(msgspec.Struct, frozen=True, tag_field="task", forbid_unknown_fields=
     async def train(self, work: Work) -> Made:
         """Train. Raises: BadTask, OSError, EngineFailed."""
         raise NotImplementedError
+
+    async def evaluate(self, exam: Exam) -> Score | None:
+        """How tensors do; None where the task, or the data, has nothing to tell that by. Raises: as `train`."""
+        return None
+
+    def write_adapter(self, tensors: Path, folder: Path, facts: Mapping[str, Fact]) -> None:
+        """Write a result as a PEFT folder, which is there and empty; `facts` say whence it comes. Raises: BadTask."""
+        raise BadTask(f"a result of {self.__struct_config__.tag} is no adapter: write its tensors with --out")
 
 
 @cache

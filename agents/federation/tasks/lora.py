@@ -1,31 +1,44 @@
 """LoRA on a base model that each participant has: the engine trains on, from the round's adapter.
 
-The tensors are an adapter's, under PEFT's names. The first ones are given, for only the engine could make them: train
-an adapter for a step (`covey train FILE --name first --n-steps 1`) and name its adapter_model.safetensors in the plan.
+The tensors are an adapter's, under PEFT's names. The first ones follow from the settings and the shapes of the base's
+layers: A uniform, B zero, as PEFT begins. An adapter to go on from can be given in their place.
 
 Source: Hu et al., LoRA (arXiv 2106.09685); its two matrices averaged each by itself, as FedIT does: Zhang et al.,
 Towards Building the Federated GPT (arXiv 2305.05644). Not exact: the mean of products is not the product of means.
 """
 
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
+import msgspec
 import numpy as np
 import trio
 from msgspec import Meta
 
-from agents.federation.tasks import BadTask, Made, Task, Training, Work
-from agents.federation.tensors import canonical, flush, new_vector, read_layout, read_vector
+from agents.adapters.fits import read_layers
+from agents.adapters.inspect import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, Fact
+from agents.federation.tasks import BadTask, Exam, FindBase, Made, Score, Task, Training, Work, no_base
+from agents.federation.tensors import Layout, canonical, flush, new_vector, read_layout, read_vector
+from agents.training.check import read, refuse_bad
+from agents.training.records import read_data
 
 SEED_BYTES: Final = 7
-WEIGHTS_FILE: Final = "adapter_model.safetensors"
+PREFIX: Final = "base_model.model."
 
 
 class Lora(Task, frozen=True, tag="lora", kw_only=True):
-    """Settings. `base` is the fingerprint of the base model; the rest is as `covey train` has it."""
+    """Settings. `base` is the fingerprint of the base model, `base_name` what the plan's author calls it; the rest is
+    as `covey train` has it. `held_out` is the share of the own data that is not learned from, in no round.
+    """
 
     base: Annotated[str, Meta(max_length=128)]
+    base_name: Annotated[str, Meta(max_length=200)] = ""
     kind: Literal["auto", "text", "chat"] = "auto"
     rank: Annotated[int, Meta(ge=1, le=512)] = 8
     alpha: Annotated[float, Meta(gt=0.0, le=4096.0)] = 16.0
@@ -37,23 +50,72 @@ class Lora(Task, frozen=True, tag="lora", kw_only=True):
     batch: Annotated[int, Meta(ge=1, le=1024)] = 4
     context_tokens: Annotated[int, Meta(ge=8, le=1 << 17)] = 64
     learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] = 2e-3
+    held_out: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.1
+
+    @property
+    def wanted_base(self) -> str:
+        """A plan has the fingerprint."""
+        return self.base
+
+    def completed(self, find: FindBase) -> Self:
+        """Raises: BadTask."""
+        base = find(self.base)
+        return msgspec.structs.replace(self, base=base.fingerprint, base_name=base.name)
+
+    def initial(self, out: Path, find: FindBase = no_base) -> None:
+        """Raises: BadTask."""
+        base = find(self.base)
+        layers = {name: shape for name, shape in read_layers(base.folder).items() if len(shape) == 2}
+        found = {name: shape for name, shape in layers.items() if name.rpartition(".")[2] in self.targets}
+        if unknown := set(self.targets) - {name.rpartition(".")[2] for name in found}:
+            there = ", ".join(sorted({name.rpartition(".")[2] for name in layers}))[:500]
+            raise BadTask(f"{base.name} has no layers named {', '.join(sorted(unknown))}; it has {there or 'none'}")
+        shapes: dict[str, tuple[int, ...]] = {}
+        for name, (n_out, n_in) in found.items():
+            shapes |= {_half(name, "A"): (self.rank, n_in), _half(name, "B"): (n_out, self.rank)}
+        layout = Layout.of(shapes)
+        vector, at = new_vector(out, layout), 0
+        for name, shape in layout.shapes:
+            n = math.prod(shape)
+            if name.endswith("lora_A.weight"):
+                seed = hashlib.sha256(f"covey lora start {self.base} {self.rank} {name}".encode()).digest()
+                chance = np.random.Generator(np.random.PCG64(int.from_bytes(seed)))
+                bound = 1 / math.sqrt(shape[1])
+                vector[at : at + n] = chance.uniform(-bound, bound, n)
+            at += n
+        flush(vector, out)
 
     def check(self, data: Path) -> None:
-        """Raises: BadTask, OSError."""
+        """Raises: BadTask, BadData, OSError."""
         if not data.is_file() or not data.stat().st_size:
             raise BadTask(f"{data} is no file with a text or chats in it")
+        form = None if self.kind == "auto" else self.kind
+        _, records, problems = read(data.name, read_data(data), form, "")
+        refuse_bad(data.name, records, problems)
 
     async def train(self, work: Work) -> Made:
         """Train on from the base. Raises: BadTask, BadTensors, EngineFailed and its like, OSError."""
         if work.data is None or work.engine is None:
             raise BadTask("lora needs data and an engine: covey fl join --data FILE, on a node that has covey[engine]")
         folder = work.out.with_name("adapter")
-        wish = Training(
+        seed = int.from_bytes(work.seed[:SEED_BYTES])
+        trained = await work.engine.train(self._wish(work.data, work.base, folder, seed))
+        await trio.to_thread.run_sync(partial(_write_update, work, folder / WEIGHTS_FILE))
+        return Made(max(1, trained.n_samples), self.n_steps, trained.loss)
+
+    async def evaluate(self, exam: Exam) -> Score | None:
+        """Raises: BadTask, EngineFailed and its like."""
+        if exam.engine is None:
+            return None
+        return await exam.engine.measure(self._wish(exam.data, exam.tensors, exam.tensors, 0))
+
+    def _wish(self, data: Path, initial: Path, out: Path, seed: int) -> Training:
+        return Training(
             base=self.base,
-            data=work.data,
+            data=data,
             kind=self.kind,
-            initial=work.base,
-            out=folder,
+            initial=initial,
+            out=out,
             rank=self.rank,
             alpha=self.alpha,
             targets=self.targets,
@@ -61,11 +123,38 @@ class Lora(Task, frozen=True, tag="lora", kw_only=True):
             batch=self.batch,
             context_tokens=self.context_tokens,
             learning_rate=self.learning_rate,
-            seed=int.from_bytes(work.seed[:SEED_BYTES]),
+            held_out=self.held_out,
+            seed=seed,
         )
-        n_samples, loss = await work.engine(wish)
-        await trio.to_thread.run_sync(partial(_write_update, work, folder / WEIGHTS_FILE))
-        return Made(max(1, n_samples), self.n_steps, loss)
+
+    def write_adapter(self, tensors: Path, folder: Path, facts: Mapping[str, Fact]) -> None:
+        """Weights, PEFT's configuration, and the record that names the base. Raises: OSError."""
+        shutil.copyfile(tensors, folder / WEIGHTS_FILE)
+        _write_json(folder / TRAINING_FILE, {"base": self.base, "base_name": self.base_name, **facts})
+        config = {
+            "base_model_name_or_path": self.base_name,
+            "bias": "none",
+            "fan_in_fan_out": False,
+            "inference_mode": True,
+            "init_lora_weights": True,
+            "lora_alpha": self.alpha,
+            "lora_dropout": 0.0,
+            "peft_type": "LORA",
+            "r": self.rank,
+            "target_modules": sorted(self.targets),
+            "task_type": "CAUSAL_LM",
+            "use_dora": False,
+            "use_rslora": False,
+        }
+        _write_json(folder / CONFIG_FILE, config)
+
+
+def _half(layer: str, half: str) -> str:
+    return f"{PREFIX}{layer}.lora_{half}.weight"
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def _write_update(work: Work, weights: Path) -> None:

@@ -1,7 +1,8 @@
 """Multinomial logistic regression on a local file: a small task that is real, and needs no torch.
 
 The data are an .npz with `x` (n, n_features) and `y` (n,), or CSV without a heading, the label in its last column.
-Minibatch gradient descent on the cross-entropy, in float64, in an order that follows from the seed.
+Minibatch gradient descent on the cross-entropy, in float64, in an order that follows from the seed. A part of the data
+is held out of every round's training, and every result is looked at on it.
 
 Source: Bishop, Pattern Recognition and Machine Learning (2006), section 4.3.4.
 """
@@ -16,15 +17,19 @@ import trio
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from agents.federation.tasks import BadTask, Made, Task, Work
+from agents.federation.tasks import BadTask, Exam, FindBase, Made, Score, Task, Work, no_base
 from agents.federation.tensors import Layout, flush, new_vector, read_layout, read_vector
 
 MAX_DATA_BYTES: Final = 1 << 30
+SPLIT_SEED: Final = 5489  # which rows are held out follows from their number alone, in every round
 Floats = NDArray[np.float64]
+Places = NDArray[np.int64]
 
 
 class Softmax(Task, frozen=True, tag="softmax", kw_only=True):
-    """Settings. `n_epochs` are the passes over the own data in a round; `scale` divides the features."""
+    """Settings. `n_epochs` are the passes over the own data in a round; `scale` divides the features; `held_out` is the
+    share of the own data that is not learned from.
+    """
 
     n_features: Annotated[int, Meta(ge=1, le=1 << 20)]
     n_classes: Annotated[int, Meta(ge=2, le=1 << 16)]
@@ -33,13 +38,14 @@ class Softmax(Task, frozen=True, tag="softmax", kw_only=True):
     batch: Annotated[int, Meta(ge=1, le=1 << 20)] = 32
     decay: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     scale: Annotated[float, Meta(gt=0.0)] = 1.0
+    held_out: Annotated[float, Meta(ge=0.0, le=0.5)] = 0.1
 
     @property
     def layout(self) -> Layout:
         """A matrix of weights and a vector of biases."""
         return Layout.of({"bias": (self.n_classes,), "weight": (self.n_features, self.n_classes)})
 
-    def initial(self, out: Path) -> None:
+    def initial(self, out: Path, find: FindBase = no_base) -> None:
         """Zeros: every class is as likely as every other."""
         flush(new_vector(out, self.layout), out)
 
@@ -55,6 +61,9 @@ class Softmax(Task, frozen=True, tag="softmax", kw_only=True):
 
     def _train(self, work: Work, path: Path) -> Made:
         x, y = self.read(path)
+        learned, held_out = self.split(len(y))
+        x_out, y_out = (x[held_out], y[held_out]) if len(held_out) else (x, y)
+        x, y = x[learned], y[learned]
         if difference := read_layout(work.base).differs_from(self.layout):
             raise BadTask(f"the base does not fit the settings: {difference}")
         before = np.array(read_vector(work.base, self.layout), np.float64)
@@ -75,7 +84,27 @@ class Softmax(Task, frozen=True, tag="softmax", kw_only=True):
         update = new_vector(work.out, self.layout)
         update[:] = after.astype(np.float32) - before.astype(np.float32)
         flush(update, work.out)
-        return Made(len(y), n_steps, self.measure(after, x, y)[0])
+        return Made(len(y), n_steps, self.measure(after, x_out, y_out)[0])
+
+    def split(self, n_rows: int) -> tuple[Places, Places]:
+        """The rows to learn from, and those held out."""
+        n_out = round(n_rows * self.held_out)
+        order = np.random.Generator(np.random.PCG64(SPLIT_SEED)).permutation(n_rows)
+        return np.sort(order[n_out:]), np.sort(order[:n_out])
+
+    async def evaluate(self, exam: Exam) -> Score | None:
+        """Raises: BadTask, BadTensors, OSError."""
+        return await trio.to_thread.run_sync(partial(self._evaluate, exam))
+
+    def _evaluate(self, exam: Exam) -> Score | None:
+        x, y = self.read(exam.data)
+        held_out = self.split(len(y))[1]
+        if not len(held_out):
+            return None
+        if difference := read_layout(exam.tensors).differs_from(self.layout):
+            raise BadTask(f"the result does not fit the settings: {difference}")
+        vector = np.array(read_vector(exam.tensors, self.layout), np.float64)
+        return Score(len(held_out), *self.measure(vector, x[held_out], y[held_out]))
 
     def measure(self, vector: NDArray[Any], x: Floats, y: NDArray[np.int64]) -> tuple[float, float]:
         """Cross-entropy in nats a sample, and accuracy."""

@@ -1,11 +1,11 @@
-"""Federated experiments: plan, join, start, watch, verify."""
+"""Federated experiments: plan, join, start, watch, use what comes of them."""
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from daemon.api.operation import Done, Operation, Params, Progress, Result
+from daemon.api.operation import Done, Operation, Params, Result
 
 if TYPE_CHECKING:
     from daemon.app import Node
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 CidText = Annotated[str, Meta(max_length=128, description="The experiment, as `covey fl plan` names it.")]
 PeerText = Annotated[str, Meta(max_length=512)]
 Number = Annotated[int, Meta(ge=0, le=1 << 20)]
-Verdict = Literal["proved", "refuted", "not decidable"]
 
 
 class Plan(Params, frozen=True):
@@ -122,8 +121,19 @@ class Which(Params, frozen=True):
     experiment: CidText | None = None
 
 
+class Refused(Result, frozen=True):
+    """An update that was not admitted."""
+
+    peer: str
+    reason: str
+
+
 class Round(Result, frozen=True):
-    """A round, as far as it is known here. `loss` is the mean of what participants said of their own data."""
+    """A round, as far as it is known here. Losses and accuracies are the participants' word.
+
+    `loss` is the mean after each one's own training; `result_loss` and `result_accuracy` are those of the result, on
+    what `n_scores` participants held out. `update_bytes` are those of the updates that are here.
+    """
 
     round: int
     phase: str
@@ -132,7 +142,14 @@ class Round(Result, frozen=True):
     n_submitted: int
     n_receipts: int
     n_votes: int
+    n_closed: int
+    n_refused: int
+    update_bytes: int
     loss: float | None
+    n_scores: int
+    result_loss: float | None
+    result_accuracy: float | None
+    refused: list[Refused]
     result: str | None
     void: str
 
@@ -171,7 +188,7 @@ class Standing(Result, frozen=True, tag_field="type", tag="standing"):
 
 
 class Fetch(Params, frozen=True):
-    """Which result, and where to write its tensors."""
+    """Which result, and what to make of it: a file of its tensors, or an adapter."""
 
     experiment: CidText
     round: Annotated[int, Meta(ge=0, le=1 << 20, description="Of which round; 0 for the last that has one.")] = 0
@@ -179,10 +196,20 @@ class Fetch(Params, frozen=True):
         Annotated[str, Meta(max_length=4096, description="Write the tensors to this file.", extra={"path": True})]
         | None
     ) = None
+    as_adapter: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z",
+                description="Keep it as an adapter of this name, as one that `covey train` made.",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class Fetched(Result, frozen=True):
-    """A round's result: its document, and its tensors in safetensors form."""
+    """A round's result: its document, and its tensors in safetensors form. `adapter` is a folder to publish."""
 
     experiment: str
     round: int
@@ -190,64 +217,7 @@ class Fetched(Result, frozen=True):
     tensors: str
     n_updates: int
     out: str | None
-
-
-class Verify(Params, frozen=True):
-    """What to check."""
-
-    what: Annotated[
-        str,
-        Meta(
-            max_length=4096, description="An experiment that is followed here, or a CAR.", extra={"path_if_there": True}
-        ),
-    ]
-    is_offline: Annotated[bool, Meta(description="Fetch nothing: check with what is here.")] = False
-
-
-class Finding(Result, frozen=True):
-    """One thing that was checked; `round` is 0 for the experiment as a whole, `by` who is to blame."""
-
-    round: int
-    verdict: Verdict
-    what: str
-    by: str | None
-
-
-class Verified(Result, frozen=True, tag_field="type", tag="verified"):
-    """What came of it."""
-
-    experiment: str
-    title: str
-    verdict: Verdict
-    n_events: int
-    findings: list[Finding]
-
-
-class Export(Params, frozen=True):
-    """What to write out, and where to."""
-
-    experiment: CidText
-    out: Annotated[
-        str,
-        Meta(
-            max_length=4096,
-            description="Where to write it (default: the experiment's CID, with .car).",
-            extra={"path": True, "default_from": "experiment", "suffix": ".car"},
-        ),
-    ]
-    is_offline: Annotated[bool, Meta(description="Fetch nothing: leave out what is not here.")] = False
-
-
-class Exported(Result, frozen=True, tag_field="type", tag="exported"):
-    """The CAR is written. Of what events name, `n_missing` blocks are not here."""
-
-    experiment: str
-    root: str
-    out: str
-    n_events: int
-    n_blocks: int
-    size_bytes: int
-    n_missing: int
+    adapter: str | None = None
 
 
 class CancelIt(Params, frozen=True):
@@ -303,25 +273,28 @@ async def leave(node: "Node", params: One) -> Done:
 
 async def status(node: "Node", params: Which) -> list[Standing]:
     """How experiments stand, as far as this node knows."""
-    from daemon.experiments import find, standing
+    from daemon.experiments import find
+    from daemon.standings import standing
 
     chosen = [find(node, params.experiment)] if params.experiment else node.rounds.all()
-    return [standing(node, one) for one in chosen]
+    return [await standing(node, one) for one in chosen]
 
 
 async def watch(node: "Node", params: One) -> AsyncIterator[Standing]:
-    """How an experiment stands, again with every change, until it is over."""
+    """How an experiment stands, again with every change, until it is over and its last result was looked at."""
     import trio
 
-    from daemon.experiments import WATCH_S, find, standing
+    from daemon.experiments import find
+    from daemon.standings import SCORES_S, WATCH_S, is_settled, standing
 
     one = find(node, params.experiment)
-    before = None
+    before, over_s = None, None
     while True:
-        now = standing(node, one)
+        now = await standing(node, one)
         if now != before:
             yield now
-        if now.is_over:
+        over_s = over_s or (trio.current_time() if now.is_over else None)
+        if over_s is not None and (is_settled(one) or trio.current_time() > over_s + SCORES_S):
             return
         before = now
         await trio.sleep(WATCH_S)
@@ -329,38 +302,9 @@ async def watch(node: "Node", params: One) -> AsyncIterator[Standing]:
 
 async def result(node: "Node", params: Fetch) -> Fetched:
     """A round's result; what of it is not here is fetched from members."""
-    from daemon.experiments import fetch_result
+    from daemon.results import fetch_result
 
     return await fetch_result(node, params)
-
-
-async def verify(node: "Node", params: Verify) -> AsyncIterator[Progress | Verified]:
-    """Read every signed event again, compute every round again, and say what is proved, or refuted by whom."""
-    from functools import partial
-
-    from agents.federation.audit import Refuted, Undecided
-    from daemon.api.progress import telling
-    from daemon.experiments import verify as verify_it
-
-    verdict = ""
-    async for item in telling(partial(verify_it, node, params)):
-        verdict = getattr(item, "verdict", verdict)
-        yield item
-    if verdict == "refuted":
-        raise Refuted("refuted: the findings say what, and by whom")
-    if verdict != "proved":
-        raise Undecided("not decidable: the findings say why. Try again once more members can be reached")
-
-
-async def export(node: "Node", params: Export) -> AsyncIterator[Progress | Exported]:
-    """Write plan, events, updates, results and tensors to one CAR, which verifies offline: `covey fl verify FILE`."""
-    from functools import partial
-
-    from daemon.api.progress import telling
-    from daemon.experiments import export as export_it
-
-    async for item in telling(partial(export_it, node, params)):
-        yield item
 
 
 async def cancel(node: "Node", params: CancelIt) -> Done:
@@ -435,30 +379,10 @@ OPERATIONS = (
     Operation(
         noun="fl",
         verb="result",
-        summary="Show a round's result, or write its tensors to a file.",
+        summary="Show a round's result, write its tensors, or keep it as an adapter.",
         params=Fetch,
         result=Fetched,
         handler=result,
-        arguments=("experiment",),
-    ),
-    Operation(
-        noun="fl",
-        verb="verify",
-        summary="Prove or refute every round of an experiment, or of a CAR.",
-        params=Verify,
-        result=Progress | Verified,
-        handler=verify,
-        is_stream=True,
-        arguments=("what",),
-    ),
-    Operation(
-        noun="fl",
-        verb="export",
-        summary="Write a whole experiment to one CAR.",
-        params=Export,
-        result=Progress | Exported,
-        handler=export,
-        is_stream=True,
         arguments=("experiment",),
     ),
     Operation(

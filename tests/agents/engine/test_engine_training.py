@@ -12,8 +12,8 @@ import pytest
 
 from agents.adapters.inspect import inspect_folder
 from agents.engine.client import open_engine
-from agents.engine.messages import Train, TrainCheckpoint, Trained, TrainPaused, TrainReady, TrainStep
-from agents.errors import BadData, CannotResume, EngineDied, EngineFailed, UnlikeRun
+from agents.engine.messages import Measure, Train, TrainCheckpoint, Trained, TrainPaused, TrainReady, TrainStep
+from agents.errors import BadAdapter, BadData, CannotResume, EngineDied, EngineFailed, UnlikeRun
 from agents.training import runs
 from agents.training.settings import Settings
 
@@ -379,3 +379,76 @@ async def test_a_training_that_is_left_pauses_with_a_checkpoint(tiny_model, tmp_
     assert isinstance(told[-2], TrainCheckpoint) and isinstance(told[-1], TrainPaused)
     assert told[-2].step == told[-1].step
     assert not (tmp_path / "fox").exists()
+
+
+SHORT = Settings(n_steps=4, context_tokens=24, batch=2, split_seed=3, learning_rate=5e-3, n_eval=8)
+
+
+def test_a_training_goes_on_from_an_adapter_and_the_same_seed_gives_the_same_bytes(do, tmp_path):
+    do(SHORT, "first")
+    first = tmp_path / "first" / "adapter_model.safetensors"
+    told = []
+    on = do(SHORT, "on", initial=str(first), told=told)
+    again = do(SHORT, "again", initial=str(first))
+    assert weights(tmp_path / "on") == weights(tmp_path / "again") != weights(tmp_path / "first")
+    assert told[0].loss_before == on.loss_before == again.loss_before > on.loss_after
+    assert json.loads((tmp_path / "on" / "training.json").read_text())["initial"] == str(runs.data_cid(first))
+
+
+def test_an_unfinished_training_that_began_with_another_adapter_is_not_gone_on_with(do, tmp_path):
+    do(SHORT, "first")
+    first = str(tmp_path / "first" / "adapter_model.safetensors")
+    assert isinstance(do(SHORT, "on", initial=first, until=9), TrainPaused)
+    with pytest.raises(UnlikeRun, match="the adapter to begin with is another"):
+        do(SHORT, "on")
+
+
+@pytest.mark.parametrize("changes", [{"rank": 4}, {"targets": ("k_proj",)}])
+def test_an_adapter_to_begin_with_that_does_not_fit_is_refused(do, tmp_path, changes):
+    do(SHORT, "first")
+    with pytest.raises(BadAdapter, match="to begin with"):
+        do(
+            msgspec.structs.replace(SHORT, **changes),
+            "on",
+            initial=str(tmp_path / "first" / "adapter_model.safetensors"),
+        )
+    (tmp_path / "junk").write_bytes(b"junk")
+    with pytest.raises(BadAdapter, match="cannot be read"):
+        do(SHORT, "other", initial=str(tmp_path / "junk"))
+
+
+def test_what_is_held_out_follows_from_its_own_seed_and_is_measured_as_the_training_does(
+    do, tiny_model, tmp_path, data
+):
+    from agents.engine.worker.training.measure import measure
+
+    one = do(SHORT, "one")
+    other = do(msgspec.structs.replace(SHORT, seed=77), "other")
+    assert one.loss_before == other.loss_before and one.loss_after != other.loss_after
+    first = tmp_path / "one" / "adapter_model.safetensors"
+    request = Measure(model=str(tiny_model), data=str(data), initial=str(first), settings=SHORT)
+    measured = measure(request, lambda: False)
+    assert measured.loss == pytest.approx(one.loss_after, abs=1e-6)
+    assert 0 < measured.accuracy < 1 and measured.n_labels > measured.n_examples > 0
+    with pytest.raises(EngineFailed, match="cancelled"):
+        measure(request, lambda: True)
+    with pytest.raises(BadAdapter):
+        measure(msgspec.structs.replace(request, initial=str(data)), lambda: False)
+
+
+def test_preferences_are_measured_in_pairs(do, tiny_model, tmp_path):
+    from agents.engine.worker.training.measure import measure
+
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"prompt": f"say {n} ", "chosen": f"yes {n}", "rejected": f"no, not {n}"}) + "\n"
+            for n in range(20)
+        )
+    )
+    one = do(SHORT, "pairs", data=str(path))
+    first = tmp_path / "pairs" / "adapter_model.safetensors"
+    measured = measure(
+        Measure(model=str(tiny_model), data=str(path), initial=str(first), settings=SHORT), lambda: False
+    )
+    assert measured.loss == pytest.approx(one.loss_after, abs=1e-6) and measured.n_labels == measured.n_examples

@@ -5,8 +5,9 @@ from collections import Counter
 
 import pytest
 
+from agents.federation.standing import round_of
 from protocols.entry import Entry
-from protocols.rounds import Close
+from protocols.rounds import Close, Score
 from storage.cid import Cid
 from tests.agents.federation.village import Village, Villager, make_plan
 
@@ -55,6 +56,45 @@ def undisturbed(seed: int = 0, **changes: object) -> list[Cid | None]:
 def test_a_calm_experiment_ends_with_one_result_for_all() -> None:
     found = undisturbed()
     assert None not in found and len(set(found)) == 2
+
+
+def scores(village: Village) -> Counter[int]:
+    """How many scores of each round the first that is up knows."""
+    book = next(one.book for one in village.villagers if one.is_up)
+    found = [event for _, event in book.all_of(Score)]
+    assert all(event.result == book.result(event.round) for event in found)
+    return Counter(event.round for event in found)
+
+
+def test_who_trains_tells_of_each_result_once_how_it_does_and_results_are_those_without() -> None:
+    village = begin(0)
+    village.run(LONG_S, lambda: is_done(village))
+    village.run(village.now_s + 20.0)
+    assert scores(village) == {1: N, 2: N}
+    first = round_of(village.villagers[0].book, 2)
+    assert (first.result_loss, first.result_accuracy) == (0.5, 0.5)
+    silent = begin(0, is_evaluated=False)
+    silent.run(LONG_S, lambda: is_done(silent))
+    silent.run(silent.now_s + 20.0)
+    assert not scores(silent)
+    # The plans differ, and so do seeds; but among themselves all agree, and nobody is the worse for it.
+    assert None not in results(silent) and not any(one.book.broken() for one in village.villagers)
+
+
+def test_who_comes_back_tells_of_the_last_result_and_not_a_second_time() -> None:
+    village = begin(3)
+    late = village.villagers[-1]
+    village.run(LONG_S, lambda: is_done(village))
+    village.kill(late)
+    village.run(village.now_s + 20.0)
+    before = scores(village)
+    village.revive(late)
+    village.run(village.now_s + 20.0)
+    assert scores(village)[2] == N and before[2] in (N, N - 1)
+    village.kill(late)
+    village.revive(late)
+    village.run(village.now_s + 20.0)
+    assert scores(village)[2] == N
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -16,19 +16,21 @@ from agents.federation.experiment import Experiment
 from agents.federation.service import NoMember, Rounds, UnknownExperiment
 from agents.federation.shelf import Keep
 from agents.federation.tasks import task_of
+from agents.federation.tensors import BadTensors
 from protocols import rounds_sync as sync
 from protocols.bitswap.shell import run_exchange
 from protocols.entry import Entry, make_entry
 from protocols.framing import frame
 from protocols.net import PeerInfo, Stream
-from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Join, Plan, content_of, scope_of
+from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Join, Plan, Submit, content_of, scope_of
 from simulations.net import SimWorld
 from simulations.world import SimNode, make_identity, make_node
 from storage.blockstore import MadeBlock, Visibility
 from storage.cid import DAG_PB, Cid
 from storage.codecs import dag_pb
-from storage.errors import StoreFull
+from storage.errors import NotARecipient, StoreFull
 from storage.keys import Identity
+from storage.sealed import open_sealed, seal_path
 from storage.unixfs import COVEY_WEIGHTS, add_bytes, add_path
 
 TASK = {"task": "softmax", "n_features": 4, "n_classes": 3, "n_epochs": 2}
@@ -238,6 +240,59 @@ async def test_an_update_that_links_to_what_is_private_here_is_not_passed_on(
     assert not keep.may_pass_on(bait.cid, is_new=False)  # the bait itself was here, for nobody
     ports.roots.publish(bait.cid, Visibility.MEMBERS, [home.identity.peer_id for home in homes])
     assert keep.may_pass_on(bait.cid, is_new=False)
+
+
+async def test_updates_are_sealed_to_the_members_and_opened_by_each_of_them(
+    homes: list[Home], sim_world: SimWorld, tmp_path: Path, autojump_clock: Any
+) -> None:
+    async with village(homes):
+        ones = await begun(homes, homes[0].plan(homes, n_rounds=1))
+        await until(lambda: all(one.is_over for one in ones))
+        said = [event for _, event in ones[0].book.all_of(Submit)]
+        assert len(said) == 3 and all(event.sealed is not None for event in said)
+        stranger = make_identity(sim_world.seed, "stranger")
+        for home in homes:
+            ports = home.node.ports
+            for event in said:
+                assert event.sealed is not None and ports.store.has(event.update)
+                assert open_sealed(ports.store, event.sealed, home.identity).find().kind == "file"
+                with pytest.raises(NotARecipient):
+                    open_sealed(ports.store, event.sealed, stranger)
+                # What others are shown is the sealed one; the update itself is nobody's but this node's.
+                assert ports.roots.may_see(homes[0].identity.peer_id, event.sealed, is_flock=False)
+                assert not ports.roots.may_see(homes[0].identity.peer_id, event.update, is_flock=True)
+
+
+async def test_without_seals_updates_are_shown_as_they_are(homes: list[Home], autojump_clock: Any) -> None:
+    async with village(homes):
+        ones = await begun(homes, homes[0].plan(homes, n_rounds=1, is_sealed=False))
+        await until(lambda: all(one.is_over for one in ones))
+        said = [event for _, event in ones[0].book.all_of(Submit)]
+        assert [event.sealed for event in said] == [None] * 3
+
+
+async def test_what_is_sealed_and_is_another_update_is_not_kept(
+    homes: list[Home], tmp_path: Path, autojump_clock: Any
+) -> None:
+    ports = homes[0].node.ports
+    keep = Keep(ports, Cid.of(b"experiment"), Plan(**_fields(homes, add_bytes(ports.store, b"initial"))))
+    for name, data in {"one": b"an update", "other": b"another one"}.items():
+        (tmp_path / name).write_bytes(data)
+    update, sealed = keep.own_update(tmp_path / "one")
+    other, other_sealed = keep.own_update(tmp_path / "other")
+    assert sealed is not None and other_sealed is not None
+    keep.open_update(sealed, update, tmp_path, 9)
+    with pytest.raises(BadTensors, match="and not the update"):
+        keep.open_update(sealed, other, tmp_path, 100)
+    with pytest.raises(BadTensors, match="larger than an update can be"):
+        keep.open_update(sealed, update, tmp_path, 8)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(BadTensors, match="is no file"):
+        keep.open_update(seal_path(ports.store, folder, [homes[0].identity.peer_id]).cid, update, tmp_path, 100)
+    with pytest.raises(NotARecipient):
+        keep.open_update(seal_path(ports.store, tmp_path / "one", [homes[1].identity.peer_id]).cid, update, tmp_path, 9)
+    assert not (tmp_path / "opened").exists()
 
 
 def _fields(homes: list[Home], initial: Cid) -> dict[str, Any]:

@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 import trio
 
-from agents.federation.tasks import BadTask, Made, Task, Training, Work, task_of, tasks
+from agents.adapters.inspect import inspect_folder
+from agents.errors import BadData
+from agents.federation.tasks import BadTask, Base, Exam, Made, Score, Task, Trained, Training, Work, task_of, tasks
+from agents.federation.tasks.lora import Lora
+from agents.federation.tasks.softmax import Softmax
 from agents.federation.tensors import BadTensors, Layout, canonical, flush, new_vector, read_layout, read_vector
 
 SOFTMAX = {"task": "softmax", "n_features": 4, "n_classes": 3, "n_epochs": 20, "batch": 8}
@@ -35,7 +39,7 @@ def test_every_task_is_found_by_the_name_that_plans_call_it() -> None:
 
 async def test_training_lowers_the_loss_and_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     made = await trained(tmp_path, "one")
-    assert made.n_samples == 60 and made.n_steps == 20 * 8 and made.loss is not None and made.loss < 0.5 < np.log(3)
+    assert made.n_samples == 54 and made.n_steps == 20 * 7 and made.loss is not None and made.loss < 0.5 < np.log(3)
     assert await trained(tmp_path, "two") == made
     await trained(tmp_path, "three", seed=b"another")
     one, two, three = (tmp_path / name for name in ("one", "two", "three"))
@@ -87,39 +91,127 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any]) -> None:
         task_of(settings)
 
 
+class FakeEngine:
+    """Answers with an adapter of its own making, and notes what was asked."""
+
+    def __init__(self, layout: Layout, values: Any) -> None:
+        self.layout, self.values = layout, values
+        self.wishes: list[Training] = []
+
+    async def train(self, wish: Training) -> Trained:
+        await trio.lowlevel.checkpoint()
+        self.wishes.append(wish)
+        wish.out.mkdir()
+        write(wish.out / "adapter_model.safetensors", self.layout, self.values)
+        return Trained(700, 1.5)
+
+    async def measure(self, wish: Training) -> Score:
+        await trio.lowlevel.checkpoint()
+        self.wishes.append(wish)
+        return Score(70, 1.25, 0.5)
+
+
 async def test_lora_asks_the_engine_to_go_on_from_the_base_and_submits_the_difference(tmp_path: Path) -> None:
     layout = Layout.of({"b": (2, 3), "a": (3, 2)})
-    wishes: list[Training] = []
     write(tmp_path / "base", layout, np.arange(12))
-
-    async def engine(wish: Training) -> tuple[int, float]:
-        await trio.lowlevel.checkpoint()
-        wishes.append(wish)
-        wish.out.mkdir()
-        write(wish.out / "adapter_model.safetensors", layout, np.arange(12) * 3)
-        return 700, 1.5
-
+    engine = FakeEngine(layout, np.arange(12) * 3)
     (tmp_path / "text").write_text("words")
     made = await task_of(LORA).train(
         Work(tmp_path / "base", tmp_path / "text", bytes(range(32)), tmp_path / "out", engine)
     )
     assert made == Made(700, 5, 1.5)
-    assert wishes[0].initial == tmp_path / "base" and 0 < wishes[0].seed < 1 << 56
+    assert engine.wishes[0].initial == tmp_path / "base" and 0 < engine.wishes[0].seed < 1 << 56
     assert read_vector(tmp_path / "out", layout).tolist() == (np.arange(12) * 2).tolist()
+    assert await task_of(LORA).evaluate(Exam(tmp_path / "base", tmp_path / "text", engine)) == Score(70, 1.25, 0.5)
+    assert engine.wishes[1].initial == tmp_path / "base" and engine.wishes[1].held_out == engine.wishes[0].held_out
+    assert await task_of(LORA).evaluate(Exam(tmp_path / "base", tmp_path / "text")) is None
 
 
 async def test_an_adapter_of_another_shape_is_not_submitted(tmp_path: Path) -> None:
     write(tmp_path / "base", Layout.of({"a": (3, 2)}), np.zeros(6))
-
-    async def engine(wish: Training) -> tuple[int, float]:
-        await trio.lowlevel.checkpoint()
-        wish.out.mkdir()
-        write(wish.out / "adapter_model.safetensors", Layout.of({"a": (2, 3)}), np.ones(6))
-        return 1, 1.0
-
+    engine = FakeEngine(Layout.of({"a": (2, 3)}), np.ones(6))
     (tmp_path / "text").write_text("words")
     with pytest.raises(BadTask, match="does not fit"):
         await task_of(LORA).train(Work(tmp_path / "base", tmp_path / "text", b"", tmp_path / "out", engine))
+
+
+async def test_lora_without_an_engine_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(BadTask, match="engine"):
+        await task_of(LORA).train(Work(tmp_path / "base", tmp_path / "text", b"", tmp_path / "out"))
+
+
+@pytest.mark.parametrize("text", ["", '{"messages": 5}', '{"messages": [{"role": "user", "content": "hi"}]}'])
+def test_text_that_cannot_be_learned_from_is_refused_before_anybody_joins(tmp_path: Path, text: str) -> None:
+    (tmp_path / "data.jsonl").write_text(text)
+    with pytest.raises((BadTask, BadData)):
+        task_of(LORA).check(tmp_path / "data.jsonl")
+    with pytest.raises(BadTask, match="is no file"):
+        task_of(LORA).check(tmp_path)
+    (tmp_path / "good.txt").write_text("words and words\n\nand more")
+    task_of(LORA).check(tmp_path / "good.txt")
+
+
+def model_in(folder: Path) -> Base:
+    """A model of one layer, as far as its header tells."""
+    write(
+        folder / "model.safetensors",
+        Layout.of({"model.layers.0.self_attn.q_proj.weight": (4, 6), "model.layers.0.self_attn.q_proj.bias": (4,)}),
+        0.0,
+    )
+    return Base("bafy", "tiny", folder)
+
+
+def test_the_first_tensors_of_lora_follow_from_the_base_and_begin_as_peft_does(tmp_path: Path) -> None:
+    base = model_in(tmp_path)
+    task = task_of(LORA | {"base": "tiny", "targets": ["q_proj"]}).completed(lambda text: base)
+    assert isinstance(task, Lora) and (task.base, task.base_name) == ("bafy", "tiny")
+    task.initial(tmp_path / "one", lambda text: base)
+    task.initial(tmp_path / "two", lambda text: base)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    layout = read_layout(tmp_path / "one")
+    prefix = "base_model.model.model.layers.0.self_attn.q_proj"
+    assert layout.shapes == ((f"{prefix}.lora_A.weight", (2, 6)), (f"{prefix}.lora_B.weight", (4, 2)))
+    down, up = np.split(read_vector(tmp_path / "one", layout), [12])
+    assert not up.any() and 0.0 < np.abs(down).max() <= 6**-0.5 and len(set(down.tolist())) == 12
+
+
+def test_layers_that_the_base_does_not_have_are_named_when_the_plan_is_made(tmp_path: Path) -> None:
+    base = model_in(tmp_path)
+    with pytest.raises(BadTask, match="has no layers named nowhere; it has q_proj"):
+        task_of(LORA | {"targets": ["q_proj", "nowhere"]}).initial(tmp_path / "out", lambda text: base)
+    with pytest.raises(BadTask, match="no base model bafy here"):
+        task_of(LORA).initial(tmp_path / "out")
+
+
+def test_a_result_of_lora_is_written_as_an_adapter_that_is_found_valid(tmp_path: Path) -> None:
+    base = model_in(tmp_path)
+    task = task_of(LORA | {"targets": ["q_proj"], "base_name": "tiny"})
+    task.initial(tmp_path / "tensors", lambda text: base)
+    (tmp_path / "adapter").mkdir()
+    task.write_adapter(tmp_path / "tensors", tmp_path / "adapter", {"experiment": "bafyx", "round": 2})
+    found = inspect_folder(tmp_path / "adapter")
+    assert (found.rank, found.targets, found.base_name) == (2, ("q_proj",), "tiny")
+    assert found.training["base"] == "bafy" and found.training["round"] == 2
+    with pytest.raises(BadTask, match="no adapter"):
+        task_of(SOFTMAX).write_adapter(tmp_path / "tensors", tmp_path / "adapter", {})
+
+
+async def test_what_softmax_holds_out_is_never_learned_from(tmp_path: Path) -> None:
+    data, task = data_in(tmp_path), task_of(SOFTMAX | {"held_out": 0.25})
+    assert isinstance(task, Softmax)
+    learned, held_out = task.split(60)
+    assert len(held_out) == 15 and sorted([*learned, *held_out]) == list(range(60))
+    await trained(tmp_path, "one", data=data, held_out=0.25)
+    with np.load(data) as file:
+        x, y = file["x"], file["y"]
+    y[held_out] = (y[held_out] + 1) % 3
+    np.savez(tmp_path / "other.npz", x=x, y=y)
+    await trained(tmp_path, "two", data=tmp_path / "other.npz", held_out=0.25)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    scores = [await task.evaluate(Exam(tmp_path / "one", path)) for path in (data, tmp_path / "other.npz")]
+    assert all(score is not None and score.n_samples == 15 for score in scores)
+    assert scores[0].accuracy > 0.9 > 0.1 > scores[1].accuracy  # type: ignore[union-attr, operator]
+    assert await task_of(SOFTMAX | {"held_out": 0.0}).evaluate(Exam(tmp_path / "one", data)) is None
 
 
 def test_any_safetensors_file_of_f32_comes_into_the_one_form(tmp_path: Path) -> None:

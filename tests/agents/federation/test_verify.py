@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from agents.federation.book import Book
-from agents.federation.outcome import read_document
+from agents.federation.outcome import read_document, refusals
 from agents.federation.tensors import Layout, flush, new_vector, read_vector
 from agents.federation.verify import Computed, Finding, recompute, tensors_before, verify
 from protocols.entry import Entry, make_entry
@@ -18,6 +18,7 @@ from protocols.rounds import (
     Open,
     Promise,
     Receipt,
+    Refusal,
     Result,
     Start,
     Submit,
@@ -142,7 +143,12 @@ class Experiment:
         self.shelf.put(found.data, found.result)
         self.own.settle(number, found.result)
         for member in range(N):
-            self.say(member, Result(round=number, close=said.cid, result=result(member, found.result)))
+            refused = self.says_refused(refusals(found.outcome))
+            self.say(member, Result(round=number, close=said.cid, result=result(member, found.result), refused=refused))
+
+    def says_refused(self, refused: tuple[Refusal, ...]) -> tuple[Refusal, ...]:
+        """What members say was refused: the truth, unless a test has it otherwise."""
+        return refused
 
     def check(self) -> list[Finding]:
         book = Book(self.plan)
@@ -302,6 +308,17 @@ def test_refused_updates_are_counted_and_the_round_is_proved(tmp_path: Path) -> 
     experiment.round(1)
     (finding,) = experiment.check()
     assert finding.verdict == "proved" and "4 updates admitted, 1 refused" in finding.what
+
+
+def test_who_says_that_others_were_refused_is_named(tmp_path: Path) -> None:
+    experiment = Experiment(Shelf(tmp_path), n_rounds=1, max_norm=48.0)
+    experiment.begin()
+    experiment.says_refused = lambda refused: refused[1:]  # type: ignore[method-assign]
+    experiment.round(1)
+    findings = experiment.check()
+    assert [one.verdict for one in findings] == ["refuted"] * N + ["proved"]
+    assert "other updates were refused" in findings[0].what
+    assert {one.by for one in findings[:-1]} == {identity(n).peer_id for n in range(N)}
 
 
 def test_without_a_start_nothing_is_decidable(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agents.federation.book import Book
-from agents.federation.member import Action, Compute, Fetch, Member, Say, Train
+from agents.federation.member import Action, Compute, Evaluate, Fetch, Member, Say, Train
 from protocols.entry import Entry, make_entry
 from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Close, Plan, Submit, content_of
 from storage.cid import RAW, Cid
@@ -114,6 +114,8 @@ class Village:
                     self._later(villager, 0.5, self._fetched(villager, action))
                 case Compute(number, close):
                     self._later(villager, 0.5, self._computed(villager, number, close))
+                case Evaluate(number, result):
+                    self._later(villager, 1.0, self._evaluated(villager, number, result))
 
     def _later(self, villager: Villager, delay_s: float, work: Callable[[], list[Action]]) -> None:
         life = villager.life
@@ -143,6 +145,9 @@ class Village:
 
     def _computed(self, villager: Villager, number: int, close: Cid) -> Callable[[], list[Action]]:
         return lambda: villager.member.computed(number, result_of(villager.book, number, close), self.now_s)
+
+    def _evaluated(self, villager: Villager, number: int, result: Cid) -> Callable[[], list[Action]]:
+        return lambda: villager.member.evaluated(number, result, 7, 1.0 / number, 0.5, self.now_s)
 
     def _tell(self, sender: Villager, entry: Entry) -> None:
         for other in self.villagers:

@@ -91,9 +91,11 @@ class Training:
         )
         self._saved_step, self.checkpoint = state.step, checkpoint
 
-    def begin(self, is_cancelled: IsCancelled) -> None:
-        """Take the loss before the first step. Raises: Paused."""
+    def begin(self, is_cancelled: IsCancelled, initial: Path | None = None) -> None:
+        """Take the loss before the first step, with the adapter that is given. Raises: Paused, BadAdapter."""
         torch.manual_seed(self._settings.seed)
+        if initial is not None:
+            self.lora.read(initial)
         self.progress.loss_before = self._evaluate(is_cancelled)
 
     def go(self, emit: Emit, is_cancelled: IsCancelled) -> float:

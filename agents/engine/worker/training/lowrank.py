@@ -9,14 +9,17 @@ rsLoRA (arXiv 2312.03732) for the scale alpha / sqrt(r).
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
 from agents.engine.worker.models import LoadedModel
-from agents.errors import EngineFailed
+from agents.errors import BadAdapter, EngineFailed
 from agents.training.settings import Settings
 
 PREFIX: Final = "base_model.model."
@@ -150,6 +153,21 @@ class LowRanks:
             for layer in self._layers:
                 for half in "ab":
                     getattr(layer.module, half).copy_(tensors[f"{PREFIX}{layer.name}.lora_{half.upper()}.weight"])
+
+    def read(self, path: Path) -> None:
+        """Take the parameters from a safetensors file that holds these and no others. Raises: BadAdapter."""
+        try:
+            found = safetensors.torch.load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise BadAdapter(f"the adapter to begin with cannot be read: {error}") from None
+        own = self.tensors()
+        if unlike := sorted(found.keys() ^ own.keys()):
+            raise BadAdapter(f"the adapter to begin with does not fit the model and its targets: {unlike[0]}")
+        for name, tensor in own.items():
+            if found[name].shape != tensor.shape:
+                shapes = f"{tuple(found[name].shape)}, here {tuple(tensor.shape)}"
+                raise BadAdapter(f"the adapter to begin with has {name} of shape {shapes}")
+        self.load(found)
 
 
 def _matching(loaded: LoadedModel, targets: tuple[str, ...]) -> list[tuple[str, str, nn.Linear]]:

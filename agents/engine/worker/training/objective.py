@@ -79,6 +79,14 @@ def token_loss(model: Any, rows: Sequence[Row], device: torch.device, dtype: tor
     return functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
+def token_score(model: Any, rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> tuple[float, int]:
+    """The summed loss, and how many of the learned tokens are those that the model thinks likeliest."""
+    batch = lay_out([[example.tokens for example in row] for row in rows], device, dtype)
+    logits, wanted = _logits(model, batch)
+    loss = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum")
+    return float(loss), int((logits.argmax(-1) == wanted)[wanted != IGNORED].sum())
+
+
 def preference_loss(
     model: Any,
     rows: Sequence[Row],
@@ -88,6 +96,17 @@ def preference_loss(
     beta: float,
 ) -> Tensor:
     """The summed loss in nats over the pairs of the rows; within `reference()` the model is the one to stay near."""
+    return -functional.logsigmoid(beta * preference_gains(model, rows, device, dtype, reference)).sum()
+
+
+def preference_gains(
+    model: Any,
+    rows: Sequence[Row],
+    device: torch.device,
+    dtype: torch.dtype,
+    reference: Callable[[], AbstractContextManager[None]],
+) -> Tensor:
+    """By how much more than the reference the model prefers the better answer. Shape: (n_pairs)."""
     pairs = [example for row in rows for example in row]
     better = [[example.tokens] for example in pairs]
     worse = [[example.worse] for example in pairs if example.worse is not None]
@@ -96,8 +115,7 @@ def preference_loss(
     with torch.no_grad(), reference():
         before = _log_chances(model, batch)
     chances = chances - before
-    gain = chances[: len(pairs)] - chances[len(pairs) :]  # (n_pairs)
-    return -functional.logsigmoid(beta * gain).sum()
+    return chances[: len(pairs)] - chances[len(pairs) :]
 
 
 def _log_chances(model: Any, batch: Batch) -> Tensor:

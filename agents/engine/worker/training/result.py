@@ -82,6 +82,7 @@ def provenance(outcome: Outcome) -> dict[str, Any]:
         "seed": run.settings.seed,
         "torch": training.environment["torch"],
         "trained_on": run.trained_on,
+        **({"initial": run.initial} if run.initial is not None else {}),
         "settings": msgspec.to_builtins(run.settings),
         "environment": training.environment,
         "losses": [[step, round(loss, 5)] for step, loss in progress.curve],

@@ -23,6 +23,7 @@ from agents.training import runs
 from agents.training.check import read, refuse_bad
 from agents.training.records import detect, read_data
 from agents.training.runs import Checkpoint, Run, State
+from agents.training.settings import Settings
 from agents.training.split import split
 
 Emit = Callable[[TrainReady | TrainStep | TrainCheckpoint], None]
@@ -61,9 +62,9 @@ def _train(
     request: Train, folder: Path, out: Path, began_s: float, emit: Emit, is_cancelled: IsCancelled
 ) -> Trained | TrainPaused:
     start = _start(request, folder, read_card(Path(request.model)))
-    with _threads(start.state):
+    with same_threads(start.state):
         loaded = load_model(Path(request.model))
-        precision = _set_precision(loaded, start.run)
+        precision = set_precision(loaded, start.run.settings)
         here = environment(loaded.device, precision)
         start.notes.extend(_differences(start.state, here, is_forced=request.is_forced))
         plan, made, n_train = _plan(loaded, start.run, folder)
@@ -73,7 +74,7 @@ def _train(
             if start.checkpoint is not None and start.state is not None:
                 training.resume(start.checkpoint, start.state)
             else:
-                training.begin(is_cancelled)
+                training.begin(is_cancelled, Path(request.initial) if request.initial is not None else None)
             emit(_ready(request, training, plan, n_train, len(made.examples) - n_train, start.notes))
             loss_after = training.go(lambda told: emit(_named(told, request.id)), is_cancelled)
         except Paused:
@@ -115,6 +116,7 @@ def _start(request: Train, folder: Path, card: ModelCard) -> _Start:
         trained_on=card.fingerprint,
         data=str(runs.data_cid(path)),
         data_name=data_name,
+        initial=str(runs.data_cid(Path(request.initial))) if request.initial is not None else None,
         settings=settings,
     )
     if run is not None and not request.is_fresh and runs.checkpoints(folder):
@@ -148,7 +150,7 @@ def _continued(run: Run, folder: Path, card: ModelCard) -> _Start:
 
 
 @contextmanager
-def _threads(state: State | None) -> Iterator[None]:
+def same_threads(state: State | None) -> Iterator[None]:
     """As many threads as the training was begun with: sums are divided among them, which decides their last bits."""
     before = torch.get_num_threads()
     recorded = state.environment.get(THREADS) if state else None
@@ -165,9 +167,8 @@ def _threads(state: State | None) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
-def _set_precision(loaded: LoadedModel, run: Run) -> str:
+def set_precision(loaded: LoadedModel, settings: Settings) -> str:
     """Have the frozen model compute as asked; what is learned stays in fp32. Returns: the precision."""
-    settings = run.settings
     precision = settings.precision
     if precision == "auto":
         precision = "fp32" if choose_device().type == "cpu" else "bf16"
@@ -199,12 +200,16 @@ def _differences(state: State | None, here: dict[str, str | int], *, is_forced: 
 
 def _plan(loaded: LoadedModel, run: Run, folder: Path) -> tuple[Plan, Made, int]:
     """The rows of the training, what became of the data, and how many examples are learned from."""
-    settings = run.settings
-    _, records, problems = read(run.data_name, read_data(folder / runs.DATA_FILE), settings.form, settings.stratify)
-    refuse_bad(run.data_name, records, [] if settings.skip_bad else problems)
+    return lay_out_data(loaded, run.data_name, read_data(folder / runs.DATA_FILE), run.settings)
+
+
+def lay_out_data(loaded: LoadedModel, name: str, data: bytes, settings: Settings) -> tuple[Plan, Made, int]:
+    """The rows that data makes, what became of it, and how many examples are learned from. Raises: BadData."""
+    _, records, problems = read(name, data, settings.form, settings.stratify)
+    refuse_bad(name, records, [] if settings.skip_bad else problems)
     made = make_examples(loaded, records, min(settings.context_tokens, loaded.card.context_tokens))
     strata = [example.stratum for example in made.examples] if settings.stratify else []
-    parts = split([example.key for example in made.examples], settings.held_out_frac, settings.seed, strata)
+    parts = split([example.key for example in made.examples], settings.held_out_frac, settings.splits_by, strata)
     return make_plan(made.examples, parts, settings), made, len(parts.train)
 
 

@@ -1,0 +1,169 @@
+"""An experiment as a page to look at: curves over its rounds and a table of them, as HTML that asks for nothing or PNG.
+
+What members wrote is text in it and never markup; the page itself forbids scripts, and anything from elsewhere.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from html import escape
+from typing import Final, NamedTuple
+
+from agents.training.curves import Curve, as_svg
+from agents.training.raster import as_png
+
+STYLE: Final = (
+    "body{font-family:sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}"
+    "table{border-collapse:collapse;margin:1em 0}td,th{border:1px solid #ccc;padding:.25em .6em;text-align:right}"
+    "td.text,th.text{text-align:left}svg{display:block;margin:1em 0;max-width:100%;height:auto}"
+    "code{overflow-wrap:anywhere}"
+)
+_STYLE_HASH: Final = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+POLICY: Final = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'"
+MAX_REFUSALS_SHOWN: Final = 100
+
+
+class Row(NamedTuple):
+    """A round. What is None was not told; `epsilon` is what was spent of a privacy budget by its end.
+
+    `plain_bytes` are those that the updates would take without a codec.
+    """
+
+    number: int
+    phase: str
+    n_selected: int
+    n_closed: int
+    n_refused: int
+    update_bytes: int
+    plain_bytes: int
+    loss: float | None = None
+    result_loss: float | None = None
+    result_accuracy: float | None = None
+    epsilon: float | None = None
+    void: str = ""
+
+
+class Report(NamedTuple):
+    """What is shown. `facts` are pairs of a name and a value; `refusals` are of a round, a member and a reason."""
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    rows: Sequence[Row]
+    refusals: Sequence[tuple[int, str, str]] = ()
+
+
+def charts(rows: Sequence[Row]) -> list[tuple[str, list[Curve], str, str]]:
+    """Titles, curves, and the names of the axes; what nobody told has no chart."""
+    found = [
+        (
+            "Loss",
+            [
+                Curve(
+                    "result, held out", [(row.number, row.result_loss) for row in rows if row.result_loss is not None]
+                ),
+                Curve(
+                    "after training", [(row.number, row.loss) for row in rows if row.loss is not None], is_marks=True
+                ),
+            ],
+            "nats",
+        ),
+        (
+            "Accuracy",
+            [
+                Curve(
+                    "result, held out",
+                    [(row.number, 100 * row.result_accuracy) for row in rows if row.result_accuracy is not None],
+                )
+            ],
+            "percent",
+        ),
+        (
+            "Participants",
+            [
+                Curve("selected", [(row.number, row.n_selected) for row in rows]),
+                Curve("in the close", [(row.number, row.n_closed) for row in rows], is_marks=True),
+                Curve("refused", [(row.number, row.n_refused) for row in rows]),
+            ],
+            "members",
+        ),
+        (
+            "Updates",
+            [
+                Curve("as sent", [(row.number, row.update_bytes / 1e6) for row in rows], is_marks=True),
+                Curve("as plain floats", [(row.number, row.plain_bytes / 1e6) for row in rows]),
+            ],
+            "MB",
+        ),
+        (
+            "Privacy spent",
+            [Curve("epsilon", [(row.number, row.epsilon) for row in rows if row.epsilon is not None])],
+            "epsilon",
+        ),
+    ]
+    return [
+        (title, [curve for curve in curves if curve.points], "round", unit)
+        for title, curves, unit in found
+        if any(curve.points for curve in curves)
+    ]
+
+
+def as_html(report: Report) -> str:
+    """The page, in one file."""
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(POLICY)}">',
+        f"<title>{escape(report.title)}</title><style>{STYLE}</style></head><body>",
+        f"<h1>{escape(report.title)}</h1>",
+        "<table>",
+        *(
+            f'<tr><th class="text">{escape(name)}</th><td class="text"><code>{escape(value)}</code></td></tr>'
+            for name, value in report.facts
+        ),
+        "</table>",
+        *(as_svg(title, curves, x_name, y_name) for title, curves, x_name, y_name in charts(report.rows)),
+        "<h2>Rounds</h2><table><tr>",
+        *(f"<th>{escape(name)}</th>" for name in _COLUMNS),
+        "</tr>",
+        *(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _cells(row))}</tr>" for row in report.rows),
+        "</table>",
+    ]
+    if report.refusals:
+        parts.append("<h2>Updates that were refused</h2><table>")
+        for number, peer, reason in report.refusals[:MAX_REFUSALS_SHOWN]:
+            parts.append(
+                f'<tr><td>round {number}</td><td class="text"><code>{escape(peer)}</code></td>'
+                f'<td class="text">{escape(reason)}</td></tr>'
+            )
+        parts.append("</table>")
+    return "\n".join([*parts, "</body></html>\n"])
+
+
+def as_picture(report: Report) -> bytes:
+    """The same as PNG, without the table."""
+    facts = [f"{name}: {value}" for name, value in report.facts]
+    return as_png([report.title, *facts], charts(report.rows))
+
+
+_COLUMNS: Final = (
+    "round", "phase", "selected", "in the close", "refused", "bytes", "loss after training", "loss of the result",
+    "accuracy", "epsilon",
+)  # fmt: skip
+
+
+def _cells(row: Row) -> list[str]:
+    def number(value: float | None, form: str = ".4g") -> str:
+        return "-" if value is None else format(value, form)
+
+    return [
+        str(row.number),
+        row.void or row.phase,
+        str(row.n_selected),
+        str(row.n_closed),
+        str(row.n_refused),
+        f"{row.update_bytes:,}",
+        number(row.loss),
+        number(row.result_loss),
+        number(row.result_accuracy, ".1%"),
+        number(row.epsilon),
+    ]

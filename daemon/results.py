@@ -1,0 +1,86 @@
+"""What comes of an experiment, for its user: tensors in a file, or an adapter to publish and to chat with."""
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from agents.federation.experiment import Experiment
+from agents.federation.outcome import Document
+from agents.federation.standing import round_of
+from agents.federation.tasks import task_of
+from daemon.api.operations import fl
+from daemon.errors import NotFoundHere
+from daemon.experiments import find
+from storage.cid import Cid
+from storage.durable import make_folder
+from storage.errors import TargetExists
+from storage.unixfs import export as export_file
+
+if TYPE_CHECKING:
+    from daemon.app import Node
+
+
+async def fetch_result(node: "Node", params: "fl.Fetch") -> "fl.Fetched":
+    """Raises: NotFoundHere, BadTask, TargetExists, Remote, StorageError."""
+    one = find(node, params.experiment)
+    last = one.book.current() - 1
+    number = params.round or last
+    if number > last or number < 1:
+        raise NotFoundHere(f"round {max(number, 1)} has no result yet: covey fl status {one.cid}")
+    result = one.book.result(number)
+    if result is None or result == one.plan.initial:
+        raise NotFoundHere(f"round {number} was void, and so was every one before: the tensors are the plan's")
+    document = await one.bring_result(result)
+    if params.out is not None:
+        await trio.to_thread.run_sync(export_file, node.store, document.tensors, Path(params.out))
+    folder = node.home.training / params.as_adapter if params.as_adapter is not None else None
+    if folder is not None:
+        await trio.to_thread.run_sync(partial(_write_adapter, node, one, number, result, document, folder))
+    return fl.Fetched(
+        experiment=str(one.cid),
+        round=number,
+        result=str(result),
+        tensors=str(document.tensors),
+        n_updates=len(document.updates),
+        out=params.out,
+        adapter=str(folder) if folder is not None else None,
+    )
+
+
+def _write_adapter(node: "Node", one: Experiment, number: int, result: Cid, document: Document, folder: Path) -> None:
+    """A PEFT folder among those that were trained here; whole or not at all. Raises: BadTask, TargetExists, OSError."""
+    if folder.exists():
+        raise TargetExists(f"there is an adapter {folder.name!r} here: choose another name, or delete {folder}")
+    make_folder(folder.parent)
+    staging = folder.with_name(f".{folder.name}.result")
+    shutil.rmtree(staging, ignore_errors=True)  # of a kill
+    staging.mkdir()
+    tensors = staging.with_suffix(".tensors")
+    try:
+        tensors.unlink(missing_ok=True)
+        export_file(node.store, document.tensors, tensors)
+        task_of(one.plan.task).write_adapter(tensors, staging, _facts(one, number, result, document))
+        staging.rename(folder)
+    finally:
+        tensors.unlink(missing_ok=True)
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _facts(one: Experiment, number: int, result: Cid, document: Document) -> dict[str, str | int | float | bool]:
+    """Whence it comes, and how it did where it was trained; its members can prove the first."""
+    found = round_of(one.book, number)
+    facts: dict[str, str | int | float | bool] = {
+        "experiment": str(one.cid),
+        "round": number,
+        "result": str(result),
+        "n_updates": len(document.updates),
+        "title": one.plan.title,
+    }
+    if found.result_loss is not None:
+        facts["loss_after"] = found.result_loss
+    if found.result_accuracy is not None:
+        facts["accuracy"] = found.result_accuracy
+    return facts

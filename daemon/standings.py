@@ -1,0 +1,150 @@
+"""How experiments stand, as operations tell it."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from agents.federation.experiment import Experiment
+from agents.federation.report import Report, Row, as_html, as_picture
+from agents.federation.standing import MemberStanding, RoundStanding, members_of, round_of, state_of
+from daemon.api.operations import fl, fl_report
+from daemon.errors import Unfit
+from daemon.experiments import find
+from storage.durable import write_file
+from storage.keys import PeerId
+
+if TYPE_CHECKING:
+    from daemon.app import Node
+
+WATCH_S: Final = 0.25
+SCORES_S: Final = 30.0  # so long the last result's scores are waited for
+MAX_SHOWN_ROUNDS: Final = 100
+
+
+async def standing(node: "Node", one: Experiment) -> "fl.Standing":
+    """How it stands."""
+    await one.weigh()
+    book, activity = one.book, one.activity
+    current = min(book.current(), one.plan.n_rounds)
+    shown = range(max(1, current - MAX_SHOWN_ROUNDS + 1), current + 1) if book.start() is not None else range(0)
+    rounds = [round_of(book, number) for number in shown]
+    coordinator = rounds[-1].coordinator if rounds else None
+    return fl.Standing(
+        experiment=str(one.cid),
+        title=one.plan.title,
+        state=state_of(book),
+        is_over=one.is_over,
+        task=str(one.plan.task.get("task")),
+        is_training=one.data is not None and node.identity.peer_id in book.joined_now(),
+        n_members=len(one.plan.members),
+        n_joined=len(book.joined_now()),
+        n_reachable=activity.n_reachable,
+        n_events=len(book.entries()),
+        coordinator=str(coordinator) if coordinator is not None else None,
+        doing=activity.doing,
+        trouble=activity.trouble,
+        fetched_bytes=activity.fetched_bytes,
+        rounds=[_round(found, one.update_bytes(found.number)) for found in rounds],
+        members=[_member(node, member) for member in members_of(book, current)],
+    )
+
+
+def is_settled(one: Experiment) -> bool:
+    """Is it over, and has everybody who took part in the last round told how its result does?"""
+    book = one.book
+    if not one.is_over:
+        return False
+    last = round_of(book, one.plan.n_rounds)
+    if book.cancelled() is not None or not one.plan.is_evaluated or last.result is None:
+        return True
+    return len(last.scores) >= last.n_closed
+
+
+def _round(found: RoundStanding, update_bytes: int) -> "fl.Round":
+    return fl.Round(
+        round=found.number,
+        phase=found.phase,
+        term=found.term,
+        n_selected=found.n_selected,
+        n_submitted=found.n_submitted,
+        n_receipts=found.n_receipts,
+        n_votes=found.n_votes,
+        n_closed=found.n_closed,
+        n_refused=len(found.refused),
+        update_bytes=update_bytes,
+        loss=math.fsum(found.losses) / len(found.losses) if found.losses else None,
+        n_scores=len(found.scores),
+        result_loss=found.result_loss,
+        result_accuracy=found.result_accuracy,
+        refused=[fl.Refused(str(one.peer), one.reason) for one in found.refused],
+        result=str(found.result) if found.result is not None else None,
+        void=found.void,
+    )
+
+
+def _member(node: "Node", member: MemberStanding) -> "fl.Member":
+    fields = member._asdict() | {"peer": str(member.peer)}
+    return fl.Member(name=name_of(node, member.peer), **fields)
+
+
+def name_of(node: "Node", peer: PeerId) -> str | None:
+    """What a peer is called here."""
+    if peer == node.identity.peer_id:
+        return "me"
+    row = node.catalog.peers.get(peer)
+    return row.name if row is not None else None
+
+
+async def write_report(node: "Node", params: "fl_report.Report") -> "fl_report.Reported":
+    """Raises: UnknownExperiment, Unfit, StoreFull, OSError."""
+    one, path = find(node, params.experiment), Path(params.out)
+    if path.suffix.lower() not in (".html", ".htm", ".png"):
+        raise Unfit(f"{path.name} tells no form that a report can have: let its name end in .html or .png")
+    await one.weigh()
+    found = _report(node, one)
+    is_picture = path.suffix.lower() == ".png"
+    data = await trio.to_thread.run_sync(lambda: as_picture(found) if is_picture else as_html(found).encode())
+    await trio.to_thread.run_sync(write_file, path, data, 0o644)
+    return fl_report.Reported(experiment=str(one.cid), out=params.out, n_rounds=len(found.rows), n_bytes=len(data))
+
+
+def _report(node: "Node", one: Experiment) -> Report:
+    book = one.book
+    last = min(book.current(), one.plan.n_rounds) if book.start() is not None else 0
+    rounds = [round_of(book, number) for number in range(1, last + 1)]
+    coordinators = one.plan.deputies[:3]
+    facts = [
+        ("experiment", str(one.cid)),
+        ("state", state_of(book)),
+        ("task", str(one.plan.task.get("task"))),
+        ("rule", " + ".join([*(str(step.get("before")) for step in one.plan.before), str(one.plan.rule.get("rule"))])),
+        ("compression", str((one.plan.compression or {}).get("codec", "none"))),
+        ("members", f"{len(one.plan.members)}, of which {len(book.joined_now())} train"),
+        ("deputies", ", ".join(name_of(node, peer) or str(peer) for peer in coordinators)),
+    ]
+    if rounds and rounds[-1].result is not None:
+        facts.append(("result", str(rounds[-1].result)))
+    rows = [
+        Row(
+            number=found.number,
+            phase=found.phase,
+            n_selected=found.n_selected,
+            n_closed=found.n_closed,
+            n_refused=len(found.refused),
+            update_bytes=one.update_bytes(found.number),
+            plain_bytes=one.plain_bytes * found.n_submitted,
+            loss=math.fsum(found.losses) / len(found.losses) if found.losses else None,
+            result_loss=found.result_loss,
+            result_accuracy=found.result_accuracy,
+            void=found.void,
+        )
+        for found in rounds
+    ]
+    refusals = [
+        (found.number, name_of(node, refused.peer) or str(refused.peer), refused.reason)
+        for found in rounds
+        for refused in found.refused
+    ]
+    return Report(one.plan.title, facts, rows, refusals)
