@@ -128,7 +128,12 @@ def _listed(folder: Path, number: int) -> tuple[list[Record], bool]:
         return [], False
 
     def read(at: int, n_bytes: int) -> bytes:
-        return os.pread(pack.fd, n_bytes, at)
+        try:
+            return os.pread(pack.fd, n_bytes, at)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return b""  # one bad sector is no reason to compact nothing at all
 
     file_bytes = os.fstat(pack.fd).st_size
     marker, is_header_whole = find_marker(read, file_bytes, is_sealed=True) or (None, False)

@@ -5,6 +5,7 @@ A lost index is no special case: it has to catch up from the beginning.
 
 import os
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from storage.durable import sync_data, sync_folder
@@ -181,5 +182,6 @@ def _give_up_pack(path: Path, number: int, state: PackState, index: Index, repor
     if state.committed:
         index.apply(number, (), state.committed, sealed=True)
     else:
-        path.rename(path.with_suffix(".torn"))
+        aside = (path.with_suffix(f"{'.' + str(again) if again else ''}.torn") for again in count())
+        path.rename(next(name for name in aside if not name.exists()))
     report.damaged_packs += (number,)
