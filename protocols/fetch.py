@@ -239,7 +239,8 @@ async def _walk(fetch: _Fetch, on_progress: Callable[[Progress], None], idle_tim
         with trio.move_on_at(fetch.active_s + idle_timeout_s) as fetch.patience:
             arrived = await next_arrivals(fetch.session)
         if fetch.patience.cancelled_caught:
-            raise _why(fetch, idle_timeout_s)
+            damaged = await fetch.exchange.work(partial(_damaged, fetch.exchange.store, [*fetch.walk.wanted.values()]))
+            raise _why(fetch, idle_timeout_s, damaged)
         await _keep(fetch, arrived)
         fetch.active_s = trio.current_time()
 
@@ -301,11 +302,18 @@ def _links(links: Links, cid: Cid, data: bytes) -> list[Cid]:
         return []
 
 
-def _why(fetch: _Fetch, idle_timeout_s: float) -> Remote:
+def _damaged(store: Blockstore, wanted: Iterable[Cid]) -> Cid | None:
+    """The first of these blocks that is here, and not whole."""
+    return next((cid for cid in wanted if store.seen(cid) is not None), None)
+
+
+def _why(fetch: _Fetch, idle_timeout_s: float, damaged: Cid | None) -> Remote:
     """What to tell the user when no block came for too long."""
     wants, number = fetch.exchange.wants, fetch.session.number
-    cid = next(iter(fetch.walk.wanted.values()))
+    cid = damaged or next(iter(fetch.walk.wanted.values()))
     missing = f"{_count(len(fetch.walk.wanted), 'block')} wanted, {cid} among them"
+    if damaged is not None:
+        missing += ", which is damaged on this disk (`covey repo verify` tells what it belongs to)"
     if tamperers := wants.tamperers(number):
         names = " and ".join(map(str, tamperers[:MAX_NAMED]))
         return Tampered(f"{names} sent bytes that do not match, and nobody else has the content; {missing}")

@@ -22,6 +22,9 @@ EXITS: Final = {
     EXIT_INTERRUPTED: "interrupted",
 }
 
+ANSWER_HEADER: Final = "Covey-Answer"
+"""What an answer is called where the events tell of it."""
+
 # code -> HTTP status. A code that is not listed is a failure: 500.
 STATUSES: Final = {
     "bad_request": 400,

@@ -21,7 +21,7 @@ from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
 from daemon import jsons
-from daemon.api.faults import Fault, fault_of
+from daemon.api.faults import ANSWER_HEADER, Fault, fault_of
 from daemon.api.operation import Operation, operations
 from daemon.errors import BadRequest, UnknownOperation
 from daemon.paths import Home
@@ -48,11 +48,13 @@ class Answer:
     def __init__(self, send: Send) -> None:
         self._send = send
         self.kind: bytes | None = None
+        self.number = os.urandom(8).hex()
 
     async def begin(self, status: int, kind: bytes) -> None:
         """Send the status and the headers."""
         self.kind = kind
         headers = [(b"content-type", kind), (b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+        headers.append((ANSWER_HEADER.encode(), self.number.encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, data: bytes, *, more: bool = True) -> None:
@@ -137,7 +139,8 @@ async def _serve_request(
             log.error("operation_failed", operation=name, exc_info=error)
         if answer.kind == _BYTES:  # the content cannot say why it ends here, so the client asks for it here
             log.warning("answer_cut_short", operation=name, text=fault.text)
-            node.events.note("answer_cut_short", {"operation": name, "code": fault.code, "text": fault.text})
+            why = {"operation": name, "answer": answer.number, "code": fault.code, "text": fault.text}
+            node.events.note("answer_cut_short", why)
         await _tell(answer, fault)
 
 

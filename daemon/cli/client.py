@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from daemon.api.faults import Fault
+from daemon.api.faults import ANSWER_HEADER, Fault
 from daemon.paths import Home
 
 CONNECT_LIMIT_S: Final = 5.0
@@ -91,21 +91,23 @@ def stream(home: Home, name: str, params: Json = None, *, wait: Wait | None = No
 
 def stream_bytes(home: Home, name: str, params: Json = None) -> Iterator[bytes]:
     """Run an operation whose result is bytes; yield them as they come. Raises: NotRunning, Refused."""
+    answer = ""
     try:
         with _request(home, name, params) as response:
+            answer = response.headers.get(ANSWER_HEADER, "")
             while chunk := response.read1(CHUNK_BYTES):
                 yield chunk
     except Refused as error:
-        raise Refused(_why_cut(home, name) if error.fault is STOPPED else error.fault) from None
+        raise Refused(_why_cut(home, answer) if error.fault is STOPPED else error.fault) from None
 
 
-def _why_cut(home: Home, name: str) -> Fault:
-    """Why content ended early: half of it had gone out, so that only the daemon's events can tell."""
+def _why_cut(home: Home, answer: str) -> Fault:
+    """Why this answer ended early: half of it had gone out, so that only the daemon's events can tell."""
     try:
         found = [
             event["fields"]
             for event in stream(home, "events/read", {"last": LOOK_BACK_EVENTS})
-            if event["kind"] == "answer_cut_short" and event["fields"].get("operation") == name
+            if event["kind"] == "answer_cut_short" and event["fields"].get("answer") == answer
         ]
     except (NotRunning, Refused):
         return STOPPED

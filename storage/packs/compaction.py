@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from storage.durable import sync_folder
 from storage.errors import StoreFull
 from storage.packs import holes
-from storage.packs.files import PackReader, pack_numbers, pack_path, read_pack
+from storage.packs.files import PackReader, pack_numbers, pack_path, read_pack, salvage
 from storage.packs.index import Index, Live, Place
 from storage.packs.record import PACK_HEADER_BYTES, Kind, Record, is_block, record_bytes
 from storage.packs.recovery import remove_retired
@@ -33,6 +34,7 @@ OnPack = Callable[[int, int], None]
 """Called with the number of packs done and to do."""
 
 _DELETES: Final = {Kind.DELETE: Kind.BLOCK, Kind.DELETE_NOTE: Kind.NOTE}
+_DELETED_BY: Final = {Kind.BLOCK: Kind.DELETE, Kind.NOTE: Kind.DELETE_NOTE}
 
 
 class Compacted(NamedTuple):
@@ -193,34 +195,45 @@ class Compactor:
         self._done = self._done._replace(damaged_packs=(*self._done.damaged_packs, number))
 
     def _compact(self, number: int, live: Live) -> None:
-        """Empty a pack and remove it. One with a damaged block stays until that is repaired or forgotten."""
+        """Empty a pack and remove it. One with a damaged block stays until that is repaired or forgotten.
+
+        Where not all that it says can be known, the index knows its blocks, what deletions can be read are kept, and
+        the rest is said anew.
+        """
         records = read_pack(self._on.folder, number)
-        if records is None:
-            self._note_damaged(number)
-            return
         with self._opened(number) as fd:
             has_holes = holes.can_punch(fd)
             if not has_holes and not self._on.fits(live.n_bytes + live.n_blocks * record_bytes(0)):
                 raise StoreFull(f"no room to move the {live.n_bytes >> 20} MiB that count of pack {number}")
+            if records is None:
+                listed = [record for record in salvage(self._on.folder, number) if record.kind in _DELETES]
+                listed += self._on.index.blocks_in(number)
+            else:
+                listed = _without_older_notes(records)
+            named_before = self._named_before(number, listed)
             is_damaged = False
-            records = _without_older_notes(records)
-            named_before = self._named_before(number, records)
-            for batch in _batches(records):
+            for batch in _batches(listed):
                 damaged = self._move(number, batch, named_before)
                 is_damaged = is_damaged or bool(damaged)
                 if has_holes:
                     _punch(fd, (record for record in batch if record not in damaged))
-            if is_damaged or number in self._on.index.live():  # a block that the footer did not tell of would be lost
+            if is_damaged or number in self._on.index.live():
                 self._note_damaged(number)
                 return
+            if records is None:
+                say_anew(self._on, number - 1)
             with self._on.writing():
                 self._on.despite_full(lambda: self._remove(number))
             self._count(n_packs=1)
 
     def _remove(self, number: int) -> None:
-        self._on.index.retire(number)
         self._on.reader.forget(number)
-        remove_retired(self._on.folder, self._on.index)
+        if self._on.index.packs()[number].is_lost:  # all of it may come back: then deletions have been kept for it
+            pack_path(self._on.folder, number).unlink()
+            sync_folder(self._on.folder)
+        else:
+            self._on.index.retire(number)
+            remove_retired(self._on.folder, self._on.index)
 
     def _punch_all(self) -> None:
         """Punch every block that does not count out of the sealed packs, in place; each pack once."""
@@ -276,13 +289,34 @@ class Compactor:
         """What is deleted here and named by an older pack: without the deletion a rebuild would bring it back."""
         wanted = {(_DELETES[record.kind], record.key) for record in records if record.kind in _DELETES}
         found: set[tuple[Kind, bytes]] = set()
-        for older in pack_numbers(self._on.folder) if wanted else ():
+        for older in {*self._on.index.packs(), *pack_numbers(self._on.folder)} if wanted else ():
             if older < number:
                 named = read_pack(self._on.folder, older)
-                if named is None:  # nobody knows what it holds
+                if named is None:  # nobody knows what it holds: it may be away, and come back
                     return wanted
                 found.update(wanted.intersection((record.kind, record.key) for record in named))
         return found
+
+
+def say_anew(on: Ground, last: int) -> None:
+    """Append what is in force of all notes, and deletions of what the packs up to `last` name and is not here any more.
+
+    For a pack that is gone, or that cannot be read: what it alone said would be lost with the index, and what it
+    deleted would come back.
+    """
+    with on.writing():
+        on.commit([(Kind.NOTE, key, value) for key, value in on.index.notes(b"")])
+    for number in on.index.packs():  # and no others: what it never knew is not deleted
+        for batch in _batches(salvage(on.folder, number)) if number <= last else ():
+            with on.writing():
+                here = on.index.places([record.key for record in batch if record.kind is Kind.BLOCK])
+                gone = {
+                    (_DELETED_BY[record.kind], record.key)
+                    for record in batch
+                    if (record.kind is Kind.BLOCK and record.key not in here)
+                    or (record.kind is Kind.NOTE and on.index.get_note(record.key) is None)
+                }
+                on.commit([(kind, key, b"") for kind, key in sorted(gone)])
 
 
 def _is_at(place: Place | None, number: int, record: Record) -> bool:
@@ -291,8 +325,7 @@ def _is_at(place: Place | None, number: int, record: Record) -> bool:
 
 def _punch(fd: int, dead: Iterable[Record]) -> None:
     """Make holes of the blocks among these records. Notes and deletions stay until their file goes."""
-    blocks = (record for record in dead if record.kind is Kind.BLOCK)
-    spans = ((record.offset - record_bytes(0, len(record.key)), record.end) for record in blocks)
+    spans = ((record.start, record.end) for record in dead if record.kind is Kind.BLOCK)
     for start, end in holes.joined(spans):
         if not holes.punch(fd, start, end):
             return

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,8 +17,10 @@ from storage.packs.record import (
     PACK_HEADER_BYTES,
     Kind,
     Record,
+    find_marker,
     footer_end,
     footer_entries,
+    is_seamless,
     pack_header,
     read_footer,
     read_marker,
@@ -25,6 +29,7 @@ from storage.packs.record import (
 )
 
 MAX_OPEN_PACKS: Final = 256
+_NUMBER: Final = re.compile("[0-9]{8,15}")
 
 
 def pack_path(folder: Path, number: int) -> Path:
@@ -33,8 +38,23 @@ def pack_path(folder: Path, number: int) -> Path:
 
 
 def pack_numbers(folder: Path) -> list[int]:
-    """The packs that are there, in order."""
-    return sorted(int(path.stem) for path in folder.glob("*.pack") if path.stem.isdecimal())
+    """The packs that are there, in order. What else has such a name (a folder, a link to nowhere) is no pack."""
+    named = ((path, int(path.stem)) for path in folder.glob("*.pack") if _NUMBER.fullmatch(path.stem))
+    return sorted(number for path, number in named if path == pack_path(folder, number) and _is_file(path))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _free_number(folder: Path, number: int) -> int:
+    """The first one from `number` on whose name nothing has."""
+    while os.path.lexists(pack_path(folder, number)):
+        number += 1
+    return number
 
 
 class PackGone(Exception):
@@ -45,7 +65,9 @@ class _OpenPack:
     """A file that closes with its last user: a reader in another thread may be in the middle of it."""
 
     def __init__(self, path: Path) -> None:
-        self.fd: Final = os.open(path, os.O_RDONLY)
+        self.fd: Final = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe of that name would keep us waiting
+        if not stat.S_ISREG(os.fstat(self.fd).st_mode):
+            raise FileNotFoundError(errno.ENOENT, "not a file", str(path))
 
     def __del__(self) -> None:
         with suppress(AttributeError):  # it could not be opened
@@ -85,20 +107,42 @@ class PackReader:
 
 
 def read_pack(folder: Path, number: int) -> list[Record] | None:
-    """What a sealed pack says, with the values of its notes; None where its header or its footer is damaged.
+    """All that a sealed pack says, with the values of its notes; None where that cannot be known.
 
-    A scan would pass over what is damaged, and whoever removes the pack must know all of it.
+    That is where its file is not there, where its header or its footer is damaged, or where the footer leaves out what
+    was damaged when it was written. Whoever removes the pack must know all of it.
     """
-    pack = _OpenPack(pack_path(folder, number))
+    records, is_all = _listed(folder, number)
+    return records if is_all else None
+
+
+def salvage(folder: Path, number: int) -> list[Record]:
+    """What can still be read of a sealed pack, and no more than its footer or the heads of its records say."""
+    return _listed(folder, number)[0]
+
+
+def _listed(folder: Path, number: int) -> tuple[list[Record], bool]:
+    try:
+        pack = _OpenPack(pack_path(folder, number))
+    except FileNotFoundError:
+        return [], False
 
     def read(at: int, n_bytes: int) -> bytes:
-        return os.pread(pack.fd, n_bytes, at)
+        try:
+            return os.pread(pack.fd, n_bytes, at)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return b""  # one bad sector is no reason to compact nothing at all
 
-    marker = read_marker(read(0, PACK_HEADER_BYTES))
+    file_bytes = os.fstat(pack.fd).st_size
+    marker, is_header_whole = find_marker(read, file_bytes, is_sealed=True) or (None, False)
     if marker is None:
-        return None
-    footer = read_footer(read, marker, os.fstat(pack.fd).st_size)
-    return footer[0] if footer is not None else None
+        return [], False
+    footer = read_footer(read, marker, file_bytes)
+    if footer is None:
+        return list(scan(read, marker, PACK_HEADER_BYTES, verify=False)), False
+    return footer[0], is_header_whole and is_seamless(footer[0])
 
 
 class PackWriter:
@@ -129,7 +173,7 @@ class PackWriter:
         number = max((*packs, *pack_numbers(folder)), default=0)
         state = packs.get(number)
         if state is None or state.sealed:
-            return cls(folder, number + 1)
+            return cls(folder, _free_number(folder, number + 1))
         return cls(folder, number, state.committed)
 
     @property
@@ -139,7 +183,7 @@ class PackWriter:
     def next(self) -> "PackWriter":
         """The pack behind this one, which is closed."""
         self.close()
-        return PackWriter(self._folder, self.number + 1)
+        return PackWriter(self._folder, _free_number(self._folder, self.number + 1))
 
     @contextmanager
     def append(self, entries: Sequence[tuple[Kind, bytes, bytes]]) -> Iterator[list[Record]]:

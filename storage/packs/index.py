@@ -1,7 +1,7 @@
 """The index of the packs, in SQLite: a cache of what the packs say, plus who may see what. See storage/FORMAT.md."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from pathlib import Path
@@ -13,6 +13,9 @@ from storage.errors import Corrupt, StorageError, StoreFull, UnknownVersion
 from storage.packs.record import Kind, Record
 
 INDEX_VERSION: Final = 3
+_COMPLETE: Final = 0x436F7649  # "CovI", as the application's id: it has caught up with the packs once
+_SEALED: Final = 1
+_LOST: Final = 2
 _KEYS_A_QUERY: Final = 1000
 _BUSY_TIMEOUT_S: Final = 60.0
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -45,11 +48,15 @@ class Place(NamedTuple):
 
 
 class PackState(NamedTuple):
-    """What the index knows of a pack. A retired one holds nothing that counts; its file is going or gone."""
+    """What the index knows of a pack. A retired one holds nothing that counts; its file is going or gone.
+
+    One that is lost was found missing, or shorter than what is committed: what it alone said was written anew.
+    """
 
     committed: int
     sealed: bool
     retired: bool = False
+    is_lost: bool = False
 
 
 class Live(NamedTuple):
@@ -255,8 +262,26 @@ class Index:
         with self._reading() as connection:
             rows = connection.execute("SELECT number, committed, sealed, retired FROM packs ORDER BY number").fetchall()
         return {
-            number: PackState(committed, bool(sealed), bool(retired)) for number, committed, sealed, retired in rows
+            number: PackState(committed, bool(sealed), bool(retired), sealed == _LOST)
+            for number, committed, sealed, retired in rows
         }
+
+    def blocks_in(self, pack: int) -> list[Record]:
+        """The blocks that are in a pack, in its order."""
+        with self._reading() as connection:
+            query = "SELECT key, offset, length FROM blocks WHERE pack = ? ORDER BY offset"
+            return [Record(Kind.BLOCK, *row) for row in connection.execute(query, (pack,))]
+
+    @property
+    def is_complete(self) -> bool:
+        """Has it caught up with all packs once, since it was made?"""
+        with self._reading() as connection:
+            return bool(connection.execute("PRAGMA application_id").fetchone() == (_COMPLETE,))
+
+    def complete(self) -> None:
+        """Note that it has caught up."""
+        with self._writing() as connection:
+            connection.execute(f"PRAGMA application_id = {_COMPLETE}")
 
     def last_tick(self) -> int:
         """The newest tick that was taken down with a write."""
@@ -270,16 +295,25 @@ class Index:
             rows = connection.execute("SELECT pack, count(*), sum(length) FROM blocks GROUP BY pack").fetchall()
         return {pack: Live(n_blocks, n_bytes) for pack, n_blocks, n_bytes in rows}
 
-    def lose(self, pack: int, n_bytes: int) -> None:
-        """Note that a pack has only its first `n_bytes`: what lay behind is damaged until it is put again.
+    def lose(self, left_bytes: Mapping[int, int]) -> None:
+        """Note that packs have only so many bytes left: what lay behind is damaged until it is put again.
 
-        It is never written to again.
+        They are never written to again.
         """
         with self._writing() as connection:
-            connection.execute(
-                "UPDATE blocks SET is_damaged = 1 WHERE pack = ? AND offset + length > ?", (pack, n_bytes)
+            connection.execute("CREATE TEMP TABLE left_of(pack INTEGER PRIMARY KEY, n_bytes INTEGER NOT NULL)")
+            connection.executemany("INSERT INTO left_of VALUES (?, ?)", left_bytes.items())
+            connection.execute(  # once through the blocks, however many packs there are
+                "UPDATE blocks SET is_damaged = 1"
+                " WHERE offset + length > (SELECT n_bytes FROM left_of WHERE left_of.pack = blocks.pack)"
             )
-            connection.execute("UPDATE packs SET committed = ?, sealed = 1 WHERE number = ?", (n_bytes, pack))
+            connection.execute("UPDATE packs SET sealed = ? WHERE number IN (SELECT pack FROM left_of)", (_LOST,))
+            connection.execute("DROP TABLE left_of")
+
+    def find_again(self, packs: Iterable[int]) -> None:
+        """Note that lost packs came back. Their blocks are whole again once they are read."""
+        with self._writing() as connection:
+            connection.executemany("UPDATE packs SET sealed = ? WHERE number = ?", [(_SEALED, pack) for pack in packs])
 
     def retire(self, pack: int) -> None:
         """Note that a pack's file is to be removed: nothing refers to it any more."""

@@ -51,6 +51,11 @@ class Record(NamedTuple):
     is_whole: bool = True
 
     @property
+    def start(self) -> int:
+        """The offset of the record."""
+        return self.offset - len(self.key) - _RECORD_HEAD_BYTES
+
+    @property
     def end(self) -> int:
         """The offset behind the record."""
         return self.offset + self.length
@@ -68,6 +73,28 @@ def read_marker(header: bytes) -> bytes | None:
     if header[len(_MAGIC)] != PACK_VERSION:
         raise UnknownVersion(f"pack version {header[len(_MAGIC)]}; this Covey knows {PACK_VERSION}")
     return header[len(_MAGIC) + 1 : PACK_HEADER_BYTES]
+
+
+def find_marker(read: Read, file_bytes: int, *, is_sealed: bool) -> tuple[bytes, bool] | None:
+    """The marker of a pack, and whether its header is whole; None where nothing tells it. Raises: UnknownVersion.
+
+    A header has no check: its marker is believed when the first record has it too, else the one that leads to
+    something. The end of the file is asked only where that should be a footer (`is_sealed`): elsewhere it is a payload,
+    which anybody may have written.
+    """
+    header = read_marker(read(0, PACK_HEADER_BYTES))
+    first = read(PACK_HEADER_BYTES, MARKER_BYTES)
+    if header is not None and header == first:
+        return header, True
+    closing = read(max(file_bytes - _FOOTER_END_BYTES, 0), MARKER_BYTES) if is_sealed else b""
+    for marker in (header or b"", first, closing):
+        if len(marker) == MARKER_BYTES and read_footer(read, marker, file_bytes) is not None:
+            return marker, False
+    if header is not None and next(scan(read, header, PACK_HEADER_BYTES, verify=False), None) is not None:
+        return header, False
+    if _read_record(read, first, PACK_HEADER_BYTES, verify=False) is not None:
+        return first, False
+    return None if header is None else (header, True)
 
 
 def record_head(marker: bytes, kind: Kind, key: bytes, payload: bytes) -> bytes:
@@ -176,3 +203,9 @@ def read_footer(read: Read, marker: bytes, file_bytes: int) -> tuple[list[Record
         records.append(record)
     is_complete = len(records) == n_entries and bool(records) and records[-1].end == offset
     return (records, offset) if is_complete else None
+
+
+def is_seamless(records: Sequence[Record]) -> bool:
+    """Does a record follow on the other from the header on? Else one was damaged when the footer was written."""
+    ends = [PACK_HEADER_BYTES, *(record.end for record in records)]
+    return all(record.start == end for record, end in zip(records, ends, strict=False))

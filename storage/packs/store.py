@@ -30,7 +30,7 @@ from storage.cid import Cid
 from storage.durable import make_folder
 from storage.errors import CorruptBlock, NotFound, StorageError, StoreFull, StoreLocked
 from storage.overlap import Batch, overlapped
-from storage.packs.compaction import Compacted, Compactor, Entry, Ground, OnPack, dead_frac
+from storage.packs.compaction import Compacted, Compactor, Entry, Ground, OnPack, dead_frac, say_anew
 from storage.packs.files import PackGone, PackReader, PackWriter
 from storage.packs.index import Index, Live, Place
 from storage.packs.record import Kind
@@ -58,13 +58,16 @@ class PackBlockstore(Store):
     def __init__(self, folder: Path, *, max_pack_bytes: int = MAX_PACK_BYTES, quota: Quota = NO_QUOTA) -> None:
         """Open or make the store; whatever a crash left behind is mended. Raises: StoreLocked, UnknownVersion."""
         self._packs_folder = folder / "packs"
-        make_folder(folder)
-        make_folder(self._packs_folder)
         self.max_pack_bytes = max_pack_bytes
         self._write_lock = Turns()
         self._is_closed = False
-        self._lock_fd = _take_lock(folder / "store.lock")
-        with ExitStack() as undo:
+        self._compacting = Lock()
+        self.make_room: Callable[[int], object] | None = None
+        """Called outside of every lock with the bytes that the quota has no room for; then the put tries again."""
+        with _disk_errors(), ExitStack() as undo:
+            make_folder(folder)
+            make_folder(self._packs_folder)
+            self._lock_fd = _take_lock(folder / "store.lock")
             undo.callback(os.close, self._lock_fd)
             self._index = Index(folder / "index.db")
             undo.callback(self._index.close)  # SQLite syncs the name of its file itself, with its first commit
@@ -77,23 +80,20 @@ class PackBlockstore(Store):
             self._writer = PackWriter.resume(self._packs_folder, packs)
             self._uses = Uses(self._index.last_tick())
             self._room = Room(folder, quota)
-            self._compacting = Lock()
             self._note_losses()
-            self.make_room: Callable[[int], object] | None = None
-            """Called outside of every lock with the bytes that the quota has no room for; then the put tries again."""
             undo.pop_all()
 
     def _note_losses(self) -> None:
-        """Write the notes anew that may be lost with a pack, for the index alone knows them; only then, mark the loss.
+        """Write anew what a lost pack may have said, for the index alone knows it; only then, mark the loss.
 
         Where that fails, on a full disk or by a crash, the next start does it.
         """
         if not self.recovery.lost_packs:
             return
-        with suppress(StoreFull), self._writing():
-            self._commit([(Kind.NOTE, key, value) for key, value in self._index.notes(b"")])
-            for number, n_bytes in self.recovery.left_bytes.items():
-                self._index.lose(number, n_bytes)
+        with suppress(StoreFull):
+            say_anew(self._ground(), max(self.recovery.lost_packs))
+            with self._writing():
+                self._index.lose(self.recovery.left_bytes)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -401,8 +401,9 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
         raise StorageError(
-            f"the disk fails: {error.strerror}. What was stored before is kept; check the disk"
+            f"the disk fails: {error.strerror}{where}. What was stored before is kept; check the disk"
         ) from error
 
 

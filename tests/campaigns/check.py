@@ -130,8 +130,8 @@ def _rebuild(world: World) -> Iterator[str]:
         os.link(pack, folder / "packs" / pack.name)
     rebuilt = PackBlockstore(folder, max_pack_bytes=PACK_BYTES)
     try:
-        if rebuilt.recovery.cut_bytes:
-            yield f"{rebuilt.recovery.cut_bytes} bytes behind the last record of a pack in use"
+        if rebuilt.recovery.damaged_packs or rebuilt.recovery.cut_bytes:
+            yield f"more than whole records in a pack in use: {rebuilt.recovery.text()}"
         if set(rebuilt.cids()) != set(world.store.cids()):
             yield f"a rebuilt index has other blocks: {set(rebuilt.cids()) ^ set(world.store.cids())}"
         if rebuilt.notes("") != world.store.notes(""):

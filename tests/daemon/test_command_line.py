@@ -48,6 +48,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.protocol_version = "HTTP/1.1"
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
+        self.send_header("Covey-Answer", "this one")
         self.end_headers()
         line = b'{"id": 1, "unix_s": 0, "kind": "a", "fields": {}}\n'
         self.wfile.write(b"%x\r\n%b\r\n" % (len(line), line))
@@ -230,8 +231,9 @@ def test_content_that_is_cut_off_says_why(daemon, covey):
     """Half of it has gone out: the reason stands in the daemon's events."""
     daemon.answers["content/cat"] = (200, b"cut off")
     fields = {"operation": "content/cat", "code": "corrupt_block", "text": "the block bafy has changed on disk"}
-    event = {"id": 1, "unix_s": 0.0, "kind": "answer_cut_short", "fields": fields, "names": {}}
-    daemon.answers["events/read"] = (200, [event])
+    event = {"id": 1, "unix_s": 0.0, "kind": "answer_cut_short", "fields": fields | {"answer": "this one"}, "names": {}}
+    other = event | {"id": 2, "fields": fields | {"answer": "another", "text": "of somebody else"}}
+    daemon.answers["events/read"] = (200, [event, other])
     code, _, err = covey("cat", "bafy")
     assert code == 1 and "what came is not all: the block bafy has changed on disk" in err
     daemon.answers["events/read"] = (200, [])

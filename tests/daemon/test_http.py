@@ -111,7 +111,8 @@ OPERATIONS = (
 async def served(home, ask, monkeypatch):
     table = {one.name: one for one in OPERATIONS}
     monkeypatch.setattr(face, "operations", lambda: table)
-    node = SimpleNamespace(waits=trio.Event(), gone=trio.Event())
+    node = SimpleNamespace(waits=trio.Event(), gone=trio.Event(), noted=[])
+    node.events = SimpleNamespace(note=lambda kind, fields: node.noted.append((kind, fields)))
     async with face.control_served(node, home):
         yield SimpleNamespace(node=node, post=lambda *args, **kw: trio.to_thread.run_sync(partial(ask, *args, **kw)))
 
@@ -203,6 +204,20 @@ async def test_content_that_breaks_off_does_not_look_complete(served):
 
     with pytest.raises((http.client.HTTPException, ConnectionError)):
         await served.post("/v1/t/content_breaks")
+    [(kind, fields)] = served.node.noted
+    assert kind == "answer_cut_short" and fields["text"] == "in the middle"
+
+
+async def test_what_broke_off_can_be_told_from_other_answers(served, home):
+    stream = await trio.open_unix_socket(str(home.socket))
+    await stream.send_all(b"POST /v1/t/content_breaks HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+    said = b""
+    async with stream:
+        with suppress(trio.BrokenResourceError):
+            while part := await stream.receive_some():
+                said += part
+    [(_, fields)] = served.node.noted
+    assert f"\r\ncovey-answer: {fields['answer']}\r\n" in said.decode().lower()
 
 
 @pytest.mark.parametrize("verb", ["wait", "wait_silently"])

@@ -7,7 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from protocols.bitswap.shell import Exchange, in_turn, run_exchange
-from protocols.errors import Malformed, TooBig
+from protocols.errors import Malformed, NoProviders, TooBig
 from protocols.fetch import Walk, fetch_dag
 from protocols.net import PeerInfo
 from simulations.net import SimWorld
@@ -71,3 +71,28 @@ async def test_a_node_that_is_damaged_here_is_fetched_again(sim_world: SimWorld,
         nursery.cancel_scope.cancel()
     assert (done.n_blocks, done.n_reused_blocks) == (1, 1)
     assert rotten.get(root.cid) == data
+
+
+async def test_a_block_that_is_damaged_here_and_that_nobody_has_is_told_of(
+    sim_world: SimWorld, autojump_clock: MockClock
+) -> None:
+    """Only the first reading finds it damaged; to later ones it is missing."""
+
+    class NotedStore(RottenStore):
+        def size(self, cid: Cid) -> int | None:
+            return None if cid == self.rotten else super().size(cid)
+
+    store = NotedStore()
+    block = Block(Cid.of(b"leaf", RAW), b"leaf")
+    store.put_many([block])
+    store.rotten = block.cid
+    alone = Exchange(
+        sim_world.node(Identity(bytes(32)).peer_id), store, lambda _peer, _cid: True, lambda *_: None, in_turn
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run_exchange, alone)
+        with pytest.raises(NoProviders, match=f"{block.cid} among them, which is damaged on this disk"):
+            await fetch_dag(alone, block.cid, idle_timeout_s=1)
+        with pytest.raises(NoProviders, match="among them; no block"):
+            await fetch_dag(alone, Cid.of(b"another"), idle_timeout_s=1)
+        nursery.cancel_scope.cancel()

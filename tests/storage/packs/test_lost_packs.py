@@ -1,5 +1,6 @@
 """Packs that are not there any more, or shorter than they were: told, fetched again, or brought back."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -26,11 +27,14 @@ def test_a_pack_that_vanished_is_told_and_its_blocks_count_as_damaged(open_packs
     with pytest.raises(CorruptBlock, match="its pack is cut or not there"):
         store.get(BLOCKS[0].cid)
     assert store.get(BLOCKS[1].cid) == BLOCKS[1].data
+    store.close()
+    store = open_packs()  # told of as long as something of it is wanted
+    assert (store.recovery.lost_packs, store.recovery.missing_packs) == ((), (1,))
     store.put_many(BLOCKS[:1])  # as a repair does
     assert store.get(BLOCKS[0].cid) == BLOCKS[0].data and store.n_damaged() == 0
     store.close()
     store = open_packs()
-    assert (store.recovery.lost_packs, store.recovery.missing_packs) == ((), (1,))
+    assert store.recovery.is_clean
     store.compact(0.0)
 
 
@@ -159,3 +163,130 @@ def test_a_loss_that_could_not_be_noted_is_noted_by_the_next_start(
     store.close()
     remove_index(tmp_path)
     assert open_packs().get_note("pin") == b"kept"
+
+
+def vanish(folder: Path, number: int = 1) -> None:
+    shutil.move(the_pack(folder, number), folder / f"away{number}")
+
+
+def come_back(folder: Path, number: int = 1) -> None:
+    shutil.move(folder / f"away{number}", the_pack(folder, number))
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_compaction_keeps_the_deletions_that_a_pack_needs_when_it_comes_back(
+    open_packs: Open, tmp_path: Path, is_cut: bool
+) -> None:
+    store = open_packs(max_pack_bytes=10)  # a pack for each write
+    store.put_many(BLOCKS[:1])
+    store.put_note("root", b"public")
+    store.delete_many([BLOCKS[0].cid])
+    store.delete_note("root")
+    store.put_many(BLOCKS[1:2])
+    store.close()
+    for number in (1, 2):
+        vanish(tmp_path, number)
+        if is_cut:
+            the_pack(tmp_path, number).write_bytes((tmp_path / f"away{number}").read_bytes()[:30])
+    open_packs(max_pack_bytes=10).compact(0.0)
+    assert not the_pack(tmp_path, 3).exists()
+    for number in (1, 2):
+        come_back(tmp_path, number)
+    for _ in range(2):
+        store = open_packs()
+        assert not store.has(BLOCKS[0].cid) and store.get_note("root") is None
+        assert store.get(BLOCKS[1].cid) == BLOCKS[1].data
+        store.close()
+        remove_index(tmp_path)
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_what_was_deleted_in_a_lost_pack_stays_deleted_when_the_index_is_lost_too(
+    open_packs: Open, tmp_path: Path, is_cut: bool
+) -> None:
+    """A root that was withdrawn would be published again."""
+    store = open_packs(max_pack_bytes=600)
+    store.put_many(BLOCKS[:2])
+    store.put_note("root", b"public" * 80)  # the first pack is full
+    store.put_many(BLOCKS[2:3])
+    n_bytes = the_pack(tmp_path, 2).stat().st_size
+    store.delete_note("root")
+    store.delete_many([BLOCKS[0].cid, BLOCKS[2].cid])
+    store.close()
+    if is_cut:
+        os.truncate(the_pack(tmp_path, 2), n_bytes)
+    else:
+        the_pack(tmp_path, 2).unlink()
+    open_packs().close()
+    remove_index(tmp_path)
+    store = open_packs()
+    assert store.get_note("root") is None and not store.has(BLOCKS[0].cid) and not store.has(BLOCKS[2].cid)
+    assert store.get(BLOCKS[1].cid) == BLOCKS[1].data
+
+
+def test_a_pack_that_is_lost_a_second_time_is_noticed_again(open_packs: Open, tmp_path: Path) -> None:
+    store = open_packs(max_pack_bytes=10)
+    store.put_many(BLOCKS[:1])
+    store.put_many(BLOCKS[1:2])
+    store.close()
+    for _ in range(2):
+        vanish(tmp_path)
+        store = open_packs()
+        assert store.recovery.lost_packs == (1,) and not store.has(BLOCKS[0].cid)
+        store.close()
+        come_back(tmp_path)
+        store = open_packs()
+        assert store.recovery.is_clean
+        assert store.get(BLOCKS[0].cid) == BLOCKS[0].data and store.has(BLOCKS[0].cid)
+        store.close()
+
+
+@pytest.mark.parametrize("is_index_lost", [False, True])
+def test_a_cut_pack_goes_once_its_blocks_are_repaired(open_packs: Open, tmp_path: Path, is_index_lost: bool) -> None:
+    store = open_packs()
+    store.put_many(BLOCKS)
+    store.put_note("pin", b"kept")
+    store.close()
+    os.truncate(the_pack(tmp_path), the_pack(tmp_path).stat().st_size - 100)
+    store = open_packs()
+    assert store.compact(0.0).damaged_packs == (1,) and the_pack(tmp_path).exists()
+    store.put_many(BLOCKS)
+    assert store.compact(0.0).damaged_packs == () and not the_pack(tmp_path).exists()
+    store.close()
+    if is_index_lost:
+        remove_index(tmp_path)
+    store = open_packs()
+    assert_all_here(store)
+    assert store.get_note("pin") == b"kept"
+
+
+def test_many_losses_are_noted_in_one_pass_over_the_blocks(open_packs: Open, tmp_path: Path) -> None:
+    store = open_packs(max_pack_bytes=10)
+    for block in BLOCKS:
+        store.put_many([block])
+    index = store._index
+    passes: list[str] = []
+    index._writer.set_trace_callback(lambda text: passes.append(text) if "UPDATE blocks" in text else None)
+    index.lose(dict.fromkeys(range(1, 31), 0))
+    assert store.n_damaged() == 30 and len(passes) == 1
+    assert [number for number, state in index.packs().items() if state.is_lost] == list(range(1, 31))
+
+
+def test_a_pack_that_comes_back_does_not_hide_that_another_is_lost(open_packs: Open, tmp_path: Path) -> None:
+    """All would be read anew for the one, and what the index alone knows of the other be forgotten."""
+    store = open_packs(max_pack_bytes=10)
+    store.put_many(BLOCKS[:1])
+    store.put_note("pin", b"kept")
+    store.put_many(BLOCKS[1:2])
+    store.close()
+    vanish(tmp_path)
+    remove_index(tmp_path)  # now it knows nothing of the first pack
+    open_packs().close()
+    come_back(tmp_path)
+    vanish(tmp_path, 2)
+    store = open_packs()
+    assert (store.recovery.lost_packs, store.recovery.waiting_packs) == ((2,), (1,))
+    assert "pack 1 is back: restart Covey once more" in store.recovery.text()
+    store = open_packs()
+    assert store.recovery.rebuilt_index and store.get_note("pin") == b"kept"
+    assert [store.get(block.cid) for block in BLOCKS[:2]] == [block.data for block in BLOCKS[:2]]
