@@ -26,6 +26,7 @@ from tests.models import cached_model
 ROOT = Path(__file__).parents[1]
 COVEY = [sys.executable, "-m", "daemon.cli.main"]
 START_LIMIT_S = 60
+STOP_LIMIT_S = 30
 SETTINGS = {"network.host": "127.0.0.1", "network.port": "0", "network.has_mdns": "false"}
 
 # Every run tries the same examples, however busy the machine is; --hypothesis-profile=explore tries others.
@@ -142,20 +143,20 @@ class Node:
         """Stop it as a service manager would; return its exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self._reap(10)
+        return self._reap(STOP_LIMIT_S)
 
     def kill(self) -> None:
         """kill -9."""
         assert self.process is not None
         self.process.kill()
-        self._reap(10)
+        self._reap(STOP_LIMIT_S)
 
     def close(self) -> None:
         """Whatever state it is in, end it."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
         if self.process is not None:
-            self._reap(10)
+            self._reap(STOP_LIMIT_S)
 
     def _reap(self, timeout_s: float) -> int:
         assert self.process is not None and self.process.stdout is not None

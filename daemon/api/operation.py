@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
 from functools import cache, partial, wraps
 from types import MappingProxyType, ModuleType
 from typing import Any, Final, TypeVar
@@ -109,8 +110,9 @@ def reporting(
     async def handler(node: Any, params: P) -> AsyncIterator[Progress | R]:
         from daemon.api.progress import telling
 
-        async for item in telling(partial(work, node, params)):
-            yield item
+        async with aclosing(telling(partial(work, node, params))) as items:
+            async for item in items:
+                yield item
 
     return handler
 

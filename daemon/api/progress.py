@@ -1,6 +1,6 @@
 """Long operations: run the work beside the stream, and tell how far it is a few times a second, not at each block."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
 from typing import Final, TypeVar
 
@@ -14,17 +14,21 @@ T = TypeVar("T")
 Report = Callable[[Progress], None]
 
 
-async def telling(work: Callable[[Report], Awaitable[T]]) -> AsyncIterator[Progress | T]:
-    """Run `work(report)`; yield the newest report now and then, and at last the result."""
+async def telling(work: Callable[[Report], Awaitable[T]]) -> AsyncGenerator[Progress | T, None]:
+    """Run `work(report)`; yield the newest report now and then, and at last the result. Leave it by `aclosing`."""
     news: list[Progress] = []
     results: list[T] = []
+    failures: list[Exception] = []
     is_done = trio.Event()
 
     def report(progress: Progress) -> None:
         news[:] = [progress]
 
     async def run() -> None:
-        results.append(await work(report))
+        try:
+            results.append(await work(report))
+        except Exception as error:  # noqa: BLE001 - raised below: here it would cancel whoever has the last report in hand
+            failures.append(error)
         is_done.set()
 
     async with trio.open_nursery() as nursery:
@@ -34,6 +38,8 @@ async def telling(work: Callable[[Report], Awaitable[T]]) -> AsyncIterator[Progr
                 await is_done.wait()
             if news:
                 yield news.pop()
+    if failures:
+        raise failures[0]
     yield results[0]
 
 

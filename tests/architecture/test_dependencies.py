@@ -26,7 +26,7 @@ DISTRIBUTIONS = {
 # Declared for their commands and plugins, which nobody imports.
 # Imported by another dependency when we call it, and by that one not declared.
 BEHIND_OTHERS = {"accelerate"}  # transformers, for GGUF files
-TOOLS = {"pytest-trio", "pytest-cov", "ruff", "mypy", "import-linter"}
+TOOLS = {"pytest-trio", "pytest-cov", "pytest-xdist", "ruff", "mypy", "import-linter"}
 
 
 def declared(*extras: str) -> set[str]:

@@ -360,7 +360,7 @@ def test_errors_are_told_and_the_chat_goes_on(start, covey_daemon):
     covey_daemon.forgets = True
     terminal.type("still there?\r")
     shown = terminal.until("there?.")
-    assert "a new one begins" in shown
+    assert "no longer had this chat" in shown
 
 
 def test_one_prompt_from_the_command_line(environment, covey_daemon):

@@ -31,5 +31,21 @@ async def test_what_goes_wrong_in_a_long_operation_is_what_its_caller_gets(autoj
         await trio.sleep(1)
         raise ZeroDivisionError
 
-    with pytest.RaisesGroup(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError):
         assert [item async for item in fail(None, Steps(n_steps=1))]
+
+
+async def test_what_goes_wrong_while_a_report_is_being_read_is_told_after_it(autojump_clock):
+    @reporting
+    async def fail(node, params, report):
+        report(Progress(step="a step", n_done=1))
+        await trio.sleep(1)
+        raise ZeroDivisionError
+
+    told = []
+    with pytest.raises(ZeroDivisionError):
+        async with trio.as_safe_channel(fail)(None, Steps(n_steps=1)) as items:
+            async for item in items:
+                told.append(item.step)
+                await trio.sleep(5)
+    assert told == ["a step"]

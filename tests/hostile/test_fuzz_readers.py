@@ -37,6 +37,7 @@ def test_a_reader_is_attacked_in_a_process_of_its_own() -> None:
 def test_a_reader_that_keeps_memory_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[bytearray] = []
     monkeypatch.setattr(fuzz, "MAX_GROWTH_BYTES", 8 << 20)
+    monkeypatch.setattr(fuzz, "MAX_INPUT_S", 60)
     # What is held already may lie unused: more than was ever resident has to grow it.
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     hoarding = Reader("hoarding", lambda data: kept.append(bytearray(b"x") * (most + (64 << 20))), (), (b"abc",))

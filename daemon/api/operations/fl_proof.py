@@ -1,6 +1,7 @@
 """Federated experiments, proved: verify them, and export them so that others can."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
@@ -81,9 +82,10 @@ async def verify(node: "Node", params: Verify) -> AsyncIterator[Progress | Verif
     from daemon.experiments import verify as verify_it
 
     verdict = ""
-    async for item in telling(partial(verify_it, node, params)):
-        verdict = getattr(item, "verdict", verdict)
-        yield item
+    async with aclosing(telling(partial(verify_it, node, params))) as items:
+        async for item in items:
+            verdict = getattr(item, "verdict", verdict)
+            yield item
     if verdict == "refuted":
         raise Refuted("refuted: the findings say what, and by whom")
     if verdict != "proved":
@@ -97,8 +99,9 @@ async def export(node: "Node", params: Export) -> AsyncIterator[Progress | Expor
     from daemon.api.progress import telling
     from daemon.experiments import export as export_it
 
-    async for item in telling(partial(export_it, node, params)):
-        yield item
+    async with aclosing(telling(partial(export_it, node, params))) as items:
+        async for item in items:
+            yield item
 
 
 OPERATIONS = (

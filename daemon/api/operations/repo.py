@@ -1,6 +1,7 @@
 """The store itself: what it holds and costs, is it sound, and room on the disk."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Final
 
 from msgspec import Meta
@@ -148,8 +149,9 @@ async def gc(node: "Node", params: Collect) -> AsyncIterator[Progress | Collecte
     from daemon.api.progress import telling
 
     problems: list[StorageError] = []
-    async for item in telling(partial(_gc, node, params, problems)):
-        yield item
+    async with aclosing(telling(partial(_gc, node, params, problems))) as items:
+        async for item in items:
+            yield item
     if problems:
         raise problems[0]
 
@@ -161,8 +163,9 @@ async def compact(node: "Node", params: Compact) -> AsyncIterator[Progress | Com
     from daemon.api.progress import telling
 
     problems: list[StorageError] = []
-    async for item in telling(partial(_compact, node, params, problems)):
-        yield item
+    async with aclosing(telling(partial(_compact, node, params, problems))) as items:
+        async for item in items:
+            yield item
     if problems:
         raise problems[0]
 
@@ -179,9 +182,10 @@ async def verify(node: "Node", params: Verify) -> AsyncIterator[Progress | Verif
     if not 0 < sample_frac <= 1:
         raise Unfit(f"a sample of {params.sample}: say how much, above 0% and up to 100%")
     n_left = 0
-    async for item in telling(partial(_verify, node, params, sample_frac)):
-        yield item
-        n_left = item.n_damaged - item.n_repaired if isinstance(item, Verified) else 0
+    async with aclosing(telling(partial(_verify, node, params, sample_frac))) as items:
+        async for item in items:
+            yield item
+            n_left = item.n_damaged - item.n_repaired if isinstance(item, Verified) else 0
     if n_left:
         if not params.repair:
             raise BlocksDamaged(f"{n_left} of the blocks that were read are damaged and not repaired")
