@@ -52,6 +52,8 @@ context_tokens = 96
 learning_rate = 0.005
 """
 
+ROUND_LIMIT_S: Final = 400.0
+
 Json = Any
 
 
@@ -203,7 +205,7 @@ def _digits(folder: Path, name: str) -> Path:
 
 def _until(actor: Actor, experiment: str, is_it: Any) -> Json:
     """How the experiment stands once that holds. Raises: StepFailed."""
-    for now in actor.follows("fl", "watch", experiment):
+    for now in actor.follows("fl", "watch", experiment, limit_s=ROUND_LIMIT_S):
         if is_it(now):
             return now
     raise StepFailed(f"{actor.name} waited in vain: covey fl status {experiment}")
