@@ -136,11 +136,13 @@ def _with_tensors(node: "Node", fields: dict[str, Any], initial: object) -> tupl
                 path = folder / "initial"
         else:
             path = Shelf(_ports(node), folder).path(cid)
-        n_params = read_layout(path).n_params
+        layout = read_layout(path)
+        if why := task_of(fields["task"]).misfit(layout):
+            raise BadPlan(f"the first tensors are not those of the task: {why}")
         added = add_path(node.store, path, COVEY_WEIGHTS) if cid is None else cid
         plan = plan_of(fields, added, int(wall.unix_s()))
         node.pins.add(added, INITIAL_PIN, state=PinState.COMPLETE)  # until the experiment holds it
-        return plan, n_params
+        return plan, layout.n_params
 
 
 def _hold_initial(node: "Node", one: Experiment) -> None:

@@ -11,6 +11,7 @@ from agents.federation.experiment import Experiment
 from agents.federation.outcome import Document
 from agents.federation.standing import round_of
 from agents.federation.tasks import task_of
+from agents.federation.training import find_base
 from daemon.api.operations import fl
 from daemon.errors import NotFoundHere
 from daemon.experiments import find
@@ -62,7 +63,9 @@ def _write_adapter(node: "Node", one: Experiment, number: int, result: Cid, docu
     try:
         tensors.unlink(missing_ok=True)
         export_file(node.store, document.tensors, tensors)
-        task_of(one.plan.task).write_adapter(tensors, staging, _facts(one, number, result, document))
+        task_of(one.plan.task).write_adapter(
+            tensors, staging, _facts(one, number, result, document), partial(find_base, node.catalog)
+        )
         staging.rename(folder)
     finally:
         tensors.unlink(missing_ok=True)

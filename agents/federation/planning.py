@@ -60,6 +60,8 @@ def complete(wish: Mapping[str, Any], resolve: Callable[[str], PeerId], me: Peer
         if isinstance(fields.get(key), str):
             fields[key] = {_TABLES[key]: fields[key]}
     fields["before"] = tuple({"before": one} if isinstance(one, str) else one for one in fields.get("before", ()))
+    if fields.get("privacy") is not None:
+        fields.setdefault("is_evaluated", False)  # no noise covers what participants tell of their data
     members = [me if name == "me" else resolve(name) for name in fields.get("members", ())]
     deputies = [me if name == "me" else resolve(name) for name in fields.get("deputies", ())]
     fields["members"] = tuple(sorted({me, *members}))

@@ -121,7 +121,7 @@ def as_html(report: Report) -> str:
             for name, value in report.facts
         ),
         "</table>",
-        *(as_svg(title, curves, x_name, y_name) for title, curves, x_name, y_name in charts(report.rows)),
+        *(as_svg(title, curves, x_name, y_name, 1.0) for title, curves, x_name, y_name in charts(report.rows)),
         "<h2>Rounds</h2><table><tr>",
         *(f"<th>{escape(name)}</th>" for name in _COLUMNS),
         "</tr>",
@@ -142,7 +142,7 @@ def as_html(report: Report) -> str:
 def as_picture(report: Report) -> bytes:
     """The same as PNG, without the table."""
     facts = [f"{name}: {value}" for name, value in report.facts]
-    return as_png([report.title, *facts], charts(report.rows))
+    return as_png([report.title, *facts], charts(report.rows), 1.0)
 
 
 _COLUMNS: Final = (

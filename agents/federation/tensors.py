@@ -7,7 +7,7 @@ file, and so one CID. A file in any other form is refused, and nothing but its h
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,16 +97,16 @@ def new_vector(path: Path, layout: Layout) -> Vector:
     return np.memmap(path, np.float32, "r+", offset=len(header), shape=(layout.n_params,))
 
 
-def canonical(path: Path, out: Path) -> Layout:
-    """Write the F32 tensors of any safetensors file in the form of rounds, to a new one. Raises: BadTensors."""
+def canonical(path: Path, out: Path, is_wanted: Callable[[str], bool] | None = None) -> Layout:
+    """Write the F32 tensors of any safetensors file, or those wanted, in the form of rounds. Raises: BadTensors."""
     try:
         found = read_header(path)
     except BadAdapter as error:
         raise BadTensors(str(error)) from None
     if other := next((tensor for tensor in found.tensors if tensor.dtype != "F32"), None):
         raise BadTensors(f"{other.name} is {other.dtype}: rounds exchange F32 alone")
-    layout = Layout.of({tensor.name: tensor.shape for tensor in found.tensors})
-    by_name = {tensor.name: tensor for tensor in found.tensors}
+    by_name = {tensor.name: tensor for tensor in found.tensors if is_wanted is None or is_wanted(tensor.name)}
+    layout = Layout.of({name: tensor.shape for name, tensor in by_name.items()})
     with path.open("rb") as file:
         data_at = _LENGTH_BYTES + int.from_bytes(file.read(_LENGTH_BYTES), "little")
     vector, at = new_vector(out, layout), 0

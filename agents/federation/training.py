@@ -4,9 +4,12 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+import trio
+
 from agents.engine import messages
 from agents.errors import EngineFailed
 from agents.federation.tasks import BadTask, Base, Score, Trained, Training
+from agents.federation.tasks.lora import with_downs
 from agents.models import Engine as Trainer
 from agents.models import card_of
 from agents.training.settings import Settings
@@ -42,13 +45,14 @@ class RoundEngine:
         """Train on from the round's adapter. Raises: BadTask, EngineFailed and its like."""
         row = _row(self._catalog, wish.base)
         with tempfile.TemporaryDirectory(dir=wish.out.parent) as folder:
+            initial = await trio.to_thread.run_sync(_whole, row, wish, Path(folder))
             request = messages.Train(
                 model=row.folder,
                 name="round",
                 data=str(wish.data),
                 run=str(Path(folder) / "run"),
                 out=str(wish.out),
-                initial=str(wish.initial),
+                initial=str(initial),
                 settings=_settings(wish),
                 is_fresh=True,
             )
@@ -67,13 +71,23 @@ class RoundEngine:
     async def measure(self, wish: Training) -> Score:
         """See how an adapter does. Raises: BadTask, EngineFailed and its like."""
         row = _row(self._catalog, wish.base)
-        request = messages.Measure(
-            model=row.folder, data=str(wish.data), initial=str(wish.initial), settings=_settings(wish)
-        )
-        reply = await self._trainer.one(request)
+        with tempfile.TemporaryDirectory(dir=wish.initial.parent) as folder:
+            initial = await trio.to_thread.run_sync(_whole, row, wish, Path(folder))
+            request = messages.Measure(
+                model=row.folder, data=str(wish.data), initial=str(initial), settings=_settings(wish)
+            )
+            reply = await self._trainer.one(request)
         if not isinstance(reply, messages.Measured):
             raise EngineFailed("the engine did not measure")
         return Score(max(1, reply.n_examples), reply.loss, reply.accuracy)
+
+
+def _whole(row: ModelRow, wish: Training, folder: Path) -> Path:
+    """The adapter to begin with, with both halves."""
+    if not wish.is_half:
+        return wish.initial
+    with_downs(wish.initial, folder / "initial", Base(card_of(row).base, row.name, Path(row.folder)))
+    return folder / "initial"
 
 
 def _settings(wish: Training) -> Settings:
@@ -90,4 +104,5 @@ def _settings(wish: Training) -> Settings:
         checkpoint_every=wish.n_steps,
         seed=wish.seed,
         split_seed=SPLIT_SEED,
+        frozen="a" if wish.is_half else "",
     )

@@ -72,8 +72,8 @@ def as_text(curves: Sequence[Curve], x_name: str, y_name: str) -> str:
     return "\n".join(lines)
 
 
-def as_svg(title: str, curves: Sequence[Curve], x_name: str, y_name: str) -> str:
-    """The curves as a picture of its own, without scripts or fonts from elsewhere."""
+def as_svg(title: str, curves: Sequence[Curve], x_name: str, y_name: str, x_step: float = 0.0) -> str:
+    """The curves as a picture that needs nothing from elsewhere; ticks of the x axis are at least `x_step` apart."""
     shown = [Curve(curve.name, finite(curve.points), curve.is_marks) for curve in curves]
     box = box_of(shown) or Box(0, 1, 0, 1)
     left, right, top, bottom = MARGIN
@@ -94,7 +94,7 @@ def as_svg(title: str, curves: Sequence[Curve], x_name: str, y_name: str) -> str
         y = at((box.x_least, value))[1]
         parts.append(f'<line x1="{left}" x2="{SVG_WIDTH - right}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e4e4e4"/>')
         parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end" fill="#555">{value:g}</text>')
-    for value in ticks(box.x_least, box.x_greatest):
+    for value in ticks(box.x_least, box.x_greatest, x_step):
         x = at((value, box.y_least))[0]
         parts.append(
             f'<text x="{x:.1f}" y="{SVG_HEIGHT - bottom + 16}" text-anchor="middle" fill="#555">{value:g}</text>'
@@ -136,9 +136,9 @@ def box_of(curves: Sequence[Curve]) -> Box | None:
     return Box(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, min(ys) - room, max(ys) + room)
 
 
-def ticks(least: float, greatest: float) -> list[float]:
+def ticks(least: float, greatest: float, least_step: float = 0.0) -> list[float]:
     """A few round values between the two."""
-    rough = (greatest - least) / 5
+    rough = max((greatest - least) / 5, least_step)
     power = 10.0 ** math.floor(math.log10(rough))
     step = next((factor * power for factor in (1, 2, 5) if factor * power >= rough), 10 * power)
     first, last = math.ceil(least / step), math.floor(greatest / step)

@@ -39,8 +39,11 @@ MAX_LINES: Final = 200
 Canvas = NDArray[np.uint8]
 
 
-def as_png(lines: Sequence[str], charts: Sequence[tuple[str, Sequence[Curve], str, str]]) -> bytes:
-    """Lines of text, and below them charts: each a title, curves, and the names of its axes."""
+def as_png(lines: Sequence[str], charts: Sequence[tuple[str, Sequence[Curve], str, str]], x_step: float = 0.0) -> bytes:
+    """Lines of text, and below them charts: each a title, curves, and the names of its axes.
+
+    `x_step` is the least between two ticks of an x axis.
+    """
     line_height = _CHAR_HEIGHT + _LINE_GAP
     n_chars = SVG_WIDTH // _CHAR_WIDTH - 2
     shown = [line[at : at + n_chars] for line in lines for at in range(0, max(1, len(line)), n_chars)][:MAX_LINES]
@@ -50,7 +53,7 @@ def as_png(lines: Sequence[str], charts: Sequence[tuple[str, Sequence[Curve], st
         _write(canvas, 16, _LINE_GAP + row * line_height, line, _INK)
     for number, (title, curves, x_name, y_name) in enumerate(charts):
         begin = top + number * (SVG_HEIGHT + _CHART_GAP)
-        _draw_chart(canvas[begin : begin + SVG_HEIGHT], title, curves, x_name, y_name)
+        _draw_chart(canvas[begin : begin + SVG_HEIGHT], title, curves, x_name, y_name, x_step)
     return encode(canvas)
 
 
@@ -71,7 +74,7 @@ def _part(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-def _draw_chart(canvas: Canvas, title: str, curves: Sequence[Curve], x_name: str, y_name: str) -> None:
+def _draw_chart(canvas: Canvas, title: str, curves: Sequence[Curve], x_name: str, y_name: str, x_step: float) -> None:
     shown = [Curve(curve.name, finite(curve.points), curve.is_marks) for curve in curves]
     box = box_of(shown) or Box(0, 1, 0, 1)
     left, right, top, bottom = MARGIN[0] + 24, MARGIN[1], MARGIN[2] + 12, MARGIN[3] + 8
@@ -86,7 +89,7 @@ def _draw_chart(canvas: Canvas, title: str, curves: Sequence[Curve], x_name: str
         canvas[y : y + 1, left : SVG_WIDTH - right] = _colour(_PALE)
         text = f"{value:g}"
         _write(canvas, left - 8 - _CHAR_WIDTH * len(text), y - _CHAR_HEIGHT // 2, text, _INK)
-    for value in ticks(box.x_least, box.x_greatest):
+    for value in ticks(box.x_least, box.x_greatest, x_step):
         text = f"{value:g}"
         x = at((value, box.y_least))[0] - _CHAR_WIDTH * len(text) // 2
         _write(canvas, x, SVG_HEIGHT - bottom + 8, text, _INK)

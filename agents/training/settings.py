@@ -20,7 +20,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     `precision` auto is fp32 on a CPU, else bf16; `is_thrifty` computes layers twice to save their memory. The held-out
     loss is taken every `eval_every` steps (0: before and after), on at most `n_eval` examples; where `patience`
     evaluations in a row did not better it by `min_gain`, the training ends with the best adapter.
-    What is held out follows from `split_seed`, or from `seed` where that is None.
+    What is held out follows from `split_seed`, or from `seed` where that is None. `frozen` is the half of each low-rank
+    layer that stays as it begins.
     """
 
     form: Form | None = None
@@ -45,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] = 2e-3
     schedule: Schedule = "cosine"
     n_warmup: Annotated[int, Meta(ge=0, le=1_000_000)] = 3
+    frozen: Literal["", "a", "b"] = ""
     weight_decay: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     clip_norm: Annotated[float, Meta(gt=0.0, le=1e6)] = 1.0
     precision: Precision = "auto"

@@ -52,6 +52,8 @@ context_tokens = 96
 learning_rate = 0.005
 """
 
+ROUND_LIMIT_S: Final = 400.0
+
 Json = Any
 
 
@@ -105,7 +107,7 @@ def play(stage: Stage, task: str | None = None) -> None:
         _until(ada, experiment, lambda now: now["n_joined"] == len(TRAINERS))
         ada.types("fl", "start", experiment)
     with stage.step("Round 1: each trains, submits, gets a receipt, countersigns, and computes the result for itself"):
-        first = _until(dan, experiment, lambda now: now["rounds"] and now["rounds"][0]["n_scores"])["rounds"][0]
+        first = _until(dan, experiment, _all_scored)["rounds"][0]
         stage.say(f"   {first['n_submitted']} updates, {first['n_votes']} votes, {_scored(first)}")
     with (
         stage.step("Round 2: Ada, who coordinates, is killed for good (kill -9) with her update submitted"),
@@ -114,7 +116,7 @@ def play(stage: Stage, task: str | None = None) -> None:
         _until(bob, experiment, _has_receipts_of_two)
         ada.shows("kill -9")
         os.kill(_pid(ada), signal.SIGKILL)
-    with stage.step("After a lease of silence Bob takes over, closes what was received, and the round ends") as found:
+    with stage.step("After a lease of silence a deputy takes over, closes what was received; the round ends") as found:
         ended = _until(dan, experiment, lambda now: now["is_over"] and now["rounds"][1]["n_scores"] >= 2)
         second = ended["rounds"][1]
         stage.say(f"   term {second['term']}: {second['n_submitted']} updates, {_scored(second)}")
@@ -148,9 +150,13 @@ def _use(stage: Stage, bob: Actor, experiment: str, *, is_adapter: bool) -> None
                 raise StepFailed("the adapter is not listed")
 
 
+def _all_scored(now: Json) -> bool:
+    return bool(now["rounds"]) and now["rounds"][0]["n_scores"] == len(TRAINERS)
+
+
 def _scored(found: Json) -> str:
     """How a round's result does."""
-    words = f"loss of the result on what was held out {found['result_loss']:.4f}"
+    words = f"loss of the result on what {found['n_scores']} held out {found['result_loss']:.4f}"
     return words + (f", accuracy {found['result_accuracy']:.1%}" if found["result_accuracy"] is not None else "")
 
 
@@ -203,7 +209,7 @@ def _digits(folder: Path, name: str) -> Path:
 
 def _until(actor: Actor, experiment: str, is_it: Any) -> Json:
     """How the experiment stands once that holds. Raises: StepFailed."""
-    for now in actor.follows("fl", "watch", experiment):
+    for now in actor.follows("fl", "watch", experiment, limit_s=ROUND_LIMIT_S):
         if is_it(now):
             return now
     raise StepFailed(f"{actor.name} waited in vain: covey fl status {experiment}")

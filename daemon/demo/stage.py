@@ -134,11 +134,11 @@ class Actor:
                     return event
         raise StepFailed(f"{self.name} had no event {kind} within {EVENT_LIMIT_S:.0f} s")
 
-    def follows(self, *args: str) -> Iterator[Json]:
+    def follows(self, *args: str, limit_s: float = EVENT_LIMIT_S) -> Iterator[Json]:
         """The items of a command that streams JSON, until it ends or takes too long."""
         follower = subprocess.Popen([*COVEY, *args, "--json"], env=self._env, stdout=subprocess.PIPE, text=True)
         assert follower.stdout is not None
-        with _ended_after(follower, EVENT_LIMIT_S):
+        with _ended_after(follower, limit_s):
             for line in follower.stdout:
                 yield json.loads(line)
 

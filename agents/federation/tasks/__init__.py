@@ -16,6 +16,7 @@ import msgspec
 
 from agents.adapters.inspect import Fact
 from agents.errors import AgentError
+from agents.federation.tensors import Layout
 
 GROUP: Final = "covey.tasks"
 
@@ -46,7 +47,8 @@ def no_base(text: str) -> Base:
 class Training(NamedTuple):
     """What a task wants of the engine: go on training the adapter in the file `initial`, into the folder `out`.
 
-    What is held out of the data is the same in every round, whatever the seed.
+    What is held out of the data is the same in every round, whatever the seed. With `is_half`, `initial` holds the B of
+    each layer alone: A follows from the base, and is not learned.
     """
 
     base: str
@@ -63,6 +65,7 @@ class Training(NamedTuple):
     learning_rate: float
     held_out: float
     seed: int
+    is_half: bool = False
 
 
 class Trained(NamedTuple):
@@ -140,6 +143,10 @@ class Task(msgspec.Struct, frozen=True, tag_field="task", forbid_unknown_fields=
         """Write the tensors of the first round. Raises: BadTask where they have to be given."""
         raise BadTask("this task cannot make its first tensors: give a file of them with --initial")
 
+    def misfit(self, layout: Layout) -> str:
+        """Why tensors of this layout are none of the task's, or nothing."""
+        return ""
+
     def check(self, data: Path) -> None:
         """Raises: BadTask, OSError for data that cannot be trained on."""
 
@@ -151,7 +158,7 @@ class Task(msgspec.Struct, frozen=True, tag_field="task", forbid_unknown_fields=
         """How tensors do; None where the task, or the data, has nothing to tell that by. Raises: as `train`."""
         return None
 
-    def write_adapter(self, tensors: Path, folder: Path, facts: Mapping[str, Fact]) -> None:
+    def write_adapter(self, tensors: Path, folder: Path, facts: Mapping[str, Fact], find: FindBase = no_base) -> None:
         """Write a result as a PEFT folder, which is there and empty; `facts` say whence it comes. Raises: BadTask."""
         raise BadTask(f"a result of {self.__struct_config__.tag} is no adapter: write its tensors with --out")
 

@@ -49,6 +49,10 @@ class Softmax(Task, frozen=True, tag="softmax", kw_only=True):
         """Zeros: every class is as likely as every other."""
         flush(new_vector(out, self.layout), out)
 
+    def misfit(self, layout: Layout) -> str:
+        """A matrix of weights and a vector of biases."""
+        return layout.differs_from(self.layout)
+
     def check(self, data: Path) -> None:
         """Raises: BadTask, OSError."""
         self.read(data)

@@ -452,3 +452,20 @@ def test_preferences_are_measured_in_pairs(do, tiny_model, tmp_path):
         Measure(model=str(tiny_model), data=str(path), initial=str(first), settings=SHORT), lambda: False
     )
     assert measured.loss == pytest.approx(one.loss_after, abs=1e-6) and measured.n_labels == measured.n_examples
+
+
+@pytest.mark.parametrize("half", ["A", "B"])
+def test_a_frozen_half_stays_as_it_begins_and_the_other_learns(do, tmp_path, half):
+    import safetensors.torch
+
+    do(SHORT, "first")
+    first = tmp_path / "first" / "adapter_model.safetensors"
+    do(msgspec.structs.replace(SHORT, frozen=half.lower()), "on", initial=str(first))
+    before = safetensors.torch.load_file(first)
+    after = safetensors.torch.load_file(tmp_path / "on" / "adapter_model.safetensors")
+    assert {name.rpartition("lora_")[2][0] for name in before if before[name].equal(after[name])} == {half}
+
+
+def test_a_half_that_is_frozen_does_not_decay_either(do):
+    with pytest.raises(EngineFailed, match="leave weight_decay at 0"):
+        do(msgspec.structs.replace(SHORT, frozen="a", weight_decay=0.1), "on")

@@ -90,6 +90,13 @@ def test_what_can_be_a_name_or_a_table_is_a_table_in_the_end() -> None:
     assert made["server"] == {"server": "fedadam"} and made["before"] == ({"before": "nnm"},)
 
 
+def test_with_privacy_nobody_tells_how_results_do_on_its_data_unless_the_plan_says_so() -> None:
+    private = {"task": "softmax", "privacy": {"noise": "central"}}
+    assert complete(private, resolve, PEERS[0])["is_evaluated"] is False
+    assert complete(private | {"evaluated": True}, resolve, PEERS[0])["is_evaluated"] is True
+    assert "is_evaluated" not in complete({"task": "softmax"}, resolve, PEERS[0])
+
+
 def test_a_plan_names_what_is_trained() -> None:
     with pytest.raises(BadPlan, match="names what is trained"):
         complete({"title": "test"}, resolve, PEERS[0])

@@ -59,6 +59,13 @@ def test_charts_are_of_what_was_told_and_no_others() -> None:
     assert list(loss.points) == [(1, 1.25), (3, 0.75)]
 
 
+def test_rounds_are_counted_in_whole_numbers() -> None:
+    page = as_html(Report("t", [], [*ROWS[:1], ROWS[2]._replace(number=2)]))
+    loss = page[page.index("<title>Loss") : page.index("</svg>")]
+    labels = re.findall(r'text-anchor="middle" fill="#555">([^<]+)<', loss)
+    assert labels == ["1", "2"]
+
+
 def test_a_table_tells_every_round_and_why_one_was_void() -> None:
     page = as_html(Report("t", [], ROWS))
     assert page.count("<tr><td>") == 3 and "62.5%" in page and "<td>300</td>" in page

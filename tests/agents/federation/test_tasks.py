@@ -1,5 +1,6 @@
 """Tasks: what the registry finds, and that training is real, repeatable, and refuses what does not fit."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import trio
 from agents.adapters.inspect import inspect_folder
 from agents.errors import BadData
 from agents.federation.tasks import BadTask, Base, Exam, Made, Score, Task, Trained, Training, Work, task_of, tasks
-from agents.federation.tasks.lora import Lora
+from agents.federation.tasks.lora import Lora, with_downs
 from agents.federation.tasks.softmax import Softmax
 from agents.federation.tensors import BadTensors, Layout, canonical, flush, new_vector, read_layout, read_vector
 
 SOFTMAX = {"task": "softmax", "n_features": 4, "n_classes": 3, "n_epochs": 20, "batch": 8}
+MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
+DIGEST = "da127ba775f295e5cac701366562922764f737ccff910990454d9cc0a3c05d2a"
 LORA = {"task": "lora", "base": "bafy", "rank": 2, "n_steps": 5}
 
 
@@ -169,10 +172,45 @@ def test_the_first_tensors_of_lora_follow_from_the_base_and_begin_as_peft_does(t
     task.initial(tmp_path / "two", lambda text: base)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     layout = read_layout(tmp_path / "one")
-    prefix = "base_model.model.model.layers.0.self_attn.q_proj"
-    assert layout.shapes == ((f"{prefix}.lora_A.weight", (2, 6)), (f"{prefix}.lora_B.weight", (4, 2)))
+    assert layout.shapes == ((f"{MODULE}.lora_A.weight", (2, 6)), (f"{MODULE}.lora_B.weight", (4, 2)))
     down, up = np.split(read_vector(tmp_path / "one", layout), [12])
     assert not up.any() and 0.0 < np.abs(down).max() <= 6**-0.5 and len(set(down.tolist())) == 12
+
+
+async def test_with_ffa_rounds_hold_the_b_alone_and_every_a_follows_from_the_base(tmp_path: Path) -> None:
+    base = model_in(tmp_path)
+    settings = LORA | {"lora": "ffa", "base_name": "tiny", "targets": ["q_proj"]}
+    task = task_of(settings)
+    task.initial(tmp_path / "half", lambda text: base)
+    task_of(settings | {"lora": "fedit"}).initial(tmp_path / "whole", lambda text: base)
+    half, whole = read_layout(tmp_path / "half"), read_layout(tmp_path / "whole")
+    assert [name for name, _ in half.shapes] == [f"{MODULE}.lora_B.weight"] == [name for name, _ in whole.shapes[1:]]
+    assert (task.misfit(half), task.misfit(whole)[:3]) == ("", "ffa")
+    assert "fedit" in task_of(settings | {"lora": "fedit"}).misfit(half)
+    assert "rank 2, the plan 3" in task_of(settings | {"rank": 3}).misfit(half)
+    assert task_of(SOFTMAX).misfit(half)
+
+    with_downs(tmp_path / "half", tmp_path / "made", base)
+    assert (tmp_path / "made").read_bytes() == (tmp_path / "whole").read_bytes()
+    with pytest.raises(BadTask, match="is not the B of a layer"):
+        with_downs(tmp_path / "whole", tmp_path / "bad", base)
+    trained = np.array(read_vector(tmp_path / "made", whole)) + np.float32(1)
+    engine = FakeEngine(whole, trained)
+    (tmp_path / "text").write_text("words")
+    await task.train(Work(tmp_path / "half", tmp_path / "text", b"seed", tmp_path / "out", engine))
+    assert engine.wishes[0].is_half and read_layout(tmp_path / "out") == half
+    assert read_vector(tmp_path / "out", half).tolist() == [1.0] * 8
+    (tmp_path / "result").mkdir()
+    task.write_adapter(tmp_path / "half", tmp_path / "result", {}, lambda text: base)
+    assert inspect_folder(tmp_path / "result").targets == ("q_proj",)
+
+
+def test_the_a_that_all_have_are_these(tmp_path: Path) -> None:
+    """Were they others, members that took different versions would average what does not belong together."""
+    base = model_in(tmp_path)
+    task_of(LORA | {"targets": ["q_proj"]}).initial(tmp_path / "out", lambda text: base)
+    vector = read_vector(tmp_path / "out", read_layout(tmp_path / "out"))
+    assert hashlib.sha256(vector.tobytes()).hexdigest() == DIGEST
 
 
 def test_layers_that_the_base_does_not_have_are_named_when_the_plan_is_made(tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ class Training:
     def __init__(
         self, loaded: LoadedModel, run: Run, folder: Path, plan: Plan, environment: dict[str, str | int]
     ) -> None:
+        if run.settings.frozen and run.settings.weight_decay:
+            raise EngineFailed("a half that is not learned must not decay either: leave weight_decay at 0")
         self._loaded = loaded
         self._run = run
         self._settings = run.settings
@@ -138,6 +140,8 @@ class Training:
         rows = self._feed.take(progress.step * a_step, a_step)
         n_labels = max(1, count_labels(rows))
         total = self._add_gradients(rows, n_labels, is_cancelled)
+        if settings.frozen:
+            self.lora.still(settings.frozen)
         if not torch.isfinite(flat.grad).all():
             raise EngineFailed(f"the loss is no longer finite at step {progress.step + 1}: lower the learning rate")
         norm = torch.linalg.vector_norm(flat.grad)

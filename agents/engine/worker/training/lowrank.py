@@ -126,6 +126,11 @@ class LowRanks:
         for layer in self._layers:
             setattr(layer.parent, layer.child, layer.base)
 
+    def still(self, half: str) -> None:
+        """Forget the gradients of one half of each layer, "a" or "b": no step moves it."""
+        for layer in self._layers:
+            getattr(layer.module, half).grad.zero_()
+
     @contextmanager
     def off(self) -> Iterator[None]:
         """The model without what was learned, for the length of the block."""

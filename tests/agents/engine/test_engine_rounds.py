@@ -1,0 +1,71 @@
+"""The task `lora` with a real engine: a round trains on from its adapter, to the same bytes each time it is done."""
+
+import pydoc_data.topics
+
+import msgspec
+import numpy as np
+import pytest
+
+from agents.adapters.inspect import inspect_folder
+from agents.engine.client import open_engine
+from agents.engine.worker.models import read_card
+from agents.federation.tasks import Exam, Work, task_of
+from agents.federation.tensors import flush, new_vector, read_layout, read_vector
+from agents.federation.training import RoundEngine, find_base
+from storage.catalog import Catalog
+from storage.catalog.models import ModelRow
+
+pytestmark = [pytest.mark.engine, pytest.mark.long]
+SETTINGS = {
+    "task": "lora", "base": "tiny", "targets": ["q_proj", "v_proj"], "rank": 4, "n_steps": 12, "context_tokens": 64,
+    "learning_rate": 0.004,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["fedit", "ffa"])
+async def test_two_rounds_lower_the_loss_and_a_round_done_again_gives_the_same_bytes(tiny_model, tmp_path, way):
+    text = tmp_path / "topic.txt"
+    text.write_text(pydoc_data.topics.topics["debugger"])
+    card = read_card(tiny_model)
+    catalog = Catalog.open(tmp_path / "catalog.db")
+    catalog.models.upsert(
+        ModelRow(
+            name="tiny", fingerprint=card.fingerprint, folder=str(tiny_model), source="tiny",
+            card=msgspec.to_builtins(card), added_unix_s=1.0,
+        )
+    )  # fmt: skip
+
+    def find(name):
+        return find_base(catalog, name)
+
+    task = task_of(SETTINGS | {"lora": way}).completed(find)
+    assert task.base == card.base
+    base = tmp_path / "base-0"
+    task.initial(base, find)
+    losses = []
+    async with open_engine(threads=1) as trainer:
+        engine = RoundEngine(catalog, trainer)
+        before = (await task.evaluate(Exam(base, text, engine))).loss
+        for number in (1, 2):
+            for name in ("once", "again"):
+                folder = tmp_path / f"{name}-{number}"
+                folder.mkdir()
+                made = await task.train(Work(base, text, bytes([number] * 32), folder / "update", engine))
+            update = tmp_path / f"once-{number}" / "update"
+            assert update.read_bytes() == (tmp_path / f"again-{number}" / "update").read_bytes()
+            layout = read_layout(base)
+            assert task.misfit(layout) == "" and read_layout(update) == layout
+            assert {name[-8] for name, _ in layout.shapes} == ({"B"} if way == "ffa" else {"A", "B"})
+            base = tmp_path / f"base-{number}"
+            vector = new_vector(base, layout)
+            vector[:] = read_vector(tmp_path / f"base-{number - 1}", layout) + read_vector(update, layout)
+            flush(vector, base)
+            score = await task.evaluate(Exam(base, text, engine))
+            losses.append(score.loss)
+            assert score.loss == pytest.approx(made.loss, abs=1e-4) and 0 < score.accuracy < 1
+            assert np.isfinite(vector).all()
+    assert max(losses) < before
+    (tmp_path / "adapter").mkdir()
+    task.write_adapter(base, tmp_path / "adapter", {"round": 2}, find)
+    assert inspect_folder(tmp_path / "adapter").rank == 4
+    catalog.close()

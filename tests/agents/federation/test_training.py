@@ -1,0 +1,139 @@
+"""What tasks want of the engine, as it is asked of the node's trainer."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from agents.engine import messages
+from agents.engine.messages import ModelCard, Reply, Request
+from agents.errors import EngineFailed
+from agents.federation.tasks import BadTask, Score, Trained, Training
+from agents.federation.tensors import Layout, flush, new_vector, read_layout
+from agents.federation.training import RoundEngine, find_base
+from simulations.world import TINY
+from storage.catalog import Catalog
+from storage.catalog.models import ModelRow
+
+LAYER = "model.layers.0.self_attn.q_proj"
+TRAINED = messages.Trained(folder="f", loss_before=2.0, loss_after=1.5, n_tokens=900, train_s=1.0)
+READY = messages.TrainReady(step=0, n_steps=3, n_train=40, n_held_out=4, n_params=8, loss_before=2.0)
+
+
+class FakeTrainer:
+    """Answers as it is told to, and notes what it was asked."""
+
+    def __init__(self, *replies: Reply) -> None:
+        self.replies: Sequence[Reply] = replies
+        self.asked: list[Request] = []
+        self.layouts: list[Layout] = []
+
+    @asynccontextmanager
+    async def call(self, request: Request) -> AsyncIterator[AsyncIterator[Reply]]:
+        await trio.lowlevel.checkpoint()
+        assert isinstance(request, messages.Train | messages.Measure)
+        self.asked.append(request)
+        self.layouts.append(read_layout(Path(str(request.initial))))
+
+        async def told() -> AsyncIterator[Reply]:
+            for reply in self.replies:
+                await trio.lowlevel.checkpoint()
+                yield reply
+
+        yield told()
+
+    async def one(self, request: Request) -> Reply:
+        async with self.call(request) as replies:
+            async for reply in replies:
+                last = reply
+        return last
+
+
+def put(path: Path, layout: Layout) -> Path:
+    flush(new_vector(path, layout), path)
+    return path
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    """It knows one model, a converted copy of another."""
+    (tmp_path / "model").mkdir()
+    put(tmp_path / "model" / "model.safetensors", Layout.of({f"{LAYER}.weight": (4, 6)}))
+    card: ModelCard = msgspec.structs.replace(TINY, fingerprint="bafycopy", derived_from="bafysource")
+    catalog = Catalog.open(tmp_path / "catalog.db")
+    catalog.models.upsert(
+        ModelRow(
+            name="mine",
+            fingerprint="bafycopy",
+            derived_from="bafysource",
+            folder=str(tmp_path / "model"),
+            source="x",
+            card=msgspec.to_builtins(card),
+            added_unix_s=1.0,
+        )
+    )
+    yield catalog
+    catalog.close()
+
+
+def wish(folder: Path, **changes: object) -> Training:
+    initial = put(folder / "initial", Layout.of({f"base_model.model.{LAYER}.lora_B.weight": (4, 2)}))
+    made = Training(
+        base="bafysource", data=folder / "text", kind="auto", initial=initial, out=folder / "out", rank=2, alpha=4.0,
+        targets=("q_proj",), n_steps=3, batch=2, context_tokens=16, learning_rate=0.1, held_out=0.2, seed=77,
+    )  # fmt: skip
+    return made._replace(**changes)
+
+
+def test_a_base_is_found_by_its_name_and_by_what_it_was_made_from(catalog: Catalog) -> None:
+    assert find_base(catalog, "mine") == find_base(catalog, "bafysource") == find_base(catalog, "bafycopy")
+    assert find_base(catalog, "mine").fingerprint == "bafysource"
+    with pytest.raises(BadTask, match="covey model pull other"):
+        find_base(catalog, "other")
+
+
+async def test_a_round_is_trained_on_from_its_adapter_with_its_seed_and_the_split_of_all_rounds(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    trainer = FakeTrainer(READY, TRAINED)
+    assert await RoundEngine(catalog, trainer).train(wish(tmp_path)) == Trained(40, 1.5)
+    (asked,) = trainer.asked
+    assert isinstance(asked, messages.Train) and asked.is_fresh and asked.initial == str(tmp_path / "initial")
+    settings = asked.settings
+    assert (settings.seed, settings.splits_by, settings.held_out_frac, settings.frozen) == (77, 0, 0.2, "")
+    assert (settings.rank, settings.alpha, settings.n_steps, settings.form) == (2, 4.0, 3, None)
+
+
+async def test_a_training_that_was_stopped_is_no_update(catalog: Catalog, tmp_path: Path) -> None:
+    with pytest.raises(EngineFailed, match="was stopped"):
+        await RoundEngine(catalog, FakeTrainer(READY, messages.TrainPaused(step=1, n_steps=3))).train(wish(tmp_path))
+
+
+async def test_a_result_is_measured_on_what_the_training_would_hold_out(catalog: Catalog, tmp_path: Path) -> None:
+    trainer = FakeTrainer(messages.Measured(loss=1.25, accuracy=0.5, n_labels=90, n_examples=4))
+    engine = RoundEngine(catalog, trainer)
+    assert await engine.measure(wish(tmp_path)) == Score(4, 1.25, 0.5)
+    trained = FakeTrainer(READY, TRAINED)
+    (tmp_path / "initial").unlink()
+    await RoundEngine(catalog, trained).train(wish(tmp_path))
+    measure, train = trainer.asked[0], trained.asked[0]
+    assert isinstance(measure, messages.Measure) and isinstance(train, messages.Train)
+    assert measure.settings == train.settings
+
+
+async def test_where_b_alone_is_exchanged_the_engine_gets_both_and_learns_b(catalog: Catalog, tmp_path: Path) -> None:
+    trainer = FakeTrainer(READY, TRAINED)
+    await RoundEngine(catalog, trainer).train(wish(tmp_path, is_half=True))
+    (asked,), (layout,) = trainer.asked, trainer.layouts
+    assert isinstance(asked, messages.Train) and asked.settings.frozen == "a"
+    assert dict(layout.shapes)[f"base_model.model.{LAYER}.lora_A.weight"] == (2, 6)
+
+
+async def test_without_the_base_nothing_is_asked_of_the_engine(catalog: Catalog, tmp_path: Path) -> None:
+    trainer = FakeTrainer()
+    with pytest.raises(BadTask, match="is not here"):
+        await RoundEngine(catalog, trainer).train(wish(tmp_path, base="bafyother"))
+    assert not trainer.asked
