@@ -43,9 +43,13 @@ async def test_what_goes_wrong_while_a_report_is_being_read_is_told_after_it(aut
         raise ZeroDivisionError
 
     told = []
-    with pytest.raises(ZeroDivisionError):
+
+    async def read_slowly():
         async with trio.as_safe_channel(fail)(None, Steps(n_steps=1)) as items:
             async for item in items:
                 told.append(item.step)
                 await trio.sleep(5)
+
+    with pytest.raises(ZeroDivisionError):
+        await read_slowly()
     assert told == ["a step"]
