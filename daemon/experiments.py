@@ -293,6 +293,9 @@ async def bring_all(one: Experiment, report: "Report") -> None:
         assert isinstance(final.event, Close)
         submissions = [said.event for said in map(book.get, final.event.submissions) if said is not None]
         wanted += [event for event in submissions if isinstance(event, Submit)]
+        if final.event.noise is not None:
+            with suppress(Remote, StorageError, trio.TooSlowError):
+                await one.fetch_file(final.event.noise)
     for n_done, submit in enumerate(wanted):
         report(Progress(step="fetching updates", n_done=n_done, n_total=len(wanted), unit="updates"))
         try:
