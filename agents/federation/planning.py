@@ -61,6 +61,8 @@ def read_file(path: Path) -> dict[str, Any]:
 def complete(wish: Mapping[str, Any], resolve: Callable[[str], PeerId], me: PeerId) -> dict[str, Any]:
     """A plan's fields, peers by their ids; the deputies are the members, this node first, where none are named."""
     fields = {_NAMES.get(key, key): value for key, value in wish.items() if key != "initial"}
+    if fields.get("privacy") is not None:
+        fields.setdefault("is_evaluated", False)  # how results do on one's own data would be told without noise
     for key in _TABLES:
         if isinstance(fields.get(key), str):
             fields[key] = {_TABLES[key]: fields[key]}
@@ -96,6 +98,13 @@ def plan_of(fields: Mapping[str, Any], initial: Cid, unix_s: int) -> Plan:
         raise BadPlan(f"{plan.min_participants} participants are needed, and there are {len(plan.members)} members")
     if plan.deadline_s < plan.lease_s:
         raise BadPlan("the deadline is shorter than the lease: every round would be over before a deputy could act")
+    if found := faults(plan):
+        raise BadPlan("; ".join(found))
+    return plan
+
+
+def faults(plan: Plan) -> list[str]:
+    """Why a plan cannot be carried out, whoever signed it: for who makes one, and for who joins."""
     found = problems(plan)
     privacy = options_of(plan).privacy if not found else None
     if privacy is not None and privacy.noise == "examples":
@@ -104,6 +113,4 @@ def plan_of(fields: Mapping[str, Any], initial: Cid, unix_s: int) -> Plan:
         found = ["privacy: rounds do not move the clip bound yet: leave out quantile"]
     elif plan.gossip is not None:
         found = [*found, "gossip: its cores are not carried between members yet: leave it out"]
-    if found:
-        raise BadPlan("; ".join(found))
-    return plan
+    return found

@@ -13,7 +13,14 @@ TRIMMED = {"rule": "trimmed_mean", "n_bad": 1}
 
 def plan(**changes: object) -> Plan:
     peers = tuple(identity(number).peer_id for number in range(5))
-    fixed = {"title": "t", "task": {"task": "t"}, "initial": cid_of("i"), "members": peers, "deputies": peers}
+    fixed = {
+        "title": "t",
+        "task": {"task": "t"},
+        "initial": cid_of("i"),
+        "members": peers,
+        "deputies": peers,
+        "is_evaluated": False,
+    }
     return Plan(**({**fixed, "min_participants": 4} | changes))  # type: ignore[arg-type]
 
 
