@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.e2e.test_rounds import Village, is_over
+from tests.e2e.village import Village, is_over
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 N_ROWS = {"ada": 300, "bob": 300, "cleo": 40_000, "dan": 300}
 PLAN = (
     'title = "private digits"\nrounds = 2\nmin_participants = 3\nmembers = ["bob", "cleo", "dan"]\n'
-    'deputies = ["me", "bob", "dan"]\ndeadline_s = 30\nlease_s = 4\nmax_norm = 8.0\n'
+    'deputies = ["me", "bob", "dan"]\ndeadline_s = 60\nlease_s = 15\nmax_norm = 8.0\n'
     '[task]\ntask = "softmax"\nn_features = 64\nn_classes = 10\nbatch = 4\nn_epochs = 8\nlearning_rate = 0.01\n'
     "[secure]\nn_colluders = 1\n"
 )
@@ -72,7 +72,7 @@ def test_a_participant_that_is_killed_between_shares_and_masked_update_is_left_o
 
 def test_an_experiment_ends_when_its_privacy_budget_is_spent(new_node: Callable[[str], Any], tmp_path: Path) -> None:
     rows = dict.fromkeys(N_ROWS, 200)
-    text = PLAN.replace("rounds = 2", "rounds = 50").replace("lease_s = 4", "lease_s = 2") + PRIVACY
+    text = PLAN.replace("rounds = 2", "rounds = 50").replace("lease_s = 15", "lease_s = 4") + PRIVACY
     village = begin(new_node, tmp_path, text, rows)
     ended = village.wait(village.dan, is_over)
     assert ended["state"] == "over: its privacy budget is spent"
