@@ -12,7 +12,7 @@ from agents.errors import AgentError
 from agents.federation.archive import pack, unpack
 from agents.federation.audit import audit, verdict_of
 from agents.federation.experiment import Experiment
-from agents.federation.planning import BadPlan, complete, plan_of, read_file
+from agents.federation.planning import BadPlan, complete, faults, plan_of, read_file
 from agents.federation.shelf import Shelf
 from agents.federation.standing import state_of
 from agents.federation.tasks import BadTask, FindBase, Task, task_of
@@ -173,6 +173,8 @@ async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
         from protocols.rounds import read_plan
 
         task = task_of((one_plan or read_plan(entry)).task)
+        if why := faults(one_plan or read_plan(entry)):
+            raise BadPlan(f"this node does not train by this plan: {'; '.join(why)}")
         await trio.to_thread.run_sync(task.check, data)
         await _bring_base(node, task)
     one = await node.rounds.follow(entry, data)
@@ -295,6 +297,9 @@ async def bring_all(one: Experiment, report: "Report") -> None:
         assert isinstance(final.event, Close)
         submissions = [said.event for said in map(book.get, final.event.submissions) if said is not None]
         wanted += [event for event in submissions if isinstance(event, Submit)]
+        if final.event.noise is not None:
+            with suppress(Remote, StorageError, trio.TooSlowError):
+                await one.fetch_file(final.event.noise)
     for n_done, submit in enumerate(wanted):
         report(Progress(step="fetching updates", n_done=n_done, n_total=len(wanted), unit="updates"))
         try:

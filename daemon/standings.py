@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from agents.federation.experiment import Experiment
+from agents.federation.privacy.accounts import privacy_of
 from agents.federation.report import Report, Row, as_html, as_picture
 from agents.federation.standing import MemberStanding, RoundStanding, members_of, round_of, state_of
 from daemon.api.operations import fl, fl_report
@@ -31,10 +32,11 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
     shown = range(max(1, current - MAX_SHOWN_ROUNDS + 1), current + 1) if book.start() is not None else range(0)
     rounds = [round_of(book, number) for number in shown]
     coordinator = rounds[-1].coordinator if rounds else None
+    privacy, epsilon = privacy_of(one.plan), one.secrets.epsilon(book)
     return fl.Standing(
         experiment=str(one.cid),
         title=one.plan.title,
-        state=state_of(book),
+        state=state_of(book) if one.is_borne or book.cancelled() is not None else "over: its privacy budget is spent",
         is_over=one.is_over,
         task=str(one.plan.task.get("task")),
         is_training=one.data is not None and node.identity.peer_id in book.joined_now(),
@@ -46,6 +48,9 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
         doing=activity.doing,
         trouble=activity.trouble,
         fetched_bytes=activity.fetched_bytes,
+        epsilon=epsilon if epsilon is not None and math.isfinite(epsilon) else None,
+        epsilon_budget=privacy.budget.epsilon if privacy is not None else None,
+        delta=privacy.budget.delta if privacy is not None else None,
         rounds=[_round(found, one.update_bytes(found.number)) for found in rounds],
         members=[_member(node, member) for member in members_of(book, current)],
     )
@@ -56,6 +61,8 @@ def is_settled(one: Experiment) -> bool:
     book = one.book
     if not one.is_over:
         return False
+    if not one.is_borne:
+        return True
     last = round_of(book, one.plan.n_rounds)
     if book.cancelled() is not None or not one.plan.is_evaluated or last.result is None:
         return True
@@ -67,6 +74,9 @@ def _round(found: RoundStanding, update_bytes: int) -> "fl.Round":
         round=found.number,
         phase=found.phase,
         term=found.term,
+        n_keys=found.n_keys,
+        n_shares=found.n_shares,
+        n_unmasked=found.n_unmasked,
         n_selected=found.n_selected,
         n_submitted=found.n_submitted,
         n_receipts=found.n_receipts,
@@ -124,6 +134,9 @@ def _report(node: "Node", one: Experiment) -> Report:
         ("members", f"{len(one.plan.members)}, of which {len(book.joined_now())} train"),
         ("deputies", ", ".join(name_of(node, peer) or str(peer) for peer in coordinators)),
     ]
+    if (privacy := privacy_of(one.plan)) is not None:
+        told = f"epsilon {one.secrets.epsilon(book) or 0.0:.4g} of {privacy.budget.epsilon:g}"
+        facts.append(("privacy", f"{told} at delta {privacy.budget.delta:g}"))
     if rounds and rounds[-1].result is not None:
         facts.append(("result", str(rounds[-1].result)))
     rows = [

@@ -31,11 +31,21 @@ MAX_REASON_CHARS: Final = 500
 MAX_VERDICT_CHARS: Final = 200
 MAX_REFUSALS: Final = 64
 
+# Secure aggregation: X25519 keys, SHA-256 digests, Shamir's shares over a prime of 257 bits, two of them sealed.
+KEY_BYTES: Final = 32
+DIGEST_BYTES: Final = 32
+SHARE_BYTES: Final = 33
+SEALED_BYTES: Final = 2 * SHARE_BYTES + 16
+
 Round = Annotated[int, Meta(ge=1, le=MAX_ROUNDS)]
 Term = Annotated[int, Meta(ge=0, le=MAX_TERM)]
 Peers = Annotated[tuple[PeerId, ...], Meta(max_length=MAX_MEMBERS)]
 Links = Annotated[tuple[Cid, ...], Meta(max_length=MAX_MEMBERS)]
 Seconds = Annotated[float, Meta(ge=0.1, le=30 * 86400.0)]
+Key = Annotated[bytes, Meta(min_length=KEY_BYTES, max_length=KEY_BYTES)]
+Digest = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
+Sealed = Annotated[bytes, Meta(min_length=SEALED_BYTES, max_length=SEALED_BYTES)]
+ShareOf = Annotated[bytes, Meta(min_length=SHARE_BYTES, max_length=SHARE_BYTES)]
 Settings = dict[Annotated[str, Meta(max_length=64)], Any]
 
 
@@ -119,6 +129,7 @@ class Submit(Event, frozen=True):
     """My update of this round. `base` are the tensors that it was trained from.
 
     `sealed` is the update's file, sealed to the members: what others fetch, and find `update` in. None for a plain one.
+    gather: of a masked update, the list of shares that says with whom it is masked.
     """
 
     kind = "submit"
@@ -130,6 +141,7 @@ class Submit(Event, frozen=True):
     n_steps: Annotated[int, Meta(ge=1, le=MAX_STEPS)] = 1
     loss: float | None = None
     sealed: Cid | None = None
+    gather: Cid | None = None
 
 
 class Receipt(Event, frozen=True):
@@ -155,6 +167,7 @@ class Close(Event, frozen=True):
     """What the round consists of, and who takes part in the next. Final once over half of the selected countersign it.
 
     promises: for a term over 0, those of over half of the selected, which justify it. void: why it has no result.
+    noise: under central noise, a file of it, which its coordinator drew for this list and nothing else.
     """
 
     kind = "close"
@@ -165,10 +178,64 @@ class Close(Event, frozen=True):
     joined: Peers
     promises: Links = ()
     void: Annotated[str, Meta(max_length=MAX_REASON_CHARS)] = ""
+    noise: Cid | None = None
+
+
+class Keys(Event, frozen=True):
+    """My keys for a round's secure aggregation: to send me shares, to agree on masks with me.
+
+    seed_digest: of the seed that hides my update alone; who puts it together from shares sees that it is the one.
+    """
+
+    kind = "keys"
+
+    round: Round
+    for_shares: Key
+    for_masks: Key
+    seed_digest: Digest
+
+
+class Gather(Event, frozen=True):
+    """Whose keys, or shares, the round goes on with. Signed by the coordinator of the term."""
+
+    kind = "gather"
+
+    round: Round
+    term: Term
+    stage: Literal["keys", "shares"]
+    said: Links
+
+
+class Shares(Event, frozen=True):
+    """My two secrets, split for all whose keys were gathered: in the order of their ids, each sealed for its holder.
+
+    digests: of each holder's share of my own seed, and of that of my mask key: a false share is known by its holder.
+    """
+
+    kind = "shares"
+
+    round: Round
+    gather: Cid
+    sealed: Annotated[tuple[Sealed, ...], Meta(max_length=MAX_MEMBERS)]
+    digests: Annotated[tuple[tuple[Digest, Digest], ...], Meta(max_length=MAX_MEMBERS)]
+
+
+class Unmask(Event, frozen=True):
+    """My answer to one final close: of who submitted, my share of the own seed; of who dropped out, of the mask key.
+
+    Both in the order of ids. In a round there is one active set that a member answers for, ever.
+    """
+
+    kind = "unmask"
+
+    round: Round
+    close: Cid
+    own_seeds: Annotated[tuple[ShareOf, ...], Meta(max_length=MAX_MEMBERS)]
+    mask_keys: Annotated[tuple[ShareOf, ...], Meta(max_length=MAX_MEMBERS)]
 
 
 class Vote(Event, frozen=True):
-    """I countersign this close, and have every update that it lists."""
+    """I countersign this close, and have every update that it lists. Of masked updates: of one set alone."""
 
     kind = "vote"
 
@@ -226,7 +293,25 @@ class Cancel(Event, frozen=True):
 
 EVENTS: Final = {
     event.kind: event
-    for event in (Join, Leave, Start, Open, Submit, Receipt, Promise, Close, Vote, Result, Score, Accuse, Cancel)
+    for event in (
+        Join,
+        Leave,
+        Start,
+        Open,
+        Keys,
+        Gather,
+        Shares,
+        Submit,
+        Receipt,
+        Promise,
+        Close,
+        Vote,
+        Unmask,
+        Result,
+        Score,
+        Accuse,
+        Cancel,
+    )
 }
 S = TypeVar("S", bound=msgspec.Struct)
 _FILES: Final = frozenset({RAW, DAG_PB})
@@ -249,6 +334,10 @@ def read_event(entry: Entry, experiment: Cid) -> Event:
     event = _read(entry.content, EVENTS[entry.kind])
     if isinstance(event, Submit) and not {event.base.codec, event.update.codec} <= _FILES:
         raise Malformed("a submission names what is no file")
+    if isinstance(event, Close) and event.noise is not None and event.noise.codec not in _FILES:
+        raise Malformed("a close names noise that is no file")
+    if isinstance(event, Shares) and len(event.sealed) != len(event.digests):
+        raise Malformed("shares have a digest each")
     return event
 
 

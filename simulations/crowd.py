@@ -11,8 +11,9 @@ import random
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from agents.federation.actions import Action, Compute, Fetch, Say, Train
 from agents.federation.book import Book
-from agents.federation.member import Action, Compute, Fetch, Member, Say, Train
+from agents.federation.member import Member
 from protocols.entry import Entry, make_entry
 from protocols.rounds import MAX_MEMBERS, PLAN_KIND, PLAN_SCOPE, Close, Plan, Submit, content_of
 from storage.cid import RAW, Cid

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from agents.federation.member import Action, Compute, Evaluate, Fetch, Say, Train
+from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fetch, Prepare, Reveal, Say, Train
 
 
 class Activity(NamedTuple):
@@ -25,5 +25,11 @@ def words(action: Action) -> str:
             return f"computing round {number}"
         case Evaluate(number):
             return f"evaluating round {number}"
+        case Prepare(number) | Deal(number):
+            return f"sharing secrets of round {number}"
+        case Reveal(number):
+            return f"unmasking round {number}"
+        case Draw(number):
+            return f"drawing noise for round {number}"
         case Say():
             return "speaking"

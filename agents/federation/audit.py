@@ -58,8 +58,11 @@ def audit(
 
 
 def verdict_of(findings: Iterable[Finding]) -> Verdict:
-    """Of all findings together: one that is refuted counts first, then one that is not decidable."""
-    verdicts = {finding.verdict for finding in findings}
+    """Of all findings together: one that is refuted counts first, then one that is not decidable.
+
+    What a plan leaves undecidable by its very options is told, and does not make of a proof what is none.
+    """
+    verdicts = {finding.verdict for finding in findings if not finding.is_of_plan}
     if "refuted" in verdicts:
         return "refuted"
     return "proved" if verdicts == {"proved"} else "not decidable"

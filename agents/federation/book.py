@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
+import msgspec
+
+from agents.federation.secure.terms import Secure, secure_of
 from protocols.entry import Entry
 from protocols.errors import Malformed
 from protocols.rounds import (
@@ -17,7 +20,9 @@ from protocols.rounds import (
     Cancel,
     Close,
     Event,
+    Gather,
     Join,
+    Keys,
     Leave,
     Open,
     Plan,
@@ -25,8 +30,10 @@ from protocols.rounds import (
     Receipt,
     Result,
     Score,
+    Shares,
     Start,
     Submit,
+    Unmask,
     Vote,
     read_event,
     read_plan,
@@ -86,6 +93,10 @@ class Book:
     def __init__(self, plan_entry: Entry) -> None:
         """Raises: Malformed."""
         self.plan: Final[Plan] = read_plan(plan_entry)
+        try:
+            self.secure: Final[Secure | None] = secure_of(self.plan.secure) if self.plan.secure is not None else None
+        except msgspec.ValidationError as error:
+            raise Malformed(f"the settings of secure are not valid: {error}") from None
         self.author: Final = plan_entry.author
         self.experiment: Final = plan_entry.body_cid
         self._members: Final = frozenset(self.plan.members)
@@ -138,6 +149,8 @@ class Book:
                 self._drop(("opened", number))
             case Submit(number):
                 self._drop(("submissions", number))
+            case Keys() | Shares() | Unmask():
+                pass
             case Promise(number, term):
                 self._drop(("_of_selected", Promise, number, term))
             case Receipt(number):
@@ -298,9 +311,18 @@ class Book:
         selected = self.selected(number)
         return len(selected) // 2 + 1 if selected is not None else None
 
+    def threshold(self, number: int) -> int:
+        """How many unmask a sum under secure aggregation; 0 without it."""
+        return self.secure.needed(len(self.selected(number) or ())) if self.secure is not None else 0
+
     def minimum(self, number: int) -> int:
-        """How many updates a round needs: what the plan says, and never as few as half of the selected."""
-        return max(self.plan.min_participants, self.quorum(number) or 1)
+        """How many updates a round needs: what the plan says; over half of the selected; as many as unmask."""
+        return max(self.plan.min_participants, self.quorum(number) or 1, self.threshold(number))
+
+    def n_votes_needed(self, close: Close) -> int | None:
+        """How many of the selected make this close final: one with masked updates needs as many as unmask them."""
+        quorum = self.quorum(close.round)
+        return max(quorum, 0 if close.void else self.threshold(close.round)) if quorum is not None else None
 
     # What was said in a round
 
@@ -381,12 +403,12 @@ class Book:
 
     @_remembered
     def final(self, number: int) -> Said | None:
-        """The close that over half of the selected countersigned in its term."""
-        quorum = self.quorum(number)
-        for said in self.closes(number).values():
+        """The close that enough of the selected countersigned in its term: over half of them."""
+        # Under secure aggregation a void close shows that the set of any before it can never be unmasked.
+        for said in sorted(self.closes(number).values(), key=lambda said: not cast(Close, said.event).void):
             close = cast(Close, said.event)
-            votes = self.votes(number, close.term).values()
-            if quorum is not None and sum(cast(Vote, vote.event).close == said.cid for vote in votes) >= quorum:
+            votes, needed = self.votes(number, close.term).values(), self.n_votes_needed(close)
+            if needed is not None and sum(cast(Vote, vote.event).close == said.cid for vote in votes) >= needed:
                 return said
         return None
 
@@ -449,11 +471,11 @@ class Book:
     def broken(self) -> dict[PeerId, tuple[Said, Said]]:
         """Members of whom two events prove what no honest one does, with the two."""
         found = dict(self._forks)
-        kinds: tuple[type[Event], ...] = (Start, Close, Vote)
+        kinds: tuple[type[Event], ...] = (Start, Gather, Close, Vote)
         for kind in kinds:
             seen: dict[tuple[object, ...], Said] = {}
             for said, event in self.all_of(kind):
-                key = (said.author, getattr(event, "round", 0), getattr(event, "term", 0))
+                key = (said.author, *(getattr(event, name, 0) for name in ("round", "term", "stage")))
                 first = seen.setdefault(key, said)
                 if first.entry.body_cid != said.entry.body_cid:
                     found.setdefault(said.author, (first, said))

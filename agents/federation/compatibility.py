@@ -12,7 +12,7 @@ from agents.aggregation.rules.fedbuff import FedBuff
 from agents.aggregation.updates import CannotAggregate
 from agents.federation.options import BadOption, Options, options_of
 from agents.federation.privacy.lattice import Lattice
-from agents.federation.secure.sides import check_threshold, default_threshold
+from agents.federation.secure.terms import check_threshold, default_threshold
 from protocols.rounds import Plan
 
 LINEAR_LORA: Final = frozenset({"fedit", "ffa", "rolora"})  # they average halves; the others look at each adapter
@@ -68,6 +68,7 @@ OPTIONS: Final[dict[str, Asks]] = {
     "accounting by pld": lambda asked: (
         asked.options.privacy is not None and asked.options.privacy.budget.accountant == "pld"
     ),
+    "evaluation": lambda asked: asked.plan.is_evaluated,
     "a selection": lambda asked: asked.plan.n_selected > 0,
 }
 
@@ -131,6 +132,11 @@ TABLE: Final = (
         "fedbuff",
         "a client may be in several buffers of one round's time, and the accounts count it once",
     ),
+    (
+        "privacy of clients",
+        "evaluation",
+        "how results do on participants' own data, and how many those are, is told without noise: leave out evaluated",
+    ),
     ("privacy of clients", "gossip", "neighbours see each other's models before any noise of the others is in them"),
     ("gossip", "secure aggregation", "there is no sum over a closed set, only means of neighbours"),
     (
@@ -149,7 +155,7 @@ TABLE: Final = (
 
 # What cannot be recomputed by other members, and so is never proved.
 UNDECIDABLE: Final = (
-    ("central noise", "the result holds noise that only its coordinator knows: nobody else can compute it again"),
+    ("central noise", "whether its coordinator drew the noise by chance, and not as it liked"),
     ("secure aggregation", "norms and values under masks are checked by each client alone"),
     ("gossip", "each member has a result of its own, and there is no closed set to compute one from"),
     (
@@ -160,7 +166,7 @@ UNDECIDABLE: Final = (
 
 # What composes, and promises less than it may seem to.
 LIMITS: Final = (
-    ("central noise", "members see each other's updates: it protects from who sees results alone"),
+    ("central noise", "members see each other's updates, and the noise: it protects from who sees results alone"),
     ("a selection", "it is made from a public seed, so it adds nothing to privacy: each round counts in full"),
 )
 

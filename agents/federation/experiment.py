@@ -13,22 +13,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
-import numpy as np
 import structlog
 import trio
 
 from agents.adapters.ports import Ports
 from agents.errors import AgentError
+from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fetch, Prepare, Reveal, Say, Train
 from agents.federation.activity import Activity, words
-from agents.federation.book import Book, Said
-from agents.federation.compression.memory import Memory
-from agents.federation.compression.registry import codec_of
+from agents.federation.book import Book
+from agents.federation.compression.memory import encoded
+from agents.federation.heard import known_of, lacking, members_here
 from agents.federation.journal import Journal
-from agents.federation.member import Action, Compute, Evaluate, Fetch, Member, Say, Train
+from agents.federation.member import Member
 from agents.federation.outcome import Document, read_document, refusals
+from agents.federation.secrets import Secrets
 from agents.federation.shelf import MAX_TENSORS_BYTES, Keep, Shelf, limit_of, sizes_of
-from agents.federation.tasks import Engine, Exam, Work, task_of
-from agents.federation.tensors import read_layout, read_vector
+from agents.federation.soundness import signable
+from agents.federation.tasks import Engine, Exam, Made, Work, task_of
 from agents.federation.verify import Computed, recompute
 from protocols import rounds_sync as sync
 from protocols.entry import Entry
@@ -36,7 +37,7 @@ from protocols.errors import ProtocolError, Remote
 from protocols.fetch import fetch_blocks, fetch_dag
 from protocols.net import PeerInfo
 from protocols.rounds import Close, Submit
-from protocols.rounds_sync import Desk, Known, Mark, Where
+from protocols.rounds_sync import Desk, Known, Where
 from storage.cid import Cid
 from storage.errors import NotFound, StorageError
 from storage.keys import PeerId
@@ -72,8 +73,9 @@ class Experiment:
         self.book: Final = Book(plan)
         self.plan: Final = self.book.plan
         self.cid: Final = self.book.experiment
-        self.member: Final = Member(ports.identity, self.book)
         self.keep: Final = Keep(ports, self.cid, self.plan)
+        self.secrets: Final = Secrets(ports, self.book, self.keep, journal.path, scratch)
+        self.member: Final = Member(ports.identity, self.book, self.secrets.bears)
         self.data = data
         self._journal = journal
         self._scratch = scratch
@@ -88,6 +90,7 @@ class Experiment:
         self._training: tuple[int, trio.CancelScope] | None = None
         self._told_round = 0
         self._is_ended = False
+        self._own = trio.Lock()
         self._fetches = trio.CapacityLimiter(MAX_FETCHES)
         self._reached: set[PeerId] = set()
         self._where: dict[PeerId, tuple[str, ...]] = {}
@@ -113,8 +116,14 @@ class Experiment:
 
     @property
     def is_over(self) -> bool:
-        """Has it come to its end, or been cancelled?"""
-        return self.book.cancelled() is not None or self.book.current() > self.plan.n_rounds
+        """Has it come to its end, been cancelled, or told all that it may?"""
+        number = self.book.current()
+        return self.book.cancelled() is not None or number > self.plan.n_rounds or not self.is_borne
+
+    @property
+    def is_borne(self) -> bool:
+        """Does the plan's privacy budget bear another round?"""
+        return self.secrets.bears(self.book, self.book.current())
 
     @property
     def activity(self) -> Activity:
@@ -216,7 +225,8 @@ class Experiment:
         if self.is_over and not self._is_ended:
             self._is_ended = True
             cancelled = self.book.cancelled()
-            text = f"cancelled: {cancelled.reason}" if cancelled is not None else "all rounds are over"
+            text = "all rounds are over" if self.is_borne else "its privacy budget is spent"
+            text = f"cancelled: {cancelled.reason}" if cancelled is not None else text
             self._ports.emit("experiment_ended", experiment=str(self.cid), title=self.plan.title, text=text)
 
     # --- other members
@@ -226,33 +236,10 @@ class Experiment:
         return Desk(self.plan_entry, self._since, self.news, self._members_here)
 
     def _members_here(self) -> Iterator[Where]:
-        """Where the members are that this node is connected to."""
-        network = self._ports.network
-        for peer in sorted(set(self.plan.members) & set(network.peers())):
-            texts = [text for text in network.peer_addresses(peer) if len(text) <= sync.MAX_ADDRESS_CHARS]
-            if texts:
-                yield Where(peer=peer, addresses=tuple(texts[: sync.MAX_ADDRESSES]))
-
-    def _known(self) -> Known:
-        marks = {}
-        for peer, height in self.book.heights().items():
-            if height and (last := self.book.at(peer, height - 1)) is not None:
-                marks[peer] = Mark(height, sync.digest_of(last))
-        return Known(marks, frozenset(self.book.forks()))
+        return members_here(self._ports.network, self.plan)
 
     def _since(self, known: Known) -> Iterator[Entry]:
-        """What somebody lacks, of what is durable here: events in a row, and the proofs of histories that fork."""
-        heights = self.book.heights()
-        for author, forked in sorted(self.book.forks().items()):
-            if author not in known.forks:
-                yield from (said.entry for said in forked if said.cid in self._durable)
-        for peer, mark in known.marks.items():
-            own = self.book.at(peer, mark.height - 1)
-            if own is not None and peer not in known.forks and sync.digest_of(own) != mark.latest:
-                yield own
-        for entry in self.book.since({peer: mark.height for peer, mark in known.marks.items()}):
-            if entry.sequence < heights[entry.author] and entry.cid in self._durable:
-                yield entry
+        return lacking(self.book, known, self._durable)
 
     async def _follow(self, peer: PeerId) -> None:
         """Ask one member for news, again and again; it may be away, or talk nonsense."""
@@ -283,7 +270,7 @@ class Experiment:
             self.member.alive(peer, trio.current_time())
 
         wait_s = min(sync.MAX_WAIT_S, self.plan.lease_s / 4)
-        entries = await sync.ask(network, peer, self.cid, self._known(), wait_s, on_here)
+        entries = await sync.ask(network, peer, self.cid, known_of(self.book), wait_s, on_here)
         on_here()
         if entries:
             await self._hear(entries)
@@ -330,6 +317,8 @@ class Experiment:
                     await self._compute(action)
                 case Evaluate():
                     await self._evaluate(action)
+                case Prepare() | Deal() | Reveal() | Draw():
+                    await self._answer(action)
         except (AgentError, StorageError, ProtocolError, OSError, trio.TooSlowError) as error:
             self._trouble = f"{what}: {error}"
             log.warning("round_trouble", experiment=str(self.cid), what=what, error=repr(error))
@@ -349,7 +338,13 @@ class Experiment:
 
     async def _fetch_update(self, action: Fetch) -> None:
         async with self._fetches:
-            await self.bring_update(cast(Submit, cast(Said, self.book.get(action.submission)).event))
+            said = self.book.get(action.submission)
+            if said is None:  # the noise of a close
+                await self.fetch_file(action.update, await trio.to_thread.run_sync(limit_of, self._ports, self.plan))
+            else:
+                await self.bring_update(cast(Submit, said.event))
+                if self.book.secure is not None:
+                    await trio.to_thread.run_sync(self.secrets.check_size, action.update)
         await self._step(partial(self.member.fetched, action.submission))
 
     async def _train(self, action: Train) -> None:
@@ -362,24 +357,37 @@ class Experiment:
                 with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
                     work = await trio.to_thread.run_sync(self._work, action, base, Path(folder))
                     made = await task_of(self.plan.task).train(work)
-                    path = await trio.to_thread.run_sync(self._encoded, action.round, work.out)
-                    update, sealed = await trio.to_thread.run_sync(self.keep.own_update, path)
+                    submit = await self._submission(action.round, base, work.out, made)
             finally:
                 self._training = None
-            loss = _finite(made.loss)
-            what = (action.round, base, update, made.n_samples, made.n_steps, loss)
-            await self._step(lambda now_s: self.member.trained(*what, now_s, sealed))
+            await self._step(submit)
 
-    def _encoded(self, number: int, path: Path) -> Path:
-        """The update as it is submitted: as it is, or as the plan's codec writes it."""
-        if self.plan.compression is None:
-            return path
-        layout = read_layout(path)
-        vector = np.array(read_vector(path, layout))
-        data = Memory(self._memory).encode(number, codec_of(self.plan.compression), vector, layout)
-        encoded = path.with_name("encoded")
-        encoded.write_bytes(data)
-        return encoded
+    async def _submission(self, number: int, base: Cid, path: Path, made: Made) -> Callable[[float], list[Action]]:
+        """Submit an update as the plan asks for it; of a masked one nothing is told beside it."""
+        if self.book.secure is not None:
+            async with self._own:
+                mask = partial(
+                    self.secrets.mask, self.book.copy(), number, path, path.with_name("masked"), made.n_samples
+                )
+                gather = await trio.to_thread.run_sync(mask)
+            path, made = path.with_name("masked"), Made(1, 1, None)
+        else:
+            gather, path = None, await trio.to_thread.run_sync(encoded, self.plan, self._memory, number, path)
+        update, sealed = await trio.to_thread.run_sync(self.keep.own_update, path)
+        what = (number, base, update, made.n_samples, made.n_steps, signable(made.loss))
+        return lambda now_s: self.member.trained(*what, now_s, sealed, gather)
+
+    async def _answer(self, action: Prepare | Deal | Reveal | Draw) -> None:
+        """What needs this node's secrets, one at a time."""
+        async with self._own:
+            if isinstance(action, Draw):
+                await self.fetch_file(self.plan.initial)
+                noise = await trio.to_thread.run_sync(self.secrets.draw)
+                say = partial(self.member.drawn, action.round, action.term, noise)
+            else:
+                event = await trio.to_thread.run_sync(self.secrets.answer, self.book.copy(), action)
+                say = partial(self.member.answer, event)
+        await self._step(say)
 
     async def _evaluate(self, action: Evaluate) -> None:
         """See how a result does on what was held out here."""
@@ -390,7 +398,7 @@ class Experiment:
             tensors = await trio.to_thread.run_sync(Shelf(self._ports, Path(folder)).path, document.tensors)
             score = await task_of(self.plan.task).evaluate(Exam(tensors, self.data, self._engine))
         if score is not None:
-            loss, accuracy = _finite(score.loss), _finite(score.accuracy)
+            loss, accuracy = signable(score.loss), signable(score.accuracy)
             say = partial(self.member.evaluated, action.round, action.result, score.n_samples, loss, accuracy)
             await self._step(say)
 
@@ -409,6 +417,9 @@ class Experiment:
         if found is not None:
             refused = refusals(found.outcome)
             await self._step(lambda now_s: self.member.computed(action.round, found.result, now_s, refused))
+            if self.book.secure is not None:
+                async with self._own:
+                    await trio.to_thread.run_sync(self.secrets.forget, action.round)
 
     def _recompute(self, book: Book, number: int, close: Close) -> Computed | None:
         folder = Path(tempfile.mkdtemp(dir=self._scratch))
@@ -417,6 +428,8 @@ class Experiment:
             out.mkdir()
             with self._ports.store.lease():
                 found = recompute(book, number, close, shelf, out)
+                if close.noise is not None:
+                    self.secrets.charge(book, number, found.result)
                 self.keep.result(found)
             return found
         finally:
@@ -479,8 +492,3 @@ class Experiment:
         """Members that can be reached; those that answer, first."""
         peers = [*self._reached, *(peer for peer in self.plan.members if peer not in self._reached)]
         return [PeerInfo(peer) for peer in peers if peer != self._ports.identity.peer_id]
-
-
-def _finite(value: float | None) -> float | None:
-    """A number that can be signed: what diverged is left out."""
-    return value if value is not None and math.isfinite(value) else None

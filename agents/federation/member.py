@@ -5,10 +5,13 @@ actions stores an entry before anybody hears of it, and after a crash the same b
 """
 
 import math
-from collections.abc import Iterable
-from typing import Final, NamedTuple, cast
+from collections.abc import Callable, Iterable
+from typing import Final, cast
 
+from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fetch, Prepare, Reveal, Say, Train, Work
 from agents.federation.book import Book, Said
+from agents.federation.secure.stages import Stages, bound_close, consented, is_split
+from agents.federation.soundness import has_central_noise, why_not
 from protocols.entry import Entry, make_entry
 from protocols.errors import Malformed
 from protocols.rounds import (
@@ -16,7 +19,9 @@ from protocols.rounds import (
     Cancel,
     Close,
     Event,
+    Gather,
     Join,
+    Keys,
     Leave,
     Open,
     Promise,
@@ -24,8 +29,10 @@ from protocols.rounds import (
     Refusal,
     Result,
     Score,
+    Shares,
     Start,
     Submit,
+    Unmask,
     Vote,
     content_of,
     scope_of,
@@ -33,56 +40,23 @@ from protocols.rounds import (
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
 
+SPLIT: Final = "members countersigned two active sets: the round is void, and is not tried again"
 MAX_STEPS: Final = 1000  # of one call: each says something, and there is not that much to say
-
-
-class Say(NamedTuple):
-    """Store this entry, durably; then tell the others."""
-
-    entry: Entry
-
-
-class Fetch(NamedTuple):
-    """Bring an update here and keep it; then call `fetched`."""
-
-    submission: Cid
-    update: Cid
-    author: PeerId
-
-
-class Train(NamedTuple):
-    """Train from the result before this round, with this seed; then call `trained`."""
-
-    round: int
-    base: Cid
-    seed: bytes
-
-
-class Compute(NamedTuple):
-    """Admit and aggregate what a final close lists; then call `computed`."""
-
-    round: int
-    close: Cid
-
-
-class Evaluate(NamedTuple):
-    """See how a result does on data that was held out here; then call `evaluated`. It is asked for once."""
-
-    round: int
-    result: Cid
-
-
-Action = Say | Fetch | Train | Compute | Evaluate
 
 
 class Member:
     """Coordinator, deputy, participant and witness in one: what a member is follows from the plan and the book."""
 
-    def __init__(self, identity: Identity, book: Book) -> None:
+    def __init__(
+        self, identity: Identity, book: Book, bears: Callable[[Book, int], bool] = lambda book, number: True
+    ) -> None:
+        """`bears` says whether the experiment's budget bears another round; what it says follows from the book."""
         self._identity = identity
+        self._bears = bears
         self._me: Final = identity.peer_id
         self.book: Final = book
         self._fetched: set[Cid] = set()
+        self._noise: dict[tuple[int, int], Cid] = {}
         self._asked: set[tuple[object, ...]] = set()
         self._alive_s: dict[PeerId, float] = {}
         self._noticed_s: dict[tuple[object, ...], float] = {}
@@ -118,9 +92,10 @@ class Member:
         loss: float | None,
         now_s: float,
         sealed: Cid | None = None,
+        gather: Cid | None = None,
     ) -> list[Action]:
-        """The own update of a round is made, and stored."""
-        if self._me in self.book.submissions(number):
+        """The own update of a round is made, and stored; a masked one, with the sharers on the list `gather`."""
+        if any(event.round == number for _, event in self.book.said_by(self._me, Submit)):
             return self.tick(now_s)
         said = self._say(
             Submit(
@@ -131,10 +106,23 @@ class Member:
                 n_steps=n_steps,
                 loss=loss,
                 sealed=sealed,
+                gather=gather,
             )
         )
         self._fetched.add(said.entry.cid)
         return [said, *self.tick(now_s)]
+
+    def answer(self, event: Keys | Shares | Unmask, now_s: float) -> list[Action]:
+        """What a secure round asked for is made. In each round one of a kind is said, and no second one."""
+        if any(one.round == event.round for _, one in self.book.said_by(self._me, type(event))):
+            return self.tick(now_s)
+        return [self._say(event), *self.tick(now_s)]
+
+    def drawn(self, number: int, term: int, noise: Cid, now_s: float) -> list[Action]:
+        """The noise of a close of one's own is made, and stored."""
+        self._noise.setdefault((number, term), noise)
+        self._fetched.add(noise)
+        return self.tick(now_s)
 
     def computed(self, number: int, result: Cid, now_s: float, refused: tuple[Refusal, ...] = ()) -> list[Action]:
         """The result of a round, by the own computation, and what was not admitted to it."""
@@ -156,7 +144,7 @@ class Member:
 
     def failed(self, action: Action) -> None:
         """It could not be done: it will be asked for again, but for an evaluation."""
-        if isinstance(action, Fetch | Train | Compute):
+        if not isinstance(action, Say | Evaluate):
             self._asked.discard(_key(action))
 
     # What its user wants
@@ -201,12 +189,26 @@ class Member:
         if evaluation := self._evaluate(number - 1):
             return evaluation
         selected = book.selected(number)
-        if number > book.plan.n_rounds or selected is None:
+        if number > book.plan.n_rounds or selected is None or not self._bears(book, number):
             return []
         self._notice(("round", number), now_s)
         if final := book.final(number):
-            return self._ask(Compute(number, final.cid)) if self._me in selected else []
+            return self._finish(number, final) if self._me in selected else []
         return self._coordinate(number, now_s) or (self._take_part(number) if self._me in selected else [])
+
+    def _finish(self, number: int, final: Said) -> list[Action]:
+        """A close is final: unmask what it adds up, where it is masked, and compute."""
+        close = cast(Close, final.event)
+        if self.book.secure is not None and not close.void:
+            stages = Stages(self.book, number)
+            if self._me in stages.active(close) and stages.own(self._me, Unmask) is None:
+                is_bound = consented(self.book, number, self._me) in (None, close.submissions)
+                if is_bound and (asked := self._ask(Reveal(number, final.cid))):
+                    return asked
+            unmasking = stages.unmasking(final)
+            if unmasking is None or unmasking.n_lacking:
+                return []
+        return self._ask(Compute(number, final.cid))
 
     def _accuse(self) -> list[Action]:
         known = self.book.accused()
@@ -276,9 +278,51 @@ class Member:
                 return []
             if book.has_gaps(promises.values()):
                 return []
-            if highest := book.highest_vote(promises.values()):
+            if book.secure is not None and is_split(book, number, promises.values()):
+                return [self._void(number, term, SPLIT, promises)]
+            highest = book.highest_vote(promises.values())
+            if highest is None and book.secure is not None:
+                highest = bound_close(book, number)
+            if highest is not None:
                 return [self._close(number, term, cast(Close, highest.event), promises)]
-        submissions = book.submissions(number)
+        if book.secure is not None and (waiting := self._gather(number, term, promises, now_s)) is not None:
+            return waiting
+        return self._collect_updates(number, term, promises, now_s)
+
+    def _gather(self, number: int, term: int, promises: dict[PeerId, Said], now_s: float) -> list[Action] | None:
+        """Keys, and then shares, each of all or of enough after a lease; None once updates can come."""
+        stages = Stages(self.book, number)
+        stage = stages.stage()
+        if stage == "masked":
+            return None
+        since_s = self._notice((stage, number, term), now_s)
+        heard, n_expected = stages.heard(stage)
+        is_late = now_s >= since_s + self.book.plan.lease_s
+        minimum = self.book.minimum(number)
+        if len(heard) >= minimum and (is_late or len(heard) == n_expected):
+            links = tuple(sorted(said.cid for said in heard))
+            return [self._say(Gather(round=number, term=term, stage=stage, said=links))]
+        if now_s < self._deadline_s(number, term):
+            return []
+        return [self._void(number, term, f"{len(heard)} sent {stage} in time, and {minimum} are needed", promises)]
+
+    def _void(self, number: int, term: int, why: str, promises: dict[PeerId, Said]) -> Say:
+        close = Close(round=number, term=term, submissions=(), joined=self.book.joined_now(), void=why)
+        return self._close(number, term, close, promises)
+
+    def _collect_updates(self, number: int, term: int, promises: dict[PeerId, Said], now_s: float) -> list[Action]:
+        book = self.book
+        submissions, n_expected = book.submissions(number), len(book.selected(number) or ())
+        if book.secure is not None:
+            stages = Stages(book, number)
+            gather = cast(Said, stages.chosen())
+            sharers = stages.authors(gather)
+            n_expected = len(sharers)
+            submissions = {
+                peer: said
+                for peer, said in submissions.items()
+                if peer in sharers and cast(Submit, said.event).gather == gather.cid
+            }
         receipts = book.receipts(number, self._me)
         for said in submissions.values():
             if said.cid not in self._fetched:
@@ -287,12 +331,15 @@ class Member:
             elif said.cid not in receipts and said.author != self._me:
                 return [self._say(Receipt(round=number, submission=said.cid))]
         taken = sorted(said.cid for said in submissions.values() if book.is_received(said, number))
-        if len(taken) < len(book.selected(number) or ()) and now_s < self._deadline_s(number, term):
+        if len(taken) < n_expected and now_s < self._deadline_s(number, term):
             return []
-        joined, void = book.joined_now(), ""
         if len(taken) < (minimum := book.minimum(number)):
-            void = f"{len(taken)} updates came in time, and {minimum} are needed"
-        close = Close(round=number, term=term, submissions=() if void else tuple(taken), joined=joined, void=void)
+            why = f"{len(taken)} updates came in time, and {minimum} are needed"
+            return [self._void(number, term, why, promises)]
+        noise = self._noise.get((number, term))
+        if noise is None and has_central_noise(book.plan):
+            return self._ask(Draw(number, term))
+        close = Close(round=number, term=term, submissions=tuple(taken), joined=book.joined_now(), noise=noise)
         return [self._close(number, term, close, promises)]
 
     def _close(self, number: int, term: int, what: Close, promises: dict[PeerId, Said]) -> Say:
@@ -305,6 +352,7 @@ class Member:
                 joined=what.joined,
                 void=what.void,
                 promises=links,
+                noise=what.noise,
             )
         )
 
@@ -321,7 +369,10 @@ class Member:
         bound = max([-1, *promised, *(at for at, _ in own)])
         if term > max(bound, 0):
             return [self._say(Promise(round=number, term=term, vote=max(own)[1] if own else None))]
-        if self._me not in book.submissions(number):
+        duty = self._prepare(number) if book.secure is not None else None
+        if duty:
+            return duty
+        if duty is None and self._me not in book.submissions(number):
             base, seed = book.result(number - 1), book.seed(number)
             assert base is not None and seed is not None
             if asked := self._ask(Train(number, base, seed)):
@@ -338,10 +389,27 @@ class Member:
             return []
         return self._vote(number, close)
 
+    def _prepare(self, number: int) -> list[Action] | None:
+        """What a client owes a secure round before its update; None when that may be trained and masked."""
+        stages = Stages(self.book, number)
+        if stages.own(self._me, Submit) is not None:
+            return []
+        if stages.own(self._me, Keys) is None:
+            return self._ask(Prepare(number))
+        if stages.own(self._me, Shares) is None:
+            ring = stages.mine("keys", self._me)
+            return self._ask(Deal(number, ring.cid)) if ring is not None else []
+        return None if stages.mine("shares", self._me) is not None else []
+
     def _vote(self, number: int, said: Said) -> list[Action]:
         close = cast(Close, said.event)
         if why_not(self.book, said):
             return []
+        is_masked = self.book.secure is not None and not close.void
+        if is_masked and consented(self.book, number, self._me) not in (None, close.submissions):
+            return []  # one active set a round, ever: of a second one the shares would lay an update open
+        if close.noise is not None and close.noise not in self._fetched:
+            return self._ask(Fetch(close.noise, close.noise, said.author))
         for link in close.submissions:
             if link not in self._fetched:
                 return self._ask(self._fetch(cast(Said, self.book.get(link))))
@@ -356,7 +424,7 @@ class Member:
         """When this was first seen here."""
         return self._noticed_s.setdefault(what, now_s)
 
-    def _ask(self, action: Fetch | Train | Compute | Evaluate) -> list[Action]:
+    def _ask(self, action: Work) -> list[Action]:
         """The action, but for one that was asked for already."""
         key = _key(action)
         if key in self._asked:
@@ -379,48 +447,5 @@ class Member:
         return Say(entry)
 
 
-def _key(action: Fetch | Train | Compute | Evaluate) -> tuple[object, ...]:
+def _key(action: Work) -> tuple[object, ...]:
     return (type(action), *action[:2])
-
-
-def _is_of_round(said: Said, number: int) -> bool:
-    return isinstance(said.event, Submit) and said.event.round == number
-
-
-def why_not(book: Book, said: Said) -> str:
-    """Why a close may not be countersigned, or nothing. What it rests on must be known here."""
-    close = cast(Close, said.event)
-    quorum, selected = book.quorum(close.round), book.selected(close.round)
-    if quorum is None or selected is None:
-        return "nobody knows yet who is selected"
-    authors = {one.author for one in map(book.get, close.submissions) if one and _is_of_round(one, close.round)}
-    if len(authors) != len(close.submissions) or not authors <= set(selected):
-        return "it lists what is no submission of one of the selected, two of one, or one that is not known here"
-    if list(close.submissions) != sorted(close.submissions):
-        return "its list is not in order"
-    if bool(close.void) == bool(close.submissions):
-        return "a void round has no submissions, and any other has"
-    if not close.void and len(close.submissions) < book.minimum(close.round):
-        return f"it lists {len(close.submissions)} submissions, too few for a round"
-    if said.author in book.broken():
-        return "its coordinator has broken the rules"
-    if close.term == 0:
-        return ""
-    promises = {
-        one.author: one
-        for one in map(book.get, close.promises)
-        if one is not None
-        and isinstance(one.event, Promise)
-        and (one.event.round, one.event.term) == (close.round, close.term)
-        and one.author in selected
-    }
-    if len(promises) < quorum or len(promises) != len(close.promises):
-        return "it does not show the promises of over half of the selected"
-    if book.has_gaps(promises.values()):
-        return "a promise names a vote that is not known here"
-    highest = book.highest_vote(promises.values())
-    if highest is not None:
-        bound = cast(Close, highest.event)
-        if (bound.submissions, bound.joined, bound.void) != (close.submissions, close.joined, close.void):
-            return "a close that was countersigned before it lists something else"
-    return ""

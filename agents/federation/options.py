@@ -10,7 +10,8 @@ from agents.errors import AgentError
 from agents.federation.compression.codec import Codec
 from agents.federation.compression.registry import codec_of
 from agents.federation.privacy.ledger import Budget
-from protocols.rounds import MAX_MEMBERS, Plan
+from agents.federation.secure.terms import Secure, secure_of
+from protocols.rounds import Plan
 
 S = TypeVar("S")
 
@@ -19,13 +20,6 @@ class BadOption(AgentError):
     """An option of the plan is not valid. The message says which."""
 
     code = "bad_option"
-
-
-class Secure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Secure aggregation. threshold: how many unmask, 0 for over two thirds; n_colluders: with the coordinator."""
-
-    threshold: Annotated[int, Meta(ge=0, le=MAX_MEMBERS)] = 0
-    n_colluders: Annotated[int, Meta(ge=0, le=MAX_MEMBERS)] = 1
 
 
 class Privacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -62,7 +56,7 @@ class Options(msgspec.Struct, frozen=True):
 def options_of(plan: Plan) -> Options:
     """The options of a plan. Raises: BadOption."""
     return Options(
-        _read("secure", plan.secure, lambda settings: msgspec.convert(settings, Secure)),
+        _read("secure", plan.secure, secure_of),
         _read("privacy", plan.privacy, lambda settings: msgspec.convert(settings, Privacy)),
         _read("compression", plan.compression, codec_of),
         _read("gossip", plan.gossip, lambda settings: msgspec.convert(settings, Gossip)),

@@ -18,6 +18,12 @@ from agents.aggregation.registry import before_of, rule_of, server_of
 from agents.aggregation.updates import CannotAggregate, Update, Vector, largest
 from agents.federation.compression.codec import BadCompressed
 from agents.federation.compression.registry import codec_of
+from agents.federation.privacy.accounts import lattice_of
+from agents.federation.privacy.lattice import BadLattice, noise_fault, noisy_mean
+from agents.federation.privacy.noise import MAX_DEVIATION, MAX_MAGNITUDE, discrete_gaussian
+from agents.federation.secure.sides import FalseShares, SecureRefused
+from agents.federation.secure.stages import Unmasking
+from agents.federation.secure.total import mean_of
 from agents.federation.tensors import BadTensors, Layout, flush, new_vector, read_layout, read_vector
 from protocols.rounds import MAX_REFUSALS, MAX_VERDICT_CHARS, Plan, Refusal, Submit
 from storage.cid import DAG_CBOR, Cid
@@ -133,13 +139,59 @@ def compute(
     seed: bytes,
     states: Sequence[Path] = (),
     n_threads: int = 1,
+    unmasking: Unmasking | None = None,
+    noise: Path | None = None,
 ) -> Outcome:
     """Admit, aggregate, and write the new tensors and states into `folder`, which is empty.
 
-    `states` are the server's from the round before; without any they begin as zeros. Raises: BadTensors, OSError.
+    `states` are the server's from the round before; without any they begin as zeros. `unmasking` under secure
+    aggregation, where updates are words of masked sums; `noise` under central noise.
+
+    Raises: BadTensors, FalseShares, OSError.
     """
     layout = read_layout(base)
     recipe = recipe_of(plan)
+    if unmasking is None:
+        verdicts, admitted = _admitted(plan, recipe, layout, submitted, folder)
+    else:
+        verdicts, admitted = _masked(submitted)
+    tensors = folder / TENSORS_FILE
+    change = new_vector(tensors, layout)
+    n_states = recipe.server.n_states if recipe.server is not None else 0
+    state_paths = tuple(folder / f"state-{index}" for index in range(n_states))
+    state_vectors = [new_vector(path, layout) for path in state_paths]
+    for vector, path in zip(state_vectors, states, strict=False):
+        vector[:] = read_vector(path, layout)
+    failed = ""
+    try:
+        if unmasking is not None:
+            masked = {one.peer: one.path for one in submitted}
+            averaged = [Update(b"", "", mean_of(plan, unmasking, masked, layout.n_params))]
+        elif noise is not None:
+            averaged = [Update(b"", "", _noisy(plan, layout, admitted, noise))]
+        else:
+            averaged = list(admitted)
+        aggregate(averaged, recipe, change, seed=seed, states=state_vectors, n_threads=n_threads)
+    except FalseShares:
+        raise  # what others answer may still unmask it
+    except (CannotAggregate, SecureRefused, BadLattice) as error:
+        failed = str(error)
+        change[:] = 0.0
+    _add(read_vector(base, layout), change)
+    if not failed and not math.isfinite(max(map(largest, (change, *state_vectors)))):
+        failed = "the result would hold NaN or infinity"
+        change[:] = read_vector(base, layout)
+    if failed:
+        for vector, path in zip(state_vectors, states, strict=False):
+            vector[:] = read_vector(path, layout)
+    for vector, path in zip((change, *state_vectors), (tensors, *state_paths), strict=True):
+        flush(vector, path)
+    return Outcome(tuple(verdicts), admitted, tensors, state_paths, failed)
+
+
+def _admitted(
+    plan: Plan, recipe: Recipe, layout: Layout, submitted: Sequence[Submitted], folder: Path
+) -> tuple[list[Verdict], tuple[Update, ...]]:
     verdicts = admit(plan, layout, submitted, getattr(recipe.rule, "max_staleness", 0))
     refused = {(verdict.peer, verdict.update) for verdict in verdicts if verdict.reason}
     admitted = tuple(
@@ -154,29 +206,43 @@ def compute(
         for one in sorted(submitted, key=lambda one: (one.submit.update, one.peer))
         if (one.peer, one.submit.update) not in refused
     )
-    tensors = folder / TENSORS_FILE
-    change = new_vector(tensors, layout)
-    n_states = recipe.server.n_states if recipe.server is not None else 0
-    state_paths = tuple(folder / f"state-{index}" for index in range(n_states))
-    state_vectors = [new_vector(path, layout) for path in state_paths]
-    for vector, path in zip(state_vectors, states, strict=False):
-        vector[:] = read_vector(path, layout)
-    failed = ""
+    return verdicts, admitted
+
+
+def _masked(submitted: Sequence[Submitted]) -> tuple[list[Verdict], tuple[Update, ...]]:
+    """Masked updates are all in the sum: nobody sees what could be refused."""
+    ordered = sorted(submitted, key=lambda one: (one.submit.update, one.peer))
+    nothing = np.empty(0, np.float32)
+    return (
+        [Verdict(one.peer, one.submit.update, "") for one in ordered],
+        tuple(Update(bytes(one.submit.update), str(one.peer), nothing) for one in ordered),
+    )
+
+
+def _noisy(plan: Plan, layout: Layout, admitted: Sequence[Update], path: Path) -> Vector:
+    """The mean of clipped updates with the noise in a file. Raises: BadLattice for noise that is none, NotFinite."""
+    grid = lattice_of(plan)
+    assert grid is not None
     try:
-        aggregate(admitted, recipe, change, seed=seed, states=state_vectors, n_threads=n_threads)
-    except CannotAggregate as error:
-        failed = str(error)
-        change[:] = 0.0
-    _add(read_vector(base, layout), change)
-    if not failed and not math.isfinite(max(map(largest, (change, *state_vectors)))):
-        failed = "the result would hold NaN or infinity"
-        change[:] = read_vector(base, layout)
-    if failed:
-        for vector, path in zip(state_vectors, states, strict=False):
-            vector[:] = read_vector(path, layout)
-    for vector, path in zip((change, *state_vectors), (tensors, *state_paths), strict=True):
-        flush(vector, path)
-    return Outcome(tuple(verdicts), admitted, tensors, state_paths, failed)
+        if difference := read_layout(path).differs_from(layout):
+            raise BadLattice(f"the noise does not fit the base: {difference}")
+        values = read_vector(path, layout)
+    except BadTensors as error:
+        raise BadLattice(f"the noise cannot be read: {error}") from None
+    if not math.isfinite(most := largest(values)) or most >= MAX_MAGNITUDE or (values != np.rint(values)).any():
+        raise BadLattice("its noise is not made of whole steps")
+    noise = values.astype(np.int64)
+    if why := noise_fault(noise):
+        raise BadLattice(why)
+    return noisy_mean((update.vector for update in admitted), grid, noise)
+
+
+def draw_noise(base: Path, out: Path) -> None:
+    """Write central noise for tensors like these, from the system's source of secrets. Raises: BadTensors, OSError."""
+    layout = read_layout(base)
+    vector = new_vector(out, layout)
+    vector[:] = discrete_gaussian(layout.n_params, MAX_DEVIATION)
+    flush(vector, out)
 
 
 def refusals(outcome: Outcome) -> tuple[Refusal, ...]:

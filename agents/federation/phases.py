@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple, cast
 
 from agents.federation.book import Book
+from agents.federation.secure.stages import Stage, Stages
 from protocols.rounds import Close
 
-Phase = Literal["unknown", "waiting", "training", "closing", "final", "void", "settled"]
+Phase = Literal["unknown", "waiting", "keying", "sharing", "training", "closing", "final", "void", "settled"]
 
 
 class Step(NamedTuple):
@@ -24,15 +25,24 @@ class Step(NamedTuple):
 TABLE: Final = (
     Step("unknown", "start, or the result before", "waiting", "the plan's author; over half of those selected before"),
     Step("waiting", "open", "training", "the coordinator of the term"),
+    Step("waiting", "open, under secure aggregation", "keying", "the coordinator of the term"),
+    Step("keying", "keys", "keying", "the selected, each its own"),
+    Step("keying", "gather", "sharing", "the coordinator, of all keys or of enough after a lease"),
+    Step("sharing", "shares", "sharing", "those whose keys were gathered, for each other"),
+    Step("sharing", "gather", "training", "the coordinator, of all shares or of enough after a lease"),
+    Step("keying", "close", "closing", "the coordinator, void, at the deadline with too few keys"),
+    Step("sharing", "close", "closing", "the coordinator, void, at the deadline with too few shares"),
     Step("training", "submit, receipt", "training", "the selected; the coordinator"),
     Step("training", "open, promise", "training", "a deputy, after a lease of silence; the selected"),
     Step("training", "close", "closing", "the coordinator of the highest term"),
     Step("closing", "open, promise", "training", "a deputy, when no majority countersigned within a lease"),
-    Step("closing", "vote", "final", "over half of the selected"),
+    Step("closing", "vote", "final", "over half of the selected; of masked updates, as many as unmask them"),
     Step("closing", "vote", "void", "over half of the selected, for a close without submissions"),
+    Step("final", "unmask", "final", "those whose updates are in the sum, each for this close alone"),
     Step("final", "result", "settled", "each member's own computation, or over half of the selected alike"),
 )
 
+STAGES: Final[dict[Stage, Phase]] = {"keys": "keying", "shares": "sharing", "masked": "training"}
 MARKS: Final = ("<!-- phases -->", "<!-- /phases -->")
 
 
@@ -47,7 +57,9 @@ def phase_of(book: Book, number: int) -> Phase:
     opened = book.opened(number)
     if not opened:
         return "waiting"
-    return "closing" if max(opened) in book.closes(number) else "training"
+    if max(opened) in book.closes(number):
+        return "closing"
+    return STAGES[Stages(book, number).stage()] if book.secure is not None else "training"
 
 
 def text() -> str:

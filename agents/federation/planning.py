@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from agents.errors import AgentError
 from agents.federation.compatibility import problems
+from agents.federation.options import options_of
 from agents.federation.outcome import recipe_of
 from agents.federation.tasks import task_of
 from protocols.errors import Malformed
@@ -18,7 +19,8 @@ MAX_FILE_BYTES: Final = 1 << 20
 KEYS: Final = frozenset(
     {
         "title", "task", "initial", "rounds", "min_participants", "selected", "deadline_s", "lease_s", "before", "rule",
-        "server", "max_samples", "max_norm", "members", "deputies", "compression", "evaluated", "sealed",
+        "server", "max_samples", "max_norm", "members", "deputies", "compression", "evaluated", "sealed", "secure",
+        "privacy",
     }
 )  # fmt: skip
 # What can be written as a name, or as a table with its settings -> what the name is called in the table.
@@ -45,6 +47,9 @@ def read_file(path: Path) -> dict[str, Any]:
     for key in ("members", "deputies"):
         if not isinstance(names := value.get(key, []), list) or not all(isinstance(name, str) for name in names):
             raise BadPlan(f'{path}: {key} is a list of peers, by id or name, such as ["ada", "bob"]')
+    for key in ("secure", "privacy"):
+        if not isinstance(value.get(key, {}), dict):
+            raise BadPlan(f"{path}: {key} is a table with its settings: [{key}]")
     for key in _TABLES:
         if not isinstance(value.get(key, ""), str | dict):
             raise BadPlan(f"{path}: {key} is a name, or a table with its settings")
@@ -56,6 +61,8 @@ def read_file(path: Path) -> dict[str, Any]:
 def complete(wish: Mapping[str, Any], resolve: Callable[[str], PeerId], me: PeerId) -> dict[str, Any]:
     """A plan's fields, peers by their ids; the deputies are the members, this node first, where none are named."""
     fields = {_NAMES.get(key, key): value for key, value in wish.items() if key != "initial"}
+    if fields.get("privacy") is not None:
+        fields.setdefault("is_evaluated", False)  # how results do on one's own data would be told without noise
     for key in _TABLES:
         if isinstance(fields.get(key), str):
             fields[key] = {_TABLES[key]: fields[key]}
@@ -93,6 +100,19 @@ def plan_of(fields: Mapping[str, Any], initial: Cid, unix_s: int) -> Plan:
         raise BadPlan(f"{plan.min_participants} participants are needed, and there are {len(plan.members)} members")
     if plan.deadline_s < plan.lease_s:
         raise BadPlan("the deadline is shorter than the lease: every round would be over before a deputy could act")
-    if found := problems(plan):
+    if found := faults(plan):
         raise BadPlan("; ".join(found))
     return plan
+
+
+def faults(plan: Plan) -> list[str]:
+    """Why a plan cannot be carried out, whoever signed it: for who makes one, and for who joins."""
+    found = problems(plan)
+    privacy = options_of(plan).privacy if not found else None
+    if privacy is not None and privacy.noise == "examples":
+        found = ["privacy: no task adds noise to its examples' gradients: take central or distributed noise"]
+    elif privacy is not None and privacy.quantile:
+        found = ["privacy: rounds do not move the clip bound yet: leave out quantile"]
+    elif plan.gossip is not None:
+        found = [*found, "gossip: its cores are not carried between members yet: leave it out"]
+    return found

@@ -85,6 +85,14 @@ class Keep:
         self.show(sealed or cid)
         return cid, sealed
 
+    def own_file(self, path: Path) -> Cid:
+        """Add a file that was made here, keep it, and show it to the members."""
+        with self._ports.store.lease():
+            cid = add_path(self._ports.store, path, COVEY_WEIGHTS)
+            self.hold(cid)
+        self.show(cid)
+        return cid
+
     def open_update(self, sealed: Cid, update: Cid, folder: Path, max_bytes: int) -> None:
         """Take an update out of its seal, and keep it for this node alone.
 

@@ -5,7 +5,7 @@ from typing import NamedTuple, cast
 
 from agents.federation.book import Book
 from agents.federation.phases import phase_of
-from protocols.rounds import Cancel, Close, Refusal, Result, Score, Submit, Vote
+from protocols.rounds import Cancel, Close, Keys, Refusal, Result, Score, Shares, Submit, Unmask, Vote
 from storage.cid import Cid
 from storage.keys import PeerId
 
@@ -15,6 +15,9 @@ class RoundStanding(NamedTuple):
 
     number: int
     phase: str
+    n_keys: int
+    n_shares: int
+    n_unmasked: int
     coordinator: PeerId | None
     term: int
     n_selected: int
@@ -75,6 +78,9 @@ def round_of(book: Book, number: int) -> RoundStanding:
     return RoundStanding(
         number=number,
         phase=phase_of(book, number),
+        n_keys=_n_said(book, number, Keys),
+        n_shares=_n_said(book, number, Shares),
+        n_unmasked=_n_said(book, number, Unmask),
         coordinator=book.coordinator(close.term if close else term) if opened or close else None,
         term=close.term if close else term,
         n_selected=len(selected),
@@ -110,6 +116,10 @@ def _refused(book: Book, number: int, result: Cid | None) -> tuple[Refusal, ...]
 def _mean(pairs: list[tuple[float, int]]) -> float | None:
     """By the number of samples."""
     return math.fsum(value * n for value, n in pairs) / sum(n for _, n in pairs) if pairs else None
+
+
+def _n_said(book: Book, number: int, kind: type[Keys] | type[Shares] | type[Unmask]) -> int:
+    return len({said.author for said, event in book.all_of(kind) if event.round == number})
 
 
 def _n_votes(book: Book, number: int, close: Close | None) -> int:

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, cast
 
 from agents.federation.book import Book, Said
-from agents.federation.member import why_not
+from agents.federation.compatibility import undecidable
 from agents.federation.outcome import Outcome, Submitted, compute, document, read_document, refusals
-from protocols.rounds import Close, Result, Submit
+from agents.federation.privacy.accounts import Accounts
+from agents.federation.secure.sides import FalseShares
+from agents.federation.secure.stages import Stages, Unmasking
+from agents.federation.soundness import why_not
+from protocols.rounds import Close, Result, Submit, Unmask, Vote
 from storage.cid import Cid
 from storage.errors import NotFound
 from storage.keys import PeerId
@@ -38,13 +42,23 @@ class Files(Protocol):
         ...
 
 
+class StillMasked(NotFound):
+    """Too few true answers are known to unmask a sum. Wait for members who submitted to come back."""
+
+    code = "still_masked"
+
+
 class Finding(NamedTuple):
-    """One thing that was checked. `round` is 0 for the experiment as a whole; `by` is who is to blame."""
+    """One thing that was checked. `round` is 0 for the experiment as a whole; `by` is who is to blame.
+
+    is_of_plan: what the plan's options leave undecidable for everybody and for ever; not for lack of something.
+    """
 
     round: int
     verdict: Literal["proved", "refuted", "not decidable"]
     what: str
     by: PeerId | None = None
+    is_of_plan: bool = False
 
 
 class Computed(NamedTuple):
@@ -67,6 +81,9 @@ def recompute(book: Book, number: int, close: Close, files: Files, folder: Path,
         submitted.append(
             Submitted(said.author, submit, files.path(submit.update), staleness(book, number, submit, files))
         )
+    unmasking = None
+    if book.secure is not None:
+        unmasking = unmasking_of(book, close)
     outcome = compute(
         book.plan,
         files.path(base),
@@ -75,10 +92,22 @@ def recompute(book: Book, number: int, close: Close, files: Files, folder: Path,
         seed=book.seed(number) or b"",
         states=[files.path(cid) for cid in states],
         n_threads=n_threads,
+        unmasking=unmasking,
+        noise=files.path(close.noise) if close.noise is not None else None,
     )
     tensors, new_states = files.cid(outcome.tensors), tuple(files.cid(path) for path in outcome.states)
     result, data = document(book.experiment, number, base, outcome, tensors, new_states)
     return Computed(result, data, tensors, new_states, outcome)
+
+
+def unmasking_of(book: Book, close: Close) -> Unmasking:
+    """What unmasks a final close. Raises: StillMasked."""
+    final = book.final(close.round)
+    found = Stages(book, close.round).unmasking(final) if final is not None else None
+    if found is None or found.n_lacking:
+        n_lacking = found.n_lacking if found is not None else book.threshold(close.round)
+        raise StillMasked(f"{n_lacking} more true answers are needed to unmask the sum of round {close.round}")
+    return found
 
 
 def tensors_before(book: Book, number: int, files: Files) -> tuple[Cid, tuple[Cid, ...]]:
@@ -104,10 +133,16 @@ def verify(book: Book, files: Files) -> Iterator[Finding]:
     """Check every round that is final, in order. `book` must have settled nothing itself: see `Book.settle`."""
     for peer, (first, second) in sorted(book.broken().items()):
         yield Finding(0, "refuted", f"two events contradict each other: {first.cid} and {second.cid}", peer)
+    for why in undecidable(book.plan):
+        yield Finding(0, "not decidable", why, is_of_plan=True)
     if book.start() is None:
         yield Finding(0, "not decidable", "no list of participants is known that the plan's author signed")
         return
+    accounts = Accounts()
     for number in range(1, book.plan.n_rounds + 1):
+        if not accounts.bears(book, number):
+            yield Finding(number, "proved", "there is no such round: the privacy budget does not bear it")
+            return
         said = book.final(number)
         if said is None:
             yield Finding(number, "not decidable", "no close is known that over half of the selected countersigned")
@@ -119,15 +154,39 @@ def verify(book: Book, files: Files) -> Iterator[Finding]:
         if close.void:
             yield Finding(number, "proved", f"void: {close.void}")
             continue
+        if book.secure is not None:
+            yield from _secure_faults(book, said)
         try:
             with tempfile.TemporaryDirectory() as folder:
                 found = recompute(book, number, close, files, Path(folder))
                 files.remember(found)
+        except StillMasked as error:
+            yield Finding(number, "not decidable", f"the sum is still masked: {error}")
+            return
         except NotFound as error:
             yield Finding(number, "not decidable", f"an update is missing: {error}")
             return
+        except FalseShares as error:
+            yield Finding(number, "refuted", str(error), error.dealer)
+            return
         yield from _compare(book, number, said, found)
         book.settle(number, found.result)
+
+
+def _secure_faults(book: Book, final: Said) -> Iterator[Finding]:
+    """Members who told false shares, or were ready to open two active sets of a round."""
+    close = cast(Close, final.event)
+    unmasking = Stages(book, close.round).unmasking(final)
+    for peer in unmasking.liars if unmasking is not None else ():
+        yield Finding(close.round, "refuted", "it answered with shares that their dealers did not vouch for", peer)
+    seen: dict[PeerId, tuple[Cid, ...]] = {}
+    consents: list[tuple[Said, Vote | Unmask]] = [*book.all_of(Vote), *book.all_of(Unmask)]
+    for said, event in consents:
+        named = book.get(event.close)
+        if event.round != close.round or named is None or not isinstance(named.event, Close) or named.event.void:
+            continue
+        if seen.setdefault(said.author, named.event.submissions) != named.event.submissions:
+            yield Finding(close.round, "refuted", "it consented to two active sets of one round", said.author)
 
 
 def _compare(book: Book, number: int, final: Said, found: Computed) -> Iterator[Finding]:

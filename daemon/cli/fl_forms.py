@@ -34,7 +34,10 @@ def status(rows: Json) -> Iterator[str]:
 
 def _whole(row: Json) -> Iterator[str]:
     names = {one["peer"]: one["name"] or short(one["peer"]) for one in row["members"]}
-    head = {key: value for key, value in row.items() if key not in ("type", "rounds", "members", "is_over")}
+    hidden = ("type", "rounds", "members", "is_over", "epsilon", "epsilon_budget", "delta")
+    head = {key: value for key, value in row.items() if key not in hidden}
+    if row["epsilon_budget"] is not None:
+        head["privacy"] = _privacy(row)
     head["coordinator"] = names.get(row["coordinator"], row["coordinator"])
     yield from pairs(head)
     if row["rounds"]:
@@ -54,8 +57,16 @@ def _whole(row: Json) -> Iterator[str]:
         yield f"starts it: covey fl start {row['experiment']}"
 
 
+def _privacy(row: Json) -> str:
+    spent = "no bound" if row["epsilon"] is None else f"{row['epsilon']:.4g}"
+    return f"epsilon {spent} of {row['epsilon_budget']:g} at delta {row['delta']:g}"
+
+
 def _round(one: Json) -> Json:
-    shown = {key: value for key, value in one.items() if key not in ("result", "void", "refused", "update_bytes")}
+    hidden = {"result", "void", "refused", "update_bytes"}
+    if not one["n_keys"]:
+        hidden |= {"n_keys", "n_shares", "n_unmasked"}
+    shown = {key: value for key, value in one.items() if key not in hidden}
     for key in ("loss", "result_loss", "result_accuracy"):
         shown[key] = f"{one[key]:.4g}" if one[key] is not None else "-"
     shown["updates"] = bytes_text(one["update_bytes"])
@@ -73,6 +84,8 @@ def watched(row: Json) -> Iterator[str]:
     last = row["rounds"][-1] if row["rounds"] else None
     parts = [row["state"], f"{row['n_joined']} joined", f"{row['n_reachable']} reachable"]
     if last is not None:
+        if last["n_keys"]:
+            parts.append(f"{last['n_keys']} keys, {last['n_shares']} shares, {last['n_unmasked']} unmask")
         parts.append(
             f"{last['n_submitted']}/{last['n_selected']} submitted, "
             f"{last['n_receipts']} received, {last['n_votes']} votes"
@@ -87,6 +100,7 @@ def watched(row: Json) -> Iterator[str]:
         if last["n_refused"]:
             parts.append(f"{last['n_refused']} refused")
         parts.append(f"updates {bytes_text(last['update_bytes'])}")
+    parts += [_privacy(row)] if row["epsilon_budget"] is not None else []
     parts.append(f"fetched {bytes_text(row['fetched_bytes'])}")
     parts += [row["doing"]] if row["doing"] else []
     parts += [f"trouble: {row['trouble']}"] if row["trouble"] else []

@@ -5,7 +5,10 @@ A new reader is one line of `READERS`: its name, the function, its errors, and s
 
 from typing import Final
 
+import msgspec
+
 from agents.federation import journal
+from agents.federation.secure import vault
 from protocols import adapters, entry, envelope, kubo_rpc, message, rounds, rounds_sync
 from protocols.adapters import Announcement
 from protocols.ask import record as answers
@@ -112,6 +115,10 @@ _EVENTS: Final = tuple(
         rounds.Submit(round=1, base=LINK, update=LINK, n_samples=5, loss=0.5),
         rounds.Close(round=1, term=0, submissions=(_BASE,), joined=(_ME.peer_id,)),
         rounds.Promise(round=1, term=1, vote=_BASE),
+        rounds.Keys(round=1, for_shares=bytes(32), for_masks=bytes(32), seed_digest=bytes(32)),
+        rounds.Gather(round=1, term=0, stage="keys", said=(_BASE, _BASE)),
+        rounds.Shares(round=1, gather=_BASE, sealed=(bytes(82),) * 2, digests=((bytes(32), bytes(32)),) * 2),
+        rounds.Unmask(round=1, close=_BASE, own_seeds=(bytes(33),), mask_keys=(bytes(33), bytes(33))),
     )
 )
 _JOURNAL: Final = journal.HEADER + b"".join(
@@ -120,10 +127,20 @@ _JOURNAL: Final = journal.HEADER + b"".join(
 )
 
 
+_SECRETS: Final = (
+    b'{"experiment":"%s","rounds":[{"round":1,"share_key":"%s","mask_key":"%s","own_seed":"%s"}],"format":1}'
+    % (str(_BASE).encode(), *(b"A" * 43 + b"=",) * 3)
+)
+_KINDS: Final = {
+    "update": "submit", "joined": "close", "for_masks": "keys", "stage": "gather", "sealed": "shares",
+    "own_seeds": "unmask",
+}  # fmt: skip
+
+
 def _event(data: bytes) -> object:
     value = dag_cbor.decode(data)
     content = {key: item for key, item in value.items() if isinstance(key, str)} if isinstance(value, dict) else {}
-    kind = "submit" if "update" in content else "close" if "joined" in content else "promise"
+    kind = next((kind for key, kind in _KINDS.items() if key in content), "promise")
     made = entry.make_entry(_ME, kind, rounds.scope_of(_BASE), 0, [], content)
     return rounds.read_event(made, _BASE)
 
@@ -239,6 +256,7 @@ READERS: Final = (
     ),
     Reader("rounds-question", rounds_sync.read_ask, (Remote,), _QUESTIONS),
     Reader("rounds-event", _event, (ProtocolError, *_STORAGE), tuple(map(dag_cbor.encode, _EVENTS))),
+    Reader("rounds-secrets", vault.read, (ValueError, msgspec.DecodeError), (_SECRETS,)),
     Reader("rounds-journal", lambda data: list(journal.read(data)), (), (_JOURNAL,)),
     Reader("bitswap", wire.decode, (Remote,), tuple(_bitswap())),
     Reader(

@@ -118,6 +118,38 @@ async def test_a_file_that_is_no_plan_is_refused(node_here, tmp_path, text):
     assert answer.json["error"]["code"] == "bad_plan"
 
 
+SECURE_FILE = (
+    'title = "private"\nmin_participants = {minimum}\nmembers = ["{other}"]\nmax_norm = {max_norm}\n'
+    '[task]\ntask = "softmax"\nn_features = 4\nn_classes = 3\n[secure]\nn_colluders = 1\n{more}'
+)
+NOISE = '[privacy]\nnoise = "{noise}"\nbound = 1.0\nmultiplier = 1.0\nbudget = {{ epsilon = 8.0, delta = 1e-5 }}\n'
+
+
+@pytest.mark.parametrize(
+    ("minimum", "max_norm", "more", "says"),
+    [
+        (2, 1.0, "", ""),
+        (2, 1.0, NOISE.format(noise="distributed"), ""),
+        (2, 1.0, NOISE.format(noise="central"), "take distributed noise"),
+        (2, 1.0, NOISE.format(noise="examples"), "no task adds noise"),
+        (2, 1.0, NOISE.format(noise="distributed") + "quantile = 0.5\n", "do not move the clip bound"),
+        (1, 1.0, "", "below the threshold of 2"),
+        (2, 1.0, "threshold = 1\n", "too low for 1 colluders"),
+        (2, 0.0, "", "set max_norm"),
+    ],
+)
+async def test_a_secure_plan_comes_from_a_file_or_is_refused_with_the_reason(
+    node_here, tmp_path, minimum, max_norm, more, says
+):
+    (tmp_path / "plan.toml").write_text(SECURE_FILE.format(minimum=minimum, other=OTHER, max_norm=max_norm, more=more))
+    answer = await node_here.post("fl/plan", file=str(tmp_path / "plan.toml"))
+    if says:
+        assert answer.json["error"]["code"] == "bad_plan" and says in answer.json["error"]["text"]
+        return
+    (row,) = (await node_here.post("fl/status")).json
+    assert (row["epsilon"], row["epsilon_budget"]) == ((0.0, 8.0) if more else (None, None))
+
+
 async def test_data_that_do_not_fit_the_task_are_refused_at_once(node_here, tmp_path):
     experiment = await planned(node_here)
     (tmp_path / "bad.csv").write_text("1,2,3\n")

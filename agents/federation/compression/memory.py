@@ -13,7 +13,9 @@ import numpy as np
 
 from agents.aggregation.updates import Vector
 from agents.federation.compression.codec import Codec
-from agents.federation.tensors import Layout
+from agents.federation.compression.registry import codec_of
+from agents.federation.tensors import Layout, read_layout, read_vector
+from protocols.rounds import Plan
 from storage.durable import make_folder, write_file
 
 SUFFIX: Final = ".memory"
@@ -51,3 +53,15 @@ class Memory:
     def _files(self) -> list[Path]:
         """The last round's first."""
         return sorted((path for path in self._folder.glob(f"*{SUFFIX}") if path.stem.isdecimal()), reverse=True)
+
+
+def encoded(plan: Plan, folder: Path, number: int, path: Path) -> Path:
+    """The file of an update as it is submitted: as it is, or as the plan's codec writes it. Raises: OSError."""
+    if plan.compression is None:
+        return path
+    layout = read_layout(path)
+    vector = np.array(read_vector(path, layout))
+    data = Memory(folder).encode(number, codec_of(plan.compression), vector, layout)
+    found = path.with_name("encoded")
+    found.write_bytes(data)
+    return found

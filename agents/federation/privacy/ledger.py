@@ -5,7 +5,7 @@ back and made new noise) costs again, for both may have been seen.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -120,12 +120,15 @@ class Ledger:
 
 
 def _told(charges: Sequence[Charge]) -> list[Spent]:
+    return merged(one for charge in charges for one in charge.told)
+
+
+def merged(spent: Iterable[Spent]) -> list[Spent]:
     """Equal uses are counted once, many times: the accountants work on each kind once."""
     counts: dict[Spent, int] = {}
-    for charge in charges:
-        for one in charge.told:
-            alone = msgspec.structs.replace(one, times=1)
-            counts[alone] = counts.get(alone, 0) + one.times
+    for one in spent:
+        alone = msgspec.structs.replace(one, times=1)
+        counts[alone] = counts.get(alone, 0) + one.times
     return [msgspec.structs.replace(one, times=times) for one, times in counts.items()]
 
 

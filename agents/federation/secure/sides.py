@@ -8,6 +8,7 @@ dropped out the share of what hides it with others. It answers for one active se
 keeps a client's state must have it on the disk before the answer leaves.
 """
 
+import hashlib
 import secrets
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
@@ -22,12 +23,25 @@ from storage.keys import PeerId
 
 _SHARE: Final = b"share"
 _MASK: Final = b"mask"
+SEED: Final = b"seed"
+SEED_SHARE: Final = b"share of a seed"
+KEY_SHARE: Final = b"share of a key"
 
 
 class SecureRefused(AgentError):
     """Secure aggregation cannot go on, or a coordinator asked for what would lay an update open. The round is void."""
 
     code = "secure_refused"
+
+
+class FalseShares(SecureRefused):
+    """A client dealt shares of no secret that it vouched for: the sum cannot be unmasked, and it is to blame."""
+
+    code = "false_shares"
+
+    def __init__(self, dealer: PeerId, why: str) -> None:
+        super().__init__(f"the secret of {dealer} cannot be put together: {why}")
+        self.dealer = dealer
 
 
 class Setting(NamedTuple):
@@ -48,12 +62,28 @@ class Setting(NamedTuple):
         parts = (b"covey secure aggregation", kind, bytes(self.plan), bytes(self.model), *peers)
         return self.round.to_bytes(8) + b"".join(len(part).to_bytes(2) + part for part in parts)
 
+    def digest(self, kind: bytes, data: bytes, *peers: PeerId) -> bytes:
+        """What commits to a secret of 32 random bytes or more, and tells nothing of it."""
+        return hashlib.sha256(self.purpose(kind, *peers) + data).digest()
+
 
 class Keys(NamedTuple):
-    """A client's two public keys: one to send it shares, one to agree on masks with it. Signed by its identity."""
+    """A client's two public keys: one to send it shares, one to agree on masks with it. Signed by its identity.
+
+    seed_digest: of its own seed, by which whoever puts the seed together sees that it is the one.
+    """
 
     for_shares: bytes
     for_masks: bytes
+    seed_digest: bytes
+
+
+class Parcel(NamedTuple):
+    """A client's two shares for one holder, sealed, with a digest of each: a false one is known when it is told."""
+
+    sealed: bytes
+    seed_digest: bytes
+    key_digest: bytes
 
 
 class Answer(NamedTuple):
@@ -61,25 +91,6 @@ class Answer(NamedTuple):
 
     own_seeds: dict[PeerId, bytes]
     mask_keys: dict[PeerId, bytes]
-
-
-def default_threshold(n_clients: int) -> int:
-    """More than two thirds."""
-    return 2 * n_clients // 3 + 1
-
-
-def check_threshold(n_clients: int, threshold: int, n_colluders: int) -> str:
-    """Why these numbers are not safe, or nothing.
-
-    With 2t <= n + c a coordinator that has c clients on its side can show two active sets to two halves of the rest and
-    get both secrets of a client. `n_colluders` counts the coordinator where it is a client.
-    """
-    if not 1 <= threshold <= n_clients:
-        return f"a threshold of {threshold} of {n_clients} clients cannot be reached"
-    if 2 * threshold <= n_clients + n_colluders:
-        least = (n_clients + n_colluders) // 2 + 1
-        return f"a threshold of {threshold} of {n_clients} is too low for {n_colluders} colluders: take {least} or more"
-    return ""
 
 
 class Client:
@@ -92,14 +103,18 @@ class Client:
 
     def keys(self) -> Keys:
         """The first step."""
-        return Keys(masks.public_key(self.state.share_key), masks.public_key(self.state.mask_key))
+        return Keys(
+            masks.public_key(self.state.share_key),
+            masks.public_key(self.state.mask_key),
+            self._setting.digest(SEED, self.state.own_seed, self._me),
+        )
 
-    def shares(self, keys: Mapping[PeerId, Keys]) -> dict[PeerId, bytes]:
+    def shares(self, keys: Mapping[PeerId, Keys]) -> dict[PeerId, Parcel]:
         """Both secrets, split for all that sent keys, each part hidden for its holder. Raises: SecureRefused."""
         setting = self._setting
         if not keys.keys() <= set(setting.clients) or keys.get(self._me) != self.keys():
             raise SecureRefused("the list of keys is not that of this round's clients, or holds another key of mine")
-        if len(set(keys.values())) != len(keys):
+        if len({key for one in keys.values() for key in one[:2]}) != 2 * len(keys):
             raise SecureRefused("two clients have one key")
         if len(keys) < setting.threshold:
             raise SecureRefused(f"{len(keys)} clients sent keys, and {setting.threshold} are needed")
@@ -111,10 +126,14 @@ class Client:
         for peer, theirs in keys.items():
             at = setting.place(peer)
             seed = self._agree(self.state.share_key, theirs.for_shares, setting.purpose(_SHARE, self._me, peer))
-            hidden[peer] = masks.hide(seed, own[at] + mask[at], setting.purpose(_SHARE, self._me, peer))
+            hidden[peer] = Parcel(
+                masks.hide(seed, own[at] + mask[at], setting.purpose(_SHARE, self._me, peer)),
+                setting.digest(SEED_SHARE, own[at], self._me, peer),
+                setting.digest(KEY_SHARE, mask[at], self._me, peer),
+            )
         return hidden
 
-    def masked(self, hidden: Mapping[PeerId, bytes], levels: Words) -> Words:
+    def masked(self, hidden: Mapping[PeerId, Parcel], levels: Words) -> Words:
         """The update, hidden; `levels` is used up. `hidden` are the shares that others made for this client.
 
         Raises: SecureRefused.
@@ -122,21 +141,7 @@ class Client:
         state, setting = self.state, self._setting
         if state.shares is not None:
             raise SecureRefused("this client has sent its update for this round: it sends no second one")
-        if self._me not in hidden or not hidden.keys() <= state.keys.keys():
-            raise SecureRefused("shares came from who sent no keys, or my own are missing")
-        if len(hidden) < setting.threshold:
-            raise SecureRefused(f"{len(hidden)} clients sent shares, and {setting.threshold} are needed")
-        shares = {}
-        for peer, data in hidden.items():
-            purpose = setting.purpose(_SHARE, peer, self._me)
-            seed = self._agree(state.share_key, state.keys[peer].for_shares, purpose)
-            try:
-                both = masks.reveal(seed, data, purpose)
-            except masks.BadKey as error:
-                raise SecureRefused(f"the shares of {peer}: {error}") from None
-            if len(both) != 2 * shamir.SHARE_BYTES:
-                raise SecureRefused(f"the shares of {peer} are not two")
-            shares[peer] = (both[: shamir.SHARE_BYTES], both[shamir.SHARE_BYTES :])
+        shares = self.opened(hidden)
         masks.apply(levels, state.own_seed, 1)
         for peer in sorted(hidden):
             if peer != self._me:
@@ -145,6 +150,32 @@ class Client:
                 masks.apply(levels, seed, 1 if self._me < peer else -1)
         self.state = state._replace(shares=shares)
         return levels
+
+    def opened(self, hidden: Mapping[PeerId, Parcel]) -> dict[PeerId, tuple[bytes, bytes]]:
+        """The shares in these parcels, which are those of all whose masks go into updates. Raises: SecureRefused."""
+        state, setting = self.state, self._setting
+        if self._me not in hidden or not hidden.keys() <= state.keys.keys():
+            raise SecureRefused("shares came from who sent no keys, or my own are missing")
+        if len(hidden) < setting.threshold:
+            raise SecureRefused(f"{len(hidden)} clients sent shares, and {setting.threshold} are needed")
+        shares = {}
+        for peer, parcel in hidden.items():
+            purpose = setting.purpose(_SHARE, peer, self._me)
+            seed = self._agree(state.share_key, state.keys[peer].for_shares, purpose)
+            try:
+                both = masks.reveal(seed, parcel.sealed, purpose)
+            except masks.BadKey as error:
+                raise SecureRefused(f"the shares of {peer}: {error}") from None
+            if len(both) != 2 * shamir.SHARE_BYTES:
+                raise SecureRefused(f"the shares of {peer} are not two")
+            one, other = both[: shamir.SHARE_BYTES], both[shamir.SHARE_BYTES :]
+            if (setting.digest(SEED_SHARE, one, peer, self._me), setting.digest(KEY_SHARE, other, peer, self._me)) != (
+                parcel.seed_digest,
+                parcel.key_digest,
+            ):
+                raise SecureRefused(f"the shares of {peer} are not those that it vouched for")
+            shares[peer] = (one, other)
+        return shares
 
     def consent(self, active: Iterable[PeerId]) -> tuple[PeerId, ...]:
         """The active set, to be signed, in order. Only one is ever consented to. Raises: SecureRefused."""
@@ -174,7 +205,7 @@ class Client:
         if gone != shares.keys() - set(chosen):
             raise SecureRefused("the dropped are not those that shared secrets and are not active")
         agreed = set(consents)
-        if not agreed <= set(chosen) or len(agreed) < self._setting.threshold:
+        if not agreed <= set(self._setting.clients) or len(agreed) < self._setting.threshold:
             raise SecureRefused(f"{len(agreed)} clients consented, and {self._setting.threshold} are needed")
         return Answer({peer: shares[peer][0] for peer in chosen}, {peer: shares[peer][1] for peer in gone})
 
@@ -232,11 +263,13 @@ class Adder:
         """The sum of the active clients' levels. Raises: SecureRefused when too few have answered, or falsely."""
         for peer in sorted(self.active):
             seed = self._secret(peer, {one: answer.own_seeds.get(peer) for one, answer in answers.items()})
+            if self._setting.digest(SEED, seed, peer) != self._keys[peer].seed_digest:
+                raise FalseShares(peer, "the seed that came of the shares is not the one it vouched for")
             masks.apply(self._total, seed, -1)
         for gone in sorted(self.dropped):
             key = self._secret(gone, {one: answer.mask_keys.get(gone) for one, answer in answers.items()})
             if masks.public_key(key) != self._keys[gone].for_masks:
-                raise SecureRefused(f"the key of {gone} that came of the shares is not the one it signed")
+                raise FalseShares(gone, "the key that came of the shares is not the one it signed")
             for peer in sorted(self.active):
                 purpose = self._setting.purpose(_MASK, *sorted((gone, peer)))
                 seed = masks.agree(key, self._keys[peer].for_masks, purpose)
@@ -248,4 +281,4 @@ class Adder:
         try:
             return shamir.combine(found, self._setting.threshold)
         except shamir.BadShares as error:
-            raise SecureRefused(f"the secret of {peer} cannot be put together: {error}") from None
+            raise FalseShares(peer, str(error)) from None

@@ -132,16 +132,20 @@ class Round(Result, frozen=True):
     """A round, as far as it is known here. Losses and accuracies are the participants' word.
 
     `loss` is the mean after each one's own training; `result_loss` and `result_accuracy` are those of the result, on
-    what `n_scores` participants held out. `update_bytes` are those of the updates that are here.
+    what `n_scores` participants held out. `update_bytes` are those of the updates that are here. `n_keys`, `n_shares`,
+    `n_unmasked`: who has got how far under secure aggregation; 0 without it.
     """
 
     round: int
     phase: str
     term: int
+    n_keys: int
+    n_shares: int
     n_selected: int
     n_submitted: int
     n_receipts: int
     n_votes: int
+    n_unmasked: int
     n_closed: int
     n_refused: int
     update_bytes: int
@@ -167,7 +171,10 @@ class Member(Result, frozen=True):
 
 
 class Standing(Result, frozen=True, tag_field="type", tag="standing"):
-    """How an experiment stands. `trouble` is what failed here last and is tried again."""
+    """How an experiment stands. `trouble` is what failed here last and is tried again.
+
+    epsilon: what results have told at the plan's `delta`, of `epsilon_budget`; null without a promise of privacy.
+    """
 
     experiment: str
     title: str
@@ -183,6 +190,9 @@ class Standing(Result, frozen=True, tag_field="type", tag="standing"):
     doing: str
     trouble: str
     fetched_bytes: int
+    epsilon: float | None
+    epsilon_budget: float | None
+    delta: float | None
     rounds: list[Round]
     members: list[Member]
 

@@ -13,7 +13,14 @@ TRIMMED = {"rule": "trimmed_mean", "n_bad": 1}
 
 def plan(**changes: object) -> Plan:
     peers = tuple(identity(number).peer_id for number in range(5))
-    fixed = {"title": "t", "task": {"task": "t"}, "initial": cid_of("i"), "members": peers, "deputies": peers}
+    fixed = {
+        "title": "t",
+        "task": {"task": "t"},
+        "initial": cid_of("i"),
+        "members": peers,
+        "deputies": peers,
+        "is_evaluated": False,
+    }
     return Plan(**({**fixed, "min_participants": 4} | changes))  # type: ignore[arg-type]
 
 
@@ -52,6 +59,7 @@ def test_options_that_compose_are_accepted(changes: dict[str, object]) -> None:
         ({"privacy": CENTRAL, "rule": {"rule": "fedavg", "weights": "samples"}}, "take uniform ones"),
         ({"privacy": CENTRAL, "rule": TRIMMED}, "promise too much"),
         ({"privacy": CENTRAL, "rule": {"rule": "fedbuff"}}, "several buffers"),
+        ({"privacy": CENTRAL, "is_evaluated": True}, "told without noise"),
         ({"privacy": CENTRAL, "gossip": {}}, "before any noise"),
         (SECURE | {"gossip": {}}, "no sum over a closed set"),
         ({"gossip": {}, "rule": TRIMMED}, "no closed set"),
@@ -92,7 +100,7 @@ def test_every_row_of_the_table_is_about_options_that_there_are() -> None:
 
 def test_what_nobody_can_prove_is_said() -> None:
     assert undecidable(plan()) == []
-    assert any("only its coordinator knows" in one for one in undecidable(plan(privacy=CENTRAL)))
+    assert any("drew the noise by chance" in one for one in undecidable(plan(privacy=CENTRAL)))
     assert any("under masks" in one for one in undecidable(plan(**SECURE)))
     assert any("result of its own" in one for one in undecidable(plan(gossip={})))
 

@@ -41,3 +41,25 @@ def test_rounds_go_through_phases_as_the_table_says() -> None:
     assert seen <= ways()
     assert ("settled", "training") not in ways()
     assert {then for _, then in seen} >= {"waiting", "training", "closing", "final", "settled", "void"}
+
+
+def test_secure_rounds_go_through_phases_as_the_table_says() -> None:
+    seen: set[tuple[str, str]] = set()
+    for seed, kind in enumerate(("open", "keys", "shares", "close", "unmask")):
+        village = begin(
+            seed, n_members=4, n_rounds=1, deadline_s=30.0, secure={}, max_norm=1.0,
+            min_participants=4 if kind in ("keys", "shares") else 3,
+        )  # fmt: skip
+        kill_when(village, village.villagers[0 if kind != "shares" else 3], kind)
+        watched = village.villagers[1]
+        before = phase_of(watched.book, 1)
+        for moment in range(1, int(LONG_S)):
+            village.run(moment * 0.1)
+            now = phase_of(watched.book, 1)
+            if now != before:
+                seen.add((before, now))
+                before = now
+            if is_done(village):
+                break
+    assert seen <= ways()
+    assert {then for _, then in seen} >= {"keying", "sharing", "training", "final", "settled", "void"}

@@ -10,14 +10,22 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fetch, Prepare, Reveal, Say, Train
 from agents.federation.book import Book
-from agents.federation.member import Action, Compute, Evaluate, Fetch, Member, Say, Train
+from agents.federation.member import Member
+from agents.federation.secure.client import keys_event, masked, shares_event, unmask_event
+from agents.federation.secure.quantise import Words
+from agents.federation.secure.sides import Adder, State
+from agents.federation.secure.stages import Stages
 from protocols.entry import Entry, make_entry
 from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Close, Plan, Submit, content_of
 from storage.cid import RAW, Cid
 from storage.keys import Identity, PeerId
 
 SYNC_S = 1.0
+N_WORDS = 5
 
 
 def identity(number: int) -> Identity:
@@ -48,6 +56,7 @@ class Villager:
     member: Member
     is_up: bool = True
     updates: set[Cid] = field(default_factory=set)
+    secrets: dict[int, State] = field(default_factory=dict)
     life: int = 0
 
     @property
@@ -64,6 +73,7 @@ class Village:
         self.loss = loss
         self.train_s = train_s
         self.plan = plan
+        self.words: dict[Cid, Words] = {}
         self.villagers = [self._born(number) for number in range(n_members)]
         self.by_peer = {one.identity.peer_id: one for one in self.villagers}
         self.on_say: Callable[[Villager, Entry], None] = lambda villager, entry: None
@@ -116,6 +126,11 @@ class Village:
                     self._later(villager, 0.5, self._computed(villager, number, close))
                 case Evaluate(number, result):
                     self._later(villager, 1.0, self._evaluated(villager, number, result))
+                case Prepare() | Deal() | Reveal():
+                    self._later(villager, 0.1, self._answered(villager, action))
+                case Draw(number, term):
+                    noise = cid_of("noise", number, term, bytes(villager.identity.peer_id))
+                    self._later(villager, 0.1, self._drawn(villager, number, term, noise))
 
     def _later(self, villager: Villager, delay_s: float, work: Callable[[], list[Action]]) -> None:
         life = villager.life
@@ -128,8 +143,37 @@ class Village:
 
     def _trained(self, villager: Villager, number: int, base: Cid, update: Cid) -> Callable[[], list[Action]]:
         def work() -> list[Action]:
-            villager.updates.add(update)
-            return villager.member.trained(number, base, update, 10, 1, None, self.now_s)
+            made, gather = update, None
+            if villager.book.secure is not None:
+                who = villager.identity.peer_id
+                words, gather = masked(villager.book, number, who, villager.secrets[number], levels_of(villager.name))
+                made = cid_of("masked", words.tobytes())
+                self.words[made] = words
+            villager.updates.add(made)
+            return villager.member.trained(number, base, made, 10, 1, None, self.now_s, gather=gather)
+
+        return work
+
+    def _answered(self, villager: Villager, action: Prepare | Deal | Reveal) -> Callable[[], list[Action]]:
+        """Secrets are on the disk before anybody hears of their keys."""
+
+        def work() -> list[Action]:
+            book, me, number = villager.book, villager.identity.peer_id, action.round
+            state = villager.secrets.setdefault(number, State.new())
+            match action:
+                case Prepare():
+                    return villager.member.answer(keys_event(book, number, me, state), self.now_s)
+                case Deal():
+                    return villager.member.answer(shares_event(book, number, me, state, action.gather), self.now_s)
+                case Reveal():
+                    return villager.member.answer(unmask_event(book, number, me, state, action.close), self.now_s)
+
+        return work
+
+    def _drawn(self, villager: Villager, number: int, term: int, noise: Cid) -> Callable[[], list[Action]]:
+        def work() -> list[Action]:
+            villager.updates.add(noise)
+            return villager.member.drawn(number, term, noise, self.now_s)
 
         return work
 
@@ -144,7 +188,24 @@ class Village:
         return work
 
     def _computed(self, villager: Villager, number: int, close: Cid) -> Callable[[], list[Action]]:
-        return lambda: villager.member.computed(number, result_of(villager.book, number, close), self.now_s)
+        def work() -> list[Action]:
+            result = result_of(villager.book, number, close)
+            if villager.book.secure is not None:
+                result = cid_of("sum", number, self.sum_of(villager.book, number).tobytes())
+            return villager.member.computed(number, result, self.now_s)
+
+        return work
+
+    def sum_of(self, book: Book, number: int) -> Words:
+        """What a secure round adds up, without its masks."""
+        final = book.final(number)
+        unmasking = Stages(book, number).unmasking(final) if final is not None else None
+        assert final is not None and unmasking is not None and isinstance(final.event, Close)
+        adder = Adder(unmasking.setting, unmasking.keys, (*unmasking.active, *unmasking.dropped), N_WORDS)
+        for said in map(book.get, final.event.submissions):
+            assert said is not None and isinstance(said.event, Submit)
+            adder.add(said.author, self.words[said.event.update])
+        return adder.total(unmasking.answers)
 
     def _evaluated(self, villager: Villager, number: int, result: Cid) -> Callable[[], list[Action]]:
         return lambda: villager.member.evaluated(number, result, 7, 1.0 / number, 0.5, self.now_s)
@@ -186,6 +247,11 @@ class Village:
             self.do(villager, villager.member.tick(self.now_s))
 
         return sync
+
+
+def levels_of(name: int) -> Words:
+    """What stands for an update's levels here: a bit of each member's own, so that a sum shows who is in it."""
+    return np.full(N_WORDS, 1 << (2 * name), np.uint32)
 
 
 def result_of(book: Book, number: int, close: Cid) -> Cid:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from agents.federation.privacy.clipping import AdaptiveBound, NotFinite, clip, clipped_sum, noise_beside_count
 from agents.federation.privacy.lattice import BadLattice, Lattice, hidden, mean_of_sum, noisy_mean, on_grid
 from agents.federation.privacy.noise import MAX_DEVIATION, _is_exp, discrete_gaussian
-from agents.federation.secure.sides import Adder, Client, Setting, default_threshold
+from agents.federation.secure.sides import Adder, Client, Setting
+from agents.federation.secure.terms import default_threshold
 from storage.cid import RAW, Cid
 from tests.agents.federation.village import identity
 
@@ -165,12 +166,12 @@ def test_dropped_noise_is_missed_by_the_accounts() -> None:
 
 def test_central_noise_is_of_the_same_kind() -> None:
     updates = [vector(seed, 20_000, 0.004) for seed in range(4)]
-    mean = noisy_mean(iter(updates), Lattice(1.0, 0.5, 1), stream(9))
+    mean = noisy_mean(iter(updates), Lattice(1.0, 0.5, 1), discrete_gaussian(len(updates[0]), MAX_DEVIATION, stream(9)))
     assert (mean - np.mean(updates, axis=0)).std() == pytest.approx(0.5 / 4.0, rel=0.03)
     with pytest.raises(BadLattice):
-        noisy_mean(updates, Lattice(1.0, 0.5, 2))
+        noisy_mean(updates, Lattice(1.0, 0.5, 2), np.zeros(len(updates[0]), np.int64))
     with pytest.raises(BadLattice):
-        noisy_mean([], Lattice(1.0, 0.5, 1))
+        noisy_mean([], Lattice(1.0, 0.5, 1), np.zeros(4, np.int64))
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,8 @@ from agents.federation.secure.sides import (
     SecureRefused,
     Setting,
     State,
-    check_threshold,
-    default_threshold,
 )
+from agents.federation.secure.terms import check_threshold, default_threshold
 from storage.cid import RAW, Cid
 from storage.keys import PeerId
 from tests.agents.federation.village import identity

@@ -1,0 +1,81 @@
+"""What the rounds of an experiment tell, read out of its book: any member comes to the same accounts.
+
+A round is accounted with the noise of those who reported in it, which its close lists. A void round tells nothing.
+"""
+
+from collections.abc import Iterator
+from typing import Final, cast
+
+from agents.federation.book import Book
+from agents.federation.options import Privacy, options_of
+from agents.federation.privacy.lattice import Lattice
+from agents.federation.privacy.ledger import merged
+from agents.federation.privacy.noise import MAX_DEVIATION
+from agents.federation.privacy.spent import Spent
+from protocols.rounds import Close, Plan
+
+MAX_VALUES: Final = 1 << 40  # of one result: at the deviation of a client's noise, not even so many change the account
+
+
+def privacy_of(plan: Plan) -> Privacy | None:
+    """The privacy of clients that a plan promises. Raises: BadOption."""
+    privacy = options_of(plan).privacy
+    return privacy if privacy is not None and privacy.noise != "examples" else None
+
+
+def lattice_of(plan: Plan) -> Lattice | None:
+    """The grid that a plan's noise for clients is made on; None without such noise. Raises: BadOption."""
+    privacy, secure = privacy_of(plan), options_of(plan).secure
+    if privacy is None:
+        return None
+    n_needed = plan.min_participants - secure.n_colluders if privacy.noise == "distributed" and secure else 1
+    return Lattice(privacy.bound, privacy.multiplier, max(n_needed, 1))
+
+
+def told(plan: Plan, n_reported: int) -> Spent:
+    """What a result of so many updates tells: those who may collude know their own noise, and count for nothing."""
+    options, grid = options_of(plan), lattice_of(plan)
+    assert options.privacy is not None and grid is not None
+    if options.privacy.noise == "central":
+        return Spent(grid.multiplier_of(1))
+    n_colluders = options.secure.n_colluders if options.secure is not None else 0
+    return Spent(
+        grid.multiplier_of(n_reported, n_colluders),
+        parts=max(n_reported - n_colluders, 1),
+        part_deviation=float(MAX_DEVIATION),
+        n_values=MAX_VALUES,
+    )
+
+
+def uses(book: Book, before: int) -> Iterator[Spent]:
+    """What the final closes of the rounds before one told."""
+    for number in range(1, before):
+        final = book.final(number)
+        close = cast(Close, final.event) if final is not None else None
+        if close is not None and not close.void:
+            yield told(book.plan, len(close.submissions))
+
+
+class Accounts:
+    """One experiment's, remembered by what they were made of: looked at with every event."""
+
+    def __init__(self) -> None:
+        self._costs: dict[tuple[Spent, ...], float] = {}
+
+    def epsilon(self, book: Book) -> float | None:
+        """What the rounds so far told; None where the plan promises no privacy of clients."""
+        privacy = privacy_of(book.plan)
+        return self._cost(privacy, list(uses(book, book.current() + 1))) if privacy is not None else None
+
+    def bears(self, book: Book, number: int) -> bool:
+        """Does the budget bear a round of the fewest that it needs, after all before it?"""
+        if book.plan.privacy is None or (privacy := privacy_of(book.plan)) is None:
+            return True
+        after = [*uses(book, number), told(book.plan, book.minimum(number))]
+        return self._cost(privacy, after) <= privacy.budget.epsilon
+
+    def _cost(self, privacy: Privacy, spent: list[Spent]) -> float:
+        key = tuple(spent := merged(spent))
+        if key not in self._costs:
+            self._costs[key] = privacy.budget.cost(spent)
+        return self._costs[key]

@@ -1,0 +1,145 @@
+"""Noise that its coordinator draws: part of what is agreed on, computed again by all, refused where it is none."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agents.federation.book import Book
+from agents.federation.outcome import Outcome, Submitted, compute, draw_noise
+from agents.federation.privacy.accounts import Accounts, lattice_of, told
+from agents.federation.privacy.noise import MAX_DEVIATION, MAX_MAGNITUDE
+from agents.federation.soundness import why_not
+from agents.federation.tensors import Layout, flush, new_vector, read_vector
+from protocols.rounds import Close, Plan, Submit, read_plan
+from storage.cid import RAW, Cid
+from tests.agents.federation.test_member import LONG_S, begin, is_done, kill_when, results
+from tests.agents.federation.village import identity, make_plan
+
+LAYOUT = Layout.of({"weight": (20, 20)})
+PRIVACY = {"noise": "central", "bound": 1.0, "multiplier": 0.5, "budget": {"epsilon": 100.0, "delta": 1e-5}}
+N = 4
+
+
+def plan(**changes: object) -> Plan:
+    return read_plan(make_plan(N, **({"privacy": PRIVACY, "min_participants": 3} | changes))[1])
+
+
+def write(path: Path, values: object, layout: Layout = LAYOUT) -> Path:
+    vector = new_vector(path, layout)
+    vector[:] = np.asarray(values, np.float32)
+    flush(vector, path)
+    return path
+
+
+def run(folder: Path, noise: Path, scale: float = 0.01) -> Outcome:
+    base = write(folder / "base", np.zeros(400))
+    ones = []
+    for number in range(N):
+        path = write(folder / f"update-{number}", np.full(400, scale * (number + 1)))
+        submit = Submit(round=1, base=Cid.of(b"base", RAW), update=Cid.of(path.read_bytes(), RAW), n_samples=1)
+        ones.append(Submitted(identity(number).peer_id, submit, path, 0))
+    (folder / "out").mkdir()
+    return compute(plan(), base, ones, folder / "out", seed=b"", noise=noise)
+
+
+def test_the_result_is_the_mean_of_clipped_updates_with_that_noise_and_no_other(tmp_path: Path) -> None:
+    noise = write(tmp_path / "noise", 1000.0 * np.resize([1, -1], 400) * np.arange(1, 5).repeat(100))
+    found = run(tmp_path, noise, scale=1.0)  # norms of 20 and more: all are clipped to 1
+    grid = lattice_of(plan())
+    assert not found.failed and grid is not None
+    mean = np.array(read_vector(found.tensors, LAYOUT), np.float64)
+    values = np.array(read_vector(noise, LAYOUT), np.float64)
+    np.testing.assert_allclose(mean - values * grid.step / N, 1.0 / 20.0, rtol=2e-2)
+
+
+def test_drawn_noise_has_the_grids_deviation_and_is_new_each_time(tmp_path: Path) -> None:
+    base = write(tmp_path / "tensors", np.zeros(400))
+    draw_noise(base, tmp_path / "one")
+    draw_noise(base, tmp_path / "other")
+    one, other = (np.array(read_vector(tmp_path / name, LAYOUT), np.float64) for name in ("one", "other"))
+    assert 0.8 < one.std() / MAX_DEVIATION < 1.2 and (one != other).mean() > 0.9
+    assert not run(tmp_path, tmp_path / "one").failed
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (np.zeros(400), "far less than the plan"),
+        (np.resize([1.0, -1.0], 400), "far less than the plan"),
+        (np.full(400, 0.5), "whole steps"),
+        (np.full(400, np.nan), "whole steps"),
+        (np.full(400, np.inf), "whole steps"),
+        (np.full(400, float(MAX_MAGNITUDE)), "whole steps"),
+    ],
+)
+def test_noise_that_was_dropped_or_is_none_leaves_the_tensors_what_they_were(
+    tmp_path: Path, values: object, why: str
+) -> None:
+    found = run(tmp_path, write(tmp_path / "noise", values))
+    assert why in found.failed
+    assert not np.array(read_vector(found.tensors, LAYOUT)).any()
+
+
+@pytest.mark.parametrize("data", [b"", b"noise", bytes(1700)])
+def test_noise_that_is_no_file_of_the_bases_form_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "noise").write_bytes(data)
+    assert "the noise cannot be read" in run(tmp_path, tmp_path / "noise").failed
+
+
+def test_noise_of_other_shapes_is_refused(tmp_path: Path) -> None:
+    other = write(tmp_path / "noise", np.ones(4), Layout.of({"weight": (2, 2)}))
+    assert "does not fit the base" in run(tmp_path, other).failed
+
+
+@pytest.mark.parametrize("kind", ["close", "vote", "result"])
+def test_a_deputy_ends_the_round_with_the_noise_that_was_countersigned(kind: str) -> None:
+    village = begin(7, n_members=N, privacy=PRIVACY, min_participants=3, n_rounds=1)
+    kill_when(village, village.villagers[0], kind)
+    village.run(LONG_S, lambda: not village.villagers[0].is_up and is_done(village))
+    results(village)
+    final = village.villagers[1].book.final(1)
+    assert final is not None and isinstance(final.event, Close) and final.event.noise is not None
+    if kind == "result":
+        assert final.event.term == 0
+    assert sum(final.event.noise in one.updates for one in village.villagers) >= 3  # held by who countersigned
+
+
+def test_a_close_without_the_noise_that_its_plan_asks_for_is_not_sound() -> None:
+    village = begin(7, n_members=N, privacy=PRIVACY, min_participants=3, n_rounds=1)
+    village.run(LONG_S, lambda: is_done(village))
+    book = village.villagers[1].book
+    final = book.final(1)
+    assert final is not None and why_not(book, final) == ""
+    bare = final._replace(
+        event=Close(**{name: getattr(final.event, name) for name in ("round", "term", "submissions", "joined")})
+    )
+    assert "none where the plan asks for it" in why_not(book, bare)
+    plain = begin(7, n_members=N, n_rounds=1)
+    plain.run(LONG_S, lambda: is_done(plain))
+    book = plain.villagers[1].book
+    found = book.final(1)
+    assert found is not None and isinstance(found.event, Close)
+    noisy = Close(
+        round=1, term=0, submissions=found.event.submissions, joined=found.event.joined, noise=Cid.of(b"n", RAW)
+    )
+    assert "noise where none belongs" in why_not(book, found._replace(event=noisy))
+
+
+def test_fewer_reports_cost_more_under_distributed_noise_and_colluders_count_for_nothing() -> None:
+    secure = {"secure": {"n_colluders": 1}, "max_norm": 1.0, "privacy": PRIVACY | {"noise": "distributed"}}
+    the_plan = plan(**secure)
+    assert told(the_plan, 3).multiplier < told(the_plan, 4).multiplier
+    assert told(the_plan, 3).multiplier == pytest.approx(0.5, rel=1e-2)  # two of three, as the plan promises
+    assert told(the_plan, 1).multiplier == 0.0
+
+
+def test_a_round_that_the_budget_does_not_bear_never_begins() -> None:
+    tight = PRIVACY | {"budget": {"epsilon": 1.0, "delta": 1e-5}}
+    village = begin(8, n_members=N, privacy=tight, min_participants=3)
+    for one in village.villagers:
+        one.member._bears = Accounts().bears
+    village.run(100.0)
+    assert all(not one.book.opened(1) for one in village.villagers)
+    assert Accounts().epsilon(village.villagers[0].book) == 0.0
+    assert Accounts().bears(Book(make_plan(N)[1]), 1)
