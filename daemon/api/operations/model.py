@@ -153,7 +153,8 @@ def _refuse_in_use(node: "Node", row: "ModelRow") -> None:
     n_chats = sum(chat.model.name == row.name for chat in node.chats)
     users = [*node.desk.users(row), *([f"{n_chats} open chat{'s' * (n_chats > 1)}"] if n_chats else [])]
     if users:
-        raise InUse(f"{row.name} is in use by {' and '.join(users)}. End that first: /exit ends a chat")
+        how = "/exit ends a chat, Ctrl-C pauses a training"
+        raise InUse(f"{row.name} is in use by {' and '.join(users)}. End that first: {how}")
 
 
 @reporting
