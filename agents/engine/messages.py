@@ -12,7 +12,8 @@ from msgspec import Meta
 
 from agents.training.settings import Settings
 
-Text = Annotated[str, Meta(max_length=4 << 20)]
+MAX_TEXT_CHARS = 4 << 20
+Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
 Path = Annotated[str, Meta(min_length=1, max_length=4096)]
 Seed = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
@@ -297,7 +298,8 @@ class TrainPaused(Message, frozen=True, tag="train_paused"):
 class Trained(Message, frozen=True, tag="trained", kw_only=True):
     """The adapter stands in `folder` (PEFT format). Losses are on held-out data; `train_s` is since the last resume.
 
-    `cid` is the UnixFS root of the folder's files. `n_steps` were made, and `best_step` gave the adapter.
+    `cid` is the UnixFS root of the folder's files. `n_steps` were made, and `best_step` gave the adapter. Losses are in
+    nats a `unit`, and `n_tokens` are so many of them.
     """
 
     is_final = True
@@ -307,6 +309,7 @@ class Trained(Message, frozen=True, tag="trained", kw_only=True):
     loss_before: float
     loss_after: float
     n_tokens: int
+    unit: Literal["token", "pair"] = "token"
     n_steps: int = 0
     best_step: int = 0
     train_s: float

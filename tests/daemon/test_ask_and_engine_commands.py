@@ -9,14 +9,16 @@ from agents.cache.answers import AnswerCache
 from agents.cache.stores import MemoryAnswers
 from agents.engine import messages
 from agents.engine.client import Health
-from agents.errors import EngineDied
+from agents.errors import BadAdapter, EngineDied
 from agents.models import Desk
 from daemon.api.operations import ask as ask_module
 from daemon.api.operations import engine as engine_module
 from daemon.cli.ask import _Answer
 from daemon.cli.engine_form import engine_lines
 from daemon.config import Config
+from simulations.world import make_identity
 from storage.catalog import Catalog
+from storage.catalog.adapters import AdapterRow, AdapterState
 from storage.catalog.models import ModelRow
 from storage.cid import DAG_CBOR, Cid
 
@@ -72,6 +74,8 @@ class FakeEngine:
             yield said
 
     async def one(self, request):
+        if isinstance(request, messages.Stage):
+            raise BadAdapter("its weights are of another model")
         self.n_loads += 1
         return messages.Loaded(id=0, card=messages.ModelCard(**CARD), load_s=0.0)
 
@@ -144,6 +148,21 @@ async def test_a_dead_engine_is_an_event_and_the_next_question_is_answered(node)
     assert (await asked(node))[-1].reason == "stop"
 
 
+async def test_who_names_an_adapter_gets_its_answer_or_an_error_and_never_the_bases(node):
+    manifest = Cid.of(b"manifest", DAG_CBOR)
+    about = {"is_own": True, "rank": 2, "n_bytes": 9, "created_unix_s": 1, "heard_unix_s": 1.0}
+    publisher = make_identity(1, "ann").peer_id
+    row = AdapterRow(manifest=manifest, name="poet", base=BASE, publisher=publisher, version=1, **about)
+    node.catalog.adapters.upsert(row)
+    node.catalog.adapters.set_state(manifest, AdapterState.READY, 2.0, folder=f"/adapters/{manifest}")
+    for wish in ("poet", "poet@1", str(manifest)):
+        with pytest.raises(BadAdapter, match="poet cannot be used: its weights are of another model"):
+            await asked(node, adapter=wish)
+    assert node.engine.asked == []
+    told = [type(event).__name__ for event in await asked(node, adapter="latest")]
+    assert told == ["Refused", "Token", "Finished"]  # who follows the newest goes on with the one before
+
+
 async def test_the_engine_is_told_as_it_is(node):
     (status,) = [one async for one in engine_module.status(node, engine_module.Watch())]
     assert (status.state, status.n_restarts, status.n_deaths, status.tokens_per_s) == ("busy", 2, 2, 41.5)
@@ -196,7 +215,7 @@ def test_the_status_reads_in_lines_and_what_is_unknown_is_left_out():
 
 
 def test_what_a_peer_wrote_does_not_move_the_cursor(capsys):
-    answer = _Answer()
+    answer = _Answer(max_tokens=3)
     answer.show({"type": "token", "text": "a\x1b[2J\u202eb\nc"})
     answer.show(
         {
@@ -212,3 +231,10 @@ def test_what_a_peer_wrote_does_not_move_the_cursor(capsys):
     out, err = capsys.readouterr()
     assert out == "a[2Jb\nc\n"
     assert "\x1b" not in err and "0.030" in err and "--max-tokens" in err
+
+
+def test_an_answer_that_filled_the_context_is_not_told_to_ask_for_more(capsys):
+    answer = _Answer(max_tokens=60_000)
+    answer.show({"type": "finished", "reason": "length", "n_tokens": 512, "cache": "none"})
+    err = capsys.readouterr().err
+    assert "cut at 512 tokens" in err and "context" in err and "--max-tokens" not in err

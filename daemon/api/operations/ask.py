@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from msgspec import Meta
 
-from agents.chat.events import Adapter, ChatEvent, Loading
+from agents.chat.events import Adapter, ChatEvent, Loading, Refused
 from daemon.api.operation import Operation, Params, Result
 from daemon.api.operations.chat import MAX_QUESTION_CHARS, Wish
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from storage.cid import Cid
 
 MAX_STOPS: Final = 16
+LATEST: Final = "latest"
 
 
 class Question(Params, frozen=True):
@@ -54,6 +55,7 @@ async def say(node: "Node", params: Question) -> AsyncIterator[ChatEvent | Recor
     """Answer one question; closing the stream stops the answer."""
     from agents.chat.answer import answer
     from agents.chat.conversation import DEFAULT_SYSTEM, Conversation
+    from agents.errors import BadAdapter
     from agents.models import card_of
     from storage.cid import Cid
 
@@ -74,6 +76,9 @@ async def say(node: "Node", params: Question) -> AsyncIterator[ChatEvent | Recor
     )
     async with aclosing(events):
         async for event in events:
+            if isinstance(event, Refused) and params.adapter != LATEST:
+                # Who names an adapter wants no other one's answer, nor the base's.
+                raise BadAdapter(f"{event.adapter.name} cannot be used: {event.reason}")
             yield event
     for cid in records:
         yield Recorded(record=str(cid))

@@ -108,7 +108,8 @@ class Train(Params, frozen=True):
 
 
 class Trained(Result, frozen=True, tag_field="type", tag="trained"):
-    """The adapter stands in `folder`; `cid` is that of its files. Losses are on what was held out, in nats a token.
+    """The adapter stands in `folder`; `cid` is that of its files. Losses are on what was held out, in nats a `unit`: a
+    token, or of preferences a pair of answers, which then `n_tokens` counts too.
 
     `losses` and `held_out_losses` are pairs of step and loss; `plot` is their drawing, where it was asked for.
     """
@@ -119,6 +120,7 @@ class Trained(Result, frozen=True, tag_field="type", tag="trained"):
     loss_before: float
     loss_after: float
     n_tokens: int
+    unit: str
     n_steps: int
     best_step: int
     train_s: float
@@ -129,7 +131,7 @@ class Trained(Result, frozen=True, tag_field="type", tag="trained"):
 
 
 class Step(Progress, frozen=True, kw_only=True, tag="step"):
-    """A step of training. `loss` is on its batch, in nats a token; `left_s` is how long the rest takes at this pace."""
+    """A step of training. `loss` is on its batch, in nats; `left_s` is how long the rest takes at this pace."""
 
     name: str
     loss: float | None = None
@@ -333,6 +335,7 @@ async def _trained(item: Any, name: str, warnings: list[str], *, plot: bool, svg
         loss_before=item.loss_before,
         loss_after=item.loss_after,
         n_tokens=item.n_tokens,
+        unit=item.unit,
         n_steps=item.n_steps,
         best_step=item.best_step,
         train_s=item.train_s,

@@ -157,7 +157,7 @@ async def test_an_adapter_with_a_number_that_is_none_is_neither_published_nor_ta
     with (folder / "adapter_model.safetensors").open("r+b") as file:
         file.seek(-4, 2)
         file.write(struct.pack("<f", math.nan))
-    with pytest.raises(BadAdapter, match="lora_B.weight holds NaN or infinity"):
+    with pytest.raises(BadAdapter, match=r"lora_B\.weight holds NaN or infinity"):
         await release(ann, folder)
     assert ann.ports.store.stat().n_blocks == 0
     manifest = plant(ann, unixfs.add_path(ann.ports.store, folder), n_bytes=sizes(folder))
