@@ -34,7 +34,10 @@ class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a base model is. Fingerprints are CIDs as text."""
+    """What a base model is. Fingerprints are CIDs as text.
+
+    One that an adapter was merged into says of which model it was made, and of which adapter (the root of its files).
+    """
 
     name: str
     fingerprint: str
@@ -48,6 +51,10 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     dtype: str
     has_chat_template: bool
     licence: str | None = None
+    merged_base: str | None = None
+    merged_base_name: str | None = None
+    merged_adapter: str | None = None
+    merged_adapter_name: str | None = None
 
     @property
     def base(self) -> str:
@@ -354,6 +361,7 @@ class Merge(Message, frozen=True, tag="merge", kw_only=True):
 
     model: Path
     adapter: Path
+    adapter_name: Annotated[str, Meta(max_length=200)] = ""
     out: Path
     name: Annotated[str, Meta(min_length=1, max_length=200)]
 
@@ -372,6 +380,7 @@ class Export(Message, frozen=True, tag="export", kw_only=True):
 
     model: Path
     adapter: Path | None = None
+    adapter_name: Annotated[str, Meta(max_length=200)] = ""
     out: Path
     dtype: Literal["f32", "f16", "bf16", "int8"] = "f16"
     name: Annotated[str, Meta(max_length=200)] = ""

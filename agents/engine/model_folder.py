@@ -116,6 +116,22 @@ def make_card(folder: Path, name: str, derived_from: str | None = None, licence:
     )
 
 
+# What the card of a merged model says of its making, and a manifest, under the same names, as facts.
+MERGED: Final = ("merged_base", "merged_base_name", "merged_adapter", "merged_adapter_name")
+MAX_MERGED_CHARS: Final = 256
+
+
+def merged_of(card: ModelCard) -> dict[str, str]:
+    """Of which model and adapter it was made; empty for one that was not merged."""
+    return {name: value for name in MERGED if (value := getattr(card, name)) is not None}
+
+
+def with_merged(card: ModelCard, facts: Mapping[str, object]) -> ModelCard:
+    """The card with what `facts` say of its making: somebody's word."""
+    said = {name: value for name in MERGED if isinstance(value := facts.get(name), str)}
+    return msgspec.structs.replace(card, **{name: value[:MAX_MERGED_CHARS] for name, value in said.items()})
+
+
 def card_of_parts(
     config: Mapping[str, Any],
     headers: Iterable[Header],

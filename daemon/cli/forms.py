@@ -332,7 +332,10 @@ def _lineage(result: Json) -> Iterator[str]:
         if not relatives:
             yield "  nothing that is known here"
         for one in relatives:
-            name = f"{one['kind']} {clean(one['name'])} v{one['version']}" if one["name"] else "not here"
+            if one["is_artifact"]:
+                name = f"{one['kind']} {clean(one['name'])} v{one['version']}"
+            else:
+                name = f"{clean(one['name'])}, not published here" if one["name"] else "not here"
             yield f"{'  ' * one['n_steps']}{clean(one['role'])}: {name}  {clean(one['manifest'])}"
     if not result["is_whole"]:
         yield "there is more: raise --limit"

@@ -240,9 +240,11 @@ def test_the_forms_of_artifacts_hold_no_controls():
         "is_own": False, "n_bytes": 3, "base": None, "created_unix_s": 1.0, "tags": [evil], "own_tags": [evil],
         "metrics": {evil: 1.0}, "manifest": "bafy",
     }  # fmt: skip
+    known = {"n_steps": 1, "is_artifact": True, "role": evil, "kind": "model", "version": 1}
+    unknown = {"n_steps": 2, "is_artifact": False, "role": "r", "kind": None, "version": None}
     lineage = {
-        "ancestors": [{"n_steps": 1, "role": evil, "kind": "model", "name": evil, "version": 1, "manifest": "x"}],
-        "descendants": [{"n_steps": 2, "role": "r", "kind": None, "name": None, "version": None, "manifest": "y"}],
+        "ancestors": [{**known, "name": evil, "manifest": "x"}, {**unknown, "name": evil, "manifest": evil}],
+        "descendants": [{**unknown, "name": None, "manifest": "y"}],
         "is_whole": False,
     }
     rebuilt = {"n_artifacts": 1, "n_new": 0, "problems": [{"manifest": "x", "text": evil}]}

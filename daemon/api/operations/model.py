@@ -42,12 +42,17 @@ def described(node: "Node", row: "ModelRow") -> Model:
         dtype=card.dtype,
         fingerprint=row.fingerprint,
         derived_from=row.derived_from,
+        merged=_merged(card.merged_base_name or card.merged_base, card.merged_adapter_name or card.merged_adapter),
         licence=card.licence,
         source=row.source,
         folder=row.folder,
         is_usual=row.name == node.config.engine.model,
         manifest=str(artifacts[0].manifest) if artifacts else None,
     )
+
+
+def _merged(base: str | None, adapter: str | None) -> str | None:
+    return f"{base} with {adapter}" if base and adapter else None
 
 
 async def ls(node: "Node", _params: Nothing) -> list[Model]:
@@ -282,6 +287,7 @@ def _partial(item: "Unfinished") -> Model:
         dtype=str(model.facts.get("dtype")),
         fingerprint=str(model.base.fingerprint),
         derived_from=str(model.derived_from) if model.derived_from else None,
+        merged=None,
         licence=model.licence,
         source=str(row.manifest),
         folder=None,
