@@ -244,7 +244,7 @@ async def _judge(ports: Ports, row: ArtifactRow, model: Model, name: str, wish: 
             raise Misstated(f"its {fact} is {getattr(card, fact)}, its manifest says {model.facts.get(fact)}")
     if model.base.architecture != card.architecture:
         raise Misstated(f"it is a {card.architecture}, its manifest says {model.base.architecture}")
-    return card
+    return model_folder.with_merged(card, model.facts)
 
 
 async def _read_header(peek: Peek, name: str, weights: Cid) -> Header:

@@ -1,5 +1,6 @@
 """Base models between whole nodes: published, judged by their headers, fetched, checked, let go of."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -22,9 +23,9 @@ from agents.artifacts.models import (
     unfinished,
 )
 from agents.artifacts.publish import Release, store_artifact
-from agents.engine.model_folder import CARD_FILE, make_card, write_card
+from agents.engine.model_folder import CARD_FILE, make_card, with_merged, write_card
 from agents.errors import BadModel, NoRoom, Untrusted
-from agents.models import BadName, mend_models
+from agents.models import BadName, card_of, mend_models
 from protocols.adapters import Base
 from protocols.errors import NoProviders
 from protocols.net import PeerInfo
@@ -143,6 +144,27 @@ async def test_a_model_goes_from_node_to_node_and_is_the_same(autojump_clock, wo
             assert (folder / file.name).read_bytes() == file.read_bytes()
     assert sorted(os.listdir(models_of(bob, tmp_path))) == ["mine"]
     assert sorted(os.listdir(models_of(ann, tmp_path))) == ["tiny"]
+
+
+async def test_of_what_a_model_was_made_goes_with_it_and_stands_in_the_lineage(autojump_clock, world, tmp_path):
+    ann = await world("ann")
+    bob = await world("bob", trusts=[ann])
+    base, adapter = Cid.of(b"base", DAG_CBOR), Cid.of(b"adapter")
+    row = have(ann, tmp_path)
+    making = {"merged_base": str(base), "merged_base_name": "tiny", "merged_adapter": str(adapter)}
+    row = dataclasses.replace(row, card={**row.card, **making})
+    artifact, _ = store_model(ann.ports, row, Words())
+    got = await pull(bob, artifact.manifest, tmp_path)
+    assert {name: got.card[name] for name in making} == making
+    for node in (ann, bob):
+        up = node.ports.catalog.lineage.ancestors(artifact.manifest)
+        assert [(one.manifest, one.role) for one in up.relatives] == [
+            (adapter, "merged_adapter"),
+            (base, "merged_base"),
+        ]
+    ugly = making | {"merged_adapter": 7, "merged_base": "x" * 256}
+    card = with_merged(card_of(have(ann, tmp_path, "other", seed=1)), ugly)
+    assert (card.merged_adapter, card.merged_base) == (None, "x" * 256)
 
 
 async def test_everybodys_copy_of_a_model_has_the_same_files_by_cid(autojump_clock, world, tmp_path):
