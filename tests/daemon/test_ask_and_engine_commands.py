@@ -102,6 +102,8 @@ def node(tmp_path):
         config=Config(),
         catalog=catalog,
         engine=engine,
+        trainer=engine,
+        training_now={"poet"},
         desk=Desk(engine),
         answers=AnswerCache([MemoryAnswers(1 << 20, 1e9)], max_distance=0.0, unix_s=lambda: 1.0),
     )
@@ -167,6 +169,7 @@ async def test_the_engine_is_told_as_it_is(node):
     (status,) = [one async for one in engine_module.status(node, engine_module.Watch())]
     assert (status.state, status.n_restarts, status.n_deaths, status.tokens_per_s) == ("busy", 2, 2, 41.5)
     assert status.adapters[0].name == "/adapters/x"
+    assert (status.trainer.pid, status.trainer.trainings, status.trainer.n_deaths) == (1, ["poet"], 2)
     node.engine.calls = {"load": 1}
     (status,) = [one async for one in engine_module.status(node, engine_module.Watch())]
     assert status.state == "loading"
@@ -190,13 +193,16 @@ async def test_stopping_what_does_not_run_is_no_error(node):
     assert "was not running" in (await engine_module.stop(node, None)).text
 
 
+IDLE = {"pid": None, "rss_bytes": None, "trainings": [], "calls": {}, "last_death": None, "last_death_s_ago": None}
+
+
 def shown(**changes):
     known = {
         "state": "busy", "pid": 7, "uptime_s": 61.0, "rss_bytes": 1 << 30, "model": "tiny", "device": "cpu",
         "dtype": "F32", "n_running": 2, "n_waiting": 1, "tokens_per_s": 41.5, "cache_bytes": 1 << 20,
         "cache_budget_bytes": 64 << 20, "adapters": [{"name": "poet v1", "n_bytes": 2048, "rank": 8, "n_running": 1}],
         "calls": {"generate": 2}, "n_restarts": 2, "n_deaths": 1, "last_death": "the engine died: killed\x1b[2J",
-        "last_death_s_ago": 5.0, "wait_s": 0.0,
+        "last_death_s_ago": 5.0, "wait_s": 0.0, "trainer": IDLE,
     }  # fmt: skip
     return "\n".join(engine_lines(known | changes))
 
@@ -212,6 +218,15 @@ def test_the_status_reads_in_lines_and_what_is_unknown_is_left_out():
     text = shown(**unknown, state="stopped", calls={}, adapters=[])
     assert text == "engine    stopped: the next request starts it\nrestarts  2, deaths 1"
     assert "may start again" in shown(**unknown, state="waiting", wait_s=4.0)
+
+
+def test_the_trainer_is_told_of_where_there_is_one_or_was():
+    busy = {"pid": 9, "rss_bytes": 1 << 29, "trainings": ["poet"], "calls": {"train": 1, "merge": 1}}
+    died = {"last_death": "the engine died: killed\x1b[2J", "last_death_s_ago": 61.0}
+    *_, first, second = shown(trainer=IDLE | busy | died).split("\n")
+    assert first == "trainer   process 9, 512.0 MiB in use: training poet, 1 merge"
+    assert second.strip() == "died 1 min 1 s ago: the engine died: killed[2J"
+    assert "nothing to do" in shown(trainer=IDLE | {"pid": 9})
 
 
 def test_what_a_peer_wrote_does_not_move_the_cursor(capsys):

@@ -235,6 +235,8 @@ async def test_a_model_that_is_trained_on_is_not_removed_until_that_is_over(give
     await stream.__anext__()
     with pytest.raises(InUse, match=r"tiny is in use by the training 'fox'\. End that first: .*Ctrl-C pauses"):
         await models.rm(node, models.Named(name="tiny"))
+    (running,) = await ls(node, Nothing())  # before anything of it is on the disk
+    assert (running.name, running.state, running.n_steps) == ("fox", "running", None)
     await stream.aclose()
     assert (await models.rm(node, models.Named(name="tiny"))).name == "tiny"
 
