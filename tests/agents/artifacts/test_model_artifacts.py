@@ -32,7 +32,7 @@ from protocols.net import PeerInfo
 from simulations.net import open_world
 from simulations.world import make_node, run_node, unix_now_s, write_model
 from storage import unixfs
-from storage.blockstore import Block
+from storage.blockstore import Block, Visibility
 from storage.catalog.models import ModelRow
 from storage.cid import DAG_CBOR, DAG_PB, Cid
 from storage.codecs import dag_pb
@@ -285,6 +285,26 @@ async def test_an_artifact_that_is_no_base_model_is_refused(autojump_clock, worl
     artifact = plant(ann, write_model(tmp_path / "some" / "tiny"), **claims)
     with pytest.raises(BadModel, match="covey model publish"):
         await pull(bob, artifact.manifest, tmp_path)
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+async def test_private_content_that_a_peer_names_as_its_models_stays_private(
+    autojump_clock, world, tmp_path, is_shared
+):
+    """Eve publishes to everybody, under a CID, what bob has for himself; she need not have it."""
+    eve = await world("eve")
+    bob = await world("bob", trusts=[eve])
+    row = have(eve, tmp_path, width=WIDE)
+    weights = (models_of(eve, tmp_path) / "tiny" / "model.safetensors").read_bytes()
+    secret = unixfs.add_bytes(bob.ports.store, weights, unixfs.COVEY_WEIGHTS)
+    mine = {reached.cid for reached in reach(bob.ports.store, secret)}
+    artifact, _ = store_model(eve.ports, row, Words(visibility=Visibility.PUBLIC))
+    assert mine <= {reached.cid for reached in reach(eve.ports.store, artifact.files)}
+    eve.ports.store.delete_many(mine)
+    got = await pull(bob, artifact.manifest, tmp_path, name="got", is_shared=is_shared)
+    assert got.fingerprint == row.fingerprint
+    assert not any(bob.ports.exchange.may_see(eve.peer, cid) for cid in mine)
+    assert bob.ports.exchange.may_see(eve.peer, artifact.manifest)  # what she signed for everybody
 
 
 async def test_a_dataset_is_no_model(autojump_clock, world, tmp_path):
