@@ -28,7 +28,7 @@ from agents.engine.model_folder import (
     write_card,
 )
 from agents.engine.worker.folders import publish
-from agents.engine.worker.models import read_card
+from agents.engine.worker.models import load_tokenizer, read_card
 from agents.errors import BadModel, EngineFailed
 
 HUB_POLL_S: Final = 0.2
@@ -137,6 +137,7 @@ def _copy(source: Path, staging: Path, name: str, is_cancelled: IsCancelled, tel
                 write.write(data)
                 n_done += len(data)
                 tell(ImportStep(step=f"copying {source.name}", n_done=n_done, n_total=n_total))
+    load_tokenizer(staging)
     tell(ImportStep(step="computing its fingerprint", n_done=0, n_total=None))
     if not (source / CARD_FILE).exists():
         return make_card(staging, name)

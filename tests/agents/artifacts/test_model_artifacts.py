@@ -270,7 +270,7 @@ def overwrite(folder, beginning):
 async def test_a_model_is_refused_by_its_headers_before_its_weights_move(autojump_clock, world, tmp_path):
     ann = await world("ann")
     bob = await world("bob", trusts=[ann])
-    folder = write_model(tmp_path / "spoilt" / "tiny", width=WIDE, num_hidden_layers=7)
+    folder = write_model(tmp_path / "spoilt" / "tiny", width=WIDE, num_hidden_layers=5)
     artifact = plant(ann, folder, width=WIDE)
     with pytest.raises(Misstated):
         await pull(bob, artifact.manifest, tmp_path)
