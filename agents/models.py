@@ -55,6 +55,11 @@ def default_name(source: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).lstrip("._-")[:64] or "model"
 
 
+def is_name(text: str) -> bool:
+    """Can a model, or what was trained, be called so?"""
+    return _NAME.fullmatch(text) is not None
+
+
 def check_name(name: str) -> str:
     """A name that a model can have here. Raises: BadName."""
     if not _NAME.fullmatch(name):

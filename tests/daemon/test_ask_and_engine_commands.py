@@ -9,13 +9,14 @@ from agents.cache.answers import AnswerCache
 from agents.cache.stores import MemoryAnswers
 from agents.engine import messages
 from agents.engine.client import Health
-from agents.errors import BadAdapter, EngineDied
+from agents.errors import BadAdapter, EngineDied, UnknownName
 from agents.models import Desk
 from daemon.api.operations import ask as ask_module
 from daemon.api.operations import engine as engine_module
 from daemon.cli.ask import _Answer
 from daemon.cli.engine_form import engine_lines
 from daemon.config import Config
+from daemon.paths import Home
 from simulations.world import make_identity
 from storage.catalog import Catalog
 from storage.catalog.adapters import AdapterRow, AdapterState
@@ -100,6 +101,7 @@ def node(tmp_path):
     engine = FakeEngine()
     yield SimpleNamespace(
         config=Config(),
+        home=Home(tmp_path),
         catalog=catalog,
         engine=engine,
         trainer=engine,
@@ -163,6 +165,16 @@ async def test_who_names_an_adapter_gets_its_answer_or_an_error_and_never_the_ba
     assert node.engine.asked == []
     told = [type(event).__name__ for event in await asked(node, adapter="latest")]
     assert told == ["Refused", "Token", "Finished"]  # who follows the newest goes on with the one before
+
+
+async def test_what_was_trained_and_not_published_is_told_from_what_is_not_here(node):
+    (node.home.training / "sums").mkdir(parents=True)
+    (node.home.training / "sums" / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(UnknownName, match=r"sums was trained here.*covey adapter publish sums"):
+        await asked(node, adapter="sums")
+    for wish in ("other", "../training/sums", "sums@1"):
+        with pytest.raises(UnknownName, match="there is no adapter"):
+            await asked(node, adapter=wish)
 
 
 async def test_the_engine_is_told_as_it_is(node):

@@ -111,9 +111,8 @@ async def _answerer(
     """The engine, the model and the adapter that answer. Raises: AgentError."""
     import trio
 
-    from agents.chat.ready import resolve
     from agents.models import find_model
-    from daemon.answering import engine_before
+    from daemon.answering import engine_before, resolve_wish
     from daemon.asking import engine_of, recorded_here, remote_model
 
     if params.on is not None:
@@ -121,7 +120,7 @@ async def _answerer(
         wanted = remote.resolve(params.adapter)
         return engine_of(node, remote, settings.timeout_s, records if params.is_record else None), remote.row, wanted
     model = await trio.to_thread.run_sync(find_model, node.catalog, params.model, node.config.engine.model)
-    wanted = await trio.to_thread.run_sync(resolve, node.catalog, model, params.adapter)
+    wanted = await trio.to_thread.run_sync(resolve_wish, node, model, params.adapter)
     engine = engine_before(node.answers, node.engine, node.desk, model, is_seeded=params.seed is not None)
     return recorded_here(node, engine, model, wanted, records) if params.is_record else engine, model, wanted
 
