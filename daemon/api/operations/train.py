@@ -99,6 +99,9 @@ class Train(Params, frozen=True):
     min_gain: Annotated[float, Meta(ge=0, le=100, description="What counts as gain, in nats.")] = 0.0
     checkpoint_every: Annotated[int, Meta(ge=1, le=1_000_000, description="Steps between checkpoints.")] = 20
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
+    split_seed: (
+        Annotated[int, Meta(ge=0, le=(1 << 63) - 1, description="Of what is held out (default: as --seed).")] | None
+    ) = None
     fresh: Annotated[bool, Meta(description="Begin anew, though one of that name is unfinished.")] = False
     force: Annotated[bool, Meta(description="Go on though the machine or its programs are others.")] = False
     plot: Annotated[bool, Meta(description="Draw the curves.")] = False
