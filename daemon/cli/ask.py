@@ -8,6 +8,7 @@ import click
 from daemon.api.faults import Fault
 from daemon.api.operation import Operation
 from daemon.api.operations.ask import OPERATIONS as _OPERATIONS
+from daemon.api.operations.ask import USUAL_TOKENS
 from daemon.api.operations.chat import MAX_QUESTION_CHARS
 from daemon.cli import client
 from daemon.cli.generate import command_of
@@ -27,7 +28,7 @@ def _ask(home: Home, operation: Operation, params: dict[str, Json], *, as_json: 
         raise click.UsageError(f"the question has over {MAX_QUESTION_CHARS:,} characters: no model reads that much")
     if not params["text"].strip():
         raise click.UsageError("the question is empty")
-    answer = _Answer(params["max_tokens"])
+    answer = _Answer(params.get("max_tokens", USUAL_TOKENS))
     try:
         for event in client.stream(home, operation.name, params):
             if as_json:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MAX_STOPS: Final = 16
 LATEST: Final = "latest"
+USUAL_TOKENS: Final = 256
 
 
 class Question(Params, frozen=True):
@@ -30,7 +31,7 @@ class Question(Params, frozen=True):
     adapter: Wish = "none"
     model: Annotated[str, Meta(max_length=64, description="The model's name; by default the node's.")] | None = None
     system: Annotated[str, Meta(max_length=64 << 10, description="The system prompt.")] | None = None
-    max_tokens: Annotated[int, Meta(ge=1, le=1 << 16, description="The longest answer.")] = 256
+    max_tokens: Annotated[int, Meta(ge=1, le=1 << 16, description="The longest answer.")] = USUAL_TOKENS
     temperature: Annotated[float, Meta(ge=0, le=10, description="0 always takes the likeliest token.")] = 0.0
     top_p: Annotated[float, Meta(gt=0, le=1, description="Among the likeliest tokens of this share.")] = 1.0
     top_k: Annotated[int, Meta(ge=0, le=1 << 20, description="Among so many tokens; 0 is all.")] = 0
