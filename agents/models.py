@@ -4,8 +4,8 @@ import difflib
 import re
 import shutil
 from collections import Counter, deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -53,6 +53,11 @@ def default_name(source: str) -> str:
     if source.startswith("wheel:"):
         last = last.removeprefix("llm-")  # as packages that carry a model are usually called
     return re.sub(r"[^A-Za-z0-9._-]+", "-", last).lstrip("._-")[:64] or "model"
+
+
+def is_name(text: str) -> bool:
+    """Can a model, or what was trained, be called so?"""
+    return _NAME.fullmatch(text) is not None
 
 
 def check_name(name: str) -> str:
@@ -184,6 +189,7 @@ class Desk:
         self._engine = engine
         self._loaded: tuple[str, str] | None = None  # folder and fingerprint: a name may come to mean another model
         self._users = Counter[str]()  # by what they do
+        self._readers: dict[tuple[str, str], Counter[str]] = {}  # those that work with a model outside of the engine
         self._line: deque[object] = deque()
         self._changed = trio.Condition()
 
@@ -197,7 +203,20 @@ class Desk:
 
     def users(self, row: ModelRow) -> list[str]:
         """What works with the model now."""
-        return sorted(+self._users) if self.holds(row) else []
+        inside = self._users if self.holds(row) else Counter[str]()
+        return sorted(+(inside + self._readers.get(_key(row), Counter())))
+
+    @contextmanager
+    def keeping(self, row: ModelRow, by: str) -> Iterator[None]:
+        """Have the model's folder stay for the length of the block: another process reads it. `by` says what for."""
+        readers = self._readers.setdefault(_key(row), Counter())
+        readers[by] += 1
+        try:
+            yield
+        finally:
+            readers[by] -= 1
+            if not +readers:
+                self._readers.pop(_key(row), None)
 
     def forget(self, row: ModelRow) -> None:
         """The model's folder is gone: who wants one of its name next has it loaded anew."""

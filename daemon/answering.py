@@ -3,13 +3,16 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from agents.adapters.inspect import WEIGHTS_FILE
 from agents.cache.answers import AnswerCache
 from agents.cache.answers import Engine as CacheableEngine
 from agents.cache.key import OWN
 from agents.cache.seated import SeatedEngine
 from agents.cache.stores import Answers, FileAnswers, MemoryAnswers
+from agents.chat.ready import resolve
 from agents.engine.client import Engine
-from agents.models import Desk
+from agents.errors import UnknownName
+from agents.models import Desk, is_name
 from daemon.config import CacheConfig, Config
 from daemon.paths import Home
 from storage.catalog.models import ModelRow
@@ -17,9 +20,22 @@ from storage.keys import PeerId
 
 if TYPE_CHECKING:
     from agents.adapters.ports import Ports
+    from agents.chat.events import Adapter
+    from daemon.app import Node
 
 CACHE_FILE: Final = "answers.db"
 _MB: Final = 1_000_000
+
+
+def resolve_wish(node: "Node", model: ModelRow, wish: str) -> "Adapter | None":
+    """As `resolve`; of a name that was trained here and is not published yet, that is said. Raises: UnknownName."""
+    try:
+        return resolve(node.catalog, model, wish)
+    except UnknownName:
+        if is_name(wish) and (node.home.training / wish / WEIGHTS_FILE).exists():
+            text = f"{wish} was trained here, and only what is published answers: covey adapter publish {wish}"
+            raise UnknownName(text) from None
+        raise
 
 
 def answer_cache(wish: CacheConfig, home: Home, unix_s: Callable[[], float]) -> AnswerCache:

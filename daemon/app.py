@@ -363,7 +363,7 @@ def _assemble(
         desk=desk,
         chats=Sessions(),
         answers=answers,
-        rounds=Rounds(ports, home.rounds, home.scratch, RoundEngine(catalog, trainer)),
+        rounds=Rounds(ports, home.rounds, home.scratch, RoundEngine(catalog, trainer, desk.keeping)),
         gateway=gateway,
         openai=Face(Token(home.openai_token)),
         started_s=trio.current_time(),

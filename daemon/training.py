@@ -53,7 +53,7 @@ Told = TrainReady | TrainStep | TrainCheckpoint | Resumed | Trained | TrainPause
 async def run_training(node: "Node", request: Train, model: "ModelRow") -> AsyncGenerator[Told, None]:
     """Train, and go on after a death of the trainer; at last `Trained` or `TrainPaused`. Raises: AgentError."""
     n_deaths = 0
-    with _sole(node, request.name):
+    with _sole(node, request.name), node.desk.keeping(model, f"the training {request.name!r}"):
         while True:
             had_checkpoint = False
             try:

@@ -22,7 +22,8 @@ def list_trainings(node: "Node") -> list[Training]:
     finished = [_finished(node, weights.parent) for weights in sorted(node.home.training.glob(f"*/{WEIGHTS_FILE}"))]
     folders = sorted((node.home.training / runs.RUNS).glob("*"))
     left = [(run, folder) for folder in folders if (run := runs.read_run(folder)) is not None]
-    return [*finished, *(_unfinished(node, run, folder)[0] for run, folder in left)]
+    begun = sorted(node.training_now.difference(run.name for run, _ in left))
+    return [*finished, *(_unfinished(node, run, folder)[0] for run, folder in left), *(_begun(node, n) for n in begun)]
 
 
 def show_training(node: "Node", name: str, *, is_drawn: bool, svg: str | None) -> Details:
@@ -74,6 +75,21 @@ def _finished(node: "Node", folder: Path) -> Training:
         folder=str(folder),
         trained_unix_s=trained_unix_s,
         is_published=any(row.created_unix_s >= int(trained_unix_s) for row in own),
+    )
+
+
+def _begun(node: "Node", name: str) -> Training:
+    """One that is being prepared: nothing of it is on the disk yet."""
+    return Training(
+        name=name,
+        state="running",
+        is_finished=False,
+        step=0,
+        n_steps=None,
+        loss=None,
+        folder=str(runs.run_folder(node.home.training, name)),
+        trained_unix_s=None,
+        is_published=False,
     )
 
 

@@ -18,6 +18,7 @@ from protocols.adapters import Audience, Base, Fact, Label, Name, Tag, Version
 from protocols.entry import MAX_PREV, Entry
 from protocols.errors import Malformed, TooBig
 from storage.cid import Cid
+from storage.errors import InvalidCid
 
 MAX_MANIFEST_BYTES: Final = 64 << 10
 MAX_ARTIFACT_BYTES: Final = 1 << 46  # the most that a walk follows
@@ -30,6 +31,11 @@ Tags = Annotated[tuple[Tag, ...], Meta(max_length=adapters.MAX_TAGS)]
 
 # What an adapter's one `parent` was for it.
 PREVIOUS: Final = "previous"
+# And the parts of what is told by its content. Facts with these names (of an adapter: of its training) are CIDs of what
+# it was made from; a fact `data_name` says what its publisher calls the `data`.
+BASE: Final = "base"
+DERIVED_FROM: Final = "derived_from"
+ORIGINS: Final = ("data", "checkpoint", "merged_base", "merged_adapter")
 
 
 class Parent(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -91,8 +97,19 @@ class Checkpoint(Artifact, frozen=True, forbid_unknown_fields=True, kw_only=True
 KINDS: Final[Mapping[str, type[Artifact]]] = {form.kind: form for form in (Model, Dataset, Checkpoint)}
 
 
+class Origin(NamedTuple):
+    """What an artifact was made from, told by its content alone: the root of files, or a model's fingerprint."""
+
+    content: Cid
+    role: str
+    label: str = ""
+
+
 class Described(NamedTuple):
-    """What manifests of every kind, the adapters' too, have in common. `base` is the text of a fingerprint."""
+    """What manifests of every kind, the adapters' too, have in common. `base` is the text of a fingerprint.
+
+    `parents` are links to other entries, `origins` contents that the manifest names: its publisher's word, both.
+    """
 
     kind: str
     name: str
@@ -101,6 +118,7 @@ class Described(NamedTuple):
     files: Cid
     n_bytes: int
     parents: tuple[Parent, ...]
+    origins: tuple[Origin, ...]
     capabilities: tuple[str, ...]
     tags: tuple[str, ...]
     metrics: Mapping[str, float]
@@ -147,6 +165,7 @@ def describe(entry: Entry) -> Described:
         files=artifact.files,
         n_bytes=artifact.n_bytes,
         parents=artifact.parents,
+        origins=_origins_of(artifact),
         capabilities=artifact.capabilities,
         tags=artifact.tags,
         metrics=artifact.metrics,
@@ -173,6 +192,7 @@ def _describe_adapter(entry: Entry) -> Described:
         files=manifest.files,
         n_bytes=manifest.n_bytes,
         parents=() if manifest.parent is None else (Parent(entry=manifest.parent, role=PREVIOUS),),
+        origins=(_base_origin(manifest.base), *_told(manifest.training)),
         capabilities=manifest.tags,  # its manifest has no list of its own, and tags say what an adapter is good at
         tags=manifest.tags,
         metrics=manifest.metrics,
@@ -181,6 +201,32 @@ def _describe_adapter(entry: Entry) -> Described:
         audience=manifest.audience,
         created_unix_s=manifest.created_unix_s,
     )
+
+
+def _origins_of(artifact: Artifact) -> tuple[Origin, ...]:
+    match artifact:
+        case Checkpoint(base=Base() as base):
+            return (_base_origin(base), *_told(artifact.facts))
+        case Model(derived_from=Cid() as source):
+            return (Origin(source, DERIVED_FROM), *_told(artifact.facts))
+        case _:
+            return _told(artifact.facts)
+
+
+def _base_origin(base: Base) -> Origin:
+    return Origin(base.fingerprint, BASE, base.name)
+
+
+def _told(facts: Mapping[str, Fact]) -> tuple[Origin, ...]:
+    """The contents that facts name: those of `ORIGINS`, where their values are CIDs."""
+    told = []
+    for role in ORIGINS:
+        label = facts.get(f"{role}_name", "")
+        try:
+            told.append(Origin(Cid.parse(str(facts[role])), role, label if isinstance(label, str) else ""))
+        except (KeyError, InvalidCid):
+            continue
+    return tuple(told)
 
 
 def _check_size(entry: Entry) -> None:

@@ -152,6 +152,9 @@ async def run_node(node: SimNode, *, task_status: trio.TaskStatus[None] = trio.T
             task_status.started()
 
 
+_FINITE = bytes(byte & 0xBF for byte in range(256))  # of a float's last byte: an exponent that is no NaN's
+
+
 def write_adapter(
     folder: Path,
     *,
@@ -171,7 +174,8 @@ def write_adapter(
             at += n_bytes
     header = json.dumps(tensors).encode()
     config = {"peft_type": "LORA", "r": rank, "lora_alpha": 4, "target_modules": ["q_proj"], "bias": "none"}
-    data = noise.randbytes(at) if noise else bytes([fill]) * at
+    data = bytearray(noise.randbytes(at) if noise else bytes([fill]) * at)
+    data[3::4] = data[3::4].translate(_FINITE)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + data)
     (folder / "adapter_config.json").write_text(json.dumps(config))

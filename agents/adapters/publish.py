@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import trio
 
+from agents.adapters.finite import check_finite
 from agents.adapters.fits import Layers
-from agents.adapters.inspect import Inspection, inspect_folder
+from agents.adapters.inspect import WEIGHTS_FILE, Inspection, inspect_folder
 from agents.adapters.manifests import pin, read_stored, row_of, show, take_back
 from agents.adapters.ports import Ports
 from agents.adapters.shelf import put_on_shelf
@@ -77,6 +78,7 @@ async def publish(ports: Ports, folder: Path, release: Release, published: trio.
 def store_adapter(ports: Ports, folder: Path, release: Release) -> tuple[AdapterRow, bool]:
     """All of publishing that needs no network, durably; is it new? Raises: BadAdapter, WrongBase, StoreFull."""
     inspection = inspect_folder(folder, release.base, release.layers)
+    check_finite(folder / WEIGHTS_FILE)
     with ports.store.lease(), ports.numbering:  # nothing of it is swept before it is pinned
         files = unixfs.add_path(ports.store, folder, unixfs.COVEY_WEIGHTS)
         versions = _versions(ports, release)

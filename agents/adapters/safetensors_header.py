@@ -80,7 +80,10 @@ def header_length(prefix: bytes, n_file_bytes: int) -> int:
                 raise BadAdapter(f"it is {what} under another name, which is never opened: save it as safetensors")
         raise BadAdapter(f"a safetensors header of {length} bytes; the limit is {MAX_HEADER_BYTES}")
     if length > n_file_bytes - _LENGTH_BYTES:
-        raise BadAdapter(f"the safetensors header needs {length} bytes, the file ends before them")
+        raise BadAdapter(
+            f"the safetensors header needs {length} bytes, the file ends before them: "
+            "its download or training was cut short"
+        )
     return length
 
 
@@ -156,4 +159,5 @@ def _check_places(tensors: list[Tensor], n_data_bytes: int) -> None:
         if after.begin != before.end:
             raise BadAdapter(f"tensors {before.name!r} and {after.name!r} overlap or leave a gap")
     if tensors[-1].end != n_data_bytes:
-        raise BadAdapter(f"the tensors need {tensors[-1].end} bytes of data, the file holds {n_data_bytes}")
+        why = ": its download or training was cut short" if tensors[-1].end > n_data_bytes else ""
+        raise BadAdapter(f"the tensors need {tensors[-1].end} bytes of data, the file holds {n_data_bytes}{why}")

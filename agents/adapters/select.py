@@ -110,5 +110,5 @@ def _pinned(policy: Pinned, ready: Iterable[Ready]) -> Ready:
     ]
     if not fitting:
         wanted = policy.cid or (policy.name if policy.version is None else f"{policy.name}@{policy.version}")
-        raise UnknownName(f"no adapter {wanted} is ready. `covey adapter ls` shows what there is.")
+        raise UnknownName(f"there is no adapter {wanted} for this model that is ready to answer. See: covey adapter ls")
     return max(fitting, key=lambda one: (one.version, one.ready_s, one.cid))

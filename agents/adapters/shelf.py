@@ -6,8 +6,9 @@ from pathlib import Path
 
 import msgspec
 
+from agents.adapters.finite import check_finite
 from agents.adapters.fits import Layers, read_layers
-from agents.adapters.inspect import Inspection, check_complete, check_file, inspect_folder
+from agents.adapters.inspect import WEIGHTS_FILE, Inspection, check_complete, check_file, inspect_folder
 from agents.adapters.manifests import read_stored
 from agents.adapters.ports import Ports
 from agents.engine.messages import ModelCard
@@ -44,6 +45,7 @@ def put_on_shelf(ports: Ports, cid: Cid, manifest: Manifest) -> Path:
     try:
         unixfs.export(ports.store, manifest.files, unchecked)
         check_claims(inspect_folder(unchecked, *base_for(ports.catalog, manifest.base)), manifest)
+        check_finite(unchecked / WEIGHTS_FILE)
         unchecked.rename(target)
         sync_folder(ports.folder)
     finally:

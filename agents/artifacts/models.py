@@ -131,7 +131,7 @@ def store_model(
         version=words.version,
         capabilities=(CAPABILITY, *(["chat"] if card.has_chat_template else [])),
         tags=words.tags,
-        facts=facts_of(card),
+        facts={**facts_of(card), **model_folder.merged_of(card)},
         description=words.description,
         licence=words.licence or card.licence,
         base=Base(fingerprint=Cid.parse(card.fingerprint), name=card.name, architecture=card.architecture),
@@ -244,7 +244,7 @@ async def _judge(ports: Ports, row: ArtifactRow, model: Model, name: str, wish: 
             raise Misstated(f"its {fact} is {getattr(card, fact)}, its manifest says {model.facts.get(fact)}")
     if model.base.architecture != card.architecture:
         raise Misstated(f"it is a {card.architecture}, its manifest says {model.base.architecture}")
-    return card
+    return model_folder.with_merged(card, model.facts)
 
 
 async def _read_header(peek: Peek, name: str, weights: Cid) -> Header:
@@ -307,7 +307,7 @@ def _write_out(ports: Ports, models: Path, model: Model, card: ModelCard, tell: 
             raise Misstated(
                 f"its weights have the fingerprint {found.fingerprint}, its manifest says {card.fingerprint}"
             )
-        model_folder.write_card(content, found)
+        model_folder.write_card(content, model_folder.with_merged(found, model.facts))
         target = models / card.name
         if target.exists():
             raise BadName(f"there is another model {card.name!r} here already: choose another --name")

@@ -3,7 +3,7 @@
 from protocols.artifacts import describe
 from protocols.entry import Entry
 from storage.catalog.artifacts import ArtifactRow
-from storage.catalog.lineage import Parent
+from storage.catalog.lineage import Origin, Parent
 
 
 def artifact_row(entry: Entry, *, is_own: bool) -> ArtifactRow:
@@ -23,6 +23,7 @@ def artifact_row(entry: Entry, *, is_own: bool) -> ArtifactRow:
         description=said.description,
         is_own=is_own,
         parents=tuple(Parent(parent.entry, parent.role) for parent in said.parents),
+        origins=tuple(Origin(*origin) for origin in said.origins),
         tags=said.tags,
         capabilities=said.capabilities,
         metrics=dict(said.metrics),

@@ -16,7 +16,16 @@ from agents.chat.answer import Engine, error_text
 from agents.chat.events import Adapter
 from agents.chat.ready import ready_adapters, resolve
 from agents.engine import messages
-from agents.errors import AgentError, EngineDied, EngineFailed, EngineMissing, TooLong, UnknownName
+from agents.errors import (
+    AgentError,
+    BadAdapter,
+    EngineDied,
+    EngineFailed,
+    EngineMissing,
+    TooLong,
+    UnknownName,
+    WrongBase,
+)
 from agents.models import Desk, card_of, find_model
 from protocols.ask import wire
 from protocols.ask.quota import Denied, Limits, Quota
@@ -244,7 +253,7 @@ class Host:
         text = error_text(error)
         if isinstance(error, EngineDied | EngineMissing):
             return Refusal("engine_died", "the engine of this node failed; it is started again", ENGINE_RETRY_S)
-        if isinstance(error, TooLong | EngineFailed) and "/" not in text:
+        if isinstance(error, TooLong | BadAdapter | WrongBase | EngineFailed) and "/" not in text:
             return Refusal(error.code, text)
         return Refusal("engine_failed", "the engine of this node refused the question")
 

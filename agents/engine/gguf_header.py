@@ -37,6 +37,14 @@ _BLOCKS: Final[Mapping[int, tuple[int, int]]] = {
     11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 30: (1, 2),
 }  # fmt: skip
 
+# What an exported model says of its making -> the keys under which a GGUF of ours does.
+MERGED_KEYS: Final[Mapping[str, str]] = {
+    "merged_base": "covey.merged.base",
+    "merged_base_name": "covey.merged.base_name",
+    "merged_adapter": "covey.merged.adapter",
+    "merged_adapter_name": "covey.merged.adapter_name",
+}
+
 Value = str | int | float | bool
 
 

@@ -12,7 +12,8 @@ from msgspec import Meta
 
 from agents.training.settings import Settings
 
-Text = Annotated[str, Meta(max_length=4 << 20)]
+MAX_TEXT_CHARS = 4 << 20
+Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
 Path = Annotated[str, Meta(min_length=1, max_length=4096)]
 Seed = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
@@ -33,7 +34,10 @@ class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a base model is. Fingerprints are CIDs as text."""
+    """What a base model is. Fingerprints are CIDs as text.
+
+    One that an adapter was merged into says of which model it was made, and of which adapter (the root of its files).
+    """
 
     name: str
     fingerprint: str
@@ -47,6 +51,10 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     dtype: str
     has_chat_template: bool
     licence: str | None = None
+    merged_base: str | None = None
+    merged_base_name: str | None = None
+    merged_adapter: str | None = None
+    merged_adapter_name: str | None = None
 
     @property
     def base(self) -> str:
@@ -297,7 +305,8 @@ class TrainPaused(Message, frozen=True, tag="train_paused"):
 class Trained(Message, frozen=True, tag="trained", kw_only=True):
     """The adapter stands in `folder` (PEFT format). Losses are on held-out data; `train_s` is since the last resume.
 
-    `cid` is the UnixFS root of the folder's files. `n_steps` were made, and `best_step` gave the adapter.
+    `cid` is the UnixFS root of the folder's files. `n_steps` were made, and `best_step` gave the adapter. Losses are in
+    nats a `unit`, and `n_tokens` are so many of them.
     """
 
     is_final = True
@@ -307,6 +316,7 @@ class Trained(Message, frozen=True, tag="trained", kw_only=True):
     loss_before: float
     loss_after: float
     n_tokens: int
+    unit: Literal["token", "pair"] = "token"
     n_steps: int = 0
     best_step: int = 0
     train_s: float
@@ -351,6 +361,7 @@ class Merge(Message, frozen=True, tag="merge", kw_only=True):
 
     model: Path
     adapter: Path
+    adapter_name: Annotated[str, Meta(max_length=200)] = ""
     out: Path
     name: Annotated[str, Meta(min_length=1, max_length=200)]
 
@@ -369,6 +380,7 @@ class Export(Message, frozen=True, tag="export", kw_only=True):
 
     model: Path
     adapter: Path | None = None
+    adapter_name: Annotated[str, Meta(max_length=200)] = ""
     out: Path
     dtype: Literal["f32", "f16", "bf16", "int8"] = "f16"
     name: Annotated[str, Meta(max_length=200)] = ""

@@ -116,6 +116,22 @@ def make_card(folder: Path, name: str, derived_from: str | None = None, licence:
     )
 
 
+# What the card of a merged model says of its making, and a manifest, under the same names, as facts.
+MERGED: Final = ("merged_base", "merged_base_name", "merged_adapter", "merged_adapter_name")
+MAX_MERGED_CHARS: Final = 256
+
+
+def merged_of(card: ModelCard) -> dict[str, str]:
+    """Of which model and adapter it was made; empty for one that was not merged."""
+    return {name: value for name in MERGED if (value := getattr(card, name)) is not None}
+
+
+def with_merged(card: ModelCard, facts: Mapping[str, object]) -> ModelCard:
+    """The card with what `facts` say of its making: somebody's word."""
+    said = {name: value for name in MERGED if isinstance(value := facts.get(name), str)}
+    return msgspec.structs.replace(card, **{name: value[:MAX_MERGED_CHARS] for name, value in said.items()})
+
+
 def card_of_parts(
     config: Mapping[str, Any],
     headers: Iterable[Header],
@@ -131,15 +147,22 @@ def card_of_parts(
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
         raise BadModel("config.json does not tell the architecture: only decoder models with their own are taken")
+    n_params = sum(tensor.n_elements for tensor in tensors)
+    n_layers, vocabulary = _count(config, "num_hidden_layers"), _count(config, "vocab_size")
+    if n_layers > len(tensors) or vocabulary > n_params:  # it would be built before that is noticed
+        raise BadModel(
+            f"config.json describes {n_layers:,} layers and {vocabulary:,} words, and the weights are "
+            f"{len(tensors):,} tensors of {n_params:,} numbers: one of the two is of another model"
+        )
     return ModelCard(
         name=name,
         fingerprint=fingerprint,
         derived_from=derived_from,
         architecture=architectures[0][:128],
-        n_params=sum(tensor.n_elements for tensor in tensors),
-        n_layers=_count(config, "num_hidden_layers"),
+        n_params=n_params,
+        n_layers=n_layers,
         hidden_size=_count(config, "hidden_size"),
-        vocabulary=_count(config, "vocab_size"),
+        vocabulary=vocabulary,
         context_tokens=_count(config, "max_position_embeddings"),
         dtype="+".join(sorted({tensor.dtype for tensor in tensors})),
         has_chat_template=has_chat_template,

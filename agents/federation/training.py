@@ -1,6 +1,8 @@
 """What tasks of rounds want of the engine, carried out by the node's trainer, and the base models they train on."""
 
 import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
@@ -34,17 +36,28 @@ def _row(catalog: Catalog, text: str) -> ModelRow:
     return row
 
 
-class RoundEngine:
-    """The node's trainer, as tasks use it. A round's training begins anew after a death: it can be done again."""
+Keeping = Callable[[ModelRow, str], AbstractContextManager[None]]
 
-    def __init__(self, catalog: Catalog, trainer: Trainer) -> None:
+
+class RoundEngine:
+    """The node's trainer, as tasks use it. A round's training begins anew after a death: it can be done again.
+
+    Args:
+        keeping: has a model's folder stay while a round reads it, as `agents.models.Desk.keeping` does.
+    """
+
+    def __init__(self, catalog: Catalog, trainer: Trainer, keeping: Keeping) -> None:
         self._catalog = catalog
         self._trainer = trainer
+        self._keeping = keeping
 
     async def train(self, wish: Training) -> Trained:
         """Train on from the round's adapter. Raises: BadTask, EngineFailed and its like."""
         row = _row(self._catalog, wish.base)
-        with tempfile.TemporaryDirectory(dir=wish.out.parent) as folder:
+        with (
+            tempfile.TemporaryDirectory(dir=wish.out.parent) as folder,
+            self._keeping(row, "the training of a round"),
+        ):
             initial = await trio.to_thread.run_sync(_whole, row, wish, Path(folder))
             request = messages.Train(
                 model=row.folder,
@@ -71,7 +84,10 @@ class RoundEngine:
     async def measure(self, wish: Training) -> Score:
         """See how an adapter does. Raises: BadTask, EngineFailed and its like."""
         row = _row(self._catalog, wish.base)
-        with tempfile.TemporaryDirectory(dir=wish.initial.parent) as folder:
+        with (
+            tempfile.TemporaryDirectory(dir=wish.initial.parent) as folder,
+            self._keeping(row, "the training of a round"),
+        ):
             initial = await trio.to_thread.run_sync(_whole, row, wish, Path(folder))
             request = messages.Measure(
                 model=row.folder, data=str(wish.data), initial=str(initial), settings=_settings(wish)

@@ -20,7 +20,7 @@ def model_card(run: Run, record: Mapping[str, Any]) -> str:
     """The card as Markdown with the front matter that model hubs read."""
     settings = run.settings
     kind = "rsLoRA" if settings.use_rslora else "LoRA"
-    unit = "pair" if settings.form == "preference" else "token"
+    unit = settings.unit
     rows = "\n".join(f"| {name} | {value} |" for name, value in _table(run, record))
     return f"""---
 library_name: peft
@@ -53,7 +53,7 @@ def _table(run: Run, record: Mapping[str, Any]) -> list[tuple[str, object]]:
         ("steps", record["n_steps"]),
         ("adapter of step", record["best_step"]),
         ("checkpoint", f"`{record['checkpoint']}`"),
-        ("learned from", f"{record['n_tokens']} {'pairs' if settings.form == 'preference' else 'tokens'}"),
+        ("learned from", f"{record['n_tokens']} {settings.unit}s"),
         ("rows a step", settings.batch * settings.accumulate),
         ("context", f"{settings.context_tokens} tokens{', packed' if settings.pack else ''}"),
         ("learning rate", f"{settings.learning_rate:g}, {settings.schedule}, {settings.n_warmup} steps of warm-up"),

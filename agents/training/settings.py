@@ -66,6 +66,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """What is held out follows from this."""
         return self.seed if self.split_seed is None else self.split_seed
 
+    @property
+    def unit(self) -> Literal["token", "pair"]:
+        """What losses are told for, and what is counted: a token, or of preferences a pair of answers."""
+        return "pair" if self.form == "preference" else "token"
+
 
 def count_steps(settings: Settings, n_rows: int) -> int:
     """How many steps there are, where the data makes `n_rows` rows to learn from."""

@@ -129,6 +129,14 @@ class Kept(Result, frozen=True):
     role: str
 
 
+class Told(Result, frozen=True):
+    """What an artifact was made from, told by its content: the root of files, or a model's fingerprint."""
+
+    content: str
+    role: str
+    label: str
+
+
 class Details(Artifact, frozen=True, kw_only=True):
     """An artifact with all that is known of it. `is_verified`: its signature was checked."""
 
@@ -138,15 +146,19 @@ class Details(Artifact, frozen=True, kw_only=True):
     visibility: str
     is_verified: bool
     parents: list[Kept]
+    origins: list[Told]
 
 
 class Relative(Result, frozen=True):
-    """An ancestor or descendant, `n_steps` away. `name` is null where its manifest is not here.
+    """An ancestor or descendant, `n_steps` away. `name` is null where nothing tells it.
 
-    `role` is what the older one was for the younger of the two, `of` the one that is a step nearer.
+    `role` is what the older one was for the younger of the two, `of` the one that is a step nearer. `is_artifact`:
+    `manifest` is one that is known here. It may be elsewhere, or name a content that nobody published here: the root
+    of files, or a model's fingerprint; then `name` is what its publisher, or this node, calls that.
     """
 
     n_steps: int
+    is_artifact: bool
     role: str
     kind: str | None
     name: str | None

@@ -58,7 +58,8 @@ class Model(Result, frozen=True):
     """A base model. An adapter fits it when it names `fingerprint` or `derived_from` as its base.
 
     `state` is partial while some of it is still with a peer: pull it again to go on. `manifest` is what it was
-    published or pulled as; its `n_bytes` are those of its files, beside which there may be blocks.
+    published or pulled as; its `n_bytes` are those of its files, beside which there may be blocks. `merged` tells of
+    which model and adapter it was made, if of such.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Model(Result, frozen=True):
     dtype: str
     fingerprint: str
     derived_from: str | None
+    merged: str | None
     licence: str | None
     source: str
     folder: str | None

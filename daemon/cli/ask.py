@@ -8,6 +8,7 @@ import click
 from daemon.api.faults import Fault
 from daemon.api.operation import Operation
 from daemon.api.operations.ask import OPERATIONS as _OPERATIONS
+from daemon.api.operations.ask import USUAL_TOKENS
 from daemon.api.operations.chat import MAX_QUESTION_CHARS
 from daemon.cli import client
 from daemon.cli.generate import command_of
@@ -27,7 +28,7 @@ def _ask(home: Home, operation: Operation, params: dict[str, Json], *, as_json: 
         raise click.UsageError(f"the question has over {MAX_QUESTION_CHARS:,} characters: no model reads that much")
     if not params["text"].strip():
         raise click.UsageError("the question is empty")
-    answer = _Answer()
+    answer = _Answer(params.get("max_tokens", USUAL_TOKENS))
     try:
         for event in client.stream(home, operation.name, params):
             if as_json:
@@ -43,7 +44,8 @@ def _ask(home: Home, operation: Operation, params: dict[str, Json], *, as_json: 
 class _Answer:
     """What was printed of an answer: whether its line is still open."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
         self._is_open = False
 
     def show(self, event: Json) -> None:
@@ -61,7 +63,9 @@ class _Answer:
             case "finished":
                 self.end()
                 if event["reason"] == "length":
-                    self._tell(f"(cut at {event['n_tokens']:,} tokens; for a longer answer: --max-tokens N)")
+                    is_wish = event["n_tokens"] >= self._max_tokens
+                    why = "for a longer answer: --max-tokens N" if is_wish else "the model's context has no more room"
+                    self._tell(f"(cut at {event['n_tokens']:,} tokens; {why})")
                 if event["cache"] != "none":
                     self._tell(_from_cache(event))
             case "recorded":

@@ -41,6 +41,18 @@ def engine_lines(result: Json) -> Iterator[str]:
     yield f"restarts  {result['n_restarts']}, deaths {result['n_deaths']}"
     if result["last_death"] is not None:
         yield f"last      {duration_text(result['last_death_s_ago'])} ago: {clean(result['last_death'])}"
+    yield from _trainer_lines(result["trainer"])
+
+
+def _trainer_lines(trainer: Json) -> Iterator[str]:
+    """Nothing of one that was never needed."""
+    if trainer["pid"] is not None:
+        does = [f"training {clean(name)}" for name in trainer["trainings"]]
+        does += [f"{n} {clean(kind)}" for kind, n in sorted(trainer["calls"].items()) if kind != "train"]
+        memory = "" if trainer["rss_bytes"] is None else f", {bytes_text(trainer['rss_bytes'])} in use"
+        yield f"trainer   process {trainer['pid']}{memory}: {', '.join(does) or 'nothing to do'}"
+    if trainer["last_death"] is not None:
+        yield f"          died {duration_text(trainer['last_death_s_ago'])} ago: {clean(trainer['last_death'])}"
 
 
 def _speed(result: Json) -> str:

@@ -187,10 +187,11 @@ def _trained(result: Json) -> Iterator[str]:
     name = clean(result["name"])
     if result["plot"]:
         yield from result["plot"].split("\n")
+    unit = clean(result["unit"])
     best = f", of step {result['best_step']}" if result["best_step"] != result["n_steps"] else ""
     yield (
         f"{name} is trained{best}: loss on what was held out {result['loss_before']:.3f} -> {result['loss_after']:.3f} "
-        f"nats a token, {result['n_tokens']:,} tokens in {duration_text(result['train_s'])}"
+        f"nats a {unit}, {result['n_tokens']:,} {unit}s in {duration_text(result['train_s'])}"
     )
     yield f"publish it: covey adapter publish {name}"
 
@@ -331,7 +332,10 @@ def _lineage(result: Json) -> Iterator[str]:
         if not relatives:
             yield "  nothing that is known here"
         for one in relatives:
-            name = f"{one['kind']} {clean(one['name'])} v{one['version']}" if one["name"] else "not here"
+            if one["is_artifact"]:
+                name = f"{one['kind']} {clean(one['name'])} v{one['version']}"
+            else:
+                name = f"{clean(one['name'])}, not published here" if one["name"] else "not here"
             yield f"{'  ' * one['n_steps']}{clean(one['role'])}: {name}  {clean(one['manifest'])}"
     if not result["is_whole"]:
         yield "there is more: raise --limit"
@@ -375,6 +379,7 @@ def _embedded(row: Json) -> Iterator[str]:
 
 
 FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
+    "openai/token": lambda result: [clean(result["token"])],  # alone: scripts take it as it comes
     "adapter/ls": _adapters,
     "adapter/publish": _published,
     "artifact/add": _artifact_added,

@@ -17,7 +17,7 @@ _BINARY_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _SHORT_CHARS: Final = 8
 _ID: Final = re.compile(r"(12D3KooW|16Uiu2|Qm)[1-9A-HJ-NP-Za-km-z]{40,}|b[a-z2-7]{50,}")
 _GAP: Final = "  "
-_SUFFIXES: Final = ("_unix_s", "_bytes", "_s", "_ms", "_frac")
+_SUFFIXES: Final = ("_unix_s", "_bytes", "_per_s", "_s", "_ms", "_frac")
 
 
 def lines_of(result: Json) -> Iterator[str]:
@@ -110,6 +110,8 @@ def _number_text(key: str, value: float) -> str:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
     if key.endswith("_ms"):
         return f"{value:.0f} ms"
+    if key.endswith("_per_s"):
+        return f"{value:.4g} a second"
     if key.endswith("_s"):
         return duration_text(value)
     if key.endswith("_frac"):

@@ -47,6 +47,7 @@ NOUNS: Final = {
     "record": "Signed records of answers.",
     "repo": "The store: what it holds, is it sound, room on the disk.",
     "sealed": "Content that only named peers can open.",
+    "training": "Trainings: finished, under way, or to be gone on with.",
 }
 _ORDER: Final = ("init", "up", "down", "status", "id", "doctor", "config", "logs", "events", "demo", "chat", "ask")
 

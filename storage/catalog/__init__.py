@@ -16,6 +16,7 @@ MIGRATIONS: Final = (
     ";\n".join(room.SCHEMA for room in (events, sequences, replay, peers, adapters, models)),
     ";\n".join((artifacts.SCHEMA, lineage.SCHEMA, adapters.SPLIT)),
     names.SCHEMA,
+    lineage.ORIGINS,
 )
 REMEDY: Final = (
     "Restore it from a backup, or move catalog.db* away and run covey up: that fills it again from the blocks, but "

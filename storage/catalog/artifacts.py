@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, Final, Literal, NamedTuple
 
 from storage.catalog.database import Database
-from storage.catalog.lineage import LineageTable, Parent
+from storage.catalog.lineage import LineageTable, Origin, Parent
 from storage.catalog.words import match_of
 from storage.cid import Cid
 from storage.errors import NotFound, TooLarge
@@ -102,6 +102,7 @@ class ArtifactRow:
     is_own: bool = False
     is_verified: bool = True
     parents: tuple[Parent, ...] = ()
+    origins: tuple[Origin, ...] = ()
     tags: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -165,6 +166,7 @@ class ArtifactTable:
             for name, value in row.metrics.items():
                 self._database.write("INSERT INTO artifact_metrics VALUES (?, ?, ?)", (number, name, value))
             self._lineage.put(row.manifest, row.parents)
+            self._lineage.put_origins(row.manifest, row.origins)
             self._index(number)
         return known is None
 
@@ -269,7 +271,7 @@ class ArtifactTable:
             )
             numbers = [number for number, *_ in found]
             labels, metrics = labels_of(self._database, numbers), metrics_of(self._database, numbers)
-            return [_row(row, labels, metrics.get(row[0], {}), self._lineage.parents(Cid(row[1]))) for row in found]
+            return [_row(row, labels, metrics.get(row[0], {}), self._lineage) for row in found]
 
     def _number(self, manifest: Cid) -> int:
         row = self._database.read_one("SELECT id FROM artifacts WHERE manifest = ?", (manifest,))
@@ -366,6 +368,7 @@ def _check(row: ArtifactRow) -> None:
     """Raises: TooLarge, ValueError."""
     texts = (row.kind, row.name, row.base or "", row.licence or "", row.description)
     labels = (*row.tags, *row.capabilities, *row.metrics, *(parent.role for parent in row.parents))
+    labels += tuple(text for origin in row.origins for text in (origin.role, origin.label))
     if sum(map(len, texts)) + sum(map(len, labels)) > MAX_ROW_TEXT_BYTES:
         raise TooLarge(f"the texts of artifact {row.manifest} are over {MAX_ROW_TEXT_BYTES} characters")
     if not all(map(math.isfinite, row.metrics.values())):
@@ -376,7 +379,7 @@ def _row(
     values: tuple[Any, ...],
     labels: Mapping[tuple[int, str], Sequence[str]],
     metrics: Mapping[str, float],
-    parents: tuple[Parent, ...],
+    lineage: LineageTable,
 ) -> ArtifactRow:
     number, manifest, kind, name, version, publisher, base, files, n_bytes, created_unix_s, *rest = values
     licence, description, is_own, is_verified, state = rest
@@ -394,7 +397,8 @@ def _row(
         description=description,
         is_own=bool(is_own),
         is_verified=bool(is_verified),
-        parents=parents,
+        parents=lineage.parents(Cid(manifest)),
+        origins=lineage.origins(Cid(manifest)),
         tags=tuple(labels.get((number, Sort.TAG), ())),
         capabilities=tuple(labels.get((number, Sort.CAPABILITY), ())),
         metrics=metrics,

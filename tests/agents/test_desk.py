@@ -57,6 +57,17 @@ async def test_a_model_whose_folder_was_deleted_is_loaded_anew():
     assert len(engine.loads) == 2
 
 
+async def test_who_reads_a_model_outside_of_the_engine_is_told_of_and_keeps_nobody_out():
+    desk = Desk(Engine())
+    with desk.keeping(model(), "a training"), desk.keeping(model(), "a training"), desk.keeping(model(), "a merge"):
+        await use(desk, model("smol"))
+        async with desk.using(model()):
+            assert desk.users(model()) == ["a merge", "a training", "an answer that is being written"]
+        assert desk.users(model()) == ["a merge", "a training"]
+        assert desk.users(model(fingerprint="two")) == []
+    assert desk.users(model()) == []
+
+
 async def test_who_wants_another_model_waits_for_those_who_use_the_one(autojump_clock):
     desk, order = Desk(Engine()), []
 

@@ -1,5 +1,6 @@
 """Artifacts over the control API: published, found, tagged, got, removed, and found again without the catalog."""
 
+import struct
 from functools import partial
 from types import SimpleNamespace
 
@@ -88,6 +89,32 @@ async def test_an_artifact_is_published_and_found(life, folder):
         details = (await here.post("artifact/show", artifact="run@1")).json
         assert details["parents"] == [{"manifest": data["manifest"], "role": "data"}]
         assert details["metrics"] == {"loss": 2.5} and details["is_verified"] and details["visibility"] == "flock"
+
+
+async def test_an_exported_model_is_published_with_what_it_was_made_of(life, tmp_path):
+    adapter, base = Cid.of(b"adapter"), Cid.of(b"base", DAG_CBOR)
+    pairs = {"covey.merged.adapter": str(adapter), "covey.merged.base": str(base), "covey.merged.base_name": "tiny"}
+    keys = [("general.architecture", "llama"), *pairs.items()]
+
+    def text(value):
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    head = b"".join(text(key) + struct.pack("<I", 8) + text(value) for key, value in keys)
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, len(keys)) + head + text("t") + struct.pack("<IQIQ", 1, 8, 0, 0)
+    (tmp_path / "x.gguf").write_bytes(head + bytes(-len(head) % 32) + bytes(32))
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF")
+    async with life() as here:
+        await published(here, tmp_path / "x.gguf", kind="model", name="merged")
+        kin = (await here.post("artifact/lineage", artifact="merged")).json
+        assert [(one["role"], one["name"], one["is_artifact"]) for one in kin["ancestors"]] == [
+            ("merged_adapter", None, False),
+            ("merged_base", "tiny", False),
+        ]
+        assert [one["manifest"] for one in kin["ancestors"]] == [str(adapter), str(base)]
+        details = (await here.post("artifact/show", artifact="merged")).json
+        assert {"content": str(base), "role": "merged_base", "label": "tiny"} in details["origins"]
+        await published(here, tmp_path / "broken.gguf", kind="model", name="broken")
+        assert (await here.post("artifact/show", artifact="broken")).json["origins"] == []
 
 
 async def test_what_is_named_wrongly_is_told(life, folder):
@@ -240,9 +267,11 @@ def test_the_forms_of_artifacts_hold_no_controls():
         "is_own": False, "n_bytes": 3, "base": None, "created_unix_s": 1.0, "tags": [evil], "own_tags": [evil],
         "metrics": {evil: 1.0}, "manifest": "bafy",
     }  # fmt: skip
+    known = {"n_steps": 1, "is_artifact": True, "role": evil, "kind": "model", "version": 1}
+    unknown = {"n_steps": 2, "is_artifact": False, "role": "r", "kind": None, "version": None}
     lineage = {
-        "ancestors": [{"n_steps": 1, "role": evil, "kind": "model", "name": evil, "version": 1, "manifest": "x"}],
-        "descendants": [{"n_steps": 2, "role": "r", "kind": None, "name": None, "version": None, "manifest": "y"}],
+        "ancestors": [{**known, "name": evil, "manifest": "x"}, {**unknown, "name": evil, "manifest": evil}],
+        "descendants": [{**unknown, "name": None, "manifest": "y"}],
         "is_whole": False,
     }
     rebuilt = {"n_artifacts": 1, "n_new": 0, "problems": [{"manifest": "x", "text": evil}]}

@@ -9,14 +9,17 @@ from agents.cache.answers import AnswerCache
 from agents.cache.stores import MemoryAnswers
 from agents.engine import messages
 from agents.engine.client import Health
-from agents.errors import EngineDied
+from agents.errors import BadAdapter, EngineDied, UnknownName
 from agents.models import Desk
 from daemon.api.operations import ask as ask_module
 from daemon.api.operations import engine as engine_module
 from daemon.cli.ask import _Answer
 from daemon.cli.engine_form import engine_lines
 from daemon.config import Config
+from daemon.paths import Home
+from simulations.world import make_identity
 from storage.catalog import Catalog
+from storage.catalog.adapters import AdapterRow, AdapterState
 from storage.catalog.models import ModelRow
 from storage.cid import DAG_CBOR, Cid
 
@@ -72,6 +75,8 @@ class FakeEngine:
             yield said
 
     async def one(self, request):
+        if isinstance(request, messages.Stage):
+            raise BadAdapter("its weights are of another model")
         self.n_loads += 1
         return messages.Loaded(id=0, card=messages.ModelCard(**CARD), load_s=0.0)
 
@@ -96,8 +101,11 @@ def node(tmp_path):
     engine = FakeEngine()
     yield SimpleNamespace(
         config=Config(),
+        home=Home(tmp_path),
         catalog=catalog,
         engine=engine,
+        trainer=engine,
+        training_now={"poet"},
         desk=Desk(engine),
         answers=AnswerCache([MemoryAnswers(1 << 20, 1e9)], max_distance=0.0, unix_s=lambda: 1.0),
     )
@@ -144,10 +152,36 @@ async def test_a_dead_engine_is_an_event_and_the_next_question_is_answered(node)
     assert (await asked(node))[-1].reason == "stop"
 
 
+async def test_who_names_an_adapter_gets_its_answer_or_an_error_and_never_the_bases(node):
+    manifest = Cid.of(b"manifest", DAG_CBOR)
+    about = {"is_own": True, "rank": 2, "n_bytes": 9, "created_unix_s": 1, "heard_unix_s": 1.0}
+    publisher = make_identity(1, "ann").peer_id
+    row = AdapterRow(manifest=manifest, name="poet", base=BASE, publisher=publisher, version=1, **about)
+    node.catalog.adapters.upsert(row)
+    node.catalog.adapters.set_state(manifest, AdapterState.READY, 2.0, folder=f"/adapters/{manifest}")
+    for wish in ("poet", "poet@1", str(manifest)):
+        with pytest.raises(BadAdapter, match="poet cannot be used: its weights are of another model"):
+            await asked(node, adapter=wish)
+    assert node.engine.asked == []
+    told = [type(event).__name__ for event in await asked(node, adapter="latest")]
+    assert told == ["Refused", "Token", "Finished"]  # who follows the newest goes on with the one before
+
+
+async def test_what_was_trained_and_not_published_is_told_from_what_is_not_here(node):
+    (node.home.training / "sums").mkdir(parents=True)
+    (node.home.training / "sums" / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(UnknownName, match=r"sums was trained here.*covey adapter publish sums"):
+        await asked(node, adapter="sums")
+    for wish in ("other", "../training/sums", "sums@1"):
+        with pytest.raises(UnknownName, match="there is no adapter"):
+            await asked(node, adapter=wish)
+
+
 async def test_the_engine_is_told_as_it_is(node):
     (status,) = [one async for one in engine_module.status(node, engine_module.Watch())]
     assert (status.state, status.n_restarts, status.n_deaths, status.tokens_per_s) == ("busy", 2, 2, 41.5)
     assert status.adapters[0].name == "/adapters/x"
+    assert (status.trainer.pid, status.trainer.trainings, status.trainer.n_deaths) == (1, ["poet"], 2)
     node.engine.calls = {"load": 1}
     (status,) = [one async for one in engine_module.status(node, engine_module.Watch())]
     assert status.state == "loading"
@@ -171,13 +205,16 @@ async def test_stopping_what_does_not_run_is_no_error(node):
     assert "was not running" in (await engine_module.stop(node, None)).text
 
 
+IDLE = {"pid": None, "rss_bytes": None, "trainings": [], "calls": {}, "last_death": None, "last_death_s_ago": None}
+
+
 def shown(**changes):
     known = {
         "state": "busy", "pid": 7, "uptime_s": 61.0, "rss_bytes": 1 << 30, "model": "tiny", "device": "cpu",
         "dtype": "F32", "n_running": 2, "n_waiting": 1, "tokens_per_s": 41.5, "cache_bytes": 1 << 20,
         "cache_budget_bytes": 64 << 20, "adapters": [{"name": "poet v1", "n_bytes": 2048, "rank": 8, "n_running": 1}],
         "calls": {"generate": 2}, "n_restarts": 2, "n_deaths": 1, "last_death": "the engine died: killed\x1b[2J",
-        "last_death_s_ago": 5.0, "wait_s": 0.0,
+        "last_death_s_ago": 5.0, "wait_s": 0.0, "trainer": IDLE,
     }  # fmt: skip
     return "\n".join(engine_lines(known | changes))
 
@@ -195,8 +232,17 @@ def test_the_status_reads_in_lines_and_what_is_unknown_is_left_out():
     assert "may start again" in shown(**unknown, state="waiting", wait_s=4.0)
 
 
+def test_the_trainer_is_told_of_where_there_is_one_or_was():
+    busy = {"pid": 9, "rss_bytes": 1 << 29, "trainings": ["poet"], "calls": {"train": 1, "merge": 1}}
+    died = {"last_death": "the engine died: killed\x1b[2J", "last_death_s_ago": 61.0}
+    *_, first, second = shown(trainer=IDLE | busy | died).split("\n")
+    assert first == "trainer   process 9, 512.0 MiB in use: training poet, 1 merge"
+    assert second.strip() == "died 1 min 1 s ago: the engine died: killed[2J"
+    assert "nothing to do" in shown(trainer=IDLE | {"pid": 9})
+
+
 def test_what_a_peer_wrote_does_not_move_the_cursor(capsys):
-    answer = _Answer()
+    answer = _Answer(max_tokens=3)
     answer.show({"type": "token", "text": "a\x1b[2J\u202eb\nc"})
     answer.show(
         {
@@ -212,3 +258,10 @@ def test_what_a_peer_wrote_does_not_move_the_cursor(capsys):
     out, err = capsys.readouterr()
     assert out == "a[2Jb\nc\n"
     assert "\x1b" not in err and "0.030" in err and "--max-tokens" in err
+
+
+def test_an_answer_that_filled_the_context_is_not_told_to_ask_for_more(capsys):
+    answer = _Answer(max_tokens=60_000)
+    answer.show({"type": "finished", "reason": "length", "n_tokens": 512, "cache": "none"})
+    err = capsys.readouterr().err
+    assert "cut at 512 tokens" in err and "context" in err and "--max-tokens" not in err

@@ -220,6 +220,16 @@ def test_a_stream_that_ends_without_a_result_is_a_failure(daemon, covey):
     assert "the daemon stopped before it had answered" in err
 
 
+@pytest.mark.parametrize(
+    ("options", "n_tokens", "said"), [((), 256, "--max-tokens"), (("--max-tokens", "600"), 512, "no more room")]
+)
+def test_an_answer_that_was_cut_says_by_what(daemon, covey, options, n_tokens, said):
+    finished = {"type": "finished", "reason": "length", "n_tokens": n_tokens, "cache": "none"}
+    daemon.answers["ask/say"] = (200, [{"type": "token", "text": "So"}, finished])
+    code, out, err = covey("ask", "why?", *options)
+    assert (code, out) == (0, "So\n") and said in err
+
+
 def test_a_stream_that_is_cut_off_is_a_failure(daemon, covey):
     daemon.answers["events/read"] = (200, b"cut off")
     code, _, err = covey("events")

@@ -41,6 +41,7 @@ def test_nothing_that_a_terminal_obeys_remains(text):
     ("key", "value", "shown"),
     [
         ("stored_bytes", 0, "0 B"),
+        ("tokens_per_s", 109.61, "109.6 a second"),
         ("stored_bytes", 1536, "1.5 KiB"),
         ("n_peers", 12345, "12,345"),
         ("pid", 12345, "12345"),

@@ -11,12 +11,13 @@ import pytest
 from agents.adapters.ports import Ports
 from agents.engine import messages
 from agents.engine.messages import ModelCard
-from agents.errors import BadData, EngineDied
+from agents.errors import BadData, EngineDied, InUse
 from agents.models import BadName
 from agents.training import keep, runs
 from agents.training.runs import Run, State
 from agents.training.settings import Settings
 from daemon.api.operation import Nothing
+from daemon.api.operations import model as models
 from daemon.api.operations.train import Checked, Step, Train, Trained, train
 from daemon.api.operations.training import Named, Resume, Show, ls, resume, rm, show
 from daemon.training import Busy
@@ -225,6 +226,19 @@ async def test_one_name_is_trained_once_at_a_time(given, fox):
     with pytest.raises(Busy, match="under way"):
         await told(train(node, Train(data=fox, name="fox")))
     await stream.aclose()
+
+
+async def test_a_model_that_is_trained_on_is_not_removed_until_that_is_over(given, fox):
+    node, _ = given([READY, ONE, None])
+    stream = train(node, Train(data=fox, name="fox"))
+    await stream.__anext__()
+    await stream.__anext__()
+    with pytest.raises(InUse, match=r"tiny is in use by the training 'fox'\. End that first: .*Ctrl-C pauses"):
+        await models.rm(node, models.Named(name="tiny"))
+    (running,) = await ls(node, Nothing())  # before anything of it is on the disk
+    assert (running.name, running.state, running.n_steps) == ("fox", "running", None)
+    await stream.aclose()
+    assert (await models.rm(node, models.Named(name="tiny"))).name == "tiny"
 
 
 async def test_a_training_that_fails_says_why_in_an_event_too(given, fox):

@@ -15,6 +15,7 @@ from protocols.artifacts import (
     Checkpoint,
     Dataset,
     Model,
+    Origin,
     Parent,
     artifact_content,
     check_artifact,
@@ -153,6 +154,37 @@ def test_a_manifest_fits_its_entry_and_nothing_else() -> None:
         describe(entry_of(big))
 
 
+DATA, RUN = Cid.of(b"data"), Cid.of(b"run", DAG_CBOR)
+
+
+def test_what_it_was_made_from_is_told_by_content_where_facts_name_it() -> None:
+    facts = {
+        "data": str(DATA),
+        "data_name": "poems.txt",
+        "checkpoint": str(RUN),
+        "checkpoint_name": 7,
+        "base": str(DATA),
+    }
+    told = (Origin(DATA, "data", "poems.txt"), Origin(RUN, "checkpoint", ""))
+    base = Origin(BASE.fingerprint, "base", "tiny")
+    assert describe(adapter_entry(manifest(training=facts))).origins == (base, *told)
+    common = {"name": "x", "version": 1, "files": Cid.of(b"f"), "n_bytes": 5, "created_unix_s": 9}
+    assert describe(entry_of(Checkpoint(**common, base=BASE, facts=facts))).origins == (base, *told)
+    assert describe(entry_of(dataset(facts=facts))).origins == told
+    merged = {"merged_base": str(BASE.fingerprint), "merged_base_name": "tiny", "merged_adapter": str(DATA)}
+    model = Model(**common, base=BASE, derived_from=RUN, facts=merged)
+    assert describe(entry_of(model)).origins == (
+        Origin(RUN, "derived_from"),
+        Origin(BASE.fingerprint, "merged_base", "tiny"),
+        Origin(DATA, "merged_adapter"),
+    )
+
+
+@pytest.mark.parametrize("value", ["", "poems.txt", 7, True, 0.5, "bafy", "Qm" + "1" * 44, "b" * 256])
+def test_a_fact_that_is_no_cid_tells_nothing(value: Any) -> None:
+    assert describe(entry_of(dataset(facts={"data": value}))).origins == ()
+
+
 def manifest(**changes: Any) -> Manifest:
     fields: dict[str, Any] = {
         "name": "poet",
@@ -183,6 +215,7 @@ def test_an_adapter_is_described_in_the_same_words() -> None:
     assert said.parents == (Parent(entry=Cid.of(b"p", DAG_CBOR), role="previous"),)
     assert said.tags == said.capabilities == ("verse",)
     assert describe(adapter_entry(manifest(parent=None))).parents == ()
+    assert said.origins == (Origin(BASE.fingerprint, "base", "tiny"),)
     with pytest.raises(Malformed, match="scope"):
         describe(adapter_entry(manifest(), scope="other"))
     with pytest.raises(Malformed, match="parent"):

@@ -15,12 +15,15 @@ import numpy
 from gguf import GGMLQuantizationType as Kind
 from torch import Tensor
 
+from agents.engine.gguf_header import MERGED_KEYS
 from agents.engine.messages import Export, Exported, ModelCard
-from agents.engine.model_folder import read_object
+from agents.engine.model_folder import merged_of, read_object
 from agents.engine.worker.merge import Deltas, tensors_of
 from agents.engine.worker.models import read_card
 from agents.errors import EngineFailed
+from storage import unixfs
 from storage.durable import sync_folder
+from storage.unixfs import COVEY_WEIGHTS
 
 ARCHITECTURES: Final = ("LlamaForCausalLM", "MistralForCausalLM")
 KINDS: Final = {"f32": Kind.F32, "f16": Kind.F16, "bf16": Kind.BF16, "int8": Kind.Q8_0}
@@ -113,10 +116,24 @@ def _describe(writer: gguf.GGUFWriter, config: dict[str, Any], card: ModelCard, 
         writer.add_vocab_size(int(config["vocab_size"]))
     except (KeyError, TypeError, ValueError) as error:
         raise EngineFailed(f"config.json of {card.name} does not tell {error}: import the model again") from None
+    for fact, value in _made_of(card, request).items():
+        writer.add_string(MERGED_KEYS[fact], value)
     writer.add_file_type(_FILE_TYPES[request.dtype])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     if card.licence:
         writer.add_license(card.licence)
+
+
+def _made_of(card: ModelCard, request: Export) -> dict[str, str]:
+    """What the file says of its making: the model, and the adapter that is in it."""
+    if request.adapter is None:
+        return merged_of(card)
+    return {
+        "merged_base": card.base,
+        "merged_base_name": card.name,
+        "merged_adapter": str(unixfs.cid_of_path(Path(request.adapter), COVEY_WEIGHTS)),
+        "merged_adapter_name": request.adapter_name,
+    }
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, model: Path) -> None:

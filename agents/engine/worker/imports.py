@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agents.engine.fingerprint import SourceTensor, fingerprint
-from agents.engine.gguf_header import read_gguf_header
+from agents.engine.gguf_header import MERGED_KEYS, read_gguf_header
 from agents.engine.messages import ImportStep, ModelCard, Reply
 from agents.engine.model_folder import (
     CARD_FILE,
@@ -21,12 +21,14 @@ from agents.engine.model_folder import (
     check_room,
     is_pickle,
     make_card,
+    merged_of,
     read_config,
     source_files,
+    with_merged,
     write_card,
 )
 from agents.engine.worker.folders import publish
-from agents.engine.worker.models import read_card
+from agents.engine.worker.models import load_tokenizer, read_card
 from agents.errors import BadModel, EngineFailed
 
 HUB_POLL_S: Final = 0.2
@@ -135,16 +137,14 @@ def _copy(source: Path, staging: Path, name: str, is_cancelled: IsCancelled, tel
                 write.write(data)
                 n_done += len(data)
                 tell(ImportStep(step=f"copying {source.name}", n_done=n_done, n_total=n_total))
+    load_tokenizer(staging)
     tell(ImportStep(step="computing its fingerprint", n_done=0, n_total=None))
-    return make_card(staging, name, *_origin(source))
-
-
-def _origin(source: Path) -> tuple[str | None, str | None]:
-    """What an imported model says of where it comes from, when it is imported again."""
     if not (source / CARD_FILE).exists():
-        return None, None
-    card = read_card(source)
-    return card.derived_from, card.licence
+        return make_card(staging, name)
+    # It was imported or merged here before, and says where it comes from.
+    said = read_card(source)
+    card = make_card(staging, name, said.derived_from, said.licence)
+    return with_merged(card, merged_of(said)) if card.fingerprint == said.fingerprint else card
 
 
 def _convert_gguf(path: Path, staging: Path, name: str, is_cancelled: IsCancelled, tell: Tell) -> ModelCard:
@@ -178,7 +178,8 @@ def _convert_gguf(path: Path, staging: Path, name: str, is_cancelled: IsCancelle
     _tell_conversion(tell, 3)
     model.save_pretrained(staging)
     tokenizer.save_pretrained(staging)
-    return make_card(staging, name, str(source), header.licence)
+    made_of = {fact: header.values.get(key) for fact, key in MERGED_KEYS.items()}
+    return with_merged(make_card(staging, name, str(source), header.licence), made_of)
 
 
 def _tell_conversion(tell: Tell, n_done: int) -> None:

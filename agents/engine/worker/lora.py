@@ -148,10 +148,6 @@ class Adapters:
         """The names of all linear layers, in the model's order."""
         return [name.removesuffix(".base") for name, module in self._model.named_modules() if _is_linear(module)]
 
-    def matching(self, targets: tuple[str, ...]) -> list[str]:
-        """The names of the linear layers that end in one of `targets`, in the model's order."""
-        return [name for name in self.linear_names() if name.rpartition(".")[2] in targets]
-
     def _wrap(self, name: str) -> LoraLinear:
         if name not in self._wrapped:
             base = self.linear(name)

@@ -100,22 +100,28 @@ def merge(request: Merge) -> Merged:
         for file in (file for pattern in FILES for file in model.glob(pattern)):
             if file.suffix != ".safetensors":
                 shutil.copyfile(file, staging / file.name)
-        made = make_card(staging, request.name, None, card.licence)
+        made = msgspec.structs.replace(
+            make_card(staging, request.name, None, card.licence),
+            merged_base=card.base,
+            merged_base_name=card.name,
+            merged_adapter=str(unixfs.cid_of_path(adapter, COVEY_WEIGHTS)),
+            merged_adapter_name=request.adapter_name,
+        )
         (staging / CARD_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(made)))
-        (staging / MERGE_FILE).write_text(json.dumps(_origin(card, adapter, deltas), indent=2, sort_keys=True) + "\n")
+        (staging / MERGE_FILE).write_text(json.dumps(_origin(card, made, deltas), indent=2, sort_keys=True) + "\n")
         publish(staging, out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Merged(id=request.id, card=made, n_layers=deltas.n_layers)
 
 
-def _origin(card: ModelCard, adapter: Path, deltas: Deltas) -> dict[str, Any]:
+def _origin(card: ModelCard, made: ModelCard, deltas: Deltas) -> dict[str, Any]:
     """What the merged model is derived from."""
     return {
         "format": 1,
         "base": card.base,
         "base_name": card.name,
         "merged_into": card.fingerprint,
-        "adapter": str(unixfs.cid_of_path(adapter, COVEY_WEIGHTS)),
+        "adapter": made.merged_adapter,
         "adapter_training": dict(deltas.inspection.training),
     }

@@ -15,7 +15,7 @@ from agents.engine.model_folder import CARD_FILE
 from agents.engine.worker.int8 import quantise
 from agents.engine.worker.lora import Adapters
 from agents.engine.worker.text import piece_bytes
-from agents.errors import EngineFailed
+from agents.errors import BadModel, EngineFailed
 
 
 @dataclass(frozen=True)
@@ -75,16 +75,8 @@ def load_model(folder: Path, dtype: str = "auto") -> LoadedModel:
     # float32 is the fast and exact one on CPUs; the others are made for half precision.
     usual = "float32" if device.type == "cpu" else "bfloat16"
     stored = {"auto": usual, "int8": "bfloat16"}.get(dtype, dtype)
-    from transformers import AutoModelForCausalLM  # here, for it takes seconds to import
-
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, stored), local_files_only=True, trust_remote_code=False, use_safetensors=True
-        )
-        tokenizer = load_tokenizer(folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise EngineFailed(f"{folder} cannot be loaded: {str(error)[:300]}. Import the model again.") from None
-    model = model.eval().requires_grad_(False)
+    tokenizer = load_tokenizer(folder)
+    model = _weights_of(folder, card, getattr(torch, stored)).eval().requires_grad_(False)
     if dtype == "int8":
         quantise(model)
     model = model.to(device)
@@ -95,10 +87,52 @@ def load_model(folder: Path, dtype: str = "auto") -> LoadedModel:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in `folder`, from tokenizer.json alone: no code of the model's is run."""
+    """The tokenizer in `folder`, from tokenizer.json alone: no code of the model's is run. Raises: BadModel."""
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # noqa: BLE001  # the library that reads it raises bare ones
+        raise BadModel(f"the tokenizer.json in {folder} cannot be used: {_one_line(error)}") from None
+
+
+def _weights_of(folder: Path, card: ModelCard, dtype: torch.dtype) -> Any:
+    """The model, each parameter from its files: transformers would draw those that are missing at random.
+
+    Raises: BadModel, EngineFailed.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM  # here, for it takes seconds to import
+
+    place = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(folder, **place)
+        _check_size(AutoModelForCausalLM, config, card)
+        model, about = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **place
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise EngineFailed(f"{folder} cannot be loaded: {_one_line(error)}. Import the model again.") from None
+    if missing := sorted(about["missing_keys"]):
+        more = f" and {len(missing) - 1} more tensors" if len(missing) > 1 else ""
+        raise BadModel(f"the weights of {card.name} lack {missing[0][:100]!r}{more}: bring the whole model in again")
+    return model
+
+
+def _check_size(kind: Any, config: Any, card: ModelCard) -> None:
+    """Are as many numbers there as the configuration asks for? Told without their memory. Raises: BadModel."""
+    with torch.device("meta"):
+        model = kind.from_config(config)
+    model.tie_weights()
+    n_params = sum(parameter.numel() for parameter in model.parameters())
+    if n_params > card.n_params:
+        raise BadModel(
+            f"config.json describes a model of {n_params:,} parameters, and the files of {card.name} hold "
+            f"{card.n_params:,}: a file is missing, or one of the two is of another model"
+        )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def read_card(folder: Path) -> ModelCard:

@@ -4,7 +4,7 @@ from typing import Final
 
 import msgspec
 
-from agents.engine.messages import Generate, ModelCard, Turn
+from agents.engine.messages import MAX_TEXT_CHARS, Generate, ModelCard, Turn
 from daemon.api.openai.problems import invalid
 from daemon.api.openai.wire import MAX_CHOICES, MAX_SCHEMA_BYTES, Chat, Completion, Sampling
 
@@ -21,7 +21,8 @@ def chat_asks(body: Chat, card: ModelCard, folder: str | None, chance: int) -> l
     if wanted is None:
         wanted, name = body.max_tokens, "max_tokens"
     turns = tuple(
-        Turn("system" if message.role == "developer" else message.role, message.text) for message in body.messages
+        Turn("system" if message.role == "developer" else message.role, _readable(message.text, "messages"))
+        for message in body.messages
     )
     ask = msgspec.structs.replace(
         _sampled(body, folder, _tokens(wanted, name, card)),
@@ -40,8 +41,19 @@ def completion_asks(body: Completion, card: ModelCard, folder: str | None, chanc
     if body.echo and body.logprobs is not None:
         raise invalid("echo with logprobs is not supported by this server: leave one of them away", "echo")
     ask = _sampled(body, folder, _tokens(body.max_tokens, "max_tokens", card))
-    asks = [msgspec.structs.replace(ask, text=prompt, n_logprobs=body.logprobs) for prompt in body.prompts]
+    asks = [
+        msgspec.structs.replace(ask, text=_readable(prompt, "prompt"), n_logprobs=body.logprobs)
+        for prompt in body.prompts
+    ]
     return [choice for one in asks for choice in _choices(one, body, chance)]
+
+
+def _readable(text: str, name: str) -> str:
+    """The text, where any model could read it. Raises: Refusal."""
+    if len(text) > MAX_TEXT_CHARS:
+        said = f"{len(text):,} characters are more than any model reads: {MAX_TEXT_CHARS:,} are the most"
+        raise invalid(said, name, code="context_length_exceeded")
+    return text
 
 
 def _choices(ask: Generate, body: Sampling, chance: int) -> list[Generate]:

@@ -19,6 +19,7 @@ from daemon.api.artifacts import (
     Relative,
     Search,
     Tags,
+    Told,
 )
 from daemon.api.audience import audience
 from daemon.api.operation import Done, Nothing, Operation, Progress, reporting
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from agents.artifacts.publish import Release
     from daemon.api.progress import Report
     from daemon.app import Node
-    from protocols.adapters import Base
+    from protocols.adapters import Base, Fact
     from storage.blockstore import Visibility
     from storage.catalog.artifacts import ArtifactRow
     from storage.catalog.lineage import Kin
@@ -91,6 +92,7 @@ async def show(node: "Node", params: Named) -> Details:
             visibility=seen_by(node, row.manifest),
             is_verified=row.is_verified,
             parents=[Kept(manifest=str(parent.manifest), role=parent.role) for parent in row.parents],
+            origins=[Told(content=str(one.content), role=one.role, label=one.label) for one in row.origins],
         )
 
     return await trio.to_thread.run_sync(details)
@@ -255,6 +257,7 @@ async def _release(node: "Node", params: Publish) -> "Release":
 
     base, derived_from = await trio.to_thread.run_sync(_base, node, params.base) if params.base else (None, None)
     visibility, members = await audience(node, params.visibility, params.members)
+    facts = await trio.to_thread.run_sync(_making, params.path) if params.kind == "model" else {}
     return Release(
         kind=params.kind,
         name=read_name(params.name),
@@ -263,6 +266,7 @@ async def _release(node: "Node", params: Publish) -> "Release":
         capabilities=params.capability,
         tags=params.tag,
         metrics=read_metrics(params.metric),
+        facts=facts,
         description=params.description,
         licence=params.licence,
         base=base,
@@ -271,6 +275,24 @@ async def _release(node: "Node", params: Publish) -> "Release":
         visibility=visibility,
         members=members,
     )
+
+
+def _making(path: str) -> "dict[str, Fact]":
+    """What an exported GGUF says of its making: of which model and adapter it was made. Raises: OSError."""
+    from pathlib import Path
+
+    from agents.engine.gguf_header import MERGED_KEYS, read_gguf_header
+    from agents.engine.model_folder import MAX_MERGED_CHARS
+    from agents.errors import BadModel
+
+    if not (path.endswith(".gguf") and Path(path).is_file()):
+        return {}
+    try:
+        values = read_gguf_header(Path(path)).values
+    except BadModel:  # whatever it is, its publisher may have it published
+        return {}
+    said = {fact: values.get(key) for fact, key in MERGED_KEYS.items()}
+    return {fact: value[:MAX_MERGED_CHARS] for fact, value in said.items() if isinstance(value, str)}
 
 
 def _base(node: "Node", name: str) -> "tuple[Base, str | None]":
@@ -327,15 +349,24 @@ def _relatives(node: "Node", kin: "Kin") -> list[Relative]:
         row = node.catalog.artifacts.get(manifest)
         return Relative(
             n_steps=n_steps,
+            is_artifact=row is not None,
             role=role,
             kind=row.kind if row else None,
-            name=row.name if row else None,
+            name=row.name if row else _label(node, manifest, of),
             version=row.version if row else None,
             manifest=str(manifest),
             of=str(of),
         )
 
     return [told(*relative) for relative in kin.relatives]
+
+
+def _label(node: "Node", content: "Cid", of: "Cid") -> str | None:
+    """What a content is called that no artifact here consists of: by this node, else by who was made from it."""
+    models = node.catalog.models.accepting(str(content))
+    child = node.catalog.artifacts.get(of)
+    labels = [one.label for one in child.origins if one.content == content] if child else []
+    return next((name for name in (*(model.name for model in models), *labels) if name), None)
 
 
 OPERATIONS = (

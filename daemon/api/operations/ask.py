@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from msgspec import Meta
 
-from agents.chat.events import Adapter, ChatEvent, Loading
+from agents.chat.events import Adapter, ChatEvent, Loading, Refused
 from daemon.api.operation import Operation, Params, Result
 from daemon.api.operations.chat import MAX_QUESTION_CHARS, Wish
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from storage.cid import Cid
 
 MAX_STOPS: Final = 16
+LATEST: Final = "latest"
+USUAL_TOKENS: Final = 256
 
 
 class Question(Params, frozen=True):
@@ -29,7 +31,7 @@ class Question(Params, frozen=True):
     adapter: Wish = "none"
     model: Annotated[str, Meta(max_length=64, description="The model's name; by default the node's.")] | None = None
     system: Annotated[str, Meta(max_length=64 << 10, description="The system prompt.")] | None = None
-    max_tokens: Annotated[int, Meta(ge=1, le=1 << 16, description="The longest answer.")] = 256
+    max_tokens: Annotated[int, Meta(ge=1, le=1 << 16, description="The longest answer.")] = USUAL_TOKENS
     temperature: Annotated[float, Meta(ge=0, le=10, description="0 always takes the likeliest token.")] = 0.0
     top_p: Annotated[float, Meta(gt=0, le=1, description="Among the likeliest tokens of this share.")] = 1.0
     top_k: Annotated[int, Meta(ge=0, le=1 << 20, description="Among so many tokens; 0 is all.")] = 0
@@ -54,6 +56,7 @@ async def say(node: "Node", params: Question) -> AsyncIterator[ChatEvent | Recor
     """Answer one question; closing the stream stops the answer."""
     from agents.chat.answer import answer
     from agents.chat.conversation import DEFAULT_SYSTEM, Conversation
+    from agents.errors import BadAdapter
     from agents.models import card_of
     from storage.cid import Cid
 
@@ -74,6 +77,9 @@ async def say(node: "Node", params: Question) -> AsyncIterator[ChatEvent | Recor
     )
     async with aclosing(events):
         async for event in events:
+            if isinstance(event, Refused) and params.adapter != LATEST:
+                # Who names an adapter wants no other one's answer, nor the base's.
+                raise BadAdapter(f"{event.adapter.name} cannot be used: {event.reason}")
             yield event
     for cid in records:
         yield Recorded(record=str(cid))
@@ -106,9 +112,8 @@ async def _answerer(
     """The engine, the model and the adapter that answer. Raises: AgentError."""
     import trio
 
-    from agents.chat.ready import resolve
     from agents.models import find_model
-    from daemon.answering import engine_before
+    from daemon.answering import engine_before, resolve_wish
     from daemon.asking import engine_of, recorded_here, remote_model
 
     if params.on is not None:
@@ -116,7 +121,7 @@ async def _answerer(
         wanted = remote.resolve(params.adapter)
         return engine_of(node, remote, settings.timeout_s, records if params.is_record else None), remote.row, wanted
     model = await trio.to_thread.run_sync(find_model, node.catalog, params.model, node.config.engine.model)
-    wanted = await trio.to_thread.run_sync(resolve, node.catalog, model, params.adapter)
+    wanted = await trio.to_thread.run_sync(resolve_wish, node, model, params.adapter)
     engine = engine_before(node.answers, node.engine, node.desk, model, is_seeded=params.seed is not None)
     return recorded_here(node, engine, model, wanted, records) if params.is_record else engine, model, wanted
 

@@ -107,9 +107,9 @@ async def open_chat(node: "Node", params: Open) -> ChatStatus:
 
     from agents.chat.answer import Settings
     from agents.chat.conversation import DEFAULT_SYSTEM, Conversation
-    from agents.chat.ready import resolve
     from agents.chat.sessions import Chat
     from agents.models import find_model
+    from daemon.answering import resolve_wish
 
     remote = None
     if params.on is not None:
@@ -120,7 +120,7 @@ async def open_chat(node: "Node", params: Open) -> ChatStatus:
         remote.resolve(params.adapter)
     else:
         model = await trio.to_thread.run_sync(find_model, node.catalog, params.model, node.config.engine.model)
-        await trio.to_thread.run_sync(resolve, node.catalog, model, params.adapter)  # an unknown name is told now
+        await trio.to_thread.run_sync(resolve_wish, node, model, params.adapter)  # an unknown name is told now
     settings = node.config.chat
     system = settings.system or DEFAULT_SYSTEM if params.system is None else params.system
     chat = Chat(
@@ -190,14 +190,14 @@ async def use(node: "Node", params: Use) -> ChatStatus:
     """Follow another policy from the next turn on. Raises: UnknownName."""
     import trio
 
-    from agents.chat.ready import resolve
+    from daemon.answering import resolve_wish
 
     chat = _chat(node, params)
     if chat.remote is not None:
         await _refresh(node, chat)
         chat.remote.resolve(params.adapter)
     else:
-        await trio.to_thread.run_sync(resolve, node.catalog, chat.model, params.adapter)
+        await trio.to_thread.run_sync(resolve_wish, node, chat.model, params.adapter)
     chat.conversation.use(params.adapter)
     return await _status(node, chat)
 

@@ -29,6 +29,19 @@ class Resident(Result, frozen=True):
     n_running: int
 
 
+class TrainerIs(Result, frozen=True):
+    """The process that trains, merges and exports, beside the engine: while it runs, and what its last one died of."""
+
+    pid: int | None
+    uptime_s: float | None
+    rss_bytes: int | None
+    trainings: list[str]
+    calls: dict[str, int]
+    n_deaths: int
+    last_death: str | None
+    last_death_s_ago: float | None
+
+
 class EngineIs(Result, frozen=True):
     """How the engine is.
 
@@ -57,6 +70,7 @@ class EngineIs(Result, frozen=True):
     last_death: str | None
     last_death_s_ago: float | None
     wait_s: float
+    trainer: TrainerIs
 
 
 async def status(node: "Node", params: Watch) -> AsyncIterator[EngineIs]:
@@ -115,6 +129,23 @@ async def _look(node: "Node") -> EngineIs:
         last_death=health.last_death[:MAX_TEXT_CHARS] if health.last_death else None,
         last_death_s_ago=None if health.last_death_s is None else now_s - health.last_death_s,
         wait_s=health.wait_s,
+        trainer=_look_at_trainer(node, now_s),
+    )
+
+
+def _look_at_trainer(node: "Node", now_s: float) -> TrainerIs:
+    from daemon.measure import rss_bytes_of
+
+    health = node.trainer.health()
+    return TrainerIs(
+        pid=health.pid,
+        uptime_s=None if health.started_s is None else now_s - health.started_s,
+        rss_bytes=rss_bytes_of(health.pid) if health.pid else None,
+        trainings=sorted(node.training_now),
+        calls=health.calls,
+        n_deaths=health.n_deaths,
+        last_death=health.last_death[:MAX_TEXT_CHARS] if health.last_death else None,
+        last_death_s_ago=None if health.last_death_s is None else now_s - health.last_death_s,
     )
 
 

@@ -42,12 +42,17 @@ def described(node: "Node", row: "ModelRow") -> Model:
         dtype=card.dtype,
         fingerprint=row.fingerprint,
         derived_from=row.derived_from,
+        merged=_merged(card.merged_base_name or card.merged_base, card.merged_adapter_name or card.merged_adapter),
         licence=card.licence,
         source=row.source,
         folder=row.folder,
         is_usual=row.name == node.config.engine.model,
         manifest=str(artifacts[0].manifest) if artifacts else None,
     )
+
+
+def _merged(base: str | None, adapter: str | None) -> str | None:
+    return f"{base} with {adapter}" if base and adapter else None
 
 
 async def ls(node: "Node", _params: Nothing) -> list[Model]:
@@ -153,7 +158,8 @@ def _refuse_in_use(node: "Node", row: "ModelRow") -> None:
     n_chats = sum(chat.model.name == row.name for chat in node.chats)
     users = [*node.desk.users(row), *([f"{n_chats} open chat{'s' * (n_chats > 1)}"] if n_chats else [])]
     if users:
-        raise InUse(f"{row.name} is in use by {' and '.join(users)}. End that first: /exit ends a chat")
+        how = "/exit ends a chat, Ctrl-C pauses a training"
+        raise InUse(f"{row.name} is in use by {' and '.join(users)}. End that first: {how}")
 
 
 @reporting
@@ -281,6 +287,7 @@ def _partial(item: "Unfinished") -> Model:
         dtype=str(model.facts.get("dtype")),
         fingerprint=str(model.base.fingerprint),
         derived_from=str(model.derived_from) if model.derived_from else None,
+        merged=None,
         licence=model.licence,
         source=str(row.manifest),
         folder=None,

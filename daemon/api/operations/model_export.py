@@ -66,8 +66,12 @@ async def merge(node: "Node", params: Merge) -> Merged:
 
     row = find_model(node.catalog, params.model, params.model)
     name = os.path.basename(params.out.rstrip("/"))[:200]
-    request = messages.Merge(model=row.folder, adapter=str(_folder(node, params.adapter)), out=params.out, name=name)
-    done = await node.trainer.one(request)
+    adapter = str(_folder(node, params.adapter))
+    request = messages.Merge(
+        model=row.folder, adapter=adapter, adapter_name=_called(params.adapter), out=params.out, name=name
+    )
+    with node.desk.keeping(row, "a merge"):
+        done = await node.trainer.one(request)
     assert isinstance(done, messages.Merged)
     node.events.note("model_merged", {"model": row.name, "folder": params.out, "fingerprint": done.card.fingerprint})
     return Merged(
@@ -85,11 +89,24 @@ async def export(node: "Node", params: Export) -> Exported:
 
     row = find_model(node.catalog, params.model, params.model)
     adapter = str(_folder(node, params.adapter)) if params.adapter else None
-    request = messages.Export(model=row.folder, adapter=adapter, out=params.out, dtype=params.dtype)
-    done = await node.trainer.one(request)
+    request = messages.Export(
+        model=row.folder,
+        adapter=adapter,
+        adapter_name=_called(params.adapter or ""),
+        out=params.out,
+        dtype=params.dtype,
+        name=row.name,
+    )
+    with node.desk.keeping(row, "an export"):
+        done = await node.trainer.one(request)
     assert isinstance(done, messages.Exported)
     node.events.note("model_exported", {"model": row.name, "path": done.path, "n_bytes": done.n_bytes})
     return Exported(path=done.path, n_bytes=done.n_bytes, n_tensors=done.n_tensors)
+
+
+def _called(adapter: str) -> str:
+    """What a merged model calls its adapter: its name here, of a folder the last part, and never where that is."""
+    return adapter.rstrip("/").rpartition("/")[2][:64]
 
 
 def _folder(node: "Node", adapter: str) -> "Path":

@@ -99,6 +99,9 @@ class Train(Params, frozen=True):
     min_gain: Annotated[float, Meta(ge=0, le=100, description="What counts as gain, in nats.")] = 0.0
     checkpoint_every: Annotated[int, Meta(ge=1, le=1_000_000, description="Steps between checkpoints.")] = 20
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
+    split_seed: (
+        Annotated[int, Meta(ge=0, le=(1 << 63) - 1, description="Of what is held out (default: as --seed).")] | None
+    ) = None
     fresh: Annotated[bool, Meta(description="Begin anew, though one of that name is unfinished.")] = False
     force: Annotated[bool, Meta(description="Go on though the machine or its programs are others.")] = False
     plot: Annotated[bool, Meta(description="Draw the curves.")] = False
@@ -108,7 +111,8 @@ class Train(Params, frozen=True):
 
 
 class Trained(Result, frozen=True, tag_field="type", tag="trained"):
-    """The adapter stands in `folder`; `cid` is that of its files. Losses are on what was held out, in nats a token.
+    """The adapter stands in `folder`; `cid` is that of its files. Losses are on what was held out, in nats a `unit`: a
+    token, or of preferences a pair of answers, which then `n_tokens` counts too.
 
     `losses` and `held_out_losses` are pairs of step and loss; `plot` is their drawing, where it was asked for.
     """
@@ -119,6 +123,7 @@ class Trained(Result, frozen=True, tag_field="type", tag="trained"):
     loss_before: float
     loss_after: float
     n_tokens: int
+    unit: str
     n_steps: int
     best_step: int
     train_s: float
@@ -129,7 +134,7 @@ class Trained(Result, frozen=True, tag_field="type", tag="trained"):
 
 
 class Step(Progress, frozen=True, kw_only=True, tag="step"):
-    """A step of training. `loss` is on its batch, in nats a token; `left_s` is how long the rest takes at this pace."""
+    """A step of training. `loss` is on its batch, in nats; `left_s` is how long the rest takes at this pace."""
 
     name: str
     loss: float | None = None
@@ -333,6 +338,7 @@ async def _trained(item: Any, name: str, warnings: list[str], *, plot: bool, svg
         loss_before=item.loss_before,
         loss_after=item.loss_after,
         n_tokens=item.n_tokens,
+        unit=item.unit,
         n_steps=item.n_steps,
         best_step=item.best_step,
         train_s=item.train_s,

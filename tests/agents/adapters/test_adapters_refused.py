@@ -1,7 +1,9 @@
 """Two or three whole nodes on the simulated network: what is refused, with its reason."""
 
 import json
+import math
 import random
+import struct
 
 import msgspec
 import pytest
@@ -143,6 +145,27 @@ async def test_an_adapter_whose_shapes_do_not_fit_the_base_is_refused_for_good(
     row = bob.ports.catalog.adapters.get(manifest)
     assert row.state is AdapterState.REFUSED and "width of 16" in row.reason
     assert bob.ports.pins.list() == [] and not bob.ports.folder.exists()
+
+
+async def test_an_adapter_with_a_number_that_is_none_is_neither_published_nor_taken(
+    autojump_clock, flock, tmp_path, plant, announce, refusals, sizes, release
+):
+    ann = await flock("ann")
+    bob = await flock("bob", trusts=[ann])
+    ann.trust(bob.peer)
+    folder = write_adapter(tmp_path / "trained")
+    with (folder / "adapter_model.safetensors").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(struct.pack("<f", math.nan))
+    with pytest.raises(BadAdapter, match=r"lora_B\.weight holds NaN or infinity"):
+        await release(ann, folder)
+    assert ann.ports.store.stat().n_blocks == 0
+    manifest = plant(ann, unixfs.add_path(ann.ports.store, folder), n_bytes=sizes(folder))
+    await announce(ann, manifest, n_bytes=sizes(folder))
+    await trio.sleep(5)
+    assert refusals(bob) == ["bad_adapter"]
+    assert "NaN" in bob.ports.catalog.adapters.get(manifest).reason
+    assert list(bob.ports.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("claim", [{"name": "prose"}, {"version": 7}, {"n_bytes": 5}])

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import struct
 
@@ -6,9 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agents.adapters import finite
+from agents.adapters.finite import check_finite
 from agents.adapters.fits import read_layers
 from agents.adapters.inspect import inspect_folder, parse_config
-from agents.adapters.safetensors_header import header_length, parse_header, read_header
+from agents.adapters.safetensors_header import DTYPES, header_length, parse_header, read_header
 from agents.engine.messages import ModelCard
 from agents.errors import BadAdapter, WrongBase
 
@@ -416,3 +419,51 @@ def test_a_changed_byte_never_raises_anything_but_the_refusal(tmp_path, make_saf
     except BadAdapter:
         return
     assert header.tensors[-1].end == header.n_data_bytes
+
+
+def one_tensor(dtype, data, size):
+    about = {"x": {"dtype": dtype, "shape": [len(data) // size], "data_offsets": [0, len(data)]}}
+    header = json.dumps(about).encode()
+    return struct.pack("<Q", len(header)) + header + data
+
+
+def refuses(path):
+    try:
+        check_finite(path)
+    except BadAdapter as error:
+        return "NaN or infinity" in str(error)
+    return False
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(numbers=st.lists(st.floats(width=16), min_size=1, max_size=9), form=st.sampled_from(["F64", "F32", "F16"]))
+def test_numbers_are_finite_by_their_bits_where_they_are(tmp_path, numbers, form):
+    letter = {"F64": "d", "F32": "f", "F16": "e"}[form]
+    data = struct.pack(f"<{len(numbers)}{letter}", *numbers)
+    (tmp_path / "file").write_bytes(one_tensor(form, data, DTYPES[form]))
+    assert refuses(tmp_path / "file") == (not all(map(math.isfinite, numbers)))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "finite", "others"),
+    [
+        ("BF16", [0x0000, 0x3F80, 0x7F7F, 0xFF7F], [0x7F80, 0xFF80, 0x7FC0, 0x7F81]),
+        ("F8_E5M2", [0x00, 0x7B, 0xFB], [0x7C, 0xFC, 0x7E, 0x7F]),
+        ("F8_E4M3", [0x00, 0x7E, 0xFE, 0x78], [0x7F, 0xFF]),
+    ],
+)
+def test_numbers_of_few_bits_are_finite_as_their_formats_have_it(tmp_path, dtype, finite, others):
+    size = DTYPES[dtype]
+    path = tmp_path / "file"
+    path.write_bytes(one_tensor(dtype, b"".join(bits.to_bytes(size, "little") for bits in finite), size))
+    assert not refuses(path)
+    for bits in others:
+        path.write_bytes(one_tensor(dtype, bits.to_bytes(size, "little"), size))
+        assert refuses(path)
+
+
+def test_numbers_behind_the_first_chunk_are_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(finite, "CHUNK_BYTES", 16)
+    path = tmp_path / "file"
+    path.write_bytes(one_tensor("F32", struct.pack("<9f", *range(8), math.inf), 4))
+    assert refuses(path)

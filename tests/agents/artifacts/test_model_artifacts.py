@@ -1,5 +1,6 @@
 """Base models between whole nodes: published, judged by their headers, fetched, checked, let go of."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -22,16 +23,16 @@ from agents.artifacts.models import (
     unfinished,
 )
 from agents.artifacts.publish import Release, store_artifact
-from agents.engine.model_folder import CARD_FILE, make_card, write_card
+from agents.engine.model_folder import CARD_FILE, make_card, with_merged, write_card
 from agents.errors import BadModel, NoRoom, Untrusted
-from agents.models import BadName, mend_models
+from agents.models import BadName, card_of, mend_models
 from protocols.adapters import Base
 from protocols.errors import NoProviders
 from protocols.net import PeerInfo
 from simulations.net import open_world
 from simulations.world import make_node, run_node, unix_now_s, write_model
 from storage import unixfs
-from storage.blockstore import Block
+from storage.blockstore import Block, Visibility
 from storage.catalog.models import ModelRow
 from storage.cid import DAG_CBOR, DAG_PB, Cid
 from storage.codecs import dag_pb
@@ -145,6 +146,27 @@ async def test_a_model_goes_from_node_to_node_and_is_the_same(autojump_clock, wo
     assert sorted(os.listdir(models_of(ann, tmp_path))) == ["tiny"]
 
 
+async def test_of_what_a_model_was_made_goes_with_it_and_stands_in_the_lineage(autojump_clock, world, tmp_path):
+    ann = await world("ann")
+    bob = await world("bob", trusts=[ann])
+    base, adapter = Cid.of(b"base", DAG_CBOR), Cid.of(b"adapter")
+    row = have(ann, tmp_path)
+    making = {"merged_base": str(base), "merged_base_name": "tiny", "merged_adapter": str(adapter)}
+    row = dataclasses.replace(row, card={**row.card, **making})
+    artifact, _ = store_model(ann.ports, row, Words())
+    got = await pull(bob, artifact.manifest, tmp_path)
+    assert {name: got.card[name] for name in making} == making
+    for node in (ann, bob):
+        up = node.ports.catalog.lineage.ancestors(artifact.manifest)
+        assert [(one.manifest, one.role) for one in up.relatives] == [
+            (adapter, "merged_adapter"),
+            (base, "merged_base"),
+        ]
+    ugly = making | {"merged_adapter": 7, "merged_base": "x" * 256}
+    card = with_merged(card_of(have(ann, tmp_path, "other", seed=1)), ugly)
+    assert (card.merged_adapter, card.merged_base) == (None, "x" * 256)
+
+
 async def test_everybodys_copy_of_a_model_has_the_same_files_by_cid(autojump_clock, world, tmp_path):
     ann, bob = await world("ann"), await world("bob")
     one, _ = store_model(ann.ports, have(ann, tmp_path, "tiny"), Words())
@@ -248,7 +270,7 @@ def overwrite(folder, beginning):
 async def test_a_model_is_refused_by_its_headers_before_its_weights_move(autojump_clock, world, tmp_path):
     ann = await world("ann")
     bob = await world("bob", trusts=[ann])
-    folder = write_model(tmp_path / "spoilt" / "tiny", width=WIDE, num_hidden_layers=7)
+    folder = write_model(tmp_path / "spoilt" / "tiny", width=WIDE, num_hidden_layers=5)
     artifact = plant(ann, folder, width=WIDE)
     with pytest.raises(Misstated):
         await pull(bob, artifact.manifest, tmp_path)
@@ -263,6 +285,26 @@ async def test_an_artifact_that_is_no_base_model_is_refused(autojump_clock, worl
     artifact = plant(ann, write_model(tmp_path / "some" / "tiny"), **claims)
     with pytest.raises(BadModel, match="covey model publish"):
         await pull(bob, artifact.manifest, tmp_path)
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+async def test_private_content_that_a_peer_names_as_its_models_stays_private(
+    autojump_clock, world, tmp_path, is_shared
+):
+    """Eve publishes to everybody, under a CID, what bob has for himself; she need not have it."""
+    eve = await world("eve")
+    bob = await world("bob", trusts=[eve])
+    row = have(eve, tmp_path, width=WIDE)
+    weights = (models_of(eve, tmp_path) / "tiny" / "model.safetensors").read_bytes()
+    secret = unixfs.add_bytes(bob.ports.store, weights, unixfs.COVEY_WEIGHTS)
+    mine = {reached.cid for reached in reach(bob.ports.store, secret)}
+    artifact, _ = store_model(eve.ports, row, Words(visibility=Visibility.PUBLIC))
+    assert mine <= {reached.cid for reached in reach(eve.ports.store, artifact.files)}
+    eve.ports.store.delete_many(mine)
+    got = await pull(bob, artifact.manifest, tmp_path, name="got", is_shared=is_shared)
+    assert got.fingerprint == row.fingerprint
+    assert not any(bob.ports.exchange.may_see(eve.peer, cid) for cid in mine)
+    assert bob.ports.exchange.may_see(eve.peer, artifact.manifest)  # what she signed for everybody
 
 
 async def test_a_dataset_is_no_model(autojump_clock, world, tmp_path):

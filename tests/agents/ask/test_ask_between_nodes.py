@@ -22,7 +22,7 @@ from agents.ask.records import Said, keep_record, read_record, store_record
 from agents.ask.remote import RemoteEngine, describe
 from agents.chat.conversation import TooLong
 from agents.engine.messages import Embed, Finished, Load, Loaded, Stage, Staged, Turn
-from agents.errors import EngineDied, EngineFailed, UnknownName
+from agents.errors import AgentError, BadAdapter, EngineDied, EngineFailed, UnknownName
 from agents.models import card_of
 from protocols.ask import shell, wire
 from protocols.net import PeerInfo
@@ -178,13 +178,15 @@ async def test_signs_of_life_keep_a_slow_start_from_looking_dead(meeting, autoju
         (EngineDied("killed"), "it is started again"),
         (EngineFailed("/home/ann/secret cannot be loaded"), "refused the question"),
         (EngineFailed("the prompt has 99 tokens, tiny takes 64"), "the prompt has 99 tokens"),
+        (BadAdapter("q_proj holds NaN or infinity"), "bad_adapter.*holds NaN"),
+        (BadAdapter("/home/ann/x cannot be read"), "refused the question"),
     ],
 )
 async def test_a_failure_of_the_engine_is_told_without_paths_and_the_next_question_is_answered(
     meeting, autojump_clock, error, said
 ):
     _, bob, info, engine = await meeting(SlowEngine(error=error))
-    with pytest.raises(PeerFailed, match=said) as caught:
+    with pytest.raises(AgentError, match=said) as caught:
         await answered(bob, info)
     assert "/home" not in str(caught.value)
     engine.error = None

@@ -56,7 +56,7 @@ def make_adapter(tiny_model: Path) -> Callable[..., Path]:
     def make(folder: Path, *, rank: int = 8, targets: tuple[str, ...] = ALL_LAYERS, seed: int = 0, **keys) -> Path:
         generator = torch.Generator().manual_seed(seed)
         tensors = {}
-        for name in linears.matching(targets):
+        for name in (name for name in linears.linear_names() if name.rpartition(".")[2] in targets):
             linear = linears.linear(name)
             a = torch.randn(rank, linear.in_features, generator=generator) / linear.in_features**0.5
             b = torch.randn(linear.out_features, rank, generator=generator) * 0.02

@@ -5,9 +5,12 @@ import shutil
 
 import pytest
 
+from agents.engine.gguf_header import MERGED_KEYS, read_gguf_header
 from agents.engine.messages import Export, Merge, Train
+from agents.engine.model_folder import merged_of
 from agents.errors import BadAdapter, EngineFailed, WrongBase
 from agents.training.settings import Settings
+from storage import unixfs
 
 pytestmark = pytest.mark.engine
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -59,7 +62,7 @@ def worn(tiny_model, adapter):
 def merged(tiny_model, adapter, out):
     from agents.engine.worker.merge import merge
 
-    return merge(Merge(model=str(tiny_model), adapter=str(adapter), out=str(out), name=out.name))
+    return merge(Merge(model=str(tiny_model), adapter=str(adapter), adapter_name="fox", out=str(out), name=out.name))
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
@@ -83,6 +86,28 @@ def test_a_merged_model_is_the_base_wearing_the_adapter(tiny_model, adapter, tmp
     origin = json.loads((tmp_path / "merged" / "covey-merge.json").read_text())
     assert origin["base"] == base.base and origin["adapter"].startswith("bafy")
     assert logits_of(tiny_model).sub(worn(tiny_model, copy)).abs().max() > 0.1
+
+
+def test_a_merged_model_says_what_it_was_made_of_wherever_it_goes(tiny_model, adapter, tmp_path):
+    from agents.engine.worker.export import export_gguf
+    from agents.engine.worker.imports import import_model
+    from agents.engine.worker.models import read_card
+
+    made = merged(tiny_model, adapter, tmp_path / "merged").card
+    said = merged_of(made)
+    assert said["merged_base"] == read_card(tiny_model).base and said["merged_adapter_name"] == "fox"
+    assert said["merged_adapter"] == str(unixfs.cid_of_path(adapter, unixfs.COVEY_WEIGHTS))
+    assert merged_of(import_model(str(tmp_path / "merged"), tmp_path / "pulled", "pulled", lambda: False)) == said
+    ask = Export(model=str(tmp_path / "merged"), out=str(tmp_path / "plain.gguf"))
+    export_gguf(ask, lambda: False)
+    ask = Export(model=str(tiny_model), adapter=str(adapter), adapter_name="fox", out=str(tmp_path / "with.gguf"))
+    export_gguf(ask, lambda: False)
+    for name in ("plain", "with"):
+        values = read_gguf_header(tmp_path / f"{name}.gguf").values
+        assert {fact: values[key] for fact, key in MERGED_KEYS.items()} == said
+    (tmp_path / "merged" / "model.safetensors").write_bytes((tiny_model / "model.safetensors").read_bytes())
+    again = import_model(str(tmp_path / "merged"), tmp_path / "other", "other", lambda: False)
+    assert merged_of(again) == {}  # other weights than those that the card speaks of
 
 
 def test_what_cannot_be_merged_is_refused_and_leaves_nothing(tiny_model, adapter, tmp_path):

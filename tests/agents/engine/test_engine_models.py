@@ -272,6 +272,55 @@ def test_a_download_that_is_cancelled_ends_and_leaves_nothing(tmp_path, hub):
     assert not (tmp_path / "m").exists()
 
 
+def spoilt(tiny_model, folder, tensors=dict, config=(), tokenizer=None):
+    """A copy of the tiny model with something wrong, as it would stand here; `tensors` changes the weights."""
+    from safetensors.torch import load_file, save_file
+
+    from agents.engine.model_folder import make_card, write_card
+
+    shutil.copytree(tiny_model, folder)
+    save_file(tensors(load_file(tiny_model / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
+    about = json.loads((folder / "config.json").read_text()) | dict(config)
+    (folder / "config.json").write_text(json.dumps(about))
+    if tokenizer is not None:
+        (folder / "tokenizer.json").write_text(tokenizer)
+    write_card(folder, make_card(folder, folder.name))
+    return folder
+
+
+NORM = "model.layers.1.input_layernorm.weight"
+
+
+def test_a_model_that_lacks_a_tensor_is_refused_and_not_filled_up_at_random(tiny_model, tmp_path):
+    from agents.engine.worker.models import load_model
+
+    lacking = spoilt(tiny_model, tmp_path / "lacking", lambda all_: {k: t for k, t in all_.items() if k != NORM})
+    with pytest.raises(BadModel, match="a file is missing, or one of the two is of another model"):
+        load_model(lacking)
+    renamed = spoilt(tiny_model, tmp_path / "renamed", lambda all_: {k.replace(NORM, "x"): t for k, t in all_.items()})
+    with pytest.raises(BadModel, match=r"the weights of renamed lack 'model\.layers\.1\.input_layernorm"):
+        load_model(renamed)
+    wide = spoilt(tiny_model, tmp_path / "wide", config={"intermediate_size": 1 << 20}.items())
+    with pytest.raises(BadModel, match="describes a model of"):
+        load_model(wide)
+    narrow = spoilt(tiny_model, tmp_path / "narrow", config={"intermediate_size": 8}.items())
+    with pytest.raises(EngineFailed, match="cannot be loaded"):
+        load_model(narrow)
+
+
+@pytest.mark.parametrize("tokenizer", ["{}", "[]", "garbage", '{"model": {"type": "BPE"}, "added_tokens": []}'])
+def test_a_tokenizer_that_cannot_be_used_is_refused_when_the_model_is_brought_in(tiny_model, tmp_path, tokenizer):
+    from agents.engine.worker.imports import import_model
+    from agents.engine.worker.models import load_model
+
+    folder = spoilt(tiny_model, tmp_path / "odd", tokenizer=tokenizer)
+    with pytest.raises(BadModel, match=r"tokenizer\.json .* cannot be used"):
+        load_model(folder)
+    with pytest.raises(BadModel, match=r"tokenizer\.json .* cannot be used"):
+        import_model(str(folder), tmp_path / "new", "new", lambda: False)
+    assert not (tmp_path / "new").exists()
+
+
 def test_importing_a_folder_keeps_its_fingerprint(tiny_model, tmp_path):
     from agents.engine.worker.imports import import_model
     from agents.engine.worker.models import read_card

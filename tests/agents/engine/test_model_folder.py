@@ -149,6 +149,12 @@ def test_a_configuration_that_does_not_tell_what_is_needed_is_refused(tmp_path, 
         make_card(write_model(tmp_path / "m", **changes), "m")
 
 
+@pytest.mark.parametrize("changes", [{"num_hidden_layers": 1_000_000}, {"vocab_size": 1 << 40}])
+def test_a_configuration_of_another_size_than_the_weights_is_refused_unbuilt(tmp_path, changes):
+    with pytest.raises(BadModel, match=r"describes .* layers and .* words, and the weights are"):
+        make_card(write_model(tmp_path / "m", **changes), "m")
+
+
 @pytest.mark.parametrize("n_cut", [1, 100, 10_000])
 def test_truncated_weights_are_refused(folder, n_cut):
     weights = folder / "model.safetensors"

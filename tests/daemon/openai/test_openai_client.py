@@ -287,6 +287,7 @@ async def test_a_full_queue_says_to_come_again(face, engine, node):
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"messages": []}, "messages"),
+        ({"messages": [{"role": "user", "content": "x" * ((4 << 20) + 1)}]}, "messages"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         (

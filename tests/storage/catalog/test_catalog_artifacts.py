@@ -19,7 +19,7 @@ from storage.catalog.artifacts import (
     Condition,
 )
 from storage.catalog.database import APPLICATION_ID, Database
-from storage.catalog.lineage import LineageTable, Parent
+from storage.catalog.lineage import LineageTable, Origin, Parent
 from storage.catalog.words import MAX_SEARCH_CHARS, MAX_SEARCH_WORDS, match_of
 from storage.cid import DAG_CBOR, Cid
 from storage.errors import NotFound, StorageError, TooLarge
@@ -70,6 +70,11 @@ rows = st.builds(
     is_own=st.booleans(),
     parents=st.sets(st.tuples(st.integers(0, 9).map(cid), texts), max_size=4).map(
         lambda pairs: tuple(Parent(*pair) for pair in sorted(pairs))
+    ),
+    origins=st.dictionaries(st.tuples(st.integers(0, 9).map(cid), texts), texts, max_size=4).map(
+        lambda told: tuple(
+            sorted((Origin(*edge, label) for edge, label in told.items()), key=lambda o: (o.role, o.content))
+        )
     ),
     tags=labels,
     capabilities=labels,
@@ -259,6 +264,65 @@ def test_a_wide_generation_is_asked_for_in_parts(catalog: Catalog) -> None:
         catalog.artifacts.put(row(901, parents=tuple(Parent(cid(number), "data") for number in range(600))))
     down = catalog.lineage.descendants(cid(900))
     assert down.is_whole and len(down.relatives) == 601 and down.relatives[-1].manifest == cid(901)
+
+
+CONTENT, BASE = Cid.of(b"poems"), Cid.of(b"weights", DAG_CBOR)
+
+
+def made(number: int, **changes: Any) -> ArtifactRow:
+    return row(number, parents=(), **changes)
+
+
+def kin(catalog: Catalog, number: int) -> tuple[list[Any], list[Any]]:
+    """The nearest ancestors and descendants: role and manifest."""
+    up, down = catalog.lineage.ancestors(cid(number)), catalog.lineage.descendants(cid(number))
+    return [one[:2] for one in up.relatives if one.n_steps == 1], [
+        one[:2] for one in down.relatives if one.n_steps == 1
+    ]
+
+
+def test_what_is_told_by_its_content_is_found_when_an_artifact_consists_of_it(catalog: Catalog) -> None:
+    catalog.artifacts.put(made(1, origins=(Origin(CONTENT, "data", "poems.txt"), Origin(BASE, "base"))))
+    assert kin(catalog, 1) == ([(BASE, "base"), (CONTENT, "data")], [])  # for itself, as long as nobody is it
+    catalog.artifacts.put(made(2, kind="dataset", files=CONTENT))
+    catalog.artifacts.put(made(3, kind="model", base=str(BASE)))
+    catalog.artifacts.put(made(4, kind="checkpoint", base=str(BASE)))  # of the model, and not the model
+    assert kin(catalog, 1)[0] == [(cid(3), "base"), (cid(2), "data")]
+    assert kin(catalog, 2) == ([], [(cid(1), "data")]) and kin(catalog, 3) == ([], [(cid(1), "base")])
+    assert kin(catalog, 4) == ([], [])
+    catalog.artifacts.put(made(5, kind="model", origins=(Origin(cid(9), "merged_adapter"),)))
+    catalog.artifacts.put(made(6, files=cid(9), origins=(Origin(CONTENT, "data"),)))
+    assert [(one.manifest, one.n_steps, one.of) for one in catalog.lineage.ancestors(cid(5)).relatives] == [
+        (cid(6), 1, cid(5)),
+        (cid(2), 2, cid(6)),
+    ]
+    assert {one.manifest for one in catalog.lineage.descendants(cid(2)).relatives} == {cid(1), cid(5), cid(6)}
+    catalog.artifacts.remove(cid(1))
+    assert catalog.lineage.origins(cid(1)) == ()
+
+
+def test_a_models_copy_stands_for_the_model_that_adapters_name(catalog: Catalog) -> None:
+    copy = Cid.of(b"cast", DAG_CBOR)
+    catalog.artifacts.put(made(1, origins=(Origin(BASE, "base"),)))
+    catalog.artifacts.put(made(2, kind="model", base=str(copy), origins=(Origin(BASE, "derived_from"),)))
+    assert kin(catalog, 1)[0] == [(cid(2), "base")]
+    assert kin(catalog, 2) == ([(BASE, "derived_from")], [(cid(1), "base")])  # and not for its own source
+    catalog.artifacts.put(made(3, kind="model", base=str(BASE)))
+    assert kin(catalog, 1)[0] == [(cid(3), "base")] and kin(catalog, 2)[0] == [(cid(3), "derived_from")]
+
+
+def test_of_several_that_consist_of_the_same_the_users_own_stands_for_all(catalog: Catalog) -> None:
+    catalog.artifacts.put(made(9, origins=(Origin(CONTENT, "data"),)))
+    for number, created_unix_s, is_own in ((1, 5.0, False), (2, 3.0, False), (3, 9.0, True)):
+        expected = {1: 1, 2: 2, 3: 3}[number]  # the older, then one's own
+        catalog.artifacts.put(made(number, files=CONTENT, created_unix_s=created_unix_s, is_own=is_own))
+        assert kin(catalog, 9)[0] == [(cid(expected), "data")]
+    assert all(kin(catalog, number)[1] == [(cid(9), "data")] for number in (1, 2, 3))
+
+
+def test_an_artifact_that_says_it_was_made_of_itself_is_no_relative_of_its_own(catalog: Catalog) -> None:
+    catalog.artifacts.put(made(1, kind="model", files=CONTENT, base=str(BASE), origins=(Origin(CONTENT, "data"),)))
+    assert kin(catalog, 1) == ([], [])
 
 
 def old_catalog(path: Path) -> None:

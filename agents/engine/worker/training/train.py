@@ -90,6 +90,7 @@ def _train(
         loss_before=progress.loss_before,
         loss_after=loss_after,
         n_tokens=progress.n_tokens,
+        unit=start.run.settings.unit,
         n_steps=progress.step,
         best_step=outcome.best_step,
         train_s=time.perf_counter() - began_s,
