@@ -31,12 +31,14 @@ from agents.federation.tasks import Engine, Exam, Work, task_of
 from agents.federation.tensors import read_layout, read_vector
 from agents.federation.verify import Computed, recompute
 from protocols import rounds_sync as sync
+from protocols import telling
 from protocols.entry import Entry
 from protocols.errors import ProtocolError, Remote
 from protocols.fetch import fetch_blocks, fetch_dag
 from protocols.net import PeerInfo
 from protocols.rounds import Close, Submit
-from protocols.rounds_sync import Desk, Known, Mark, Where
+from protocols.rounds_sync import Desk, Known
+from protocols.telling import Mark, Where
 from storage.cid import Cid
 from storage.errors import NotFound, StorageError
 from storage.keys import PeerId
@@ -229,9 +231,9 @@ class Experiment:
         """Where the members are that this node is connected to."""
         network = self._ports.network
         for peer in sorted(set(self.plan.members) & set(network.peers())):
-            texts = [text for text in network.peer_addresses(peer) if len(text) <= sync.MAX_ADDRESS_CHARS]
+            texts = [text for text in network.peer_addresses(peer) if len(text) <= telling.MAX_ADDRESS_CHARS]
             if texts:
-                yield Where(peer=peer, addresses=tuple(texts[: sync.MAX_ADDRESSES]))
+                yield Where(peer=peer, addresses=tuple(texts[: telling.MAX_ADDRESSES]))
 
     def _known(self) -> Known:
         marks = {}
@@ -275,7 +277,7 @@ class Experiment:
         if peer not in network.peers():
             addresses = await trio.to_thread.run_sync(self._ports.catalog.peers.addresses, peer)
             addresses = (*addresses, *self._where.get(peer, ()))
-            with trio.fail_after(sync.OPEN_TIMEOUT_S):
+            with trio.fail_after(telling.OPEN_TIMEOUT_S):
                 await network.connect(PeerInfo(peer, addresses))
 
         def on_here() -> None:

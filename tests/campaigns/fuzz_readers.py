@@ -6,7 +6,7 @@ A new reader is one line of `READERS`: its name, the function, its errors, and s
 from typing import Final
 
 from agents.federation import journal
-from protocols import adapters, entry, envelope, kubo_rpc, message, rounds, rounds_sync
+from protocols import adapters, entry, envelope, kubo_rpc, message, rounds, rounds_sync, telling
 from protocols.adapters import Announcement
 from protocols.ask import record as answers
 from protocols.ask import wire as ask
@@ -100,7 +100,7 @@ _QUESTIONS: Final = tuple(
     message.encode(question, rounds_sync.MAX_ASK_BYTES)
     for question in (
         rounds_sync.question_of(
-            _BASE, rounds_sync.Known({_ME.peer_id: rounds_sync.Mark(3, bytes(16))}, frozenset({_ME.peer_id})), 2.5
+            _BASE, rounds_sync.Known({_ME.peer_id: telling.Mark(3, bytes(16))}, frozenset({_ME.peer_id})), 2.5
         ),
         rounds_sync.AskPlan(experiment=_BASE),
         rounds_sync.AskMembers(experiment=_BASE),
