@@ -233,5 +233,9 @@ class History:
                     edge.append(link)
         return seen
 
+    def blocks(self) -> list[Node]:
+        """Every entry block, in order: those of one body beside each other."""
+        return sorted(self._nodes.values(), key=_RANK)
+
     def __iter__(self) -> Iterator[Node]:
         return iter(self.order)

@@ -11,9 +11,9 @@ from storage.keys import Identity, PeerId
 FIRST: Final = 0
 
 
-def begin(identity: Identity, root: Root) -> Entry:
-    """The root of a new workspace. Its number is its time, so that two of one title differ."""
-    return make_entry(identity, ROOT_KIND, ROOT_SCOPE, root.created_unix_s, [], content_of(root))
+def begin(identity: Identity, root: Root, sequence: int = FIRST) -> Entry:
+    """The root of a new workspace; by its number two of one title differ."""
+    return make_entry(identity, ROOT_KIND, ROOT_SCOPE, sequence, [], content_of(root))
 
 
 def write(

@@ -1,5 +1,6 @@
 """A workspace as its members read it: who may do what, what stands where, what was decided, who holds which task."""
 
+from itertools import pairwise
 from typing import NamedTuple, cast
 
 from agents.workspace.authority import attenuates
@@ -68,6 +69,31 @@ class Space(Fold):
         return peer == self.history.owner or any(
             cast(Grant, node.says).audience == peer for node in self._live.values()
         )
+
+    def has_joined(self, peer: PeerId) -> bool:
+        """Has this peer joined, or begun it?"""
+        self._settle()
+        return peer == self.history.owner or peer in self._joined
+
+    def live_grants(self) -> list[Node]:
+        """The grants that count, in order."""
+        self._settle()
+        return sorted(self._live.values(), key=lambda node: node.rank)
+
+    def can_revoke(self, peer: PeerId, grant: Node) -> bool:
+        """Would a revocation of this grant count that this peer signs next?"""
+        self._settle()
+        chain = self._authority.chain(grant) or ()
+        if peer == self.history.owner:
+            return bool(chain)
+        return any(one.author == peer and above.id in self._live for one, above in pairwise(chain))
+
+    def copy(self) -> "Space":
+        """The same, as it stands now: for a thread that reads while more comes in."""
+        other = Space(self.history.root_entry)
+        for node in self.history.blocks():
+            other.add(node.entry)
+        return other
 
     def may(self, peer: PeerId, right: Right, key: str) -> bool:
         """May this peer do that from now on?"""

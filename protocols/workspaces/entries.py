@@ -211,6 +211,7 @@ class Accept(Statement, frozen=True):
 
 
 S = TypeVar("S", bound=msgspec.Struct)
+T = TypeVar("T", bound=Statement)
 STATEMENTS: Final = {
     form.kind: form
     for form in (
@@ -245,6 +246,20 @@ def read_statement(entry: Entry, workspace: Cid) -> Statement:
     if entry.recipient is not None and entry.kind != Say.kind:
         raise Malformed(f"a {entry.kind} is for everybody, and names no recipient")
     statement: Statement = _read(entry, STATEMENTS[entry.kind])
+    _check_sets(statement)
+    return statement
+
+
+def check(statement: T) -> T:
+    """The same statement, when others will accept it, but for its size. Raises: Malformed."""
+    _check_sets(statement)
+    try:
+        return msgspec.convert(content_of(statement), type(statement), dec_hook=_revive)
+    except msgspec.ValidationError as error:
+        raise Malformed(f"not a {type(statement).__name__.lower()}: {error}") from None
+
+
+def _check_sets(statement: Statement) -> None:
     match statement:
         case Grant():
             _check_set(statement.can)
@@ -256,7 +271,6 @@ def read_statement(entry: Entry, workspace: Cid) -> Statement:
         case Vote():
             if len(set(statement.ranking)) < len(statement.ranking):
                 raise Malformed("a vote names an option twice")
-    return statement
 
 
 def _check_set(values: tuple[Any, ...]) -> None:

@@ -5,7 +5,8 @@ A new reader is one line of `READERS`: its name, the function, its errors, and s
 
 from typing import Final
 
-from agents.federation import journal
+from agents import journal
+from agents.federation.journal import Journal
 from protocols import adapters, entry, envelope, kubo_rpc, message, rounds, rounds_sync, telling
 from protocols.adapters import Announcement
 from protocols.ask import record as answers
@@ -114,7 +115,7 @@ _EVENTS: Final = tuple(
         rounds.Promise(round=1, term=1, vote=_BASE),
     )
 )
-_JOURNAL: Final = journal.HEADER + b"".join(
+_JOURNAL: Final = Journal.header + b"".join(
     len(block).to_bytes(4) + len(body).to_bytes(4) + block + body
     for block, body in [(_ENTRY.block, _ENTRY.body_block)] * 3
 )
