@@ -278,7 +278,7 @@ async def put(node: "Node", params: ws.Put) -> ws.Said:
     """Raises: UnknownWorkspace, NotGranted, Malformed, InvalidCid, StorageError."""
     one = find(node, params.workspace)
     value: Any = params.value
-    if params.is_json:
+    if params.typed:
         try:
             value = json.loads(params.value)
         except ValueError as error:

@@ -105,6 +105,10 @@ class Authority:
         named = (self._history.get(link) for link in cast(Revoke, ending.says).last)
         return max((last.sequence for last in named if last is not None and last.author == author), default=NOTHING)
 
+    def endings(self, grant: Node) -> list[Node]:
+        """What ended a grant, or one that it comes from, whether it may or not."""
+        return [node for one in self.chain(grant) or () for node in self._endings_for(one)]
+
     def may_return(self, node: Node, grant: Node) -> bool:
         """May the author of `node` give this grant back? Its audience may."""
         return cast(Grant, grant.says).audience == node.author and not self.is_forked(node)

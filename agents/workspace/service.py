@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, cast
 
@@ -15,7 +16,7 @@ from agents.workspace.errors import NotGranted, TooManyWorkspaces, UnknownWorksp
 from agents.workspace.history import Node
 from agents.workspace.journal import Journal
 from agents.workspace.pen import begin
-from agents.workspace.workspace import Workspace
+from agents.workspace.workspace import Work, Workspace
 from protocols.entry import Entry
 from protocols.errors import Remote
 from protocols.net import Stream
@@ -36,8 +37,9 @@ log = structlog.get_logger(__name__)
 class Workspaces:
     """All workspaces of a node."""
 
-    def __init__(self, ports: Ports, folder: Path) -> None:
+    def __init__(self, ports: Ports, folder: Path, work: Work = trio.to_thread.run_sync) -> None:
         self._ports = ports
+        self._work = work
         self._folder = folder
         self._all: dict[Cid, Workspace] = {}
         self._journals: dict[Cid, Journal] = {}
@@ -48,7 +50,7 @@ class Workspaces:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run every workspace, and answer members, for ever."""
         try:
-            self._all = {one.cid: one for one in await trio.to_thread.run_sync(lambda: list(self._load()))}
+            self._all = {one.cid: one for one in await self._work(lambda: list(self._load()))}
             self._ports.network.serve(sync.PROTOCOL, self._handle)
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -125,8 +127,8 @@ class Workspaces:
             if len(self._all) >= MAX_WORKSPACES or self._nursery is None:
                 raise TooManyWorkspaces(f"this node takes part in {len(self._all)} workspaces already")
             with trio.CancelScope(shield=True):
-                journal = await trio.to_thread.run_sync(Journal.create, self._folder / str(root.body_cid), root)
-            one = Workspace(self._ports, root, [], journal, hosts)
+                journal = await self._work(partial(Journal.create, self._folder / str(root.body_cid), root))
+            one = Workspace(self._ports, root, [], journal, hosts, self._work)
             self._journals[one.cid] = journal
             self._all[one.cid] = one
             await self._nursery.start(one.run)
@@ -151,7 +153,7 @@ class Workspaces:
                 continue
             self._journals[cid] = journal
             try:
-                yield Workspace(self._ports, entries[0], entries[1:], journal)
+                yield Workspace(self._ports, entries[0], entries[1:], journal, (), self._work)
             except Remote as error:
                 log.error("journal_unusable", path=str(path), error=str(error))
 
@@ -162,7 +164,7 @@ class Workspaces:
     def _desk(self, peer: PeerId, cid: Cid) -> Desk | None:
         """Only members learn that there is such a workspace."""
         one = self._all.get(cid)
-        return one.desk() if one is not None and one.space.is_member(peer) else None
+        return one.desk(peer) if one is not None else None
 
 
 def grant_for(one: Workspace, peer: PeerId) -> Node | None:

@@ -95,6 +95,17 @@ class Space(Fold):
             other.add(node.entry)
         return other
 
+    def farewell(self, peer: PeerId) -> set[Cid]:
+        """What who was a member may still be told: the ends of its grants, and all before, by their ids."""
+        self._settle()
+        ends = [
+            node
+            for granted in self._granted.get(peer, ())
+            for node in self._authority.endings(granted)
+            if node.id not in self._void
+        ]
+        return {cid for node in ends for cid in (node.id, *self.history.past(node.entry.cid))}
+
     def may(self, peer: PeerId, right: Right, key: str) -> bool:
         """May this peer do that from now on?"""
         self._settle()

@@ -8,7 +8,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 import structlog
 import trio
@@ -44,16 +44,32 @@ TELL_GAP_S: Final = 0.5
 MEET_S: Final = 10.0
 MAX_AUTHOR_BYTES: Final = 256 << 20  # of one member's entries: more are not kept
 
+T = TypeVar("T")
+
 log = structlog.get_logger(__name__)
+
+
+class Work(Protocol):
+    """Runs what waits for the disk, away from the event loop."""
+
+    async def __call__(self, function: Callable[[], T], /) -> T:
+        """What `function` returns, or raises."""
 
 
 class Workspace:
     """Runs one. `hosts` are asked as well as members: who invited this node."""
 
     def __init__(
-        self, ports: Ports, root: Entry, entries: Iterable[Entry], journal: Journal, hosts: Iterable[PeerId] = ()
+        self,
+        ports: Ports,
+        root: Entry,
+        entries: Iterable[Entry],
+        journal: Journal,
+        hosts: Iterable[PeerId] = (),
+        work: Work = trio.to_thread.run_sync,
     ) -> None:
         self._ports = ports
+        self._work = work
         self.space: Final = Space(root)
         self.cid: Final = self.space.history.workspace
         self.hosts: Final = set(hosts)
@@ -111,7 +127,7 @@ class Workspace:
             raise self._failure
         with trio.CancelScope(shield=True):  # they are in the space already
             try:
-                await trio.to_thread.run_sync(self._journal.append, entries)
+                await self._work(partial(self._journal.append, entries))
             except (StorageError, OSError) as error:
                 self._failure = error
                 raise
@@ -153,9 +169,17 @@ class Workspace:
 
     # --- what others are told
 
-    def desk(self) -> Desk:
-        """What answers a member that asks."""
-        return Desk(self.space.history.root_entry, self._since, self.news, self._members_here)
+    def desk(self, peer: PeerId) -> Desk | None:
+        """What answers a member that asks; one that was a member is told how it ended, and nothing beyond."""
+        if self.space.is_member(peer):
+            return Desk(self.space.history.root_entry, self._since, self.news, self._members_here)
+        if not (allowed := self.space.farewell(peer)):
+            return None
+
+        def since(known: sync.Known) -> list[Entry]:
+            return [entry for entry in self._since(known) if entry.body_cid in allowed]
+
+        return Desk(self.space.history.root_entry, since, self.news, tuple)
 
     def _since(self, known: sync.Known) -> list[Entry]:
         found = self.space.history.since(known)
@@ -298,7 +322,7 @@ class Workspace:
         """Ask a peer for what is not here; how much of it was new."""
         network = self._ports.network
         if peer not in network.peers():
-            addresses = await trio.to_thread.run_sync(self._ports.catalog.peers.addresses, peer)
+            addresses = await self._work(partial(self._ports.catalog.peers.addresses, peer))
             with trio.fail_after(OPEN_TIMEOUT_S):
                 await network.connect(PeerInfo(peer, (*addresses, *self._where.get(peer, ()))))
         known = self.space.history.known()

@@ -153,7 +153,7 @@ class Put(Params, frozen=True):
     workspace: Which
     key: KeyText
     value: Annotated[str, Meta(max_length=65536)]
-    is_json: Annotated[bool, Meta(description="The value is JSON, not text.")] = False
+    typed: Annotated[bool, Meta(description="The value is JSON: a number, a list, an object ...")] = False
     link: Annotated[str, Meta(max_length=128, description="Content that belongs to it, by CID.")] | None = None
 
 
