@@ -1,5 +1,6 @@
 """What a member's node does by itself: support claims and commits, end what is over by its clock. Pure."""
 
+import math
 from collections.abc import Iterator
 from typing import cast
 
@@ -11,7 +12,9 @@ from storage.keys import PeerId
 
 
 def due(space: Space, me: PeerId, unix_s: float) -> Statement | None:
-    """What this member has to say next, without being asked; None where there is nothing."""
+    """What this member has to say next, without being asked; None where there is nothing, or it would be void."""
+    if not space.is_member(me) or space.history.fork_of(me) < math.inf:
+        return None
     return next(_duties(space, me, unix_s), None)
 
 
@@ -21,10 +24,10 @@ def _duties(space: Space, me: PeerId, unix_s: float) -> Iterator[Statement]:
             yield Endorse(claim=node.entry.cid)
         else:
             yield Accept(commit=node.entry.cid)
-    for node in space.proposals():
+    for node in space.open_proposals():
         proposal = cast(Propose, node.says)
         is_due = 0 < proposal.deadline_unix_s <= unix_s and me in proposal.closers
-        if is_due and space.is_member(me) and space.outcome(node) is None:
+        if is_due:
             yield Close(proposal=node.entry.cid)
     over = [node for node in space.live_grants() if node.author == me and 0 < until_of(node) <= unix_s]
     if over:

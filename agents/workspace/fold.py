@@ -73,6 +73,7 @@ class Fold:
         self._votes: dict[Cid, tuple[Node, ...]] = {}
         self._closed: dict[Cid, tuple[Node, Outcome]] = {}
         self._claims: dict[Cid, Node] = {}
+        self._open: dict[Cid, Node] = {}  # proposals, claims and commits that nothing came of yet
         self._endorsed: dict[tuple[str, int, PeerId], Node] = {}  # by which entry
         self._endorsers: dict[Cid, tuple[PeerId, ...]] = {}
         self._promised: dict[tuple[str, PeerId], int] = {}
@@ -117,7 +118,7 @@ class Fold:
             while len(self._log) > at:
                 table, key, before = self._log.pop()
                 if before is None:
-                    del table[key]
+                    table.pop(key, None)
                 else:
                     table[key] = before
         order = self.history.order
@@ -243,6 +244,7 @@ class Fold:
         code = self._lacks(node, "write", says.key)
         if not code:
             self._set(self._proposals, node.id, node)
+            self._set(self._open, node.id, node)
         return code
 
     def _vote(self, node: Node, says: Vote) -> str:
@@ -271,12 +273,14 @@ class Fold:
                 ballots[vote.author] = Ballot(cast_.ranking, cast_.veto)
         outcome = count(proposed.rule, len(proposed.options), ballots, self._voters_now(), proposed.quorum)
         self._set(self._closed, proposal.id, (node, outcome))
+        self._set(self._open, proposal.id, None)
         return ""
 
     def _claim(self, node: Node, says: Claim) -> str:
         code = self._lacks(node, "run", says.task)
         if not code:
             self._set(self._claims, node.id, node)
+            self._set(self._open, node.id, node)
             if not self._lacks_vote(node):
                 self._support(node, node)
         return code
@@ -302,6 +306,7 @@ class Fold:
         self._set(self._endorsers, claim.id, endorsers)
         if (task, term) not in self._won and self._has_majority(endorsers):
             self._set(self._won, (task, term), claim.id)
+            self._set(self._open, claim.id, None)
             holder = self._holders.get(task)
             if holder is None or cast(Claim, self._claims[holder].says).term < term:
                 self._set(self._holders, task, claim.id)
@@ -330,6 +335,7 @@ class Fold:
             return MUST_ADOPT
         self._set(self._committed, (claim.id, says.step), node.id)
         self._set(self._commits, node.id, node)
+        self._set(self._open, node.id, node)
         if not self._lacks_vote(node):
             self._take(node.author, node)
         return ""
@@ -380,6 +386,7 @@ class Fold:
         step = (claim.task, says.step)
         if step not in self._done and self._has_majority(accepters):
             self._set(self._done, step, commit.id)
+            self._set(self._open, commit.id, None)
         return ""
 
 

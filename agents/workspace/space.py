@@ -8,7 +8,7 @@ from agents.workspace.decisions import Outcome
 from agents.workspace.fold import Fold
 from agents.workspace.history import Node
 from agents.workspace.patterns import matches
-from protocols.workspaces.entries import Claim, Commit, Grant, Right
+from protocols.workspaces.entries import Claim, Commit, Grant, Propose, Right
 from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
 from storage.keys import PeerId
@@ -189,21 +189,27 @@ class Space(Fold):
         self._settle()
         if voter not in self._voters_now():
             return []
-        found: list[Node] = []
-        for node in self._claims.values():
-            claim = cast(Claim, node.says)
-            is_late = self._promised.get((claim.task, voter), -1) > claim.term
-            is_won = (claim.task, claim.term) in self._won
-            if not (is_late or is_won or (claim.task, claim.term, voter) in self._endorsed):
-                found.append(node)
-        for node in self._commits.values():
-            commit = cast(Commit, node.says)
-            of = cast(Claim, cast(Node, self._named(commit.claim, self._claims)).says)
-            before = self._accepted.get((of.task, commit.step, voter))
+        return sorted((node for node in self._open.values() if self._awaits(node, voter)), key=lambda node: node.rank)
+
+    def _awaits(self, node: Node, voter: PeerId) -> bool:
+        """May this voter still endorse or accept it?"""
+        if isinstance(node.says, Claim):
+            is_late = self._promised.get((node.says.task, voter), -1) > node.says.term
+            place = (node.says.task, node.says.term)
+            return not (is_late or place in self._won or (*place, voter) in self._endorsed)
+        if isinstance(node.says, Commit):
+            of = cast(Claim, cast(Node, self._named(node.says.claim, self._claims)).says)
+            before = self._accepted.get((of.task, node.says.step, voter))
             is_late = self._promised.get((of.task, voter), -1) > of.term
-            if not (is_late or (of.task, commit.step) in self._done or (before and before.term >= of.term)):
-                found.append(node)
-        return sorted(found, key=lambda node: node.rank)
+            return not (is_late or (of.task, node.says.step) in self._done or (before and before.term >= of.term))
+        return False
+
+    def open_proposals(self) -> list[Node]:
+        """What is voted on, in order."""
+        self._settle()
+        return sorted(
+            (node for node in self._open.values() if isinstance(node.says, Propose)), key=lambda node: node.rank
+        )
 
     def accepted(self, task: str, step: int, claim: Node) -> Commit | None:
         """What a commit of that step under that claim has to have for its output, if it is not free."""

@@ -165,7 +165,8 @@ class Workspace:
     async def _do_duties(self) -> None:
         me = self._ports.identity.peer_id
         while (says := due(self.space, me, self._ports.unix_s())) is not None:
-            await self.say(says)
+            if self.space.code(await self.say(says)):
+                return  # what has no effect would be due again at once
 
     # --- what others are told
 
@@ -327,14 +328,14 @@ class Workspace:
                 await network.connect(PeerInfo(peer, (*addresses, *self._where.get(peer, ()))))
         known = self.space.history.known()
         entries = await sync.ask(network, peer, self.cid, known, wait_s, partial(self.reached.add, peer))
-        return await self._hear(entries)
+        return await self.take(entries)
 
     async def catch_up(self, peer: PeerId) -> None:
         """Ask a peer until it has no more to tell. Raises: what asking raises."""
         while await self._ask(peer, 0.0):
             pass
 
-    async def _hear(self, entries: Sequence[Entry]) -> int:
+    async def take(self, entries: Sequence[Entry]) -> int:
         """Take in what was told, as far as it fits. Raises: the first refusal that is the teller's fault."""
         wrong: list[Remote] = []
         async with self._lock:
