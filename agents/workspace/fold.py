@@ -15,6 +15,7 @@ from agents.workspace.patterns import matches
 from protocols.entry import Entry
 from protocols.workspaces.entries import (
     Accept,
+    Begin,
     Claim,
     Close,
     Commit,
@@ -80,6 +81,7 @@ class Fold:
         self._won: dict[tuple[str, int], Cid] = {}
         self._holders: dict[str, Cid] = {}
         self._proven: dict[Cid, bool] = {}  # claims that were won in the past of their author's commits
+        self._begun: dict[tuple[str, int], tuple[Node, ...]] = {}
         self._commits: dict[Cid, Node] = {}
         self._committed: dict[tuple[Cid, int], Cid] = {}  # by claim and step
         self._accepted: dict[tuple[str, int, PeerId], Acceptance] = {}
@@ -316,6 +318,16 @@ class Fold:
         voters = self._voters_now()
         return 2 * sum(peer in voters for peer in peers) > len(voters)
 
+    def _begin(self, node: Node, says: Begin) -> str:
+        claim = self._named(says.claim, self._claims)
+        if claim is None or claim.author != node.author:
+            return UNFOUNDED
+        task = cast(Claim, claim.says).task
+        code = self._lacks(node, "run", task)
+        if not code:
+            self._set(self._begun, (task, says.step), (*self._begun.get((task, says.step), ()), node))
+        return code
+
     def _commit(self, node: Node, says: Commit) -> str:
         claim = self._named(says.claim, self._claims)
         if claim is None or claim.author != node.author:
@@ -408,6 +420,7 @@ _DOING: Final[dict[type, Callable[[Fold, Node, Any], str]]] = {
     Close: Fold._close,
     Claim: Fold._claim,
     Endorse: Fold._endorse,
+    Begin: Fold._begin,
     Commit: Fold._commit,
     Accept: Fold._accept,
 }

@@ -1,7 +1,7 @@
 """The workspaces of a node: read from their journals at the start, run side by side, and answered for."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final, cast
@@ -16,6 +16,8 @@ from agents.workspace.errors import NotGranted, TooManyWorkspaces, UnknownWorksp
 from agents.workspace.history import Node
 from agents.workspace.journal import Journal
 from agents.workspace.pen import begin
+from agents.workspace.runs.effects import EFFECTS, Effect
+from agents.workspace.runs.runner import Boundary, Runner
 from agents.workspace.workspace import Work, Workspace
 from protocols.entry import Entry
 from protocols.errors import Remote
@@ -37,8 +39,17 @@ log = structlog.get_logger(__name__)
 class Workspaces:
     """All workspaces of a node."""
 
-    def __init__(self, ports: Ports, folder: Path, work: Work = trio.to_thread.run_sync) -> None:
+    def __init__(
+        self,
+        ports: Ports,
+        folder: Path,
+        work: Work = trio.to_thread.run_sync,
+        effects: Mapping[str, Effect] = EFFECTS,
+        on_boundary: Boundary | None = None,
+    ) -> None:
         self._ports = ports
+        self._effects = effects
+        self._on_boundary = on_boundary
         self._work = work
         self._folder = folder
         self._all: dict[Cid, Workspace] = {}
@@ -56,6 +67,7 @@ class Workspaces:
                 self._nursery = nursery
                 for one in self._all.values():
                     nursery.start_soon(one.run)
+                    nursery.start_soon(self._runner(one).run)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -63,6 +75,15 @@ class Workspaces:
             for journal in self._journals.values():
                 journal.close()
             self._journals.clear()
+
+    def _runner(self, one: Workspace) -> Runner:
+        network = self._ports.network
+
+        def is_reached(peer: PeerId) -> bool:
+            return peer in one.reached or peer in network.peers()
+
+        more = {"on_boundary": self._on_boundary} if self._on_boundary is not None else {}
+        return Runner(one, network.peer_id, is_reached, self._ports.emit, self._effects, **more)
 
     def all(self) -> list[Workspace]:
         """Every workspace, the oldest first."""
@@ -132,6 +153,7 @@ class Workspaces:
             self._journals[one.cid] = journal
             self._all[one.cid] = one
             await self._nursery.start(one.run)
+            self._nursery.start_soon(self._runner(one).run)
         return one
 
     def _load(self) -> Iterator[Workspace]:

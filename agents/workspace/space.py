@@ -179,6 +179,11 @@ class Space(Fold):
         found = self._done.get((task, step))
         return self._commits[found] if found is not None else None
 
+    def begun(self, task: str, step: int) -> list[Node]:
+        """Every attempt at a step, in order."""
+        self._settle()
+        return list(self._begun.get((task, step), ()))
+
     def commits(self) -> list[Node]:
         """The commits that are not void, in order."""
         self._settle()
@@ -203,6 +208,11 @@ class Space(Fold):
             is_late = self._promised.get((of.task, voter), -1) > of.term
             return not (is_late or (of.task, node.says.step) in self._done or (before and before.term >= of.term))
         return False
+
+    def open_commits(self) -> list[Node]:
+        """The commits that wait to be accepted."""
+        self._settle()
+        return [node for node in self._open.values() if isinstance(node.says, Commit)]
 
     def open_proposals(self) -> list[Node]:
         """What is voted on, in order."""

@@ -43,6 +43,8 @@ STATUSES: Final = {
     "bad_data": 400,
     "bad_task": 400,
     "bad_plan": 400,
+    "bad_run": 400,
+    "effect_failed": 500,
     "bad_tensors": 400,
     "bad_option": 400,
     "bad_compressed": 400,

@@ -33,6 +33,7 @@ MAX_OPTIONS: Final = 16
 MAX_CLOSERS: Final = 8
 MAX_TERM: Final = 1 << 31
 MAX_STEP: Final = 1 << 31
+MAX_ATTEMPT: Final = 1 << 20
 
 Right = Literal["read", "write", "run", "admin"]
 Rule = Literal["majority", "weighted", "unanimous", "veto", "ranked"]
@@ -191,6 +192,16 @@ class Endorse(Statement, frozen=True):
     claim: Cid
 
 
+class Begin(Statement, frozen=True):
+    """I begin a step of the task that I hold by `claim`: its effect may happen from now on."""
+
+    kind = "begin"
+
+    claim: Cid
+    step: Step
+    attempt: Annotated[int, Meta(ge=1, le=MAX_ATTEMPT)]
+
+
 class Commit(Statement, frozen=True):
     """A step of the task that I hold by `claim` is done; this is what came out."""
 
@@ -215,7 +226,7 @@ T = TypeVar("T", bound=Statement)
 STATEMENTS: Final = {
     form.kind: form
     for form in (
-        Grant, Join, Leave, Revoke, Say, Put, Drop, Propose, Vote, Close, Claim, Endorse, Commit, Accept,
+        Grant, Join, Leave, Revoke, Say, Put, Drop, Propose, Vote, Close, Claim, Endorse, Begin, Commit, Accept,
     )
 }  # fmt: skip
 

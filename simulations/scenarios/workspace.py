@@ -4,7 +4,7 @@ import argparse
 import random
 import tempfile
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import trio
 import trio.testing
@@ -47,8 +47,8 @@ class Outcome(NamedTuple):
 class Seat:
     """A member's node, which may crash and come back with its journal."""
 
-    def __init__(self, world: SimWorld, name: str, home: Path) -> None:
-        self.world, self.name, self.home = world, name, home
+    def __init__(self, world: SimWorld, name: str, home: Path, **more: Any) -> None:
+        self.world, self.name, self.home, self.more = world, name, home, more
         self.node: SimNode
         self.spaces: Workspaces
         self.scope = trio.CancelScope()
@@ -57,7 +57,7 @@ class Seat:
         """Come up, with the disk of an earlier life."""
         store, catalog = (before.ports.store, before.ports.catalog) if before is not None else (None, None)
         self.node = make_node(self.world, self.name, self.home, store=store, catalog=catalog)
-        self.spaces = Workspaces(self.node.ports, self.home / self.name, in_turn)
+        self.spaces = Workspaces(self.node.ports, self.home / self.name, in_turn, **self.more)
         self.scope = trio.CancelScope()
         await nursery.start(self._run)
 
@@ -116,7 +116,7 @@ async def _simulate(n_members: int, n_entries: int, seed: int, loss_frac: float,
         seats = [Seat(world, f"member-{number:03}", home) for number in range(min(n_members, MAX_MEMBERS))]
         for seat in seats:
             await seat.start(nursery)
-        cid = await _gather(seats, rng)
+        cid = await gather(seats, rng)
         start_s = trio.current_time()
         for number, seat in enumerate(seats):
             n_own = n_entries // n_members + (number < n_entries % n_members)
@@ -133,7 +133,7 @@ async def _simulate(n_members: int, n_entries: int, seed: int, loss_frac: float,
         parted = len({seat.seat(cid).space.state() for side in sides for seat in side if seat not in crashed})
         for seat in crashed:
             await seat.start(nursery, seat.node)
-            await _connect(seat, rng.sample(sides[0], N_NEIGHBOURS))
+            await connect(seat, rng.sample(sides[0], N_NEIGHBOURS))
         await world.heal()
         await trio.sleep_until(start_s + TALK_S)
         agreed_s = await _agree(seats, cid)
@@ -154,18 +154,19 @@ async def _simulate(n_members: int, n_entries: int, seed: int, loss_frac: float,
     return found
 
 
-async def _gather(seats: list[Seat], rng: random.Random) -> Cid:
+async def gather(seats: list[Seat], rng: random.Random) -> Cid:
     """The first invites all others, who come in one after the other."""
     owner = seats[0]
     one = await owner.spaces.create("village")
     for number, seat in enumerate(seats[1:], 1):
         await one.say(Grant(audience=seat.node.peer, can=("run", "write"), keys=("*",)))
-        await _connect(seat, [owner, seats[number - 1], *rng.sample(seats, min(N_NEIGHBOURS, len(seats)))])
+        await connect(seat, [owner, seats[number - 1], *rng.sample(seats, min(N_NEIGHBOURS, len(seats)))])
         await seat.spaces.join(one.cid, [owner.node.peer])
     return one.cid
 
 
-async def _connect(seat: Seat, others: list[Seat]) -> None:
+async def connect(seat: Seat, others: list[Seat]) -> None:
+    """Have it dial those of the others that run."""
     for other in others:
         if other is not seat and other.node.network.is_alive:
             info = PeerInfo(other.node.peer, (other.node.network.address,))

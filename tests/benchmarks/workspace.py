@@ -145,7 +145,7 @@ def opened(folder: Path, identity: Identity | None = None) -> Any:
 
 
 def network_of(identity: Identity, config: Config) -> Any:
-    return open_network(identity, NetConfig(listen=("/ip4/127.0.0.1/tcp/0",)))
+    return open_network(identity, NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False))
 
 
 async def hear(folder: Path) -> None:
