@@ -80,12 +80,12 @@ def _name_of(node: "Node", peer: PeerId) -> str | None:
     return row.name if row is not None else None
 
 
-def _checked(says: S) -> S:
+def checked(says: S) -> S:
     """The same statement, where others will accept it. Raises: Malformed."""
     return wire.check(says)
 
 
-def _need(node: "Node", one: Workspace, right: Right, key: str) -> None:
+def need(node: "Node", one: Workspace, right: Right, key: str) -> None:
     """Refuse what would be void, before it is signed. Raises: NotGranted."""
     if not one.space.may(node.identity.peer_id, right, key):
         raise NotGranted(f"this node may not {right} {key!r} in {one.space.history.root.title!r}")
@@ -129,7 +129,7 @@ async def invite(node: "Node", params: ws.Invite) -> ws.Invited:
         "weight": params.weight,
         "until_unix_s": until,
     }
-    _checked(Grant(**fields))
+    checked(Grant(**fields))
 
     def act(space: Space) -> tuple[Statement, None, None]:
         proof = space.proof_for(me, Grant(**fields))
@@ -268,8 +268,8 @@ async def say(node: "Node", params: ws.Say) -> ws.Said:
     from daemon.api.operations.peer import resolve
 
     one = find(node, params.workspace)
-    says = _checked(wire.Say(key=params.key, text=params.text))
-    _need(node, one, "write", params.key)
+    says = checked(wire.Say(key=params.key, text=params.text))
+    need(node, one, "write", params.key)
     recipient = await resolve(node, params.to) if params.to is not None else None
     return _said(one, await one.say(says, recipient))
 
@@ -284,16 +284,16 @@ async def put(node: "Node", params: ws.Put) -> ws.Said:
         except ValueError as error:
             raise Malformed(f"that is no JSON: {error}") from None
     link = Cid.parse(params.link) if params.link is not None else None
-    says = _checked(Put(key=params.key, value=value, link=link))
-    _need(node, one, "write", params.key)
+    says = checked(Put(key=params.key, value=value, link=link))
+    need(node, one, "write", params.key)
     return _said(one, await one.say(says))
 
 
 async def drop(node: "Node", params: ws.Drop) -> ws.Said:
     """Raises: UnknownWorkspace, NotGranted, Malformed, StorageError."""
     one = find(node, params.workspace)
-    says = _checked(wire.Drop(key=params.key))
-    _need(node, one, "write", params.key)
+    says = checked(wire.Drop(key=params.key))
+    need(node, one, "write", params.key)
     return _said(one, await one.say(says))
 
 
@@ -326,7 +326,7 @@ def values_of(node: "Node", params: ws.Get) -> list[ws.Value]:
 async def propose(node: "Node", params: ws.Propose) -> ws.Decision:
     """Raises: UnknownWorkspace, NotGranted, Malformed, StorageError."""
     one = find(node, params.workspace)
-    says = _checked(
+    says = checked(
         wire.Propose(
             key=params.key,
             text=params.text,
@@ -337,7 +337,7 @@ async def propose(node: "Node", params: ws.Propose) -> ws.Decision:
             deadline_unix_s=int(wall.unix_s() + params.minutes * 60) if params.minutes else 0,
         )
     )
-    _need(node, one, "write", params.key)
+    need(node, one, "write", params.key)
     return _decision(one, await one.say(says))
 
 
@@ -359,7 +359,7 @@ async def vote(node: "Node", params: ws.Vote) -> ws.Decision:
     if node.identity.peer_id not in one.space.voters():
         raise NotGranted(f"this node has no vote in {one.space.history.root.title!r}")
     ranking = tuple(options.index(name) for name in params.ranking)
-    await one.say(_checked(wire.Vote(proposal=proposal.entry.cid, ranking=ranking, veto=params.veto)))
+    await one.say(checked(wire.Vote(proposal=proposal.entry.cid, ranking=ranking, veto=params.veto)))
     return _decision(one, proposal)
 
 

@@ -42,6 +42,7 @@ LONGEST_RETRY_S: Final = 30.0
 ASK_GAP_S: Final = 0.02  # between two questions to one member: what is said meanwhile comes in one answer
 TELL_GAP_S: Final = 0.5
 MEET_S: Final = 10.0
+CONFIRM_S: Final = 10.0
 MAX_AUTHOR_BYTES: Final = 256 << 20  # of one member's entries: more are not kept
 
 T = TypeVar("T")
@@ -334,6 +335,31 @@ class Workspace:
         """Ask a peer until it has no more to tell. Raises: what asking raises."""
         while await self._ask(peer, 0.0):
             pass
+
+    async def confirm(self) -> bool:
+        """Hear all that over half of the voters know now, this node among them; False where they cannot be reached."""
+        me, voters = self._ports.identity.peer_id, self.space.voters()
+        n_needed = len(voters) // 2 + 1 - (me in voters)
+        n_heard = 0
+
+        async def hear(peer: PeerId) -> None:
+            nonlocal n_heard
+            try:
+                await self.catch_up(peer)
+            except (ProtocolError, trio.TooSlowError, OSError) as error:
+                self._note_failure(peer, error)
+                return
+            n_heard += 1
+            if n_heard >= n_needed:
+                nursery.cancel_scope.cancel()
+
+        if n_needed > 0:
+            with trio.move_on_after(CONFIRM_S):
+                async with trio.open_nursery() as nursery:
+                    for peer in voters:
+                        if peer != me:
+                            nursery.start_soon(hear, peer)
+        return n_heard >= n_needed
 
     async def take(self, entries: Sequence[Entry]) -> int:
         """Take in what was told, as far as it fits. Raises: the first refusal that is the teller's fault."""

@@ -15,7 +15,7 @@ from agents.workspace.runs.core import Perform, Run, runs
 from agents.workspace.runs.plan import Plan, Step, value_of
 from protocols.workspaces.entries import Put
 from simulations.net import open_world, seed_scheduler
-from simulations.scenarios.workspace import Seat, connect, gather
+from simulations.scenarios.workspace import MEMORY, Seat, connect, gather
 from storage.cid import Cid
 
 SUMMARY: Final = "a run whose performer is killed at every boundary of every step: each step done once"
@@ -37,7 +37,7 @@ class Case(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Of one case. `n_effects`: how often each step's happened; `n_attempts`: how often the history says it was begun."""
+    """Of one case, by step: how often its effect happened, how often it was begun, as the history has it, and done."""
 
     is_done: bool
     n_agree: int
@@ -82,7 +82,7 @@ def simulate(case: Case, seed: int) -> Outcome:
     """Run one case on a virtual clock."""
     seed_scheduler(seed)
     clock = trio.testing.MockClock(autojump_threshold=0)
-    with tempfile.TemporaryDirectory(prefix="covey-simulation-") as home:
+    with tempfile.TemporaryDirectory(prefix="covey-simulation-", dir=MEMORY) as home:
         return trio.run(_simulate, case, seed, Path(home), clock=clock)
 
 
@@ -120,6 +120,8 @@ async def _simulate(case: Case, seed: int, home: Path) -> Outcome:
         await connect(victim[0], [seat for seat in seats if seat is not victim[0]])
         with trio.move_on_after(LIMIT_S):
             while not all(one.state == "done" for one in _views(seats, cid)):
+                await trio.sleep(TICK_S)
+            while len({seat.seat(cid).space.state() for seat in seats}) > 1:
                 await trio.sleep(TICK_S)
         found = _outcome(seats, cid, happened)
         nursery.cancel_scope.cancel()

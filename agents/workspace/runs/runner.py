@@ -76,7 +76,17 @@ class Runner:
             case Perform():
                 if trio.current_time() < self._failed_s.get((run.name, act.step), 0.0):
                     return False
-                await self._perform(act)
+                return await self._perform_if_held(run.name, act)
+        return True
+
+    async def _perform_if_held(self, name: str, act: Perform) -> bool:
+        """Perform it, if over half of the voters know of nobody who has taken over: this node may have been away."""
+        if not await self._one.confirm():
+            return False
+        current = next((run for run in runs(self._one.space) if run.name == name), None)
+        if current is None or next_act(self._one.space, self._me, current, is_holder_lost=False) != act:
+            return True  # look again at what is to be done
+        await self._perform(act)
         return True
 
     def _is_lost(self, run: Run) -> bool:
