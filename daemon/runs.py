@@ -60,7 +60,7 @@ def _run(one: Workspace, name: str) -> core.Run:
     for run in core.runs(one.space):
         if run.name == name:
             return run
-    raise NotFoundHere(f"there is no run {name!r} in {one.space.history.root.title!r}. See: covey run list {one.cid}")
+    raise NotFoundHere(f"there is no run {name!r} in {one.space.history.root.title!r}. See: covey run ls {one.cid}")
 
 
 def _row(one: Workspace, run: core.Run) -> op.Run:

@@ -16,7 +16,7 @@ from agents.workspace.space import Space
 from agents.workspace.workspace import Workspace
 from daemon import wall
 from daemon.api.operation import Done, Progress
-from daemon.api.operations import ws
+from daemon.api.operations import ws, ws_decide
 from daemon.errors import NotFoundHere, Unfit
 from protocols.errors import Malformed, Remote
 from protocols.net import PeerInfo
@@ -323,7 +323,7 @@ def values_of(node: "Node", params: ws.Get) -> list[ws.Value]:
 # --- what is decided
 
 
-async def propose(node: "Node", params: ws.Propose) -> ws.Decision:
+async def propose(node: "Node", params: ws_decide.Propose) -> ws_decide.Decision:
     """Raises: UnknownWorkspace, NotGranted, Malformed, StorageError."""
     one = find(node, params.workspace)
     says = checked(
@@ -349,7 +349,7 @@ def _proposal(one: Workspace, text: str) -> Placed:
     return fits[0]
 
 
-async def vote(node: "Node", params: ws.Vote) -> ws.Decision:
+async def vote(node: "Node", params: ws_decide.Vote) -> ws_decide.Decision:
     """Raises: UnknownWorkspace, NotFoundHere, Unfit, NotGranted, StorageError."""
     one = find(node, params.workspace)
     proposal = _proposal(one, params.proposal)
@@ -363,7 +363,7 @@ async def vote(node: "Node", params: ws.Vote) -> ws.Decision:
     return _decision(one, proposal)
 
 
-async def close(node: "Node", params: ws.CloseIt) -> ws.Decision:
+async def close(node: "Node", params: ws_decide.CloseIt) -> ws_decide.Decision:
     """Raises: UnknownWorkspace, NotFoundHere, NotGranted, StorageError."""
     one = find(node, params.workspace)
     proposal = _proposal(one, params.proposal)
@@ -374,18 +374,18 @@ async def close(node: "Node", params: ws.CloseIt) -> ws.Decision:
     return _decision(one, proposal)
 
 
-def decisions_of(one: Workspace) -> list[ws.Decision]:
+def decisions_of(one: Workspace) -> list[ws_decide.Decision]:
     """What was proposed, and what came of it."""
     return [_decision(one, proposal) for proposal in one.space.proposals()]
 
 
-def _decision(one: Workspace, proposal: Placed) -> ws.Decision:
+def _decision(one: Workspace, proposal: Placed) -> ws_decide.Decision:
     says, outcome, voters = cast(wire.Propose, proposal.says), one.space.outcome(proposal), one.space.voters()
     votes = [(placed.author, cast(wire.Vote, placed.says)) for placed in one.space.votes(proposal)]
     ballots = {author: Ballot(vote.ranking, vote.veto) for author, vote in votes}
     shown = outcome or count(says.rule, len(says.options), ballots, voters, says.quorum)
     is_chosen = outcome is not None and outcome.chosen is not None
-    return ws.Decision(
+    return ws_decide.Decision(
         id=str(proposal.id),
         text=says.text,
         rule=says.rule,

@@ -29,7 +29,8 @@ END_S: Final = 300.0
 TICK_S: Final = 1.0
 N_KEYS: Final = 100
 MAX_MEMBERS: Final = 500
-MEMORY: Final = "/dev/shm" if Path("/dev/shm").is_dir() else None  # every journal is synced at every word
+SHM: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it; every journal is synced at every word
+MEMORY: Final = SHM if SHM.is_dir() else None
 
 
 class Outcome(NamedTuple):

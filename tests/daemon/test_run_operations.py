@@ -37,7 +37,7 @@ async def test_a_plan_is_performed_and_gives_the_same_when_it_is_replayed(run):
     started = await run.start(PLAN)
     assert started["run"] == "two-steps" and started["n_steps"] == 2
     with trio.fail_after(20):
-        while not (row := (await run("list"))[0])["state"] == "done":
+        while (row := (await run("ls"))[0])["state"] != "done":
             await trio.sleep(0.05)
     assert [step["output"] for step in row["steps"]] == ["many birds", "[4 words] Sum up: many birds"]
     assert [step["n_attempts"] for step in row["steps"]] == [1, 1] and row["n_retried"] == 0
@@ -50,11 +50,11 @@ async def test_a_run_waits_for_approval_and_can_be_cancelled(run):
     await run.start(PLAN + GATE, name="gated")
     await run.start(PLAN + GATE, name="stopped")
     with trio.fail_after(20):
-        while {row["state"] for row in await run("list")} != {"waiting"}:
+        while {row["state"] for row in await run("ls")} != {"waiting"}:
             await trio.sleep(0.05)
         await run("approve", run="gated", step="gate")
         await run("cancel", run="stopped")
-        while (rows := {row["run"]: row["state"] for row in await run("list")}) != {
+        while (rows := {row["run"]: row["state"] for row in await run("ls")}) != {
             "gated": "done",
             "stopped": "cancelled",
         }:
@@ -67,12 +67,12 @@ async def test_a_run_waits_for_approval_and_can_be_cancelled(run):
 @pytest.mark.parametrize("text", ["title = ", 'title = "x"', PLAN + PLAN.replace('title = "two steps"', ""), "a = 1"])
 async def test_what_is_no_plan_is_refused(run, text):
     assert (await run.start(text))["error"]["code"] == "bad_run"
-    assert await run("list") == []
+    assert await run("ls") == []
 
 
 async def test_an_effect_that_is_not_there_is_tried_and_given_up(run):
     await run.start('title = "x"\n[[steps]]\nname = "a"\ndo = "magic"\nmax_tries = 2\nbackoff_s = 0.0\n')
     with trio.fail_after(20):
-        while not (row := (await run("list"))[0])["state"] == "failed":
+        while (row := (await run("ls"))[0])["state"] != "failed":
             await trio.sleep(0.05)
     assert row["steps"][0]["n_attempts"] == 2 and row["steps"][0]["is_failed"] and row["n_retried"] == 1

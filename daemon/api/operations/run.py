@@ -99,7 +99,7 @@ async def start(node: "Node", params: Start) -> Started:
     return await start_it(node, params)
 
 
-async def list_(node: "Node", params: OfWorkspace) -> list[Run]:
+async def ls(node: "Node", params: OfWorkspace) -> list[Run]:
     """The runs of a workspace, or of all."""
     from daemon.runs import runs_of
 
@@ -147,11 +147,11 @@ OPERATIONS = (
     ),
     Operation(
         noun="run",
-        verb="list",
+        verb="ls",
         summary="List the runs of a workspace, or of all.",
         params=OfWorkspace,
         result=list[Run],
-        handler=list_,
+        handler=ls,
         arguments=("workspace",),
     ),
     Operation(
