@@ -30,6 +30,7 @@ from agents.engine.client import WORKER, Engine, open_engine
 from agents.federation.service import Rounds
 from agents.federation.training import RoundEngine
 from agents.models import Desk, mend_models
+from agents.workspace.service import Workspaces
 from daemon import config as settings
 from daemon import logs, wall
 from daemon.adapters import Adapters
@@ -98,6 +99,7 @@ class Node:
     chats: Sessions[Chat]
     answers: AnswerCache
     rounds: Rounds
+    workspaces: Workspaces
     gateway: str | None
     openai: Face
     started_s: float
@@ -364,6 +366,7 @@ def _assemble(
         chats=Sessions(),
         answers=answers,
         rounds=Rounds(ports, home.rounds, home.scratch, RoundEngine(catalog, trainer, desk.keeping)),
+        workspaces=Workspaces(ports, home.workspaces),
         gateway=gateway,
         openai=Face(Token(home.openai_token)),
         started_s=trio.current_time(),
@@ -393,6 +396,7 @@ def _services(node: Node, ports: Ports) -> dict[str, Service]:
         | {
             "bitswap": partial(run_exchange, ports.exchange),
             "rounds": node.rounds.run,
+            "workspaces": node.workspaces.run,
             "keeper": node.keeper.run,
             "peer notes": partial(note_peers, network, catalog.peers, node.events, wall.unix_s),
             "peering": partial(keep_connected, network, catalog.peers, _bootstrap(config)),

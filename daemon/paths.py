@@ -82,6 +82,11 @@ class Home:
         return self.root / "journal" / "rounds"
 
     @property
+    def workspaces(self) -> Path:
+        """The histories of workspaces, a file each; made with the first."""
+        return self.root / "journal" / "workspaces"
+
+    @property
     def sealed_keys(self) -> Path:
         """Content keys that can be erased; made with the first."""
         return self.root / "sealed-keys"

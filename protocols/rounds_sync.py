@@ -10,44 +10,49 @@ body's hash (`latest`): who knows another in its place tells it, and so the two 
 meet. Authors whose fork is known are named in `forks`, so that the proof reaches everybody, and nobody twice.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Annotated, Final, NamedTuple, cast
 
-import msgspec
 import trio
 from msgspec import Meta
 
-from protocols.entry import MAX_BODY_BYTES, MAX_ENTRY_BYTES, Entry, open_entry
-from protocols.errors import Malformed, ProtocolRefused
-from protocols.framing import read_frame, write_frame
+from protocols.entry import Entry, open_entry
+from protocols.errors import Malformed
+from protocols.framing import read_frame
 from protocols.message import Message, decode, encode
 from protocols.net import Network, Stream
 from protocols.rounds import MAX_MEMBERS
+from protocols.telling import (
+    ANSWER_TIMEOUT_S,
+    DIGEST_BYTES,
+    MAX_TOLD_BYTES,
+    MAX_WHERE_BYTES,
+    Digest,
+    Here,
+    Mark,
+    Told,
+    Where,
+    asked,
+    read_told,
+    say,
+    tell,
+)
 from storage.cid import Cid
 from storage.keys import PeerId
 
 PROTOCOL: Final = "/covey/rounds/1.0.0"
+WHAT: Final = "experiment"
 
 MAX_ASK_BYTES: Final = 96 << 10
-MAX_TOLD_BYTES: Final = MAX_BODY_BYTES + MAX_ENTRY_BYTES + 64
 MAX_ANSWERS: Final = 256
 MAX_ANSWER_BYTES: Final = 8 << 20  # of one answer; what is over it is asked for again
 MAX_FORKS: Final = 256
 MAX_WAIT_S: Final = 10.0
-OPEN_TIMEOUT_S: Final = 15.0
-ANSWER_TIMEOUT_S: Final = 60.0  # on top of the wait
 ASK_TIMEOUT_S: Final = 15.0
 MAX_HEIGHT: Final = 1 << 16
 
-DIGEST_BYTES: Final = 16
-MAX_ADDRESSES: Final = 8
-MAX_ADDRESS_CHARS: Final = 256
-MAX_WHERE_BYTES: Final = 4 << 10
-
 Height = Annotated[int, Meta(ge=1, le=MAX_HEIGHT)]
-Digest = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 
 
 class Ask(Message, frozen=True, tag="ask_rounds", kw_only=True):
@@ -74,33 +79,6 @@ class AskMembers(Message, frozen=True, tag="ask_members", kw_only=True):
     """Where are the members of this experiment that you are connected to? Answered by `Here` and a `Where` for each."""
 
     experiment: Cid
-
-
-class Here(Message, frozen=True, tag="here", kw_only=True):
-    """I take part in this experiment, and so do you."""
-
-
-class Told(Message, frozen=True, tag="told", kw_only=True):
-    """An entry, as its two blocks."""
-
-    entry: Annotated[bytes, Meta(max_length=MAX_ENTRY_BYTES)]
-    body: Annotated[bytes, Meta(max_length=MAX_BODY_BYTES)]
-
-
-class Where(Message, frozen=True, tag="where", kw_only=True):
-    """Where a member can be reached, without the /p2p part."""
-
-    peer: PeerId
-    addresses: Annotated[
-        tuple[Annotated[str, Meta(max_length=MAX_ADDRESS_CHARS)], ...], Meta(max_length=MAX_ADDRESSES)
-    ] = ()
-
-
-class Mark(NamedTuple):
-    """How many events of an author are known in a row, and the first bytes of the last one's hash."""
-
-    height: int
-    latest: bytes
 
 
 class Known(NamedTuple):
@@ -163,25 +141,18 @@ async def ask(
     TooBig, Malformed, Forged; trio.TooSlowError.
     """
     question = question_of(experiment, known, wait_s)
-    entries: list[Entry] = []
-    n_bytes = 0
     with trio.fail_after(question.wait_s + ANSWER_TIMEOUT_S):
-        async with _asked(network, peer, encode(question, MAX_ASK_BYTES)) as stream:
+        async with asked(network, peer, PROTOCOL, encode(question, MAX_ASK_BYTES), MAX_ASK_BYTES, WHAT) as stream:
             on_here()
-            while (data := await read_frame(stream, MAX_TOLD_BYTES)) is not None:
-                n_bytes += len(data)
-                if len(entries) >= MAX_ANSWERS or n_bytes > MAX_ANSWER_BYTES + MAX_TOLD_BYTES:
-                    raise Malformed(f"{peer} tells more than one answer may hold")
-                told = decode(data, Told, MAX_TOLD_BYTES)
-                entries.append(open_entry(told.entry, told.body))
-                await trio.lowlevel.checkpoint()
-    return entries
+            return await read_told(stream, MAX_ANSWERS, MAX_ANSWER_BYTES)
 
 
 async def ask_plan(network: Network, peer: PeerId, experiment: Cid) -> Entry:
     """The plan whose body is `experiment`, from `peer`. Raises: as `ask`."""
     with trio.fail_after(ANSWER_TIMEOUT_S):
-        async with _asked(network, peer, encode(AskPlan(experiment=experiment), MAX_ASK_BYTES)) as stream:
+        async with asked(
+            network, peer, PROTOCOL, encode(AskPlan(experiment=experiment), MAX_ASK_BYTES), MAX_ASK_BYTES, WHAT
+        ) as stream:
             data = await read_frame(stream, MAX_TOLD_BYTES)
     if data is None:
         raise Malformed(f"{peer} did not give the plan {experiment}")
@@ -196,28 +167,12 @@ async def ask_members(network: Network, peer: PeerId, experiment: Cid) -> list[W
     """Where `peer` knows members to be. Raises: as `ask`."""
     found: list[Where] = []
     with trio.fail_after(ANSWER_TIMEOUT_S):
-        async with _asked(network, peer, encode(AskMembers(experiment=experiment), MAX_ASK_BYTES)) as stream:
+        async with asked(
+            network, peer, PROTOCOL, encode(AskMembers(experiment=experiment), MAX_ASK_BYTES), MAX_ASK_BYTES, WHAT
+        ) as stream:
             while len(found) < MAX_MEMBERS and (data := await read_frame(stream, MAX_WHERE_BYTES)) is not None:
                 found.append(decode(data, Where, MAX_WHERE_BYTES))
     return found
-
-
-@asynccontextmanager
-async def _asked(network: Network, peer: PeerId, question: bytes) -> AsyncIterator[Stream]:
-    """A stream on which the peer has said that it is here."""
-    with trio.fail_after(OPEN_TIMEOUT_S):
-        stream = await network.open_stream(peer, [PROTOCOL])
-    try:
-        await write_frame(stream, question, MAX_ASK_BYTES)
-        await stream.finish()
-        with trio.fail_after(ANSWER_TIMEOUT_S):
-            first = await read_frame(stream, MAX_TOLD_BYTES)
-        if first is None:
-            raise ProtocolRefused(f"{peer} knows of no such experiment, or does not let this node know")
-        decode(first, Here, MAX_TOLD_BYTES)
-        yield stream
-    finally:
-        await stream.aclose()
 
 
 async def answer(stream: Stream, desk_of: FindDesk) -> None:
@@ -232,15 +187,15 @@ async def answer(stream: Stream, desk_of: FindDesk) -> None:
         await stream.finish()
         return
     with trio.move_on_after(MAX_WAIT_S + ANSWER_TIMEOUT_S):
-        await _write(stream, Here())
+        await say(stream, Here())
         match question:
             case Ask():
-                await _tell(stream, await _lacking(desk, question))
+                await tell(stream, await _lacking(desk, question), MAX_ANSWERS, MAX_ANSWER_BYTES)
             case AskPlan():
-                await _tell(stream, [desk.plan])
+                await tell(stream, [desk.plan], 1, MAX_ANSWER_BYTES)
             case AskMembers():
                 for _, where in zip(range(MAX_MEMBERS), desk.where(), strict=False):
-                    await _write(stream, where)
+                    await say(stream, where)
         await stream.finish()
 
 
@@ -252,19 +207,3 @@ async def _lacking(desk: Desk, question: Ask) -> Iterable[Entry]:
         while not any(True for _ in desk.since(known)):
             await desk.news()
     return desk.since(known)
-
-
-async def _tell(stream: Stream, entries: Iterable[Entry]) -> None:
-    n_bytes = 0
-    batch: list[Entry] = []
-    for entry in entries:
-        n_bytes += len(entry.block) + len(entry.body_block)
-        if len(batch) >= MAX_ANSWERS or (batch and n_bytes > MAX_ANSWER_BYTES):
-            break
-        batch.append(entry)
-    for entry in batch:
-        await _write(stream, Told(entry=entry.block, body=entry.body_block))
-
-
-async def _write(stream: Stream, message: msgspec.Struct) -> None:
-    await write_frame(stream, encode(message, MAX_TOLD_BYTES), MAX_TOLD_BYTES)

@@ -32,12 +32,14 @@ from agents.federation.soundness import signable
 from agents.federation.tasks import Engine, Exam, Made, Work, task_of
 from agents.federation.verify import Computed, recompute
 from protocols import rounds_sync as sync
+from protocols import telling
 from protocols.entry import Entry
 from protocols.errors import ProtocolError, Remote
 from protocols.fetch import fetch_blocks, fetch_dag
 from protocols.net import PeerInfo
 from protocols.rounds import Close, Submit
-from protocols.rounds_sync import Desk, Known, Where
+from protocols.rounds_sync import Desk, Known
+from protocols.telling import Where
 from storage.cid import Cid
 from storage.errors import NotFound, StorageError
 from storage.keys import PeerId
@@ -262,7 +264,7 @@ class Experiment:
         if peer not in network.peers():
             addresses = await trio.to_thread.run_sync(self._ports.catalog.peers.addresses, peer)
             addresses = (*addresses, *self._where.get(peer, ()))
-            with trio.fail_after(sync.OPEN_TIMEOUT_S):
+            with trio.fail_after(telling.OPEN_TIMEOUT_S):
                 await network.connect(PeerInfo(peer, addresses))
 
         def on_here() -> None:

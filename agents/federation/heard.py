@@ -4,19 +4,21 @@ from collections.abc import Container, Iterator
 
 from agents.federation.book import Book
 from protocols import rounds_sync as sync
+from protocols import telling
 from protocols.entry import Entry
 from protocols.net import Network
 from protocols.rounds import Plan
-from protocols.rounds_sync import Known, Mark, Where
+from protocols.rounds_sync import Known
+from protocols.telling import Mark, Where
 from storage.cid import Cid
 
 
 def members_here(network: Network, plan: Plan) -> Iterator[Where]:
     """Where the members are that this node is connected to."""
     for peer in sorted(set(plan.members) & set(network.peers())):
-        texts = [text for text in network.peer_addresses(peer) if len(text) <= sync.MAX_ADDRESS_CHARS]
+        texts = [text for text in network.peer_addresses(peer) if len(text) <= telling.MAX_ADDRESS_CHARS]
         if texts:
-            yield Where(peer=peer, addresses=tuple(texts[: sync.MAX_ADDRESSES]))
+            yield Where(peer=peer, addresses=tuple(texts[: telling.MAX_ADDRESSES]))
 
 
 def known_of(book: Book) -> Known:

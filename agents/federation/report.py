@@ -5,7 +5,7 @@ What members wrote is text in it and never markup; the page itself forbids scrip
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Final, NamedTuple
 
@@ -54,51 +54,33 @@ class Report(NamedTuple):
 
 def charts(rows: Sequence[Row]) -> list[tuple[str, list[Curve], str, str]]:
     """Titles, curves, and the names of the axes; what nobody told has no chart."""
+
+    def curve(name: str, told: Callable[[Row], float | None], *, is_marks: bool = False) -> Curve:
+        points = [(row.number, value) for row in rows if (value := told(row)) is not None]
+        return Curve(name, points, is_marks=is_marks)
+
+    def percent(row: Row) -> float | None:
+        return None if row.result_accuracy is None else 100 * row.result_accuracy
+
+    loss = [
+        curve("result, held out", lambda row: row.result_loss),
+        curve("after training", lambda row: row.loss, is_marks=True),
+    ]
+    participants = [
+        curve("selected", lambda row: row.n_selected),
+        curve("in the close", lambda row: row.n_closed, is_marks=True),
+        curve("refused", lambda row: row.n_refused),
+    ]
+    updates = [
+        curve("as sent", lambda row: row.update_bytes / 1e6, is_marks=True),
+        curve("as plain floats", lambda row: row.plain_bytes / 1e6),
+    ]
     found = [
-        (
-            "Loss",
-            [
-                Curve(
-                    "result, held out", [(row.number, row.result_loss) for row in rows if row.result_loss is not None]
-                ),
-                Curve(
-                    "after training", [(row.number, row.loss) for row in rows if row.loss is not None], is_marks=True
-                ),
-            ],
-            "nats",
-        ),
-        (
-            "Accuracy",
-            [
-                Curve(
-                    "result, held out",
-                    [(row.number, 100 * row.result_accuracy) for row in rows if row.result_accuracy is not None],
-                )
-            ],
-            "percent",
-        ),
-        (
-            "Participants",
-            [
-                Curve("selected", [(row.number, row.n_selected) for row in rows]),
-                Curve("in the close", [(row.number, row.n_closed) for row in rows], is_marks=True),
-                Curve("refused", [(row.number, row.n_refused) for row in rows]),
-            ],
-            "members",
-        ),
-        (
-            "Updates",
-            [
-                Curve("as sent", [(row.number, row.update_bytes / 1e6) for row in rows], is_marks=True),
-                Curve("as plain floats", [(row.number, row.plain_bytes / 1e6) for row in rows]),
-            ],
-            "MB",
-        ),
-        (
-            "Privacy spent",
-            [Curve("epsilon", [(row.number, row.epsilon) for row in rows if row.epsilon is not None])],
-            "epsilon",
-        ),
+        ("Loss", loss, "nats"),
+        ("Accuracy", [curve("result, held out", percent)], "percent"),
+        ("Participants", participants, "members"),
+        ("Updates", updates, "MB"),
+        ("Privacy spent", [curve("epsilon", lambda row: row.epsilon)], "epsilon"),
     ]
     return [
         (title, [curve for curve in curves if curve.points], "round", unit)

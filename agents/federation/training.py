@@ -11,7 +11,6 @@ import trio
 from agents.engine import messages
 from agents.errors import EngineFailed
 from agents.federation.tasks import BadTask, Base, Score, Trained, Training
-from agents.federation.tasks.lora import with_downs
 from agents.models import Engine as Trainer
 from agents.models import card_of
 from agents.training.settings import Settings
@@ -102,6 +101,8 @@ def _whole(row: ModelRow, wish: Training, folder: Path) -> Path:
     """The adapter to begin with, with both halves."""
     if not wish.is_half:
         return wish.initial
+    from agents.federation.tasks.lora import with_downs  # numpy comes with it
+
     with_downs(wish.initial, folder / "initial", Base(card_of(row).base, row.name, Path(row.folder)))
     return folder / "initial"
 

@@ -53,6 +53,8 @@ EVENT_KINDS: Final = {
     "round_settled": "A round of a federated experiment has its result: computed here, or said alike by over half.",
     "round_trouble": "A step of a round failed here and is tried again; `code` and `text` say why.",
     "round_void": "A round of a federated experiment has no result; `text` says why.",
+    "run_step_failed": "A step of a run in a workspace failed here; `text` says why.",
+    "run_step_retried": "A step of a run that was interrupted, or failed, is tried again under the same `key`.",
     "service_ended": "A part of the daemon ended, for the user has to mend something first; `text` says what.",
     "service_restarts": "A part of the daemon failed and is started again.",
     "store_mended": "The start found packs missing, cut or damaged, or made the index anew; `text` says what.",
@@ -61,4 +63,5 @@ EVENT_KINDS: Final = {
     "training_interrupted": "The process that trains died; the training goes on from its last checkpoint.",
     "training_paused": "A training was interrupted by its user, and can be gone on with.",
     "training_started": "A training began.",
+    "workspace_joined": "This node takes part in a workspace.",
 }

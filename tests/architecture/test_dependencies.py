@@ -78,7 +78,11 @@ def test_the_worker_imports_what_the_engine_declares_and_nothing_else():
 
 
 def test_the_tests_import_what_is_declared_and_nothing_else():
-    names = set(imported("tests")) - {"tests", "flwr"}  # what is run as a command; a peer in an environment of its own
+    names = set(imported("tests")) - {
+        "tests",
+        "flwr",
+        "langgraph",
+    }  # what is run as a command; peers in environments of their own
     assert names <= declared("", "engine", "oracles", "dev")
     assert declared("oracles", "dev") - TOOLS <= names
 

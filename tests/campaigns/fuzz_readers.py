@@ -7,9 +7,10 @@ from typing import Final
 
 import msgspec
 
-from agents.federation import journal
+from agents import journal
+from agents.federation.journal import Journal
 from agents.federation.secure import vault
-from protocols import adapters, entry, envelope, kubo_rpc, message, rounds, rounds_sync
+from protocols import adapters, entry, envelope, kubo_rpc, message, rounds, rounds_sync, telling
 from protocols.adapters import Announcement
 from protocols.ask import record as answers
 from protocols.ask import wire as ask
@@ -103,7 +104,7 @@ _QUESTIONS: Final = tuple(
     message.encode(question, rounds_sync.MAX_ASK_BYTES)
     for question in (
         rounds_sync.question_of(
-            _BASE, rounds_sync.Known({_ME.peer_id: rounds_sync.Mark(3, bytes(16))}, frozenset({_ME.peer_id})), 2.5
+            _BASE, rounds_sync.Known({_ME.peer_id: telling.Mark(3, bytes(16))}, frozenset({_ME.peer_id})), 2.5
         ),
         rounds_sync.AskPlan(experiment=_BASE),
         rounds_sync.AskMembers(experiment=_BASE),
@@ -121,7 +122,7 @@ _EVENTS: Final = tuple(
         rounds.Unmask(round=1, close=_BASE, own_seeds=(bytes(33),), mask_keys=(bytes(33), bytes(33))),
     )
 )
-_JOURNAL: Final = journal.HEADER + b"".join(
+_JOURNAL: Final = Journal.header + b"".join(
     len(block).to_bytes(4) + len(body).to_bytes(4) + block + body
     for block, body in [(_ENTRY.block, _ENTRY.body_block)] * 3
 )

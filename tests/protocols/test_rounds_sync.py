@@ -13,7 +13,8 @@ from protocols.entry import make_entry
 from protocols.errors import Forged, Malformed, ProtocolError, ProtocolRefused, TooBig
 from protocols.framing import frame
 from protocols.message import encode
-from protocols.rounds_sync import Ask, AskMembers, AskPlan, Desk, Here, Known, Mark, Told, Where
+from protocols.rounds_sync import Ask, AskMembers, AskPlan, Desk, Known
+from protocols.telling import MAX_TOLD_BYTES, Here, Mark, Told, Where
 from storage.cid import DAG_CBOR, Cid
 from storage.keys import Identity
 
@@ -58,7 +59,7 @@ class FakeNetwork:
 
 
 def framed(*messages):
-    return b"".join(frame(encode(message, sync.MAX_TOLD_BYTES)) for message in messages)
+    return b"".join(frame(encode(message, MAX_TOLD_BYTES)) for message in messages)
 
 
 def told(entry):
@@ -171,7 +172,7 @@ async def test_an_answer_that_is_cut_off_garbled_or_of_another_kind_is_refused(a
         if length not in edges:
             with pytest.raises(ProtocolError):
                 await asked(tail=whole[:length])
-    for tail in (b"\0", frame(b"\xff"), frame(bytes(sync.MAX_TOLD_BYTES + 1)), framed(Here())):
+    for tail in (b"\0", frame(b"\xff"), frame(bytes(MAX_TOLD_BYTES + 1)), framed(Here())):
         with pytest.raises((Malformed, TooBig)):
             await asked(Here(), tail=tail)
     with pytest.raises(Malformed):

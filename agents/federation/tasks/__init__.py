@@ -10,13 +10,15 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, Protocol, Self
 
 import msgspec
 
 from agents.adapters.inspect import Fact
 from agents.errors import AgentError
-from agents.federation.tensors import Layout
+
+if TYPE_CHECKING:
+    from agents.federation.tensors import Layout  # numpy comes with it
 
 GROUP: Final = "covey.tasks"
 
@@ -143,7 +145,7 @@ class Task(msgspec.Struct, frozen=True, tag_field="task", forbid_unknown_fields=
         """Write the tensors of the first round. Raises: BadTask where they have to be given."""
         raise BadTask("this task cannot make its first tensors: give a file of them with --initial")
 
-    def misfit(self, layout: Layout) -> str:
+    def misfit(self, layout: "Layout") -> str:
         """Why tensors of this layout are none of the task's, or nothing."""
         return ""
 

@@ -195,7 +195,7 @@ def with_downs(ups: Path, out: Path, base: Base) -> None:
     for name, shape in whole.shapes:
         n = math.prod(shape)
         if name in downs:
-            seed = f"covey lora start {base.fingerprint} {shape[0]} {name}".encode()
+            seed = f"covey-lora-start {base.fingerprint} {shape[0]} {name}".encode()
             levels = np.frombuffer(hashlib.shake_256(seed).digest(2 * n), "<i2").astype(np.float32)
             vector[at : at + n] = levels * np.float32(1 / (32768 * math.sqrt(shape[1])))
         else:

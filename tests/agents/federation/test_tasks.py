@@ -17,7 +17,7 @@ from agents.federation.tensors import BadTensors, Layout, canonical, flush, new_
 
 SOFTMAX = {"task": "softmax", "n_features": 4, "n_classes": 3, "n_epochs": 20, "batch": 8}
 MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
-DIGEST = "da127ba775f295e5cac701366562922764f737ccff910990454d9cc0a3c05d2a"
+DIGEST = "cb38aa8e66b2b0927e1e85040c8ece102611c7263ac0a9092c3c8a7bb77da654"
 LORA = {"task": "lora", "base": "bafy", "rank": 2, "n_steps": 5}
 
 

@@ -1,0 +1,115 @@
+"""A whole workspace in one CAR: its root, every entry, and what the entries link to, as far as it is here.
+
+The CAR's root is a DAG-CBOR block {format, workspace, pages}, each page a list of links to entry blocks in their order.
+Whoever reads it verifies every signature and works the state out anew, without a network.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from agents.workspace.space import Space
+from protocols.entry import Entry, open_entry, read_entry
+from protocols.workspaces.entries import Commit, Put
+from storage.blockstore import Blockstore, MadeBlock
+from storage.car.wire import header, section
+from storage.cid import DAG_CBOR, Cid
+from storage.codecs import dag_cbor
+from storage.dag import reach
+from storage.durable import file_created, write_all
+from storage.errors import Corrupt, InvalidBlock, StorageError
+
+PAGE_ENTRIES: Final = 4096
+MAX_PAGES: Final = 1 << 10
+
+
+class Packed(NamedTuple):
+    """What stands in the CAR, and how many blocks that entries link to are not here."""
+
+    root: Cid
+    n_entries: int
+    n_blocks: int
+    n_bytes: int
+    n_missing: int
+
+
+def pack(
+    store: Blockstore, space: Space, target: Path, on_bytes: Callable[[int], None] = lambda n_bytes: None
+) -> Packed:
+    """Write a workspace to a file that is not there yet, whole or not at all. Raises: TargetExists, StoreFull."""
+    entries = [space.history.root_entry, *(node.entry for node in space.history.blocks())]
+    blocks = _pages(entries)
+    own = {block.cid: block.data for entry in entries for block in entry.blocks}
+    content, missing = dict[Cid, None](), set[Cid]()
+    for link in _linked(space):
+        try:
+            content.update((reached.cid, None) for reached in reach(store, link))
+        except Corrupt:
+            raise
+        except StorageError:
+            missing.add(link)
+    n_bytes = 0
+    with file_created(target) as file:
+        for part in _parts(store, blocks, own, [cid for cid in content if cid not in own]):
+            write_all(file.fileno(), part, n_bytes)
+            n_bytes += len(part)
+            on_bytes(len(part))
+    n_blocks = len(blocks) + len(own.keys() | content.keys())
+    return Packed(blocks[0].cid, len(entries) - 1, n_blocks, n_bytes, len(missing))
+
+
+def _pages(entries: Sequence[Entry]) -> list[MadeBlock]:
+    """The root block, then the pages that it links to."""
+    pages = [
+        MadeBlock.of(dag_cbor.encode([entry.cid for entry in entries[at : at + PAGE_ENTRIES]]), DAG_CBOR)
+        for at in range(0, len(entries), PAGE_ENTRIES)
+    ]
+    about = {"format": 1, "workspace": entries[0].body_cid, "pages": [page.cid for page in pages]}
+    return [MadeBlock.of(dag_cbor.encode(about), DAG_CBOR), *pages]
+
+
+def _parts(
+    store: Blockstore, blocks: Sequence[MadeBlock], own: dict[Cid, bytes], content: Sequence[Cid]
+) -> Iterator[bytes]:
+    yield header([blocks[0].cid])
+    for block in blocks:
+        yield section(block.cid, block.data)
+    for cid, data in own.items():
+        yield section(cid, data)
+    for cid in content:
+        yield section(cid, store.get(cid))
+
+
+def _linked(space: Space) -> list[Cid]:
+    """The content that entries link to."""
+    found = dict[Cid, None]()
+    for node in space.history:
+        link = node.says.link if isinstance(node.says, Put | Commit) else None
+        if link is not None:
+            found.setdefault(link)
+    return list(found)
+
+
+def unpack(store: Blockstore, root: Cid) -> Space:
+    """The workspace whose root block is here, worked out anew. Raises: InvalidBlock, Remote, NotFound."""
+    value = dag_cbor.decode(store.get(root)) if root.codec == DAG_CBOR else None
+    if not isinstance(value, dict) or value.keys() != {"format", "workspace", "pages"} or value["format"] != 1:
+        raise InvalidBlock(f"{root} is no workspace that `covey ws export` wrote")
+    pages = value["pages"]
+    if not isinstance(pages, list) or not 0 < len(pages) <= MAX_PAGES:
+        raise InvalidBlock(f"{root} is no workspace that `covey ws export` wrote")
+    space: Space | None = None
+    for page in pages:
+        links = dag_cbor.decode(store.get(page)) if isinstance(page, Cid) else None
+        if not isinstance(links, list) or not all(isinstance(link, Cid) for link in links):
+            raise InvalidBlock(f"a page of {root} is no list of entries")
+        for link in links:
+            block = store.get(link)
+            entry = open_entry(block, store.get(read_entry(block)[0]))
+            if space is None:
+                space = Space(entry)
+            else:
+                space.add(entry)
+    if space is None or space.history.workspace != value["workspace"]:
+        raise InvalidBlock(f"{root} is no workspace that `covey ws export` wrote")
+    return space

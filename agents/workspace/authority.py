@@ -1,0 +1,137 @@
+"""Who may do what: grants in a tree under the owner, and how far revocations let them count.
+
+Nothing here depends on the order of entries. A revocation counts only where its author stands above the grant, by
+authority that in turn comes from further above: so every question goes up the tree, and comes to an end.
+"""
+
+import math
+from typing import Final, cast
+
+from agents.workspace.history import History, Node
+from agents.workspace.patterns import contains
+from protocols.workspaces.entries import Grant, Leave, Revoke
+from storage.cid import Cid
+from storage.keys import PeerId
+
+MAX_PROOFS: Final = 8
+NOTHING: Final = -1.0  # no entry counts
+
+
+class Authority:
+    """Answers from what the history holds; `forget` when it holds more."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._endings: list[Node] = []
+        self._endings_of: dict[Cid, list[Node]] | None = {}  # by the id of the grant
+        self._chains: dict[Cid, tuple[Node, ...] | None] = {}
+        self._cuts: dict[tuple[Cid, PeerId], float] = {}
+        self._is_good: dict[Cid, bool] = {}
+        self.awaited: Final[set[Cid]] = set()  # entry blocks that a revocation names, and that are not here yet
+
+    def forget(self) -> None:
+        """Work it out again: there is a grant more, or a fork, or what was awaited."""
+        self._endings_of = None
+        self._chains.clear()
+        self._cuts.clear()
+        self._is_good.clear()
+
+    def learn(self, node: Node) -> None:
+        """Take in a revocation, or what a member gives back."""
+        self._endings.append(node)
+        if isinstance(node.says, Revoke):
+            self.awaited.update(link for link in node.says.last if self._history.get(link) is None)
+        self.forget()
+
+    def _endings_for(self, grant: Node) -> list[Node]:
+        if self._endings_of is None:
+            self._endings_of = {}
+            for node in self._endings:
+                for link in cast(Revoke | Leave, node.says).grants:
+                    if (named := self._history.get(link)) is not None:
+                        self._endings_of.setdefault(named.id, []).append(node)
+        return self._endings_of.get(grant.id, [])
+
+    def chain(self, grant: Node) -> tuple[Node, ...] | None:
+        """The grant, and those that it comes from, up to one of the owner's; None where it has no such origin."""
+        if grant.id not in self._chains:
+            self._chains[grant.id] = self._find_chain(grant)
+        return self._chains[grant.id]
+
+    def _find_chain(self, grant: Node) -> tuple[Node, ...] | None:
+        found = [grant]
+        while (given := cast(Grant, found[-1].says)).proof is not None:
+            above = self._history.get(given.proof)
+            if above is None or not isinstance(above.says, Grant) or len(found) > MAX_PROOFS:
+                return None
+            if above.says.audience != found[-1].author or not above.rank < found[-1].rank:
+                return None
+            if not attenuates(above.says, given):
+                return None
+            found.append(above)
+        return tuple(found) if found[-1].author == self._history.owner else None
+
+    def is_good(self, grant: Node) -> bool:
+        """May its author give it, and was it not void when it was given? It may be over by now."""
+        known = self._is_good.get(grant.id)
+        if known is None:
+            chain = self.chain(grant)
+            known = chain is not None and all(
+                not self.is_forked(one) and (above is None or one.sequence <= self.cut(above, one.author))
+                for one, above in zip(chain, (*chain[1:], None), strict=True)
+            )
+            self._is_good[grant.id] = known
+        return known
+
+    def is_forked(self, node: Node) -> bool:
+        """Is it void for a fork of its author's?"""
+        return node.sequence >= self._history.fork_of(node.author)
+
+    def cut(self, grant: Node, author: PeerId) -> float:
+        """Up to which of the author's entries the grant counts for it; infinite where nothing ended it."""
+        key = (grant.id, author)
+        if key not in self._cuts:
+            found = math.inf
+            for one in self.chain(grant) or ():
+                found = min([found, *(self._upto(ending, one, author) for ending in self._endings_for(one))])
+            self._cuts[key] = found
+        return self._cuts[key]
+
+    def _upto(self, ending: Node, grant: Node, author: PeerId) -> float:
+        if isinstance(ending.says, Leave):
+            return ending.sequence if ending.author == author and self.may_return(ending, grant) else math.inf
+        if not self.may_revoke(ending, grant):
+            return math.inf
+        named = (self._history.get(link) for link in cast(Revoke, ending.says).last)
+        return max((last.sequence for last in named if last is not None and last.author == author), default=NOTHING)
+
+    def endings(self, grant: Node) -> list[Node]:
+        """What ended a grant, or one that it comes from, whether it may or not."""
+        return [node for one in self.chain(grant) or () for node in self._endings_for(one)]
+
+    def may_return(self, node: Node, grant: Node) -> bool:
+        """May the author of `node` give this grant back? Its audience may."""
+        return cast(Grant, grant.says).audience == node.author and not self.is_forked(node)
+
+    def may_revoke(self, node: Node, grant: Node) -> bool:
+        """May the author of `node` end this grant? Who issued it, or one that it comes from, by what still counts."""
+        if self.is_forked(node):
+            return False
+        chain = self.chain(grant) or ()
+        if node.author == self._history.owner:
+            return bool(chain)
+        for place, one in enumerate(chain):
+            above = chain[place + 1] if place + 1 < len(chain) else None
+            if one.author == node.author and above is not None and self.is_good(above):
+                return node.sequence <= self.cut(above, node.author)
+        return False
+
+
+def attenuates(above: Grant, below: Grant) -> bool:
+    """Does `below` give no more than `above`, which lets its audience give?"""
+    return (
+        "admin" in above.can
+        and set(below.can) <= set(above.can)
+        and contains(above.keys, below.keys)
+        and below.weight <= above.weight
+    )

@@ -1,0 +1,47 @@
+"""What a member's node does by itself: support claims and commits, end what is over by its clock. Pure."""
+
+import math
+from collections.abc import Iterator
+from typing import cast
+
+from agents.workspace.history import Node
+from agents.workspace.space import Space
+from protocols.workspaces.entries import MAX_GRANTS, Accept, Claim, Close, Endorse, Grant, Propose, Revoke, Statement
+from storage.cid import Cid
+from storage.keys import PeerId
+
+
+def due(space: Space, me: PeerId, unix_s: float) -> Statement | None:
+    """What this member has to say next, without being asked; None where there is nothing, or it would be void."""
+    if not space.is_member(me) or space.history.fork_of(me) < math.inf:
+        return None
+    return next(_duties(space, me, unix_s), None)
+
+
+def _duties(space: Space, me: PeerId, unix_s: float) -> Iterator[Statement]:
+    for node in space.unsupported(me):
+        if isinstance(node.says, Claim):
+            yield Endorse(claim=node.entry.cid)
+        else:
+            yield Accept(commit=node.entry.cid)
+    for node in space.open_proposals():
+        proposal = cast(Propose, node.says)
+        is_due = 0 < proposal.deadline_unix_s <= unix_s and me in proposal.closers
+        if is_due:
+            yield Close(proposal=node.entry.cid)
+    over = [node for node in space.live_grants() if node.author == me and 0 < until_of(node) <= unix_s]
+    if over:
+        yield revocation(space, over, "its time is over")
+
+
+def until_of(grant: Node) -> int:
+    """Until when a grant is meant to count; 0 for as long as it is not revoked."""
+    return cast(Grant, grant.says).until_unix_s
+
+
+def revocation(space: Space, grants: list[Node], reason: str) -> Revoke:
+    """A revocation that lets everything count that is known now."""
+    chosen = grants[:MAX_GRANTS]
+    last = [space.history.last(peer) for peer in space.let_in_by(chosen)]
+    links: list[Cid] = [node.entry.cid for node in last if node is not None]
+    return Revoke(grants=tuple(sorted(node.entry.cid for node in chosen)), last=tuple(sorted(links)), reason=reason)

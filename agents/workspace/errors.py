@@ -1,0 +1,27 @@
+"""What work in a workspace can fail with; each docstring says what to do next."""
+
+from agents.errors import AgentError
+
+
+class UnknownWorkspace(AgentError):
+    """There is no such workspace here. See those there are: covey ws ls. To take part: covey ws join CID."""
+
+    code = "unknown_workspace"
+
+
+class NotGranted(AgentError):
+    """No grant of this node's covers that. See who may do what: covey ws members WORKSPACE."""
+
+    code = "not_granted"
+
+
+class TooManyWorkspaces(AgentError):
+    """This node takes part in as many workspaces as it can. Leave one first: covey ws leave WORKSPACE."""
+
+    code = "too_many_workspaces"
+
+
+class NoSuchKey(AgentError):
+    """The key has no value. See those that have: covey ws get WORKSPACE."""
+
+    code = "no_such_key"

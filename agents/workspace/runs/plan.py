@@ -1,0 +1,100 @@
+"""What a run is to do: steps in a row, each an effect with an input. A plan is the value of the key `runs/NAME`."""
+
+import hashlib
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agents.errors import AgentError
+from agents.workspace.history import Node
+from protocols.workspaces.entries import Put
+
+PREFIX: Final = "runs/"
+CANCEL: Final = "/cancel"
+APPROVE: Final = "/approve/"
+MAX_STEPS: Final = 10_000
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
+
+
+class BadRun(AgentError):
+    """That is no plan for a run."""
+
+    code = "bad_run"
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`do` names the effect; `input` may hold `{previous}` and `{NAME}` in its texts, for the output of earlier steps.
+
+    max_tries: how often it is begun at most; backoff_s: the wait after a first failure, doubled with each further one.
+    """
+
+    name: Name
+    do: Name
+    input: Any = None
+    max_tries: Annotated[int, Meta(ge=1, le=1000)] = 3
+    backoff_s: Annotated[float, Meta(ge=0.0, le=3600.0)] = 1.0
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`lease_s`: how long who performs it may be out of reach before another takes over."""
+
+    format: Literal[1] = 1
+    title: Annotated[str, Meta(min_length=1, max_length=200)]
+    steps: Annotated[tuple[Step, ...], Meta(min_length=1, max_length=MAX_STEPS)]
+    lease_s: Annotated[float, Meta(ge=0.5, le=86400.0)] = 15.0
+    deadline_unix_s: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
+
+
+def read_plan(value: Any) -> Plan:
+    """Raises: BadRun."""
+    try:
+        plan = msgspec.convert(value, Plan)
+    except msgspec.ValidationError as error:
+        raise BadRun(f"that is no plan for a run: {error}") from None
+    names = [step.name for step in plan.steps]
+    if len(set(names)) < len(names) or "previous" in names:
+        raise BadRun("each step has a name of its own, and none is called `previous`")
+    return plan
+
+
+def value_of(plan: Plan) -> Any:
+    """The value that says this."""
+    return msgspec.json.decode(msgspec.json.encode(plan))
+
+
+def idempotency_key(run: Node, step: int) -> str:
+    """The same for every attempt at a step, whoever makes it: by which an outside system knows a repeated effect."""
+    return hashlib.sha256(bytes(run.id) + step.to_bytes(8)).hexdigest()[:32]
+
+
+def name_of(key: str) -> str | None:
+    """The name of the run whose plan stands under a key."""
+    name = key.removeprefix(PREFIX)
+    return name if key.startswith(PREFIX) and name and "/" not in name else None
+
+
+def plan_of(node: Node) -> Plan | None:
+    """The plan that an entry put there, where it is one."""
+    try:
+        return read_plan(node.says.value) if isinstance(node.says, Put) else None
+    except BadRun:
+        return None
+
+
+def filled(value: Any, outputs: dict[str, Any]) -> Any:
+    """An input, the outputs of earlier steps in their places."""
+    match value:
+        case str():
+            for name, output in outputs.items():
+                value = value.replace(
+                    "{" + name + "}", output if isinstance(output, str) else msgspec.json.encode(output).decode()
+                )
+            return value
+        case list() | tuple():
+            return [filled(item, outputs) for item in value]
+        case dict():
+            return {key: filled(item, outputs) for key, item in value.items()}
+        case _:
+            return value

@@ -1,0 +1,195 @@
+"""The workspaces of a node: read from their journals at the start, run side by side, and answered for."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, cast
+
+import structlog
+import trio
+
+from agents.adapters.announce import Turnstile
+from agents.adapters.ports import Ports
+from agents.workspace.duties import until_of
+from agents.workspace.errors import NotGranted, TooManyWorkspaces, UnknownWorkspace
+from agents.workspace.history import Node
+from agents.workspace.journal import Journal
+from agents.workspace.pen import begin
+from agents.workspace.runs.effects import EFFECTS, Effect
+from agents.workspace.runs.runner import Boundary, Runner
+from agents.workspace.workspace import Work, Workspace
+from protocols.entry import Entry
+from protocols.errors import Remote
+from protocols.net import Stream
+from protocols.workspaces import sync
+from protocols.workspaces.entries import Grant, Join, Root, read_root
+from protocols.workspaces.sync import Desk
+from storage.cid import Cid
+from storage.errors import InvalidCid, UnknownVersion
+from storage.keys import PeerId
+
+MAX_WORKSPACES: Final = 64
+ASK_EVERY_S: Final = 0.05
+ASK_BURST: Final = 400
+
+log = structlog.get_logger(__name__)
+
+
+class Workspaces:
+    """All workspaces of a node."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        folder: Path,
+        work: Work = trio.to_thread.run_sync,
+        effects: Mapping[str, Effect] = EFFECTS,
+        on_boundary: Boundary | None = None,
+    ) -> None:
+        self._ports = ports
+        self._effects = effects
+        self._on_boundary = on_boundary
+        self._work = work
+        self._folder = folder
+        self._all: dict[Cid, Workspace] = {}
+        self._journals: dict[Cid, Journal] = {}
+        self._nursery: trio.Nursery | None = None
+        self._adding = trio.Lock()
+        self._turnstile = Turnstile(ASK_EVERY_S, ASK_BURST)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run every workspace, and answer members, for ever."""
+        try:
+            self._all = {one.cid: one for one in await self._work(lambda: list(self._load()))}
+            self._ports.network.serve(sync.PROTOCOL, self._handle)
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                for one in self._all.values():
+                    nursery.start_soon(one.run)
+                    nursery.start_soon(self._runner(one).run)
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+            for journal in self._journals.values():
+                journal.close()
+            self._journals.clear()
+
+    def _runner(self, one: Workspace) -> Runner:
+        network = self._ports.network
+
+        def is_reached(peer: PeerId) -> bool:
+            return peer in one.reached or peer in network.peers()
+
+        more = {"on_boundary": self._on_boundary} if self._on_boundary is not None else {}
+        return Runner(one, network.peer_id, is_reached, self._ports.emit, self._effects, **more)
+
+    def all(self) -> list[Workspace]:
+        """Every workspace, the oldest first."""
+        return sorted(self._all.values(), key=lambda one: (one.space.history.root.created_unix_s, one.cid))
+
+    def get(self, cid: Cid) -> Workspace:
+        """Raises: UnknownWorkspace."""
+        try:
+            return self._all[cid]
+        except KeyError:
+            raise UnknownWorkspace(
+                f"there is no workspace {cid} here. To take part: covey ws join {cid} --from PEER"
+            ) from None
+
+    async def create(self, title: str) -> Workspace:
+        """Begin a workspace that this node owns. Raises: Local, TooManyWorkspaces, StorageError, OSError."""
+        unix_s = self._ports.unix_s()
+        root = Root(title=title, created_unix_s=int(unix_s))
+        return await self._follow(begin(self._ports.identity, root, int(unix_s * 1000)), ())
+
+    async def join(self, cid: Cid, peers: Sequence[PeerId]) -> Workspace:
+        """Take part in a workspace that one of `peers` has, and has a grant in for this node.
+
+        Raises: UnknownWorkspace, NotGranted, TooManyWorkspaces, Remote, StorageError, OSError.
+        """
+        one = self._all.get(cid)
+        if one is None:
+            root = await self._root_from(peers, cid)
+            one = await self._follow(root, peers)
+        one.hosts.update(peers)
+        for peer in peers:
+            try:
+                await one.catch_up(peer)
+            except (Remote, trio.TooSlowError) as error:
+                log.info("not_caught_up", workspace=str(cid), peer=str(peer), error=repr(error))
+        me = self._ports.identity.peer_id
+        if me != one.space.history.owner and not one.space.has_joined(me):
+            grant = grant_for(one, me)
+            if grant is None:
+                raise NotGranted(f"nobody has invited this node yet. An admin there runs: covey ws invite {cid} {me}")
+            await one.say(Join(), link_to=grant.entry.cid)
+            self._ports.emit("workspace_joined", workspace=str(cid), title=one.space.history.root.title)
+        return one
+
+    async def _root_from(self, peers: Sequence[PeerId], cid: Cid) -> Entry:
+        failure: Exception | None = None
+        for peer in peers:
+            try:
+                return await sync.ask_root(self._ports.network, peer, cid)
+            except (Remote, trio.TooSlowError) as error:
+                failure = failure or error
+        raise UnknownWorkspace(
+            f"none of {len(peers)} peers let this node into {cid}: name a member with --from, who must be connected, "
+            f"and who has heard that this node is invited{f' ({failure})' if failure else ''}"
+        )
+
+    async def _follow(self, root: Entry, hosts: Sequence[PeerId]) -> Workspace:
+        async with self._adding:
+            if root.body_cid in self._all:
+                return self._all[root.body_cid]
+            read_root(root)
+            if len(self._all) >= MAX_WORKSPACES or self._nursery is None:
+                raise TooManyWorkspaces(f"this node takes part in {len(self._all)} workspaces already")
+            with trio.CancelScope(shield=True):
+                journal = await self._work(partial(Journal.create, self._folder / str(root.body_cid), root))
+            one = Workspace(self._ports, root, [], journal, hosts, self._work)
+            self._journals[one.cid] = journal
+            self._all[one.cid] = one
+            await self._nursery.start(one.run)
+            self._nursery.start_soon(self._runner(one).run)
+        return one
+
+    def _load(self) -> Iterator[Workspace]:
+        """What the journals tell; one that cannot be read is told of and left alone."""
+        for path in sorted(self._folder.glob("b*")) if self._folder.is_dir() else []:
+            try:
+                cid = Cid.parse(path.name)
+            except InvalidCid:
+                continue
+            try:
+                journal, entries = Journal.open(path)
+            except UnknownVersion as error:
+                log.error("journal_unusable", path=str(path), error=str(error))
+                continue
+            if not entries or entries[0].body_cid != cid:  # as a rule its creation was cut short
+                journal.close()
+                path.rename(path.with_suffix(".damaged"))
+                log.error("journal_unusable", path=str(path), error="it does not begin with its root")
+                continue
+            self._journals[cid] = journal
+            try:
+                yield Workspace(self._ports, entries[0], entries[1:], journal, (), self._work)
+            except Remote as error:
+                log.error("journal_unusable", path=str(path), error=str(error))
+
+    async def _handle(self, stream: Stream) -> None:
+        if self._turnstile.admits(stream.peer, trio.current_time()):
+            await sync.answer(stream, self._desk)
+
+    def _desk(self, peer: PeerId, cid: Cid) -> Desk | None:
+        """Only members learn that there is such a workspace."""
+        one = self._all.get(cid)
+        return one.desk(peer) if one is not None else None
+
+
+def grant_for(one: Workspace, peer: PeerId) -> Node | None:
+    """A live grant for this peer: of several the one that counts longest."""
+    live = [node for node in one.space.live_grants() if cast(Grant, node.says).audience == peer]
+    return max(live, key=lambda node: (until_of(node) or math.inf, node.rank), default=None)

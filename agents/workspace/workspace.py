@@ -1,0 +1,398 @@
+"""One workspace on one node: what its user says is signed, kept and told; what others say is asked for and kept.
+
+What was said or heard is in the journal before anybody else hears of it from here. Nothing that a member says can stop
+this; a disk that cannot be written to does, and the next start reads the journal again.
+"""
+
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Final, Protocol, TypeVar
+
+import structlog
+import trio
+
+from agents.adapters.ports import Ports
+from agents.workspace.duties import due
+from agents.workspace.history import Node, Unlinked
+from agents.workspace.journal import Journal
+from agents.workspace.pen import write
+from agents.workspace.space import Space
+from protocols import replay
+from protocols.entry import Entry
+from protocols.envelope import Signed
+from protocols.errors import ProtocolError, Remote, Replayed
+from protocols.net import PeerInfo, TopicMessage
+from protocols.telling import MAX_ADDRESS_CHARS, MAX_ADDRESSES, OPEN_TIMEOUT_S, Where
+from protocols.workspaces import announce, sync
+from protocols.workspaces.announce import MAX_HEADS, News
+from protocols.workspaces.entries import Statement
+from protocols.workspaces.sync import Desk
+from storage.cid import Cid
+from storage.errors import StorageError
+from storage.keys import PeerId
+
+MAX_FOLLOWED: Final = 6  # members that are asked at a time, each for a while
+FOLLOW_S: Final = 120.0
+TICK_S: Final = 1.0
+IDLE_S: Final = 1.0
+FIRST_RETRY_S: Final = 0.5
+LONGEST_RETRY_S: Final = 30.0
+ASK_GAP_S: Final = 0.02  # between two questions to one member: what is said meanwhile comes in one answer
+TELL_GAP_S: Final = 0.5
+MEET_S: Final = 10.0
+CONFIRM_S: Final = 10.0
+MAX_AUTHOR_BYTES: Final = 256 << 20  # of one member's entries: more are not kept
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+class Work(Protocol):
+    """Runs what waits for the disk, away from the event loop."""
+
+    async def __call__(self, function: Callable[[], T], /) -> T:
+        """What `function` returns, or raises."""
+
+
+class Workspace:
+    """Runs one. `hosts` are asked as well as members: who invited this node."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        root: Entry,
+        entries: Iterable[Entry],
+        journal: Journal,
+        hosts: Iterable[PeerId] = (),
+        work: Work = trio.to_thread.run_sync,
+    ) -> None:
+        self._ports = ports
+        self._work = work
+        self.space: Final = Space(root)
+        self.cid: Final = self.space.history.workspace
+        self.hosts: Final = set(hosts)
+        self._journal = journal
+        self._lock = trio.Lock()
+        self._unsaved: set[Cid] = set()
+        self._author_bytes: dict[PeerId, int] = {}
+        self._news = trio.Event()
+        self._own_news = trio.Event()
+        self._failure: Exception | None = None
+        self._followed: set[PeerId] = set()
+        self._retry: dict[PeerId, tuple[float, float]] = {}  # not before, and the wait after the next failure
+        self._where: dict[PeerId, tuple[str, ...]] = {}
+        self._met_s: dict[PeerId, float] = {}
+        self._asking: set[PeerId] = set()
+        self._rng = random.Random(bytes(ports.identity.peer_id) + bytes(self.cid))
+        self.reached: Final[set[PeerId]] = set()
+        for entry in entries:
+            try:
+                self.space.add(entry)
+            except Remote as error:
+                log.warning("entry_left_out", workspace=str(self.cid), error=str(error))
+                continue
+            self._count(entry)
+
+    # --- what its user says
+
+    async def say(self, says: Statement, recipient: PeerId | None = None, link_to: Cid | None = None) -> Node:
+        """Sign an entry; it is durable when this returns. Raises: Local, TooBig, StorageError, OSError."""
+        return await self.do(lambda space: (says, recipient, link_to))
+
+    async def do(self, act: Callable[[Space], tuple[Statement, PeerId | None, Cid | None]]) -> Node:
+        """Sign what `act` makes of the state as it is now. Raises: as `say`, and what `act` raises."""
+        async with self._lock:
+            says, recipient, link_to = act(self.space)
+            entry = write(self._ports.identity, self.space, says, recipient, link_to)
+            self._unsaved.add(entry.cid)
+            placed = self.space.add(entry)
+            await self._save([entry])
+        self._own_news.set()
+        assert placed is not None
+        return placed.node
+
+    async def news(self) -> None:
+        """Return when something was said or heard."""
+        await self._news.wait()
+
+    @property
+    def n_journal_bytes(self) -> int:
+        """How long the journal is."""
+        return self._journal.n_bytes
+
+    async def _save(self, entries: Sequence[Entry]) -> None:
+        if self._failure is not None:
+            raise self._failure
+        with trio.CancelScope(shield=True):  # they are in the space already
+            try:
+                await self._work(partial(self._journal.append, entries))
+            except (StorageError, OSError) as error:
+                self._failure = error
+                raise
+            finally:
+                self._wake()
+        for entry in entries:
+            self._unsaved.discard(entry.cid)
+            self._count(entry)
+
+    def _count(self, entry: Entry) -> None:
+        n_bytes = len(entry.block) + len(entry.body_block)
+        self._author_bytes[entry.author] = self._author_bytes.get(entry.author, 0) + n_bytes
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+
+    # --- what runs
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep up with the others, for ever. Raises: what the journal fails with."""
+        async with trio.open_nursery() as nursery:
+            for _ in range(MAX_FOLLOWED):
+                nursery.start_soon(self._follow_somebody)
+            nursery.start_soon(self._tell)
+            await nursery.start(self._listen)
+            task_status.started()
+            while True:
+                await self._do_duties()
+                with trio.move_on_after(TICK_S):
+                    await self._news.wait()
+                if self._failure is not None:
+                    raise self._failure
+
+    async def _do_duties(self) -> None:
+        me = self._ports.identity.peer_id
+        while (says := due(self.space, me, self._ports.unix_s())) is not None:
+            if self.space.code(await self.say(says)):
+                return  # what has no effect would be due again at once
+
+    # --- what others are told
+
+    def desk(self, peer: PeerId) -> Desk | None:
+        """What answers a member that asks; one that was a member is told how it ended, and nothing beyond."""
+        if self.space.is_member(peer):
+            return Desk(self.space.history.root_entry, self._since, self.news, self._members_here)
+        if not (allowed := self.space.farewell(peer)):
+            return None
+
+        def since(known: sync.Known) -> list[Entry]:
+            return [entry for entry in self._since(known) if entry.body_cid in allowed]
+
+        return Desk(self.space.history.root_entry, since, self.news, tuple)
+
+    def _since(self, known: sync.Known) -> list[Entry]:
+        found = self.space.history.since(known)
+        return [entry for entry in found if entry.cid not in self._unsaved] if self._unsaved else found
+
+    def _members_here(self) -> Iterator[Where]:
+        network = self._ports.network
+        for peer in sorted(set(self._members()) & set(network.peers())):
+            texts = [text for text in network.peer_addresses(peer) if len(text) <= MAX_ADDRESS_CHARS]
+            if texts:
+                yield Where(peer=peer, addresses=tuple(texts[:MAX_ADDRESSES]))
+
+    async def _tell(self) -> None:
+        """Announce what was said here, a while's entries at once."""
+        topic, next_sequence = announce.topic_of(self.cid), self._ports.catalog.sequences.next
+        while True:
+            await self._own_news.wait()
+            self._own_news = trio.Event()
+            heads = tuple(self.space.history.heads()[:MAX_HEADS])
+            unix_s = self._ports.unix_s()
+            envelope = await self._ports.exchange.work(
+                partial(
+                    announce.seal_news,
+                    self._ports.identity,
+                    self.cid,
+                    News(heads=heads),
+                    partial(next_sequence, unix_s=unix_s),
+                    unix_s,
+                )
+            )
+            await self._ports.network.publish(topic, envelope)
+            await trio.sleep(TELL_GAP_S)
+
+    # --- what others say
+
+    async def _listen(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hear who has news, and ask who is not asked anyway."""
+
+        def is_valid(message: TopicMessage) -> bool:
+            return self._open(message) is not None
+
+        async with (
+            self._ports.network.subscribe(announce.topic_of(self.cid), is_valid) as messages,
+            trio.open_nursery() as nursery,
+        ):
+            task_status.started()
+            async for message in messages:
+                peer = message.sender
+                if not await self._is_news(message) or peer in self._asking:
+                    continue
+                if len(self._asking) < MAX_FOLLOWED:
+                    self._asking.add(peer)
+                    nursery.start_soon(self._ask_once, peer)
+
+    def _open(self, message: TopicMessage) -> Signed[News] | None:
+        """Live news of a member; nobody else is listened to."""
+        if not self.space.is_member(message.sender):
+            return None
+        try:
+            return announce.open_news(message.data, self.cid, message.sender, self._ports.unix_s())
+        except Remote as error:
+            self._ports.emit("peer_misbehaved", by=message.sender, code=error.code)
+            return None
+
+    async def _is_news(self, message: TopicMessage) -> bool:
+        signed = self._open(message)
+        if signed is None or message.sender in self._followed:
+            return False
+        if all(head in self.space.history for head in signed.body.heads):
+            return False
+        try:
+            await self._ports.exchange.work(
+                partial(replay.admit, self._ports.catalog.replay, signed, self._ports.unix_s())
+            )
+        except Replayed:
+            return False
+        except Remote as error:
+            log.info("news_refused", workspace=str(self.cid), error=str(error))
+            return False
+        return True
+
+    async def _ask_once(self, peer: PeerId) -> None:
+        try:
+            await self._ask(peer, 0.0)
+        except (ProtocolError, trio.TooSlowError, OSError) as error:
+            self._note_failure(peer, error)
+        finally:
+            self._asking.discard(peer)
+
+    def _members(self) -> list[PeerId]:
+        me = self._ports.identity.peer_id
+        return [member.peer for member in self.space.members() if member.peer != me]
+
+    def _next_peer(self) -> PeerId | None:
+        """Whom to follow: who is connected goes first, and of those anybody."""
+        now_s = trio.current_time()
+        known = {*self._members(), *self.hosts} - self._followed - {self._ports.identity.peer_id}
+        ready = sorted(peer for peer in known if self._retry.get(peer, (-math.inf, 0.0))[0] <= now_s)
+        if not ready:
+            return None
+        self._rng.shuffle(ready)
+        connected = set(self._ports.network.peers())
+        return min(ready, key=lambda peer: peer not in connected)
+
+    async def _follow_somebody(self) -> None:
+        while True:
+            peer = self._next_peer()
+            if peer is None:
+                await trio.sleep(IDLE_S)
+                continue
+            self._followed.add(peer)
+            try:
+                await self._follow(peer)
+            finally:
+                self._followed.discard(peer)
+
+    async def _follow(self, peer: PeerId) -> None:
+        """Ask one member for news again and again, until it fails or others shall have their turn."""
+        until_s = trio.current_time() + FOLLOW_S
+        while True:
+            try:
+                await self._ask(peer, sync.MAX_WAIT_S)
+                self._retry.pop(peer, None)
+                await self._meet(peer)
+            except (ProtocolError, trio.TooSlowError, OSError) as error:
+                self._note_failure(peer, error)
+                return
+            if trio.current_time() > until_s and len(self._members()) > MAX_FOLLOWED:
+                return
+            await trio.sleep(ASK_GAP_S)
+
+    def _note_failure(self, peer: PeerId, error: Exception) -> None:
+        self.reached.discard(peer)
+        wait_s = self._retry.get(peer, (0.0, FIRST_RETRY_S))[1]
+        self._retry[peer] = (trio.current_time() + wait_s, min(2 * wait_s, LONGEST_RETRY_S))
+        if isinstance(error, Remote) and error.code in ("malformed", "too_big", "forged", *_REFUSED):
+            self._ports.emit("peer_misbehaved", by=peer, code=error.code)
+
+    async def _ask(self, peer: PeerId, wait_s: float) -> int:
+        """Ask a peer for what is not here; how much of it was new."""
+        network = self._ports.network
+        if peer not in network.peers():
+            addresses = await self._work(partial(self._ports.catalog.peers.addresses, peer))
+            with trio.fail_after(OPEN_TIMEOUT_S):
+                await network.connect(PeerInfo(peer, (*addresses, *self._where.get(peer, ()))))
+        known = self.space.history.known()
+        entries = await sync.ask(network, peer, self.cid, known, wait_s, partial(self.reached.add, peer))
+        return await self.take(entries)
+
+    async def catch_up(self, peer: PeerId) -> None:
+        """Ask a peer until it has no more to tell. Raises: what asking raises."""
+        while await self._ask(peer, 0.0):
+            pass
+
+    async def confirm(self) -> bool:
+        """Hear all that over half of the voters know now, this node among them; False where they cannot be reached."""
+        me, voters = self._ports.identity.peer_id, self.space.voters()
+        n_needed = len(voters) // 2 + 1 - (me in voters)
+        n_heard = 0
+
+        async def hear(peer: PeerId) -> None:
+            nonlocal n_heard
+            try:
+                await self.catch_up(peer)
+            except (ProtocolError, trio.TooSlowError, OSError) as error:
+                self._note_failure(peer, error)
+                return
+            n_heard += 1
+            if n_heard >= n_needed:
+                nursery.cancel_scope.cancel()
+
+        if n_needed > 0:
+            with trio.move_on_after(CONFIRM_S):
+                async with trio.open_nursery() as nursery:
+                    for peer in voters:
+                        if peer != me:
+                            nursery.start_soon(hear, peer)
+        return n_heard >= n_needed
+
+    async def take(self, entries: Sequence[Entry]) -> int:
+        """Take in what was told, as far as it fits. Raises: the first refusal that is the teller's fault."""
+        wrong: list[Remote] = []
+        async with self._lock:
+            taken: list[Entry] = []
+            for entry in entries:
+                if entry.cid in self.space.history:
+                    continue
+                if self._author_bytes.get(entry.author, 0) >= MAX_AUTHOR_BYTES:
+                    continue
+                self._unsaved.add(entry.cid)
+                try:
+                    self.space.add(entry)
+                except Remote as error:
+                    self._unsaved.discard(entry.cid)
+                    if not isinstance(error, Unlinked):
+                        wrong.append(error)
+                    continue
+                taken.append(entry)
+            if taken:
+                await self._save(taken)
+        if wrong:
+            raise wrong[0]
+        return len(taken)
+
+    async def _meet(self, peer: PeerId) -> None:
+        """Ask where the others are, now and then, while some are out of reach."""
+        now_s = trio.current_time()
+        if len(self.reached) < len(self._members()) and now_s >= self._met_s.get(peer, -math.inf):
+            self._met_s[peer] = now_s + MEET_S
+            for found in await sync.ask_members(self._ports.network, peer, self.cid):
+                self._where[found.peer] = found.addresses
+
+
+_REFUSED: Final = ("foreign", "bad_links", "bad_sequence")

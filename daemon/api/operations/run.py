@@ -1,0 +1,194 @@
+"""Runs: durable workflows in a workspace."""
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import Meta
+
+from daemon.api.operation import Done, Operation, Params, Result
+
+if TYPE_CHECKING:
+    from daemon.app import Node
+
+Which = Annotated[str, Meta(max_length=200, description="The workspace: its CID, an end of it, or its title.")]
+NameText = Annotated[str, Meta(max_length=64, description="The run.")]
+
+
+class Start(Params, frozen=True):
+    """What is to be done, and where."""
+
+    workspace: Which
+    file: Annotated[
+        str, Meta(max_length=4096, description="A plan in TOML; - for stdin.", extra={"path": True, "stdin": True})
+    ]
+    name: (
+        Annotated[str, Meta(max_length=64, description="What the run is called (default: the plan's title).")] | None
+    ) = None
+
+
+class Started(Result, frozen=True):
+    """The plan stands in the workspace; whichever member may perform it does."""
+
+    workspace: str
+    run: str
+    n_steps: int
+
+
+class OfWorkspace(Params, frozen=True):
+    """Of which workspace; none for all."""
+
+    workspace: Which | None = None
+
+
+class One(Params, frozen=True):
+    """Which run."""
+
+    workspace: Which
+    run: NameText
+
+
+class Approve(Params, frozen=True):
+    """Which step that waits."""
+
+    workspace: Which
+    run: NameText
+    step: Annotated[str, Meta(max_length=64)]
+
+
+class Step(Result, frozen=True):
+    """A step. Where it was begun more than once, it was interrupted or failed, and retried under one key."""
+
+    name: str
+    do: str
+    is_done: bool
+    is_failed: bool
+    n_attempts: int
+    is_retried: bool
+    by: str | None
+    output: Any
+
+
+class Run(Result, frozen=True):
+    """A run, as far as this node knows."""
+
+    workspace: str
+    title: str
+    run: str
+    state: str
+    n_done: int
+    n_steps: int
+    n_retried: int
+    holder: str | None
+    steps: list[Step]
+
+
+class Replayed(Result, frozen=True):
+    """A step that was performed again from what was recorded."""
+
+    name: str
+    recorded: str
+    now: str | None
+    is_same: bool
+    why: str
+
+
+async def start(node: "Node", params: Start) -> Started:
+    """Put a plan into a workspace, to be performed."""
+    from daemon.runs import start as start_it
+
+    return await start_it(node, params)
+
+
+async def ls(node: "Node", params: OfWorkspace) -> list[Run]:
+    """The runs of a workspace, or of all."""
+    from daemon.runs import runs_of
+
+    return runs_of(node, params.workspace)
+
+
+async def watch(node: "Node", params: One) -> AsyncIterator[Run]:
+    """How a run stands, again with every change, until it is over."""
+    from daemon.runs import watch as watch_it
+
+    async for row in watch_it(node, params):
+        yield row
+
+
+async def cancel(node: "Node", params: One) -> Done:
+    """Have no further step of a run performed. What is done stays done."""
+    from daemon.runs import cancel as cancel_it
+
+    return await cancel_it(node, params)
+
+
+async def approve(node: "Node", params: Approve) -> Done:
+    """Let a run go on that waits for somebody's approval."""
+    from daemon.runs import approve as approve_it
+
+    return await approve_it(node, params)
+
+
+async def replay(node: "Node", params: One) -> list[Replayed]:
+    """Perform a run's steps again from what is recorded, and compare; it stops at the first that differs."""
+    from daemon.runs import replay as replay_it
+
+    return await replay_it(node, params)
+
+
+OPERATIONS = (
+    Operation(
+        noun="run",
+        verb="start",
+        summary="Start a durable run in a workspace.",
+        params=Start,
+        result=Started,
+        handler=start,
+        arguments=("workspace", "file"),
+    ),
+    Operation(
+        noun="run",
+        verb="ls",
+        summary="List the runs of a workspace, or of all.",
+        params=OfWorkspace,
+        result=list[Run],
+        handler=ls,
+        arguments=("workspace",),
+    ),
+    Operation(
+        noun="run",
+        verb="watch",
+        summary="Watch a run until it is over.",
+        params=One,
+        result=Run,
+        handler=watch,
+        is_stream=True,
+        arguments=("workspace", "run"),
+    ),
+    Operation(
+        noun="run",
+        verb="cancel",
+        summary="Perform no further step of a run.",
+        params=One,
+        result=Done,
+        handler=cancel,
+        arguments=("workspace", "run"),
+    ),
+    Operation(
+        noun="run",
+        verb="approve",
+        summary="Let a run go on that waits for approval.",
+        params=Approve,
+        result=Done,
+        handler=approve,
+        arguments=("workspace", "run", "step"),
+    ),
+    Operation(
+        noun="run",
+        verb="replay",
+        summary="Perform a run again from its history, and compare.",
+        params=One,
+        result=list[Replayed],
+        handler=replay,
+        arguments=("workspace", "run"),
+    ),
+)

@@ -1,0 +1,142 @@
+"""Runs as operations use them: a plan's file in, how it stands out."""
+
+import re
+import tomllib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from agents.workspace.runs import core
+from agents.workspace.runs.effects import EFFECTS
+from agents.workspace.runs.plan import APPROVE, CANCEL, PREFIX, BadRun, read_plan, value_of
+from agents.workspace.runs.replay import replay as replay_run
+from agents.workspace.workspace import Workspace
+from daemon.api.operation import Done
+from daemon.api.operations import run as op
+from daemon.errors import NotFoundHere, Unfit
+from daemon.workspaces import checked, find, need, plain
+from protocols.workspaces.entries import Put
+
+if TYPE_CHECKING:
+    from daemon.app import Node
+
+MAX_PLAN_BYTES: Final = 60 << 10
+_OTHER: Final = re.compile(r"[^A-Za-z0-9._-]+")
+OVER: Final = ("done", "failed", "cancelled")
+
+
+async def start(node: "Node", params: op.Start) -> op.Started:
+    """Raises: BadRun, UnknownWorkspace, NotGranted, Unfit, OSError."""
+    one = find(node, params.workspace)
+    plan = read_plan(await trio.to_thread.run_sync(_read, Path(params.file)))
+    name = params.name or _OTHER.sub("-", plan.title)[:64].strip("-")
+    key = PREFIX + name
+    need(node, one, "write", key)
+    if key in one.space.values():
+        raise Unfit(f"there is a run {name!r} already: give this one another --name")
+    await one.say(checked(Put(key=key, value=value_of(plan))))
+    return op.Started(workspace=str(one.cid), run=name, n_steps=len(plan.steps))
+
+
+def _read(path: Path) -> Any:
+    data = path.read_bytes()
+    if len(data) > MAX_PLAN_BYTES:
+        raise BadRun(f"{path} has {len(data)} bytes; a plan has {MAX_PLAN_BYTES} at most")
+    try:
+        return tomllib.loads(data.decode())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise BadRun(f"{path} is no TOML: {error}") from None
+
+
+def runs_of(node: "Node", workspace: str | None) -> list[op.Run]:
+    """Raises: UnknownWorkspace."""
+    chosen = [find(node, workspace)] if workspace is not None else node.workspaces.all()
+    return [_row(one, run) for one in chosen for run in core.runs(one.space)]
+
+
+def _run(one: Workspace, name: str) -> core.Run:
+    for run in core.runs(one.space):
+        if run.name == name:
+            return run
+    raise NotFoundHere(f"there is no run {name!r} in {one.space.history.root.title!r}. See: covey run ls {one.cid}")
+
+
+def _row(one: Workspace, run: core.Run) -> op.Run:
+    return op.Run(
+        workspace=str(one.cid),
+        title=run.plan.title,
+        run=run.name,
+        state=run.state,
+        n_done=sum(step.is_done for step in run.steps),
+        n_steps=len(run.steps),
+        n_retried=sum(step.n_attempts > 1 for step in run.steps),
+        holder=str(run.holder.author) if run.holder is not None else None,
+        steps=[
+            op.Step(
+                name=view.name,
+                do=step.do,
+                is_done=view.is_done,
+                is_failed=view.is_failed,
+                n_attempts=view.n_attempts,
+                is_retried=view.n_attempts > 1,
+                by=str(view.by) if view.by is not None else None,
+                output=plain(view.output),
+            )
+            for step, view in zip(run.plan.steps, run.steps, strict=True)
+        ],
+    )
+
+
+async def watch(node: "Node", params: op.One) -> AsyncIterator[op.Run]:
+    """Raises: UnknownWorkspace, NotFoundHere."""
+    one = find(node, params.workspace)
+    before = None
+    while True:
+        row = _row(one, _run(one, params.run))
+        if row != before:
+            yield row
+        if row.state in OVER:
+            return
+        before = row
+        await one.news()
+
+
+async def cancel(node: "Node", params: op.One) -> Done:
+    """Raises: UnknownWorkspace, NotFoundHere, NotGranted."""
+    one = find(node, params.workspace)
+    run = _run(one, params.run)
+    if run.state in OVER:
+        return Done(text=f"it is over already: {run.state}")
+    key = run.task + CANCEL
+    need(node, one, "write", key)
+    await one.say(checked(Put(key=key, value=True)))
+    return Done(text="cancelled: no further step is begun; one that is being performed may still be done")
+
+
+async def approve(node: "Node", params: op.Approve) -> Done:
+    """Raises: UnknownWorkspace, NotFoundHere, NotGranted."""
+    one = find(node, params.workspace)
+    run = _run(one, params.run)
+    if params.step not in [step.name for step in run.plan.steps]:
+        raise NotFoundHere(f"the run {run.name!r} has no step {params.step!r}")
+    key = run.task + APPROVE + params.step
+    need(node, one, "write", key)
+    await one.say(checked(Put(key=key, value=True)))
+    return Done(text="approved")
+
+
+async def replay(node: "Node", params: op.One) -> list[op.Replayed]:
+    """Raises: UnknownWorkspace, NotFoundHere."""
+    run = _run(find(node, params.workspace), params.run)
+    return [
+        op.Replayed(
+            name=found.name,
+            recorded=str(found.recorded),
+            now=str(found.now) if found.now is not None else None,
+            is_same=found.is_same,
+            why=found.why,
+        )
+        for found in await replay_run(run, EFFECTS)
+    ]

@@ -1,0 +1,432 @@
+"""Workspaces as operations use them: texts in, what the room of workspaces knows out."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+import trio
+
+from agents.workspace.archive import pack
+from agents.workspace.decisions import Ballot, count
+from agents.workspace.duties import revocation
+from agents.workspace.errors import NoSuchKey, NotGranted
+from agents.workspace.history import Node as Placed
+from agents.workspace.space import Space
+from agents.workspace.workspace import Workspace
+from daemon import wall
+from daemon.api.operation import Done, Progress
+from daemon.api.operations import ws, ws_decide
+from daemon.errors import NotFoundHere, Unfit
+from protocols.errors import Malformed, Remote
+from protocols.net import PeerInfo
+from protocols.workspaces import entries as wire
+from protocols.workspaces.entries import Grant, Put, Right, Statement
+from storage.cid import Cid
+from storage.errors import TargetExists
+from storage.keys import PeerId
+
+if TYPE_CHECKING:
+    from daemon.api.progress import Report
+    from daemon.app import Node
+
+DIAL_LIMIT_S: Final = 15.0
+MAX_ASKED: Final = 32
+DAY_S: Final = 86400
+MAX_SHOWN_CHARS: Final = 4096
+
+S = TypeVar("S", bound=Statement)
+
+
+def find(node: "Node", text: str) -> Workspace:
+    """The workspace of that CID, of those first or last characters, or of that title, where it is no one else's.
+
+    Raises: UnknownWorkspace, Unfit, InvalidCid.
+    """
+    every = node.workspaces.all()
+    ends = [one for one in every if len(text) >= 8 and (str(one.cid).startswith(text) or str(one.cid).endswith(text))]
+    fits = ends or [one for one in every if one.space.history.root.title == text]
+    if len(fits) > 1:
+        raise Unfit(f"{text!r} fits {len(fits)} workspaces: give the whole CID")
+    return fits[0] if fits else node.workspaces.get(Cid.parse(text))
+
+
+def standing(node: "Node", one: Workspace) -> ws.Standing:
+    """How it stands."""
+    space = one.space
+    return ws.Standing(
+        workspace=str(one.cid),
+        title=space.history.root.title,
+        owner=str(space.history.owner),
+        is_member=space.is_member(node.identity.peer_id),
+        n_members=len(space.members()),
+        n_entries=len(space.history),
+        n_void=len(space.voids()),
+        n_reached=len(one.reached),
+        journal_bytes=one.n_journal_bytes,
+        heads=[str(head) for head in space.history.heads()],
+        state=str(space.state()),
+    )
+
+
+def _said(one: Workspace, placed: Placed) -> ws.Said:
+    return ws.Said(id=str(placed.id), entry=str(placed.entry.cid), height=placed.height, code=one.space.code(placed))
+
+
+def _name_of(node: "Node", peer: PeerId) -> str | None:
+    if peer == node.identity.peer_id:
+        return "me"
+    row = node.catalog.peers.get(peer)
+    return row.name if row is not None else None
+
+
+def checked(says: S) -> S:
+    """The same statement, where others will accept it. Raises: Malformed."""
+    return wire.check(says)
+
+
+def need(node: "Node", one: Workspace, right: Right, key: str) -> None:
+    """Refuse what would be void, before it is signed. Raises: NotGranted."""
+    if not one.space.may(node.identity.peer_id, right, key):
+        raise NotGranted(f"this node may not {right} {key!r} in {one.space.history.root.title!r}")
+
+
+# --- who takes part
+
+
+async def join(node: "Node", params: ws.JoinIt) -> ws.Standing:
+    """Raises: UnknownWorkspace, NotGranted, InvalidCid, StorageError, OSError."""
+    peers = await _whom(node, params.from_)
+    return standing(node, await node.workspaces.join(Cid.parse(params.workspace), peers))
+
+
+async def _whom(node: "Node", text: str | None) -> list[PeerId]:
+    """Whom to ask: the one that is named, connected to if need be, or all who are connected."""
+    from daemon.api.operations.peer import resolve
+
+    if text is None:
+        return node.network.peers()[:MAX_ASKED]
+    peer = await resolve(node, text)
+    info = PeerInfo.parse(text) if "/" in text else PeerInfo(peer, node.catalog.peers.addresses(peer))
+    try:
+        with trio.fail_after(DIAL_LIMIT_S):
+            await node.network.connect(info)
+    except (Remote, trio.TooSlowError):
+        pass  # told by the question
+    return [peer]
+
+
+async def invite(node: "Node", params: ws.Invite) -> ws.Invited:
+    """Raises: UnknownWorkspace, NotGranted, Malformed, NotFoundHere."""
+    from daemon.api.operations.peer import resolve
+
+    one, peer, me = find(node, params.workspace), await resolve(node, params.peer), node.identity.peer_id
+    until = int(wall.unix_s() + params.days * DAY_S) if params.days else 0
+    fields: dict[str, Any] = {
+        "audience": peer,
+        "can": tuple(sorted(set(params.can))),
+        "keys": tuple(sorted(set(params.keys))),
+        "weight": params.weight,
+        "until_unix_s": until,
+    }
+    checked(Grant(**fields))
+
+    def act(space: Space) -> tuple[Statement, None, None]:
+        proof = space.proof_for(me, Grant(**fields))
+        if proof is None and me != space.history.owner:
+            raise NotGranted(f"this node may not let others do that in {space.history.root.title!r}")
+        return Grant(**fields, proof=proof.entry.cid if proof is not None else None), None, None
+
+    placed = await one.do(act)
+    return ws.Invited(
+        workspace=str(one.cid),
+        peer=str(peer),
+        grant=str(placed.entry.cid),
+        join=f"covey ws join {one.cid} --from {me}",
+    )
+
+
+async def revoke(node: "Node", params: ws.Revoke) -> Done:
+    """Raises: UnknownWorkspace, NotGranted, NotFoundHere."""
+    from daemon.api.operations.peer import resolve
+
+    one, peer = find(node, params.workspace), await resolve(node, params.peer)
+    me = node.identity.peer_id
+
+    def act(space: Space) -> tuple[Statement, None, None]:
+        mine = [grant for grant in space.live_grants() if _audience(grant) == peer and space.can_revoke(me, grant)]
+        if not mine:
+            raise NotGranted(f"{peer} has no grant in {space.history.root.title!r} that this node may end")
+        return revocation(space, mine, params.reason), None, None
+
+    await one.do(act)
+    left = [grant for grant in one.space.live_grants() if _audience(grant) == peer]
+    more = f"; {len(left)} grants of others stand, which only those above them can end" if left else ""
+    return Done(text=f"revoked: what {peer} says from now on has no effect{more}")
+
+
+def _audience(grant: Placed) -> PeerId:
+    return cast(Grant, grant.says).audience
+
+
+async def leave(node: "Node", params: ws.One) -> Done:
+    """Raises: UnknownWorkspace."""
+    one, me = find(node, params.workspace), node.identity.peer_id
+    grants = [grant for grant in one.space.live_grants() if _audience(grant) == me]
+    if not grants:
+        if me == one.space.history.owner:
+            raise Unfit("this node owns the workspace, and cannot leave it")
+        return Done(text="this node is no member of it")
+    links = tuple(sorted(grant.entry.cid for grant in grants))
+    await one.say(wire.Leave(grants=links[: wire.MAX_GRANTS]))
+    return Done(text="left: the others see it once they are reached. What is known stays here")
+
+
+def members_of(node: "Node", one: Workspace) -> list[ws.Member]:
+    """Who may do what."""
+    history, forks = one.space.history, one.space.history.forks()
+    rows = []
+    for member in one.space.members():
+        last, is_owner = history.last(member.peer), member.peer == history.owner
+        rows.append(
+            ws.Member(
+                peer=str(member.peer),
+                name=_name_of(node, member.peer),
+                is_owner=is_owner,
+                has_joined=member.has_joined,
+                is_reached=member.peer in one.reached,
+                weight=member.weight,
+                can=["everything"] if is_owner else list(member.rights),
+                keys=["*"] if is_owner else sorted({key for g in member.grants for key in cast(Grant, g.says).keys}),
+                n_entries=last.sequence + 1 if last is not None else 0,
+                is_forked=member.peer in forks,
+            )
+        )
+    return rows
+
+
+# --- what is said
+
+
+async def log_of(node: "Node", params: ws.Log) -> AsyncIterator[ws.Entry]:
+    """Raises: UnknownWorkspace."""
+    one = find(node, params.workspace)
+    seen: set[Cid] = set()
+    shown = [placed for placed in one.space.history if params.key in (None, getattr(placed.says, "key", None))]
+    for placed in shown[-params.last :] if params.last else shown:
+        yield _row(node, one, placed)
+    seen.update(placed.id for placed in one.space.history)
+    while params.follow:
+        await one.news()
+        for placed in list(one.space.history):
+            if placed.id not in seen:
+                seen.add(placed.id)
+                if params.key in (None, getattr(placed.says, "key", None)):
+                    yield _row(node, one, placed)
+
+
+def _row(node: "Node", one: Workspace, placed: Placed) -> ws.Entry:
+    recipient = placed.entry.recipient
+    return ws.Entry(
+        id=str(placed.id),
+        entry=str(placed.entry.cid),
+        height=placed.height,
+        author=str(placed.author),
+        name=_name_of(node, placed.author),
+        sequence=placed.sequence,
+        kind=placed.entry.kind,
+        code=one.space.code(placed),
+        recipient=str(recipient) if recipient is not None else None,
+        content={name: plain(value) for name, value in placed.entry.content.items()},
+    )
+
+
+def plain(value: Any) -> Any:
+    """A DAG-CBOR value as JSON shows it: links as their text, bytes as DAG-JSON has them; peers as their ids."""
+    match value:
+        case Cid():
+            return str(value)
+        case bytes():
+            return _bytes_text(value)
+        case list() | tuple():
+            return [plain(item) for item in value]
+        case dict():
+            return {key: plain(item) for key, item in value.items()}
+        case _:
+            return value
+
+
+def _bytes_text(value: bytes) -> str:
+    try:
+        return str(PeerId.of(PeerId(value).public_key))
+    except ValueError:
+        return value.hex()
+
+
+async def say(node: "Node", params: ws.Say) -> ws.Said:
+    """Raises: UnknownWorkspace, NotGranted, Malformed, NotFoundHere, StorageError."""
+    from daemon.api.operations.peer import resolve
+
+    one = find(node, params.workspace)
+    says = checked(wire.Say(key=params.key, text=params.text))
+    need(node, one, "write", params.key)
+    recipient = await resolve(node, params.to) if params.to is not None else None
+    return _said(one, await one.say(says, recipient))
+
+
+async def put(node: "Node", params: ws.Put) -> ws.Said:
+    """Raises: UnknownWorkspace, NotGranted, Malformed, InvalidCid, StorageError."""
+    one = find(node, params.workspace)
+    value: Any = params.value
+    if params.typed:
+        try:
+            value = json.loads(params.value)
+        except ValueError as error:
+            raise Malformed(f"that is no JSON: {error}") from None
+    link = Cid.parse(params.link) if params.link is not None else None
+    says = checked(Put(key=params.key, value=value, link=link))
+    need(node, one, "write", params.key)
+    return _said(one, await one.say(says))
+
+
+async def drop(node: "Node", params: ws.Drop) -> ws.Said:
+    """Raises: UnknownWorkspace, NotGranted, Malformed, StorageError."""
+    one = find(node, params.workspace)
+    says = checked(wire.Drop(key=params.key))
+    need(node, one, "write", params.key)
+    return _said(one, await one.say(says))
+
+
+def values_of(node: "Node", params: ws.Get) -> list[ws.Value]:
+    """Raises: UnknownWorkspace, NoSuchKey."""
+    one = find(node, params.workspace)
+    values = one.space.values()
+    if params.key is not None and params.key not in values:
+        raise NoSuchKey(f"{params.key!r} has no value in {one.space.history.root.title!r}")
+    rows = []
+    for key in sorted(values) if params.key is None else [params.key]:
+        placed = values[key]
+        says = cast(Put, placed.says)
+        rows.append(
+            ws.Value(
+                key=key,
+                value=plain(says.value),
+                link=str(says.link) if says.link is not None else None,
+                author=str(placed.author),
+                name=_name_of(node, placed.author),
+                id=str(placed.id),
+            )
+        )
+    return rows
+
+
+# --- what is decided
+
+
+async def propose(node: "Node", params: ws_decide.Propose) -> ws_decide.Decision:
+    """Raises: UnknownWorkspace, NotGranted, Malformed, StorageError."""
+    one = find(node, params.workspace)
+    says = checked(
+        wire.Propose(
+            key=params.key,
+            text=params.text,
+            options=params.options,
+            rule=params.rule,
+            quorum=params.quorum,
+            closers=(node.identity.peer_id,),
+            deadline_unix_s=int(wall.unix_s() + params.minutes * 60) if params.minutes else 0,
+        )
+    )
+    need(node, one, "write", params.key)
+    return _decision(one, await one.say(says))
+
+
+def _proposal(one: Workspace, text: str) -> Placed:
+    fits = [node for node in one.space.proposals() if len(text) >= 4 and str(node.id).endswith(text)]
+    fits = fits or [node for node in one.space.proposals() if text in (str(node.id), str(node.entry.cid))]
+    if len(fits) != 1:
+        raise NotFoundHere(f"{text!r} names {len(fits)} proposals. See them: covey ws decisions {one.cid}")
+    return fits[0]
+
+
+async def vote(node: "Node", params: ws_decide.Vote) -> ws_decide.Decision:
+    """Raises: UnknownWorkspace, NotFoundHere, Unfit, NotGranted, StorageError."""
+    one = find(node, params.workspace)
+    proposal = _proposal(one, params.proposal)
+    options = cast(wire.Propose, proposal.says).options
+    if unknown := [name for name in params.ranking if name not in options]:
+        raise Unfit(f"{unknown[0]!r} is no option; there are: {', '.join(options)}")
+    if node.identity.peer_id not in one.space.voters():
+        raise NotGranted(f"this node has no vote in {one.space.history.root.title!r}")
+    ranking = tuple(options.index(name) for name in params.ranking)
+    await one.say(checked(wire.Vote(proposal=proposal.entry.cid, ranking=ranking, veto=params.veto)))
+    return _decision(one, proposal)
+
+
+async def close(node: "Node", params: ws_decide.CloseIt) -> ws_decide.Decision:
+    """Raises: UnknownWorkspace, NotFoundHere, NotGranted, StorageError."""
+    one = find(node, params.workspace)
+    proposal = _proposal(one, params.proposal)
+    if node.identity.peer_id not in cast(wire.Propose, proposal.says).closers:
+        raise NotGranted(f"{proposal.author} made this proposal, and closes it")
+    if one.space.outcome(proposal) is None:
+        await one.say(wire.Close(proposal=proposal.entry.cid))
+    return _decision(one, proposal)
+
+
+def decisions_of(one: Workspace) -> list[ws_decide.Decision]:
+    """What was proposed, and what came of it."""
+    return [_decision(one, proposal) for proposal in one.space.proposals()]
+
+
+def _decision(one: Workspace, proposal: Placed) -> ws_decide.Decision:
+    says, outcome, voters = cast(wire.Propose, proposal.says), one.space.outcome(proposal), one.space.voters()
+    votes = [(placed.author, cast(wire.Vote, placed.says)) for placed in one.space.votes(proposal)]
+    ballots = {author: Ballot(vote.ranking, vote.veto) for author, vote in votes}
+    shown = outcome or count(says.rule, len(says.options), ballots, voters, says.quorum)
+    is_chosen = outcome is not None and outcome.chosen is not None
+    return ws_decide.Decision(
+        id=str(proposal.id),
+        text=says.text,
+        rule=says.rule,
+        options=list(says.options),
+        is_open=outcome is None,
+        chosen=says.options[cast(int, shown.chosen)] if is_chosen else None,
+        why=shown.why if outcome is not None else "open",
+        tally=list(shown.tally),
+        n_voters=len(voters),
+    )
+
+
+async def export(node: "Node", params: ws.Export, report: "Report") -> ws.Exported:
+    """Raises: UnknownWorkspace, NotFoundHere, TargetExists, StorageError."""
+    one, target = find(node, params.workspace), Path(params.out)
+    if not target.parent.is_dir():
+        raise NotFoundHere(f"there is no folder {target.parent} to write into. Make it first: mkdir -p")
+    if target.exists():
+        raise TargetExists(f"{target} is there already: choose another name, or move it away")
+    n_done = 0
+
+    def on_bytes(n_bytes: int) -> None:
+        nonlocal n_done
+        trio.from_thread.check_cancelled()
+        n_done += n_bytes
+        report(Progress(step=f"writing {target.name}", n_done=n_done))
+
+    space = one.space.copy()
+
+    def write() -> Any:
+        with node.store.lease():
+            return pack(node.store, space, target, on_bytes)
+
+    packed = await trio.to_thread.run_sync(write)
+    return ws.Exported(
+        workspace=str(one.cid),
+        root=str(packed.root),
+        state=str(space.state()),
+        out=params.out,
+        n_entries=packed.n_entries,
+        n_blocks=packed.n_blocks,
+        size_bytes=packed.n_bytes,
+        n_missing=packed.n_missing,
+    )

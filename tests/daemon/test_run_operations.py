@@ -1,0 +1,78 @@
+"""`covey run` on one node: a plan is performed step by step, waits for approval, and gives the same again."""
+
+import pytest
+import trio
+
+PLAN = """
+title = "two steps"
+[[steps]]
+name = "ask"
+do = "scripted"
+input = {prompt = "What is a flock?", answers = {"What is a flock?" = "many birds"}}
+[[steps]]
+name = "sum-up"
+do = "scripted"
+input = {prompt = "Sum up: {ask}"}
+"""
+GATE = '[[steps]]\nname = "gate"\ndo = "approval"\n'
+
+
+@pytest.fixture
+async def run(node_here, tmp_path):
+    await node_here.post("ws/create", title="village")
+
+    async def ask(verb, /, **params):
+        answer = await node_here.post(f"run/{verb}", **{"workspace": "village"} | params)
+        return answer.json if answer.kind == "application/json" else answer.lines
+
+    async def start(text, **params):
+        (tmp_path / "plan.toml").write_text(text)
+        return await ask("start", file=str(tmp_path / "plan.toml"), **params)
+
+    ask.start = start
+    return ask
+
+
+async def test_a_plan_is_performed_and_gives_the_same_when_it_is_replayed(run):
+    started = await run.start(PLAN)
+    assert started["run"] == "two-steps" and started["n_steps"] == 2
+    with trio.fail_after(20):
+        while (row := (await run("ls"))[0])["state"] != "done":
+            await trio.sleep(0.05)
+    assert [step["output"] for step in row["steps"]] == ["many birds", "[4 words] Sum up: many birds"]
+    assert [step["n_attempts"] for step in row["steps"]] == [1, 1] and row["n_retried"] == 0
+    replayed = await run("replay", run="two-steps")
+    assert [(step["name"], step["is_same"]) for step in replayed] == [("ask", True), ("sum-up", True)]
+    assert (await run.start(PLAN))["error"]["code"] == "unfit"
+
+
+async def test_a_run_waits_for_approval_and_can_be_cancelled(run):
+    await run.start(PLAN + GATE, name="gated")
+    await run.start(PLAN + GATE, name="stopped")
+    with trio.fail_after(20):
+        while {row["state"] for row in await run("ls")} != {"waiting"}:
+            await trio.sleep(0.05)
+        await run("approve", run="gated", step="gate")
+        await run("cancel", run="stopped")
+        while (rows := {row["run"]: row["state"] for row in await run("ls")}) != {
+            "gated": "done",
+            "stopped": "cancelled",
+        }:
+            await trio.sleep(0.05)
+    assert rows["gated"] == "done"
+    assert "over already" in (await run("cancel", run="gated"))["text"]
+    assert (await run("approve", run="gated", step="nothing"))["error"]["code"] == "not_found"
+
+
+@pytest.mark.parametrize("text", ["title = ", 'title = "x"', PLAN + PLAN.replace('title = "two steps"', ""), "a = 1"])
+async def test_what_is_no_plan_is_refused(run, text):
+    assert (await run.start(text))["error"]["code"] == "bad_run"
+    assert await run("ls") == []
+
+
+async def test_an_effect_that_is_not_there_is_tried_and_given_up(run):
+    await run.start('title = "x"\n[[steps]]\nname = "a"\ndo = "magic"\nmax_tries = 2\nbackoff_s = 0.0\n')
+    with trio.fail_after(20):
+        while (row := (await run("ls"))[0])["state"] != "failed":
+            await trio.sleep(0.05)
+    assert row["steps"][0]["n_attempts"] == 2 and row["steps"][0]["is_failed"] and row["n_retried"] == 1

@@ -1,0 +1,103 @@
+"""`covey ws` on one node: what each operation says, and what it refuses."""
+
+import pytest
+
+from agents.workspace.archive import unpack
+from storage import car
+from storage.blockstore import MadeBlock
+from storage.cid import RAW, Cid
+from storage.keys import Identity
+from storage.memory import MemoryBlockstore
+
+OTHER = Identity(b"o" * 32)
+UNKNOWN = "bafyreibdjatinztwkiymenotoazucsecl7tywhpxt3doifg7zo4ibmzo7y"
+
+
+@pytest.fixture
+async def ws(node_here):
+    """A workspace of this node's: `ask(verb, **params)` gives the answer's JSON."""
+    made = (await node_here.post("ws/create", title="village")).json
+
+    async def ask(verb, /, **params):
+        answer = await node_here.post(f"ws/{verb}", **{"workspace": made["workspace"]} | params)
+        return answer.json if answer.kind == "application/json" else answer.lines
+
+    ask.cid, ask.node = made["workspace"], node_here.node
+    return ask
+
+
+async def test_what_is_said_and_put_stands_in_the_log_and_has_its_effect(ws):
+    said = await ws("say", text="hello")
+    assert said["height"] == 1 and said["code"] == ""
+    await ws("put", key="docs/a", value="text")
+    await ws("put", key="docs/b", value='{"n": [1, 2.5, null]}', typed=True)
+    await ws("drop", key="docs/a")
+    assert [(row["key"], row["value"]) for row in await ws("get")] == [("docs/b", {"n": [1, 2.5, None]})]
+    log = await ws("log", workspace="village")
+    assert [row["kind"] for row in log] == ["say", "put", "put", "drop"]
+    assert log[0]["content"] == {"key": "talk", "text": "hello"} and log[0]["name"] == "me"
+    assert [row["kind"] for row in await ws("log", last=1)] == ["drop"]
+    assert [row["kind"] for row in await ws("log", key="talk")] == ["say"]
+    (row,) = await ws("members")
+    assert row["is_owner"] and row["n_entries"] == 4
+
+
+@pytest.mark.parametrize(
+    ("verb", "params", "code"),
+    [
+        ("say", {"text": "x", "key": "not a key"}, "malformed"),
+        ("say", {"text": "x", "to": "nobody"}, "not_found"),
+        ("put", {"key": "a", "value": "{", "typed": True}, "malformed"),
+        ("put", {"key": "a", "value": "x", "link": "no cid"}, "invalid_cid"),
+        ("get", {"key": "a"}, "no_such_key"),
+        ("invite", {"peer": "nobody"}, "not_found"),
+        ("invite", {"peer": str(OTHER.peer_id), "keys": ["a b"]}, "malformed"),
+        ("revoke", {"peer": str(OTHER.peer_id)}, "not_granted"),
+        ("leave", {}, "unfit"),
+        ("propose", {"text": "?", "options": ["one"]}, "malformed"),
+        ("vote", {"proposal": "nothing"}, "not_found"),
+        ("say", {"workspace": "nowhere", "text": "x"}, "invalid_cid"),
+        ("say", {"workspace": UNKNOWN, "text": "x"}, "unknown_workspace"),
+        ("join", {"workspace": UNKNOWN}, "unknown_workspace"),
+    ],
+)  # fmt: skip
+async def test_what_cannot_be_is_refused_with_a_code_and_signs_nothing(ws, verb, params, code):
+    assert (await ws(verb, **params))["error"]["code"] == code
+    assert await ws("log") == []
+
+
+async def test_a_grant_is_signed_and_ended(ws):
+    peer = str(OTHER.peer_id)
+    invited = await ws("invite", peer=peer, can=["write"], keys=["docs/*"], weight=0, days=1)
+    assert invited["join"].startswith(f"covey ws join {ws.cid} --from ")
+    rows = {row["peer"]: row for row in await ws("members")}
+    assert rows[peer]["can"] == ["write"] and rows[peer]["keys"] == ["docs/*"] and not rows[peer]["has_joined"]
+    assert "revoked" in (await ws("revoke", peer=peer, reason="done"))["text"]
+    assert [row["peer"] for row in await ws("members")] == [str(ws.node.identity.peer_id)]
+
+
+async def test_a_proposal_is_voted_on_and_closed_once(ws):
+    made = await ws("propose", text="lunch?", options=["pizza", "pasta"])
+    assert made["is_open"] and made["n_voters"] == 1
+    assert (await ws("vote", proposal=made["id"], ranking=["soup"]))["error"]["code"] == "unfit"
+    assert (await ws("vote", proposal=made["id"][-8:], ranking=["pasta"]))["tally"] == [0, 1]
+    closed = await ws("close", proposal=made["id"])
+    assert closed == await ws("close", proposal=made["id"]) and closed["chosen"] == "pasta"
+    assert await ws("decisions") == [closed]
+
+
+async def test_a_workspace_goes_to_a_car_that_gives_the_same_state(ws, tmp_path):
+    block = MadeBlock.of(b"content", RAW)
+    ws.node.store.put_many([block])
+    link = block.cid
+    await ws("put", key="a", value="x", link=str(link))
+    out = tmp_path / "village.car"
+    exported = (await ws("export", out=str(out)))[-1]
+    assert exported["n_entries"] == 1 and exported["n_missing"] == 0
+    store = MemoryBlockstore()
+    with out.open("rb", buffering=0) as file:
+        found = car.import_car(store, file, file_bytes=out.stat().st_size, needs_whole_roots=False, scratch=tmp_path)
+    space = unpack(store, found.roots[0].cid)
+    assert str(space.state()) == exported["state"] and space.history.workspace == Cid.parse(ws.cid)
+    assert store.has(link)
+    assert (await ws("export", out=str(out)))["error"]["code"] == "target_exists"
