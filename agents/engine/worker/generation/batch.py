@@ -12,6 +12,7 @@ from torch import Tensor
 
 from agents.engine.messages import Failed, Generate, Reply
 from agents.engine.worker.generation.cache import KvCache, Span, probe
+from agents.engine.worker.generation.decoder import decoder_for
 from agents.engine.worker.generation.grammar import Grammars
 from agents.engine.worker.generation.masks import Masks
 from agents.engine.worker.generation.prefix import Prefixes
@@ -49,7 +50,9 @@ class Batch:
         self._loaded = loaded
         self._limits = limits
         self._masks = Masks(loaded.model)
-        self._cache = KvCache(probe(loaded.model), torch.empty(0, device=loaded.device, dtype=loaded.model.dtype))
+        shapes = probe(loaded.model)
+        self._decoder = decoder_for(loaded.model, shapes)
+        self._cache = KvCache(shapes, torch.empty(0, device=loaded.device, dtype=loaded.model.dtype))
         self._budget_tokens = limits.cache_bytes // self._cache.token_bytes
         self._scheduler = Scheduler(self._budget_tokens, max_rows=limits.max_rows, is_pinned=limits.is_deterministic)
         self._stack = Stack(loaded.adapters)
@@ -203,6 +206,10 @@ class Batch:
         first, widths = step
         sequences = running[first : first + len(widths)]
         starts = [self._scheduler.n_done(sequence.request.id) for sequence in sequences]
+        self._stack.wear([sequence.adapter for sequence in running], first, len(widths))
+        if self._decoder is not None:
+            parts = [each.ids[start : start + n] for each, start, n in zip(sequences, starts, widths, strict=True)]
+            return self._decoder.step(self._cache, parts, first, starts, range(len(widths)))
         width = max(widths)
         ids, positions = [], []
         for sequence, start, n in zip(sequences, starts, widths, strict=True):
@@ -212,7 +219,6 @@ class Batch:
         device = self._loaded.device
         position_ids = torch.tensor(positions, device=device)  # (rows, width)
         self._cache.prepare(first, starts, widths)
-        self._stack.wear([sequence.adapter for sequence in running], first, len(widths))
         out = self._loaded.model(
             input_ids=torch.tensor(ids, device=device),  # (rows, width)
             position_ids=position_ids,
