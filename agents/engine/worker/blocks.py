@@ -49,9 +49,5 @@ def use_blocks(model: Any) -> None:
 
 
 def _is_served(weight: Tensor) -> bool:
-    return (
-        weight.dtype == torch.float32
-        and weight.device.type == "cpu"
-        and weight.shape[0] % BLOCK == 0
-        and weight.numel() >= MIN_WEIGHTS
-    )
+    is_full = weight.dtype == torch.float32 and weight.device.type == "cpu"
+    return bool(is_full and weight.shape[0] % BLOCK == 0 and weight.numel() >= MIN_WEIGHTS)

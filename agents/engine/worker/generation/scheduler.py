@@ -7,7 +7,7 @@ running ones grow beyond it, the youngest gives up its row and computes its toke
 and a request that could not run alone is refused at once: everybody comes to an end.
 
 Source: Yu et al., Orca (OSDI 2022), for batching step by step; Kwon et al. (arXiv 2309.06180) for preemption by
-recomputation.
+recomputation; Agrawal et al., Sarathi-Serve (arXiv 2403.02310), for prompts read in parts beside running answers.
 """
 
 from collections import deque
@@ -221,7 +221,7 @@ class Scheduler:
         return tuple(widths)
 
     def _packed(self, filling: list[_Entry], n_ready: int) -> tuple[int, ...]:
-        """The same where nothing is padded and `n_ready` answers go with it: what there is room for, the last in part."""
+        """The same where nothing is padded and `n_ready` answers go along: what there is room for, the last in part."""
         n_todo = sum(entry.n_todo for entry in filling)
         rooms = [size - n_ready for size in JOINT_TOKENS] if n_ready else [ALONE_PREFILL_TOKENS]
         n_left = next((room for room in rooms if room * JOINT_STEPS >= n_todo), max(rooms[-1], 1))
