@@ -12,6 +12,7 @@ import torch
 
 from agents.engine.messages import ModelCard
 from agents.engine.model_folder import CARD_FILE
+from agents.engine.worker.blocks import use_blocks
 from agents.engine.worker.int8 import quantise
 from agents.engine.worker.lora import Adapters
 from agents.engine.worker.text import piece_bytes
@@ -80,6 +81,7 @@ def load_model(folder: Path, dtype: str = "auto") -> LoadedModel:
     if dtype == "int8":
         quantise(model)
     model = model.to(device)
+    use_blocks(model)
     ends = model.generation_config.eos_token_id
     end_tokens = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
     stands_as = "int8" if dtype == "int8" else stored

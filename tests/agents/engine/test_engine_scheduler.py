@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from agents.engine.worker.generation.scheduler import (
     ALONE_PREFILL_TOKENS,
     BLOCK_TOKENS,
+    JOINT_STEPS,
+    JOINT_TOKENS,
     SHARED_PREFILL_TOKENS,
     NoRoom,
     QueueFull,
@@ -24,6 +26,7 @@ worlds = st.fixed_dictionaries(
         "budget": st.integers(1, 3000),
         "max_rows": st.integers(1, 6),
         "is_pinned": st.booleans(),
+        "is_joint": st.booleans(),
         "cancelled": st.dictionaries(st.integers(0, 11), st.integers(0, 60), max_size=4),
     }
 )
@@ -32,8 +35,9 @@ worlds = st.fixed_dictionaries(
 class World:
     """Carries out what the scheduler says, and checks it at each turn."""
 
-    def __init__(self, plan, budget, max_rows, is_pinned, cancelled):
-        self.scheduler = Scheduler(budget, max_rows=max_rows, is_pinned=is_pinned)
+    def __init__(self, plan, budget, max_rows, is_pinned, cancelled, is_joint=False):
+        self.scheduler = Scheduler(budget, max_rows=max_rows, is_pinned=is_pinned, is_joint=is_joint)
+        self.is_joint = is_joint and not is_pinned
         self.plan, self.budget, self.is_pinned, self.cancelled = plan, budget, is_pinned, cancelled
         self.n_tokens: dict[int, int] = {}  # of each request in hand
         self.n_done: Counter[int] = Counter()
@@ -94,11 +98,16 @@ class World:
         if self.is_pinned:
             assert len(keys) == 1
         self.steps.append((keys, step))
+        if self.is_joint:
+            answering = [key for key in rows if self.n_tokens[key] - self.n_done[key] == 1]
+            assert set(answering) <= set(keys), "no step leaves out a running answer"
+            assert sum(step.widths) <= (max(JOINT_TOKENS[-1], len(rows) + 1) if answering else ALONE_PREFILL_TOKENS)
+        ends = [keys[at] for at in self.scheduler.ends(step)]
         for key, width in zip(keys, step.widths, strict=True):
             assert 1 <= width <= self.n_tokens[key] - self.n_done[key]
             self.n_done[key] += width
         ready = self.scheduler.computed(step)
-        assert ready == [key for key in keys if self.n_done[key] == self.n_tokens[key]]
+        assert ready == ends == [key for key in keys if self.n_done[key] == self.n_tokens[key]]
         for key in ready:
             n_prompt, n_answer, _ = self.plan[key]
             if self.n_tokens[key] + 1 == n_prompt + n_answer:
@@ -201,6 +210,30 @@ def test_long_prompts_come_in_parts_between_the_steps_of_running_answers():
     scheduler.drop(1)
     scheduler.admit()
     assert scheduler.step().widths == (ALONE_PREFILL_TOKENS,)
+
+
+def test_in_joint_steps_a_prompt_is_read_beside_running_answers_in_parts_as_small_as_serve():
+    scheduler = Scheduler(1 << 20, is_joint=True)
+    for key in (1, 2):
+        scheduler.submit(key, 3, 1000)
+    scheduler.admit()
+    assert scheduler.step() == Step(0, (3, 3)), "prompts go together when nobody answers"
+
+    def go(step):
+        for key in scheduler.computed(step):
+            scheduler.chosen(key)
+        scheduler.admit()
+        return scheduler.step()
+
+    step = go(scheduler.step())
+    assert step == Step(0, (1, 1))
+    scheduler.submit(3, 40, 200)
+    few, some, many = JOINT_TOKENS
+    assert go(step) == Step(0, (1, 1, few - 2))
+    scheduler.submit(4, 100, 200)
+    assert go(scheduler.step()) == Step(0, (1, 1, 27, some - 2 - 27)), "what is left of one goes with the next"
+    scheduler.submit(5, some * JOINT_STEPS, 5000)
+    assert sum(go(scheduler.step()).widths) == many
 
 
 def test_short_prompts_are_read_together_and_not_padded_to_long_ones():

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from agents.engine.messages import Failed, Generate, Reply
 from agents.engine.worker.generation.cache import KvCache, Span, probe
+from agents.engine.worker.generation.decoder import decoder_for
 from agents.engine.worker.generation.grammar import Grammars
 from agents.engine.worker.generation.masks import Masks
 from agents.engine.worker.generation.prefix import Prefixes
@@ -49,9 +50,11 @@ class Batch:
         self._loaded = loaded
         self._limits = limits
         self._masks = Masks(loaded.model)
-        self._cache = KvCache(probe(loaded.model), torch.empty(0, device=loaded.device, dtype=loaded.model.dtype))
+        shapes = probe(loaded.model)
+        self._decoder = decoder_for(loaded.model, shapes)
+        self._cache = KvCache(shapes, torch.empty(0, device=loaded.device, dtype=loaded.model.dtype))
         self._budget_tokens = limits.cache_bytes // self._cache.token_bytes
-        self._scheduler = Scheduler(self._budget_tokens, max_rows=limits.max_rows, is_pinned=limits.is_deterministic)
+        self._scheduler = self._new_scheduler()
         self._stack = Stack(loaded.adapters)
         self._prefixes: Prefixes[Span] = Prefixes()
         self._grammars = Grammars(loaded.tokenizer, loaded.width, loaded.end_tokens)
@@ -130,17 +133,14 @@ class Batch:
         if step is None:
             return
         with torch.inference_mode():
-            logits = self._compute(step)  # (rows, vocabulary)
-            self._choose(step, logits)
+            self._choose(step, self._compute(step, self._scheduler.ends(step)))
         if self.is_idle:
             self._arrange()
 
     def fail(self, error: AgentError) -> None:
         """A step went wrong in a way that is nobody's in particular: all end with it, and nothing of them is kept."""
         sequences, self._sequences = list(self._sequences.values()), {}
-        self._scheduler = Scheduler(
-            self._budget_tokens, max_rows=self._limits.max_rows, is_pinned=self._limits.is_deterministic
-        )
+        self._scheduler = self._new_scheduler()
         self._placed = []
         self._cache.resize(0, 0)
         self._stack.release()
@@ -151,6 +151,14 @@ class Batch:
         """Give back what is only kept for speed; the model wears nothing afterwards."""
         self._prefixes.shrink(0)
         self._stack.release()
+
+    def _new_scheduler(self) -> Scheduler:
+        return Scheduler(
+            self._budget_tokens,
+            max_rows=self._limits.max_rows,
+            is_pinned=self._limits.is_deterministic,
+            is_joint=self._decoder is not None,
+        )
 
     def _no_room(self, n_tokens: int) -> str:
         needed, budget = n_tokens * self._cache.token_bytes, self._limits.cache_bytes
@@ -197,12 +205,16 @@ class Batch:
         self._scheduler.reuse(key, n_tokens)
         sequence.n_cached = sequence.n_cached or min(n_tokens, sequence.n_prompt)
 
-    def _compute(self, step: Step) -> Tensor:
-        """The model's output after the last token of each row of `step`. Shape: (rows, vocabulary)."""
+    def _compute(self, step: Step, wanted: list[int]) -> Tensor:
+        """The model's output after the last token of the rows of `step` that are wanted. Shape: (rows, vocabulary)."""
         running = self.running()
         first, widths = step
         sequences = running[first : first + len(widths)]
         starts = [self._scheduler.n_done(sequence.request.id) for sequence in sequences]
+        self._stack.wear([sequence.adapter for sequence in running], first, len(widths))
+        if self._decoder is not None:
+            parts = [each.ids[start : start + n] for each, start, n in zip(sequences, starts, widths, strict=True)]
+            return self._decoder.step(self._cache, parts, first, starts, wanted)
         width = max(widths)
         ids, positions = [], []
         for sequence, start, n in zip(sequences, starts, widths, strict=True):
@@ -212,7 +224,6 @@ class Batch:
         device = self._loaded.device
         position_ids = torch.tensor(positions, device=device)  # (rows, width)
         self._cache.prepare(first, starts, widths)
-        self._stack.wear([sequence.adapter for sequence in running], first, len(widths))
         out = self._loaded.model(
             input_ids=torch.tensor(ids, device=device),  # (rows, width)
             position_ids=position_ids,
@@ -222,18 +233,15 @@ class Batch:
             logits_to_keep=1,
         )
         logits: Tensor = out.logits[:, -1]
-        return logits
+        return logits if len(wanted) == len(widths) else logits[wanted]
 
     def _choose(self, step: Step, logits: Tensor) -> None:
         """Give a token to each that can have one, and end those for whom it is the last."""
-        rows = self._scheduler.rows[step.first : step.first + len(step.widths)]
-        done = set(self._scheduler.computed(step))
-        at = [row for row, key in enumerate(rows) if key in done]
-        if not at:
+        sequences = [self._sequences[key] for key in self._scheduler.computed(step)]
+        if not sequences:
             return
-        sequences = [self._sequences[rows[row]] for row in at]
-        choices = choose_all(logits if len(at) == len(rows) else logits[at], [each.sampler for each in sequences])
-        self._count(len(at))
+        choices = choose_all(logits, [each.sampler for each in sequences])
+        self._count(len(sequences))
         for sequence, choice in zip(sequences, choices, strict=True):
             try:
                 if isinstance(choice, EngineFailed):

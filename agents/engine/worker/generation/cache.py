@@ -125,6 +125,21 @@ class KvCache(Cache):  # type: ignore[misc]  # transformers is not read by mypy 
         is_full = len(sources) == self._width * self._n_rows
         self._sources = None if is_full else torch.tensor(sources, device=device)
 
+    def put(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Take in a layer's keys and values of the step's tokens, all rows' without padding: (tokens, numbers)."""
+        for buffer, new in ((self._keys[layer], keys), (self._values[layer], values)):
+            buffer.view(-1, buffer.shape[2]).index_copy_(0, self._targets, new)
+
+    def held(self, layer: int, first: int, n_rows: int, extent: int) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values of some rows, (rows, heads, extent, head width)."""
+        shape = self._shapes[layer]
+        keys = self._keys[layer][first : first + n_rows, :extent]
+        values = self._values[layer][first : first + n_rows, :extent]
+        return (
+            keys.view(n_rows, extent, *shape.keys).transpose(1, 2),
+            values.view(n_rows, extent, *shape.values).transpose(1, 2),
+        )
+
     # What transformers calls.
 
     def update(

@@ -7,7 +7,7 @@ running ones grow beyond it, the youngest gives up its row and computes its toke
 and a request that could not run alone is refused at once: everybody comes to an end.
 
 Source: Yu et al., Orca (OSDI 2022), for batching step by step; Kwon et al. (arXiv 2309.06180) for preemption by
-recomputation.
+recomputation; Agrawal et al., Sarathi-Serve (arXiv 2403.02310), for prompts read in parts beside running answers.
 """
 
 from collections import deque
@@ -20,6 +20,10 @@ MAX_WAITING: Final = 256
 ALONE_PREFILL_TOKENS: Final = 512
 """Tokens of prompts in one step while no answer is being written; with some, fewer, so that those do not stall."""
 SHARED_PREFILL_TOKENS: Final = 64
+JOINT_TOKENS: Final = (15, 32, 96)
+"""Tokens in a step in which answers and prompts go together; the fewest with which the prompts take few steps. Up to 15
+cost hardly more than the answers alone, 32 hardly more than 16."""
+JOINT_STEPS: Final = 8
 
 
 class NoRoom(Exception):
@@ -60,15 +64,24 @@ class Scheduler:
         max_waiting: requests that wait; more are refused.
         is_pinned: each step is one row alone and nobody gives up a row, so that what a request computes, and in what
             shapes, is the same whatever else runs. Each request then reserves all that it may need.
+        is_joint: rows of different widths are computed without padding, so that a part of a prompt and the next tokens
+            of running answers go into one step.
     """
 
     def __init__(
-        self, budget_tokens: int, *, max_rows: int = 32, max_waiting: int = MAX_WAITING, is_pinned: bool = False
+        self,
+        budget_tokens: int,
+        *,
+        max_rows: int = 32,
+        max_waiting: int = MAX_WAITING,
+        is_pinned: bool = False,
+        is_joint: bool = False,
     ) -> None:
         self.budget_tokens = budget_tokens
         self._max_rows = max_rows
         self._max_waiting = max_waiting
         self._is_pinned = is_pinned
+        self._is_joint = is_joint and not is_pinned
         self._waiting: deque[_Entry] = deque()
         self._rows: list[_Entry] = []  # ready ones first
         self._ages: list[_Entry] = []  # the same, the oldest first
@@ -138,9 +151,11 @@ class Scheduler:
         self._order()
 
     def step(self) -> Step | None:
-        """What to compute next; None when there is nothing. Prompts and answers take turns."""
+        """What to compute next; None when there is nothing. Prompts and answers take turns, or go together."""
         n_ready = sum(entry.n_todo == 1 for entry in self._rows)
         filling = self._rows[n_ready:]
+        if self._is_joint and self._rows:
+            return Step(0, (1,) * n_ready + self._packed(filling, n_ready))
         if filling and not (n_ready and self._was_prefill):
             self._was_prefill = True
             is_shared = n_ready and not self._is_pinned
@@ -152,6 +167,11 @@ class Scheduler:
             self._turn = (self._turn + 1) % n_ready
             return Step(self._turn, (1,))
         return Step(0, (1,) * n_ready)
+
+    def ends(self, step: Step) -> list[int]:
+        """Which rows of `step`, counted from its first, will be able to choose their next token."""
+        rows = self._rows[step.first : step.first + len(step.widths)]
+        return [at for at, (entry, width) in enumerate(zip(rows, step.widths, strict=True)) if entry.n_todo == width]
 
     def computed(self, step: Step) -> list[int]:
         """`step` was carried out. Return the keys of those that can choose their next token, row by row."""
@@ -198,6 +218,19 @@ class Scheduler:
             if widths and (self._is_pinned or area > n_max or area > 2 * (sum(widths) + width)):
                 break
             widths.append(width)
+        return tuple(widths)
+
+    def _packed(self, filling: list[_Entry], n_ready: int) -> tuple[int, ...]:
+        """The same where nothing is padded and `n_ready` answers go along: what there is room for, the last in part."""
+        n_todo = sum(entry.n_todo for entry in filling)
+        rooms = [size - n_ready for size in JOINT_TOKENS] if n_ready else [ALONE_PREFILL_TOKENS]
+        n_left = next((room for room in rooms if room * JOINT_STEPS >= n_todo), max(rooms[-1], 1))
+        widths: list[int] = []
+        for entry in filling:
+            if not n_left:
+                break
+            widths.append(min(entry.n_todo, n_left))
+            n_left -= widths[-1]
         return tuple(widths)
 
     def _need(self, entry: _Entry) -> int:
