@@ -17,7 +17,7 @@ import trio
 from protocols.errors import DialFailed, ProtocolError, StreamBroken
 from protocols.net import MAX_INBOUND_STREAMS_PER_PEER, Network, PeerInfo, Stream
 from protocols.net_libp2p import NetConfig, open_network
-from protocols.net_libp2p.host import MAX_BUFFERED_BYTES
+from protocols.yamux.memory import MAX_UNREAD_BYTES
 from storage.keys import Identity
 
 LOOPBACK = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False)
@@ -211,9 +211,9 @@ async def test_a_peer_that_ignores_its_window_loses_its_connection(scene: Scene)
     async with open_network(Identity.generate(), LOOPBACK) as flooder:
         await flooder.connect(info(scene.node))
         stream = await flooder.open_stream(scene.node.peer_id, ["/never"])
-        stream._stream.muxed_stream.send_window = 1 << 40  # type: ignore[attr-defined]  # nothing honest does this
+        stream._muxed.core.send_window_bytes = 1 << 40  # type: ignore[attr-defined]  # nothing honest does this
         with trio.fail_after(30), pytest.raises(StreamBroken):
-            await stream.write(bytes(3 * MAX_BUFFERED_BYTES))
+            await stream.write(bytes(3 * MAX_UNREAD_BYTES))
     await scene.still_answers()
 
 
@@ -221,7 +221,7 @@ PEER = """
 import sys, trio
 from protocols.net import PeerInfo
 from protocols.net_libp2p import NetConfig, open_network
-from protocols.net_libp2p.host import MAX_BUFFERED_BYTES
+from protocols.yamux.memory import MAX_UNREAD_BYTES
 from storage.keys import Identity
 
 async def main():
