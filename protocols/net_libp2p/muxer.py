@@ -63,7 +63,8 @@ class MuxedStream(IMuxedStream):  # type: ignore[misc]  # libp2p's types are not
                 raise MuxedStreamEOF("the peer has finished")
             if self.core.is_reset or self.core.is_abandoned:
                 raise MuxedStreamReset("the stream was reset")
-            self.changed = trio.Event()
+            if self.changed.is_set():
+                self.changed = trio.Event()
             await self.changed.wait()
 
     async def write(self, data: bytes) -> None:
@@ -77,7 +78,8 @@ class MuxedStream(IMuxedStream):  # type: ignore[misc]  # libp2p's types are not
         self.muxed_conn.put(core, data)
         await trio.lowlevel.checkpoint()
         while core.queue.n_bytes > SEND_AHEAD_BYTES:
-            self.drained = trio.Event()
+            if self.drained.is_set():
+                self.drained = trio.Event()
             await self.drained.wait()
         if core.is_reset:
             raise MuxedStreamReset("the stream was reset")
@@ -194,7 +196,8 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
         while not self._arrived:
             if self.event_shutting_down.is_set():
                 raise MuxedConnUnavailable("the connection is closed")
-            self._arrival = trio.Event()
+            if self._arrival.is_set():  # others may wait for it too
+                self._arrival = trio.Event()
             await self._arrival.wait()
         stream = self._arrived.pop(next(iter(self._arrived)))
         self._act(lambda: self._core.accept(stream.core))
@@ -312,6 +315,8 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
                 self._work = trio.Event()
                 await self._work.wait()
             await self._let_writers_write()
+            if self._scope.cancel_called:
+                return  # what is left to say belongs to `close`
             async with self._sending:
                 messages, drained = self._core.take_messages(MESSAGES_A_TURN, trio.current_time())
                 for core in drained:
