@@ -50,27 +50,47 @@ class Opener:
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take what arrived; give the messages that are whole. Raises: Malformed where one was not sealed for us."""
-        unread = self._unread
-        unread += data
         messages: list[bytes] = []
-        at, end = 0, len(unread)
-        with memoryview(unread) as view:
-            while end - at >= LENGTH_BYTES:
-                start = at + LENGTH_BYTES
-                length = unread[at] << 8 | unread[at + 1]
-                if length < TAG_BYTES:
-                    raise Malformed(f"a noise message of {length} bytes, less than its tag")
-                if end - start < length:
-                    break
-                at = start + length
-                try:
-                    with view[start:at] as sealed:
-                        messages.append(self._cipher.decrypt(_nonce(self._number), sealed, None))
-                except InvalidTag:
-                    raise Malformed("a noise message was not sealed by the peer's key, or came out of turn") from None
-                self._number += 1
-        del unread[:at]
+        view = memoryview(data)
+        if self._unread:
+            view = self._complete(view, messages)
+        at, end = 0, len(view)
+        while end - at >= LENGTH_BYTES:
+            length = self._length(view[at : at + LENGTH_BYTES])
+            if end - at < length:
+                break
+            messages.append(self._open(view[at + LENGTH_BYTES : at + length]))
+            at += length
+        self._unread += view[at:]
         return messages
+
+    def _complete(self, view: memoryview, messages: list[bytes]) -> memoryview:
+        """Put the message in hand together, without copying those behind it. Returns: what is behind."""
+        for n_wanted in (LENGTH_BYTES, 0):
+            n_wanted = n_wanted or self._length(self._unread[:LENGTH_BYTES])
+            n_lacking = max(0, n_wanted - len(self._unread))
+            self._unread += view[:n_lacking]
+            view = view[n_lacking:]
+            if len(self._unread) < n_wanted:
+                return view
+        messages.append(self._open(bytes(self._unread[LENGTH_BYTES:])))
+        self._unread.clear()
+        return view
+
+    def _length(self, head: bytearray | memoryview) -> int:
+        """How long a message is, its length included."""
+        length = int.from_bytes(head, "big")
+        if length < TAG_BYTES:
+            raise Malformed(f"a noise message of {length} bytes, less than its tag")
+        return LENGTH_BYTES + length
+
+    def _open(self, sealed: bytes | memoryview) -> bytes:
+        try:
+            message = self._cipher.decrypt(_nonce(self._number), sealed, None)
+        except InvalidTag:
+            raise Malformed("a noise message was not sealed by the peer's key, or came out of turn") from None
+        self._number += 1
+        return message
 
     @property
     def is_between(self) -> bool:
