@@ -22,7 +22,7 @@ from libp2p.stream_muxer.exceptions import (
 )
 
 from protocols.errors import Remote
-from protocols.yamux.connection import MESSAGE_BYTES, Connection, Event, Opened
+from protocols.yamux.connection import CLOSE_S, MESSAGE_BYTES, Connection, Event, Opened
 from protocols.yamux.memory import Memory
 from protocols.yamux.stream import Stream
 
@@ -355,8 +355,8 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
                 self._break(error)
             if self._core.has_messages:
                 self._work.set()
-            # What is closed from now on waits CLOSE_S at least: no need to be woken for it.
-            await trio.sleep_until(min(self._core.next_deadline_s(), trio.current_time() + 1.0))
+            # A stream that is closed meanwhile waits so long at least: nobody has to wake us for it.
+            await trio.sleep_until(min(self._core.next_deadline_s(), trio.current_time() + CLOSE_S))
 
     # --- its end
 
