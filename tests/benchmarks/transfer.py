@@ -1,8 +1,9 @@
 """A large file from one process to another on loopback: `python -m tests.benchmarks.transfer`.
 
 Each way in turn, in the same rounds: plain TCP (bytes alone, by trio), Covey from Covey, Kubo from Kubo, Covey from
-Kubo, Kubo from Covey. Stores are on disk, in fresh folders. Time runs until the content is in the store and written out
-as a file, as Kubo's `get` does it; beside it, for Covey, the fetch alone. Where Kubo cannot be had its rows are missing.
+Kubo, Kubo from Covey. Stores are on disk, in fresh folders. Time runs until the content is in the store and written
+out as a file, as Kubo's `get` does it; beside it, for Covey, the fetch alone. Where Kubo cannot be had its rows are
+missing.
 """
 
 import argparse
