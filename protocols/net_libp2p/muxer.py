@@ -147,6 +147,7 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
         self._work = trio.Event()  # for the sender
         self._sending = trio.Lock()
         self._scope = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
 
     # --- what libp2p asks for
 
@@ -170,6 +171,7 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
                     nursery.start_soon(self._receive)
                     nursery.start_soon(self._send)
                     nursery.start_soon(self._tend)
@@ -217,7 +219,8 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
         self._scope.cancel()
         self.event_closed.set()
         if self.on_close is not None:
-            await self.on_close()
+            with trio.CancelScope(shield=True):  # this may be one of the tasks that end now
+                await self.on_close()
 
     def get_remote_address(self) -> Any:
         """See `IMuxedConn`."""
@@ -291,6 +294,7 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
             pass
         except Remote as error:
             self._break(error)
+            return
         self._scope.cancel()
 
     async def _receive_one(self) -> list[bytes]:
@@ -315,8 +319,6 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
                 self._work = trio.Event()
                 await self._work.wait()
             await self._let_writers_write()
-            if self._scope.cancel_called:
-                return  # what is left to say belongs to `close`
             async with self._sending:
                 messages, drained = self._core.take_messages(MESSAGES_A_TURN, trio.current_time())
                 for core in drained:
@@ -353,6 +355,7 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
                 self._notice(self._core.tick(trio.current_time()))
             except Remote as error:
                 self._break(error)
+                return
             if self._core.has_messages:
                 self._work.set()
             # A stream that is closed meanwhile waits so long at least: nobody has to wake us for it.
@@ -361,8 +364,10 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
     # --- its end
 
     def _break(self, error: Remote) -> None:
+        """Close the connection, without cutting off what is being sent: the peer shall read why."""
         log.info("connection_broken", peer=str(self.peer_id), code=error.code, error=str(error))
-        self._scope.cancel()
+        if self._nursery is not None and not self.event_shutting_down.is_set():
+            self._nursery.start_soon(self.close)
 
     def _end(self) -> None:
         self.event_shutting_down.set()
