@@ -18,7 +18,7 @@ from protocols.bitswap.session import MAX_WANTS, Got
 from protocols.bitswap.shell import Exchange, Session, add_providers, next_arrivals, offer, open_session, want
 from protocols.errors import Malformed, NoProviders, ProtocolError, Remote, Tampered, TimedOut, TooBig
 from protocols.net import PeerInfo
-from storage.blockstore import Block, Blockstore, Visibility
+from storage.blockstore import Block, Blockstore, MadeBlock, Visibility
 from storage.cid import HASHES, IDENTITY, RAW, Cid
 from storage.codecs import links as codec_links
 from storage.errors import Corrupt, NotFound, StorageError, UnknownCodec
@@ -27,6 +27,8 @@ from storage.keys import PeerId
 MAX_BLOCKS: Final = 1 << 18
 MAX_BYTES: Final = 1 << 40
 WINDOW_BLOCKS: Final = 64  # wanted or not yet written
+WINDOW_BYTES: Final = 24 << 20  # of these, as far as the blocks so far tell how large they are, but at least:
+MIN_WINDOW_BLOCKS: Final = 8
 IDLE_TIMEOUT_S: Final = 60.0
 DIAL_TIMEOUT_S: Final = 15.0
 MAX_DIALS: Final = 8  # at a time
@@ -79,9 +81,15 @@ class Walk:
         """Is every block of the DAG in the store?"""
         return not self._stack and not self.wanted
 
+    @property
+    def window_blocks(self) -> int:
+        """How many blocks may be wanted or not yet written, so that they fit in the memory they may take."""
+        mean_bytes = max(1, self.n_bytes // max(1, self.n_blocks))
+        return max(MIN_WINDOW_BLOCKS, min(WINDOW_BLOCKS, WINDOW_BYTES // mean_bytes))
+
     def take(self, n_blocks: int) -> list[Cid]:
         """The next blocks to look up in the store, in order of the walk."""
-        taken = [self._stack.pop() for _ in range(min(n_blocks, len(self._stack)))]
+        taken = [self._stack.pop() for _ in range(min(max(0, n_blocks), len(self._stack)))]
         self.wanted |= {cid.multihash: cid for cid in taken}
         return taken
 
@@ -248,7 +256,7 @@ async def _walk(fetch: _Fetch, on_progress: Callable[[Progress], None], idle_tim
 async def _look_up(fetch: _Fetch) -> None:
     """Walk on through what the store has, until enough is wanted from others or nothing is left to look up."""
     walk, store = fetch.walk, fetch.exchange.store
-    while batch := walk.take(WINDOW_BLOCKS - len(walk.wanted)):
+    while batch := walk.take(walk.window_blocks - len(walk.wanted)):
         known = await fetch.exchange.work(partial(_inspect, store, batch, fetch.links))
         for cid, block in zip(batch, known, strict=True):
             if block is not None:
@@ -275,7 +283,8 @@ def _inspect(store: Blockstore, cids: Sequence[Cid], links: Links) -> list[_Know
 async def _keep(fetch: _Fetch, arrived: Sequence[Got]) -> None:
     """Write what arrived to the store, all of it at once, and walk on to its links."""
     cids = [fetch.walk.wanted[got.cid.multihash] for got in arrived]
-    blocks = [Block(cid, got.data) for cid, got in zip(cids, arrived, strict=True)]
+    # The exchange computed each multihash from the bytes: the store need not do it again.
+    blocks = [MadeBlock(cid, got.data) for cid, got in zip(cids, arrived, strict=True)]
     vouched = [fetch.level.voucher in (None, got.peer) for got in arrived]
     below = await fetch.exchange.work(
         partial(_write, fetch.exchange.store, blocks, vouched, fetch.links, fetch.level.show)

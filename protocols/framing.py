@@ -23,42 +23,47 @@ class FrameReader:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._unread = bytearray()
+        self._parts: list[bytes] = []  # put together once a message is whole: growing a buffer would copy it each time
+        self._n_unread = 0
+        self._n_needed = 1  # until when there is nothing to cut
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take what arrived; give the messages that are whole. Raises: TooBig, Malformed."""
-        self._unread += data
+        self._parts.append(data)
+        self._n_unread += len(data)
+        if self._n_unread < self._n_needed:
+            return []
+        unread = b"".join(self._parts)
         messages: list[bytes] = []
         at = 0
-        while (head := self._head(at)) is not None:
+        while (head := self._head(unread, at)) is not None and len(unread) >= sum(head):
             length, start = head
-            if len(self._unread) - start < length:
-                break
             at = start + length
-            messages.append(bytes(self._unread[start:at]))
-        del self._unread[:at]
+            messages.append(unread[start:at])
+        self._parts = [unread[at:]]
+        self._n_unread = len(unread) - at
+        self._n_needed = self._n_unread + 1 if head is None else sum(head) - at
         return messages
 
     @property
     def n_missing(self) -> int:
         """How many bytes the message in hand lacks at least: to read no more takes none of the next."""
-        head = self._head(0)
-        return 1 if head is None else head[1] + head[0] - len(self._unread)
+        return self._n_needed - self._n_unread
 
     @property
     def n_unread(self) -> int:
         """How many bytes of the message in hand are kept."""
-        return len(self._unread)
+        return self._n_unread
 
     @property
     def is_between(self) -> bool:
         """Is no message half read? Only then may a stream end."""
-        return not self._unread
+        return not self._n_unread
 
-    def _head(self, at: int) -> tuple[int, int] | None:
+    def _head(self, unread: bytes, at: int) -> tuple[int, int] | None:
         """The length that stands at `at` and the offset behind it; None while it is not whole."""
         length = 0
-        for index, byte in enumerate(self._unread[at : at + _MAX_PREFIX_BYTES]):
+        for index, byte in enumerate(unread[at : at + _MAX_PREFIX_BYTES]):
             length |= (byte & 0x7F) << 7 * index
             if byte < 0x80:
                 if byte == 0 and index:
@@ -66,7 +71,7 @@ class FrameReader:
                 if length > self._max_bytes:
                     raise TooBig(f"a message of {length} bytes; the limit is {self._max_bytes}")
                 return length, at + index + 1
-        if len(self._unread) - at >= _MAX_PREFIX_BYTES:
+        if len(unread) - at >= _MAX_PREFIX_BYTES:
             raise Malformed(f"a length prefix is longer than {_MAX_PREFIX_BYTES} bytes")
         return None
 

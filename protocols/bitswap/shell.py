@@ -370,8 +370,10 @@ async def _talk(exchange: Exchange, peer: PeerId, talk: _Talk) -> None:
     is_lost = False
     with talk.scope:
         try:
-            while await _has_news(exchange, peer, talk):
-                stream = await _deliver(exchange, peer, talk, stream)
+            message: Message | None = None
+            while message is not None or await _has_news(exchange, peer, talk):
+                message = message or await _compose(exchange, peer, talk)
+                stream, message = await _deliver(exchange, peer, talk, stream, message)
                 if stream is None:
                     is_lost = True
                     break
@@ -399,9 +401,29 @@ async def _has_news(exchange: Exchange, peer: PeerId, talk: _Talk) -> bool:
     return True
 
 
-async def _deliver(exchange: Exchange, peer: PeerId, talk: _Talk, stream: Stream | None) -> Stream | None:
+async def _deliver(
+    exchange: Exchange, peer: PeerId, talk: _Talk, stream: Stream | None, message: Message
+) -> tuple[Stream | None, Message | None]:
+    """Send one message, and compose the next one meanwhile where there is more to answer.
+
+    Returns: The stream, or None when the peer cannot be reached; the next message.
+    """
+    following: list[Message] = []
+
+    async def compose() -> None:
+        following.append(await _compose(exchange, peer, talk))
+
+    async with trio.open_nursery() as nursery:
+        if exchange.serving.has_answers(peer):
+            nursery.start_soon(compose)
+        stream = await _send(exchange, peer, stream, message)
+        if stream is None:
+            nursery.cancel_scope.cancel()
+    return stream, following[0] if following else None
+
+
+async def _send(exchange: Exchange, peer: PeerId, stream: Stream | None, message: Message) -> Stream | None:
     """Send one message, over a fresh stream where the old one is broken. None: the peer cannot be reached."""
-    message = await _compose(exchange, peer, talk)
     for _ in range(N_ATTEMPTS):
         try:
             if stream is None:

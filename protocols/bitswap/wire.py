@@ -168,35 +168,35 @@ def decode(data: bytes) -> Message:
     blocks: list[Payload] = []
     presences: tuple[list[Cid], list[Cid]] = ([], [])
     is_full, pending_bytes = False, 0
-    for field, value in _fields(data, budget):
+    for field, value in _fields(memoryview(data), budget):
         if field == 1:
-            is_full |= _decode_wantlist(_as_bytes(value), entries, budget)
+            is_full |= _decode_wantlist(_as_view(value), entries, budget)
         elif field == 2:
             budget.spend_item()
-            blocks.append(_checked(Payload(_V0_PREFIX, _as_bytes(value))))
+            blocks.append(_checked(_V0_PREFIX, _as_view(value)))
         elif field == 3:
             budget.spend_item()
-            blocks.append(_decode_payload(_as_bytes(value), budget))
+            blocks.append(_decode_payload(_as_view(value), budget))
         elif field == 4:
             budget.spend_item()
-            _decode_presence(_as_bytes(value), presences, budget)
+            _decode_presence(_as_view(value), presences, budget)
         elif field == 5:
             pending_bytes = max(0, _as_int32(value))
     return Message(tuple(entries), is_full, tuple(blocks), tuple(presences[0]), tuple(presences[1]), pending_bytes)
 
 
-def _decode_wantlist(data: bytes, entries: list[Entry], budget: _Budget) -> bool:
+def _decode_wantlist(data: memoryview, entries: list[Entry], budget: _Budget) -> bool:
     is_full = False
     for field, value in _fields(data, budget):
         if field == 1:
             budget.spend_item()
-            entries.append(_decode_entry(_as_bytes(value), budget))
+            entries.append(_decode_entry(_as_view(value), budget))
         elif field == 2:
             is_full = _as_bool(value)
     return is_full
 
 
-def _decode_entry(data: bytes, budget: _Budget) -> Entry:
+def _decode_entry(data: memoryview, budget: _Budget) -> Entry:
     raw, priority, is_cancel, want_type, send_dont_have = b"", 0, False, 0, False
     for field, value in _fields(data, budget):
         if field == 1:
@@ -212,17 +212,17 @@ def _decode_entry(data: bytes, budget: _Budget) -> Entry:
     return Entry(_as_cid(raw), priority, is_cancel, WantType(want_type), send_dont_have)
 
 
-def _decode_payload(data: bytes, budget: _Budget) -> Payload:
-    prefix, block = b"", b""
+def _decode_payload(data: memoryview, budget: _Budget) -> Payload:
+    prefix = block = memoryview(b"")
     for field, value in _fields(data, budget):
         if field == 1:
-            prefix = _as_bytes(value)
+            prefix = _as_view(value)
         elif field == 2:
-            block = _as_bytes(value)
-    return _checked(Payload(prefix, block))
+            block = _as_view(value)
+    return _checked(prefix, block)
 
 
-def _decode_presence(data: bytes, presences: tuple[list[Cid], list[Cid]], budget: _Budget) -> None:
+def _decode_presence(data: memoryview, presences: tuple[list[Cid], list[Cid]], budget: _Budget) -> None:
     raw, kind = b"", 0
     for field, value in _fields(data, budget):
         if field == 1:
@@ -232,16 +232,16 @@ def _decode_presence(data: bytes, presences: tuple[list[Cid], list[Cid]], budget
     presences[kind].append(_as_cid(raw))
 
 
-def _checked(payload: Payload) -> Payload:
-    if len(payload.data) > MAX_BLOCK_BYTES:
-        raise TooBig(f"a block of {len(payload.data)} bytes; the limit is {MAX_BLOCK_BYTES}")
-    if len(payload.prefix) > MAX_PREFIX_BYTES:
-        raise Malformed(f"a CID prefix of {len(payload.prefix)} bytes; the limit is {MAX_PREFIX_BYTES}")
-    return payload
+def _checked(prefix: bytes | memoryview, data: memoryview) -> Payload:
+    if len(data) > MAX_BLOCK_BYTES:
+        raise TooBig(f"a block of {len(data)} bytes; the limit is {MAX_BLOCK_BYTES}")
+    if len(prefix) > MAX_PREFIX_BYTES:
+        raise Malformed(f"a CID prefix of {len(prefix)} bytes; the limit is {MAX_PREFIX_BYTES}")
+    return Payload(bytes(prefix), bytes(data))
 
 
-def _fields(data: bytes, budget: _Budget) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a protobuf message: number and value, fixed-width values as bytes."""
+def _fields(data: memoryview, budget: _Budget) -> Iterator[tuple[int, int | memoryview]]:
+    """The fields of a protobuf message: number and value, fixed-width values as bytes. Nothing is copied."""
     at, end = 0, len(data)
     while at < end:
         budget.spend_field()
@@ -265,7 +265,7 @@ def _fields(data: bytes, budget: _Budget) -> Iterator[tuple[int, int | bytes]]:
         at += length
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
     """A protobuf varint: up to 10 bytes, since negative numbers travel as 64 bits."""
     value = shift = 0
     for index in range(at, min(at + 10, len(data))):
@@ -279,20 +279,24 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     raise Malformed("a varint is cut short or too long")
 
 
-def _as_bytes(value: int | bytes) -> bytes:
+def _as_view(value: int | memoryview) -> memoryview:
     if isinstance(value, int):
         raise Malformed("a number stands where bytes belong")
     return value
 
 
-def _as_int32(value: int | bytes) -> int:
+def _as_bytes(value: int | memoryview) -> bytes:
+    return bytes(_as_view(value))
+
+
+def _as_int32(value: int | memoryview) -> int:
     if not isinstance(value, int):
         raise Malformed("bytes stand where a number belongs")
     low = value & (1 << 32) - 1
     return low - (1 << 32) if low >> 31 else low
 
 
-def _as_bool(value: int | bytes) -> bool:
+def _as_bool(value: int | memoryview) -> bool:
     if value not in (0, 1):
         raise Malformed("neither 0 nor 1 stands where one of the two belongs")
     return value == 1

@@ -2,8 +2,8 @@
 
 Facts of libp2p 0.8.1 that made them: a default host accepts plaintext; an exception that leaves a stream handler or
 a background task ends the process, and a peer can cause one (a gossip message with a damaged key did); a dial waits
-0.25 s for nothing; a failed peer cannot be dialled for 60 s; two daemons may listen on one port; yamux logs a peer
-that ignores its window and buffers without end.
+0.25 s for nothing; a failed peer cannot be dialled for 60 s; two daemons may listen on one port; its yamux logs a peer
+that ignores its window and buffers without end, polls, and gives up a reader that rests for 5 s (ours: muxer.py).
 """
 
 import logging
@@ -13,8 +13,7 @@ from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, ClassVar, Final
-from weakref import WeakSet
+from typing import Any, Final
 
 import structlog
 import trio
@@ -26,21 +25,17 @@ from libp2p.kad_dht import common, kad_dht, peer_routing, provider_store, value_
 from libp2p.network import swarm as swarm_module
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
-from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer import muxer_multistream
-from libp2p.stream_muxer.yamux import yamux
 from libp2p.tools.anyio_service.trio_manager import TrioManager
 from libp2p.transport.tcp import tcp
 
 from protocols.net import MAX_INBOUND_STREAMS_PER_PEER
 from protocols.net_libp2p.addresses import SystemResolver, expand, parse
+from protocols.net_libp2p.muxer import Muxer
+from protocols.net_libp2p.secure import Noise
+from protocols.yamux.frames import PROTOCOL as YAMUX
 from storage.keys import Identity
 
-YAMUX_FRAME_BYTES: Final = 65519  # header of 12 included: one frame then fills one noise message
-ASSUMED_RTT_MS: Final = 50
-MAX_BUFFERED_BYTES: Final = 32 << 20  # unread data of one connection, all streams
-MAX_BUFFERED_IN_ALL_BYTES: Final = 256 << 20  # of all connections; beyond it, each may hold no more than:
-BUFFERED_SHARE_BYTES: Final = 1 << 20
 MAX_CONNECTIONS: Final = 300
 MIN_DIALLED: Final = 60  # of these, places that only connections which we dial can take
 MAX_STRANGERS: Final = 200  # connections of peers that came by themselves and are not protected
@@ -58,11 +53,11 @@ def build_host(identity: Identity, kad_protocol: str) -> Any:
     """A host that speaks noise and yamux over TCP and nothing else; it does not listen yet."""
     _patch(kad_protocol)
     keys = create_new_key_pair(seed=identity.seed)
-    noise = NoiseTransport(keys, noise_privkey=create_x25519_key_pair().private_key)
+    noise = Noise(keys, noise_privkey=create_x25519_key_pair().private_key)
     host = new_host(
         key_pair=keys,
         sec_opt={NOISE_PROTOCOL_ID: noise},
-        muxer_opt={TProtocol(yamux.PROTOCOL_ID): BoundedYamux},
+        muxer_opt={TProtocol(YAMUX): Muxer},
         transports=[tcp.TCP()],
         connection_config=ConnectionConfig(
             max_connections=MAX_CONNECTIONS,
@@ -89,9 +84,7 @@ def _patch(kad_protocol: str) -> None:
     logging.getLogger("libp2p").setLevel(logging.CRITICAL)  # it reports ordinary refusals as errors
     swarm_module._HAPPY_EYEBALLS_DELAY = 0.0
     swarm_module._NegativePeerCache.is_blocked = lambda self, peer_id: False
-    yamux.MAX_MESSAGE_SIZE = YAMUX_FRAME_BYTES
-    muxer_multistream.Yamux = BoundedYamux  # it makes this class whatever `muxer_opt` says
-    yamux._DEFAULT_ASSUME_RTT_MS = ASSUMED_RTT_MS
+    muxer_multistream.Yamux = Muxer  # it makes this class whatever `muxer_opt` says
     tcp._set_reuse_flags = _set_listen_flags
     for module in (swarm_module, tcp):
         module.DNSResolver = SystemResolver
@@ -193,62 +186,6 @@ async def running(service: Any) -> AsyncIterator[None]:
             with trio.CancelScope(deadline=trio.current_time() + STOP_TIMEOUT_S, shield=True):
                 await manager.stop()
             nursery.cancel_scope.cancel()
-
-
-class WindowIgnored(trio.TooSlowError):
-    """A peer sent more than it was granted. Yamux closes the connection on this type of error, and on few others."""
-
-
-class _Buffers(dict[int, bytearray]):
-    """The unread data of a connection's streams, bounded in sum, and over all connections."""
-
-    everywhere: ClassVar[WeakSet["_Buffers"]] = WeakSet()
-    __hash__ = object.__hash__  # type: ignore[assignment]  # it is a connection, not its contents
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.n_bytes = 0  # when data came last; less may be left by now
-        self.everywhere.add(self)
-
-    def __setitem__(self, stream_id: int, buffer: bytearray) -> None:
-        super().__setitem__(stream_id, _Buffer(self, buffer))
-
-    def measure(self) -> int:
-        """How much is unread now."""
-        self.n_bytes = sum(map(len, self.values()))
-        return self.n_bytes
-
-    def take(self, n_bytes: int) -> None:
-        """So much more has come. Raises: WindowIgnored."""
-        n_held = self.measure() + n_bytes
-        if n_held > MAX_BUFFERED_BYTES or (n_held > BUFFERED_SHARE_BYTES and self._are_all_full(n_bytes)):
-            raise WindowIgnored(f"{n_held} bytes unread on one connection")
-        self.n_bytes = n_held
-
-    def _are_all_full(self, n_bytes: int) -> bool:
-        room = MAX_BUFFERED_IN_ALL_BYTES - n_bytes
-        return (
-            sum(buffers.n_bytes for buffers in self.everywhere) > room
-            and sum(buffers.measure() for buffers in self.everywhere) > room
-        )
-
-
-class _Buffer(bytearray):
-    def __init__(self, siblings: _Buffers, data: bytearray) -> None:
-        super().__init__(data)
-        self._siblings = siblings
-
-    def extend(self, data: Any) -> None:
-        self._siblings.take(len(data))
-        super().extend(data)
-
-
-class BoundedYamux(yamux.Yamux):  # type: ignore[misc]  # libp2p's types are not followed
-    """Yamux whose buffers have an end."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.stream_buffers = _Buffers()
 
 
 class BoundedRecords(OrderedDict[bytes, Any]):

@@ -32,7 +32,7 @@ from protocols.net_libp2p.addresses import MAX_ADDRESSES_PER_PEER, parse, to_id,
 from protocols.net_libp2p.dht import find_providers, prepare, provide
 from protocols.net_libp2p.gossip import Gossip, build_router
 from protocols.net_libp2p.host import MAX_STRANGERS, build_host, hang_up, listen, running, survive
-from protocols.net_libp2p.streams import LibP2pStream, linger
+from protocols.net_libp2p.streams import LibP2pStream
 from protocols.topics import Subscriptions
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
@@ -41,7 +41,6 @@ DIAL_TIMEOUT_S: Final = 10.0
 HEAD_START_S: Final = 0.25  # of one address before the next is tried beside it (RFC 8305)
 NEGOTIATION_TIMEOUT_S: Final = 10.0
 MAX_KNOWN_PEERS: Final = 4096
-MAX_LINGERING: Final = 256
 LEAVE_TIMEOUT_S: Final = 1.0
 MAX_REASON_CHARS: Final = 300
 
@@ -112,7 +111,6 @@ class LibP2pNetwork:
         self._gossip = gossip
         self._subscriptions = subscriptions
         self._nursery = nursery
-        self._n_lingering = 0
         self._dialling: dict[PeerId, trio.Event] = {}
         self._known: OrderedDict[PeerId, list[str]] = OrderedDict()
         self._watchers = Broadcast[PeerChange](PEER_CHANNEL_CHANGES)
@@ -251,22 +249,9 @@ class LibP2pNetwork:
             if peer is None:
                 await stream.reset()
             else:
-                await answer(handler, LibP2pStream(stream, peer, self.let_linger))
+                await answer(handler, LibP2pStream(stream, peer))
 
         self._host.set_stream_handler(TProtocol(protocol), stream_handler)
-
-    def let_linger(self, muxed_stream: Any) -> None:
-        """Wait in the background for the peer's end of a closed stream; without waiting when there are too many."""
-        if not muxed_stream.recv_closed and not self._nursery.cancel_scope.cancel_called:
-            self._nursery.start_soon(self._count_lingering, muxed_stream)
-
-    async def _count_lingering(self, muxed_stream: Any) -> None:
-        self._n_lingering += 1
-        try:
-            with trio.CancelScope(deadline=-1 if self._n_lingering > MAX_LINGERING else float("inf")):
-                await survive(linger, muxed_stream)
-        finally:
-            self._n_lingering -= 1
 
     async def open_stream(self, peer: PeerId, protocols: Sequence[str]) -> LibP2pStream:
         """See `Network`."""
@@ -281,7 +266,7 @@ class LibP2pNetwork:
             if "protocols not supported" in reason:
                 raise ProtocolRefused(f"{peer} speaks none of {', '.join(protocols)}") from None
             raise DialFailed(f"{peer} did not open a stream: {reason}") from None
-        return LibP2pStream(stream, peer, self.let_linger)
+        return LibP2pStream(stream, peer)
 
     @asynccontextmanager
     async def subscribe(

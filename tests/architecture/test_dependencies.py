@@ -19,6 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Where the import's name is not the distribution's.
 DISTRIBUTIONS = {
     "nacl": "pynacl",
+    "noise": "noiseprotocol",
     "Crypto": "pycryptodome",
     "huggingface_hub": "huggingface-hub",
     "prompt_toolkit": "prompt-toolkit",

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from storage.blockstore import MadeBlock
 from storage.car import export_file, import_car, plan_export
@@ -46,20 +46,20 @@ class Kubo:
             [*command, str(repo), str(port)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
-        self._answer()
+        self.about = self._answer()  # its id and addresses
 
     def ask(self, do: str, **values: str) -> str:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": do, **values}) + "\n")
         self._process.stdin.flush()
-        return self._answer()
+        return str(self._answer())
 
-    def _answer(self) -> str:
+    def _answer(self) -> Any:
         assert self._process.stdout is not None
         answer = json.loads(self._process.stdout.readline())
         if "error" in answer:
             raise RuntimeError(answer["error"])
-        return str(answer["ok"])
+        return answer["ok"]
 
     def close(self) -> None:
         self._process.kill()

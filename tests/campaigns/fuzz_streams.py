@@ -1,10 +1,15 @@
-"""Readers of whole files, and of trees of blocks in which one block is a stranger's: CARs, folders, files, paths."""
+"""Readers of streams: connections, whole files, and trees of blocks in which one block is a stranger's."""
 
 from io import BytesIO
 from typing import Final
 
 from agents.adapters import inspect, safetensors_header
 from agents.errors import BadAdapter
+from protocols.errors import Malformed, TooBig
+from protocols.noise import Opener, Sealer
+from protocols.yamux import frames as yamux
+from protocols.yamux.connection import Connection, Opened
+from protocols.yamux.memory import Memory
 from storage.blockstore import MadeBlock
 from storage.car import CarReader, import_car, wire
 from storage.car.entries import Entries
@@ -148,7 +153,42 @@ _TENSORS: Final = (
     b'"a.lora_B.weight":{"dtype":"BF16","shape":[3,2],"data_offsets":[24,36]}}'
 )
 
+
+def _hear_yamux(data: bytes) -> object:
+    """A server accepts and reads whatever is opened; the second half of the bytes comes 40 s later."""
+    core = Connection(False, Memory(), 0.0)
+    for now_s, part in ((0.0, data[: len(data) // 2]), (40.0, data[len(data) // 2 :])):
+        core.tick(now_s)
+        for event in core.receive(part, now_s):
+            if isinstance(event, Opened):
+                core.accept(event.stream)
+            else:
+                core.read(event.stream, 1 << 20, now_s)
+        core.take_messages(100, now_s)
+    return core.streams
+
+
+_YAMUX: Final = b"".join(
+    (
+        yamux.pack(yamux.WINDOW, yamux.SYN, 1, 0),
+        yamux.pack(yamux.DATA, yamux.SYN | yamux.FIN, 3, 9) + b"all of it",
+        yamux.pack(yamux.DATA, 0, 1, 300) + bytes(300),
+        yamux.pack(yamux.WINDOW, 0, 1, 1 << 20),
+        yamux.pack(yamux.PING, yamux.SYN, 0, 7),
+        yamux.pack(yamux.WINDOW, yamux.RST, 1, 0),
+        yamux.pack(yamux.DATA, 0, 1, 4) + b"late",
+        yamux.pack(yamux.GO_AWAY, 0, 0, 0),
+    )
+)
+
 READERS: Final = (
+    Reader("yamux", _hear_yamux, (Malformed, TooBig), (_YAMUX,)),
+    Reader(
+        "noise",
+        lambda data: Opener(bytes(32)).feed(data),
+        (Malformed,),
+        (Sealer(bytes(32)).seal([b"", b"hello", bytes(300)]),),
+    ),
     Reader("car-v1", _read_car, (InvalidCar,), (_V1, wire.header([]) + wire.section(*_ROOT))),
     Reader("car-v2", _read_car, (InvalidCar,), (_v2(), _v2(padding=bytes(9)), _v2(has_index=False))),
     Reader("car-header", wire.read_header, (ValueError,), (_V1[1 : len(wire.header([_ROOT.cid]))], wire.PRAGMA[1:])),

@@ -17,7 +17,8 @@ import trio
 from protocols.errors import DialFailed, ProtocolError, StreamBroken
 from protocols.net import MAX_INBOUND_STREAMS_PER_PEER, Network, PeerInfo, Stream
 from protocols.net_libp2p import NetConfig, open_network
-from protocols.net_libp2p.host import MAX_BUFFERED_BYTES
+from protocols.yamux.frames import DATA, PING, RST, SYN, WINDOW, pack
+from protocols.yamux.memory import MAX_UNREAD_BYTES
 from storage.keys import Identity
 
 LOOPBACK = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False)
@@ -211,9 +212,9 @@ async def test_a_peer_that_ignores_its_window_loses_its_connection(scene: Scene)
     async with open_network(Identity.generate(), LOOPBACK) as flooder:
         await flooder.connect(info(scene.node))
         stream = await flooder.open_stream(scene.node.peer_id, ["/never"])
-        stream._stream.muxed_stream.send_window = 1 << 40  # type: ignore[attr-defined]  # nothing honest does this
+        stream._muxed.core.send_window_bytes = 1 << 40  # type: ignore[attr-defined]  # nothing honest does this
         with trio.fail_after(30), pytest.raises(StreamBroken):
-            await stream.write(bytes(3 * MAX_BUFFERED_BYTES))
+            await stream.write(bytes(3 * MAX_UNREAD_BYTES))
     await scene.still_answers()
 
 
@@ -221,7 +222,7 @@ PEER = """
 import sys, trio
 from protocols.net import PeerInfo
 from protocols.net_libp2p import NetConfig, open_network
-from protocols.net_libp2p.host import MAX_BUFFERED_BYTES
+from protocols.yamux.memory import MAX_UNREAD_BYTES
 from storage.keys import Identity
 
 async def main():
@@ -269,3 +270,55 @@ async def test_a_peer_killed_in_mid_stream_breaks_its_stream_and_nothing_else(sc
             assert isinstance(outcome[0], StreamBroken)
             assert not (await changes.receive()).is_connected
     await scene.still_answers()
+
+
+async def muxer_of(node: Network, stranger: Network) -> Any:
+    """A stranger's own end of its connection to the node."""
+    await stranger.connect(info(node))
+    return stranger._swarm.get_connections()[0].muxed_conn  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        pack(WINDOW, SYN, 0, 0),
+        b"\x01" + pack(WINDOW, SYN, 9, 0)[1:],
+        b"\x00\x09" + bytes(10),
+        pack(DATA, 0x80, 1, 0),
+        pack(DATA, SYN, 1001, (256 << 10) + 1),
+        pack(WINDOW, 0, 999_999, 1),
+        b"".join(pack(WINDOW, SYN, number, 0) for number in range(1001, 21_001, 2)),
+        pack(PING, SYN, 0, 7) * 10_000,
+        b"GET / HTTP/1.1\r\n\r\n",
+    ],
+    ids=["stream 0", "version 1", "type 9", "flags", "over the window", "nobody's", "10^4 streams", "pings", "http"],
+)
+async def test_who_breaks_yamux_loses_the_connection_and_nobody_else_does(scene: Scene, frames: bytes) -> None:
+    async with (
+        open_network(Identity.generate(), LOOPBACK) as friend,
+        open_network(Identity.generate(), LOOPBACK) as bad,
+    ):
+        await friend.connect(info(scene.node))
+        stream = await friend.open_stream(scene.node.peer_id, ["/echo"])
+        muxer = await muxer_of(scene.node, bad)
+        async with muxer._sending:  # in place of what it would say itself
+            await muxer.secured_conn.write(frames)
+        with trio.fail_after(20):
+            await muxer.event_closed.wait()
+            await stream.write(b"still here?")
+            assert await stream.read(100) == b"still here?"
+    await scene.still_answers()
+
+
+async def test_streams_that_are_opened_and_broken_off_without_end_cost_nobody_else_anything(scene: Scene) -> None:
+    async with open_network(Identity.generate(), LOOPBACK) as bad:
+        muxer = await muxer_of(scene.node, bad)
+        for first in range(1001, 9001, 800):
+            flood = b"".join(
+                pack(WINDOW, SYN, number, 0) + pack(WINDOW, RST, number, 0) for number in range(first, first + 800, 2)
+            )
+            async with muxer._sending:
+                await muxer.secured_conn.write(flood)
+        await scene.still_answers()
+        for connection in scene.node._swarm.get_connections():  # type: ignore[attr-defined]
+            assert len(connection.muxed_conn.streams) < MAX_INBOUND_STREAMS_PER_PEER

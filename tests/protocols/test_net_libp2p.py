@@ -5,7 +5,6 @@ import subprocess
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
-from weakref import WeakSet
 
 import pytest
 import trio
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 
 from protocols.errors import Local
 from protocols.net import PeerChange, PeerInfo, Stream
-from protocols.net_libp2p import NetConfig, host, network, open_network
+from protocols.net_libp2p import NetConfig, network, open_network
 from protocols.net_libp2p.addresses import expand, parse
 from protocols.net_libp2p.lean import LEFT_OUT
 from protocols.net_libp2p.mdns import MAX_TXT_STRINGS, read_txt, write_txt
@@ -147,29 +146,6 @@ async def test_strangers_never_take_the_places_of_protected_peers_and_of_those_w
             while second.peer_id not in node.peers():
                 await trio.sleep(0.01)
         assert set(node.peers()) == {first.peer_id, second.peer_id, dialled.peer_id}
-
-
-def test_unread_data_is_bounded_on_a_connection_and_over_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, limit in (("", 100), ("_IN_ALL", 250)):
-        monkeypatch.setattr(host, f"MAX_BUFFERED{name}_BYTES", limit)
-    monkeypatch.setattr(host, "BUFFERED_SHARE_BYTES", 10)
-    monkeypatch.setattr(host._Buffers, "everywhere", WeakSet())
-    first, second, third = connections = [host._Buffers() for _ in range(3)]
-    for buffers in connections:
-        buffers[1], buffers[2] = bytearray(), bytearray()
-    first[1].extend(bytes(60))
-    with pytest.raises(host.WindowIgnored):
-        first[2].extend(bytes(41))
-    first[2].extend(bytes(40))
-    second[1].extend(bytes(100))
-    third[1].extend(bytes(50))
-    with pytest.raises(host.WindowIgnored):
-        third[1].extend(b"x")
-    del third[1][:41]
-    first[2].clear()
-    third[1].extend(bytes(30))
-    first.clear()
-    third[2].extend(bytes(60))
 
 
 def test_wildcards_become_the_addresses_of_this_machine_loopback_last() -> None:

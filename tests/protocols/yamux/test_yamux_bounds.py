@@ -1,0 +1,271 @@
+"""What a peer cannot do: hold memory that it was not granted, open without end, ask without reading, fall silent."""
+
+import pytest
+
+from protocols.errors import Malformed, StreamBroken, TooBig
+from protocols.yamux import connection, memory
+from protocols.yamux.connection import CLOSE_S, DEAD_S, KEEPALIVE_S, STALL_S, Changed, Connection, Opened
+from protocols.yamux.frames import ACK, DATA, FIN, GO_AWAY, INITIAL_WINDOW_BYTES, PING, RST, SYN, WINDOW, pack, unpack
+from protocols.yamux.memory import Memory
+from protocols.yamux.stream import MAX_WINDOW_BYTES, Stream
+
+FULL = INITIAL_WINDOW_BYTES
+
+
+@pytest.fixture
+def server() -> Connection:
+    return new_server(Memory())
+
+
+def new_server(shared: Memory) -> Connection:
+    core = Connection(False, shared, 0.0)
+    core.tick(0.0)
+    core.take_messages(1, 0.0)
+    return core
+
+
+def opened(core: Connection, number: int, payload: bytes = b"", flags: int = 0) -> Stream:
+    """A stream that the peer opened with data."""
+    events = core.receive(pack(DATA, SYN | flags, number, len(payload)) + payload, 0.0)
+    assert isinstance(events[0], Opened)
+    core.accept(events[0].stream)
+    core.take_messages(1, 0.0)
+    return events[0].stream
+
+
+def sent(core: Connection, now_s: float = 0.0) -> list[tuple[int, int, int, int]]:
+    """The heads of what goes out."""
+    data = b"".join(core.take_messages(1 << 20, now_s)[0])
+    heads, at = [], 0
+    while at < len(data):
+        head = unpack(data, at)
+        heads.append(tuple(head))
+        at += 12 + (head.length if head.kind == DATA else 0)
+    return heads  # type: ignore[return-value]
+
+
+def test_ten_thousand_streams_are_mostly_refused_and_who_does_not_read_that_is_left(server: Connection) -> None:
+    frames = [pack(WINDOW, SYN, number, 0) for number in range(1, 20_001, 2)]
+    server.receive(b"".join(frames[: connection.MAX_BACKLOG + 100]), 0.0)
+    assert len(server.streams) == connection.MAX_BACKLOG
+    assert [head[1] for head in sent(server)] == [RST] * 100
+    with pytest.raises(TooBig, match="does not read"):
+        server.receive(b"".join(frames[connection.MAX_BACKLOG + 100 :]), 0.0)
+    assert sent(server)[-1] == (GO_AWAY, 0, 0, 1)
+
+
+def test_accepted_streams_have_a_bound_of_their_own_and_make_room_when_they_end(server: Connection) -> None:
+    streams = [opened(server, 2 * number + 1) for number in range(connection.MAX_INBOUND)]
+    server.receive(pack(WINDOW, SYN, 9999, 0), 0.0)
+    assert sent(server) == [(WINDOW, RST, 9999, 0)]
+    server.receive(pack(WINDOW, RST, streams[0].number, 0), 0.0)
+    assert opened(server, 10_001).number in server.streams
+
+
+def test_opening_and_breaking_off_again_leaves_nothing(server: Connection) -> None:
+    for number in range(1, 4001, 2):
+        server.receive(pack(WINDOW, SYN, number, 0) + pack(WINDOW, RST, number, 0), 0.0)
+    assert not server.streams
+    assert opened(server, 4001).number == 4001
+
+
+def test_our_own_streams_are_bounded_too(server: Connection) -> None:
+    for _ in range(connection.MAX_OUTBOUND):
+        server.open(0.0)
+    with pytest.raises(StreamBroken, match="close some"):
+        server.open(0.0)
+
+
+def test_a_flood_of_pings_that_reads_no_answer_ends_the_connection(server: Connection) -> None:
+    with pytest.raises(TooBig):
+        server.receive(pack(PING, SYN, 0, 7) * 10_000, 0.0)
+
+
+def test_unread_data_is_bounded_on_a_connection_and_over_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "MAX_UNREAD_BYTES", 3 * FULL)
+    monkeypatch.setattr(memory, "MAX_UNREAD_IN_ALL_BYTES", 4 * FULL)
+    monkeypatch.setattr(memory, "SHARE_BYTES", FULL)
+    shared = Memory()
+    first, second, third = new_server(shared), new_server(shared), new_server(shared)
+    for number in (1, 3, 5):
+        opened(first, number, bytes(FULL))
+    with pytest.raises(TooBig, match="unread on one connection"):
+        opened(first, 7, b"x")
+    assert shared.n_unread == 0
+    streams = [opened(second, number, bytes(FULL)) for number in (1, 3, 5)]
+    opened(third, 1, bytes(FULL))
+    with pytest.raises(TooBig):
+        opened(third, 3, b"x")
+    fourth = new_server(shared)
+    opened(fourth, 1, bytes(FULL))  # its share is never denied
+    assert second.read(streams[0], FULL, 0.0) == bytes(FULL)
+    opened(fourth, 3, bytes(10))
+    for core in (second, fourth):
+        core.go_away()
+    assert (shared.n_unread, shared.n_extra) == (0, 0)
+
+
+def test_one_byte_at_a_time_costs_little_more_than_its_bytes(server: Connection) -> None:
+    stream = opened(server, 1)
+    for _ in range(20):
+        server.receive((pack(DATA, 0, 1, 1) + b"x") * 5000 + pack(DATA, 0, 1, 0) * 5000, 0.0)
+        assert len(stream.unread._pieces) <= 2
+        assert server.read(stream, 5000, 0.0) == b"x" * 5000
+        server.take_messages(1, 0.0)
+
+
+def test_a_window_grows_with_the_speed_of_its_reader_up_to_its_bound_and_gives_it_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "MAX_EXTRA_BYTES", MAX_WINDOW_BYTES - FULL)
+    shared = Memory()
+    server = new_server(shared)
+    stream, other = opened(server, 1), opened(server, 3)
+    for number, each in ((1, stream), (3, other)):
+        for _ in range(20):
+            n_bytes = each.receive_window_bytes
+            server.receive(pack(DATA, 0, number, n_bytes) + bytes(n_bytes), 0.0)
+            assert len(server.read(each, 1 << 30, 0.0)) == n_bytes
+            grants = [head for head in sent(server) if head[0] == WINDOW]
+            assert grants == [(WINDOW, 0, number, each.target_bytes)]
+            assert each.receive_window_bytes == each.target_bytes
+    assert stream.target_bytes == MAX_WINDOW_BYTES
+    assert other.target_bytes == FULL  # one stream has all that the connection may have
+    assert shared.n_extra == MAX_WINDOW_BYTES - FULL
+    server.reset(stream)
+    assert shared.n_extra == 0
+
+
+def test_a_window_stays_as_it_is_for_a_slow_reader(server: Connection) -> None:
+    stream = opened(server, 1)
+    now_s = 0.0
+    for _ in range(5):
+        now_s += 10
+        server.receive(pack(DATA, 0, 1, FULL) + bytes(FULL), now_s)
+        server.read(stream, FULL, now_s)
+        assert sent(server, now_s)[-1] == (WINDOW, 0, 1, FULL)
+    assert stream.target_bytes == FULL
+
+
+def test_no_window_is_granted_for_what_ends_or_is_let_go_of(server: Connection) -> None:
+    ended, closed = opened(server, 1, bytes(FULL), FIN), opened(server, 3, bytes(FULL))
+    server.read(ended, FULL, 0.0)
+    server.close(closed, 0.0)
+    assert sent(server) == [(WINDOW, FIN, 3, 0)]
+
+
+def test_streams_take_turns_however_much_one_of_them_has_to_say() -> None:
+    client = Connection(True, Memory(), 0.0)
+    loud, quiet = client.open(0.0), client.open(0.0)
+    client.write(loud, bytes(200_000))
+    client.write(quiet, b"me too")
+    order = [head[2] for head in sent(client) if head[0] == DATA]
+    assert order.index(quiet.number) == 1
+    assert order.count(loud.number) == 4
+
+
+def test_small_writes_travel_in_one_frame() -> None:
+    client = Connection(True, Memory(), 0.0)
+    stream = client.open(0.0)
+    for _ in range(40):
+        client.write(stream, b"small")
+    assert [head for head in sent(client) if head[0] == DATA] == [(DATA, 0, 1, 200)]
+
+
+def test_what_came_before_an_end_may_be_read_behind_a_reset_and_what_had_no_end_may_not(server: Connection) -> None:
+    whole, cut = opened(server, 1, b"whole", FIN), opened(server, 3, b"cut")
+    for number in (1, 3):
+        assert Changed in map(type, server.receive(pack(WINDOW, RST, number, 0), 0.0))
+    assert server.read(whole, 10, 0.0) == b"whole"
+    assert server.read(cut, 10, 0.0) == b""
+    assert cut.is_reset and not cut.has_ended
+    assert not server.streams
+    with pytest.raises(StreamBroken, match="reset"):
+        server.write(cut, b"x")
+
+
+def test_a_stream_that_we_closed_is_reset_when_its_peer_never_ends_it(server: Connection) -> None:
+    stream = opened(server, 1)
+    server.write(stream, b"answer")
+    server.close(stream, 0.0)
+    assert [head[:2] for head in sent(server)] == [(DATA, 0), (WINDOW, FIN)]
+    assert server.next_deadline_s() == CLOSE_S
+    assert server.tick(CLOSE_S) == [Changed(stream)]
+    assert sent(server) == [(WINDOW, RST, 1, 0)]
+    assert not server.streams
+
+
+def test_what_is_queued_when_we_close_may_take_its_time_but_not_for_ever(server: Connection) -> None:
+    stream = opened(server, 1)
+    server.write(stream, bytes(FULL + 1))
+    server.close(stream, 0.0)
+    sent(server)
+    for now_s in (10.0, 20.0):
+        server.tick(now_s)
+        assert server.streams
+    server.receive(pack(WINDOW, 0, 1, 1), 20.0)
+    assert [head[:2] for head in sent(server, 20.0)] == [(DATA, 0), (WINDOW, FIN)]
+    other = opened(server, 3)
+    server.write(other, bytes(FULL + 1))
+    server.close(other, 20.0)
+    sent(server, 20.0)
+    server.tick(20.0 + STALL_S)
+    assert not server.streams
+
+
+def test_data_for_a_stream_that_we_closed_is_thrown_away_up_to_a_bound(
+    server: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "MAX_DISCARDED_BYTES", 1000)
+    stream = opened(server, 1)
+    server.close(stream, 0.0)
+    sent(server)
+    server.receive(pack(DATA, 0, 1, 1000) + bytes(1000), 0.0)
+    assert not stream.unread.n_bytes
+    assert server.streams
+    server.receive(pack(DATA, 0, 1, 1) + b"x", 0.0)
+    assert sent(server) == [(WINDOW, RST, 1, 0)]
+    assert not server.streams
+
+
+def test_a_peer_that_falls_silent_is_given_up_and_one_that_talks_is_not() -> None:
+    silent, talking = Connection(True, Memory(), 0.0), Connection(True, Memory(), 0.0)
+    for core in (silent, talking):
+        core.tick(0.0)
+        assert sent(core) == [(PING, SYN, 0, 1)]
+        core.receive(pack(PING, ACK, 0, 1), 0.25)
+        assert core.rtt_s == 0.25
+        assert core.next_deadline_s() == KEEPALIVE_S
+        core.tick(KEEPALIVE_S)
+        assert sent(core) == [(PING, SYN, 0, 2)]
+    talking.receive(pack(PING, SYN, 0, 9), KEEPALIVE_S + 1)
+    talking.tick(KEEPALIVE_S + DEAD_S)
+    with pytest.raises(StreamBroken, match="silent"):
+        silent.tick(KEEPALIVE_S + DEAD_S)
+    assert sent(silent) == [(GO_AWAY, 0, 0, 0)]
+    assert silent.next_deadline_s() == float("inf")
+    assert silent.tick(1000.0) == []
+
+
+def test_who_goes_away_takes_no_new_streams_and_ends_those_that_are_open() -> None:
+    client = Connection(True, Memory(), 0.0)
+    stream = client.open(0.0)
+    client.receive(pack(DATA, 0, 1, 4) + b"last" + pack(GO_AWAY, 0, 0, 0), 0.0)
+    with pytest.raises(StreamBroken, match="no more streams"):
+        client.open(0.0)
+    client.write(stream, b"but this goes on")
+    assert client.read(stream, 10, 0.0) == b"last"
+    client.go_away()
+    client.go_away()
+    assert sent(client)[-1] == (GO_AWAY, 0, 0, 0)
+    assert stream.is_reset
+    with pytest.raises(StreamBroken):
+        client.open(0.0)
+
+
+def test_a_frame_for_a_stream_that_is_over_is_skipped_unless_no_window_could_have_held_it(server: Connection) -> None:
+    server.reset(opened(server, 1))
+    sent(server)
+    assert server.receive(pack(DATA, 0, 1, 3) + b"old" + pack(WINDOW, FIN, 1, 5), 0.0) == []
+    with pytest.raises(Malformed):
+        server.receive(pack(DATA, 0, 1, MAX_WINDOW_BYTES + 1), 0.0)
