@@ -16,7 +16,8 @@ from daemon.keeper import Keeper, quota_of
 from protocols.errors import NoProviders
 from storage.blockstore import MadeBlock, Visibility
 from storage.catalog import Catalog
-from storage.cid import Cid
+from storage.cid import DAG_CBOR, Cid
+from storage.codecs import dag_cbor
 from storage.errors import BlocksDamaged, OverQuota, StoreFull
 from storage.keys import Identity
 from storage.packs import PackBlockstore
@@ -125,6 +126,28 @@ async def test_damage_is_found_told_and_mended_from_another_node(node, tmp_path,
     monkeypatch.setattr("daemon.content.fetch_block", fetch_block)
     done = await last(node, "verify", repair=True)
     assert (done.n_checked, done.n_damaged, done.n_repaired) == (3, 1, 1)
+    assert (await last(node, "verify")).n_damaged == 0
+
+
+async def test_what_was_lost_with_the_index_is_found_by_what_keeps_it_and_mended(node, monkeypatch):
+    files = [RNG.randbytes(3_000) for _ in range(2)]
+    inner = dag_cbor.encode([Cid.of(data) for data in files])
+    outer = dag_cbor.encode([Cid.of(inner, DAG_CBOR)])
+    blocks = [MadeBlock.of(outer, DAG_CBOR), MadeBlock.of(inner, DAG_CBOR), *map(MadeBlock.of, files)]
+    node.store.put_many(blocks)
+    node.pins.add(blocks[0].cid, "backup", state=PinState.COMPLETE)
+    node.store.delete_many(block.cid for block in blocks[1:3])
+    assert (await report(node)).keys() == {blocks[1].cid.multihash}
+
+    async def fetch_block(_node, cid, _timeout_s):
+        node.store.put_many([block for block in blocks if block.cid == cid])
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr("daemon.content.fetch_block", fetch_block)
+    assert (await last(node, "verify", repair=True, sample="99%")).n_damaged == 0
+    done = await last(node, "verify", repair=True)
+    assert (done.n_damaged, done.n_repaired) == (2, 2)
+    assert done.damaged[0].belongs_to == [f"pin backup: {blocks[0].cid}"]
     assert (await last(node, "verify")).n_damaged == 0
 
 
