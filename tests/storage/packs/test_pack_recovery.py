@@ -120,20 +120,6 @@ def test_an_index_that_fails_in_use_is_rebuilt_at_the_next_start(open_packs: Ope
     assert_all_here(store)
 
 
-def test_an_index_that_fails_a_start_is_rebuilt_by_that_start(open_packs: Open, tmp_path: Path) -> None:
-    open_packs().put_many([MadeBlock.of(b"%d" % index) for index in range(5000)])
-    open_packs().close()
-    index = tmp_path / "index.db"
-    data = index.read_bytes()
-    open_packs().put_many(BLOCKS)
-    open_packs().close()
-    index.write_bytes(data[:32768] + bytes(len(data) - 32768))  # it must take up what came later, and cannot
-    store = open_packs()
-    assert store.recovery.rebuilt_index and not (tmp_path / "index.damaged").exists()
-    assert_all_here(store)
-    assert store.stat().n_blocks == 5000 + len(BLOCKS)
-
-
 def test_a_torn_tail_is_cut_at_every_byte(open_packs: Open, tmp_path: Path) -> None:
     store = open_packs()
     store.put_many(BLOCKS[:2])
