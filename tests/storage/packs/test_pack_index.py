@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from storage.blockstore import MadeBlock, Seen, Visibility
-from storage.errors import StorageError, StoreFull
+from storage.errors import StorageError, StoreFull, UnknownVersion
 from storage.packs import PackBlockstore
 from storage.packs import index as pack_index
 from storage.packs import store as pack_store
@@ -122,3 +122,17 @@ def test_an_index_that_fails_a_start_is_rebuilt_by_that_start(open_packs: Open, 
     assert store.recovery.rebuilt_index and not (tmp_path / "index.damaged").exists()
     assert_all_here(store)
     assert store.stat().n_blocks == 5000 + len(BLOCKS)
+
+
+def test_an_index_whose_version_the_disk_changed_is_kept_until_its_owner_moves_it_away(
+    open_packs: Open, tmp_path: Path
+) -> None:
+    open_packs().put_many(BLOCKS)
+    open_packs().close()
+    index = tmp_path / "index.db"
+    data = index.read_bytes()
+    index.write_bytes(data[:63] + bytes([data[63] ^ 4]) + data[64:])
+    with pytest.raises(UnknownVersion, match="move it away"):
+        open_packs()
+    index.rename(tmp_path / "away")
+    assert_all_here(open_packs())
