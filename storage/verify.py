@@ -2,15 +2,21 @@
 
 A block that does not match is set aside by the store: it counts as missing, its bytes stay where they are, and putting
 it again heals it. How far a run has come is a note, so that the next one goes on from there.
+
+Reading finds what the index knows of. What was lost together with it, only the pins and roots above can tell.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Final, NamedTuple
 from zlib import crc32
 
 from storage.blockstore import Store
 from storage.cid import Cid
-from storage.errors import CorruptBlock, NotFound
+from storage.dag import reach
+from storage.errors import CorruptBlock, NotFound, StorageError
+from storage.pins import Pin, PinKind, PinState
+from storage.roots import Root
 
 _NOTE: Final = "verify"
 _NOTE_EVERY: Final = 10_000
@@ -18,7 +24,7 @@ _PARTS: Final = 1 << 32
 
 
 class Checked(NamedTuple):
-    """A block that was read. `problem` says what is wrong with it."""
+    """A block that was looked at. `problem` says what is wrong with it."""
 
     cid: Cid
     n_bytes: int
@@ -52,3 +58,30 @@ def resumes_after(store: Store) -> Cid | None:
     """Behind which block a run over all goes on; None where it begins."""
     noted = store.get_note(_NOTE)
     return None if noted is None else Cid(noted)
+
+
+def verify_kept(store: Store, pins: Iterable[Pin], roots: Iterable[Root]) -> Iterator[Checked]:
+    """Look for every block that complete pins and whole roots need, without reading leaves.
+
+    Below a block that is not here nothing is known; what else stops a walk is told by a collection. Raises nothing.
+    """
+    blocks = store.unnoticed()
+    visited: set[Cid] = set()
+    pinned = [pin for pin in pins if pin.state is PinState.COMPLETE]
+    walks = [reach(blocks, pin.cid, visited=visited) for pin in pinned if pin.kind is PinKind.RECURSIVE]
+    walks += [
+        reach(blocks, root.cid, without=root.without, visited=None if root.without else visited)
+        for root in roots
+        if root.is_whole
+    ]
+    sizes = [(pin.cid, blocks.size(pin.cid)) for pin in pinned if pin.kind is PinKind.DIRECT]
+    for walk in walks:
+        with suppress(StorageError):
+            for cid, n_bytes in walk:
+                yield _looked_at(cid, n_bytes)
+    for cid, n_bytes in sizes:
+        yield _looked_at(cid, n_bytes)
+
+
+def _looked_at(cid: Cid, n_bytes: int | None) -> Checked:
+    return Checked(cid, 0, f"the block {cid} is missing or damaged") if n_bytes is None else Checked(cid, n_bytes)

@@ -72,7 +72,7 @@ def _verified(result: Json) -> Iterator[str]:
     if not result["n_damaged"]:
         yield f"{what}: all are sound"
         return
-    yield f"{what}: {result['n_damaged']:,} are damaged, {result['n_repaired']:,} of them repaired"
+    yield f"{what}: {result['n_damaged']:,} are damaged or gone, {result['n_repaired']:,} of them repaired"
     for one in result["damaged"]:
         yield f"  {'repaired' if one['is_repaired'] else 'damaged '}  {one['cid']}"
         yield from (f"            {clean(line)}" for line in one["belongs_to"])

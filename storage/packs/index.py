@@ -120,7 +120,10 @@ class Index:
         try:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             if version > INDEX_VERSION:
-                raise UnknownVersion(f"{self._path} has version {version}; this Covey knows {INDEX_VERSION}")
+                raise UnknownVersion(
+                    f"{self._path} has version {version}; this Covey knows {INDEX_VERSION}. If no newer Covey ever ran"
+                    " here, the disk changed it: move it away, and it is made anew from the packs"
+                )
             if 0 < version < INDEX_VERSION:
                 connection.close()
                 self._discard()

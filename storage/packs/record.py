@@ -68,10 +68,15 @@ def pack_header(marker: bytes) -> bytes:
 
 def read_marker(header: bytes) -> bytes | None:
     """The marker in a pack's header; None where it is torn or damaged. Raises: UnknownVersion."""
+    marker = _marker_of_any_version(header)
+    if marker is not None and header[len(_MAGIC)] != PACK_VERSION:
+        raise UnknownVersion(f"pack version {header[len(_MAGIC)]}; this Covey knows {PACK_VERSION}")
+    return marker
+
+
+def _marker_of_any_version(header: bytes) -> bytes | None:
     if len(header) < PACK_HEADER_BYTES or not header.startswith(_MAGIC):
         return None
-    if header[len(_MAGIC)] != PACK_VERSION:
-        raise UnknownVersion(f"pack version {header[len(_MAGIC)]}; this Covey knows {PACK_VERSION}")
     return header[len(_MAGIC) + 1 : PACK_HEADER_BYTES]
 
 
@@ -80,11 +85,12 @@ def find_marker(read: Read, file_bytes: int, *, is_sealed: bool) -> tuple[bytes,
 
     A header has no check: its marker is believed when the first record has it too, else the one that leads to
     something. The end of the file is asked only where that should be a footer (`is_sealed`): elsewhere it is a payload,
-    which anybody may have written.
+    which anybody may have written. A version is believed when nothing in the file can be read as ours.
     """
-    header = read_marker(read(0, PACK_HEADER_BYTES))
+    head = read(0, PACK_HEADER_BYTES)
+    header = _marker_of_any_version(head)
     first = read(PACK_HEADER_BYTES, MARKER_BYTES)
-    if header is not None and header == first:
+    if header is not None and header == first and head[len(_MAGIC)] == PACK_VERSION:
         return header, True
     closing = read(max(file_bytes - _FOOTER_END_BYTES, 0), MARKER_BYTES) if is_sealed else b""
     for marker in (header or b"", first, closing):
@@ -94,6 +100,7 @@ def find_marker(read: Read, file_bytes: int, *, is_sealed: bool) -> tuple[bytes,
         return header, False
     if _read_record(read, first, PACK_HEADER_BYTES, verify=False) is not None:
         return first, False
+    header = read_marker(head)
     return None if header is None else (header, True)
 
 

@@ -55,7 +55,7 @@ class Recovery:
         if self.waiting_packs:
             found.append(f"{_named(self.waiting_packs)} back: restart Covey once more to have it read")
         if self.rebuilt_index:
-            found.append("the index was made anew from the packs")
+            found.append("the index was made anew from the packs: `covey repo verify` tells whether all is here")
         if self.cut_bytes:
             found.append(f"{self.cut_bytes} bytes that were never acknowledged are cut off")
         return "; ".join(found) or f"{self.n_records} records were read again"

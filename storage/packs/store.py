@@ -28,7 +28,7 @@ from storage.blockstore import (
 )
 from storage.cid import Cid
 from storage.durable import make_folder
-from storage.errors import CorruptBlock, NotFound, StorageError, StoreFull, StoreLocked
+from storage.errors import Corrupt, CorruptBlock, NotFound, StorageError, StoreFull, StoreLocked
 from storage.overlap import Batch, overlapped
 from storage.packs.compaction import Compacted, Compactor, Entry, Ground, OnPack, dead_frac, say_anew
 from storage.packs.files import PackGone, PackReader, PackWriter
@@ -71,7 +71,7 @@ class PackBlockstore(Store):
             undo.callback(os.close, self._lock_fd)
             self._index = Index(folder / "index.db")
             undo.callback(self._index.close)  # SQLite syncs the name of its file itself, with its first commit
-            self.recovery: Final[Recovery] = recover(self._packs_folder, self._index)
+            self.recovery: Final[Recovery] = self._recover()
             self._reader = PackReader(self._packs_folder)
             packs = {
                 number: state._replace(sealed=state.sealed or number in self.recovery.lost_packs)
@@ -82,6 +82,13 @@ class PackBlockstore(Store):
             self._room = Room(folder, quota)
             self._note_losses()
             undo.pop_all()
+
+    def _recover(self) -> Recovery:
+        try:
+            return recover(self._packs_folder, self._index)
+        except Corrupt:  # the index, deeper down than opening it looks
+            self._index.clear()
+            return recover(self._packs_folder, self._index)
 
     def _note_losses(self) -> None:
         """Write anew what a lost pack may have said, for the index alone knows it; only then, mark the loss.

@@ -3,8 +3,12 @@
 import pytest
 
 from storage import verify as verify_module
-from storage.blockstore import MadeBlock, Store
-from storage.verify import resumes_after, verify
+from storage.blockstore import MadeBlock, Store, Visibility
+from storage.cid import DAG_CBOR, Cid
+from storage.codecs import dag_cbor
+from storage.pins import PinKind, Pins, PinState
+from storage.roots import Roots
+from storage.verify import resumes_after, verify, verify_kept
 
 BLOCKS = [MadeBlock.of(bytes([number])) for number in range(30)]
 
@@ -39,3 +43,24 @@ def test_reading_is_no_use(store: Store) -> None:
     began = store.begin_sweep()
     list(verify(store))
     assert store.sweep([block.cid for block in BLOCKS], began).n_blocks == 30
+
+
+def test_what_is_kept_and_not_here_is_told(store: Store) -> None:
+    leaves = BLOCKS[:6]
+    parents = [MadeBlock.of(dag_cbor.encode([leaf.cid for leaf in leaves[at:]]), DAG_CBOR) for at in (0, 2, 4)]
+    store.put_many([*leaves, *parents])
+    pins, roots = Pins(store), Roots(store)
+    pins.add(parents[0].cid, state=PinState.COMPLETE)
+    pins.add(parents[1].cid, state=PinState.FETCHING)
+    pins.add(BLOCKS[7].cid, kind=PinKind.DIRECT, state=PinState.COMPLETE)
+    roots.publish(parents[2].cid, Visibility.PUBLIC, without=[leaves[5].cid])
+    lost = [leaves[0], leaves[4], leaves[5], parents[1]]
+
+    def told() -> list[Cid]:
+        return [one.cid for one in verify_kept(store, pins.list(), roots.list()) if one.problem]
+
+    assert told() == [BLOCKS[7].cid]
+    store.delete_many(block.cid for block in lost)
+    assert set(told()) == {BLOCKS[7].cid, leaves[0].cid, leaves[4].cid, leaves[5].cid}
+    pins.remove(parents[0].cid)
+    assert set(told()) == {BLOCKS[7].cid, leaves[4].cid}

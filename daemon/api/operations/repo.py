@@ -87,7 +87,7 @@ class Verify(Params, frozen=True):
 
 
 class Damaged(Result, frozen=True, tag_field="type", tag="damaged"):
-    """A block that the disk changed. It counts as missing until it is here again.
+    """A block that the disk changed, or that is gone though it is kept. It counts as missing until it is here again.
 
     `belongs_to` names what is kept or published and needs it, with its path there; `hint` says what to do.
     """
@@ -100,7 +100,7 @@ class Damaged(Result, frozen=True, tag_field="type", tag="damaged"):
 
 
 class Verified(Result, frozen=True, tag_field="type", tag="verified"):
-    """How many blocks were read, and how many did not match their CIDs."""
+    """How many blocks were read, and how many did not match their CIDs, or are gone though something needs them."""
 
     n_checked: int
     size_bytes: int
@@ -293,12 +293,17 @@ async def _verify(node: "Node", params: Verify, sample_frac: float, report: "Rep
             report(Progress(step=f"reading ({len(bad)} damaged)", n_done=n_bytes))
         return n_checked, n_bytes, bad
 
-    n_checked, n_bytes, bad = await trio.to_thread.run_sync(read)
+    n_checked, n_bytes, todo = await trio.to_thread.run_sync(read)
+    bad: list[Checked] = []
     repaired: set[Cid] = set()
-    for n_done, checked in enumerate(bad if params.repair else ()):
-        report(Progress(step="repairing", n_done=n_done, n_total=len(bad), unit="blocks"))
-        if await _repair(node, checked.cid, params.timeout_s):
-            repaired.add(checked.cid)
+    is_last = False
+    while not is_last:  # what lies below a block that is gone shows only when that is back
+        if sample_frac == 1:
+            todo += await trio.to_thread.run_sync(_gone, node, [*bad, *todo], report)
+        bad += todo
+        mended = await _mended(node, todo, params.timeout_s, report) if params.repair else set()
+        repaired |= mended
+        todo, is_last = [], not mended
     damaged = await _told(node, bad, repaired, was_tried=params.repair, report=report) if bad else []
     if bad:
         node.events.note("blocks_damaged", {"n_blocks": len(bad), "n_repaired": len(repaired)})
@@ -310,6 +315,33 @@ async def _verify(node: "Node", params: Verify, sample_frac: float, report: "Rep
         resumed_after=str(resumed) if resumed else None,
         damaged=damaged,
     )
+
+
+async def _mended(node: "Node", bad: "list[Checked]", timeout_s: float, report: "Report") -> "set[Cid]":
+    """Which of these blocks peers gave again."""
+    mended = set()
+    for n_done, checked in enumerate(bad):
+        report(Progress(step="repairing", n_done=n_done, n_total=len(bad), unit="blocks"))
+        if await _repair(node, checked.cid, timeout_s):
+            mended.add(checked.cid)
+    return mended
+
+
+def _gone(node: "Node", known: "list[Checked]", report: "Report") -> "list[Checked]":
+    """What pins and published roots need, is not here, and is not known yet."""
+    import trio
+
+    from storage.verify import verify_kept
+
+    told = {checked.cid.multihash for checked in known}
+    gone: list[Checked] = []
+    for n_done, checked in enumerate(verify_kept(node.store, node.pins.list(), node.roots.list())):
+        trio.from_thread.check_cancelled()
+        if checked.problem and checked.cid.multihash not in told:
+            told.add(checked.cid.multihash)
+            gone.append(checked)
+        report(Progress(step="looking at what is kept", n_done=n_done, unit="blocks"))
+    return gone
 
 
 async def _told(

@@ -1,4 +1,4 @@
-"""The index of packs where SQLite itself is refused its room."""
+"""The index of packs where SQLite is refused its room, or finds its file damaged."""
 
 import os
 import sqlite3
@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from storage.blockstore import MadeBlock, Seen, Visibility
-from storage.errors import StorageError, StoreFull
+from storage.errors import StorageError, StoreFull, UnknownVersion
 from storage.packs import PackBlockstore
 from storage.packs import index as pack_index
 from storage.packs import store as pack_store
+from tests.storage.packs.test_pack_recovery import BLOCKS, Open, assert_all_here
 
 
 def test_an_index_without_room_refuses_the_write_and_keeps_the_rest(open_packs: Callable[..., PackBlockstore]) -> None:
@@ -107,3 +108,31 @@ def test_a_lock_file_that_takes_no_number_locks_all_the_same(
     with pytest.raises(StorageError, match="is in use"):
         PackBlockstore(store._packs_folder.parent)
     assert os.listdir(store._packs_folder) == []
+
+
+def test_an_index_that_fails_a_start_is_rebuilt_by_that_start(open_packs: Open, tmp_path: Path) -> None:
+    open_packs().put_many([MadeBlock.of(b"%d" % index) for index in range(5000)])
+    open_packs().close()
+    index = tmp_path / "index.db"
+    data = index.read_bytes()
+    open_packs().put_many(BLOCKS)
+    open_packs().close()
+    index.write_bytes(data[:32768] + bytes(len(data) - 32768))  # it must take up what came later, and cannot
+    store = open_packs()
+    assert store.recovery.rebuilt_index and not (tmp_path / "index.damaged").exists()
+    assert_all_here(store)
+    assert store.stat().n_blocks == 5000 + len(BLOCKS)
+
+
+def test_an_index_whose_version_the_disk_changed_is_kept_until_its_owner_moves_it_away(
+    open_packs: Open, tmp_path: Path
+) -> None:
+    open_packs().put_many(BLOCKS)
+    open_packs().close()
+    index = tmp_path / "index.db"
+    data = index.read_bytes()
+    index.write_bytes(data[:63] + bytes([data[63] ^ 4]) + data[64:])
+    with pytest.raises(UnknownVersion, match="move it away"):
+        open_packs()
+    index.rename(tmp_path / "away")
+    assert_all_here(open_packs())

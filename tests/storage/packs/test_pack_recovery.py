@@ -198,18 +198,20 @@ def test_a_tail_whose_bytes_never_reached_the_disk_is_cut(open_packs: Open, tmp_
     assert_all_here(store)
 
 
-def test_damage_in_the_middle_costs_one_block_and_no_more(open_packs: Open, tmp_path: Path) -> None:
+@pytest.mark.parametrize("at", [-40, 0])  # in the record's head or key; in the block
+def test_damage_in_the_middle_costs_one_block_and_no_more(open_packs: Open, tmp_path: Path, at: int) -> None:
     open_packs().put_many(BLOCKS)
     open_packs().close()
     pack = the_pack(tmp_path)
     data = bytearray(pack.read_bytes())
-    at = data.index(BLOCKS[7].data)
-    data[at - 40] ^= 1  # in the record's head or key
+    data[data.index(BLOCKS[7].data) + at] ^= 1
     pack.write_bytes(data)
     remove_index(tmp_path)
     store = open_packs()
     assert store.missing([block.cid for block in BLOCKS]) == [BLOCKS[7].cid]
-    assert store.recovery.cut_bytes == 0
+    assert store.recovery.cut_bytes == 0 and "`covey repo verify` tells" in store.recovery.text()
+    store.put_many(BLOCKS)
+    assert_all_here(open_packs())
 
 
 def test_a_flipped_bit_is_noticed_by_the_read(open_packs: Open, tmp_path: Path) -> None:
@@ -324,7 +326,7 @@ def test_a_newer_version_is_refused(open_packs: Open, tmp_path: Path, what: str)
     if what == "pack":
         remove_index(tmp_path)
         data = the_pack(tmp_path).read_bytes()
-        the_pack(tmp_path).write_bytes(data[:7] + b"\x02" + data[8:])
+        the_pack(tmp_path).write_bytes(data[:7] + b"\x02" + data[8:16] + b"records of another form" * 99)
     else:
         data = (tmp_path / "index.db").read_bytes()
         (tmp_path / "index.db").write_bytes(data[:60] + (INDEX_VERSION + 1).to_bytes(4) + data[64:])

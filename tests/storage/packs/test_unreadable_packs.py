@@ -28,7 +28,7 @@ def flip(path: Path, at: int) -> None:
 
 
 @pytest.mark.parametrize("is_sealed", [True, False])
-@pytest.mark.parametrize("at", [0, 8, 15])
+@pytest.mark.parametrize("at", [0, 7, 8, 15])
 @pytest.mark.parametrize("is_index_lost", [True, False])
 def test_a_pack_whose_header_is_damaged_is_read_all_the_same(
     open_packs: Open, tmp_path: Path, is_sealed: bool, at: int, is_index_lost: bool
