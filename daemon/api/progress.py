@@ -36,7 +36,7 @@ async def telling(work: Callable[[Report], Awaitable[T]]) -> AsyncGenerator[Prog
         while not is_done.is_set():
             with trio.move_on_after(TELL_EVERY_S):
                 await is_done.wait()
-            if news:
+            if news and not failures:
                 yield news.pop()
     if failures:
         raise failures[0]

@@ -39,7 +39,7 @@ class FalseShares(SecureRefused):
 
     code = "false_shares"
 
-    def __init__(self, dealer: PeerId, why: str) -> None:
+    def __init__(self, why: str, dealer: PeerId | None = None) -> None:
         super().__init__(f"the secret of {dealer} cannot be put together: {why}")
         self.dealer = dealer
 
@@ -264,12 +264,12 @@ class Adder:
         for peer in sorted(self.active):
             seed = self._secret(peer, {one: answer.own_seeds.get(peer) for one, answer in answers.items()})
             if self._setting.digest(SEED, seed, peer) != self._keys[peer].seed_digest:
-                raise FalseShares(peer, "the seed that came of the shares is not the one it vouched for")
+                raise FalseShares("the seed that came of the shares is not the one it vouched for", peer)
             masks.apply(self._total, seed, -1)
         for gone in sorted(self.dropped):
             key = self._secret(gone, {one: answer.mask_keys.get(gone) for one, answer in answers.items()})
             if masks.public_key(key) != self._keys[gone].for_masks:
-                raise FalseShares(gone, "the key that came of the shares is not the one it signed")
+                raise FalseShares("the key that came of the shares is not the one it signed", gone)
             for peer in sorted(self.active):
                 purpose = self._setting.purpose(_MASK, *sorted((gone, peer)))
                 seed = masks.agree(key, self._keys[peer].for_masks, purpose)
@@ -281,4 +281,4 @@ class Adder:
         try:
             return shamir.combine(found, self._setting.threshold)
         except shamir.BadShares as error:
-            raise FalseShares(peer, str(error)) from None
+            raise FalseShares(str(error), peer) from None

@@ -389,7 +389,7 @@ OPERATIONS = (
     Operation(
         noun="fl",
         verb="result",
-        summary="Show a round's result, write its tensors, or keep it as an adapter.",
+        summary="Show or write a round's result, or keep it as an adapter.",
         params=Fetch,
         result=Fetched,
         handler=result,

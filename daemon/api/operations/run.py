@@ -52,7 +52,7 @@ class Approve(Params, frozen=True):
 
     workspace: Which
     run: NameText
-    step: Annotated[str, Meta(max_length=64)]
+    step: Annotated[str, Meta(max_length=64, description="The step that waits for a word.")]
 
 
 class Step(Result, frozen=True):

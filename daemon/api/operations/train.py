@@ -102,6 +102,10 @@ class Train(Params, frozen=True):
     split_seed: (
         Annotated[int, Meta(ge=0, le=(1 << 63) - 1, description="Of what is held out (default: as --seed).")] | None
     ) = None
+    frozen: Annotated[
+        Literal["", "a", "b"],
+        Meta(description="The half of each low-rank pair that is not trained."),
+    ] = ""
     fresh: Annotated[bool, Meta(description="Begin anew, though one of that name is unfinished.")] = False
     force: Annotated[bool, Meta(description="Go on though the machine or its programs are others.")] = False
     plot: Annotated[bool, Meta(description="Draw the curves.")] = False

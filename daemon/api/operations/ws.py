@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from daemon.app import Node
 
 Which = Annotated[str, Meta(max_length=200, description="The workspace: its CID, an end of it, or its title.")]
-PeerText = Annotated[str, Meta(max_length=512)]
+PeerText = Annotated[str, Meta(max_length=512, description="A member, or who becomes one: its peer id or name.")]
 Right = Literal["read", "write", "run", "admin"]
-KeyText = Annotated[str, Meta(max_length=128)]
+KeyText = Annotated[str, Meta(max_length=128, description="The key: letters, digits and . _ - / in it.")]
 
 
 class Create(Params, frozen=True):
     """What it is called."""
 
-    title: Annotated[str, Meta(min_length=1, max_length=200)]
+    title: Annotated[str, Meta(min_length=1, max_length=200, description="What its members call it.")]
 
 
 class One(Params, frozen=True):
@@ -132,7 +132,7 @@ class Say(Params, frozen=True):
     """What is said, under which key, and to whom."""
 
     workspace: Which
-    text: Annotated[str, Meta(max_length=16384)]
+    text: Annotated[str, Meta(max_length=16384, description="What to say.")]
     key: Annotated[str, Meta(max_length=128, description="Under which key it stands.")] = "talk"
     to: Annotated[str, Meta(max_length=512, description="For this member to act on; all can read it.")] | None = None
 
@@ -151,7 +151,7 @@ class Put(Params, frozen=True):
 
     workspace: Which
     key: KeyText
-    value: Annotated[str, Meta(max_length=65536)]
+    value: Annotated[str, Meta(max_length=65536, description="A text, or JSON with --typed.")]
     typed: Annotated[bool, Meta(description="The value is JSON: a number, a list, an object ...")] = False
     link: Annotated[str, Meta(max_length=128, description="Content that belongs to it, by CID.")] | None = None
 

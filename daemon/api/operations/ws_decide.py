@@ -23,7 +23,7 @@ class Propose(Params, frozen=True):
     """What is to be decided."""
 
     workspace: Which
-    text: Annotated[str, Meta(max_length=16384)]
+    text: Annotated[str, Meta(max_length=16384, description="What to decide.")]
     options: Annotated[
         tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...],
         Meta(max_length=16, description="Between what; commas between."),

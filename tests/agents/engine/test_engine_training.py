@@ -40,6 +40,7 @@ def do(tiny_model, tmp_path, data):
 
     from agents.engine.worker.training.train import train
 
+    torch.set_num_threads(1)  # as the workers here: another number of threads adds in another order
     seeds = count(1000)
 
     def run(settings, name="fox", until=math.inf, told=None, **fields):

@@ -1,7 +1,7 @@
 """What tasks want of the engine, as it is asked of the node's trainer."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 
 import msgspec
@@ -52,6 +52,11 @@ class FakeTrainer:
         return last
 
 
+def nobody_else(row: ModelRow, use: str) -> AbstractContextManager[None]:
+    """A model that nobody wants to remove."""
+    return nullcontext()
+
+
 def put(path: Path, layout: Layout) -> Path:
     flush(new_vector(path, layout), path)
     return path
@@ -99,7 +104,7 @@ async def test_a_round_is_trained_on_from_its_adapter_with_its_seed_and_the_spli
     catalog: Catalog, tmp_path: Path
 ) -> None:
     trainer = FakeTrainer(READY, TRAINED)
-    assert await RoundEngine(catalog, trainer).train(wish(tmp_path)) == Trained(40, 1.5)
+    assert await RoundEngine(catalog, trainer, nobody_else).train(wish(tmp_path)) == Trained(40, 1.5)
     (asked,) = trainer.asked
     assert isinstance(asked, messages.Train) and asked.is_fresh and asked.initial == str(tmp_path / "initial")
     settings = asked.settings
@@ -109,16 +114,18 @@ async def test_a_round_is_trained_on_from_its_adapter_with_its_seed_and_the_spli
 
 async def test_a_training_that_was_stopped_is_no_update(catalog: Catalog, tmp_path: Path) -> None:
     with pytest.raises(EngineFailed, match="was stopped"):
-        await RoundEngine(catalog, FakeTrainer(READY, messages.TrainPaused(step=1, n_steps=3))).train(wish(tmp_path))
+        await RoundEngine(catalog, FakeTrainer(READY, messages.TrainPaused(step=1, n_steps=3)), nobody_else).train(
+            wish(tmp_path)
+        )
 
 
 async def test_a_result_is_measured_on_what_the_training_would_hold_out(catalog: Catalog, tmp_path: Path) -> None:
     trainer = FakeTrainer(messages.Measured(loss=1.25, accuracy=0.5, n_labels=90, n_examples=4))
-    engine = RoundEngine(catalog, trainer)
+    engine = RoundEngine(catalog, trainer, nobody_else)
     assert await engine.measure(wish(tmp_path)) == Score(4, 1.25, 0.5)
     trained = FakeTrainer(READY, TRAINED)
     (tmp_path / "initial").unlink()
-    await RoundEngine(catalog, trained).train(wish(tmp_path))
+    await RoundEngine(catalog, trained, nobody_else).train(wish(tmp_path))
     measure, train = trainer.asked[0], trained.asked[0]
     assert isinstance(measure, messages.Measure) and isinstance(train, messages.Train)
     assert measure.settings == train.settings
@@ -126,7 +133,7 @@ async def test_a_result_is_measured_on_what_the_training_would_hold_out(catalog:
 
 async def test_where_b_alone_is_exchanged_the_engine_gets_both_and_learns_b(catalog: Catalog, tmp_path: Path) -> None:
     trainer = FakeTrainer(READY, TRAINED)
-    await RoundEngine(catalog, trainer).train(wish(tmp_path, is_half=True))
+    await RoundEngine(catalog, trainer, nobody_else).train(wish(tmp_path, is_half=True))
     (asked,), (layout,) = trainer.asked, trainer.layouts
     assert isinstance(asked, messages.Train) and asked.settings.frozen == "a"
     assert dict(layout.shapes)[f"base_model.model.{LAYER}.lora_A.weight"] == (2, 6)
@@ -135,5 +142,19 @@ async def test_where_b_alone_is_exchanged_the_engine_gets_both_and_learns_b(cata
 async def test_without_the_base_nothing_is_asked_of_the_engine(catalog: Catalog, tmp_path: Path) -> None:
     trainer = FakeTrainer()
     with pytest.raises(BadTask, match="is not here"):
-        await RoundEngine(catalog, trainer).train(wish(tmp_path, base="bafyother"))
+        await RoundEngine(catalog, trainer, nobody_else).train(wish(tmp_path, base="bafyother"))
     assert not trainer.asked
+
+
+async def test_the_base_is_kept_while_a_round_reads_it(catalog: Catalog, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    @contextmanager
+    def keeping(row: ModelRow, use: str) -> Iterator[None]:
+        told.append(f"{row.name}: {use}")
+        yield
+        told.append(f"{len(trainer.asked)} asked")
+
+    trainer = FakeTrainer(READY, TRAINED)
+    await RoundEngine(catalog, trainer, keeping).train(wish(tmp_path))
+    assert told == ["mine: the training of a round", "1 asked"]
