@@ -46,7 +46,6 @@ MAX_ENTRIES_PER_MESSAGE: Final = MAX_ITEMS // 4
 OPEN_TIMEOUT_S: Final = 15.0
 WRITE_TIMEOUT_S: Final = 60.0  # for one message: a peer that reads slower than that is given up
 LINGER_S: Final = 60.0  # our stream to a peer closes after so much silence
-MAX_STREAMS_PER_PEER: Final = 8  # inbound
 N_ATTEMPTS: Final = 2  # a broken stream is reopened once before the peer counts as lost
 
 T = TypeVar("T")
@@ -266,8 +265,6 @@ async def _hear(exchange: Exchange, stream: Stream) -> None:
     """Read a peer's messages for as long as its stream lasts."""
     peer = stream.peer
     ear = exchange.ears.setdefault(peer, _Ear())
-    if ear.n_streams == MAX_STREAMS_PER_PEER:
-        return
     ear.n_streams += 1
     try:
         await _listen(exchange, stream, ear)
