@@ -30,10 +30,10 @@ from storage.memory import MemoryBlockstore
 Node = Any  # the class stands in tests/conftest.py, which tests cannot import
 
 # A base model that no node has to load: what is fetched for it is judged by its shapes.
-BASE = msgspec.structs.replace(TINY, hidden_size=4096, n_layers=16)
+BASE = msgspec.structs.replace(TINY, hidden_size=4096, n_layers=28)
 BASE_CID = Cid.parse(BASE.fingerprint)
 TOPIC = wire.topic_of(BASE_CID)
-LARGE_RANK = 256  # 128 MiB: a fetch that can be interrupted
+LARGE_RANK = 256  # 224 MiB: a fetch that can be interrupted
 
 
 @pytest.fixture
