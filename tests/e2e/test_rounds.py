@@ -6,6 +6,7 @@ plan block. The third has much more to train on: there is time to kill somebody 
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -85,7 +86,8 @@ def test_three_train_and_a_fourth_proves_it_and_so_does_a_stranger_without_a_net
     proved = village.dan.ask("fl", "verify", village.experiment)
     assert proved["verdict"] == "proved"
     assert [one["round"] for one in proved["findings"]] == [1, 2]
-    assert "3 updates admitted, 0 refused, 3 agree" in proved["findings"][1]["what"]
+    # It is over once a majority agrees; the third one may be about to.
+    assert re.search(r"3 updates admitted, 0 refused, [23] agree", proved["findings"][1]["what"])
     exported = village.dan.ask("fl", "export", village.experiment, "--out", str(tmp_path / "all.car"))
     assert exported["n_missing"] == 0
     village.close()
