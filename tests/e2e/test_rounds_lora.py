@@ -43,7 +43,7 @@ learning_rate = 0.005
 
 
 @pytest.fixture(scope="module")
-def homes(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Village:
+def homes(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Village:
     """Four homes in which a plan stands that three have joined; their daemons are down."""
     from tests.conftest import Node  # type: ignore[import-not-found]
 
@@ -54,9 +54,9 @@ def homes(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Villag
         for node in nodes.values():
             node.set({"engine.n_threads": "1"})
         village.up()
-        village.ada.ok("model", "pull", str(tiny_folder), "--name", "tiny")
+        village.ada.ok("model", "pull", str(tiny_model), "--name", "tiny")
         village.ada.ok("model", "publish", "tiny", "--visibility", "public")
-        village.bob.ok("model", "pull", str(tiny_folder), "--name", "small")
+        village.bob.ok("model", "pull", str(tiny_model), "--name", "small")
         village.cleo.ok("peer", "trust", village.ada.peer, "--kinds", "models")
         (folder / "plan.toml").write_text(PLAN)
         village.experiment = village.ada.ask("fl", "plan", str(folder / "plan.toml"))["experiment"]
