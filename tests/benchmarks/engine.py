@@ -1,9 +1,9 @@
 """How fast many adapters answer at once: `python -m tests.benchmarks.engine [--model tiny|smollm2]`.
 
-Everything beside transformers and PEFT in the same run, with the same weights, prompts and adapters, greedy, on one
-thread. Tokens a second are given by CPU time (`/cpu s`, which other work on the machine hardly touches) and by wall
-time; each figure is the best of several rounds in turn. Where PEFT and the engine differ in a token, the line says how
-far apart PEFT's two best logits were: below 1e-4 either is right.
+Everything beside transformers and PEFT in the same run, with the same weights, prompts and adapters, greedy, on as many
+threads as the engine takes by itself: one a core. Tokens a second are given by CPU time (`/cpu s`, which other work on
+the machine hardly touches) and by wall time; each figure is the best of several rounds in turn. Where PEFT and the
+engine differ in a token, the line says how far apart PEFT's two best logits were: below 1e-4 either is right.
 
 The load test's clock is CPU time too: requests arrive at random (Poisson), and who is idle skips to the next arrival.
 """
@@ -374,7 +374,7 @@ def main() -> None:
     parser.add_argument("--model", choices=tuple(SOURCES), default="tiny")
     parser.add_argument("--tokens", type=int, help="new tokens of each request")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--part", choices=("speed", "agreement", "swap", "load"), action="append")
     options = parser.parse_args()
     parts = options.part or ["speed", "agreement", "swap", "load"]
