@@ -9,7 +9,7 @@ import msgspec
 import trio
 
 from agents.errors import AgentError
-from agents.federation.archive import pack, unpack
+from agents.federation.archive import Packed, pack, unpack
 from agents.federation.audit import audit, verdict_of
 from agents.federation.experiment import Experiment
 from agents.federation.planning import BadPlan, complete, faults, plan_of, read_file
@@ -22,24 +22,25 @@ from agents.federation.verify import Finding
 from daemon import wall
 from daemon.api.operation import Progress
 from daemon.api.operations import fl, fl_proof
+from daemon.api.progress import in_thread
+from daemon.asked import new_target, whom
 from daemon.errors import NotFoundHere, Unfit
 from protocols.entry import Entry, make_entry
 from protocols.errors import Remote
 from protocols.net import PeerInfo
 from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Close, Plan, Submit, content_of
 from storage.cid import Cid
-from storage.errors import InvalidCid, StorageError, TargetExists
-from storage.keys import PeerId
+from storage.errors import InvalidCid, StorageError
 from storage.pins import PinState
 from storage.unixfs import COVEY_WEIGHTS, add_path
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from daemon.api.progress import Report
     from daemon.app import Node
 
-DIAL_LIMIT_S: Final = 15.0
 MODEL_IDLE_S: Final = 60.0
-MAX_ASKED: Final = 32
 INITIAL_PIN: Final = "rounds/initial"
 
 
@@ -135,7 +136,7 @@ def _with_tensors(node: "Node", fields: dict[str, Any], initial: object) -> tupl
                 canonical(path, folder / "initial")
                 path = folder / "initial"
         else:
-            path = Shelf(_ports(node), folder).path(cid)
+            path = Shelf(node.adapters.ports, folder).path(cid)
         layout = read_layout(path)
         if why := task_of(fields["task"]).misfit(layout):
             raise BadPlan(f"the first tensors are not those of the task: {why}")
@@ -155,10 +156,6 @@ def _finder(node: "Node") -> FindBase:
     return partial(find_base, node.catalog)
 
 
-def _ports(node: "Node") -> Any:
-    return node.adapters.ports
-
-
 # --- taking part
 
 
@@ -166,7 +163,7 @@ async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
     """Raises: UnknownExperiment, NoMember, BadTask, NotFoundHere, StorageError, OSError."""
     cid = Cid.parse(params.experiment)
     known = next((one for one in node.rounds.all() if one.cid == cid), None)
-    entry = known.plan_entry if known else await node.rounds.plan_from(await _whom(node, params.from_), cid)
+    entry = known.plan_entry if known else await node.rounds.plan_from(await whom(node, params.from_), cid)
     data = Path(params.data) if params.data is not None else None
     one_plan = known.plan if known else None
     if data is not None:
@@ -217,22 +214,6 @@ async def _bring_base(node: "Node", task: Task) -> None:
         await node.adapters.listen()
 
 
-async def _whom(node: "Node", text: str | None) -> list[PeerId]:
-    """Whom to ask for a plan: the one that is named, connected to if need be, or all who are connected."""
-    from daemon.api.operations.peer import resolve
-
-    if text is None:
-        return node.network.peers()[:MAX_ASKED]
-    peer = await resolve(node, text)
-    info = PeerInfo.parse(text) if "/" in text else PeerInfo(peer, node.catalog.peers.addresses(peer))
-    try:
-        with trio.fail_after(DIAL_LIMIT_S):
-            await node.network.connect(info)
-    except (Remote, trio.TooSlowError):
-        pass  # told by the question
-    return [peer]
-
-
 # --- proving
 
 
@@ -250,15 +231,10 @@ async def verify(node: "Node", params: "fl_proof.Verify", report: "Report") -> "
 
 
 async def _audited(node: "Node", plan: Entry, entries: list[Entry], report: "Report") -> "fl_proof.Verified":
-    n_done = 0
+    def work(on_done: "Callable[[int], None]") -> list[Finding]:
+        return audit(node.adapters.ports, plan, entries, node.home.scratch, lambda finding: on_done(1))
 
-    def on_finding(finding: Finding) -> None:
-        nonlocal n_done
-        trio.from_thread.check_cancelled()
-        n_done += 1
-        report(Progress(step="computing each round again", n_done=n_done, unit="findings"))
-
-    findings = await trio.to_thread.run_sync(partial(audit, _ports(node), plan, entries, node.home.scratch, on_finding))
+    findings = await in_thread(work, "computing each round again", None, report, "findings")
     return fl_proof.Verified(
         experiment=str(plan.body_cid),
         title=str(plan.content.get("title", "")),
@@ -310,28 +286,17 @@ async def bring_all(one: Experiment, report: "Report") -> None:
 
 async def export(node: "Node", params: "fl_proof.Export", report: "Report") -> "fl_proof.Exported":
     """Raises: UnknownExperiment, NotFoundHere, TargetExists, StorageError."""
-    one, target = find(node, params.experiment), Path(params.out)
-    if not target.parent.is_dir():
-        raise NotFoundHere(f"there is no folder {target.parent} to write into. Make it first: mkdir -p")
-    if target.exists():
-        raise TargetExists(f"{target} is there already: choose another name, or move it away")
+    one, target = find(node, params.experiment), new_target(params.out)
     if not params.is_offline:
         await bring_all(one, report)
         await _bring_results(one)
 
-    n_done = 0
-
-    def on_bytes(n_bytes: int) -> None:
-        nonlocal n_done
-        trio.from_thread.check_cancelled()
-        n_done += n_bytes
-        report(Progress(step=f"writing {target.name}", n_done=n_done))
-
-    def write() -> Any:
+    def write(on_bytes: "Callable[[int], None]") -> Packed:
         with node.store.lease():
-            return pack(node.store, one.plan_entry, one.book.entries(), target, on_bytes)
+            return pack(node.store, one.plan_entry, entries, target, on_bytes)
 
-    packed = await trio.to_thread.run_sync(write)
+    entries = one.book.entries()
+    packed = await in_thread(write, f"writing {target.name}", None, report)
     return fl_proof.Exported(
         experiment=str(one.cid),
         root=str(packed.root),

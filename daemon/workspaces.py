@@ -1,13 +1,10 @@
 """Workspaces as operations use them: texts in, what the room of workspaces knows out."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-import trio
-
-from agents.workspace.archive import pack
+from agents.workspace.archive import Packed, pack
 from agents.workspace.decisions import Ballot, count
 from agents.workspace.duties import revocation
 from agents.workspace.errors import NoSuchKey, NotGranted
@@ -15,25 +12,24 @@ from agents.workspace.history import Node as Placed
 from agents.workspace.space import Space
 from agents.workspace.workspace import Workspace
 from daemon import wall
-from daemon.api.operation import Done, Progress
+from daemon.api.operation import Done
 from daemon.api.operations import ws, ws_decide
+from daemon.api.progress import in_thread
+from daemon.asked import names, new_target, whom
 from daemon.errors import NotFoundHere, Unfit
-from protocols.errors import Malformed, Remote
-from protocols.net import PeerInfo
+from protocols.errors import Malformed
 from protocols.workspaces import entries as wire
 from protocols.workspaces.entries import Grant, Put, Right, Statement
 from storage.cid import Cid
-from storage.errors import TargetExists
 from storage.keys import PeerId
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from daemon.api.progress import Report
     from daemon.app import Node
 
-DIAL_LIMIT_S: Final = 15.0
-MAX_ASKED: Final = 32
 DAY_S: Final = 86400
-MAX_SHOWN_CHARS: Final = 4096
 
 S = TypeVar("S", bound=Statement)
 
@@ -73,13 +69,6 @@ def _said(one: Workspace, placed: Placed) -> ws.Said:
     return ws.Said(id=str(placed.id), entry=str(placed.entry.cid), height=placed.height, code=one.space.code(placed))
 
 
-def _name_of(node: "Node", peer: PeerId) -> str | None:
-    if peer == node.identity.peer_id:
-        return "me"
-    row = node.catalog.peers.get(peer)
-    return row.name if row is not None else None
-
-
 def checked(says: S) -> S:
     """The same statement, where others will accept it. Raises: Malformed."""
     return wire.check(says)
@@ -96,24 +85,8 @@ def need(node: "Node", one: Workspace, right: Right, key: str) -> None:
 
 async def join(node: "Node", params: ws.JoinIt) -> ws.Standing:
     """Raises: UnknownWorkspace, NotGranted, InvalidCid, StorageError, OSError."""
-    peers = await _whom(node, params.from_)
+    peers = await whom(node, params.from_)
     return standing(node, await node.workspaces.join(Cid.parse(params.workspace), peers))
-
-
-async def _whom(node: "Node", text: str | None) -> list[PeerId]:
-    """Whom to ask: the one that is named, connected to if need be, or all who are connected."""
-    from daemon.api.operations.peer import resolve
-
-    if text is None:
-        return node.network.peers()[:MAX_ASKED]
-    peer = await resolve(node, text)
-    info = PeerInfo.parse(text) if "/" in text else PeerInfo(peer, node.catalog.peers.addresses(peer))
-    try:
-        with trio.fail_after(DIAL_LIMIT_S):
-            await node.network.connect(info)
-    except (Remote, trio.TooSlowError):
-        pass  # told by the question
-    return [peer]
 
 
 async def invite(node: "Node", params: ws.Invite) -> ws.Invited:
@@ -182,16 +155,16 @@ async def leave(node: "Node", params: ws.One) -> Done:
     return Done(text="left: the others see it once they are reached. What is known stays here")
 
 
-def members_of(node: "Node", one: Workspace) -> list[ws.Member]:
+async def members_of(node: "Node", one: Workspace) -> list[ws.Member]:
     """Who may do what."""
-    history, forks = one.space.history, one.space.history.forks()
+    history, forks, called = one.space.history, one.space.history.forks(), await names(node)
     rows = []
     for member in one.space.members():
         last, is_owner = history.last(member.peer), member.peer == history.owner
         rows.append(
             ws.Member(
                 peer=str(member.peer),
-                name=_name_of(node, member.peer),
+                name=called.get(member.peer),
                 is_owner=is_owner,
                 has_joined=member.has_joined,
                 is_reached=member.peer in one.reached,
@@ -211,10 +184,11 @@ def members_of(node: "Node", one: Workspace) -> list[ws.Member]:
 async def log_of(node: "Node", params: ws.Log) -> AsyncIterator[ws.Entry]:
     """Raises: UnknownWorkspace."""
     one = find(node, params.workspace)
+    called = await names(node)
     seen: set[Cid] = set()
     shown = [placed for placed in one.space.history if params.key in (None, getattr(placed.says, "key", None))]
     for placed in shown[-params.last :] if params.last else shown:
-        yield _row(node, one, placed)
+        yield _row(one, placed, called)
     seen.update(placed.id for placed in one.space.history)
     while params.follow:
         await one.news()
@@ -222,17 +196,17 @@ async def log_of(node: "Node", params: ws.Log) -> AsyncIterator[ws.Entry]:
             if placed.id not in seen:
                 seen.add(placed.id)
                 if params.key in (None, getattr(placed.says, "key", None)):
-                    yield _row(node, one, placed)
+                    yield _row(one, placed, called)
 
 
-def _row(node: "Node", one: Workspace, placed: Placed) -> ws.Entry:
+def _row(one: Workspace, placed: Placed, called: Mapping[PeerId, str]) -> ws.Entry:
     recipient = placed.entry.recipient
     return ws.Entry(
         id=str(placed.id),
         entry=str(placed.entry.cid),
         height=placed.height,
         author=str(placed.author),
-        name=_name_of(node, placed.author),
+        name=called.get(placed.author),
         sequence=placed.sequence,
         kind=placed.entry.kind,
         code=one.space.code(placed),
@@ -297,9 +271,9 @@ async def drop(node: "Node", params: ws.Drop) -> ws.Said:
     return _said(one, await one.say(says))
 
 
-def values_of(node: "Node", params: ws.Get) -> list[ws.Value]:
+async def values_of(node: "Node", params: ws.Get) -> list[ws.Value]:
     """Raises: UnknownWorkspace, NoSuchKey."""
-    one = find(node, params.workspace)
+    one, called = find(node, params.workspace), await names(node)
     values = one.space.values()
     if params.key is not None and params.key not in values:
         raise NoSuchKey(f"{params.key!r} has no value in {one.space.history.root.title!r}")
@@ -313,7 +287,7 @@ def values_of(node: "Node", params: ws.Get) -> list[ws.Value]:
                 value=plain(says.value),
                 link=str(says.link) if says.link is not None else None,
                 author=str(placed.author),
-                name=_name_of(node, placed.author),
+                name=called.get(placed.author),
                 id=str(placed.id),
             )
         )
@@ -400,26 +374,14 @@ def _decision(one: Workspace, proposal: Placed) -> ws_decide.Decision:
 
 async def export(node: "Node", params: ws.Export, report: "Report") -> ws.Exported:
     """Raises: UnknownWorkspace, NotFoundHere, TargetExists, StorageError."""
-    one, target = find(node, params.workspace), Path(params.out)
-    if not target.parent.is_dir():
-        raise NotFoundHere(f"there is no folder {target.parent} to write into. Make it first: mkdir -p")
-    if target.exists():
-        raise TargetExists(f"{target} is there already: choose another name, or move it away")
-    n_done = 0
-
-    def on_bytes(n_bytes: int) -> None:
-        nonlocal n_done
-        trio.from_thread.check_cancelled()
-        n_done += n_bytes
-        report(Progress(step=f"writing {target.name}", n_done=n_done))
-
+    one, target = find(node, params.workspace), new_target(params.out)
     space = one.space.copy()
 
-    def write() -> Any:
+    def write(on_bytes: "Callable[[int], None]") -> Packed:
         with node.store.lease():
             return pack(node.store, space, target, on_bytes)
 
-    packed = await trio.to_thread.run_sync(write)
+    packed = await in_thread(write, f"writing {target.name}", None, report)
     return ws.Exported(
         workspace=str(one.cid),
         root=str(packed.root),

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 
 from daemon.api.operation import Done, Operation, Params, Result
+from daemon.api.operations.ws import Which
 
 if TYPE_CHECKING:
     from daemon.app import Node
 
-Which = Annotated[str, Meta(max_length=200, description="The workspace: its CID, an end of it, or its title.")]
 NameText = Annotated[str, Meta(max_length=64, description="The run.")]
 
 

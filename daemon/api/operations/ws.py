@@ -254,7 +254,7 @@ async def members(node: "Node", params: One) -> list[Member]:
     """Who may do what."""
     from daemon.workspaces import find, members_of
 
-    return members_of(node, find(node, params.workspace))
+    return await members_of(node, find(node, params.workspace))
 
 
 async def log(node: "Node", params: Log) -> AsyncIterator[Entry]:
@@ -290,9 +290,10 @@ async def get(node: "Node", params: Get) -> list[Value]:
     """A key's value, or all keys'."""
     from daemon.workspaces import values_of
 
-    return values_of(node, params)
+    return await values_of(node, params)
 
 
+@reporting
 async def export(node: "Node", params: Export, report: "Report") -> Exported:
     """Write history and content to one CAR, which can be verified offline."""
     from daemon.workspaces import export as export_it
@@ -410,7 +411,7 @@ OPERATIONS = (
         summary="Write a whole workspace to one CAR.",
         params=Export,
         result=Progress | Exported,
-        handler=reporting(export),
+        handler=export,
         is_stream=True,
         arguments=("workspace",),
     ),
