@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -89,18 +89,19 @@ def _row(one: Workspace, run: core.Run) -> op.Run:
     )
 
 
-async def watch(node: "Node", params: op.One) -> AsyncIterator[op.Run]:
+async def watch(node: "Node", params: op.One) -> AsyncGenerator[op.Run]:
     """Raises: UnknownWorkspace, NotFoundHere."""
     one = find(node, params.workspace)
     before = None
     while True:
+        n_news = one.n_news
         row = _row(one, _run(one, params.run))
         if row != before:
             yield row
         if row.state in OVER:
             return
         before = row
-        await one.news()
+        await one.news(n_news)
 
 
 async def cancel(node: "Node", params: op.One) -> Done:

@@ -1,7 +1,7 @@
 """Workspaces as operations use them: texts in, what the room of workspaces knows out."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from agents.workspace.archive import Packed, pack
@@ -181,22 +181,21 @@ async def members_of(node: "Node", one: Workspace) -> list[ws.Member]:
 # --- what is said
 
 
-async def log_of(node: "Node", params: ws.Log) -> AsyncIterator[ws.Entry]:
+async def log_of(node: "Node", params: ws.Log) -> AsyncGenerator[ws.Entry]:
     """Raises: UnknownWorkspace."""
-    one = find(node, params.workspace)
-    called = await names(node)
-    seen: set[Cid] = set()
-    shown = [placed for placed in one.space.history if params.key in (None, getattr(placed.says, "key", None))]
-    for placed in shown[-params.last :] if params.last else shown:
-        yield _row(one, placed, called)
-    seen.update(placed.id for placed in one.space.history)
-    while params.follow:
-        await one.news()
-        for placed in list(one.space.history):
-            if placed.id not in seen:
-                seen.add(placed.id)
-                if params.key in (None, getattr(placed.says, "key", None)):
-                    yield _row(one, placed, called)
+    one, last, seen = find(node, params.workspace), params.last, set[Cid]()
+    while True:
+        called = await names(node)
+        n_news = one.n_news  # before the look: what is said while a row is on its way out is looked for again
+        fresh = [placed for placed in one.space.history if placed.id not in seen]
+        seen.update(placed.id for placed in fresh)
+        shown = [placed for placed in fresh if params.key in (None, getattr(placed.says, "key", None))]
+        for placed in shown[-last:]:
+            yield _row(one, placed, called)
+        if not params.follow:
+            return
+        last = 0
+        await one.news(n_news)
 
 
 def _row(one: Workspace, placed: Placed, called: Mapping[PeerId, str]) -> ws.Entry:

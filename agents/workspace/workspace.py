@@ -79,6 +79,7 @@ class Workspace:
         self._unsaved: set[Cid] = set()
         self._author_bytes: dict[PeerId, int] = {}
         self._news = trio.Event()
+        self.n_news = 0  # how often something was said or heard
         self._own_news = trio.Event()
         self._failure: Exception | None = None
         self._followed: set[PeerId] = set()
@@ -114,9 +115,12 @@ class Workspace:
         assert placed is not None
         return placed.node
 
-    async def news(self) -> None:
-        """Return when something was said or heard."""
-        await self._news.wait()
+    async def news(self, seen: int | None = None) -> None:
+        """Return when something was said or heard: from now on, or since `n_news` was `seen`."""
+        if seen is None or seen == self.n_news:
+            await self._news.wait()
+        else:
+            await trio.lowlevel.checkpoint()
 
     @property
     def n_journal_bytes(self) -> int:
@@ -143,6 +147,7 @@ class Workspace:
         self._author_bytes[entry.author] = self._author_bytes.get(entry.author, 0) + n_bytes
 
     def _wake(self) -> None:
+        self.n_news += 1
         self._news.set()
         self._news = trio.Event()
 
@@ -157,9 +162,10 @@ class Workspace:
             await nursery.start(self._listen)
             task_status.started()
             while True:
+                seen = self.n_news
                 await self._do_duties()
                 with trio.move_on_after(TICK_S):
-                    await self._news.wait()
+                    await self.news(seen)
                 if self._failure is not None:
                     raise self._failure
 

@@ -1,7 +1,12 @@
 """`covey run` on one node: a plan is performed step by step, waits for approval, and gives the same again."""
 
+from contextlib import aclosing
+
 import pytest
 import trio
+
+from daemon.api.operations.run import One
+from daemon.runs import watch
 
 PLAN = """
 title = "two steps"
@@ -76,3 +81,12 @@ async def test_an_effect_that_is_not_there_is_tried_and_given_up(run):
         while (row := (await run("ls"))[0])["state"] != "failed":
             await trio.sleep(0.05)
     assert row["steps"][0]["n_attempts"] == 2 and row["steps"][0]["is_failed"] and row["n_retried"] == 1
+
+
+async def test_what_happens_to_a_run_while_a_row_is_on_its_way_out_is_shown_next(run, node_here):
+    await run.start('title = "x"\n' + GATE)
+    async with aclosing(watch(node_here.node, One(workspace="village", run="x"))) as rows:
+        with trio.fail_after(20):
+            assert (await anext(rows)).state == "waiting"
+            await run("cancel", run="x")
+            assert (await anext(rows)).state == "cancelled"

@@ -1,8 +1,13 @@
 """`covey ws` on one node: what each operation says, and what it refuses."""
 
+from contextlib import aclosing
+
 import pytest
+import trio
 
 from agents.workspace.archive import unpack
+from daemon.api.operations.ws import Log
+from daemon.workspaces import log_of
 from storage import car
 from storage.blockstore import MadeBlock
 from storage.cid import RAW, Cid
@@ -101,3 +106,13 @@ async def test_a_workspace_goes_to_a_car_that_gives_the_same_state(ws, tmp_path)
     assert str(space.state()) == exported["state"] and space.history.workspace == Cid.parse(ws.cid)
     assert store.has(link)
     assert (await ws("export", out=str(out)))["error"]["code"] == "target_exists"
+
+
+async def test_what_is_said_while_a_row_is_on_its_way_out_follows_it(ws):
+    await ws("say", text="one")
+    async with aclosing(log_of(ws.node, Log(workspace=ws.cid, follow=True))) as rows:
+        with trio.fail_after(20):
+            assert (await anext(rows)).content["text"] == "one"
+            await ws("say", text="two")
+            await ws("say", text="three")
+            assert [(await anext(rows)).content["text"] for _ in range(2)] == ["two", "three"]

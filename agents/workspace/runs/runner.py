@@ -55,13 +55,13 @@ class Runner:
     async def run(self) -> None:
         """Perform what is due, for ever."""
         while True:
-            news = self._one.news
+            seen = self._one.n_news
             is_busy = False
             for run in runs(self._one.space):
                 is_busy |= await self._advance(run)
             if not is_busy:
                 with trio.move_on_after(TICK_S):
-                    await news()
+                    await self._one.news(seen)
 
     async def _advance(self, run: Run) -> bool:
         """One act for a run; was there one?"""

@@ -1,6 +1,7 @@
 """Runs: durable workflows in a workspace."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
@@ -110,8 +111,9 @@ async def watch(node: "Node", params: One) -> AsyncIterator[Run]:
     """How a run stands, again with every change, until it is over."""
     from daemon.runs import watch as watch_it
 
-    async for row in watch_it(node, params):
-        yield row
+    async with aclosing(watch_it(node, params)) as rows:
+        async for row in rows:
+            yield row
 
 
 async def cancel(node: "Node", params: One) -> Done:

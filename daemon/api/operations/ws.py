@@ -1,6 +1,7 @@
 """Workspaces: begin one, let others in, say things, keep values."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
@@ -261,8 +262,9 @@ async def log(node: "Node", params: Log) -> AsyncIterator[Entry]:
     """The entries, in their order; with --follow what comes in too, as it comes."""
     from daemon.workspaces import log_of
 
-    async for entry in log_of(node, params):
-        yield entry
+    async with aclosing(log_of(node, params)) as entries:
+        async for entry in entries:
+            yield entry
 
 
 async def say(node: "Node", params: Say) -> Said:
