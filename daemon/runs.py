@@ -10,8 +10,9 @@ import trio
 
 from agents.workspace.runs import core
 from agents.workspace.runs.effects import EFFECTS
-from agents.workspace.runs.plan import APPROVE, CANCEL, PREFIX, BadRun, read_plan, value_of
+from agents.workspace.runs.plan import APPROVE, CANCEL, PREFIX, BadRun, name_of, read_plan, value_of
 from agents.workspace.runs.replay import replay as replay_run
+from agents.workspace.space import Space
 from agents.workspace.workspace import Workspace
 from daemon.api.operation import Done
 from daemon.api.operations import run as op
@@ -33,10 +34,17 @@ async def start(node: "Node", params: op.Start) -> op.Started:
     plan = read_plan(await trio.to_thread.run_sync(_read, Path(params.file)))
     name = params.name or _OTHER.sub("-", plan.title)[:64].strip("-")
     key = PREFIX + name
+    if name_of(key) is None:
+        raise Unfit(f"{name!r} is no name for a run: give it one by --name, of 1 to 64 letters, digits and . _ -")
     need(node, one, "write", key)
-    if key in one.space.values():
-        raise Unfit(f"there is a run {name!r} already: give this one another --name")
-    await one.say(checked(Put(key=key, value=value_of(plan))))
+    says = checked(Put(key=key, value=value_of(plan)))
+
+    def act(space: Space) -> tuple[Put, None, None]:
+        if key in space.values():
+            raise Unfit(f"there is a run {name!r} already: give this one another --name")
+        return says, None, None
+
+    await one.do(act)
     return op.Started(workspace=str(one.cid), run=name, n_steps=len(plan.steps))
 
 

@@ -75,6 +75,14 @@ async def test_what_is_no_plan_is_refused(run, text):
     assert await run("ls") == []
 
 
+@pytest.mark.parametrize("name", ["gated/cancel", "gated/approve/gate", "no name", "n" * 65])
+async def test_a_name_that_no_run_can_have_starts_none_and_touches_none(run, name):
+    await run.start(PLAN + GATE, name="gated")
+    assert (await run.start(PLAN, name=name))["error"]["code"] in ("unfit", "bad_request")
+    assert (await run.start(PLAN.replace("two steps", "鳥")))["error"]["code"] == "unfit"
+    assert [(row["run"], row["state"] == "cancelled") for row in await run("ls")] == [("gated", False)]
+
+
 async def test_an_effect_that_is_not_there_is_tried_and_given_up(run):
     await run.start('title = "x"\n[[steps]]\nname = "a"\ndo = "magic"\nmax_tries = 2\nbackoff_s = 0.0\n')
     with trio.fail_after(20):

@@ -1,6 +1,7 @@
 """What a run is to do: steps in a row, each an effect with an input. A plan is the value of the key `runs/NAME`."""
 
 import hashlib
+import re
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -15,7 +16,10 @@ CANCEL: Final = "/cancel"
 APPROVE: Final = "/approve/"
 MAX_STEPS: Final = 10_000
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
+_NAME: Final = r"[A-Za-z0-9._-]{1,64}"
+_KEY: Final = re.compile(f"{PREFIX}({_NAME})")
+
+Name = Annotated[str, Meta(pattern=rf"^{_NAME}\Z")]
 
 
 class BadRun(AgentError):
@@ -71,8 +75,8 @@ def idempotency_key(run: Node, step: int) -> str:
 
 def name_of(key: str) -> str | None:
     """The name of the run whose plan stands under a key."""
-    name = key.removeprefix(PREFIX)
-    return name if key.startswith(PREFIX) and name and "/" not in name else None
+    found = _KEY.fullmatch(key)
+    return found[1] if found is not None else None
 
 
 def plan_of(node: Node) -> Plan | None:
