@@ -108,8 +108,8 @@ class Workspace:
         async with self._lock:
             says, recipient, link_to = act(self.space)
             entry = write(self._ports.identity, self.space, says, recipient, link_to)
-            self._unsaved.add(entry.cid)
             placed = self.space.add(entry)
+            self._unsaved.add(entry.cid)
             await self._save([entry])
         self._own_news.set()
         assert placed is not None
@@ -377,14 +377,13 @@ class Workspace:
                     continue
                 if self._author_bytes.get(entry.author, 0) >= MAX_AUTHOR_BYTES:
                     continue
-                self._unsaved.add(entry.cid)
                 try:
                     self.space.add(entry)
                 except Remote as error:
-                    self._unsaved.discard(entry.cid)
                     if not isinstance(error, Unlinked):
                         wrong.append(error)
                     continue
+                self._unsaved.add(entry.cid)
                 taken.append(entry)
             if taken:
                 await self._save(taken)

@@ -5,6 +5,7 @@ from contextlib import aclosing
 import pytest
 import trio
 
+from agents.workspace.runs.plan import BadRun, filled
 from daemon.api.operations.run import One
 from daemon.runs import watch
 
@@ -98,3 +99,27 @@ async def test_what_happens_to_a_run_while_a_row_is_on_its_way_out_is_shown_next
             assert (await anext(rows)).state == "waiting"
             await run("cancel", run="x")
             assert (await anext(rows)).state == "cancelled"
+
+
+async def test_outputs_that_outgrow_an_entry_end_their_run_and_nothing_else(run, node_here):
+    step = '[[steps]]\nname = "s{0}"\ndo = "echo"\nmax_tries = 1\ninput = "{1}"\n'
+    grows = step.format(0, "x" * 1000) + "".join(step.format(n, "{previous}" * 4) for n in range(1, 9))
+    explodes = step.format(0, "x" * 50_000) + step.format(1, "{s0}" * 1000)
+    with trio.fail_after(20):
+        for name, text in {"grows": grows, "explodes": explodes}.items():
+            await run.start(f'title = "x"\n{text}', name=name)
+        while {row["run"]: row["state"] for row in await run("ls")} != {"grows": "failed", "explodes": "failed"}:
+            await trio.sleep(0.05)
+        await run.start(PLAN)
+        while (row := (await run("ls"))[-1])["state"] != "done":
+            await trio.sleep(0.05)
+    assert row["run"] == "two-steps"
+    kinds = {event["kind"] for event in (await node_here.post("events/read")).lines}
+    assert "run_step_failed" in kinds and "service_restarts" not in kinds
+
+
+def test_what_stands_in_an_output_is_not_looked_into_again():
+    outputs = {"a": "{b}", "b": {"n": [1, None]}, "previous": "é"}
+    assert filled(["{a}{b}", {"k": "{previous} {c} {}"}, 5], outputs) == ['{b}{"n":[1,null]}', {"k": "é {c} {}"}, 5]
+    with pytest.raises(BadRun, match="over"):
+        filled("{a}" * 3000, {"a": "x" * 1000})

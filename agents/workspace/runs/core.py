@@ -3,7 +3,7 @@
 from typing import Any, Final, Literal, NamedTuple, cast
 
 from agents.workspace.history import Node
-from agents.workspace.runs.plan import APPROVE, CANCEL, PREFIX, Plan, filled, idempotency_key, name_of, plan_of
+from agents.workspace.runs.plan import APPROVE, CANCEL, PREFIX, BadRun, Plan, filled, idempotency_key, name_of, plan_of
 from agents.workspace.space import Space
 from protocols.workspaces.entries import Begin, Claim, Commit
 from storage.keys import PeerId
@@ -133,8 +133,11 @@ def next_act(space: Space, me: PeerId, run: Run, *, is_holder_lost: bool) -> Act
         return Say(Commit(claim=claim.entry.cid, step=step, output=failed))
     outputs = {one.name: one.output for one in run.steps[:step]}
     outputs |= {"previous": run.steps[step - 1].output} if step else {}
+    try:
+        given = filled(run.plan.steps[step].input, outputs)
+    except BadRun as error:
+        return Say(Commit(claim=claim.entry.cid, step=step, output={"failed": str(error)}))
     begin = Begin(claim=claim.entry.cid, step=step, attempt=n_begun + 1)
-    given = filled(run.plan.steps[step].input, outputs)
     return Perform(run, step, claim, begin, given, idempotency_key(run.node, step))
 
 

@@ -113,14 +113,22 @@ class Runner:
             effect = self._effects.get(step.do)
             if effect is None:
                 raise AgentError(f"there is no effect {step.do!r} here")
-            value = await effect(act.input, act.key)
+            output = {"value": await effect(act.input, act.key), "key": act.key}
         except (AgentError, ProtocolError, OSError, trio.TooSlowError) as error:
-            self._failed_s[act.run.name, act.step] = trio.current_time() + step.backoff_s * 2 ** (act.begin.attempt - 1)
-            self._tell("run_step_failed", act, text=str(error)[:MAX_TEXT_CHARS])
+            self._note_failure(act, error)
             return
         await self._on_boundary("after effect", act)
-        await self._one.say(Commit(claim=act.claim.entry.cid, step=act.step, output={"value": value, "key": act.key}))
+        try:
+            await self._one.say(Commit(claim=act.claim.entry.cid, step=act.step, output=output))
+        except ProtocolError as error:  # what came out does not fit into an entry
+            self._note_failure(act, error)
+            return
         await self._on_boundary("after commit", act)
+
+    def _note_failure(self, act: Perform, error: Exception) -> None:
+        wait_s = act.run.plan.steps[act.step].backoff_s * 2 ** (act.begin.attempt - 1)
+        self._failed_s[act.run.name, act.step] = trio.current_time() + wait_s
+        self._tell("run_step_failed", act, text=str(error)[:MAX_TEXT_CHARS])
 
     def _tell(self, kind: str, act: Perform, **fields: Any) -> None:
         self._emit(
