@@ -1,6 +1,6 @@
 """Federated experiments as operations use them: texts in, what the room of federation knows out."""
 
-from contextlib import suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -30,12 +30,12 @@ from protocols.errors import Remote
 from protocols.net import PeerInfo
 from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Close, Plan, Submit, content_of
 from storage.cid import Cid
-from storage.errors import InvalidCid, StorageError
+from storage.errors import DiskFull, InvalidCid, StorageError, StoreFull
 from storage.pins import PinState
 from storage.unixfs import COVEY_WEIGHTS, add_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from daemon.api.progress import Report
     from daemon.app import Node
@@ -260,11 +260,22 @@ def _read_car(node: "Node", path: Path) -> tuple[Entry, list[Entry]]:
     return unpack(node.store, found.roots[0].cid)
 
 
+@contextmanager
+def _as_far_as_it_can_be_had() -> "Iterator[None]":
+    """What cannot be brought is told as not decidable, or left out; that there is no room for it is an error."""
+    try:
+        yield
+    except (StoreFull, DiskFull):
+        raise
+    except (AgentError, Remote, StorageError, trio.TooSlowError):
+        pass
+
+
 async def bring_all(one: Experiment, report: "Report") -> None:
-    """Fetch what the final closes name and is not here, as far as members have it."""
+    """Fetch what the final closes name and is not here, as far as members have it. Raises: StoreFull, DiskFull."""
     book = one.book
     wanted: list[Submit] = []
-    with suppress(Remote, StorageError, trio.TooSlowError):
+    with _as_far_as_it_can_be_had():
         await one.fetch_file(one.plan.initial)
     for number in range(1, one.plan.n_rounds + 1):
         final = book.final(number)
@@ -274,14 +285,12 @@ async def bring_all(one: Experiment, report: "Report") -> None:
         submissions = [said.event for said in map(book.get, final.event.submissions) if said is not None]
         wanted += [event for event in submissions if isinstance(event, Submit)]
         if final.event.noise is not None:
-            with suppress(Remote, StorageError, trio.TooSlowError):
+            with _as_far_as_it_can_be_had():
                 await one.fetch_file(final.event.noise)
     for n_done, submit in enumerate(wanted):
         report(Progress(step="fetching updates", n_done=n_done, n_total=len(wanted), unit="updates"))
-        try:
+        with _as_far_as_it_can_be_had():
             await one.bring_update(submit)
-        except (AgentError, Remote, StorageError, trio.TooSlowError):
-            continue  # told as not decidable, or left out
 
 
 async def export(node: "Node", params: "fl_proof.Export", report: "Report") -> "fl_proof.Exported":
@@ -289,7 +298,7 @@ async def export(node: "Node", params: "fl_proof.Export", report: "Report") -> "
     one, target = find(node, params.experiment), new_target(params.out)
     if not params.is_offline:
         await bring_all(one, report)
-        await _bring_results(one)
+        await bring_results(one)
 
     def write(on_bytes: "Callable[[int], None]") -> Packed:
         with node.store.lease():
@@ -308,11 +317,10 @@ async def export(node: "Node", params: "fl_proof.Export", report: "Report") -> "
     )
 
 
-async def _bring_results(one: Experiment) -> None:
+async def bring_results(one: Experiment) -> None:
+    """Fetch the results of the rounds that have one, as far as members have them. Raises: StoreFull, DiskFull."""
     for number in range(1, one.book.current()):
         result = one.book.result(number)
         if result is not None and result != one.plan.initial:
-            try:
+            with _as_far_as_it_can_be_had():
                 await one.bring_result(result)
-            except (Remote, StorageError, trio.TooSlowError):
-                continue
