@@ -46,7 +46,7 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
         n_members=len(one.plan.members),
         n_joined=len(book.joined_now()),
         n_reachable=activity.n_reachable,
-        n_events=len(book.entries()),
+        n_events=book.n_events,
         coordinator=str(coordinator) if coordinator is not None else None,
         doing=activity.doing,
         trouble=activity.trouble,
