@@ -283,18 +283,15 @@ class Experiment:
                     self._where[found.peer] = found.addresses
 
     async def _hear(self, entries: Sequence[Entry]) -> None:
-        new = [
-            entry
-            for entry in entries
-            if entry.cid not in self.book and self._author_bytes.get(entry.author, 0) < MAX_AUTHOR_BYTES
-        ]
-        if not new:
-            return
-        wrong: list[Remote] = []
-
-        async with self._lock:
-            actions, refused = self.member.receive(new, trio.current_time())
-            wrong += refused
+        async with self._lock:  # another may have told the same meanwhile
+            new = [
+                entry
+                for entry in entries
+                if entry.cid not in self.book and self._author_bytes.get(entry.author, 0) < MAX_AUTHOR_BYTES
+            ]
+            if not new:
+                return
+            actions, wrong = self.member.receive(new, trio.current_time())
             said = [action.entry for action in actions if isinstance(action, Say)]
             await self._record([*(entry for entry in new if entry.cid in self.book), *said])
         for action in actions:
