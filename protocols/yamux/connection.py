@@ -237,7 +237,7 @@ class Connection:
 
     def accept(self, stream: Stream) -> None:
         """Take a stream that the peer opened."""
-        if stream.number in self._backlog:
+        if self._is_known(stream) and stream.number in self._backlog:
             self._backlog.discard(stream.number)
             self._say(WINDOW, ACK, stream.number, 0)
 
@@ -283,7 +283,7 @@ class Connection:
         stream.is_abandoned = True
         stream.progress_s = now_s
         self._discard(stream)
-        if stream.number in self.streams:
+        if self._is_known(stream):
             self._closing[stream.number] = stream
         self._forget_if_over(stream)
 
@@ -292,7 +292,7 @@ class Connection:
         if not stream.is_reset:
             stream.is_reset = True
             stream.queue.clear()
-            if stream.number in self.streams and not self._is_over:
+            if self._is_known(stream) and not self._is_over:
                 self._say(WINDOW, RST, stream.number, 0)
         self._discard(stream)
         self._forget_if_over(stream)
@@ -423,13 +423,17 @@ class Connection:
 
     # --- the end of streams
 
+    def _is_known(self, stream: Stream) -> bool:
+        """Does its number still stand for it? A peer may open a stream that it broke off once more."""
+        return self.streams.get(stream.number) is stream
+
     def _discard(self, stream: Stream) -> None:
         self._account.release(0 if self._is_over else stream.unread.n_bytes)
         stream.unread.clear()
 
     def _forget_if_over(self, stream: Stream) -> None:
         """Let go of a stream on which nothing is left to happen."""
-        if not stream.is_over() or self.streams.get(stream.number) is not stream:
+        if not stream.is_over() or not self._is_known(stream):
             return
         del self.streams[stream.number]
         self._closing.pop(stream.number, None)

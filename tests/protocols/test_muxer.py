@@ -21,7 +21,7 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from protocols.net_libp2p.muxer import SEND_AHEAD_BYTES, Muxer
-from protocols.yamux.frames import INITIAL_WINDOW_BYTES
+from protocols.yamux.frames import DATA, INITIAL_WINDOW_BYTES, RST, SYN, WINDOW, pack
 
 Make = Callable[..., Any]
 
@@ -223,6 +223,25 @@ async def test_streams_that_are_opened_and_reset_before_anybody_accepts_them_are
                 far = await listener.accept_stream()
             assert await far.read(4) == b"here"
         assert len(listener.streams) == 1
+
+
+async def test_a_number_that_the_peer_uses_again_is_another_stream(autojump_clock: MockClock) -> None:
+    here, there = memory_stream_pair()
+    muxer = Muxer(Secured(here, False), "peer")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(muxer.start)
+        await there.send_all(pack(WINDOW, SYN, 1, 0))
+        old = await muxer.accept_stream()
+        await there.send_all(pack(WINDOW, RST, 1, 0) + pack(WINDOW, SYN, 1, 0) + pack(DATA, 0, 1, 3) + b"new")
+        with pytest.raises(MuxedStreamReset):
+            await old.read(1)
+        await old.close()
+        new = await muxer.accept_stream()
+        assert await new.read(3) == b"new"
+        await trio.sleep(1)
+        assert muxer.streams == {1: new}
+        assert not muxer._core._closing  # whose deadline would pass again and again
+        await muxer.close()
 
 
 async def test_a_connection_that_is_cancelled_says_goodbye() -> None:

@@ -269,3 +269,17 @@ def test_a_frame_for_a_stream_that_is_over_is_skipped_unless_no_window_could_hav
     assert server.receive(pack(DATA, 0, 1, 3) + b"old" + pack(WINDOW, FIN, 1, 5), 0.0) == []
     with pytest.raises(Malformed):
         server.receive(pack(DATA, 0, 1, MAX_WINDOW_BYTES + 1), 0.0)
+
+
+def test_a_number_that_is_used_again_stands_for_the_new_stream_alone(server: Connection) -> None:
+    closed, reset = opened(server, 1), opened(server, 3)
+    again = b"".join(pack(WINDOW, flag, number, 0) for number in (1, 3) for flag in (RST, SYN))
+    server.receive(again, 0.0)
+    assert server.streams[1] is not closed and server.streams[3] is not reset
+    server.accept(closed)
+    server.close(closed, 0.0)
+    server.reset(reset)
+    assert sent(server) == []
+    assert server.next_deadline_s() == DEAD_S  # the ping's, none of a stream that is never let go of
+    server.accept(server.streams[1])
+    assert sent(server) == [(WINDOW, ACK, 1, 0)]
