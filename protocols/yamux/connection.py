@@ -43,7 +43,8 @@ KEEPALIVE_S: Final = 30.0
 DEAD_S: Final = 60.0  # a peer that says nothing for so long after a ping is gone
 MIN_RTT_S: Final = 0.05  # an idle loop answers faster than a busy one; a window that is too small costs more
 CLOSE_S: Final = 5.0  # a stream that we closed waits so long for the peer's end, then it is reset
-STALL_S: Final = 60.0  # one that we closed with data queued may rest so long
+STALL_S: Final = 60.0  # one that we closed with data queued may rest so long,
+LINGER_S: Final = 600.0  # and take so long in all: a peer that is granted bytes one by one would keep it for ever
 MAX_DISCARDED_BYTES: Final = 1 << 20  # what may still come on a stream that we closed
 
 
@@ -145,7 +146,7 @@ class Connection:
                 self._begin_body(header, stream, now_s, events)
             else:
                 if stream is not None:
-                    self._widen(stream, header.length, now_s)
+                    self._widen(stream, header.length)
                 self._take_flags(stream, header.flags, now_s, events)
 
     def _check_known(self, number: int) -> None:
@@ -207,9 +208,8 @@ class Connection:
         events.append(Changed(stream))
         self._forget_if_over(stream)
 
-    def _widen(self, stream: Stream, n_bytes: int, now_s: float) -> None:
+    def _widen(self, stream: Stream, n_bytes: int) -> None:
         stream.send_window_bytes += n_bytes
-        stream.progress_s = now_s
         if stream.send_window_bytes > MAX_NUMBER:
             raise Malformed(f"a peer widened the window of stream {stream.number} beyond {MAX_NUMBER}")
         self._line_up(stream)
@@ -280,8 +280,9 @@ class Connection:
     def close(self, stream: Stream, now_s: float) -> None:
         """Finish, read no more, and forget the stream when the peer has ended it too, or took too long to."""
         self.finish(stream)
-        stream.is_abandoned = True
-        stream.progress_s = now_s
+        if not stream.is_abandoned:
+            stream.is_abandoned = True
+            stream.progress_s = stream.closed_s = now_s
         self._discard(stream)
         if self._is_known(stream):
             self._closing[stream.number] = stream
@@ -342,7 +343,8 @@ class Connection:
         return [Changed(stream) for stream in late]
 
     def _closes_at_s(self, stream: Stream) -> float:
-        return stream.progress_s + (CLOSE_S if stream.is_finished else STALL_S)
+        rest_s = CLOSE_S if stream.is_finished else STALL_S
+        return min(stream.progress_s + rest_s, stream.closed_s + LINGER_S)
 
     # --- what goes out
 

@@ -4,7 +4,7 @@ import pytest
 
 from protocols.errors import Malformed, StreamBroken, TooBig
 from protocols.yamux import connection, memory
-from protocols.yamux.connection import CLOSE_S, DEAD_S, KEEPALIVE_S, STALL_S, Changed, Connection, Opened
+from protocols.yamux.connection import CLOSE_S, DEAD_S, KEEPALIVE_S, LINGER_S, STALL_S, Changed, Connection, Opened
 from protocols.yamux.frames import ACK, DATA, FIN, GO_AWAY, INITIAL_WINDOW_BYTES, PING, RST, SYN, WINDOW, pack, unpack
 from protocols.yamux.memory import Memory
 from protocols.yamux.stream import MAX_WINDOW_BYTES, Stream
@@ -283,3 +283,22 @@ def test_a_number_that_is_used_again_stands_for_the_new_stream_alone(server: Con
     assert server.next_deadline_s() == DEAD_S  # the ping's, none of a stream that is never let go of
     server.accept(server.streams[1])
     assert sent(server) == [(WINDOW, ACK, 1, 0)]
+
+
+def test_a_peer_that_widens_windows_does_not_keep_a_stream_that_we_closed(server: Connection) -> None:
+    stream, stalled, slow = (opened(server, number) for number in (1, 3, 5))
+    for each in (stalled, slow):
+        server.write(each, bytes(2 * FULL))
+    for each in (stream, stalled, slow):
+        server.close(each, 0.0)
+    sent(server)
+    server.receive(pack(WINDOW, 0, 1, 9), CLOSE_S - 1)  # nothing is left to send that it could be for
+    server.tick(CLOSE_S)
+    assert sent(server) == [(WINDOW, RST, 1, 0)]
+    now_s = 0.0
+    while now_s < LINGER_S:
+        now_s += STALL_S / 2
+        server.receive(pack(PING, ACK, 0, 0) + pack(WINDOW, 0, 3, 0) + pack(WINDOW, 0, 5, 1), now_s)
+        sent(server, now_s)
+        server.tick(now_s)
+        assert set(server.streams) == ({3, 5} if now_s < STALL_S else {5} if now_s < LINGER_S else set())
