@@ -224,15 +224,15 @@ class Connection:
     # --- what the node does
 
     def open(self, now_s: float) -> Stream:
-        """Open a stream; one may write on it at once. Raises: StreamBroken."""
+        """Open a stream; one may write on it at once. Raises: StreamBroken, TooBig (the peer does not read)."""
         if self.is_going or self._is_over:
             raise StreamBroken("the peer takes no more streams on this connection")
         if len(self.streams) - self._n_inbound >= MAX_OUTBOUND or self._next_number > MAX_NUMBER:
             raise StreamBroken(f"{MAX_OUTBOUND} streams to this peer are open; close some")
         number = self._next_number
+        self._say(WINDOW, SYN, number, 0)
         self._next_number += 2
         stream = self.streams[number] = Stream(number, granted_s=now_s, progress_s=now_s)
-        self._say(WINDOW, SYN, number, 0)
         return stream
 
     def accept(self, stream: Stream) -> None:
@@ -312,7 +312,8 @@ class Connection:
         self._grants.clear()
         self._closing.clear()
         self._account.close()
-        self._control = self._control[: MESSAGE_BYTES // HEADER_BYTES * HEADER_BYTES]
+        # One message takes it all, for a shell sends one more at most.
+        self._control = self._control[: (MESSAGE_BYTES // HEADER_BYTES - 1) * HEADER_BYTES]
         self._control += pack(GO_AWAY, 0, 0, code)
 
     # --- time

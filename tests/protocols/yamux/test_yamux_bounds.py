@@ -79,6 +79,17 @@ def test_our_own_streams_are_bounded_too(server: Connection) -> None:
 def test_a_flood_of_pings_that_reads_no_answer_ends_the_connection(server: Connection) -> None:
     with pytest.raises(TooBig):
         server.receive(pack(PING, SYN, 0, 7) * 10_000, 0.0)
+    [message] = server.take_messages(1, 0.0)[0]  # all that a connection which ends sends yet
+    assert message.endswith(pack(GO_AWAY, 0, 0, 1))
+
+
+def test_a_stream_that_cannot_be_asked_for_is_not_open(server: Connection) -> None:
+    server.receive(pack(PING, SYN, 0, 7) * (connection.MAX_CONTROL_BYTES // 12 + 1), 0.0)
+    with pytest.raises(TooBig):
+        server.open(0.0)
+    assert not server.streams
+    server.take_messages(100, 0.0)
+    assert server.open(0.0).number == 2
 
 
 def test_unread_data_is_bounded_on_a_connection_and_over_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
