@@ -188,6 +188,7 @@ class Connection:
                 stream.n_discarded += len(data)
                 if stream.n_discarded > MAX_DISCARDED_BYTES:
                     self.reset(stream)
+                    events.append(Changed(stream))
             else:
                 self._account.hold(len(data))
                 stream.unread.put(data)

@@ -234,7 +234,7 @@ def test_data_for_a_stream_that_we_closed_is_thrown_away_up_to_a_bound(
     server.receive(pack(DATA, 0, 1, 1000) + bytes(1000), 0.0)
     assert not stream.unread.n_bytes
     assert server.streams
-    server.receive(pack(DATA, 0, 1, 1) + b"x", 0.0)
+    assert Changed(stream) in server.receive(pack(DATA, 0, 1, 1) + b"x", 0.0)  # the shell shall forget it too
     assert sent(server) == [(WINDOW, RST, 1, 0)]
     assert not server.streams
 
