@@ -313,7 +313,7 @@ def _links(links: Links, cid: Cid, data: bytes) -> list[Cid]:
 
 def _damaged(store: Blockstore, wanted: Iterable[Cid]) -> Cid | None:
     """The first of these blocks that is here, and not whole."""
-    return next((cid for cid in wanted if store.seen(cid) is not None), None)
+    return next((cid for cid in wanted if store.seen(cid) is not None and store.size(cid) is None), None)
 
 
 def _why(fetch: _Fetch, idle_timeout_s: float, damaged: Cid | None) -> Remote:

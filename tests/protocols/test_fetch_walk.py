@@ -96,3 +96,23 @@ async def test_a_block_that_is_damaged_here_and_that_nobody_has_is_told_of(
         with pytest.raises(NoProviders, match="among them; no block"):
             await fetch_dag(alone, Cid.of(b"another"), idle_timeout_s=1)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_block_that_came_some_other_way_meanwhile_is_not_called_damaged(
+    sim_world: SimWorld, autojump_clock: MockClock
+) -> None:
+    store, block = MemoryBlockstore(), Block(Cid.of(b"leaf", RAW), b"leaf")
+    alone = Exchange(
+        sim_world.node(Identity(bytes(32)).peer_id), store, lambda _peer, _cid: True, lambda *_: None, in_turn
+    )
+
+    async def bring() -> None:
+        await trio.sleep(1)
+        store.put_many([block])
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run_exchange, alone)
+        nursery.start_soon(bring)
+        with pytest.raises(NoProviders, match="among them; no block"):
+            await fetch_dag(alone, block.cid, idle_timeout_s=2)
+        nursery.cancel_scope.cancel()
