@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from protocols import envelope
+from protocols.content import content_of, read_content
 from protocols.envelope import Purpose, Signed
 from protocols.errors import Forged, Malformed, TooBig
 from protocols.framing import read_frame, write_frame
@@ -117,17 +118,12 @@ _MAX_ANSWER_BYTES: Final = MAX_ANNOUNCEMENT_BYTES + 256
 
 def manifest_content(manifest: Manifest) -> dict[str, Any]:
     """The manifest as a DAG-CBOR value, links as `Cid`."""
-    content = {field: getattr(manifest, field) for field in Manifest.__struct_fields__}
-    base = {field: getattr(manifest.base, field) for field in Base.__struct_fields__}
-    return content | {"base": base, "targets": list(manifest.targets), "tags": list(manifest.tags)}
+    return content_of(manifest)
 
 
 def read_manifest(content: Mapping[str, Any]) -> Manifest:
     """The manifest in an entry's content. Raises: Malformed."""
-    try:
-        return msgspec.convert(content, Manifest, dec_hook=read_link)
-    except msgspec.ValidationError as error:
-        raise Malformed(f"not the manifest of an adapter: {error}") from None
+    return read_content(content, Manifest, "the manifest of an adapter", every_field=False)
 
 
 def audience_of(level: Visibility) -> Audience:
@@ -215,10 +211,3 @@ async def answer(stream: Stream, announced: Callable[[Cid, int], Awaitable[Seque
 
 def _purpose(base: Cid) -> Purpose:
     return Purpose(protocol=PROTOCOL, topic=topic_of(base))
-
-
-def read_link(form: type, value: object) -> object:
-    """For msgspec: links of DAG-CBOR come as `Cid` already."""
-    if form is Cid and isinstance(value, Cid):
-        return value
-    raise ValueError(f"a link was expected, not {type(value).__name__}")
