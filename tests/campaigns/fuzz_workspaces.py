@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from protocols import message, telling
+from protocols import envelope, message, telling
 from protocols.entry import make_entry
 from protocols.errors import Remote
 from protocols.workspaces import announce, entries, sync
@@ -44,7 +44,7 @@ def _statement(data: bytes) -> object:
 
 
 def _news(data: bytes) -> object:
-    return message.decode(data, (announce.News,), announce.MAX_ANNOUNCEMENT_BYTES)
+    return message.decode(data, (announce.News,), envelope.MAX_ANNOUNCEMENT_BYTES)
 
 
 def _signed_news(data: bytes) -> object:
@@ -76,7 +76,7 @@ READERS: Final = (
         "workspace-question", sync.read_ask, (Remote,),
         tuple(message.encode(question, sync.MAX_ASK_BYTES) for question in _QUESTIONS),
     ),
-    Reader("workspace-news", _news, (Remote,), (message.encode(_NEWS, announce.MAX_ANNOUNCEMENT_BYTES),)),
+    Reader("workspace-news", _news, (Remote,), (message.encode(_NEWS, envelope.MAX_ANNOUNCEMENT_BYTES),)),
     Reader(
         "workspace-signed-news", _signed_news, (Remote,),
         (announce.seal_news(_ME, _WORKSPACE, _NEWS, lambda aad: 7, UNIX_S),),
