@@ -52,7 +52,7 @@ def _signed_news(data: bytes) -> object:
 
 
 def _told(data: bytes) -> object:
-    return message.decode(data, (telling.Here, telling.Told, telling.Where), sync.MAX_ANSWER_BYTES)
+    return message.decode(data, (telling.Here, telling.Told, telling.Where), telling.MAX_ANSWER_BYTES)
 
 
 _NEWS: Final = announce.News(heads=(_WORKSPACE, Cid.of(b"other", DAG_CBOR)))
@@ -81,5 +81,5 @@ READERS: Final = (
         "workspace-signed-news", _signed_news, (Remote,),
         (announce.seal_news(_ME, _WORKSPACE, _NEWS, lambda aad: 7, UNIX_S),),
     ),
-    Reader("told", _told, (Remote,), tuple(message.encode(answer, sync.MAX_ANSWER_BYTES) for answer in _ANSWERS)),
+    Reader("told", _told, (Remote,), tuple(message.encode(answer, telling.MAX_ANSWER_BYTES) for answer in _ANSWERS)),
 )  # fmt: skip
