@@ -12,6 +12,7 @@ import math
 from collections import deque
 from typing import Final, NamedTuple
 
+from protocols.bucket import Bucket
 from protocols.errors import Malformed, StreamBroken, TooBig
 from protocols.yamux.frames import (
     ACK,
@@ -38,6 +39,9 @@ MIN_FRAME_ROOM_BYTES: Final = 1024  # a message with less room than that is clos
 MAX_INBOUND: Final = 256  # streams that the peer opened
 MAX_BACKLOG: Final = 64  # of these, not accepted yet
 MAX_OUTBOUND: Final = 1024  # streams that we opened
+MAX_OPENINGS: Final = 8192  # by the peer, in a burst; as many again in:
+MAX_WASTED: Final = 1024  # of these it broke off, or there was no room for them; as many again in:
+REFILL_S: Final = 16.0
 MAX_CONTROL_BYTES: Final = 64 << 10  # answers that wait for a peer which does not read
 KEEPALIVE_S: Final = 30.0
 DEAD_S: Final = 60.0  # a peer that says nothing for so long after a ping is gone
@@ -82,6 +86,8 @@ class Connection:
         self._highest_of_peer = 0
         self._n_inbound = 0
         self._backlog: set[int] = set()
+        self._openings = Bucket(MAX_OPENINGS, REFILL_S, now_s)
+        self._wasted = Bucket(MAX_WASTED, REFILL_S, now_s)
         self._control = bytearray()
         self._grants: dict[int, Stream] = {}
         self._ready: deque[Stream] = deque()
@@ -160,7 +166,9 @@ class Connection:
         if number % 2 == self._is_client or number in self.streams:
             raise Malformed(f"a peer opened stream {number}, which is not its own or stands open")
         self._highest_of_peer = max(self._highest_of_peer, number)
+        _spend(self._openings, now_s, "opens streams faster than anybody could answer them")
         if self._n_inbound >= MAX_INBOUND or len(self._backlog) >= MAX_BACKLOG or self._is_over:
+            _spend(self._wasted, now_s, "opens stream after stream for which there is no room")
             self._say(WINDOW, RST, number, 0)
             return
         stream = self.streams[number] = Stream(number, granted_s=now_s, progress_s=now_s)
@@ -201,6 +209,8 @@ class Connection:
         if stream is None or not flags & (FIN | RST):
             return
         if flags & RST and not stream.is_reset:
+            if stream.number % 2 != self._is_client:
+                _spend(self._wasted, now_s, "opens streams and breaks them off, again and again")
             stream.is_reset = True
             stream.queue.clear()
             if not stream.has_ended:  # what came before an end is whole, and may still be read
@@ -447,3 +457,10 @@ class Connection:
             self._account.narrow(stream.target_bytes - INITIAL_WINDOW_BYTES)
         if stream.number % 2 != self._is_client:
             self._n_inbound -= 1
+
+
+def _spend(bucket: Bucket, now_s: float, what: str) -> None:
+    """Let a peer do something that costs us more than it. Raises: TooBig when it does it all the time."""
+    if bucket.wait_s(1, now_s) > 0:
+        raise TooBig(f"a peer {what}")
+    bucket.take(1, now_s)

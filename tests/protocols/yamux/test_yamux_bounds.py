@@ -44,12 +44,12 @@ def sent(core: Connection, now_s: float = 0.0) -> list[tuple[int, int, int, int]
     return heads  # type: ignore[return-value]
 
 
-def test_ten_thousand_streams_are_mostly_refused_and_who_does_not_read_that_is_left(server: Connection) -> None:
+def test_streams_without_room_are_refused_and_who_opens_ten_thousand_is_left(server: Connection) -> None:
     frames = [pack(WINDOW, SYN, number, 0) for number in range(1, 20_001, 2)]
     server.receive(b"".join(frames[: connection.MAX_BACKLOG + 100]), 0.0)
     assert len(server.streams) == connection.MAX_BACKLOG
     assert [head[1] for head in sent(server)] == [RST] * 100
-    with pytest.raises(TooBig, match="does not read"):
+    with pytest.raises(TooBig, match="no room"):
         server.receive(b"".join(frames[connection.MAX_BACKLOG + 100 :]), 0.0)
     assert sent(server)[-1] == (GO_AWAY, 0, 0, 1)
 
@@ -62,11 +62,28 @@ def test_accepted_streams_have_a_bound_of_their_own_and_make_room_when_they_end(
     assert opened(server, 10_001).number in server.streams
 
 
-def test_opening_and_breaking_off_again_leaves_nothing(server: Connection) -> None:
-    for number in range(1, 4001, 2):
-        server.receive(pack(WINDOW, SYN, number, 0) + pack(WINDOW, RST, number, 0), 0.0)
+def test_opening_and_breaking_off_leaves_nothing_and_who_goes_on_without_end_is_left(server: Connection) -> None:
+    pairs = [pack(WINDOW, SYN, number, 0) + pack(WINDOW, RST, number, 0) for number in range(1, 200_001, 2)]
+    for at in range(connection.MAX_WASTED):
+        server.receive(pairs[at], 0.0)
+    now_s, at = 0.0, connection.MAX_WASTED
+    for _ in range(10):  # nobody is left who takes the time that we need
+        now_s += connection.REFILL_S / 4
+        server.receive(b"".join(pairs[at : at + connection.MAX_WASTED // 4]), now_s)
+        at += connection.MAX_WASTED // 4
     assert not server.streams
-    assert opened(server, 4001).number == 4001
+    now_s += 1.0
+    assert server.receive(pack(WINDOW, SYN, 400_001, 0), now_s)
+    with pytest.raises(TooBig, match="breaks them off"):
+        server.receive(b"".join(pairs[at:]), now_s)
+    assert sent(server, now_s)[-1] == (GO_AWAY, 0, 0, 1)
+
+
+def test_who_opens_and_ends_streams_faster_than_they_can_be_answered_is_left(server: Connection) -> None:
+    for number in range(1, 2 * connection.MAX_OPENINGS, 2):
+        server.finish(opened(server, number, b"", FIN))
+    with pytest.raises(TooBig, match="faster than anybody"):
+        server.receive(pack(WINDOW, SYN, 400_001, 0), 0.0)
 
 
 def test_our_own_streams_are_bounded_too(server: Connection) -> None:
