@@ -53,6 +53,12 @@ class LoraLinear(nn.Module):  # type: ignore[misc]  # torch is not read by mypy 
         self.added: LowRank | None = None
         self.rows: tuple[Tensor, Tensor] | None = None  # (rows, rank, n_in), (rows, rank, n_out)
 
+    @property
+    def weight(self) -> Tensor:
+        """The layer's own: the output layer's is asked for by its rows."""
+        weight: Tensor = self.base.weight
+        return weight
+
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output, with the addition where there is one."""
         out: Tensor = self.base(x)
