@@ -10,7 +10,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from agents.engine.messages import Failed, Generate, Reply
+from agents.engine.messages import Generate, Reply
+from agents.engine.worker.endings import failed
 from agents.engine.worker.generation.cache import KvCache, Span, probe
 from agents.engine.worker.generation.decoder import decoder_for
 from agents.engine.worker.generation.grammar import Grammars
@@ -145,7 +146,7 @@ class Batch:
         self._cache.resize(0, 0)
         self._stack.release()
         for sequence in sequences:
-            sequence.emit(Failed(id=sequence.request.id, code=error.code, text=str(error)[:2000]))
+            sequence.emit(failed(sequence.request.id, error))
 
     def release(self) -> None:
         """Give back what is only kept for speed; the model wears nothing afterwards."""
@@ -251,7 +252,7 @@ class Batch:
                 if isinstance(error, NotFinite):
                     self._cache.clear(self._placed.index(sequence.request.id))
                 self._end(sequence)
-                sequence.emit(Failed(id=sequence.request.id, code=error.code, text=str(error)[:2000]))
+                sequence.emit(failed(sequence.request.id, error))
                 continue
             if reason is None:
                 self._scheduler.chosen(sequence.request.id)
