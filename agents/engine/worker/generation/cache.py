@@ -65,8 +65,8 @@ class KvCache(Cache):  # type: ignore[misc]  # transformers is not read by mypy 
 
     def resize(self, n_rows: int, n_columns: int) -> None:
         """Have so many rows and columns; what stands within both stays. One layer at a time: little is held twice."""
-        if (n_rows, n_columns) == (self.n_rows, self.n_columns):
-            return
+        if n_rows and (n_rows, n_columns) == (self.n_rows, self.n_columns):
+            return  # but not where nothing is wanted: growth that failed halfway has left some layers larger
         kept_rows, kept_columns = min(n_rows, self.n_rows), min(n_columns, self.n_columns)
         for buffers in (self._keys, self._values):
             for layer, old in enumerate(buffers):
