@@ -148,11 +148,6 @@ class Batch:
         for sequence in sequences:
             sequence.emit(failed(sequence.request.id, error))
 
-    def release(self) -> None:
-        """Give back what is only kept for speed; the model wears nothing afterwards."""
-        self._prefixes.shrink(0)
-        self._stack.release()
-
     def _new_scheduler(self) -> Scheduler:
         return Scheduler(
             self._budget_tokens,
