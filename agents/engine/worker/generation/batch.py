@@ -18,7 +18,7 @@ from agents.engine.worker.generation.grammar import Grammars
 from agents.engine.worker.generation.masks import Masks
 from agents.engine.worker.generation.prefix import Prefixes
 from agents.engine.worker.generation.prompt import prompt_tokens, stops
-from agents.engine.worker.generation.sampling import NotFinite, Sampler, choose_all
+from agents.engine.worker.generation.sampling import Sampler, choose_all
 from agents.engine.worker.generation.scheduler import NoRoom, QueueFull, Scheduler, Step, shape
 from agents.engine.worker.generation.sequence import Sequence
 from agents.engine.worker.generation.stacked import Stack
@@ -172,7 +172,8 @@ class Batch:
                 last = self._placed.pop()
                 if at < len(self._placed):
                     self._placed[at] = last
-                    cache.move(len(self._placed), at, scheduler.n_done(last))
+                    cache.move(len(self._placed), at)
+                cache.clear(len(self._placed))
         if (wanted := shape((cache.n_rows, cache.n_columns), len(rows), scheduler.columns, self._budget_tokens)) != (
             cache.n_rows,
             cache.n_columns,
@@ -244,8 +245,6 @@ class Batch:
                     raise choice
                 reason = sequence.take(choice, self._loaded)
             except AgentError as error:
-                if isinstance(error, NotFinite):
-                    self._cache.clear(self._placed.index(sequence.request.id))
                 self._end(sequence)
                 sequence.emit(failed(sequence.request.id, error))
                 continue
