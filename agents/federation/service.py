@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-import structlog
 import trio
 
 from agents.adapters.announce import Turnstile
@@ -26,7 +25,6 @@ from protocols.rounds import read_plan
 from protocols.rounds_sync import Desk
 from storage.cid import Cid
 from storage.durable import make_folder, write_file
-from storage.errors import InvalidCid, UnknownVersion
 from storage.keys import PeerId
 
 if TYPE_CHECKING:
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
 MAX_EXPERIMENTS: Final = 256
 ASK_EVERY_S: Final = 0.1
 ASK_BURST: Final = 200
-
-log = structlog.get_logger(__name__)
 
 
 class UnknownExperiment(AgentError):
@@ -146,31 +142,18 @@ class Rounds:
 
     def _load(self) -> "Iterator[Experiment]":
         """What the journals tell; one that cannot be read is told of and left alone."""
-        for path in sorted(self._folder.glob("b*")) if self._folder.is_dir() else []:
-            try:
-                cid = Cid.parse(path.name)
-            except InvalidCid:
-                continue
-            try:
-                journal, entries = Journal.open(path)
-            except UnknownVersion as error:
-                log.error("journal_unusable", path=str(path), error=str(error))
-                continue
-            if not entries or entries[0].body_cid != cid:  # as a rule its creation was cut short
-                journal.close()
-                path.rename(path.with_suffix(".damaged"))
-                log.error("journal_unusable", path=str(path), error="it does not begin with its plan")
-                continue
+        for cid, journal, entries in Journal.load(self._folder):
             from agents.federation.experiment import Experiment
 
-            self._journals.append(journal)
             try:
                 Book(entries[0])
-                yield Experiment(
-                    self._ports, entries[0], entries[1:], journal, self._scratch, self._data_of(cid), self._engine
-                )
+                data = self._data_of(cid)
+                one = Experiment(self._ports, entries[0], entries[1:], journal, self._scratch, data, self._engine)
             except Remote as error:
-                log.error("journal_unusable", path=str(path), error=str(error))
+                journal.refuse(error)
+                continue
+            self._journals.append(journal)
+            yield one
 
     def _data_of(self, experiment: Cid) -> Path | None:
         try:

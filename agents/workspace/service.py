@@ -26,7 +26,6 @@ from protocols.workspaces import sync
 from protocols.workspaces.entries import Grant, Join, Root, read_root
 from protocols.workspaces.sync import Desk
 from storage.cid import Cid
-from storage.errors import InvalidCid, UnknownVersion
 from storage.keys import PeerId
 
 MAX_WORKSPACES: Final = 64
@@ -158,26 +157,14 @@ class Workspaces:
 
     def _load(self) -> Iterator[Workspace]:
         """What the journals tell; one that cannot be read is told of and left alone."""
-        for path in sorted(self._folder.glob("b*")) if self._folder.is_dir() else []:
+        for cid, journal, entries in Journal.load(self._folder):
             try:
-                cid = Cid.parse(path.name)
-            except InvalidCid:
-                continue
-            try:
-                journal, entries = Journal.open(path)
-            except UnknownVersion as error:
-                log.error("journal_unusable", path=str(path), error=str(error))
-                continue
-            if not entries or entries[0].body_cid != cid:  # as a rule its creation was cut short
-                journal.close()
-                path.rename(path.with_suffix(".damaged"))
-                log.error("journal_unusable", path=str(path), error="it does not begin with its root")
+                one = Workspace(self._ports, entries[0], entries[1:], journal, (), self._work)
+            except Remote as error:
+                journal.refuse(error)
                 continue
             self._journals[cid] = journal
-            try:
-                yield Workspace(self._ports, entries[0], entries[1:], journal, (), self._work)
-            except Remote as error:
-                log.error("journal_unusable", path=str(path), error=str(error))
+            yield one
 
     async def _handle(self, stream: Stream) -> None:
         if self._turnstile.admits(stream.peer, trio.current_time()):
