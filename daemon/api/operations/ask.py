@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from msgspec import Meta
 
-from agents.chat.events import Adapter, ChatEvent, Loading, Refused
+from agents.chat.events import Adapter, ChatEvent, Loading
 from daemon.api.operation import Operation, Params, Result
 from daemon.api.operations.chat import MAX_QUESTION_CHARS, Wish
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from storage.cid import Cid
 
 MAX_STOPS: Final = 16
-LATEST: Final = "latest"
 USUAL_TOKENS: Final = 256
 
 
@@ -56,7 +55,6 @@ async def say(node: "Node", params: Question) -> AsyncIterator[ChatEvent | Recor
     """Answer one question; closing the stream stops the answer."""
     from agents.chat.answer import answer
     from agents.chat.conversation import DEFAULT_SYSTEM, Conversation
-    from agents.errors import BadAdapter
     from agents.models import card_of
     from storage.cid import Cid
 
@@ -77,9 +75,6 @@ async def say(node: "Node", params: Question) -> AsyncIterator[ChatEvent | Recor
     )
     async with aclosing(events):
         async for event in events:
-            if isinstance(event, Refused) and params.adapter != LATEST:
-                # Who names an adapter wants no other one's answer, nor the base's.
-                raise BadAdapter(f"{event.adapter.name} cannot be used: {event.reason}")
             yield event
     for cid in records:
         yield Recorded(record=str(cid))

@@ -155,7 +155,7 @@ async def say(node: "Node", params: Say) -> AsyncIterator[ChatEvent]:
             chat.conversation,
             _engine(node, chat),
             params.text,
-            await _wanted(node, chat),
+            await _wanted_now(node, chat),
             settings=chat.settings,
             context_tokens=card_of(chat.model).context_tokens,
             find=find if chat.indexes else None,
@@ -350,17 +350,35 @@ async def _alone(chat: "Chat") -> AsyncIterator[None]:
 
 async def _wanted(node: "Node", chat: "Chat") -> Adapter | None:
     """What the chat's policy resolves to; what is answering, where its name is gone."""
-    import trio
-
-    from agents.chat.ready import resolve
     from agents.errors import UnknownName
 
     try:
-        if chat.remote is not None:
-            return chat.remote.resolve(chat.conversation.wish)
-        return await trio.to_thread.run_sync(resolve, node.catalog, chat.model, chat.conversation.wish)
+        return await _resolved(node, chat)
     except UnknownName:
         return chat.conversation.answering
+
+
+async def _wanted_now(node: "Node", chat: "Chat") -> Adapter | None:
+    """The same for an answer. Raises: UnknownName where what is answering is not what was asked for."""
+    from agents.errors import UnknownName
+
+    try:
+        return await _resolved(node, chat)
+    except UnknownName:
+        if not chat.conversation.may_stay:
+            raise
+        return chat.conversation.answering
+
+
+async def _resolved(node: "Node", chat: "Chat") -> Adapter | None:
+    """Raises: UnknownName."""
+    import trio
+
+    from agents.chat.ready import resolve
+
+    if chat.remote is not None:
+        return chat.remote.resolve(chat.conversation.wish)
+    return await trio.to_thread.run_sync(resolve, node.catalog, chat.model, chat.conversation.wish)
 
 
 async def _status(node: "Node", chat: "Chat") -> ChatStatus:
