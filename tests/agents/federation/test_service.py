@@ -120,11 +120,10 @@ async def test_what_two_members_tell_at_the_same_time_is_written_down_once(homes
         one = await homes[0].rounds.follow(plan)
         scope, peer = scope_of(plan.body_cid), homes[1].identity
         told = [make_entry(peer, Join.kind, scope, 0, [], content_of(Join()))]
-        async with trio.open_nursery() as nursery:
-            async with one._lock:
-                for _ in range(2):
-                    nursery.start_soon(one._hear, told)
-                await trio.testing.wait_all_tasks_blocked(0.01)
+        async with trio.open_nursery() as nursery, one._lock:
+            for _ in range(2):
+                nursery.start_soon(one._hear, told)
+            await trio.testing.wait_all_tasks_blocked(0.01)
         journal, written = Journal.open(homes[0].folder / "rounds" / str(one.cid))
         journal.close()
         assert written == [plan, *told]
