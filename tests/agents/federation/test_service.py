@@ -114,7 +114,9 @@ async def village(homes: list[Home]) -> AsyncIterator[None]:
         yield
 
 
-async def test_what_two_members_tell_at_the_same_time_is_written_down_once(homes: list[Home]) -> None:
+async def test_what_two_members_tell_at_the_same_time_is_written_down_once(
+    homes: list[Home], autojump_clock: Any
+) -> None:
     async with homes[0].running():
         plan = homes[0].plan(homes)
         one = await homes[0].rounds.follow(plan)
