@@ -326,12 +326,21 @@ class Book:
 
     @_remembered
     def opened(self, number: int) -> dict[int, Said]:
-        """The terms of a round that their coordinators opened."""
-        return {
+        """The terms of a round that their coordinators opened, up to the first gap that no honest deputy leaves.
+
+        One opens its next turn behind the last that it knows of: who jumps ahead could leave no terms to the others.
+        """
+        said = {
             event.term: said
             for said, event in self.said_in(number, Open)
             if said.author == self.coordinator(event.term)
         }
+        found: dict[int, Said] = {}
+        for term in sorted(said):
+            if term - max(found, default=-1) > len(self.plan.deputies):
+                break
+            found[term] = said[term]
+        return found
 
     @_remembered
     def submissions(self, number: int) -> dict[PeerId, Said]:
