@@ -216,7 +216,7 @@ def shown(**changes):
         "dtype": "F32", "n_running": 2, "n_waiting": 1, "tokens_per_s": 41.5, "cache_bytes": 1 << 20,
         "cache_budget_bytes": 64 << 20, "adapters": [{"name": "poet v1", "n_bytes": 2048, "rank": 8, "n_running": 1}],
         "calls": {"generate": 2}, "n_restarts": 2, "n_deaths": 1, "last_death": "the engine died: killed\x1b[2J",
-        "last_death_s_ago": 5.0, "wait_s": 0.0, "trainer": IDLE,
+        "last_death_s_ago": 5.0, "wait_s": 0.0, "trainer": IDLE, "backend": None,
     }  # fmt: skip
     return "\n".join(engine_lines(known | changes))
 
@@ -232,6 +232,18 @@ def test_the_status_reads_in_lines_and_what_is_unknown_is_left_out():
     text = shown(**unknown, state="stopped", calls={}, adapters=[])
     assert text == "engine    stopped: the next request starts it\nrestarts  2, deaths 1"
     assert "may start again" in shown(**unknown, state="waiting", wait_s=4.0)
+
+
+def test_a_backend_comes_first_with_what_is_wrong_with_it():
+    backend = {
+        "url": "http://big:8000/v1", "kind": "vllm", "model": "org/Big\x1b[2J", "name": "Big", "n_running": 3,
+        "adapters": ["poet v1", "covey-bafy"], "trouble": None,
+    }  # fmt: skip
+    first, second, third, fourth, *_ = shown(backend=backend, state="stopped", pid=None, uptime_s=None).split("\n")
+    assert first == "backend   http://big:8000/v1 (vllm), its model org/Big[2J"
+    assert [second.strip(), third.strip()] == ["answers, 3 running", "was given poet v1, covey-bafy"]
+    assert fourth == "engine    stopped: what is not the backend's starts it"
+    assert "does not answer: refused" in shown(backend=backend | {"trouble": "refused", "adapters": []})
 
 
 def test_the_trainer_is_told_of_where_there_is_one_or_was():
