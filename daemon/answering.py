@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from agents.adapters.inspect import WEIGHTS_FILE
+from agents.backend import is_backend
 from agents.cache.answers import AnswerCache
 from agents.cache.answers import Engine as CacheableEngine
 from agents.cache.key import OWN
@@ -36,6 +37,11 @@ def resolve_wish(node: "Node", model: ModelRow, wish: str) -> "Adapter | None":
             text = f"{wish} was trained here, and only what is published answers: covey adapter publish {wish}"
             raise UnknownName(text) from None
         raise
+
+
+def is_loaded(node: "Node", model: ModelRow) -> bool:
+    """Would `model` answer without being loaded first?"""
+    return (node.engine.pid is not None or is_backend(model)) and node.desk.holds(model)
 
 
 def answer_cache(wish: CacheConfig, home: Home, unix_s: Callable[[], float]) -> AnswerCache:

@@ -8,6 +8,7 @@ from typing import Final
 
 import trio
 
+from agents.backend import is_backend
 from agents.engine import messages
 from agents.errors import EngineFailed
 from agents.federation.tasks import BadTask, Base, Score, Trained, Training
@@ -28,7 +29,7 @@ def find_base(catalog: Catalog, text: str) -> Base:
 
 
 def _row(catalog: Catalog, text: str) -> ModelRow:
-    models = catalog.models.list()
+    models = [row for row in catalog.models.list() if not is_backend(row)]
     row = next((row for row in models if row.name == text or text in row.accepts), None)
     if row is None:
         raise BadTask(f"the base model {text} is not here; a peer who has it may share it: covey model pull {text}")

@@ -56,14 +56,14 @@ async def say(node: "Node", params: Question) -> AsyncIterator[ChatEvent | Recor
     from agents.chat.answer import answer
     from agents.chat.conversation import DEFAULT_SYSTEM, Conversation
     from agents.models import card_of
+    from daemon.answering import is_loaded
     from storage.cid import Cid
 
     records: list[Cid] = []
     settings = _settings(node, params)
     system = node.config.chat.system or DEFAULT_SYSTEM if params.system is None else params.system
     engine, model, wanted = await _answerer(node, params, settings, records)
-    is_here = params.on is None
-    if is_here and not (node.engine.pid is not None and node.desk.holds(model)):
+    if params.on is None and not is_loaded(node, model):
         yield Loading(model=model.name)
     events = answer(
         Conversation(system=system, wish=params.adapter),

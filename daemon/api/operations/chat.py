@@ -303,11 +303,9 @@ async def _stage(node: "Node", chat: "Chat", adapter: Adapter | None) -> None:
 
 
 def _is_loaded(node: "Node", chat: "Chat") -> bool:
-    from agents.backend import is_backend
+    from daemon.answering import is_loaded
 
-    if chat.remote is not None:
-        return True
-    return (node.engine.pid is not None or is_backend(chat.model)) and node.desk.holds(chat.model)
+    return chat.remote is not None or is_loaded(node, chat.model)
 
 
 async def _refresh(node: "Node", chat: "Chat") -> None:

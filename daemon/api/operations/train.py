@@ -173,6 +173,7 @@ class Checked(Result, frozen=True, tag_field="type", tag="checked"):
 
 async def train(node: "Node", params: Train) -> AsyncIterator[Step | Trained | Checked]:
     """Train, telling each step; how it ended is an event too."""
+    from agents.backend import check_here
     from agents.errors import BadData
     from agents.models import find_model
 
@@ -182,7 +183,7 @@ async def train(node: "Node", params: Train) -> AsyncIterator[Step | Trained | C
         if checked.n_bad:
             raise BadData(f"{checked.n_bad} lines cannot be learned from: mend them, or leave them out with --skip-bad")
         return
-    row = find_model(node.catalog, params.model, node.config.engine.model)
+    row = check_here(find_model(node.catalog, params.model, node.config.engine.model))
     await _refuse_bad(params)
     request = _request(node, params, row)
     async with aclosing(told_steps(node, request, row, plot=params.plot, svg=params.svg)) as items:
