@@ -39,7 +39,7 @@ class Question(Params, frozen=True):
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1, description="The same seed, the same draws.")] | None = None
     stop: Annotated[
         tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...],
-        Meta(max_length=MAX_STOPS, description="Texts that end the answer"),
+        Meta(max_length=MAX_STOPS, description="Texts that end the answer; commas between."),
     ] = ()
     is_record: Annotated[bool, Meta(description="Have a signed record made of the answer.")] = False
     timeout_s: Annotated[float, Meta(gt=0, le=3600, description="The longest time for the answer.")] | None = None
