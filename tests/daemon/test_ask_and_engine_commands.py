@@ -11,6 +11,7 @@ from agents.engine import messages
 from agents.engine.client import Health
 from agents.errors import BadAdapter, EngineDied, UnknownName
 from agents.models import Desk
+from daemon.answering import who_answers
 from daemon.api.operations import ask as ask_module
 from daemon.api.operations import engine as engine_module
 from daemon.cli.ask import _Answer
@@ -167,6 +168,29 @@ async def test_who_names_an_adapter_gets_its_answer_or_an_error_and_never_the_ba
     assert node.engine.asked == []
     told = [type(event).__name__ for event in await asked(node, adapter="latest")]
     assert told == ["Refused", "Token", "Finished"]  # who follows the newest goes on with the one before
+
+
+async def test_an_adapter_that_is_named_brings_its_base_with_it(node):
+    other = str(Cid.of(b"other", DAG_CBOR))
+    card = CARD | {"name": "big", "fingerprint": other}
+    node.catalog.models.upsert(
+        ModelRow(name="big", fingerprint=other, folder="/b", source="x", card=card, added_unix_s=1.0)
+    )
+    with pytest.raises(UnknownName, match=r"the usual model, 'smollm2', is not here; there are: big, tiny\. Name one"):
+        await asked(node)
+    assert (await asked(node, model="tiny"))[-1].reason == "stop"
+    about = {"is_own": True, "rank": 2, "n_bytes": 9, "created_unix_s": 1, "heard_unix_s": 1.0}
+    manifest, publisher = Cid.of(b"manifest", DAG_CBOR), make_identity(1, "ann").peer_id
+    node.catalog.adapters.upsert(
+        AdapterRow(manifest=manifest, name="poet", base=other, publisher=publisher, version=1, **about)
+    )
+    node.catalog.adapters.set_state(manifest, AdapterState.READY, 2.0, folder="/adapters/poet")
+    for wish in ("poet", "poet@1", str(manifest)):
+        model, adapter = who_answers(node, None, wish)
+        assert (model.name, adapter.name) == ("big", "poet")
+    for name, wish in (("tiny", "poet"), (None, "nobody")):
+        with pytest.raises(UnknownName, match=f"there is no adapter {wish}"):
+            who_answers(node, name, wish)
 
 
 async def test_what_was_trained_and_not_published_is_told_from_what_is_not_here(node):

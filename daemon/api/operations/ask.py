@@ -107,16 +107,14 @@ async def _answerer(
     """The engine, the model and the adapter that answer. Raises: AgentError."""
     import trio
 
-    from agents.models import find_model
-    from daemon.answering import engine_before, resolve_wish
+    from daemon.answering import engine_before, who_answers
     from daemon.asking import engine_of, recorded_here, remote_model
 
     if params.on is not None:
         remote = await remote_model(node, params.on)
         wanted = remote.resolve(params.adapter)
         return engine_of(node, remote, settings.timeout_s, records if params.is_record else None), remote.row, wanted
-    model = await trio.to_thread.run_sync(find_model, node.catalog, params.model, node.config.engine.model)
-    wanted = await trio.to_thread.run_sync(resolve_wish, node, model, params.adapter)
+    model, wanted = await trio.to_thread.run_sync(who_answers, node, params.model, params.adapter)
     engine = engine_before(node.answers, node.engine, node.desk, model, is_seeded=params.seed is not None)
     return recorded_here(node, engine, model, wanted, records) if params.is_record else engine, model, wanted
 

@@ -108,8 +108,7 @@ async def open_chat(node: "Node", params: Open) -> ChatStatus:
     from agents.chat.answer import Settings
     from agents.chat.conversation import DEFAULT_SYSTEM, Conversation
     from agents.chat.sessions import Chat
-    from agents.models import find_model
-    from daemon.answering import resolve_wish
+    from daemon.answering import who_answers
 
     remote = None
     if params.on is not None:
@@ -119,8 +118,7 @@ async def open_chat(node: "Node", params: Open) -> ChatStatus:
         model = remote.row
         remote.resolve(params.adapter)
     else:
-        model = await trio.to_thread.run_sync(find_model, node.catalog, params.model, node.config.engine.model)
-        await trio.to_thread.run_sync(resolve_wish, node, model, params.adapter)  # an unknown name is told now
+        model, _ = await trio.to_thread.run_sync(who_answers, node, params.model, params.adapter)
     settings = node.config.chat
     system = settings.system or DEFAULT_SYSTEM if params.system is None else params.system
     chat = Chat(
