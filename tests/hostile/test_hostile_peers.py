@@ -322,3 +322,20 @@ async def test_who_opens_streams_and_breaks_them_off_without_end_loses_the_conne
         with trio.fail_after(20):
             await muxer.event_closed.wait()
         await scene.still_answers()
+
+
+async def test_idle_streams_to_the_dht_shut_nobody_out(scene: Scene) -> None:
+    protocol = "/ipfs/lan/kad/1.0.0"
+    ping = b"\x02\x08\x05"  # a kad message of type PING
+    async with open_network(Identity.generate(), LOOPBACK) as idle, open_network(Identity.generate(), LOOPBACK) as fair:
+        await idle.connect(info(scene.node))
+        held = []
+        for _ in range(MAX_INBOUND_STREAMS_PER_PEER):
+            with contextlib.suppress(ProtocolError):
+                held.append(await idle.open_stream(scene.node.peer_id, [protocol]))
+                await held[-1].write(b"\x7f")
+        await fair.connect(info(scene.node))
+        stream = await fair.open_stream(scene.node.peer_id, [protocol])
+        await stream.write(ping)
+        with trio.fail_after(10):
+            assert await stream.read(100)
