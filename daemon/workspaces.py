@@ -374,17 +374,18 @@ def _decision(one: Workspace, proposal: Placed) -> ws_decide.Decision:
 async def export(node: "Node", params: ws.Export, report: "Report") -> ws.Exported:
     """Raises: UnknownWorkspace, NotFoundHere, TargetExists, StorageError."""
     one, target = find(node, params.workspace), new_target(params.out)
-    space = one.space.copy()
+    root, entries = one.space.history.root_entry, [placed.entry for placed in one.space.history.blocks()]
 
-    def write(on_bytes: "Callable[[int], None]") -> Packed:
+    def write(on_bytes: "Callable[[int], None]") -> tuple[Packed, Cid]:
+        space = Space.of(root, entries)  # folded again here: the workspace's own may change meanwhile
         with node.store.lease():
-            return pack(node.store, space, target, on_bytes)
+            return pack(node.store, space, target, on_bytes), space.state()
 
-    packed = await in_thread(write, f"writing {target.name}", None, report)
+    packed, state = await in_thread(write, f"writing {target.name}", None, report)
     return ws.Exported(
         workspace=str(one.cid),
         root=str(packed.root),
-        state=str(space.state()),
+        state=str(state),
         out=params.out,
         n_entries=packed.n_entries,
         n_blocks=packed.n_blocks,

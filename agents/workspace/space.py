@@ -1,13 +1,15 @@
 """A workspace as its members read it: who may do what, what stands where, what was decided, who holds which task."""
 
+from collections.abc import Iterable
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import NamedTuple, Self, cast
 
 from agents.workspace.authority import attenuates
 from agents.workspace.decisions import Outcome
 from agents.workspace.fold import Fold
 from agents.workspace.history import Node
 from agents.workspace.patterns import matches
+from protocols.entry import Entry
 from protocols.workspaces.entries import Claim, Commit, Grant, Propose, Right
 from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
@@ -88,12 +90,13 @@ class Space(Fold):
             return bool(chain)
         return any(one.author == peer and above.id in self._live for one, above in pairwise(chain))
 
-    def copy(self) -> "Space":
-        """The same, as it stands now: for a thread that reads while more comes in."""
-        other = Space(self.history.root_entry)
-        for node in self.history.blocks():
-            other.add(node.entry)
-        return other
+    @classmethod
+    def of(cls, root: Entry, entries: Iterable[Entry]) -> Self:
+        """What these entries come to, each behind those that it links to. Raises: as `add` does."""
+        space = cls(root)
+        for entry in entries:
+            space.add(entry)
+        return space
 
     def farewell(self, peer: PeerId) -> set[Cid]:
         """What who was a member may still be told: the ends of its grants, and all before, by their ids."""
