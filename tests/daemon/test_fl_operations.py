@@ -216,6 +216,9 @@ async def test_a_result_that_is_no_adapter_is_not_kept_as_one(node_here, data):
     answer = await node_here.post("fl/result", experiment=experiment, as_adapter="mine")
     assert answer.json["error"]["code"] == "bad_task" and "no adapter" in answer.json["error"]["text"]
     assert not list((node_here.node.home.training).glob("*mine*"))
+    node_here.node.training_now.add("mine")
+    answer = await node_here.post("fl/result", experiment=experiment, as_adapter="mine")
+    assert answer.json["error"]["code"] == "already_training"
 
 
 async def test_a_compressed_experiment_sends_fewer_bytes_and_is_proved(node_here, data, tmp_path):
