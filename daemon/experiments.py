@@ -31,7 +31,6 @@ from protocols.net import PeerInfo
 from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Close, Plan, Submit, content_of
 from storage.cid import Cid
 from storage.errors import DiskFull, InvalidCid, StorageError, StoreFull
-from storage.pins import PinState
 from storage.unixfs import COVEY_WEIGHTS, add_path
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     from daemon.app import Node
 
 MODEL_IDLE_S: Final = 60.0
-INITIAL_PIN: Final = "rounds/initial"
 
 
 def find(node: "Node", text: str) -> Experiment:
@@ -73,10 +71,11 @@ async def make_plan(node: "Node", params: "fl.Plan") -> "fl.Planned":
     fields = complete(wish, peers.__getitem__, me)
     task = await trio.to_thread.run_sync(task_of(fields["task"]).completed, _finder(node))
     fields["task"] = msgspec.json.decode(msgspec.json.encode(task))
-    plan, n_params = await trio.to_thread.run_sync(_with_tensors, node, fields, wish.get("initial"))
-    entry = make_entry(node.identity, PLAN_KIND, PLAN_SCOPE, int(wall.unix_s()), [], content_of(plan))
-    one = await node.rounds.follow(entry)
-    await trio.to_thread.run_sync(_hold_initial, node, one)
+    with node.store.lease():  # until the experiment holds its first tensors
+        plan, n_params = await trio.to_thread.run_sync(_with_tensors, node, fields, wish.get("initial"))
+        entry = make_entry(node.identity, PLAN_KIND, PLAN_SCOPE, int(wall.unix_s()), [], content_of(plan))
+        one = await node.rounds.follow(entry)
+        await trio.to_thread.run_sync(_hold_initial, one)
     return fl.Planned(
         experiment=str(one.cid),
         title=plan.title,
@@ -122,7 +121,7 @@ def _with_tensors(node: "Node", fields: dict[str, Any], initial: object) -> tupl
     """The plan over its first tensors, which are stored, and how many numbers they hold."""
     import tempfile
 
-    with tempfile.TemporaryDirectory(dir=node.home.scratch) as name, node.store.lease():
+    with tempfile.TemporaryDirectory(dir=node.home.scratch) as name:
         folder = Path(name)
         try:
             cid = Cid.parse(initial) if isinstance(initial, str) else None
@@ -142,14 +141,12 @@ def _with_tensors(node: "Node", fields: dict[str, Any], initial: object) -> tupl
             raise BadPlan(f"the first tensors are not those of the task: {why}")
         added = add_path(node.store, path, COVEY_WEIGHTS) if cid is None else cid
         plan = plan_of(fields, added, int(wall.unix_s()))
-        node.pins.add(added, INITIAL_PIN, state=PinState.COMPLETE)  # until the experiment holds it
         return plan, layout.n_params
 
 
-def _hold_initial(node: "Node", one: Experiment) -> None:
+def _hold_initial(one: Experiment) -> None:
     one.keep.hold(one.plan.initial)
     one.keep.show(one.plan.initial)
-    node.pins.remove(one.plan.initial, INITIAL_PIN)
 
 
 def _finder(node: "Node") -> FindBase:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import trio
 
+from agents.federation import service
 from agents.federation.audit import Refuted, Undecided
 from agents.federation.tensors import BadTensors
 from daemon.api.faults import EXIT_FAILED, EXIT_NOT_FOUND, fault_of
@@ -104,6 +105,15 @@ async def test_a_plan_that_would_not_hold_is_refused_with_the_reason(node_here, 
     error = (await node_here.post("fl/plan", **ALONE | changes)).json["error"]
     assert error["code"] == code and says in error["text"]
     assert node_here.node.rounds.all() == []
+
+
+async def test_a_plan_that_cannot_be_followed_leaves_no_tensors_behind_that_stay_for_ever(node_here, monkeypatch):
+    monkeypatch.setattr(service, "MAX_EXPERIMENTS", 0)
+    assert (await node_here.post("fl/plan", **ALONE)).json["error"]["code"] == "too_many_experiments"
+    assert node_here.node.pins.list() == []
+    monkeypatch.undo()
+    await planned(node_here)
+    assert {pin.name for pin in node_here.node.pins.list()} == {node_here.node.rounds.all()[0].keep.pin}
 
 
 @pytest.mark.parametrize(
