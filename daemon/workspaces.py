@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from agents.workspace.archive import Packed, pack
@@ -126,13 +127,19 @@ async def revoke(node: "Node", params: ws.Revoke) -> Done:
     one, peer = find(node, params.workspace), await resolve(node, params.peer)
     me = node.identity.peer_id
 
-    def act(space: Space) -> tuple[Statement, None, None]:
-        mine = [grant for grant in space.live_grants() if _audience(grant) == peer and space.can_revoke(me, grant)]
-        if not mine:
-            raise NotGranted(f"{peer} has no grant in {space.history.root.title!r} that this node may end")
-        return revocation(space, mine, params.reason), None, None
+    def mine(space: Space) -> list[Placed]:
+        return [grant for grant in space.live_grants() if _audience(grant) == peer and space.can_revoke(me, grant)]
 
+    def act(space: Space) -> tuple[Statement, None, None]:
+        if not (grants := mine(space)):
+            raise NotGranted(f"{peer} has no grant in {space.history.root.title!r} that this node may end")
+        return revocation(space, grants, params.reason), None, None
+
+    n_more = (len(mine(one.space)) - 1) // wire.MAX_GRANTS  # one entry ends so many
     await one.do(act)
+    with suppress(NotGranted):  # another ended the rest meanwhile
+        for _ in range(n_more):
+            await one.do(act)
     left = [grant for grant in one.space.live_grants() if _audience(grant) == peer]
     more = f"; {len(left)} grants of others stand, which only those above them can end" if left else ""
     return Done(text=f"revoked: what {peer} says from now on has no effect{more}")
@@ -151,7 +158,8 @@ async def leave(node: "Node", params: ws.One) -> Done:
             raise Unfit("this node owns the workspace, and cannot leave it")
         return Done(text="this node is no member of it")
     links = tuple(sorted(grant.entry.cid for grant in grants))
-    await one.say(wire.Leave(grants=links[: wire.MAX_GRANTS]))
+    for at in range(0, len(links), wire.MAX_GRANTS):
+        await one.say(wire.Leave(grants=links[at : at + wire.MAX_GRANTS]))
     return Done(text="left: the others see it once they are reached. What is known stays here")
 
 

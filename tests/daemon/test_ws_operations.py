@@ -6,8 +6,11 @@ import pytest
 import trio
 
 from agents.workspace.archive import unpack
+from agents.workspace.pen import begin, write
+from agents.workspace.space import Space
 from daemon.api.operations.ws import Log
-from daemon.workspaces import log_of
+from daemon.workspaces import find, log_of
+from protocols.workspaces.entries import MAX_GRANTS, Grant, Join, Root
 from storage import car
 from storage.blockstore import MadeBlock
 from storage.cid import RAW, Cid
@@ -116,3 +119,25 @@ async def test_what_is_said_while_a_row_is_on_its_way_out_follows_it(ws):
             await ws("say", text="two")
             await ws("say", text="three")
             assert [(await anext(rows)).content["text"] for _ in range(2)] == ["two", "three"]
+
+
+async def test_all_grants_of_a_peer_end_however_many_there_are(ws):
+    peer = str(OTHER.peer_id)
+    one = find(ws.node, ws.cid)
+    for n in range(MAX_GRANTS + 2):
+        await one.say(Grant(audience=OTHER.peer_id, can=("write",), keys=(f"k{n}",), weight=0))
+    assert (await ws("revoke", peer=peer))["text"].endswith("from now on has no effect")
+    assert [row["peer"] for row in await ws("members")] == [str(ws.node.identity.peer_id)]
+    assert (await ws("revoke", peer=peer))["error"]["code"] == "not_granted"
+
+
+async def test_who_leaves_gives_back_all_its_grants(ws, node_here):
+    theirs, me = Space(begin(OTHER, Root(title="theirs", created_unix_s=1))), node_here.node.identity.peer_id
+    for n in range(MAX_GRANTS + 2):
+        theirs.add(write(OTHER, theirs, Grant(audience=me, can=("write",), keys=(f"k{n}",), weight=0)))
+    one = await node_here.node.workspaces._follow(theirs.history.root_entry, [])
+    await one.take([placed.entry for placed in theirs.history])
+    await one.say(Join(), link_to=theirs.history.order[0].entry.cid)
+    assert "left" in (await ws("leave", workspace="theirs"))["text"]
+    assert one.space.live_grants() == []
+    assert "no member" in (await ws("leave", workspace="theirs"))["text"]
