@@ -223,7 +223,7 @@ def _row(one: Workspace, placed: Placed, called: Mapping[PeerId, str]) -> ws.Ent
 
 
 def plain(value: Any) -> Any:
-    """A DAG-CBOR value as JSON shows it: links as their text, bytes as DAG-JSON has them; peers as their ids."""
+    """A DAG-CBOR value as JSON shows it: links as their text, peers as their ids, other bytes in hex."""
     match value:
         case Cid():
             return str(value)

@@ -90,7 +90,7 @@ def _text(content: Json) -> str:
 
 
 def values(rows: Json) -> Iterator[str]:
-    """The value alone where one was asked for; a line each else."""
+    """A line each: the key, its value, and the content that belongs to it."""
     if not rows:
         yield "no key has a value yet. Give one: covey ws put WORKSPACE KEY VALUE"
     for row in rows:
