@@ -49,9 +49,10 @@ async def start(node: "Node", params: op.Start) -> op.Started:
 
 
 def _read(path: Path) -> Any:
-    data = path.read_bytes()
+    with path.open("rb") as file:
+        data = file.read(MAX_PLAN_BYTES + 1)
     if len(data) > MAX_PLAN_BYTES:
-        raise BadRun(f"{path} has {len(data)} bytes; a plan has {MAX_PLAN_BYTES} at most")
+        raise BadRun(f"{path} has over {MAX_PLAN_BYTES} bytes, and a plan has no more")
     try:
         return tomllib.loads(data.decode())
     except (ValueError, UnicodeDecodeError) as error:

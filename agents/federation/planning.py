@@ -61,8 +61,6 @@ def read_file(path: Path) -> dict[str, Any]:
 def complete(wish: Mapping[str, Any], resolve: Callable[[str], PeerId], me: PeerId) -> dict[str, Any]:
     """A plan's fields, peers by their ids; the deputies are the members, this node first, where none are named."""
     fields = {_NAMES.get(key, key): value for key, value in wish.items() if key != "initial"}
-    if fields.get("privacy") is not None:
-        fields.setdefault("is_evaluated", False)  # how results do on one's own data would be told without noise
     for key in _TABLES:
         if isinstance(fields.get(key), str):
             fields[key] = {_TABLES[key]: fields[key]}

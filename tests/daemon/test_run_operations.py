@@ -70,7 +70,9 @@ async def test_a_run_waits_for_approval_and_can_be_cancelled(run):
     assert (await run("approve", run="gated", step="nothing"))["error"]["code"] == "not_found"
 
 
-@pytest.mark.parametrize("text", ["title = ", 'title = "x"', PLAN + PLAN.replace('title = "two steps"', ""), "a = 1"])
+@pytest.mark.parametrize(
+    "text", ["#" * (61 << 10), "title = ", 'title = "x"', PLAN + PLAN.replace('title = "two steps"', ""), "a = 1"]
+)
 async def test_what_is_no_plan_is_refused(run, text):
     assert (await run.start(text))["error"]["code"] == "bad_run"
     assert await run("ls") == []
