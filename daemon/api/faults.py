@@ -59,6 +59,7 @@ STATUSES: Final = {
     "not_a_file": 400,
     "not_a_folder": 400,
     "not_unixfs": 400,
+    "not_sealed": 400,
     "special_file": 400,
     "bad_recipient": 400,
     "untrusted": 403,

@@ -285,10 +285,7 @@ async def seal(node: "Node", params: Seal, report: "Report") -> NewRoot:
     others = ",".join(str(peer) for peer in to if peer != node.identity.peer_id)
     note = ""
     if params.visibility == "private" and others:
-        note = (
-            "Only this node gives it out now. To let its recipients fetch it: "
-            f"covey share {made.cid} --visibility members --members {others}"
-        )
+        note = f"To let its recipients fetch it: covey share {made.cid} --visibility members --members {others}"
     return await _told(node, made, n_bytes, note)
 
 
