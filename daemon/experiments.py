@@ -12,7 +12,7 @@ from agents.errors import AgentError
 from agents.federation.archive import Packed, pack, unpack
 from agents.federation.audit import audit, verdict_of
 from agents.federation.experiment import Experiment
-from agents.federation.planning import BadPlan, complete, faults, plan_of, read_file
+from agents.federation.planning import BadPlan, check_rank, complete, faults, plan_of, read_file
 from agents.federation.shelf import Shelf
 from agents.federation.standing import state_of
 from agents.federation.tasks import BadTask, FindBase, Task, task_of
@@ -28,7 +28,7 @@ from daemon.errors import NotFoundHere, Unfit
 from protocols.entry import Entry, make_entry
 from protocols.errors import Remote
 from protocols.net import PeerInfo
-from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Close, Plan, Submit, content_of
+from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Close, Plan, Submit, content_of, read_plan
 from storage.cid import Cid
 from storage.errors import DiskFull, InvalidCid, StorageError, StoreFull
 from storage.unixfs import COVEY_WEIGHTS, add_path
@@ -162,16 +162,16 @@ async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
     known = next((one for one in node.rounds.all() if one.cid == cid), None)
     entry = known.plan_entry if known else await node.rounds.plan_from(await whom(node, params.from_), cid)
     data = Path(params.data) if params.data is not None else None
-    one_plan = known.plan if known else None
+    plan = known.plan if known else read_plan(entry)
     if data is not None:
-        from protocols.rounds import read_plan
-
-        task = task_of((one_plan or read_plan(entry)).task)
-        if why := faults(one_plan or read_plan(entry)):
+        task = task_of(plan.task)
+        if why := faults(plan):
             raise BadPlan(f"this node does not train by this plan: {'; '.join(why)}")
+        if params.rank:
+            check_rank(plan, params.rank)
         await trio.to_thread.run_sync(task.check, data)
         await _bring_base(node, task)
-    one = await node.rounds.follow(entry, data)
+    one = await node.rounds.follow(entry, data, params.rank)
     if data is not None and node.identity.peer_id not in one.book.joined_now():
         await one.do(one.member.join)
     return fl.Joined(

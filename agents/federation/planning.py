@@ -114,3 +114,10 @@ def faults(plan: Plan) -> list[str]:
     elif plan.gossip is not None:
         found = [*found, "gossip: its cores are not carried between members yet: leave it out"]
     return found
+
+
+def check_rank(plan: Plan, rank: int) -> None:
+    """May a participant train an adapter of that rank? Raises: BadPlan, BadTask."""
+    task_of(plan.task).check_rank(rank)
+    if plan.compression is not None:
+        raise BadPlan("compressed updates do not say their rank: in this plan all train the same. Leave out --rank")

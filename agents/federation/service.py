@@ -53,8 +53,9 @@ class TooManyExperiments(AgentError):
     code = "too_many_experiments"
 
 
-class _Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     data: str | None = None
+    rank: int = 0
 
 
 class Rounds:
@@ -101,8 +102,10 @@ class Rounds:
                 f"there is no experiment {cid} here. To take part: covey fl join {cid} --from PEER"
             ) from None
 
-    async def follow(self, plan: Entry, data: Path | None = None) -> "Experiment":
+    async def follow(self, plan: Entry, data: Path | None = None, rank: int = 0) -> "Experiment":
         """Take part in what a plan describes, from now on; without `data`, without training. Durable when it returns.
+
+        `rank`: what to train of an adapter, where the plan lets participants choose; 0 for the plan's.
 
         Raises: Malformed, NoMember, TooManyExperiments, StorageError, OSError.
         """
@@ -110,32 +113,32 @@ class Rounds:
             known = self._experiments.get(plan.body_cid)
             if known is not None:
                 if data is not None:
-                    await trio.to_thread.run_sync(self._note_local, known.cid, data)
-                    known.data = data
+                    await trio.to_thread.run_sync(self._note_local, known.cid, data, rank)
+                    known.data, known.rank = data, rank
                 return known
             if self._ports.identity.peer_id not in read_plan(plan).members:
                 raise NoMember("")
             if len(self._experiments) >= MAX_EXPERIMENTS or self._nursery is None:
                 raise TooManyExperiments(f"this node takes part in {len(self._experiments)} experiments already")
             with trio.CancelScope(shield=True):
-                made = await trio.to_thread.run_sync(self._begin, plan, data)
+                made = await trio.to_thread.run_sync(self._begin, plan, data, rank)
             self._experiments[made.cid] = made
             self._nursery.start_soon(made.run)
         self._ports.emit("experiment_followed", experiment=str(made.cid), title=made.plan.title)
         return made
 
-    def _begin(self, plan: Entry, data: Path | None) -> "Experiment":
+    def _begin(self, plan: Entry, data: Path | None, rank: int) -> "Experiment":
         from agents.federation.experiment import Experiment  # numpy comes with it: only who takes part pays for that
 
         make_folder(self._folder)
         if data is not None:
-            self._note_local(plan.body_cid, data)
+            self._note_local(plan.body_cid, data, rank)
         journal = Journal.create(self._folder / str(plan.body_cid), plan)
         self._journals.append(journal)
-        return Experiment(self._ports, plan, [], journal, self._scratch, data, self._engine)
+        return Experiment(self._ports, plan, [], journal, self._scratch, data, self._engine, rank)
 
-    def _note_local(self, experiment: Cid, data: Path) -> None:
-        write_file(self._local(experiment), msgspec.json.encode(_Local(str(data))))
+    def _note_local(self, experiment: Cid, data: Path, rank: int) -> None:
+        write_file(self._local(experiment), msgspec.json.encode(_Local(str(data), rank)))
 
     def _local(self, experiment: Cid) -> Path:
         return self._folder / f"{experiment}.json"
@@ -147,22 +150,23 @@ class Rounds:
 
             try:
                 Book(entries[0])
-                data = self._data_of(cid)
-                one = Experiment(self._ports, entries[0], entries[1:], journal, self._scratch, data, self._engine)
+                data, rank = self._local_of(cid)
+                one = Experiment(self._ports, entries[0], entries[1:], journal, self._scratch, data, self._engine, rank)
             except Remote as error:
                 journal.refuse(error)
                 continue
             self._journals.append(journal)
             yield one
 
-    def _data_of(self, experiment: Cid) -> Path | None:
+    def _local_of(self, experiment: Cid) -> tuple[Path | None, int]:
+        """What this node trains on, and which rank."""
         try:
             local = msgspec.json.decode(self._local(experiment).read_bytes(), type=_Local)
         except FileNotFoundError:
-            return None
+            return None, 0
         except (msgspec.ValidationError, msgspec.DecodeError):
-            return None
-        return Path(local.data) if local.data is not None else None
+            return None, 0
+        return Path(local.data) if local.data is not None else None, local.rank
 
     async def _handle(self, stream: Stream) -> None:
         if self._turnstile.admits(stream.peer, trio.current_time()):

@@ -66,6 +66,7 @@ class RoundEngine:
                 run=str(Path(folder) / "run"),
                 out=str(wish.out),
                 initial=str(initial),
+                merged=str(wish.merged) if wish.merged is not None else None,
                 settings=_settings(wish),
                 is_fresh=True,
             )
@@ -90,7 +91,11 @@ class RoundEngine:
         ):
             initial = await trio.to_thread.run_sync(_whole, row, wish, Path(folder))
             request = messages.Measure(
-                model=row.folder, data=str(wish.data), initial=str(initial), settings=_settings(wish)
+                model=row.folder,
+                data=str(wish.data),
+                initial=str(initial),
+                merged=str(wish.merged) if wish.merged is not None else None,
+                settings=_settings(wish),
             )
             reply = await self._trainer.one(request)
         if not isinstance(reply, messages.Measured):
@@ -122,5 +127,5 @@ def _settings(wish: Training) -> Settings:
         checkpoint_every=wish.n_steps,
         seed=wish.seed,
         split_seed=SPLIT_SEED,
-        frozen="a" if wish.is_half else "",
+        frozen="a" if wish.is_half else wish.frozen,
     )

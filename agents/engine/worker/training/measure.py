@@ -8,7 +8,7 @@ import torch
 
 from agents.engine.messages import Measure, Measured
 from agents.engine.worker.models import LoadedModel, load_model
-from agents.engine.worker.training.lowrank import LowRanks
+from agents.engine.worker.training.lowrank import LowRanks, add_merged
 from agents.engine.worker.training.objective import Row, count_labels, preference_score, token_score
 from agents.engine.worker.training.train import lay_out_data, same_threads, set_precision
 from agents.errors import EngineFailed
@@ -24,6 +24,8 @@ def measure(request: Measure, is_cancelled: Callable[[], bool]) -> Measured:
         settings = msgspec.structs.replace(settings, form=detect(name, data)[0])
     with same_threads(None):
         loaded = load_model(Path(request.model))
+        if request.merged is not None:
+            add_merged(loaded, Path(request.merged), settings.targets)
         set_precision(loaded, settings)
         rows = lay_out_data(loaded, name, data, settings)[0].held_out
         lora = LowRanks(loaded, settings)
