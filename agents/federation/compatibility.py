@@ -13,7 +13,7 @@ from agents.aggregation.rules.fedbuff import FedBuff
 from agents.aggregation.updates import CannotAggregate
 from agents.federation.lora import terms_of, way_of
 from agents.federation.options import BadOption, Options, options_of
-from agents.federation.privacy.lattice import Lattice
+from agents.federation.privacy.accounts import lattice_of
 from agents.federation.secure.terms import check_threshold, default_threshold
 from protocols.rounds import Plan
 
@@ -270,10 +270,13 @@ def _numbers(asked: _Asked) -> list[str]:
             found.append(f"secure aggregation: min_participants is below the threshold of {threshold}: raise it")
     if privacy is not None and privacy.noise != "examples":
         n_colluders = secure.n_colluders if secure is not None else 0
-        n_noisy = plan.min_participants - n_colluders if privacy.noise == "distributed" else 1
         why = "no client's noise would count beside those that may collude"
-        if n_noisy >= 1:
-            why = Lattice(privacy.bound, privacy.multiplier, n_noisy).problem(n_most)
+        if privacy.noise == "central" or plan.min_participants > n_colluders:
+            try:
+                grid = lattice_of(plan)
+                why = grid.problem(n_most) if grid is not None else ""
+            except BadOption as error:
+                why = str(error)
         if why:
             found.append(f"privacy: {why}")
     return found

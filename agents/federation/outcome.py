@@ -19,8 +19,9 @@ from agents.aggregation.updates import CannotAggregate, Update, Vector, largest
 from agents.federation.compression.codec import BadCompressed
 from agents.federation.compression.registry import codec_of
 from agents.federation.lora import combine, scatter, update_fault, update_layout, way_of
-from agents.federation.privacy.accounts import lattice_of
-from agents.federation.privacy.lattice import BadLattice, noise_fault, noisy_mean
+from agents.federation.privacy.accounts import lattice_of, next_bound
+from agents.federation.privacy.clipping import MAX_BOUND, MIN_BOUND
+from agents.federation.privacy.lattice import BadLattice, Told, noise_fault, noisy_mean
 from agents.federation.privacy.noise import MAX_DEVIATION, MAX_MAGNITUDE, discrete_gaussian
 from agents.federation.secure.sides import FalseShares, SecureRefused
 from agents.federation.secure.stages import Unmasking
@@ -55,7 +56,8 @@ class Verdict(NamedTuple):
 class Outcome(NamedTuple):
     """A round's result: the files of the new tensors and server states, and the verdicts.
 
-    `failed` says why the rule could make nothing of what was admitted: the tensors are the base then.
+    `failed` says why the rule could make nothing of what was admitted: the tensors are the base then. `bound` is the
+    next round's clip bound, where that moves.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -63,6 +65,7 @@ class Outcome(NamedTuple):
     tensors: Path
     states: tuple[Path, ...]
     failed: str
+    bound: float | None = None
 
 
 def recipe_of(plan: Plan) -> Recipe:
@@ -156,11 +159,13 @@ def compute(
     n_threads: int = 1,
     unmasking: Unmasking | None = None,
     noise: Path | None = None,
+    bound: float | None = None,
 ) -> Outcome:
     """Admit, aggregate, and write the new tensors and states into `folder`, which is empty.
 
     `number` is the round's, `states` are the server's from the round before; without any they begin as zeros.
-    `unmasking` under secure aggregation, where updates are words of masked sums; `noise` under central noise.
+    `unmasking` under secure aggregation, where updates are words of masked sums; `noise` under central noise; `bound`
+    is the round's clip bound, where it is not the plan's.
 
     Raises: BadTensors, FalseShares, OSError.
     """
@@ -177,7 +182,7 @@ def compute(
     state_vectors = [new_vector(path, layout) for path in state_paths]
     for vector, path in zip(state_vectors, states, strict=False):
         vector[:] = read_vector(path, layout)
-    failed = ""
+    failed, told = "", None
     try:
         way = way_of(plan)
         if way is not None and not way.is_of_halves:
@@ -186,9 +191,11 @@ def compute(
             averaged = list(admitted)
             if unmasking is not None:
                 masked = {one.peer: one.path for one in submitted}
-                averaged = [Update(b"", "", mean_of(plan, unmasking, masked, wanted.n_params))]
+                told = mean_of(plan, unmasking, masked, wanted.n_params, bound)
             elif noise is not None:
-                averaged = [Update(b"", "", _noisy(plan, wanted, admitted, noise))]
+                told = _noisy(plan, wanted, admitted, noise, bound)
+            if told is not None:
+                averaged = [Update(b"", "", told.mean)]
             change = new if wanted == layout else _nameless(folder, wanted.n_params)
             aggregate(averaged, recipe, change, seed=seed, states=state_vectors, n_threads=n_threads)
             if change is not new:
@@ -201,10 +208,12 @@ def compute(
     if not failed and not math.isfinite(max(map(largest, (new, *state_vectors)))):
         failed = "the result would hold NaN or infinity"
     if failed:
+        told = None
         _stay(before, new, state_vectors, [read_vector(path, layout) for path in states])
     for vector, path in zip((new, *state_vectors), (tensors, *state_paths), strict=True):
         flush(vector, path)
-    return Outcome(tuple(verdicts), admitted, tensors, state_paths, failed)
+    moved = next_bound(plan, bound, told.n_within if told is not None else None, len(admitted))
+    return Outcome(tuple(verdicts), admitted, tensors, state_paths, failed, moved)
 
 
 def _stay(before: Vector, new: Vector, states: Sequence[Vector], states_before: Sequence[Vector]) -> None:
@@ -245,9 +254,15 @@ def _masked(submitted: Sequence[Submitted]) -> tuple[list[Verdict], tuple[Update
     )
 
 
-def _noisy(plan: Plan, layout: Layout, admitted: Sequence[Update], path: Path) -> Vector:
-    """The mean of clipped updates with the noise in a file. Raises: BadLattice for noise that is none, NotFinite."""
+def noise_layout(plan: Plan, wanted: Layout) -> Layout:
+    """Of central noise: that of an update, or, with a count of those within the bound, one row with a value more."""
     grid = lattice_of(plan)
+    return Layout.of({"noise": (wanted.n_params + 1,)}) if grid is not None and grid.bit_steps else wanted
+
+
+def _noisy(plan: Plan, wanted: Layout, admitted: Sequence[Update], path: Path, bound: float | None) -> Told:
+    """The mean of clipped updates with the noise in a file. Raises: BadLattice for noise that is none, NotFinite."""
+    grid, layout = lattice_of(plan, bound), noise_layout(plan, wanted)
     assert grid is not None
     try:
         if difference := read_layout(path).differs_from(layout):
@@ -268,7 +283,7 @@ def draw_noise(plan: Plan, number: int, base: Path, out: Path) -> None:
 
     Raises: BadTensors, OSError.
     """
-    layout = wanted_layout(plan, number, read_layout(base))
+    layout = noise_layout(plan, wanted_layout(plan, number, read_layout(base)))
     vector = new_vector(out, layout)
     vector[:] = discrete_gaussian(layout.n_params, MAX_DEVIATION)
     flush(vector, out)
@@ -304,6 +319,8 @@ def document(
         "tensors": tensors,
         "states": list(states),
     }
+    if outcome.bound is not None:
+        value["bound"] = outcome.bound
     data = dag_cbor.encode(value)
     return Cid.of(data, DAG_CBOR), data
 
@@ -315,6 +332,7 @@ class Document(NamedTuple):
     tensors: Cid
     states: tuple[Cid, ...]
     updates: tuple[Cid, ...]
+    bound: float | None = None
 
 
 def read_document(data: bytes) -> Document:
@@ -322,10 +340,16 @@ def read_document(data: bytes) -> Document:
     value = dag_cbor.decode(data)
     try:
         found = Document(
-            value["base"], value["tensors"], tuple(value["states"]), tuple(one["update"] for one in value["updates"])
+            value["base"],
+            value["tensors"],
+            tuple(value["states"]),
+            tuple(one["update"] for one in value["updates"]),
+            value.get("bound"),
         )
-    except (TypeError, KeyError):
+    except (AttributeError, TypeError, KeyError):
         raise BadTensors("this is not the document of a round's result") from None
+    if not (found.bound is None or (isinstance(found.bound, float) and MIN_BOUND <= found.bound <= MAX_BOUND)):
+        raise BadTensors("this document names a clip bound that is none")
     if not all(isinstance(cid, Cid) for cid in (found.base, found.tensors, *found.states, *found.updates)):
         raise BadTensors("this is not the document of a round's result")
     return found

@@ -109,8 +109,6 @@ def faults(plan: Plan) -> list[str]:
     privacy = options_of(plan).privacy if not found else None
     if privacy is not None and privacy.noise == "examples":
         found = ["privacy: no task adds noise to its examples' gradients: take central or distributed noise"]
-    elif privacy is not None and privacy.quantile:
-        found = ["privacy: rounds do not move the clip bound yet: leave out quantile"]
     elif plan.gossip is not None:
         found = [*found, "gossip: its cores are not carried between members yet: leave it out"]
     return found

@@ -20,6 +20,7 @@ from agents.federation.secure.total import WORD_BYTES, levels_of, n_words, write
 from agents.federation.secure.vault import Vault
 from agents.federation.shelf import Keep, Shelf
 from agents.federation.tensors import read_layout, read_vector
+from agents.federation.verify import bound_before
 from protocols.rounds import Close, Keys, Shares, Unmask
 from storage.cid import Cid
 
@@ -56,7 +57,8 @@ class Secrets:
     def mask(self, book: Book, number: int, update: Path, out: Path, n_samples: int) -> Cid:
         """Check, clip and hide an update; the list of sharers it is masked with. Raises: NotFinite, SecureRefused."""
         vector = read_vector(update, read_layout(update))
-        levels = levels_of(book.plan, len(book.selected(number) or ()), vector, n_samples)
+        bound = bound_before(book, number, Shelf(self._ports, self._scratch))
+        levels = levels_of(book.plan, len(book.selected(number) or ()), vector, n_samples, bound)
         words, gather = masked(book, number, self._me, self._vault.get(number), levels)
         write_words(out, words)
         return gather
