@@ -109,7 +109,10 @@ async def invite(node: "Node", params: ws.Invite) -> ws.Invited:
         proof = space.proof_for(me, Grant(**fields))
         if proof is None and me != space.history.owner:
             raise NotGranted(f"this node may not let others do that in {space.history.root.title!r}")
-        return Grant(**fields, proof=proof.entry.cid if proof is not None else None), None, None
+        if peer not in (named := space.history.named()) and len(named) >= wire.MAX_MEMBERS:
+            raise wire.Full(f"grants name {len(named)} members of {space.history.root.title!r} already")
+        link = proof.entry.cid if proof is not None else None
+        return Grant(**fields, proof=link), None, None
 
     placed = await one.do(act)
     return ws.Invited(

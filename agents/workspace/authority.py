@@ -8,12 +8,11 @@ import math
 from typing import Final, cast
 
 from agents.workspace.history import History, Node
-from agents.workspace.patterns import contains
+from agents.workspace.origin import origin
 from protocols.workspaces.entries import Grant, Leave, Revoke
 from storage.cid import Cid
 from storage.keys import PeerId
 
-MAX_PROOFS: Final = 8
 NOTHING: Final = -1.0  # no entry counts
 
 
@@ -55,21 +54,8 @@ class Authority:
     def chain(self, grant: Node) -> tuple[Node, ...] | None:
         """The grant, and those that it comes from, up to one of the owner's; None where it has no such origin."""
         if grant.id not in self._chains:
-            self._chains[grant.id] = self._find_chain(grant)
+            self._chains[grant.id] = origin(grant, self._history.get, self._history.owner)
         return self._chains[grant.id]
-
-    def _find_chain(self, grant: Node) -> tuple[Node, ...] | None:
-        found = [grant]
-        while (given := cast(Grant, found[-1].says)).proof is not None:
-            above = self._history.get(given.proof)
-            if above is None or not isinstance(above.says, Grant) or len(found) > MAX_PROOFS:
-                return None
-            if above.says.audience != found[-1].author or not above.rank < found[-1].rank:
-                return None
-            if not attenuates(above.says, given):
-                return None
-            found.append(above)
-        return tuple(found) if found[-1].author == self._history.owner else None
 
     def is_good(self, grant: Node) -> bool:
         """May its author give it, and was it not void when it was given? It may be over by now."""
@@ -125,13 +111,3 @@ class Authority:
             if one.author == node.author and above is not None and self.is_good(above):
                 return node.sequence <= self.cut(above, node.author)
         return False
-
-
-def attenuates(above: Grant, below: Grant) -> bool:
-    """Does `below` give no more than `above`, which lets its audience give?"""
-    return (
-        "admin" in above.can
-        and set(below.can) <= set(above.can)
-        and contains(above.keys, below.keys)
-        and below.weight <= above.weight
-    )

@@ -14,6 +14,7 @@ from agents.workspace.history import History, Node, Placed
 from agents.workspace.patterns import matches
 from protocols.entry import Entry
 from protocols.workspaces.entries import (
+    MAX_MEMBERS,
     Accept,
     Begin,
     Claim,
@@ -41,6 +42,7 @@ FORKED: Final = "forked"
 UNFOUNDED: Final = "unfounded"
 STALE: Final = "stale"
 TAKEN: Final = "taken"
+FULL: Final = "full"
 MUST_ADOPT: Final = "must_adopt"
 
 K = TypeVar("K")
@@ -68,6 +70,7 @@ class Fold:
         self._granted: dict[PeerId, tuple[Node, ...]] = {}
         self._live: dict[Cid, Node] = {}
         self._joined: dict[PeerId, Node] = {}
+        self._turned_away: dict[PeerId, Node] = {}  # who joined when there were enough
         self._voters: dict[str, Mapping[PeerId, int]] = {}
         self._values: dict[str, Node] = {}
         self._proposals: dict[Cid, Node] = {}
@@ -151,6 +154,8 @@ class Fold:
         """Empty where its author may do this; else the code."""
         if node.author == self.history.owner:
             return ""
+        if node.author in self._turned_away:
+            return FULL
         code = OUT_OF_GRANT
         for granted in self._granted.get(node.author, ()):
             grant = cast(Grant, granted.says)
@@ -198,6 +203,9 @@ class Fold:
 
     def _join(self, node: Node, _says: Join) -> str:
         code = self._lacks(node, "read", None)
+        if not code and node.author not in self._joined and len(self._joined) >= MAX_MEMBERS - 1:
+            self._set(self._turned_away, node.author, node)
+            return FULL
         if not code:
             self._set(self._joined, node.author, node)
             self._count_voters()

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple, Self, cast
 
-from agents.workspace.authority import attenuates
 from agents.workspace.decisions import Outcome
 from agents.workspace.fold import Fold
 from agents.workspace.history import Node
+from agents.workspace.origin import attenuates
 from agents.workspace.patterns import matches
 from protocols.entry import Entry
 from protocols.workspaces.entries import Claim, Commit, Grant, Propose, Right

@@ -7,6 +7,7 @@ this; a disk that cannot be written to does, and the next start reads the journa
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import Enum, auto
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -28,6 +29,7 @@ from protocols.telling import MAX_ADDRESS_CHARS, MAX_ADDRESSES, OPEN_TIMEOUT_S, 
 from protocols.workspaces import announce, sync
 from protocols.workspaces.announce import MAX_HEADS, News
 from protocols.workspaces.entries import Statement
+from protocols.workspaces.sync import MAX_HEADS as MAX_KNOWN_HEADS
 from protocols.workspaces.sync import Desk
 from storage.cid import Cid
 from storage.errors import StorageError
@@ -43,11 +45,20 @@ ASK_GAP_S: Final = 0.02  # between two questions to one member: what is said mea
 TELL_GAP_S: Final = 0.5
 MEET_S: Final = 10.0
 CONFIRM_S: Final = 10.0
+TURN_HEADS: Final = MAX_KNOWN_HEADS // 2  # by so many each question goes on, where heads are more than one holds
 MAX_AUTHOR_BYTES: Final = 256 << 20  # of one member's entries: more are not kept
 
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
+
+
+class Heard(Enum):
+    """What came of a question. NOTHING_NEW: what is known, of authors whose entries fork."""
+
+    NEWS = auto()
+    NOTHING = auto()
+    NOTHING_NEW = auto()
 
 
 class Work(Protocol):
@@ -76,6 +87,7 @@ class Workspace:
         self.hosts: Final = set(hosts)
         self._journal = journal
         self._lock = trio.Lock()
+        self._n_asked = 0
         self._unsaved: set[Cid] = set()
         self._author_bytes: dict[PeerId, int] = {}
         self._news = trio.Event()
@@ -306,10 +318,11 @@ class Workspace:
 
     async def _follow(self, peer: PeerId) -> None:
         """Ask one member for news again and again, until it fails or others shall have their turn."""
-        until_s = trio.current_time() + FOLLOW_S
+        until_s, gap_s = trio.current_time() + FOLLOW_S, ASK_GAP_S
         while True:
             try:
-                await self._ask(peer, sync.MAX_WAIT_S)
+                is_news = await self._ask(peer, sync.MAX_WAIT_S) is not Heard.NOTHING_NEW
+                gap_s = ASK_GAP_S if is_news else min(2 * gap_s, sync.MAX_WAIT_S)
                 self._retry.pop(peer, None)
                 await self._meet(peer)
             except (ProtocolError, trio.TooSlowError, OSError) as error:
@@ -317,7 +330,7 @@ class Workspace:
                 return
             if trio.current_time() > until_s and len(self._members()) > MAX_FOLLOWED:
                 return
-            await trio.sleep(ASK_GAP_S)
+            await trio.sleep(gap_s)  # who tells only what is known, of an author that forks, is asked less often
 
     def _note_failure(self, peer: PeerId, error: Exception) -> None:
         self.reached.discard(peer)
@@ -326,20 +339,24 @@ class Workspace:
         if isinstance(error, Remote) and error.code in ("malformed", "too_big", "forged", *_REFUSED):
             self._ports.emit("peer_misbehaved", by=peer, code=error.code)
 
-    async def _ask(self, peer: PeerId, wait_s: float) -> int:
-        """Ask a peer for what is not here; how much of it was new."""
+    async def _ask(self, peer: PeerId, wait_s: float) -> Heard:
+        """Ask a peer for what is not here."""
         network = self._ports.network
         if peer not in network.peers():
             addresses = await self._work(partial(self._ports.catalog.peers.addresses, peer))
             with trio.fail_after(OPEN_TIMEOUT_S):
                 await network.connect(PeerInfo(peer, (*addresses, *self._where.get(peer, ()))))
-        known = self.space.history.known()
+        self._n_asked += 1
+        known = self.space.history.known(self._n_asked * TURN_HEADS)
         entries = await sync.ask(network, peer, self.cid, known, wait_s, partial(self.reached.add, peer))
-        return await self.take(entries)
+        forks = self.space.history.forks()
+        if await self.take(entries):
+            return Heard.NEWS
+        return Heard.NOTHING_NEW if entries and all(one.author in forks for one in entries) else Heard.NOTHING
 
     async def catch_up(self, peer: PeerId) -> None:
         """Ask a peer until it has no more to tell. Raises: what asking raises."""
-        while await self._ask(peer, 0.0):
+        while await self._ask(peer, 0.0) is Heard.NEWS:
             pass
 
     async def confirm(self) -> bool:
@@ -400,4 +417,4 @@ class Workspace:
                 self._where[found.peer] = found.addresses
 
 
-_REFUSED: Final = ("foreign", "bad_links", "bad_sequence")
+_REFUSED: Final = ("foreign", "bad_links", "bad_sequence", "full")

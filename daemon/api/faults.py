@@ -40,6 +40,7 @@ STATUSES: Final = {
     "bad_links": 400,
     "bad_sequence": 400,
     "unlinked": 400,
+    "full": 409,
     "bad_data": 400,
     "bad_task": 400,
     "bad_plan": 400,

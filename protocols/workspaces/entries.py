@@ -66,6 +66,12 @@ class BadSequence(Remote):
     code = "bad_sequence"
 
 
+class Full(Remote):
+    """The workspace has as many members as one can have. Who has more to let in begins another."""
+
+    code = "full"
+
+
 class Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A workspace begins: its author owns it."""
 
