@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from agents.workspace.archive import Packed, pack
 from agents.workspace.decisions import Ballot, count
-from agents.workspace.duties import revocation
+from agents.workspace.duties import past_for, revocation
 from agents.workspace.errors import NoSuchKey, NotGranted
 from agents.workspace.history import Node as Placed
 from agents.workspace.space import Space
@@ -63,6 +63,7 @@ def standing(node: "Node", one: Workspace) -> ws.Standing:
         journal_bytes=one.n_journal_bytes,
         heads=[str(head) for head in space.history.heads()],
         state=str(space.state()),
+        is_private=space.history.root.is_private,
     )
 
 
@@ -76,7 +77,9 @@ def checked(says: S) -> S:
 
 
 def need(node: "Node", one: Workspace, right: Right, key: str) -> None:
-    """Refuse what would be void, before it is signed. Raises: NotGranted."""
+    """Refuse what would be void, before it is signed. Raises: NotGranted, NoKey."""
+    if not one.space.has_key() and not one.space.is_admin(node.identity.peer_id):
+        one.space.current_key()
     if not one.space.may(node.identity.peer_id, right, key):
         raise NotGranted(f"this node may not {right} {key!r} in {one.space.history.root.title!r}")
 
@@ -114,7 +117,9 @@ async def invite(node: "Node", params: ws.Invite) -> ws.Invited:
         link = proof.entry.cid if proof is not None else None
         return Grant(**fields, proof=link), None, None
 
-    placed = await one.do(act)
+    if params.past and not one.space.history.root.is_private:
+        raise Unfit(f"{one.space.history.root.title!r} is not private: whoever is let in reads all of it")
+    placed = await one.do(act, lambda space: past_for(space, peer) if params.past else ())
     return ws.Invited(
         workspace=str(one.cid),
         peer=str(peer),
@@ -221,8 +226,22 @@ def _row(one: Workspace, placed: Placed, called: Mapping[PeerId, str]) -> ws.Ent
         kind=placed.entry.kind,
         code=one.space.code(placed),
         recipient=str(recipient) if recipient is not None else None,
-        content={name: plain(value) for name, value in placed.entry.content.items()},
+        content={name: plain(value) for name, value in _shown(placed).items()},
     )
+
+
+def _shown(placed: Placed) -> dict[str, Any]:
+    """What an entry says, out of its seal; what cannot be opened here is left out, and said to be."""
+    match placed.stated:
+        case wire.Rekey(commitment=commitment, wraps=wraps):
+            return {"commitment": commitment.hex(), "members": [bytes(peer) for peer, _ in wraps]}
+        case wire.Give(audience=audience, keys=keys):
+            return {"audience": bytes(audience), "keys": [link for link, _ in keys]}
+    if placed.box is None:
+        return dict(placed.entry.content)
+    if placed.is_withheld:
+        return {name: value for name, value in placed.entry.content.items() if name != "sealed"} | {"withheld": True}
+    return wire.content_of(placed.says)
 
 
 def plain(value: Any) -> Any:
@@ -299,6 +318,7 @@ async def values_of(node: "Node", params: ws.Get) -> list[ws.Value]:
                 author=str(placed.author),
                 name=called.get(placed.author),
                 id=str(placed.id),
+                is_withheld=placed.is_withheld,
             )
         )
     return rows

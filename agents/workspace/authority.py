@@ -26,7 +26,7 @@ class Authority:
         self._chains: dict[Cid, tuple[Node, ...] | None] = {}
         self._cuts: dict[tuple[Cid, PeerId], float] = {}
         self._is_good: dict[Cid, bool] = {}
-        self.awaited: Final[set[Cid]] = set()  # entry blocks that a revocation names, and that are not here yet
+        self.awaited: Final[set[Cid]] = set()  # entry blocks that revocations name, and that are not here yet
 
     def forget(self) -> None:
         """Work it out again: there is a grant more, or a fork, or what was awaited."""
@@ -38,15 +38,16 @@ class Authority:
     def learn(self, node: Node) -> None:
         """Take in a revocation, or what a member gives back."""
         self._endings.append(node)
-        if isinstance(node.says, Revoke):
-            self.awaited.update(link for link in node.says.last if self._history.get(link) is None)
+        says = cast(Revoke | Leave, node.stated)
+        links = (*says.grants, *(says.last if isinstance(says, Revoke) else ()))
+        self.awaited.update(link for link in links if self._history.get(link) is None)
         self.forget()
 
     def _endings_for(self, grant: Node) -> list[Node]:
         if self._endings_of is None:
             self._endings_of = {}
             for node in self._endings:
-                for link in cast(Revoke | Leave, node.says).grants:
+                for link in cast(Revoke | Leave, node.stated).grants:
                     if (named := self._history.get(link)) is not None:
                         self._endings_of.setdefault(named.id, []).append(node)
         return self._endings_of.get(grant.id, [])
@@ -84,11 +85,11 @@ class Authority:
         return self._cuts[key]
 
     def _upto(self, ending: Node, grant: Node, author: PeerId) -> float:
-        if isinstance(ending.says, Leave):
+        if isinstance(ending.stated, Leave):
             return ending.sequence if ending.author == author and self.may_return(ending, grant) else math.inf
         if not self.may_revoke(ending, grant):
             return math.inf
-        named = (self._history.get(link) for link in cast(Revoke, ending.says).last)
+        named = (self._history.get(link) for link in cast(Revoke, ending.stated).last)
         return max((last.sequence for last in named if last is not None and last.author == author), default=NOTHING)
 
     def endings(self, grant: Node) -> list[Node]:
@@ -97,7 +98,7 @@ class Authority:
 
     def may_return(self, node: Node, grant: Node) -> bool:
         """May the author of `node` give this grant back? Its audience may."""
-        return cast(Grant, grant.says).audience == node.author and not self.is_forked(node)
+        return cast(Grant, grant.stated).audience == node.author and not self.is_forked(node)
 
     def may_revoke(self, node: Node, grant: Node) -> bool:
         """May the author of `node` end this grant? Who issued it, or one that it comes from, by what still counts."""

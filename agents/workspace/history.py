@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Final, NamedTuple, cast
 
 from agents.workspace.origin import missing, origin
+from agents.workspace.vault import Vault
 from protocols.entry import Entry
 from protocols.telling import Mark
 from protocols.workspaces.entries import (
@@ -18,16 +19,18 @@ from protocols.workspaces.entries import (
     BadLinks,
     BadSequence,
     Full,
+    Give,
     Grant,
     Join,
+    Rekey,
     Root,
     Statement,
     read_root,
-    read_statement,
 )
+from protocols.workspaces.sealed import Box, read_said
 from protocols.workspaces.sync import MAX_ANSWERS, MAX_HEADS, Known, digest_of
 from storage.cid import Cid
-from storage.keys import PeerId
+from storage.keys import Identity, PeerId
 
 Rank = tuple[int, bytes]
 _RANK: Final = attrgetter("rank")
@@ -40,11 +43,27 @@ class Unlinked(BadLinks):
 
 
 class Node(NamedTuple):
-    """An entry in its place. `rank` is its place in the order: height, then CID of the body."""
+    """An entry in its place. `rank` is its place in the order: height, then CID of the body.
+
+    `stated` is what it says in clear, the same for everybody; `box` what is sealed of it, which `vault` may open.
+    """
 
     rank: Rank
     entry: Entry
-    says: Statement
+    stated: Statement
+    box: Box | None = None
+    vault: Vault | None = None
+
+    @property
+    def says(self) -> Statement:
+        """What it says; with blanks for what is sealed, where this node cannot open it."""
+        whole = self.vault.opened(self) if self.vault is not None else None
+        return whole if whole is not None else self.stated
+
+    @property
+    def is_withheld(self) -> bool:
+        """Is it sealed, and closed to this node?"""
+        return self.vault is not None and self.vault.opened(self) is None
 
     @property
     def height(self) -> int:
@@ -78,8 +97,8 @@ class Placed(NamedTuple):
 class History:
     """All accepted entries of one workspace. `add` takes them in any order in which each stands behind its links."""
 
-    def __init__(self, root: Entry) -> None:
-        """Raises: TooBig, Malformed."""
+    def __init__(self, root: Entry, identity: Identity | None = None) -> None:
+        """`identity` opens what is sealed for it. Raises: TooBig, Malformed."""
         self.root: Final[Root] = read_root(root)
         self.root_entry: Final = root
         self.workspace: Final = root.body_cid
@@ -91,6 +110,7 @@ class History:
         self._heads: Final[dict[Cid, None]] = {root.cid: None}
         self._forks: Final[dict[PeerId, int]] = {}
         self._irregular: Final[set[PeerId]] = set()
+        self.vault: Final = Vault(self.workspace, self.get, identity)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -132,8 +152,10 @@ class History:
         if entry.cid in self._nodes:
             return None
         twin = self._bodies.get(entry.body_cid)
-        node = Node(twin.rank, entry, twin.says) if twin is not None else self._checked(entry)
+        node = twin._replace(entry=entry) if twin is not None else self._checked(entry)
         self._nodes[entry.cid] = node
+        if isinstance(node.stated, Rekey | Give):
+            self.vault.learn(node)
         for link in entry.prev:
             self._heads.pop(link, None)
         self._heads[entry.cid] = None
@@ -152,7 +174,7 @@ class History:
         return Placed(node, position, is_fork)
 
     def _checked(self, entry: Entry) -> Node:
-        says = read_statement(entry, self.workspace)
+        says, box = read_said(entry, self.workspace, is_private=self.root.is_private)
         if not entry.prev:
             raise BadLinks("an entry of a workspace links to those before it, or to the root")
         height, own, grants = 0, list[Node](), list[Node]()
@@ -165,7 +187,7 @@ class History:
             height = max(height, before.height)
             if before.author == entry.author:
                 own.append(before)
-            if isinstance(before.says, Grant) and before.says.audience == entry.author:
+            if isinstance(before.stated, Grant) and before.stated.audience == entry.author:
                 grants.append(before)
         if entry.sequence > MAX_SEQUENCE or entry.sequence != (own[0].sequence + 1 if own else 0):
             raise BadSequence(f"entry {entry.sequence} of {entry.author} does not follow on the one that it links to")
@@ -173,7 +195,8 @@ class History:
             raise BadLinks(f"entry {entry.sequence} of {entry.author} links to two of its own")
         if not own and entry.author != self.owner:
             self._check_first(entry, says, grants)
-        return Node((height + 1, bytes(entry.body_cid)), entry, says)
+        vault = self.vault if box is not None else None
+        return Node((height + 1, bytes(entry.body_cid)), entry, says, box, vault)
 
     def _check_first(self, entry: Entry, says: Statement, grants: list[Node]) -> None:
         """Was this author let in, by who may, and is there room? Raises: BadLinks, Unlinked, Full."""
@@ -191,8 +214,8 @@ class History:
         """Whom the grants name that come from the owner: all, or one and those in its past; and the owner."""
         past = self.past(grant.entry.cid) | {grant.id} if grant is not None else self._bodies.keys()
         nodes = (self._bodies[cid] for cid in past)
-        given = (node for node in nodes if isinstance(node.says, Grant) and origin(node, self.get, self.owner))
-        return {self.owner, *(cast(Grant, node.says).audience for node in given)}
+        given = (node for node in nodes if isinstance(node.stated, Grant) and origin(node, self.get, self.owner))
+        return {self.owner, *(cast(Grant, node.stated).audience for node in given)}
 
     def past(self, cid: Cid) -> set[Cid]:
         """The ids of all entries that a walk along the links from an entry block comes to, without itself."""

@@ -19,13 +19,13 @@ Find = Callable[[Cid | None], "Node | None"]
 def origin(grant: "Node", find: Find, owner: PeerId) -> "tuple[Node, ...] | None":
     """The grant, and those that it comes from, up to one of the owner's; None where it has no such origin."""
     found = [grant]
-    while (given := cast(Grant, found[-1].says)).proof is not None:
+    while (given := cast(Grant, found[-1].stated)).proof is not None:
         above = find(given.proof)
-        if above is None or not isinstance(above.says, Grant) or len(found) > MAX_PROOFS:
+        if above is None or not isinstance(above.stated, Grant) or len(found) > MAX_PROOFS:
             return None
-        if above.says.audience != found[-1].author or not above.rank < found[-1].rank:
+        if above.stated.audience != found[-1].author or not above.rank < found[-1].rank:
             return None
-        if not attenuates(above.says, given):
+        if not attenuates(above.stated, given):
             return None
         found.append(above)
     return tuple(found) if found[-1].author == owner else None
@@ -35,9 +35,9 @@ def missing(grant: "Node", find: Find) -> Cid | None:
     """The first proof on the way up that is not here."""
     above: Node | None = grant
     for _ in range(MAX_PROOFS):
-        if above is None or not isinstance(above.says, Grant) or above.says.proof is None:
+        if above is None or not isinstance(above.stated, Grant) or above.stated.proof is None:
             return None
-        proof = above.says.proof
+        proof = above.stated.proof
         above = find(proof)
         if above is None:
             return proof

@@ -23,7 +23,7 @@ from protocols.entry import Entry
 from protocols.errors import Remote
 from protocols.net import Stream
 from protocols.workspaces import sync
-from protocols.workspaces.entries import Grant, Join, Root, read_root
+from protocols.workspaces.entries import PRIVATE_FORMAT, Grant, Join, Root, read_root
 from protocols.workspaces.sync import Desk
 from storage.cid import Cid
 from storage.keys import PeerId
@@ -97,11 +97,13 @@ class Workspaces:
                 f"there is no workspace {cid} here. To take part: covey ws join {cid} --from PEER"
             ) from None
 
-    async def create(self, title: str) -> Workspace:
+    async def create(self, title: str, *, is_private: bool = False) -> Workspace:
         """Begin a workspace that this node owns. Raises: Local, TooManyWorkspaces, StorageError, OSError."""
         unix_s = self._ports.unix_s()
-        root = Root(title=title, created_unix_s=int(unix_s))
-        return await self._follow(begin(self._ports.identity, root, int(unix_s * 1000)), ())
+        root = Root(format=PRIVATE_FORMAT if is_private else 1, title=title, created_unix_s=int(unix_s))
+        one = await self._follow(begin(self._ports.identity, root, int(unix_s * 1000)), ())
+        await one.renew_key()
+        return one
 
     async def join(self, cid: Cid, peers: Sequence[PeerId]) -> Workspace:
         """Take part in a workspace that one of `peers` has, and has a grant in for this node.

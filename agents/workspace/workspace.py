@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from agents.adapters.ports import Ports
-from agents.workspace.duties import due
+from agents.workspace.duties import due, rekey_due
 from agents.workspace.history import Node, Unlinked
 from agents.workspace.journal import Journal
 from agents.workspace.pen import write
@@ -28,7 +28,8 @@ from protocols.net import PeerInfo, TopicMessage
 from protocols.telling import MAX_ADDRESS_CHARS, MAX_ADDRESSES, OPEN_TIMEOUT_S, Where
 from protocols.workspaces import announce, sync
 from protocols.workspaces.announce import MAX_HEADS, News
-from protocols.workspaces.entries import Statement
+from protocols.workspaces.entries import Rekey, Statement
+from protocols.workspaces.sealed import SECRETS
 from protocols.workspaces.sync import MAX_HEADS as MAX_KNOWN_HEADS
 from protocols.workspaces.sync import Desk
 from storage.cid import Cid
@@ -49,6 +50,7 @@ TURN_HEADS: Final = MAX_KNOWN_HEADS // 2  # by so many each question goes on, wh
 MAX_AUTHOR_BYTES: Final = 256 << 20  # of one member's entries: more are not kept
 
 T = TypeVar("T")
+Act = Callable[[Space], tuple[Statement, PeerId | None, Cid | None]]
 
 log = structlog.get_logger(__name__)
 
@@ -82,7 +84,7 @@ class Workspace:
     ) -> None:
         self._ports = ports
         self._work = work
-        self.space: Final = Space(root)
+        self.space: Final = Space(root, ports.identity)
         self.cid: Final = self.space.history.workspace
         self.hosts: Final = set(hosts)
         self._journal = journal
@@ -112,18 +114,41 @@ class Workspace:
     # --- what its user says
 
     async def say(self, says: Statement, recipient: PeerId | None = None, link_to: Cid | None = None) -> Node:
-        """Sign an entry; it is durable when this returns. Raises: Local, TooBig, StorageError, OSError."""
+        """Sign an entry; it is durable when this returns. Raises: Local, TooBig, NoKey, StorageError, OSError."""
         return await self.do(lambda space: (says, recipient, link_to))
 
-    async def do(self, act: Callable[[Space], tuple[Statement, PeerId | None, Cid | None]]) -> Node:
-        """Sign what `act` makes of the state as it is now. Raises: as `say`, and what `act` raises."""
+    async def do(self, act: Act, then: Callable[[Space], Iterable[Statement]] = lambda space: ()) -> Node:
+        """Sign what `act` makes of the state as it is now, and at once what belongs behind it.
+
+        In a private workspace a new key follows where one is due. Raises: as `say`, and what `act` and `then` raise.
+        """
         async with self._lock:
             says, recipient, link_to = act(self.space)
-            entry = write(self._ports.identity, self.space, says, recipient, link_to)
-            placed = self.space.add(entry)
-            self._unsaved.add(entry.cid)
-            await self._save([entry])
+            if says.kind in SECRETS:  # nothing is said under a key that others have
+                await self._rekey_if_due()
+            node = await self._sign(says, recipient, link_to)
+            for more in then(self.space):
+                await self._sign(more)
+            await self._rekey_if_due()
         self._own_news.set()
+        return node
+
+    async def renew_key(self) -> Node | None:
+        """Have a new key begin, where this node may and others than the members have the last. Raises: as `say`."""
+        async with self._lock:
+            node = await self._rekey_if_due()
+        self._own_news.set()
+        return node
+
+    async def _rekey_if_due(self) -> Node | None:
+        rekey = rekey_due(self.space, self._ports.identity.peer_id)
+        return await self._sign(rekey) if rekey is not None else None
+
+    async def _sign(self, says: Statement, recipient: PeerId | None = None, link_to: Cid | None = None) -> Node:
+        entry = write(self._ports.identity, self.space, says, recipient, link_to)
+        placed = self.space.add(entry)
+        self._unsaved.add(entry.cid)
+        await self._save([entry])
         assert placed is not None
         return placed.node
 
@@ -184,7 +209,8 @@ class Workspace:
     async def _do_duties(self) -> None:
         me = self._ports.identity.peer_id
         while (says := due(self.space, me, self._ports.unix_s())) is not None:
-            if self.space.code(await self.say(says)):
+            node = await (self.renew_key() if isinstance(says, Rekey) else self.say(says))
+            if node is not None and self.space.code(node):
                 return  # what has no effect would be due again at once
 
     # --- what others are told

@@ -77,6 +77,7 @@ STATUSES: Final = {
     "misstated": 403,
     "no_member": 403,
     "not_granted": 403,
+    "no_key": 403,
     "foreign": 403,
     "secure_refused": 403,
     "not_a_recipient": 403,

@@ -50,6 +50,35 @@ async def test_what_is_said_and_put_stands_in_the_log_and_has_its_effect(ws):
     assert row["is_owner"] and row["n_entries"] == 4
 
 
+async def test_what_is_said_in_a_private_workspace_is_sealed_on_the_disk_and_read_here(node_here):
+    made = (await node_here.post("ws/create", title="sealed", private=True)).json
+    assert made["is_private"] and made["n_entries"] == 1
+    which = {"workspace": made["workspace"]}
+    await node_here.post("ws/say", text="behind the mill", **which)
+    await node_here.post("ws/put", key="a", value="under the stone", **which)
+    invited = (await node_here.post("ws/invite", peer=str(OTHER.peer_id), **which)).json
+    assert invited["peer"] == str(OTHER.peer_id)
+    late = Identity(b"l" * 32)
+    await node_here.post("ws/invite", peer=str(late.peer_id), past=True, **which)
+    log = (await node_here.post("ws/log", **which)).lines
+    assert [row["kind"] for row in log] == ["rekey", "say", "put", "grant", "rekey", "grant", "give"]
+    assert not any(row["code"] for row in log)
+    assert log[1]["content"] == {"key": "talk", "text": "behind the mill"}
+    assert set(log[4]["content"]["members"]) == {str(OTHER.peer_id), str(node_here.node.identity.peer_id)}
+    assert log[6]["content"]["audience"] == str(late.peer_id) and len(log[6]["content"]["keys"]) == 2
+    (row,) = (await node_here.post("ws/get", **which)).json
+    assert row["value"] == "under the stone" and not row["is_withheld"]
+    journal = (node_here.node.home.workspaces / made["workspace"]).read_bytes()
+    assert b"behind the mill" not in journal and b"under the stone" not in journal
+    await node_here.post("ws/revoke", peer=str(OTHER.peer_id), **which)
+    last = (await node_here.post("ws/log", last=1, **which)).lines[0]
+    assert last["kind"] == "rekey" and str(OTHER.peer_id) not in last["content"]["members"]
+
+
+async def test_the_past_is_for_private_workspaces_alone(ws):
+    assert (await ws("invite", peer=str(OTHER.peer_id), past=True))["error"]["code"] == "unfit"
+
+
 @pytest.mark.parametrize(
     ("verb", "params", "code"),
     [

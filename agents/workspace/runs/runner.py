@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from agents.errors import AgentError
+from agents.workspace.errors import NoKey
 from agents.workspace.runs.core import Perform, Run, Say, Want, next_act, runs
 from agents.workspace.runs.effects import EFFECTS, Effect
 from agents.workspace.workspace import Workspace
@@ -58,7 +59,10 @@ class Runner:
             seen = self._one.n_news
             is_busy = False
             for run in runs(self._one.space):
-                is_busy |= await self._advance(run)
+                try:
+                    is_busy |= self._one.space.has_key() and await self._advance(run)
+                except NoKey as error:  # taken away in the midst of it
+                    log.info("run_waits", workspace=str(self._one.cid), run=run.name, error=str(error))
             if not is_busy:
                 with trio.move_on_after(TICK_S):
                     await self._one.news(seen)

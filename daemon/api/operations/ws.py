@@ -22,6 +22,7 @@ class Create(Params, frozen=True):
     """What it is called."""
 
     title: Annotated[str, Meta(min_length=1, max_length=200, description="What its members call it.")]
+    private: Annotated[bool, Meta(description="What members say is sealed for them.")] = False
 
 
 class One(Params, frozen=True):
@@ -44,6 +45,7 @@ class Standing(Result, frozen=True):
     journal_bytes: int
     heads: list[str]
     state: str
+    is_private: bool
 
 
 class JoinIt(Params, frozen=True):
@@ -71,6 +73,7 @@ class Invite(Params, frozen=True):
     ] = ("*",)
     weight: Annotated[int, Meta(ge=0, le=1000, description="Of its vote; 0 for none.")] = 1
     days: Annotated[float, Meta(ge=0.0, le=36500.0, description="For so long; 0 until it is revoked.")] = 0.0
+    past: Annotated[bool, Meta(description="Of a private workspace it reads the whole past, not from now on.")] = False
 
 
 class Invited(Result, frozen=True):
@@ -172,7 +175,7 @@ class Get(Params, frozen=True):
 
 
 class Value(Result, frozen=True):
-    """A key's value, and who put it there."""
+    """A key's value, and who put it there. `is_withheld`: sealed, and this node has not the key."""
 
     key: str
     value: Any
@@ -180,6 +183,7 @@ class Value(Result, frozen=True):
     author: str
     name: str | None
     id: str
+    is_withheld: bool
 
 
 class Export(Params, frozen=True):
@@ -213,7 +217,7 @@ async def create(node: "Node", params: Create) -> Standing:
     """Begin a workspace that this node owns. Others come in by `covey ws invite`."""
     from daemon.workspaces import standing
 
-    return standing(node, await node.workspaces.create(params.title))
+    return standing(node, await node.workspaces.create(params.title, is_private=params.private))
 
 
 async def ls(node: "Node", _params: Nothing) -> list[Standing]:
