@@ -1,7 +1,7 @@
 """Write the vectors of workspaces: `python -m tests.vectors.make_workspaces`, from the repository's root.
 
 `entry` is the two blocks of an entry, and what a member makes of them: `accepted`, or the code of its
-refusal. `question` and `news` are messages without their frame. `wrap` and `box` are how keys are wrapped and statements
+refusal. `question` and `news` are messages without their frame; `wrap` and `box` are how keys and statements are
 sealed, with counted bytes in the place of random ones, which nobody else may do.
 """
 
