@@ -72,15 +72,19 @@ async def _send(scene: Scene, network: Network, *messages: bytes) -> bool:
 
 async def unwanted_blocks(scene: Scene) -> str:
     """Blocks that nobody asked for, 30 MiB of them."""
-    before = (await scene.ask("status"))[0]["n_blocks"]
+    before, n_cut = (await scene.ask("status"))[0]["n_blocks"], 0
     async with scene.stranger() as network:
         for _ in range(N_BLOCKS):
             data = secrets.token_bytes(1 << 20)
+            await network.connect(scene.info)
             await _send(scene, network, encode(Message(blocks=(payload_of(Cid.of(data), data),))))
+            await trio.sleep(0.05)
+            n_cut += scene.info.peer not in network.peers()
         codes = await scene.noted(network)
     assert (await scene.ask("status"))[0]["n_blocks"] == before, "it kept some of them"
     assert "unwanted" in codes, codes
-    return "noted as unwanted; no block of its kept"
+    assert n_cut, "it bears all of them"
+    return "noted as unwanted, connection closed; no block of its kept"
 
 
 async def oversize_blocks(scene: Scene) -> str:
