@@ -20,7 +20,7 @@ from tests.campaigns import hostile_content, hostile_streams
 from tests.campaigns.hostile_scene import CONTENT_BYTES, Attack, Scene, daemon_with_content
 
 MAX_GROWTH_MIB: Final = 64
-ATTACK_LIMIT_S: Final = 150.0
+ATTACK_LIMIT_S: Final = 240.0
 
 ATTACKS: Final = hostile_streams.ATTACKS | hostile_content.ATTACKS
 

@@ -225,6 +225,19 @@ async def _say_rpc(scene: Scene, network: Network, rpcs: list[Any]) -> None:
     await stream.aclose()
 
 
+async def gossip_silence(scene: Scene) -> str:
+    """A million gossip messages that say nothing, a byte each."""
+    async with scene.stranger() as network:
+        stream = await network.open_stream(scene.info.peer, [MESHSUB])
+        with trio.move_on_after(LIMIT_S) as time, contextlib.suppress(ProtocolError):
+            await stream.write(bytes(1 << 20))
+            await stream.finish()
+            while await stream.read(1):
+                pass
+        await stream.aclose()
+    return "heard slowly" if time.cancelled_caught else "heard, and others between them"
+
+
 async def gossip_signatures(scene: Scene) -> str:
     """Messages in others' names, with no signature of theirs; and records of no message that ask for much."""
     victim = Identity.generate().peer_id
@@ -354,6 +367,7 @@ ATTACKS: Final[dict[str, Attack]] = {
     "tampered-blocks": tampered_blocks,
     "private-blocks": blocks_in_confidence,
     "gossip-flood": gossip_flood,
+    "gossip-silence": gossip_silence,
     "gossip-signatures": gossip_signatures,
     "announcements": announcements_forged_and_replayed,
     "records": records_forged,

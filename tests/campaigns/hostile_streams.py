@@ -246,7 +246,11 @@ async def slow_loris(scene: Scene) -> str:
     stand: list[str] = []
     ended_s: list[float] = []
 
-    async def trickle(stream: Stream) -> None:
+    async def trickle(network: Network, protocol: str) -> None:
+        try:
+            stream = await network.open_stream(scene.info.peer, [protocol])
+        except ProtocolError:
+            return
         began_s = trio.current_time()
         try:
             with trio.move_on_after(LORIS_S) as time:
@@ -267,8 +271,7 @@ async def slow_loris(scene: Scene) -> str:
     async with scene.stranger() as network, trio.open_nursery() as nursery:
         for protocol in await served(network, scene):
             for _ in range(N_LORIS):
-                with contextlib.suppress(ProtocolError):
-                    nursery.start_soon(trickle, await network.open_stream(scene.info.peer, [protocol]))
+                nursery.start_soon(trickle, network, protocol)
     others = sorted(set(stand) - LASTING)
     assert not others, f"streams that stand: {', '.join(others)}"
     return f"{len(ended_s)} streams ended, the last after {max(ended_s):.0f} s; {len(stand)} of gossip stand"
