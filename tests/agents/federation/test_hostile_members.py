@@ -6,6 +6,7 @@ from agents.federation.actions import Say
 from agents.federation.book import Book
 from agents.federation.member import QUICK_PROMISES, Member
 from agents.federation.soundness import why_not
+from agents.federation.standing import round_of
 from protocols.entry import Entry, make_entry
 from protocols.rounds import (
     MAX_TERM,
@@ -16,6 +17,7 @@ from protocols.rounds import (
     Leave,
     Open,
     Promise,
+    Score,
     Start,
     Submit,
     Vote,
@@ -121,3 +123,13 @@ def test_who_has_said_all_that_is_taken_says_no_more_and_goes_on(monkeypatch: py
     monkeypatch.setattr("agents.federation.member.MAX_EVENTS_OF_AUTHOR", 3)
     said = [one.entry.kind for one in member.tick(0.0) if isinstance(one, Say)]
     assert said == [Open.kind] and member.tick(100.0) == []
+
+
+def test_losses_that_no_sum_holds_are_left_out_of_what_is_shown() -> None:
+    table = Table()
+    for number, loss in enumerate([1.7e308, 1.7e308, -1.7e308, 2.0, 4.0]):
+        table.say(number, Submit(round=1, base=cid_of("b"), update=cid_of(number), n_samples=1, loss=loss))
+        table.say(number, Score(round=1, result=cid_of("r"), n_samples=1 << 40, loss=loss, accuracy=0.5))
+    table.book.settle(1, cid_of("r"))
+    found = round_of(table.book, 1)
+    assert (found.loss, found.result_loss, found.result_accuracy) == (3.0, 3.0, 0.5)
