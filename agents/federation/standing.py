@@ -9,7 +9,6 @@ from protocols.rounds import Cancel, Close, Keys, Refusal, Result, Score, Shares
 from storage.cid import Cid
 from storage.keys import PeerId
 
-
 MAX_LOSS: Final = 1e9  # that is shown: members may say what no sum of floats holds
 
 
