@@ -154,7 +154,8 @@ async def test_members_come_to_one_result_and_its_archive_is_proved_by_who_has_n
     with (tmp_path / "all.car").open("rb") as file:
         import_car(store, file, needs_whole_roots=False)
     found, entries = unpack(store, packed.root)
-    findings = audit(stranger.node.ports, found, entries, stranger.folder / "scratch")
+    beside = make_entry(stranger.identity, Join.kind, scope_of(found.body_cid), 0, [], content_of(Join()))
+    findings = audit(stranger.node.ports, found, [*entries, beside], stranger.folder / "scratch")
     assert [finding.verdict for finding in findings] == ["proved", "proved"] and verdict_of(findings) == "proved"
 
 
