@@ -125,6 +125,12 @@ def update_fault(way: LoraWay | None, wanted: Layout, found: Layout) -> str:
     return found.differs_from(resized(wanted, rank))
 
 
+def is_idle(way: LoraWay | None, layout: Layout, vector: Vector) -> bool:
+    """Does an update of this layout leave every B as it was, where it has any? It rides along and learned nothing."""
+    ups = [where for name, _, where in places(layout) if layer_of(name, "b")] if way is not None else []
+    return bool(ups) and not any(vector[where].any() for where in ups)
+
+
 def _rank_of(layout: Layout) -> int:
     """The rank of its first B; 0 without one."""
     return next((shape[-1] for name, shape in layout.shapes if layer_of(name, "b") and len(shape) == 2), 0)
