@@ -34,17 +34,17 @@ def output_cid(output: Any) -> Cid:
 async def replay(run: Run, effects: Mapping[str, Effect]) -> list[Replayed]:
     """Perform each step that is done with the recorded outputs of those before it; stops at the first that differs."""
     found: list[Replayed] = []
-    outputs: dict[str, Any] = {}
-    for place, (step, view) in enumerate(zip(run.plan.steps, run.steps, strict=True)):
+    for view in run.steps:
         if view.commit is None:
             break
+        step = run.plan.steps[view.place]
         recorded = output_cid(cast(Commit, view.commit.says).output)
-        key = idempotency_key(run.node, place)
+        key = idempotency_key(run.node, view.number)
         effect = effects.get(step.do)
         now, why = None, f"there is no effect {step.do!r} here"
         if effect is not None:
             try:
-                value = await effect(filled(step.input, outputs), key)
+                value = await effect(filled(step.input, run.outputs(view)), key)
                 now = output_cid({"value": value, "key": key})
                 why = "" if now == recorded else "another output"
             except AgentError as error:
@@ -52,5 +52,4 @@ async def replay(run: Run, effects: Mapping[str, Effect]) -> list[Replayed]:
         found.append(Replayed(step.name, recorded, now, why))
         if now != recorded:
             break
-        outputs |= {step.name: view.output, "previous": view.output}
     return found

@@ -56,27 +56,42 @@ class Approve(Params, frozen=True):
 
 
 class Step(Result, frozen=True):
-    """A step. Where it was begun more than once, it was interrupted or failed, and retried under one key."""
+    """A step. Where it was begun more than once, it was interrupted or failed, and retried under one key.
+
+    `time` counts the rounds of loops; `is_beside`: performed together with the one before it; `commit` is the entry
+    that says the output.
+    """
 
     name: str
     do: str
+    agent: str | None
+    role: str | None
+    time: int
+    is_beside: bool
     is_done: bool
     is_failed: bool
     n_attempts: int
     is_retried: bool
     by: str | None
+    commit: str | None
+    n_tokens: int
     output: Any
 
 
 class Run(Result, frozen=True):
-    """A run, as far as this node knows."""
+    """A run, as far as this node knows. `why`: what it waits for, or failed with. Of a limit 0 is none."""
 
     workspace: str
     title: str
     run: str
     state: str
+    why: str
     n_done: int
     n_steps: int
+    max_steps: int
+    n_tokens: int
+    max_tokens: int
+    left_s: float | None
     n_retried: int
     holder: str | None
     steps: list[Step]
