@@ -51,7 +51,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     engine: this node's, `name` one of its models, with any `adapter`; peer: that of the peer `peer`; openai,
     anthropic: a server at `url` that speaks that API, `token_env` the variable that holds its token; scripted: none at
-    all, `rules` and `style` say what it says.
+    all, `rules` and `style` say what it says, after `wait_s`.
     """
 
     kind: Literal["engine", "peer", "openai", "anthropic", "scripted"] = "engine"
@@ -66,6 +66,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     timeout_s: Annotated[float, Meta(gt=0.0, le=3600.0)] = 300.0
     rules: Annotated[tuple[Rule, ...], Meta(max_length=MAX_RULES)] = ()
     style: Literal["count", "lead"] = "count"
+    wait_s: Annotated[float, Meta(ge=0.0, le=600.0)] = 0.0
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -51,7 +51,7 @@ class Scripted:
 
     async def answer(self, turns: Sequence[Turn], max_tokens: int) -> Answer:
         """What the script says."""
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self._wish.wait_s)
         prompt = turns[-1].content
         text = next((rule.say for rule in self._wish.rules if rule.has in prompt), None)
         if text is None:
