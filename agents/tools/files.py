@@ -54,7 +54,7 @@ async def search(given: Mapping[str, Any], reach: Reach) -> Any:
     """The passages that fit best."""
     root, words, n = _root(reach), text_of(given, "query"), count_of(given, "n", 3, 8)
 
-    def look() -> list[Any]:
+    def look() -> str:
         passages, n_bytes = [], 0
         for name, size in sorted(confined.files(root)):
             if not name.endswith(TEXTS) or size > MAX_FILE_BYTES:

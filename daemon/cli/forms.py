@@ -432,6 +432,7 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "repo/verify": _verified,
     "agent/add": run_forms.agent,
     "agent/ls": run_forms.agents,
+    "run/plan": run_forms.planned,
     "run/ls": run_forms.runs,
     "run/watch": run_forms.run,
     "ws/create": ws_forms.created,

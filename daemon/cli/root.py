@@ -47,6 +47,7 @@ NOUNS: Final = {
     "pin": "Pins: what this node keeps.",
     "record": "Signed records of answers.",
     "repo": "The store: what it holds, is it sound, room on the disk.",
+    "run": "Durable runs in workspaces: plan, start, watch, replay.",
     "sealed": "Content that only named peers can open.",
     "training": "Trainings: finished, under way, or to be gone on with.",
 }

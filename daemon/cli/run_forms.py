@@ -51,6 +51,11 @@ def _text(value: Json) -> str:
     return text if len(text) <= MAX_OUTPUT_CHARS else text[: MAX_OUTPUT_CHARS - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
+def planned(row: Json) -> Iterator[str]:
+    """The plan alone, so that it can go into a file."""
+    yield clean(row["plan"].rstrip(), keep_lines=True)
+
+
 def runs(rows: Json) -> Iterator[str]:
     """Each run."""
     if not rows:

@@ -91,10 +91,11 @@ class Run(NamedTuple):
         return sum(view.is_done for view in self.steps)
 
     def outputs(self, before: StepView) -> dict[str, Any]:
-        """What a step's input may name: the last output of each step before it, and of the stage before it."""
+        """What a step's input may name: the last output of each step and of the stage before it; empty without one."""
         begins = before.number - (before.place - self.plan.first_beside(before.place))
         done = [view for view in self.steps if view.is_done and view.number < begins]
-        found: dict[str, Any] = {view.name: view.output for view in done}
+        found: dict[str, Any] = {step.name: "" for step in self.plan.steps}
+        found |= {view.name: view.output for view in done}
         if done:
             last = done[-len(self.plan.stage(self.plan.first_beside(done[-1].place))) :]
             found[PREVIOUS] = last[0].output if len(last) == 1 else _joined(last)

@@ -5,6 +5,7 @@ when the one before it is done; a `loop` at its end goes back to an earlier one 
 """
 
 import hashlib
+import re
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -21,6 +22,8 @@ MAX_STEPS: Final = 10_000
 MAX_BESIDE: Final = 64  # steps of one stage
 BESIDE: Final = "/beside/"
 PREVIOUS: Final = "previous"
+
+_PLACE: Final = re.compile(r"\{([A-Za-z0-9._-]{1,64})\}")
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
 
@@ -155,17 +158,17 @@ def plan_of(node: Node) -> Plan | None:
 
 
 def filled(value: Any, outputs: dict[str, Any]) -> Any:
-    """An input, the outputs of earlier steps in their places."""
+    """An input, the outputs of earlier steps in their places. What stands in an output is no place itself."""
     match value:
         case str():
-            for name, output in outputs.items():
-                value = value.replace(
-                    "{" + name + "}", output if isinstance(output, str) else msgspec.json.encode(output).decode()
-                )
-            return value
+            return _PLACE.sub(lambda found: _text(outputs[found[1]]) if found[1] in outputs else found[0], value)
         case list() | tuple():
             return [filled(item, outputs) for item in value]
         case dict():
             return {key: filled(item, outputs) for key, item in value.items()}
         case _:
             return value
+
+
+def _text(output: Any) -> str:
+    return output if isinstance(output, str) else msgspec.json.encode(output).decode()

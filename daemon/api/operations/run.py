@@ -1,7 +1,7 @@
 """Runs: durable workflows in a workspace."""
 
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -24,6 +24,42 @@ class Start(Params, frozen=True):
     name: (
         Annotated[str, Meta(max_length=64, description="What the run is called (default: the plan's title).")] | None
     ) = None
+
+
+class Wish(Params, frozen=True):
+    """What is to be done, in which order of things, and by whom."""
+
+    topology: Annotated[
+        Literal[
+            "sequential", "pipeline", "broadcast", "request", "feedback", "mapreduce", "hierarchy", "mesh", "teams"
+        ],
+        Meta(description="How the agents work together."),
+    ]
+    task: Annotated[str, Meta(min_length=1, max_length=8000, description="What they are told.")]
+    agents: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=70)], ...],
+        Meta(max_length=64, description="Who, in order: names, or role:ROLE for any of a role; commas between"),
+    ] = ()
+    lead: Annotated[str, Meta(max_length=70, description="Who makes one thing of it all.")] = ""
+    items: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=4000)], ...],
+        Meta(max_length=64, description="For mapreduce: what is given out; commas between"),
+    ] = ()
+    tree: Annotated[
+        str, Meta(max_length=4000, description="For hierarchy: LEAD(A(C, D), B); for teams: name=A+B; other=C.")
+    ] = ""
+    rounds: Annotated[int, Meta(ge=1, le=20, description="For mesh: how often all speak; for feedback: at most.")] = 2
+    until: Annotated[str, Meta(min_length=1, max_length=200, description="For feedback: the word that ends it.")] = (
+        "APPROVED"
+    )
+    title: Annotated[str, Meta(max_length=200, description="What the plan is called.")] = ""
+
+
+class Planned(Result, frozen=True):
+    """The plan, as TOML: to be read, changed, and given to `covey run start`."""
+
+    n_steps: int
+    plan: str
 
 
 class Started(Result, frozen=True):
@@ -107,6 +143,17 @@ class Replayed(Result, frozen=True):
     why: str
 
 
+async def plan(_node: "Node", params: Wish) -> Planned:
+    """Write a plan in which agents work together: to a file, and then `covey run start WORKSPACE FILE`."""
+    from agents.workspace.runs import topologies
+
+    wish = topologies.Wish(
+        params.task, params.agents, params.lead, params.items, params.tree, params.rounds, params.until
+    )
+    made = topologies.plan_for(params.topology, wish, params.title)
+    return Planned(n_steps=len(made.steps), plan=topologies.toml_of(made))
+
+
 async def start(node: "Node", params: Start) -> Started:
     """Put a plan into a workspace, to be performed."""
     from daemon.runs import start as start_it
@@ -151,6 +198,15 @@ async def replay(node: "Node", params: One) -> list[Replayed]:
 
 
 OPERATIONS = (
+    Operation(
+        noun="run",
+        verb="plan",
+        summary="Write a plan: pipeline, hierarchy, map-reduce, mesh ...",
+        params=Wish,
+        result=Planned,
+        handler=plan,
+        arguments=("topology", "task"),
+    ),
     Operation(
         noun="run",
         verb="start",
