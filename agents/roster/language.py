@@ -43,7 +43,7 @@ class LanguageModel(Protocol):
 class Scripted:
     """No model: a rule whose words are in the prompt, or else something plain that depends on the prompt alone.
 
-    A token is a word. `lead` repeats the beginning of the last paragraph; `count` counts words.
+    A token is a word. `lead` repeats the beginning of the longest paragraph; `count` counts words.
     """
 
     def __init__(self, wish: Model) -> None:
@@ -68,9 +68,9 @@ class Scripted:
 
 
 def _lead(prompt: str) -> str:
-    """The first sentences of what stands last."""
-    last = " ".join(prompt.rsplit("\n\n", 1)[-1].split())
-    return "".join(_SENTENCE.findall(last)[:MAX_SENTENCES]).strip()[:MAX_LEAD_CHARS] or last[:MAX_LEAD_CHARS]
+    """The first sentences of the longest paragraph."""
+    longest = " ".join(max(prompt.split("\n\n"), key=len).split())
+    return "".join(_SENTENCE.findall(longest)[:MAX_SENTENCES]).strip()[:MAX_LEAD_CHARS] or longest[:MAX_LEAD_CHARS]
 
 
 class Seat(NamedTuple):

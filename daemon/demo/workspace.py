@@ -33,9 +33,9 @@ HOSTS: Final = {
     "summary-too": "cleo",
 }
 TOLD: Final = {
-    "summary": "You sum up texts in two short sentences. You add nothing of your own.",
-    "analysis": "You draw one conclusion from a text: what can a user rely on? Two short sentences.",
-    "writing": "You write a short paragraph for a newcomer from notes. Plain words.",
+    "summary": "You sum up texts.",
+    "analysis": "You draw conclusions from texts.",
+    "writing": "You answer questions from facts that you are given.",
 }
 PLAN: Final = """\
 title = "{title}"
@@ -47,25 +47,25 @@ max_wall_s = 600
 name = "search"
 role = "search"
 do = "file-search"
-input = {{ query = "{query}", n = 2 }}
+input = {{ query = "{query}", n = 1 }}
 
 [[steps]]
 name = "summary"
 role = "summary"
 do = "model"
-input = {{ prompt = "Sum this up:\\n\\n{{search}}" }}
+input = {{ prompt = "{{search}}\\n\\nWhat does this text say? Answer in two sentences." }}
 
 [[steps]]
 name = "analysis"
 role = "analysis"
 do = "model"
-input = {{ prompt = "What can a user rely on, by this?\\n\\n{{summary}}" }}
+input = {{ prompt = "{{summary}}\\n\\nWhat can a user of this system rely on? Answer in two sentences." }}
 
 [[steps]]
 name = "writing"
 role = "writing"
 do = "model"
-input = {{ prompt = "Write one paragraph that answers: {query}\\n\\nNotes:\\n{{summary}}\\n{{analysis}}" }}
+input = {{ prompt = "Facts:\\n{{summary}}\\n{{analysis}}\\n\\nAnswer from these facts: {query}" }}
 """
 
 Json = Any
