@@ -4,6 +4,7 @@ import json
 import re
 import tomllib
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -145,9 +146,18 @@ async def approve(node: "Node", params: op.Approve) -> Done:
     return Done(text="approved")
 
 
-async def replay(node: "Node", params: op.One) -> list[op.Replayed]:
-    """Raises: UnknownWorkspace, NotFoundHere."""
-    run = _run(find(node, params.workspace), params.run)
+async def replay(node: "Node", params: op.Again) -> list[op.Replayed]:
+    """Raises: UnknownWorkspace, NotFoundHere, BadRun, OSError."""
+    from agents.roster.perform import Task
+
+    one = find(node, params.workspace)
+    run = _run(one, params.run)
+    plan = read_plan(await trio.to_thread.run_sync(_read, Path(params.plan))) if params.plan is not None else None
+
+    async def live(agent: str, do: str, given: Any, key: str) -> Any:
+        value, _ = await node.crew.ask(one, agent, Task(do, given, key))
+        return value
+
     return [
         op.Replayed(
             name=found.name,
@@ -155,6 +165,9 @@ async def replay(node: "Node", params: op.One) -> list[op.Replayed]:
             now=str(found.now) if found.now is not None else None,
             is_same=found.is_same,
             why=found.why,
+            diff=list(found.diff),
         )
-        for found in await replay_run(run, EFFECTS)
+        for found in await replay_run(
+            run, EFFECTS, plan=plan, told=partial(node.crew.told, one), live=live if params.is_live else None
+        )
     ]

@@ -50,7 +50,7 @@ def sign_card(identity: Identity, declared: Declaration, workspace: Cid, sequenc
         "role": declared.role,
         "model": model,
         "tools": list(declared.tools),
-        "workspace": workspace,
+        "workspace": str(workspace),
     }
     return make_entry(identity, KIND, SCOPE, sequence, [], content)
 

@@ -18,7 +18,7 @@ from agents.roster.announced import PREFIX, announced, read_announced
 from agents.roster.card import SCOPE, check_size, read_card, sign_card
 from agents.roster.declaration import BadAgent, Declaration, read_declaration
 from agents.roster.language import LanguageModel
-from agents.roster.perform import Task, perform
+from agents.roster.perform import Task, perform, prompt_of
 from agents.tools.tool import Reach, ToolFailed, ToolRefused
 from agents.workspace.runs.core import Perform
 from agents.workspace.runs.effects import EffectFailed
@@ -155,6 +155,13 @@ class Crew:
         chosen = min(able, key=lambda found: (self._n_busy.get(found.name, 0), found.name))
         left = max(1, act.run.plan.max_tokens - act.run.n_tokens) if act.run.plan.max_tokens else 0
         return await self._work(one, chosen.name, chosen.card, Task(step.do, act.input, act.key, left))
+
+    def told(self, one: Workspace, name: str, given: Any) -> list[dict[str, str]] | None:
+        """What an agent of this node's would be told now; None where that is another's, or changes as it remembers."""
+        declared = self._hosted.get((one.cid, name))
+        if declared is None or declared.memory:
+            return None
+        return [{"role": turn.role, "content": turn.content} for turn in prompt_of(declared, given)]
 
     async def ask(self, one: Workspace, name: str, task: Task) -> tuple[Any, dict[str, Any]]:
         """Have an agent of this node's do something. Raises: UnknownAgent, and what the work raises."""

@@ -91,6 +91,8 @@ STATUSES: Final = {
     "unknown_experiment": 404,
     "unknown_workspace": 404,
     "unknown_agent": 404,
+    "no_origin": 404,
+    "untrue": 500,
     "no_such_key": 404,
     "undecided": 404,
     "no_such_file": 404,

@@ -432,6 +432,8 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "repo/verify": _verified,
     "agent/add": run_forms.agent,
     "agent/ls": run_forms.agents,
+    "provenance/show": run_forms.provenance,
+    "run/replay": run_forms.replayed,
     "run/plan": run_forms.planned,
     "run/ls": run_forms.runs,
     "run/watch": run_forms.run,

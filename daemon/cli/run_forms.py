@@ -56,6 +56,26 @@ def planned(row: Json) -> Iterator[str]:
     yield clean(row["plan"].rstrip(), keep_lines=True)
 
 
+def provenance(row: Json) -> Iterator[str]:
+    """The graph, and what was checked."""
+    yield clean(row["text"], keep_lines=True)
+    if row["checks"]:
+        yield ""
+    for check in row["checks"]:
+        mark = {True: "holds", None: "?    ", False: "wrong"}[check["is_ok"]]
+        yield clean(f"{mark}  {check['what']}: {check['text']}")
+
+
+def replayed(rows: Json) -> Iterator[str]:
+    """A line a step, and what differs."""
+    for row in rows:
+        yield clean(
+            f"{'same   ' if row['is_same'] else 'differs'}  {row['name']}  {row['recorded']}  {row['why']}".rstrip()
+        )
+        for line in row["diff"]:
+            yield clean(f"    {line}")
+
+
 def runs(rows: Json) -> Iterator[str]:
     """Each run."""
     if not rows:

@@ -239,6 +239,11 @@ def _prove(stage: Stage, actors: dict[str, Actor], workspace: str, run: Json) ->
         stage.say(f"   {states[0]['n_entries']} entries, each signed; the state of all three is {states[0]['state']}")
         found |= {"state": states[0]["state"], "n_entries": states[0]["n_entries"], "begun": dict(begun)}
         found |= {"committed": dict(steps), "output": run["steps"][-1]["output"]}
+    with stage.step("Where the answer comes from can be told from one file, offline: every signature and prompt holds"):
+        car = stage.folder / "village.car"
+        actors["ada"].types("ws", "export", workspace, "--out", str(car))
+        actors["bob"].types("provenance", run["steps"][-1]["commit"], "--car", str(car), "--verify")
+        actors["bob"].types("run", "replay", workspace, TITLE)
 
 
 def _until(actor: Actor, command: tuple[str, ...], is_it: Any, what: str) -> Json:

@@ -50,6 +50,7 @@ async def ask(node_here, tmp_path):
         return await ask("agent/add", file=str(tmp_path / "agent.toml"), **params)
 
     ask.add = add
+    ask.node_post = node_here.post
     ask.node = node_here.node
     ask.folder = tmp_path
     return ask
@@ -68,6 +69,13 @@ async def test_two_agents_do_a_run_and_the_history_tells_how(ask):
     assert [step["agent"] for step in row["steps"]] == ["search", "summary"]
     assert row["steps"][1]["output"] == "[a.md, line 1] A flock is many birds. They fly."
     assert 0 < row["n_tokens"] < row["max_tokens"] == 500
+    commit = row["steps"][1]["commit"]
+    shown = (await ask.node_post("provenance/show", cid=commit, is_verify=True)).json
+    assert "from prompt Sum up:" in shown["text"] and all(check["is_ok"] for check in shown["checks"])
+    car = str(ask.folder / "village.car")
+    assert (await ask("ws/export", out=car))[-1]["n_missing"] == 0
+    assert (await ask.node_post("provenance/show", cid=commit, is_verify=True, car=car)).json == shown
+    assert [one["is_same"] for one in await ask("run/replay", run="look", is_live=True)] == [True, True]
     made = (await ask("ws/log"))[-1]["content"]["output"]["made"]
     assert made["card"] == added["card"] and made["prompt"][-1]["content"].startswith("Sum up:")
     assert made["usage"]["n_tokens"] + made["usage"]["n_prompt_tokens"] == row["n_tokens"]
@@ -79,6 +87,13 @@ async def test_a_card_is_shown_by_name_and_by_its_cid(ask):
     assert by_name == await ask("agent/card", workspace=added["card"])
     assert by_name["host"] == str(ask.node.identity.peer_id) and by_name["card"]["skills"][0]["id"] == "summarise"
     assert (await ask("agent/card", name="nobody"))["error"]["code"] == "unknown_agent"
+
+
+async def test_what_no_workspace_tells_of_has_no_origin(ask):
+    added = await ask.add(SUMMARY)
+    assert "agents/summary" in (await ask.node_post("provenance/show", cid=added["card"])).json["text"]
+    nobody = await ask.node_post("provenance/show", cid="bafkreifzjut3te7nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e")
+    assert nobody.status == 404 and nobody.json["error"]["code"] == "no_origin"
 
 
 async def test_an_agent_that_is_removed_does_no_more(ask):

@@ -92,14 +92,18 @@ class Run(NamedTuple):
 
     def outputs(self, before: StepView) -> dict[str, Any]:
         """What a step's input may name: the last output of each step and of the stage before it; empty without one."""
-        begins = before.number - (before.place - self.plan.first_beside(before.place))
-        done = [view for view in self.steps if view.is_done and view.number < begins]
+        done, last = self.seen_by(before)
         found: dict[str, Any] = {step.name: "" for step in self.plan.steps}
         found |= {view.name: view.output for view in done}
-        if done:
-            last = done[-len(self.plan.stage(self.plan.first_beside(done[-1].place))) :]
+        if last:
             found[PREVIOUS] = last[0].output if len(last) == 1 else _joined(last)
         return found
+
+    def seen_by(self, view: StepView) -> tuple[list[StepView], list[StepView]]:
+        """The steps that are done before the stage of a step begins; those of the stage before it."""
+        begins = view.number - (view.place - self.plan.first_beside(view.place))
+        done = [one for one in self.steps if one.is_done and one.number < begins]
+        return done, done[-len(self.plan.stage(self.plan.first_beside(done[-1].place))) :] if done else []
 
 
 def _joined(views: Sequence[StepView]) -> str:

@@ -91,6 +91,18 @@ class Approve(Params, frozen=True):
     step: Annotated[str, Meta(max_length=64, description="The step that waits for a word.")]
 
 
+class Again(Params, frozen=True):
+    """Which run, and how."""
+
+    workspace: Which
+    run: NameText
+    plan: (
+        Annotated[str, Meta(max_length=4096, description="Try this plan in place of its own.", extra={"path": True})]
+        | None
+    ) = None
+    is_live: Annotated[bool, Meta(description="Ask the agents here again, and tell what differs.")] = False
+
+
 class Step(Result, frozen=True):
     """A step. Where it was begun more than once, it was interrupted or failed, and retried under one key.
 
@@ -141,6 +153,7 @@ class Replayed(Result, frozen=True):
     now: str | None
     is_same: bool
     why: str
+    diff: list[str]
 
 
 async def plan(_node: "Node", params: Wish) -> Planned:
@@ -190,7 +203,7 @@ async def approve(node: "Node", params: Approve) -> Done:
     return await approve_it(node, params)
 
 
-async def replay(node: "Node", params: One) -> list[Replayed]:
+async def replay(node: "Node", params: Again) -> list[Replayed]:
     """Perform a run's steps again from what is recorded, and compare; it stops at the first that differs."""
     from daemon.runs import replay as replay_it
 
@@ -257,7 +270,7 @@ OPERATIONS = (
         noun="run",
         verb="replay",
         summary="Perform a run again from its history, and compare.",
-        params=One,
+        params=Again,
         result=list[Replayed],
         handler=replay,
         arguments=("workspace", "run"),
