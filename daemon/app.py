@@ -69,6 +69,8 @@ MAX_DEATH_CHARS: Final = 500
 TRAINER_IDLE_S: Final = 60.0
 # Who waits for an answer goes before who trains.
 TRAINER: Final = ("nice", "-n", "10", *WORKER)
+GOSSIP_STARTS: Final = b"gossipsub"
+GOSSIP_NUMBERS_BITS: Final = 20  # each start has so many numbers for messages of topics, above all earlier ones
 DHTS: Final = {"lan": "/ipfs/lan/kad/1.0.0", "public": "/ipfs/kad/1.0.0"}
 
 log = structlog.get_logger(__name__)
@@ -148,7 +150,7 @@ async def run_node(
     """Run a node until it is told to stop."""
     stopping = trio.Event()
     with stop_on_signals(stopping.set) as stop:
-        async with open_node(home, identity, config, stop, open_network or _libp2p) as node:
+        async with open_node(home, identity, config, stop, open_network) as node:
             log.info("started", peer=str(identity.peer_id), home=str(home.root))
             on_ready(msgspec.to_builtins(await status(node, Nothing())))
             await stopping.wait()
@@ -157,7 +159,11 @@ async def run_node(
 
 @asynccontextmanager
 async def open_node(
-    home: Home, identity: Identity, config: Config, stop: Callable[[str], None], open_network: NetworkOpener
+    home: Home,
+    identity: Identity,
+    config: Config,
+    stop: Callable[[str], None],
+    open_network: NetworkOpener | None = None,
 ) -> AsyncIterator[Node]:
     """Every part of a node, from the disk outwards; the control socket comes last: who can ask gets an answer."""
     async with (
@@ -166,6 +172,9 @@ async def open_node(
     ):
         feed = EventFeed(catalog, wall.unix_s)
         config = await trio.to_thread.run_sync(settle, config, home, catalog)
+        if open_network is None:
+            start = await trio.to_thread.run_sync(catalog.sequences.next, GOSSIP_STARTS, wall.unix_s())
+            open_network = partial(_libp2p, first_sequence=start << GOSSIP_NUMBERS_BITS)
         async with (
             running(feed.run),
             open_network(identity, config) as network,
@@ -438,7 +447,7 @@ async def _opened(opener: Callable[[], C]) -> AsyncIterator[C]:
 
 
 @asynccontextmanager
-async def _libp2p(identity: Identity, config: Config) -> AsyncIterator[Network]:
+async def _libp2p(identity: Identity, config: Config, first_sequence: int) -> AsyncIterator[Network]:
     """The real network. Raises: Local when a listen address cannot be used."""
     from protocols.net_libp2p import NetConfig, open_network  # a second of imports: only a daemon pays it
 
@@ -447,6 +456,7 @@ async def _libp2p(identity: Identity, config: Config) -> AsyncIterator[Network]:
         listen=(f"/{family}/{config.network.host}/tcp/{config.network.port}",),
         mdns=config.network.has_mdns,
         kad_protocol=DHTS[config.network.dht],
+        first_sequence=first_sequence,
     )
     async with open_network(identity, chosen) as network:
         yield network

@@ -47,10 +47,10 @@ async def fetch_reference(
     for name in names:
         await _fetch(node, cid, timeout_s, named, links=folder_links)
         cid = resolve(node.store, cid, name)
-    step = f"fetching {cid}"
 
     def on_progress(progress: Progress) -> None:
-        report(Told(step=step, n_done=progress.n_bytes + progress.n_reused_bytes))
+        why = f": {progress.damaged} is damaged here, and peers are asked for it" if progress.damaged else ""
+        report(Told(step=f"fetching {cid}{why}", n_done=progress.n_bytes + progress.n_reused_bytes))
 
     return cid, await _fetch(node, cid, timeout_s, named, on_progress=on_progress)
 

@@ -28,8 +28,17 @@ async def show(node: "Node", params: op.Of) -> op.Provenance:
     if params.car is not None:
         car = Path(params.car)
         return await trio.to_thread.run_sync(lambda: _of_car(car, cid, params))
-    spaces = [one.space.copy() for one in node.workspaces.all()]
-    return await trio.to_thread.run_sync(lambda: _shown(spaces, cid, node.store, params))
+    readable = [one.space for one in node.workspaces.all() if one.space.history.root.is_private]
+    if any(find(space, cid) is not None for space in readable):  # only this node's own copy opens what is sealed
+        return _shown(readable, cid, node.store, params)
+    histories = [
+        (one.space.history.root_entry, [placed.entry for placed in one.space.history.blocks()])
+        for one in node.workspaces.all()
+        if not one.space.history.root.is_private
+    ]
+    return await trio.to_thread.run_sync(
+        lambda: _shown([Space.of(*history) for history in histories], cid, node.store, params)
+    )
 
 
 def _of_car(path: Path, cid: Cid, params: op.Of) -> op.Provenance:

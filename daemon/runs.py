@@ -3,7 +3,7 @@
 import json
 import re
 import tomllib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,8 +13,9 @@ import trio
 
 from agents.workspace.runs import core
 from agents.workspace.runs.effects import EFFECTS
-from agents.workspace.runs.plan import APPROVE, CANCEL, PREFIX, BadRun, read_plan, started, value_of
+from agents.workspace.runs.plan import APPROVE, CANCEL, PREFIX, BadRun, name_of, read_plan, started, value_of
 from agents.workspace.runs.replay import replay as replay_run
+from agents.workspace.space import Space
 from agents.workspace.workspace import Workspace
 from daemon import wall
 from daemon.api.operation import Done
@@ -37,17 +38,25 @@ async def start(node: "Node", params: op.Start) -> op.Started:
     plan = started(read_plan(await trio.to_thread.run_sync(_read, Path(params.file))), wall.unix_s())
     name = params.name or _OTHER.sub("-", plan.title)[:64].strip("-")
     key = PREFIX + name
+    if name_of(key) is None:
+        raise Unfit(f"{name!r} is no name for a run: give it one by --name, of 1 to 64 letters, digits and . _ -")
     need(node, one, "write", key)
-    if key in one.space.values():
-        raise Unfit(f"there is a run {name!r} already: give this one another --name")
-    await one.say(checked(Put(key=key, value=value_of(plan))))
+    says = checked(Put(key=key, value=value_of(plan)))
+
+    def act(space: Space) -> tuple[Put, None, None]:
+        if key in space.values():
+            raise Unfit(f"there is a run {name!r} already: give this one another --name")
+        return says, None, None
+
+    await one.do(act)
     return op.Started(workspace=str(one.cid), run=name, n_steps=len(plan.steps))
 
 
 def _read(path: Path) -> Any:
-    data = path.read_bytes()
+    with path.open("rb") as file:
+        data = file.read(MAX_PLAN_BYTES + 1)
     if len(data) > MAX_PLAN_BYTES:
-        raise BadRun(f"{path} has {len(data)} bytes; a plan has {MAX_PLAN_BYTES} at most")
+        raise BadRun(f"{path} has over {MAX_PLAN_BYTES} bytes, and a plan has no more")
     is_json = data.lstrip().startswith(b"{")
     try:
         return json.loads(data) if is_json else tomllib.loads(data.decode())
@@ -108,18 +117,19 @@ def _step(run: core.Run, view: core.StepView) -> op.Step:
     )
 
 
-async def watch(node: "Node", params: op.One) -> AsyncIterator[op.Run]:
+async def watch(node: "Node", params: op.One) -> AsyncGenerator[op.Run]:
     """Raises: UnknownWorkspace, NotFoundHere."""
     one = find(node, params.workspace)
     before = None
     while True:
+        n_news = one.n_news
         row = _row(one, _run(one, params.run))
         if before is None or msgspec.structs.replace(row, left_s=before.left_s) != before:
             yield row
         if row.state in OVER:
             return
         before = row
-        await one.news()
+        await one.news(n_news)
 
 
 async def cancel(node: "Node", params: op.One) -> Done:

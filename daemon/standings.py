@@ -1,6 +1,7 @@
 """How experiments stand, as operations tell it."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +12,7 @@ from agents.federation.privacy.accounts import privacy_of
 from agents.federation.report import Report, Row, as_html, as_picture
 from agents.federation.standing import MemberStanding, RoundStanding, members_of, round_of, state_of
 from daemon.api.operations import fl, fl_report
+from daemon.asked import names
 from daemon.errors import Unfit
 from daemon.experiments import find
 from storage.durable import write_file
@@ -27,6 +29,7 @@ MAX_SHOWN_ROUNDS: Final = 100
 async def standing(node: "Node", one: Experiment) -> "fl.Standing":
     """How it stands."""
     await one.weigh()
+    called = await names(node)
     book, activity = one.book, one.activity
     current = min(book.current(), one.plan.n_rounds)
     shown = range(max(1, current - MAX_SHOWN_ROUNDS + 1), current + 1) if book.start() is not None else range(0)
@@ -43,7 +46,7 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
         n_members=len(one.plan.members),
         n_joined=len(book.joined_now()),
         n_reachable=activity.n_reachable,
-        n_events=len(book.entries()),
+        n_events=book.n_events,
         coordinator=str(coordinator) if coordinator is not None else None,
         doing=activity.doing,
         trouble=activity.trouble,
@@ -52,7 +55,7 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
         epsilon_budget=privacy.budget.epsilon if privacy is not None else None,
         delta=privacy.budget.delta if privacy is not None else None,
         rounds=[_round(found, one.update_bytes(found.number)) for found in rounds],
-        members=[_member(node, member) for member in members_of(book, current)],
+        members=[_member(member, called.get(member.peer)) for member in members_of(book, current)],
     )
 
 
@@ -94,17 +97,9 @@ def _round(found: RoundStanding, update_bytes: int) -> "fl.Round":
     )
 
 
-def _member(node: "Node", member: MemberStanding) -> "fl.Member":
+def _member(member: MemberStanding, name: str | None) -> "fl.Member":
     fields = member._asdict() | {"peer": str(member.peer)}
-    return fl.Member(name=name_of(node, member.peer), **fields)
-
-
-def name_of(node: "Node", peer: PeerId) -> str | None:
-    """What a peer is called here."""
-    if peer == node.identity.peer_id:
-        return "me"
-    row = node.catalog.peers.get(peer)
-    return row.name if row is not None else None
+    return fl.Member(name=name, **fields)
 
 
 async def write_report(node: "Node", params: "fl_report.Report") -> "fl_report.Reported":
@@ -113,14 +108,14 @@ async def write_report(node: "Node", params: "fl_report.Report") -> "fl_report.R
     if path.suffix.lower() not in (".html", ".htm", ".png"):
         raise Unfit(f"{path.name} tells no form that a report can have: let its name end in .html or .png")
     await one.weigh()
-    found = _report(node, one)
+    found = _report(one, await names(node))
     is_picture = path.suffix.lower() == ".png"
     data = await trio.to_thread.run_sync(lambda: as_picture(found) if is_picture else as_html(found).encode())
     await trio.to_thread.run_sync(write_file, path, data, 0o644)
     return fl_report.Reported(experiment=str(one.cid), out=params.out, n_rounds=len(found.rows), n_bytes=len(data))
 
 
-def _report(node: "Node", one: Experiment) -> Report:
+def _report(one: Experiment, called: Mapping[PeerId, str]) -> Report:
     book = one.book
     last = min(book.current(), one.plan.n_rounds) if book.start() is not None else 0
     rounds = [round_of(book, number) for number in range(1, last + 1)]
@@ -132,7 +127,7 @@ def _report(node: "Node", one: Experiment) -> Report:
         ("rule", " + ".join([*(str(step.get("before")) for step in one.plan.before), str(one.plan.rule.get("rule"))])),
         ("compression", str((one.plan.compression or {}).get("codec", "none"))),
         ("members", f"{len(one.plan.members)}, of which {len(book.joined_now())} train"),
-        ("deputies", ", ".join(name_of(node, peer) or str(peer) for peer in coordinators)),
+        ("deputies", ", ".join(called.get(peer, str(peer)) for peer in coordinators)),
     ]
     if (privacy := privacy_of(one.plan)) is not None:
         told = f"epsilon {one.secrets.epsilon(book) or 0.0:.4g} of {privacy.budget.epsilon:g}"
@@ -156,7 +151,7 @@ def _report(node: "Node", one: Experiment) -> Report:
         for found in rounds
     ]
     refusals = [
-        (found.number, name_of(node, refused.peer) or str(refused.peer), refused.reason)
+        (found.number, called.get(refused.peer, str(refused.peer)), refused.reason)
         for found in rounds
         for refused in found.refused
     ]

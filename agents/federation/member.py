@@ -15,6 +15,7 @@ from agents.federation.soundness import has_central_noise, why_not
 from protocols.entry import Entry, make_entry
 from protocols.errors import Malformed
 from protocols.rounds import (
+    MAX_TERM,
     Accuse,
     Cancel,
     Close,
@@ -211,9 +212,12 @@ class Member:
         return self._ask(Compute(number, final.cid))
 
     def _accuse(self) -> list[Action]:
+        """Publish what proves that somebody broke the rules: of each once, for who signs more of it is as broken."""
         known = self.book.accused()
-        for first, second in self.book.broken().values():
-            if frozenset((first.cid, second.cid)) not in known:
+        own = [self.book.get(event.first) for _, event in self.book.said_by(self._me, Accuse)]
+        told = {said.author for said in own if said is not None}
+        for peer, (first, second) in self.book.broken().items():
+            if peer not in told and frozenset((first.cid, second.cid)) not in known:
                 return [self._say(Accuse(first=first.cid, second=second.cid))]
         return []
 
@@ -239,7 +243,11 @@ class Member:
         for known in opened:
             self._notice(("open", number, known), now_s)
         mine = next((t for t in range(term + 1, term + 1 + len(book.plan.deputies)) if self._is_turn(t)), None)
-        if mine is not None and now_s >= self._stalled_s(number, term, now_s) + self._patience_s(term, mine):
+        if (
+            mine is not None
+            and mine <= MAX_TERM
+            and now_s >= self._stalled_s(number, term, now_s) + self._patience_s(term, mine)
+        ):
             return [self._say(Open(round=number, term=mine))]
         if term >= 0 and self._is_turn(term) and term not in book.closes(number):
             return self._collect(number, term, now_s)

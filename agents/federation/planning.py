@@ -61,8 +61,6 @@ def read_file(path: Path) -> dict[str, Any]:
 def complete(wish: Mapping[str, Any], resolve: Callable[[str], PeerId], me: PeerId) -> dict[str, Any]:
     """A plan's fields, peers by their ids; the deputies are the members, this node first, where none are named."""
     fields = {_NAMES.get(key, key): value for key, value in wish.items() if key != "initial"}
-    if fields.get("privacy") is not None:
-        fields.setdefault("is_evaluated", False)  # how results do on one's own data would be told without noise
     for key in _TABLES:
         if isinstance(fields.get(key), str):
             fields[key] = {_TABLES[key]: fields[key]}
@@ -111,8 +109,13 @@ def faults(plan: Plan) -> list[str]:
     privacy = options_of(plan).privacy if not found else None
     if privacy is not None and privacy.noise == "examples":
         found = ["privacy: no task adds noise to its examples' gradients: take central or distributed noise"]
-    elif privacy is not None and privacy.quantile:
-        found = ["privacy: rounds do not move the clip bound yet: leave out quantile"]
     elif plan.gossip is not None:
         found = [*found, "gossip: its cores are not carried between members yet: leave it out"]
     return found
+
+
+def check_rank(plan: Plan, rank: int) -> None:
+    """May a participant train an adapter of that rank? Raises: BadPlan, BadTask."""
+    task_of(plan.task).check_rank(rank)
+    if plan.compression is not None:
+        raise BadPlan("compressed updates do not say their rank: in this plan all train the same. Leave out --rank")

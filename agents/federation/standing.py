@@ -90,7 +90,7 @@ def round_of(book: Book, number: int) -> RoundStanding:
         n_closed=len(close.submissions) if close else 0,
         losses=tuple(loss for said in submissions.values() if (loss := cast(Submit, said.event).loss) is not None),
         refused=_refused(book, number, result),
-        scores=tuple(event for _, event in book.all_of(Score) if (event.round, event.result) == (number, result)),
+        scores=tuple(event for _, event in book.said_in(number, Score) if event.result == result),
         result=result if not (close and close.void) else None,
         void=close.void if close else "",
     )
@@ -100,7 +100,7 @@ def members_of(book: Book, number: int) -> list[MemberStanding]:
     """What each member did in a round."""
     selected = book.selected(number) or ()
     submissions, joined, broken = book.submissions(number), book.joined_now(), book.broken()
-    voters = {said.author for said, vote in book.all_of(Vote) if vote.round == number}
+    voters = {said.author for said, _ in book.said_in(number, Vote)}
     return [
         MemberStanding(peer, peer in joined, peer in selected, peer in submissions, peer in voters, peer in broken)
         for peer in book.plan.members
@@ -109,7 +109,7 @@ def members_of(book: Book, number: int) -> list[MemberStanding]:
 
 def _refused(book: Book, number: int, result: Cid | None) -> tuple[Refusal, ...]:
     """What members say was not admitted who came to the result that counts: they all say the same."""
-    found = (event.refused for _, event in book.all_of(Result) if (event.round, event.result) == (number, result))
+    found = (event.refused for _, event in book.said_in(number, Result) if event.result == result)
     return next(found, ())
 
 
@@ -119,7 +119,7 @@ def _mean(pairs: list[tuple[float, int]]) -> float | None:
 
 
 def _n_said(book: Book, number: int, kind: type[Keys] | type[Shares] | type[Unmask]) -> int:
-    return len({said.author for said, event in book.all_of(kind) if event.round == number})
+    return len({said.author for said, _ in book.said_in(number, kind)})
 
 
 def _n_votes(book: Book, number: int, close: Close | None) -> int:

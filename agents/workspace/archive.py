@@ -81,7 +81,9 @@ def _parts(
 
 
 def _linked(space: Space) -> list[Cid]:
-    """The content that entries link to."""
+    """The content that entries link to; of a private workspace none: a CAR is for whoever gets it."""
+    if space.history.root.is_private:
+        return []
     found = dict[Cid, None]()
     for node in space.history:
         link = node.says.link if isinstance(node.says, Put | Commit) else None

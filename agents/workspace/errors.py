@@ -37,3 +37,9 @@ class NoSuchKey(AgentError):
     """The key has no value. See those that have: covey ws get WORKSPACE."""
 
     code = "no_such_key"
+
+
+class NoKey(AgentError):
+    """No admin has given this node the key of that private workspace yet. It comes as soon as one can be reached."""
+
+    code = "no_key"

@@ -23,10 +23,9 @@ from protocols.entry import Entry
 from protocols.errors import Remote
 from protocols.net import Stream
 from protocols.workspaces import sync
-from protocols.workspaces.entries import Grant, Join, Root, read_root
+from protocols.workspaces.entries import PRIVATE_FORMAT, Grant, Join, Root, read_root
 from protocols.workspaces.sync import Desk
 from storage.cid import Cid
-from storage.errors import InvalidCid, UnknownVersion
 from storage.keys import PeerId
 
 MAX_WORKSPACES: Final = 64
@@ -101,11 +100,13 @@ class Workspaces:
                 f"there is no workspace {cid} here. To take part: covey ws join {cid} --from PEER"
             ) from None
 
-    async def create(self, title: str) -> Workspace:
+    async def create(self, title: str, *, is_private: bool = False) -> Workspace:
         """Begin a workspace that this node owns. Raises: Local, TooManyWorkspaces, StorageError, OSError."""
         unix_s = self._ports.unix_s()
-        root = Root(title=title, created_unix_s=int(unix_s))
-        return await self._follow(begin(self._ports.identity, root, int(unix_s * 1000)), ())
+        root = Root(format=PRIVATE_FORMAT if is_private else 1, title=title, created_unix_s=int(unix_s))
+        one = await self._follow(begin(self._ports.identity, root, int(unix_s * 1000)), ())
+        await one.renew_key()
+        return one
 
     async def join(self, cid: Cid, peers: Sequence[PeerId]) -> Workspace:
         """Take part in a workspace that one of `peers` has, and has a grant in for this node.
@@ -161,26 +162,14 @@ class Workspaces:
 
     def _load(self) -> Iterator[Workspace]:
         """What the journals tell; one that cannot be read is told of and left alone."""
-        for path in sorted(self._folder.glob("b*")) if self._folder.is_dir() else []:
+        for cid, journal, entries in Journal.load(self._folder):
             try:
-                cid = Cid.parse(path.name)
-            except InvalidCid:
-                continue
-            try:
-                journal, entries = Journal.open(path)
-            except UnknownVersion as error:
-                log.error("journal_unusable", path=str(path), error=str(error))
-                continue
-            if not entries or entries[0].body_cid != cid:  # as a rule its creation was cut short
-                journal.close()
-                path.rename(path.with_suffix(".damaged"))
-                log.error("journal_unusable", path=str(path), error="it does not begin with its root")
+                one = Workspace(self._ports, entries[0], entries[1:], journal, (), self._work)
+            except Remote as error:
+                journal.refuse(error)
                 continue
             self._journals[cid] = journal
-            try:
-                yield Workspace(self._ports, entries[0], entries[1:], journal, (), self._work)
-            except Remote as error:
-                log.error("journal_unusable", path=str(path), error=str(error))
+            yield one
 
     async def _handle(self, stream: Stream) -> None:
         if self._turnstile.admits(stream.peer, trio.current_time()):

@@ -11,6 +11,7 @@ Json = Any
 
 def engine_lines(result: Json) -> Iterator[str]:
     """What is known; what the engine does not say is left out."""
+    yield from _backend_lines(result["backend"])
     head = clean(result["state"])
     if result["pid"] is not None:
         head += f", process {result['pid']}"
@@ -19,7 +20,7 @@ def engine_lines(result: Json) -> Iterator[str]:
     if result["state"] == "waiting":
         head += f": it died, and may start again in {duration_text(result['wait_s'])}"
     if result["state"] == "stopped":
-        head += ": the next request starts it"
+        head += ": the next request starts it" if result["backend"] is None else ": what is not the backend's starts it"
     yield f"engine    {head}"
     if result["model"] is not None:
         yield f"model     {clean(result['model'])} ({clean(result['dtype'])} on {clean(result['device'])})"
@@ -42,6 +43,19 @@ def engine_lines(result: Json) -> Iterator[str]:
     if result["last_death"] is not None:
         yield f"last      {duration_text(result['last_death_s_ago'])} ago: {clean(result['last_death'])}"
     yield from _trainer_lines(result["trainer"])
+
+
+def _backend_lines(backend: Json) -> Iterator[str]:
+    """Where there is one, it comes first: it is who answers."""
+    if backend is None:
+        return
+    yield f"backend   {clean(backend['url'])} ({clean(backend['kind'])}), its model {clean(backend['model'])}"
+    if backend["trouble"] is not None:
+        yield f"          does not answer: {clean(backend['trouble'])}"
+    else:
+        yield f"          answers, {backend['n_running']} running"
+    if backend["adapters"]:
+        yield f"          was given {', '.join(map(clean, backend['adapters']))}"
 
 
 def _trainer_lines(trainer: Json) -> Iterator[str]:

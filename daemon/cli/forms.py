@@ -356,9 +356,8 @@ def _pins(rows: Json) -> Iterator[str]:
 def _sealed(result: Json) -> Iterator[str]:
     yield clean(result["cid"])
     peers = ", ".join(map(clean, result["recipients"])) or "nobody else"
-    yield f"sealed to {peers}; given out to {_CIRCLES[result['visibility']]}"
-    if result["note"]:
-        yield clean(result["note"])
+    note = f". {clean(result['note'])}" if result["note"] else ""
+    yield f"sealed to {peers}; given out to {_CIRCLES[result['visibility']]}{note}"
 
 
 def _unsealed(result: Json) -> Iterator[str]:

@@ -47,9 +47,10 @@ NOUNS: Final = {
     "pin": "Pins: what this node keeps.",
     "record": "Signed records of answers.",
     "repo": "The store: what it holds, is it sound, room on the disk.",
-    "run": "Durable runs in workspaces: plan, start, watch, replay.",
+    "run": "Durable runs: plans that members of a workspace perform.",
     "sealed": "Content that only named peers can open.",
     "training": "Trainings: finished, under way, or to be gone on with.",
+    "ws": "Workspaces: signed histories in which members work together.",
 }
 _ORDER: Final = ("init", "up", "down", "status", "id", "doctor", "config", "logs", "events", "demo", "chat", "ask")
 

@@ -12,6 +12,7 @@ from agents.workspace.runs.plan import (
     CANCEL,
     PREFIX,
     PREVIOUS,
+    BadRun,
     Plan,
     Step,
     filled,
@@ -292,8 +293,11 @@ def _act(space: Space, me: PeerId, run: Run, view: StepView, outside: Outside, *
     if n_begun >= step.max_tries or is_late:
         failed = "the time of the run is over" if is_late else f"given up after {n_begun} attempts"
         return Say(Commit(claim=claim.entry.cid, step=view.number, output={"failed": failed}))
+    try:
+        given = filled(step.input, run.outputs(view))
+    except BadRun as error:
+        return Say(Commit(claim=claim.entry.cid, step=view.number, output={"failed": str(error)}))
     begin = Begin(claim=claim.entry.cid, step=view.number, attempt=n_begun + 1)
-    given = filled(step.input, run.outputs(view))
     return Perform(run, view.number, claim, begin, given, idempotency_key(run.node, view.number), view)
 
 

@@ -6,6 +6,7 @@ when the one before it is done; a `loop` at its end goes back to an earlier one 
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -14,6 +15,8 @@ from msgspec import Meta
 from agents.errors import AgentError
 from agents.workspace.history import Node
 from protocols.workspaces.entries import Put
+from storage.codecs import dag_json
+from storage.errors import InvalidBlock, TooLarge
 
 PREFIX: Final = "runs/"
 CANCEL: Final = "/cancel"
@@ -23,9 +26,13 @@ MAX_BESIDE: Final = 64  # steps of one stage
 BESIDE: Final = "/beside/"
 PREVIOUS: Final = "previous"
 
-_PLACE: Final = re.compile(r"\{([A-Za-z0-9._-]{1,64})\}")
+MAX_FILLED_CHARS: Final = 1 << 20  # of outputs in one input: each of them may be named often
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
+_NAME: Final = r"[A-Za-z0-9._-]{1,64}"
+_SLOT: Final = re.compile("{(" + _NAME + ")}")
+_KEY: Final = re.compile(f"{PREFIX}({_NAME})")
+
+Name = Annotated[str, Meta(pattern=rf"^{_NAME}\Z")]
 
 
 class BadRun(AgentError):
@@ -145,8 +152,8 @@ def idempotency_key(run: Node, step: int) -> str:
 
 def name_of(key: str) -> str | None:
     """The name of the run whose plan stands under a key."""
-    name = key.removeprefix(PREFIX)
-    return name if key.startswith(PREFIX) and name and "/" not in name else None
+    found = _KEY.fullmatch(key)
+    return found[1] if found is not None else None
 
 
 def plan_of(node: Node) -> Plan | None:
@@ -157,18 +164,40 @@ def plan_of(node: Node) -> Plan | None:
         return None
 
 
-def filled(value: Any, outputs: dict[str, Any]) -> Any:
-    """An input, the outputs of earlier steps in their places. What stands in an output is no place itself."""
-    match value:
-        case str():
-            return _PLACE.sub(lambda found: _text(outputs[found[1]]) if found[1] in outputs else found[0], value)
-        case list() | tuple():
-            return [filled(item, outputs) for item in value]
-        case dict():
-            return {key: filled(item, outputs) for key, item in value.items()}
-        case _:
-            return value
+def _text_of(output: Any) -> str:
+    try:
+        return dag_json.encode(output).decode()
+    except (InvalidBlock, TooLarge) as error:
+        raise BadRun(f"an output that it takes in is no text: {error}") from None
 
 
-def _text(output: Any) -> str:
-    return output if isinstance(output, str) else msgspec.json.encode(output).decode()
+def filled(value: Any, outputs: Mapping[str, Any]) -> Any:
+    """An input, the outputs of earlier steps in their places; what stands in an output is not looked into again.
+
+    Raises: BadRun, where a plan has it grow beyond MAX_FILLED_CHARS.
+    """
+    n_left = MAX_FILLED_CHARS
+
+    def text_of(slot: re.Match[str]) -> str:
+        nonlocal n_left
+        if slot[1] not in outputs:
+            return slot[0]
+        output = outputs[slot[1]]
+        text = output if isinstance(output, str) else _text_of(output)
+        n_left -= len(text)
+        if n_left < 0:
+            raise BadRun(f"the outputs that it takes in come to over {MAX_FILLED_CHARS} characters")
+        return text
+
+    def fill(value: Any) -> Any:
+        match value:
+            case str():
+                return _SLOT.sub(text_of, value)
+            case list() | tuple():
+                return [fill(item) for item in value]
+            case dict():
+                return {key: fill(item) for key, item in value.items()}
+            case _:
+                return value
+
+    return fill(value)

@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from agents.errors import AgentError
+from agents.workspace.errors import NoKey
 from agents.workspace.runs.core import APPROVAL, Outside, Perform, Run, Say, Want, next_acts, runs
 from agents.workspace.runs.effects import EFFECTS, Effect, EffectFailed
 from agents.workspace.workspace import Workspace
@@ -71,13 +72,19 @@ class Runner:
         """Perform what is due, for ever."""
         async with trio.open_nursery() as nursery:
             while True:
-                news = self._one.news
+                seen = self._one.n_news
                 is_busy = False
                 for run in runs(self._one.space):
-                    is_busy |= await self._advance(run, nursery)
+                    try:
+                        is_busy |= self._one.space.has_key() and await self._advance(run, nursery)
+                    except NoKey as error:  # taken away in the midst of it
+                        self._waits(run, error)
                 if not is_busy:
                     with trio.move_on_after(TICK_S):
-                        await news()
+                        await self._one.news(seen)
+
+    def _waits(self, run: Run, error: NoKey) -> None:
+        log.info("run_waits", workspace=str(self._one.cid), run=run.name, error=str(error))
 
     def _outside(self) -> Outside:
         return Outside(self._is_lost, self._is_reached, self._unix_s(), frozenset(self._busy))
@@ -108,6 +115,8 @@ class Runner:
                 self._failed_s[place] = trio.current_time() + TICK_S
             elif self._is_due(act):
                 await self._perform(act)
+        except NoKey as error:
+            self._waits(act.run, error)
         finally:
             self._busy.discard(place)
 
@@ -144,14 +153,21 @@ class Runner:
             with trio.fail_after(step.timeout_s):
                 output = await self._happen(act)
         except (AgentError, ProtocolError, OSError, NotFound, trio.TooSlowError) as error:
-            wait_s = step.backoff_s * 2 ** (act.begin.attempt - 1)
-            self._failed_s[act.view.task, act.step] = trio.current_time() + wait_s
-            text = str(error) or f"no answer within {step.timeout_s:g} s"
-            self._tell("run_step_failed", act, text=text[:MAX_TEXT_CHARS])
+            self._note_failure(act, error)
             return
         await self._on_boundary("after effect", act)
-        await self._one.say(Commit(claim=act.claim.entry.cid, step=act.step, output=output))
+        try:
+            await self._one.say(Commit(claim=act.claim.entry.cid, step=act.step, output=output))
+        except ProtocolError as error:  # what came out does not fit into an entry
+            self._note_failure(act, error)
+            return
         await self._on_boundary("after commit", act)
+
+    def _note_failure(self, act: Perform, error: Exception) -> None:
+        wait_s = act.plan.backoff_s * 2 ** (act.begin.attempt - 1)
+        self._failed_s[act.view.task, act.step] = trio.current_time() + wait_s
+        text = str(error) or f"no answer within {act.plan.timeout_s:g} s"
+        self._tell("run_step_failed", act, text=text[:MAX_TEXT_CHARS])
 
     async def _happen(self, act: Perform) -> dict[str, Any]:
         """Have the effect, and return what is committed."""

@@ -61,10 +61,11 @@ async def merge(node: "Node", params: Merge) -> Merged:
     """Merge, in the trainer: chats go on."""
     import os
 
+    from agents.backend import check_here
     from agents.engine import messages
     from agents.models import find_model
 
-    row = find_model(node.catalog, params.model, params.model)
+    row = check_here(find_model(node.catalog, params.model, params.model))
     name = os.path.basename(params.out.rstrip("/"))[:200]
     adapter = str(_folder(node, params.adapter))
     request = messages.Merge(
@@ -84,10 +85,11 @@ async def merge(node: "Node", params: Merge) -> Merged:
 
 async def export(node: "Node", params: Export) -> Exported:
     """Export, in the trainer: chats go on."""
+    from agents.backend import check_here
     from agents.engine import messages
     from agents.models import find_model
 
-    row = find_model(node.catalog, params.model, params.model)
+    row = check_here(find_model(node.catalog, params.model, params.model))
     adapter = str(_folder(node, params.adapter)) if params.adapter else None
     request = messages.Export(
         model=row.folder,

@@ -1,16 +1,17 @@
 """Runs: durable workflows in a workspace."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
 from daemon.api.operation import Done, Operation, Params, Result
+from daemon.api.operations.ws import Which
 
 if TYPE_CHECKING:
     from daemon.app import Node
 
-Which = Annotated[str, Meta(max_length=200, description="The workspace: its CID, an end of it, or its title.")]
 NameText = Annotated[str, Meta(max_length=64, description="The run.")]
 
 
@@ -185,8 +186,9 @@ async def watch(node: "Node", params: One) -> AsyncIterator[Run]:
     """How a run stands, again with every change, until it is over."""
     from daemon.runs import watch as watch_it
 
-    async for row in watch_it(node, params):
-        yield row
+    async with aclosing(watch_it(node, params)) as rows:
+        async for row in rows:
+            yield row
 
 
 async def cancel(node: "Node", params: One) -> Done:

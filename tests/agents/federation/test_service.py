@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import trio
+import trio.testing
 
 from agents.federation.archive import pack, unpack
 from agents.federation.audit import audit, verdict_of
 from agents.federation.experiment import Experiment
+from agents.federation.journal import Journal
 from agents.federation.service import NoMember, Rounds, UnknownExperiment
 from agents.federation.shelf import Keep
 from agents.federation.tasks import task_of
@@ -110,6 +112,23 @@ async def village(homes: list[Home]) -> AsyncIterator[None]:
     async with homes[0].running(), homes[1].running(), homes[2].running():
         await connected(homes)
         yield
+
+
+async def test_what_two_members_tell_at_the_same_time_is_written_down_once(
+    homes: list[Home], autojump_clock: Any
+) -> None:
+    async with homes[0].running():
+        plan = homes[0].plan(homes)
+        one = await homes[0].rounds.follow(plan)
+        scope, peer = scope_of(plan.body_cid), homes[1].identity
+        told = [make_entry(peer, Join.kind, scope, 0, [], content_of(Join()))]
+        async with trio.open_nursery() as nursery, one._lock:
+            for _ in range(2):
+                nursery.start_soon(one._hear, told)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        journal, written = Journal.open(homes[0].folder / "rounds" / str(one.cid))
+        journal.close()
+        assert written == [plan, *told]
 
 
 async def test_members_come_to_one_result_and_its_archive_is_proved_by_who_has_nothing_else(
