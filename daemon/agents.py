@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from agents.roster.announced import PREFIX, Announced, announced
-from agents.roster.crew import UnknownAgent
 from agents.roster.declaration import MAX_DECLARATION_BYTES, BadAgent, Declaration, Model
+from agents.roster.errors import UnknownAgent
 from agents.roster.language import EngineModel, LanguageModel, Scripted, Seat
 from daemon.api.operation import Done
 from daemon.api.operations import agent as op
@@ -132,6 +132,26 @@ async def remove(node: "Node", params: op.One) -> Done:
     """Raises: UnknownWorkspace, UnknownAgent."""
     await node.crew.remove(find(node, params.workspace), params.name)
     return Done(text=f"{params.name} is hosted here no longer; what it did stays in the history")
+
+
+async def ask(node: "Node", params: op.Ask) -> op.Answer:
+    """Raises: UnknownWorkspace, UnknownAgent, NotGranted, EffectFailed, trio.TooSlowError."""
+    import secrets
+
+    from agents.roster import asking
+    from daemon import wall
+
+    one, me = find(node, params.workspace), node.identity.peer_id
+    name = params.name_of_run or f"{asking.PREFIX_OF_ASKS}.0.{secrets.token_hex(12)}"
+    await asking.begin(one, me, params.agent, params.prompt, name, params.timeout_s, wall.unix_s())
+    with trio.fail_after(params.timeout_s):
+        value = await asking.answer(one, name)
+    run = asking.state_of(one.space, name)
+    assert run is not None and run.steps[0].commit is not None, "it was answered"
+    return op.Answer(
+        run=name, agent=params.agent, by=str(run.steps[0].by), commit=str(run.steps[0].commit.id),
+        n_tokens=run.n_tokens, answer=value if isinstance(value, str) else str(plain(value)),
+    )  # fmt: skip
 
 
 def _agent(one: "Workspace", name: str) -> Announced | None:

@@ -13,10 +13,11 @@ from typing import Any, Final, NamedTuple
 import structlog
 
 from agents.adapters.ports import Ports
-from agents.errors import AgentError
+from agents.roster import asking
 from agents.roster.announced import PREFIX, announced, read_announced
 from agents.roster.card import SCOPE, check_size, read_card, sign_card
 from agents.roster.declaration import BadAgent, Declaration, read_declaration
+from agents.roster.errors import UnknownAgent
 from agents.roster.language import LanguageModel
 from agents.roster.perform import Task, perform, prompt_of
 from agents.tools.tool import Reach, ToolFailed, ToolRefused
@@ -39,12 +40,6 @@ KIND: Final = "agent"
 
 OpenModel = Callable[[Declaration], AbstractAsyncContextManager[LanguageModel]]
 log = structlog.get_logger(__name__)
-
-
-class UnknownAgent(AgentError):
-    """There is no such agent. See those there are: covey agent ls WORKSPACE."""
-
-    code = "unknown_agent"
 
 
 class Hosted(NamedTuple):
@@ -154,7 +149,9 @@ class Crew:
             raise EffectFailed(f"this node hosts no agent for {step.name}: covey agent add")
         chosen = min(able, key=lambda found: (self._n_busy.get(found.name, 0), found.name))
         left = max(1, act.run.plan.max_tokens - act.run.n_tokens) if act.run.plan.max_tokens else 0
-        return await self._work(one, chosen.name, chosen.card, Task(step.do, act.input, act.key, left))
+        return await self._work(
+            one, chosen.name, chosen.card, Task(step.do, act.input, act.key, left, asking.depth_of(act.run.name))
+        )
 
     def told(self, one: Workspace, name: str, given: Any) -> list[dict[str, str]] | None:
         """What an agent of this node's would be told now; None where that is another's, or changes as it remembers."""
@@ -179,11 +176,13 @@ class Crew:
         self._n_busy[name] = self._n_busy.get(name, 0) + 1
         try:
             async with self._open_model(declared) as model:
-                return await perform(declared, card, task, model, self._reach(one, declared, task.key), memory)
+                return await perform(
+                    declared, card, task, model, self._reach(one, declared, task.key, task.depth), memory
+                )
         finally:
             self._n_busy[name] -= 1
 
-    def _reach(self, one: Workspace, declared: Declaration, key: str) -> Reach:
+    def _reach(self, one: Workspace, declared: Declaration, key: str, depth: int) -> Reach:
         ports = self._ports
 
         async def get(cid: Cid, n_most: int) -> bytes:
@@ -208,8 +207,10 @@ class Crew:
             return block.cid
 
         async def ask(agent: str, prompt: str, of: str) -> str:
-            value, _ = await self.ask(one, agent, Task("model", {"prompt": prompt}, of))
-            return str(value)
+            name = asking.name_for(of, agent, prompt, depth + 1)
+            me, unix_s = ports.identity.peer_id, ports.unix_s()
+            await asking.begin(one, me, agent, prompt, name, declared.model.timeout_s, unix_s)
+            return str(await asking.answer(one, name))
 
         return Reach(policy=declared.policy, key=key, space=one.space, get=get, put=put, ask=ask)
 

@@ -27,12 +27,13 @@ MAX_VALUE_CHARS: Final = 16_000
 
 
 class Task(NamedTuple):
-    """What is asked of an agent. `max_tokens` is what is left of the run's budget; 0 for any."""
+    """What is asked of an agent. `max_tokens` is what is left of the budget, 0 for any; `depth`: see asking.py."""
 
     do: str
     input: Any
     key: str
     max_tokens: int = 0
+    depth: int = 0
 
 
 class Made(NamedTuple):

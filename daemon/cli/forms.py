@@ -430,6 +430,7 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "repo/gc": _collected,
     "repo/verify": _verified,
     "agent/add": run_forms.agent,
+    "agent/ask": run_forms.answer,
     "agent/ls": run_forms.agents,
     "provenance/show": run_forms.provenance,
     "run/replay": run_forms.replayed,

@@ -98,6 +98,12 @@ def agent(row: Json) -> Iterator[str]:
     yield f"card {row['card']}"
 
 
+def answer(row: Json) -> Iterator[str]:
+    """What an agent answered, and where it stands."""
+    yield clean(row["answer"], keep_lines=True)
+    yield clean(f"({row['agent']} on {short(row['by'])}; where it comes from: covey provenance {row['commit']})")
+
+
 def _cell(row: Json, key: str) -> str:
     match key:
         case "host":

@@ -89,6 +89,40 @@ async def test_a_card_is_shown_by_name_and_by_its_cid(ask):
     assert (await ask("agent/card", name="nobody"))["error"]["code"] == "unknown_agent"
 
 
+ASKER = """
+name = "asker"
+tools = ["agent-ask"]
+policy = { asks = ["summary", "asker"] }
+[model]
+kind = "scripted"
+rules = [
+    { has = "returned this", say = "they say it" },
+    { has = "Find out", say = '{"tool": "agent-ask", "input": {"agent": "summary", "prompt": "One. Two. Three."}}' },
+    { has = "Ask yourself", say = '{"tool": "agent-ask", "input": {"agent": "asker", "prompt": "Ask yourself"}}' },
+]
+"""
+
+
+async def test_an_agent_is_asked_and_asks_another_within_its_policy(ask):
+    await ask.add(SUMMARY)
+    await ask.add(ASKER)
+    asked = await ask("agent/ask", agent="summary", prompt="One. Two. Three.", name_of_run="q")
+    assert asked["answer"] == "One. Two." and asked["n_tokens"] > 0
+    assert await ask("agent/ask", agent="summary", prompt="other", name_of_run="q") == asked
+    assert (await ask("agent/ask", agent="asker", prompt="Find out"))["answer"] == "they say it"
+    runs = {row["run"]: row for row in await ask("run/ls")}
+    inner = next(row for name, row in runs.items() if name.startswith("ask.1."))
+    assert inner["state"] == "done" and inner["steps"][0]["agent"] == "summary"
+    assert (await ask("agent/ask", agent="nobody", prompt="x"))["error"]["code"] == "unknown_agent"
+
+
+async def test_agents_that_ask_one_another_without_end_are_stopped(ask):
+    await ask.add(ASKER)
+    assert (await ask("agent/ask", agent="asker", prompt="Ask yourself"))["answer"] == "they say it"
+    outputs = [str(entry["content"]["output"]) for entry in await ask("ws/log") if entry["kind"] == "commit"]
+    assert any("somebody has to answer" in output for output in outputs)
+
+
 async def test_what_no_workspace_tells_of_has_no_origin(ask):
     added = await ask.add(SUMMARY)
     assert "agents/summary" in (await ask.node_post("provenance/show", cid=added["card"])).json["text"]

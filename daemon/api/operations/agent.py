@@ -38,6 +38,36 @@ class One(Params, frozen=True):
     name: NameText
 
 
+class Ask(Params, frozen=True):
+    """Whom to ask, and what."""
+
+    workspace: Workspace
+    agent: NameText
+    prompt: Annotated[str, Meta(min_length=1, max_length=16_000, description="What to ask it; - reads stdin.")]
+    timeout_s: Annotated[float, Meta(ge=0.1, le=86400.0, description="The longest time for the answer.")] = 600.0
+    name_of_run: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[A-Za-z0-9._-]{1,64}\Z",
+                description="A name for the question: asked again under it, it is answered once.",
+            ),
+        ]
+        | None
+    ) = None
+
+
+class Answer(Result, frozen=True):
+    """What an agent answered. `commit` is the entry that says so, signed by its host `by`."""
+
+    run: str
+    agent: str
+    by: str
+    commit: str
+    n_tokens: int
+    answer: str
+
+
 class OfWorkspace(Params, frozen=True):
     """Of which workspace."""
 
@@ -90,6 +120,13 @@ async def add(node: "Node", params: Add) -> Agent:
     return await add_it(node, params)
 
 
+async def ask(node: "Node", params: Ask) -> Answer:
+    """Ask an agent, on whichever node it is: a durable run of one step."""
+    from daemon.agents import ask as ask_it
+
+    return await ask_it(node, params)
+
+
 async def ls(node: "Node", params: OfWorkspace) -> list[Agent]:
     """The agents of a workspace, and where they are."""
     from daemon.agents import agents_of
@@ -120,6 +157,15 @@ OPERATIONS = (
         result=Agent,
         handler=add,
         arguments=("workspace", "file"),
+    ),
+    Operation(
+        noun="agent",
+        verb="ask",
+        summary="Ask an agent of a workspace.",
+        params=Ask,
+        result=Answer,
+        handler=ask,
+        arguments=("workspace", "agent", "prompt"),
     ),
     Operation(
         noun="agent",
