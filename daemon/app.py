@@ -30,10 +30,12 @@ from agents.engine.client import WORKER, Engine, open_engine
 from agents.federation.service import Rounds
 from agents.federation.training import RoundEngine
 from agents.models import Desk, mend_models
+from agents.roster.crew import Crew
 from agents.workspace.service import Workspaces
 from daemon import config as settings
 from daemon import logs, wall
 from daemon.adapters import Adapters
+from daemon.agents import open_model
 from daemon.answering import answer_cache, answer_peers
 from daemon.api.faults import fault_of
 from daemon.api.http import control_served
@@ -104,6 +106,7 @@ class Node:
     answers: AnswerCache
     rounds: Rounds
     workspaces: Workspaces
+    crew: Crew
     gateway: str | None
     openai: Face
     started_s: float
@@ -192,7 +195,9 @@ async def open_node(
             serve_offers(ports)
             keeper = Keeper(store, ports.pins, roots, feed.note)
             async with _gateway(config, ports) as gateway:
-                node, services = _assemble(home, config, ports, keeper, feed, engines, stop, gateway)
+                crew = await ports.exchange.work(partial(Crew, ports, home.agents))
+                node, services = _assemble(home, config, ports, keeper, feed, engines, stop, gateway, crew)
+                crew.attach(partial(open_model, node))
                 async with trio.open_nursery() as nursery:
                     for name, service in services.items():
                         await nursery.start(supervise, name, service, feed.note)
@@ -353,6 +358,7 @@ def _assemble(
     engines: Engines,
     stop: Callable[[str], None],
     gateway: str | None,
+    crew: Crew,
 ) -> tuple[Node, dict[str, Service]]:
     """Put the parts together: the node, and the services that run beside it."""
     network, catalog = ports.network, ports.catalog
@@ -387,7 +393,8 @@ def _assemble(
         chats=Sessions(),
         answers=answers,
         rounds=Rounds(ports, home.rounds, home.scratch, RoundEngine(catalog, trainer, desk.keeping)),
-        workspaces=Workspaces(ports, home.workspaces),
+        workspaces=Workspaces(ports, home.workspaces, agents=crew),
+        crew=crew,
         gateway=gateway,
         openai=Face(Token(home.openai_token)),
         started_s=trio.current_time(),

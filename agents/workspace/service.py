@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import structlog
 import trio
@@ -17,7 +17,7 @@ from agents.workspace.history import Node
 from agents.workspace.journal import Journal
 from agents.workspace.pen import begin
 from agents.workspace.runs.effects import EFFECTS, Effect
-from agents.workspace.runs.runner import Boundary, Runner
+from agents.workspace.runs.runner import Agents, Boundary, Runner
 from agents.workspace.workspace import Work, Workspace
 from protocols.entry import Entry
 from protocols.errors import Remote
@@ -45,9 +45,11 @@ class Workspaces:
         work: Work = trio.to_thread.run_sync,
         effects: Mapping[str, Effect] = EFFECTS,
         on_boundary: Boundary | None = None,
+        agents: Agents | None = None,
     ) -> None:
         self._ports = ports
         self._effects = effects
+        self._agents = agents
         self._on_boundary = on_boundary
         self._work = work
         self._folder = folder
@@ -81,8 +83,9 @@ class Workspaces:
         def is_reached(peer: PeerId) -> bool:
             return peer in one.reached or peer in network.peers()
 
-        more = {"on_boundary": self._on_boundary} if self._on_boundary is not None else {}
-        return Runner(one, network.peer_id, is_reached, self._ports.emit, self._effects, **more)
+        more: dict[str, Any] = {"on_boundary": self._on_boundary} if self._on_boundary is not None else {}
+        me, emit, unix_s = network.peer_id, self._ports.emit, self._ports.unix_s
+        return Runner(one, me, is_reached, emit, self._effects, agents=self._agents, unix_s=unix_s, **more)
 
     def all(self) -> list[Workspace]:
         """Every workspace, the oldest first."""

@@ -31,6 +31,7 @@ BY_HAND: Final = {
 # What each noun is about: its line in the help of `covey`. A noun that is not here is told by its commands alone.
 NOUNS: Final = {
     "adapter": "LoRA adapters: publish, find and keep them.",
+    "agent": "Agents that work in workspaces: host them, see their cards.",
     "artifact": "Models, datasets and checkpoints, with where they come from.",
     "block": "Single blocks: the bytes behind one CID.",
     "car": "CAR files: many blocks in one file, out and in.",

@@ -1,4 +1,8 @@
-"""What a run is to do: steps in a row, each an effect with an input. A plan is the value of the key `runs/NAME`."""
+"""What a run is to do: steps in a row, each an effect with an input. A plan is the value of the key `runs/NAME`.
+
+Steps that stand `beside` the one before them are performed at the same time: together they are a stage. A stage begins
+when the one before it is done; a `loop` at its end goes back to an earlier one until its output says what it ought to.
+"""
 
 import hashlib
 import re
@@ -18,6 +22,10 @@ PREFIX: Final = "runs/"
 CANCEL: Final = "/cancel"
 APPROVE: Final = "/approve/"
 MAX_STEPS: Final = 10_000
+MAX_BESIDE: Final = 64  # steps of one stage
+BESIDE: Final = "/beside/"
+PREVIOUS: Final = "previous"
+
 MAX_FILLED_CHARS: Final = 1 << 20  # of outputs in one input: each of them may be named often
 
 _NAME: Final = r"[A-Za-z0-9._-]{1,64}"
@@ -33,27 +41,62 @@ class BadRun(AgentError):
     code = "bad_run"
 
 
-class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Loop(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Feedback: go back to the step `to` unless an output of this stage has `until` in it; `max_times` in all."""
+
+    to: Name
+    until: Annotated[str, Meta(min_length=1, max_length=200)]
+    max_times: Annotated[int, Meta(ge=1, le=100)] = 3
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """`do` names the effect; `input` may hold `{previous}` and `{NAME}` in its texts, for the output of earlier steps.
 
-    max_tries: how often it is begun at most; backoff_s: the wait after a first failure, doubled with each further one.
+    agent, role: whose effect it is: that agent's, or any agent's of that role. None: any member's.
+    max_tries: how often it is begun at most; backoff_s: the wait after a first failure, doubled with each further one;
+    timeout_s: how long one attempt may take.
     """
 
     name: Name
     do: Name
     input: Any = None
+    agent: Name | None = None
+    role: Name | None = None
+    beside: bool = False
+    loop: Loop | None = None
     max_tries: Annotated[int, Meta(ge=1, le=1000)] = 3
     backoff_s: Annotated[float, Meta(ge=0.0, le=3600.0)] = 1.0
+    timeout_s: Annotated[float, Meta(ge=0.1, le=86400.0)] = 600.0
 
 
-class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`lease_s`: how long who performs it may be out of reach before another takes over."""
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """`lease_s`: how long who performs a step may be out of reach before another takes over.
+
+    The budget: `max_steps` and `max_tokens` in all (0: any), and `deadline_unix_s`, which `max_wall_s` from the start
+    becomes. A run that has spent it fails.
+    """
 
     format: Literal[1] = 1
     title: Annotated[str, Meta(min_length=1, max_length=200)]
     steps: Annotated[tuple[Step, ...], Meta(min_length=1, max_length=MAX_STEPS)]
     lease_s: Annotated[float, Meta(ge=0.5, le=86400.0)] = 15.0
+    max_steps: Annotated[int, Meta(ge=0, le=1 << 30)] = 0
+    max_tokens: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
+    max_wall_s: Annotated[float, Meta(ge=0.0, le=366 * 86400.0)] = 0.0
     deadline_unix_s: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
+
+    def stage(self, place: int) -> range:
+        """The places of the steps that are performed together, from the first of them on."""
+        end = place + 1
+        while end < len(self.steps) and self.steps[end].beside:
+            end += 1
+        return range(place, end)
+
+    def first_beside(self, place: int) -> int:
+        """The place of the first step of a step's stage."""
+        while self.steps[place].beside:
+            place -= 1
+        return place
 
 
 def read_plan(value: Any) -> Plan:
@@ -63,9 +106,38 @@ def read_plan(value: Any) -> Plan:
     except msgspec.ValidationError as error:
         raise BadRun(f"that is no plan for a run: {error}") from None
     names = [step.name for step in plan.steps]
-    if len(set(names)) < len(names) or "previous" in names:
+    if len(set(names)) < len(names) or PREVIOUS in names:
         raise BadRun("each step has a name of its own, and none is called `previous`")
+    _check_stages(plan, {name: place for place, name in enumerate(names)})
     return plan
+
+
+def _check_stages(plan: Plan, places: dict[str, int]) -> None:
+    """Raises: BadRun."""
+    if plan.steps[0].beside:
+        raise BadRun("the first step stands beside nothing")
+    first = 0
+    while first < len(plan.steps):
+        stage = plan.stage(first)
+        loops = [step.loop for step in plan.steps[first : stage.stop] if step.loop is not None]
+        if len(stage) > MAX_BESIDE or len(loops) > 1:
+            raise BadRun(f"a stage has {MAX_BESIDE} steps at most, and one loop")
+        for loop in loops:
+            to = places.get(loop.to)
+            if to is None or to > first or plan.steps[to].beside:
+                raise BadRun(f"a loop goes back to the first step of a stage, and {loop.to!r} is none before it")
+        first = stage.stop
+    for step in plan.steps:
+        if step.agent is not None and step.role is not None:
+            raise BadRun(f"the step {step.name!r} is an agent's, or any agent's of a role, not both")
+
+
+def started(plan: Plan, unix_s: float) -> Plan:
+    """The plan as it begins now: its time has an end."""
+    if not plan.max_wall_s:
+        return plan
+    ends = int(unix_s + plan.max_wall_s) + 1
+    return msgspec.structs.replace(plan, deadline_unix_s=min(ends, plan.deadline_unix_s or ends))
 
 
 def value_of(plan: Plan) -> Any:
