@@ -64,19 +64,23 @@ async def test_a_manifest_signed_by_another_than_its_announcer_is_refused(bob, f
     assert await in_thread(lambda: bob.is_alive)
 
 
-async def test_a_replayed_announcement_is_refused_also_after_a_restart(bob, friend):
-    announcement = friend.announcement(friend.plant(Cid.of(b"files"), base=str(Cid.of(b"other", DAG_CBOR))))
+async def test_a_replayed_announcement_is_passed_over_and_refused_after_a_restart(bob, friend):
+    base = str(Cid.of(b"other", DAG_CBOR))
+    announcement = friend.announcement(manifest := friend.plant(Cid.of(b"files"), base=base))
     await friend.tell(bob, announcement)
     await in_thread(refused, bob, "wrong_base")
 
-    await friend.tell(bob, announcement)
-    first = await in_thread(refused, bob, "replayed")
+    await friend.tell(bob, announcement)  # gossip knows it by its content
+    await friend.tell(bob, friend.announcement(other := friend.plant(Cid.of(b"others"), base=base), version=2))
+    await in_thread(bob.wait, "adapter_refused", lambda fields: fields.get("manifest") == str(other))
+    events = await in_thread(bob.events)
+    assert [str(manifest) in str(event) for event in events].count(True) == 1
     await in_thread(bob.kill)
     await in_thread(bob.up)
     await in_thread(bob.ok, "peer", "add", friend.address)
     await friend.tell(bob, announcement)
 
-    await in_thread(refused, bob, "replayed", first["id"])
+    await in_thread(refused, bob, "replayed", events[-1]["id"])
     assert await in_thread(lambda: bob.is_alive)
 
 
