@@ -55,6 +55,9 @@ def test_the_seed_alone_decides():
         ({"top_k": 3, "min_p": 0.3}, {0, 1}),
         ({"top_k": 2, "top_p": 0.99}, {0, 1}),
         ({"temperature": 0.01}, {0}),
+        ({"temperature": 5e-324}, {0}),
+        ({"temperature": 5e-324, "top_p": 0.9}, {0}),
+        ({"temperature": 1e-300, "top_k": 3, "min_p": 0.1}, {0}),
     ],
 )
 def test_options_leave_out_the_unlikely_and_keep_the_rest(options, allowed):
@@ -84,12 +87,21 @@ def test_repetition_counts_the_prompt_presence_and_frequency_only_the_answer():
     assert sampler(prompt=[0], n=3, repetition_penalty=1.5).choose(negative).token == 1
 
 
+@pytest.mark.parametrize("penalty", [5e-324, 1e-300, 10.0])
+@pytest.mark.parametrize("options", [{}, {"top_p": 0.9}, {"min_p": 0.1, "temperature": 1e-300}])
+def test_no_penalty_is_so_odd_that_nothing_can_be_chosen(penalty, options):
+    chooser = sampler(prompt=[0, 1, 4], repetition_penalty=penalty, **{"temperature": 1.0} | options)
+    assert all(chooser.choose(torch.tensor(LOGITS)).token in range(5) for _ in range(20))
+    assert penalty == 10.0 or chooser.choose(torch.tensor(LOGITS)).token in (0, 1), "those that overflow are likeliest"
+
+
 def test_log_probabilities_are_those_before_any_option():
     choice = sampler(n_logprobs=2, temperature=1.0, top_k=1, repetition_penalty=2.0).choose(torch.tensor(LOGITS))
     chances = torch.log_softmax(torch.tensor(LOGITS), -1)
     assert choice.logprob == pytest.approx(float(chances[0]))
     assert [token for token, _ in choice.top] == [0, 1]
     assert sampler(n_logprobs=0).choose(torch.tensor(LOGITS)).top == ()
+    assert len(sampler(n_logprobs=20).choose(torch.tensor(LOGITS)).top) == 5, "no more than there are"
 
 
 def test_rows_are_served_together_and_a_broken_one_is_told_apart():

@@ -20,6 +20,8 @@ from agents.errors import EngineFailed
 N_CANDIDATES: Final = 1024
 """So many of the likeliest are sorted at first; nearly always the ones that count are among them."""
 
+_GREATEST_SCORE: Final = 1e30
+
 
 class Choice(NamedTuple):
     """A token, and where they were asked for, the logarithm of its chance and of the likeliest ones'."""
@@ -55,7 +57,7 @@ class Sampler:
         scores = self._penalised(logits)
         if self._matcher is not None:
             scores = self._matcher.masked(scores)
-        token = int(scores.argmax()) if request.temperature == 0.0 else self._draw(scores / request.temperature)
+        token = int(scores.argmax()) if request.temperature == 0.0 else self._draw(_cooled(scores, request.temperature))
         if self._seen is not None:
             self._seen[token] = True
         if self._counts is not None:
@@ -63,7 +65,7 @@ class Sampler:
         if request.n_logprobs is None:
             return Choice(token)
         chances = torch.log_softmax(logits, -1)
-        best, ids = chances.topk(request.n_logprobs)
+        best, ids = chances.topk(min(request.n_logprobs, len(chances)))
         return Choice(token, float(chances[token]), tuple(zip(ids.tolist(), best.tolist(), strict=True)))
 
     def _penalised(self, logits: Tensor) -> Tensor:
@@ -79,7 +81,7 @@ class Sampler:
     def _draw(self, scores: Tensor) -> int:
         request = self._request
         if not request.top_k and request.top_p == 1.0 and request.min_p == 0.0:
-            return self._pick(torch.softmax(scores.double(), -1))
+            return self._pick(torch.softmax(scores, -1))
         n = min(request.top_k or N_CANDIDATES, len(scores))
         chances, ids = _likeliest(scores, n, is_all=bool(request.top_k))
         if not request.top_k and n < len(scores) and not self._is_cut(chances):
@@ -99,10 +101,16 @@ class Sampler:
         return int(torch.searchsorted(sums, at, right=True).clamp(max=int(chances.nonzero()[-1])))
 
 
+def _cooled(scores: Tensor, temperature: float) -> Tensor:
+    """The scores at this temperature, the greatest 0: it may be as low, and a penalty as odd, as floats can be."""
+    scores = scores.double().clamp(max=_GREATEST_SCORE)
+    return (scores - scores.max()) / temperature
+
+
 def _likeliest(scores: Tensor, n: int, *, is_all: bool) -> tuple[Tensor, Tensor]:
     """The chances of the `n` likeliest, in order, and which they are; `is_all`: as if there were no others."""
-    best, ids = scores.double().topk(n)
-    total = best.logsumexp(-1) if is_all else scores.double().logsumexp(-1)
+    best, ids = scores.topk(n)
+    total = best.logsumexp(-1) if is_all else scores.logsumexp(-1)
     return (best - total).exp(), ids
 
 
