@@ -208,7 +208,8 @@ def _identity(folder: Path) -> tuple[object, ...]:
     try:
         stats = [os.stat(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)]
     except OSError as error:
-        raise BadAdapter(f"{folder} is not an adapter: {error.filename} cannot be read ({error.strerror})") from None
+        file = os.path.basename(error.filename)
+        raise BadAdapter(f"{folder} is not an adapter: {file} cannot be read ({error.strerror})") from None
     return (os.path.realpath(folder), *((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats))
 
 
