@@ -21,7 +21,7 @@ from agents.workspace.runs.plan import (
     plan_of,
 )
 from agents.workspace.space import Space
-from protocols.workspaces.entries import Begin, Claim, Commit
+from protocols.workspaces.entries import MAX_TERM, Begin, Claim, Commit
 from storage.keys import PeerId
 
 APPROVAL: Final = "approval"
@@ -311,6 +311,8 @@ def _claim(
         return None  # somebody asked already: let the voters answer
     if able is not None and not (me in able and _is_first(me, able, view, highest + 1, outside)):
         return None
+    if highest >= MAX_TERM:
+        return None  # somebody has used up the terms: a claim of a higher one nobody takes
     return Want(Claim(task=view.task, term=highest + 1))
 
 
