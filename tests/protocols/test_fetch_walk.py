@@ -22,14 +22,19 @@ UNCHECKABLE = Cid(b"\x01\x55\xe0\xe4\x02\x20" + bytes(32))  # blake2s-256, which
 
 
 class RottenStore(MemoryBlockstore):
-    """Has a block whose bytes the disk has lost, until it is written again."""
+    """Has a block whose bytes the disk has lost, until it is written again; the first reading finds it, and notes it."""
 
     rotten: Cid | None = None
+    is_noted = False
 
     def get(self, cid: Cid) -> bytes:
         if cid == self.rotten:
+            self.is_noted = True
             raise Corrupt(f"{cid} is damaged")
         return super().get(cid)
+
+    def size(self, cid: Cid) -> int | None:
+        return None if self.is_noted and cid == self.rotten else super().size(cid)
 
     def put_many(self, blocks: Iterable[Block], floor: Visibility = Visibility.PRIVATE) -> int:
         came = list(blocks)
