@@ -85,15 +85,10 @@ async def test_a_block_that_is_damaged_here_and_that_nobody_has_is_told_of(
     sim_world: SimWorld, autojump_clock: MockClock
 ) -> None:
     """Only the first reading finds it damaged; to later ones it is missing."""
-
-    class NotedStore(RottenStore):
-        def size(self, cid: Cid) -> int | None:
-            return None if cid == self.rotten else super().size(cid)
-
-    store = NotedStore()
+    store = RottenStore()
     block = Block(Cid.of(b"leaf", RAW), b"leaf")
     store.put_many([block])
-    store.rotten = block.cid
+    store.rotten, store.is_noted = block.cid, True
     alone = Exchange(
         sim_world.node(Identity(bytes(32)).peer_id), store, lambda _peer, _cid: True, lambda *_: None, in_turn
     )
