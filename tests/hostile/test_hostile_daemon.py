@@ -124,7 +124,7 @@ async def test_fetchers_that_are_killed_leave_nothing_behind(
 
     def killed_while_fetching(name: str) -> None:
         node = new_node(name).up()
-        getting = node.begin("get", str(victim.cid), "--provider", address, "--out", str(tmp_path / name))
+        getting = node.begin("get", str(victim.cid), "--provider", address, "--out", str(tmp_path / f"{name}.out"))
         while node.ask("status")["n_blocks"] < 3:
             assert getting.poll() is None, "it was too quick to be killed"
         node.kill()
