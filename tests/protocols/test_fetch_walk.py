@@ -22,7 +22,7 @@ UNCHECKABLE = Cid(b"\x01\x55\xe0\xe4\x02\x20" + bytes(32))  # blake2s-256, which
 
 
 class RottenStore(MemoryBlockstore):
-    """Has a block whose bytes the disk has lost, until it is written again; the first reading finds it, and notes it."""
+    """Has a block whose bytes the disk has lost, until it is written again; the first reading notes it."""
 
     rotten: Cid | None = None
     is_noted = False
