@@ -7,6 +7,7 @@ agents/WORKSPACES.md says who may sign what, and what follows from it.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 import msgspec
@@ -270,6 +271,7 @@ STATEMENTS: Final = {
 }  # fmt: skip
 
 
+@lru_cache(maxsize=256)
 def scope_of(workspace: Cid) -> str:
     """Where the entries of a workspace stand."""
     return f"{ROOT_SCOPE}/{workspace}"
