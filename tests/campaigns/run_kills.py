@@ -231,7 +231,7 @@ class Campaign:
         (self.folder / "trap").write_text(json.dumps(trap))
         self.nodes[asked].ask("plan", cid=self.cid, run=case.run)
         sprung = self.folder / f"sprung-{case.run}"
-        self._until(sprung.exists)
+        self._until(lambda: sprung.exists() and sprung.read_text().endswith("\n"))
         performer = int(sprung.read_text())
         victim = self.nodes[performer if case.victim == "performer" else (performer + 1) % N_NODES]
         victim.kill()
