@@ -41,3 +41,29 @@ def test_three_nodes_one_of_them_killed_come_to_one_state(new_node: Any) -> None
     ada.ok("ws", "revoke", cid, cleo.peer)
     until(lambda: cleo.ask("ws", "ls")[0], lambda row: not row["is_member"])
     assert cleo.covey("ws", "say", cid, "still here?").returncode == 4
+
+
+def test_who_is_removed_from_a_private_workspace_reads_nothing_that_is_said_later(new_node: Any) -> None:
+    ada, bob, cleo = (new_node(name).up() for name in ("ada", "bob", "cleo"))
+    cid = ada.ask("ws", "create", "--private", "village")["workspace"]
+    ada.ok("ws", "say", cid, "before bob")
+    ada.ok("ws", "invite", cid, bob.peer)
+    bob.ask("ws", "join", cid, "--from", ada.address)
+    ada.ok("ws", "invite", cid, cleo.peer, "--past")
+    cleo.ask("ws", "join", cid, "--from", ada.address)
+
+    def said(node: Any) -> list[Any]:
+        rows = [row for row in node.ask("ws", "log", cid) if row["kind"] == "say"]
+        return [row["content"].get("text") for row in rows]
+
+    ada.ok("ws", "say", cid, "with bob")
+    until(lambda: said(bob), lambda texts: texts == [None, "with bob"])
+    until(lambda: said(cleo), lambda texts: texts == ["before bob", "with bob"])
+    ada.ok("ws", "revoke", cid, bob.peer)
+    ada.ok("ws", "say", cid, "without bob")
+    until(lambda: said(cleo), lambda texts: texts == ["before bob", "with bob", "without bob"])
+    until(lambda: bob.ask("ws", "ls")[0], lambda row: not row["is_member"])
+    assert said(bob) == [None, "with bob"]
+    cleo.kill()
+    cleo.up()
+    assert said(cleo) == ["before bob", "with bob", "without bob"]

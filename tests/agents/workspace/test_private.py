@@ -24,7 +24,7 @@ from protocols.workspaces.entries import (
     content_of,
     scope_of,
 )
-from protocols.workspaces.sealed import new_key
+from protocols.workspaces.sealed import content_with, new_key, seal
 from storage.cid import DAG_CBOR, Cid
 
 SECRET = "the harvest is behind the mill"
@@ -288,3 +288,26 @@ def test_a_commit_that_must_adopt_another_takes_its_box_though_its_author_cannot
     assert again.box == commit.box and made.ann.code(again) == ""
     other = write(made.bob.identity, made.bob.space, Commit(claim=second.entry.cid, step=0, output="else"))
     assert made.bob.space.add(other).node.box == commit.box
+
+
+def test_another_box_does_not_do_where_a_commit_must_adopt_one(private):
+    made = private("bob", "cleo")
+    first = made.ann.say(Claim(task="job", term=0))
+    made.meet()
+    made.bob.say(Endorse(claim=first.entry.cid))
+    made.meet()
+    made.ann.say(Commit(claim=first.entry.cid, step=0, output=SECRET))
+    second = made.bob.say(Claim(task="job", term=1))
+    made.meet()
+    made.ann.say(Endorse(claim=second.entry.cid))
+    made.meet()
+    says = Commit(claim=second.entry.cid, step=0, output=SECRET)
+    rekey, key = made.bob.space.current_key()
+    content = content_with(says, seal(says, made.root.body_cid, rekey.entry.cid, key, bytes))
+    last = made.bob.space.history.last(made.bob.peer)
+    scope, prev = scope_of(made.root.body_cid), made.bob.space.history.heads()
+    links = sorted(
+        {last.entry.cid, *(head for head in prev if made.bob.space.history.get(head).author != made.bob.peer)}
+    )
+    node = made.bob.space.add(make_entry(made.bob.identity, "commit", scope, last.sequence + 1, links, content)).node
+    assert made.bob.code(node) == "must_adopt"
