@@ -1,5 +1,6 @@
 """A workspace between real processes: who was away catches up, who was revoked learns it, nothing said is lost."""
 
+import json
 import time
 from typing import Any
 
@@ -53,8 +54,8 @@ def test_who_is_removed_from_a_private_workspace_reads_nothing_that_is_said_late
     cleo.ask("ws", "join", cid, "--from", ada.address)
 
     def said(node: Any) -> list[Any]:
-        rows = [row for row in node.ask("ws", "log", cid) if row["kind"] == "say"]
-        return [row["content"].get("text") for row in rows]
+        rows = map(json.loads, node.ok("ws", "log", cid, "--json").splitlines())
+        return [row["content"].get("text") for row in rows if row["kind"] == "say"]
 
     ada.ok("ws", "say", cid, "with bob")
     until(lambda: said(bob), lambda texts: texts == [None, "with bob"])
