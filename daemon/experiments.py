@@ -12,6 +12,7 @@ from agents.errors import AgentError
 from agents.federation.archive import Packed, pack, unpack
 from agents.federation.audit import audit, verdict_of
 from agents.federation.experiment import Experiment
+from agents.federation.grants import in_words
 from agents.federation.planning import BadPlan, check_rank, complete, faults, plan_of, read_file
 from agents.federation.shelf import Shelf
 from agents.federation.standing import state_of
@@ -179,6 +180,7 @@ async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
         title=one.plan.title,
         task=str(one.plan.task.get("task")),
         is_training=node.identity.peer_id in one.book.joined_now(),
+        let_in_by=in_words(one.book, node.identity.peer_id),
         state=state_of(one.book),
     )
 

@@ -31,6 +31,7 @@ MAX_STEPS: Final = 1 << 31
 MAX_REASON_CHARS: Final = 500
 MAX_VERDICT_CHARS: Final = 200
 MAX_REFUSALS: Final = 64
+MAX_DEPTH: Final = 8
 
 # Secure aggregation: X25519 keys, SHA-256 digests, Shamir's shares over a prime of 257 bits, two of them sealed.
 KEY_BYTES: Final = 32
@@ -64,6 +65,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     is_evaluated: do participants tell how each result does on data that they held out.
     secure, privacy, compression, gossip: what agents.federation.options says; None for without.
     members: who may see and join; deputies: who coordinates, in order.
+    joining: does every member train that says so, or only one that holds a grant, its author's or passed on from it?
     """
 
     format: Literal[1] = 1
@@ -88,6 +90,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     max_norm: Annotated[float, Meta(ge=0.0)] = 0.0
     members: Annotated[tuple[PeerId, ...], Meta(min_length=1, max_length=MAX_MEMBERS)]
     deputies: Annotated[tuple[PeerId, ...], Meta(min_length=1, max_length=MAX_MEMBERS)]
+    joining: Literal["members", "granted"] = "members"
     created_unix_s: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
 
 
@@ -107,6 +110,27 @@ class Leave(Event, frozen=True):
     """I take part no more."""
 
     kind = "leave"
+
+
+class Grant(Event, frozen=True):
+    """This member may train. `proof` is a grant of mine that may be passed on; None for the plan's author.
+
+    depth: how many times it may be passed on; less than that of its proof.
+    """
+
+    kind = "grant"
+
+    audience: PeerId
+    depth: Annotated[int, Meta(ge=0, le=MAX_DEPTH)] = 0
+    proof: Cid | None = None
+
+
+class Revoke(Event, frozen=True):
+    """This grant is over, and all that were passed on from it. Signed by who stands above it."""
+
+    kind = "revoke"
+
+    grant: Cid
 
 
 class Start(Event, frozen=True):
@@ -297,6 +321,8 @@ EVENTS: Final = {
     for event in (
         Join,
         Leave,
+        Grant,
+        Revoke,
         Start,
         Open,
         Keys,

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
+from agents.federation.grants import may_join
 from agents.federation.lists import RoundLists
 from agents.federation.said import Said, rank
 from agents.federation.secure.terms import Secure, secure_of
@@ -267,7 +268,8 @@ class Book:
             mark = (said.entry.sequence, isinstance(event, Join))
             last[said.author] = max(last.get(said.author, mark), mark)
         broken = self.broken()
-        return tuple(sorted(peer for peer, (_, is_in) in last.items() if is_in and peer not in broken))
+        joined = (peer for peer, (_, is_in) in last.items() if is_in and peer not in broken)
+        return tuple(sorted(peer for peer in joined if may_join(self, peer)))
 
     @_remembered
     def roster(self, number: int) -> tuple[PeerId, ...] | None:

@@ -80,7 +80,7 @@ TABLE: Final = (
         "secure aggregation",
         "a rule or step that looks at single updates",
         "under masks nobody sees single updates, so a robust rule has nothing to choose from: take fedavg, or aggregate"
-        " cohorts securely and put the robust rule over their sums",
+        " cohorts securely and put the robust rule over their results, by task given in a plan above",
     ),
     (
         "secure aggregation",

@@ -22,7 +22,7 @@ KEYS: Final = frozenset(
     {
         "title", "task", "initial", "rounds", "min_participants", "selected", "deadline_s", "lease_s", "before", "rule",
         "server", "max_samples", "max_norm", "members", "deputies", "compression", "evaluated", "sealed", "secure",
-        "privacy",
+        "privacy", "joining",
     }
 )  # fmt: skip
 # What can be written as a name, or as a table with its settings -> what the name is called in the table.

@@ -4,6 +4,7 @@ import math
 from typing import cast
 
 from agents.federation.book import Book, Said
+from agents.federation.grants import was_let_in, was_let_out
 from agents.federation.secure.stages import Stages, is_split
 from protocols.rounds import Close, Join, Leave, Plan, Promise, Submit
 
@@ -22,7 +23,10 @@ def _why_not_next(book: Book, close: Close) -> str:
     joined = {said.author for said, _ in book.all_of(Join)}
     if not joined.issuperset(close.joined):
         return "it has somebody in the next round of whom no join is known here"
+    if any(not was_let_in(book, peer) for peer in close.joined):
+        return "it lets in who holds no grant that is known here"
     gone = {said.author for said, _ in book.all_of(Leave)} | book.broken().keys()
+    gone |= {peer for peer in joined if was_let_out(book, peer)}
     if joined.intersection(book.roster(close.round) or ()) - gone - set(close.joined):
         return "it leaves somebody out of the next round who has neither left nor broken the rules"
     return ""

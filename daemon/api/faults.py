@@ -78,6 +78,7 @@ STATUSES: Final = {
     "peer_refused": 403,
     "tampered": 403,
     "misstated": 403,
+    "no_grant": 403,
     "no_member": 403,
     "not_granted": 403,
     "no_key": 403,

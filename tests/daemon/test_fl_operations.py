@@ -262,3 +262,32 @@ async def test_that_there_is_no_room_for_what_is_proved_is_said_and_what_members
     await bring_results(one)
     with pytest.raises(type(error)):
         await bring_all(one, lambda progress: None)
+
+
+async def test_grants_let_members_in_and_out_where_the_plan_asks_for_them(node_here, tmp_path, data):
+    plan = f'title = "asked"\njoining = "granted"\nmembers = ["{OTHER}"]\n[task]\ntask = "softmax"\n'
+    (tmp_path / "plan.toml").write_text(plan + "n_features = 4\nn_classes = 3\n")
+    experiment = (await node_here.post("fl/plan", file=str(tmp_path / "plan.toml"))).json["experiment"]
+    joined = (await node_here.post("fl/join", experiment=experiment, data=data)).json
+    assert joined["is_training"] and joined["let_in_by"] == "the plan"  # its author
+    revoke = await node_here.post("fl/revoke", experiment=experiment, peer=OTHER)
+    assert revoke.json["error"]["code"] == "no_grant"
+    assert "may train" in (await node_here.post("fl/grant", experiment=experiment, peer=OTHER, depth=2)).json["text"]
+    assert "no more" in (await node_here.post("fl/revoke", experiment=experiment, peer=OTHER)).json["text"]
+    stranger = str(Identity(b"s" * 32).peer_id)
+    answer = await node_here.post("fl/grant", experiment=experiment, peer=stranger)
+    assert answer.json["error"]["code"] == "no_grant" and "no grant makes it one" in answer.json["error"]["text"]
+    assert (await node_here.post("fl/grant", experiment=experiment, peer=OTHER, depth=9)).status == 400
+    other = await planned(node_here, title="open")
+    answer = await node_here.post("fl/grant", experiment=other, peer=OTHER)
+    assert answer.json["error"]["code"] == "bad_plan" and "every member may train" in answer.json["error"]["text"]
+
+
+@pytest.mark.parametrize(("joining", "rank", "says"), [("members", 3, "leave out --rank"), ("anybody", 0, "joining")])
+async def test_what_a_plan_does_not_let_participants_choose_is_refused(node_here, tmp_path, data, joining, rank, says):
+    plan = f'title = "t"\njoining = "{joining}"\n[task]\ntask = "softmax"\nn_features = 4\nn_classes = 3\n'
+    (tmp_path / "plan.toml").write_text(plan)
+    answer = await node_here.post("fl/plan", file=str(tmp_path / "plan.toml"))
+    if rank:
+        answer = await node_here.post("fl/join", experiment=answer.json["experiment"], data=data, rank=rank)
+    assert says in answer.json["error"]["text"]

@@ -25,7 +25,7 @@ class Plan(Params, frozen=True):
         | None
     ) = None
     title: Annotated[str, Meta(max_length=200, description="What people call it.")] | None = None
-    task: Annotated[str, Meta(max_length=64, description="What is trained: softmax, lora, ...")] | None = None
+    task: Annotated[str, Meta(max_length=64, description="What is trained: softmax, lora, given, ...")] | None = None
     settings: Annotated[
         tuple[Annotated[str, Meta(max_length=256)], ...],
         Meta(max_length=64, description="Settings of the task: NAME=VALUE, commas between."),
@@ -110,12 +110,16 @@ class JoinIt(Params, frozen=True):
 
 
 class Joined(Result, frozen=True):
-    """This node takes part. `is_training`: from the next round on that is not closed yet."""
+    """This node takes part. `is_training`: from the next round on that is not closed yet.
+
+    let_in_by: what lets it train, the plan or a grant; or which grant is missing.
+    """
 
     experiment: str
     title: str
     task: str
     is_training: bool
+    let_in_by: str
     state: str
 
 

@@ -252,6 +252,28 @@ async def test_what_softmax_holds_out_is_never_learned_from(tmp_path: Path) -> N
     assert await task_of(SOFTMAX | {"held_out": 0.0}).evaluate(Exam(tmp_path / "one", data)) is None
 
 
+async def test_tensors_that_were_trained_elsewhere_are_submitted_as_they_are(tmp_path: Path) -> None:
+    layout, task = Layout.of({"a": (2,), "b": (3,)}), task_of({"task": "given"})
+    write(tmp_path / "base", layout, 1.0)
+    write(tmp_path / "mine", layout, np.arange(5))
+    task.check(tmp_path / "mine")
+    assert await task.train(Work(tmp_path / "base", tmp_path / "mine", b"", tmp_path / "out")) == Made(1, 1, None)
+    assert read_vector(tmp_path / "out", layout).tolist() == [-1, 0, 1, 2, 3]
+    write(tmp_path / "other", Layout.of({"a": (2,)}), 0.0)
+    (tmp_path / "next").mkdir()
+    with pytest.raises(BadTask, match="b is missing"):
+        await task.train(Work(tmp_path / "base", tmp_path / "other", b"", tmp_path / "next" / "out"))
+    with pytest.raises(BadTask, match="needs data"):
+        await task.train(Work(tmp_path / "base", None, b"", tmp_path / "out"))
+    with pytest.raises(BadTask, match="first tensors"):
+        task.initial(tmp_path / "initial")
+    (tmp_path / "text").write_text("no tensors at all")
+    (tmp_path / "half").write_bytes((tmp_path / "mine").read_bytes().replace(b"F32", b"I32"))
+    for name in ("text", "half"):
+        with pytest.raises(BadTask, match=r"rounds? exchange F32 alone|no tensors for a round"):
+            task.check(tmp_path / name)
+
+
 def test_any_safetensors_file_of_f32_comes_into_the_one_form(tmp_path: Path) -> None:
     header = (
         b'{"__metadata__":{"format":"pt"},"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'

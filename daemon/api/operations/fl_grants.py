@@ -1,0 +1,93 @@
+"""Who may train in an experiment whose plan asks for grants: let members in, and out again."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
+
+from daemon.api.operation import Done, Operation, Params
+
+if TYPE_CHECKING:
+    from agents.federation.experiment import Experiment
+    from daemon.app import Node
+
+CidText = Annotated[str, Meta(max_length=128, description="The experiment, as `covey fl plan` names it.")]
+PeerText = Annotated[str, Meta(max_length=512, description="A member of the plan, by id or name.")]
+
+
+class GrantIt(Params, frozen=True):
+    """Whom to let in, and whether it may let others in."""
+
+    experiment: CidText
+    peer: PeerText
+    depth: Annotated[int, Meta(ge=0, le=8, description="How many times the grant may be passed on.")] = 0
+
+
+class RevokeIt(Params, frozen=True):
+    """Whom to let out."""
+
+    experiment: CidText
+    peer: PeerText
+
+
+async def grant(node: "Node", params: GrantIt) -> Done:
+    """Let a member train, by a grant of this node's: as the plan's author, or passed on from one that it holds."""
+    from agents.federation.grants import NotGranted
+    from daemon.api.operations.peer import resolve
+
+    one = _experiment(node, params.experiment)
+    peer = await resolve(node, params.peer)
+    if peer not in one.plan.members:
+        raise NotGranted(f"the plan does not name {peer} among its members, and no grant makes it one")
+    n_before = len(one.book.entries())
+    await one.do(lambda now_s: one.member.grant(peer, params.depth, now_s))
+    if len(one.book.entries()) == n_before:
+        raise NotGranted(
+            f"this node holds no grant that may be passed on {params.depth} more times: ask {one.book.author}"
+        )
+    return Done(text=f"{peer} may train from the next round on, once it has joined")
+
+
+async def revoke(node: "Node", params: RevokeIt) -> Done:
+    """End the grants of a member that come from this node, and what was passed on from them."""
+    from agents.federation.grants import NotGranted
+    from daemon.api.operations.peer import resolve
+
+    one = _experiment(node, params.experiment)
+    peer = await resolve(node, params.peer)
+    n_before = len(one.book.entries())
+    await one.do(lambda now_s: one.member.revoke(peer, now_s))
+    if len(one.book.entries()) == n_before:
+        raise NotGranted(f"{peer} holds no grant that comes from this node")
+    return Done(text=f"{peer} trains no more from the next round on, unless another grant lets it")
+
+
+def _experiment(node: "Node", text: str) -> "Experiment":
+    from agents.federation.planning import BadPlan
+    from daemon.experiments import find
+
+    one = find(node, text)
+    if one.plan.joining != "granted":
+        raise BadPlan('by this plan every member may train: it asks for no grants (joining = "granted")')
+    return one
+
+
+OPERATIONS = (
+    Operation(
+        noun="fl",
+        verb="grant",
+        summary="Let a member train, where the plan asks for grants.",
+        params=GrantIt,
+        result=Done,
+        handler=grant,
+        arguments=("experiment", "peer"),
+    ),
+    Operation(
+        noun="fl",
+        verb="revoke",
+        summary="Let a member train no more.",
+        params=RevokeIt,
+        result=Done,
+        handler=revoke,
+        arguments=("experiment", "peer"),
+    ),
+)

@@ -1,0 +1,181 @@
+"""Where a plan asks for grants: who holds one trains, and nobody makes one for itself."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.federation.audit import audit, verdict_of
+from agents.federation.book import Book, Said
+from agents.federation.grants import grants_of, in_words, was_let_in
+from agents.federation.soundness import why_not
+from protocols.entry import make_entry
+from protocols.errors import Local, Malformed
+from protocols.rounds import Close, Event, Grant, Join, Revoke, Start, content_of, scope_of
+from simulations.net import SimWorld
+from storage.cid import Cid
+from tests.agents.federation.secure.test_secure_service import all_up
+from tests.agents.federation.test_service import Home, until
+from tests.agents.federation.village import cid_of, identity, make_plan
+
+N = 5
+
+
+def peer(number: int) -> Any:
+    return identity(number).peer_id
+
+
+class Room:
+    """A book, and members who say what they like in it; the first is the plan's author."""
+
+    def __init__(self, **changes: object) -> None:
+        self.book = Book(make_plan(N, **({"joining": "granted"} | changes))[1])
+        self._next = dict.fromkeys(range(N), 0)
+
+    def say(self, number: int, event: Event) -> Said:
+        sequence = self._next[number]
+        self._next[number] += 1
+        scope = scope_of(self.book.experiment)
+        said = self.book.add(make_entry(identity(number), event.kind, scope, sequence, [], content_of(event)))
+        assert said is not None
+        return said
+
+    def grant(self, by: int, to: int, depth: int = 0, proof: Cid | None = None) -> Cid:
+        return self.say(by, Grant(audience=peer(to), depth=depth, proof=proof)).cid
+
+    def joined(self) -> set[int]:
+        return {number for number in range(N) if peer(number) in self.book.joined_now()}
+
+
+@pytest.fixture
+def room() -> Room:
+    room = Room()
+    for number in range(N):
+        room.say(number, Join())
+    return room
+
+
+def test_without_a_grant_only_the_author_trains_and_by_other_plans_everybody(room: Room) -> None:
+    assert room.joined() == {0}
+    other = Room(joining="members")
+    for number in range(N):
+        other.say(number, Join())
+    assert other.joined() == set(range(N))
+    assert in_words(other.book, peer(1)) == in_words(room.book, peer(0)) == "the plan"
+    assert "it needs a grant of" in in_words(room.book, peer(1))
+
+
+def test_a_grant_lets_in_its_audience_whatever_came_first(room: Room) -> None:
+    grant = room.grant(0, 1)
+    assert room.joined() == {0, 1} and f"grant {grant} of" in in_words(room.book, peer(1))
+    late = Room()
+    late.grant(0, 1)
+    late.say(1, Join())
+    assert late.joined() == {1}
+
+
+def test_a_grant_is_passed_on_as_deep_as_it_says_and_no_deeper(room: Room) -> None:
+    first = room.grant(0, 1, depth=1)
+    second = room.grant(1, 2, depth=0, proof=first)
+    room.grant(2, 3, depth=0, proof=second)
+    assert room.joined() == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("by", "depth", "proof"),
+    [
+        (3, 0, "none"),  # out of thin air
+        (3, 0, "another's"),  # with a proof that is not its own
+        (1, 1, "own"),  # as much as it holds itself
+        (1, 0, "unknown"),
+        (1, 0, "a join"),
+    ],
+)
+def test_a_grant_that_does_not_come_down_from_the_author_is_none(room: Room, by: int, depth: int, proof: str) -> None:
+    own = room.grant(0, 1, depth=1)
+    join = next(said.cid for said, _ in room.book.all_of(Join) if said.author == peer(1))
+    proofs = {"none": None, "another's": own, "own": own, "unknown": cid_of("x"), "a join": join}
+    room.grant(by, 4, depth, proofs[proof])
+    assert room.joined() == {0, 1} and not grants_of(room.book, peer(4)) and not was_let_in(room.book, peer(4))
+
+
+def test_who_was_let_in_by_one_whose_grant_is_over_is_out_too(room: Room) -> None:
+    first = room.grant(0, 1, depth=2)
+    second = room.grant(1, 2, depth=1, proof=first)
+    room.grant(2, 3, depth=0, proof=second)
+    assert room.joined() == {0, 1, 2, 3}
+    room.say(1, Revoke(grant=second))
+    assert room.joined() == {0, 1}
+    room.say(0, Revoke(grant=first))
+    assert room.joined() == {0}
+    room.grant(0, 3)
+    assert room.joined() == {0, 3}
+
+
+def test_nobody_ends_a_grant_that_it_does_not_stand_above(room: Room) -> None:
+    first = room.grant(0, 1, depth=1)
+    room.grant(0, 2)
+    room.grant(1, 3, proof=first)
+    room.say(3, Revoke(grant=first))
+    room.say(2, Revoke(grant=first))
+    room.say(2, Revoke(grant=cid_of("x")))
+    assert room.joined() == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("content", [{"depth": 9}, {"depth": -1}, {"audience": b"x"}, {"more": 1}])
+def test_what_no_grant_can_hold_is_refused(room: Room, content: dict[str, object]) -> None:
+    whole = content_of(Grant(audience=peer(1))) | content
+    with pytest.raises((Malformed, Local)):
+        room.book.add(make_entry(identity(0), "grant", scope_of(room.book.experiment), 9, [], whole))
+
+
+def closed(room: Room, *joined: int) -> Said:
+    return room.say(0, Close(round=1, term=0, submissions=(), joined=tuple(map(peer, joined)), void="test"))
+
+
+def test_a_close_that_lets_in_who_holds_no_grant_is_countersigned_by_nobody(room: Room) -> None:
+    room.grant(0, 1)
+    room.say(0, Start(joined=(peer(0), peer(1))))
+    assert why_not(room.book, closed(room, 0, 1, 4)) == "it lets in who holds no grant that is known here"
+
+
+def test_a_close_that_was_sound_stays_so_when_a_grant_ends_and_one_without_its_member_becomes_so(room: Room) -> None:
+    grant = room.grant(0, 1)
+    room.say(0, Start(joined=(peer(0), peer(1))))
+    both = closed(room, 0, 1)
+    assert why_not(room.book, both) == ""
+    without = both._replace(event=Close(round=1, term=0, submissions=(), joined=(peer(0),), void="test"))
+    assert "leaves somebody out" in why_not(room.book, without)
+    room.say(0, Revoke(grant=grant))
+    assert why_not(room.book, both) == why_not(room.book, without) == ""
+
+
+async def test_members_train_once_they_are_let_in_and_no_more_when_they_are_let_out(
+    sim_world: SimWorld, tmp_path: Path, autojump_clock: Any
+) -> None:
+    homes = [Home(sim_world, name, tmp_path) for name in ("ada", "bob", "cleo", "dan")]
+    async with all_up(homes):
+        plan = homes[0].plan(homes, joining="granted", n_rounds=4)
+        ones = []
+        for home in homes:
+            one = await home.rounds.follow(plan, home.data)
+            one.keep.show(one.plan.initial) if home is homes[0] else None
+            await one.do(one.member.join)
+            ones.append(one)
+        ada, bob, _, dan = ones
+        bobs, cleos, dans = (home.identity.peer_id for home in homes[1:])
+        await ada.do(lambda now_s: ada.member.grant(bobs, 1, now_s))
+        await until(lambda: bobs in bob.book.joined_now())
+        await dan.do(lambda now_s: dan.member.grant(dans, 0, now_s))
+        assert dans not in dan.book.joined_now()
+        await ada.do(ada.member.start)
+        await bob.do(lambda now_s: bob.member.grant(cleos, 0, now_s))
+        await until(lambda: any(cleos in (ada.book.roster(number) or ()) for number in (2, 3)))
+        await ada.do(lambda now_s: ada.member.revoke(cleos, now_s))
+        await until(lambda: all(one.is_over for one in ones))
+        assert cleos not in ada.book.joined_now()
+        assert len({one.book.result(4) for one in ones}) == 1
+        rosters = [set(dan.book.roster(number) or ()) for number in range(1, 5)]
+        assert rosters[0] == {homes[0].identity.peer_id, bobs} and all(dans not in roster for roster in rosters)
+        findings = audit(homes[0].node.ports, plan, dan.book.entries(), homes[0].folder / "scratch")
+        assert verdict_of(findings) == "proved"
