@@ -155,6 +155,7 @@ class Lora(Task, frozen=True, tag="lora", kw_only=True):
         halves = {name: shape for name, shape in layout.shapes if layer_of(name, "a") or layer_of(name, "b")}
         cut = adapters.resized(Layout.of(halves), rank)
         found = adapters.Views.of(vector, layout).tensors
+        initial.unlink(missing_ok=True)
         start = new_vector(initial, cut)
         for name, shape, where in places(cut):
             start[where] = found[name][: shape[0], : shape[1]].ravel()
@@ -162,6 +163,7 @@ class Lora(Task, frozen=True, tag="lora", kw_only=True):
         if not self.way.goes_into_base:
             return initial, None
         merged = out.with_name(f"{out.name}.merged")
+        merged.unlink(missing_ok=True)
         canonical(tensors, merged, lambda name: name not in halves)
         return initial, merged
 
