@@ -43,7 +43,7 @@ def pack(
     content, missing = dict[Cid, None](), set[Cid]()
     for link in _linked(space):
         try:
-            content.update((reached.cid, None) for reached in reach(store, link))
+            content.update(dict.fromkeys([reached.cid for reached in reach(store, link)]))  # whole or not at all
         except Corrupt:
             raise
         except StorageError:
