@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -80,7 +80,8 @@ log = structlog.get_logger(__name__)
 class Node:
     """The parts of a running node, as operations get them. `stop(reason)` begins to end it; `gateway` is its URL.
 
-    `trainer` is an engine of its own, so that chats go on while a training runs, and one's death is not the other's.
+    `trainer` and `workshop` are engines of their own: answers go on while a training runs, and both while models are
+    brought in, merged and exported; the death of one is not another's.
     """
 
     home: Home
@@ -98,6 +99,7 @@ class Node:
     adapters: Adapters
     engine: Engine
     trainer: Engine
+    workshop: Engine
     training_now: set[str]
     desk: Desk
     chats: Sessions[Chat]
@@ -206,12 +208,27 @@ async def open_node(
                     nursery.cancel_scope.cancel()
 
 
+class Engines(NamedTuple):
+    """The engine that answers, the one that trains, and the one for work on whole models. None runs unasked."""
+
+    answering: Engine
+    trainer: Engine
+    workshop: Engine
+
+
 @asynccontextmanager
-async def _engines(
-    config: Config, home: Home, catalog: Catalog, feed: EventFeed
-) -> AsyncIterator[tuple[Engine, Engine]]:
-    """The engine that answers, and the one that trains. Raises: BadConfig, BackendRefused."""
+async def _engines(config: Config, home: Home, catalog: Catalog, feed: EventFeed) -> AsyncIterator[Engines]:
+    """Raises: BadConfig, BackendRefused."""
     wish = config.engine
+    beside = partial(
+        open_engine,
+        command=TRAINER,
+        threads=wish.n_threads,
+        device=wish.device,
+        idle_s=min(TRAINER_IDLE_S, wish.idle_timeout_s),
+        hang_s=wish.hang_timeout_s,
+        on_log=_log_engine,
+    )
     async with (
         engine_opened(
             config,
@@ -227,16 +244,10 @@ async def _engines(
             on_log=_log_engine,
             on_death=lambda why: feed.note("engine_died", {"text": why[:MAX_DEATH_CHARS]}),
         ) as engine,
-        open_engine(
-            command=TRAINER,
-            threads=wish.n_threads,
-            device=wish.device,
-            idle_s=min(TRAINER_IDLE_S, wish.idle_timeout_s),
-            hang_s=wish.hang_timeout_s,
-            on_log=_log_engine,
-        ) as trainer,
+        beside() as trainer,
+        beside() as workshop,
     ):
-        yield engine, trainer
+        yield Engines(engine, trainer, workshop)
 
 
 @asynccontextmanager
@@ -356,14 +367,14 @@ def _assemble(
     ports: Ports,
     keeper: Keeper,
     feed: EventFeed,
-    engines: tuple[Engine, Engine],
+    engines: Engines,
     stop: Callable[[str], None],
     gateway: str | None,
     crew: Crew,
 ) -> tuple[Node, dict[str, Service]]:
     """Put the parts together: the node, and the services that run beside it."""
     network, catalog = ports.network, ports.catalog
-    engine, trainer = engines
+    engine, trainer, workshop = engines
     rng = random.Random(os.urandom(16))
     provider = Provider(ports, rng)
     publish, published = trio.open_memory_channel[Cid](MAX_QUEUED)
@@ -388,6 +399,7 @@ def _assemble(
         adapters=Adapters(ports, publish, tell, provider),
         engine=engine,
         trainer=trainer,
+        workshop=workshop,
         training_now=set(),
         desk=desk,
         chats=Sessions(),

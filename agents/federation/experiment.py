@@ -471,7 +471,7 @@ class Experiment:
     async def fetch_file(self, cid: Cid, max_bytes: int = MAX_TENSORS_BYTES) -> None:
         """Bring a file here, hold it for the experiment, and pass it on to members where that tells them nothing else.
 
-        Raises: NoProviders, TimedOut, Tampered, TooBig, Malformed, StorageError.
+        Raises: NoProviders, TimedOut, Tampered, TooBig, Malformed, BadTensors, StorageError.
         """
         if await trio.to_thread.run_sync(self.keep.is_held, cid):
             return
@@ -481,9 +481,10 @@ class Experiment:
             )
             self._fetched_bytes += progress.n_bytes
             is_new = progress.n_reused_blocks == 0
-            await trio.to_thread.run_sync(self._hold, cid, is_new)
+            await trio.to_thread.run_sync(self._hold, cid, is_new, max_bytes)
 
-    def _hold(self, cid: Cid, is_new: bool) -> None:
+    def _hold(self, cid: Cid, is_new: bool, max_bytes: int) -> None:
+        self.keep.check_size(cid, max_bytes)
         if self.keep.may_pass_on(cid, is_new=is_new):
             self.keep.show(cid)
         self.keep.hold(cid)

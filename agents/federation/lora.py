@@ -125,6 +125,12 @@ def update_fault(way: LoraWay | None, wanted: Layout, found: Layout) -> str:
     return found.differs_from(resized(wanted, rank))
 
 
+def is_idle(way: LoraWay | None, layout: Layout, vector: Vector) -> bool:
+    """Does an update of this layout leave every B as it was, where it has any? It rides along and learned nothing."""
+    ups = [where for name, _, where in places(layout) if layer_of(name, "b")] if way is not None else []
+    return bool(ups) and not any(vector[where].any() for where in ups)
+
+
 def _rank_of(layout: Layout) -> int:
     """The rank of its first B; 0 without one."""
     return next((shape[-1] for name, shape in layout.shapes if layer_of(name, "b") and len(shape) == 2), 0)
@@ -159,12 +165,10 @@ class Views(NamedTuple):
         """Nothing is copied."""
         return cls({name: vector[where].reshape(shape) for name, shape, where in places(layout)})
 
-    def pair(self, layer: str, rank: int, scale: float) -> Pair:
-        """A layer's halves; those of a lower rank get rows and columns of zeros."""
-        a = np.asarray(self.tensors[half_name(layer, "a")], np.float64)
-        b = np.asarray(self.tensors[half_name(layer, "b")], np.float64)
-        more = rank - len(a)
-        return Pair(np.pad(a, ((0, more), (0, 0))), np.pad(b, ((0, 0), (0, more))), scale)
+    def pair(self, layer: str, scale: float) -> Pair:
+        """A layer's halves."""
+        a, b = (np.asarray(self.tensors[half_name(layer, half)], np.float64) for half in "ab")
+        return Pair(a, b, scale)
 
 
 def combine(
@@ -172,7 +176,8 @@ def combine(
 ) -> None:
     """Write the next round's tensors to `out`: a client's adapter is what it began with, and its update.
 
-    One layer after the other, so that memory is that of a layer's factors. Raises: CannotAggregate.
+    The first one has the plan's rank, with zeros where it trained less, so that what comes out has it too. One layer
+    after the other: memory is that of a layer's factors. Raises: CannotAggregate.
     """
     terms, parts = terms_of(plan), _parts(plan, admitted)
     before, new = Views.of(base, layout), Views.of(out, layout)
@@ -181,9 +186,10 @@ def combine(
         raise CannotAggregate(f"the round's tensors are not the task's: {why}")
     found = [Views.of(one.vector, resized(wanted, _rank_in(one.vector, wanted))) for one in admitted]
     for layer in layers_in(layout, "b"):
-        start = before.pair(layer, terms.rank, terms.scale)
+        start = before.pair(layer, terms.scale)
         sent = [
-            Sent({layer: _grown(start, update.tensors, layer)}, part) for update, part in zip(found, parts, strict=True)
+            Sent({layer: _grown(start, update.tensors, layer, is_whole=not place)}, part)
+            for place, (update, part) in enumerate(zip(found, parts, strict=True))
         ]
         with np.errstate(all="ignore"):
             combined = way.combine(sent, number)
@@ -209,11 +215,15 @@ def _rank_in(vector: Vector, wanted: Layout) -> int:
     return len(vector) // resized(wanted, 1).n_params
 
 
-def _grown(start: Pair, update: Mapping[str, Vector], layer: str) -> Pair:
-    """What a client trained: the first rows of what the round began with, and its update. It has no others."""
+def _grown(start: Pair, update: Mapping[str, Vector], layer: str, *, is_whole: bool) -> Pair:
+    """What a client trained: the first rows of what the round began with, and its update. It has no others.
+
+    `is_whole`: with rows of zeros in their place.
+    """
     more_a, more_b = update[half_name(layer, "a")], update[half_name(layer, "b")]
-    a, b = np.zeros_like(start.a), np.zeros_like(start.b)
     rank = len(more_a)
+    size = start.rank if is_whole else rank
+    a, b = np.zeros((size, start.a.shape[1])), np.zeros((start.b.shape[0], size))
     a[:rank] = start.a[:rank] + more_a
     b[:, :rank] = start.b[:, :rank] + more_b
     return Pair(a, b, start.scale)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, cast
 
 from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fetch, Prepare, Reveal, Say, Train, Work
-from agents.federation.book import Book, Said
+from agents.federation.book import MAX_EVENTS_OF_AUTHOR, Book, Said
 from agents.federation.secure.stages import Stages, bound_close, consented, is_split
 from agents.federation.soundness import has_central_noise, why_not
 from protocols.entry import Entry, make_entry
@@ -42,6 +42,7 @@ from storage.cid import Cid
 from storage.keys import Identity, PeerId
 
 SPLIT: Final = "members countersigned two active sets: the round is void, and is not tried again"
+QUICK_PROMISES: Final = 16  # of one round; later ones a lease behind the term: a deputy may open terms without end
 MAX_STEPS: Final = 1000  # of one call: each says something, and there is not that much to say
 
 
@@ -182,8 +183,8 @@ class Member:
 
     def _step(self, now_s: float) -> list[Action]:
         book = self.book
-        if book.cancelled() is not None:
-            return []
+        if book.cancelled() is not None or book.height(self._me) >= MAX_EVENTS_OF_AUTHOR:
+            return []  # of nobody more is taken: what is said no more stops nothing else
         if accusation := self._accuse():
             return accusation
         number = book.current()
@@ -195,7 +196,7 @@ class Member:
         self._notice(("round", number), now_s)
         if final := book.final(number):
             return self._finish(number, final) if self._me in selected else []
-        return self._coordinate(number, now_s) or (self._take_part(number) if self._me in selected else [])
+        return self._coordinate(number, now_s) or (self._take_part(number, now_s) if self._me in selected else [])
 
     def _finish(self, number: int, final: Said) -> list[Action]:
         """A close is final: unmask what it adds up, where it is masked, and compute."""
@@ -366,7 +367,7 @@ class Member:
 
     # As one of the selected
 
-    def _take_part(self, number: int) -> list[Action]:
+    def _take_part(self, number: int, now_s: float) -> list[Action]:
         book = self.book
         opened = book.opened(number)
         if not opened:
@@ -376,6 +377,11 @@ class Member:
         promised = [event.term for _, event in book.said_by(self._me, Promise) if event.round == number]
         bound = max([-1, *promised, *(at for at, _ in own)])
         if term > max(bound, 0):
+            if (
+                len(promised) >= QUICK_PROMISES
+                and now_s < self._notice(("term", number, term), now_s) + book.plan.lease_s
+            ):
+                return []
             return [self._say(Promise(round=number, term=term, vote=max(own)[1] if own else None))]
         duty = self._prepare(number) if book.secure is not None else None
         if duty:

@@ -18,7 +18,7 @@ from agents.aggregation.registry import before_of, rule_of, server_of
 from agents.aggregation.updates import CannotAggregate, Update, Vector, largest
 from agents.federation.compression.codec import BadCompressed
 from agents.federation.compression.registry import codec_of
-from agents.federation.lora import combine, scatter, update_fault, update_layout, way_of
+from agents.federation.lora import combine, is_idle, scatter, update_fault, update_layout, way_of
 from agents.federation.privacy.accounts import lattice_of, next_bound
 from agents.federation.privacy.clipping import MAX_BOUND, MIN_BOUND
 from agents.federation.privacy.lattice import BadLattice, Told, noise_fault, noisy_mean
@@ -114,6 +114,9 @@ def _fault(plan: Plan, layout: Layout, path: Path) -> str:
         return "it holds NaN or infinity"
     if most == 0.0:
         return "it is zero everywhere"
+    way = way_of(plan)
+    if is_idle(way, layout if plan.compression is not None or way is None else read_layout(path), vector):
+        return "it leaves every B as it was: nothing was learned"
     if plan.max_norm and (norm := measure([vector]).norm(0)) > plan.max_norm:
         return f"its norm of {norm:.6g} is over the bound of {plan.max_norm:.6g}"
     return ""

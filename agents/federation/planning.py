@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agents.errors import AgentError
+from agents.federation.book import MAX_EVENTS_OF_AUTHOR
 from agents.federation.compatibility import problems
 from agents.federation.options import options_of
 from agents.federation.outcome import recipe_of
@@ -16,6 +17,7 @@ from storage.cid import Cid
 from storage.keys import PeerId
 
 MAX_FILE_BYTES: Final = 1 << 20
+EVENTS_OF_ROUND: Final = 10  # that one member says, as a rule at most, beside receipts
 KEYS: Final = frozenset(
     {
         "title", "task", "initial", "rounds", "min_participants", "selected", "deadline_s", "lease_s", "before", "rule",
@@ -96,6 +98,12 @@ def plan_of(fields: Mapping[str, Any], initial: Cid, unix_s: int) -> Plan:
         )
     if plan.min_participants > len(plan.members):
         raise BadPlan(f"{plan.min_participants} participants are needed, and there are {len(plan.members)} members")
+    n_events = plan.n_rounds * ((plan.n_selected or len(plan.members)) + EVENTS_OF_ROUND)
+    if n_events > MAX_EVENTS_OF_AUTHOR:
+        raise BadPlan(
+            f"{plan.n_rounds} rounds may take a coordinator {n_events:,} events, a receipt for each update among them, "
+            f"and of one member {MAX_EVENTS_OF_AUTHOR:,} are taken: make it fewer rounds, or select fewer"
+        )
     if plan.deadline_s < plan.lease_s:
         raise BadPlan("the deadline is shorter than the lease: every round would be over before a deputy could act")
     if found := faults(plan):

@@ -1,13 +1,15 @@
 """How an experiment stands, for people: read out of its book."""
 
 import math
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 from agents.federation.book import Book
 from agents.federation.phases import phase_of
 from protocols.rounds import Cancel, Close, Keys, Refusal, Result, Score, Shares, Submit, Unmask, Vote
 from storage.cid import Cid
 from storage.keys import PeerId
+
+MAX_LOSS: Final = 1e9  # that is shown: members may say what no sum of floats holds
 
 
 class RoundStanding(NamedTuple):
@@ -30,6 +32,11 @@ class RoundStanding(NamedTuple):
     scores: tuple[Score, ...]
     result: Cid | None
     void: str
+
+    @property
+    def loss(self) -> float | None:
+        """The mean of what participants say after their own training."""
+        return _mean([(loss, 1) for loss in self.losses])
 
     @property
     def result_loss(self) -> float | None:
@@ -113,8 +120,9 @@ def _refused(book: Book, number: int, result: Cid | None) -> tuple[Refusal, ...]
     return next(found, ())
 
 
-def _mean(pairs: list[tuple[float, int]]) -> float | None:
-    """By the number of samples."""
+def _mean(told: list[tuple[float, int]]) -> float | None:
+    """By the number of samples, of what can be: one who says anything else is not heard."""
+    pairs = [(value, n) for value, n in told if abs(value) <= MAX_LOSS]
     return math.fsum(value * n for value, n in pairs) / sum(n for _, n in pairs) if pairs else None
 
 

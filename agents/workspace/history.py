@@ -5,10 +5,11 @@ Whether an entry is accepted depends on it and its past alone; that it says some
 
 import bisect
 import math
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterator
 from operator import attrgetter
 from typing import Final, NamedTuple, cast
 
+from agents.workspace.branches import Branches
 from agents.workspace.origin import missing, origin
 from agents.workspace.vault import Vault
 from protocols.entry import Entry
@@ -109,7 +110,8 @@ class History:
         self._chains: Final[dict[PeerId, dict[int, list[Node]]]] = {}
         self._heads: Final[dict[Cid, None]] = {root.cid: None}
         self._forks: Final[dict[PeerId, int]] = {}
-        self._irregular: Final[set[PeerId]] = set()
+        self._irregular: Final[dict[PeerId, int]] = {}  # whose numbers have several blocks, all behind this one
+        self._branches: Final = Branches(self._nodes)
         self.vault: Final = Vault(self.workspace, self.get, identity)
 
     def __len__(self) -> int:
@@ -161,8 +163,12 @@ class History:
         self._heads[entry.cid] = None
         same = self._chains.setdefault(entry.author, {}).setdefault(entry.sequence, [])
         same.append(node)
-        if len(same) > 1:
-            self._irregular.add(entry.author)
+        if len(same) > 1 and entry.sequence <= self._irregular.get(entry.author, entry.sequence):
+            at = entry.sequence // 2 if entry.author in self._irregular else max(entry.sequence - 1, 0)
+            self._irregular[entry.author] = at
+            self._branches.begin(self.blocks(), self._behind(entry.author, at))
+        else:
+            self._branches.add(node, is_branch=entry.sequence >= self._irregular.get(entry.author, math.inf))
         if twin is not None:
             return None
         self._bodies[entry.body_cid] = node
@@ -266,15 +272,9 @@ class History:
                 lacking.extend(own[sequence])
         if not doubtful:
             return [node.entry for node in sorted(lacking, key=_RANK)]
-        covered = self._blocks_before(known.heads)
-        maybe = {
-            node.entry.cid: node
-            for author in doubtful
-            for nodes in self._chains[author].values()
-            for node in nodes
-            if node.entry.cid not in covered
-        }
-        needed = self._blocks_before([node.entry.cid for node in lacking], covered) & maybe.keys()
+        maybe = self._maybe(doubtful, known)
+        lacking += self._before_branches(doubtful, maybe, known)
+        needed = self._branches.before((node.entry.cid for node in lacking), maybe)
         first = sorted([*lacking, *(maybe[cid] for cid in needed)], key=_RANK)
         rest = sorted((node for cid, node in maybe.items() if cid not in needed), key=_RANK)
         return [node.entry for node in (*first, *self._from_turn(rest, known))]
@@ -291,16 +291,30 @@ class History:
         there = own.get(mark.height - 1)
         return there is None or digest_of(there[0].entry.cid) == mark.latest
 
-    def _blocks_before(self, heads: Iterable[Cid], but: Set[Cid] = frozenset()) -> set[Cid]:
-        """The entry blocks that somebody has who has these; of those in `but`, and before them, none."""
-        edge = [head for head in heads if head in self._nodes]
-        seen = set(edge)
-        while edge:
-            for link in self._nodes[edge.pop()].entry.prev:
-                if link in self._nodes and link not in seen and link not in but:
-                    seen.add(link)
-                    edge.append(link)
-        return seen
+    def _maybe(self, doubtful: list[PeerId], known: Known) -> dict[Cid, Node]:
+        """Of such authors, the entry blocks that stand in the past of nothing that the asker named."""
+        found = {
+            node.entry.cid: node for author in doubtful for node in self._behind(author, self._irregular.get(author, 0))
+        }
+        for cid in self._branches.before(known.heads, found):
+            del found[cid]
+        for head in known.heads:
+            found.pop(head, None)
+        return found
+
+    def _before_branches(self, doubtful: list[PeerId], maybe: dict[Cid, Node], known: Known) -> Iterator[Node]:
+        """What the asker lacks of the part of their entries that is a chain."""
+        for author in doubtful:
+            own, at = self._chains[author], self._irregular.get(author, 0)
+            if own[at][0].entry.cid in maybe:
+                mark = known.marks.get(author)
+                is_there = mark is not None and mark.height <= at and self._agrees(own, mark)
+                for sequence in range(mark.height if mark is not None and is_there else 0, at):
+                    yield from own[sequence]
+
+    def _behind(self, author: PeerId, sequence: int) -> Iterator[Node]:
+        own = self._chains[author]
+        return (node for number in range(sequence, len(own)) for node in own[number])
 
     def blocks(self) -> list[Node]:
         """Every entry block, in order: those of one body beside each other."""

@@ -439,8 +439,10 @@ class Workspace:
         now_s = trio.current_time()
         if len(self.reached) < len(self._members()) and now_s >= self._met_s.get(peer, -math.inf):
             self._met_s[peer] = now_s + MEET_S
+            members = set(self._members())
             for found in await sync.ask_members(self._ports.network, peer, self.cid):
-                self._where[found.peer] = found.addresses
+                if found.peer in members:
+                    self._where[found.peer] = found.addresses
 
 
 _REFUSED: Final = ("foreign", "bad_links", "bad_sequence", "full")

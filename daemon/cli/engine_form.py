@@ -42,7 +42,8 @@ def engine_lines(result: Json) -> Iterator[str]:
     yield f"restarts  {result['n_restarts']}, deaths {result['n_deaths']}"
     if result["last_death"] is not None:
         yield f"last      {duration_text(result['last_death_s_ago'])} ago: {clean(result['last_death'])}"
-    yield from _trainer_lines(result["trainer"])
+    yield from _lines_beside("trainer", result["trainer"])
+    yield from _lines_beside("workshop", result["workshop"])
 
 
 def _backend_lines(backend: Json) -> Iterator[str]:
@@ -58,15 +59,16 @@ def _backend_lines(backend: Json) -> Iterator[str]:
         yield f"          was given {', '.join(map(clean, backend['adapters']))}"
 
 
-def _trainer_lines(trainer: Json) -> Iterator[str]:
+def _lines_beside(title: str, beside: Json) -> Iterator[str]:
     """Nothing of one that was never needed."""
-    if trainer["pid"] is not None:
-        does = [f"training {clean(name)}" for name in trainer["trainings"]]
-        does += [f"{n} {clean(kind)}" for kind, n in sorted(trainer["calls"].items()) if kind != "train"]
-        memory = "" if trainer["rss_bytes"] is None else f", {bytes_text(trainer['rss_bytes'])} in use"
-        yield f"trainer   process {trainer['pid']}{memory}: {', '.join(does) or 'nothing to do'}"
-    if trainer["last_death"] is not None:
-        yield f"          died {duration_text(trainer['last_death_s_ago'])} ago: {clean(trainer['last_death'])}"
+    if beside["pid"] is not None:
+        does = [f"training {clean(name)}" for name in beside["trainings"]]
+        does += [f"{n} {clean(kind)}" for kind, n in sorted(beside["calls"].items()) if kind != "train"]
+        memory = "" if beside["rss_bytes"] is None else f", {bytes_text(beside['rss_bytes'])} in use"
+        yield f"{title:<8}  process {beside['pid']}{memory}: {', '.join(does) or 'nothing to do'}"
+    if beside["last_death"] is not None:
+        died = f"{title:<8}  " if beside["pid"] is None else " " * 10
+        yield f"{died}died {duration_text(beside['last_death_s_ago'])} ago: {clean(beside['last_death'])}"
 
 
 def _speed(result: Json) -> str:

@@ -47,6 +47,8 @@ MAX_ENTRIES_PER_MESSAGE: Final = MAX_ITEMS // 4
 OPEN_TIMEOUT_S: Final = 15.0
 MAX_MESSAGES: Final = 16 << 10  # that a peer may send at once before it has to wait; as many again in:
 REFILL_S: Final = 8.0
+MAX_FAULTS: Final = 16  # of a peer before its connection is closed; as many again in:
+FORGIVE_S: Final = 120.0
 WRITE_TIMEOUT_S: Final = 60.0  # for one message: a peer that reads slower than that is given up
 LINGER_S: Final = 60.0  # our stream to a peer closes after so much silence
 N_ATTEMPTS: Final = 2  # a broken stream is reopened once before the peer counts as lost
@@ -91,6 +93,7 @@ class _Ear:
     """Where we listen to one peer, for as long as it is connected."""
 
     messages: Bucket
+    faults: Bucket
     n_streams: int = 0
     turn: trio.Lock = field(default_factory=trio.Lock)  # one message of a peer's is taken in at a time
 
@@ -238,7 +241,7 @@ def _carry_out(exchange: Exchange, actions: Iterable[Action]) -> None:
             case NeedProviders(number):
                 exchange.sessions[number].is_needy.set()
             case Misbehaved(peer, code):
-                exchange.report(peer, code)
+                _report(exchange, peer, code)
     if exchange.wants.next_deadline_s() < exchange.armed_s:
         exchange.rearm.set()
 
@@ -273,17 +276,29 @@ async def _hear(exchange: Exchange, stream: Stream) -> None:
     peer = stream.peer
     ear = exchange.ears.get(peer)
     if ear is None:
-        ear = exchange.ears[peer] = _Ear(Bucket(MAX_MESSAGES, REFILL_S, trio.current_time()))
+        now_s = trio.current_time()
+        ear = exchange.ears[peer] = _Ear(Bucket(MAX_MESSAGES, REFILL_S, now_s), Bucket(MAX_FAULTS, FORGIVE_S, now_s))
     ear.n_streams += 1
     try:
         await _listen(exchange, stream, ear)
     except (Malformed, TooBig) as error:
-        exchange.report(peer, error.code)
+        _report(exchange, peer, error.code)
     finally:
         ear.n_streams -= 1
         if not ear.n_streams and peer not in exchange.network.peers():
             del exchange.ears[peer]
             exchange.serving.gone(peer)  # what it wanted may have been noted after it left
+
+
+def _report(exchange: Exchange, peer: PeerId, code: str) -> None:
+    """A peer sent what it should not; who goes on with it loses its connection."""
+    exchange.report(peer, code)
+    ear, now_s = exchange.ears.get(peer), trio.current_time()
+    if ear is None:
+        return
+    if ear.faults.wait_s(1, now_s) > 0 and exchange.nursery is not None:
+        exchange.nursery.start_soon(exchange.network.disconnect, peer)
+    ear.faults.take(1, now_s)
 
 
 async def _listen(exchange: Exchange, stream: Stream, ear: _Ear) -> None:

@@ -106,6 +106,7 @@ def node(tmp_path):
         catalog=catalog,
         engine=engine,
         trainer=engine,
+        workshop=engine,
         training_now={"poet"},
         desk=Desk(engine),
         answers=AnswerCache([MemoryAnswers(1 << 20, 1e9)], max_distance=0.0, unix_s=lambda: 1.0),
@@ -240,7 +241,7 @@ def shown(**changes):
         "dtype": "F32", "n_running": 2, "n_waiting": 1, "tokens_per_s": 41.5, "cache_bytes": 1 << 20,
         "cache_budget_bytes": 64 << 20, "adapters": [{"name": "poet v1", "n_bytes": 2048, "rank": 8, "n_running": 1}],
         "calls": {"generate": 2}, "n_restarts": 2, "n_deaths": 1, "last_death": "the engine died: killed\x1b[2J",
-        "last_death_s_ago": 5.0, "wait_s": 0.0, "trainer": IDLE, "backend": None,
+        "last_death_s_ago": 5.0, "wait_s": 0.0, "trainer": IDLE, "workshop": IDLE, "backend": None,
     }  # fmt: skip
     return "\n".join(engine_lines(known | changes))
 
@@ -277,6 +278,8 @@ def test_the_trainer_is_told_of_where_there_is_one_or_was():
     assert first == "trainer   process 9, 512.0 MiB in use: training poet, 1 merge"
     assert second.strip() == "died 1 min 1 s ago: the engine died: killed[2J"
     assert "nothing to do" in shown(trainer=IDLE | {"pid": 9})
+    *_, last = shown(workshop=IDLE | died).split("\n")
+    assert last == "workshop  died 1 min 1 s ago: the engine died: killed[2J"
 
 
 def test_what_a_peer_wrote_does_not_move_the_cursor(capsys):

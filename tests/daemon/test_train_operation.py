@@ -262,6 +262,39 @@ async def test_what_needs_the_weights_of_a_backends_model_is_refused(given, fox,
     assert trainer.asked == []
 
 
+class Workshop:
+    """Does at once what is asked for, and notes what that was."""
+
+    def __init__(self):
+        self.asked = []
+
+    async def one(self, request):
+        self.asked.append(type(request).__name__)
+        if isinstance(request, messages.Merge):
+            return messages.Merged(card=CARD, n_layers=1)
+        return messages.Exported(path=request.out, n_bytes=1, n_tensors=1)
+
+    @asynccontextmanager
+    async def call(self, request):
+        self.asked.append(type(request).__name__)
+
+        async def replies():
+            yield messages.Imported(card=CARD)
+
+        yield replies()
+
+
+async def test_work_on_whole_models_keeps_neither_answers_nor_trainings_waiting(given, tmp_path):
+    node, trainer = given()
+    node = dataclasses.replace(node, workshop=Workshop())
+    out = str(tmp_path / "out")
+    await model_export.merge(node, model_export.Merge(model="tiny", adapter=str(tmp_path), out=out))
+    await model_export.export(node, model_export.Export(model="tiny", out=out))
+    (pulled,) = await told(models.pull(node, models.Pull(source=str(tmp_path), name="new")))
+    assert (pulled.name, node.workshop.asked) == ("new", ["Merge", "Export", "Import"])
+    assert trainer.asked == [] and node.engine.n_calls == node.engine.health().n_starts == 0
+
+
 async def test_a_training_that_fails_says_why_in_an_event_too(given, fox):
     node, _ = given([BadData("line 3: not JSON")])
     with pytest.raises(BadData, match="line 3"):

@@ -339,3 +339,24 @@ async def test_idle_streams_to_the_dht_shut_nobody_out(scene: Scene) -> None:
         await stream.write(ping)
         with trio.fail_after(10):
             assert await stream.read(100)
+
+
+async def test_pings_are_answered_and_a_flood_of_them_is_broken_off(scene: Scene) -> None:
+    async with open_network(Identity.generate(), LOOPBACK) as stranger:
+        await stranger.connect(info(scene.node))
+        stream = await stranger.open_stream(scene.node.peer_id, ["/ipfs/ping/1.0.0"])
+        for number in (1, 2):
+            await stream.write(bytes([number]) * 32)
+            assert await stream.read(32) == bytes([number]) * 32
+        n_bytes = 0
+        with trio.fail_after(20):
+            try:
+                await stream.write(bytes(32) * 2000)
+                while data := await stream.read(1 << 16):
+                    n_bytes += len(data)
+            except StreamBroken:
+                pass
+            else:
+                pytest.fail("it answered all of them")
+        assert n_bytes < 32 * 2000
+    await scene.still_answers()

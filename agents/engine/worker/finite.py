@@ -24,7 +24,7 @@ def check_weights(tensors: Iterable[tuple[str, Tensor]], name: str) -> None:
     """The weights of the model `name`, as they will be computed with. Raises: BadModel."""
     for which, tensor in tensors:
         if not is_finite(tensor):
-            why = "the model is broken: get it anew"
+            why = "the model is broken, get it anew"
             if tensor.dtype == torch.float16:
                 why = "either the model is broken, or it has numbers too large for float16: set engine.dtype to float32"
             raise BadModel(f"{which[:100]} of {name} holds NaN or infinity: {why}")

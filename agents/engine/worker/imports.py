@@ -23,6 +23,7 @@ from agents.engine.model_folder import (
     make_card,
     merged_of,
     read_config,
+    read_weights_header,
     source_files,
     with_merged,
     write_card,
@@ -128,6 +129,9 @@ def find_in_wheel(package: str, endings: tuple[str, ...]) -> Path:
 def _copy(source: Path, staging: Path, name: str, is_cancelled: IsCancelled, tell: Tell) -> ModelCard:
     files = source_files(source)
     read_config(source)  # what cannot be used is not copied either
+    for file in files:
+        if file.suffix == ".safetensors":
+            read_weights_header(file)
     n_total = sum(file.stat().st_size for file in files)
     check_room(staging, n_total, f"a copy of {source}")
     n_done = 0

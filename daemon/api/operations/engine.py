@@ -8,6 +8,9 @@ from msgspec import Meta
 from daemon.api.operation import Done, Nothing, Operation, Params, Result
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from agents.engine.client import Engine
     from daemon.app import Node
 
 MAX_TEXT_CHARS: Final = 2000
@@ -31,8 +34,8 @@ class Resident(Result, frozen=True):
     n_running: int
 
 
-class TrainerIs(Result, frozen=True):
-    """The process that trains, merges and exports, beside the engine: while it runs, and what its last one died of."""
+class Beside(Result, frozen=True):
+    """A process beside the engine: while it runs, and what its last one died of. `trainings` are those under way."""
 
     pid: int | None
     uptime_s: float | None
@@ -60,7 +63,9 @@ class BackendIs(Result, frozen=True):
 
 
 class EngineIs(Result, frozen=True):
-    """How the engine is, the `backend` that is configured in its place, and the process that trains beside it.
+    """How the engine is, the `backend` that is configured in its place, and who works beside it.
+
+    The `trainer` trains, the `workshop` brings models in, merges and exports them.
 
     `state` is `stopped` (the next request starts it), `waiting` (it died, and is started again in `wait_s`), `starting`
     or `loading` (no answer yet), `ready` or `busy`. `calls` counts what this node has asked it for and not got yet.
@@ -87,7 +92,8 @@ class EngineIs(Result, frozen=True):
     last_death: str | None
     last_death_s_ago: float | None
     wait_s: float
-    trainer: TrainerIs
+    trainer: Beside
+    workshop: Beside
     backend: BackendIs | None
 
 
@@ -147,7 +153,8 @@ async def _look(node: "Node") -> EngineIs:
         last_death=health.last_death[:MAX_TEXT_CHARS] if health.last_death else None,
         last_death_s_ago=None if health.last_death_s is None else now_s - health.last_death_s,
         wait_s=health.wait_s,
-        trainer=_look_at_trainer(node, now_s),
+        trainer=_look_beside(node.trainer, now_s, node.training_now),
+        workshop=_look_beside(node.workshop, now_s),
         backend=await _look_at_backend(node),
     )
 
@@ -183,15 +190,15 @@ async def _look_at_backend(node: "Node") -> BackendIs | None:
     )
 
 
-def _look_at_trainer(node: "Node", now_s: float) -> TrainerIs:
+def _look_beside(engine: "Engine", now_s: float, trainings: "Collection[str]" = ()) -> Beside:
     from daemon.measure import rss_bytes_of
 
-    health = node.trainer.health()
-    return TrainerIs(
+    health = engine.health()
+    return Beside(
         pid=health.pid,
         uptime_s=None if health.started_s is None else now_s - health.started_s,
         rss_bytes=rss_bytes_of(health.pid) if health.pid else None,
-        trainings=sorted(node.training_now),
+        trainings=sorted(trainings),
         calls=health.calls,
         n_deaths=health.n_deaths,
         last_death=health.last_death[:MAX_TEXT_CHARS] if health.last_death else None,

@@ -187,7 +187,7 @@ async def pull(node: "Node", params: Pull, report: "Report") -> Pulled:
             report(Progress(step=step.step, n_done=step.n_done, n_total=step.n_total, unit=step.unit))
 
         row = await import_model(
-            node.engine, node.catalog, node.home.models, params.source, name, wall.unix_s(), on_step
+            node.workshop, node.catalog, node.home.models, params.source, name, wall.unix_s(), on_step
         )
     else:
         providers = [*map(PeerInfo.parse, params.provider), *offering, *map(PeerInfo, node.network.peers())]

@@ -335,11 +335,24 @@ def test_weights_that_are_no_numbers_are_found_when_a_model_is_brought_in_and_wh
         return tensors
 
     folder = spoilt(tiny_model, tmp_path / "broken", broken)
-    with pytest.raises(BadModel, match=rf"{NORM} of broken holds NaN or infinity: the model is broken"):
+    with pytest.raises(BadModel, match=rf"{NORM} of broken holds NaN or infinity: the model is broken, get"):
         load_model(folder)
     with pytest.raises(BadModel, match=rf"{NORM} of new holds NaN or infinity"):
         import_model(str(folder), tmp_path / "new", "new", lambda: False)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_file_of_weights_that_is_none_is_refused_before_it_is_copied(tiny_model, tmp_path):
+    from agents.engine.worker.imports import import_model
+
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
+    weights = copy / "model.safetensors"
+    whole, told = weights.read_bytes(), []
+    for data, said in ((whole[:-1000], "cut short"), (b"PK\x03\x04" + whole[4:], "zip archive")):
+        weights.write_bytes(data)
+        with pytest.raises(BadModel, match=rf"model\.safetensors: .*{said}"):
+            import_model(str(copy), tmp_path / "m", "m", lambda: False, told.append)
+    assert told == []
 
 
 def test_weights_too_large_for_float16_are_told_from_broken_ones(tiny_model, tmp_path):

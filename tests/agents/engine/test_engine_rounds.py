@@ -91,9 +91,9 @@ async def test_rounds_of_two_members_lower_the_loss_in_every_way(tiny_model, tmp
     find = partial(find_base, catalog)
     task = task_of(SETTINGS | {"lora": way}).completed(find)
     texts = []
-    for topic in ("debugger", "assert"):
-        (tmp_path / topic).write_text(pydoc_data.topics.topics[topic])
-        texts.append(tmp_path / topic)
+    for member in ("ada", "bob"):
+        (tmp_path / member).write_text(pydoc_data.topics.topics["debugger"])
+        texts.append(tmp_path / member)
     base = tmp_path / "base-0"
     task.initial(base, find)
     plan = read_plan(make_plan(2, task=msgspec.json.decode(msgspec.json.encode(task)))[1])

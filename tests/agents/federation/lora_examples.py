@@ -38,11 +38,11 @@ def task(way: str, **changes: Any) -> Lora:
     return found
 
 
-def initial(folder: Path, way: str) -> Path:
+def initial(folder: Path, way: str, **changes: Any) -> Path:
     """The tensors of a first round."""
     path = folder / f"{way}-initial"
     path.unlink(missing_ok=True)
-    task(way).initial(path, lambda text: model_in(folder / "model"))
+    task(way, **changes).initial(path, lambda text: model_in(folder / "model"))
     return path
 
 

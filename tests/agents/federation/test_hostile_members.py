@@ -4,8 +4,9 @@ import pytest
 
 from agents.federation.actions import Say
 from agents.federation.book import Book
-from agents.federation.member import Member
+from agents.federation.member import QUICK_PROMISES, Member
 from agents.federation.soundness import why_not
+from agents.federation.standing import round_of
 from protocols.entry import Entry, make_entry
 from protocols.rounds import (
     MAX_TERM,
@@ -15,6 +16,8 @@ from protocols.rounds import (
     Join,
     Leave,
     Open,
+    Promise,
+    Score,
     Start,
     Submit,
     Vote,
@@ -98,3 +101,35 @@ def test_who_signs_ever_more_contradictions_is_accused_by_each_once() -> None:
         said += member.tick(0.0)
     accusations = [one.entry for one in said if isinstance(one, Say) and one.entry.kind == Accuse.kind]
     assert len(accusations) == 1 and set(table.book.broken()) == {PEERS[1]}
+
+
+def test_deputies_that_open_terms_without_end_use_nobody_up() -> None:
+    table = Table()
+    member = Member(identity(2), table.book)
+    n_promises = 0
+    for term in range(200):
+        if term % N != 2:
+            table.say(term % N, Open(round=1, term=term))
+        said = [one.entry for one in member.tick(0.0) if isinstance(one, Say)]
+        n_promises += sum(entry.kind == Promise.kind for entry in said)
+    assert n_promises == QUICK_PROMISES
+    assert any(one.entry.kind == Promise.kind for one in member.tick(table.book.plan.lease_s) if isinstance(one, Say))
+
+
+def test_who_has_said_all_that_is_taken_says_no_more_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table()
+    member = Member(identity(0), table.book)
+    monkeypatch.setattr("agents.federation.book.MAX_EVENTS_OF_AUTHOR", 3)
+    monkeypatch.setattr("agents.federation.member.MAX_EVENTS_OF_AUTHOR", 3)
+    said = [one.entry.kind for one in member.tick(0.0) if isinstance(one, Say)]
+    assert said == [Open.kind] and member.tick(100.0) == []
+
+
+def test_losses_that_no_sum_holds_are_left_out_of_what_is_shown() -> None:
+    table = Table()
+    for number, loss in enumerate([1.7e308, 1.7e308, -1.7e308, 2.0, 4.0]):
+        table.say(number, Submit(round=1, base=cid_of("b"), update=cid_of(number), n_samples=1, loss=loss))
+        table.say(number, Score(round=1, result=cid_of("r"), n_samples=1 << 40, loss=loss, accuracy=0.5))
+    table.book.settle(1, cid_of("r"))
+    found = round_of(table.book, 1)
+    assert (found.loss, found.result_loss, found.result_accuracy) == (3.0, 3.0, 0.5)

@@ -250,6 +250,20 @@ async def test_what_is_not_the_rounds_to_train_is_refused(
     assert outcome.tensors.read_bytes() == clean.tensors.read_bytes()
 
 
+@pytest.mark.parametrize("way", ["fedit", "flora", "hetlora"])
+async def test_who_moves_a_alone_rides_along_and_is_refused(tmp_path: Path, way: str) -> None:
+    """B begins as zeros: the product of such an adapter is nothing, and it would water down the others'."""
+    base, rank = initial(tmp_path, way), RANK if way == "fedit" else 2
+    one = update_of(tmp_path, halves(rank, rank))
+    layout = read_layout(one.path)
+    vector = np.memmap(one.path, np.float32, "r+", offset=len(layout.header()), shape=(layout.n_params,))
+    for name, tensor in Views.of(vector, layout).tensors.items():
+        tensor[:] = 0.0 if "lora_B" in name else 1.0
+    vector.flush()
+    outcome = result(tmp_path, plan(way), base, [submitted(one.path, 2)], 1)
+    assert [verdict.reason for verdict in outcome.verdicts] == ["it leaves every B as it was: nothing was learned"]
+
+
 async def test_tensors_that_are_not_the_tasks_stay_what_they_are(tmp_path: Path) -> None:
     layout = halves(2, 2)
     path = tmp_path / "base"

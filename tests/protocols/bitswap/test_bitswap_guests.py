@@ -9,8 +9,10 @@ from trio.testing import MockClock
 
 from protocols.bitswap.intake import MAX_HELD_BYTES
 from protocols.bitswap.shell import (
+    FORGIVE_S,
     LINGER_S,
     MAX_ENTRIES_PER_SLICE,
+    MAX_FAULTS,
     MAX_MESSAGES,
     N_GUEST_THREADS,
     N_THREADS,
@@ -215,3 +217,19 @@ async def test_who_says_nothing_a_million_times_is_heard_slowly_and_forgotten_wh
     await stranger.network.disconnect(node.network.peer_id)
     await trio.sleep(1)
     assert not node.ears
+
+
+async def test_who_sends_what_it_should_not_again_and_again_loses_its_connection(
+    sim_world: SimWorld, start: Start, autojump_clock: MockClock
+) -> None:
+    node = await start(1)
+    stranger, clumsy = Stranger(sim_world, 2), Stranger(sim_world, 3)
+    unwanted = frame(encode(Message(blocks=(payload_of(BLOCKS[0].cid, BLOCKS[0].data),))))
+    for each in (stranger, clumsy):
+        await each.send(node, unwanted * (MAX_FAULTS - 1))
+    assert {stranger.network.peer_id, clumsy.network.peer_id} == set(node.network.peers())
+    await stranger.send(node, unwanted * 2)
+    assert node.network.peers() == [clumsy.network.peer_id]
+    await trio.sleep(FORGIVE_S)
+    await clumsy.send(node, unwanted * (MAX_FAULTS - 1))
+    assert node.network.peers() == [clumsy.network.peer_id]
