@@ -7,6 +7,9 @@ import httpx
 import pytest
 import trio
 
+from agents.roster.declaration import Policy
+from agents.tools import tools
+from agents.tools.tool import Reach, ToolFailed, ToolRefused, use
 from daemon.app import open_node
 from daemon.config import A2aConfig, Config
 from storage.keys import Identity
@@ -85,6 +88,25 @@ async def test_a_task_is_cancelled_and_then_over(face):
     assert task["status"]["state"] == "TASK_STATE_WORKING"
     assert (await face.call("CancelTask", id=task["id"]))["status"]["state"] == "TASK_STATE_CANCELED"
     assert (await face.call("CancelTask", id=task["id"]))["code"] == -32002
+
+
+async def test_an_agent_here_asks_one_that_speaks_a2a_within_its_policy(face, monkeypatch):
+    url = httpx.URL(face.urls["summary"])
+    monkeypatch.setenv("THEIR_TOKEN", face.client.headers["authorization"].removeprefix("Bearer "))
+    policy = {"hosts": (f"127.0.0.1:{url.port}",), "may_reach_private": True, "token_env": "THEIR_TOKEN"}
+
+    async def ask(where=str(url), **more):
+        reach = Reach(policy=Policy(**policy | more), key="k1")
+        return await use(tools()["a2a-ask"], {"url": where, "prompt": "One. Two. Three."}, reach)
+
+    assert await ask() == await ask() == "One. Two."
+    assert len(await face.post("run/ls", workspace="village")) == 1
+    for refused in ({"hosts": ("127.0.0.1",)}, {"may_reach_private": False}, {"token_env": "NO_SUCH"}):
+        with pytest.raises(ToolRefused):
+            await ask(**refused)
+    for wrong, more in ((str(url)[:-7] + "nobody", {}), (str(url), {"token_env": ""})):
+        with pytest.raises(ToolFailed, match="status"):
+            await ask(wrong, **more)
 
 
 @pytest.mark.parametrize(
