@@ -244,6 +244,9 @@ def _prove(stage: Stage, actors: dict[str, Actor], workspace: str, run: Json) ->
         found |= {"committed": dict(steps), "output": run["steps"][-1]["output"]}
     with stage.step("Where the answer comes from can be told from one file, offline: every signature and prompt holds"):
         car = stage.folder / "village.car"
+        for name, host in HOSTS.items():
+            if host != "ada":
+                actors["ada"].asks("agent", "card", workspace, name)  # so that the file holds the cards of all
         actors["ada"].types("ws", "export", workspace, "--out", str(car))
         actors["bob"].types("provenance", run["steps"][-1]["commit"], "--car", str(car), "--verify")
         actors["bob"].types("run", "replay", workspace, TITLE)
