@@ -179,6 +179,7 @@ def _row(node: "Node", one: "Workspace", found: Announced) -> op.Agent:
         host_name="me" if is_here else (row.name if row is not None else None),
         is_reached=is_here or peer in one.reached,
         card=str(found.card),
+        a2a=f"{node.crew.a2a_url}/{one.cid}/{found.name}" if node.crew.a2a_url else None,
     )
 
 

@@ -201,7 +201,7 @@ async def open_node(
                 async with trio.open_nursery() as nursery:
                     for name, service in services.items():
                         await nursery.start(supervise, name, service, feed.note)
-                    async with _openai(node), control_served(node, home):
+                    async with _openai(node), _a2a(node), control_served(node, home):
                         feed.note("node_started", {"peer": str(identity.peer_id)})
                         yield node
                     feed.note("node_stopped", {})
@@ -292,6 +292,18 @@ async def _openai(node: Node) -> AsyncIterator[None]:
         log.info("openai_serves", url=node.openai.url)
         yield
     node.openai.url = None
+
+
+@asynccontextmanager
+async def _a2a(node: Node) -> AsyncIterator[None]:
+    """Agents for programs that speak A2A, where that is asked for. Raises: BadConfig when it cannot listen, BadHome."""
+    if not node.config.a2a.is_enabled:
+        yield
+        return
+    from daemon.api.a2a.app import a2a_served
+
+    async with a2a_served(node):
+        yield
 
 
 def _tell_mended(found: Recovery, feed: EventFeed) -> None:

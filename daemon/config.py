@@ -161,6 +161,16 @@ class OpenAiConfig(Section, frozen=True):
     n_connections: Annotated[Count, _said("Open at once; more are closed")] = 256
 
 
+class A2aConfig(Section, frozen=True):
+    """Agents of workspaces for programs that speak A2A; they need the token of `covey openai token`."""
+
+    is_enabled: Annotated[bool, _said("Listen, and let those who have the token ask agents")] = False
+    host: Annotated[str, _said("The address to listen on; 127.0.0.1 is for this machine alone")] = "127.0.0.1"
+    port: Annotated[Port, _said("TCP; 0 takes any that is free")] = 4704
+    hosts: Annotated[tuple[str, ...], _said("Other names under which it may be called")] = ()
+    n_connections: Annotated[Count, _said("Open at once; more are closed")] = 256
+
+
 class KuboConfig(Section, frozen=True):
     """A Kubo node beside this one. It is asked for nothing until a command or `publish` says so."""
 
@@ -190,6 +200,7 @@ class Config(Section, frozen=True):
     cache: CacheConfig = CacheConfig()
     gateway: GatewayConfig = GatewayConfig()
     openai: OpenAiConfig = OpenAiConfig()
+    a2a: A2aConfig = A2aConfig()
     kubo: KuboConfig = KuboConfig()
     logs: LogsConfig = LogsConfig()
 

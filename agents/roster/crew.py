@@ -58,6 +58,7 @@ class Crew:
         self._hosted: dict[tuple[Cid, str], Declaration] = {}
         self._n_busy: dict[str, int] = {}
         self._open_model: OpenModel | None = None
+        self.a2a_url: str | None = None  # where programs that speak A2A reach agents, while they do
         self.load()
 
     def attach(self, open_model: OpenModel) -> None:

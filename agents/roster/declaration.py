@@ -73,11 +73,13 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """What an agent may do beyond speaking. Whatever is not allowed is refused.
 
     folder: the one folder that tools for files see, read alone unless `may_write`; hosts: those that HTTP may be asked
-    of, `*.example.org` for all below; asks: the agents that it may ask; max_calls: tools used for one answer.
+    of, `*.example.org` for all below; token_env: the variable with the token for A2A agents on them; asks: the agents
+    that it may ask; max_calls: tools used for one answer.
     """
 
     folder: Annotated[str, Meta(max_length=4096)] = ""
     may_write: bool = False
+    token_env: Annotated[str, Meta(max_length=64)] = ""
     hosts: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=255)], ...], Meta(max_length=64)] = ()
     may_reach_private: bool = False
     asks: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
@@ -122,5 +124,5 @@ def _check(found: Declaration, where: str) -> None:
         raise BadAgent(f"{where}: a model of the kind {kind} needs `{'peer' if kind == 'peer' else 'url'}`")
     if any(name.startswith("file-") for name in found.tools) and not found.policy.folder.startswith("/"):
         raise BadAgent(f"{where}: tools for files need policy.folder, a whole path: the one folder that they may see")
-    if "http-get" in found.tools and not found.policy.hosts:
-        raise BadAgent(f"{where}: http-get needs policy.hosts: those that it may ask")
+    if {"http-get", "a2a-ask"} & set(found.tools) and not found.policy.hosts:
+        raise BadAgent(f"{where}: http-get and a2a-ask need policy.hosts: those that it may ask")

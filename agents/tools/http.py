@@ -14,6 +14,7 @@ from agents.tools.addresses import is_allowed, resolve
 from agents.tools.tool import Reach, Tool, ToolFailed, ToolRefused, text_of
 
 LIMIT_S: Final = 20.0
+CALL_LIMIT_S: Final = 600.0  # of one request; its caller waits less, as a rule
 MAX_BYTES: Final = 1 << 20
 MAX_CHARS: Final = 12_000
 MAX_REDIRECTS: Final = 3
@@ -32,18 +33,19 @@ class Page(NamedTuple):
 
 async def get(given: Mapping[str, Any], reach: Reach) -> Any:
     """A page's text."""
-    url = _url(text_of(given, "url", most=2048))
+    url = url_of(text_of(given, "url", most=2048))
     with trio.move_on_after(LIMIT_S):
         for _ in range(MAX_REDIRECTS + 1):
             page = await _fetch(url, reach)
             if not page.location:
                 return _shown(url, page)
-            url = _url(str(url.join(page.location)))
+            url = url_of(str(url.join(page.location)))
         raise ToolFailed(f"{url.host} sends one on for ever")
     raise ToolFailed(f"{url.host} did not answer within {LIMIT_S:.0f} s")
 
 
-def _url(text: str) -> httpx.URL:
+def url_of(text: str) -> httpx.URL:
+    """An address of the web. Raises: ToolRefused, ToolFailed."""
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL as error:
@@ -54,6 +56,11 @@ def _url(text: str) -> httpx.URL:
 
 
 async def _fetch(url: httpx.URL, reach: Reach) -> Page:
+    return await request(url, reach, {"accept": "text/*, */*;q=0.1"})
+
+
+async def request(url: httpx.URL, reach: Reach, headers: Mapping[str, str], body: bytes | None = None) -> Page:
+    """Ask a host that the policy names: GET, or POST where there is a body. Raises: ToolRefused, ToolFailed."""
     policy, usual = reach.policy, PORTS[url.scheme]
     port = url.port or usual
     if not is_allowed(url.host, port, usual, policy.hosts):
@@ -61,12 +68,15 @@ async def _fetch(url: httpx.URL, reach: Reach) -> Page:
     address = await resolve(url.host, port, may_reach_private=policy.may_reach_private)
     there = url.copy_with(host=address, port=port)
     host = url.host if port == usual else f"{url.host}:{port}"
-    headers = {"host": host, "user-agent": "covey", "accept-encoding": "identity", "accept": "text/*, */*;q=0.1"}
+    known = {"host": host, "user-agent": "covey", "accept-encoding": "identity", **headers}
+    method = "GET" if body is None else "POST"
     data = bytearray()
     try:
         async with (
-            httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=LIMIT_S) as client,
-            client.stream("GET", there, headers=headers, extensions={"sni_hostname": url.host}) as response,
+            httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=CALL_LIMIT_S) as client,
+            client.stream(
+                method, there, headers=known, content=body, extensions={"sni_hostname": url.host}
+            ) as response,
         ):
             if response.is_redirect:
                 return Page(response.status_code, response.headers.get("location", ""), "", b"")

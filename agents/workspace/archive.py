@@ -43,7 +43,11 @@ def pack(
     content, missing = dict[Cid, None](), set[Cid]()
     for link in _linked(space):
         try:
-            content.update((reached.cid, None) for reached in reach(store, link))
+            for reached in reach(store, link):
+                if reached.n_bytes is None:
+                    missing.add(reached.cid)
+                else:
+                    content.setdefault(reached.cid)
         except Corrupt:
             raise
         except StorageError:

@@ -27,6 +27,7 @@ BY_HAND: Final = {
     "chat": "daemon.cli.chat:chat",
     "ask": "daemon.cli.ask:ask",
     "demo": "daemon.demo.command:demo",
+    "mcp": "daemon.cli.mcp:mcp",
 }
 # What each noun is about: its line in the help of `covey`. A noun that is not here is told by its commands alone.
 NOUNS: Final = {

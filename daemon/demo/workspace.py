@@ -7,6 +7,7 @@ import shutil
 import signal
 import textwrap
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -94,9 +95,12 @@ def play(stage: Stage, *, is_tiny: bool) -> None:
     with stage.step("Ada puts a plan there: search, sum up, analyse, write. Whoever has the role does the step"):
         path = stage.folder / "plan.toml"
         path.write_text(PLAN.format(title=TITLE, lease_s=LEASE_S, query=QUESTION))
+        peers = {actor.asks("id")["peer"]: name for name, actor in actors.items()}
+        entries = ada.follows("ws", "log", workspace, "--last", "0", "--follow", limit_s=RUN_LIMIT_S)
+        next(entries)  # it follows from now on: who begins the summary is to be killed before it is done
         ada.types("run", "start", workspace, str(path))
     with stage.step("A node is in the middle of the summary: it is killed (kill -9)") as found:
-        victim = found["killed"] = _kill_at_summary(stage, actors, workspace)
+        victim = found["killed"] = _kill_at_summary(stage, actors, peers, entries)
     survivor = next(actor for name, actor in actors.items() if name not in (victim, "ada"))
     with stage.step(f"After {LEASE_S} s of silence the other agent for summaries takes the step over") as found:
         found["attempts"] = _takeover(stage, survivor, workspace)
@@ -171,7 +175,7 @@ def _declaration(name: str, docs: Path, peer: str | None, *, is_tiny: bool) -> s
     lines += [f'system = "{TOLD[role]}"', "[model]"]
     if is_tiny:
         return "\n".join(
-            [*lines, 'kind = "scripted"', 'style = "lead"', f"wait_s = {2.0 if role == 'summary' else 0.2}"]
+            [*lines, 'kind = "scripted"', 'style = "lead"', f"wait_s = {4.0 if role == 'summary' else 0.2}"]
         )
     lines += ["max_tokens = 80"]
     if peer is None:
@@ -179,10 +183,9 @@ def _declaration(name: str, docs: Path, peer: str | None, *, is_tiny: bool) -> s
     return "\n".join([*lines, 'kind = "peer"', f'peer = "{peer}"'])
 
 
-def _kill_at_summary(stage: Stage, actors: dict[str, Actor], workspace: str) -> str:
+def _kill_at_summary(stage: Stage, actors: dict[str, Actor], peers: dict[str, str], entries: Iterator[Json]) -> str:
     """Kill whoever begins the summary; its name."""
-    peers = {actor.asks("id")["peer"]: name for name, actor in actors.items()}
-    for entry in actors["ada"].follows("ws", "log", workspace, "--last", "0", "--follow", limit_s=RUN_LIMIT_S):
+    for entry in entries:
         if entry["kind"] == "begin" and entry["content"]["step"] == 1:
             victim = peers[entry["author"]]
             actors[victim].shows("kill -9")
@@ -241,6 +244,9 @@ def _prove(stage: Stage, actors: dict[str, Actor], workspace: str, run: Json) ->
         found |= {"committed": dict(steps), "output": run["steps"][-1]["output"]}
     with stage.step("Where the answer comes from can be told from one file, offline: every signature and prompt holds"):
         car = stage.folder / "village.car"
+        for name, host in HOSTS.items():
+            if host != "ada":
+                actors["ada"].asks("agent", "card", workspace, name)  # so that the file holds the cards of all
         actors["ada"].types("ws", "export", workspace, "--out", str(car))
         actors["bob"].types("provenance", run["steps"][-1]["commit"], "--car", str(car), "--verify")
         actors["bob"].types("run", "replay", workspace, TITLE)

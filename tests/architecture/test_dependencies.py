@@ -83,6 +83,8 @@ def test_the_tests_import_what_is_declared_and_nothing_else():
         "tests",
         "flwr",
         "langgraph",
+        "a2a",
+        "mcp",
     }  # what is run as a command; peers in environments of their own
     assert names <= declared("", "engine", "oracles", "dev")
     assert declared("oracles", "dev") - TOOLS <= names

@@ -56,6 +56,18 @@ def langgraph_command() -> list[str]:
     return [python, str(HERE.parent / "benchmarks" / "langgraph_driver.py")]
 
 
+def a2a_command() -> list[str]:
+    """How to run the stock A2A client; it takes two agents' URLs and a token. Raises: CannotInstall."""
+    python = environment("a2a", ["a2a-sdk==1.3.0"])
+    return [python, str(HERE / "a2a_driver.py")]
+
+
+def mcp_command() -> list[str]:
+    """How to run the stock MCP client; it takes a server's command. Raises: CannotInstall."""
+    python = environment("mcp", ["mcp==2.3.0"])
+    return [python, str(HERE / "mcp_driver.py")]
+
+
 def digits_file() -> Path:
     """Scikit-learn's handwritten digits, as it carries them; nothing of it is imported. Raises: CannotInstall."""
     python = environment("digits", [], bare=["scikit-learn==1.9.1"])

@@ -141,9 +141,9 @@ class OpenAiApp:
         if serve is None:
             raise invalid(f"Unknown request URL: {method} {path[:256]}", code="unknown_url", status=404)
         _only(method, "POST")
-        raw = await _body(receive)
+        raw = await body_of(receive)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_when_gone, receive, nursery.cancel_scope)
+            nursery.start_soon(cancel_when_gone, receive, nursery.cancel_scope)
             await serve(raw, answer)
             nursery.cancel_scope.cancel()
 
@@ -266,7 +266,8 @@ def _only(method: str, allowed: str) -> None:
         raise invalid(f"Not allowed to {method} on this URL: use {allowed}", code="method_not_allowed", status=405)
 
 
-async def _body(receive: Receive) -> bytes:
+async def body_of(receive: Receive) -> bytes:
+    """A request's body, within its limits. Raises: Refusal, trio.TooSlowError."""
     body = bytearray()
     with trio.fail_after(READ_LIMIT_S):
         while True:
@@ -280,7 +281,8 @@ async def _body(receive: Receive) -> bytes:
                 return bytes(body)
 
 
-async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
+async def cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
+    """End the work for a client that goes away."""
     message: Message = {"type": "http.request"}
     while message["type"] != "http.disconnect":
         message = await receive()

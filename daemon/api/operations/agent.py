@@ -82,7 +82,7 @@ class Which(Params, frozen=True):
 
 
 class Agent(Result, frozen=True):
-    """An agent of a workspace. `is_reached`: its host can be reached."""
+    """An agent of a workspace. `is_reached`: its host can be reached; `a2a`: where this node serves it as A2A."""
 
     workspace: str
     name: str
@@ -95,6 +95,7 @@ class Agent(Result, frozen=True):
     host_name: str | None
     is_reached: bool
     card: str
+    a2a: str | None
 
 
 class Card(Result, frozen=True):
