@@ -12,6 +12,7 @@ from agents.errors import AgentError
 from agents.federation.archive import pack, unpack
 from agents.federation.audit import audit, verdict_of
 from agents.federation.experiment import Experiment
+from agents.federation.needs import needed, noises
 from agents.federation.planning import BadPlan, complete, faults, plan_of, read_file
 from agents.federation.shelf import Shelf
 from agents.federation.standing import state_of
@@ -26,7 +27,7 @@ from daemon.errors import NotFoundHere, Unfit
 from protocols.entry import Entry, make_entry
 from protocols.errors import Remote
 from protocols.net import PeerInfo
-from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Close, Plan, Submit, content_of
+from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Plan, content_of
 from storage.cid import Cid
 from storage.errors import InvalidCid, StorageError, TargetExists
 from storage.keys import PeerId
@@ -285,25 +286,17 @@ def _read_car(node: "Node", path: Path) -> tuple[Entry, list[Entry]]:
 
 
 async def bring_all(one: Experiment, report: "Report") -> None:
-    """Fetch what the final closes name and is not here, as far as members have it."""
-    book = one.book
-    wanted: list[Submit] = []
+    """Fetch what events name, verifying needs, and is not here, as far as members have it."""
     with suppress(Remote, StorageError, trio.TooSlowError):
         await one.fetch_file(one.plan.initial)
-    for number in range(1, one.plan.n_rounds + 1):
-        final = book.final(number)
-        if final is None:
-            break
-        assert isinstance(final.event, Close)
-        submissions = [said.event for said in map(book.get, final.event.submissions) if said is not None]
-        wanted += [event for event in submissions if isinstance(event, Submit)]
-        if final.event.noise is not None:
-            with suppress(Remote, StorageError, trio.TooSlowError):
-                await one.fetch_file(final.event.noise)
-    for n_done, submit in enumerate(wanted):
+    for noise in noises(one.book):
+        with suppress(Remote, StorageError, trio.TooSlowError):
+            await one.fetch_file(noise)
+    wanted = needed(one.book)
+    for n_done, files in enumerate(wanted):
         report(Progress(step="fetching updates", n_done=n_done, n_total=len(wanted), unit="updates"))
         try:
-            await one.bring_update(submit)
+            await one.bring_update(*files)
         except (AgentError, Remote, StorageError, trio.TooSlowError):
             continue  # told as not decidable, or left out
 

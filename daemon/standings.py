@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from agents.federation.experiment import Experiment
+from agents.federation.options import gossip_of
 from agents.federation.privacy.accounts import privacy_of
 from agents.federation.report import Report, Row, as_html, as_picture
 from agents.federation.standing import MemberStanding, RoundStanding, members_of, round_of, state_of
@@ -28,7 +29,7 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
     """How it stands."""
     await one.weigh()
     book, activity = one.book, one.activity
-    current = min(book.current(), one.plan.n_rounds)
+    current = min(one.member.current(), one.plan.n_rounds)
     shown = range(max(1, current - MAX_SHOWN_ROUNDS + 1), current + 1) if book.start() is not None else range(0)
     rounds = [round_of(book, number) for number in shown]
     coordinator = rounds[-1].coordinator if rounds else None
@@ -64,6 +65,8 @@ def is_settled(one: Experiment) -> bool:
     if not one.is_borne:
         return True
     last = round_of(book, one.plan.n_rounds)
+    if one.plan.gossip is not None and one.plan.is_evaluated:
+        return book.cancelled() is not None or len(last.scores) >= last.n_selected
     if book.cancelled() is not None or not one.plan.is_evaluated or last.result is None:
         return True
     return len(last.scores) >= last.n_closed
@@ -122,7 +125,7 @@ async def write_report(node: "Node", params: "fl_report.Report") -> "fl_report.R
 
 def _report(node: "Node", one: Experiment) -> Report:
     book = one.book
-    last = min(book.current(), one.plan.n_rounds) if book.start() is not None else 0
+    last = min(one.member.current(), one.plan.n_rounds) if book.start() is not None else 0
     rounds = [round_of(book, number) for number in range(1, last + 1)]
     coordinators = one.plan.deputies[:3]
     facts = [
@@ -134,6 +137,9 @@ def _report(node: "Node", one: Experiment) -> Report:
         ("members", f"{len(one.plan.members)}, of which {len(book.joined_now())} train"),
         ("deputies", ", ".join(name_of(node, peer) or str(peer) for peer in coordinators)),
     ]
+    if one.plan.gossip is not None:
+        gossip = gossip_of(one.plan.gossip)
+        facts[-1] = ("without a coordinator", gossip.mixing.replace("_", " ") + f", {gossip.topology}")
     if (privacy := privacy_of(one.plan)) is not None:
         told = f"epsilon {one.secrets.epsilon(book) or 0.0:.4g} of {privacy.budget.epsilon:g}"
         facts.append(("privacy", f"{told} at delta {privacy.budget.delta:g}"))

@@ -12,7 +12,7 @@ from agents.federation.outcome import read_document
 from agents.federation.tensors import BadTensors
 from protocols.entry import Entry, open_entry, read_entry
 from protocols.errors import Remote
-from protocols.rounds import Close, Result, Submit, read_event, read_plan
+from protocols.rounds import Close, Result, State, Submit, read_event, read_plan
 from storage.blockstore import Blockstore, MadeBlock
 from storage.car.wire import header, section
 from storage.cid import DAG_CBOR, Cid
@@ -88,6 +88,8 @@ def named_by(store: Blockstore, plan: Entry, entries: Sequence[Entry]) -> Iterat
         event = read_event(entry, plan.body_cid)
         if isinstance(event, Submit):
             files.setdefault(event.update)
+        elif isinstance(event, State):
+            files.setdefault(event.tensors)
         elif isinstance(event, Close) and event.noise is not None:
             files.setdefault(event.noise)
         elif isinstance(event, Result):

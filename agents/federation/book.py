@@ -8,10 +8,11 @@ import bisect
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
+from agents.federation.said import Said, rank
 from agents.federation.secure.terms import Secure, secure_of
 from protocols.entry import Entry
 from protocols.errors import Malformed
@@ -24,6 +25,7 @@ from protocols.rounds import (
     Join,
     Keys,
     Leave,
+    Mix,
     Open,
     Plan,
     Promise,
@@ -32,6 +34,7 @@ from protocols.rounds import (
     Score,
     Shares,
     Start,
+    State,
     Submit,
     Unmask,
     Vote,
@@ -40,6 +43,8 @@ from protocols.rounds import (
 )
 from storage.cid import Cid
 from storage.keys import PeerId
+
+__all__ = ["Book", "Said"]
 
 MAX_EVENTS_OF_AUTHOR: Final = 1 << 16
 
@@ -63,28 +68,6 @@ def _remembered(method: F) -> F:
         return book._answers[key]
 
     return cast(F, answer)
-
-
-class Said(NamedTuple):
-    """An event with who signed it, in which entry."""
-
-    entry: Entry
-    event: Event
-
-    @property
-    def cid(self) -> Cid:
-        """The CID of its entry block: how other events name it."""
-        return self.entry.cid
-
-    @property
-    def author(self) -> PeerId:
-        """Who signed it."""
-        return self.entry.author
-
-
-def _rank(said: Said) -> tuple[PeerId, int, Cid]:
-    """The order of events that does not depend on when they were heard."""
-    return (said.author, said.entry.sequence, said.cid)
 
 
 class Book:
@@ -125,7 +108,7 @@ class Book:
             self._forks.setdefault(entry.author, (first, second))
         self._said[entry.cid] = said
         if (listed := self._answers.get((_LISTED, type(said.event)))) is not None:
-            bisect.insort(listed, (said, said.event), key=lambda pair: _rank(pair[0]))
+            bisect.insort(listed, (said, said.event), key=lambda pair: rank(pair[0]))
         if other is not said or not self._is_harmless(said):
             self._forget()
         return said
@@ -173,6 +156,9 @@ class Book:
                 self._drop_unknown()
             case Score():
                 pass
+            case State(number) | Mix(number):
+                own_events = [one.event for one, _ in self.said_by(said.author, type(said.event))]
+                return sum(event.round == number for event in own_events if isinstance(event, State | Mix)) == 1
             case _:
                 return False
         return True
@@ -250,7 +236,7 @@ class Book:
     def all_of(self, kind: type[E]) -> list[tuple[Said, E]]:
         """Every event of one kind, in an order of its own: by author, then sequence."""
         found = [said for said in self._said.values() if isinstance(said.event, kind)]
-        found.sort(key=_rank)
+        found.sort(key=rank)
         return [(said, cast(E, said.event)) for said in found]
 
     # Who takes part
@@ -471,7 +457,7 @@ class Book:
     def broken(self) -> dict[PeerId, tuple[Said, Said]]:
         """Members of whom two events prove what no honest one does, with the two."""
         found = dict(self._forks)
-        kinds: tuple[type[Event], ...] = (Start, Gather, Close, Vote)
+        kinds: tuple[type[Event], ...] = (Start, Gather, Close, Vote, State, Mix)
         for kind in kinds:
             seen: dict[tuple[object, ...], Said] = {}
             for said, event in self.all_of(kind):

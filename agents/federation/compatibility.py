@@ -145,6 +145,12 @@ TABLE: Final = (
         "each member averages with its own neighbours: there is no closed set for a rule to choose from",
     ),
     ("gossip", "fedbuff", "there is no buffer that somebody closes"),
+    ("gossip", "a selection", "there is nobody who selects: all whom the start names are in every round"),
+    (
+        "gossip",
+        "a LoRA way that looks at single adapters",
+        "members average adapters' halves with neighbours, and no one has all adapters: take ffa, rolora or fedit",
+    ),
     ("gossip", "a server step", "there is no server's change of the model: each member has a model of its own"),
     (
         "gossip",
@@ -157,7 +163,11 @@ TABLE: Final = (
 UNDECIDABLE: Final = (
     ("central noise", "whether its coordinator drew the noise by chance, and not as it liked"),
     ("secure aggregation", "norms and values under masks are checked by each client alone"),
-    ("gossip", "each member has a result of its own, and there is no closed set to compute one from"),
+    (
+        "gossip",
+        "each member has a result of its own, proved from the states that it names: whether it was given more, and"
+        " could have taken it, is not",
+    ),
     (
         "distributed noise",
         "whether each client added its part of the noise: accounts leave out as many as may collude",
@@ -166,6 +176,7 @@ UNDECIDABLE: Final = (
 
 # What composes, and promises less than it may seem to.
 LIMITS: Final = (
+    ("gossip", "all members count alike in a mean: numbers of samples do not weigh"),
     ("central noise", "members see each other's updates, and the noise: it protects from who sees results alone"),
     ("a selection", "it is made from a public seed, so it adds nothing to privacy: each round counts in full"),
 )

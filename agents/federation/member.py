@@ -167,6 +167,10 @@ class Member:
         """End the experiment. For the plan's author."""
         return [self._say(Cancel(reason=reason))] if self._me == self.book.author else []
 
+    def current(self) -> int:
+        """The first round that is not over for it."""
+        return self.book.current()
+
     # What it does by itself
 
     def tick(self, now_s: float) -> list[Action]:

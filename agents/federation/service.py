@@ -129,14 +129,20 @@ class Rounds:
         return made
 
     def _begin(self, plan: Entry, data: Path | None) -> "Experiment":
-        from agents.federation.experiment import Experiment  # numpy comes with it: only who takes part pays for that
-
         make_folder(self._folder)
         if data is not None:
             self._note_local(plan.body_cid, data)
         journal = Journal.create(self._folder / str(plan.body_cid), plan)
         self._journals.append(journal)
-        return Experiment(self._ports, plan, [], journal, self._scratch, data, self._engine)
+        return self._made(plan, [], journal, data)
+
+    def _made(self, plan: Entry, entries: list[Entry], journal: Journal, data: Path | None) -> "Experiment":
+        # numpy comes with it: only who takes part pays for that
+        from agents.federation.experiment import Experiment
+        from agents.federation.neighbours.experiment import GossipExperiment
+
+        kind = GossipExperiment if read_plan(plan).gossip is not None else Experiment
+        return kind(self._ports, plan, entries, journal, self._scratch, data, self._engine)
 
     def _note_local(self, experiment: Cid, data: Path) -> None:
         write_file(self._local(experiment), msgspec.json.encode(_Local(str(data))))
@@ -161,14 +167,10 @@ class Rounds:
                 path.rename(path.with_suffix(".damaged"))
                 log.error("journal_unusable", path=str(path), error="it does not begin with its plan")
                 continue
-            from agents.federation.experiment import Experiment
-
             self._journals.append(journal)
             try:
                 Book(entries[0])
-                yield Experiment(
-                    self._ports, entries[0], entries[1:], journal, self._scratch, self._data_of(cid), self._engine
-                )
+                yield self._made(entries[0], entries[1:], journal, self._data_of(cid))
             except Remote as error:
                 log.error("journal_unusable", path=str(path), error=str(error))
 

@@ -1,0 +1,30 @@
+"""An event that was heard, with the entry that it stands in."""
+
+from typing import NamedTuple
+
+from protocols.entry import Entry
+from protocols.rounds import Event
+from storage.cid import Cid
+from storage.keys import PeerId
+
+
+class Said(NamedTuple):
+    """An event with who signed it, in which entry."""
+
+    entry: Entry
+    event: Event
+
+    @property
+    def cid(self) -> Cid:
+        """The CID of its entry block: how other events name it."""
+        return self.entry.cid
+
+    @property
+    def author(self) -> PeerId:
+        """Who signed it."""
+        return self.entry.author
+
+
+def rank(said: Said) -> tuple[PeerId, int, Cid]:
+    """The order of events that does not depend on when they were heard."""
+    return (said.author, said.entry.sequence, said.cid)
