@@ -26,6 +26,7 @@ class Views:
         self.gossip: Final[Gossip] = gossip_of(book.plan.gossip or {})
         self._roster: tuple[PeerId, ...] = ()
         self._places: dict[PeerId, int] = {}
+        self._edges: dict[tuple[PeerId, int], frozenset[PeerId]] = {}
         self._grids: dict[int, dict[int, tuple[int, ...]]] = {}
 
     # Who is there
@@ -48,23 +49,35 @@ class Views:
 
     def neighbours(self, peer: PeerId, number: int) -> frozenset[PeerId]:
         """Whom a member may give to in a round."""
-        n_members, place = len(self.roster), self._places[peer]
         if self.gossip.mixing == "moshpit":
+            place = self._places[peer]
             return frozenset(self.roster[mate] for mate in self._group(place, number) if mate != place)
-        hops: Iterable[int] = range(1, n_members)
-        if self.gossip.topology == "ring":
-            hops = (1, n_members - 1)
-        elif self.gossip.topology == "exponential":
-            hops = [1 << power for power in range((n_members - 1).bit_length())]
-            if self.gossip.mixing == "d_psgd":  # edges that lead back
-                hops = [*hops, *(n_members - hop for hop in hops)]
-        return frozenset(self.roster[(place + hop) % n_members] for hop in hops) - {peer}
+        return self._around(peer, 1)
 
     def givers(self, peer: PeerId, number: int) -> frozenset[PeerId]:
         """Of whom a member may be given a state; under "flock" nobody is bound to."""
-        if self.gossip.mixing == "push_sum" and self.gossip.topology == "exponential":
-            return frozenset(other for other in self.roster if peer in self.neighbours(other, number))
+        if self.gossip.mixing == "push_sum":
+            return self._around(peer, -1)
         return self.neighbours(peer, number)
+
+    def _around(self, peer: PeerId, way: int) -> frozenset[PeerId]:
+        """Along edges, or against them."""
+        if (peer, way) not in self._edges:
+            n_members, place = len(self.roster), self._places[peer]
+            hops = self._hops(n_members)
+            found = frozenset(self.roster[(place + way * hop) % n_members] for hop in hops) - {peer}
+            self._edges[peer, way] = found
+        return self._edges[peer, way]
+
+    def _hops(self, n_members: int) -> Iterable[int]:
+        """How far around the places of all it is to neighbours."""
+        if self.gossip.topology == "ring":
+            return (1, n_members - 1)
+        if self.gossip.topology == "exponential":
+            hops = [1 << power for power in range((n_members - 1).bit_length())]
+            is_both_ways = self.gossip.mixing == "d_psgd"  # edges that lead back
+            return [*hops, *(n_members - hop for hop in hops)] if is_both_ways else hops
+        return range(1, n_members)
 
     def _group(self, place: int, number: int) -> tuple[int, ...]:
         dimension = (number - 1) % self.gossip.n_dimensions
