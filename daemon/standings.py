@@ -52,9 +52,21 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
         epsilon=epsilon if epsilon is not None and math.isfinite(epsilon) else None,
         epsilon_budget=privacy.budget.epsilon if privacy is not None else None,
         delta=privacy.budget.delta if privacy is not None else None,
+        gossip=_gossip_words(one),
         rounds=[_round(found, one.update_bytes(found.number)) for found in rounds],
         members=[_member(node, member) for member in members_of(book, current)],
     )
+
+
+def _gossip_words(one: Experiment) -> str | None:
+    """How members average, where nobody coordinates."""
+    if one.plan.gossip is None:
+        return None
+    gossip = gossip_of(one.plan.gossip)
+    if gossip.mixing == "moshpit":
+        return f"moshpit, a grid of {gossip.n_dimensions} dimensions"
+    around = f", {gossip.n_neighbours} neighbours" if gossip.topology == "flock" else ""
+    return f"{gossip.mixing}, {gossip.topology}{around}"
 
 
 def is_settled(one: Experiment) -> bool:
@@ -116,18 +128,19 @@ async def write_report(node: "Node", params: "fl_report.Report") -> "fl_report.R
     if path.suffix.lower() not in (".html", ".htm", ".png"):
         raise Unfit(f"{path.name} tells no form that a report can have: let its name end in .html or .png")
     await one.weigh()
-    found = _report(node, one)
+    apart = await one.apart()
+    found = _report(node, one, apart)
     is_picture = path.suffix.lower() == ".png"
     data = await trio.to_thread.run_sync(lambda: as_picture(found) if is_picture else as_html(found).encode())
     await trio.to_thread.run_sync(write_file, path, data, 0o644)
     return fl_report.Reported(experiment=str(one.cid), out=params.out, n_rounds=len(found.rows), n_bytes=len(data))
 
 
-def _report(node: "Node", one: Experiment) -> Report:
+def _report(node: "Node", one: Experiment, apart: dict[int, float]) -> Report:
     book = one.book
     last = min(one.member.current(), one.plan.n_rounds) if book.start() is not None else 0
     rounds = [round_of(book, number) for number in range(1, last + 1)]
-    coordinators = one.plan.deputies[:3]
+    coordinators, is_gossip = one.plan.deputies[:3], one.plan.gossip is not None
     facts = [
         ("experiment", str(one.cid)),
         ("state", state_of(book)),
@@ -137,9 +150,8 @@ def _report(node: "Node", one: Experiment) -> Report:
         ("members", f"{len(one.plan.members)}, of which {len(book.joined_now())} train"),
         ("deputies", ", ".join(name_of(node, peer) or str(peer) for peer in coordinators)),
     ]
-    if one.plan.gossip is not None:
-        gossip = gossip_of(one.plan.gossip)
-        facts[-1] = ("without a coordinator", gossip.mixing.replace("_", " ") + f", {gossip.topology}")
+    if (words := _gossip_words(one)) is not None:
+        facts[-1] = ("without a coordinator", words)
     if (privacy := privacy_of(one.plan)) is not None:
         told = f"epsilon {one.secrets.epsilon(book) or 0.0:.4g} of {privacy.budget.epsilon:g}"
         facts.append(("privacy", f"{told} at delta {privacy.budget.delta:g}"))
@@ -158,6 +170,11 @@ def _report(node: "Node", one: Experiment) -> Report:
             result_loss=found.result_loss,
             result_accuracy=found.result_accuracy,
             void=found.void,
+            losses=tuple(score.loss for score in found.scores if score.loss is not None) if is_gossip else (),
+            accuracies=tuple(score.accuracy for score in found.scores if score.accuracy is not None)
+            if is_gossip
+            else (),
+            apart=apart.get(found.number),
         )
         for found in rounds
     ]

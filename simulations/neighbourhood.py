@@ -79,8 +79,8 @@ class Neighbourhood(Crowd):
         self.layout: Final = Layout.of({"w": (len(initial),)})
         self.train = train
         self.given: Callable[[int, State, Path], Path] = lambda number, state, path: path
-        changes = {"initial": self.shelf.add(self.layout, initial), "is_evaluated": False} | changes
-        super().__init__(n_members, seed, **changes)
+        fixed: dict[str, Any] = {"initial": self.shelf.add(self.layout, initial), "is_evaluated": False}
+        super().__init__(n_members, seed, **fixed | changes)
         self._numbers = {one.peer_id: number for number, one in enumerate(self.identities)}
         self.train_s = [self.chance.uniform(2.0, 6.0) for _ in range(n_members)]
 

@@ -40,7 +40,6 @@ from protocols.fetch import fetch_blocks, fetch_dag
 from protocols.net import PeerInfo
 from protocols.rounds import Close, Submit
 from protocols.rounds_sync import Desk, Known
-from protocols.telling import Where
 from storage.cid import Cid
 from storage.errors import NotFound, StorageError
 from storage.keys import Identity, PeerId
@@ -139,8 +138,7 @@ class Experiment:
 
     async def weigh(self) -> None:
         """See how many bytes the updates have that are here."""
-        files = (update for update, _ in named(self.book))
-        updates = {self.plan.initial, *files} - self._sizes.keys()
+        updates = {self.plan.initial, *(update for update, _ in named(self.book))} - self._sizes.keys()
         if updates:
             self._sizes |= await trio.to_thread.run_sync(sizes_of, self._ports, updates)
 
@@ -152,6 +150,10 @@ class Experiment:
     def plain_bytes(self) -> int:
         """What an update would take as it is trained, as the first tensors do; 0 where those are not here."""
         return self._sizes.get(self.plan.initial, 0)
+
+    async def apart(self) -> dict[int, float]:
+        """By round, how far members' models are apart: not at all, but for those without a coordinator."""
+        return {}
 
     async def do(self, wish: Callable[[float], list[Action]]) -> None:
         """Let the core act on its user's wish; what it says is durable when this returns. Raises: StorageError."""
@@ -231,10 +233,8 @@ class Experiment:
 
     def desk(self) -> Desk:
         """What answers a member that asks."""
-        return Desk(self.plan_entry, self._since, self.news, self._members_here)
-
-    def _members_here(self) -> Iterator[Where]:
-        return members_here(self._ports.network, self.plan)
+        where = partial(members_here, self._ports.network, self.plan)
+        return Desk(self.plan_entry, self._since, self.news, where)
 
     def _since(self, known: Known) -> Iterator[Entry]:
         return lacking(self.book, known, self._durable)

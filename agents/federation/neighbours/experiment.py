@@ -3,7 +3,9 @@
 All but this is as in other experiments: the journal, the questions to other members, seals, and what is kept.
 """
 
+import math
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -27,6 +29,7 @@ from storage.errors import NotFound
 from storage.keys import Identity, PeerId
 
 STATE_FILE, MEAN_FILE = "state", "mean"
+MAX_SHOWN_STATES = 32  # of a round, in a report
 
 
 class GossipExperiment(Experiment):
@@ -106,6 +109,22 @@ class GossipExperiment(Experiment):
             raise NotFound(f"the state {link} is not known")
         return Given(said, shelf.path(said.event.tensors))
 
+    async def apart(self) -> dict[int, float]:
+        """By round, how far the models of members are from their mean, of those that are here; for a picture."""
+        return await trio.to_thread.run_sync(self._apart)
+
+    def _apart(self) -> dict[int, float]:
+        found: dict[int, list[Cid]] = {}
+        for _, state in self.book.copy().all_of(State):
+            if len(here := found.setdefault(state.round, [])) < MAX_SHOWN_STATES and self.keep.is_held(state.tensors):
+                here.append(state.tensors)
+        apart = {}
+        for number, cids in found.items():
+            with tempfile.TemporaryDirectory(dir=self._scratch) as name:
+                if len(cids) > 1:
+                    apart[number] = distance([Shelf(self._ports, Path(name)).path(cid) for cid in cids])
+        return apart
+
     async def mean_of(self, peer: PeerId, number: int) -> tuple[Said, Mix]:
         """A member's mean, here and held: its own, or made again of the states that it names.
 
@@ -125,6 +144,20 @@ class GossipExperiment(Experiment):
         if found.tensors != mix.tensors:
             raise BadTensors(f"what {peer} says is its mean of round {number} is not: covey fl verify {self.cid}")
         return said, mix
+
+
+def distance(paths: Sequence[Path]) -> float:
+    """Root mean square of the distances from their mean, as a part of its norm. For people: no bit depends on it."""
+    layout = read_layout(paths[0])
+    vectors = [read_vector(path, layout) for path in paths if not read_layout(path).differs_from(layout)]
+    mean = np.zeros(layout.n_params)
+    for vector in vectors:
+        mean += vector
+    mean /= len(vectors)
+    squares = [float(np.square(vector - mean).sum()) for vector in vectors]
+    norm = math.sqrt(float(np.square(mean).sum()))
+    found = math.sqrt(math.fsum(squares) / len(squares)) / norm if norm else 0.0
+    return found if math.isfinite(found) else 0.0
 
 
 def moved(base: Path, update: Path, out: Path) -> Path:

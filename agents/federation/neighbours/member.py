@@ -131,7 +131,7 @@ class Neighbour(Member):
         found = [
             peer
             for peer in views.neighbours(self._me, number)
-            if peer in active and (is_grid or not self._is_silent(peer, 0.0, now_s))
+            if peer in active and (is_grid or not self._is_silent(peer, now_s))
         ]
         if len(found) > views.most_given():
 
@@ -144,10 +144,10 @@ class Neighbour(Member):
             found = sorted(found, key=chance)[: views.most_given()]
         return tuple(sorted(found))
 
-    def _is_silent(self, peer: PeerId, since_s: float, now_s: float) -> bool:
-        """Has it shown no sign of life for a lease, counted from when it was first waited for?"""
-        begun_s = self._notice(("round", 1), now_s)
-        heard_s = max(begun_s, since_s, self._alive_s.get(peer, -math.inf))
+    def _is_silent(self, peer: PeerId, now_s: float) -> bool:
+        """Has it shown no sign of life for a lease, counted from when this member began, or began again?"""
+        begun_s = self._notice(("begun",), now_s)
+        heard_s = max(begun_s, self._alive_s.get(peer, -math.inf))
         return now_s >= heard_s + self.book.plan.lease_s
 
     def _take_in(self, number: int, own: Said, now_s: float) -> list[Action]:
@@ -189,7 +189,7 @@ class Neighbour(Member):
             return True
         got = {said.author for said in here if getattr(said.event, "round", 0) == number}
         return all(
-            peer in got or self._is_excused(peer, number) or self._is_silent(peer, since_s, now_s)
+            peer in got or self._is_excused(peer, number) or self._is_silent(peer, now_s)
             for peer in self._awaited(number, own)
         )
 
