@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, cast
 
-import numpy as np
-
 from agents.aggregation.updates import Vector
 from agents.federation.actions import Action, Average, Evaluate, Fetch, Learn, Say
 from agents.federation.book import Book
@@ -18,12 +16,12 @@ from agents.federation.neighbours.blend import Given, blend
 from agents.federation.neighbours.member import Neighbour
 from agents.federation.neighbours.proof import verify_gossip
 from agents.federation.neighbours.views import Views
-from agents.federation.tensors import Layout, new_vector, read_layout, read_vector
-from agents.federation.verify import Computed, Finding
+from agents.federation.tensors import Layout
+from agents.federation.verify import Finding
 from protocols.rounds import Mix, State
 from simulations.crowd import STEP_S, Crowd
-from storage.cid import RAW, Cid
-from storage.errors import NotFound
+from simulations.learning import Shelf
+from storage.cid import Cid
 from storage.keys import Identity
 
 Training = Callable[[int, int, Vector], Vector]
@@ -33,40 +31,6 @@ Training = Callable[[int, int, Vector], Vector]
 def unchanged(number: int, round_number: int, model: Vector) -> Vector:
     """Nobody trains: what is left is the mean of what there was at first."""
     return model
-
-
-class Shelf:
-    """Files by their CIDs, in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def block(self, cid: Cid) -> bytes:
-        """There are no blocks."""
-        raise NotFound(str(cid))
-
-    def path(self, cid: Cid) -> Path:
-        """Raises: NotFound."""
-        path = self.folder / str(cid)
-        if not path.exists():
-            raise NotFound(f"{cid} is not here")
-        return path
-
-    def cid(self, path: Path) -> Cid:
-        """Add a file."""
-        data = path.read_bytes()
-        cid = Cid.of(data, RAW)
-        (self.folder / str(cid)).write_bytes(data)
-        return cid
-
-    def remember(self, found: Computed) -> None:
-        """There are no documents."""
-
-    def add(self, layout: Layout, vector: Vector) -> Cid:
-        """Add tensors."""
-        with tempfile.TemporaryDirectory(dir=self.folder) as name:
-            new_vector(Path(name) / "new", layout)[:] = vector
-            return self.cid(Path(name) / "new")
 
 
 class Neighbourhood(Crowd):
@@ -93,8 +57,7 @@ class Neighbourhood(Crowd):
 
     def model(self, cid: Cid) -> Vector:
         """The tensors of that CID."""
-        path = self.shelf.path(cid)
-        return np.array(read_vector(path, read_layout(path)))
+        return self.shelf.vector(cid)
 
     def mean(self, number: int, round_number: int) -> Mix | None:
         """A member's mean of a round."""

@@ -70,7 +70,7 @@ def test_three_average_without_a_coordinator_and_a_fourth_proves_each_step(villa
     )
     assert found == {theirs["tensors"]} and (tmp_path / "bobs").stat().st_size > 2000
     status = village.dan.ok("fl", "status", village.experiment)
-    assert "made a mean" in status and "means" in status
+    assert "made a mean" in status and "MEANS" in status
     report = tmp_path / "report.html"
     village.ada.ok("fl", "report", village.experiment, "--out", str(report))
     text = report.read_text()
