@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
+from agents.federation.buffers import Buffer, buffer_of
 from agents.federation.said import Said, rank
 from agents.federation.secure.terms import Secure, secure_of
 from protocols.entry import Entry
@@ -80,6 +81,7 @@ class Book:
             self.secure: Final[Secure | None] = secure_of(self.plan.secure) if self.plan.secure is not None else None
         except msgspec.ValidationError as error:
             raise Malformed(f"the settings of secure are not valid: {error}") from None
+        self.buffer: Final[Buffer | None] = buffer_of(self.plan)
         self.author: Final = plan_entry.author
         self.experiment: Final = plan_entry.body_cid
         self._members: Final = frozenset(self.plan.members)
@@ -302,7 +304,12 @@ class Book:
         return self.secure.needed(len(self.selected(number) or ())) if self.secure is not None else 0
 
     def minimum(self, number: int) -> int:
-        """How many updates a round needs: what the plan says; over half of the selected; as many as unmask."""
+        """How many updates a round needs: what the plan says; over half of the selected; as many as unmask.
+
+        With a buffer, what the plan says.
+        """
+        if self.buffer is not None and self.buffer.n_updates:
+            return self.plan.min_participants
         return max(self.plan.min_participants, self.quorum(number) or 1, self.threshold(number))
 
     def n_votes_needed(self, close: Close) -> int | None:

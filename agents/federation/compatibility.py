@@ -132,6 +132,7 @@ TABLE: Final = (
         "fedbuff",
         "a client may be in several buffers of one round's time, and the accounts count it once",
     ),
+    ("fedbuff", "a selection", "a buffer is of whoever is ready first, in whichever round: leave out selected"),
     (
         "privacy of clients",
         "evaluation",
@@ -176,6 +177,7 @@ UNDECIDABLE: Final = (
 
 # What composes, and promises less than it may seem to.
 LIMITS: Final = (
+    ("fedbuff", "a buffer below half of the members leaves to who coordinates whose updates come first"),
     ("gossip", "all members count alike in a mean: numbers of samples do not weigh"),
     ("central noise", "members see each other's updates, and the noise: it protects from who sees results alone"),
     ("a selection", "it is made from a public seed, so it adds nothing to privacy: each round counts in full"),
@@ -216,6 +218,9 @@ def _numbers(asked: _Asked) -> list[str]:
     """Numbers that contradict each other."""
     plan, (secure, privacy) = asked.plan, (asked.options.secure, asked.options.privacy)
     found = []
+    rule = rule_of(plan.rule)
+    if isinstance(rule, FedBuff) and rule.n_buffer and not plan.min_participants <= rule.n_buffer <= len(plan.members):
+        found.append(f"fedbuff: a buffer of {rule.n_buffer} is less than min_participants, or more than the members")
     n_most = plan.n_selected or len(plan.members)
     if secure is not None:
         threshold = secure.threshold or default_threshold(n_most)

@@ -218,7 +218,8 @@ class Experiment:
     def _look_around(self) -> None:
         """Tell what came to an end, and stop a training that is for nothing."""
         current = self.member.current()
-        if self._training is not None and (self._training[0] < current or self.book.cancelled() is not None):
+        is_cancelled = self.book.cancelled() is not None
+        if self._training is not None and (self.member.is_vain(self._training[0]) or is_cancelled):
             self._training[1].cancel()
         for number in range(self._told_round + 1, current):
             kind, fields = ending_of(self.book, number)
