@@ -119,10 +119,18 @@ class Crowd:
         for other in self._seen(number):
             if self.is_up[other] and self.side[other] == side:
                 member.alive(self.identities[other].peer_id, self.now_s)
-        heard = [entry for author, entry in fresh if self.side[author] == side and entry.cid not in member.book]
+        heard = [
+            entry
+            for author, entry in fresh
+            if self.side[author] == side and self._reaches(author, entry, number) and entry.cid not in member.book
+        ]
         actions, wrong = member.receive(heard, self.now_s)
         self.n_refused += len(wrong)
         self._do(number, actions)
+
+    def _reaches(self, author: int, entry: Entry, number: int) -> bool:
+        """Does a member come to hear of what another has said?"""
+        return True
 
     def _seen(self, number: int) -> Iterable[int]:
         """Whose signs of life matter to a member."""

@@ -18,6 +18,7 @@ from agents.federation.neighbours.proof import verify_gossip
 from agents.federation.neighbours.views import Views
 from agents.federation.tensors import Layout
 from agents.federation.verify import Finding
+from protocols.entry import Entry
 from protocols.rounds import Mix, State
 from simulations.crowd import STEP_S, Crowd
 from simulations.learning import Shelf
@@ -34,14 +35,28 @@ def unchanged(number: int, round_number: int, model: Vector) -> Vector:
 
 
 class Neighbourhood(Crowd):
-    """Members, the time, who hears whom, and their models. `folder` takes the files."""
+    """Members, the time, who hears whom, and their models. `folder` takes the files.
+
+    is_local: of states and means only those hear who are given them, or take what was made of them, and the first
+    member, who proves it all. A thousand who all hear everything take too long for a simulation.
+    """
 
     def __init__(
-        self, n_members: int, seed: int, folder: Path, initial: Vector, train: Training = unchanged, **changes: Any
+        self,
+        n_members: int,
+        seed: int,
+        folder: Path,
+        initial: Vector,
+        train: Training = unchanged,
+        *,
+        is_local: bool = False,
+        **changes: Any,
     ) -> None:
         self.shelf: Final = Shelf(folder)
         self.layout: Final = Layout.of({"w": (len(initial),)})
         self.train = train
+        self.is_local: Final = is_local
+        self._concerned: dict[int, frozenset[int]] = {}
         self.given: Callable[[int, State, Path], Path] = lambda number, state, path: path
         fixed: dict[str, Any] = {"initial": self.shelf.add(self.layout, initial), "is_evaluated": False}
         super().__init__(n_members, seed, **fixed | changes)
@@ -76,6 +91,16 @@ class Neighbourhood(Crowd):
         known = self.members[number].book.entries()
         self.members[number] = self._new_member(self.identities[number], Book(self.plan))
         self._do(number, self.members[number].receive(known, self.now_s)[0])
+
+    def _reaches(self, author: int, entry: Entry, number: int) -> bool:
+        if not self.is_local or number == 0 or entry.kind not in (State.kind, Mix.kind):
+            return True
+        if author not in self._concerned:
+            views = self.neighbour(0).views
+            near = views.neighbours(self.identities[author].peer_id, 1)
+            far = [views.neighbours(peer, 1) for peer in near]
+            self._concerned[author] = frozenset(self._numbers[peer] for peer in near.union(*far))
+        return number in self._concerned[author]
 
     def _seen(self, number: int) -> Iterable[int]:
         views = self.neighbour(number).views

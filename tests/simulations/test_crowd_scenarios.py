@@ -12,8 +12,8 @@ AGAIN = ("fl_equivocation", "fl_sign_flip")  # one of each kind of crowd
 
 def test_the_scenarios_of_rounds_are_found() -> None:
     assert [name.removeprefix("fl_") for name in FEDERATED] == [
-        "alie", "churn", "equivocation", "free_riders", "gossip", "ipm", "label_flip", "nan", "partition", "scaling",
-        "sign_flip", "stragglers", "sybils",
+        "alie", "async", "churn", "equivocation", "free_riders", "gossip", "ipm", "label_flip", "nan", "partition",
+        "scaling", "sign_flip", "stragglers", "sybils",
     ]  # fmt: skip
 
 

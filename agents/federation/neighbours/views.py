@@ -26,6 +26,7 @@ class Views:
         self.gossip: Final[Gossip] = gossip_of(book.plan.gossip or {})
         self._roster: tuple[PeerId, ...] = ()
         self._places: dict[PeerId, int] = {}
+        self._sound: set[Cid] = set()  # what rests on events alone, in their authors' order, stays so
         self._edges: dict[tuple[PeerId, int], frozenset[PeerId]] = {}
         self._grids: dict[int, dict[int, tuple[int, ...]]] = {}
 
@@ -164,6 +165,14 @@ class Views:
 
     def fault_of_state(self, said: Said) -> str | None:
         """Why nobody may take a state, or nothing; None while it rests on what is not known here."""
+        if said.cid in self._sound:
+            return ""
+        fault = self._fault_of_state(said)
+        if fault == "":
+            self._sound.add(said.cid)
+        return fault
+
+    def _fault_of_state(self, said: Said) -> str | None:
         state, peer = said.event, said.author
         assert isinstance(state, State)
         if not self.roster:
