@@ -22,7 +22,7 @@ help: ## this list
 demo: $(VENV)/.engine ## two daemons on this machine: train, announce, fetch, hot-swap (about two minutes)
 	@$(BIN)/covey demo $(ARGS)
 
-test: $(VENV)/.test ## all tests
+test: $(VENV)/.test ## every test, but for the longest stories (make long)
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 check: $(VENV)/.dev ## formatting, lint, types, architecture

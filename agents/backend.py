@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from agents.engine.messages import ModelCard
+from agents.errors import BackendRefused
 from agents.models import default_name
 from storage.catalog import Catalog
 from storage.catalog.models import ModelRow
@@ -17,6 +18,16 @@ SOURCE: Final = "backend:"
 def is_backend(row: ModelRow) -> bool:
     """Does a server answer for this model?"""
     return row.source.startswith(SOURCE)
+
+
+def check_here(row: ModelRow) -> ModelRow:
+    """The row of a model whose weights this node has. Raises: BackendRefused for a backend's."""
+    if is_backend(row):
+        raise BackendRefused(
+            f"{row.name} is the model of the backend, which has its weights: name a model of this node; "
+            "those there are: covey model list"
+        )
+    return row
 
 
 def name_of(catalog: Catalog, model: str) -> str:

@@ -1,7 +1,8 @@
 """A history on the disk: a file of entries, the one that it begins with first, that only ever grows.
 
-An entry is synced before anybody hears of it. A crash can leave no more than a torn tail, which is cut off before the
-next is written; a record that the disk changed is passed over, and comes again from others. What kind of history it
+An entry is synced before anybody hears of it. A crash can leave no more than a torn tail; a record that the disk
+changed is passed over, and comes again from others. Behind a length that the disk changed nothing can be told apart:
+whatever cannot be read to the end of the file is put aside before the next entry is written. What kind of history it
 holds, its first bytes say: each kind has a class of its own.
 """
 
@@ -11,13 +12,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar, Final, Self
 
+import structlog
+
 from protocols.entry import MAX_BODY_BYTES, MAX_ENTRY_BYTES, Entry, open_entry
 from protocols.errors import Remote
+from storage.cid import Cid
 from storage.durable import make_folder, sync_data, sync_folder, write_all
-from storage.errors import UnknownVersion
+from storage.errors import InvalidCid, StorageError, UnknownVersion
 
 HEADER_BYTES: Final = 8
 _LENGTHS: Final = struct.Struct(">II")
+
+log = structlog.get_logger(__name__)
 
 
 class EntryJournal:
@@ -37,24 +43,76 @@ class EntryJournal:
         make_folder(path.parent)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         journal = cls(path, fd, len(cls.header))
-        write_all(fd, cls.header, 0)
-        journal.append([first])
-        sync_folder(path.parent)
+        try:
+            write_all(fd, cls.header, 0)
+            journal.append([first])
+            sync_folder(path.parent)
+        except BaseException:
+            journal.close()
+            path.unlink()
+            raise
         return journal
 
     @classmethod
     def open(cls, path: Path) -> tuple[Self, list[Entry]]:
-        """Open a file, with what stands in it; its torn tail is cut off. Raises: UnknownVersion, OSError."""
+        """Open a file, with what stands in it; a tail that cannot be read goes to `.cut` beside it.
+
+        Raises: UnknownVersion, StoreFull, OSError.
+        """
         data = path.read_bytes()
         if data[: len(cls.header)] != cls.header[: len(data)]:
             raise UnknownVersion(f"{path} is no journal of {cls.what} that this Covey can read")
         found = list(read(data))
         end = found[-1][1] if found else min(len(data), len(cls.header))
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        if end < len(data):
-            os.ftruncate(fd, end)
+        journal = cls(path, os.open(path, os.O_RDWR | os.O_CLOEXEC), end)
+        try:
+            if end < len(data):
+                journal._cut(data[end:])
+        except BaseException:
+            journal.close()
+            raise
+        return journal, [entry for entry, _ in found]
+
+    @classmethod
+    def load(cls, folder: Path) -> Iterator[tuple[Cid, Self, list[Entry]]]:
+        """The journals in `folder`, by the CIDs that they are named by: those of their first entries' bodies.
+
+        One that cannot be read is told of and left alone; one that does not begin with its entry is put aside.
+        """
+        for path in sorted(folder.glob("b*")) if folder.is_dir() else []:
+            try:
+                cid = Cid.parse(path.name)
+            except InvalidCid:
+                continue
+            try:
+                journal, entries = cls.open(path)
+            except (StorageError, OSError) as error:
+                log.error("journal_unusable", path=str(path), error=str(error))
+                continue
+            if entries and entries[0].body_cid == cid:
+                yield cid, journal, entries
+                continue
+            journal.refuse("it does not begin with the entry that it is named by")  # its creation was cut short
+            path.rename(path.with_suffix(".damaged"))
+
+    def refuse(self, error: object) -> None:
+        """Let go of a file that tells no history after all, and tell of it."""
+        self.close()
+        log.error("journal_unusable", path=str(self.path), error=str(error))
+
+    def _cut(self, tail: bytes) -> None:
+        """Put what cannot be read in a file beside this one, behind what was put there before, and end here."""
+        aside = self.path.with_suffix(".cut")
+        fd = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            write_all(fd, tail, os.fstat(fd).st_size)
             sync_data(fd)
-        return cls(path, fd, end), [entry for entry, _ in found]
+        finally:
+            os.close(fd)
+        sync_folder(aside.parent)
+        os.ftruncate(self._fd, self._n_bytes)
+        sync_data(self._fd)
+        log.warning("journal_cut", path=str(self.path), n_bytes=self._n_bytes, n_cut=len(tail), aside=str(aside))
 
     def append(self, entries: Iterable[Entry]) -> None:
         """Write entries; they are on the disk when this returns. Raises: StoreFull, OSError."""

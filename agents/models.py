@@ -169,6 +169,11 @@ def find_model(catalog: Catalog, name: str | None, usual: str) -> ModelRow:
     if name is None and len(models) == 1:
         return models[0]
     names = [row.name for row in models]
+    if name is None:
+        raise UnknownName(
+            f"the usual model, {usual!r}, is not here; there are: {', '.join(names)}. Name one with --model, or: "
+            "covey config set engine.model NAME"
+        )
     near = difflib.get_close_matches(wanted, names, n=1)
     text = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names)}"
     raise UnknownName(f"there is no model {wanted!r} here; {text}")

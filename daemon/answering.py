@@ -1,9 +1,12 @@
 """Answers, of this node's model: the cache before it, and the peers that may ask it."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from agents.adapters.inspect import WEIGHTS_FILE
+from agents.adapters.select import Pinned, parse_policy
+from agents.backend import is_backend
 from agents.cache.answers import AnswerCache
 from agents.cache.answers import Engine as CacheableEngine
 from agents.cache.key import OWN
@@ -12,7 +15,7 @@ from agents.cache.stores import Answers, FileAnswers, MemoryAnswers
 from agents.chat.ready import resolve
 from agents.engine.client import Engine
 from agents.errors import UnknownName
-from agents.models import Desk, is_name
+from agents.models import Desk, find_model, is_name
 from daemon.config import CacheConfig, Config
 from daemon.paths import Home
 from storage.catalog.models import ModelRow
@@ -27,6 +30,24 @@ CACHE_FILE: Final = "answers.db"
 _MB: Final = 1_000_000
 
 
+def who_answers(node: "Node", name: str | None, wish: str) -> "tuple[ModelRow, Adapter | None]":
+    """The model of that name, and its adapter that `wish` asks for.
+
+    Without a name it is the usual model, unless an adapter is named that is for another one here. Of a name that was
+    trained here and is not published yet, that is said. Raises: NoModel, UnknownName.
+    """
+    usual = node.config.engine.model
+    if name is None and isinstance(parse_policy(wish), Pinned):
+        models = sorted(node.catalog.models.list(), key=lambda row: (row.name != usual, row.name))
+        for model in models:
+            with suppress(UnknownName):
+                return model, resolve(node.catalog, model, wish)
+        if models:
+            return models[0], resolve_wish(node, models[0], wish)  # which says what is wrong
+    model = find_model(node.catalog, name, usual)
+    return model, resolve_wish(node, model, wish)
+
+
 def resolve_wish(node: "Node", model: ModelRow, wish: str) -> "Adapter | None":
     """As `resolve`; of a name that was trained here and is not published yet, that is said. Raises: UnknownName."""
     try:
@@ -36,6 +57,11 @@ def resolve_wish(node: "Node", model: ModelRow, wish: str) -> "Adapter | None":
             text = f"{wish} was trained here, and only what is published answers: covey adapter publish {wish}"
             raise UnknownName(text) from None
         raise
+
+
+def is_loaded(node: "Node", model: ModelRow) -> bool:
+    """Would `model` answer without being loaded first?"""
+    return (node.engine.pid is not None or is_backend(model)) and node.desk.holds(model)
 
 
 def answer_cache(wish: CacheConfig, home: Home, unix_s: Callable[[], float]) -> AnswerCache:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -30,10 +30,12 @@ from agents.engine.client import WORKER, Engine, open_engine
 from agents.federation.service import Rounds
 from agents.federation.training import RoundEngine
 from agents.models import Desk, mend_models
+from agents.roster.crew import Crew
 from agents.workspace.service import Workspaces
 from daemon import config as settings
 from daemon import logs, wall
 from daemon.adapters import Adapters
+from daemon.agents import open_model
 from daemon.answering import answer_cache, answer_peers
 from daemon.api.faults import fault_of
 from daemon.api.http import control_served
@@ -67,6 +69,8 @@ MAX_DEATH_CHARS: Final = 500
 TRAINER_IDLE_S: Final = 60.0
 # Who waits for an answer goes before who trains.
 TRAINER: Final = ("nice", "-n", "10", *WORKER)
+GOSSIP_STARTS: Final = b"gossipsub"
+GOSSIP_NUMBERS_BITS: Final = 20  # each start has so many numbers for messages of topics, above all earlier ones
 DHTS: Final = {"lan": "/ipfs/lan/kad/1.0.0", "public": "/ipfs/kad/1.0.0"}
 
 log = structlog.get_logger(__name__)
@@ -76,7 +80,8 @@ log = structlog.get_logger(__name__)
 class Node:
     """The parts of a running node, as operations get them. `stop(reason)` begins to end it; `gateway` is its URL.
 
-    `trainer` is an engine of its own, so that chats go on while a training runs, and one's death is not the other's.
+    `trainer` and `workshop` are engines of their own: answers go on while a training runs, and both while models are
+    brought in, merged and exported; the death of one is not another's.
     """
 
     home: Home
@@ -94,12 +99,14 @@ class Node:
     adapters: Adapters
     engine: Engine
     trainer: Engine
+    workshop: Engine
     training_now: set[str]
     desk: Desk
     chats: Sessions[Chat]
     answers: AnswerCache
     rounds: Rounds
     workspaces: Workspaces
+    crew: Crew
     gateway: str | None
     openai: Face
     started_s: float
@@ -145,7 +152,7 @@ async def run_node(
     """Run a node until it is told to stop."""
     stopping = trio.Event()
     with stop_on_signals(stopping.set) as stop:
-        async with open_node(home, identity, config, stop, open_network or _libp2p) as node:
+        async with open_node(home, identity, config, stop, open_network) as node:
             log.info("started", peer=str(identity.peer_id), home=str(home.root))
             on_ready(msgspec.to_builtins(await status(node, Nothing())))
             await stopping.wait()
@@ -154,7 +161,11 @@ async def run_node(
 
 @asynccontextmanager
 async def open_node(
-    home: Home, identity: Identity, config: Config, stop: Callable[[str], None], open_network: NetworkOpener
+    home: Home,
+    identity: Identity,
+    config: Config,
+    stop: Callable[[str], None],
+    open_network: NetworkOpener | None = None,
 ) -> AsyncIterator[Node]:
     """Every part of a node, from the disk outwards; the control socket comes last: who can ask gets an answer."""
     async with (
@@ -163,6 +174,9 @@ async def open_node(
     ):
         feed = EventFeed(catalog, wall.unix_s)
         config = await trio.to_thread.run_sync(settle, config, home, catalog)
+        if open_network is None:
+            start = await trio.to_thread.run_sync(catalog.sequences.next, GOSSIP_STARTS, wall.unix_s())
+            open_network = partial(_libp2p, first_sequence=start << GOSSIP_NUMBERS_BITS)
         async with (
             running(feed.run),
             open_network(identity, config) as network,
@@ -181,7 +195,9 @@ async def open_node(
             serve_offers(ports)
             keeper = Keeper(store, ports.pins, roots, feed.note)
             async with _gateway(config, ports) as gateway:
-                node, services = _assemble(home, config, ports, keeper, feed, engines, stop, gateway)
+                crew = await ports.exchange.work(partial(Crew, ports, home.agents))
+                node, services = _assemble(home, config, ports, keeper, feed, engines, stop, gateway, crew)
+                crew.attach(partial(open_model, node))
                 async with trio.open_nursery() as nursery:
                     for name, service in services.items():
                         await nursery.start(supervise, name, service, feed.note)
@@ -192,12 +208,27 @@ async def open_node(
                     nursery.cancel_scope.cancel()
 
 
+class Engines(NamedTuple):
+    """The engine that answers, the one that trains, and the one for work on whole models. None runs unasked."""
+
+    answering: Engine
+    trainer: Engine
+    workshop: Engine
+
+
 @asynccontextmanager
-async def _engines(
-    config: Config, home: Home, catalog: Catalog, feed: EventFeed
-) -> AsyncIterator[tuple[Engine, Engine]]:
-    """The engine that answers, and the one that trains. Raises: BadConfig, BackendRefused."""
+async def _engines(config: Config, home: Home, catalog: Catalog, feed: EventFeed) -> AsyncIterator[Engines]:
+    """Raises: BadConfig, BackendRefused."""
     wish = config.engine
+    beside = partial(
+        open_engine,
+        command=TRAINER,
+        threads=wish.n_threads,
+        device=wish.device,
+        idle_s=min(TRAINER_IDLE_S, wish.idle_timeout_s),
+        hang_s=wish.hang_timeout_s,
+        on_log=_log_engine,
+    )
     async with (
         engine_opened(
             config,
@@ -213,16 +244,10 @@ async def _engines(
             on_log=_log_engine,
             on_death=lambda why: feed.note("engine_died", {"text": why[:MAX_DEATH_CHARS]}),
         ) as engine,
-        open_engine(
-            command=TRAINER,
-            threads=wish.n_threads,
-            device=wish.device,
-            idle_s=min(TRAINER_IDLE_S, wish.idle_timeout_s),
-            hang_s=wish.hang_timeout_s,
-            on_log=_log_engine,
-        ) as trainer,
+        beside() as trainer,
+        beside() as workshop,
     ):
-        yield engine, trainer
+        yield Engines(engine, trainer, workshop)
 
 
 @asynccontextmanager
@@ -330,13 +355,14 @@ def _assemble(
     ports: Ports,
     keeper: Keeper,
     feed: EventFeed,
-    engines: tuple[Engine, Engine],
+    engines: Engines,
     stop: Callable[[str], None],
     gateway: str | None,
+    crew: Crew,
 ) -> tuple[Node, dict[str, Service]]:
     """Put the parts together: the node, and the services that run beside it."""
     network, catalog = ports.network, ports.catalog
-    engine, trainer = engines
+    engine, trainer, workshop = engines
     rng = random.Random(os.urandom(16))
     provider = Provider(ports, rng)
     publish, published = trio.open_memory_channel[Cid](MAX_QUEUED)
@@ -361,12 +387,14 @@ def _assemble(
         adapters=Adapters(ports, publish, tell, provider),
         engine=engine,
         trainer=trainer,
+        workshop=workshop,
         training_now=set(),
         desk=desk,
         chats=Sessions(),
         answers=answers,
         rounds=Rounds(ports, home.rounds, home.scratch, RoundEngine(catalog, trainer, desk.keeping)),
-        workspaces=Workspaces(ports, home.workspaces),
+        workspaces=Workspaces(ports, home.workspaces, agents=crew),
+        crew=crew,
         gateway=gateway,
         openai=Face(Token(home.openai_token)),
         started_s=trio.current_time(),
@@ -431,7 +459,7 @@ async def _opened(opener: Callable[[], C]) -> AsyncIterator[C]:
 
 
 @asynccontextmanager
-async def _libp2p(identity: Identity, config: Config) -> AsyncIterator[Network]:
+async def _libp2p(identity: Identity, config: Config, first_sequence: int) -> AsyncIterator[Network]:
     """The real network. Raises: Local when a listen address cannot be used."""
     from protocols.net_libp2p import NetConfig, open_network  # a second of imports: only a daemon pays it
 
@@ -440,6 +468,7 @@ async def _libp2p(identity: Identity, config: Config) -> AsyncIterator[Network]:
         listen=(f"/{family}/{config.network.host}/tcp/{config.network.port}",),
         mdns=config.network.has_mdns,
         kad_protocol=DHTS[config.network.dht],
+        first_sequence=first_sequence,
     )
     async with open_network(identity, chosen) as network:
         yield network

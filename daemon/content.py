@@ -12,7 +12,7 @@ from daemon.api.operation import Progress as Told
 from daemon.errors import Unfit
 from protocols.artifacts import describe
 from protocols.entry import read_entry
-from protocols.errors import Remote
+from protocols.errors import NoProviders, Remote, TimedOut
 from protocols.fetch import Links, Progress, fetch_dag
 from protocols.net import PeerInfo
 from storage.blockstore import MAX_BLOCK_BYTES, MadeBlock
@@ -47,10 +47,10 @@ async def fetch_reference(
     for name in names:
         await _fetch(node, cid, timeout_s, named, links=folder_links)
         cid = resolve(node.store, cid, name)
-    step = f"fetching {cid}"
 
     def on_progress(progress: Progress) -> None:
-        report(Told(step=step, n_done=progress.n_bytes + progress.n_reused_bytes))
+        why = f": {progress.damaged} is damaged here, and peers are asked for it" if progress.damaged else ""
+        report(Told(step=f"fetching {cid}{why}", n_done=progress.n_bytes + progress.n_reused_bytes))
 
     return cid, await _fetch(node, cid, timeout_s, named, on_progress=on_progress)
 
@@ -196,12 +196,22 @@ async def _fetch(
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Progress:
     connected = [PeerInfo(peer) for peer in node.network.peers()]
-    return await fetch_dag(
-        node.exchange,
-        cid,
-        providers=[*named, *connected],
-        find_more=partial(node.network.find_providers, cid, MAX_PROVIDERS),
-        on_progress=on_progress,
-        idle_timeout_s=timeout_s,
-        links=links,
-    )
+    try:
+        return await fetch_dag(
+            node.exchange,
+            cid,
+            providers=[*named, *connected],
+            find_more=partial(node.network.find_providers, cid, MAX_PROVIDERS),
+            on_progress=on_progress,
+            idle_timeout_s=timeout_s,
+            links=links,
+        )
+    except (NoProviders, TimedOut) as error:  # the index may not know that a block was here, once it was made anew
+        if "covey repo verify" in str(error) or not await node.exchange.work(partial(_was_whole, node, cid)):
+            raise
+        kept = f"it is pinned, and was here whole: `covey repo verify` tells what this disk has lost of it; {error}"
+        raise type(error)(kept) from None
+
+
+def _was_whole(node: "Node", cid: Cid) -> bool:
+    return any(pin.state is PinState.COMPLETE for pin in node.pins.list(cid))

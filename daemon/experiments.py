@@ -1,6 +1,6 @@
 """Federated experiments as operations use them: texts in, what the room of federation knows out."""
 
-from contextlib import suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -9,11 +9,11 @@ import msgspec
 import trio
 
 from agents.errors import AgentError
-from agents.federation.archive import pack, unpack
+from agents.federation.archive import Packed, pack, unpack
 from agents.federation.audit import audit, verdict_of
 from agents.federation.experiment import Experiment
 from agents.federation.needs import needed, noises
-from agents.federation.planning import BadPlan, complete, faults, plan_of, read_file
+from agents.federation.planning import BadPlan, check_rank, complete, faults, plan_of, read_file
 from agents.federation.shelf import Shelf
 from agents.federation.standing import state_of
 from agents.federation.tasks import BadTask, FindBase, Task, task_of
@@ -23,25 +23,24 @@ from agents.federation.verify import Finding
 from daemon import wall
 from daemon.api.operation import Progress
 from daemon.api.operations import fl, fl_proof
+from daemon.api.progress import in_thread
+from daemon.asked import new_target, whom
 from daemon.errors import NotFoundHere, Unfit
 from protocols.entry import Entry, make_entry
 from protocols.errors import Remote
 from protocols.net import PeerInfo
-from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Plan, content_of
+from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Plan, content_of, read_plan
 from storage.cid import Cid
-from storage.errors import InvalidCid, StorageError, TargetExists
-from storage.keys import PeerId
-from storage.pins import PinState
+from storage.errors import DiskFull, InvalidCid, StorageError, StoreFull
 from storage.unixfs import COVEY_WEIGHTS, add_path
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from daemon.api.progress import Report
     from daemon.app import Node
 
-DIAL_LIMIT_S: Final = 15.0
 MODEL_IDLE_S: Final = 60.0
-MAX_ASKED: Final = 32
-INITIAL_PIN: Final = "rounds/initial"
 
 
 def find(node: "Node", text: str) -> Experiment:
@@ -73,10 +72,11 @@ async def make_plan(node: "Node", params: "fl.Plan") -> "fl.Planned":
     fields = complete(wish, peers.__getitem__, me)
     task = await trio.to_thread.run_sync(task_of(fields["task"]).completed, _finder(node))
     fields["task"] = msgspec.json.decode(msgspec.json.encode(task))
-    plan, n_params = await trio.to_thread.run_sync(_with_tensors, node, fields, wish.get("initial"))
-    entry = make_entry(node.identity, PLAN_KIND, PLAN_SCOPE, int(wall.unix_s()), [], content_of(plan))
-    one = await node.rounds.follow(entry)
-    await trio.to_thread.run_sync(_hold_initial, node, one)
+    with node.store.lease():  # until the experiment holds its first tensors
+        plan, n_params = await trio.to_thread.run_sync(_with_tensors, node, fields, wish.get("initial"))
+        entry = make_entry(node.identity, PLAN_KIND, PLAN_SCOPE, int(wall.unix_s()), [], content_of(plan))
+        one = await node.rounds.follow(entry)
+        await trio.to_thread.run_sync(_hold_initial, one)
     return fl.Planned(
         experiment=str(one.cid),
         title=plan.title,
@@ -122,7 +122,7 @@ def _with_tensors(node: "Node", fields: dict[str, Any], initial: object) -> tupl
     """The plan over its first tensors, which are stored, and how many numbers they hold."""
     import tempfile
 
-    with tempfile.TemporaryDirectory(dir=node.home.scratch) as name, node.store.lease():
+    with tempfile.TemporaryDirectory(dir=node.home.scratch) as name:
         folder = Path(name)
         try:
             cid = Cid.parse(initial) if isinstance(initial, str) else None
@@ -136,28 +136,22 @@ def _with_tensors(node: "Node", fields: dict[str, Any], initial: object) -> tupl
                 canonical(path, folder / "initial")
                 path = folder / "initial"
         else:
-            path = Shelf(_ports(node), folder).path(cid)
+            path = Shelf(node.adapters.ports, folder).path(cid)
         layout = read_layout(path)
         if why := task_of(fields["task"]).misfit(layout):
             raise BadPlan(f"the first tensors are not those of the task: {why}")
         added = add_path(node.store, path, COVEY_WEIGHTS) if cid is None else cid
         plan = plan_of(fields, added, int(wall.unix_s()))
-        node.pins.add(added, INITIAL_PIN, state=PinState.COMPLETE)  # until the experiment holds it
         return plan, layout.n_params
 
 
-def _hold_initial(node: "Node", one: Experiment) -> None:
+def _hold_initial(one: Experiment) -> None:
     one.keep.hold(one.plan.initial)
     one.keep.show(one.plan.initial)
-    node.pins.remove(one.plan.initial, INITIAL_PIN)
 
 
 def _finder(node: "Node") -> FindBase:
     return partial(find_base, node.catalog)
-
-
-def _ports(node: "Node") -> Any:
-    return node.adapters.ports
 
 
 # --- taking part
@@ -167,18 +161,18 @@ async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
     """Raises: UnknownExperiment, NoMember, BadTask, NotFoundHere, StorageError, OSError."""
     cid = Cid.parse(params.experiment)
     known = next((one for one in node.rounds.all() if one.cid == cid), None)
-    entry = known.plan_entry if known else await node.rounds.plan_from(await _whom(node, params.from_), cid)
+    entry = known.plan_entry if known else await node.rounds.plan_from(await whom(node, params.from_), cid)
     data = Path(params.data) if params.data is not None else None
-    one_plan = known.plan if known else None
+    plan = known.plan if known else read_plan(entry)
     if data is not None:
-        from protocols.rounds import read_plan
-
-        task = task_of((one_plan or read_plan(entry)).task)
-        if why := faults(one_plan or read_plan(entry)):
+        task = task_of(plan.task)
+        if why := faults(plan):
             raise BadPlan(f"this node does not train by this plan: {'; '.join(why)}")
+        if params.rank:
+            check_rank(plan, params.rank)
         await trio.to_thread.run_sync(task.check, data)
         await _bring_base(node, task)
-    one = await node.rounds.follow(entry, data)
+    one = await node.rounds.follow(entry, data, params.rank)
     if data is not None and node.identity.peer_id not in one.book.joined_now():
         await one.do(one.member.join)
     return fl.Joined(
@@ -218,22 +212,6 @@ async def _bring_base(node: "Node", task: Task) -> None:
         await node.adapters.listen()
 
 
-async def _whom(node: "Node", text: str | None) -> list[PeerId]:
-    """Whom to ask for a plan: the one that is named, connected to if need be, or all who are connected."""
-    from daemon.api.operations.peer import resolve
-
-    if text is None:
-        return node.network.peers()[:MAX_ASKED]
-    peer = await resolve(node, text)
-    info = PeerInfo.parse(text) if "/" in text else PeerInfo(peer, node.catalog.peers.addresses(peer))
-    try:
-        with trio.fail_after(DIAL_LIMIT_S):
-            await node.network.connect(info)
-    except (Remote, trio.TooSlowError):
-        pass  # told by the question
-    return [peer]
-
-
 # --- proving
 
 
@@ -251,15 +229,10 @@ async def verify(node: "Node", params: "fl_proof.Verify", report: "Report") -> "
 
 
 async def _audited(node: "Node", plan: Entry, entries: list[Entry], report: "Report") -> "fl_proof.Verified":
-    n_done = 0
+    def work(on_done: "Callable[[int], None]") -> list[Finding]:
+        return audit(node.adapters.ports, plan, entries, node.home.scratch, lambda finding: on_done(1))
 
-    def on_finding(finding: Finding) -> None:
-        nonlocal n_done
-        trio.from_thread.check_cancelled()
-        n_done += 1
-        report(Progress(step="computing each round again", n_done=n_done, unit="findings"))
-
-    findings = await trio.to_thread.run_sync(partial(audit, _ports(node), plan, entries, node.home.scratch, on_finding))
+    findings = await in_thread(work, "computing each round again", None, report, "findings")
     return fl_proof.Verified(
         experiment=str(plan.body_cid),
         title=str(plan.content.get("title", "")),
@@ -285,46 +258,44 @@ def _read_car(node: "Node", path: Path) -> tuple[Entry, list[Entry]]:
     return unpack(node.store, found.roots[0].cid)
 
 
+@contextmanager
+def _as_far_as_it_can_be_had() -> "Iterator[None]":
+    """What cannot be brought is told as not decidable, or left out; that there is no room for it is an error."""
+    try:
+        yield
+    except (StoreFull, DiskFull):
+        raise
+    except (AgentError, Remote, StorageError, trio.TooSlowError):
+        pass
+
+
 async def bring_all(one: Experiment, report: "Report") -> None:
-    """Fetch what events name, verifying needs, and is not here, as far as members have it."""
-    with suppress(Remote, StorageError, trio.TooSlowError):
+    """Fetch what verifying needs and is not here, as far as members have it. Raises: StoreFull, DiskFull."""
+    with _as_far_as_it_can_be_had():
         await one.fetch_file(one.plan.initial)
     for noise in noises(one.book):
-        with suppress(Remote, StorageError, trio.TooSlowError):
+        with _as_far_as_it_can_be_had():
             await one.fetch_file(noise)
     wanted = needed(one.book)
     for n_done, files in enumerate(wanted):
         report(Progress(step="fetching updates", n_done=n_done, n_total=len(wanted), unit="updates"))
-        try:
+        with _as_far_as_it_can_be_had():
             await one.bring_update(*files)
-        except (AgentError, Remote, StorageError, trio.TooSlowError):
-            continue  # told as not decidable, or left out
 
 
 async def export(node: "Node", params: "fl_proof.Export", report: "Report") -> "fl_proof.Exported":
     """Raises: UnknownExperiment, NotFoundHere, TargetExists, StorageError."""
-    one, target = find(node, params.experiment), Path(params.out)
-    if not target.parent.is_dir():
-        raise NotFoundHere(f"there is no folder {target.parent} to write into. Make it first: mkdir -p")
-    if target.exists():
-        raise TargetExists(f"{target} is there already: choose another name, or move it away")
+    one, target = find(node, params.experiment), new_target(params.out)
     if not params.is_offline:
         await bring_all(one, report)
-        await _bring_results(one)
+        await bring_results(one)
 
-    n_done = 0
-
-    def on_bytes(n_bytes: int) -> None:
-        nonlocal n_done
-        trio.from_thread.check_cancelled()
-        n_done += n_bytes
-        report(Progress(step=f"writing {target.name}", n_done=n_done))
-
-    def write() -> Any:
+    def write(on_bytes: "Callable[[int], None]") -> Packed:
         with node.store.lease():
-            return pack(node.store, one.plan_entry, one.book.entries(), target, on_bytes)
+            return pack(node.store, one.plan_entry, entries, target, on_bytes)
 
-    packed = await trio.to_thread.run_sync(write)
+    entries = one.book.entries()
+    packed = await in_thread(write, f"writing {target.name}", None, report)
     return fl_proof.Exported(
         experiment=str(one.cid),
         root=str(packed.root),
@@ -336,11 +307,10 @@ async def export(node: "Node", params: "fl_proof.Export", report: "Report") -> "
     )
 
 
-async def _bring_results(one: Experiment) -> None:
+async def bring_results(one: Experiment) -> None:
+    """Fetch the results of the rounds that have one, as far as members have them. Raises: StoreFull, DiskFull."""
     for number in range(1, one.book.current()):
         result = one.book.result(number)
         if result is not None and result != one.plan.initial:
-            try:
+            with _as_far_as_it_can_be_had():
                 await one.bring_result(result)
-            except (Remote, StorageError, trio.TooSlowError):
-                continue

@@ -87,6 +87,11 @@ class Home:
         return self.root / "journal" / "workspaces"
 
     @property
+    def agents(self) -> Path:
+        """The declarations of the agents that are hosted here, a folder for each workspace; made with the first."""
+        return self.root / "agents"
+
+    @property
     def sealed_keys(self) -> Path:
         """Content keys that can be erased; made with the first."""
         return self.root / "sealed-keys"

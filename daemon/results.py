@@ -1,6 +1,7 @@
 """What comes of an experiment, for its user: tensors in a file, or an adapter to publish and to chat with."""
 
-import shutil
+import tempfile
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +14,14 @@ from agents.federation.standing import round_of
 from agents.federation.tasks import task_of
 from agents.federation.training import find_base
 from daemon.api.operations import fl
+from daemon.asked import new_target
 from daemon.errors import NotFoundHere, Unfit
 from daemon.experiments import find
+from daemon.training import sole
 from storage.cid import Cid
 from storage.durable import make_folder
 from storage.errors import TargetExists
+from storage.staging import beside
 from storage.unixfs import export as export_file
 
 if TYPE_CHECKING:
@@ -25,18 +29,20 @@ if TYPE_CHECKING:
 
 
 async def fetch_result(node: "Node", params: "fl.Fetch") -> "fl.Fetched":
-    """Raises: NotFoundHere, BadTask, TargetExists, Remote, StorageError."""
+    """Raises: NotFoundHere, BadTask, TargetExists, Busy, Remote, StorageError."""
     one = find(node, params.experiment)
     last = one.member.current() - 1
     number = params.round or last
     if number > last or number < 1:
         raise NotFoundHere(f"round {max(number, 1)} has no result yet: covey fl status {one.cid}")
-    result, document = await _brought(node, one, number, params.of)
-    if params.out is not None:
-        await trio.to_thread.run_sync(export_file, node.store, document.tensors, Path(params.out))
-    folder = node.home.training / params.as_adapter if params.as_adapter is not None else None
-    if folder is not None:
-        await trio.to_thread.run_sync(partial(_write_adapter, node, one, number, result, document, folder))
+    out = new_target(params.out) if params.out is not None else None
+    with sole(node, params.as_adapter) if params.as_adapter is not None else nullcontext():
+        folder = _adapter_folder(node, params.as_adapter) if params.as_adapter is not None else None
+        result, document = await _brought(node, one, number, params.of)
+        if out is not None:
+            await trio.to_thread.run_sync(export_file, node.store, document.tensors, out)
+        if folder is not None:
+            await trio.to_thread.run_sync(partial(_write_adapter, node, one, number, result, document, folder))
     return fl.Fetched(
         experiment=str(one.cid),
         round=number,
@@ -67,25 +73,22 @@ async def _brought(node: "Node", one: Experiment, number: int, of: str | None) -
     return result, await one.bring_result(result)
 
 
+def _adapter_folder(node: "Node", name: str) -> Path:
+    """Raises: TargetExists."""
+    folder = node.home.training / name
+    if folder.exists():
+        raise TargetExists(f"there is an adapter {name!r} here: choose another name, or delete {folder}")
+    return folder
+
+
 def _write_adapter(node: "Node", one: Experiment, number: int, result: Cid, document: Document, folder: Path) -> None:
     """A PEFT folder among those that were trained here; whole or not at all. Raises: BadTask, TargetExists, OSError."""
-    if folder.exists():
-        raise TargetExists(f"there is an adapter {folder.name!r} here: choose another name, or delete {folder}")
     make_folder(folder.parent)
-    staging = folder.with_name(f".{folder.name}.result")
-    shutil.rmtree(staging, ignore_errors=True)  # of a kill
-    staging.mkdir()
-    tensors = staging.with_suffix(".tensors")
-    try:
-        tensors.unlink(missing_ok=True)
-        export_file(node.store, document.tensors, tensors)
-        task_of(one.plan.task).write_adapter(
-            tensors, staging, _facts(one, number, result, document), partial(find_base, node.catalog)
-        )
-        staging.rename(folder)
-    finally:
-        tensors.unlink(missing_ok=True)
-        shutil.rmtree(staging, ignore_errors=True)
+    facts = _facts(one, number, result, document)
+    with tempfile.TemporaryDirectory(dir=node.home.scratch) as scratch, beside(folder) as staged:
+        export_file(node.store, document.tensors, Path(scratch) / "tensors")
+        staged.mkdir()
+        task_of(one.plan.task).write_adapter(Path(scratch) / "tensors", staged, facts, partial(find_base, node.catalog))
 
 
 def _facts(one: Experiment, number: int, result: Cid, document: Document) -> dict[str, str | int | float | bool]:

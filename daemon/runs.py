@@ -1,18 +1,23 @@
 """Runs as operations use them: a plan's file in, how it stands out."""
 
+import json
 import re
 import tomllib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import trio
 
 from agents.workspace.runs import core
 from agents.workspace.runs.effects import EFFECTS
-from agents.workspace.runs.plan import APPROVE, CANCEL, PREFIX, BadRun, read_plan, value_of
+from agents.workspace.runs.plan import APPROVE, CANCEL, PREFIX, BadRun, name_of, read_plan, started, value_of
 from agents.workspace.runs.replay import replay as replay_run
+from agents.workspace.space import Space
 from agents.workspace.workspace import Workspace
+from daemon import wall
 from daemon.api.operation import Done
 from daemon.api.operations import run as op
 from daemon.errors import NotFoundHere, Unfit
@@ -30,24 +35,33 @@ OVER: Final = ("done", "failed", "cancelled")
 async def start(node: "Node", params: op.Start) -> op.Started:
     """Raises: BadRun, UnknownWorkspace, NotGranted, Unfit, OSError."""
     one = find(node, params.workspace)
-    plan = read_plan(await trio.to_thread.run_sync(_read, Path(params.file)))
+    plan = started(read_plan(await trio.to_thread.run_sync(_read, Path(params.file))), wall.unix_s())
     name = params.name or _OTHER.sub("-", plan.title)[:64].strip("-")
     key = PREFIX + name
+    if name_of(key) is None:
+        raise Unfit(f"{name!r} is no name for a run: give it one by --name, of 1 to 64 letters, digits and . _ -")
     need(node, one, "write", key)
-    if key in one.space.values():
-        raise Unfit(f"there is a run {name!r} already: give this one another --name")
-    await one.say(checked(Put(key=key, value=value_of(plan))))
+    says = checked(Put(key=key, value=value_of(plan)))
+
+    def act(space: Space) -> tuple[Put, None, None]:
+        if key in space.values():
+            raise Unfit(f"there is a run {name!r} already: give this one another --name")
+        return says, None, None
+
+    await one.do(act)
     return op.Started(workspace=str(one.cid), run=name, n_steps=len(plan.steps))
 
 
 def _read(path: Path) -> Any:
-    data = path.read_bytes()
+    with path.open("rb") as file:
+        data = file.read(MAX_PLAN_BYTES + 1)
     if len(data) > MAX_PLAN_BYTES:
-        raise BadRun(f"{path} has {len(data)} bytes; a plan has {MAX_PLAN_BYTES} at most")
+        raise BadRun(f"{path} has over {MAX_PLAN_BYTES} bytes, and a plan has no more")
+    is_json = data.lstrip().startswith(b"{")
     try:
-        return tomllib.loads(data.decode())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise BadRun(f"{path} is no TOML: {error}") from None
+        return json.loads(data) if is_json else tomllib.loads(data.decode())
+    except (ValueError, UnicodeDecodeError, RecursionError) as error:
+        raise BadRun(f"{path} is no {'JSON' if is_json else 'TOML'}: {error}") from None
 
 
 def runs_of(node: "Node", workspace: str | None) -> list[op.Run]:
@@ -69,38 +83,53 @@ def _row(one: Workspace, run: core.Run) -> op.Run:
         title=run.plan.title,
         run=run.name,
         state=run.state,
-        n_done=sum(step.is_done for step in run.steps),
+        why=run.why,
+        n_done=run.n_done,
         n_steps=len(run.steps),
+        max_steps=run.plan.max_steps,
+        n_tokens=run.n_tokens,
+        max_tokens=run.plan.max_tokens,
+        left_s=max(0.0, run.plan.deadline_unix_s - wall.unix_s()) if run.plan.deadline_unix_s else None,
         n_retried=sum(step.n_attempts > 1 for step in run.steps),
         holder=str(run.holder.author) if run.holder is not None else None,
-        steps=[
-            op.Step(
-                name=view.name,
-                do=step.do,
-                is_done=view.is_done,
-                is_failed=view.is_failed,
-                n_attempts=view.n_attempts,
-                is_retried=view.n_attempts > 1,
-                by=str(view.by) if view.by is not None else None,
-                output=plain(view.output),
-            )
-            for step, view in zip(run.plan.steps, run.steps, strict=True)
-        ],
+        steps=[_step(run, view) for view in run.steps],
     )
 
 
-async def watch(node: "Node", params: op.One) -> AsyncIterator[op.Run]:
+def _step(run: core.Run, view: core.StepView) -> op.Step:
+    step = run.plan.steps[view.place]
+    agent = view.made.get("agent")
+    return op.Step(
+        name=view.name,
+        do=step.do,
+        agent=agent if isinstance(agent, str) else step.agent,
+        role=step.role,
+        time=view.time,
+        is_beside=step.beside,
+        is_done=view.is_done,
+        is_failed=view.is_failed,
+        n_attempts=view.n_attempts,
+        is_retried=view.n_attempts > 1,
+        by=str(view.by) if view.by is not None else None,
+        commit=str(view.commit.id) if view.commit is not None else None,
+        n_tokens=view.n_tokens,
+        output=plain(view.output),
+    )
+
+
+async def watch(node: "Node", params: op.One) -> AsyncGenerator[op.Run]:
     """Raises: UnknownWorkspace, NotFoundHere."""
     one = find(node, params.workspace)
     before = None
     while True:
+        n_news = one.n_news
         row = _row(one, _run(one, params.run))
-        if row != before:
+        if before is None or msgspec.structs.replace(row, left_s=before.left_s) != before:
             yield row
         if row.state in OVER:
             return
         before = row
-        await one.news()
+        await one.news(n_news)
 
 
 async def cancel(node: "Node", params: op.One) -> Done:
@@ -127,9 +156,18 @@ async def approve(node: "Node", params: op.Approve) -> Done:
     return Done(text="approved")
 
 
-async def replay(node: "Node", params: op.One) -> list[op.Replayed]:
-    """Raises: UnknownWorkspace, NotFoundHere."""
-    run = _run(find(node, params.workspace), params.run)
+async def replay(node: "Node", params: op.Again) -> list[op.Replayed]:
+    """Raises: UnknownWorkspace, NotFoundHere, BadRun, OSError."""
+    from agents.roster.perform import Task
+
+    one = find(node, params.workspace)
+    run = _run(one, params.run)
+    plan = read_plan(await trio.to_thread.run_sync(_read, Path(params.plan))) if params.plan is not None else None
+
+    async def live(agent: str, do: str, given: Any, key: str) -> Any:
+        value, _ = await node.crew.ask(one, agent, Task(do, given, key))
+        return value
+
     return [
         op.Replayed(
             name=found.name,
@@ -137,6 +175,9 @@ async def replay(node: "Node", params: op.One) -> list[op.Replayed]:
             now=str(found.now) if found.now is not None else None,
             is_same=found.is_same,
             why=found.why,
+            diff=list(found.diff),
         )
-        for found in await replay_run(run, EFFECTS)
+        for found in await replay_run(
+            run, EFFECTS, plan=plan, told=partial(node.crew.told, one), live=live if params.is_live else None
+        )
     ]

@@ -1,6 +1,7 @@
 """How experiments stand, as operations tell it."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,6 +13,7 @@ from agents.federation.privacy.accounts import privacy_of
 from agents.federation.report import Report, Row, as_html, as_picture
 from agents.federation.standing import MemberStanding, RoundStanding, members_of, round_of, state_of
 from daemon.api.operations import fl, fl_report
+from daemon.asked import names
 from daemon.errors import Unfit
 from daemon.experiments import find
 from storage.durable import write_file
@@ -28,6 +30,7 @@ MAX_SHOWN_ROUNDS: Final = 100
 async def standing(node: "Node", one: Experiment) -> "fl.Standing":
     """How it stands."""
     await one.weigh()
+    called = await names(node)
     book, activity = one.book, one.activity
     current = min(one.member.current(), one.plan.n_rounds)
     shown = range(max(1, current - MAX_SHOWN_ROUNDS + 1), current + 1) if book.start() is not None else range(0)
@@ -44,7 +47,7 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
         n_members=len(one.plan.members),
         n_joined=len(book.joined_now()),
         n_reachable=activity.n_reachable,
-        n_events=len(book.entries()),
+        n_events=book.n_events,
         coordinator=str(coordinator) if coordinator is not None else None,
         doing=activity.doing,
         trouble=activity.trouble,
@@ -54,7 +57,7 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
         delta=privacy.budget.delta if privacy is not None else None,
         gossip=_gossip_words(one),
         rounds=[_round(found, one.update_bytes(found.number)) for found in rounds],
-        members=[_member(node, member) for member in members_of(book, current)],
+        members=[_member(member, called.get(member.peer)) for member in members_of(book, current)],
     )
 
 
@@ -99,7 +102,7 @@ def _round(found: RoundStanding, update_bytes: int) -> "fl.Round":
         n_closed=found.n_closed,
         n_refused=len(found.refused),
         update_bytes=update_bytes,
-        loss=math.fsum(found.losses) / len(found.losses) if found.losses else None,
+        loss=found.loss,
         n_scores=len(found.scores),
         result_loss=found.result_loss,
         result_accuracy=found.result_accuracy,
@@ -109,17 +112,9 @@ def _round(found: RoundStanding, update_bytes: int) -> "fl.Round":
     )
 
 
-def _member(node: "Node", member: MemberStanding) -> "fl.Member":
+def _member(member: MemberStanding, name: str | None) -> "fl.Member":
     fields = member._asdict() | {"peer": str(member.peer)}
-    return fl.Member(name=name_of(node, member.peer), **fields)
-
-
-def name_of(node: "Node", peer: PeerId) -> str | None:
-    """What a peer is called here."""
-    if peer == node.identity.peer_id:
-        return "me"
-    row = node.catalog.peers.get(peer)
-    return row.name if row is not None else None
+    return fl.Member(name=name, **fields)
 
 
 async def write_report(node: "Node", params: "fl_report.Report") -> "fl_report.Reported":
@@ -129,14 +124,14 @@ async def write_report(node: "Node", params: "fl_report.Report") -> "fl_report.R
         raise Unfit(f"{path.name} tells no form that a report can have: let its name end in .html or .png")
     await one.weigh()
     apart = await one.apart()
-    found = _report(node, one, apart)
+    found = _report(one, await names(node), apart)
     is_picture = path.suffix.lower() == ".png"
     data = await trio.to_thread.run_sync(lambda: as_picture(found) if is_picture else as_html(found).encode())
     await trio.to_thread.run_sync(write_file, path, data, 0o644)
     return fl_report.Reported(experiment=str(one.cid), out=params.out, n_rounds=len(found.rows), n_bytes=len(data))
 
 
-def _report(node: "Node", one: Experiment, apart: dict[int, float]) -> Report:
+def _report(one: Experiment, called: Mapping[PeerId, str], apart: dict[int, float]) -> Report:
     book = one.book
     last = min(one.member.current(), one.plan.n_rounds) if book.start() is not None else 0
     rounds = [round_of(book, number) for number in range(1, last + 1)]
@@ -148,7 +143,7 @@ def _report(node: "Node", one: Experiment, apart: dict[int, float]) -> Report:
         ("rule", " + ".join([*(str(step.get("before")) for step in one.plan.before), str(one.plan.rule.get("rule"))])),
         ("compression", str((one.plan.compression or {}).get("codec", "none"))),
         ("members", f"{len(one.plan.members)}, of which {len(book.joined_now())} train"),
-        ("deputies", ", ".join(name_of(node, peer) or str(peer) for peer in coordinators)),
+        ("deputies", ", ".join(called.get(peer, str(peer)) for peer in coordinators)),
     ]
     if (words := _gossip_words(one)) is not None:
         facts[-1] = ("without a coordinator", words)
@@ -166,7 +161,7 @@ def _report(node: "Node", one: Experiment, apart: dict[int, float]) -> Report:
             n_refused=len(found.refused),
             update_bytes=one.update_bytes(found.number),
             plain_bytes=one.plain_bytes * found.n_submitted,
-            loss=math.fsum(found.losses) / len(found.losses) if found.losses else None,
+            loss=found.loss,
             result_loss=found.result_loss,
             result_accuracy=found.result_accuracy,
             void=found.void,
@@ -179,7 +174,7 @@ def _report(node: "Node", one: Experiment, apart: dict[int, float]) -> Report:
         for found in rounds
     ]
     refusals = [
-        (found.number, name_of(node, refused.peer) or str(refused.peer), refused.reason)
+        (found.number, called.get(refused.peer, str(refused.peer)), refused.reason)
         for found in rounds
         for refused in found.refused
     ]

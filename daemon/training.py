@@ -53,7 +53,7 @@ Told = TrainReady | TrainStep | TrainCheckpoint | Resumed | Trained | TrainPause
 async def run_training(node: "Node", request: Train, model: "ModelRow") -> AsyncGenerator[Told, None]:
     """Train, and go on after a death of the trainer; at last `Trained` or `TrainPaused`. Raises: AgentError."""
     n_deaths = 0
-    with _sole(node, request.name), node.desk.keeping(model, f"the training {request.name!r}"):
+    with sole(node, request.name), node.desk.keeping(model, f"the training {request.name!r}"):
         while True:
             had_checkpoint = False
             try:
@@ -119,8 +119,8 @@ async def _note(node: "Node", request: Train, reply: object, architecture: str) 
 
 
 @contextmanager
-def _sole(node: "Node", name: str) -> "Iterator[None]":
-    """Raises: Busy."""
+def sole(node: "Node", name: str) -> "Iterator[None]":
+    """Nobody else makes an adapter of that name during the block. Raises: Busy."""
     if name in node.training_now:
         raise Busy(f"the training {name!r} is under way. See how far it is: covey training ls")
     node.training_now.add(name)

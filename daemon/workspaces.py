@@ -1,39 +1,36 @@
 """Workspaces as operations use them: texts in, what the room of workspaces knows out."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-import trio
-
-from agents.workspace.archive import pack
+from agents.workspace.archive import Packed, pack
 from agents.workspace.decisions import Ballot, count
-from agents.workspace.duties import revocation
+from agents.workspace.duties import past_for, revocation
 from agents.workspace.errors import NoSuchKey, NotGranted
 from agents.workspace.history import Node as Placed
 from agents.workspace.space import Space
 from agents.workspace.workspace import Workspace
 from daemon import wall
-from daemon.api.operation import Done, Progress
+from daemon.api.operation import Done
 from daemon.api.operations import ws, ws_decide
+from daemon.api.progress import in_thread
+from daemon.asked import names, new_target, whom
 from daemon.errors import NotFoundHere, Unfit
-from protocols.errors import Malformed, Remote
-from protocols.net import PeerInfo
+from protocols.errors import Malformed
 from protocols.workspaces import entries as wire
 from protocols.workspaces.entries import Grant, Put, Right, Statement
 from storage.cid import Cid
-from storage.errors import TargetExists
 from storage.keys import PeerId
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from daemon.api.progress import Report
     from daemon.app import Node
 
-DIAL_LIMIT_S: Final = 15.0
-MAX_ASKED: Final = 32
 DAY_S: Final = 86400
-MAX_SHOWN_CHARS: Final = 4096
 
 S = TypeVar("S", bound=Statement)
 
@@ -66,18 +63,12 @@ def standing(node: "Node", one: Workspace) -> ws.Standing:
         journal_bytes=one.n_journal_bytes,
         heads=[str(head) for head in space.history.heads()],
         state=str(space.state()),
+        is_private=space.history.root.is_private,
     )
 
 
 def _said(one: Workspace, placed: Placed) -> ws.Said:
     return ws.Said(id=str(placed.id), entry=str(placed.entry.cid), height=placed.height, code=one.space.code(placed))
-
-
-def _name_of(node: "Node", peer: PeerId) -> str | None:
-    if peer == node.identity.peer_id:
-        return "me"
-    row = node.catalog.peers.get(peer)
-    return row.name if row is not None else None
 
 
 def checked(says: S) -> S:
@@ -86,7 +77,9 @@ def checked(says: S) -> S:
 
 
 def need(node: "Node", one: Workspace, right: Right, key: str) -> None:
-    """Refuse what would be void, before it is signed. Raises: NotGranted."""
+    """Refuse what would be void, before it is signed. Raises: NotGranted, NoKey."""
+    if not one.space.has_key() and not one.space.is_admin(node.identity.peer_id):
+        one.space.current_key()
     if not one.space.may(node.identity.peer_id, right, key):
         raise NotGranted(f"this node may not {right} {key!r} in {one.space.history.root.title!r}")
 
@@ -96,24 +89,8 @@ def need(node: "Node", one: Workspace, right: Right, key: str) -> None:
 
 async def join(node: "Node", params: ws.JoinIt) -> ws.Standing:
     """Raises: UnknownWorkspace, NotGranted, InvalidCid, StorageError, OSError."""
-    peers = await _whom(node, params.from_)
+    peers = await whom(node, params.from_)
     return standing(node, await node.workspaces.join(Cid.parse(params.workspace), peers))
-
-
-async def _whom(node: "Node", text: str | None) -> list[PeerId]:
-    """Whom to ask: the one that is named, connected to if need be, or all who are connected."""
-    from daemon.api.operations.peer import resolve
-
-    if text is None:
-        return node.network.peers()[:MAX_ASKED]
-    peer = await resolve(node, text)
-    info = PeerInfo.parse(text) if "/" in text else PeerInfo(peer, node.catalog.peers.addresses(peer))
-    try:
-        with trio.fail_after(DIAL_LIMIT_S):
-            await node.network.connect(info)
-    except (Remote, trio.TooSlowError):
-        pass  # told by the question
-    return [peer]
 
 
 async def invite(node: "Node", params: ws.Invite) -> ws.Invited:
@@ -135,9 +112,14 @@ async def invite(node: "Node", params: ws.Invite) -> ws.Invited:
         proof = space.proof_for(me, Grant(**fields))
         if proof is None and me != space.history.owner:
             raise NotGranted(f"this node may not let others do that in {space.history.root.title!r}")
-        return Grant(**fields, proof=proof.entry.cid if proof is not None else None), None, None
+        if peer not in (named := space.history.named()) and len(named) >= wire.MAX_MEMBERS:
+            raise wire.Full(f"grants name {len(named)} members of {space.history.root.title!r} already")
+        link = proof.entry.cid if proof is not None else None
+        return Grant(**fields, proof=link), None, None
 
-    placed = await one.do(act)
+    if params.past and not one.space.history.root.is_private:
+        raise Unfit(f"{one.space.history.root.title!r} is not private: whoever is let in reads all of it")
+    placed = await one.do(act, lambda space: past_for(space, peer) if params.past else ())
     return ws.Invited(
         workspace=str(one.cid),
         peer=str(peer),
@@ -153,13 +135,19 @@ async def revoke(node: "Node", params: ws.Revoke) -> Done:
     one, peer = find(node, params.workspace), await resolve(node, params.peer)
     me = node.identity.peer_id
 
-    def act(space: Space) -> tuple[Statement, None, None]:
-        mine = [grant for grant in space.live_grants() if _audience(grant) == peer and space.can_revoke(me, grant)]
-        if not mine:
-            raise NotGranted(f"{peer} has no grant in {space.history.root.title!r} that this node may end")
-        return revocation(space, mine, params.reason), None, None
+    def mine(space: Space) -> list[Placed]:
+        return [grant for grant in space.live_grants() if _audience(grant) == peer and space.can_revoke(me, grant)]
 
+    def act(space: Space) -> tuple[Statement, None, None]:
+        if not (grants := mine(space)):
+            raise NotGranted(f"{peer} has no grant in {space.history.root.title!r} that this node may end")
+        return revocation(space, grants, params.reason), None, None
+
+    n_more = (len(mine(one.space)) - 1) // wire.MAX_GRANTS  # one entry ends so many
     await one.do(act)
+    with suppress(NotGranted):  # another ended the rest meanwhile
+        for _ in range(n_more):
+            await one.do(act)
     left = [grant for grant in one.space.live_grants() if _audience(grant) == peer]
     more = f"; {len(left)} grants of others stand, which only those above them can end" if left else ""
     return Done(text=f"revoked: what {peer} says from now on has no effect{more}")
@@ -178,20 +166,21 @@ async def leave(node: "Node", params: ws.One) -> Done:
             raise Unfit("this node owns the workspace, and cannot leave it")
         return Done(text="this node is no member of it")
     links = tuple(sorted(grant.entry.cid for grant in grants))
-    await one.say(wire.Leave(grants=links[: wire.MAX_GRANTS]))
+    for at in range(0, len(links), wire.MAX_GRANTS):
+        await one.say(wire.Leave(grants=links[at : at + wire.MAX_GRANTS]))
     return Done(text="left: the others see it once they are reached. What is known stays here")
 
 
-def members_of(node: "Node", one: Workspace) -> list[ws.Member]:
+async def members_of(node: "Node", one: Workspace) -> list[ws.Member]:
     """Who may do what."""
-    history, forks = one.space.history, one.space.history.forks()
+    history, forks, called = one.space.history, one.space.history.forks(), await names(node)
     rows = []
     for member in one.space.members():
         last, is_owner = history.last(member.peer), member.peer == history.owner
         rows.append(
             ws.Member(
                 peer=str(member.peer),
-                name=_name_of(node, member.peer),
+                name=called.get(member.peer),
                 is_owner=is_owner,
                 has_joined=member.has_joined,
                 is_reached=member.peer in one.reached,
@@ -208,41 +197,55 @@ def members_of(node: "Node", one: Workspace) -> list[ws.Member]:
 # --- what is said
 
 
-async def log_of(node: "Node", params: ws.Log) -> AsyncIterator[ws.Entry]:
+async def log_of(node: "Node", params: ws.Log) -> AsyncGenerator[ws.Entry]:
     """Raises: UnknownWorkspace."""
-    one = find(node, params.workspace)
-    seen: set[Cid] = set()
-    shown = [placed for placed in one.space.history if params.key in (None, getattr(placed.says, "key", None))]
-    for placed in shown[-params.last :] if params.last else shown:
-        yield _row(node, one, placed)
-    seen.update(placed.id for placed in one.space.history)
-    while params.follow:
-        await one.news()
-        for placed in list(one.space.history):
-            if placed.id not in seen:
-                seen.add(placed.id)
-                if params.key in (None, getattr(placed.says, "key", None)):
-                    yield _row(node, one, placed)
+    one, last, seen = find(node, params.workspace), params.last, set[Cid]()
+    while True:
+        called = await names(node)
+        n_news = one.n_news  # before the look: what is said while a row is on its way out is looked for again
+        fresh = [placed for placed in one.space.history if placed.id not in seen]
+        seen.update(placed.id for placed in fresh)
+        shown = [placed for placed in fresh if params.key in (None, getattr(placed.says, "key", None))]
+        for placed in shown[-last:]:
+            yield _row(one, placed, called)
+        if not params.follow:
+            return
+        last = 0
+        await one.news(n_news)
 
 
-def _row(node: "Node", one: Workspace, placed: Placed) -> ws.Entry:
+def _row(one: Workspace, placed: Placed, called: Mapping[PeerId, str]) -> ws.Entry:
     recipient = placed.entry.recipient
     return ws.Entry(
         id=str(placed.id),
         entry=str(placed.entry.cid),
         height=placed.height,
         author=str(placed.author),
-        name=_name_of(node, placed.author),
+        name=called.get(placed.author),
         sequence=placed.sequence,
         kind=placed.entry.kind,
         code=one.space.code(placed),
         recipient=str(recipient) if recipient is not None else None,
-        content={name: plain(value) for name, value in placed.entry.content.items()},
+        content={name: plain(value) for name, value in _shown(placed).items()},
     )
 
 
+def _shown(placed: Placed) -> dict[str, Any]:
+    """What an entry says, out of its seal; what cannot be opened here is left out, and said to be."""
+    match placed.stated:
+        case wire.Rekey(commitment=commitment, wraps=wraps):
+            return {"commitment": commitment.hex(), "members": [bytes(peer) for peer, _ in wraps]}
+        case wire.Give(audience=audience, keys=keys):
+            return {"audience": bytes(audience), "keys": [link for link, _ in keys]}
+    if placed.box is None:
+        return dict(placed.entry.content)
+    if placed.is_withheld:
+        return {name: value for name, value in placed.entry.content.items() if name != "sealed"} | {"withheld": True}
+    return wire.content_of(placed.says)
+
+
 def plain(value: Any) -> Any:
-    """A DAG-CBOR value as JSON shows it: links as their text, bytes as DAG-JSON has them; peers as their ids."""
+    """A DAG-CBOR value as JSON shows it: links as their text, peers as their ids, other bytes in hex."""
     match value:
         case Cid():
             return str(value)
@@ -297,9 +300,9 @@ async def drop(node: "Node", params: ws.Drop) -> ws.Said:
     return _said(one, await one.say(says))
 
 
-def values_of(node: "Node", params: ws.Get) -> list[ws.Value]:
+async def values_of(node: "Node", params: ws.Get) -> list[ws.Value]:
     """Raises: UnknownWorkspace, NoSuchKey."""
-    one = find(node, params.workspace)
+    one, called = find(node, params.workspace), await names(node)
     values = one.space.values()
     if params.key is not None and params.key not in values:
         raise NoSuchKey(f"{params.key!r} has no value in {one.space.history.root.title!r}")
@@ -313,8 +316,9 @@ def values_of(node: "Node", params: ws.Get) -> list[ws.Value]:
                 value=plain(says.value),
                 link=str(says.link) if says.link is not None else None,
                 author=str(placed.author),
-                name=_name_of(node, placed.author),
+                name=called.get(placed.author),
                 id=str(placed.id),
+                is_withheld=placed.is_withheld,
             )
         )
     return rows
@@ -400,30 +404,19 @@ def _decision(one: Workspace, proposal: Placed) -> ws_decide.Decision:
 
 async def export(node: "Node", params: ws.Export, report: "Report") -> ws.Exported:
     """Raises: UnknownWorkspace, NotFoundHere, TargetExists, StorageError."""
-    one, target = find(node, params.workspace), Path(params.out)
-    if not target.parent.is_dir():
-        raise NotFoundHere(f"there is no folder {target.parent} to write into. Make it first: mkdir -p")
-    if target.exists():
-        raise TargetExists(f"{target} is there already: choose another name, or move it away")
-    n_done = 0
+    one, target = find(node, params.workspace), new_target(params.out)
+    root, entries = one.space.history.root_entry, [placed.entry for placed in one.space.history.blocks()]
 
-    def on_bytes(n_bytes: int) -> None:
-        nonlocal n_done
-        trio.from_thread.check_cancelled()
-        n_done += n_bytes
-        report(Progress(step=f"writing {target.name}", n_done=n_done))
-
-    space = one.space.copy()
-
-    def write() -> Any:
+    def write(on_bytes: "Callable[[int], None]") -> tuple[Packed, Cid]:
+        space = Space.of(root, entries)  # folded again here: the workspace's own may change meanwhile
         with node.store.lease():
-            return pack(node.store, space, target, on_bytes)
+            return pack(node.store, space, target, on_bytes), space.state()
 
-    packed = await trio.to_thread.run_sync(write)
+    packed, state = await in_thread(write, f"writing {target.name}", None, report)
     return ws.Exported(
         workspace=str(one.cid),
         root=str(packed.root),
-        state=str(space.state()),
+        state=str(state),
         out=params.out,
         n_entries=packed.n_entries,
         n_blocks=packed.n_blocks,

@@ -14,8 +14,9 @@ import msgspec
 from msgspec import Meta
 
 from protocols import envelope
+from protocols.content import content_of, read_content
 from protocols.envelope import Purpose, Signed
-from protocols.errors import Forged, Malformed, TooBig
+from protocols.errors import Malformed
 from protocols.framing import read_frame, write_frame
 from protocols.message import Message, decode, encode
 from protocols.net import Network, Stream
@@ -28,7 +29,6 @@ PROTOCOL: Final = "/covey/adapters/1.0.0"
 KIND: Final = "adapter"
 
 MAX_MANIFEST_BYTES: Final = 64 << 10
-MAX_ANNOUNCEMENT_BYTES: Final = 4 << 10  # as a whole envelope
 MAX_ASK_BYTES: Final = 4 << 10
 MAX_ANSWERS: Final = 256
 MAX_BASES: Final = 64
@@ -39,7 +39,6 @@ MAX_RANK: Final = 4096
 MAX_TARGETS: Final = 64
 MAX_TAGS: Final = 16
 MAX_FACTS: Final = 32
-ANNOUNCEMENT_TTL_S: Final = 15 * 60
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 Version = Annotated[int, Meta(ge=1, le=MAX_VERSION)]
@@ -109,25 +108,20 @@ class Answer(Message, frozen=True, tag="announced", kw_only=True):
     """One announcement, as its envelope, for a base that was asked for."""
 
     base: Cid
-    envelope: Annotated[bytes, Meta(max_length=MAX_ANNOUNCEMENT_BYTES)]
+    envelope: Annotated[bytes, Meta(max_length=envelope.MAX_ANNOUNCEMENT_BYTES)]
 
 
-_MAX_ANSWER_BYTES: Final = MAX_ANNOUNCEMENT_BYTES + 256
+_MAX_ANSWER_BYTES: Final = envelope.MAX_ANNOUNCEMENT_BYTES + 256
 
 
 def manifest_content(manifest: Manifest) -> dict[str, Any]:
     """The manifest as a DAG-CBOR value, links as `Cid`."""
-    content = {field: getattr(manifest, field) for field in Manifest.__struct_fields__}
-    base = {field: getattr(manifest.base, field) for field in Base.__struct_fields__}
-    return content | {"base": base, "targets": list(manifest.targets), "tags": list(manifest.tags)}
+    return content_of(manifest)
 
 
 def read_manifest(content: Mapping[str, Any]) -> Manifest:
     """The manifest in an entry's content. Raises: Malformed."""
-    try:
-        return msgspec.convert(content, Manifest, dec_hook=read_link)
-    except msgspec.ValidationError as error:
-        raise Malformed(f"not the manifest of an adapter: {error}") from None
+    return read_content(content, Manifest, "the manifest of an adapter", every_field=False)
 
 
 def audience_of(level: Visibility) -> Audience:
@@ -149,18 +143,7 @@ def seal_announcement(
     identity: Identity, base: Cid, announcement: Announcement, next_sequence: Callable[[bytes], int], unix_s: float
 ) -> bytes:
     """Sign an announcement for the topic of `base`. Raises: TooBig, Local."""
-    purpose = _purpose(base)
-    data = envelope.seal(
-        identity,
-        purpose,
-        announcement,
-        sequence=next_sequence(purpose.external_aad),
-        unix_s=unix_s,
-        ttl_s=ANNOUNCEMENT_TTL_S,
-    )
-    if len(data) > MAX_ANNOUNCEMENT_BYTES:
-        raise TooBig(f"an announcement of {len(data)} bytes; the limit is {MAX_ANNOUNCEMENT_BYTES}")
-    return data
+    return envelope.seal_announcement(identity, _purpose(base), announcement, next_sequence, unix_s)
 
 
 def open_announcement(data: bytes, base: Cid, sender: PeerId, unix_s: float) -> Signed[Announcement]:
@@ -168,12 +151,7 @@ def open_announcement(data: bytes, base: Cid, sender: PeerId, unix_s: float) -> 
 
     Raises: TooBig, Malformed, Expired, Forged (also when another than the sender signed it).
     """
-    if len(data) > MAX_ANNOUNCEMENT_BYTES:
-        raise TooBig(f"an announcement of {len(data)} bytes; the limit is {MAX_ANNOUNCEMENT_BYTES}")
-    signed = envelope.open(data, _purpose(base), Announcement, unix_s=unix_s)
-    if signed.author != sender:
-        raise Forged(f"{sender} sent an announcement that {signed.author} signed")
-    return signed
+    return envelope.open_announcement(data, _purpose(base), Announcement, sender, unix_s)
 
 
 async def ask(network: Network, peer: PeerId, bases: Iterable[Cid]) -> list[tuple[Cid, bytes]]:
@@ -215,10 +193,3 @@ async def answer(stream: Stream, announced: Callable[[Cid, int], Awaitable[Seque
 
 def _purpose(base: Cid) -> Purpose:
     return Purpose(protocol=PROTOCOL, topic=topic_of(base))
-
-
-def read_link(form: type, value: object) -> object:
-    """For msgspec: links of DAG-CBOR come as `Cid` already."""
-    if form is Cid and isinstance(value, Cid):
-        return value
-    raise ValueError(f"a link was expected, not {type(value).__name__}")

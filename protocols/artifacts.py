@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from protocols import adapters, envelope
 from protocols.adapters import Audience, Base, Fact, Label, Name, Tag, Version
+from protocols.content import content_of, read_content
 from protocols.entry import MAX_PREV, Entry
 from protocols.errors import Malformed, TooBig
 from storage.cid import Cid
@@ -130,7 +131,7 @@ class Described(NamedTuple):
 
 def artifact_content(artifact: Artifact) -> dict[str, Any]:
     """The manifest as a DAG-CBOR value, links as `Cid`."""
-    return {field: _plain(getattr(artifact, field)) for field in artifact.__struct_fields__}
+    return content_of(artifact)
 
 
 def check_artifact(artifact: Artifact) -> Artifact:
@@ -235,17 +236,4 @@ def _check_size(entry: Entry) -> None:
 
 
 def _convert(kind: str, content: Mapping[str, Any]) -> Artifact:
-    form = KINDS[kind]
-    # Every field stands in the content, null or not: so there is one way to write each manifest.
-    if missing := sorted(set(form.__struct_fields__) - content.keys()):
-        raise Malformed(f"not the manifest of a {kind}: it lacks {', '.join(missing)}")
-    try:
-        return msgspec.convert(content, form, dec_hook=adapters.read_link)
-    except msgspec.ValidationError as error:
-        raise Malformed(f"not the manifest of a {kind}: {error}") from None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, msgspec.Struct):
-        return {field: _plain(getattr(value, field)) for field in value.__struct_fields__}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+    return read_content(content, KINDS[kind], f"the manifest of a {kind}", every_field=True)

@@ -8,19 +8,22 @@ handed unverified bytes. Replays are told by `protocols.replay`, after `open`.
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import InitVar, dataclass
 from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
 
 from protocols import cose, message
-from protocols.errors import Expired, Local, Malformed, TooBig
+from protocols.errors import Expired, Forged, Local, Malformed, TooBig
 from protocols.message import Message
 from protocols.net import MAX_TOPIC_MESSAGE_BYTES
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
 
 MAX_ENVELOPE_BYTES: Final = MAX_TOPIC_MESSAGE_BYTES
+MAX_ANNOUNCEMENT_BYTES: Final = 4 << 10  # an envelope on a topic
+ANNOUNCEMENT_TTL_S: Final = 15 * 60
 MAX_TTL_S: Final = 24 * 3600
 MAX_SKEW_S: Final = 120
 MAX_SEQUENCE: Final = (1 << 63) - 1
@@ -126,6 +129,33 @@ def open(  # noqa: A001  # read as `envelope.open`: the counterpart of seal
         body=payload.body,
         verified=_VERIFIED,
     )
+
+
+def seal_announcement(
+    identity: Identity, purpose: Purpose, body: Message, next_sequence: Callable[[bytes], int], unix_s: float
+) -> bytes:
+    """Sign an announcement for a topic. Raises: TooBig, Local."""
+    sequence = next_sequence(purpose.external_aad)
+    data = seal(identity, purpose, body, sequence=sequence, unix_s=unix_s, ttl_s=ANNOUNCEMENT_TTL_S)
+    _check_announcement(data)
+    return data
+
+
+def open_announcement(data: bytes, purpose: Purpose, kind: type[M], sender: PeerId, unix_s: float) -> Signed[M]:
+    """Verify and read what `sender` announced.
+
+    Raises: TooBig, Malformed, Expired, Forged (also when another than the sender signed it).
+    """
+    _check_announcement(data)
+    signed = open(data, purpose, kind, unix_s=unix_s)
+    if signed.author != sender:
+        raise Forged(f"{sender} sent an announcement that {signed.author} signed")
+    return signed
+
+
+def _check_announcement(data: bytes) -> None:
+    if len(data) > MAX_ANNOUNCEMENT_BYTES:
+        raise TooBig(f"an announcement of {len(data)} bytes; the limit is {MAX_ANNOUNCEMENT_BYTES}")
 
 
 @functools.lru_cache(maxsize=256)

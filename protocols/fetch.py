@@ -46,13 +46,17 @@ assert WINDOW_BLOCKS <= MAX_WANTS
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a fetch is. `n_reused_*` were in the store before: that much was saved."""
+    """How far a fetch is. `n_reused_*` were in the store before: that much was saved.
+
+    damaged: a block that is here, is not whole, and is waited for.
+    """
 
     n_blocks: int = 0
     n_bytes: int = 0
     n_reused_blocks: int = 0
     n_reused_bytes: int = 0
     bytes_from: dict[PeerId, int] = field(default_factory=dict)
+    damaged: Cid | None = None
 
 
 class _Known(NamedTuple):
@@ -74,6 +78,7 @@ class Walk:
         self.wanted: dict[bytes, Cid] = {}
         self.n_blocks = self.n_bytes = self.n_reused_blocks = self.n_reused_bytes = 0
         self.bytes_from: Counter[PeerId] = Counter()
+        self.damaged: Cid | None = None
         self._push(roots)
 
     @property
@@ -106,11 +111,20 @@ class Walk:
         self.n_blocks += 1
         self.n_bytes += size_bytes
         self.bytes_from[peer] += size_bytes
+        if cid == self.damaged:
+            self.damaged = None
         self._push(links)
 
     def progress(self) -> Progress:
         """Where the walk stands."""
-        return Progress(self.n_blocks, self.n_bytes, self.n_reused_blocks, self.n_reused_bytes, dict(self.bytes_from))
+        return Progress(
+            self.n_blocks,
+            self.n_bytes,
+            self.n_reused_blocks,
+            self.n_reused_bytes,
+            dict(self.bytes_from),
+            self.damaged,
+        )
 
     def _push(self, links: Iterable[Cid]) -> None:
         if self.n_bytes + self.n_reused_bytes > self._max_bytes:
@@ -239,8 +253,13 @@ async def _fetch(
 
 async def _walk(fetch: _Fetch, on_progress: Callable[[Progress], None], idle_timeout_s: float) -> None:
     """Look up, want, keep, until nothing is missing. Raises: when no block comes for too long."""
+    is_looked_at = False
     while True:
         await _look_up(fetch)
+        if fetch.walk.wanted and not is_looked_at:  # told before anybody is waited for
+            is_looked_at = True
+            wanted = [*fetch.walk.wanted.values()]
+            fetch.walk.damaged = await fetch.exchange.work(partial(_damaged, fetch.exchange.store, wanted))
         on_progress(fetch.walk.progress())
         if fetch.walk.is_done:
             return
@@ -313,7 +332,7 @@ def _links(links: Links, cid: Cid, data: bytes) -> list[Cid]:
 
 def _damaged(store: Blockstore, wanted: Iterable[Cid]) -> Cid | None:
     """The first of these blocks that is here, and not whole."""
-    return next((cid for cid in wanted if store.seen(cid) is not None), None)
+    return next((cid for cid in wanted if store.seen(cid) is not None and store.size(cid) is None), None)
 
 
 def _why(fetch: _Fetch, idle_timeout_s: float, damaged: Cid | None) -> Remote:

@@ -10,6 +10,7 @@ from protocols.net import Stream
 from storage.cid import varint_encode
 
 READ_BYTES: Final = 64 << 10
+MERGE_BYTES: Final = 1 << 10  # a piece smaller than this is put to the one before
 _MAX_PREFIX_BYTES: Final = 5  # lengths up to 2^35 - 1; every cap lies far below
 
 
@@ -23,13 +24,15 @@ class FrameReader:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._parts: list[bytes] = []  # put together once a message is whole: growing a buffer would copy it each time
+        # Put together once a message is whole: growing one buffer would copy it each time. Small pieces share one:
+        # alone, each would take many times the memory of what it carries.
+        self._parts: list[bytes | bytearray] = []
         self._n_unread = 0
         self._n_needed = 1  # until when there is nothing to cut
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take what arrived; give the messages that are whole. Raises: TooBig, Malformed."""
-        self._parts.append(data)
+        self._keep(data)
         self._n_unread += len(data)
         if self._n_unread < self._n_needed:
             return []
@@ -40,10 +43,19 @@ class FrameReader:
             length, start = head
             at = start + length
             messages.append(unread[start:at])
-        self._parts = [unread[at:]]
+        self._parts = [unread[at:]] if at < len(unread) else []
         self._n_unread = len(unread) - at
         self._n_needed = self._n_unread + 1 if head is None else sum(head) - at
         return messages
+
+    def _keep(self, data: bytes) -> None:
+        last = self._parts[-1] if self._parts else None
+        if last is None or len(data) >= MERGE_BYTES:
+            self._parts.append(data)
+        elif isinstance(last, bytearray) and len(last) < READ_BYTES:
+            last += data
+        else:
+            self._parts.append(bytearray(data))
 
     @property
     def n_missing(self) -> int:

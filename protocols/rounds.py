@@ -13,11 +13,12 @@ from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from protocols.adapters import read_link
+from protocols.content import content_of as content_of  # for those who sign
+from protocols.content import read_content
 from protocols.entry import Entry
 from protocols.errors import Malformed
 from storage.cid import DAG_PB, RAW, Cid
-from storage.keys import InvalidPeerId, PeerId
+from storage.keys import PeerId
 
 PLAN_KIND: Final = "plan"
 PLAN_SCOPE: Final = "rounds"
@@ -364,11 +365,6 @@ def scope_of(experiment: Cid) -> str:
     return f"{PLAN_SCOPE}/{experiment}"
 
 
-def content_of(event: msgspec.Struct) -> dict[str, Any]:
-    """The content of the entry that says this: links stay links, peers are bytes."""
-    return {name: _plain(getattr(event, name)) for name in event.__struct_fields__}
-
-
 def read_event(entry: Entry, experiment: Cid) -> Event:
     """The event that an entry of this experiment is. Raises: Malformed."""
     if entry.scope != scope_of(experiment) or entry.kind not in EVENTS:
@@ -398,24 +394,4 @@ def check_plan(plan: Plan) -> Plan:
 
 
 def _read(content: Mapping[str, Any], form: type[S]) -> S:
-    try:
-        return msgspec.convert(content, form, dec_hook=_revive)
-    except msgspec.ValidationError as error:
-        raise Malformed(f"not a {form.__name__.lower()}: {error}") from None
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, PeerId):
-        return bytes(value)
-    if isinstance(value, msgspec.Struct):
-        return content_of(value)
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _revive(form: type, value: object) -> object:
-    if form is PeerId and type(value) is bytes:
-        try:
-            return PeerId(value)
-        except InvalidPeerId as error:
-            raise ValueError(str(error)) from None
-    return read_link(form, value)
+    return read_content(content, form, f"a {form.__name__.lower()}", every_field=False)

@@ -11,31 +11,32 @@ meet. Authors whose fork is known are named in `forks`, so that the proof reache
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from itertools import pairwise
 from typing import Annotated, Final, NamedTuple, cast
 
 import trio
 from msgspec import Meta
 
-from protocols.entry import Entry, open_entry
-from protocols.errors import Malformed
-from protocols.framing import read_frame
+from protocols.entry import Entry
 from protocols.message import Message, decode, encode
 from protocols.net import Network, Stream
 from protocols.rounds import MAX_MEMBERS
 from protocols.telling import (
     ANSWER_TIMEOUT_S,
     DIGEST_BYTES,
-    MAX_TOLD_BYTES,
-    MAX_WHERE_BYTES,
     Digest,
     Here,
     Mark,
-    Told,
     Where,
+    ask_first,
+    ask_where,
     asked,
+    check_marks,
+    check_sorted,
+    marks_of,
+    read_question,
     read_told,
     say,
+    say_where,
     tell,
 )
 from storage.cid import Cid
@@ -46,10 +47,8 @@ WHAT: Final = "experiment"
 
 MAX_ASK_BYTES: Final = 96 << 10
 MAX_ANSWERS: Final = 256
-MAX_ANSWER_BYTES: Final = 8 << 20  # of one answer; what is over it is asked for again
 MAX_FORKS: Final = 256
 MAX_WAIT_S: Final = 10.0
-ASK_TIMEOUT_S: Final = 15.0
 MAX_HEIGHT: Final = 1 << 16
 
 Height = Annotated[int, Meta(ge=1, le=MAX_HEIGHT)]
@@ -113,10 +112,8 @@ def read_ask(data: bytes) -> Ask | AskPlan | AskMembers:
     """A question in its one form. Raises: TooBig, Malformed."""
     question = cast(Ask | AskPlan | AskMembers, decode(data, (Ask, AskPlan, AskMembers), MAX_ASK_BYTES))
     if isinstance(question, Ask):
-        if any(left >= right for peers in (question.authors, question.forks) for left, right in pairwise(peers)):
-            raise Malformed("the peers of a question are not sorted, or one stands twice")
-        if not len(question.authors) == len(question.heights) == len(question.latest):
-            raise Malformed("a question does not say of each author how far it is known")
+        check_marks(question.authors, question.heights, question.latest)
+        check_sorted(question.forks)
     return question
 
 
@@ -144,42 +141,25 @@ async def ask(
     with trio.fail_after(question.wait_s + ANSWER_TIMEOUT_S):
         async with asked(network, peer, PROTOCOL, encode(question, MAX_ASK_BYTES), MAX_ASK_BYTES, WHAT) as stream:
             on_here()
-            return await read_told(stream, MAX_ANSWERS, MAX_ANSWER_BYTES)
+            return await read_told(stream, MAX_ANSWERS)
 
 
 async def ask_plan(network: Network, peer: PeerId, experiment: Cid) -> Entry:
     """The plan whose body is `experiment`, from `peer`. Raises: as `ask`."""
-    with trio.fail_after(ANSWER_TIMEOUT_S):
-        async with asked(
-            network, peer, PROTOCOL, encode(AskPlan(experiment=experiment), MAX_ASK_BYTES), MAX_ASK_BYTES, WHAT
-        ) as stream:
-            data = await read_frame(stream, MAX_TOLD_BYTES)
-    if data is None:
-        raise Malformed(f"{peer} did not give the plan {experiment}")
-    told = decode(data, Told, MAX_TOLD_BYTES)
-    entry = open_entry(told.entry, told.body)
-    if entry.body_cid != experiment:
-        raise Malformed(f"{peer} gave another plan than {experiment}")
-    return entry
+    question = encode(AskPlan(experiment=experiment), MAX_ASK_BYTES)
+    return await ask_first(network, peer, PROTOCOL, question, MAX_ASK_BYTES, WHAT, experiment)
 
 
 async def ask_members(network: Network, peer: PeerId, experiment: Cid) -> list[Where]:
     """Where `peer` knows members to be. Raises: as `ask`."""
-    found: list[Where] = []
-    with trio.fail_after(ANSWER_TIMEOUT_S):
-        async with asked(
-            network, peer, PROTOCOL, encode(AskMembers(experiment=experiment), MAX_ASK_BYTES), MAX_ASK_BYTES, WHAT
-        ) as stream:
-            while len(found) < MAX_MEMBERS and (data := await read_frame(stream, MAX_WHERE_BYTES)) is not None:
-                found.append(decode(data, Where, MAX_WHERE_BYTES))
-    return found
+    question = encode(AskMembers(experiment=experiment), MAX_ASK_BYTES)
+    return await ask_where(network, peer, PROTOCOL, question, MAX_ASK_BYTES, WHAT, MAX_MEMBERS)
 
 
 async def answer(stream: Stream, desk_of: FindDesk) -> None:
     """Answer one question. Raises: what reading and writing raise."""
-    with trio.move_on_after(ASK_TIMEOUT_S) as patience:
-        data = await read_frame(stream, MAX_ASK_BYTES)
-    if patience.cancelled_caught or data is None:
+    data = await read_question(stream, MAX_ASK_BYTES)
+    if data is None:
         return
     question = read_ask(data)
     desk = desk_of(stream.peer, question.experiment)
@@ -190,19 +170,18 @@ async def answer(stream: Stream, desk_of: FindDesk) -> None:
         await say(stream, Here())
         match question:
             case Ask():
-                await tell(stream, await _lacking(desk, question), MAX_ANSWERS, MAX_ANSWER_BYTES)
+                await tell(stream, await _lacking(desk, question), MAX_ANSWERS)
             case AskPlan():
-                await tell(stream, [desk.plan], 1, MAX_ANSWER_BYTES)
+                await tell(stream, [desk.plan], 1)
             case AskMembers():
-                for _, where in zip(range(MAX_MEMBERS), desk.where(), strict=False):
-                    await say(stream, where)
+                await say_where(stream, desk.where(), MAX_MEMBERS)
         await stream.finish()
 
 
 async def _lacking(desk: Desk, question: Ask) -> Iterable[Entry]:
     """What the asker lacks, once there is something of it."""
-    marks = map(Mark, question.heights, question.latest)
-    known = Known(dict(zip(question.authors, marks, strict=True)), frozenset(question.forks))
+    marks = marks_of(question.authors, question.heights, question.latest)
+    known = Known(marks, frozenset(question.forks))
     with trio.move_on_after(question.wait_s):
         while not any(True for _ in desk.since(known)):
             await desk.news()

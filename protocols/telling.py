@@ -4,8 +4,9 @@ Protocols that spread histories (rounds, workspaces) share it: they ask differen
 know of a history gets what one gets for a history that is not there: the end of the stream.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice, pairwise
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
@@ -17,6 +18,7 @@ from protocols.errors import Malformed, ProtocolRefused
 from protocols.framing import read_frame, write_frame
 from protocols.message import Message, decode, encode
 from protocols.net import Network, Stream
+from storage.cid import Cid
 from storage.keys import PeerId
 
 MAX_TOLD_BYTES: Final = MAX_BODY_BYTES + MAX_ENTRY_BYTES + 64
@@ -26,6 +28,9 @@ DIGEST_BYTES: Final = 16
 MAX_ADDRESSES: Final = 8
 MAX_ADDRESS_CHARS: Final = 256
 MAX_WHERE_BYTES: Final = 4 << 10
+ASK_TIMEOUT_S: Final = 15.0
+MAX_ANSWER_BYTES: Final = 8 << 20  # of one answer is taken, and the entry that passes it
+TELL_BYTES: Final = 1 << 20  # of one is made: slow links carry it in time, and the rest is asked for again
 
 Digest = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 
@@ -61,7 +66,11 @@ class Mark(NamedTuple):
 async def asked(
     network: Network, peer: PeerId, protocol: str, question: bytes, max_bytes: int, what: str
 ) -> AsyncIterator[Stream]:
-    """A stream on which the peer has said that it is here. `what` names the history where it is refused."""
+    """A stream on which the peer has said that it is here. `what` names the history where it is refused.
+
+    Raises: ProtocolRefused where the peer does not let us know of it; DialFailed, StreamBroken, TooBig, Malformed;
+    trio.TooSlowError.
+    """
     with trio.fail_after(OPEN_TIMEOUT_S):
         stream = await network.open_stream(peer, [protocol])
     try:
@@ -77,13 +86,13 @@ async def asked(
         await stream.aclose()
 
 
-async def read_told(stream: Stream, n_most: int, most_bytes: int) -> list[Entry]:
+async def read_told(stream: Stream, n_most: int) -> list[Entry]:
     """The entries that are told until the stream ends, each verified. Raises: TooBig, Malformed, Forged."""
     entries: list[Entry] = []
     n_bytes = 0
     while (data := await read_frame(stream, MAX_TOLD_BYTES)) is not None:
         n_bytes += len(data)
-        if len(entries) >= n_most or n_bytes > most_bytes + MAX_TOLD_BYTES:
+        if len(entries) >= n_most or n_bytes > MAX_ANSWER_BYTES + MAX_TOLD_BYTES:
             raise Malformed(f"{stream.peer} tells more than one answer may hold")
         told = decode(data, Told, MAX_TOLD_BYTES)
         entries.append(open_entry(told.entry, told.body))
@@ -91,15 +100,70 @@ async def read_told(stream: Stream, n_most: int, most_bytes: int) -> list[Entry]
     return entries
 
 
-async def tell(stream: Stream, entries: Iterable[Entry], n_most: int, most_bytes: int) -> None:
-    """Tell entries, the first ones of those that pass the limits of one answer."""
+async def ask_first(
+    network: Network, peer: PeerId, protocol: str, question: bytes, max_bytes: int, what: str, wanted: Cid
+) -> Entry:
+    """The entry that a history begins with, and is known by. Raises: as `asked`; TooBig, Malformed, Forged."""
+    with trio.fail_after(ANSWER_TIMEOUT_S):
+        async with asked(network, peer, protocol, question, max_bytes, what) as stream:
+            data = await read_frame(stream, MAX_TOLD_BYTES)
+    if data is None:
+        raise Malformed(f"{peer} did not give the beginning of the {what} {wanted}")
+    told = decode(data, Told, MAX_TOLD_BYTES)
+    entry = open_entry(told.entry, told.body)
+    if entry.body_cid != wanted:
+        raise Malformed(f"{peer} gave the beginning of another {what} than {wanted}")
+    return entry
+
+
+async def ask_where(
+    network: Network, peer: PeerId, protocol: str, question: bytes, max_bytes: int, what: str, n_most: int
+) -> list[Where]:
+    """Where the peer knows members to be. Raises: as `asked`; TooBig, Malformed."""
+    found: list[Where] = []
+    with trio.fail_after(ANSWER_TIMEOUT_S):
+        async with asked(network, peer, protocol, question, max_bytes, what) as stream:
+            while len(found) < n_most and (data := await read_frame(stream, MAX_WHERE_BYTES)) is not None:
+                found.append(decode(data, Where, MAX_WHERE_BYTES))
+    return found
+
+
+def check_marks(authors: Sequence[PeerId], heights: Sequence[int], latest: Sequence[bytes]) -> None:
+    """One way to write what is known of each author. Raises: Malformed."""
+    check_sorted(authors)
+    if not len(authors) == len(heights) == len(latest):
+        raise Malformed("a question does not say of each author how far it is known")
+
+
+def check_sorted(peers: Sequence[PeerId]) -> None:
+    """One way to write a set of peers. Raises: Malformed."""
+    if any(left >= right for left, right in pairwise(peers)):
+        raise Malformed("the peers of a question are not sorted, or one stands twice")
+
+
+def marks_of(authors: Sequence[PeerId], heights: Sequence[int], latest: Sequence[bytes]) -> dict[PeerId, Mark]:
+    """What a question that was checked says of each author."""
+    return dict(zip(authors, map(Mark, heights, latest), strict=True))
+
+
+async def read_question(stream: Stream, max_bytes: int) -> bytes | None:
+    """The question that a peer opened the stream for; None where it asks nothing, or takes too long to."""
+    with trio.move_on_after(ASK_TIMEOUT_S):
+        return await read_frame(stream, max_bytes)
+    return None
+
+
+async def tell(stream: Stream, entries: Iterable[Entry], n_most: int) -> None:
+    """Tell entries, the first ones of those that pass the limits of one answer; no more are taken from `entries`."""
     n_bytes = 0
     batch: list[Entry] = []
     for entry in entries:
         n_bytes += len(entry.block) + len(entry.body_block)
-        if len(batch) >= n_most or (batch and n_bytes > most_bytes):
+        if batch and n_bytes > TELL_BYTES:
             break
         batch.append(entry)
+        if len(batch) == n_most:
+            break
     for entry in batch:
         await say(stream, Told(entry=entry.block, body=entry.body_block))
 
@@ -107,3 +171,9 @@ async def tell(stream: Stream, entries: Iterable[Entry], n_most: int, most_bytes
 async def say(stream: Stream, message: msgspec.Struct) -> None:
     """Write one message of an answer."""
     await write_frame(stream, encode(message, MAX_TOLD_BYTES), MAX_TOLD_BYTES)
+
+
+async def say_where(stream: Stream, members: Iterable[Where], n_most: int) -> None:
+    """Answer where members are."""
+    for where in islice(members, n_most):
+        await say(stream, where)

@@ -119,6 +119,10 @@ class BrokenSeal(StorageError, ValueError):
     """Sealed content was altered, or made by a program that errs: no more of it is opened. Ask its maker for it."""
 
 
+class NotSealed(BrokenSeal):
+    """The content is not sealed. To get it as it is: covey get CID."""
+
+
 class UnknownSeal(StorageError):
     """The content was sealed in a way that this Covey does not know. Upgrade Covey."""
 

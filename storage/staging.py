@@ -31,13 +31,13 @@ def beside(target: Path, n_bytes: int = 0) -> Iterator[Path]:
 
     `n_bytes` is how much is going to be written, as far as that is known. Raises: TargetExists, DiskFull.
     """
-    _refuse_existing(target)
+    refuse_existing(target)
     discard_leftovers(target)
     check_room(target.parent, n_bytes)
     folder, fd = _made_and_locked(target)
     try:
         yield folder / CONTENT
-        _refuse_existing(target)  # a rename would put it in the place of what somebody made meanwhile
+        refuse_existing(target)  # a rename would put it in the place of what somebody made meanwhile
         os.rename(folder / CONTENT, target)
         sync_folder(target.parent)
     finally:
@@ -47,7 +47,8 @@ def beside(target: Path, n_bytes: int = 0) -> Iterator[Path]:
             os.close(fd)
 
 
-def _refuse_existing(target: Path) -> None:
+def refuse_existing(target: Path) -> None:
+    """Raises: TargetExists, for what only looks like a file too."""
     if os.path.lexists(target):
         raise TargetExists(f"{target} is there already: choose another name, or move it away")
 

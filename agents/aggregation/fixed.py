@@ -84,7 +84,8 @@ def svd(x: Matrix) -> tuple[Matrix, Matrix, Matrix]:
 
 def _rotate(u: Matrix, v: Matrix, p: int, q: int) -> bool:
     """Make two columns orthogonal; False when they are."""
-    a, b, c = dot(u[:, p], u[:, p]), dot(u[:, q], u[:, q]), dot(u[:, p], u[:, q])
+    x, y = u[:, p], u[:, q]
+    a, b, c = total(np.stack((x * x, y * y, x * y), axis=1)).tolist()  # each as `dot` adds it up
     if abs(c) <= _TINY * np.sqrt(a) * np.sqrt(b) or c == 0.0:
         return False
     zeta = (b - a) / (2.0 * c)

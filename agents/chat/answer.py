@@ -11,7 +11,7 @@ import trio
 from agents.chat.conversation import Conversation, Prompt
 from agents.chat.events import Adapter, ChatEvent, Failed, Finished, Refused, Switched, Token
 from agents.engine import messages
-from agents.errors import AgentError, EngineDied, EngineFailed
+from agents.errors import AgentError, BadAdapter, EngineDied, EngineFailed
 from agents.retrieval.index import Passage
 
 DEFAULT_TIMEOUT_S: Final = 300.0
@@ -118,7 +118,10 @@ async def _said(
 
 
 async def _switch(conversation: Conversation, engine: Engine, wanted: Adapter | None) -> list[ChatEvent]:
-    """Make the adapter of this turn ready; return what the user is told about it."""
+    """Make the adapter of this turn ready; return what the user is told about it.
+
+    Raises: BadAdapter for one that cannot be used, where no other may answer in its place; EngineDied.
+    """
     target, offered = conversation.choose(wanted)
     news: list[ChatEvent] = [offered] if offered else []
     was = conversation.answering
@@ -131,6 +134,8 @@ async def _switch(conversation: Conversation, engine: Engine, wanted: Adapter | 
         except EngineDied:
             raise
         except AgentError as error:
+            if not conversation.may_stay:
+                raise BadAdapter(f"{target.name} cannot be used: {error_text(error)}") from None
             conversation.refuse(target)
             return [*news, Refused(adapter=target, staying=was, reason=error_text(error))]
     conversation.switched(target)

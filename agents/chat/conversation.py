@@ -16,6 +16,7 @@ from agents.engine.messages import Turn
 from agents.errors import AgentError, TooLong
 from agents.retrieval.index import Passage
 
+LATEST: Final = "latest"
 DEFAULT_SYSTEM: Final = "You are a helpful assistant."
 MAX_TURNS: Final = 1_000
 MAX_ANSWER_CHARS: Final = 1 << 20
@@ -65,7 +66,7 @@ class Conversation:
     `asks`: stay with the adapter that answers until the user agrees to a newer one (`agree`).
     """
 
-    def __init__(self, *, system: str = DEFAULT_SYSTEM, wish: str = "latest", asks: bool = False) -> None:
+    def __init__(self, *, system: str = DEFAULT_SYSTEM, wish: str = LATEST, asks: bool = False) -> None:
         self._system = (Turn("system", system),) if system else ()
         self._history: list[Turn] = []
         self._question: str | None = None
@@ -75,6 +76,7 @@ class Conversation:
         self._tokens_per_byte = _FIRST_TOKENS_PER_BYTE
         self._refused: set[str] = set()
         self._offered: str | None = None
+        self._has_followed = False
         self._agreed = True  # the first adapter is what the user opened the chat with
         self.asks = asks
         self.wish = wish
@@ -90,9 +92,18 @@ class Conversation:
         """Is an answer under way?"""
         return self._prompt is not None
 
+    @property
+    def may_stay(self) -> bool:
+        """May who answers now go on, where what the policy asks for cannot be used?
+
+        Who names an adapter wants no other one's answer, nor the base's; an earlier version of it is what was wanted.
+        """
+        return self.wish == LATEST or self._has_followed
+
     def use(self, wish: str) -> None:
         """Follow another policy from the next turn on: `latest`, `none`, NAME, NAME@VERSION or a CID."""
         self.wish = wish
+        self._has_followed = False
         self._refused.clear()
         self.agree()
 
@@ -103,7 +114,10 @@ class Conversation:
 
     def choose(self, wanted: Adapter | None) -> tuple[Adapter | None, Offered | None]:
         """Who answers the next turn, when the policy resolves to `wanted`; and the question to the user, if any."""
-        if wanted == self.answering or (wanted and wanted.cid in self._refused):
+        if wanted == self.answering:
+            self._has_followed = True
+            return wanted, None
+        if wanted and wanted.cid in self._refused:
             return self.answering, None
         if not self.asks or self._agreed:
             return wanted, None
@@ -114,6 +128,7 @@ class Conversation:
     def switched(self, adapter: Adapter | None) -> None:
         """`adapter` is ready and answers from now on."""
         self.answering = adapter
+        self._has_followed = True
 
     def refuse(self, adapter: Adapter) -> None:
         """`adapter` cannot be loaded: never choose it again, unless the user asks for it."""

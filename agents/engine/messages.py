@@ -243,6 +243,7 @@ class Train(Message, frozen=True, tag="train", kw_only=True):
     Args:
         data: None to go on with the unfinished training in the folder `run`, as it was begun.
         initial: a safetensors file of the adapter to begin with, under PEFT's names; None to begin a new one.
+        merged: a safetensors file of what is added to layers' weights first; with `is_fresh` alone.
         run: where it keeps its checkpoints (see `agents.training.runs`). Without `is_fresh`, an unfinished training
             there is gone on with if it is the same, else it is an error.
         is_forced: go on also where program or machine are others than before: the result may differ in its last bits.
@@ -255,6 +256,7 @@ class Train(Message, frozen=True, tag="train", kw_only=True):
     run: Path
     out: Path
     initial: Path | None = None
+    merged: Path | None = None
     settings: Settings = Settings()
     is_fresh: bool = False
     is_forced: bool = False
@@ -329,12 +331,14 @@ class Measure(Message, frozen=True, tag="measure", kw_only=True):
 
     Args:
         initial: a safetensors file of the adapter, under PEFT's names.
+        merged: a safetensors file of what is added to layers' weights first.
     """
 
     model: Path
     data: Path
     data_name: Annotated[str, Meta(max_length=255)] = ""
     initial: Path
+    merged: Path | None = None
     settings: Settings = Settings()
 
 

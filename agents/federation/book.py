@@ -13,7 +13,8 @@ from typing import Any, Final, TypeVar, cast
 import msgspec
 
 from agents.federation.buffers import Buffer, buffer_of
-from agents.federation.said import Said, rank
+from agents.federation.lists import RoundLists
+from agents.federation.said import Said, censored, rank
 from agents.federation.secure.terms import Secure, secure_of
 from protocols.entry import Entry
 from protocols.errors import Malformed
@@ -82,10 +83,12 @@ class Book:
         except msgspec.ValidationError as error:
             raise Malformed(f"the settings of secure are not valid: {error}") from None
         self.buffer: Final[Buffer | None] = buffer_of(self.plan)
+        self.n_buffered: Final = self.buffer.n_updates if self.buffer is not None else 0
         self.author: Final = plan_entry.author
         self.experiment: Final = plan_entry.body_cid
         self._members: Final = frozenset(self.plan.members)
         self._said: dict[Cid, Said] = {}
+        self._rounds = RoundLists(self._said)
         self._by_author: dict[PeerId, dict[int, Said]] = {}
         self._forks: dict[PeerId, tuple[Said, Said]] = {}
         self._results: dict[int, Cid] = {}
@@ -111,6 +114,7 @@ class Book:
         self._said[entry.cid] = said
         if (listed := self._answers.get((_LISTED, type(said.event)))) is not None:
             bisect.insort(listed, (said, said.event), key=lambda pair: rank(pair[0]))
+        self._rounds.add(said)
         if other is not said or not self._is_harmless(said):
             self._forget()
         return said
@@ -140,7 +144,7 @@ class Book:
                 self._drop(("_of_selected", Promise, number, term))
             case Receipt(number):
                 # A receipt beside a close may prove that the close left something out.
-                if any(event.round == number and one.author == said.author for one, event in self.all_of(Close)):
+                if any(one.author == said.author for one, _ in self.said_in(number, Close)):
                     return False
                 self._drop(("receipts", number, said.author), ("receivers", number))
             case Vote(number, term):
@@ -213,9 +217,15 @@ class Book:
         other = Book.__new__(Book)
         other.__dict__.update(self.__dict__)
         other._said = dict(self._said)
+        other._rounds = RoundLists(other._said)
         other._by_author = {author: dict(own) for author, own in self._by_author.items()}
         other._forks, other._results, other._answers = dict(self._forks), dict(self._results), {}
         return other
+
+    @property
+    def n_events(self) -> int:
+        """How many are known."""
+        return len(self._said)
 
     def entries(self) -> list[Entry]:
         """Every event, in an order of its own."""
@@ -240,6 +250,10 @@ class Book:
         found = [said for said in self._said.values() if isinstance(said.event, kind)]
         found.sort(key=rank)
         return [(said, cast(E, said.event)) for said in found]
+
+    def said_in(self, number: int, kind: type[E]) -> list[tuple[Said, E]]:
+        """Those of one round."""
+        return self._rounds.of(kind, number)
 
     # Who takes part
 
@@ -308,7 +322,7 @@ class Book:
 
         With a buffer, what the plan says.
         """
-        if self.buffer is not None and self.buffer.n_updates:
+        if self.n_buffered:
             return self.plan.min_participants
         return max(self.plan.min_participants, self.quorum(number) or 1, self.threshold(number))
 
@@ -325,31 +339,36 @@ class Book:
 
     @_remembered
     def opened(self, number: int) -> dict[int, Said]:
-        """The terms of a round that their coordinators opened."""
-        return {
+        """The terms of a round that their coordinators opened, up to the first gap that no honest deputy leaves.
+
+        One opens its next turn behind the last that it knows of: who jumps ahead could leave no terms to the others.
+        """
+        said = {
             event.term: said
-            for said, event in self.all_of(Open)
-            if event.round == number and said.author == self.coordinator(event.term)
+            for said, event in self.said_in(number, Open)
+            if said.author == self.coordinator(event.term)
         }
+        found: dict[int, Said] = {}
+        for term in sorted(said):
+            if term - max(found, default=-1) > len(self.plan.deputies):
+                break
+            found[term] = said[term]
+        return found
 
     @_remembered
     def submissions(self, number: int) -> dict[PeerId, Said]:
         """The submission of each of the selected; of several, the first counts."""
         selected = self.selected(number) or ()
         found: dict[PeerId, Said] = {}
-        for said, event in self.all_of(Submit):
-            if event.round == number and said.author in selected:
+        for said, _ in self.said_in(number, Submit):
+            if said.author in selected:
                 found.setdefault(said.author, said)
         return found
 
     @_remembered
     def receipts(self, number: int, coordinator: PeerId) -> dict[Cid, Said]:
         """What one coordinator gave receipts for, by the submission."""
-        return {
-            event.submission: said
-            for said, event in self.all_of(Receipt)
-            if event.round == number and said.author == coordinator
-        }
+        return {event.submission: said for said, event in self.said_in(number, Receipt) if said.author == coordinator}
 
     def is_received(self, submission: Said, number: int) -> bool:
         """Has another than its author given a receipt for it? One that only its author has would die with him."""
@@ -363,9 +382,8 @@ class Book:
     def receivers(self, number: int) -> dict[Cid, set[PeerId]]:
         """Who gave receipts for each submission."""
         found: dict[Cid, set[PeerId]] = {}
-        for said, event in self.all_of(Receipt):
-            if event.round == number:
-                found.setdefault(event.submission, set()).add(said.author)
+        for said, event in self.said_in(number, Receipt):
+            found.setdefault(event.submission, set()).add(said.author)
         return found
 
     def promises(self, number: int, term: int) -> dict[PeerId, Said]:
@@ -376,8 +394,8 @@ class Book:
     def closes(self, number: int) -> dict[int, Said]:
         """The close of each term; none of a term whose coordinator signed two."""
         found: dict[int, dict[Cid, Said]] = {}
-        for said, event in self.all_of(Close):
-            if event.round == number and said.author == self.coordinator(event.term):
+        for said, event in self.said_in(number, Close):
+            if said.author == self.coordinator(event.term):
                 found.setdefault(event.term, {})[said.entry.body_cid] = said
         return {term: next(iter(ones.values())) for term, ones in found.items() if len(ones) == 1}
 
@@ -389,8 +407,8 @@ class Book:
     def _of_selected(self, kind: type[Vote] | type[Promise], number: int, term: int) -> dict[PeerId, Said]:
         selected = self.selected(number) or ()
         found: dict[PeerId, Said] = {}
-        for said, event in self.all_of(kind):
-            if (event.round, event.term) == (number, term) and said.author in selected:
+        for said, event in self.said_in(number, kind):
+            if event.term == term and said.author in selected:
                 found.setdefault(said.author, said)
         return found
 
@@ -446,8 +464,8 @@ class Book:
             return self.result(number - 1)
         quorum, selected = self.quorum(number), self.selected(number) or ()
         said: dict[Cid, set[PeerId]] = {}
-        for one, event in self.all_of(Result):
-            if event.round == number and event.close == final.cid and one.author in selected:
+        for one, event in self.said_in(number, Result):
+            if event.close == final.cid and one.author in selected:
                 said.setdefault(event.result, set()).add(one.author)
         return next((result for result, peers in said.items() if quorum and len(peers) >= quorum), None)
 
@@ -473,19 +491,9 @@ class Book:
                 if first.entry.body_cid != said.entry.body_cid:
                     found.setdefault(said.author, (first, said))
         for said, close in self.all_of(Close):
-            if missing := self.censored(said, close):
+            if missing := censored(self.receipts(close.round, said.author), said, close):
                 found.setdefault(said.author, (missing, said))
         return found
-
-    def censored(self, said: Said, close: Close) -> Said | None:
-        """The receipt of the close's own coordinator for a submission that the close leaves out, if there is one."""
-        if close.promises or close.void:
-            return None
-        for receipt in self.receipts(close.round, said.author).values():
-            event = cast(Receipt, receipt.event)
-            if event.submission not in close.submissions and receipt.entry.sequence < said.entry.sequence:
-                return receipt
-        return None
 
     def accused(self) -> set[frozenset[Cid]]:
         """The pairs that somebody has published already."""

@@ -6,16 +6,16 @@
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from agents.aggregation.registry import before_of, lora_of, rule_of, server_of
+from agents.aggregation.lora.adapters import LoraWay
+from agents.aggregation.registry import before_of, rule_of, server_of
 from agents.aggregation.rules.fedavg import FedAvg
 from agents.aggregation.rules.fedbuff import FedBuff
 from agents.aggregation.updates import CannotAggregate
+from agents.federation.lora import terms_of, way_of
 from agents.federation.options import BadOption, Options, options_of
-from agents.federation.privacy.lattice import Lattice
+from agents.federation.privacy.accounts import lattice_of
 from agents.federation.secure.terms import check_threshold, default_threshold
 from protocols.rounds import Plan
-
-LINEAR_LORA: Final = frozenset({"fedit", "ffa", "rolora"})  # they average halves; the others look at each adapter
 
 
 class _Asked(NamedTuple):
@@ -41,14 +41,12 @@ def _is_weighted(asked: _Asked) -> bool:
     return isinstance(rule, FedAvg) and rule.weights == "samples"
 
 
-def _is_of_single_adapters(asked: _Asked) -> bool:
-    way = _lora(asked.plan)
-    return way is not None and str(way.get("lora")) not in LINEAR_LORA
+def _lora(is_so: Callable[[LoraWay], bool]) -> Asks:
+    def asks(asked: _Asked) -> bool:
+        way = way_of(asked.plan)
+        return way is not None and is_so(way)
 
-
-def _lora(plan: Plan) -> dict[str, object] | None:
-    way = plan.task.get("lora")
-    return way if isinstance(way, dict) else {"lora": way} if isinstance(way, str) else None
+    return asks
 
 
 OPTIONS: Final[dict[str, Asks]] = {
@@ -57,7 +55,11 @@ OPTIONS: Final[dict[str, Asks]] = {
     "a rule or step that looks at single updates": _is_per_update,
     "fedbuff": lambda asked: isinstance(rule_of(asked.plan.rule), FedBuff),
     "weights by samples": _is_weighted,
-    "a LoRA way that looks at single adapters": _is_of_single_adapters,
+    "a LoRA way that looks at single adapters": _lora(lambda way: not way.is_of_halves),
+    "a LoRA way that averages another half each round": _lora(lambda way: way.is_of_halves and way.moves),
+    "a LoRA way that turns, cuts or begins anew": _lora(lambda way: way.moves),
+    "a LoRA way that adds to the base": _lora(lambda way: way.goes_into_base),
+    "hetlora": _lora(lambda way: way.__struct_config__.tag == "hetlora"),
     "central noise": lambda asked: asked.noise() == "central",
     "distributed noise": lambda asked: asked.noise() == "distributed",
     "privacy of clients": lambda asked: asked.noise() in ("central", "distributed"),
@@ -91,6 +93,55 @@ TABLE: Final = (
         "it multiplies, stacks or weighs each client's adapter by itself, and under masks there is only their sum: take"
         " ffa, rolora or fedit",
     ),
+    (
+        "a LoRA way that looks at single adapters",
+        "a rule or step that looks at single updates",
+        "the way itself says how adapters become one, of whole products; a robust rule would choose among halves, which"
+        " mean nothing by themselves: take fedit, ffa or rolora with it",
+    ),
+    (
+        "a LoRA way that looks at single adapters",
+        "fedbuff",
+        "an adapter is what its round began with and the update, and those of other rounds began with something else",
+    ),
+    (
+        "a LoRA way that looks at single adapters",
+        "a server step",
+        "its step is for the mean of updates, and this way makes the next adapter in another manner",
+    ),
+    (
+        "a LoRA way that looks at single adapters",
+        "privacy of clients",
+        "the noise is made for a mean of clipped updates; how far one client moves a product, a stack or a cut is not"
+        " bounded by its clip: take ffa",
+    ),
+    (
+        "a LoRA way that looks at single adapters",
+        "gossip",
+        "neighbours average their tensors, and nobody looks at each one's adapter by itself: take ffa",
+    ),
+    (
+        "a LoRA way that averages another half each round",
+        "fedbuff",
+        "updates of another round may be of the other half",
+    ),
+    (
+        "a LoRA way that averages another half each round",
+        "a server step",
+        "its memory of the half whose turn it is not would move that one too",
+    ),
+    (
+        "a LoRA way that averages another half each round",
+        "gossip",
+        "the other half is the same for all only where all have one result",
+    ),
+    (
+        "a LoRA way that turns, cuts or begins anew",
+        "compression",
+        "what a codec leaves out is added to the next update, whose numbers stand for something else: take fedit, ffa,"
+        " fedex or hetlora",
+    ),
+    ("hetlora", "weights by samples", "it weighs adapters by the norms of their products: take uniform weights"),
     (
         "secure aggregation",
         "compression",
@@ -147,11 +198,6 @@ TABLE: Final = (
     ),
     ("gossip", "fedbuff", "there is no buffer that somebody closes"),
     ("gossip", "a selection", "there is nobody who selects: all whom the start names are in every round"),
-    (
-        "gossip",
-        "a LoRA way that looks at single adapters",
-        "members average adapters' halves with neighbours, and no one has all adapters: take ffa, rolora or fedit",
-    ),
     ("gossip", "a server step", "there is no server's change of the model: each member has a model of its own"),
     (
         "gossip",
@@ -180,6 +226,11 @@ LIMITS: Final = (
     ("fedbuff", "a buffer below half of the members leaves to who coordinates whose updates come first"),
     ("gossip", "all members count alike in a mean: numbers of samples do not weigh"),
     ("central noise", "members see each other's updates, and the noise: it protects from who sees results alone"),
+    (
+        "a LoRA way that adds to the base",
+        "each result holds a full matrix for each layer: updates stay small, results are as large as those weights;"
+        " an adapter made of one has a rank of 512 at most, and says what it lacks",
+    ),
     ("a selection", "it is made from a public seed, so it adds nothing to privacy: each round counts in full"),
 )
 
@@ -193,8 +244,8 @@ def problems(plan: Plan) -> list[str]:
         rule_of(plan.rule)
         if plan.server is not None:
             server_of(plan.server)
-        if (way := _lora(plan)) is not None:
-            lora_of(way)
+        if way_of(plan) is not None:
+            terms_of(plan)
     except (BadOption, CannotAggregate) as error:
         return [str(error)]
     found = [f"{one} and {other}: {why}" for one, other, why in TABLE if OPTIONS[one](asked) and OPTIONS[other](asked)]
@@ -230,10 +281,13 @@ def _numbers(asked: _Asked) -> list[str]:
             found.append(f"secure aggregation: min_participants is below the threshold of {threshold}: raise it")
     if privacy is not None and privacy.noise != "examples":
         n_colluders = secure.n_colluders if secure is not None else 0
-        n_noisy = plan.min_participants - n_colluders if privacy.noise == "distributed" else 1
         why = "no client's noise would count beside those that may collude"
-        if n_noisy >= 1:
-            why = Lattice(privacy.bound, privacy.multiplier, n_noisy).problem(n_most)
+        if privacy.noise == "central" or plan.min_participants > n_colluders:
+            try:
+                grid = lattice_of(plan)
+                why = grid.problem(n_most) if grid is not None else ""
+            except BadOption as error:
+                why = str(error)
         if why:
             found.append(f"privacy: {why}")
     return found

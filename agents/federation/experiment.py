@@ -58,7 +58,7 @@ log = structlog.get_logger(__name__)
 
 
 class Experiment:
-    """Runs one. `data` is what this node trains on; without it, it follows and does not train."""
+    """Runs one. `data` is what this node trains on; without it, it follows and does not train. `rank`: see `Work`."""
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class Experiment:
         scratch: Path,
         data: Path | None,
         engine: Engine | None = None,
+        rank: int = 0,
     ) -> None:
         self._ports = ports
         self.plan_entry: Final = plan
@@ -78,7 +79,7 @@ class Experiment:
         self.keep: Final = Keep(ports, self.cid, self.plan)
         self.secrets: Final = Secrets(ports, self.book, self.keep, journal.path, scratch)
         self.member: Final = self._new_member(ports.identity)
-        self.data = data
+        self.data, self.rank = data, rank
         self._journal = journal
         self._scratch = scratch
         self._memory = journal.path.with_suffix(".memories")
@@ -280,18 +281,15 @@ class Experiment:
                     self._where[found.peer] = found.addresses
 
     async def _hear(self, entries: Sequence[Entry]) -> None:
-        new = [
-            entry
-            for entry in entries
-            if entry.cid not in self.book and self._author_bytes.get(entry.author, 0) < MAX_AUTHOR_BYTES
-        ]
-        if not new:
-            return
-        wrong: list[Remote] = []
-
-        async with self._lock:
-            actions, refused = self.member.receive(new, trio.current_time())
-            wrong += refused
+        async with self._lock:  # another may have told the same meanwhile
+            new = [
+                entry
+                for entry in entries
+                if entry.cid not in self.book and self._author_bytes.get(entry.author, 0) < MAX_AUTHOR_BYTES
+            ]
+            if not new:
+                return
+            actions, wrong = self.member.receive(new, trio.current_time())
             said = [action.entry for action in actions if isinstance(action, Say)]
             await self._record([*(entry for entry in new if entry.cid in self.book), *said])
         for action in actions:
@@ -347,7 +345,7 @@ class Experiment:
                 submit = cast(Submit, said.event)
                 await self.bring_update(submit.update, submit.sealed)
                 if self.book.secure is not None:
-                    await trio.to_thread.run_sync(self.secrets.check_size, action.update)
+                    await trio.to_thread.run_sync(self.secrets.check_size, submit.round, action.update)
         await self._step(partial(self.member.fetched, action.submission))
 
     async def _train(self, action: Train) -> None:
@@ -385,7 +383,7 @@ class Experiment:
         async with self._own:
             if isinstance(action, Draw):
                 await self.fetch_file(self.plan.initial)
-                noise = await trio.to_thread.run_sync(self.secrets.draw)
+                noise = await trio.to_thread.run_sync(self.secrets.draw, action.round)
                 say = partial(self.member.drawn, action.round, action.term, noise)
             else:
                 event = await trio.to_thread.run_sync(self.secrets.answer, self.book.copy(), action)
@@ -411,7 +409,7 @@ class Experiment:
     def _work(self, action: Train | Learn, base: Cid, folder: Path) -> Work:
         own = hashlib.sha256(b"covey participant seed\0" + action.seed + self._ports.identity.peer_id).digest()
         path = Shelf(self._ports, folder).path(base)
-        return Work(base=path, data=self.data, seed=own, out=folder / "update", engine=self._engine)
+        return Work(path, self.data, own, folder / "update", self._engine, action.round, self.rank)
 
     async def _compute(self, action: Compute) -> None:
         final = self.book.final(action.round)
@@ -477,7 +475,7 @@ class Experiment:
     async def fetch_file(self, cid: Cid, max_bytes: int = MAX_TENSORS_BYTES) -> None:
         """Bring a file here, hold it for the experiment, and pass it on to members where that tells them nothing else.
 
-        Raises: NoProviders, TimedOut, Tampered, TooBig, Malformed, StorageError.
+        Raises: NoProviders, TimedOut, Tampered, TooBig, Malformed, BadTensors, StorageError.
         """
         if await trio.to_thread.run_sync(self.keep.is_held, cid):
             return
@@ -487,9 +485,10 @@ class Experiment:
             )
             self._fetched_bytes += progress.n_bytes
             is_new = progress.n_reused_blocks == 0
-            await trio.to_thread.run_sync(self._hold, cid, is_new)
+            await trio.to_thread.run_sync(self._hold, cid, is_new, max_bytes)
 
-    def _hold(self, cid: Cid, is_new: bool) -> None:
+    def _hold(self, cid: Cid, is_new: bool, max_bytes: int) -> None:
+        self.keep.check_size(cid, max_bytes)
         if self.keep.may_pass_on(cid, is_new=is_new):
             self.keep.show(cid)
         self.keep.hold(cid)

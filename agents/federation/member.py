@@ -11,12 +11,13 @@ from typing import Final, cast
 from msgspec.structs import replace
 
 from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fetch, Prepare, Reveal, Say, Train, Work
-from agents.federation.book import Book, Said
+from agents.federation.book import MAX_EVENTS_OF_AUTHOR, Book, Said
 from agents.federation.secure.stages import Stages, bound_close, consented, is_split
 from agents.federation.soundness import has_central_noise, why_not
 from protocols.entry import Entry, make_entry
 from protocols.errors import Malformed
 from protocols.rounds import (
+    MAX_TERM,
     Accuse,
     Cancel,
     Close,
@@ -43,6 +44,7 @@ from storage.cid import Cid
 from storage.keys import Identity, PeerId
 
 SPLIT: Final = "members countersigned two active sets: the round is void, and is not tried again"
+QUICK_PROMISES: Final = 16  # of one round; later ones a lease behind the term: a deputy may open terms without end
 MAX_STEPS: Final = 1000  # of one call: each says something, and there is not that much to say
 
 
@@ -110,15 +112,9 @@ class Member:
         if any(event.round == number for _, event in self.book.said_by(self._me, Submit)):
             return self.tick(now_s)
         submit = Submit(
-            round=number,
-            base=base,
-            update=update,
-            n_samples=n_samples,
-            n_steps=n_steps,
-            loss=loss,
-            sealed=sealed,
+            round=number, base=base, update=update, n_samples=n_samples, n_steps=n_steps, loss=loss, sealed=sealed,
             gather=gather,
-        )
+        )  # fmt: skip
         return [self._submit(begun, submit), *self.tick(now_s)]
 
     def _submit(self, begun: int, submit: Submit) -> Say:
@@ -207,8 +203,8 @@ class Member:
 
     def _step(self, now_s: float) -> list[Action]:
         book = self.book
-        if book.cancelled() is not None:
-            return []
+        if book.cancelled() is not None or book.height(self._me) >= MAX_EVENTS_OF_AUTHOR:
+            return []  # of nobody more is taken: what is said no more stops nothing else
         if accusation := self._accuse():
             return accusation
         number = book.current()
@@ -220,7 +216,7 @@ class Member:
         self._notice(("round", number), now_s)
         if final := book.final(number):
             return self._finish(number, final) if self._me in selected else []
-        return self._coordinate(number, now_s) or (self._take_part(number) if self._me in selected else [])
+        return self._coordinate(number, now_s) or (self._take_part(number, now_s) if self._me in selected else [])
 
     def _finish(self, number: int, final: Said) -> list[Action]:
         """A close is final: unmask what it adds up, where it is masked, and compute."""
@@ -237,9 +233,12 @@ class Member:
         return self._ask(Compute(number, final.cid))
 
     def _accuse(self) -> list[Action]:
+        """Publish what proves that somebody broke the rules: of each once, for who signs more of it is as broken."""
         known = self.book.accused()
-        for first, second in self.book.broken().values():
-            if frozenset((first.cid, second.cid)) not in known:
+        own = [self.book.get(event.first) for _, event in self.book.said_by(self._me, Accuse)]
+        told = {said.author for said in own if said is not None}
+        for peer, (first, second) in self.book.broken().items():
+            if peer not in told and frozenset((first.cid, second.cid)) not in known:
                 return [self._say(Accuse(first=first.cid, second=second.cid))]
         return []
 
@@ -265,7 +264,11 @@ class Member:
         for known in opened:
             self._notice(("open", number, known), now_s)
         mine = next((t for t in range(term + 1, term + 1 + len(book.plan.deputies)) if self._is_turn(t)), None)
-        if mine is not None and now_s >= self._stalled_s(number, term, now_s) + self._patience_s(term, mine):
+        if (
+            mine is not None
+            and mine <= MAX_TERM
+            and now_s >= self._stalled_s(number, term, now_s) + self._patience_s(term, mine)
+        ):
             return [self._say(Open(round=number, term=mine))]
         if term >= 0 and self._is_turn(term) and term not in book.closes(number):
             return self._collect(number, term, now_s)
@@ -357,8 +360,7 @@ class Member:
             elif said.cid not in receipts and said.author != self._me:
                 return [self._say(Receipt(round=number, submission=said.cid))]
         taken = sorted(said.cid for said in submissions.values() if book.is_received(said, number))
-        if book.buffer is not None and book.buffer.n_updates:
-            n_expected = min(n_expected, book.buffer.n_updates)
+        n_expected = min(n_expected, book.n_buffered or n_expected)
         if len(taken) < n_expected and now_s < self._deadline_s(number, term):
             return []
         if len(taken) < (minimum := book.minimum(number)):
@@ -386,7 +388,7 @@ class Member:
 
     # As one of the selected
 
-    def _take_part(self, number: int) -> list[Action]:
+    def _take_part(self, number: int, now_s: float) -> list[Action]:
         book = self.book
         opened = book.opened(number)
         if not opened:
@@ -396,13 +398,18 @@ class Member:
         promised = [event.term for _, event in book.said_by(self._me, Promise) if event.round == number]
         bound = max([-1, *promised, *(at for at, _ in own)])
         if term > max(bound, 0):
+            if (
+                len(promised) >= QUICK_PROMISES
+                and now_s < self._notice(("term", number, term), now_s) + book.plan.lease_s
+            ):
+                return []
             return [self._say(Promise(round=number, term=term, vote=max(own)[1] if own else None))]
         duty = self._prepare(number) if book.secure is not None else None
         if duty:
             return duty
         if duty is None and self._me not in book.submissions(number) and (asked := self._contribute(number)):
             return asked
-        # Fetched before a close lists them: an update is safe from its maker's death once another member has it.
+        # Fetched before a close lists them: safe from its maker's death once another member has it.
         for said in book.submissions(number).values():
             if said.cid not in self._fetched and (asked := self._ask(self._fetch(said))):
                 return asked
@@ -419,16 +426,14 @@ class Member:
         book = self.book
         if book.buffer is not None and self._made is not None:
             begun, made = self._made
+            said = book.submissions(made.round).get(self._me)
             final = book.final(made.round)
-            listed = [book.get(link) for link in cast(Close, final.event).submissions] if final is not None else []
-            is_counted = any(said is not None and said.author == self._me for said in listed)
+            is_counted = said is not None and final is not None and said.cid in cast(Close, final.event).submissions
             if made.round < number and not is_counted and not self.is_vain(begun):
                 return [self._submit(begun, replace(made, round=number))]
         if book.buffer is not None and self._at_it is not None and not self.is_vain(self._at_it):
-            return []  # it is at one that will still count
-        base, seed = book.result(number - 1), book.seed(number)
-        assert base is not None and seed is not None
-        asked = self._ask(Train(number, base, seed))
+            return []
+        asked = self._ask(Train(number, cast(Cid, book.result(number - 1)), cast(bytes, book.seed(number))))
         self._at_it = number if asked else self._at_it
         return asked
 

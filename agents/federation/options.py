@@ -27,7 +27,8 @@ class Privacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     noise: "central", by the coordinator over clipped updates; "distributed", by each under masks; "examples", by each
     task on its own gradients. multiplier: the noise's deviation in clip bounds. quantile: of the norms, which the bound
-    follows; 0 for a fixed one.
+    follows from round to round, by `rate`; 0 for a fixed one. count_noise: the deviation of the noisy number of clients
+    within the bound, in clients; 0 for a twentieth of the fewest that take part, and no less than twice `multiplier`.
     """
 
     noise: Literal["central", "distributed", "examples"]
@@ -35,6 +36,8 @@ class Privacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     multiplier: Annotated[float, Meta(gt=0.0, le=1e4)]
     budget: Budget
     quantile: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
+    rate: Annotated[float, Meta(gt=0.0, le=2.0)] = 0.2
+    count_noise: Annotated[float, Meta(ge=0.0, le=1e6)] = 0.0
 
 
 class Gossip(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

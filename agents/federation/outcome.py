@@ -18,8 +18,10 @@ from agents.aggregation.registry import before_of, rule_of, server_of
 from agents.aggregation.updates import CannotAggregate, Update, Vector, largest
 from agents.federation.compression.codec import BadCompressed
 from agents.federation.compression.registry import codec_of
-from agents.federation.privacy.accounts import lattice_of
-from agents.federation.privacy.lattice import BadLattice, noise_fault, noisy_mean
+from agents.federation.lora import combine, is_idle, scatter, update_fault, update_layout, way_of
+from agents.federation.privacy.accounts import lattice_of, next_bound
+from agents.federation.privacy.clipping import MAX_BOUND, MIN_BOUND
+from agents.federation.privacy.lattice import BadLattice, Told, noise_fault, noisy_mean
 from agents.federation.privacy.noise import MAX_DEVIATION, MAX_MAGNITUDE, discrete_gaussian
 from agents.federation.secure.sides import FalseShares, SecureRefused
 from agents.federation.secure.stages import Unmasking
@@ -54,7 +56,8 @@ class Verdict(NamedTuple):
 class Outcome(NamedTuple):
     """A round's result: the files of the new tensors and server states, and the verdicts.
 
-    `failed` says why the rule could make nothing of what was admitted: the tensors are the base then.
+    `failed` says why the rule could make nothing of what was admitted: the tensors are the base then. `bound` is the
+    next round's clip bound, where that moves.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -62,6 +65,7 @@ class Outcome(NamedTuple):
     tensors: Path
     states: tuple[Path, ...]
     failed: str
+    bound: float | None = None
 
 
 def recipe_of(plan: Plan) -> Recipe:
@@ -73,8 +77,15 @@ def recipe_of(plan: Plan) -> Recipe:
     )
 
 
+def wanted_layout(plan: Plan, number: int, layout: Layout) -> Layout:
+    """Of an update in a round of that number, whose tensors have `layout`. Raises: CannotAggregate."""
+    return update_layout(way_of(plan), number, layout)
+
+
 def admit(plan: Plan, layout: Layout, submitted: Sequence[Submitted], max_staleness: int = 0) -> list[Verdict]:
     """Judge each update by itself, in the order of (update, peer); of equal ones, the first is admitted.
+
+    `layout` is an update's.
 
     Source of the list: what breaks aggregation rules when it is let through, one by one.
     """
@@ -103,6 +114,9 @@ def _fault(plan: Plan, layout: Layout, path: Path) -> str:
         return "it holds NaN or infinity"
     if most == 0.0:
         return "it is zero everywhere"
+    way = way_of(plan)
+    if is_idle(way, layout if plan.compression is not None or way is None else read_layout(path), vector):
+        return "it leaves every B as it was: nothing was learned"
     if plan.max_norm and (norm := measure([vector]).norm(0)) > plan.max_norm:
         return f"its norm of {norm:.6g} is over the bound of {plan.max_norm:.6g}"
     return ""
@@ -114,20 +128,26 @@ def _vector(plan: Plan, layout: Layout, path: Path, scratch: Path | None = None)
     Raises: BadTensors, BadCompressed.
     """
     if plan.compression is None:
-        if difference := read_layout(path).differs_from(layout):
+        found = read_layout(path)
+        if difference := update_fault(way_of(plan), layout, found):
             raise BadTensors(difference)
-        return read_vector(path, layout)
+        return read_vector(path, found)
     codec = codec_of(plan.compression)
     if (n_bytes := path.stat().st_size) > (most := codec.max_bytes(layout)):
         raise BadCompressed(f"it has {n_bytes} bytes, and no update takes more than {most}")
     vector = codec.decode(path.read_bytes(), layout)
     if scratch is None:
         return vector
-    with TemporaryFile(dir=scratch) as file:
-        file.truncate(vector.nbytes)
-        mapped = np.memmap(file, np.float32, "r+", shape=vector.shape)
+    mapped = _nameless(scratch, len(vector))
     mapped[:] = vector
     return mapped
+
+
+def _nameless(folder: Path, n_params: int) -> Vector:
+    """Zeros in a file without a name, mapped: they need not be in memory."""
+    with TemporaryFile(dir=folder) as file:
+        file.truncate(4 * n_params)
+        return np.memmap(file, np.float32, "r+", shape=(n_params,))
 
 
 def compute(
@@ -137,56 +157,74 @@ def compute(
     folder: Path,
     *,
     seed: bytes,
+    number: int = 1,
     states: Sequence[Path] = (),
     n_threads: int = 1,
     unmasking: Unmasking | None = None,
     noise: Path | None = None,
+    bound: float | None = None,
 ) -> Outcome:
     """Admit, aggregate, and write the new tensors and states into `folder`, which is empty.
 
-    `states` are the server's from the round before; without any they begin as zeros. `unmasking` under secure
-    aggregation, where updates are words of masked sums; `noise` under central noise.
+    `number` is the round's, `states` are the server's from the round before; without any they begin as zeros.
+    `unmasking` under secure aggregation, where updates are words of masked sums; `noise` under central noise; `bound`
+    is the round's clip bound, where it is not the plan's.
 
     Raises: BadTensors, FalseShares, OSError.
     """
     layout = read_layout(base)
-    recipe = recipe_of(plan)
+    recipe, wanted = recipe_of(plan), wanted_layout(plan, number, layout)
     if unmasking is None:
-        verdicts, admitted = _admitted(plan, recipe, layout, submitted, folder)
+        verdicts, admitted = _admitted(plan, recipe, wanted, submitted, folder)
     else:
         verdicts, admitted = _masked(submitted)
-    tensors = folder / TENSORS_FILE
-    change = new_vector(tensors, layout)
+    tensors, before = folder / TENSORS_FILE, read_vector(base, layout)
+    new = new_vector(tensors, layout)
     n_states = recipe.server.n_states if recipe.server is not None else 0
     state_paths = tuple(folder / f"state-{index}" for index in range(n_states))
     state_vectors = [new_vector(path, layout) for path in state_paths]
     for vector, path in zip(state_vectors, states, strict=False):
         vector[:] = read_vector(path, layout)
-    failed = ""
+    failed, told = "", None
     try:
-        if unmasking is not None:
-            masked = {one.peer: one.path for one in submitted}
-            averaged = [Update(b"", "", mean_of(plan, unmasking, masked, layout.n_params))]
-        elif noise is not None:
-            averaged = [Update(b"", "", _noisy(plan, layout, admitted, noise))]
+        way = way_of(plan)
+        if way is not None and not way.is_of_halves:
+            combine(plan, way, number, before, layout, admitted, new)
         else:
             averaged = list(admitted)
-        aggregate(averaged, recipe, change, seed=seed, states=state_vectors, n_threads=n_threads)
+            if unmasking is not None:
+                masked = {one.peer: one.path for one in submitted}
+                told = mean_of(plan, unmasking, masked, wanted.n_params, bound)
+            elif noise is not None:
+                told = _noisy(plan, wanted, admitted, noise, bound)
+            if told is not None:
+                averaged = [Update(b"", "", told.mean)]
+            change = new if wanted == layout else _nameless(folder, wanted.n_params)
+            aggregate(averaged, recipe, change, seed=seed, states=state_vectors, n_threads=n_threads)
+            if change is not new:
+                scatter(change, wanted, new, layout)
+            _add(before, new)
     except FalseShares:
         raise  # what others answer may still unmask it
     except (CannotAggregate, SecureRefused, BadLattice) as error:
         failed = str(error)
-        change[:] = 0.0
-    _add(read_vector(base, layout), change)
-    if not failed and not math.isfinite(max(map(largest, (change, *state_vectors)))):
+    if not failed and not math.isfinite(max(map(largest, (new, *state_vectors)))):
         failed = "the result would hold NaN or infinity"
-        change[:] = read_vector(base, layout)
     if failed:
-        for vector, path in zip(state_vectors, states, strict=False):
-            vector[:] = read_vector(path, layout)
-    for vector, path in zip((change, *state_vectors), (tensors, *state_paths), strict=True):
+        told = None
+        _stay(before, new, state_vectors, [read_vector(path, layout) for path in states])
+    for vector, path in zip((new, *state_vectors), (tensors, *state_paths), strict=True):
         flush(vector, path)
-    return Outcome(tuple(verdicts), admitted, tensors, state_paths, failed)
+    moved = next_bound(plan, bound, told.n_within if told is not None else None, len(admitted))
+    return Outcome(tuple(verdicts), admitted, tensors, state_paths, failed, moved)
+
+
+def _stay(before: Vector, new: Vector, states: Sequence[Vector], states_before: Sequence[Vector]) -> None:
+    """Have everything as it was before the round. -0 is read as +0, as in a sum with no change."""
+    new[:] = 0.0
+    _add(before, new)
+    for vector, old in zip(states, states_before, strict=False):
+        vector[:] = old
 
 
 def _admitted(
@@ -219,9 +257,15 @@ def _masked(submitted: Sequence[Submitted]) -> tuple[list[Verdict], tuple[Update
     )
 
 
-def _noisy(plan: Plan, layout: Layout, admitted: Sequence[Update], path: Path) -> Vector:
-    """The mean of clipped updates with the noise in a file. Raises: BadLattice for noise that is none, NotFinite."""
+def noise_layout(plan: Plan, wanted: Layout) -> Layout:
+    """Of central noise: that of an update, or, with a count of those within the bound, one row with a value more."""
     grid = lattice_of(plan)
+    return Layout.of({"noise": (wanted.n_params + 1,)}) if grid is not None and grid.bit_steps else wanted
+
+
+def _noisy(plan: Plan, wanted: Layout, admitted: Sequence[Update], path: Path, bound: float | None) -> Told:
+    """The mean of clipped updates with the noise in a file. Raises: BadLattice for noise that is none, NotFinite."""
+    grid, layout = lattice_of(plan, bound), noise_layout(plan, wanted)
     assert grid is not None
     try:
         if difference := read_layout(path).differs_from(layout):
@@ -237,9 +281,12 @@ def _noisy(plan: Plan, layout: Layout, admitted: Sequence[Update], path: Path) -
     return noisy_mean((update.vector for update in admitted), grid, noise)
 
 
-def draw_noise(base: Path, out: Path) -> None:
-    """Write central noise for tensors like these, from the system's source of secrets. Raises: BadTensors, OSError."""
-    layout = read_layout(base)
+def draw_noise(plan: Plan, number: int, base: Path, out: Path) -> None:
+    """Write central noise for a round over such tensors, from the system's source of secrets.
+
+    Raises: BadTensors, OSError.
+    """
+    layout = noise_layout(plan, wanted_layout(plan, number, read_layout(base)))
     vector = new_vector(out, layout)
     vector[:] = discrete_gaussian(layout.n_params, MAX_DEVIATION)
     flush(vector, out)
@@ -275,6 +322,8 @@ def document(
         "tensors": tensors,
         "states": list(states),
     }
+    if outcome.bound is not None:
+        value["bound"] = outcome.bound
     data = dag_cbor.encode(value)
     return Cid.of(data, DAG_CBOR), data
 
@@ -286,6 +335,7 @@ class Document(NamedTuple):
     tensors: Cid
     states: tuple[Cid, ...]
     updates: tuple[Cid, ...]
+    bound: float | None = None
 
 
 def read_document(data: bytes) -> Document:
@@ -293,10 +343,16 @@ def read_document(data: bytes) -> Document:
     value = dag_cbor.decode(data)
     try:
         found = Document(
-            value["base"], value["tensors"], tuple(value["states"]), tuple(one["update"] for one in value["updates"])
+            value["base"],
+            value["tensors"],
+            tuple(value["states"]),
+            tuple(one["update"] for one in value["updates"]),
+            value.get("bound"),
         )
-    except (TypeError, KeyError):
+    except (AttributeError, TypeError, KeyError):
         raise BadTensors("this is not the document of a round's result") from None
+    if not (found.bound is None or (isinstance(found.bound, float) and MIN_BOUND <= found.bound <= MAX_BOUND)):
+        raise BadTensors("this document names a clip bound that is none")
     if not all(isinstance(cid, Cid) for cid in (found.base, found.tensors, *found.states, *found.updates)):
         raise BadTensors("this is not the document of a round's result")
     return found

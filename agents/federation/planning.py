@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agents.errors import AgentError
+from agents.federation.book import MAX_EVENTS_OF_AUTHOR
 from agents.federation.compatibility import problems
 from agents.federation.options import options_of
 from agents.federation.outcome import recipe_of
@@ -16,6 +17,7 @@ from storage.cid import Cid
 from storage.keys import PeerId
 
 MAX_FILE_BYTES: Final = 1 << 20
+EVENTS_OF_ROUND: Final = 10  # that one member says, as a rule at most, beside receipts
 KEYS: Final = frozenset(
     {
         "title", "task", "initial", "rounds", "min_participants", "selected", "deadline_s", "lease_s", "before", "rule",
@@ -61,8 +63,6 @@ def read_file(path: Path) -> dict[str, Any]:
 def complete(wish: Mapping[str, Any], resolve: Callable[[str], PeerId], me: PeerId) -> dict[str, Any]:
     """A plan's fields, peers by their ids; the deputies are the members, this node first, where none are named."""
     fields = {_NAMES.get(key, key): value for key, value in wish.items() if key != "initial"}
-    if fields.get("privacy") is not None:
-        fields.setdefault("is_evaluated", False)  # how results do on one's own data would be told without noise
     for key in _TABLES:
         if isinstance(fields.get(key), str):
             fields[key] = {_TABLES[key]: fields[key]}
@@ -98,6 +98,12 @@ def plan_of(fields: Mapping[str, Any], initial: Cid, unix_s: int) -> Plan:
         )
     if plan.min_participants > len(plan.members):
         raise BadPlan(f"{plan.min_participants} participants are needed, and there are {len(plan.members)} members")
+    n_events = plan.n_rounds * ((plan.n_selected or len(plan.members)) + EVENTS_OF_ROUND)
+    if n_events > MAX_EVENTS_OF_AUTHOR:
+        raise BadPlan(
+            f"{plan.n_rounds} rounds may take a coordinator {n_events:,} events, a receipt for each update among them, "
+            f"and of one member {MAX_EVENTS_OF_AUTHOR:,} are taken: make it fewer rounds, or select fewer"
+        )
     if plan.deadline_s < plan.lease_s:
         raise BadPlan("the deadline is shorter than the lease: every round would be over before a deputy could act")
     if found := faults(plan):
@@ -111,6 +117,11 @@ def faults(plan: Plan) -> list[str]:
     privacy = options_of(plan).privacy if not found else None
     if privacy is not None and privacy.noise == "examples":
         found = ["privacy: no task adds noise to its examples' gradients: take central or distributed noise"]
-    elif privacy is not None and privacy.quantile:
-        found = ["privacy: rounds do not move the clip bound yet: leave out quantile"]
     return found
+
+
+def check_rank(plan: Plan, rank: int) -> None:
+    """May a participant train an adapter of that rank? Raises: BadPlan, BadTask."""
+    task_of(plan.task).check_rank(rank)
+    if plan.compression is not None:
+        raise BadPlan("compressed updates do not say their rank: in this plan all train the same. Leave out --rank")

@@ -11,7 +11,7 @@ from typing import Final, cast
 from agents.adapters.ports import Ports
 from agents.federation.actions import Deal, Prepare, Reveal
 from agents.federation.book import Book
-from agents.federation.outcome import draw_noise
+from agents.federation.outcome import draw_noise, wanted_layout
 from agents.federation.privacy.accounts import Accounts, privacy_of, told
 from agents.federation.privacy.ledger import Ledger
 from agents.federation.secure.client import keys_event, masked, shares_event, unmask_event
@@ -20,6 +20,7 @@ from agents.federation.secure.total import WORD_BYTES, levels_of, n_words, write
 from agents.federation.secure.vault import Vault
 from agents.federation.shelf import Keep, Shelf
 from agents.federation.tensors import read_layout, read_vector
+from agents.federation.verify import bound_before
 from protocols.rounds import Close, Keys, Shares, Unmask
 from storage.cid import Cid
 
@@ -56,7 +57,8 @@ class Secrets:
     def mask(self, book: Book, number: int, update: Path, out: Path, n_samples: int) -> Cid:
         """Check, clip and hide an update; the list of sharers it is masked with. Raises: NotFinite, SecureRefused."""
         vector = read_vector(update, read_layout(update))
-        levels = levels_of(book.plan, len(book.selected(number) or ()), vector, n_samples)
+        bound = bound_before(book, number, Shelf(self._ports, self._scratch))
+        levels = levels_of(book.plan, len(book.selected(number) or ()), vector, n_samples, bound)
         words, gather = masked(book, number, self._me, self._vault.get(number), levels)
         write_words(out, words)
         return gather
@@ -65,21 +67,22 @@ class Secrets:
         """Destroy the secrets of a round that is over, and of those before it. Raises: BadVault, StoreFull."""
         self._vault.forget(number + 1)
 
-    def check_size(self, update: Cid) -> None:
+    def check_size(self, number: int, update: Cid) -> None:
         """What has another size than a masked update cannot be added up. Raises: SecureRefused, StorageError."""
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
             shelf = Shelf(self._ports, Path(folder))
-            wanted = WORD_BYTES * n_words(self._plan, read_layout(shelf.path(self._plan.initial)).n_params)
+            layout = wanted_layout(self._plan, number, read_layout(shelf.path(self._plan.initial)))
+            wanted = WORD_BYTES * n_words(self._plan, layout.n_params)
             if (n_bytes := shelf.path(update).stat().st_size) != wanted:
                 raise SecureRefused(f"the masked update {update} has {n_bytes} bytes, and {wanted} are wanted")
 
     # Privacy
 
-    def draw(self) -> Cid:
+    def draw(self, number: int) -> Cid:
         """Central noise for one close: a file of it, kept and shown to the members. Raises: StorageError."""
         with tempfile.TemporaryDirectory(dir=self._scratch) as name:
             folder = Path(name)
-            draw_noise(Shelf(self._ports, folder).path(self._plan.initial), folder / "noise")
+            draw_noise(self._plan, number, Shelf(self._ports, folder).path(self._plan.initial), folder / "noise")
             return self._keep.own_file(folder / "noise")
 
     def charge(self, book: Book, number: int, what: Cid) -> None:

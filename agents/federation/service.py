@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-import structlog
 import trio
 
 from agents.adapters.announce import Turnstile
@@ -26,7 +25,6 @@ from protocols.rounds import read_plan
 from protocols.rounds_sync import Desk
 from storage.cid import Cid
 from storage.durable import make_folder, write_file
-from storage.errors import InvalidCid, UnknownVersion
 from storage.keys import PeerId
 
 if TYPE_CHECKING:
@@ -35,8 +33,6 @@ if TYPE_CHECKING:
 MAX_EXPERIMENTS: Final = 256
 ASK_EVERY_S: Final = 0.1
 ASK_BURST: Final = 200
-
-log = structlog.get_logger(__name__)
 
 
 class UnknownExperiment(AgentError):
@@ -57,8 +53,9 @@ class TooManyExperiments(AgentError):
     code = "too_many_experiments"
 
 
-class _Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     data: str | None = None
+    rank: int = 0
 
 
 class Rounds:
@@ -105,8 +102,10 @@ class Rounds:
                 f"there is no experiment {cid} here. To take part: covey fl join {cid} --from PEER"
             ) from None
 
-    async def follow(self, plan: Entry, data: Path | None = None) -> "Experiment":
+    async def follow(self, plan: Entry, data: Path | None = None, rank: int = 0) -> "Experiment":
         """Take part in what a plan describes, from now on; without `data`, without training. Durable when it returns.
+
+        `rank`: what to train of an adapter, where the plan lets participants choose; 0 for the plan's.
 
         Raises: Malformed, NoMember, TooManyExperiments, StorageError, OSError.
         """
@@ -114,74 +113,63 @@ class Rounds:
             known = self._experiments.get(plan.body_cid)
             if known is not None:
                 if data is not None:
-                    await trio.to_thread.run_sync(self._note_local, known.cid, data)
-                    known.data = data
+                    await trio.to_thread.run_sync(self._note_local, known.cid, data, rank)
+                    known.data, known.rank = data, rank
                 return known
             if self._ports.identity.peer_id not in read_plan(plan).members:
                 raise NoMember("")
             if len(self._experiments) >= MAX_EXPERIMENTS or self._nursery is None:
                 raise TooManyExperiments(f"this node takes part in {len(self._experiments)} experiments already")
             with trio.CancelScope(shield=True):
-                made = await trio.to_thread.run_sync(self._begin, plan, data)
+                made = await trio.to_thread.run_sync(self._begin, plan, data, rank)
             self._experiments[made.cid] = made
             self._nursery.start_soon(made.run)
         self._ports.emit("experiment_followed", experiment=str(made.cid), title=made.plan.title)
         return made
 
-    def _begin(self, plan: Entry, data: Path | None) -> "Experiment":
+    def _begin(self, plan: Entry, data: Path | None, rank: int) -> "Experiment":
         make_folder(self._folder)
         if data is not None:
-            self._note_local(plan.body_cid, data)
+            self._note_local(plan.body_cid, data, rank)
         journal = Journal.create(self._folder / str(plan.body_cid), plan)
         self._journals.append(journal)
-        return self._made(plan, [], journal, data)
+        return self._made(plan, [], journal, data, rank)
 
-    def _made(self, plan: Entry, entries: list[Entry], journal: Journal, data: Path | None) -> "Experiment":
+    def _made(self, plan: Entry, entries: list[Entry], journal: Journal, data: Path | None, rank: int) -> "Experiment":
         # numpy comes with it: only who takes part pays for that
         from agents.federation.experiment import Experiment
         from agents.federation.neighbours.experiment import GossipExperiment
 
         kind = GossipExperiment if read_plan(plan).gossip is not None else Experiment
-        return kind(self._ports, plan, entries, journal, self._scratch, data, self._engine)
+        return kind(self._ports, plan, entries, journal, self._scratch, data, self._engine, rank)
 
-    def _note_local(self, experiment: Cid, data: Path) -> None:
-        write_file(self._local(experiment), msgspec.json.encode(_Local(str(data))))
+    def _note_local(self, experiment: Cid, data: Path, rank: int) -> None:
+        write_file(self._local(experiment), msgspec.json.encode(_Local(str(data), rank)))
 
     def _local(self, experiment: Cid) -> Path:
         return self._folder / f"{experiment}.json"
 
     def _load(self) -> "Iterator[Experiment]":
         """What the journals tell; one that cannot be read is told of and left alone."""
-        for path in sorted(self._folder.glob("b*")) if self._folder.is_dir() else []:
-            try:
-                cid = Cid.parse(path.name)
-            except InvalidCid:
-                continue
-            try:
-                journal, entries = Journal.open(path)
-            except UnknownVersion as error:
-                log.error("journal_unusable", path=str(path), error=str(error))
-                continue
-            if not entries or entries[0].body_cid != cid:  # as a rule its creation was cut short
-                journal.close()
-                path.rename(path.with_suffix(".damaged"))
-                log.error("journal_unusable", path=str(path), error="it does not begin with its plan")
-                continue
-            self._journals.append(journal)
+        for cid, journal, entries in Journal.load(self._folder):
             try:
                 Book(entries[0])
-                yield self._made(entries[0], entries[1:], journal, self._data_of(cid))
+                one = self._made(entries[0], entries[1:], journal, *self._local_of(cid))
             except Remote as error:
-                log.error("journal_unusable", path=str(path), error=str(error))
+                journal.refuse(error)
+                continue
+            self._journals.append(journal)
+            yield one
 
-    def _data_of(self, experiment: Cid) -> Path | None:
+    def _local_of(self, experiment: Cid) -> tuple[Path | None, int]:
+        """What this node trains on, and which rank."""
         try:
             local = msgspec.json.decode(self._local(experiment).read_bytes(), type=_Local)
         except FileNotFoundError:
-            return None
+            return None, 0
         except (msgspec.ValidationError, msgspec.DecodeError):
-            return None
-        return Path(local.data) if local.data is not None else None
+            return None, 0
+        return Path(local.data) if local.data is not None else None, local.rank
 
     async def _handle(self, stream: Stream) -> None:
         if self._turnstile.admits(stream.peer, trio.current_time()):

@@ -133,6 +133,15 @@ class Keep:
         plan = [link for link in _links(self._ports, cid) if link not in below]
         self._ports.roots.publish(cid, Visibility.MEMBERS, self._plan.members, without=[*below, *plan])
 
+    def check_size(self, cid: Cid, max_bytes: int) -> None:
+        """Refuse what would be written out to more than that: a few blocks, linked to often, can be any length.
+
+        Raises: BadTensors.
+        """
+        n_bytes = sizes_of(self._ports, [cid]).get(cid, 0)
+        if n_bytes > max_bytes:
+            raise BadTensors(f"{cid} is a file of {n_bytes:,} bytes, and {max_bytes:,} are the most here")
+
     def hold(self, cid: Cid) -> None:
         """Pin a whole file that is here."""
         self._ports.pins.add(cid, self.pin, PinKind.RECURSIVE, PinState.COMPLETE)

@@ -5,7 +5,7 @@ from typing import cast
 
 from agents.federation.book import Book, Said
 from agents.federation.secure.stages import Stages, is_split
-from protocols.rounds import Close, Plan, Promise, Submit
+from protocols.rounds import Close, Join, Leave, Plan, Promise, Submit
 
 
 def _is_of_round(said: Said, number: int) -> bool:
@@ -15,6 +15,17 @@ def _is_of_round(said: Said, number: int) -> bool:
 def has_central_noise(plan: Plan) -> bool:
     """Does whoever closes a round add noise to its result?"""
     return plan.privacy is not None and plan.privacy.get("noise") == "central"
+
+
+def _why_not_next(book: Book, close: Close) -> str:
+    """Who is in the next round decides it: a coordinator may not choose, but hears of joins and ends before others."""
+    joined = {said.author for said, _ in book.all_of(Join)}
+    if not joined.issuperset(close.joined):
+        return "it has somebody in the next round of whom no join is known here"
+    gone = {said.author for said, _ in book.all_of(Leave)} | book.broken().keys()
+    if joined.intersection(book.roster(close.round) or ()) - gone - set(close.joined):
+        return "it leaves somebody out of the next round who has neither left nor broken the rules"
+    return ""
 
 
 def why_not(book: Book, said: Said) -> str:
@@ -34,6 +45,8 @@ def why_not(book: Book, said: Said) -> str:
         return f"it lists {len(close.submissions)} submissions, too few for a round"
     if said.author in book.broken():
         return "its coordinator has broken the rules"
+    if why := _why_not_next(book, close):
+        return why
     if (close.noise is not None) != (has_central_noise(book.plan) and not close.void):
         return "it names noise where none belongs, or none where the plan asks for it"
     if book.secure is not None and not close.void and Stages(book, close.round).gather_of(close) is None:

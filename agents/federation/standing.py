@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 from agents.federation.book import Book
 from agents.federation.neighbours import standing as neighbours
@@ -10,6 +10,8 @@ from agents.federation.phases import phase_of
 from protocols.rounds import Cancel, Close, Keys, Refusal, Result, Score, Shares, Submit, Unmask, Vote
 from storage.cid import Cid
 from storage.keys import PeerId
+
+MAX_LOSS: Final = 1e9  # that is shown: members may say what no sum of floats holds
 
 
 class RoundStanding(NamedTuple):
@@ -32,6 +34,11 @@ class RoundStanding(NamedTuple):
     n_votes: int = 0
     result: Cid | None = None
     void: str = ""
+
+    @property
+    def loss(self) -> float | None:
+        """The mean of what participants say after their own training."""
+        return _mean([(loss, 1) for loss in self.losses])
 
     @property
     def result_loss(self) -> float | None:
@@ -96,7 +103,7 @@ def round_of(book: Book, number: int) -> RoundStanding:
         n_closed=len(close.submissions) if close else 0,
         losses=tuple(loss for said in submissions.values() if (loss := cast(Submit, said.event).loss) is not None),
         refused=_refused(book, number, result),
-        scores=tuple(event for _, event in book.all_of(Score) if (event.round, event.result) == (number, result)),
+        scores=tuple(event for _, event in book.said_in(number, Score) if event.result == result),
         result=result if not (close and close.void) else None,
         void=close.void if close else "",
     )
@@ -107,7 +114,7 @@ def members_of(book: Book, number: int) -> list[MemberStanding]:
     joined, broken = book.joined_now(), book.broken()
     selected: Collection[PeerId] = book.selected(number) or ()
     submissions: Collection[PeerId] = book.submissions(number)
-    voters = {said.author for said, vote in book.all_of(Vote) if vote.round == number}
+    voters = {said.author for said, _ in book.said_in(number, Vote)}
     if book.plan.gossip is not None:
         selected, submissions, voters = neighbours.acted(book, number)
     return [
@@ -118,17 +125,18 @@ def members_of(book: Book, number: int) -> list[MemberStanding]:
 
 def _refused(book: Book, number: int, result: Cid | None) -> tuple[Refusal, ...]:
     """What members say was not admitted who came to the result that counts: they all say the same."""
-    found = (event.refused for _, event in book.all_of(Result) if (event.round, event.result) == (number, result))
+    found = (event.refused for _, event in book.said_in(number, Result) if event.result == result)
     return next(found, ())
 
 
-def _mean(pairs: list[tuple[float, int]]) -> float | None:
-    """By the number of samples."""
+def _mean(told: list[tuple[float, int]]) -> float | None:
+    """By the number of samples, of what can be: one who says anything else is not heard."""
+    pairs = [(value, n) for value, n in told if abs(value) <= MAX_LOSS]
     return math.fsum(value * n for value, n in pairs) / sum(n for _, n in pairs) if pairs else None
 
 
 def _n_said(book: Book, number: int, kind: type[Keys] | type[Shares] | type[Unmask]) -> int:
-    return len({said.author for said, event in book.all_of(kind) if event.round == number})
+    return len({said.author for said, _ in book.said_in(number, kind)})
 
 
 def _n_votes(book: Book, number: int, close: Close | None) -> int:

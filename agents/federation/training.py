@@ -8,6 +8,7 @@ from typing import Final
 
 import trio
 
+from agents.backend import is_backend
 from agents.engine import messages
 from agents.errors import EngineFailed
 from agents.federation.tasks import BadTask, Base, Score, Trained, Training
@@ -28,7 +29,7 @@ def find_base(catalog: Catalog, text: str) -> Base:
 
 
 def _row(catalog: Catalog, text: str) -> ModelRow:
-    models = catalog.models.list()
+    models = [row for row in catalog.models.list() if not is_backend(row)]
     row = next((row for row in models if row.name == text or text in row.accepts), None)
     if row is None:
         raise BadTask(f"the base model {text} is not here; a peer who has it may share it: covey model pull {text}")
@@ -65,6 +66,7 @@ class RoundEngine:
                 run=str(Path(folder) / "run"),
                 out=str(wish.out),
                 initial=str(initial),
+                merged=str(wish.merged) if wish.merged is not None else None,
                 settings=_settings(wish),
                 is_fresh=True,
             )
@@ -89,7 +91,11 @@ class RoundEngine:
         ):
             initial = await trio.to_thread.run_sync(_whole, row, wish, Path(folder))
             request = messages.Measure(
-                model=row.folder, data=str(wish.data), initial=str(initial), settings=_settings(wish)
+                model=row.folder,
+                data=str(wish.data),
+                initial=str(initial),
+                merged=str(wish.merged) if wish.merged is not None else None,
+                settings=_settings(wish),
             )
             reply = await self._trainer.one(request)
         if not isinstance(reply, messages.Measured):
@@ -121,5 +127,5 @@ def _settings(wish: Training) -> Settings:
         checkpoint_every=wish.n_steps,
         seed=wish.seed,
         split_seed=SPLIT_SEED,
-        frozen="a" if wish.is_half else "",
+        frozen="a" if wish.is_half else wish.frozen,
     )

@@ -90,10 +90,12 @@ def recompute(book: Book, number: int, close: Close, files: Files, folder: Path,
         submitted,
         folder,
         seed=book.seed(number) or b"",
+        number=number,
         states=[files.path(cid) for cid in states],
         n_threads=n_threads,
         unmasking=unmasking,
         noise=files.path(close.noise) if close.noise is not None else None,
+        bound=bound_before(book, number, files),
     )
     tensors, new_states = files.cid(outcome.tensors), tuple(files.cid(path) for path in outcome.states)
     result, data = document(book.experiment, number, base, outcome, tensors, new_states)
@@ -119,6 +121,14 @@ def tensors_before(book: Book, number: int, files: Files) -> tuple[Cid, tuple[Ci
         return book.plan.initial, ()
     found = read_document(files.block(result))
     return found.tensors, found.states
+
+
+def bound_before(book: Book, number: int, files: Files) -> float | None:
+    """The clip bound of a round, where the plan has it follow the norms; None for the plan's own. Raises: NotFound."""
+    result = book.result(number - 1)
+    if result is None or result == book.plan.initial or not (book.plan.privacy or {}).get("quantile"):
+        return None
+    return read_document(files.block(result)).bound
 
 
 def staleness(book: Book, number: int, submit: Submit, files: Files) -> int | None:

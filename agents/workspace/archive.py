@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from agents.pages import entry_of, paged, read_pages_root, sections
 from agents.workspace.space import Space
-from protocols.entry import Entry, open_entry, read_entry
+from protocols.entry import Entry
 from protocols.workspaces.entries import Commit, Put
 from storage.blockstore import Blockstore, MadeBlock
 from storage.car.wire import header, section
@@ -19,8 +20,7 @@ from storage.dag import reach
 from storage.durable import file_created, write_all
 from storage.errors import Corrupt, InvalidBlock, StorageError
 
-PAGE_ENTRIES: Final = 4096
-MAX_PAGES: Final = 1 << 10
+WRITTEN: Final = "workspace that `covey ws export` wrote"
 
 
 class Packed(NamedTuple):
@@ -60,10 +60,7 @@ def pack(
 
 def _pages(entries: Sequence[Entry]) -> list[MadeBlock]:
     """The root block, then the pages that it links to."""
-    pages = [
-        MadeBlock.of(dag_cbor.encode([entry.cid for entry in entries[at : at + PAGE_ENTRIES]]), DAG_CBOR)
-        for at in range(0, len(entries), PAGE_ENTRIES)
-    ]
+    pages = paged(entries)
     about = {"format": 1, "workspace": entries[0].body_cid, "pages": [page.cid for page in pages]}
     return [MadeBlock.of(dag_cbor.encode(about), DAG_CBOR), *pages]
 
@@ -76,12 +73,13 @@ def _parts(
         yield section(block.cid, block.data)
     for cid, data in own.items():
         yield section(cid, data)
-    for cid in content:
-        yield section(cid, store.get(cid))
+    yield from sections(store, content)
 
 
 def _linked(space: Space) -> list[Cid]:
-    """The content that entries link to."""
+    """The content that entries link to; of a private workspace none: a CAR is for whoever gets it."""
+    if space.history.root.is_private:
+        return []
     found = dict[Cid, None]()
     for node in space.history:
         link = node.says.link if isinstance(node.says, Put | Commit) else None
@@ -92,24 +90,11 @@ def _linked(space: Space) -> list[Cid]:
 
 def unpack(store: Blockstore, root: Cid) -> Space:
     """The workspace whose root block is here, worked out anew. Raises: InvalidBlock, Remote, NotFound."""
-    value = dag_cbor.decode(store.get(root)) if root.codec == DAG_CBOR else None
-    if not isinstance(value, dict) or value.keys() != {"format", "workspace", "pages"} or value["format"] != 1:
-        raise InvalidBlock(f"{root} is no workspace that `covey ws export` wrote")
-    pages = value["pages"]
-    if not isinstance(pages, list) or not 0 < len(pages) <= MAX_PAGES:
-        raise InvalidBlock(f"{root} is no workspace that `covey ws export` wrote")
-    space: Space | None = None
-    for page in pages:
-        links = dag_cbor.decode(store.get(page)) if isinstance(page, Cid) else None
-        if not isinstance(links, list) or not all(isinstance(link, Cid) for link in links):
-            raise InvalidBlock(f"a page of {root} is no list of entries")
-        for link in links:
-            block = store.get(link)
-            entry = open_entry(block, store.get(read_entry(block)[0]))
-            if space is None:
-                space = Space(entry)
-            else:
-                space.add(entry)
-    if space is None or space.history.workspace != value["workspace"]:
-        raise InvalidBlock(f"{root} is no workspace that `covey ws export` wrote")
+    workspace, links = read_pages_root(store, root, "workspace", WRITTEN)
+    first = next(links, None)
+    space = Space(entry_of(store, first)) if first is not None else None
+    if space is None or space.history.workspace != workspace:
+        raise InvalidBlock(f"{root} is no {WRITTEN}")
+    for link in links:
+        space.add(entry_of(store, link))
     return space

@@ -8,12 +8,11 @@ import math
 from typing import Final, cast
 
 from agents.workspace.history import History, Node
-from agents.workspace.patterns import contains
+from agents.workspace.origin import origin
 from protocols.workspaces.entries import Grant, Leave, Revoke
 from storage.cid import Cid
 from storage.keys import PeerId
 
-MAX_PROOFS: Final = 8
 NOTHING: Final = -1.0  # no entry counts
 
 
@@ -27,7 +26,7 @@ class Authority:
         self._chains: dict[Cid, tuple[Node, ...] | None] = {}
         self._cuts: dict[tuple[Cid, PeerId], float] = {}
         self._is_good: dict[Cid, bool] = {}
-        self.awaited: Final[set[Cid]] = set()  # entry blocks that a revocation names, and that are not here yet
+        self.awaited: Final[set[Cid]] = set()  # entry blocks that revocations name, and that are not here yet
 
     def forget(self) -> None:
         """Work it out again: there is a grant more, or a fork, or what was awaited."""
@@ -39,15 +38,16 @@ class Authority:
     def learn(self, node: Node) -> None:
         """Take in a revocation, or what a member gives back."""
         self._endings.append(node)
-        if isinstance(node.says, Revoke):
-            self.awaited.update(link for link in node.says.last if self._history.get(link) is None)
+        says = cast(Revoke | Leave, node.stated)
+        links = (*says.grants, *(says.last if isinstance(says, Revoke) else ()))
+        self.awaited.update(link for link in links if self._history.get(link) is None)
         self.forget()
 
     def _endings_for(self, grant: Node) -> list[Node]:
         if self._endings_of is None:
             self._endings_of = {}
             for node in self._endings:
-                for link in cast(Revoke | Leave, node.says).grants:
+                for link in cast(Revoke | Leave, node.stated).grants:
                     if (named := self._history.get(link)) is not None:
                         self._endings_of.setdefault(named.id, []).append(node)
         return self._endings_of.get(grant.id, [])
@@ -55,21 +55,8 @@ class Authority:
     def chain(self, grant: Node) -> tuple[Node, ...] | None:
         """The grant, and those that it comes from, up to one of the owner's; None where it has no such origin."""
         if grant.id not in self._chains:
-            self._chains[grant.id] = self._find_chain(grant)
+            self._chains[grant.id] = origin(grant, self._history.get, self._history.owner)
         return self._chains[grant.id]
-
-    def _find_chain(self, grant: Node) -> tuple[Node, ...] | None:
-        found = [grant]
-        while (given := cast(Grant, found[-1].says)).proof is not None:
-            above = self._history.get(given.proof)
-            if above is None or not isinstance(above.says, Grant) or len(found) > MAX_PROOFS:
-                return None
-            if above.says.audience != found[-1].author or not above.rank < found[-1].rank:
-                return None
-            if not attenuates(above.says, given):
-                return None
-            found.append(above)
-        return tuple(found) if found[-1].author == self._history.owner else None
 
     def is_good(self, grant: Node) -> bool:
         """May its author give it, and was it not void when it was given? It may be over by now."""
@@ -98,11 +85,11 @@ class Authority:
         return self._cuts[key]
 
     def _upto(self, ending: Node, grant: Node, author: PeerId) -> float:
-        if isinstance(ending.says, Leave):
+        if isinstance(ending.stated, Leave):
             return ending.sequence if ending.author == author and self.may_return(ending, grant) else math.inf
         if not self.may_revoke(ending, grant):
             return math.inf
-        named = (self._history.get(link) for link in cast(Revoke, ending.says).last)
+        named = (self._history.get(link) for link in cast(Revoke, ending.stated).last)
         return max((last.sequence for last in named if last is not None and last.author == author), default=NOTHING)
 
     def endings(self, grant: Node) -> list[Node]:
@@ -111,7 +98,7 @@ class Authority:
 
     def may_return(self, node: Node, grant: Node) -> bool:
         """May the author of `node` give this grant back? Its audience may."""
-        return cast(Grant, grant.says).audience == node.author and not self.is_forked(node)
+        return cast(Grant, grant.stated).audience == node.author and not self.is_forked(node)
 
     def may_revoke(self, node: Node, grant: Node) -> bool:
         """May the author of `node` end this grant? Who issued it, or one that it comes from, by what still counts."""
@@ -125,13 +112,3 @@ class Authority:
             if one.author == node.author and above is not None and self.is_good(above):
                 return node.sequence <= self.cut(above, node.author)
         return False
-
-
-def attenuates(above: Grant, below: Grant) -> bool:
-    """Does `below` give no more than `above`, which lets its audience give?"""
-    return (
-        "admin" in above.can
-        and set(below.can) <= set(above.can)
-        and contains(above.keys, below.keys)
-        and below.weight <= above.weight
-    )

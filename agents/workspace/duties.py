@@ -1,20 +1,39 @@
-"""What a member's node does by itself: support claims and commits, end what is over by its clock. Pure."""
+"""What a member's node does by itself: support claims and commits, end what is over by its clock, renew keys."""
 
 import math
+import os
 from collections.abc import Iterator
 from typing import cast
 
 from agents.workspace.history import Node
 from agents.workspace.space import Space
-from protocols.workspaces.entries import MAX_GRANTS, Accept, Claim, Close, Endorse, Grant, Propose, Revoke, Statement
+from protocols.workspaces.entries import (
+    MAX_GIVEN,
+    MAX_GRANTS,
+    MAX_KEYED,
+    Accept,
+    Claim,
+    Close,
+    Endorse,
+    Give,
+    Grant,
+    Propose,
+    Rekey,
+    Revoke,
+    Statement,
+)
+from protocols.workspaces.sealed import given, new_key
 from storage.cid import Cid
 from storage.keys import PeerId
+from storage.sealed.keys import Entropy
 
 
-def due(space: Space, me: PeerId, unix_s: float) -> Statement | None:
+def due(space: Space, me: PeerId, unix_s: float, entropy: Entropy = os.urandom) -> Statement | None:
     """What this member has to say next, without being asked; None where there is nothing, or it would be void."""
     if not space.is_member(me) or space.history.fork_of(me) < math.inf:
         return None
+    if (rekey := rekey_due(space, me, entropy)) is not None:
+        return rekey
     return next(_duties(space, me, unix_s), None)
 
 
@@ -32,6 +51,27 @@ def _duties(space: Space, me: PeerId, unix_s: float) -> Iterator[Statement]:
     over = [node for node in space.live_grants() if node.author == me and 0 < until_of(node) <= unix_s]
     if over:
         yield revocation(space, over, "its time is over")
+
+
+def rekey_due(space: Space, me: PeerId, entropy: Entropy = os.urandom) -> Rekey | None:
+    """A new key for a private workspace, where the last one is had by others than its members; None where not so.
+
+    Every admin's node says so when it sees it: of several keys the last in the order is used, and all of them fit.
+    """
+    if not space.history.root.is_private or not space.is_admin(me) or space.history.fork_of(me) < math.inf:
+        return None
+    members, keyed = space.readers(), space.keyed()
+    wanted = members[:MAX_KEYED]
+    if keyed <= set(members) and set(wanted) <= keyed:
+        return None
+    return new_key(space.history.workspace, wanted, entropy)
+
+
+def past_for(space: Space, peer: PeerId, entropy: Entropy = os.urandom) -> list[Give]:
+    """Every key that is here, for one more member. Raises: BadRecipient."""
+    keys = sorted(space.keys().items())
+    parts = [dict(keys[at : at + MAX_GIVEN]) for at in range(0, len(keys), MAX_GIVEN)]
+    return [given(space.history.workspace, peer, part, entropy) for part in parts]
 
 
 def until_of(grant: Node) -> int:

@@ -15,6 +15,18 @@ class NotGranted(AgentError):
     code = "not_granted"
 
 
+class NoOrigin(AgentError):
+    """No workspace here says where that comes from. Name an entry, or content of one: covey ws log WORKSPACE."""
+
+    code = "no_origin"
+
+
+class Untrue(AgentError):
+    """What is said of the origin does not hold."""
+
+    code = "untrue"
+
+
 class TooManyWorkspaces(AgentError):
     """This node takes part in as many workspaces as it can. Leave one first: covey ws leave WORKSPACE."""
 
@@ -25,3 +37,9 @@ class NoSuchKey(AgentError):
     """The key has no value. See those that have: covey ws get WORKSPACE."""
 
     code = "no_such_key"
+
+
+class NoKey(AgentError):
+    """No admin has given this node the key of that private workspace yet. It comes as soon as one can be reached."""
+
+    code = "no_key"

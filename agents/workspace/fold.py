@@ -14,6 +14,7 @@ from agents.workspace.history import History, Node, Placed
 from agents.workspace.patterns import matches
 from protocols.entry import Entry
 from protocols.workspaces.entries import (
+    MAX_MEMBERS,
     Accept,
     Begin,
     Claim,
@@ -21,11 +22,13 @@ from protocols.workspaces.entries import (
     Commit,
     Drop,
     Endorse,
+    Give,
     Grant,
     Join,
     Leave,
     Propose,
     Put,
+    Rekey,
     Revoke,
     Right,
     Say,
@@ -33,7 +36,7 @@ from protocols.workspaces.entries import (
 )
 from storage.cid import Cid
 from storage.codecs import dag_cbor
-from storage.keys import PeerId
+from storage.keys import Identity, PeerId
 
 OUT_OF_GRANT: Final = "out_of_grant"
 REVOKED: Final = "revoked"
@@ -41,6 +44,7 @@ FORKED: Final = "forked"
 UNFOUNDED: Final = "unfounded"
 STALE: Final = "stale"
 TAKEN: Final = "taken"
+FULL: Final = "full"
 MUST_ADOPT: Final = "must_adopt"
 
 K = TypeVar("K")
@@ -57,10 +61,12 @@ class Acceptance(NamedTuple):
 class Fold:
     """The state of one workspace, and the history that it comes from."""
 
-    def __init__(self, root: Entry) -> None:
-        """Raises: TooBig, Malformed."""
-        self.history: Final = History(root)
+    def __init__(self, root: Entry, identity: Identity | None = None) -> None:
+        """`identity` opens what is sealed for it; the state is the same without. Raises: TooBig, Malformed."""
+        self.history: Final = History(root, identity)
         self._authority: Final = Authority(self.history)
+        self._epoch: dict[str, Node] = {}
+        self._keyed: dict[Cid, frozenset[PeerId]] = {}  # who was given the key of an epoch, by the id of its rekey
         self._log: list[tuple[dict[Any, Any], Any, Any]] = []
         self._log_at: list[int] = []  # where in the log each entry that was done begins
         self._n_good = 0  # so many of those done stand as they would be done again
@@ -68,6 +74,7 @@ class Fold:
         self._granted: dict[PeerId, tuple[Node, ...]] = {}
         self._live: dict[Cid, Node] = {}
         self._joined: dict[PeerId, Node] = {}
+        self._turned_away: dict[PeerId, Node] = {}  # who joined when there were enough
         self._voters: dict[str, Mapping[PeerId, int]] = {}
         self._values: dict[str, Node] = {}
         self._proposals: dict[Cid, Node] = {}
@@ -95,21 +102,25 @@ class Fold:
 
         Raises: Unlinked, Foreign, Malformed, TooBig, BadLinks, BadSequence.
         """
+        is_new = entry.cid not in self.history
         placed = self.history.add(entry)
         if entry.cid in self._authority.awaited:
             self._authority.awaited.discard(entry.cid)
             self._authority.forget()
             self._n_good = 0
         if placed is None:
+            if is_new:  # another block of a body that is known: links to it find it from now on
+                self._authority.forget()
+                self._n_good = 0
             return None
         self._n_good = min(self._n_good, placed.position)
-        if isinstance(placed.node.says, Revoke | Leave):
+        if isinstance(placed.node.stated, Revoke | Leave):
             self._authority.learn(placed.node)
             self._n_good = 0
         elif placed.is_fork:
             self._authority.forget()
             self._n_good = 0
-        elif isinstance(placed.node.says, Grant):
+        elif isinstance(placed.node.stated, Grant):
             self._authority.forget()
         return placed
 
@@ -145,15 +156,24 @@ class Fold:
         """Let it have its effect; the code where it has none."""
         if self._authority.is_forked(node):
             return FORKED
-        return _DOING[type(node.says)](self, node, node.says)
+        if node.box is not None and not self._is_epoch(node.box.epoch, node):
+            return UNFOUNDED
+        return _DOING[type(node.stated)](self, node, node.stated)
+
+    def _is_epoch(self, link: Cid, node: Node) -> bool:
+        """Is that an earlier rekey? One that is void will do: who used its key need not have known."""
+        named = self.history.get(link)
+        return named is not None and isinstance(named.stated, Rekey) and named.rank < node.rank
 
     def _lacks(self, node: Node, right: Right, key: str | None) -> str:
         """Empty where its author may do this; else the code."""
         if node.author == self.history.owner:
             return ""
+        if node.author in self._turned_away:
+            return FULL
         code = OUT_OF_GRANT
         for granted in self._granted.get(node.author, ()):
-            grant = cast(Grant, granted.says)
+            grant = cast(Grant, granted.stated)
             if (right in grant.can or right == "read") and (key is None or matches(grant.keys, key)):
                 if node.sequence <= self._authority.cut(granted, node.author):
                     return ""
@@ -171,7 +191,7 @@ class Fold:
     def _count_voters(self) -> None:
         weights = {self.history.owner: 1}
         for node in self._live.values():
-            grant = cast(Grant, node.says)
+            grant = cast(Grant, node.stated)
             if grant.weight and grant.audience in self._joined:
                 weights[grant.audience] = max(grant.weight, weights.get(grant.audience, 0))
         self._set(self._voters, "now", weights)
@@ -198,19 +218,22 @@ class Fold:
 
     def _join(self, node: Node, _says: Join) -> str:
         code = self._lacks(node, "read", None)
+        if not code and node.author not in self._joined and len(self._joined) >= MAX_MEMBERS - 1:
+            self._set(self._turned_away, node.author, node)
+            return FULL
         if not code:
             self._set(self._joined, node.author, node)
             self._count_voters()
         return code
 
     def _leave(self, node: Node, says: Leave) -> str:
-        given = [one for link in says.grants if (one := self.history.get(link)) and isinstance(one.says, Grant)]
+        given = [one for link in says.grants if (one := self.history.get(link)) and isinstance(one.stated, Grant)]
         own = [one for one in given if self._authority.may_return(node, one)]
         self._end(own, lambda one, ended: one.id == ended.id)
         return "" if own else UNFOUNDED
 
     def _revoke(self, node: Node, says: Revoke) -> str:
-        named = [one for link in says.grants if (one := self.history.get(link)) and isinstance(one.says, Grant)]
+        named = [one for link in says.grants if (one := self.history.get(link)) and isinstance(one.stated, Grant)]
         over = [one for one in named if self._authority.may_revoke(node, one)]
 
         def comes_from(one: Node, ended: Node) -> bool:
@@ -226,6 +249,22 @@ class Fold:
             if any(is_hit(one, ended) for ended in over):
                 self._set(self._live, one.id, None)
         self._count_voters()
+
+    def _rekey(self, node: Node, says: Rekey) -> str:
+        code = self._lacks(node, "admin", None)
+        if not code:
+            self._set(self._epoch, "now", node)
+            self._set(self._keyed, node.id, frozenset(peer for peer, _ in says.wraps))
+        return code
+
+    def _give(self, node: Node, says: Give) -> str:
+        code = self._lacks(node, "admin", None)
+        if code or not all(self._is_epoch(link, node) for link, _ in says.keys):
+            return code or UNFOUNDED
+        for link, _ in says.keys:
+            epoch = cast(Node, self.history.get(link)).id
+            self._set(self._keyed, epoch, self._keyed.get(epoch, frozenset()) | {says.audience})
+        return ""
 
     def _say(self, node: Node, says: Say) -> str:
         return self._lacks(node, "write", says.key)
@@ -261,7 +300,7 @@ class Fold:
         proposal = self._named(says.proposal, self._proposals)
         if proposal is None:
             return UNFOUNDED
-        proposed = cast(Propose, proposal.says)
+        proposed = cast(Propose, proposal.stated)
         code = self._lacks(node, "read", None)
         if code or node.author not in proposed.closers:
             return code or OUT_OF_GRANT
@@ -271,7 +310,7 @@ class Fold:
         ballots: dict[PeerId, Ballot] = {}
         for vote in self._votes.get(proposal.id, ()):
             if vote.id in past:
-                cast_ = cast(Vote, vote.says)
+                cast_ = cast(Vote, vote.stated)
                 ballots[vote.author] = Ballot(cast_.ranking, cast_.veto)
         outcome = count(proposed.rule, len(proposed.options), ballots, self._voters_now(), proposed.quorum)
         self._set(self._closed, proposal.id, (node, outcome))
@@ -296,7 +335,7 @@ class Fold:
 
     def _support(self, node: Node, claim: Node) -> str:
         """A voter endorses a claim, its first of that task and term."""
-        wanted, voter = cast(Claim, claim.says), node.author
+        wanted, voter = cast(Claim, claim.stated), node.author
         task, term = wanted.task, wanted.term
         if self._promised.get((task, voter), -1) > term:
             return STALE
@@ -310,7 +349,7 @@ class Fold:
             self._set(self._won, (task, term), claim.id)
             self._set(self._open, claim.id, None)
             holder = self._holders.get(task)
-            if holder is None or cast(Claim, self._claims[holder].says).term < term:
+            if holder is None or cast(Claim, self._claims[holder].stated).term < term:
                 self._set(self._holders, task, claim.id)
         return ""
 
@@ -322,7 +361,7 @@ class Fold:
         claim = self._named(says.claim, self._claims)
         if claim is None or claim.author != node.author:
             return UNFOUNDED
-        task = cast(Claim, claim.says).task
+        task = cast(Claim, claim.stated).task
         code = self._lacks(node, "run", task)
         if not code:
             self._set(self._begun, (task, says.step), (*self._begun.get((task, says.step), ()), node))
@@ -332,7 +371,7 @@ class Fold:
         claim = self._named(says.claim, self._claims)
         if claim is None or claim.author != node.author:
             return UNFOUNDED
-        task = cast(Claim, claim.says).task
+        task = cast(Claim, claim.stated).task
         code = self._lacks(node, "run", task)
         if code:
             return code
@@ -343,7 +382,7 @@ class Fold:
                 return UNFOUNDED
             self._set(self._proven, claim.id, True)
         must = self._must_adopt(node, claim, says.step)
-        if must is not None and not is_same_output(must, says):
+        if must is not None and not is_same_output(must, node):
             return MUST_ADOPT
         self._set(self._committed, (claim.id, says.step), node.id)
         self._set(self._commits, node.id, node)
@@ -354,16 +393,16 @@ class Fold:
 
     def _endorsers_before(self, commit: Node, claim: Node) -> tuple[PeerId, ...]:
         """Who had endorsed the claim where the author of a commit stood: later ones it cannot have asked."""
-        wanted, past = cast(Claim, claim.says), self.history.past(commit.entry.cid)
+        wanted, past = cast(Claim, claim.stated), self.history.past(commit.entry.cid)
         return tuple(
             voter
             for voter in self._endorsers.get(claim.id, ())
             if self._endorsed[wanted.task, wanted.term, voter].id in past
         )
 
-    def _must_adopt(self, commit: Node, claim: Node, step: int) -> Commit | None:
-        """What those who endorsed the claim had accepted of that step before, in the highest term."""
-        wanted = cast(Claim, claim.says)
+    def _must_adopt(self, commit: Node, claim: Node, step: int) -> Node | None:
+        """The commit of that step that those who endorsed the claim had accepted before, in the highest term."""
+        wanted = cast(Claim, claim.stated)
         if not any((wanted.task, step, voter) in self._accepted for voter in self._endorsers.get(claim.id, ())):
             return None
         before = [
@@ -373,7 +412,7 @@ class Fold:
         ]
         if not before:
             return None
-        return cast(Commit, max(before, key=lambda one: (one.term, one.commit.rank)).commit.says)
+        return max(before, key=lambda one: (one.term, one.commit.rank)).commit
 
     def _accept(self, node: Node, says: Accept) -> str:
         code = self._lacks_vote(node)
@@ -384,8 +423,8 @@ class Fold:
 
     def _take(self, voter: PeerId, commit: Node) -> str:
         """A voter accepts a commit, unless it has endorsed a claim of a higher term."""
-        says = cast(Commit, commit.says)
-        claim = cast(Claim, cast(Node, self._named(says.claim, self._claims)).says)
+        says = cast(Commit, commit.stated)
+        claim = cast(Claim, cast(Node, self._named(says.claim, self._claims)).stated)
         if self._promised.get((claim.task, voter), -1) > claim.term:
             return STALE
         place = (claim.task, says.step, voter)
@@ -402,9 +441,12 @@ class Fold:
         return ""
 
 
-def is_same_output(one: Commit, other: Commit) -> bool:
-    """Do two commits say that the same came out?"""
-    return one.link == other.link and dag_cbor.encode(one.output) == dag_cbor.encode(other.output)
+def is_same_output(one: Node, other: Node) -> bool:
+    """Do two commits say that the same came out? Sealed ones, in the same box: not everybody can look into it."""
+    if one.box is not None or other.box is not None:
+        return one.box == other.box
+    left, right = cast(Commit, one.stated), cast(Commit, other.stated)
+    return left.link == right.link and dag_cbor.encode(left.output) == dag_cbor.encode(right.output)
 
 
 _DOING: Final[dict[type, Callable[[Fold, Node, Any], str]]] = {
@@ -423,4 +465,6 @@ _DOING: Final[dict[type, Callable[[Fold, Node, Any], str]]] = {
     Begin: Fold._begin,
     Commit: Fold._commit,
     Accept: Fold._accept,
+    Rekey: Fold._rekey,
+    Give: Fold._give,
 }

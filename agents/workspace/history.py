@@ -7,24 +7,31 @@ import bisect
 import math
 from collections.abc import Iterator
 from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
+from agents.workspace.branches import Branches
+from agents.workspace.origin import missing, origin
+from agents.workspace.vault import Vault
 from protocols.entry import Entry
 from protocols.telling import Mark
 from protocols.workspaces.entries import (
+    MAX_MEMBERS,
     MAX_SEQUENCE,
     BadLinks,
     BadSequence,
+    Full,
+    Give,
     Grant,
     Join,
+    Rekey,
     Root,
     Statement,
     read_root,
-    read_statement,
 )
-from protocols.workspaces.sync import Known, digest_of
+from protocols.workspaces.sealed import Box, read_said
+from protocols.workspaces.sync import MAX_ANSWERS, MAX_HEADS, Known, digest_of
 from storage.cid import Cid
-from storage.keys import PeerId
+from storage.keys import Identity, PeerId
 
 Rank = tuple[int, bytes]
 _RANK: Final = attrgetter("rank")
@@ -37,11 +44,27 @@ class Unlinked(BadLinks):
 
 
 class Node(NamedTuple):
-    """An entry in its place. `rank` is its place in the order: height, then CID of the body."""
+    """An entry in its place. `rank` is its place in the order: height, then CID of the body.
+
+    `stated` is what it says in clear, the same for everybody; `box` what is sealed of it, which `vault` may open.
+    """
 
     rank: Rank
     entry: Entry
-    says: Statement
+    stated: Statement
+    box: Box | None = None
+    vault: Vault | None = None
+
+    @property
+    def says(self) -> Statement:
+        """What it says; with blanks for what is sealed, where this node cannot open it."""
+        whole = self.vault.opened(self) if self.vault is not None else None
+        return whole if whole is not None else self.stated
+
+    @property
+    def is_withheld(self) -> bool:
+        """Is it sealed, and closed to this node?"""
+        return self.vault is not None and self.vault.opened(self) is None
 
     @property
     def height(self) -> int:
@@ -75,8 +98,8 @@ class Placed(NamedTuple):
 class History:
     """All accepted entries of one workspace. `add` takes them in any order in which each stands behind its links."""
 
-    def __init__(self, root: Entry) -> None:
-        """Raises: TooBig, Malformed."""
+    def __init__(self, root: Entry, identity: Identity | None = None) -> None:
+        """`identity` opens what is sealed for it. Raises: TooBig, Malformed."""
         self.root: Final[Root] = read_root(root)
         self.root_entry: Final = root
         self.workspace: Final = root.body_cid
@@ -87,7 +110,9 @@ class History:
         self._chains: Final[dict[PeerId, dict[int, list[Node]]]] = {}
         self._heads: Final[dict[Cid, None]] = {root.cid: None}
         self._forks: Final[dict[PeerId, int]] = {}
-        self._irregular: Final[set[PeerId]] = set()
+        self._irregular: Final[dict[PeerId, int]] = {}  # whose numbers have several blocks, all behind this one
+        self._branches: Final = Branches(self._nodes)
+        self.vault: Final = Vault(self.workspace, self.get, identity)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -124,20 +149,26 @@ class History:
     def add(self, entry: Entry) -> Placed | None:
         """Take in an entry; None when it was known, or is another block of a body that was.
 
-        Raises: Unlinked, Foreign, Malformed, TooBig, BadLinks, BadSequence.
+        Raises: Unlinked, Foreign, Malformed, TooBig, BadLinks, BadSequence, Full.
         """
         if entry.cid in self._nodes:
             return None
         twin = self._bodies.get(entry.body_cid)
-        node = Node(twin.rank, entry, twin.says) if twin is not None else self._checked(entry)
+        node = twin._replace(entry=entry) if twin is not None else self._checked(entry)
         self._nodes[entry.cid] = node
+        if isinstance(node.stated, Rekey | Give):
+            self.vault.learn(node)
         for link in entry.prev:
             self._heads.pop(link, None)
         self._heads[entry.cid] = None
         same = self._chains.setdefault(entry.author, {}).setdefault(entry.sequence, [])
         same.append(node)
-        if len(same) > 1:
-            self._irregular.add(entry.author)
+        if len(same) > 1 and entry.sequence <= self._irregular.get(entry.author, entry.sequence):
+            at = entry.sequence // 2 if entry.author in self._irregular else max(entry.sequence - 1, 0)
+            self._irregular[entry.author] = at
+            self._branches.begin(self.blocks(), self._behind(entry.author, at))
+        else:
+            self._branches.add(node, is_branch=entry.sequence >= self._irregular.get(entry.author, math.inf))
         if twin is not None:
             return None
         self._bodies[entry.body_cid] = node
@@ -149,10 +180,10 @@ class History:
         return Placed(node, position, is_fork)
 
     def _checked(self, entry: Entry) -> Node:
-        says = read_statement(entry, self.workspace)
+        says, box = read_said(entry, self.workspace, is_private=self.root.is_private)
         if not entry.prev:
             raise BadLinks("an entry of a workspace links to those before it, or to the root")
-        height, own, is_let_in = 0, list[Node](), entry.author == self.owner
+        height, own, grants = 0, list[Node](), list[Node]()
         for link in entry.prev:
             before = self._nodes.get(link)
             if before is None:
@@ -162,15 +193,35 @@ class History:
             height = max(height, before.height)
             if before.author == entry.author:
                 own.append(before)
-            is_let_in |= isinstance(before.says, Grant) and before.says.audience == entry.author
+            if isinstance(before.stated, Grant) and before.stated.audience == entry.author:
+                grants.append(before)
         if entry.sequence > MAX_SEQUENCE or entry.sequence != (own[0].sequence + 1 if own else 0):
             raise BadSequence(f"entry {entry.sequence} of {entry.author} does not follow on the one that it links to")
         if len(own) > 1:
             raise BadLinks(f"entry {entry.sequence} of {entry.author} links to two of its own")
-        is_first = not own and entry.author != self.owner
-        if is_first and not (is_let_in and isinstance(says, Join)):
-            raise BadLinks(f"the first entry of {entry.author} is no join that links to a grant for it")
-        return Node((height + 1, bytes(entry.body_cid)), entry, says)
+        if not own and entry.author != self.owner:
+            self._check_first(entry, says, grants)
+        vault = self.vault if box is not None else None
+        return Node((height + 1, bytes(entry.body_cid)), entry, says, box, vault)
+
+    def _check_first(self, entry: Entry, says: Statement, grants: list[Node]) -> None:
+        """Was this author let in, by who may, and is there room? Raises: BadLinks, Unlinked, Full."""
+        rooted = [grant for grant in grants if origin(grant, self.get, self.owner)]
+        if not rooted or not isinstance(says, Join):
+            if (proof := next((cid for one in grants if (cid := missing(one, self.get))), None)) is not None:
+                raise Unlinked(f"a grant for {entry.author} comes from {proof}, which is not here")
+            raise BadLinks(
+                f"the first entry of {entry.author} is no join that links to a grant for it of who may give it"
+            )
+        if all(len(self.named(grant)) > MAX_MEMBERS for grant in rooted):
+            raise Full(f"{entry.author} was let in when grants named {MAX_MEMBERS} members already")
+
+    def named(self, grant: Node | None = None) -> set[PeerId]:
+        """Whom the grants name that come from the owner: all, or one and those in its past; and the owner."""
+        past = self.past(grant.entry.cid) | {grant.id} if grant is not None else self._bodies.keys()
+        nodes = (self._bodies[cid] for cid in past)
+        given = (node for node in nodes if isinstance(node.stated, Grant) and origin(node, self.get, self.owner))
+        return {self.owner, *(cast(Grant, node.stated).audience for node in given)}
 
     def past(self, cid: Cid) -> set[Cid]:
         """The ids of all entries that a walk along the links from an entry block comes to, without itself."""
@@ -188,16 +239,28 @@ class History:
 
     # --- what others know
 
-    def known(self) -> Known:
-        """What is known here, as a question says it."""
+    def known(self, turn: int = 0) -> Known:
+        """What is known here, as a question says it. `turn`: where the heads are more than a question holds, which.
+
+        The heads of regular authors come first, the highest before: they stand for the most.
+        """
         marks = {}
         for author, own in self._chains.items():
             last = min(own[len(own) - 1], key=lambda node: node.entry.cid)
             marks[author] = Mark(len(own), digest_of(last.entry.cid))
-        return Known(marks, tuple(self.heads()))
+        heads = [node for head in self._heads if (node := self._nodes.get(head)) is not None]
+        heads.sort(key=_RANK, reverse=True)
+        doubtful = [node for node in heads if node.author in self._irregular]
+        at = turn % len(doubtful) if doubtful else 0
+        chosen = [node for node in heads if node.author not in self._irregular] + doubtful[at:] + doubtful[:at]
+        return Known(marks, tuple(node.entry.cid for node in chosen[:MAX_HEADS]) or (self.root_entry.cid,))
 
     def since(self, known: Known) -> list[Entry]:
-        """The entries that somebody lacks who knows this much, in their order; now and then one that it has."""
+        """The entries that somebody lacks who knows this much; now and then one that it has.
+
+        In their order, but for those of authors whose entries fork: what nothing else needs of theirs comes last, so
+        that the many branches of one keep nobody from what the others said.
+        """
         lacking: list[Node] = []
         doubtful: list[PeerId] = []
         for author, own in self._chains.items():
@@ -207,31 +270,51 @@ class History:
                 continue
             for sequence in range(mark.height if mark is not None else 0, len(own)):
                 lacking.extend(own[sequence])
-        if doubtful:
-            covered = self._blocks_before(known)
-            lacking += (
-                node
-                for author in doubtful
-                for nodes in self._chains[author].values()
-                for node in nodes
-                if node.entry.cid not in covered
-            )
-        return [node.entry for node in sorted(lacking, key=_RANK)]
+        if not doubtful:
+            return [node.entry for node in sorted(lacking, key=_RANK)]
+        maybe = self._maybe(doubtful, known)
+        lacking += self._before_branches(doubtful, maybe, known)
+        needed = self._branches.before((node.entry.cid for node in lacking), maybe)
+        first = sorted([*lacking, *(maybe[cid] for cid in needed)], key=_RANK)
+        rest = sorted((node for cid, node in maybe.items() if cid not in needed), key=_RANK)
+        return [node.entry for node in (*first, *self._from_turn(rest, known))]
+
+    def _from_turn(self, rest: list[Node], known: Known) -> list[Node]:
+        """The rest, from behind the last of the heads of such authors that the asker said: it says others each time."""
+        said = [node for head in known.heads if (node := self._nodes.get(head)) and node.author in self._irregular]
+        if len(known.heads) < MAX_HEADS or not said:
+            return rest
+        at = bisect.bisect_right(rest, said[-1].rank, key=_RANK) if len(rest) > MAX_ANSWERS else 0
+        return rest[at:] + rest[:at]
 
     def _agrees(self, own: dict[int, list[Node]], mark: Mark) -> bool:
         there = own.get(mark.height - 1)
         return there is None or digest_of(there[0].entry.cid) == mark.latest
 
-    def _blocks_before(self, known: Known) -> set[Cid]:
-        """The entry blocks that somebody has who has these heads, and those of whose authors it said so."""
-        edge = [head for head in known.heads if head in self._nodes]
-        seen = set(edge)
-        while edge:
-            for link in self._nodes[edge.pop()].entry.prev:
-                if link in self._nodes and link not in seen:
-                    seen.add(link)
-                    edge.append(link)
-        return seen
+    def _maybe(self, doubtful: list[PeerId], known: Known) -> dict[Cid, Node]:
+        """Of such authors, the entry blocks that stand in the past of nothing that the asker named."""
+        found = {
+            node.entry.cid: node for author in doubtful for node in self._behind(author, self._irregular.get(author, 0))
+        }
+        for cid in self._branches.before(known.heads, found):
+            del found[cid]
+        for head in known.heads:
+            found.pop(head, None)
+        return found
+
+    def _before_branches(self, doubtful: list[PeerId], maybe: dict[Cid, Node], known: Known) -> Iterator[Node]:
+        """What the asker lacks of the part of their entries that is a chain."""
+        for author in doubtful:
+            own, at = self._chains[author], self._irregular.get(author, 0)
+            if own[at][0].entry.cid in maybe:
+                mark = known.marks.get(author)
+                is_there = mark is not None and mark.height <= at and self._agrees(own, mark)
+                for sequence in range(mark.height if mark is not None and is_there else 0, at):
+                    yield from own[sequence]
+
+    def _behind(self, author: PeerId, sequence: int) -> Iterator[Node]:
+        own = self._chains[author]
+        return (node for number in range(sequence, len(own)) for node in own[number])
 
     def blocks(self) -> list[Node]:
         """Every entry block, in order: those of one body beside each other."""

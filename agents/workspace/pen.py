@@ -1,12 +1,15 @@
 """How a member writes: its next entry, linked to its last one and to what nobody has linked to yet."""
 
-from typing import Final
+import os
+from typing import Any, Final
 
 from agents.workspace.space import Space
 from protocols.entry import MAX_PREV, Entry, make_entry
-from protocols.workspaces.entries import ROOT_KIND, ROOT_SCOPE, Root, Statement, content_of, scope_of
+from protocols.workspaces.entries import ROOT_KIND, ROOT_SCOPE, Commit, Root, Statement, content_of, scope_of
+from protocols.workspaces.sealed import SECRETS, content_with, seal
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
+from storage.sealed.keys import Entropy
 
 FIRST: Final = 0
 
@@ -17,19 +20,34 @@ def begin(identity: Identity, root: Root, sequence: int = FIRST) -> Entry:
 
 
 def write(
-    identity: Identity, space: Space, says: Statement, recipient: PeerId | None = None, link_to: Cid | None = None
+    identity: Identity,
+    space: Space,
+    says: Statement,
+    recipient: PeerId | None = None,
+    link_to: Cid | None = None,
+    entropy: Entropy = os.urandom,
 ) -> Entry:
     """The next entry of this identity, which is not in the space yet. `link_to` is one that it has to link to.
 
-    Raises: Local (what is said is outside its limits), TooBig.
+    Raises: Local (what is said is outside its limits), TooBig, NoKey.
     """
     last = space.history.last(identity.peer_id)
     must = [cid for cid in (last.entry.cid if last is not None else None, link_to) if cid is not None]
     prev = list(dict.fromkeys([*must, *_strange(space, identity.peer_id)]))[:MAX_PREV]
     sequence = last.sequence + 1 if last is not None else FIRST
-    return make_entry(
-        identity, says.kind, scope_of(space.history.workspace), sequence, prev, content_of(says), recipient
-    )
+    content = _content(space, says, entropy)
+    return make_entry(identity, says.kind, scope_of(space.history.workspace), sequence, prev, content, recipient)
+
+
+def _content(space: Space, says: Statement, entropy: Entropy) -> dict[str, Any]:
+    """In a private workspace, what is secret of it is sealed. Raises: NoKey."""
+    if not space.history.root.is_private or says.kind not in SECRETS:
+        return content_of(says)
+    adopted = space.adopted(says) if isinstance(says, Commit) else None
+    if adopted is not None and adopted.box is not None:
+        return content_with(says, adopted.box)  # whoever compares need not look into it
+    rekey, key = space.current_key()
+    return content_with(says, seal(says, space.history.workspace, rekey.entry.cid, key, entropy))
 
 
 def _strange(space: Space, me: PeerId) -> list[Cid]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import structlog
 import trio
@@ -17,16 +17,15 @@ from agents.workspace.history import Node
 from agents.workspace.journal import Journal
 from agents.workspace.pen import begin
 from agents.workspace.runs.effects import EFFECTS, Effect
-from agents.workspace.runs.runner import Boundary, Runner
+from agents.workspace.runs.runner import Agents, Boundary, Runner
 from agents.workspace.workspace import Work, Workspace
 from protocols.entry import Entry
 from protocols.errors import Remote
 from protocols.net import Stream
 from protocols.workspaces import sync
-from protocols.workspaces.entries import Grant, Join, Root, read_root
+from protocols.workspaces.entries import PRIVATE_FORMAT, Grant, Join, Root, read_root
 from protocols.workspaces.sync import Desk
 from storage.cid import Cid
-from storage.errors import InvalidCid, UnknownVersion
 from storage.keys import PeerId
 
 MAX_WORKSPACES: Final = 64
@@ -46,9 +45,11 @@ class Workspaces:
         work: Work = trio.to_thread.run_sync,
         effects: Mapping[str, Effect] = EFFECTS,
         on_boundary: Boundary | None = None,
+        agents: Agents | None = None,
     ) -> None:
         self._ports = ports
         self._effects = effects
+        self._agents = agents
         self._on_boundary = on_boundary
         self._work = work
         self._folder = folder
@@ -82,8 +83,9 @@ class Workspaces:
         def is_reached(peer: PeerId) -> bool:
             return peer in one.reached or peer in network.peers()
 
-        more = {"on_boundary": self._on_boundary} if self._on_boundary is not None else {}
-        return Runner(one, network.peer_id, is_reached, self._ports.emit, self._effects, **more)
+        more: dict[str, Any] = {"on_boundary": self._on_boundary} if self._on_boundary is not None else {}
+        me, emit, unix_s = network.peer_id, self._ports.emit, self._ports.unix_s
+        return Runner(one, me, is_reached, emit, self._effects, agents=self._agents, unix_s=unix_s, **more)
 
     def all(self) -> list[Workspace]:
         """Every workspace, the oldest first."""
@@ -98,11 +100,13 @@ class Workspaces:
                 f"there is no workspace {cid} here. To take part: covey ws join {cid} --from PEER"
             ) from None
 
-    async def create(self, title: str) -> Workspace:
+    async def create(self, title: str, *, is_private: bool = False) -> Workspace:
         """Begin a workspace that this node owns. Raises: Local, TooManyWorkspaces, StorageError, OSError."""
         unix_s = self._ports.unix_s()
-        root = Root(title=title, created_unix_s=int(unix_s))
-        return await self._follow(begin(self._ports.identity, root, int(unix_s * 1000)), ())
+        root = Root(format=PRIVATE_FORMAT if is_private else 1, title=title, created_unix_s=int(unix_s))
+        one = await self._follow(begin(self._ports.identity, root, int(unix_s * 1000)), ())
+        await one.renew_key()
+        return one
 
     async def join(self, cid: Cid, peers: Sequence[PeerId]) -> Workspace:
         """Take part in a workspace that one of `peers` has, and has a grant in for this node.
@@ -158,26 +162,14 @@ class Workspaces:
 
     def _load(self) -> Iterator[Workspace]:
         """What the journals tell; one that cannot be read is told of and left alone."""
-        for path in sorted(self._folder.glob("b*")) if self._folder.is_dir() else []:
+        for cid, journal, entries in Journal.load(self._folder):
             try:
-                cid = Cid.parse(path.name)
-            except InvalidCid:
-                continue
-            try:
-                journal, entries = Journal.open(path)
-            except UnknownVersion as error:
-                log.error("journal_unusable", path=str(path), error=str(error))
-                continue
-            if not entries or entries[0].body_cid != cid:  # as a rule its creation was cut short
-                journal.close()
-                path.rename(path.with_suffix(".damaged"))
-                log.error("journal_unusable", path=str(path), error="it does not begin with its root")
+                one = Workspace(self._ports, entries[0], entries[1:], journal, (), self._work)
+            except Remote as error:
+                journal.refuse(error)
                 continue
             self._journals[cid] = journal
-            try:
-                yield Workspace(self._ports, entries[0], entries[1:], journal, (), self._work)
-            except Remote as error:
-                log.error("journal_unusable", path=str(path), error=str(error))
+            yield one
 
     async def _handle(self, stream: Stream) -> None:
         if self._turnstile.admits(stream.peer, trio.current_time()):

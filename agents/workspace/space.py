@@ -1,14 +1,18 @@
 """A workspace as its members read it: who may do what, what stands where, what was decided, who holds which task."""
 
+from collections.abc import Iterable
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import NamedTuple, Self, cast
 
-from agents.workspace.authority import attenuates
 from agents.workspace.decisions import Outcome
+from agents.workspace.errors import NoKey
 from agents.workspace.fold import Fold
 from agents.workspace.history import Node
+from agents.workspace.origin import attenuates
 from agents.workspace.patterns import matches
-from protocols.workspaces.entries import Claim, Commit, Grant, Propose, Right
+from protocols.entry import Entry
+from protocols.workspaces.entries import Claim, Commit, Grant, Propose, Rekey, Right
+from protocols.workspaces.sealed import has_exchange_key
 from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
 from storage.keys import PeerId
@@ -88,12 +92,13 @@ class Space(Fold):
             return bool(chain)
         return any(one.author == peer and above.id in self._live for one, above in pairwise(chain))
 
-    def copy(self) -> "Space":
-        """The same, as it stands now: for a thread that reads while more comes in."""
-        other = Space(self.history.root_entry)
-        for node in self.history.blocks():
-            other.add(node.entry)
-        return other
+    @classmethod
+    def of(cls, root: Entry, entries: Iterable[Entry]) -> Self:
+        """What these entries come to, each behind those that it links to. Raises: as `add` does."""
+        space = cls(root)
+        for entry in entries:
+            space.add(entry)
+        return space
 
     def farewell(self, peer: PeerId) -> set[Cid]:
         """What who was a member may still be told: the ends of its grants, and all before, by their ids."""
@@ -105,6 +110,54 @@ class Space(Fold):
             if node.id not in self._void
         ]
         return {cid for node in ends for cid in (node.id, *self.history.past(node.entry.cid))}
+
+    # --- private workspaces
+
+    def is_admin(self, peer: PeerId) -> bool:
+        """May this peer let others in, and has it joined?"""
+        self._settle()
+        if peer == self.history.owner:
+            return True
+        grants = (cast(Grant, node.stated) for node in self._live.values())
+        has_joined = peer in self._joined and peer not in self._turned_away
+        return has_joined and any(grant.audience == peer and "admin" in grant.can for grant in grants)
+
+    def readers(self) -> list[PeerId]:
+        """The members whom a key can be sealed to: the owner, then as they were let in."""
+        self._settle()
+        live = (cast(Grant, node.stated).audience for node in self.live_grants())
+        return [peer for peer in dict.fromkeys([self.history.owner, *live]) if has_exchange_key(peer)]
+
+    def keyed(self) -> frozenset[PeerId]:
+        """Who was given the key that is used now."""
+        self._settle()
+        now = self._epoch.get("now")
+        return self._keyed.get(now.id, frozenset()) if now is not None else frozenset()
+
+    def has_key(self) -> bool:
+        """Can this node say something? In a workspace that is not private, always."""
+        return not self.history.root.is_private or self._find_key() is not None
+
+    def current_key(self) -> tuple[Node, bytes]:
+        """The key to seal with: the entry that began it, and itself. Raises: NoKey."""
+        found = self._find_key()
+        if found is None:
+            raise NoKey(f"no key of {self.history.root.title!r} is here yet")
+        return found
+
+    def _find_key(self) -> tuple[Node, bytes] | None:
+        self._settle()
+        now = self._epoch.get("now")
+        key = self.history.vault.key(now) if now is not None else None
+        return (now, key) if now is not None and key is not None else None
+
+    def keys(self) -> dict[Cid, bytes]:
+        """Every key that this node has, by the entry that began it."""
+        rekeys = (node for node in self.history if isinstance(node.stated, Rekey))
+        found = {node.entry.cid: self.history.vault.key(node) for node in rekeys}
+        return {cid: key for cid, key in found.items() if key is not None}
+
+    # --- who may, and what came of it
 
     def may(self, peer: PeerId, right: Right, key: str) -> bool:
         """May this peer do that from now on?"""
@@ -223,6 +276,17 @@ class Space(Fold):
 
     def accepted(self, task: str, step: int, claim: Node) -> Commit | None:
         """What a commit of that step under that claim has to have for its output, if it is not free."""
+        found = self._before(task, step, claim)
+        return cast(Commit, found.says) if found is not None else None
+
+    def adopted(self, commit: Commit) -> Node | None:
+        """The commit whose output a new one has to have, if that is not free."""
+        claim = self.history.get(commit.claim)
+        if claim is None or not isinstance(claim.stated, Claim):
+            return None
+        return self._before(claim.stated.task, commit.step, claim)
+
+    def _before(self, task: str, step: int, claim: Node) -> Node | None:
         self._settle()
         term = cast(Claim, claim.says).term
         before = [
@@ -230,13 +294,15 @@ class Space(Fold):
             for voter in self._endorsers.get(claim.id, ())
             if (one := self._accepted.get((task, step, voter))) is not None and one.term < term
         ]
-        return cast(Commit, max(before, key=lambda one: (one.term, one.commit.rank)).commit.says) if before else None
+        return max(before, key=lambda one: (one.term, one.commit.rank)).commit if before else None
 
     def document(self) -> bytes:
         """The whole state, in one form: what two members compare who hold the same heads."""
         self._settle()
+        secret = {"epoch": self._epoch["now"].id} if "now" in self._epoch else {}
         return dag_cbor.encode(
-            {
+            secret
+            | {
                 "workspace": self.history.workspace,
                 "heads": self.history.heads(),
                 "void": [[cid, code] for cid, code in sorted(self._void.items())],

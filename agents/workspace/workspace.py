@@ -7,6 +7,7 @@ this; a disk that cannot be written to does, and the next start reads the journa
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import Enum, auto
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -14,7 +15,7 @@ import structlog
 import trio
 
 from agents.adapters.ports import Ports
-from agents.workspace.duties import due
+from agents.workspace.duties import due, rekey_due
 from agents.workspace.history import Node, Unlinked
 from agents.workspace.journal import Journal
 from agents.workspace.pen import write
@@ -27,7 +28,9 @@ from protocols.net import PeerInfo, TopicMessage
 from protocols.telling import MAX_ADDRESS_CHARS, MAX_ADDRESSES, OPEN_TIMEOUT_S, Where
 from protocols.workspaces import announce, sync
 from protocols.workspaces.announce import MAX_HEADS, News
-from protocols.workspaces.entries import Statement
+from protocols.workspaces.entries import Rekey, Statement
+from protocols.workspaces.sealed import SECRETS
+from protocols.workspaces.sync import MAX_HEADS as MAX_KNOWN_HEADS
 from protocols.workspaces.sync import Desk
 from storage.cid import Cid
 from storage.errors import StorageError
@@ -43,11 +46,21 @@ ASK_GAP_S: Final = 0.02  # between two questions to one member: what is said mea
 TELL_GAP_S: Final = 0.5
 MEET_S: Final = 10.0
 CONFIRM_S: Final = 10.0
+TURN_HEADS: Final = MAX_KNOWN_HEADS // 2  # by so many each question goes on, where heads are more than one holds
 MAX_AUTHOR_BYTES: Final = 256 << 20  # of one member's entries: more are not kept
 
 T = TypeVar("T")
+Act = Callable[[Space], tuple[Statement, PeerId | None, Cid | None]]
 
 log = structlog.get_logger(__name__)
+
+
+class Heard(Enum):
+    """What came of a question. NOTHING_NEW: what is known, of authors whose entries fork."""
+
+    NEWS = auto()
+    NOTHING = auto()
+    NOTHING_NEW = auto()
 
 
 class Work(Protocol):
@@ -71,14 +84,16 @@ class Workspace:
     ) -> None:
         self._ports = ports
         self._work = work
-        self.space: Final = Space(root)
+        self.space: Final = Space(root, ports.identity)
         self.cid: Final = self.space.history.workspace
         self.hosts: Final = set(hosts)
         self._journal = journal
         self._lock = trio.Lock()
+        self._n_asked = 0
         self._unsaved: set[Cid] = set()
         self._author_bytes: dict[PeerId, int] = {}
         self._news = trio.Event()
+        self.n_news = 0  # how often something was said or heard
         self._own_news = trio.Event()
         self._failure: Exception | None = None
         self._followed: set[PeerId] = set()
@@ -99,24 +114,50 @@ class Workspace:
     # --- what its user says
 
     async def say(self, says: Statement, recipient: PeerId | None = None, link_to: Cid | None = None) -> Node:
-        """Sign an entry; it is durable when this returns. Raises: Local, TooBig, StorageError, OSError."""
+        """Sign an entry; it is durable when this returns. Raises: Local, TooBig, NoKey, StorageError, OSError."""
         return await self.do(lambda space: (says, recipient, link_to))
 
-    async def do(self, act: Callable[[Space], tuple[Statement, PeerId | None, Cid | None]]) -> Node:
-        """Sign what `act` makes of the state as it is now. Raises: as `say`, and what `act` raises."""
+    async def do(self, act: Act, then: Callable[[Space], Iterable[Statement]] = lambda space: ()) -> Node:
+        """Sign what `act` makes of the state as it is now, and at once what belongs behind it.
+
+        In a private workspace a new key follows where one is due. Raises: as `say`, and what `act` and `then` raise.
+        """
         async with self._lock:
             says, recipient, link_to = act(self.space)
-            entry = write(self._ports.identity, self.space, says, recipient, link_to)
-            self._unsaved.add(entry.cid)
-            placed = self.space.add(entry)
-            await self._save([entry])
+            if says.kind in SECRETS:  # nothing is said under a key that others have
+                await self._rekey_if_due()
+            node = await self._sign(says, recipient, link_to)
+            for more in then(self.space):
+                await self._sign(more)
+            await self._rekey_if_due()
         self._own_news.set()
+        return node
+
+    async def renew_key(self) -> Node | None:
+        """Have a new key begin, where this node may and others than the members have the last. Raises: as `say`."""
+        async with self._lock:
+            node = await self._rekey_if_due()
+        self._own_news.set()
+        return node
+
+    async def _rekey_if_due(self) -> Node | None:
+        rekey = rekey_due(self.space, self._ports.identity.peer_id)
+        return await self._sign(rekey) if rekey is not None else None
+
+    async def _sign(self, says: Statement, recipient: PeerId | None = None, link_to: Cid | None = None) -> Node:
+        entry = write(self._ports.identity, self.space, says, recipient, link_to)
+        placed = self.space.add(entry)
+        self._unsaved.add(entry.cid)
+        await self._save([entry])
         assert placed is not None
         return placed.node
 
-    async def news(self) -> None:
-        """Return when something was said or heard."""
-        await self._news.wait()
+    async def news(self, seen: int | None = None) -> None:
+        """Return when something was said or heard: from now on, or since `n_news` was `seen`."""
+        if seen is None or seen == self.n_news:
+            await self._news.wait()
+        else:
+            await trio.lowlevel.checkpoint()
 
     @property
     def n_journal_bytes(self) -> int:
@@ -143,6 +184,7 @@ class Workspace:
         self._author_bytes[entry.author] = self._author_bytes.get(entry.author, 0) + n_bytes
 
     def _wake(self) -> None:
+        self.n_news += 1
         self._news.set()
         self._news = trio.Event()
 
@@ -157,16 +199,18 @@ class Workspace:
             await nursery.start(self._listen)
             task_status.started()
             while True:
+                seen = self.n_news
                 await self._do_duties()
                 with trio.move_on_after(TICK_S):
-                    await self._news.wait()
+                    await self.news(seen)
                 if self._failure is not None:
                     raise self._failure
 
     async def _do_duties(self) -> None:
         me = self._ports.identity.peer_id
         while (says := due(self.space, me, self._ports.unix_s())) is not None:
-            if self.space.code(await self.say(says)):
+            node = await (self.renew_key() if isinstance(says, Rekey) else self.say(says))
+            if node is not None and self.space.code(node):
                 return  # what has no effect would be due again at once
 
     # --- what others are told
@@ -300,10 +344,11 @@ class Workspace:
 
     async def _follow(self, peer: PeerId) -> None:
         """Ask one member for news again and again, until it fails or others shall have their turn."""
-        until_s = trio.current_time() + FOLLOW_S
+        until_s, gap_s = trio.current_time() + FOLLOW_S, ASK_GAP_S
         while True:
             try:
-                await self._ask(peer, sync.MAX_WAIT_S)
+                is_news = await self._ask(peer, sync.MAX_WAIT_S) is not Heard.NOTHING_NEW
+                gap_s = ASK_GAP_S if is_news else min(2 * gap_s, sync.MAX_WAIT_S)
                 self._retry.pop(peer, None)
                 await self._meet(peer)
             except (ProtocolError, trio.TooSlowError, OSError) as error:
@@ -311,7 +356,7 @@ class Workspace:
                 return
             if trio.current_time() > until_s and len(self._members()) > MAX_FOLLOWED:
                 return
-            await trio.sleep(ASK_GAP_S)
+            await trio.sleep(gap_s)  # who tells only what is known, of an author that forks, is asked less often
 
     def _note_failure(self, peer: PeerId, error: Exception) -> None:
         self.reached.discard(peer)
@@ -320,20 +365,24 @@ class Workspace:
         if isinstance(error, Remote) and error.code in ("malformed", "too_big", "forged", *_REFUSED):
             self._ports.emit("peer_misbehaved", by=peer, code=error.code)
 
-    async def _ask(self, peer: PeerId, wait_s: float) -> int:
-        """Ask a peer for what is not here; how much of it was new."""
+    async def _ask(self, peer: PeerId, wait_s: float) -> Heard:
+        """Ask a peer for what is not here."""
         network = self._ports.network
         if peer not in network.peers():
             addresses = await self._work(partial(self._ports.catalog.peers.addresses, peer))
             with trio.fail_after(OPEN_TIMEOUT_S):
                 await network.connect(PeerInfo(peer, (*addresses, *self._where.get(peer, ()))))
-        known = self.space.history.known()
+        self._n_asked += 1
+        known = self.space.history.known(self._n_asked * TURN_HEADS)
         entries = await sync.ask(network, peer, self.cid, known, wait_s, partial(self.reached.add, peer))
-        return await self.take(entries)
+        forks = self.space.history.forks()
+        if await self.take(entries):
+            return Heard.NEWS
+        return Heard.NOTHING_NEW if entries and all(one.author in forks for one in entries) else Heard.NOTHING
 
     async def catch_up(self, peer: PeerId) -> None:
         """Ask a peer until it has no more to tell. Raises: what asking raises."""
-        while await self._ask(peer, 0.0):
+        while await self._ask(peer, 0.0) is Heard.NEWS:
             pass
 
     async def confirm(self) -> bool:
@@ -371,14 +420,13 @@ class Workspace:
                     continue
                 if self._author_bytes.get(entry.author, 0) >= MAX_AUTHOR_BYTES:
                     continue
-                self._unsaved.add(entry.cid)
                 try:
                     self.space.add(entry)
                 except Remote as error:
-                    self._unsaved.discard(entry.cid)
                     if not isinstance(error, Unlinked):
                         wrong.append(error)
                     continue
+                self._unsaved.add(entry.cid)
                 taken.append(entry)
             if taken:
                 await self._save(taken)
@@ -391,8 +439,10 @@ class Workspace:
         now_s = trio.current_time()
         if len(self.reached) < len(self._members()) and now_s >= self._met_s.get(peer, -math.inf):
             self._met_s[peer] = now_s + MEET_S
+            members = set(self._members())
             for found in await sync.ask_members(self._ports.network, peer, self.cid):
-                self._where[found.peer] = found.addresses
+                if found.peer in members:
+                    self._where[found.peer] = found.addresses
 
 
-_REFUSED: Final = ("foreign", "bad_links", "bad_sequence")
+_REFUSED: Final = ("foreign", "bad_links", "bad_sequence", "full")

@@ -14,6 +14,7 @@ EVENT_KINDS: Final = {
     "adapter_staged": "A chat's next adapter is in the engine.",
     "adapter_switched": "A chat's answers come with another adapter from now on.",
     "adapter_waiting": "Nobody who can be reached has the adapter; it is tried again.",
+    "agent_added": "An agent is hosted here; its card is announced in its workspace.",
     "answer_cut_short": "Content on its way to the user ended early; `code` and `text` say why, `answer` which it was.",
     "artifact_added": "The manifest of an artifact was fetched and verified; its files too, where they were asked for.",
     "artifact_published": "A model, dataset or checkpoint of this node is signed and stored.",

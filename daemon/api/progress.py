@@ -43,14 +43,16 @@ async def telling(work: Callable[[Report], Awaitable[T]]) -> AsyncGenerator[Prog
     yield results[0]
 
 
-async def in_thread(job: Callable[[Callable[[int], None]], T], step: str, n_total: int | None, report: Report) -> T:
-    """Run `job(on_bytes)` in a thread, where `on_bytes(n)` says that n more are done; a cancelled one ends there."""
+async def in_thread(
+    job: Callable[[Callable[[int], None]], T], step: str, n_total: int | None, report: Report, unit: str = "bytes"
+) -> T:
+    """Run `job(on_done)` in a thread, where `on_done(n)` says that n more are done; a cancelled one ends there."""
     n_done = 0
 
-    def on_bytes(n_bytes: int) -> None:
+    def on_done(n_more: int) -> None:
         nonlocal n_done
         trio.from_thread.check_cancelled()
-        n_done += n_bytes
-        report(Progress(step=step, n_done=n_done, n_total=n_total))
+        n_done += n_more
+        report(Progress(step=step, n_done=n_done, n_total=n_total, unit=unit))
 
-    return await trio.to_thread.run_sync(partial(job, on_bytes))
+    return await trio.to_thread.run_sync(partial(job, on_done))

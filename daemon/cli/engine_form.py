@@ -11,6 +11,7 @@ Json = Any
 
 def engine_lines(result: Json) -> Iterator[str]:
     """What is known; what the engine does not say is left out."""
+    yield from _backend_lines(result["backend"])
     head = clean(result["state"])
     if result["pid"] is not None:
         head += f", process {result['pid']}"
@@ -19,7 +20,7 @@ def engine_lines(result: Json) -> Iterator[str]:
     if result["state"] == "waiting":
         head += f": it died, and may start again in {duration_text(result['wait_s'])}"
     if result["state"] == "stopped":
-        head += ": the next request starts it"
+        head += ": the next request starts it" if result["backend"] is None else ": what is not the backend's starts it"
     yield f"engine    {head}"
     if result["model"] is not None:
         yield f"model     {clean(result['model'])} ({clean(result['dtype'])} on {clean(result['device'])})"
@@ -41,18 +42,33 @@ def engine_lines(result: Json) -> Iterator[str]:
     yield f"restarts  {result['n_restarts']}, deaths {result['n_deaths']}"
     if result["last_death"] is not None:
         yield f"last      {duration_text(result['last_death_s_ago'])} ago: {clean(result['last_death'])}"
-    yield from _trainer_lines(result["trainer"])
+    yield from _lines_beside("trainer", result["trainer"])
+    yield from _lines_beside("workshop", result["workshop"])
 
 
-def _trainer_lines(trainer: Json) -> Iterator[str]:
+def _backend_lines(backend: Json) -> Iterator[str]:
+    """Where there is one, it comes first: it is who answers."""
+    if backend is None:
+        return
+    yield f"backend   {clean(backend['url'])} ({clean(backend['kind'])}), its model {clean(backend['model'])}"
+    if backend["trouble"] is not None:
+        yield f"          does not answer: {clean(backend['trouble'])}"
+    else:
+        yield f"          answers, {backend['n_running']} running"
+    if backend["adapters"]:
+        yield f"          was given {', '.join(map(clean, backend['adapters']))}"
+
+
+def _lines_beside(title: str, beside: Json) -> Iterator[str]:
     """Nothing of one that was never needed."""
-    if trainer["pid"] is not None:
-        does = [f"training {clean(name)}" for name in trainer["trainings"]]
-        does += [f"{n} {clean(kind)}" for kind, n in sorted(trainer["calls"].items()) if kind != "train"]
-        memory = "" if trainer["rss_bytes"] is None else f", {bytes_text(trainer['rss_bytes'])} in use"
-        yield f"trainer   process {trainer['pid']}{memory}: {', '.join(does) or 'nothing to do'}"
-    if trainer["last_death"] is not None:
-        yield f"          died {duration_text(trainer['last_death_s_ago'])} ago: {clean(trainer['last_death'])}"
+    if beside["pid"] is not None:
+        does = [f"training {clean(name)}" for name in beside["trainings"]]
+        does += [f"{n} {clean(kind)}" for kind, n in sorted(beside["calls"].items()) if kind != "train"]
+        memory = "" if beside["rss_bytes"] is None else f", {bytes_text(beside['rss_bytes'])} in use"
+        yield f"{title:<8}  process {beside['pid']}{memory}: {', '.join(does) or 'nothing to do'}"
+    if beside["last_death"] is not None:
+        died = f"{title:<8}  " if beside["pid"] is None else " " * 10
+        yield f"{died}died {duration_text(beside['last_death_s_ago'])} ago: {clean(beside['last_death'])}"
 
 
 def _speed(result: Json) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Final
 
-from daemon.cli import fl_forms, ws_forms
+from daemon.cli import fl_forms, run_forms, ws_forms
 from daemon.cli.engine_form import engine_lines
 from daemon.cli.render import bytes_text, duration_text, event_line, lines_of, short, table, value_text
 from daemon.cli.text import clean, escaped, json_text
@@ -356,9 +356,8 @@ def _pins(rows: Json) -> Iterator[str]:
 def _sealed(result: Json) -> Iterator[str]:
     yield clean(result["cid"])
     peers = ", ".join(map(clean, result["recipients"])) or "nobody else"
-    yield f"sealed to {peers}; given out to {_CIRCLES[result['visibility']]}"
-    if result["note"]:
-        yield clean(result["note"])
+    note = f". {clean(result['note'])}" if result["note"] else ""
+    yield f"sealed to {peers}; given out to {_CIRCLES[result['visibility']]}{note}"
 
 
 def _unsealed(result: Json) -> Iterator[str]:
@@ -430,6 +429,14 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "repo/compact": _compacted,
     "repo/gc": _collected,
     "repo/verify": _verified,
+    "agent/add": run_forms.agent,
+    "agent/ask": run_forms.answer,
+    "agent/ls": run_forms.agents,
+    "provenance/show": run_forms.provenance,
+    "run/replay": run_forms.replayed,
+    "run/plan": run_forms.planned,
+    "run/ls": run_forms.runs,
+    "run/watch": run_forms.run,
     "ws/create": ws_forms.created,
     "ws/decisions": ws_forms.decisions,
     "ws/get": ws_forms.values,

@@ -162,7 +162,8 @@ def _option(field: msgspec.structs.FieldInfo) -> click.Option:
     if kind is bool:
         flag = name.removeprefix("--is-").removeprefix("--has-").removeprefix("--")
         return click.Option([f"--{flag}/--no-{flag}", field.name], default=None, help=text, show_default=False)
-    shown = f"  [default: {default}]" if default not in (None, "", ()) else ""
+    told = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    shown = f"  [default: {told}]" if default not in (None, "", ()) else ""
     help_text = text + (f" [{', '.join(typing.get_args(item(kind)))}; commas between]" if _is_choice_list(kind) else "")
     return click.Option(
         [name, field.name],
@@ -179,7 +180,7 @@ def _is_choice_list(kind: Any) -> bool:
 def _type(field: msgspec.structs.FieldInfo, *, is_item: bool = False) -> click.ParamType[Any]:
     kind, _ = bare(field.type)
     if typing.get_origin(kind) is Literal:
-        return click.Choice(list(typing.get_args(kind)))
+        return click.Choice([choice for choice in typing.get_args(kind) if choice != ""])
     if _extra(field).get("path"):
         return click.Path()
     return Declared(typing.get_args(kind)[0] if is_item else field.type, _description(field))

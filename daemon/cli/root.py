@@ -31,6 +31,7 @@ BY_HAND: Final = {
 # What each noun is about: its line in the help of `covey`. A noun that is not here is told by its commands alone.
 NOUNS: Final = {
     "adapter": "LoRA adapters: publish, find and keep them.",
+    "agent": "Agents that work in workspaces: host them, see their cards.",
     "artifact": "Models, datasets and checkpoints, with where they come from.",
     "block": "Single blocks: the bytes behind one CID.",
     "car": "CAR files: many blocks in one file, out and in.",
@@ -46,8 +47,10 @@ NOUNS: Final = {
     "pin": "Pins: what this node keeps.",
     "record": "Signed records of answers.",
     "repo": "The store: what it holds, is it sound, room on the disk.",
+    "run": "Durable runs: plans that members of a workspace perform.",
     "sealed": "Content that only named peers can open.",
     "training": "Trainings: finished, under way, or to be gone on with.",
+    "ws": "Workspaces: signed histories in which members work together.",
 }
 _ORDER: Final = ("init", "up", "down", "status", "id", "doctor", "config", "logs", "events", "demo", "chat", "ask")
 

@@ -79,9 +79,9 @@ def entry(row: Json) -> Iterator[str]:
 
 
 def _text(content: Json) -> str:
-    parts = []
+    parts = ["(sealed under a key that this node has not)"] if content.get("withheld") is True else []
     for name, value in content.items():
-        if value in (None, "", [], 0, False):
+        if value in (None, "", [], 0, False) or name == "withheld":
             continue
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         text = short(text) if text.startswith(("bafy", "12D3Koo")) else text
@@ -90,11 +90,12 @@ def _text(content: Json) -> str:
 
 
 def values(rows: Json) -> Iterator[str]:
-    """The value alone where one was asked for; a line each else."""
+    """A line each: the key, its value, and the content that belongs to it."""
     if not rows:
         yield "no key has a value yet. Give one: covey ws put WORKSPACE KEY VALUE"
     for row in rows:
         value = row["value"] if isinstance(row["value"], str) else json.dumps(row["value"], ensure_ascii=False)
+        value = "(sealed under a key that this node has not)" if row["is_withheld"] else value
         link = f"  {row['link']}" if row["link"] else ""
         yield clean(f"{row['key']}  {value}{link}")
 

@@ -9,8 +9,12 @@ from daemon.api import faults
 
 
 @click.command
-@click.argument("story", type=click.Choice(["adapters", "federated"]), default="adapters")
-@click.option("--tiny", is_flag=True, help="Use a very small model, trained on the spot: about a minute in all.")
+@click.argument("story", type=click.Choice(["adapters", "federated", "workspace"]), default="adapters")
+@click.option(
+    "--tiny",
+    is_flag=True,
+    help="Use a very small model, trained on the spot, and in `workspace` none: about a minute in all.",
+)
 @click.option(
     "--task",
     type=click.Choice(["lora", "softmax"]),
@@ -23,7 +27,8 @@ def demo(story: str, tiny: bool, task: str | None, keep: bool, as_json: bool) ->
     """Show what Covey does, with daemons on this machine.
 
     `adapters`: one trains an adapter, the other's chat answers with it. `federated`: three train together, the one who
-    coordinates is killed, and a fourth proves the result; it takes a minute or two, with LoRA a few more.
+    coordinates is killed, and a fourth proves the result; it takes a minute or two, with LoRA a few more. `workspace`:
+    four agents on three nodes answer a question from documents, and one node is killed in the middle.
 
     Everything happens in temporary homes on this machine and ends by itself. Exit code 0 means that every step held.
     """
@@ -37,6 +42,10 @@ def demo(story: str, tiny: bool, task: str | None, keep: bool, as_json: bool) ->
                 from daemon.demo.federated import play as play_federated
 
                 play_federated(stage, task)
+            elif story == "workspace":
+                from daemon.demo.workspace import play as play_workspace
+
+                play_workspace(stage, is_tiny=tiny)
             else:
                 play(stage, TINY if tiny else SMALL)
         except StepFailed as failure:

@@ -115,10 +115,14 @@ class Actor:
 
     def asks(self, *args: str) -> Json:
         """Run a command behind the scenes; its last line of JSON. Raises: StepFailed."""
+        return json.loads(self.asks_lines(*args)[-1])
+
+    def asks_lines(self, *args: str) -> list[str]:
+        """Run a command behind the scenes; its lines of JSON. Raises: StepFailed."""
         done = subprocess.run([*COVEY, *args, "--json"], env=self._env, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise StepFailed(f"`covey {' '.join(args)}` ended with exit code {done.returncode}: {done.stderr.strip()}")
-        return json.loads(done.stdout.strip().splitlines()[-1])
+        return done.stdout.strip().splitlines()
 
     def waits_for(self, kind: str, **fields: Json) -> Json:
         """The first event of that kind with these fields, past or to come. Raises: StepFailed."""

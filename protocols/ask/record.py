@@ -12,8 +12,8 @@ import msgspec
 from msgspec import Meta
 
 from protocols import envelope
-from protocols.adapters import read_link
 from protocols.ask.wire import Count, Label, Options, Turn
+from protocols.content import read_content
 from protocols.entry import Entry, make_entry, open_entry
 from protocols.errors import Forged, Malformed, TooBig
 from storage.blockstore import Block
@@ -83,10 +83,7 @@ def open_record(block: bytes, body: bytes) -> SignedAnswer:
     entry = open_entry(block, body)
     if entry.kind != KIND:
         raise Malformed(f"an entry of kind {entry.kind!r} is no record of an answer")
-    try:
-        record = msgspec.convert(dict(entry.content), Record, dec_hook=read_link)
-    except msgspec.ValidationError as error:
-        raise Malformed(f"not the record of an answer: {error}") from None
+    record = read_content(entry.content, Record, "the record of an answer", every_field=False)
     if entry.scope != str(record.question):
         raise Malformed("a record's scope is not its question")
     return SignedAnswer(entry=entry, record=record)

@@ -28,6 +28,7 @@ from protocols.bitswap.wire import (
     identify,
     payload_of,
 )
+from protocols.bucket import Bucket
 from protocols.errors import Local, Malformed, Remote, TooBig
 from protocols.framing import FrameReader, frame
 from protocols.net import Network, Stream
@@ -44,6 +45,10 @@ READ_BYTES: Final = 1 << 20
 MAX_ENTRIES_PER_SLICE: Final = 512  # of a wantlist, noted and looked up at a time: about 4 ms of the event loop
 MAX_ENTRIES_PER_MESSAGE: Final = MAX_ITEMS // 4
 OPEN_TIMEOUT_S: Final = 15.0
+MAX_MESSAGES: Final = 16 << 10  # that a peer may send at once before it has to wait; as many again in:
+REFILL_S: Final = 8.0
+MAX_FAULTS: Final = 16  # of a peer before its connection is closed; as many again in:
+FORGIVE_S: Final = 120.0
 WRITE_TIMEOUT_S: Final = 60.0  # for one message: a peer that reads slower than that is given up
 LINGER_S: Final = 60.0  # our stream to a peer closes after so much silence
 N_ATTEMPTS: Final = 2  # a broken stream is reopened once before the peer counts as lost
@@ -85,8 +90,10 @@ class _Talk:
 
 @dataclass(eq=False)
 class _Ear:
-    """Where we listen to one peer."""
+    """Where we listen to one peer, for as long as it is connected."""
 
+    messages: Bucket
+    faults: Bucket
     n_streams: int = 0
     turn: trio.Lock = field(default_factory=trio.Lock)  # one message of a peer's is taken in at a time
 
@@ -234,7 +241,7 @@ def _carry_out(exchange: Exchange, actions: Iterable[Action]) -> None:
             case NeedProviders(number):
                 exchange.sessions[number].is_needy.set()
             case Misbehaved(peer, code):
-                exchange.report(peer, code)
+                _report(exchange, peer, code)
     if exchange.wants.next_deadline_s() < exchange.armed_s:
         exchange.rearm.set()
 
@@ -252,6 +259,9 @@ async def _tend(exchange: Exchange) -> None:
 def _part(exchange: Exchange, peer: PeerId) -> None:
     """Take leave of a peer that is gone."""
     exchange.serving.gone(peer)
+    ear = exchange.ears.get(peer)
+    if ear is not None and not ear.n_streams:
+        del exchange.ears[peer]
     talk = exchange.talks.get(peer)
     if talk is not None:
         talk.scope.cancel()
@@ -264,18 +274,31 @@ def _part(exchange: Exchange, peer: PeerId) -> None:
 async def _hear(exchange: Exchange, stream: Stream) -> None:
     """Read a peer's messages for as long as its stream lasts."""
     peer = stream.peer
-    ear = exchange.ears.setdefault(peer, _Ear())
+    ear = exchange.ears.get(peer)
+    if ear is None:
+        now_s = trio.current_time()
+        ear = exchange.ears[peer] = _Ear(Bucket(MAX_MESSAGES, REFILL_S, now_s), Bucket(MAX_FAULTS, FORGIVE_S, now_s))
     ear.n_streams += 1
     try:
         await _listen(exchange, stream, ear)
     except (Malformed, TooBig) as error:
-        exchange.report(peer, error.code)
+        _report(exchange, peer, error.code)
     finally:
         ear.n_streams -= 1
-        if not ear.n_streams:
+        if not ear.n_streams and peer not in exchange.network.peers():
             del exchange.ears[peer]
-            if peer not in exchange.network.peers():
-                exchange.serving.gone(peer)  # what it wanted may have been noted after it left
+            exchange.serving.gone(peer)  # what it wanted may have been noted after it left
+
+
+def _report(exchange: Exchange, peer: PeerId, code: str) -> None:
+    """A peer sent what it should not; who goes on with it loses its connection."""
+    exchange.report(peer, code)
+    ear, now_s = exchange.ears.get(peer), trio.current_time()
+    if ear is None:
+        return
+    if ear.faults.wait_s(1, now_s) > 0 and exchange.nursery is not None:
+        exchange.nursery.start_soon(exchange.network.disconnect, peer)
+    ear.faults.take(1, now_s)
 
 
 async def _listen(exchange: Exchange, stream: Stream, ear: _Ear) -> None:
@@ -290,6 +313,7 @@ async def _listen(exchange: Exchange, stream: Stream, ear: _Ear) -> None:
                     scope.deadline = math.inf  # to take them in is up to us
                     for body in bodies:
                         async with ear.turn:
+                            await _admit(exchange, stream.peer, ear)
                             await _receive(exchange, stream.peer, body)
                     intake.done(scope)
                     if reader.n_unread:
@@ -297,6 +321,16 @@ async def _listen(exchange: Exchange, stream: Stream, ear: _Ear) -> None:
                 scope.deadline = intake.deadline_s(scope)
         finally:
             intake.done(scope)
+
+
+async def _admit(exchange: Exchange, peer: PeerId, ear: _Ear) -> None:
+    """Messages that say nothing cost us more than their sender: whom we asked for nothing waits when it sends many."""
+    if exchange.wants.expects(peer):
+        return
+    wait_s = ear.messages.wait_s(1, trio.current_time())
+    if wait_s > 0:
+        await trio.sleep(wait_s)
+    ear.messages.take(1, trio.current_time())
 
 
 def _hold(exchange: Exchange, scope: trio.CancelScope, n_bytes: int) -> None:

@@ -5,11 +5,11 @@ bare `blocks`, 1.1.0 `payload` with a CID prefix, 1.2.0 adds want-have and prese
 skipped, as protobuf asks; everything else that is out of order is `Malformed`.
 """
 
-from collections.abc import Iterator
 from enum import IntEnum
 from typing import Final, NamedTuple
 
 from protocols.errors import Malformed, TooBig
+from protocols.protobuf import as_bool, as_bytes, as_int32, as_view, fields
 from storage.blockstore import MAX_BLOCK_BYTES
 from storage.cid import DAG_PB, HASHES, SHA2_256, Cid, varint_decode, varint_encode
 from storage.errors import InvalidCid
@@ -25,8 +25,6 @@ MAX_ITEMS: Final = 1 << 14  # wantlist entries, blocks and presences of one mess
 MAX_FIELDS: Final = 8 * MAX_ITEMS  # an item has at most six fields; the rest is room for unknown ones
 MAX_PREFIX_BYTES: Final = 4 * 9
 _V0_PREFIX: Final = bytes((0, DAG_PB, SHA2_256, 32))
-
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 class WantType(IntEnum):
@@ -168,67 +166,67 @@ def decode(data: bytes) -> Message:
     blocks: list[Payload] = []
     presences: tuple[list[Cid], list[Cid]] = ([], [])
     is_full, pending_bytes = False, 0
-    for field, value in _fields(memoryview(data), budget):
+    for field, value in fields(memoryview(data), budget.spend_field):
         if field == 1:
-            is_full |= _decode_wantlist(_as_view(value), entries, budget)
+            is_full |= _decode_wantlist(as_view(value), entries, budget)
         elif field == 2:
             budget.spend_item()
-            blocks.append(_checked(_V0_PREFIX, _as_view(value)))
+            blocks.append(_checked(_V0_PREFIX, as_view(value)))
         elif field == 3:
             budget.spend_item()
-            blocks.append(_decode_payload(_as_view(value), budget))
+            blocks.append(_decode_payload(as_view(value), budget))
         elif field == 4:
             budget.spend_item()
-            _decode_presence(_as_view(value), presences, budget)
+            _decode_presence(as_view(value), presences, budget)
         elif field == 5:
-            pending_bytes = max(0, _as_int32(value))
+            pending_bytes = max(0, as_int32(value))
     return Message(tuple(entries), is_full, tuple(blocks), tuple(presences[0]), tuple(presences[1]), pending_bytes)
 
 
 def _decode_wantlist(data: memoryview, entries: list[Entry], budget: _Budget) -> bool:
     is_full = False
-    for field, value in _fields(data, budget):
+    for field, value in fields(data, budget.spend_field):
         if field == 1:
             budget.spend_item()
-            entries.append(_decode_entry(_as_view(value), budget))
+            entries.append(_decode_entry(as_view(value), budget))
         elif field == 2:
-            is_full = _as_bool(value)
+            is_full = as_bool(value)
     return is_full
 
 
 def _decode_entry(data: memoryview, budget: _Budget) -> Entry:
     raw, priority, is_cancel, want_type, send_dont_have = b"", 0, False, 0, False
-    for field, value in _fields(data, budget):
+    for field, value in fields(data, budget.spend_field):
         if field == 1:
-            raw = _as_bytes(value)
+            raw = as_bytes(value)
         elif field == 2:
-            priority = _as_int32(value)
+            priority = as_int32(value)
         elif field == 3:
-            is_cancel = _as_bool(value)
+            is_cancel = as_bool(value)
         elif field == 4:
-            want_type = _as_bool(value)
+            want_type = as_bool(value)
         elif field == 5:
-            send_dont_have = _as_bool(value)
+            send_dont_have = as_bool(value)
     return Entry(_as_cid(raw), priority, is_cancel, WantType(want_type), send_dont_have)
 
 
 def _decode_payload(data: memoryview, budget: _Budget) -> Payload:
     prefix = block = memoryview(b"")
-    for field, value in _fields(data, budget):
+    for field, value in fields(data, budget.spend_field):
         if field == 1:
-            prefix = _as_view(value)
+            prefix = as_view(value)
         elif field == 2:
-            block = _as_view(value)
+            block = as_view(value)
     return _checked(prefix, block)
 
 
 def _decode_presence(data: memoryview, presences: tuple[list[Cid], list[Cid]], budget: _Budget) -> None:
     raw, kind = b"", 0
-    for field, value in _fields(data, budget):
+    for field, value in fields(data, budget.spend_field):
         if field == 1:
-            raw = _as_bytes(value)
+            raw = as_bytes(value)
         elif field == 2:
-            kind = _as_bool(value)
+            kind = as_bool(value)
     presences[kind].append(_as_cid(raw))
 
 
@@ -238,68 +236,6 @@ def _checked(prefix: bytes | memoryview, data: memoryview) -> Payload:
     if len(prefix) > MAX_PREFIX_BYTES:
         raise Malformed(f"a CID prefix of {len(prefix)} bytes; the limit is {MAX_PREFIX_BYTES}")
     return Payload(bytes(prefix), bytes(data))
-
-
-def _fields(data: memoryview, budget: _Budget) -> Iterator[tuple[int, int | memoryview]]:
-    """The fields of a protobuf message: number and value, fixed-width values as bytes. Nothing is copied."""
-    at, end = 0, len(data)
-    while at < end:
-        budget.spend_field()
-        tag, at = _varint(data, at)
-        field, wire_type = tag >> 3, tag & 7
-        if field == 0:
-            raise Malformed("a protobuf field has the number 0")
-        if wire_type == _VARINT:
-            value, at = _varint(data, at)
-            yield field, value
-            continue
-        if wire_type == _BYTES:
-            length, at = _varint(data, at)
-        elif wire_type in (_FIXED32, _FIXED64):
-            length = 4 if wire_type == _FIXED32 else 8
-        else:
-            raise Malformed(f"protobuf wire type {wire_type} is not in use")
-        if length > end - at:
-            raise Malformed("a protobuf field is cut short")
-        yield field, data[at : at + length]
-        at += length
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """A protobuf varint: up to 10 bytes, since negative numbers travel as 64 bits."""
-    value = shift = 0
-    for index in range(at, min(at + 10, len(data))):
-        byte = data[index]
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            if value >> 64:
-                break
-            return value, index + 1
-        shift += 7
-    raise Malformed("a varint is cut short or too long")
-
-
-def _as_view(value: int | memoryview) -> memoryview:
-    if isinstance(value, int):
-        raise Malformed("a number stands where bytes belong")
-    return value
-
-
-def _as_bytes(value: int | memoryview) -> bytes:
-    return bytes(_as_view(value))
-
-
-def _as_int32(value: int | memoryview) -> int:
-    if not isinstance(value, int):
-        raise Malformed("bytes stand where a number belongs")
-    low = value & (1 << 32) - 1
-    return low - (1 << 32) if low >> 31 else low
-
-
-def _as_bool(value: int | memoryview) -> bool:
-    if value not in (0, 1):
-        raise Malformed("neither 0 nor 1 stands where one of the two belongs")
-    return value == 1
 
 
 def _as_cid(raw: bytes) -> Cid:

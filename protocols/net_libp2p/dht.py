@@ -1,24 +1,57 @@
 """Provider records in the Kademlia DHT: our lookups in place of py-libp2p's, which end at a record of our own."""
 
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
 import trio
+from libp2p.kad_dht import kad_dht
 
 from protocols.net import PeerInfo
 from protocols.net_libp2p.addresses import to_peer, to_texts
-from protocols.net_libp2p.host import PROVIDES_PER_WINDOW, BoundedRecords, survive
+from protocols.net_libp2p.host import MAX_CONNECTIONS, PROVIDES_PER_WINDOW, BoundedRecords, survive
 from storage.cid import Cid
 from storage.keys import PeerId
 
 QUERY_TIMEOUT_S: Final = 10.0
 PARALLEL_QUERIES: Final = 10  # alpha of the specification
+MAX_STREAMS_PER_PEER: Final = 8
+STREAM_LIMIT_S: Final = 60.0  # a peer that asks for longer opens another one
 
 
 def prepare(dht: Any) -> None:
-    """Bound what peers can make the DHT server keep, and let honest ones provide faster than once a second."""
+    """Bound what peers can make the DHT server keep, and let honest ones provide faster than once a second.
+
+    Its own limit, twelve streams of all peers together and for ever, would let one idle peer shut out everybody.
+    """
     dht.provider_store.providers = BoundedRecords()
     dht._provider_rate_max = PROVIDES_PER_WINDOW
+    dht._inbound_limiter = trio.CapacityLimiter(MAX_CONNECTIONS * MAX_STREAMS_PER_PEER)
+    dht.host.set_stream_handler(kad_dht.PROTOCOL_ID, _bounded(dht.handle_stream))
+
+
+def _bounded(handle: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+    """A peer has few streams, and each of them its time."""
+    n_open: Counter[Any] = Counter()
+
+    async def stream_handler(stream: Any) -> None:
+        peer_id = stream.muxed_conn.peer_id
+        if n_open[peer_id] >= MAX_STREAMS_PER_PEER:
+            await stream.reset()
+            return
+        n_open[peer_id] += 1
+        try:
+            with trio.move_on_after(STREAM_LIMIT_S) as time:
+                await handle(stream)
+            if time.cancelled_caught:
+                await stream.reset()
+        finally:
+            n_open[peer_id] -= 1
+            if not n_open[peer_id]:
+                del n_open[peer_id]
+
+    return stream_handler
 
 
 async def provide(dht: Any, cid: Cid) -> None:

@@ -30,6 +30,7 @@ from libp2p.tools.anyio_service.trio_manager import TrioManager
 from libp2p.transport.tcp import tcp
 
 from protocols.net import MAX_INBOUND_STREAMS_PER_PEER
+from protocols.net_libp2p import ping
 from protocols.net_libp2p.addresses import SystemResolver, expand, parse
 from protocols.net_libp2p.muxer import Muxer
 from protocols.net_libp2p.secure import Noise
@@ -72,6 +73,7 @@ def build_host(identity: Identity, kad_protocol: str) -> Any:
     network.auto_connector.maybe_connect = _dial_nobody
     network.retry_config = RetryConfig(max_retries=0)
     network.set_stream_handler(guarded(network.common_stream_handler))
+    host.set_stream_handler(ping.PROTOCOL, ping.pong)
     return host
 
 

@@ -274,11 +274,17 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
         self._work.set()
 
     def _after(self, core: Stream) -> None:
-        if core.number not in self._core.streams:
-            self.streams.pop(core.number, None)
+        stream = self._stream_of(core)
+        if stream is not None and self._core.streams.get(core.number) is not core:
+            del self.streams[core.number]
             self._arrived.pop(core.number, None)
         if self._core.has_messages:
             self._work.set()
+
+    def _stream_of(self, core: Stream) -> MuxedStream | None:
+        """The stream of this core; its number may stand for another by now, if the peer opened it once more."""
+        stream = self.streams.get(core.number)
+        return stream if stream is not None and stream.core is core else None
 
     # --- its tasks
 
@@ -308,10 +314,9 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
                 stream = self.streams[core.number] = MuxedStream(core, self)
                 self._arrived[core.number] = stream
                 self._arrival.set()
-            elif (known := self.streams.get(core.number)) is not None and known.core is core:
+            elif (known := self._stream_of(core)) is not None:
                 known.wake()
-                if core.is_reset or core.number not in self._core.streams:
-                    self._after(core)
+                self._after(core)
 
     async def _send(self) -> None:
         while True:
@@ -322,7 +327,7 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
             async with self._sending:
                 messages, drained = self._core.take_messages(MESSAGES_A_TURN, trio.current_time())
                 for core in drained:
-                    stream = self.streams.get(core.number)
+                    stream = self._stream_of(core)
                     if stream is not None and core.queue.n_bytes <= SEND_AHEAD_BYTES:
                         stream.drained.set()
                     self._after(core)

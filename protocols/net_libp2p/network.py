@@ -1,5 +1,7 @@
 """The port `protocols.net.Network` over a py-libp2p host."""
 
+import os
+import random
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,6 +18,7 @@ from libp2p.peer.peerstore import PeerStoreError
 from libp2p.rcmgr import Direction
 
 from protocols.errors import DialFailed, Local, ProtocolRefused
+from protocols.gossipsub.shell import Gossip, run_gossip
 from protocols.net import (
     MAX_TOPIC_MESSAGE_BYTES,
     PEER_CHANNEL_CHANGES,
@@ -30,7 +33,6 @@ from protocols.net import (
 from protocols.net_libp2p import mdns
 from protocols.net_libp2p.addresses import MAX_ADDRESSES_PER_PEER, parse, to_id, to_peer, to_texts
 from protocols.net_libp2p.dht import find_providers, prepare, provide
-from protocols.net_libp2p.gossip import Gossip, build_router
 from protocols.net_libp2p.host import MAX_STRANGERS, build_host, hang_up, listen, running, survive
 from protocols.net_libp2p.streams import LibP2pStream
 from protocols.topics import Subscriptions
@@ -41,7 +43,6 @@ DIAL_TIMEOUT_S: Final = 10.0
 HEAD_START_S: Final = 0.25  # of one address before the next is tried beside it (RFC 8305)
 NEGOTIATION_TIMEOUT_S: Final = 10.0
 MAX_KNOWN_PEERS: Final = 4096
-LEAVE_TIMEOUT_S: Final = 1.0
 MAX_REASON_CHARS: Final = 300
 
 log = structlog.get_logger(__name__)
@@ -55,11 +56,13 @@ class NetConfig:
         listen: TCP multiaddrs; a port that is taken is replaced by a free one.
         mdns: Find, and be found by, peers on the local network.
         kad_protocol: The DHT to take part in; `/ipfs/kad/1.0.0` is the public one.
+        first_sequence: For messages of topics: above every number that this identity used before.
     """
 
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4701",)
     mdns: bool = True
     kad_protocol: str = "/ipfs/lan/kad/1.0.0"
+    first_sequence: int = 1
 
 
 @asynccontextmanager
@@ -71,23 +74,19 @@ async def open_network(identity: Identity, config: NetConfig | None = None) -> A
     config = config or NetConfig()
     host = build_host(identity, config.kad_protocol)
     swarm = host.get_network()
-    subscriptions = Subscriptions()
-    router = build_router()
-    gossip = Gossip(host, router, subscriptions)
     dht = KadDHT(host, DHTMode.SERVER, strict_validation=True)
     prepare(dht)
     async with AsyncExitStack() as stack:
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
-        network = LibP2pNetwork(host, dht, gossip, subscriptions, nursery)
+        network = LibP2pNetwork(host, dht, identity, config.first_sequence, nursery)
         swarm.register_notifee(_Notifee(network))
         await stack.enter_async_context(running(swarm))
         stack.push_async_callback(hang_up, swarm)
         refused = [address for address in config.listen if not await listen(swarm, address)]
         if not refused:
-            for service in (dht, gossip, router):
-                await stack.enter_async_context(running(service))
-            await gossip.wait_until_ready()
+            await stack.enter_async_context(running(dht))
+            await nursery.start(run_gossip, network.gossip)
             if config.mdns:
                 nursery.start_soon(partial(survive, mdns.discover, network, restart=True))
             yield network
@@ -98,9 +97,7 @@ async def open_network(identity: Identity, config: NetConfig | None = None) -> A
 class LibP2pNetwork:
     """A node on the real network. See `protocols.net.Network` for what each method promises."""
 
-    def __init__(
-        self, host: Any, dht: Any, gossip: Gossip, subscriptions: Subscriptions, nursery: trio.Nursery
-    ) -> None:
+    def __init__(self, host: Any, dht: Any, identity: Identity, first_sequence: int, nursery: trio.Nursery) -> None:
         peer = to_peer(host.get_id())
         if peer is None:
             raise Local("the host has no identity")
@@ -108,8 +105,9 @@ class LibP2pNetwork:
         self._host = host
         self._swarm = host.get_network()
         self._dht = dht
-        self._gossip = gossip
-        self._subscriptions = subscriptions
+        self._subscriptions = Subscriptions()
+        rng = random.Random(os.urandom(16))
+        self.gossip: Final = Gossip(self, identity, self._subscriptions, self._is_dialled, rng, first_sequence)
         self._nursery = nursery
         self._dialling: dict[PeerId, trio.Event] = {}
         self._known: OrderedDict[PeerId, list[str]] = OrderedDict()
@@ -162,8 +160,10 @@ class LibP2pNetwork:
         if peer in self._told:
             self._remember(peer, self.peer_addresses(peer))
             self._told.discard(peer)
+            self.gossip.went(peer)
         else:
             self._told.add(peer)
+            self.gossip.came(peer)
         self._watchers.send(PeerChange(peer, peer in self._told))
 
     async def connect(self, info: PeerInfo) -> None:
@@ -222,7 +222,9 @@ class LibP2pNetwork:
 
     def protect(self, peers: Iterable[PeerId]) -> None:
         """See `Network`."""
-        self._protected = frozenset(map(to_id, peers))
+        named = list(peers)
+        self._protected = frozenset(map(to_id, named))
+        self.gossip.protect(named)
 
     def turn_away(self, connection: Any) -> bool:
         """Close a new connection when it is a stranger's and strangers have their share of places. Returns: whether."""
@@ -233,6 +235,10 @@ class LibP2pNetwork:
             log.info("stranger_turned_away", peer=str(connection.muxed_conn.peer_id), limit=MAX_STRANGERS)
             self._nursery.start_soon(survive, connection.close)
         return is_over
+
+    def _is_dialled(self, peer: PeerId) -> bool:
+        """Did we make a connection to this peer?"""
+        return any(each.direction is Direction.OUTBOUND for each in self._swarm.get_connections(to_id(peer)))
 
     def _is_strangers(self, connection: Any) -> bool:
         return connection.direction is Direction.INBOUND and connection.muxed_conn.peer_id not in self._protected
@@ -274,27 +280,26 @@ class LibP2pNetwork:
     ) -> AsyncIterator[trio.MemoryReceiveChannel[TopicMessage]]:
         """See `Network`."""
         with self._subscriptions.join(topic, is_valid) as channel:
-            self._gossip.set_topic_validator(topic, self._gossip.judge, False)
-            await self._gossip.subscribe(topic)
+            self.gossip.join(topic)
+            await trio.lowlevel.checkpoint()
             try:
                 yield channel
             finally:
                 channel.close()
         if topic not in self._subscriptions.topics():
-            with trio.CancelScope(deadline=trio.current_time() + LEAVE_TIMEOUT_S, shield=True):
-                await self._gossip.unsubscribe(topic)
-            self._gossip.remove_topic_validator(topic)
+            self.gossip.leave(topic)
 
     async def publish(self, topic: str, data: bytes) -> None:
         """See `Network`."""
         if len(data) > MAX_TOPIC_MESSAGE_BYTES:
             raise Local(f"a message of {len(data)} bytes on {topic}; the limit is {MAX_TOPIC_MESSAGE_BYTES}")
-        await survive(self._gossip.publish, topic, data)
+        self.gossip.publish(topic, data)
+        await trio.lowlevel.checkpoint()
 
     def topic_peers(self, topic: str) -> list[PeerId]:
         """See `Network`."""
-        subscribed = self._gossip.peer_topics.get(topic, ())
-        return [peer for peer in self.peers() if to_id(peer) in subscribed]
+        listeners = self.gossip.router.listeners(topic)
+        return [peer for peer in self.peers() if peer in listeners]
 
     async def provide(self, cid: Cid) -> None:
         """See `Network`."""

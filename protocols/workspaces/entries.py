@@ -6,25 +6,33 @@ other entry stands in the scope `workspaces/<that CID>`. Entries name each other
 agents/WORKSPACES.md says who may sign what, and what follows from it.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-from protocols.adapters import read_link
+from protocols.content import content_of as content_of  # for those who sign
+from protocols.content import read_content
 from protocols.entry import Entry
 from protocols.errors import Malformed, Remote, TooBig
 from storage.cid import Cid
-from storage.keys import InvalidPeerId, PeerId
+from storage.keys import PeerId
+from storage.sealed.keys import WRAP_BYTES
 
 ROOT_KIND: Final = "workspace"
 ROOT_SCOPE: Final = "workspaces"
+
+PRIVATE_FORMAT: Final = 2
 
 MAX_BODY_BYTES: Final = 64 << 10  # what is larger belongs in content of its own, linked from the entry
 MAX_TEXT_CHARS: Final = 16 << 10
 MAX_TITLE_CHARS: Final = 200
 MAX_REASON_CHARS: Final = 500
 MAX_MEMBERS: Final = 512
+MAX_KEYED: Final = 400  # of one key of a private workspace: they have to fit into one body
+MAX_GIVEN: Final = 256
+COMMITMENT_BYTES: Final = 32
 MAX_SEQUENCE: Final = 1 << 20
 MAX_PATTERNS: Final = 16
 MAX_GRANTS: Final = 64
@@ -44,6 +52,7 @@ UnixS = Annotated[int, Meta(ge=0, le=1 << 40)]
 Weight = Annotated[int, Meta(ge=0, le=MAX_WEIGHT)]
 Term = Annotated[int, Meta(ge=0, le=MAX_TERM)]
 Step = Annotated[int, Meta(ge=0, le=MAX_STEP)]
+Wrapped = Annotated[bytes, Meta(min_length=WRAP_BYTES, max_length=WRAP_BYTES)]
 Links = Annotated[tuple[Cid, ...], Meta(min_length=1, max_length=MAX_GRANTS)]
 
 
@@ -65,12 +74,23 @@ class BadSequence(Remote):
     code = "bad_sequence"
 
 
-class Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A workspace begins: its author owns it."""
+class Full(Remote):
+    """The workspace has as many members as one can have. Who has more to let in begins another."""
 
-    format: Literal[1] = 1
+    code = "full"
+
+
+class Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A workspace begins: its author owns it. Format 2 is private: what its members say is sealed."""
+
+    format: Literal[1, 2] = 1
     title: Annotated[str, Meta(min_length=1, max_length=MAX_TITLE_CHARS)]
     created_unix_s: UnixS
+
+    @property
+    def is_private(self) -> bool:
+        """Is what members say sealed?"""
+        return self.format == PRIVATE_FORMAT
 
 
 class Statement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -221,12 +241,31 @@ class Accept(Statement, frozen=True):
     commit: Cid
 
 
+class Rekey(Statement, frozen=True):
+    """From now on what is said is sealed under this key, which is here for these members; known by `commitment`."""
+
+    kind = "rekey"
+
+    commitment: Annotated[bytes, Meta(min_length=COMMITMENT_BYTES, max_length=COMMITMENT_BYTES)]
+    wraps: Annotated[tuple[tuple[PeerId, Wrapped], ...], Meta(min_length=1, max_length=MAX_KEYED)]
+
+
+class Give(Statement, frozen=True):
+    """Keys that others have, by the entries that began them, for one more member: so that it reads the past."""
+
+    kind = "give"
+
+    audience: PeerId
+    keys: Annotated[tuple[tuple[Cid, Wrapped], ...], Meta(min_length=1, max_length=MAX_GIVEN)]
+
+
 S = TypeVar("S", bound=msgspec.Struct)
 T = TypeVar("T", bound=Statement)
 STATEMENTS: Final = {
     form.kind: form
     for form in (
         Grant, Join, Leave, Revoke, Say, Put, Drop, Propose, Vote, Close, Claim, Endorse, Begin, Commit, Accept,
+        Rekey, Give,
     )
 }  # fmt: skip
 
@@ -236,11 +275,6 @@ def scope_of(workspace: Cid) -> str:
     return f"{ROOT_SCOPE}/{workspace}"
 
 
-def content_of(statement: msgspec.Struct) -> dict[str, Any]:
-    """The content of the entry that says this: links stay links, peers are bytes."""
-    return {name: _plain(getattr(statement, name)) for name in statement.__struct_fields__}
-
-
 def read_root(entry: Entry) -> Root:
     """The root that an entry is. Raises: TooBig, Malformed."""
     if (entry.kind, entry.scope, entry.prev) != (ROOT_KIND, ROOT_SCOPE, ()):
@@ -248,15 +282,16 @@ def read_root(entry: Entry) -> Root:
     return _read(entry, Root)
 
 
-def read_statement(entry: Entry, workspace: Cid) -> Statement:
-    """What an entry of this workspace says. Raises: TooBig, Foreign, Malformed."""
+def read_statement(entry: Entry, workspace: Cid, content: Mapping[str, Any] | None = None) -> Statement:
+    """What an entry of this workspace says; `content` where it is not what stands there. Raises: TooBig, Foreign,
+    Malformed."""
     if entry.scope != scope_of(workspace):
         raise Foreign(f"the entry {entry.cid} belongs to {entry.scope}, not to the workspace {workspace}")
     if entry.kind not in STATEMENTS:
         raise Malformed(f"nothing in a workspace is called {entry.kind}")
     if entry.recipient is not None and entry.kind != Say.kind:
         raise Malformed(f"a {entry.kind} is for everybody, and names no recipient")
-    statement: Statement = _read(entry, STATEMENTS[entry.kind])
+    statement: Statement = _read(entry, STATEMENTS[entry.kind], content)
     _check_sets(statement)
     return statement
 
@@ -264,10 +299,7 @@ def read_statement(entry: Entry, workspace: Cid) -> Statement:
 def check(statement: T) -> T:
     """The same statement, when others will accept it, but for its size. Raises: Malformed."""
     _check_sets(statement)
-    try:
-        return msgspec.convert(content_of(statement), type(statement), dec_hook=_revive)
-    except msgspec.ValidationError as error:
-        raise Malformed(f"not a {type(statement).__name__.lower()}: {error}") from None
+    return read_content(content_of(statement), type(statement), _name_of(type(statement)), every_field=True)
 
 
 def _check_sets(statement: Statement) -> None:
@@ -279,6 +311,8 @@ def _check_sets(statement: Statement) -> None:
             _check_set(statement.closers)
             if len(statement.options) < 2 or len(set(statement.options)) < len(statement.options):
                 raise Malformed("a proposal has two options or more, no two alike")
+        case Rekey(wraps=pairs) | Give(keys=pairs):
+            _check_set(tuple(name for name, _ in pairs))
         case Vote():
             if len(set(statement.ranking)) < len(statement.ranking):
                 raise Malformed("a vote names an option twice")
@@ -290,27 +324,12 @@ def _check_set(values: tuple[Any, ...]) -> None:
         raise Malformed("a list of an entry is not sorted, or names something twice")
 
 
-def _read(entry: Entry, form: type[S]) -> S:
+def _read(entry: Entry, form: type[S], other: Mapping[str, Any] | None = None) -> S:
     if len(entry.body_block) > MAX_BODY_BYTES:
         raise TooBig(f"a body of {len(entry.body_block)} bytes; the limit in a workspace is {MAX_BODY_BYTES}")
-    if entry.content.keys() != set(form.__struct_fields__):
-        raise Malformed(f"a {form.__name__.lower()} lacks a field, or has one too many")
-    try:
-        return msgspec.convert(entry.content, form, dec_hook=_revive)
-    except msgspec.ValidationError as error:
-        raise Malformed(f"not a {form.__name__.lower()}: {error}") from None
+    content = entry.content if other is None else other
+    return read_content(content, form, _name_of(form), every_field=True)
 
 
-def _plain(value: object) -> object:
-    if isinstance(value, PeerId):
-        return bytes(value)
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _revive(form: type, value: object) -> object:
-    if form is PeerId and type(value) is bytes:
-        try:
-            return PeerId(value)
-        except InvalidPeerId as error:
-            raise ValueError(str(error)) from None
-    return read_link(form, value)
+def _name_of(form: type[msgspec.Struct]) -> str:
+    return f"a {form.__name__.lower()}"

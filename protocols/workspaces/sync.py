@@ -11,30 +11,30 @@ is known of those is said by `heads`: entry blocks that nothing known links to, 
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from itertools import pairwise
 from typing import Annotated, Final, NamedTuple, cast
 
 import trio
 from msgspec import Meta
 
-from protocols.entry import Entry, open_entry
-from protocols.errors import Malformed
-from protocols.framing import read_frame
+from protocols.entry import Entry
 from protocols.message import Message, decode, encode
 from protocols.net import Network, Stream
 from protocols.telling import (
     ANSWER_TIMEOUT_S,
     DIGEST_BYTES,
-    MAX_TOLD_BYTES,
-    MAX_WHERE_BYTES,
     Digest,
     Here,
     Mark,
-    Told,
     Where,
+    ask_first,
+    ask_where,
     asked,
+    check_marks,
+    marks_of,
+    read_question,
     read_told,
     say,
+    say_where,
     tell,
 )
 from protocols.workspaces.entries import MAX_MEMBERS, MAX_SEQUENCE
@@ -47,9 +47,7 @@ WHAT: Final = "workspace"
 MAX_ASK_BYTES: Final = 96 << 10
 MAX_HEADS: Final = 512
 MAX_ANSWERS: Final = 1024
-MAX_ANSWER_BYTES: Final = 8 << 20
 MAX_WAIT_S: Final = 20.0
-ASK_TIMEOUT_S: Final = 15.0
 
 Height = Annotated[int, Meta(ge=1, le=MAX_SEQUENCE + 1)]
 
@@ -109,10 +107,7 @@ def read_ask(data: bytes) -> Ask | AskRoot | AskMembers:
     """A question in its one form. Raises: TooBig, Malformed."""
     question = cast(Ask | AskRoot | AskMembers, decode(data, (Ask, AskRoot, AskMembers), MAX_ASK_BYTES))
     if isinstance(question, Ask):
-        if any(left >= right for left, right in pairwise(question.authors)):
-            raise Malformed("the peers of a question are not sorted, or one stands twice")
-        if not len(question.authors) == len(question.heights) == len(question.latest):
-            raise Malformed("a question does not say of each author how far it is known")
+        check_marks(question.authors, question.heights, question.latest)
     return question
 
 
@@ -141,40 +136,25 @@ async def ask(
     with trio.fail_after(question.wait_s + ANSWER_TIMEOUT_S):
         async with asked(network, peer, PROTOCOL, encode(question, MAX_ASK_BYTES), MAX_ASK_BYTES, WHAT) as stream:
             on_here()
-            return await read_told(stream, MAX_ANSWERS, MAX_ANSWER_BYTES)
+            return await read_told(stream, MAX_ANSWERS)
 
 
 async def ask_root(network: Network, peer: PeerId, workspace: Cid) -> Entry:
     """The root of a workspace, from `peer`. Raises: as `ask`."""
     question = encode(AskRoot(workspace=workspace), MAX_ASK_BYTES)
-    with trio.fail_after(ANSWER_TIMEOUT_S):
-        async with asked(network, peer, PROTOCOL, question, MAX_ASK_BYTES, WHAT) as stream:
-            data = await read_frame(stream, MAX_TOLD_BYTES)
-    if data is None:
-        raise Malformed(f"{peer} did not give the root of {workspace}")
-    told = decode(data, Told, MAX_TOLD_BYTES)
-    entry = open_entry(told.entry, told.body)
-    if entry.body_cid != workspace:
-        raise Malformed(f"{peer} gave another root than that of {workspace}")
-    return entry
+    return await ask_first(network, peer, PROTOCOL, question, MAX_ASK_BYTES, WHAT, workspace)
 
 
 async def ask_members(network: Network, peer: PeerId, workspace: Cid) -> list[Where]:
     """Where `peer` knows members to be. Raises: as `ask`."""
     question = encode(AskMembers(workspace=workspace), MAX_ASK_BYTES)
-    found: list[Where] = []
-    with trio.fail_after(ANSWER_TIMEOUT_S):
-        async with asked(network, peer, PROTOCOL, question, MAX_ASK_BYTES, WHAT) as stream:
-            while len(found) < MAX_MEMBERS and (data := await read_frame(stream, MAX_WHERE_BYTES)) is not None:
-                found.append(decode(data, Where, MAX_WHERE_BYTES))
-    return found
+    return await ask_where(network, peer, PROTOCOL, question, MAX_ASK_BYTES, WHAT, MAX_MEMBERS)
 
 
 async def answer(stream: Stream, desk_of: FindDesk) -> None:
     """Answer one question. Raises: what reading and writing raise."""
-    with trio.move_on_after(ASK_TIMEOUT_S) as patience:
-        data = await read_frame(stream, MAX_ASK_BYTES)
-    if patience.cancelled_caught or data is None:
+    data = await read_question(stream, MAX_ASK_BYTES)
+    if data is None:
         return
     question = read_ask(data)
     desk = desk_of(stream.peer, question.workspace)
@@ -187,19 +167,18 @@ async def answer(stream: Stream, desk_of: FindDesk) -> None:
             case Ask():
                 entries = await _lacking(desk, question)
                 if desk_of(stream.peer, question.workspace) is not None:  # it may have been revoked while it waited
-                    await tell(stream, entries, MAX_ANSWERS, MAX_ANSWER_BYTES)
+                    await tell(stream, entries, MAX_ANSWERS)
             case AskRoot():
-                await tell(stream, [desk.root], 1, MAX_ANSWER_BYTES)
+                await tell(stream, [desk.root], 1)
             case AskMembers():
-                for _, where in zip(range(MAX_MEMBERS), desk.where(), strict=False):
-                    await say(stream, where)
+                await say_where(stream, desk.where(), MAX_MEMBERS)
         await stream.finish()
 
 
 async def _lacking(desk: Desk, question: Ask) -> Sequence[Entry]:
     """What the asker lacks, once there is something of it."""
-    marks = map(Mark, question.heights, question.latest)
-    known = Known(dict(zip(question.authors, marks, strict=True)), question.heads)
+    marks = marks_of(question.authors, question.heights, question.latest)
+    known = Known(marks, question.heads)
     found = desk.since(known)
     with trio.move_on_after(question.wait_s):
         while not found:

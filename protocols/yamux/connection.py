@@ -12,6 +12,7 @@ import math
 from collections import deque
 from typing import Final, NamedTuple
 
+from protocols.bucket import Bucket
 from protocols.errors import Malformed, StreamBroken, TooBig
 from protocols.yamux.frames import (
     ACK,
@@ -38,12 +39,16 @@ MIN_FRAME_ROOM_BYTES: Final = 1024  # a message with less room than that is clos
 MAX_INBOUND: Final = 256  # streams that the peer opened
 MAX_BACKLOG: Final = 64  # of these, not accepted yet
 MAX_OUTBOUND: Final = 1024  # streams that we opened
+MAX_OPENINGS: Final = 8192  # by the peer, in a burst; as many again in:
+MAX_WASTED: Final = 1024  # of these it broke off, or there was no room for them; as many again in:
+REFILL_S: Final = 16.0
 MAX_CONTROL_BYTES: Final = 64 << 10  # answers that wait for a peer which does not read
 KEEPALIVE_S: Final = 30.0
 DEAD_S: Final = 60.0  # a peer that says nothing for so long after a ping is gone
 MIN_RTT_S: Final = 0.05  # an idle loop answers faster than a busy one; a window that is too small costs more
 CLOSE_S: Final = 5.0  # a stream that we closed waits so long for the peer's end, then it is reset
-STALL_S: Final = 60.0  # one that we closed with data queued may rest so long
+STALL_S: Final = 60.0  # one that we closed with data queued may rest so long,
+LINGER_S: Final = 600.0  # and take so long in all: a peer that is granted bytes one by one would keep it for ever
 MAX_DISCARDED_BYTES: Final = 1 << 20  # what may still come on a stream that we closed
 
 
@@ -81,6 +86,8 @@ class Connection:
         self._highest_of_peer = 0
         self._n_inbound = 0
         self._backlog: set[int] = set()
+        self._openings = Bucket(MAX_OPENINGS, REFILL_S, now_s)
+        self._wasted = Bucket(MAX_WASTED, REFILL_S, now_s)
         self._control = bytearray()
         self._grants: dict[int, Stream] = {}
         self._ready: deque[Stream] = deque()
@@ -145,7 +152,7 @@ class Connection:
                 self._begin_body(header, stream, now_s, events)
             else:
                 if stream is not None:
-                    self._widen(stream, header.length, now_s)
+                    self._widen(stream, header.length)
                 self._take_flags(stream, header.flags, now_s, events)
 
     def _check_known(self, number: int) -> None:
@@ -159,7 +166,9 @@ class Connection:
         if number % 2 == self._is_client or number in self.streams:
             raise Malformed(f"a peer opened stream {number}, which is not its own or stands open")
         self._highest_of_peer = max(self._highest_of_peer, number)
+        _spend(self._openings, now_s, "opens streams faster than anybody could answer them")
         if self._n_inbound >= MAX_INBOUND or len(self._backlog) >= MAX_BACKLOG or self._is_over:
+            _spend(self._wasted, now_s, "opens stream after stream for which there is no room")
             self._say(WINDOW, RST, number, 0)
             return
         stream = self.streams[number] = Stream(number, granted_s=now_s, progress_s=now_s)
@@ -187,6 +196,7 @@ class Connection:
                 stream.n_discarded += len(data)
                 if stream.n_discarded > MAX_DISCARDED_BYTES:
                     self.reset(stream)
+                    events.append(Changed(stream))
             else:
                 self._account.hold(len(data))
                 stream.unread.put(data)
@@ -199,6 +209,8 @@ class Connection:
         if stream is None or not flags & (FIN | RST):
             return
         if flags & RST and not stream.is_reset:
+            if stream.number % 2 != self._is_client:
+                _spend(self._wasted, now_s, "opens streams and breaks them off, again and again")
             stream.is_reset = True
             stream.queue.clear()
             if not stream.has_ended:  # what came before an end is whole, and may still be read
@@ -207,9 +219,8 @@ class Connection:
         events.append(Changed(stream))
         self._forget_if_over(stream)
 
-    def _widen(self, stream: Stream, n_bytes: int, now_s: float) -> None:
+    def _widen(self, stream: Stream, n_bytes: int) -> None:
         stream.send_window_bytes += n_bytes
-        stream.progress_s = now_s
         if stream.send_window_bytes > MAX_NUMBER:
             raise Malformed(f"a peer widened the window of stream {stream.number} beyond {MAX_NUMBER}")
         self._line_up(stream)
@@ -224,20 +235,20 @@ class Connection:
     # --- what the node does
 
     def open(self, now_s: float) -> Stream:
-        """Open a stream; one may write on it at once. Raises: StreamBroken."""
+        """Open a stream; one may write on it at once. Raises: StreamBroken, TooBig (the peer does not read)."""
         if self.is_going or self._is_over:
             raise StreamBroken("the peer takes no more streams on this connection")
         if len(self.streams) - self._n_inbound >= MAX_OUTBOUND or self._next_number > MAX_NUMBER:
             raise StreamBroken(f"{MAX_OUTBOUND} streams to this peer are open; close some")
         number = self._next_number
+        self._say(WINDOW, SYN, number, 0)
         self._next_number += 2
         stream = self.streams[number] = Stream(number, granted_s=now_s, progress_s=now_s)
-        self._say(WINDOW, SYN, number, 0)
         return stream
 
     def accept(self, stream: Stream) -> None:
         """Take a stream that the peer opened."""
-        if stream.number in self._backlog:
+        if self._is_known(stream) and stream.number in self._backlog:
             self._backlog.discard(stream.number)
             self._say(WINDOW, ACK, stream.number, 0)
 
@@ -280,10 +291,11 @@ class Connection:
     def close(self, stream: Stream, now_s: float) -> None:
         """Finish, read no more, and forget the stream when the peer has ended it too, or took too long to."""
         self.finish(stream)
-        stream.is_abandoned = True
-        stream.progress_s = now_s
+        if not stream.is_abandoned:
+            stream.is_abandoned = True
+            stream.progress_s = stream.closed_s = now_s
         self._discard(stream)
-        if stream.number in self.streams:
+        if self._is_known(stream):
             self._closing[stream.number] = stream
         self._forget_if_over(stream)
 
@@ -292,7 +304,7 @@ class Connection:
         if not stream.is_reset:
             stream.is_reset = True
             stream.queue.clear()
-            if stream.number in self.streams and not self._is_over:
+            if self._is_known(stream) and not self._is_over:
                 self._say(WINDOW, RST, stream.number, 0)
         self._discard(stream)
         self._forget_if_over(stream)
@@ -311,7 +323,8 @@ class Connection:
         self._grants.clear()
         self._closing.clear()
         self._account.close()
-        self._control = self._control[: MESSAGE_BYTES // HEADER_BYTES * HEADER_BYTES]
+        # One message takes it all, for a shell sends one more at most.
+        self._control = self._control[: (MESSAGE_BYTES // HEADER_BYTES - 1) * HEADER_BYTES]
         self._control += pack(GO_AWAY, 0, 0, code)
 
     # --- time
@@ -342,7 +355,8 @@ class Connection:
         return [Changed(stream) for stream in late]
 
     def _closes_at_s(self, stream: Stream) -> float:
-        return stream.progress_s + (CLOSE_S if stream.is_finished else STALL_S)
+        rest_s = CLOSE_S if stream.is_finished else STALL_S
+        return min(stream.progress_s + rest_s, stream.closed_s + LINGER_S)
 
     # --- what goes out
 
@@ -423,13 +437,17 @@ class Connection:
 
     # --- the end of streams
 
+    def _is_known(self, stream: Stream) -> bool:
+        """Does its number still stand for it? A peer may open a stream that it broke off once more."""
+        return self.streams.get(stream.number) is stream
+
     def _discard(self, stream: Stream) -> None:
         self._account.release(0 if self._is_over else stream.unread.n_bytes)
         stream.unread.clear()
 
     def _forget_if_over(self, stream: Stream) -> None:
         """Let go of a stream on which nothing is left to happen."""
-        if not stream.is_over() or self.streams.get(stream.number) is not stream:
+        if not stream.is_over() or not self._is_known(stream):
             return
         del self.streams[stream.number]
         self._closing.pop(stream.number, None)
@@ -439,3 +457,10 @@ class Connection:
             self._account.narrow(stream.target_bytes - INITIAL_WINDOW_BYTES)
         if stream.number % 2 != self._is_client:
             self._n_inbound -= 1
+
+
+def _spend(bucket: Bucket, now_s: float, what: str) -> None:
+    """Let a peer do something that costs us more than it. Raises: TooBig when it does it all the time."""
+    if bucket.wait_s(1, now_s) > 0:
+        raise TooBig(f"a peer {what}")
+    bucket.take(1, now_s)

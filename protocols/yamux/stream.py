@@ -87,7 +87,8 @@ class Stream:
     receive_window_bytes: int = INITIAL_WINDOW_BYTES
     target_bytes: int = INITIAL_WINDOW_BYTES
     granted_s: float = 0.0
-    progress_s: float = 0.0
+    progress_s: float = 0.0  # when something of it was sent last
+    closed_s: float = 0.0
     unread: Pieces = field(default_factory=Pieces)
     queue: Pieces = field(default_factory=Pieces)
     is_ready: bool = False  # stands in line to send

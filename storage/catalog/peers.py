@@ -129,6 +129,11 @@ class PeerBook:
             rows = self._database.read("SELECT peer, name, is_kept, heard_unix_s FROM peers WHERE name = ?", (name,))
             return [self._row(*row) for row in rows]
 
+    def names(self) -> dict[PeerId, str]:
+        """What the user calls the peers that he gave a name."""
+        rows = self._database.read("SELECT peer, name FROM peers WHERE name IS NOT NULL")
+        return {PeerId(peer): name for peer, name in rows}
+
     def kept(self) -> list[PeerRow]:
         """The peers that the user added or trusted."""
         with self._database.transaction():

@@ -24,6 +24,7 @@ from storage.sealed.root import MAX_RECIPIENTS, Content, Root
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 24
 TAG_BYTES: Final = 16
+WRAP_BYTES: Final = KEY_BYTES + KEY_BYTES + TAG_BYTES
 _NO_NONCE: Final = bytes(NONCE_BYTES)  # for a key that is used once
 _STREAM, _ROSTER, _COMMITMENT, _WRAP = (
     f"covey-seal-{purpose}1".encode() for purpose in ("strm", "rstr", "cmit", "wrap")
@@ -116,14 +117,19 @@ def wrap(content_key: bytes, peer: PeerId, binding: bytes, entropy: Entropy) -> 
 
 def unwrap(root: Root, identity: Identity) -> bytes | None:
     """The content key, if a wrap was made for this identity; None where none was. Tries each."""
-    binding, own_key = root.content.binding, identity.peer_id.exchange_key
     for wrapped in root.wraps:
-        ephemeral, ciphertext = wrapped[:KEY_BYTES], wrapped[KEY_BYTES:]
-        try:
-            shared = identity.agree(ephemeral)
-        except InvalidKey:
-            continue
-        content_key = decrypt(derive(shared, _WRAP, ephemeral + own_key + binding), _NO_NONCE, ciphertext, binding)
+        content_key = open_wrap(wrapped, identity, root.content.binding)
         if content_key is not None and fits(root.content, content_key):
             return content_key
     return None
+
+
+def open_wrap(wrapped: bytes, identity: Identity, binding: bytes) -> bytes | None:
+    """The key in a wrap, if it was made for this identity and binding."""
+    ephemeral, ciphertext = wrapped[:KEY_BYTES], wrapped[KEY_BYTES:]
+    try:
+        shared = identity.agree(ephemeral)
+    except InvalidKey:
+        return None
+    key = derive(shared, _WRAP, ephemeral + identity.peer_id.exchange_key + binding)
+    return decrypt(key, _NO_NONCE, ciphertext, binding)

@@ -9,7 +9,7 @@ import msgspec
 from storage.blockstore import MadeBlock
 from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
-from storage.errors import BrokenSeal, InvalidBlock, TooLarge, UnknownSeal
+from storage.errors import BrokenSeal, InvalidBlock, NotSealed, TooLarge, UnknownSeal
 
 KIND: Final = "covey/sealed"
 VERSION: Final = 1
@@ -71,17 +71,17 @@ class _Root(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def decode(cid: Cid, data: bytes) -> Root:
-    """Read a root. Raises: UnknownSeal for another version, BrokenSeal for what is no root, TooLarge."""
+    """Read a root. Raises: NotSealed; UnknownSeal for another version, BrokenSeal for what is no root, TooLarge."""
     if cid.codec != DAG_CBOR:
-        raise BrokenSeal(f"{cid} is not sealed content; to get it as it is: covey get {cid}")
+        raise NotSealed(f"{cid} is not sealed; to get it as it is: covey get {cid}")
     if len(data) > MAX_ROOT_BYTES:
         raise TooLarge(f"a sealed root of {len(data)} bytes; the limit is {MAX_ROOT_BYTES}")
     try:
         value = dag_cbor.decode(data)
     except InvalidBlock as error:
-        raise BrokenSeal(f"{cid} is not sealed content: {error}") from None
+        raise NotSealed(f"{cid} is not sealed: {error}") from None
     if not isinstance(value, dict) or value.get("kind") != KIND:
-        raise BrokenSeal(f"{cid} is not sealed content")
+        raise NotSealed(f"{cid} is not sealed; to see it as it is: covey dag get {cid}")
     if value.get("version") != VERSION:
         raise UnknownSeal(f"{cid} is sealed in version {_short(value.get('version'))}; this Covey knows {VERSION}")
     try:

@@ -144,7 +144,7 @@ class Ours:
             self.batch.start(request, replies[row].append, lambda: False)
         while not self.batch.is_idle:
             self.batch.step()
-        self.batch.release()
+        self.batch._prefixes.shrink(0)
         self.said = ["".join(reply.text for reply in row if isinstance(reply, Token)) for row in replies]
 
 

@@ -3,7 +3,7 @@
 N nodes in one process, each linked to the one before and two earlier ones, signed messages of 200 bytes published in
 turn at a fixed rate. CPU of the whole process from the first message to the last delivery, by deliveries to
 subscribers: whatever the mesh sends twice is in it. Once as Covey does it; once with py-libp2p's muxer, noise and
-pubsub, in processes of their own.
+GossipSub, in processes of their own.
 """
 
 import argparse
@@ -15,7 +15,8 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import trio
@@ -27,31 +28,83 @@ LINKS = 3
 MAKES = {"Covey": "covey", "py-libp2p": "stock"}
 
 
-def use_stock() -> None:
-    """Give the host py-libp2p's own muxer, noise and pubsub."""
+@asynccontextmanager
+async def open_covey() -> AsyncIterator[Any]:
+    """A node of Covey's."""
+    from protocols.net_libp2p import NetConfig, open_network
+    from storage.keys import Identity
+
+    async with open_network(Identity.generate(), NetConfig(("/ip4/127.0.0.1/tcp/0",), mdns=False)) as node:
+        yield node
+
+
+class StockNode:
+    """What the benchmark asks of a node, by py-libp2p's host and pubsub."""
+
+    def __init__(self, host: Any, pubsub: Any) -> None:
+        self._host, self._pubsub = host, pubsub
+
+    def addresses(self) -> list[str]:
+        return [str(address) for address in self._host.get_addrs()]
+
+    async def connect(self, info: Any) -> None:
+        from libp2p.peer.peerinfo import info_from_p2p_addr
+        from multiaddr import Multiaddr
+
+        await self._host.connect(info_from_p2p_addr(Multiaddr(f"{info.addresses[0]}/p2p/{info.peer}")))
+
+    @asynccontextmanager
+    async def subscribe(self, topic: str) -> AsyncIterator[Any]:
+        subscription = await self._pubsub.subscribe(topic)
+
+        async def messages() -> AsyncIterator[Any]:
+            while True:
+                message = await subscription.get()
+                if message.from_id != self._host.get_id().to_bytes():
+                    yield message
+
+        yield messages()
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        await self._pubsub.publish(topic, data)
+
+
+@asynccontextmanager
+async def open_stock() -> AsyncIterator[Any]:
+    """A node of py-libp2p's: its own muxer, noise and GossipSub; only its limit of ten messages a second is off."""
+    from libp2p.custom_types import TProtocol
     from libp2p.pubsub.gossipsub import GossipSub
     from libp2p.pubsub.pubsub import Pubsub
     from libp2p.security.noise.transport import Transport
     from libp2p.stream_muxer.yamux.yamux import Yamux
 
-    from protocols.net_libp2p import gossip, host
-
-    host.Muxer, host.Noise = Yamux, Transport  # type: ignore[misc,assignment]
-    gossip._patch = lambda: None
-    gossip.Router = GossipSub  # type: ignore[misc]
-    gossip.Gossip.write_msg, gossip.Gossip.get_hello_packet = Pubsub.write_msg, Pubsub.get_hello_packet
-
-
-async def run(n_nodes: int, rate: int, n_messages: int) -> dict[str, float]:
-    from protocols.net import PeerInfo
-    from protocols.net_libp2p import NetConfig, open_network
+    from protocols.net_libp2p import host as hosts
     from storage.keys import Identity
 
-    config = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False)
+    hosts.Muxer, hosts.Noise = Yamux, Transport  # type: ignore[misc,assignment]
+    host = hosts.build_host(Identity.generate(), "/ipfs/lan/kad/1.0.0")
+    router = GossipSub(
+        protocols=[TProtocol("/meshsub/1.2.0"), TProtocol("/meshsub/1.1.0")],
+        degree=6, degree_low=4, degree_high=12, heartbeat_interval=1, spam_protection_enabled=False,
+    )  # fmt: skip
+    pubsub = Pubsub(host, router)
+    swarm = host.get_network()
+    async with hosts.running(swarm), hosts.running(pubsub), hosts.running(router):
+        assert await hosts.listen(swarm, "/ip4/127.0.0.1/tcp/0")
+        await pubsub.wait_until_ready()
+        yield StockNode(host, pubsub)
+
+
+OPENERS = {"covey": open_covey, "stock": open_stock}
+
+
+async def run(make: str, n_nodes: int, rate: int, n_messages: int) -> dict[str, float]:
+    from protocols.net import PeerInfo
+
     rng = random.Random(1)
     delays: list[float] = []
     async with AsyncExitStack() as stack:
-        nodes = [await stack.enter_async_context(open_network(Identity.generate(), config)) for _ in range(n_nodes)]
+        nodes = [await stack.enter_async_context(OPENERS[make]()) for _ in range(n_nodes)]
         channels = [await stack.enter_async_context(node.subscribe(TOPIC)) for node in nodes]
         for number, node in enumerate(nodes[1:], 1):
             for other in {nodes[number - 1], *rng.sample(nodes[:number], min(LINKS - 1, number))}:
@@ -112,8 +165,6 @@ def main() -> None:
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["run", make, n_nodes, rate, n_messages]:
-            if make == "stock":
-                use_stock()
-            print(json.dumps(trio.run(run, int(n_nodes), int(rate), int(n_messages))))
+            print(json.dumps(trio.run(run, make, int(n_nodes), int(rate), int(n_messages))))
         case _:
             main()

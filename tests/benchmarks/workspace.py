@@ -2,9 +2,8 @@
 
 Three parts. Alone: entries signed, verified and merged a second, and how long the fold of them all takes. A run: steps
 with 1 KB outputs committed to a journal that is synced at each, beside LangGraph with its SQLite saver on steps that
-add 1 KB to the state, where .cache/langgraph is an environment that has it (python -m venv .cache/langgraph;
-.cache/langgraph/bin/pip install langgraph langgraph-checkpoint-sqlite). Two nodes in two processes over libp2p: how
-long until an entry of the one is seen by the other, and how many a second go through.
+add 1 KB to the state, in an environment of its own. Two nodes in two processes over libp2p: how long until an entry of
+the one is seen by the other, and how many a second go through.
 """
 
 import argparse
@@ -35,9 +34,9 @@ from protocols.net_libp2p import NetConfig, open_network
 from protocols.workspaces.entries import Claim, Commit, Grant, Join, Put, Root
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
+from tests.interop.strangers import CannotInstall, langgraph_command
 
 ROOT = Path(__file__).parents[2]
-LANGGRAPH = ROOT / ".cache" / "langgraph" / "bin" / "python"
 OUTPUT = "x" * 1000
 N_AUTHORS = 50
 N_PINGS = 200
@@ -121,12 +120,13 @@ async def runs(folder: Path, steps: list[int]) -> None:
 
 
 def langgraph(folder: Path, steps: list[int]) -> None:
-    if not LANGGRAPH.exists():
-        line("LangGraph", f"left out: there is no {LANGGRAPH.relative_to(ROOT)} (see the head of this file)")
+    try:
+        theirs = langgraph_command()
+    except CannotInstall as error:
+        line("LangGraph", f"left out: {error}")
         return
     for n_steps in steps:
-        driver = Path(__file__).with_name("langgraph_driver.py")
-        command = [str(LANGGRAPH), str(driver), str(folder / f"langgraph-{n_steps}.db"), str(n_steps)]
+        command = [*theirs, str(folder / f"langgraph-{n_steps}.db"), str(n_steps)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
         found = json.loads(done.stdout)
         n_bytes, took_ms, cpu_ms = (found[key] / n_steps for key in ("n_bytes", "took_s", "cpu_s"))

@@ -230,9 +230,9 @@ READERS: Final = (
     ),
     Reader(
         "message",
-        lambda data: message.decode(data, Announcement, adapters.MAX_ANNOUNCEMENT_BYTES),
+        lambda data: message.decode(data, Announcement, envelope.MAX_ANNOUNCEMENT_BYTES),
         (Remote,),
-        (message.encode(_ANNOUNCEMENT, adapters.MAX_ANNOUNCEMENT_BYTES),),
+        (message.encode(_ANNOUNCEMENT, envelope.MAX_ANNOUNCEMENT_BYTES),),
     ),
     Reader("entry", entry.read_entry, (Remote,), (_ENTRY.block,)),
     Reader("entry-body", lambda data: entry.open_entry(_ENTRY.block, data), (Remote,), (_ENTRY.body_block,)),

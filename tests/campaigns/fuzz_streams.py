@@ -1,11 +1,15 @@
 """Readers of streams: connections, whole files, and trees of blocks in which one block is a stranger's."""
 
+import random
 from io import BytesIO
 from typing import Final
 
 from agents.adapters import inspect, safetensors_header
 from agents.errors import BadAdapter
 from protocols.errors import Malformed, TooBig
+from protocols.framing import FrameReader
+from protocols.gossipsub import wire as gossip
+from protocols.gossipsub.router import Router
 from protocols.noise import Opener, Sealer
 from protocols.yamux import frames as yamux
 from protocols.yamux.connection import Connection, Opened
@@ -19,6 +23,7 @@ from storage.cid import BLAKE3, DAG_CBOR, DAG_PB, SHA2_512, Cid
 from storage.codecs import dag_cbor, dag_pb
 from storage.codecs.dag_pb import PbLink, PbNode
 from storage.errors import BrokenSeal, InvalidCar, NotFound, StorageError
+from storage.keys import Identity
 from storage.memory import MemoryBlockstore
 from storage.path import PathWalk
 from storage.sealed import stream
@@ -154,6 +159,34 @@ _TENSORS: Final = (
 )
 
 
+_OWN, _STRANGER = Identity(b"o" * 32), Identity(b"s" * 32)
+
+
+def _hear_gossip(data: bytes) -> object:
+    """A node that listens to the topic hears it from a peer that is connected."""
+    router = Router(_OWN, lambda message: True, random.Random(1))
+    router.join("topic", 0.0)
+    router.open_to(_STRANGER.peer_id, gossip.MESHSUB_1_2, False, 0.0)
+    heard = router.receive(_STRANGER.peer_id, data, 0.0)
+    router.heartbeat(1.0)
+    return heard
+
+
+def _gossip() -> tuple[bytes, ...]:
+    ids = [bytes([number]) * 20 for number in range(3)]
+    framed = [
+        gossip.frame_message(gossip.sign(_STRANGER, "topic", 7, b"what it says").raw),
+        gossip.frame_subscriptions(["topic", "another"], True),
+        gossip.frame_have("topic", ids),
+        gossip.frame_want(ids),
+        gossip.frame_graft("topic"),
+        gossip.frame_prune(gossip.Prune("topic", 60)),
+        gossip.frame_dont_want(ids),
+    ]
+    each = [one for packet in framed for one in FrameReader(gossip.MAX_RPC_BYTES).feed(packet)]
+    return (*each, b"".join(each))
+
+
 def _hear_yamux(data: bytes) -> object:
     """A server accepts and reads whatever is opened; the second half of the bytes comes 40 s later."""
     core = Connection(False, Memory(), 0.0)
@@ -182,6 +215,7 @@ _YAMUX: Final = b"".join(
 )
 
 READERS: Final = (
+    Reader("gossip", _hear_gossip, (Malformed, TooBig), _gossip()),
     Reader("yamux", _hear_yamux, (Malformed, TooBig), (_YAMUX,)),
     Reader(
         "noise",

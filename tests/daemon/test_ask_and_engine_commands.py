@@ -11,6 +11,7 @@ from agents.engine import messages
 from agents.engine.client import Health
 from agents.errors import BadAdapter, EngineDied, UnknownName
 from agents.models import Desk
+from daemon.answering import who_answers
 from daemon.api.operations import ask as ask_module
 from daemon.api.operations import engine as engine_module
 from daemon.cli.ask import _Answer
@@ -105,6 +106,7 @@ def node(tmp_path):
         catalog=catalog,
         engine=engine,
         trainer=engine,
+        workshop=engine,
         training_now={"poet"},
         desk=Desk(engine),
         answers=AnswerCache([MemoryAnswers(1 << 20, 1e9)], max_distance=0.0, unix_s=lambda: 1.0),
@@ -160,11 +162,36 @@ async def test_who_names_an_adapter_gets_its_answer_or_an_error_and_never_the_ba
     node.catalog.adapters.upsert(row)
     node.catalog.adapters.set_state(manifest, AdapterState.READY, 2.0, folder=f"/adapters/{manifest}")
     for wish in ("poet", "poet@1", str(manifest)):
-        with pytest.raises(BadAdapter, match="poet cannot be used: its weights are of another model"):
-            await asked(node, adapter=wish)
+        failed = (await asked(node, adapter=wish))[-1]
+        assert (failed.code, failed.text) == (
+            "bad_adapter", "poet cannot be used: its weights are of another model"
+        )  # fmt: skip
     assert node.engine.asked == []
     told = [type(event).__name__ for event in await asked(node, adapter="latest")]
     assert told == ["Refused", "Token", "Finished"]  # who follows the newest goes on with the one before
+
+
+async def test_an_adapter_that_is_named_brings_its_base_with_it(node):
+    other = str(Cid.of(b"other", DAG_CBOR))
+    card = CARD | {"name": "big", "fingerprint": other}
+    node.catalog.models.upsert(
+        ModelRow(name="big", fingerprint=other, folder="/b", source="x", card=card, added_unix_s=1.0)
+    )
+    with pytest.raises(UnknownName, match=r"the usual model, 'smollm2', is not here; there are: big, tiny\. Name one"):
+        await asked(node)
+    assert (await asked(node, model="tiny"))[-1].reason == "stop"
+    about = {"is_own": True, "rank": 2, "n_bytes": 9, "created_unix_s": 1, "heard_unix_s": 1.0}
+    manifest, publisher = Cid.of(b"manifest", DAG_CBOR), make_identity(1, "ann").peer_id
+    node.catalog.adapters.upsert(
+        AdapterRow(manifest=manifest, name="poet", base=other, publisher=publisher, version=1, **about)
+    )
+    node.catalog.adapters.set_state(manifest, AdapterState.READY, 2.0, folder="/adapters/poet")
+    for wish in ("poet", "poet@1", str(manifest)):
+        model, adapter = who_answers(node, None, wish)
+        assert (model.name, adapter.name) == ("big", "poet")
+    for name, wish in (("tiny", "poet"), (None, "nobody")):
+        with pytest.raises(UnknownName, match=f"there is no adapter {wish}"):
+            who_answers(node, name, wish)
 
 
 async def test_what_was_trained_and_not_published_is_told_from_what_is_not_here(node):
@@ -214,7 +241,7 @@ def shown(**changes):
         "dtype": "F32", "n_running": 2, "n_waiting": 1, "tokens_per_s": 41.5, "cache_bytes": 1 << 20,
         "cache_budget_bytes": 64 << 20, "adapters": [{"name": "poet v1", "n_bytes": 2048, "rank": 8, "n_running": 1}],
         "calls": {"generate": 2}, "n_restarts": 2, "n_deaths": 1, "last_death": "the engine died: killed\x1b[2J",
-        "last_death_s_ago": 5.0, "wait_s": 0.0, "trainer": IDLE,
+        "last_death_s_ago": 5.0, "wait_s": 0.0, "trainer": IDLE, "workshop": IDLE, "backend": None,
     }  # fmt: skip
     return "\n".join(engine_lines(known | changes))
 
@@ -232,6 +259,18 @@ def test_the_status_reads_in_lines_and_what_is_unknown_is_left_out():
     assert "may start again" in shown(**unknown, state="waiting", wait_s=4.0)
 
 
+def test_a_backend_comes_first_with_what_is_wrong_with_it():
+    backend = {
+        "url": "http://big:8000/v1", "kind": "vllm", "model": "org/Big\x1b[2J", "name": "Big", "n_running": 3,
+        "adapters": ["poet v1", "covey-bafy"], "trouble": None,
+    }  # fmt: skip
+    first, second, third, fourth, *_ = shown(backend=backend, state="stopped", pid=None, uptime_s=None).split("\n")
+    assert first == "backend   http://big:8000/v1 (vllm), its model org/Big[2J"
+    assert [second.strip(), third.strip()] == ["answers, 3 running", "was given poet v1, covey-bafy"]
+    assert fourth == "engine    stopped: what is not the backend's starts it"
+    assert "does not answer: refused" in shown(backend=backend | {"trouble": "refused", "adapters": []})
+
+
 def test_the_trainer_is_told_of_where_there_is_one_or_was():
     busy = {"pid": 9, "rss_bytes": 1 << 29, "trainings": ["poet"], "calls": {"train": 1, "merge": 1}}
     died = {"last_death": "the engine died: killed\x1b[2J", "last_death_s_ago": 61.0}
@@ -239,6 +278,8 @@ def test_the_trainer_is_told_of_where_there_is_one_or_was():
     assert first == "trainer   process 9, 512.0 MiB in use: training poet, 1 merge"
     assert second.strip() == "died 1 min 1 s ago: the engine died: killed[2J"
     assert "nothing to do" in shown(trainer=IDLE | {"pid": 9})
+    *_, last = shown(workshop=IDLE | died).split("\n")
+    assert last == "workshop  died 1 min 1 s ago: the engine died: killed[2J"
 
 
 def test_what_a_peer_wrote_does_not_move_the_cursor(capsys):

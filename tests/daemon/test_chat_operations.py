@@ -206,6 +206,17 @@ async def test_use_pins_a_version_or_the_base(node, publish):
         await do(node, "open", adapter="nothing")
 
 
+async def test_an_adapter_that_was_named_and_is_gone_before_it_answered_is_told(node, publish):
+    row = publish(1, "poet", is_own=True)
+    opened = await do(node, "open", adapter="poet")
+    node.catalog.adapters.set_state(row.manifest, AdapterState.REMOVED, 3.0)
+    with pytest.raises(UnknownName, match="there is no adapter poet"):
+        await items(node, "say", chat=opened.chat, text="hi")
+    assert (await do(node, "status", chat=opened.chat)).next is None
+    await do(node, "use", chat=opened.chat, adapter="none")
+    assert said(await items(node, "say", chat=opened.chat, text="hi")) == "hi [1]"
+
+
 async def test_a_chat_that_asks_waits_for_agreement(node, publish):
     node.config = Config(chat=ChatConfig(on_new_adapter="ask"))
     opened = await do(node, "open")

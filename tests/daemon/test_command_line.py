@@ -221,7 +221,8 @@ def test_a_stream_that_ends_without_a_result_is_a_failure(daemon, covey):
 
 
 @pytest.mark.parametrize(
-    ("options", "n_tokens", "said"), [((), 256, "--max-tokens"), (("--max-tokens", "600"), 512, "no more room")]
+    ("options", "n_tokens", "said"),
+    [((), 256, "--max-tokens"), (("--max-tokens", "600"), 512, "half of the model's context")],
 )
 def test_an_answer_that_was_cut_says_by_what(daemon, covey, options, n_tokens, said):
     finished = {"type": "finished", "reason": "length", "n_tokens": n_tokens, "cache": "none"}

@@ -2,10 +2,13 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import socket
 import sqlite3
 import sys
+import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -81,6 +84,21 @@ def test_engine_packages_that_are_missing(home, monkeypatch):
     assert (engine.level, engine.text) == ("warn", "torch not installed: no chat and no training here; sharing works")
     assert "pip install" in engine.next_step
     assert models.next_step.startswith("covey model pull")
+
+
+def test_the_packages_looked_for_are_those_that_the_engine_declares():
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    names = [re.split(r"[<>=]", each)[0] for each in declared["project"]["optional-dependencies"]["engine"]]
+    assert sorted(doctor.ENGINE_PACKAGES) == sorted(names)
+
+
+def test_a_backend_stands_for_a_model(home):
+    home.config.parent.mkdir(parents=True, exist_ok=True)
+    home.config.write_text('[backend]\nurl = "http://127.0.0.1:8000/v1"\nkind = "vllm"\nmodel = "org/Big"\n')
+    *_, backend, models = doctor.check_engine(home)
+    assert (backend.level, models.level) == ("ok", "ok")
+    assert backend.text == "http://127.0.0.1:8000/v1 (vllm) answers with its model org/Big"
+    assert models.text == "none here, but the backend's"
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,24 @@
 """`covey fl` on one node: plans that hold and plans that do not, and what each operation says of an experiment."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import trio
 
+from agents.federation import service
 from agents.federation.audit import Refuted, Undecided
+from agents.federation.tensors import BadTensors
 from daemon.api.faults import EXIT_FAILED, EXIT_NOT_FOUND, fault_of
+from daemon.experiments import bring_all, bring_results
+from protocols.errors import NoProviders
+from storage.cid import RAW, Cid
+from storage.errors import DiskFull, OverQuota, StoreFull
 from storage.keys import Identity
 
 OTHER = str(Identity(b"o" * 32).peer_id)
+CIDS = [Cid.of(bytes([n]), RAW) for n in range(3)]
 SETTINGS = {"task": "softmax", "settings": ["n_features=4", "n_classes=3"]}
 ALONE = {"title": "alone", "rounds": 1, "min_participants": 1, **SETTINGS}
 
@@ -99,6 +107,15 @@ async def test_a_plan_that_would_not_hold_is_refused_with_the_reason(node_here, 
     assert node_here.node.rounds.all() == []
 
 
+async def test_a_plan_that_cannot_be_followed_leaves_no_tensors_behind_that_stay_for_ever(node_here, monkeypatch):
+    monkeypatch.setattr(service, "MAX_EXPERIMENTS", 0)
+    assert (await node_here.post("fl/plan", **ALONE)).json["error"]["code"] == "too_many_experiments"
+    assert node_here.node.pins.list() == []
+    monkeypatch.undo()
+    await planned(node_here)
+    assert {pin.name for pin in node_here.node.pins.list()} == {node_here.node.rounds.all()[0].keep.pin}
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -132,7 +149,7 @@ NOISE = '[privacy]\nnoise = "{noise}"\nbound = 1.0\nmultiplier = 1.0\nbudget = {
         (2, 1.0, NOISE.format(noise="distributed"), ""),
         (2, 1.0, NOISE.format(noise="central"), "take distributed noise"),
         (2, 1.0, NOISE.format(noise="examples"), "no task adds noise"),
-        (2, 1.0, NOISE.format(noise="distributed") + "quantile = 0.5\n", "do not move the clip bound"),
+        (2, 1.0, NOISE.format(noise="distributed") + "quantile = 0.5\ncount_noise = 0.1\n", "alone costs more"),
         (1, 1.0, "", "below the threshold of 2"),
         (2, 1.0, "threshold = 1\n", "too low for 1 colluders"),
         (2, 0.0, "", "set max_norm"),
@@ -209,6 +226,9 @@ async def test_a_result_that_is_no_adapter_is_not_kept_as_one(node_here, data):
     answer = await node_here.post("fl/result", experiment=experiment, as_adapter="mine")
     assert answer.json["error"]["code"] == "bad_task" and "no adapter" in answer.json["error"]["text"]
     assert not list((node_here.node.home.training).glob("*mine*"))
+    node_here.node.training_now.add("mine")
+    answer = await node_here.post("fl/result", experiment=experiment, as_adapter="mine")
+    assert answer.json["error"]["code"] == "already_training"
 
 
 async def test_a_compressed_experiment_sends_fewer_bytes_and_is_proved(node_here, data, tmp_path):
@@ -227,3 +247,18 @@ async def test_a_compressed_experiment_sends_fewer_bytes_and_is_proved(node_here
 async def test_a_plan_for_a_base_that_is_not_here_says_how_to_get_it(node_here):
     answer = await node_here.post("fl/plan", title="t", task="lora", settings=["base=nowhere"])
     assert answer.json["error"]["code"] == "bad_task" and "covey model pull nowhere" in answer.json["error"]["text"]
+
+
+@pytest.mark.parametrize("error", [StoreFull("full"), OverQuota("full"), DiskFull("full")])
+async def test_that_there_is_no_room_for_what_is_proved_is_said_and_what_members_lack_or_lie_about_is_left_out(error):
+    raised = [BadTensors("no tensors"), NoProviders("nobody"), error]
+
+    async def fail(_cid):
+        raise raised.pop(0)
+
+    plan = SimpleNamespace(initial=CIDS[0], n_rounds=0)
+    book = SimpleNamespace(current=lambda: 3, result=lambda number: CIDS[number])
+    one = SimpleNamespace(plan=plan, book=book, fetch_file=fail, bring_result=fail)
+    await bring_results(one)
+    with pytest.raises(type(error)):
+        await bring_all(one, lambda progress: None)

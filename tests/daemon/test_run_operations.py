@@ -1,7 +1,13 @@
 """`covey run` on one node: a plan is performed step by step, waits for approval, and gives the same again."""
 
+from contextlib import aclosing
+
 import pytest
 import trio
+
+from agents.workspace.runs.plan import BadRun, filled
+from daemon.api.operations.run import One
+from daemon.runs import watch
 
 PLAN = """
 title = "two steps"
@@ -64,10 +70,20 @@ async def test_a_run_waits_for_approval_and_can_be_cancelled(run):
     assert (await run("approve", run="gated", step="nothing"))["error"]["code"] == "not_found"
 
 
-@pytest.mark.parametrize("text", ["title = ", 'title = "x"', PLAN + PLAN.replace('title = "two steps"', ""), "a = 1"])
+@pytest.mark.parametrize(
+    "text", ["#" * (61 << 10), "title = ", 'title = "x"', PLAN + PLAN.replace('title = "two steps"', ""), "a = 1"]
+)
 async def test_what_is_no_plan_is_refused(run, text):
     assert (await run.start(text))["error"]["code"] == "bad_run"
     assert await run("ls") == []
+
+
+@pytest.mark.parametrize("name", ["gated/cancel", "gated/approve/gate", "no name", "n" * 65])
+async def test_a_name_that_no_run_can_have_starts_none_and_touches_none(run, name):
+    await run.start(PLAN + GATE, name="gated")
+    assert (await run.start(PLAN, name=name))["error"]["code"] in ("unfit", "bad_request")
+    assert (await run.start(PLAN.replace("two steps", "鳥")))["error"]["code"] == "unfit"
+    assert [(row["run"], row["state"] == "cancelled") for row in await run("ls")] == [("gated", False)]
 
 
 async def test_an_effect_that_is_not_there_is_tried_and_given_up(run):
@@ -76,3 +92,36 @@ async def test_an_effect_that_is_not_there_is_tried_and_given_up(run):
         while (row := (await run("ls"))[0])["state"] != "failed":
             await trio.sleep(0.05)
     assert row["steps"][0]["n_attempts"] == 2 and row["steps"][0]["is_failed"] and row["n_retried"] == 1
+
+
+async def test_what_happens_to_a_run_while_a_row_is_on_its_way_out_is_shown_next(run, node_here):
+    await run.start('title = "x"\n' + GATE)
+    async with aclosing(watch(node_here.node, One(workspace="village", run="x"))) as rows:
+        with trio.fail_after(20):
+            assert (await anext(rows)).state == "waiting"
+            await run("cancel", run="x")
+            assert (await anext(rows)).state == "cancelled"
+
+
+async def test_outputs_that_outgrow_an_entry_end_their_run_and_nothing_else(run, node_here):
+    step = '[[steps]]\nname = "s{0}"\ndo = "echo"\nmax_tries = 1\ninput = "{1}"\n'
+    grows = step.format(0, "x" * 1000) + "".join(step.format(n, "{previous}" * 4) for n in range(1, 9))
+    explodes = step.format(0, "x" * 50_000) + step.format(1, "{s0}" * 1000)
+    with trio.fail_after(20):
+        for name, text in {"grows": grows, "explodes": explodes}.items():
+            await run.start(f'title = "x"\n{text}', name=name)
+        while {row["run"]: row["state"] for row in await run("ls")} != {"grows": "failed", "explodes": "failed"}:
+            await trio.sleep(0.05)
+        await run.start(PLAN)
+        while (row := (await run("ls"))[-1])["state"] != "done":
+            await trio.sleep(0.05)
+    assert row["run"] == "two-steps"
+    kinds = {event["kind"] for event in (await node_here.post("events/read")).lines}
+    assert "run_step_failed" in kinds and "service_restarts" not in kinds
+
+
+def test_what_stands_in_an_output_is_not_looked_into_again():
+    outputs = {"a": "{b}", "b": {"n": [1, None]}, "previous": "é"}
+    assert filled(["{a}{b}", {"k": "{previous} {c} {}"}, 5], outputs) == ['{b}{"n":[1,null]}', {"k": "é {c} {}"}, 5]
+    with pytest.raises(BadRun, match="over"):
+        filled("{a}" * 3000, {"a": "x" * 1000})

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import trio
 
+from daemon.api.faults import EXIT_FAILED, Fault
 from daemon.api.operation import operations
 from daemon.app import open_node
 from daemon.cli import forms, generate
@@ -126,7 +127,8 @@ async def test_an_erased_key_is_gone(here, notes, home):
 
 async def test_what_cannot_be_done_is_told_by_its_code(here, notes, tmp_path):
     plain = (await here.result("content/add", path=str(notes)))["cid"]
-    assert await here.code("sealed/ls", reference=plain) == "broken_seal"
+    assert await here.code("sealed/ls", reference=plain) == "not_sealed"
+    assert Fault("not_sealed", "").exit_code == EXIT_FAILED
     assert await here.code("sealed/seal", path=str(notes), to=["nobody I know"]) == "not_found"
     assert await here.code("sealed/seal", path=str(notes / "none")) == "no_such_file"
     made = await here.result("sealed/seal", path=str(notes))
@@ -159,7 +161,7 @@ def test_the_output_of_unseal_may_be_stdout(home, monkeypatch, capfdbinary):
 def test_a_new_root_is_told_with_what_to_know(capsys):
     result = {"cid": "bafy", "recipients": ["12D3"], "visibility": "private", "n_bytes": 1, "note": "He keeps it."}
     forms.show(result, as_json=False, name="sealed/revoke")
-    assert capsys.readouterr().out == "bafy\nsealed to 12D3; given out to this node alone\nHe keeps it.\n"
+    assert capsys.readouterr().out == "bafy\nsealed to 12D3; given out to this node alone. He keeps it.\n"
     forms.show({"cid": "bafy", "out": None, "n_bytes": 2048}, as_json=False, name="sealed/unseal")
     rows = [{"kind": "folder", "path": "a", "size_bytes": None, "mode": "755"}]
     forms.show(rows, as_json=False, name="sealed/ls")

@@ -11,13 +11,16 @@ import pytest
 from agents.adapters.ports import Ports
 from agents.engine import messages
 from agents.engine.messages import ModelCard
-from agents.errors import BadData, EngineDied, InUse
+from agents.errors import BackendRefused, BadData, EngineDied, InUse
+from agents.federation.tasks import BadTask
+from agents.federation.training import find_base
 from agents.models import BadName
 from agents.training import keep, runs
 from agents.training.runs import Run, State
 from agents.training.settings import Settings
 from daemon.api.operation import Nothing
 from daemon.api.operations import model as models
+from daemon.api.operations import model_export
 from daemon.api.operations.train import Checked, Step, Train, Trained, train
 from daemon.api.operations.training import Named, Resume, Show, ls, resume, rm, show
 from daemon.training import Busy
@@ -239,6 +242,57 @@ async def test_a_model_that_is_trained_on_is_not_removed_until_that_is_over(give
     assert (running.name, running.state, running.n_steps) == ("fox", "running", None)
     await stream.aclose()
     assert (await models.rm(node, models.Named(name="tiny"))).name == "tiny"
+
+
+async def test_what_needs_the_weights_of_a_backends_model_is_refused(given, fox, tmp_path):
+    node, trainer = given()
+    row = dataclasses.replace(TINY, source="backend:http://127.0.0.1:8000/v1")
+    node.catalog.models.upsert(row)
+    out = str(tmp_path / "out")
+    for asked in (
+        lambda: told(train(node, Train(data=fox, model="tiny"))),
+        lambda: model_export.merge(node, model_export.Merge(model="tiny", adapter="fox", out=out)),
+        lambda: model_export.export(node, model_export.Export(model="tiny", out=out)),
+        lambda: models.rm(node, models.Named(name="tiny")),
+    ):
+        with pytest.raises(BackendRefused, match="tiny is the model of the backend, which has its weights"):
+            await asked()
+    with pytest.raises(BadTask, match="not here"):
+        find_base(node.catalog, "tiny")
+    assert trainer.asked == []
+
+
+class Workshop:
+    """Does at once what is asked for, and notes what that was."""
+
+    def __init__(self):
+        self.asked = []
+
+    async def one(self, request):
+        self.asked.append(type(request).__name__)
+        if isinstance(request, messages.Merge):
+            return messages.Merged(card=CARD, n_layers=1)
+        return messages.Exported(path=request.out, n_bytes=1, n_tensors=1)
+
+    @asynccontextmanager
+    async def call(self, request):
+        self.asked.append(type(request).__name__)
+
+        async def replies():
+            yield messages.Imported(card=CARD)
+
+        yield replies()
+
+
+async def test_work_on_whole_models_keeps_neither_answers_nor_trainings_waiting(given, tmp_path):
+    node, trainer = given()
+    node = dataclasses.replace(node, workshop=Workshop())
+    out = str(tmp_path / "out")
+    await model_export.merge(node, model_export.Merge(model="tiny", adapter=str(tmp_path), out=out))
+    await model_export.export(node, model_export.Export(model="tiny", out=out))
+    (pulled,) = await told(models.pull(node, models.Pull(source=str(tmp_path), name="new")))
+    assert (pulled.name, node.workshop.asked) == ("new", ["Merge", "Export", "Import"])
+    assert trainer.asked == [] and node.engine.n_calls == node.engine.health().n_starts == 0
 
 
 async def test_a_training_that_fails_says_why_in_an_event_too(given, fox):

@@ -1,8 +1,16 @@
 """`covey ws` on one node: what each operation says, and what it refuses."""
 
+from contextlib import aclosing
+
 import pytest
+import trio
 
 from agents.workspace.archive import unpack
+from agents.workspace.pen import begin, write
+from agents.workspace.space import Space
+from daemon.api.operations.ws import Log
+from daemon.workspaces import find, log_of
+from protocols.workspaces.entries import MAX_GRANTS, Grant, Join, Root
 from storage import car
 from storage.blockstore import MadeBlock
 from storage.cid import RAW, Cid
@@ -40,6 +48,35 @@ async def test_what_is_said_and_put_stands_in_the_log_and_has_its_effect(ws):
     assert [row["kind"] for row in await ws("log", key="talk")] == ["say"]
     (row,) = await ws("members")
     assert row["is_owner"] and row["n_entries"] == 4
+
+
+async def test_what_is_said_in_a_private_workspace_is_sealed_on_the_disk_and_read_here(node_here):
+    made = (await node_here.post("ws/create", title="sealed", private=True)).json
+    assert made["is_private"] and made["n_entries"] == 1
+    which = {"workspace": made["workspace"]}
+    await node_here.post("ws/say", text="behind the mill", **which)
+    await node_here.post("ws/put", key="a", value="under the stone", **which)
+    invited = (await node_here.post("ws/invite", peer=str(OTHER.peer_id), **which)).json
+    assert invited["peer"] == str(OTHER.peer_id)
+    late = Identity(b"l" * 32)
+    await node_here.post("ws/invite", peer=str(late.peer_id), past=True, **which)
+    log = (await node_here.post("ws/log", **which)).lines
+    assert [row["kind"] for row in log] == ["rekey", "say", "put", "grant", "rekey", "grant", "give"]
+    assert not any(row["code"] for row in log)
+    assert log[1]["content"] == {"key": "talk", "text": "behind the mill"}
+    assert set(log[4]["content"]["members"]) == {str(OTHER.peer_id), str(node_here.node.identity.peer_id)}
+    assert log[6]["content"]["audience"] == str(late.peer_id) and len(log[6]["content"]["keys"]) == 2
+    (row,) = (await node_here.post("ws/get", **which)).json
+    assert row["value"] == "under the stone" and not row["is_withheld"]
+    journal = (node_here.node.home.workspaces / made["workspace"]).read_bytes()
+    assert b"behind the mill" not in journal and b"under the stone" not in journal
+    await node_here.post("ws/revoke", peer=str(OTHER.peer_id), **which)
+    last = (await node_here.post("ws/log", last=1, **which)).lines[0]
+    assert last["kind"] == "rekey" and str(OTHER.peer_id) not in last["content"]["members"]
+
+
+async def test_the_past_is_for_private_workspaces_alone(ws):
+    assert (await ws("invite", peer=str(OTHER.peer_id), past=True))["error"]["code"] == "unfit"
 
 
 @pytest.mark.parametrize(
@@ -101,3 +138,35 @@ async def test_a_workspace_goes_to_a_car_that_gives_the_same_state(ws, tmp_path)
     assert str(space.state()) == exported["state"] and space.history.workspace == Cid.parse(ws.cid)
     assert store.has(link)
     assert (await ws("export", out=str(out)))["error"]["code"] == "target_exists"
+
+
+async def test_what_is_said_while_a_row_is_on_its_way_out_follows_it(ws):
+    await ws("say", text="one")
+    async with aclosing(log_of(ws.node, Log(workspace=ws.cid, follow=True))) as rows:
+        with trio.fail_after(20):
+            assert (await anext(rows)).content["text"] == "one"
+            await ws("say", text="two")
+            await ws("say", text="three")
+            assert [(await anext(rows)).content["text"] for _ in range(2)] == ["two", "three"]
+
+
+async def test_all_grants_of_a_peer_end_however_many_there_are(ws):
+    peer = str(OTHER.peer_id)
+    one = find(ws.node, ws.cid)
+    for n in range(MAX_GRANTS + 2):
+        await one.say(Grant(audience=OTHER.peer_id, can=("write",), keys=(f"k{n}",), weight=0))
+    assert (await ws("revoke", peer=peer))["text"].endswith("from now on has no effect")
+    assert [row["peer"] for row in await ws("members")] == [str(ws.node.identity.peer_id)]
+    assert (await ws("revoke", peer=peer))["error"]["code"] == "not_granted"
+
+
+async def test_who_leaves_gives_back_all_its_grants(ws, node_here):
+    theirs, me = Space(begin(OTHER, Root(title="theirs", created_unix_s=1))), node_here.node.identity.peer_id
+    for n in range(MAX_GRANTS + 2):
+        theirs.add(write(OTHER, theirs, Grant(audience=me, can=("write",), keys=(f"k{n}",), weight=0)))
+    one = await node_here.node.workspaces._follow(theirs.history.root_entry, [])
+    await one.take([placed.entry for placed in theirs.history])
+    await one.say(Join(), link_to=theirs.history.order[0].entry.cid)
+    assert "left" in (await ws("leave", workspace="theirs"))["text"]
+    assert one.space.live_grants() == []
+    assert "no member" in (await ws("leave", workspace="theirs"))["text"]

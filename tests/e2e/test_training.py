@@ -119,13 +119,17 @@ def test_a_training_whose_daemon_is_killed_is_gone_on_with_by_the_next(covey):
 
 
 @pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the process in /proc")
 def test_an_interrupted_training_says_how_to_go_on_and_the_same_command_does(covey):
     process = covey.start("train", covey.data, "--name", "half", *SETTINGS, "--json")
     for item in steps(process):
         if item.get("n_done") == 7 and "loss" in item:
+            trainer = trainer_of(covey.home)
+            os.kill(trainer, signal.SIGSTOP)  # it does not come to its end before the interruption comes to it
             process.send_signal(signal.SIGINT)
             break
     said = end(process)
+    os.kill(trainer, signal.SIGCONT)
     assert process.returncode == 130
     assert "To go on: covey training resume half" in said
     told = [

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import trio
+from libp2p.exceptions import BaseLibp2pError
 
 from protocols.errors import DialFailed, ProtocolError, StreamBroken
 from protocols.net import MAX_INBOUND_STREAMS_PER_PEER, Network, PeerInfo, Stream
@@ -310,15 +311,52 @@ async def test_who_breaks_yamux_loses_the_connection_and_nobody_else_does(scene:
     await scene.still_answers()
 
 
-async def test_streams_that_are_opened_and_broken_off_without_end_cost_nobody_else_anything(scene: Scene) -> None:
+async def test_who_opens_streams_and_breaks_them_off_without_end_loses_the_connection(scene: Scene) -> None:
     async with open_network(Identity.generate(), LOOPBACK) as bad:
         muxer = await muxer_of(scene.node, bad)
-        for first in range(1001, 9001, 800):
-            flood = b"".join(
-                pack(WINDOW, SYN, number, 0) + pack(WINDOW, RST, number, 0) for number in range(first, first + 800, 2)
-            )
-            async with muxer._sending:
-                await muxer.secured_conn.write(flood)
+        frames = [pack(WINDOW, SYN, number, 0) + pack(WINDOW, RST, number, 0) for number in range(1001, 201_001, 2)]
+        async with muxer._sending:
+            with contextlib.suppress(trio.BrokenResourceError, OSError, BaseLibp2pError):
+                for at in range(0, len(frames), 500):
+                    await muxer.secured_conn.write(b"".join(frames[at : at + 500]))
+        with trio.fail_after(20):
+            await muxer.event_closed.wait()
         await scene.still_answers()
-        for connection in scene.node._swarm.get_connections():  # type: ignore[attr-defined]
-            assert len(connection.muxed_conn.streams) < MAX_INBOUND_STREAMS_PER_PEER
+
+
+async def test_idle_streams_to_the_dht_shut_nobody_out(scene: Scene) -> None:
+    protocol = "/ipfs/lan/kad/1.0.0"
+    ping = b"\x02\x08\x05"  # a kad message of type PING
+    async with open_network(Identity.generate(), LOOPBACK) as idle, open_network(Identity.generate(), LOOPBACK) as fair:
+        await idle.connect(info(scene.node))
+        held = []
+        for _ in range(MAX_INBOUND_STREAMS_PER_PEER):
+            with contextlib.suppress(ProtocolError):
+                held.append(await idle.open_stream(scene.node.peer_id, [protocol]))
+                await held[-1].write(b"\x7f")
+        await fair.connect(info(scene.node))
+        stream = await fair.open_stream(scene.node.peer_id, [protocol])
+        await stream.write(ping)
+        with trio.fail_after(10):
+            assert await stream.read(100)
+
+
+async def test_pings_are_answered_and_a_flood_of_them_is_broken_off(scene: Scene) -> None:
+    async with open_network(Identity.generate(), LOOPBACK) as stranger:
+        await stranger.connect(info(scene.node))
+        stream = await stranger.open_stream(scene.node.peer_id, ["/ipfs/ping/1.0.0"])
+        for number in (1, 2):
+            await stream.write(bytes([number]) * 32)
+            assert await stream.read(32) == bytes([number]) * 32
+        n_bytes = 0
+        with trio.fail_after(20):
+            try:
+                await stream.write(bytes(32) * 2000)
+                while data := await stream.read(1 << 16):
+                    n_bytes += len(data)
+            except StreamBroken:
+                pass
+            else:
+                pytest.fail("it answered all of them")
+        assert n_bytes < 32 * 2000
+    await scene.still_answers()

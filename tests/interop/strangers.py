@@ -50,6 +50,12 @@ def flower_command() -> list[str]:
     return [python, "-m", "tests.benchmarks.flower_driver"]
 
 
+def langgraph_command() -> list[str]:
+    """How to run steps under LangGraph's SQLite saver; it takes a database and a number. Raises: CannotInstall."""
+    python = environment("langgraph", ["langgraph==1.2.24", "langgraph-checkpoint-sqlite==3.1.2"])
+    return [python, str(HERE.parent / "benchmarks" / "langgraph_driver.py")]
+
+
 def digits_file() -> Path:
     """Scikit-learn's handwritten digits, as it carries them; nothing of it is imported. Raises: CannotInstall."""
     python = environment("digits", [], bare=["scikit-learn==1.9.1"])

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols import adapters as wire
+from protocols import envelope
 from protocols.adapters import Announcement, Answer, Ask, Base, Manifest, manifest_content, read_manifest
 from protocols.errors import Expired, Forged, Malformed, ProtocolError, TooBig
 from protocols.framing import frame
@@ -140,14 +141,14 @@ def test_an_announcement_is_opened_for_its_sender_and_its_base_alone():
     with pytest.raises(Forged, match="signed"):
         wire.open_announcement(sealed(), BASE, BOB.peer_id, 1000.0)
     with pytest.raises(Expired):
-        wire.open_announcement(sealed(), BASE, ANN.peer_id, 1001.0 + wire.ANNOUNCEMENT_TTL_S)
+        wire.open_announcement(sealed(), BASE, ANN.peer_id, 1001.0 + envelope.ANNOUNCEMENT_TTL_S)
 
 
 def test_an_announcement_cut_at_any_byte_or_with_a_tail_is_refused():
     whole = sealed()
     for data in [whole[:length] for length in range(len(whole))] + [
         whole + b"\0",
-        bytes(wire.MAX_ANNOUNCEMENT_BYTES + 1),
+        bytes(envelope.MAX_ANNOUNCEMENT_BYTES + 1),
     ]:
         with pytest.raises(ProtocolError):
             wire.open_announcement(data, BASE, ANN.peer_id, 1000.0)
@@ -191,7 +192,7 @@ async def test_no_more_is_answered_nor_read_than_the_limit():
     [
         (frame(b"\xff"), Malformed),
         (frame(encode(Answer(base=OTHER, envelope=b"x"), 500)), Malformed),
-        (frame(bytes(wire.MAX_ANNOUNCEMENT_BYTES + 1000)), TooBig),
+        (frame(bytes(envelope.MAX_ANNOUNCEMENT_BYTES + 1000)), TooBig),
         (frame(b"\xa0")[:-1], ProtocolError),
     ],
 )

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from protocols.bitswap.shell import Exchange, in_turn, run_exchange
 from protocols.errors import Malformed, NoProviders, TooBig
-from protocols.fetch import Walk, fetch_dag
+from protocols.fetch import Progress, Walk, fetch_dag
 from protocols.net import PeerInfo
 from simulations.net import SimWorld
 from storage.blockstore import Block, Visibility
@@ -67,9 +67,12 @@ async def test_a_node_that_is_damaged_here_is_fetched_again(sim_world: SimWorld,
     async with trio.open_nursery() as nursery:
         await nursery.start(run_exchange, serving)
         await nursery.start(run_exchange, fetching)
-        done = await fetch_dag(fetching, root.cid, providers=[PeerInfo.parse(server.addresses()[0])])
+        told: list[Progress] = []
+        providers = [PeerInfo.parse(server.addresses()[0])]
+        done = await fetch_dag(fetching, root.cid, providers=providers, on_progress=told.append)
         nursery.cancel_scope.cancel()
     assert (done.n_blocks, done.n_reused_blocks) == (1, 1)
+    assert [progress.damaged for progress in told] == [root.cid, None]
     assert rotten.get(root.cid) == data
 
 
@@ -89,10 +92,32 @@ async def test_a_block_that_is_damaged_here_and_that_nobody_has_is_told_of(
     alone = Exchange(
         sim_world.node(Identity(bytes(32)).peer_id), store, lambda _peer, _cid: True, lambda *_: None, in_turn
     )
+    told: list[Progress] = []
     async with trio.open_nursery() as nursery:
         await nursery.start(run_exchange, alone)
         with pytest.raises(NoProviders, match=f"{block.cid} among them, which is damaged on this disk"):
-            await fetch_dag(alone, block.cid, idle_timeout_s=1)
+            await fetch_dag(alone, block.cid, idle_timeout_s=1, on_progress=told.append)
+        assert [progress.damaged for progress in told] == [block.cid]  # before anybody was waited for
         with pytest.raises(NoProviders, match="among them; no block"):
             await fetch_dag(alone, Cid.of(b"another"), idle_timeout_s=1)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_block_that_came_some_other_way_meanwhile_is_not_called_damaged(
+    sim_world: SimWorld, autojump_clock: MockClock
+) -> None:
+    store, block = MemoryBlockstore(), Block(Cid.of(b"leaf", RAW), b"leaf")
+    alone = Exchange(
+        sim_world.node(Identity(bytes(32)).peer_id), store, lambda _peer, _cid: True, lambda *_: None, in_turn
+    )
+
+    async def bring() -> None:
+        await trio.sleep(1)
+        store.put_many([block])
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run_exchange, alone)
+        nursery.start_soon(bring)
+        with pytest.raises(NoProviders, match="among them; no block"):
+            await fetch_dag(alone, block.cid, idle_timeout_s=2)
         nursery.cancel_scope.cancel()

@@ -1,3 +1,4 @@
+import tracemalloc
 from collections.abc import Iterable
 
 import pytest
@@ -61,6 +62,18 @@ def test_messages_come_out_byte_by_byte_as_soon_as_they_are_whole() -> None:
     for index, byte in enumerate(whole):
         assert reader.n_missing <= len(whole) - index
         assert reader.feed(bytes([byte])) == ([b"a" * 200] if index == len(whole) - 1 else [])
+
+
+def test_a_message_that_comes_in_crumbs_takes_no_more_memory_than_it_is_long() -> None:
+    n_bytes = 256 << 10
+    reader = FrameReader(2 * n_bytes)
+    reader.feed(frame(bytes(2 * n_bytes))[:2000])
+    tracemalloc.start()
+    for _ in range(n_bytes // 2):
+        reader.feed(bytes(2))
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken < 2 * n_bytes
 
 
 @pytest.mark.parametrize(("hexed", "error"), [("8000", Malformed), ("ff00", Malformed), ("8080808080", Malformed)])

@@ -26,8 +26,7 @@ def test_messages_come_out_as_they_went_in_however_the_bytes_arrive(messages: li
 
 
 def test_another_implementation_opens_what_we_seal_and_the_other_way_round() -> None:
-    alice, bob = NoiseConnection.from_name(b"Noise_NN_25519_ChaChaPoly_SHA256"), None
-    bob = NoiseConnection.from_name(b"Noise_NN_25519_ChaChaPoly_SHA256")
+    alice, bob = (NoiseConnection.from_name(b"Noise_NN_25519_ChaChaPoly_SHA256") for _ in range(2))
     alice.set_as_initiator()
     bob.set_as_responder()
     for side in (alice, bob):

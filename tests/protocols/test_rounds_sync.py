@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols import rounds_sync as sync
+from protocols import telling
 from protocols.entry import make_entry
 from protocols.errors import Forged, Malformed, ProtocolError, ProtocolRefused, TooBig
 from protocols.framing import frame
@@ -135,8 +136,22 @@ async def test_an_answer_holds_no_more_than_its_limits_say_and_begins_with_the_f
     )
     with pytest.raises(Malformed, match="more than one answer may hold"):
         await asked(Here(), *map(told, ENTRIES))
-    monkeypatch.setattr(sync, "MAX_ANSWER_BYTES", 1)
+    monkeypatch.setattr(telling, "TELL_BYTES", 1)
     assert await answered(Ask(experiment=EXPERIMENT), desk(lambda known: ENTRIES)) == framed(Here(), told(ENTRIES[0]))
+
+
+async def test_an_answer_takes_no_more_than_it_tells_of_what_is_lacking(autojump_clock, monkeypatch):
+    taken = []
+
+    def since(known):
+        for entry in ENTRIES:
+            taken.append(entry)
+            yield entry
+
+    size = len(ENTRIES[0].block) + len(ENTRIES[0].body_block)
+    monkeypatch.setattr(telling, "TELL_BYTES", size)
+    assert await answered(Ask(experiment=EXPERIMENT), desk(since)) == framed(Here(), told(ENTRIES[0]))
+    assert taken == [ENTRIES[0], *ENTRIES[:2]]  # one to see whether there is any, then as far as they fit
 
 
 async def test_a_plan_is_given_by_its_cid_and_no_other_is_taken(autojump_clock):
@@ -144,7 +159,7 @@ async def test_a_plan_is_given_by_its_cid_and_no_other_is_taken(autojump_clock):
     assert written == framed(Here(), told(PLAN))
     found = await sync.ask_plan(FakeNetwork(FakeStream(written)), BOB.peer_id, PLAN.body_cid)
     assert found.cid == PLAN.cid
-    with pytest.raises(Malformed, match="another plan"):
+    with pytest.raises(Malformed, match="of another experiment"):
         await sync.ask_plan(FakeNetwork(FakeStream(written)), BOB.peer_id, EXPERIMENT)
     with pytest.raises(Malformed, match="did not give"):
         await sync.ask_plan(FakeNetwork(FakeStream(framed(Here()))), BOB.peer_id, EXPERIMENT)
@@ -185,7 +200,7 @@ async def test_a_silent_asker_does_not_keep_a_stream_for_ever(autojump_clock):
             await trio.sleep_forever()
 
     await sync.answer(Silent(), desk(lambda known: ENTRIES))
-    assert trio.current_time() >= sync.ASK_TIMEOUT_S
+    assert trio.current_time() >= telling.ASK_TIMEOUT_S
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from tests.agents.aggregation.adapters import lora_digest
 from tests.agents.aggregation.examples import N_PARAMS, RECIPES, digest, examples
+from tests.agents.federation.bits import digests as rounds
 
 
 def main() -> None:
     """Write the file, or print it."""
     digests = {name: digest(examples(N_PARAMS), recipe) for name, recipe in RECIPES.items()}
-    text = json.dumps(digests | {"flexlora": lora_digest()}, indent=1) + "\n"
+    text = json.dumps(digests | {"flexlora": lora_digest()} | rounds(), indent=1) + "\n"
     if "--print" in sys.argv:
         sys.stdout.write(text)
     else:

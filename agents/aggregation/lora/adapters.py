@@ -1,7 +1,7 @@
 """Adapters as aggregation sees them: for each module a pair of factors and a scale."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import msgspec
 import numpy as np
@@ -48,7 +48,26 @@ class Combined(NamedTuple):
 
 
 class LoraWay(msgspec.Struct, frozen=True, tag_field="lora", forbid_unknown_fields=True, kw_only=True):
-    """Base of all ways to combine adapters."""
+    """Base of all ways to combine adapters, and what a round needs to know of one.
+
+    holds: the halves of each layer that a round's tensors hold.
+    is_of_halves: it averages halves, so the mean of the updates is all that it needs; others look at each adapter.
+    goes_into_base: something of each round is added to the weights, and stands in a round's tensors beside the adapter.
+    takes_ranks: clients may train fewer ranks than the plan's.
+    begins_anew: each round starts from the adapter of the first; what was learned is in the base.
+    moves: the coordinates of one round's update mean something else in the next.
+    """
+
+    holds: ClassVar[str] = "ab"
+    is_of_halves: ClassVar[bool] = False
+    goes_into_base: ClassVar[bool] = False
+    takes_ranks: ClassVar[bool] = False
+    begins_anew: ClassVar[bool] = False
+    moves: ClassVar[bool] = False
+
+    def trains(self, number: int) -> str:
+        """The halves that are trained, and sent, in round `number`."""
+        return self.holds
 
     def combine(self, sent: Sequence[Sent], number: int) -> Combined:
         """The adapters of round `number`, in order, become one. Raises: CannotAggregate."""

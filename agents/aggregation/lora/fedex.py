@@ -7,6 +7,7 @@ Source: Singhal et al. (arXiv 2410.09432), section 4.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from agents.aggregation.lora.fedit import FedIt
 
 class FedEx(LoraWay, frozen=True, tag="fedex"):
     """Means and residual."""
+
+    goes_into_base: ClassVar[bool] = True
 
     def combine(self, sent: Sequence[Sent], number: int) -> Combined:
         """The means as the adapter, the residual for the base."""

@@ -6,12 +6,15 @@ Source: Zhang et al. (arXiv 2305.05644), section 3.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from agents.aggregation.lora.adapters import Combined, LoraWay, Pair, Sent, mean_half, modules_of, same_rank
 
 
 class FedIt(LoraWay, frozen=True, tag="fedit"):
     """Each half by itself."""
+
+    is_of_halves: ClassVar[bool] = True
 
     def combine(self, sent: Sequence[Sent], number: int) -> Combined:
         """The halves' means."""

@@ -7,6 +7,7 @@ Source: Sun et al. (arXiv 2403.12313), section 3.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from agents.aggregation.updates import CannotAggregate
 
 class Ffa(LoraWay, frozen=True, tag="ffa"):
     """Refuses adapters whose A differ."""
+
+    holds: ClassVar[str] = "b"
+    is_of_halves: ClassVar[bool] = True
 
     def combine(self, sent: Sequence[Sent], number: int) -> Combined:
         """The mean of B on the common A."""

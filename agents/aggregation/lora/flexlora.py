@@ -7,6 +7,7 @@ Source: Bai et al. (arXiv 2402.11505), section 3.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from agents.aggregation.lora.adapters import Combined, LoraWay, Pair, Sent, modu
 
 class FlexLora(LoraWay, frozen=True, tag="flexlora"):
     """Cuts to the largest rank that was sent."""
+
+    takes_ranks: ClassVar[bool] = True
+    moves: ClassVar[bool] = True
 
     def combine(self, sent: Sequence[Sent], number: int) -> Combined:
         """The cut mean, its singular values shared between both halves."""

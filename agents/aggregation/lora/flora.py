@@ -7,6 +7,7 @@ Source: Wang et al. (arXiv 2409.05976), section 3.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,6 +16,11 @@ from agents.aggregation.lora.adapters import Combined, LoraWay, Sent, modules_of
 
 class FLora(LoraWay, frozen=True, tag="flora"):
     """Merges all, and begins again with the first client's A and a B of zeros."""
+
+    goes_into_base: ClassVar[bool] = True
+    takes_ranks: ClassVar[bool] = True
+    begins_anew: ClassVar[bool] = True
+    moves: ClassVar[bool] = True
 
     def combine(self, sent: Sequence[Sent], number: int) -> Combined:
         """The stack for the base, and an adapter that adds nothing yet."""

@@ -6,6 +6,7 @@ Source: Cho et al. (arXiv 2401.06432), section 3.2: weights by the Frobenius nor
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from agents.aggregation.lora.adapters import Combined, LoraWay, Pair, Sent, modu
 
 class HetLora(LoraWay, frozen=True, tag="hetlora"):
     """Pads to the largest rank that was sent. All must have one scale."""
+
+    takes_ranks: ClassVar[bool] = True
 
     def combine(self, sent: Sequence[Sent], number: int) -> Combined:
         """The weighted means of the padded halves."""

@@ -6,6 +6,7 @@ Source: Chen et al. (arXiv 2502.01755), algorithm 1.
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,9 +17,16 @@ from agents.aggregation.updates import CannotAggregate
 class RoLora(LoraWay, frozen=True, tag="rolora"):
     """Refuses adapters that differ in the half whose turn it is not."""
 
+    is_of_halves: ClassVar[bool] = True
+    moves: ClassVar[bool] = True
+
+    def trains(self, number: int) -> str:
+        """B in odd rounds, A in even ones."""
+        return "b" if number % 2 else "a"
+
     def combine(self, sent: Sequence[Sent], number: int) -> Combined:
         """The mean of the half whose turn it is."""
-        fixed = "a" if number % 2 else "b"
+        fixed = "a" if self.trains(number) == "b" else "b"
         adapter = {}
         for name in modules_of(sent):
             same_rank(sent, name)

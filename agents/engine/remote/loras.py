@@ -4,6 +4,7 @@ A name is made of the CID of the adapter's manifest, so that it means the same a
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Final
 
@@ -32,6 +33,9 @@ class Loras:
 
     def __contains__(self, name: str) -> bool:
         return name in self._n_users
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._n_users)
 
     def loaded(self, name: str) -> None:
         """The server has it now."""

@@ -79,6 +79,16 @@ class Server:
         self._loras = Loras(settings.n_adapters)
         self._changing = trio.Lock()
 
+    @property
+    def n_calls(self) -> int:
+        """Requests that it is asked now."""
+        return MAX_CALLS - self._slots.value
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names of the adapters that it was given, and still has as far as is known; the longest unused first."""
+        return tuple(self._loras)
+
     @asynccontextmanager
     async def call(self, request: Request) -> AsyncIterator[AsyncIterator[Reply]]:
         """Send a request and read its replies. Leaving the block early ends it at the server. Raises: AgentError."""
@@ -122,7 +132,8 @@ class Server:
         """A server that was started anew has forgotten its adapters: then it is given this one again, once."""
         name = self.settings.model if ask.adapter is None else await self._name_of(ask.adapter)
         for is_last_try in (False, True):
-            self._loras.begin(name)
+            if ask.adapter is not None:
+                self._loras.begin(name)
             try:
                 stream = self._streamed(ask, name)
                 async with aclosing(stream):

@@ -1,8 +1,8 @@
 """The worker process: frames in on stdin, frames out on stdout, many requests at a time, cancellation at any time.
 
-The main thread computes, a little for each request in turn. One thread reads, so that a `Cancel` is heard and a
-`Status` answered meanwhile. When stdin ends, the daemon is gone or wants us gone: the process ends at once, whatever
-it is doing.
+The main thread computes: a little for each answer and embedding in turn, whatever else in one piece. One thread reads,
+so that a `Cancel` is heard and a `Status` answered meanwhile. When stdin ends, the daemon is gone or wants us gone: the
+process ends at once, whatever it is doing.
 """
 
 import os
@@ -20,15 +20,13 @@ from agents.engine.framing import BrokenFrame, Unframer, encode
 from agents.engine.messages import (
     Cancel,
     EngineStatus,
-    Failed,
-    Finished,
-    Generate,
     Ping,
     Pong,
     Reply,
     Request,
     Status,
 )
+from agents.engine.worker.endings import cancelled, failed
 from agents.errors import AgentError, EngineFailed, EngineMissing
 
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
 
 _READ_BYTES: Final = 1 << 16
 STATUS_S: Final = 0.1
-"""What is said of a busy worker is at most so old."""
+"""A worker that is busy with many things says anew what it does so often; during a long piece it says what was."""
 
 
 class Pipes:
@@ -119,9 +117,7 @@ class Inbox:
         except msgspec.ValidationError as error:
             number = value["id"]
             assert isinstance(number, int)
-            self._pipes.send(
-                Failed(id=max(0, number), code=EngineFailed.code, text=f"the request is not valid: {error}")
-            )
+            self._pipes.send(failed(max(0, number), EngineFailed(f"the request is not valid: {error}")))
             return
         match request:
             case Cancel():
@@ -162,7 +158,7 @@ class Worker:
 
     def _begin(self, request: Request) -> None:
         if self._inbox.is_cancelled(request):
-            self._inbox.reply(_cancelled(request))
+            self._inbox.reply(cancelled(request))
             return
 
         def begin() -> None:
@@ -170,7 +166,7 @@ class Worker:
             self._session.begin(request, self._inbox.reply, lambda: self._inbox.is_cancelled(request))
 
         if error := self._guard(begin):
-            self._inbox.reply(Failed(id=request.id, code=error.code, text=str(error)[:2000]))
+            self._inbox.reply(failed(request.id, error))
 
     def _guard(self, action: Callable[[], None]) -> AgentError | None:
         """Do it; return what went wrong. The one supervisor here: a request fails, the worker lives on."""
@@ -199,14 +195,6 @@ def _new_session() -> "Session":
     from agents.engine.worker.session import Session  # here, for it imports torch: seconds
 
     return Session()
-
-
-def _cancelled(request: Request) -> Reply:
-    if isinstance(request, Generate):
-        return Finished(
-            id=request.id, reason="cancelled", n_prompt_tokens=0, n_tokens=0, first_token_s=0.0, total_s=0.0
-        )
-    return Failed(id=request.id, code=EngineFailed.code, text="cancelled before it began")
 
 
 if __name__ == "__main__":

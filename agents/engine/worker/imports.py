@@ -23,10 +23,12 @@ from agents.engine.model_folder import (
     make_card,
     merged_of,
     read_config,
+    read_weights_header,
     source_files,
     with_merged,
     write_card,
 )
+from agents.engine.worker.finite import check_files
 from agents.engine.worker.folders import publish
 from agents.engine.worker.models import load_tokenizer, read_card
 from agents.errors import BadModel, EngineFailed
@@ -127,6 +129,9 @@ def find_in_wheel(package: str, endings: tuple[str, ...]) -> Path:
 def _copy(source: Path, staging: Path, name: str, is_cancelled: IsCancelled, tell: Tell) -> ModelCard:
     files = source_files(source)
     read_config(source)  # what cannot be used is not copied either
+    for file in files:
+        if file.suffix == ".safetensors":
+            read_weights_header(file)
     n_total = sum(file.stat().st_size for file in files)
     check_room(staging, n_total, f"a copy of {source}")
     n_done = 0
@@ -138,6 +143,8 @@ def _copy(source: Path, staging: Path, name: str, is_cancelled: IsCancelled, tel
                 n_done += len(data)
                 tell(ImportStep(step=f"copying {source.name}", n_done=n_done, n_total=n_total))
     load_tokenizer(staging)
+    tell(ImportStep(step="checking its numbers", n_done=0, n_total=None))
+    check_files(staging, name)
     tell(ImportStep(step="computing its fingerprint", n_done=0, n_total=None))
     if not (source / CARD_FILE).exists():
         return make_card(staging, name)
@@ -178,6 +185,7 @@ def _convert_gguf(path: Path, staging: Path, name: str, is_cancelled: IsCancelle
     _tell_conversion(tell, 3)
     model.save_pretrained(staging)
     tokenizer.save_pretrained(staging)
+    check_files(staging, name)
     made_of = {fact: header.values.get(key) for fact, key in MERGED_KEYS.items()}
     return with_merged(make_card(staging, name, str(source), header.licence), made_of)
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from agents.adapters.inspect import CONFIG_FILE, WEIGHTS_FILE, inspect_folder
 from agents.engine.messages import ModelCard
+from agents.engine.worker.finite import is_finite
 from agents.errors import BadAdapter, WrongBase
 
 MAX_STAGED_BYTES: Final = 512 << 20
@@ -52,6 +53,12 @@ class LoraLinear(nn.Module):  # type: ignore[misc]  # torch is not read by mypy 
         self.base = base
         self.added: LowRank | None = None
         self.rows: tuple[Tensor, Tensor] | None = None  # (rows, rank, n_in), (rows, rank, n_out)
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's own: the output layer's is asked for by its rows."""
+        weight: Tensor = self.base.weight
+        return weight
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output, with the addition where there is one."""
@@ -175,21 +182,25 @@ class Adapters:
                     f"the adapter's {pair.module} goes from {pair.n_in} to {pair.n_out}, "
                     f"this model's from {base.in_features} to {base.out_features}"
                 )
-            a, b = (_half(tensors, pair.module, half) for half in "AB")
+            names = [f"{PREFIX}{pair.module}.lora_{half}.weight" for half in "AB"]
             # Copies, for what was read is a view of the file; b transposed and scaled, as the products want it.
-            a = torch.empty_like(a, device=device, dtype=dtype).copy_(a)
-            b = torch.empty(pair.rank, pair.n_out, device=device, dtype=dtype).copy_(b.T)
-            layers[pair.module] = LowRank(a, b.mul_(pair.scale).T, 1.0)
+            a = torch.empty(pair.rank, pair.n_in, dtype=dtype).copy_(tensors[names[0]])
+            b = torch.empty(pair.rank, pair.n_out, dtype=dtype).copy_(tensors[names[1]].T).mul_(pair.scale)
+            for name, half in zip(names, (a, b), strict=True):
+                _check_finite(name, half, tensors[name])
+            layers[pair.module] = LowRank(a.to(device), b.to(device).T, 1.0)
         n_bytes = sum(low.a.nbytes + low.b.nbytes for low in layers.values())
         return StagedAdapter(layers, n_bytes, str(folder), version)
 
 
-def _half(tensors: dict[str, Tensor], module: str, half: str) -> Tensor:
-    name = f"{PREFIX}{module}.lora_{half}.weight"
-    stored = tensors[name]
-    if not torch.isfinite(stored.sum(dtype=torch.float64)):  # NaN and infinity do not leave a sum
+def _check_finite(name: str, used: Tensor, stored: Tensor) -> None:
+    """`used`: as it will be computed with. Raises: BadAdapter."""
+    if is_finite(used):
+        return
+    if not is_finite(stored):
         raise BadAdapter(f"{name} holds NaN or infinity: the training went wrong, train it again")
-    return stored
+    kind = str(used.dtype).removeprefix("torch.")
+    raise BadAdapter(f"{name} holds numbers too large for {kind}, which the model is in: set engine.dtype to float32")
 
 
 def _identity(folder: Path) -> tuple[object, ...]:

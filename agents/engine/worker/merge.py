@@ -68,7 +68,10 @@ class Deltas:
         """Raises: WrongBase where a layer of the adapter was not among the tensors."""
         if self._left:
             name = min(self._left).removesuffix(_WEIGHT)
-            raise WrongBase(f"the adapter changes {name}, of which this model stores no weights")
+            raise WrongBase(
+                f"the adapter changes {name}, of which this model stores no weights: an output layer that is "
+                "the embedding too can be adapted, but not merged"
+            )
 
 
 def tensors_of(model: Path, deltas: Deltas | None) -> Iterator[tuple[str, dict[str, Tensor]]]:

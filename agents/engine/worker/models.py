@@ -13,6 +13,7 @@ import torch
 from agents.engine.messages import ModelCard
 from agents.engine.model_folder import CARD_FILE
 from agents.engine.worker.blocks import use_blocks
+from agents.engine.worker.finite import check_weights
 from agents.engine.worker.int8 import quantise
 from agents.engine.worker.lora import Adapters
 from agents.engine.worker.text import piece_bytes
@@ -117,6 +118,7 @@ def _weights_of(folder: Path, card: ModelCard, dtype: torch.dtype) -> Any:
     if missing := sorted(about["missing_keys"]):
         more = f" and {len(missing) - 1} more tensors" if len(missing) > 1 else ""
         raise BadModel(f"the weights of {card.name} lack {missing[0][:100]!r}{more}: bring the whole model in again")
+    check_weights(model.named_parameters(), card.name)
     return model
 
 

@@ -9,7 +9,6 @@ from agents.engine.messages import (
     Embed,
     EngineStatus,
     Export,
-    Failed,
     Generate,
     Import,
     Imported,
@@ -25,6 +24,7 @@ from agents.engine.messages import (
     Train,
 )
 from agents.engine.worker.embed import Embedder
+from agents.engine.worker.endings import cancelled, failed
 from agents.engine.worker.generation.batch import Batch
 from agents.engine.worker.imports import import_model, teller
 from agents.engine.worker.merge import merge
@@ -45,9 +45,9 @@ Job = Generator[None, None, Reply]
 class Session:
     """At most one language model and one encoder, and the adapters of the model.
 
-    Answers are written by the model's batch, all together. Everything else is a job, done in pieces, each between two
-    steps of the batch; `Load`, which changes the model, waits until the batch is empty, and whoever comes after it
-    waits for it.
+    Answers are written by the model's batch, all together. Everything else is a job, done between two steps of the
+    batch: embeddings in pieces, the others in one, which the answers wait for. `Load`, which changes the model, waits
+    until nothing else is in hand, and whoever comes after it waits for it.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Session:
 
     def begin(self, request: Request, emit: Emit, is_cancelled: IsCancelled) -> None:
         """Take a request in; `emit` gets its replies. Raises: AgentError."""
-        if self._waiting or (isinstance(request, Load) and self.is_busy):
+        if self._waiting or not self._may_begin(request):
             self._waiting.append((request, emit, is_cancelled))
         elif isinstance(request, Generate):
             self._batched().start(request, emit, is_cancelled)
@@ -80,7 +80,7 @@ class Session:
         if self._jobs:
             request, emit, job = self._jobs.popleft()
             if error := guard(lambda: self._piece(request, emit, job)):
-                emit(Failed(id=request.id, code=error.code, text=str(error)[:2000]))
+                emit(failed(request.id, error))
         self._take_waiting(guard)
 
     def status(self) -> EngineStatus:
@@ -104,21 +104,25 @@ class Session:
             ),
         )
 
+    def _may_begin(self, request: Request) -> bool:
+        """A `Load` has the session to itself."""
+        if isinstance(request, Load):
+            return not (self._jobs or (self._batch and not self._batch.is_idle))
+        return not any(isinstance(other, Load) for other, _, _ in self._jobs)
+
     def _take_waiting(self, guard: Guard) -> None:
-        """Let in those that waited for the batch to be empty, in their order."""
-        while self._waiting:
-            request, emit, is_cancelled = self._waiting[0]
-            is_exclusive = isinstance(request, Load)
-            if is_exclusive and (self._jobs or (self._batch and not self._batch.is_idle)):
-                return
-            self._waiting.popleft()
+        """Let in those that waited for a model, or for the batch to be empty, in their order."""
+        for request, emit, is_cancelled in list(self._waiting):
+            if is_cancelled():
+                self._waiting.remove((request, emit, is_cancelled))
+                emit(cancelled(request))
+        while self._waiting and self._may_begin(self._waiting[0][0]):
+            request, emit, is_cancelled = self._waiting.popleft()
             waiting, self._waiting = self._waiting, deque()
             error = guard(lambda r=request, e=emit, c=is_cancelled: self.begin(r, e, c))  # type: ignore[misc]
             self._waiting = waiting
             if error:
-                emit(Failed(id=request.id, code=error.code, text=str(error)[:2000]))
-            if is_exclusive:
-                return
+                emit(failed(request.id, error))
 
     def _piece(self, request: Request, emit: Emit, job: Job) -> None:
         try:
@@ -129,6 +133,8 @@ class Session:
             self._jobs.append((request, emit, job))
 
     def _job(self, request: Request, emit: Emit, is_cancelled: IsCancelled) -> Job:
+        if is_cancelled():
+            return cancelled(request)
         began_s = time.perf_counter()
         match request:
             case Import():

@@ -3,11 +3,13 @@
 A round is accounted with the noise of those who reported in it, which its close lists. A void round tells nothing.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Final, cast
 
 from agents.federation.book import Book
-from agents.federation.options import Privacy, options_of
+from agents.federation.options import BadOption, Privacy, options_of
+from agents.federation.privacy.clipping import AdaptiveBound, noise_beside_count
 from agents.federation.privacy.lattice import Lattice
 from agents.federation.privacy.ledger import merged
 from agents.federation.privacy.noise import MAX_DEVIATION
@@ -23,13 +25,33 @@ def privacy_of(plan: Plan) -> Privacy | None:
     return privacy if privacy is not None and privacy.noise != "examples" else None
 
 
-def lattice_of(plan: Plan) -> Lattice | None:
-    """The grid that a plan's noise for clients is made on; None without such noise. Raises: BadOption."""
+def lattice_of(plan: Plan, bound: float | None = None) -> Lattice | None:
+    """The grid that a plan's noise for clients is made on; None without such noise. `bound`: the round's, if it moves.
+
+    Raises: BadOption.
+    """
     privacy, secure = privacy_of(plan), options_of(plan).secure
     if privacy is None:
         return None
     n_needed = plan.min_participants - secure.n_colluders if privacy.noise == "distributed" and secure else 1
-    return Lattice(privacy.bound, privacy.multiplier, max(n_needed, 1))
+    n_needed, multiplier, bit_steps = max(n_needed, 1), privacy.multiplier, 0
+    if privacy.quantile:
+        deviation = privacy.count_noise or max(plan.min_participants / 20.0, 2.0 * privacy.multiplier)
+        try:
+            multiplier = noise_beside_count(multiplier, deviation)
+        except ValueError as error:
+            raise BadOption(f"count_noise of {deviation:g} clients: {error}") from None
+        bit_steps = math.floor(MAX_DEVIATION * math.sqrt(n_needed) / (2.0 * deviation))
+    return Lattice(bound or privacy.bound, multiplier, n_needed, bit_steps)
+
+
+def next_bound(plan: Plan, bound: float | None, n_within: float | None, n_clients: int) -> float | None:
+    """The clip bound after a round that told so much; None where the plan's does not move. Raises: BadOption."""
+    privacy = privacy_of(plan)
+    if privacy is None or not privacy.quantile:
+        return None
+    now = AdaptiveBound(bound or privacy.bound, privacy.quantile, privacy.rate)
+    return (now if n_within is None else now.moved(n_within, n_clients)).bound
 
 
 def told(plan: Plan, n_reported: int) -> Spent:

@@ -39,11 +39,14 @@ class Lattice(NamedTuple):
 
     bound: of an update's norm. multiplier: the noise's deviation in bounds, as the plan promises it.
     n_needed: how many clients' noise makes up that much: the fewest with which the round goes on, less colluders.
+    bit_steps: with a bound that moves, each client tells one bit behind its update, whether that was within: so many
+    steps above zero, or below. 0 for none. The noise is that of every other value.
     """
 
     bound: float
     multiplier: float
     n_needed: int
+    bit_steps: int = 0
 
     @property
     def deviation(self) -> int:
@@ -57,12 +60,17 @@ class Lattice(NamedTuple):
 
     @property
     def most(self) -> int:
-        """The bound, in whole steps."""
-        return math.floor(self.bound / self.step)
+        """The bound, in whole steps: as many whatever the bound, so that what a round tells does not hang on it."""
+        return math.floor(math.sqrt(self.n_needed) * self.deviation / self.multiplier)
+
+    @property
+    def reach(self) -> float:
+        """How far one client moves a sum, in steps: its update and its bit together."""
+        return math.hypot(self.most, self.bit_steps)
 
     def multiplier_of(self, n_reported: int, n_colluders: int = 0) -> float:
-        """The noise that is really in a sum, in bounds: what the accountant is told."""
-        return self.deviation * math.sqrt(max(n_reported - n_colluders, 0)) / self.most
+        """The noise that is really in a sum, over what one client moves it: what the accountant is told."""
+        return self.deviation * math.sqrt(max(n_reported - n_colluders, 0)) / self.reach
 
     def problem(self, n_clients: int) -> str:
         """Why a sum over so many would not be read right, or nothing."""
@@ -70,23 +78,29 @@ class Lattice(NamedTuple):
             return "a grid needs a bound, noise, and at least one client whose noise counts"
         if self.most < 1:
             return "the noise is so large that an update is less than one step of it: lower the multiplier"
-        if 2 * (n_clients * self.most + TAIL_DEVIATIONS * self.deviation * n_clients) >= MODULUS:
+        if 2 * (n_clients * max(self.most, self.bit_steps) + TAIL_DEVIATIONS * self.deviation * n_clients) >= MODULUS:
             return f"a sum over {n_clients} clients could wrap around: raise the noise multiplier"
         return ""
 
 
 def on_grid(update: Vector, lattice: Lattice) -> Whole:
-    """An update in steps, within the bound for sure: the norm is checked in whole numbers. Raises: NotFinite."""
+    """An update in steps, within the bound for sure: the norm is checked in whole numbers. Its bit stands behind it.
+
+    Raises: NotFinite.
+    """
     short = update.copy()
-    clip(short, lattice.bound)
+    is_within = clip(short, lattice.bound)
     scale, most = 1.0 / lattice.step, lattice.most
     while True:
         steps = np.rint(short * np.float64(scale)).astype(np.int64)
         # Below 2^63, as `problem` bounds what a grid may be; a product of whole numbers is exact.
         square = int(np.dot(steps, steps))
         if square <= most * most:
-            return steps
+            break
         scale *= min(_SHRINK, most / math.sqrt(square))
+    if not lattice.bit_steps:
+        return steps
+    return np.append(steps, lattice.bit_steps if is_within else -lattice.bit_steps)
 
 
 def hidden(update: Vector, lattice: Lattice, source: Source = secrets.token_bytes) -> Words:
@@ -99,14 +113,20 @@ def hidden(update: Vector, lattice: Lattice, source: Source = secrets.token_byte
     return (steps & (MODULUS - 1)).astype(np.uint32)
 
 
-def mean_of_sum(total: Words, n_clients: int, lattice: Lattice) -> Vector:
-    """The mean of what `n_clients` sent, uniform: a weight would be a second secret to bound."""
-    signed = total.view(np.int32).astype(np.float64)
-    return (signed * (lattice.step / n_clients)).astype(np.float32)
+class Told(NamedTuple):
+    """What a noisy sum tells: the mean of updates, and how many were within the bound; None where that is not asked."""
+
+    mean: Vector
+    n_within: float | None
 
 
-def noisy_mean(updates: Iterable[Vector], lattice: Lattice, noise: Whole) -> Vector:
-    """Central noise: the mean of updates that are put on the grid one by one, with all the noise at once.
+def mean_of_sum(total: Words, n_clients: int, lattice: Lattice) -> Told:
+    """Of what `n_clients` sent, uniform: a weight would be a second secret to bound."""
+    return _told(total.view(np.int32).astype(np.int64), n_clients, lattice)
+
+
+def noisy_mean(updates: Iterable[Vector], lattice: Lattice, noise: Whole) -> Told:
+    """Central noise: of updates that are put on the grid one by one, with all the noise at once.
 
     `lattice.n_needed` is 1 here, for one party makes the noise. Raises: NotFinite, BadLattice.
     """
@@ -118,7 +138,14 @@ def noisy_mean(updates: Iterable[Vector], lattice: Lattice, noise: Whole) -> Vec
         n_updates += 1
     if not n_updates:
         raise BadLattice("there is no update to average")
-    return (total * (lattice.step / n_updates)).astype(np.float32)
+    return _told(total, n_updates, lattice)
+
+
+def _told(total: Whole, n_clients: int, lattice: Lattice) -> Told:
+    values, n_within = total, None
+    if lattice.bit_steps:
+        values, n_within = total[:-1], (int(total[-1]) / lattice.bit_steps + n_clients) / 2.0
+    return Told((values.astype(np.float64) * (lattice.step / n_clients)).astype(np.float32), n_within)
 
 
 def noise_fault(noise: Whole) -> str:

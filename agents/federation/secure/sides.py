@@ -272,7 +272,10 @@ class Adder:
                 raise FalseShares("the key that came of the shares is not the one it signed", gone)
             for peer in sorted(self.active):
                 purpose = self._setting.purpose(_MASK, *sorted((gone, peer)))
-                seed = masks.agree(key, self._keys[peer].for_masks, purpose)
+                try:
+                    seed = masks.agree(key, self._keys[peer].for_masks, purpose)
+                except masks.BadKey as error:
+                    raise FalseShares(f"its public key is bad: {error}", peer) from None
                 masks.apply(self._total, seed, -1 if peer < gone else 1)
         return self._total
 

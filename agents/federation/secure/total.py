@@ -17,6 +17,7 @@ from agents.aggregation.updates import Vector
 from agents.federation.privacy import lattice
 from agents.federation.privacy.accounts import lattice_of
 from agents.federation.privacy.clipping import clip
+from agents.federation.privacy.lattice import Told
 from agents.federation.secure import quantise
 from agents.federation.secure.quantise import Grid, Words
 from agents.federation.secure.sides import Adder, SecureRefused
@@ -28,13 +29,14 @@ WORD_BYTES: Final = 4
 
 
 def n_words(plan: Plan, n_params: int) -> int:
-    """How many words a masked update has: one for each parameter, and the weight where there are weights."""
-    return n_params + (lattice_of(plan) is None)
-
-
-def levels_of(plan: Plan, n_clients: int, update: Vector, n_samples: int) -> Words:
-    """An update as the words that go under masks: checked and clipped, weighed or noisy. Raises: NotFinite."""
+    """How many words a masked update has: one for each parameter, and one for its weight or its bit, if it has one."""
     grid = lattice_of(plan)
+    return n_params + (grid is None or grid.bit_steps > 0)
+
+
+def levels_of(plan: Plan, n_clients: int, update: Vector, n_samples: int, bound: float | None = None) -> Words:
+    """An update as the words that go under masks: checked and clipped, weighed or noisy. Raises: NotFinite."""
+    grid = lattice_of(plan, bound)
     if grid is not None:
         return lattice.hidden(update, grid)
     short = np.array(update, np.float32)
@@ -48,14 +50,16 @@ def _weight(plan: Plan, n_samples: int) -> float:
     return min(n_samples, plan.max_samples) / plan.max_samples
 
 
-def mean_of(plan: Plan, unmasking: Unmasking, masked: Mapping[PeerId, Path], n_params: int) -> Vector:
+def mean_of(
+    plan: Plan, unmasking: Unmasking, masked: Mapping[PeerId, Path], n_params: int, bound: float | None = None
+) -> Told:
     """The mean of masked updates, each read once. Raises: SecureRefused, OSError."""
     total = unmasked(unmasking, masked, n_words(plan, n_params))
-    grid = lattice_of(plan)
+    grid = lattice_of(plan, bound)
     if grid is not None:
         return lattice.mean_of_sum(total, len(unmasking.active), grid)
     n_clients = len(unmasking.setting.clients)
-    return quantise.mean_of_sum(total, len(unmasking.active), Grid(plan.max_norm, n_clients))[0]
+    return Told(quantise.mean_of_sum(total, len(unmasking.active), Grid(plan.max_norm, n_clients))[0], None)
 
 
 def unmasked(unmasking: Unmasking, masked: Mapping[PeerId, Path], size: int) -> Words:

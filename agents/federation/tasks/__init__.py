@@ -50,7 +50,8 @@ class Training(NamedTuple):
     """What a task wants of the engine: go on training the adapter in the file `initial`, into the folder `out`.
 
     What is held out of the data is the same in every round, whatever the seed. With `is_half`, `initial` holds the B of
-    each layer alone: A follows from the base, and is not learned.
+    each layer alone: A follows from the base, and is not learned. `frozen` is the half that is not learned, "a" or "b";
+    `merged` a file of what is added to layers' weights first.
     """
 
     base: str
@@ -68,6 +69,8 @@ class Training(NamedTuple):
     held_out: float
     seed: int
     is_half: bool = False
+    frozen: Literal["", "a", "b"] = ""
+    merged: Path | None = None
 
 
 class Trained(NamedTuple):
@@ -101,7 +104,8 @@ class Work(NamedTuple):
     """One round of one participant. The update, new minus base, goes to `out`, which is not there yet.
 
     `seed` is the round's own and this participant's: who trains again from it makes the same update. `engine` runs a
-    training in the engine's process, for tasks that need one; None where there is no engine.
+    training in the engine's process, for tasks that need one; None where there is no engine. `rank` is what this
+    participant chose to train, where the task lets it; 0 for the plan's.
     """
 
     base: Path
@@ -109,6 +113,8 @@ class Work(NamedTuple):
     seed: bytes
     out: Path
     engine: Engine | None = None
+    number: int = 1
+    rank: int = 0
 
 
 class Made(NamedTuple):
@@ -151,6 +157,10 @@ class Task(msgspec.Struct, frozen=True, tag_field="task", forbid_unknown_fields=
 
     def check(self, data: Path) -> None:
         """Raises: BadTask, OSError for data that cannot be trained on."""
+
+    def check_rank(self, rank: int) -> None:
+        """Raises: BadTask where a participant cannot train so few, or any number of its own."""
+        raise BadTask("this task has no rank for participants to choose: leave out --rank")
 
     async def train(self, work: Work) -> Made:
         """Train. Raises: BadTask, OSError, EngineFailed."""

@@ -1,20 +1,41 @@
 """How runs stand, and what a member's node does next for one: read out of the state alone. No IO, no clock."""
 
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final, Literal, NamedTuple, cast
 
+from agents.roster.announced import performers
 from agents.workspace.history import Node
-from agents.workspace.runs.plan import APPROVE, CANCEL, PREFIX, Plan, filled, idempotency_key, name_of, plan_of
+from agents.workspace.runs.plan import (
+    APPROVE,
+    BESIDE,
+    CANCEL,
+    PREFIX,
+    PREVIOUS,
+    BadRun,
+    Plan,
+    Step,
+    filled,
+    idempotency_key,
+    name_of,
+    plan_of,
+)
 from agents.workspace.space import Space
 from protocols.workspaces.entries import Begin, Claim, Commit
 from storage.keys import PeerId
 
 APPROVAL: Final = "approval"
+NEVER: Final = 1 << 62
 
 State = Literal["running", "waiting", "done", "failed", "cancelled"]
 
 
 class StepView(NamedTuple):
-    """A step. `n_attempts` over 1: it was interrupted or failed, and tried again with the same idempotency key."""
+    """A step. `n_attempts` over 1: it was interrupted or failed, and tried again with the same idempotency key.
+
+    `place` is where it stands in the plan, `number` how its commit calls it: a loop performs one place several times.
+    `task` is what is claimed by who performs it.
+    """
 
     name: str
     is_done: bool
@@ -23,10 +44,28 @@ class StepView(NamedTuple):
     output: Any
     by: PeerId | None
     commit: Node | None
+    place: int
+    number: int
+    task: str
+    time: int
+
+    @property
+    def made(self) -> dict[str, Any]:
+        """How an agent came to the output: model, prompt, usage, tools; empty where no agent made it."""
+        output = cast(Commit, self.commit.says).output if self.commit is not None else None
+        made = output.get("made") if isinstance(output, dict) else None
+        return made if isinstance(made, dict) else {}
+
+    @property
+    def n_tokens(self) -> int:
+        """What its model read and wrote."""
+        usage = self.made.get("usage")
+        counts = [usage.get(name) for name in ("n_prompt_tokens", "n_tokens")] if isinstance(usage, dict) else []
+        return sum(count for count in counts if type(count) is int and count > 0)
 
 
 class Run(NamedTuple):
-    """A run, as its workspace has it."""
+    """A run, as its workspace has it. `why` says what it waits for, or what it failed with."""
 
     name: str
     node: Node
@@ -34,16 +73,43 @@ class Run(NamedTuple):
     state: State
     steps: tuple[StepView, ...]
     holder: Node | None
+    stage: tuple[StepView, ...]
+    why: str
 
     @property
     def task(self) -> str:
-        """What is claimed by who performs it."""
+        """What is claimed by who performs it; of a stage's other steps each has a task below it."""
         return PREFIX + self.name
 
     @property
-    def next_step(self) -> int:
-        """The first step that is not done."""
-        return next((place for place, step in enumerate(self.steps) if not step.is_done), len(self.steps))
+    def n_tokens(self) -> int:
+        """What its models read and wrote so far."""
+        return sum(view.n_tokens for view in self.steps)
+
+    @property
+    def n_done(self) -> int:
+        """So many steps were performed."""
+        return sum(view.is_done for view in self.steps)
+
+    def outputs(self, before: StepView) -> dict[str, Any]:
+        """What a step's input may name: the last output of each step and of the stage before it; empty without one."""
+        done, last = self.seen_by(before)
+        found: dict[str, Any] = {step.name: "" for step in self.plan.steps}
+        found |= {view.name: view.output for view in done}
+        if last:
+            found[PREVIOUS] = last[0].output if len(last) == 1 else _joined(last)
+        return found
+
+    def seen_by(self, view: StepView) -> tuple[list[StepView], list[StepView]]:
+        """The steps that are done before the stage of a step begins; those of the stage before it."""
+        begins = view.number - (view.place - self.plan.first_beside(view.place))
+        done = [one for one in self.steps if one.is_done and one.number < begins]
+        return done, done[-len(self.plan.stage(self.plan.first_beside(done[-1].place))) :] if done else []
+
+
+def _joined(views: Sequence[StepView]) -> str:
+    """The outputs of a stage as one text, each under its step's name."""
+    return "\n\n".join(f"{view.name}:\n{view.output}" for view in views)
 
 
 class Want(NamedTuple):
@@ -61,6 +127,12 @@ class Perform(NamedTuple):
     begin: Begin
     input: Any
     key: str
+    view: StepView
+
+    @property
+    def plan(self) -> Step:
+        """The step as the plan has it."""
+        return self.run.plan.steps[self.view.place]
 
 
 class Say(NamedTuple):
@@ -70,6 +142,15 @@ class Say(NamedTuple):
 
 
 Act = Want | Perform | Say
+
+
+class Outside(NamedTuple):
+    """What the state does not tell. `is_lost`: is a task's holder out of reach for longer than the lease?"""
+
+    is_lost: Callable[[str, float], bool] = lambda task, lease_s: False
+    is_reached: Callable[[PeerId], bool] = lambda peer: True
+    unix_s: float = 0.0
+    busy: Collection[tuple[str, int]] = ()  # (task, step) that this node is at
 
 
 def runs(space: Space) -> list[Run]:
@@ -84,64 +165,159 @@ def runs(space: Space) -> list[Run]:
 
 
 def _run(space: Space, name: str, node: Node, plan: Plan, *, is_cancelled: bool) -> Run:
-    task = PREFIX + name
-    steps = []
-    for place, step in enumerate(plan.steps):
-        commit = space.done(task, place)
-        output = cast(Commit, commit.says).output if commit is not None else None
-        is_failed = isinstance(output, dict) and "failed" in output
-        value = output.get("value") if isinstance(output, dict) and not is_failed else output
-        n_attempts = len(space.begun(task, place))
-        by = commit.author if commit is not None else None
-        steps.append(StepView(step.name, commit is not None, is_failed, n_attempts, value, by, commit))
+    steps, stage = _walked(space, name, plan)
     state: State = "running"
-    if any(step.is_failed for step in steps):
-        state = "failed"
-    elif all(step.is_done for step in steps):
+    why = ""
+    if failed := next((view for view in steps if view.is_failed), None):
+        state, why = "failed", f"{failed.name}: {_failure(failed)}"
+    elif not stage:
         state = "done"
     elif is_cancelled:
         state = "cancelled"
-    run = Run(name, node, plan, state, tuple(steps), space.holder(task))
-    return run._replace(state="waiting") if state == "running" and _awaits_approval(space, run) else run
+    run = Run(name, node, plan, state, tuple(steps), space.holder(PREFIX + name), tuple(stage), why)
+    if state != "running":
+        return run
+    if spent := _spent(run):
+        return run._replace(state="failed", why=spent)
+    waits = [_waits_for(space, run, view) for view in stage if not view.is_done]
+    return run._replace(state="waiting", why=waits[0]) if all(waits) else run
 
 
-def _awaits_approval(space: Space, run: Run) -> bool:
-    step = run.plan.steps[run.next_step]
-    return step.do == APPROVAL and run.task + APPROVE + step.name not in space.values()
+def _walked(space: Space, name: str, plan: Plan) -> tuple[list[StepView], list[StepView]]:
+    """The steps in the order in which they are performed, loops unrolled as far as they went; the stage that is due."""
+    steps: list[StepView] = []
+    place = time = 0
+    times: dict[int, int] = {}
+    places = {step.name: at for at, step in enumerate(plan.steps)}
+    while place < len(plan.steps):
+        span = plan.stage(place)
+        stage = [_view(space, name, plan, at, at - place, time) for at in span]
+        steps += stage
+        if not all(view.is_done for view in stage) or any(view.is_failed for view in stage):
+            rest = [_unreached(name, plan, at, time) for at in range(span.stop, len(plan.steps))]
+            return steps + rest, stage
+        loop = next((step.loop for step in plan.steps[place : span.stop] if step.loop is not None), None)
+        is_said = loop is None or any(loop.until.casefold() in str(view.output).casefold() for view in stage)
+        if loop is not None and not is_said and times.get(place, 1) < loop.max_times:
+            times[place] = times.get(place, 1) + 1
+            time += 1
+            place = places[loop.to]
+        else:
+            place = span.stop
+    return steps, []
 
 
-def next_act(space: Space, me: PeerId, run: Run, *, is_holder_lost: bool) -> Act | None:
-    """What this member does for a run now; None for nothing. `is_holder_lost`: for longer than the lease."""
-    if run.state != "running" or not space.may(me, "run", run.task) or space.history.fork_of(me) < 1 << 62:
+def _view(space: Space, name: str, plan: Plan, place: int, slot: int, time: int) -> StepView:
+    task, number = task_of(name, slot), place + time * len(plan.steps)
+    commit = space.done(task, number)
+    output = cast(Commit, commit.says).output if commit is not None else None
+    is_failed = isinstance(output, dict) and "failed" in output
+    value = output.get("value") if isinstance(output, dict) and not is_failed else output
+    by = commit.author if commit is not None else None
+    n_attempts = len(space.begun(task, number))
+    return StepView(
+        plan.steps[place].name, commit is not None, is_failed, n_attempts, value, by, commit, place, number, task, time
+    )
+
+
+def _unreached(name: str, plan: Plan, place: int, time: int) -> StepView:
+    number = place + time * len(plan.steps)
+    return StepView(plan.steps[place].name, False, False, 0, None, None, None, place, number, task_of(name, 0), time)
+
+
+def task_of(name: str, slot: int) -> str:
+    """What is claimed by who performs the step that stands so far beside the first of its stage."""
+    return PREFIX + name + (f"{BESIDE}{slot}" if slot else "")
+
+
+def _failure(view: StepView) -> str:
+    return str(view.output.get("failed")) if isinstance(view.output, dict) else "failed"
+
+
+def _spent(run: Run) -> str:
+    """Why no further step may be begun; empty where one may. A function of the state: everybody sees it alike."""
+    plan = run.plan
+    if plan.max_steps and run.n_done >= plan.max_steps:
+        return f"the budget of {plan.max_steps} steps is spent"
+    if plan.max_tokens and run.n_tokens >= plan.max_tokens:
+        return f"the budget of {plan.max_tokens} tokens is spent: {run.n_tokens} were used"
+    return ""
+
+
+def _waits_for(space: Space, run: Run, view: StepView) -> str:
+    step = run.plan.steps[view.place]
+    if step.do == APPROVAL and run.task + APPROVE + step.name not in space.values():
+        return f"{step.name} waits for approval"
+    if performers(space, step.agent, step.role) == frozenset():
+        whom = f"the agent {step.agent}" if step.agent is not None else f"an agent with the role {step.role}"
+        return f"{step.name} waits for {whom}"
+    return ""
+
+
+def next_acts(space: Space, me: PeerId, run: Run, outside: Outside) -> Iterator[Act]:
+    """What this member does for a run now, for each step that is due."""
+    if run.state not in ("running", "waiting") or space.history.fork_of(me) < NEVER:
+        return
+    is_late = 0 < run.plan.deadline_unix_s <= outside.unix_s
+    for view in run.stage:
+        if view.is_done or (view.task, view.number) in outside.busy or not space.may(me, "run", view.task):
+            continue
+        if _waits_for(space, run, view) and not is_late:
+            continue
+        act = _act(space, me, run, view, outside, is_late=is_late)
+        if act is not None:
+            yield act
+
+
+def _act(space: Space, me: PeerId, run: Run, view: StepView, outside: Outside, *, is_late: bool) -> Act | None:
+    step, claim = run.plan.steps[view.place], space.holder(view.task)
+    able = None if is_late else performers(space, step.agent, step.role)
+    is_lost = outside.is_lost(view.task, run.plan.lease_s)
+    if claim is None or (claim.author != me and (is_lost or (able is not None and claim.author not in able))):
+        return _claim(space, me, view, able, outside, is_lost=is_lost)
+    if claim.author != me:
         return None
-    if run.holder is None or (run.holder.author != me and is_holder_lost):
-        return _claim(space, run, is_holder_lost=is_holder_lost)
-    if run.holder.author != me:
-        return None
-    step, claim = run.next_step, run.holder
     if any(
-        commit.author == me and (says := cast(Commit, commit.says)).step == step and says.claim == claim.entry.cid
+        commit.author == me
+        and (says := cast(Commit, commit.says)).step == view.number
+        and says.claim == claim.entry.cid
         for commit in space.open_commits()
     ):
         return None  # until the others have accepted it
-    must = space.accepted(run.task, step, claim)
+    must = space.accepted(view.task, view.number, claim)
     if must is not None:
-        return Say(Commit(claim=claim.entry.cid, step=step, output=must.output, link=must.link))
-    n_begun = len(space.begun(run.task, step))
-    if n_begun >= run.plan.steps[step].max_tries:
-        failed = {"failed": f"given up after {n_begun} attempts"}
-        return Say(Commit(claim=claim.entry.cid, step=step, output=failed))
-    outputs = {one.name: one.output for one in run.steps[:step]}
-    outputs |= {"previous": run.steps[step - 1].output} if step else {}
-    begin = Begin(claim=claim.entry.cid, step=step, attempt=n_begun + 1)
-    given = filled(run.plan.steps[step].input, outputs)
-    return Perform(run, step, claim, begin, given, idempotency_key(run.node, step))
+        return Say(Commit(claim=claim.entry.cid, step=view.number, output=must.output, link=must.link))
+    if able is not None and me not in able:
+        return None
+    n_begun = len(space.begun(view.task, view.number))
+    if n_begun >= step.max_tries or is_late:
+        failed = "the time of the run is over" if is_late else f"given up after {n_begun} attempts"
+        return Say(Commit(claim=claim.entry.cid, step=view.number, output={"failed": failed}))
+    try:
+        given = filled(step.input, run.outputs(view))
+    except BadRun as error:
+        return Say(Commit(claim=claim.entry.cid, step=view.number, output={"failed": str(error)}))
+    begin = Begin(claim=claim.entry.cid, step=view.number, attempt=n_begun + 1)
+    return Perform(run, view.number, claim, begin, given, idempotency_key(run.node, view.number), view)
 
 
-def _claim(space: Space, run: Run, *, is_holder_lost: bool) -> Want | None:
-    terms = [cast(Claim, claim.says).term for claim in space.claims(run.task)]
+def _claim(
+    space: Space, me: PeerId, view: StepView, able: frozenset[PeerId] | None, outside: Outside, *, is_lost: bool
+) -> Want | None:
+    terms = [cast(Claim, claim.says).term for claim in space.claims(view.task)]
     highest = max(terms, default=-1)
-    is_open = highest >= 0 and space.winner(run.task, highest) is None
-    if is_open and not is_holder_lost:
+    is_open = highest >= 0 and space.winner(view.task, highest) is None
+    if is_open and not is_lost:
         return None  # somebody asked already: let the voters answer
-    return Want(Claim(task=run.task, term=highest + 1))
+    if able is not None and not (me in able and _is_first(me, able, view, highest + 1, outside)):
+        return None
+    return Want(Claim(task=view.task, term=highest + 1))
+
+
+def _is_first(me: PeerId, able: frozenset[PeerId], view: StepView, term: int, outside: Outside) -> bool:
+    """Of those who could perform a step one asks for it at a time: two that ask at once may both be refused."""
+
+    def lot(peer: PeerId) -> bytes:
+        return hashlib.sha256(f"{view.task} {view.number} {term} {peer}".encode()).digest()
+
+    return min((peer for peer in able if peer == me or outside.is_reached(peer)), key=lot) == me

@@ -1,24 +1,38 @@
-"""A run once more, from its history: the same inputs have to give the same outputs, up to the first that does not."""
+"""A run once more, from its history: the same inputs have to give the same outputs, up to the first that does not.
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, cast
+What an agent said and what its tools returned stands in the history, so a step of an agent's is not asked again: its
+prompt is made anew out of the recorded outputs before it, and where that is the recorded one, the recorded answer is
+the output. `Live` asks again all the same, and tells the difference.
+"""
+
+import difflib
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, NamedTuple, cast
 
 from agents.errors import AgentError
-from agents.workspace.runs.core import Run
+from agents.workspace.runs.core import APPROVAL, Run, StepView
 from agents.workspace.runs.effects import Effect
-from agents.workspace.runs.plan import filled, idempotency_key
+from agents.workspace.runs.plan import Plan, Step, filled, idempotency_key
+from protocols.errors import ProtocolError
 from protocols.workspaces.entries import Commit
 from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
 
+MODEL: Final = "model"
+MAX_DIFF_LINES: Final = 200
+
+Told = Callable[[str, Any], "list[dict[str, str]] | None"]
+Live = Callable[[str, str, Any, str], Awaitable[Any]]
+
 
 class Replayed(NamedTuple):
-    """A step that was performed again. `recorded` and `now` are the CIDs of its output."""
+    """A step that was performed again. `recorded` and `now` are the CIDs of its output; `diff` is for people."""
 
     name: str
     recorded: Cid
     now: Cid | None
     why: str
+    diff: tuple[str, ...] = ()
 
     @property
     def is_same(self) -> bool:
@@ -31,26 +45,88 @@ def output_cid(output: Any) -> Cid:
     return Cid.of(dag_cbor.encode(output), DAG_CBOR)
 
 
-async def replay(run: Run, effects: Mapping[str, Effect]) -> list[Replayed]:
-    """Perform each step that is done with the recorded outputs of those before it; stops at the first that differs."""
+def _nothing_told(_agent: str, _given: Any) -> None:
+    return None
+
+
+async def replay(
+    run: Run,
+    effects: Mapping[str, Effect],
+    *,
+    plan: Plan | None = None,
+    told: Told = _nothing_told,
+    live: Live | None = None,
+) -> list[Replayed]:
+    """Perform each step that is done with the recorded outputs of those before it; stops at the first that differs.
+
+    Args:
+        plan: another plan to try, instead of the recorded one.
+        told: what an agent here would be told for an input, as turns; None for who is not here.
+        live: asks an agent here again (agent, do, input, key). Then it goes on past what differs.
+    """
     found: list[Replayed] = []
-    outputs: dict[str, Any] = {}
-    for place, (step, view) in enumerate(zip(run.plan.steps, run.steps, strict=True)):
+    wish = plan or run.plan
+    for view in run.steps:
         if view.commit is None:
             break
-        recorded = output_cid(cast(Commit, view.commit.says).output)
-        key = idempotency_key(run.node, place)
-        effect = effects.get(step.do)
-        now, why = None, f"there is no effect {step.do!r} here"
-        if effect is not None:
-            try:
-                value = await effect(filled(step.input, outputs), key)
-                now = output_cid({"value": value, "key": key})
-                why = "" if now == recorded else "another output"
-            except AgentError as error:
-                why = str(error)
-        found.append(Replayed(step.name, recorded, now, why))
-        if now != recorded:
+        one = await _again(run, view, wish, effects, told, live)
+        found.append(one)
+        if not one.is_same and live is None:
             break
-        outputs |= {step.name: view.output, "previous": view.output}
     return found
+
+
+async def _again(
+    run: Run, view: StepView, wish: Plan, effects: Mapping[str, Effect], told: Told, live: Live | None
+) -> Replayed:
+    recorded = output_cid(cast(Commit, cast(Any, view.commit).says).output)
+    if view.place >= len(wish.steps) or wish.steps[view.place].name != view.name:
+        return Replayed(view.name, recorded, None, "the plan has another step in its place")
+    step = wish.steps[view.place]
+    given, key = filled(step.input, run.outputs(view)), idempotency_key(run.node, view.number)
+    try:
+        if not view.made:
+            value = await _effect(step, effects)(given, key)
+            again = output_cid({"value": value, "key": key})
+            return Replayed(view.name, recorded, again, "" if again == recorded else "another output")
+        if live is not None:
+            return _compared(view, recorded, await live(str(view.made.get("agent")), step.do, given, key))
+        now, why = rebuilt(run, view, step, given, told)
+        return Replayed(view.name, recorded, now, why)
+    except (AgentError, ProtocolError, OSError) as error:
+        return Replayed(view.name, recorded, None, str(error))
+
+
+def _effect(step: Step, effects: Mapping[str, Effect]) -> Effect:
+    effect = effects.get(step.do)
+    if effect is None:
+        raise AgentError(f"there is no effect {step.do!r} here")
+    return effect
+
+
+def rebuilt(run: Run, view: StepView, step: Step, given: Any, told: Told = _nothing_told) -> tuple[Cid | None, str]:
+    """The output of an agent's step as its record gives it, where the agent would be asked the same; else why not."""
+    made = view.made
+    if step.do != made.get("do"):
+        return None, f"the plan says {step.do}, and {made.get('do')} was done"
+    if step.do == MODEL:
+        asked = given.get("prompt") if isinstance(given, dict) else given
+        prompt = made.get("prompt")
+        if not isinstance(prompt, list) or not prompt or prompt[-1] != {"role": "user", "content": asked}:
+            return None, "the prompt has changed"
+        now = told(str(made.get("agent")), given)
+        if now is not None and now != prompt:
+            return None, f"{made.get('agent')} is told otherwise now"
+    elif step.do != APPROVAL and made.get("input") != given:
+        return None, "the input has changed"
+    key = idempotency_key(run.node, view.number)
+    return output_cid({"value": view.output, "key": key, "made": made}), ""
+
+
+def _compared(view: StepView, recorded: Cid, value: Any) -> Replayed:
+    if value == view.output:
+        return Replayed(view.name, recorded, recorded, "")
+    lines = difflib.unified_diff(
+        str(view.output).splitlines(), str(value).splitlines(), "recorded", "now", lineterm="", n=1
+    )
+    return Replayed(view.name, recorded, output_cid(value), "another answer", tuple(lines)[:MAX_DIFF_LINES])

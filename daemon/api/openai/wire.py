@@ -180,6 +180,14 @@ def read(raw: bytes, kind: type[B]) -> tuple[B, list[str]]:
         raise invalid(f"the body is not JSON: {error}") from None
     if not isinstance(said, dict):
         raise invalid("the body is not a JSON object")
+    for name in ("prompt", "input"):
+        if _holds_tokens(said.get(name)):
+            raise invalid(
+                f"{name}: arrays of tokens are not read by this server, whose models each count tokens in a way of "
+                "their own: send the text, a string or an array of strings",
+                name,
+                code="unsupported",
+            )
     ignored = sorted(IGNORED & said.keys())
     asked = _asked(said, NEUTRAL, "")
     messages = asked.get("messages")
@@ -193,6 +201,10 @@ def read(raw: bytes, kind: type[B]) -> tuple[B, list[str]]:
     except msgspec.ValidationError as error:
         raise _wrong(str(error)) from None
     return body, ignored
+
+
+def _holds_tokens(value: object) -> bool:
+    return isinstance(value, list) and any(isinstance(part, int | list) for part in value)
 
 
 def _asked(said: dict[str, Any], neutral: dict[str, tuple[object, ...]], where: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from msgspec import Meta
 
-from agents.chat.events import Adapter, ChatEvent, Loading, Refused
+from agents.chat.events import Adapter, ChatEvent, Loading
 from daemon.api.operation import Operation, Params, Result
 from daemon.api.operations.chat import MAX_QUESTION_CHARS, Wish
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from storage.cid import Cid
 
 MAX_STOPS: Final = 16
-LATEST: Final = "latest"
 USUAL_TOKENS: Final = 256
 
 
@@ -40,7 +39,7 @@ class Question(Params, frozen=True):
     seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1, description="The same seed, the same draws.")] | None = None
     stop: Annotated[
         tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...],
-        Meta(max_length=MAX_STOPS, description="Texts that end the answer"),
+        Meta(max_length=MAX_STOPS, description="Texts that end the answer; commas between."),
     ] = ()
     is_record: Annotated[bool, Meta(description="Have a signed record made of the answer.")] = False
     timeout_s: Annotated[float, Meta(gt=0, le=3600, description="The longest time for the answer.")] | None = None
@@ -56,16 +55,15 @@ async def say(node: "Node", params: Question) -> AsyncIterator[ChatEvent | Recor
     """Answer one question; closing the stream stops the answer."""
     from agents.chat.answer import answer
     from agents.chat.conversation import DEFAULT_SYSTEM, Conversation
-    from agents.errors import BadAdapter
     from agents.models import card_of
+    from daemon.answering import is_loaded
     from storage.cid import Cid
 
     records: list[Cid] = []
     settings = _settings(node, params)
     system = node.config.chat.system or DEFAULT_SYSTEM if params.system is None else params.system
     engine, model, wanted = await _answerer(node, params, settings, records)
-    is_here = params.on is None
-    if is_here and not (node.engine.pid is not None and node.desk.holds(model)):
+    if params.on is None and not is_loaded(node, model):
         yield Loading(model=model.name)
     events = answer(
         Conversation(system=system, wish=params.adapter),
@@ -77,9 +75,6 @@ async def say(node: "Node", params: Question) -> AsyncIterator[ChatEvent | Recor
     )
     async with aclosing(events):
         async for event in events:
-            if isinstance(event, Refused) and params.adapter != LATEST:
-                # Who names an adapter wants no other one's answer, nor the base's.
-                raise BadAdapter(f"{event.adapter.name} cannot be used: {event.reason}")
             yield event
     for cid in records:
         yield Recorded(record=str(cid))
@@ -112,16 +107,14 @@ async def _answerer(
     """The engine, the model and the adapter that answer. Raises: AgentError."""
     import trio
 
-    from agents.models import find_model
-    from daemon.answering import engine_before, resolve_wish
+    from daemon.answering import engine_before, who_answers
     from daemon.asking import engine_of, recorded_here, remote_model
 
     if params.on is not None:
         remote = await remote_model(node, params.on)
         wanted = remote.resolve(params.adapter)
         return engine_of(node, remote, settings.timeout_s, records if params.is_record else None), remote.row, wanted
-    model = await trio.to_thread.run_sync(find_model, node.catalog, params.model, node.config.engine.model)
-    wanted = await trio.to_thread.run_sync(resolve_wish, node, model, params.adapter)
+    model, wanted = await trio.to_thread.run_sync(who_answers, node, params.model, params.adapter)
     engine = engine_before(node.answers, node.engine, node.desk, model, is_seeded=params.seed is not None)
     return recorded_here(node, engine, model, wanted, records) if params.is_record else engine, model, wanted
 

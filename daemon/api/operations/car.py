@@ -212,19 +212,11 @@ async def export(node: "Node", params: Export, report: "Report") -> Exported:
 
     Depth-first, parents before children, each block once: one DAG gives the same bytes everywhere.
     """
-    import os
-    from pathlib import Path
-
     from daemon.api.progress import in_thread
-    from daemon.errors import NotFoundHere
+    from daemon.asked import new_target
     from storage import car
-    from storage.errors import TargetExists
 
-    target = Path(params.out)
-    if not target.parent.is_dir():
-        raise NotFoundHere(f"there is no folder {target.parent} to write into. Make it first: mkdir -p")
-    if os.path.lexists(target):
-        raise TargetExists(f"{target} is there already: choose another name, or move it away")
+    target = new_target(params.out)
     with node.store.lease():
         plan = await _plan(node, params, report)
         n_bytes = await in_thread(

@@ -108,8 +108,7 @@ async def open_chat(node: "Node", params: Open) -> ChatStatus:
     from agents.chat.answer import Settings
     from agents.chat.conversation import DEFAULT_SYSTEM, Conversation
     from agents.chat.sessions import Chat
-    from agents.models import find_model
-    from daemon.answering import resolve_wish
+    from daemon.answering import who_answers
 
     remote = None
     if params.on is not None:
@@ -119,8 +118,7 @@ async def open_chat(node: "Node", params: Open) -> ChatStatus:
         model = remote.row
         remote.resolve(params.adapter)
     else:
-        model = await trio.to_thread.run_sync(find_model, node.catalog, params.model, node.config.engine.model)
-        await trio.to_thread.run_sync(resolve_wish, node, model, params.adapter)  # an unknown name is told now
+        model, _ = await trio.to_thread.run_sync(who_answers, node, params.model, params.adapter)
     settings = node.config.chat
     system = settings.system or DEFAULT_SYSTEM if params.system is None else params.system
     chat = Chat(
@@ -155,7 +153,7 @@ async def say(node: "Node", params: Say) -> AsyncIterator[ChatEvent]:
             chat.conversation,
             _engine(node, chat),
             params.text,
-            await _wanted(node, chat),
+            await _wanted_now(node, chat),
             settings=chat.settings,
             context_tokens=card_of(chat.model).context_tokens,
             find=find if chat.indexes else None,
@@ -303,11 +301,9 @@ async def _stage(node: "Node", chat: "Chat", adapter: Adapter | None) -> None:
 
 
 def _is_loaded(node: "Node", chat: "Chat") -> bool:
-    from agents.backend import is_backend
+    from daemon.answering import is_loaded
 
-    if chat.remote is not None:
-        return True
-    return (node.engine.pid is not None or is_backend(chat.model)) and node.desk.holds(chat.model)
+    return chat.remote is not None or is_loaded(node, chat.model)
 
 
 async def _refresh(node: "Node", chat: "Chat") -> None:
@@ -350,17 +346,35 @@ async def _alone(chat: "Chat") -> AsyncIterator[None]:
 
 async def _wanted(node: "Node", chat: "Chat") -> Adapter | None:
     """What the chat's policy resolves to; what is answering, where its name is gone."""
-    import trio
-
-    from agents.chat.ready import resolve
     from agents.errors import UnknownName
 
     try:
-        if chat.remote is not None:
-            return chat.remote.resolve(chat.conversation.wish)
-        return await trio.to_thread.run_sync(resolve, node.catalog, chat.model, chat.conversation.wish)
+        return await _resolved(node, chat)
     except UnknownName:
         return chat.conversation.answering
+
+
+async def _wanted_now(node: "Node", chat: "Chat") -> Adapter | None:
+    """The same for an answer. Raises: UnknownName where what is answering is not what was asked for."""
+    from agents.errors import UnknownName
+
+    try:
+        return await _resolved(node, chat)
+    except UnknownName:
+        if not chat.conversation.may_stay:
+            raise
+        return chat.conversation.answering
+
+
+async def _resolved(node: "Node", chat: "Chat") -> Adapter | None:
+    """Raises: UnknownName."""
+    import trio
+
+    from agents.chat.ready import resolve
+
+    if chat.remote is not None:
+        return chat.remote.resolve(chat.conversation.wish)
+    return await trio.to_thread.run_sync(resolve, node.catalog, chat.model, chat.conversation.wish)
 
 
 async def _status(node: "Node", chat: "Chat") -> ChatStatus:

@@ -272,25 +272,21 @@ def _warnings(path: "Path") -> list[str]:
 @reporting
 async def get(node: "Node", params: Get, report: "Report") -> Got:
     """Bring content here, and write it out where that is asked for."""
-    from pathlib import Path
-
     import trio
 
     from daemon.api.progress import in_thread
+    from daemon.asked import new_target
     from daemon.content import fetch_reference, files_of
-    from daemon.errors import NotFoundHere
     from storage.unixfs import export
 
-    if params.out is not None and not (parent := Path(params.out).parent).is_dir():
-        raise NotFoundHere(f"there is no folder {parent} to write into. Make it first: mkdir -p")
+    target = None if params.out is None else new_target(params.out)
     began_s = trio.current_time()
     reference = await files_of(node, params.reference, timeout_s=params.timeout_s, providers=params.provider)
     with node.store.lease():  # nothing of it is swept before it is written
         cid, progress = await fetch_reference(
             node, reference, timeout_s=params.timeout_s, providers=params.provider, report=report
         )
-        if params.out is not None:
-            target: Path = Path(params.out)
+        if target is not None:
             await in_thread(
                 lambda on_bytes: export(node.store, cid, target, on_bytes), f"writing {target.name}", None, report
             )

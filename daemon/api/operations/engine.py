@@ -8,9 +8,14 @@ from msgspec import Meta
 from daemon.api.operation import Done, Nothing, Operation, Params, Result
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from agents.engine.client import Engine
     from daemon.app import Node
 
 MAX_TEXT_CHARS: Final = 2000
+PROBE_S: Final = 3.0
+"""A backend that says nothing for so long does not answer."""
 
 
 class Watch(Params, frozen=True):
@@ -29,8 +34,8 @@ class Resident(Result, frozen=True):
     n_running: int
 
 
-class TrainerIs(Result, frozen=True):
-    """The process that trains, merges and exports, beside the engine: while it runs, and what its last one died of."""
+class Beside(Result, frozen=True):
+    """A process beside the engine: while it runs, and what its last one died of. `trainings` are those under way."""
 
     pid: int | None
     uptime_s: float | None
@@ -42,8 +47,25 @@ class TrainerIs(Result, frozen=True):
     last_death_s_ago: float | None
 
 
+class BackendIs(Result, frozen=True):
+    """The server that answers in the engine's place: what is asked of it now, and the adapters that it was given.
+
+    `model` is its model's name there, `name` the one here. `trouble` says why it does not answer; null where it does.
+    """
+
+    url: str
+    kind: str
+    model: str
+    name: str | None
+    n_running: int
+    adapters: list[str]
+    trouble: str | None
+
+
 class EngineIs(Result, frozen=True):
-    """How the engine is.
+    """How the engine is, the `backend` that is configured in its place, and who works beside it.
+
+    The `trainer` trains, the `workshop` brings models in, merges and exports them.
 
     `state` is `stopped` (the next request starts it), `waiting` (it died, and is started again in `wait_s`), `starting`
     or `loading` (no answer yet), `ready` or `busy`. `calls` counts what this node has asked it for and not got yet.
@@ -70,7 +92,9 @@ class EngineIs(Result, frozen=True):
     last_death: str | None
     last_death_s_ago: float | None
     wait_s: float
-    trainer: TrainerIs
+    trainer: Beside
+    workshop: Beside
+    backend: BackendIs | None
 
 
 async def status(node: "Node", params: Watch) -> AsyncIterator[EngineIs]:
@@ -129,19 +153,52 @@ async def _look(node: "Node") -> EngineIs:
         last_death=health.last_death[:MAX_TEXT_CHARS] if health.last_death else None,
         last_death_s_ago=None if health.last_death_s is None else now_s - health.last_death_s,
         wait_s=health.wait_s,
-        trainer=_look_at_trainer(node, now_s),
+        trainer=_look_beside(node.trainer, now_s, node.training_now),
+        workshop=_look_beside(node.workshop, now_s),
+        backend=await _look_at_backend(node),
     )
 
 
-def _look_at_trainer(node: "Node", now_s: float) -> TrainerIs:
+async def _look_at_backend(node: "Node") -> BackendIs | None:
+    """Asks the server for its models; no answer is made for that."""
+    if not node.config.backend.url:
+        return None
+    import trio
+
+    from agents.chat.answer import error_text
+    from agents.engine.remote.backed import BackedEngine
+    from agents.errors import AgentError
+
+    assert isinstance(node.engine, BackedEngine), "there is a backend"
+    server, trouble = node.engine.server, None
+    try:
+        with trio.fail_after(PROBE_S):
+            await server.card()
+    except AgentError as error:
+        trouble = error_text(error)[:MAX_TEXT_CHARS]
+    except trio.TooSlowError:
+        trouble = f"it says nothing for {PROBE_S:g} s"
+    names = await trio.to_thread.run_sync(_names_there, node) if server.adapters else {}
+    return BackendIs(
+        url=server.settings.url,
+        kind=server.settings.kind,
+        model=server.settings.model,
+        name=node.config.engine.model,
+        n_running=server.n_calls,
+        adapters=[names.get(name, name) for name in server.adapters],
+        trouble=trouble,
+    )
+
+
+def _look_beside(engine: "Engine", now_s: float, trainings: "Collection[str]" = ()) -> Beside:
     from daemon.measure import rss_bytes_of
 
-    health = node.trainer.health()
-    return TrainerIs(
+    health = engine.health()
+    return Beside(
         pid=health.pid,
         uptime_s=None if health.started_s is None else now_s - health.started_s,
         rss_bytes=rss_bytes_of(health.pid) if health.pid else None,
-        trainings=sorted(node.training_now),
+        trainings=sorted(trainings),
         calls=health.calls,
         n_deaths=health.n_deaths,
         last_death=health.last_death[:MAX_TEXT_CHARS] if health.last_death else None,
@@ -152,6 +209,14 @@ def _look_at_trainer(node: "Node", now_s: float) -> TrainerIs:
 def _names(node: "Node") -> dict[str, str]:
     """What people call the adapters, by their folders."""
     return {row.folder: f"{row.name} v{row.version}" for row in node.catalog.adapters.query() if row.folder}
+
+
+def _names_there(node: "Node") -> dict[str, str]:
+    """What people call the adapters, by the names that a backend has for them."""
+    from agents.engine.remote.loras import PREFIX
+
+    named = {str(row.manifest): f"{row.name} v{row.version}" for row in node.catalog.adapters.query()}
+    return named | {f"{PREFIX}{manifest}": name for manifest, name in named.items()}
 
 
 async def stop(node: "Node", _params: Nothing) -> Done:

@@ -97,6 +97,10 @@ class JoinIt(Params, frozen=True):
         ]
         | None
     ) = None
+    rank: Annotated[
+        int,
+        Meta(ge=0, le=512, description="The own adapter's rank, where the plan's LoRA way lets you; 0 for the plan's."),
+    ] = 0
     from_: (
         Annotated[
             str, Meta(max_length=512, description="A member who has the plan: id, name or address (default: ask all).")

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta
 
-from daemon.api.operation import Operation, Params, Progress, Result
+from daemon.api.operation import Operation, Params, Progress, Result, reporting
 from daemon.api.operations.fl import CidText
 
 if TYPE_CHECKING:
+    from daemon.api.progress import Report
     from daemon.app import Node
 
 Verdict = Literal["proved", "refuted", "not decidable"]
@@ -92,16 +93,12 @@ async def verify(node: "Node", params: Verify) -> AsyncIterator[Progress | Verif
         raise Undecided("not decidable: the findings say why. Try again once more members can be reached")
 
 
-async def export(node: "Node", params: Export) -> AsyncIterator[Progress | Exported]:
+@reporting
+async def export(node: "Node", params: Export, report: "Report") -> Exported:
     """Write plan, events, updates, results and tensors to one CAR, which verifies offline: `covey fl verify FILE`."""
-    from functools import partial
-
-    from daemon.api.progress import telling
     from daemon.experiments import export as export_it
 
-    async with aclosing(telling(partial(export_it, node, params))) as items:
-        async for item in items:
-            yield item
+    return await export_it(node, params, report)
 
 
 OPERATIONS = (

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from daemon.api.operation import Operation, Params, Result
+from daemon.api.operations.fl import CidText
 
 if TYPE_CHECKING:
     from daemon.app import Node
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 class Report(Params, frozen=True):
     """Which experiment, and where its report goes."""
 
-    experiment: Annotated[str, Meta(max_length=128, description="The experiment, as `covey fl plan` names it.")]
+    experiment: CidText
     out: Annotated[
         str,
         Meta(

@@ -138,10 +138,8 @@ async def pins(node: "Node", params: Which) -> list[Pinned]:
 @reporting
 async def get(node: "Node", params: Get, report: "Report") -> Got:
     """Fetch a DAG from Kubo, block by block, each hashed; write it out where that is asked for."""
-    from pathlib import Path
-
     from daemon.api.progress import in_thread
-    from daemon.errors import NotFoundHere
+    from daemon.asked import new_target
     from daemon.kubo import kubo_of
     from protocols import kubo_rpc
     from protocols.kubo_rpc import Fetched
@@ -149,9 +147,7 @@ async def get(node: "Node", params: Get, report: "Report") -> Got:
     from storage.unixfs import export
 
     cid = Cid.parse(params.cid)
-    target = None if params.out is None else Path(params.out)
-    if target is not None and not target.parent.is_dir():
-        raise NotFoundHere(f"there is no folder {target.parent} to write into. Make it first: mkdir -p")
+    target = None if params.out is None else new_target(params.out)
 
     def on_progress(fetched: Fetched) -> None:
         report(Progress(step=f"fetching {cid} from Kubo", n_done=fetched.n_bytes + fetched.n_reused_bytes))

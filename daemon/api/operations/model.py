@@ -86,6 +86,7 @@ async def rm(node: "Node", params: Named) -> Removed:
 
     from agents.artifacts.keep import let_go
     from agents.artifacts.models import remove_model, unfinished
+    from agents.backend import check_here
     from agents.models import find_model
 
     work, ports = node.exchange.work, node.adapters.ports
@@ -93,7 +94,7 @@ async def rm(node: "Node", params: Named) -> Removed:
         if begun.row.name == params.name and node.catalog.models.get(params.name) is None:
             await work(partial(let_go, ports, begun.row))
             return Removed(name=params.name, freed_bytes=0)
-    row = find_model(node.catalog, params.name, params.name)
+    row = check_here(find_model(node.catalog, params.name, params.name))
     _refuse_in_use(node, row)
     node.desk.forget(row)
     freed_bytes = await work(partial(remove_model, ports, row))
@@ -186,7 +187,7 @@ async def pull(node: "Node", params: Pull, report: "Report") -> Pulled:
             report(Progress(step=step.step, n_done=step.n_done, n_total=step.n_total, unit=step.unit))
 
         row = await import_model(
-            node.engine, node.catalog, node.home.models, params.source, name, wall.unix_s(), on_step
+            node.workshop, node.catalog, node.home.models, params.source, name, wall.unix_s(), on_step
         )
     else:
         providers = [*map(PeerInfo.parse, params.provider), *offering, *map(PeerInfo, node.network.peers())]
@@ -254,11 +255,12 @@ async def publish(node: "Node", params: Publish, report: "Report") -> Published:
     from pathlib import Path
 
     from agents.artifacts.models import Words, n_bytes_of, store_model
+    from agents.backend import check_here
     from agents.models import find_model
     from daemon.api.operations.artifact import shown
     from daemon.api.progress import in_thread
 
-    row = find_model(node.catalog, params.model, params.model)
+    row = check_here(find_model(node.catalog, params.model, params.model))
     level, members = await audience(node, params.visibility, params.members)
     words = Words(params.name, params.version, params.tag, params.description, params.licence, level, members)
 

@@ -58,20 +58,21 @@ class Exported(Result, frozen=True):
 
 
 async def merge(node: "Node", params: Merge) -> Merged:
-    """Merge, in the trainer: chats go on."""
+    """Merge, in the workshop: chats and trainings go on."""
     import os
 
+    from agents.backend import check_here
     from agents.engine import messages
     from agents.models import find_model
 
-    row = find_model(node.catalog, params.model, params.model)
+    row = check_here(find_model(node.catalog, params.model, params.model))
     name = os.path.basename(params.out.rstrip("/"))[:200]
     adapter = str(_folder(node, params.adapter))
     request = messages.Merge(
         model=row.folder, adapter=adapter, adapter_name=_called(params.adapter), out=params.out, name=name
     )
     with node.desk.keeping(row, "a merge"):
-        done = await node.trainer.one(request)
+        done = await node.workshop.one(request)
     assert isinstance(done, messages.Merged)
     node.events.note("model_merged", {"model": row.name, "folder": params.out, "fingerprint": done.card.fingerprint})
     return Merged(
@@ -83,11 +84,12 @@ async def merge(node: "Node", params: Merge) -> Merged:
 
 
 async def export(node: "Node", params: Export) -> Exported:
-    """Export, in the trainer: chats go on."""
+    """Export, in the workshop: chats and trainings go on."""
+    from agents.backend import check_here
     from agents.engine import messages
     from agents.models import find_model
 
-    row = find_model(node.catalog, params.model, params.model)
+    row = check_here(find_model(node.catalog, params.model, params.model))
     adapter = str(_folder(node, params.adapter)) if params.adapter else None
     request = messages.Export(
         model=row.folder,
@@ -98,7 +100,7 @@ async def export(node: "Node", params: Export) -> Exported:
         name=row.name,
     )
     with node.desk.keeping(row, "an export"):
-        done = await node.trainer.one(request)
+        done = await node.workshop.one(request)
     assert isinstance(done, messages.Exported)
     node.events.note("model_exported", {"model": row.name, "path": done.path, "n_bytes": done.n_bytes})
     return Exported(path=done.path, n_bytes=done.n_bytes, n_tensors=done.n_tensors)

@@ -207,12 +207,9 @@ async def recipients(node: "Node", params: Which) -> list[Recipient]:
     cid = Cid.parse(params.cid)
 
     def listed() -> list[Recipient]:
-        found = []
-        for peer in open_here(node, cid, params.timeout_s).recipients:
-            row = node.catalog.peers.get(peer)
-            is_self = peer == node.identity.peer_id
-            found.append(Recipient(peer=str(peer), name=row.name if row else None, is_self=is_self))
-        return found
+        names, me = node.catalog.peers.names(), node.identity.peer_id
+        found = open_here(node, cid, params.timeout_s).recipients
+        return [Recipient(peer=str(peer), name=names.get(peer), is_self=peer == me) for peer in found]
 
     return await trio.to_thread.run_sync(listed)
 
@@ -288,10 +285,7 @@ async def seal(node: "Node", params: Seal, report: "Report") -> NewRoot:
     others = ",".join(str(peer) for peer in to if peer != node.identity.peer_id)
     note = ""
     if params.visibility == "private" and others:
-        note = (
-            "Only this node gives it out now. To let its recipients fetch it: "
-            f"covey share {made.cid} --visibility members --members {others}"
-        )
+        note = f"To let its recipients fetch it: covey share {made.cid} --visibility members --members {others}"
     return await _told(node, made, n_bytes, note)
 
 
@@ -299,18 +293,16 @@ async def seal(node: "Node", params: Seal, report: "Report") -> NewRoot:
 async def unseal(node: "Node", params: Unseal, report: "Report") -> Unsealed:
     """Open sealed content and write it out, whole or not at all; fetch what is missing."""
     from functools import partial
-    from pathlib import Path
 
     import trio
 
     from daemon.api.progress import in_thread
+    from daemon.asked import new_target
     from daemon.content import fetch_reference, parse
-    from daemon.errors import NotFoundHere
     from daemon.sealed import open_here
     from storage.sealed import export_range, export_sealed
 
-    if params.out is not None and not (parent := Path(params.out).parent).is_dir():
-        raise NotFoundHere(f"there is no folder {parent} to write into. Make it first: mkdir -p")
+    target = None if params.out is None else new_target(params.out)
     cid, names = parse(params.reference)
     inside = "/".join(names)
     opened = await trio.to_thread.run_sync(partial(open_here, node, cid, params.timeout_s))
@@ -327,12 +319,12 @@ async def unseal(node: "Node", params: Unseal, report: "Report") -> Unsealed:
             n_written += n_bytes
             on_bytes(n_bytes)
 
-        if params.out is None:
+        if target is None:
             opened.find(inside)
         elif is_range:
-            export_range(opened, opened.find(inside), Path(params.out), params.offset, params.length, count)
+            export_range(opened, opened.find(inside), target, params.offset, params.length, count)
         else:
-            export_sealed(opened, inside, Path(params.out), count)
+            export_sealed(opened, inside, target, count)
 
     await in_thread(work, f"opening {inside or cid}", None, report)
     return Unsealed(cid=str(cid), out=params.out, n_bytes=n_written)

@@ -59,29 +59,29 @@ class Train(Params, frozen=True):
         str, Meta(max_length=64, description="A field of the JSON: of each of its values a part is held out.")
     ] = ""
     skip_bad: Annotated[bool, Meta(description="Leave out lines that are wrong instead of refusing them.")] = False
-    rank: Annotated[int, Meta(ge=1, le=512)] = 8
-    alpha: Annotated[float, Meta(gt=0, le=4096)] = 16.0
+    rank: Annotated[int, Meta(ge=1, le=512, description="How much the adapter can learn, and how large it is.")] = 8
+    alpha: Annotated[float, Meta(gt=0, le=4096, description="How strongly it counts: alpha / rank.")] = 16.0
     targets: Annotated[
         tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...],
-        Meta(min_length=1, max_length=16, description="Layers to adapt."),
+        Meta(min_length=1, max_length=16, description="Layers to adapt; commas between."),
     ] = (
         "q_proj",
         "v_proj",
     )
     use_rslora: Annotated[bool, Meta(description="Scale by alpha / sqrt(rank): for high ranks.")] = False
-    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Meta(ge=0, lt=1, description="The share of inputs that a step leaves out.")] = 0.0
     n_steps: (
         Annotated[int, Meta(ge=1, le=1_000_000, description="Default: 30, or what --n-epochs comes to.")] | None
     ) = None
     n_epochs: Annotated[float, Meta(gt=0, le=10_000, description="Passes through the data.")] | None = None
     batch: Annotated[int, Meta(ge=1, le=1024, description="Rows computed at once.")] = 4
     accumulate: Annotated[int, Meta(ge=1, le=1024, description="Batches that make a step.")] = 1
-    context_tokens: Annotated[int, Meta(ge=8, le=1 << 17)] = 64
+    context_tokens: Annotated[int, Meta(ge=8, le=1 << 17, description="The longest row; what is longer is cut.")] = 64
     pack: Annotated[bool, Meta(description="Put several examples into a row; each sees itself alone.")] = False
-    learning_rate: Annotated[float, Meta(gt=0, le=1)] = 2e-3
+    learning_rate: Annotated[float, Meta(gt=0, le=1, description="The greatest rate.")] = 2e-3
     schedule: Annotated[Literal["constant", "linear", "cosine"], Meta(description="How the rate goes.")] = "cosine"
     n_warmup: Annotated[int, Meta(ge=0, le=1_000_000, description="Steps over which the rate rises.")] = 3
-    weight_decay: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    weight_decay: Annotated[float, Meta(ge=0, le=1, description="By how much weights shrink in a step.")] = 0.0
     clip_norm: Annotated[float, Meta(gt=0, le=1e6, description="The longest gradient.")] = 1.0
     precision: Annotated[
         Literal["auto", "fp32", "bf16"], Meta(description="Of the frozen model; auto is fp32 on a CPU, else bf16.")
@@ -98,7 +98,7 @@ class Train(Params, frozen=True):
     ] = 0
     min_gain: Annotated[float, Meta(ge=0, le=100, description="What counts as gain, in nats.")] = 0.0
     checkpoint_every: Annotated[int, Meta(ge=1, le=1_000_000, description="Steps between checkpoints.")] = 20
-    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1, description="The same seed, the same adapter.")] = 0
     split_seed: (
         Annotated[int, Meta(ge=0, le=(1 << 63) - 1, description="Of what is held out (default: as --seed).")] | None
     ) = None
@@ -173,6 +173,7 @@ class Checked(Result, frozen=True, tag_field="type", tag="checked"):
 
 async def train(node: "Node", params: Train) -> AsyncIterator[Step | Trained | Checked]:
     """Train, telling each step; how it ended is an event too."""
+    from agents.backend import check_here
     from agents.errors import BadData
     from agents.models import find_model
 
@@ -182,7 +183,7 @@ async def train(node: "Node", params: Train) -> AsyncIterator[Step | Trained | C
         if checked.n_bad:
             raise BadData(f"{checked.n_bad} lines cannot be learned from: mend them, or leave them out with --skip-bad")
         return
-    row = find_model(node.catalog, params.model, node.config.engine.model)
+    row = check_here(find_model(node.catalog, params.model, node.config.engine.model))
     await _refuse_bad(params)
     request = _request(node, params, row)
     async with aclosing(told_steps(node, request, row, plot=params.plot, svg=params.svg)) as items:

@@ -1,6 +1,7 @@
 """Workspaces: begin one, let others in, say things, keep values."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
@@ -21,6 +22,7 @@ class Create(Params, frozen=True):
     """What it is called."""
 
     title: Annotated[str, Meta(min_length=1, max_length=200, description="What its members call it.")]
+    private: Annotated[bool, Meta(description="What members say is sealed for them.")] = False
 
 
 class One(Params, frozen=True):
@@ -43,6 +45,7 @@ class Standing(Result, frozen=True):
     journal_bytes: int
     heads: list[str]
     state: str
+    is_private: bool
 
 
 class JoinIt(Params, frozen=True):
@@ -70,6 +73,7 @@ class Invite(Params, frozen=True):
     ] = ("*",)
     weight: Annotated[int, Meta(ge=0, le=1000, description="Of its vote; 0 for none.")] = 1
     days: Annotated[float, Meta(ge=0.0, le=36500.0, description="For so long; 0 until it is revoked.")] = 0.0
+    past: Annotated[bool, Meta(description="Of a private workspace it reads the whole past, not from now on.")] = False
 
 
 class Invited(Result, frozen=True):
@@ -171,7 +175,7 @@ class Get(Params, frozen=True):
 
 
 class Value(Result, frozen=True):
-    """A key's value, and who put it there."""
+    """A key's value, and who put it there. `is_withheld`: sealed, and this node has not the key."""
 
     key: str
     value: Any
@@ -179,6 +183,7 @@ class Value(Result, frozen=True):
     author: str
     name: str | None
     id: str
+    is_withheld: bool
 
 
 class Export(Params, frozen=True):
@@ -212,7 +217,7 @@ async def create(node: "Node", params: Create) -> Standing:
     """Begin a workspace that this node owns. Others come in by `covey ws invite`."""
     from daemon.workspaces import standing
 
-    return standing(node, await node.workspaces.create(params.title))
+    return standing(node, await node.workspaces.create(params.title, is_private=params.private))
 
 
 async def ls(node: "Node", _params: Nothing) -> list[Standing]:
@@ -254,15 +259,16 @@ async def members(node: "Node", params: One) -> list[Member]:
     """Who may do what."""
     from daemon.workspaces import find, members_of
 
-    return members_of(node, find(node, params.workspace))
+    return await members_of(node, find(node, params.workspace))
 
 
 async def log(node: "Node", params: Log) -> AsyncIterator[Entry]:
     """The entries, in their order; with --follow what comes in too, as it comes."""
     from daemon.workspaces import log_of
 
-    async for entry in log_of(node, params):
-        yield entry
+    async with aclosing(log_of(node, params)) as entries:
+        async for entry in entries:
+            yield entry
 
 
 async def say(node: "Node", params: Say) -> Said:
@@ -290,9 +296,10 @@ async def get(node: "Node", params: Get) -> list[Value]:
     """A key's value, or all keys'."""
     from daemon.workspaces import values_of
 
-    return values_of(node, params)
+    return await values_of(node, params)
 
 
+@reporting
 async def export(node: "Node", params: Export, report: "Report") -> Exported:
     """Write history and content to one CAR, which can be verified offline."""
     from daemon.workspaces import export as export_it
@@ -410,7 +417,7 @@ OPERATIONS = (
         summary="Write a whole workspace to one CAR.",
         params=Export,
         result=Progress | Exported,
-        handler=reporting(export),
+        handler=export,
         is_stream=True,
         arguments=("workspace",),
     ),

@@ -5,18 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta
 
 from daemon.api.operation import Operation, Params, Result
+from daemon.api.operations.ws import One, Which
 
 if TYPE_CHECKING:
     from daemon.app import Node
 
-Which = Annotated[str, Meta(max_length=200, description="The workspace: its CID, an end of it, or its title.")]
 Rule = Literal["majority", "weighted", "unanimous", "veto", "ranked"]
-
-
-class InWorkspace(Params, frozen=True):
-    """Which workspace."""
-
-    workspace: Which
 
 
 class Propose(Params, frozen=True):
@@ -90,7 +84,7 @@ async def close(node: "Node", params: CloseIt) -> Decision:
     return await close_it(node, params)
 
 
-async def decisions(node: "Node", params: InWorkspace) -> list[Decision]:
+async def decisions(node: "Node", params: One) -> list[Decision]:
     """What was proposed, and what came of it."""
     from daemon.workspaces import decisions_of, find
 
@@ -129,7 +123,7 @@ OPERATIONS = (
         noun="ws",
         verb="decisions",
         summary="Show what was proposed and decided in a workspace.",
-        params=InWorkspace,
+        params=One,
         result=list[Decision],
         handler=decisions,
         arguments=("workspace",),

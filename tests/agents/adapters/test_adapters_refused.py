@@ -13,6 +13,7 @@ from agents.adapters.manifests import read_stored
 from agents.adapters.publish import Release, store_adapter
 from agents.errors import BadAdapter
 from protocols import adapters as wire
+from protocols import envelope
 from simulations.world import TINY, make_identity, write_adapter
 from storage import unixfs
 from storage.blockstore import Block, Visibility
@@ -65,7 +66,7 @@ async def test_bytes_that_are_no_announcement_are_refused_once(autojump_clock, f
     ann = await flock("ann")
     bob = await flock("bob", trusts=[ann])
     good = await announce(ann, Cid.of(b"x", DAG_CBOR), base=OTHER_BASE)  # nobody listens there
-    for data in (b"", b"\xff" * 9, good[:-1], good + b"\0", good, bytes(wire.MAX_ANNOUNCEMENT_BYTES + 1)):
+    for data in (b"", b"\xff" * 9, good[:-1], good + b"\0", good, bytes(envelope.MAX_ANNOUNCEMENT_BYTES + 1)):
         await ann.network.publish(wire.topic_of(BASE), data)
     await trio.sleep(5)
     assert set(refusals(bob)) == {"malformed", "forged", "too_big"}
@@ -76,7 +77,7 @@ async def test_an_expired_announcement_is_refused(autojump_clock, flock, announc
     ann = await flock("ann")
     bob = await flock("bob", trusts=[ann])
     data = await announce(ann, Cid.of(b"x", DAG_CBOR), base=BASE)
-    await trio.sleep(wire.ANNOUNCEMENT_TTL_S + 1)
+    await trio.sleep(envelope.ANNOUNCEMENT_TTL_S + 1)
     bob.events.clear()
     await ann.network.publish(wire.topic_of(BASE), data)
     await trio.sleep(5)

@@ -48,6 +48,7 @@ def test_results_are_those_of_every_other_machine(name: str) -> None:
         {"OPENBLAS_CORETYPE": "Prescott"},
         {"OPENBLAS_NUM_THREADS": "2"},
         {"NPY_DISABLE_CPU_FEATURES": NO_SIMD},
+        {"ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "2"},
     ],
     ids=lambda environment: " ".join(environment.values())[:20],
 )

@@ -70,6 +70,32 @@ async def test_an_adapter_that_cannot_be_loaded_is_refused_and_the_old_one_answe
     assert not any(isinstance(e, Refused) for e in await ask(chat, wanted=make_adapter(1)))
 
 
+async def test_who_names_an_adapter_is_not_answered_by_another_until_it_can_be_used(engine, ask, make_adapter):
+    engine.scripts = [["ok"], ["ok"]]
+    engine.bad_adapters["/a/kjv1"] = BadAdapter("rank 0")
+    chat = Conversation(wish="kjv")
+    for _ in range(2):
+        events = await ask(chat, wanted=make_adapter(1))
+        assert events == [Failed(code="bad_adapter", text="kjv cannot be used: rank 0")]
+    engine.bad_adapters = {"/a/kjv2": BadAdapter("rank 0")}
+    assert said(await ask(chat, wanted=make_adapter(1))) == "ok"
+    events = await ask(chat, wanted=make_adapter(2))
+    assert events[0] == Refused(adapter=make_adapter(2), staying=make_adapter(1), reason="rank 0")
+    assert said(events) == "ok", "an earlier version of what was named goes on"
+
+
+async def test_naming_another_adapter_ends_what_the_one_before_may_answer(engine, ask, make_adapter):
+    engine.scripts = [["ok"], ["ok"]]
+    chat = Conversation()
+    await ask(chat, wanted=make_adapter(1))
+    chat.use("kjv")
+    await ask(chat, wanted=make_adapter(1))
+    engine.bad_adapters = {"/a/kjv3": BadAdapter("rank 0")}
+    assert chat.may_stay, "it is the one that was named"
+    chat.use("kjv@3")
+    assert (await ask(chat, wanted=make_adapter(3)))[-1].code == "bad_adapter"
+
+
 @pytest.mark.parametrize("where", ["stage", "generate"])
 async def test_the_engine_s_death_is_told_and_the_next_turn_works(engine, ask, make_adapter, where):
     chat = Conversation()

@@ -179,6 +179,21 @@ def test_nan_and_foreign_shapes_are_refused_and_rslora_is_scaled(tiny_model, ada
     torch.testing.assert_close(patterned[name].b * patterned[name].scale, stored * 4 / 8)
 
 
+def test_numbers_that_overflow_in_the_models_own_kind_are_refused(tiny_model, adapter, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    from agents.engine.worker.models import load_model
+
+    copy = shutil.copytree(adapter, tmp_path / "large")
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    save_file({name: tensor * 0 + 40_000 for name, tensor in tensors.items()}, copy / "adapter_model.safetensors")
+    assert load_model(tiny_model).adapters.stage(copy)  # a scale of two brings it over what float16 holds
+    with pytest.raises(
+        BadAdapter, match=r"lora_B\.weight holds numbers too large for float16, .* engine\.dtype to float"
+    ):
+        load_model(tiny_model, "float16").adapters.stage(copy)
+
+
 def test_staged_adapters_stay_within_their_budget(tiny_model, adapter):
     from agents.engine.worker.lora import Adapters
     from agents.engine.worker.models import load_model
@@ -306,6 +321,47 @@ def test_a_model_that_lacks_a_tensor_is_refused_and_not_filled_up_at_random(tiny
     narrow = spoilt(tiny_model, tmp_path / "narrow", config={"intermediate_size": 8}.items())
     with pytest.raises(EngineFailed, match="cannot be loaded"):
         load_model(narrow)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_weights_that_are_no_numbers_are_found_when_a_model_is_brought_in_and_when_it_is_loaded(
+    tiny_model, tmp_path, number
+):
+    from agents.engine.worker.imports import import_model
+    from agents.engine.worker.models import load_model
+
+    def broken(tensors):
+        tensors[NORM][5] = number
+        return tensors
+
+    folder = spoilt(tiny_model, tmp_path / "broken", broken)
+    with pytest.raises(BadModel, match=rf"{NORM} of broken holds NaN or infinity: the model is broken, get"):
+        load_model(folder)
+    with pytest.raises(BadModel, match=rf"{NORM} of new holds NaN or infinity"):
+        import_model(str(folder), tmp_path / "new", "new", lambda: False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_file_of_weights_that_is_none_is_refused_before_it_is_copied(tiny_model, tmp_path):
+    from agents.engine.worker.imports import import_model
+
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
+    weights = copy / "model.safetensors"
+    whole, told = weights.read_bytes(), []
+    for data, said in ((whole[:-1000], "cut short"), (b"PK\x03\x04" + whole[4:], "zip archive")):
+        weights.write_bytes(data)
+        with pytest.raises(BadModel, match=rf"model\.safetensors: .*{said}"):
+            import_model(str(copy), tmp_path / "m", "m", lambda: False, told.append)
+    assert told == []
+
+
+def test_weights_too_large_for_float16_are_told_from_broken_ones(tiny_model, tmp_path):
+    from agents.engine.worker.models import load_model
+
+    folder = spoilt(tiny_model, tmp_path / "large", lambda all_: all_ | {NORM: all_[NORM] * 1e9})
+    load_model(folder)
+    with pytest.raises(BadModel, match=r"too large for float16: set engine\.dtype to float32"):
+        load_model(folder, "float16")
 
 
 @pytest.mark.parametrize("tokenizer", ["{}", "[]", "garbage", '{"model": {"type": "BPE"}, "added_tokens": []}'])

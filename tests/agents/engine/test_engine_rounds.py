@@ -1,6 +1,8 @@
 """The task `lora` with a real engine: a round trains on from its adapter, to the same bytes each time it is done."""
 
 import pydoc_data.topics
+from contextlib import nullcontext
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -9,11 +11,15 @@ import pytest
 from agents.adapters.inspect import inspect_folder
 from agents.engine.client import open_engine
 from agents.engine.worker.models import read_card
+from agents.federation.outcome import compute
 from agents.federation.tasks import Exam, Work, task_of
-from agents.federation.tensors import flush, new_vector, read_layout, read_vector
+from agents.federation.tensors import canonical, flush, new_vector, read_layout, read_vector
 from agents.federation.training import RoundEngine, find_base
+from protocols.rounds import read_plan
 from storage.catalog import Catalog
 from storage.catalog.models import ModelRow
+from tests.agents.federation.test_lora_ways import submitted
+from tests.agents.federation.village import make_plan
 
 pytestmark = [pytest.mark.engine, pytest.mark.long]
 SETTINGS = {
@@ -44,7 +50,7 @@ async def test_two_rounds_lower_the_loss_and_a_round_done_again_gives_the_same_b
     task.initial(base, find)
     losses = []
     async with open_engine(threads=1) as trainer:
-        engine = RoundEngine(catalog, trainer)
+        engine = RoundEngine(catalog, trainer, lambda row, use: nullcontext())
         before = (await task.evaluate(Exam(base, text, engine))).loss
         for number in (1, 2):
             for name in ("once", "again"):
@@ -68,4 +74,55 @@ async def test_two_rounds_lower_the_loss_and_a_round_done_again_gives_the_same_b
     (tmp_path / "adapter").mkdir()
     task.write_adapter(base, tmp_path / "adapter", {"round": 2}, find)
     assert inspect_folder(tmp_path / "adapter").rank == 4
+    catalog.close()
+
+
+@pytest.mark.parametrize("way", ["rolora", "flora", "flexlora", "hetlora", "fedex"])
+async def test_rounds_of_two_members_lower_the_loss_in_every_way(tiny_model, tmp_path, way):
+    """What was merged counts for the engine, and the adapter that is made of it does what the tensors do."""
+    card = read_card(tiny_model)
+    catalog = Catalog.open(tmp_path / "catalog.db")
+    catalog.models.upsert(
+        ModelRow(
+            name="tiny", fingerprint=card.fingerprint, folder=str(tiny_model), source="tiny",
+            card=msgspec.to_builtins(card), added_unix_s=1.0,
+        )
+    )  # fmt: skip
+    find = partial(find_base, catalog)
+    task = task_of(SETTINGS | {"lora": way}).completed(find)
+    texts = []
+    for member in ("ada", "bob"):
+        (tmp_path / member).write_text(pydoc_data.topics.topics["debugger"])
+        texts.append(tmp_path / member)
+    base = tmp_path / "base-0"
+    task.initial(base, find)
+    plan = read_plan(make_plan(2, task=msgspec.json.decode(msgspec.json.encode(task)))[1])
+    losses = []
+    async with open_engine(threads=1) as trainer:
+        engine = RoundEngine(catalog, trainer, lambda row, use: nullcontext())
+        before = (await task.evaluate(Exam(base, texts[0], engine))).loss
+        for number in (1, 2, 3):
+            ones = []
+            for client, text in enumerate(texts):
+                folder = tmp_path / f"{number}-{client}"
+                folder.mkdir()
+                rank = 2 if task.way.takes_ranks and client else 0
+                await task.train(
+                    Work(base, text, bytes([number, client] * 16), folder / "update", engine, number, rank)
+                )
+                ones.append(submitted(folder / "update", client))
+            (tmp_path / f"out-{number}").mkdir()
+            outcome = compute(plan, base, ones, tmp_path / f"out-{number}", seed=b"", number=number)
+            assert not outcome.failed and len(outcome.admitted) == 2
+            base = outcome.tensors
+            losses.append((await task.evaluate(Exam(base, texts[0], engine))).loss)
+        assert losses[-1] < before
+        (tmp_path / "adapter").mkdir()
+        task.write_adapter(base, tmp_path / "adapter", {}, find)
+        found = inspect_folder(tmp_path / "adapter")
+        (tmp_path / "whole").mkdir()
+        canonical(tmp_path / "adapter" / "adapter_model.safetensors", tmp_path / "whole" / "adapter")
+        as_adapter = task_of(SETTINGS | {"base": task.base, "rank": found.rank, "alpha": found.alpha, "lora": "fedit"})
+        score = await as_adapter.evaluate(Exam(tmp_path / "whole" / "adapter", texts[0], engine))
+        assert score.loss == pytest.approx(losses[-1], abs=1e-4)
     catalog.close()

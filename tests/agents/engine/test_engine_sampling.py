@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 from agents.engine.messages import Generate
+from agents.errors import EngineFailed
 
 pytestmark = pytest.mark.engine
 torch = pytest.importorskip("torch")
@@ -92,9 +93,9 @@ def test_log_probabilities_are_those_before_any_option():
 
 
 def test_rows_are_served_together_and_a_broken_one_is_told_apart():
-    from agents.engine.worker.generation.sampling import Choice, NotFinite, choose_all
+    from agents.engine.worker.generation.sampling import Choice, choose_all
 
     rows = torch.tensor([LOGITS, [math.nan] * 5, LOGITS[::-1]])
     first, broken, last = choose_all(rows, [sampler(), sampler(), sampler(n_logprobs=None)])
-    assert (first, last) == (Choice(0), Choice(4)) and isinstance(broken, NotFinite)
-    assert isinstance(choose_all(torch.tensor([[1.0, math.inf]]), [sampler(n=2)])[0], NotFinite)
+    assert (first, last) == (Choice(0), Choice(4)) and isinstance(broken, EngineFailed)
+    assert isinstance(choose_all(torch.tensor([[1.0, math.inf]]), [sampler(n=2)])[0], EngineFailed)

@@ -5,7 +5,7 @@ import pytest
 
 from agents.federation.book import Book
 from protocols.entry import Entry, make_entry
-from protocols.rounds import Close, Open, Promise, Receipt, Result, Start, Submit, Vote, content_of, scope_of
+from protocols.rounds import Close, Open, Promise, Receipt, Result, Score, Start, Submit, Vote, content_of, scope_of
 from storage.keys import Identity
 from tests.agents.federation.village import Village, cid_of, identity, make_plan
 
@@ -58,6 +58,8 @@ QUESTIONS: list[Callable[[Book], object]] = [
     lambda book: [book.roster(n) for n in (1, 2, 3)],
     lambda book: [(book.seed(n), book.selected(n), book.quorum(n)) for n in (1, 2, 3)],
     lambda book: [(book.final(n), book.result(n)) for n in (1, 2)],
+    lambda book: [book.said_in(n, kind) for n in (1, 2) for kind in (Open, Vote, Result, Score)],
+    lambda book: (book.n_events, [book.all_of(kind) for kind in (Open, Vote, Start)]),
     lambda book: [(book.opened(n), book.submissions(n), book.closes(n)) for n in (1, 2)],
     lambda book: [(book.votes(n, term), book.promises(n, term)) for n in (1, 2) for term in range(4)],
     lambda book: [(book.receivers(n), [book.receipts(n, peer) for peer in book.plan.members]) for n in (1, 2)],

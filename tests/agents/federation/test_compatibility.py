@@ -11,6 +11,10 @@ SECURE = {"secure": {}, "max_norm": 1.0}
 TRIMMED = {"rule": "trimmed_mean", "n_bad": 1}
 
 
+def lora(way: str) -> dict[str, object]:
+    return {"task": {"task": "lora", "lora": way}}
+
+
 def plan(**changes: object) -> Plan:
     peers = tuple(identity(number).peer_id for number in range(5))
     fixed = {
@@ -31,7 +35,15 @@ def plan(**changes: object) -> Plan:
         {"before": ({"before": "nnm", "n_bad": 1},), "rule": TRIMMED, "server": {"server": "fedavgm"}},
         SECURE,
         SECURE | {"privacy": DISTRIBUTED},
-        SECURE | {"task": {"task": "lora", "lora": "ffa"}},
+        SECURE | lora("ffa"),
+        SECURE | lora("ffa") | {"privacy": DISTRIBUTED},
+        SECURE | lora("rolora"),
+        lora("rolora") | {"privacy": CENTRAL, "before": ()},
+        lora("rolora") | {"rule": TRIMMED},
+        lora("ffa") | {"rule": TRIMMED, "server": {"server": "fedadam"}, "compression": {"codec": "int8"}},
+        *(lora(way) for way in ("flora", "flexlora", "hetlora", "fedex")),
+        *(lora(way) | {"compression": {"codec": "int8"}} for way in ("hetlora", "fedex")),
+        lora("flora") | {"rule": {"rule": "fedavg", "weights": "samples"}, "max_norm": 3.0},
         {"privacy": CENTRAL},
         {"privacy": CENTRAL | {"budget": BUDGET | {"accountant": "pld"}}, "compression": {"codec": "int8"}},
         {"privacy": CENTRAL | {"noise": "examples"}, "rule": TRIMMED},
@@ -51,6 +63,21 @@ def test_options_that_compose_are_accepted(changes: dict[str, object]) -> None:
         (SECURE | {"before": ({"before": "bucketing"},)}, "cohorts"),
         (SECURE | {"rule": {"rule": "fedbuff"}}, "masks cancel within the one set"),
         (SECURE | {"task": {"task": "lora", "lora": {"lora": "flora"}}}, "each client's adapter by itself"),
+        (lora("flora") | {"rule": TRIMMED}, "choose among halves"),
+        (lora("hetlora") | {"before": ({"before": "bucketing"},)}, "choose among halves"),
+        (lora("flexlora") | {"rule": {"rule": "fedbuff"}}, "began with something else"),
+        (lora("fedex") | {"server": {"server": "fedavgm"}}, "in another manner"),
+        (lora("fedex") | {"privacy": CENTRAL}, "not bounded by its clip"),
+        (lora("flora") | {"gossip": {}}, "nobody looks at each one's adapter"),
+        (lora("rolora") | {"rule": {"rule": "fedbuff"}}, "may be of the other half"),
+        (lora("rolora") | {"server": {"server": "fedadam"}}, "would move that one too"),
+        (lora("rolora") | {"gossip": {}}, "only where all have one result"),
+        *(
+            (lora(way) | {"compression": {"codec": "top_k", "part": 0.1}}, "stand for something else")
+            for way in ("rolora", "flora", "flexlora")
+        ),
+        (lora("hetlora") | {"rule": {"rule": "fedavg", "weights": "samples"}}, "norms of their products"),
+        ({"task": {"task": "lora", "lora": "flora", "rank": 0}}, "rank or alpha is not valid"),
         (SECURE | {"compression": {"codec": "int8"}}, "do not add up"),
         (SECURE | {"privacy": CENTRAL}, "take distributed noise"),
         ({"privacy": DISTRIBUTED}, "only its part of the noise"),
@@ -103,6 +130,11 @@ def test_what_nobody_can_prove_is_said() -> None:
     assert any("drew the noise by chance" in one for one in undecidable(plan(privacy=CENTRAL)))
     assert any("under masks" in one for one in undecidable(plan(**SECURE)))
     assert any("result of its own" in one for one in undecidable(plan(gossip={})))
+
+
+def test_what_merges_is_said_to_have_large_results() -> None:
+    assert any("full matrix for each layer" in one for one in limits(plan(**lora("fedex"))))
+    assert limits(plan(**lora("fedit"))) == []
 
 
 def test_a_public_selection_is_said_to_add_nothing_to_privacy() -> None:

@@ -1,5 +1,7 @@
 """What stands in a journal survives whatever cuts it short, and nothing else is read out of it."""
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from agents.federation.book import Book
 from agents.federation.journal import Journal
 from protocols.entry import Entry, make_entry
 from protocols.rounds import Join, Leave, content_of, scope_of
-from storage.errors import UnknownVersion
+from storage.errors import StoreFull, UnknownVersion
 from tests.agents.federation.village import identity, make_plan
 
 
@@ -96,6 +98,50 @@ def test_garbage_behind_the_last_record_is_cut_off(tmp_path: Path, entries: list
     journal, found = Journal.open(path)
     journal.close()
     assert len(found) == len(entries) and path.read_bytes() == whole
+    assert path.with_suffix(".cut").read_bytes() == tail
+
+
+def test_what_stands_behind_a_damaged_length_is_put_aside_whole(tmp_path: Path, entries: list[Entry]) -> None:
+    path = tmp_path / "journal"
+    whole = written(path, entries)
+    at = 8 + 8 + len(entries[0].block) + len(entries[0].body_block)
+    cut = b""
+    for damaged in (b"\xff", b"\x01"):  # a length over the limit, one beyond the file's end
+        path.write_bytes(whole[:at] + damaged + whole[at + 1 :])
+        journal, found = Journal.open(path)
+        journal.append(entries[1:])
+        journal.close()
+        cut += damaged + whole[at + 1 :]
+        assert [one.cid for one in found] == [entries[0].cid] and path.read_bytes() == whole
+        assert path.with_suffix(".cut").read_bytes() == cut, "what was acknowledged is not thrown away"
+
+
+def test_a_journal_that_cannot_be_begun_leaves_no_file(tmp_path: Path, entries: list[Entry]) -> None:
+    class Full(Journal):
+        def append(self, entries: Iterable[Entry]) -> None:
+            raise StoreFull("no room")
+
+    before = sorted(os.listdir("/dev/fd"))
+    with pytest.raises(StoreFull):
+        Full.create(tmp_path / "journal", entries[0])
+    assert sorted(os.listdir("/dev/fd")) == before
+    Journal.create(tmp_path / "journal", entries[0]).close()
+
+
+def test_journals_are_found_by_the_entries_that_they_are_named_by(tmp_path: Path, entries: list[Entry]) -> None:
+    cid = entries[0].body_cid
+    other = entries[1].body_cid
+    assert list(Journal.load(tmp_path / "nowhere")) == []
+    whole = written(tmp_path / str(cid), entries)
+    (tmp_path / f"{cid}.json").write_text("{}")
+    (tmp_path / "backup").write_bytes(whole)
+    (tmp_path / str(other)).write_bytes(whole)
+    (tmp_path / str(entries[2].body_cid)).write_bytes(b"another version")
+    (tmp_path / str(entries[3].body_cid)).mkdir()
+    ((found, journal, read),) = Journal.load(tmp_path)
+    journal.close()
+    assert (found, [one.cid for one in read]) == (cid, [one.cid for one in entries])
+    assert (tmp_path / f"{other}.damaged").read_bytes() == whole and not (tmp_path / str(other)).exists()
 
 
 def test_a_journal_that_is_there_is_not_begun_again(tmp_path: Path, entries: list[Entry]) -> None:

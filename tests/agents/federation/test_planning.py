@@ -39,6 +39,7 @@ def test_a_plan_that_holds_is_made_and_whole_seconds_will_do() -> None:
         ({"deputies": ()}, "not a plan"),
         ({"title": ""}, "not a plan"),
         ({"n_rounds": 0}, "not a plan"),
+        ({"n_rounds": 1 << 16}, "make it fewer rounds"),
         ({"lease_s": 0}, "not a plan"),
         ({"max_norm": -1.0}, "not a plan"),
         ({"members": ()}, "not a plan"),

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import trio
+import trio.testing
 
 from agents.federation.archive import pack, unpack
 from agents.federation.audit import audit, verdict_of
 from agents.federation.experiment import Experiment
+from agents.federation.journal import Journal
 from agents.federation.service import NoMember, Rounds, UnknownExperiment
 from agents.federation.shelf import Keep
 from agents.federation.tasks import task_of
@@ -26,12 +28,13 @@ from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Join, Plan, Submit, content_
 from simulations.net import SimWorld
 from simulations.world import SimNode, make_identity, make_node
 from storage.blockstore import MadeBlock, Visibility
-from storage.cid import DAG_PB, Cid
+from storage.cid import DAG_PB, RAW, Cid
 from storage.codecs import dag_pb
 from storage.errors import NotARecipient, StoreFull
 from storage.keys import Identity
 from storage.sealed import open_sealed, seal_path
 from storage.unixfs import COVEY_WEIGHTS, add_bytes, add_path
+from storage.unixfs import data as unixfs
 
 TASK = {"task": "softmax", "n_features": 4, "n_classes": 3, "n_epochs": 2}
 NAMES = ("ada", "bob", "cleo")
@@ -112,6 +115,23 @@ async def village(homes: list[Home]) -> AsyncIterator[None]:
         yield
 
 
+async def test_what_two_members_tell_at_the_same_time_is_written_down_once(
+    homes: list[Home], autojump_clock: Any
+) -> None:
+    async with homes[0].running():
+        plan = homes[0].plan(homes)
+        one = await homes[0].rounds.follow(plan)
+        scope, peer = scope_of(plan.body_cid), homes[1].identity
+        told = [make_entry(peer, Join.kind, scope, 0, [], content_of(Join()))]
+        async with trio.open_nursery() as nursery, one._lock:
+            for _ in range(2):
+                nursery.start_soon(one._hear, told)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        journal, written = Journal.open(homes[0].folder / "rounds" / str(one.cid))
+        journal.close()
+        assert written == [plan, *told]
+
+
 async def test_members_come_to_one_result_and_its_archive_is_proved_by_who_has_nothing_else(
     homes: list[Home], sim_world: SimWorld, tmp_path: Path, autojump_clock: Any
 ) -> None:
@@ -134,7 +154,8 @@ async def test_members_come_to_one_result_and_its_archive_is_proved_by_who_has_n
     with (tmp_path / "all.car").open("rb") as file:
         import_car(store, file, needs_whole_roots=False)
     found, entries = unpack(store, packed.root)
-    findings = audit(stranger.node.ports, found, entries, stranger.folder / "scratch")
+    beside = make_entry(stranger.identity, Join.kind, scope_of(found.body_cid), 0, [], content_of(Join()))
+    findings = audit(stranger.node.ports, found, [*entries, beside], stranger.folder / "scratch")
     assert [finding.verdict for finding in findings] == ["proved", "proved"] and verdict_of(findings) == "proved"
 
 
@@ -168,6 +189,23 @@ async def test_a_stranger_learns_neither_of_the_experiment_nor_its_plan(
             with pytest.raises(NoMember):
                 await stranger.rounds.follow(plan)
         assert (await homes[1].rounds.plan_from([homes[0].identity.peer_id], one.cid)).cid == plan.cid
+
+
+async def test_a_few_blocks_that_unfold_to_more_than_an_update_can_be_are_not_held(
+    homes: list[Home], autojump_clock: Any
+) -> None:
+    async with homes[0].running():
+        one = await homes[0].rounds.follow(homes[0].plan(homes))
+        leaf = MadeBlock.of(bytes(1 << 10), RAW)
+        links = tuple(dag_pb.PbLink(leaf.cid, "", 1 << 10) for _ in range(1 << 12))
+        sizes = unixfs.UnixFsData(unixfs.Kind.FILE, file_bytes=1 << 22, block_sizes=(1 << 10,) * len(links))
+        root = MadeBlock.of(dag_pb.encode(dag_pb.PbNode(unixfs.encode(sizes), links)), DAG_PB)
+        homes[0].node.ports.store.put_many([leaf, root])
+        with pytest.raises(BadTensors, match="4,194,304 bytes"):
+            await one.fetch_file(root.cid, 1 << 21)
+        assert not one.keep.is_held(root.cid)
+        await one.fetch_file(root.cid, 1 << 22)
+        assert one.keep.is_held(root.cid)
 
 
 async def test_garbage_from_a_member_stops_nobody(homes: list[Home], autojump_clock: Any) -> None:

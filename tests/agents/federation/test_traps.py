@@ -65,6 +65,14 @@ def test_a_shape_that_would_be_broadcast_is_refused(tmp_path: Path, shape: tuple
     assert "bias has shape" in judged(tmp_path, tensors(np.ones(shape, np.float32), "F32"))
 
 
+def test_tied_tensors_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
+    """As one mean each they would drift apart; as bytes of one file they would be counted twice, or once."""
+    fields = {name: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} for name in ("bias", "weight")}
+    text = json.dumps(fields, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    assert judged(tmp_path, len(text).to_bytes(8, "little") + text + bytes(16)) not in ("", "it is zero everywhere")
+
+
 @pytest.mark.parametrize("n_samples", [0, -85, math.nan, math.inf, 10.5, True, "10", 1 << 41])
 def test_a_number_of_samples_that_cannot_be_is_no_submission(n_samples: object) -> None:
     _, plan = make_plan(3)

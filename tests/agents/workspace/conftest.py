@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from agents.workspace.duties import rekey_due
 from agents.workspace.pen import begin, write
 from agents.workspace.space import Space
 from protocols.workspaces.entries import Grant, Join, Root
@@ -17,7 +18,7 @@ class Member:
     def __init__(self, name, root):
         self.identity = identity_of(name)
         self.peer = self.identity.peer_id
-        self.space = Space(root)
+        self.space = Space(root, self.identity)
 
     def say(self, statement, recipient=None, link_to=None):
         """Sign the next entry and take it in; its node."""
@@ -32,6 +33,11 @@ class Member:
             for entry in other.space.history.since(self.space.history.known()):
                 self.space.add(entry)
 
+    def renew(self):
+        """Do what its node does by itself about keys; was there anything to do?"""
+        rekey = rekey_due(self.space, self.peer, entropy_of(self.space))
+        return rekey is not None and self.say(rekey)
+
     def code(self, node):
         return self.space.code(self.space.history.get(node.entry.cid))
 
@@ -39,11 +45,12 @@ class Member:
 class Village:
     """The owner `ann`, and whom she invites."""
 
-    def __init__(self, *names, weight=1, can=("run", "write"), keys=("*",)):
-        self.root = begin(identity_of("ann"), Root(title="village", created_unix_s=1))
+    def __init__(self, *names, weight=1, can=("run", "write"), keys=("*",), is_private=False):
+        self.root = begin(identity_of("ann"), Root(format=1 + is_private, title="village", created_unix_s=1))
         self.ann = Member("ann", self.root)
         self.members = {"ann": self.ann}
         self.grants = {}
+        self.ann.renew()
         for name in names:
             self.invite(name, weight=weight, can=can, keys=keys)
         self.meet()
@@ -62,6 +69,7 @@ class Village:
             )
         )  # fmt: skip
         self.grants[name] = grant
+        host.renew()
         if joins:
             member.hear(host)
             member.say(Join(), link_to=grant.entry.cid)
@@ -74,6 +82,12 @@ class Village:
         for _ in range(2):
             for member in chosen:
                 member.hear(*(other for other in chosen if other is not member))
+
+
+def entropy_of(space):
+    """Bytes that are the same in every run, and never twice."""
+    chance = random.Random(bytes(space.state()))
+    return chance.randbytes
 
 
 def identity_of(name):

@@ -309,6 +309,35 @@ def test_one_body_in_two_entry_blocks_is_one_entry_and_parts_nobody(village):
     assert made.ann.space.history.forks() == {} and made.ann.space.values()["a"].says.value == 1
 
 
+def test_a_link_to_another_block_of_a_known_body_counts_whenever_that_comes(village):
+    made = village("bob", "cleo")
+    says = Propose(key="a", text="?", options=("x", "y"), rule="majority", closers=(made.bob.peer,))
+    first = write(made.bob.identity, made.bob.space, says)
+    second = twin(made.bob.identity, hashlib.sha256(b"bob").digest(), first)
+    for member in (made.ann, made.cleo):
+        member.space.add(first)
+    vote = made.cleo.say(Vote(proposal=second.cid, ranking=(0,)))
+    made.ann.hear(made.cleo)
+    assert made.ann.code(vote) == "unfounded"
+    for member in (made.ann, made.cleo):
+        member.space.add(second)
+        assert member.code(vote) == ""
+
+
+def test_a_revocation_may_come_before_a_grant_that_it_names_and_that_stands_behind_it(village, replay):
+    made = village("bob")
+    made.invite("dan", can=("admin", "write"))
+    made.meet()
+    for number in range(3):
+        made.dan.say(Put(key="a", value=number))
+    grant = made.dan.say(Grant(audience=made.bob.peer, can=("write",), keys=("b",), proof=made.grants["dan"].entry.cid))
+    revoke = made.ann.say(Revoke(grants=(grant.entry.cid,)))
+    assert revoke.rank < grant.rank and made.ann.code(revoke) == "unfounded"
+    made.meet()
+    assert made.ann.code(revoke) == made.dan.code(revoke) == ""
+    assert made.ann.space.document() == made.dan.space.document()
+
+
 def twin(identity, seed, entry):
     """The same body under a second signature that verifies: made with another nonce than Ed25519 asks for."""
     aad = external_aad(entry.kind, entry.scope)

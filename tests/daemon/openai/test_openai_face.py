@@ -169,6 +169,15 @@ def test_an_engine_that_gives_up_is_no_answer():
         Choice().take(gone)
 
 
+@pytest.mark.parametrize("tokens", [[1, 2], [[1, 2], [3]], ["text", 3]])
+@pytest.mark.parametrize(("name", "kind"), [("prompt", wire.Completion), ("input", wire.Embedding)])
+def test_arrays_of_tokens_are_refused_by_saying_what_to_send(name, kind, tokens):
+    with pytest.raises(Refusal, match=r"arrays of tokens are not read .* send the text") as caught:
+        wire.read(json.dumps({"model": "tiny", name: tokens}).encode(), kind)
+    body = json.loads(caught.value.body)["error"]
+    assert (caught.value.status, body["param"], body["code"]) == (400, name, "unsupported")
+
+
 def test_a_schema_that_is_too_large_is_refused():
     from daemon.api.openai.asks import chat_asks
 

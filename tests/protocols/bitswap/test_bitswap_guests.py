@@ -9,10 +9,14 @@ from trio.testing import MockClock
 
 from protocols.bitswap.intake import MAX_HELD_BYTES
 from protocols.bitswap.shell import (
+    FORGIVE_S,
     LINGER_S,
     MAX_ENTRIES_PER_SLICE,
+    MAX_FAULTS,
+    MAX_MESSAGES,
     N_GUEST_THREADS,
     N_THREADS,
+    REFILL_S,
     Exchange,
     _wake_talk,
     in_turn,
@@ -180,7 +184,7 @@ async def test_a_message_that_trickles_is_given_up(
     await trio.sleep(29)
     await stream.write(b"x")
     await trio.sleep(2)
-    assert node.ears == {}
+    assert not any(ear.n_streams for ear in node.ears.values())
 
 
 async def test_half_messages_of_all_peers_together_are_bounded(
@@ -197,3 +201,35 @@ async def test_half_messages_of_all_peers_together_are_bounded(
     info = PeerInfo.parse(server.network.addresses()[0])
     await fetch_blocks(client, [block.cid for block in BLOCKS], providers=[info])
     assert client.store.stat().n_blocks == len(BLOCKS)
+
+
+async def test_who_says_nothing_a_million_times_is_heard_slowly_and_forgotten_when_it_leaves(
+    sim_world: SimWorld, start: Start, autojump_clock: MockClock
+) -> None:
+    node = await start(1, BLOCKS)
+    stranger = Stranger(sim_world, 2)
+    began_s = trio.current_time()
+    await stranger.send(node, bytes(2 * MAX_MESSAGES) + frame(encode(Message(entries=(Entry(BLOCKS[0].cid),)))))
+    while not stranger.heard:
+        await trio.sleep(0.1)
+    assert REFILL_S < trio.current_time() - began_s < REFILL_S + 2
+    assert len(node.ears) == 1
+    await stranger.network.disconnect(node.network.peer_id)
+    await trio.sleep(1)
+    assert not node.ears
+
+
+async def test_who_sends_what_it_should_not_again_and_again_loses_its_connection(
+    sim_world: SimWorld, start: Start, autojump_clock: MockClock
+) -> None:
+    node = await start(1)
+    stranger, clumsy = Stranger(sim_world, 2), Stranger(sim_world, 3)
+    unwanted = frame(encode(Message(blocks=(payload_of(BLOCKS[0].cid, BLOCKS[0].data),))))
+    for each in (stranger, clumsy):
+        await each.send(node, unwanted * (MAX_FAULTS - 1))
+    assert {stranger.network.peer_id, clumsy.network.peer_id} == set(node.network.peers())
+    await stranger.send(node, unwanted * 2)
+    assert node.network.peers() == [clumsy.network.peer_id]
+    await trio.sleep(FORGIVE_S)
+    await clumsy.send(node, unwanted * (MAX_FAULTS - 1))
+    assert node.network.peers() == [clumsy.network.peer_id]

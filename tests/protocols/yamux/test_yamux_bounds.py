@@ -4,7 +4,7 @@ import pytest
 
 from protocols.errors import Malformed, StreamBroken, TooBig
 from protocols.yamux import connection, memory
-from protocols.yamux.connection import CLOSE_S, DEAD_S, KEEPALIVE_S, STALL_S, Changed, Connection, Opened
+from protocols.yamux.connection import CLOSE_S, DEAD_S, KEEPALIVE_S, LINGER_S, STALL_S, Changed, Connection, Opened
 from protocols.yamux.frames import ACK, DATA, FIN, GO_AWAY, INITIAL_WINDOW_BYTES, PING, RST, SYN, WINDOW, pack, unpack
 from protocols.yamux.memory import Memory
 from protocols.yamux.stream import MAX_WINDOW_BYTES, Stream
@@ -44,12 +44,12 @@ def sent(core: Connection, now_s: float = 0.0) -> list[tuple[int, int, int, int]
     return heads  # type: ignore[return-value]
 
 
-def test_ten_thousand_streams_are_mostly_refused_and_who_does_not_read_that_is_left(server: Connection) -> None:
+def test_streams_without_room_are_refused_and_who_opens_ten_thousand_is_left(server: Connection) -> None:
     frames = [pack(WINDOW, SYN, number, 0) for number in range(1, 20_001, 2)]
     server.receive(b"".join(frames[: connection.MAX_BACKLOG + 100]), 0.0)
     assert len(server.streams) == connection.MAX_BACKLOG
     assert [head[1] for head in sent(server)] == [RST] * 100
-    with pytest.raises(TooBig, match="does not read"):
+    with pytest.raises(TooBig, match="no room"):
         server.receive(b"".join(frames[connection.MAX_BACKLOG + 100 :]), 0.0)
     assert sent(server)[-1] == (GO_AWAY, 0, 0, 1)
 
@@ -62,11 +62,28 @@ def test_accepted_streams_have_a_bound_of_their_own_and_make_room_when_they_end(
     assert opened(server, 10_001).number in server.streams
 
 
-def test_opening_and_breaking_off_again_leaves_nothing(server: Connection) -> None:
-    for number in range(1, 4001, 2):
-        server.receive(pack(WINDOW, SYN, number, 0) + pack(WINDOW, RST, number, 0), 0.0)
+def test_opening_and_breaking_off_leaves_nothing_and_who_goes_on_without_end_is_left(server: Connection) -> None:
+    pairs = [pack(WINDOW, SYN, number, 0) + pack(WINDOW, RST, number, 0) for number in range(1, 200_001, 2)]
+    for at in range(connection.MAX_WASTED):
+        server.receive(pairs[at], 0.0)
+    now_s, at = 0.0, connection.MAX_WASTED
+    for _ in range(10):  # nobody is left who takes the time that we need
+        now_s += connection.REFILL_S / 4
+        server.receive(b"".join(pairs[at : at + connection.MAX_WASTED // 4]), now_s)
+        at += connection.MAX_WASTED // 4
     assert not server.streams
-    assert opened(server, 4001).number == 4001
+    now_s += 1.0
+    assert server.receive(pack(WINDOW, SYN, 400_001, 0), now_s)
+    with pytest.raises(TooBig, match="breaks them off"):
+        server.receive(b"".join(pairs[at:]), now_s)
+    assert sent(server, now_s)[-1] == (GO_AWAY, 0, 0, 1)
+
+
+def test_who_opens_and_ends_streams_faster_than_they_can_be_answered_is_left(server: Connection) -> None:
+    for number in range(1, 2 * connection.MAX_OPENINGS, 2):
+        server.finish(opened(server, number, b"", FIN))
+    with pytest.raises(TooBig, match="faster than anybody"):
+        server.receive(pack(WINDOW, SYN, 400_001, 0), 0.0)
 
 
 def test_our_own_streams_are_bounded_too(server: Connection) -> None:
@@ -79,6 +96,17 @@ def test_our_own_streams_are_bounded_too(server: Connection) -> None:
 def test_a_flood_of_pings_that_reads_no_answer_ends_the_connection(server: Connection) -> None:
     with pytest.raises(TooBig):
         server.receive(pack(PING, SYN, 0, 7) * 10_000, 0.0)
+    [message] = server.take_messages(1, 0.0)[0]  # all that a connection which ends sends yet
+    assert message.endswith(pack(GO_AWAY, 0, 0, 1))
+
+
+def test_a_stream_that_cannot_be_asked_for_is_not_open(server: Connection) -> None:
+    server.receive(pack(PING, SYN, 0, 7) * (connection.MAX_CONTROL_BYTES // 12 + 1), 0.0)
+    with pytest.raises(TooBig):
+        server.open(0.0)
+    assert not server.streams
+    server.take_messages(100, 0.0)
+    assert server.open(0.0).number == 2
 
 
 def test_unread_data_is_bounded_on_a_connection_and_over_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +251,7 @@ def test_data_for_a_stream_that_we_closed_is_thrown_away_up_to_a_bound(
     server.receive(pack(DATA, 0, 1, 1000) + bytes(1000), 0.0)
     assert not stream.unread.n_bytes
     assert server.streams
-    server.receive(pack(DATA, 0, 1, 1) + b"x", 0.0)
+    assert Changed(stream) in server.receive(pack(DATA, 0, 1, 1) + b"x", 0.0)  # the shell shall forget it too
     assert sent(server) == [(WINDOW, RST, 1, 0)]
     assert not server.streams
 
@@ -269,3 +297,36 @@ def test_a_frame_for_a_stream_that_is_over_is_skipped_unless_no_window_could_hav
     assert server.receive(pack(DATA, 0, 1, 3) + b"old" + pack(WINDOW, FIN, 1, 5), 0.0) == []
     with pytest.raises(Malformed):
         server.receive(pack(DATA, 0, 1, MAX_WINDOW_BYTES + 1), 0.0)
+
+
+def test_a_number_that_is_used_again_stands_for_the_new_stream_alone(server: Connection) -> None:
+    closed, reset = opened(server, 1), opened(server, 3)
+    again = b"".join(pack(WINDOW, flag, number, 0) for number in (1, 3) for flag in (RST, SYN))
+    server.receive(again, 0.0)
+    assert server.streams[1] is not closed and server.streams[3] is not reset
+    server.accept(closed)
+    server.close(closed, 0.0)
+    server.reset(reset)
+    assert sent(server) == []
+    assert server.next_deadline_s() == DEAD_S  # the ping's, none of a stream that is never let go of
+    server.accept(server.streams[1])
+    assert sent(server) == [(WINDOW, ACK, 1, 0)]
+
+
+def test_a_peer_that_widens_windows_does_not_keep_a_stream_that_we_closed(server: Connection) -> None:
+    stream, stalled, slow = (opened(server, number) for number in (1, 3, 5))
+    for each in (stalled, slow):
+        server.write(each, bytes(2 * FULL))
+    for each in (stream, stalled, slow):
+        server.close(each, 0.0)
+    sent(server)
+    server.receive(pack(WINDOW, 0, 1, 9), CLOSE_S - 1)  # nothing is left to send that it could be for
+    server.tick(CLOSE_S)
+    assert sent(server) == [(WINDOW, RST, 1, 0)]
+    now_s = 0.0
+    while now_s < LINGER_S:
+        now_s += STALL_S / 2
+        server.receive(pack(PING, ACK, 0, 0) + pack(WINDOW, 0, 3, 0) + pack(WINDOW, 0, 5, 1), now_s)
+        sent(server, now_s)
+        server.tick(now_s)
+        assert set(server.streams) == ({3, 5} if now_s < STALL_S else {5} if now_s < LINGER_S else set())

@@ -31,6 +31,7 @@ def test_an_address_gives_no_trust(catalog: Catalog) -> None:
     assert [row.peer for row in catalog.peers.list()] == [ALICE, BOB]
     assert [row.peer for row in catalog.peers.kept()] == [ALICE]
     assert [row.peer for row in catalog.peers.named("alice")] == [ALICE]
+    assert catalog.peers.names() == {ALICE: "alice"}
 
 
 def test_trust_is_for_kinds_and_can_be_taken_back(catalog: Catalog) -> None:

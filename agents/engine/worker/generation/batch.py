@@ -10,14 +10,15 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from agents.engine.messages import Failed, Generate, Reply
+from agents.engine.messages import Generate, Reply
+from agents.engine.worker.endings import failed
 from agents.engine.worker.generation.cache import KvCache, Span, probe
 from agents.engine.worker.generation.decoder import decoder_for
 from agents.engine.worker.generation.grammar import Grammars
 from agents.engine.worker.generation.masks import Masks
 from agents.engine.worker.generation.prefix import Prefixes
 from agents.engine.worker.generation.prompt import prompt_tokens, stops
-from agents.engine.worker.generation.sampling import NotFinite, Sampler, choose_all
+from agents.engine.worker.generation.sampling import Sampler, choose_all
 from agents.engine.worker.generation.scheduler import NoRoom, QueueFull, Scheduler, Step, shape
 from agents.engine.worker.generation.sequence import Sequence
 from agents.engine.worker.generation.stacked import Stack
@@ -145,12 +146,7 @@ class Batch:
         self._cache.resize(0, 0)
         self._stack.release()
         for sequence in sequences:
-            sequence.emit(Failed(id=sequence.request.id, code=error.code, text=str(error)[:2000]))
-
-    def release(self) -> None:
-        """Give back what is only kept for speed; the model wears nothing afterwards."""
-        self._prefixes.shrink(0)
-        self._stack.release()
+            sequence.emit(failed(sequence.request.id, error))
 
     def _new_scheduler(self) -> Scheduler:
         return Scheduler(
@@ -176,7 +172,8 @@ class Batch:
                 last = self._placed.pop()
                 if at < len(self._placed):
                     self._placed[at] = last
-                    cache.move(len(self._placed), at, scheduler.n_done(last))
+                    cache.move(len(self._placed), at)
+                cache.clear(len(self._placed))
         if (wanted := shape((cache.n_rows, cache.n_columns), len(rows), scheduler.columns, self._budget_tokens)) != (
             cache.n_rows,
             cache.n_columns,
@@ -248,10 +245,8 @@ class Batch:
                     raise choice
                 reason = sequence.take(choice, self._loaded)
             except AgentError as error:
-                if isinstance(error, NotFinite):
-                    self._cache.clear(self._placed.index(sequence.request.id))
                 self._end(sequence)
-                sequence.emit(Failed(id=sequence.request.id, code=error.code, text=str(error)[:2000]))
+                sequence.emit(failed(sequence.request.id, error))
                 continue
             if reason is None:
                 self._scheduler.chosen(sequence.request.id)

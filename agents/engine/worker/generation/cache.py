@@ -1,8 +1,8 @@
 """The keys and values of all running requests: one rectangle a layer, a row a request, each row as long as it is.
 
 transformers' models write to it and read from it as from a cache of their own; what they get is the slice of rows and
-columns that the step at hand is about. Columns beyond a row's end hold zeros or what an earlier request left there:
-finite, and masked.
+columns that the step at hand is about. Columns beyond a row's end are masked, and hold zeros: rows are cleared when
+they are left.
 """
 
 from collections.abc import Sequence
@@ -65,8 +65,8 @@ class KvCache(Cache):  # type: ignore[misc]  # transformers is not read by mypy 
 
     def resize(self, n_rows: int, n_columns: int) -> None:
         """Have so many rows and columns; what stands within both stays. One layer at a time: little is held twice."""
-        if (n_rows, n_columns) == (self.n_rows, self.n_columns):
-            return
+        if n_rows and (n_rows, n_columns) == (self.n_rows, self.n_columns):
+            return  # but not where nothing is wanted: growth that failed halfway has left some layers larger
         kept_rows, kept_columns = min(n_rows, self.n_rows), min(n_columns, self.n_columns)
         for buffers in (self._keys, self._values):
             for layer, old in enumerate(buffers):
@@ -83,13 +83,13 @@ class KvCache(Cache):  # type: ignore[misc]  # transformers is not read by mypy 
             buffer[one, :n_tokens] = buffer[other, :n_tokens]
             buffer[other, :n_tokens] = held
 
-    def move(self, source: int, target: int, n_tokens: int) -> None:
-        """Copy the first `n_tokens` of a row over another."""
+    def move(self, source: int, target: int) -> None:
+        """Copy a row over another, as wide as they are."""
         for buffer in (*self._keys, *self._values):
-            buffer[target, :n_tokens] = buffer[source, :n_tokens]
+            buffer[target] = buffer[source]
 
     def clear(self, row: int) -> None:
-        """Zero a row that holds what is not finite: the next one in its place must not meet it."""
+        """Zero a row that somebody has left: what it held may not be finite, and a mask does not hide that."""
         for buffer in (*self._keys, *self._values):
             buffer[row].zero_()
 

@@ -41,11 +41,11 @@ class Decoder:
 
     def __init__(self, model: Any) -> None:
         inner = model.model
+        self._model = model
         self._embed = inner.embed_tokens
         self._rotary = inner.rotary_emb
         self._layers = tuple(inner.layers)
         self._norm = inner.norm
-        self._head = model.lm_head
         self._groups: list[_Group] = []
         self._base = 0
         self._turn: tuple[Tensor, Tensor] = (torch.empty(0), torch.empty(0))
@@ -75,8 +75,7 @@ class Decoder:
             hidden = self._apply(mlp.down_proj, x).add_(hidden)
         ends = torch.tensor(widths).cumsum(0) - 1
         last = hidden[ends[list(wanted)].to(device)]  # (wanted, n)
-        out: Tensor = self._head(_norm(self._norm, last))
-        return out
+        return self._judged(_norm(self._norm, last), wanted)
 
     def _attend(self, cache: KvCache, number: int, part: Any, x: Tensor) -> Tensor:
         """Attention of one layer. Shape: x (tokens, n), and so what is returned."""
@@ -104,6 +103,20 @@ class Decoder:
                 out = out.transpose(1, 2)
             outs.append(out.reshape(group.n_rows * group.width, -1))
         return self._apply(part.o_proj, outs[0] if len(outs) == 1 else torch.cat(outs))
+
+    def _judged(self, x: Tensor, wanted: Sequence[int]) -> Tensor:
+        """The output layer, for one token of each row in `wanted`. Shape: x (wanted, n)."""
+        head = self._model.lm_head  # looked up each time: an adapter may have wrapped it since
+        rows = head.rows if isinstance(head, LoraLinear) else None
+        if rows is None:
+            out: Tensor = head(x)
+            return out
+        some = torch.tensor(wanted, device=x.device)
+        a, b = rows[0][some], rows[1][some]  # (wanted, rank, n), (wanted, rank, vocabulary)
+        down = torch.bmm(a, x[:, :, None])  # (wanted, rank, 1)
+        out = head.base(x)
+        out[:, None].baddbmm_(down.transpose(1, 2), b)
+        return out
 
     def _rotated(self, x: Tensor) -> Tensor:
         """Rotary position embedding. Shape: (tokens, heads, head width)."""

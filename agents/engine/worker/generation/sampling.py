@@ -106,10 +106,6 @@ def _likeliest(scores: Tensor, n: int, *, is_all: bool) -> tuple[Tensor, Tensor]
     return (best - total).exp(), ids
 
 
-class NotFinite(EngineFailed):
-    """The model's output is not a number: its weights or the adapter's are broken, or too large for engine.dtype."""
-
-
 def choose_all(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice | EngineFailed]:
     """The next token of each row, or what is wrong with that row alone. Shape: logits (rows, vocabulary)."""
     best, ids = logits.max(-1)
@@ -117,7 +113,7 @@ def choose_all(logits: Tensor, samplers: Sequence[Sampler]) -> list[Choice | Eng
     for row, (token, is_sound) in enumerate(zip(ids.tolist(), best.isfinite().tolist(), strict=True)):
         sampler = samplers[row]
         if not is_sound:
-            chosen.append(NotFinite(_NOT_FINITE))
+            chosen.append(EngineFailed(_NOT_FINITE))
         elif sampler.is_plain:
             chosen.append(Choice(token))
         else:

@@ -175,6 +175,24 @@ class LowRanks:
         self.load(found)
 
 
+def add_merged(loaded: LoadedModel, path: Path, targets: tuple[str, ...]) -> None:
+    """Add what stands in a safetensors file to the weights of those layers, all of them. Raises: BadAdapter."""
+    try:
+        found = safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise BadAdapter(f"what was merged into the base cannot be read: {error}") from None
+    layers = {f"{PREFIX}{name}.merged.weight": base for name, _, base in _matching(loaded, targets)}
+    if unlike := sorted(found.keys() ^ layers.keys()):
+        raise BadAdapter(f"what was merged into the base does not fit the model and its targets: {unlike[0]}")
+    with torch.no_grad():
+        for name, base in layers.items():
+            weight = base.weight
+            if found[name].shape != weight.shape:
+                shapes = f"{tuple(found[name].shape)}, here {tuple(weight.shape)}"
+                raise BadAdapter(f"what was merged into the base has {name} of shape {shapes}")
+            weight.copy_(weight.float() + found[name].to(weight.device, torch.float32))
+
+
 def _matching(loaded: LoadedModel, targets: tuple[str, ...]) -> list[tuple[str, str, nn.Linear]]:
     """The linear layers that end in one of `targets`: their name, where they are, and they. Raises: EngineFailed."""
     every = [

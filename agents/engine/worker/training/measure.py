@@ -5,12 +5,11 @@ from pathlib import Path
 
 import msgspec
 import torch
-from torch.nn import functional
 
 from agents.engine.messages import Measure, Measured
 from agents.engine.worker.models import LoadedModel, load_model
-from agents.engine.worker.training.lowrank import LowRanks
-from agents.engine.worker.training.objective import Row, count_labels, preference_gains, token_score
+from agents.engine.worker.training.lowrank import LowRanks, add_merged
+from agents.engine.worker.training.objective import Row, count_labels, preference_score, token_score
 from agents.engine.worker.training.train import lay_out_data, same_threads, set_precision
 from agents.errors import EngineFailed
 from agents.training.records import detect, read_data
@@ -25,6 +24,8 @@ def measure(request: Measure, is_cancelled: Callable[[], bool]) -> Measured:
         settings = msgspec.structs.replace(settings, form=detect(name, data)[0])
     with same_threads(None):
         loaded = load_model(Path(request.model))
+        if request.merged is not None:
+            add_merged(loaded, Path(request.merged), settings.targets)
         set_precision(loaded, settings)
         rows = lay_out_data(loaded, name, data, settings)[0].held_out
         lora = LowRanks(loaded, settings)
@@ -45,6 +46,5 @@ def _score(loaded: LoadedModel, rows: Sequence[Row], lora: LowRanks, settings: S
     """The summed loss, and how many tokens or pairs come first."""
     model, dtype = loaded.model, loaded.model.dtype
     if any(example.worse for row in rows for example in row):
-        gains = preference_gains(model, rows, loaded.device, dtype, lora.off)
-        return -float(functional.logsigmoid(settings.dpo_beta * gains).sum()), int((gains > 0).sum())
+        return preference_score(model, rows, loaded.device, dtype, lora.off, settings.dpo_beta)
     return token_score(model, rows, loaded.device, dtype)

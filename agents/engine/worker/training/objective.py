@@ -74,38 +74,48 @@ def _logits(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
 
 def token_loss(model: Any, rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> Tensor:
     """The summed loss in nats over what the rows teach."""
-    batch = lay_out([[example.tokens for example in row] for row in rows], device, dtype)
-    logits, wanted = _logits(model, batch)
-    return functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum")
+    return _summed(*_judged(model, rows, device, dtype))
 
 
 def token_score(model: Any, rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> tuple[float, int]:
     """The summed loss, and how many of the learned tokens are those that the model thinks likeliest."""
-    batch = lay_out([[example.tokens for example in row] for row in rows], device, dtype)
-    logits, wanted = _logits(model, batch)
-    loss = functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum")
-    return float(loss), int((logits.argmax(-1) == wanted)[wanted != IGNORED].sum())
+    logits, wanted = _judged(model, rows, device, dtype)
+    return float(_summed(logits, wanted)), int((logits.argmax(-1) == wanted)[wanted != IGNORED].sum())
+
+
+def _judged(model: Any, rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What the model says of the rows: see `_logits`."""
+    return _logits(model, lay_out([[example.tokens for example in row] for row in rows], device, dtype))
+
+
+def _summed(logits: Tensor, wanted: Tensor) -> Tensor:
+    return functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+Reference = Callable[[], AbstractContextManager[None]]
+"""Within it the model is the one to stay near."""
 
 
 def preference_loss(
-    model: Any,
-    rows: Sequence[Row],
-    device: torch.device,
-    dtype: torch.dtype,
-    reference: Callable[[], AbstractContextManager[None]],
-    beta: float,
+    model: Any, rows: Sequence[Row], device: torch.device, dtype: torch.dtype, reference: Reference, beta: float
 ) -> Tensor:
-    """The summed loss in nats over the pairs of the rows; within `reference()` the model is the one to stay near."""
-    return -functional.logsigmoid(beta * preference_gains(model, rows, device, dtype, reference)).sum()
+    """The summed loss in nats over the pairs of the rows."""
+    return _regret(_gains(model, rows, device, dtype, reference), beta)
 
 
-def preference_gains(
-    model: Any,
-    rows: Sequence[Row],
-    device: torch.device,
-    dtype: torch.dtype,
-    reference: Callable[[], AbstractContextManager[None]],
-) -> Tensor:
+def preference_score(
+    model: Any, rows: Sequence[Row], device: torch.device, dtype: torch.dtype, reference: Reference, beta: float
+) -> tuple[float, int]:
+    """The summed loss, and in how many pairs the better answer gains on the worse one."""
+    gains = _gains(model, rows, device, dtype, reference)
+    return float(_regret(gains, beta)), int((gains > 0).sum())
+
+
+def _regret(gains: Tensor, beta: float) -> Tensor:
+    return -functional.logsigmoid(beta * gains).sum()
+
+
+def _gains(model: Any, rows: Sequence[Row], device: torch.device, dtype: torch.dtype, reference: Reference) -> Tensor:
     """By how much more than the reference the model prefers the better answer. Shape: (n_pairs)."""
     pairs = [example for row in rows for example in row]
     better = [[example.tokens] for example in pairs]

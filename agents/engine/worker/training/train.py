@@ -15,6 +15,7 @@ from agents.engine.worker.folders import restore
 from agents.engine.worker.models import LoadedModel, choose_device, load_model, read_card
 from agents.engine.worker.training.examples import Made, make_examples
 from agents.engine.worker.training.loop import Paused, Training
+from agents.engine.worker.training.lowrank import add_merged
 from agents.engine.worker.training.machine import THREADS, environment
 from agents.engine.worker.training.plan import Plan, make_plan
 from agents.engine.worker.training.result import Outcome, write_adapter
@@ -50,6 +51,8 @@ def train(request: Train, emit: Emit, is_cancelled: IsCancelled) -> Trained | Tr
     if out.exists() and not (out / CONFIG_FILE).exists():
         raise EngineFailed(f"{out} holds something else than an adapter: choose another name")
     folder = Path(request.run)
+    if request.merged is not None and not request.is_fresh:
+        raise EngineFailed("a training on merged weights is begun anew each time: nothing here keeps them")
     try:
         return _train(request, folder, out, began_s, emit, is_cancelled)
     except AgentError:
@@ -64,6 +67,8 @@ def _train(
     start = _start(request, folder, read_card(Path(request.model)))
     with same_threads(start.state):
         loaded = load_model(Path(request.model))
+        if request.merged is not None:
+            add_merged(loaded, Path(request.merged), start.run.settings.targets)
         precision = set_precision(loaded, start.run.settings)
         here = environment(loaded.device, precision)
         start.notes.extend(_differences(start.state, here, is_forced=request.is_forced))

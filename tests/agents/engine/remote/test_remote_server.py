@@ -105,6 +105,16 @@ async def test_adapters_beyond_the_limit_are_unloaded_but_for_those_in_use(fake,
         fake.hold.set()
 
 
+async def test_answers_of_the_base_take_no_adapters_place(fake, connected):
+    fake.visible = {f"/shelf/{A}"}
+    async with connected(n_adapters=1) as server:
+        await said(server, ask())
+        await said(server, ask(adapter=f"/shelf/{A}"))
+        await said(server, ask())
+        assert server.adapters == (f"covey-{A}",)
+    assert "unload_lora_adapter" not in paths(fake)
+
+
 async def test_a_server_that_was_started_anew_is_given_its_adapters_again(fake, connected):
     fake.visible = {f"/shelf/{A}"}
     async with connected() as server:

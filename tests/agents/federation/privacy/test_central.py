@@ -55,8 +55,8 @@ def test_the_result_is_the_mean_of_clipped_updates_with_that_noise_and_no_other(
 
 def test_drawn_noise_has_the_grids_deviation_and_is_new_each_time(tmp_path: Path) -> None:
     base = write(tmp_path / "tensors", np.zeros(400))
-    draw_noise(base, tmp_path / "one")
-    draw_noise(base, tmp_path / "other")
+    draw_noise(plan(), 1, base, tmp_path / "one")
+    draw_noise(plan(), 1, base, tmp_path / "other")
     one, other = (np.array(read_vector(tmp_path / name, LAYOUT), np.float64) for name in ("one", "other"))
     assert 0.8 < one.std() / MAX_DEVIATION < 1.2 and (one != other).mean() > 0.9
     assert not run(tmp_path, tmp_path / "one").failed

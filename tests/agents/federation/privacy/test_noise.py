@@ -146,7 +146,7 @@ def test_a_sum_of_words_is_the_mean_and_the_noise_that_was_promised() -> None:
     total = np.zeros(20_000, np.uint32)
     for seed, update in enumerate(updates):
         total += hidden(update, lattice, stream(seed))
-    mean = mean_of_sum(total, 5, lattice)
+    mean = mean_of_sum(total, 5, lattice).mean
     error = mean - np.mean(updates, axis=0)
     assert error.std() == pytest.approx(0.5 / 5.0, rel=0.03)
     assert abs(error.mean()) < 0.005
@@ -159,14 +159,16 @@ def test_dropped_noise_is_missed_by_the_accounts() -> None:
     total = np.zeros(20_000, np.uint32)
     for seed in range(3):
         total += hidden(zeros, lattice, stream(seed))
-    found = mean_of_sum(total, 1, lattice).std() / lattice.bound
+    found = mean_of_sum(total, 1, lattice).mean.std() / lattice.bound
     assert found == pytest.approx(lattice.multiplier_of(3), rel=0.03)
     assert found < 0.8 * lattice.multiplier_of(5)
 
 
 def test_central_noise_is_of_the_same_kind() -> None:
     updates = [vector(seed, 20_000, 0.004) for seed in range(4)]
-    mean = noisy_mean(iter(updates), Lattice(1.0, 0.5, 1), discrete_gaussian(len(updates[0]), MAX_DEVIATION, stream(9)))
+    mean = noisy_mean(
+        iter(updates), Lattice(1.0, 0.5, 1), discrete_gaussian(len(updates[0]), MAX_DEVIATION, stream(9))
+    ).mean
     assert (mean - np.mean(updates, axis=0)).std() == pytest.approx(0.5 / 4.0, rel=0.03)
     with pytest.raises(BadLattice):
         noisy_mean(updates, Lattice(1.0, 0.5, 2), np.zeros(len(updates[0]), np.int64))
@@ -213,5 +215,5 @@ def test_noise_goes_under_masks_and_a_drop_out_takes_its_part_along() -> None:
     consents = [peer for peer in active if clients[peer].consent(active)]
     total = adder.total({peer: clients[peer].answer(active, adder.dropped, consents) for peer in active})
     assert (total == plain).all()
-    error = mean_of_sum(total, 6, lattice) - np.mean([vector(number, scale=0.01) for number in range(6)], axis=0)
+    error = mean_of_sum(total, 6, lattice).mean - np.mean([vector(number, scale=0.01) for number in range(6)], axis=0)
     assert error.std() == pytest.approx(lattice.multiplier_of(6) / 6.0, rel=0.1)

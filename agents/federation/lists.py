@@ -1,0 +1,39 @@
+"""The events of each round, by kind: so that a look at one round does not go through all the others."""
+
+import bisect
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from agents.federation.said import Said, rank
+from protocols.rounds import Event
+from storage.cid import Cid
+
+E = TypeVar("E", bound=Event)
+
+
+class RoundLists:
+    """Reads what a book holds; `add` says what came in. A kind is sorted out when it is first asked for."""
+
+    def __init__(self, said: Mapping[Cid, Said]) -> None:
+        self._said = said
+        self._of: dict[type[Event], dict[int, list[tuple[Said, Any]]]] = {}
+
+    def add(self, said: Said) -> None:
+        """There is an event more."""
+        rounds = self._of.get(type(said.event))
+        if rounds is not None:
+            listed = rounds.setdefault(_round_of(said), [])
+            bisect.insort(listed, (said, said.event), key=lambda pair: rank(pair[0]))
+
+    def of(self, kind: type[E], number: int) -> list[tuple[Said, E]]:
+        """The events of one kind in one round: by author, then sequence."""
+        rounds = self._of.get(kind)
+        if rounds is None:
+            rounds = self._of[kind] = {}
+            for said in sorted((said for said in self._said.values() if isinstance(said.event, kind)), key=rank):
+                rounds.setdefault(_round_of(said), []).append((said, said.event))
+        return rounds.get(number, [])
+
+
+def _round_of(said: Said) -> int:
+    return int(getattr(said.event, "round", 0))

@@ -1,0 +1,234 @@
+"""The agents that this node hosts: their declarations on the disk, and each at work when a step is its to do.
+
+`agents/WORKSPACE/NAME.toml` below the node's home holds a declaration as its user wrote it. What an agent is to others,
+its card, stands in the workspace.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import structlog
+
+from agents.adapters.ports import Ports
+from agents.roster import asking
+from agents.roster.announced import PREFIX, announced, read_announced
+from agents.roster.card import SCOPE, check_size, read_card, sign_card
+from agents.roster.declaration import BadAgent, Declaration, read_declaration
+from agents.roster.errors import UnknownAgent
+from agents.roster.language import LanguageModel
+from agents.roster.perform import Task, perform, prompt_of
+from agents.tools.tool import Reach, ToolFailed, ToolRefused
+from agents.workspace.runs.core import Perform
+from agents.workspace.runs.effects import EffectFailed
+from agents.workspace.space import Space
+from agents.workspace.workspace import Workspace
+from protocols.entry import Entry, external_aad, open_entry, read_entry
+from protocols.workspaces.entries import Commit, Drop, Put, check
+from storage import durable
+from storage.blockstore import MadeBlock, Visibility
+from storage.cid import RAW, Cid
+from storage.errors import InvalidCid
+from storage.pins import PinKind, PinState
+
+MAX_AGENTS: Final = 64  # of one workspace, on one node
+MAX_REMEMBERED_CHARS: Final = 300
+SUFFIX: Final = ".toml"
+KIND: Final = "agent"
+
+OpenModel = Callable[[Declaration], AbstractAsyncContextManager[LanguageModel]]
+log = structlog.get_logger(__name__)
+
+
+class Hosted(NamedTuple):
+    """An agent of this node's."""
+
+    workspace: Cid
+    declared: Declaration
+
+
+class Crew:
+    """All agents of a node. `attach` says how models are opened, before the first is needed."""
+
+    def __init__(self, ports: Ports, folder: Path) -> None:
+        self._ports = ports
+        self._folder = folder
+        self._hosted: dict[tuple[Cid, str], Declaration] = {}
+        self._n_busy: dict[str, int] = {}
+        self._open_model: OpenModel | None = None
+        self.load()
+
+    def attach(self, open_model: OpenModel) -> None:
+        """From now on agents can think."""
+        self._open_model = open_model
+
+    def load(self) -> None:
+        """Read every declaration; one that cannot be read is told of and left alone."""
+        for path in sorted(self._folder.glob(f"*/*{SUFFIX}")) if self._folder.is_dir() else []:
+            try:
+                declared = read_declaration(path.read_bytes(), str(path))
+                self._hosted[Cid.parse(path.parent.name), declared.name] = declared
+            except (BadAgent, InvalidCid, OSError) as error:
+                log.error("agent_unusable", path=str(path), error=str(error))
+
+    def hosted(self, workspace: Cid) -> dict[str, Declaration]:
+        """The agents of this node's in a workspace, by name."""
+        return {name: declared for (cid, name), declared in sorted(self._hosted.items()) if cid == workspace}
+
+    # --- who comes and goes
+
+    async def add(self, one: Workspace, data: bytes, level: Visibility) -> tuple[Declaration, Entry]:
+        """Host an agent from now on: its declaration is kept, its card signed, held and announced.
+
+        Raises: BadAgent, StorageError, OSError.
+        """
+        declared = read_declaration(data)
+        hosted = self.hosted(one.cid)
+        if declared.name not in hosted and len(hosted) >= MAX_AGENTS:
+            raise BadAgent(f"this node hosts {len(hosted)} agents there already: covey agent rm one first")
+        members = [member.peer for member in one.space.members()]
+        card = await self._ports.exchange.work(partial(self._keep, one.cid, declared, data, level, members))
+        value = {
+            "role": declared.role,
+            "capabilities": list(declared.capabilities),
+            "description": declared.description,
+            "tools": list(declared.tools),
+            "model": dict(card.content["model"]),
+        }
+        self._hosted[one.cid, declared.name] = declared
+        await one.say(check(Put(key=PREFIX + declared.name, value=value, link=card.cid)))
+        return declared, card
+
+    def _keep(self, workspace: Cid, declared: Declaration, data: bytes, level: Visibility, members: list[Any]) -> Entry:
+        ports = self._ports
+        sequence = ports.catalog.sequences.next(external_aad(KIND, SCOPE), ports.unix_s())
+        card = sign_card(ports.identity, declared, workspace, sequence)
+        check_size(card)
+        name = f"agent/{workspace}/{declared.name}"
+        with ports.store.lease():
+            ports.store.put_many(card.blocks)
+            for block in card.blocks:
+                ports.pins.add(block.cid, name, PinKind.DIRECT, PinState.COMPLETE)
+            ports.roots.publish(card.cid, level, members)
+        folder = self._folder / str(workspace)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.write_file(folder / f"{declared.name}{SUFFIX}", data)
+        return card
+
+    async def remove(self, one: Workspace, name: str) -> None:
+        """Host an agent no longer. Raises: UnknownAgent, StorageError, OSError."""
+        if self._hosted.pop((one.cid, name), None) is None:
+            raise UnknownAgent(f"this node hosts no agent {name!r} there. See: covey agent ls {one.cid}")
+        path = self._folder / str(one.cid) / f"{name}{SUFFIX}"
+        await self._ports.exchange.work(partial(path.unlink, missing_ok=True))
+        node = one.space.values().get(PREFIX + name)
+        if node is not None and node.author == self._ports.identity.peer_id:
+            await one.say(Drop(key=PREFIX + name))
+
+    def read_card(self, cid: Cid) -> Entry:
+        """The card that is here, its signature checked. Raises: NotFound, Remote."""
+        block = self._ports.store.get(cid)
+        entry = open_entry(block, self._ports.store.get(read_entry(block)[0]))
+        read_card(entry)
+        return entry
+
+    # --- at work
+
+    async def perform(self, one: Workspace, act: Perform) -> tuple[Any, dict[str, Any]]:
+        """Have an agent of this node's do a step; of several with the role the one that has least to do."""
+        me, step = self._ports.identity.peer_id, act.plan
+        able = [
+            found
+            for found in announced(one.space)
+            if found.host == me and (found.name == step.agent if step.agent is not None else found.role == step.role)
+        ]
+        able = [found for found in able if (one.cid, found.name) in self._hosted]
+        if not able:
+            raise EffectFailed(f"this node hosts no agent for {step.name}: covey agent add")
+        chosen = min(able, key=lambda found: (self._n_busy.get(found.name, 0), found.name))
+        left = max(1, act.run.plan.max_tokens - act.run.n_tokens) if act.run.plan.max_tokens else 0
+        return await self._work(
+            one, chosen.name, chosen.card, Task(step.do, act.input, act.key, left, asking.depth_of(act.run.name))
+        )
+
+    def told(self, one: Workspace, name: str, given: Any) -> list[dict[str, str]] | None:
+        """What an agent of this node's would be told now; None where that is another's, or changes as it remembers."""
+        declared = self._hosted.get((one.cid, name))
+        if declared is None or declared.memory:
+            return None
+        return [{"role": turn.role, "content": turn.content} for turn in prompt_of(declared, given)]
+
+    async def ask(self, one: Workspace, name: str, task: Task) -> tuple[Any, dict[str, Any]]:
+        """Have an agent of this node's do something. Raises: UnknownAgent, and what the work raises."""
+        node = one.space.values().get(PREFIX + name)
+        found = read_announced(one.space, PREFIX + name, node) if node is not None else None
+        if found is None or (one.cid, name) not in self._hosted or found.host != self._ports.identity.peer_id:
+            raise UnknownAgent(f"this node hosts no agent {name!r} there. See: covey agent ls {one.cid}")
+        return await self._work(one, name, found.card, task)
+
+    async def _work(self, one: Workspace, name: str, card: Cid, task: Task) -> tuple[Any, dict[str, Any]]:
+        if self._open_model is None:
+            raise EffectFailed("the node is not ready yet")
+        declared = self._hosted[one.cid, name]
+        memory = remembered(one.space, name, declared.memory)
+        self._n_busy[name] = self._n_busy.get(name, 0) + 1
+        try:
+            async with self._open_model(declared) as model:
+                return await perform(
+                    declared, card, task, model, self._reach(one, declared, task.key, task.depth), memory
+                )
+        finally:
+            self._n_busy[name] -= 1
+
+    def _reach(self, one: Workspace, declared: Declaration, key: str, depth: int) -> Reach:
+        ports = self._ports
+
+        async def get(cid: Cid, n_most: int) -> bytes:
+            if cid not in _linked(one.space) and not ports.roots.may_see(None, cid, is_flock=False):
+                raise ToolRefused(f"{cid} belongs neither to the workspace nor to what everybody may see")
+            data = await ports.exchange.work(partial(ports.store.get, cid))
+            if len(data) > n_most:
+                raise ToolFailed(f"{cid} has {len(data)} bytes; {n_most} are allowed")
+            return data
+
+        async def put(data: bytes) -> Cid:
+            block = MadeBlock.of(data, RAW)
+            members = [member.peer for member in one.space.members()]
+
+            def keep() -> None:
+                with ports.store.lease():
+                    ports.store.put_many([block])
+                    ports.pins.add(block.cid, f"agent/{one.cid}", PinKind.DIRECT, PinState.COMPLETE)
+                    ports.roots.publish(block.cid, Visibility.MEMBERS, members)
+
+            await ports.exchange.work(keep)
+            return block.cid
+
+        async def ask(agent: str, prompt: str, of: str) -> str:
+            name = asking.name_for(of, agent, prompt, depth + 1)
+            me, unix_s = ports.identity.peer_id, ports.unix_s()
+            await asking.begin(one, me, agent, prompt, name, declared.model.timeout_s, unix_s)
+            return str(await asking.answer(one, name))
+
+        return Reach(policy=declared.policy, key=key, space=one.space, get=get, put=put, ask=ask)
+
+
+def _linked(space: Space) -> set[Cid]:
+    return {
+        node.says.link for node in space.history if isinstance(node.says, Put | Commit) and node.says.link is not None
+    }
+
+
+def remembered(space: Space, name: str, n_most: int) -> list[str]:
+    """What an agent did last in its workspace, whoever hosted it: its episodes are the history itself."""
+    if not n_most:
+        return []
+    found = []
+    for node in space.commits():
+        output = node.says.output if isinstance(node.says, Commit) else None
+        made = output.get("made") if isinstance(output, dict) else None
+        if isinstance(made, dict) and made.get("agent") == name and isinstance(output, dict):
+            found.append(str(output.get("value"))[:MAX_REMEMBERED_CHARS])
+    return found[-n_most:]

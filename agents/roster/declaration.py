@@ -1,0 +1,126 @@
+"""What an agent is, as its host's user declares it in TOML. It stays on that node; the card tells others of it.
+
+name = "summary"
+role = "summary"
+description = "Sums up what it is given"
+capabilities = ["summarise"]
+system = "You sum up texts in two sentences."
+tools = ["file-read", "file-search"]
+
+[model]
+kind = "engine"            # or peer, openai, anthropic, scripted
+name = "smollm2"
+adapter = "none"
+
+[policy]
+folder = "/home/me/docs"   # what the tools for files may touch
+hosts = ["example.org"]    # what the tools for HTTP may ask
+"""
+
+import tomllib
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from agents.errors import AgentError
+from agents.workspace.runs.plan import Name
+
+MAX_DECLARATION_BYTES: Final = 64 << 10
+MAX_RULES: Final = 64
+
+Text = Annotated[str, Meta(max_length=4096)]
+Word = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class BadAgent(AgentError):
+    """That declares no agent. See what one is: covey agent add -h."""
+
+    code = "bad_agent"
+
+
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the scripted model says to a prompt with `has` in it."""
+
+    has: Annotated[str, Meta(max_length=1000)]
+    say: Annotated[str, Meta(max_length=8000)]
+
+
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The language model that an agent thinks with.
+
+    engine: this node's, `name` one of its models, with any `adapter`; peer: that of the peer `peer`; openai,
+    anthropic: a server at `url` that speaks that API, `token_env` the variable that holds its token; scripted: none at
+    all, `rules` and `style` say what it says, after `wait_s`.
+    """
+
+    kind: Literal["engine", "peer", "openai", "anthropic", "scripted"] = "engine"
+    name: Annotated[str, Meta(max_length=200)] = ""
+    adapter: Annotated[str, Meta(max_length=200)] = "none"
+    peer: Annotated[str, Meta(max_length=512)] = ""
+    url: Annotated[str, Meta(max_length=2048)] = ""
+    token_env: Annotated[str, Meta(max_length=64)] = ""
+    max_tokens: Annotated[int, Meta(ge=1, le=1 << 16)] = 256
+    temperature: Annotated[float, Meta(ge=0.0, le=10.0)] = 0.0
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0
+    timeout_s: Annotated[float, Meta(gt=0.0, le=3600.0)] = 300.0
+    rules: Annotated[tuple[Rule, ...], Meta(max_length=MAX_RULES)] = ()
+    style: Literal["count", "lead"] = "count"
+    wait_s: Annotated[float, Meta(ge=0.0, le=600.0)] = 0.0
+
+
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What an agent may do beyond speaking. Whatever is not allowed is refused.
+
+    folder: the one folder that tools for files see, read alone unless `may_write`; hosts: those that HTTP may be asked
+    of, `*.example.org` for all below; asks: the agents that it may ask; max_calls: tools used for one answer.
+    """
+
+    folder: Annotated[str, Meta(max_length=4096)] = ""
+    may_write: bool = False
+    hosts: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=255)], ...], Meta(max_length=64)] = ()
+    may_reach_private: bool = False
+    asks: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
+    max_calls: Annotated[int, Meta(ge=0, le=64)] = 4
+
+
+class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An agent."""
+
+    name: Name
+    role: Name = "agent"
+    description: Annotated[str, Meta(max_length=1000)] = ""
+    version: Annotated[str, Meta(min_length=1, max_length=32)] = "1"
+    capabilities: Annotated[tuple[Word, ...], Meta(max_length=32)] = ()
+    system: Text = ""
+    model: Model = Model()
+    tools: Annotated[tuple[Name, ...], Meta(max_length=32)] = ()
+    policy: Policy = Policy()
+    memory: Annotated[int, Meta(ge=0, le=64)] = 0
+
+
+def read_declaration(data: bytes, where: str = "the declaration") -> Declaration:
+    """Raises: BadAgent."""
+    if len(data) > MAX_DECLARATION_BYTES:
+        raise BadAgent(f"{where} has {len(data)} bytes; {MAX_DECLARATION_BYTES} are allowed")
+    try:
+        found = msgspec.convert(tomllib.loads(data.decode()), Declaration)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise BadAgent(f"{where} declares no agent: {error}") from None
+    _check(found, where)
+    return found
+
+
+def _check(found: Declaration, where: str) -> None:
+    from agents.tools import tools
+
+    if unknown := [name for name in found.tools if name not in tools()]:
+        raise BadAgent(f"{where}: there is no tool {unknown[0]!r}; there are: {', '.join(tools())}")
+    needs = {"peer": found.model.peer, "openai": found.model.url, "anthropic": found.model.url}
+    kind = found.model.kind
+    if kind in needs and not needs[kind]:
+        raise BadAgent(f"{where}: a model of the kind {kind} needs `{'peer' if kind == 'peer' else 'url'}`")
+    if any(name.startswith("file-") for name in found.tools) and not found.policy.folder.startswith("/"):
+        raise BadAgent(f"{where}: tools for files need policy.folder, a whole path: the one folder that they may see")
+    if "http-get" in found.tools and not found.policy.hosts:
+        raise BadAgent(f"{where}: http-get needs policy.hosts: those that it may ask")

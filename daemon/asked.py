@@ -1,0 +1,58 @@
+"""What operations share of reading what a user asks: whom to ask, what peers are called here, where to write to."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from daemon.errors import NotFoundHere
+from protocols.errors import Remote
+from protocols.net import PeerInfo
+from storage.keys import PeerId
+from storage.staging import refuse_existing
+
+if TYPE_CHECKING:
+    from daemon.app import Node
+
+DIAL_LIMIT_S: Final = 15.0
+MAX_ASKED: Final = 32
+ME: Final = "me"
+
+
+async def whom(node: "Node", text: str | None) -> list[PeerId]:
+    """Whom to ask: the one of that id, name or address, connected to if need be; without one, all who are connected.
+
+    Raises: NotFoundHere, Unfit, Malformed.
+    """
+    from daemon.api.operations.peer import resolve
+
+    if text is None:
+        return node.network.peers()[:MAX_ASKED]
+    peer = await resolve(node, text)
+    if text.startswith("/"):
+        info = PeerInfo.parse(text)
+    else:
+        info = PeerInfo(peer, await trio.to_thread.run_sync(node.catalog.peers.addresses, peer))
+    try:
+        with trio.fail_after(DIAL_LIMIT_S):
+            await node.network.connect(info)
+    except (Remote, trio.TooSlowError):
+        pass  # told by the question
+    return [peer]
+
+
+async def names(node: "Node") -> dict[PeerId, str]:
+    """What peers are called here: `me`, and those that the user gave a name; of the others nothing is said."""
+    return await trio.to_thread.run_sync(node.catalog.peers.names) | {node.identity.peer_id: ME}
+
+
+def new_target(path: str) -> Path:
+    """Where something is to be written: told before anything is fetched for it.
+
+    Raises: NotFoundHere without a folder to write into; TargetExists.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise NotFoundHere(f"there is no folder {target.parent} to write into. Make it first: mkdir -p")
+    refuse_existing(target)
+    return target

@@ -1,0 +1,1 @@
+"""GossipSub: messages of a topic to everybody who listens to it, over a mesh that looks after itself."""

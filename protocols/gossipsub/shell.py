@@ -1,0 +1,181 @@
+"""GossipSub over a network: streams to every peer, and the heartbeat, around `Router`."""
+
+import random
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import structlog
+import trio
+
+from protocols.errors import DialFailed, ProtocolError, ProtocolRefused, StreamBroken
+from protocols.framing import FrameReader
+from protocols.gossipsub.router import HEARTBEAT_S, Router
+from protocols.gossipsub.wire import MAX_RPC_BYTES, PROTOCOLS
+from protocols.net import Network, Stream
+from protocols.topics import Subscriptions
+from storage.keys import Identity, PeerId
+
+READ_BYTES: Final = 64 << 10
+WRITE_BYTES: Final = 64 << 10
+RPCS_A_TURN: Final = 16  # read before others have a turn
+FIRST_RETRY_S: Final = 0.1
+LONGEST_RETRY_S: Final = 10.0
+OPEN_TIMEOUT_S: Final = 15.0
+
+log = structlog.get_logger(__name__)
+
+
+class Gossip:
+    """The gossip of one node, as its network sees it. `run_gossip` runs it."""
+
+    def __init__(
+        self,
+        network: Network,
+        identity: Identity,
+        subscriptions: Subscriptions,
+        is_dialled: Callable[[PeerId], bool],
+        rng: random.Random,
+        first_sequence: int = 1,
+    ) -> None:
+        self.network = network
+        self.router = Router(identity, subscriptions.accepts, rng, first_sequence)
+        self.is_dialled = is_dialled
+        self._subscriptions = subscriptions
+        self._news: dict[PeerId, trio.Event] = {}
+        self._scopes: dict[PeerId, trio.CancelScope] = {}
+        self._nursery: trio.Nursery | None = None
+
+    def begin(self, nursery: trio.Nursery) -> None:
+        """Answer peers from now on, and speak to those that are connected in tasks of `nursery`."""
+        self._nursery = nursery
+        for protocol in PROTOCOLS:
+            self.network.serve(protocol, lambda stream: _hear(self, stream))
+        for peer in self.network.peers():
+            self.came(peer)
+
+    def came(self, peer: PeerId) -> None:
+        """A peer connected."""
+        if self._nursery is None or peer in self._scopes or self._nursery.cancel_scope.cancel_called:
+            return
+        self.router.add_peer(peer, trio.current_time())
+        scope = self._scopes[peer] = trio.CancelScope()
+        self._nursery.start_soon(_speak, self, peer, scope)
+
+    def went(self, peer: PeerId) -> None:
+        """A peer's last connection is gone."""
+        self.router.remove_peer(peer)
+        self._news.pop(peer, None)
+        scope = self._scopes.pop(peer, None)
+        if scope is not None:
+            scope.cancel()
+
+    def join(self, topic: str) -> None:
+        """Listen to a topic."""
+        self.router.join(topic, trio.current_time())
+        self.wake()
+
+    def leave(self, topic: str) -> None:
+        """Listen to a topic no longer."""
+        self.router.leave(topic, trio.current_time())
+        self.wake()
+
+    def publish(self, topic: str, data: bytes) -> None:
+        """Send to all who listen to a topic."""
+        self.router.publish(topic, data, trio.current_time())
+        self.wake()
+
+    def protect(self, peers: Iterable[PeerId]) -> None:
+        """These are the peers that the user named."""
+        self.router.set_direct(peers)
+
+    def hear(self, peer: PeerId, rpc: bytes) -> None:
+        """Take in what a peer says. Raises: Malformed, TooBig."""
+        for message in self.router.receive(peer, rpc, trio.current_time()):
+            self._subscriptions.deliver(message)
+
+    def beat(self) -> None:
+        """Let time pass."""
+        self.router.heartbeat(trio.current_time())
+        for peer in self.router.stuck():
+            log.info("gossip_stuck", peer=str(peer))
+            self.went(peer)
+            self.came(peer)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let those write for whom something waits."""
+        for peer in self.router.waiting:
+            if (news := self._news.get(peer)) is not None:
+                news.set()
+
+    def pause(self, peer: PeerId) -> trio.Event:
+        """An event for the next news for a peer."""
+        news = self._news[peer] = trio.Event()
+        return news
+
+
+async def run_gossip(gossip: Gossip, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    """Speak with every peer, until cancelled."""
+    async with trio.open_nursery() as nursery:
+        gossip.begin(nursery)
+        task_status.started()
+        while True:
+            await trio.sleep(HEARTBEAT_S)
+            gossip.beat()
+
+
+async def _hear(gossip: Gossip, stream: Stream) -> None:
+    """Read what a peer says, for as long as it says something. Raises: Malformed, TooBig."""
+    reader = FrameReader(MAX_RPC_BYTES)
+    gossip.came(stream.peer)
+    while data := await _read(stream):
+        for number, rpc in enumerate(reader.feed(data), 1):
+            gossip.hear(stream.peer, rpc)
+            if number % RPCS_A_TURN == 0:
+                gossip.wake()
+                await trio.lowlevel.checkpoint()
+        gossip.wake()
+
+
+async def _read(stream: Stream) -> bytes:
+    """Some bytes; none at the end, however it came: a stream of gossip ends with its connection."""
+    try:
+        return await stream.read(READ_BYTES)
+    except StreamBroken:
+        return b""
+
+
+async def _speak(gossip: Gossip, peer: PeerId, scope: trio.CancelScope) -> None:
+    """Say what there is to say to a peer, on a stream of our own, while it is connected."""
+    with scope:
+        retry_s = FIRST_RETRY_S
+        while peer in gossip.network.peers():
+            try:
+                with trio.fail_after(OPEN_TIMEOUT_S):
+                    stream = await gossip.network.open_stream(peer, PROTOCOLS)
+            except ProtocolRefused:
+                return  # no gossip with this one, as long as it is connected
+            except (DialFailed, trio.TooSlowError):
+                await trio.sleep(retry_s)
+                retry_s = min(2 * retry_s, LONGEST_RETRY_S)
+                continue
+            try:
+                await _write(gossip, peer, stream)
+            except ProtocolError:
+                gossip.router.close_to(peer)  # the connection may stand all the same: again
+            finally:
+                await stream.aclose()
+            await trio.sleep(retry_s)
+        gossip.went(peer)
+
+
+async def _write(gossip: Gossip, peer: PeerId, stream: Stream) -> None:
+    """Raises: StreamBroken."""
+    gossip.router.open_to(peer, stream.protocol, gossip.is_dialled(peer), trio.current_time())
+    gossip.wake()
+    while True:
+        data = gossip.router.take(peer, WRITE_BYTES)
+        if data:
+            await stream.write(data)
+        else:
+            await gossip.pause(peer).wait()

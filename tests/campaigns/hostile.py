@@ -1,0 +1,114 @@
+"""What strangers do to a whole daemon on real sockets, attack by attack, and what becomes of the node and of them.
+
+    python -m tests.campaigns.hostile [ATTACK ...] [--list] [--json FILE]
+
+One daemon stands all attacks, one after the other. While each runs, a friend whom the daemon never met fetches from it;
+behind it the daemon answers its user, has not grown, and has none of what the stranger sent.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import structlog
+import trio
+
+from tests.campaigns import hostile_content, hostile_streams
+from tests.campaigns.hostile_scene import CONTENT_BYTES, Attack, Scene, daemon_with_content
+
+MAX_GROWTH_MIB: Final = 64
+ATTACK_LIMIT_S: Final = 240.0
+
+ATTACKS: Final = hostile_streams.ATTACKS | hostile_content.ATTACKS
+
+
+class Row(NamedTuple):
+    """An attack, and its outcome."""
+
+    attack: str
+    stranger: str  # what became of it; or what went wrong
+    is_well: bool
+    fetch_s: float = 0.0
+    grew_mib: float = 0.0
+
+
+async def stand(scene: Scene, name: str, attack: Attack) -> Row:
+    """Let one attack happen."""
+    began_mib, fetch_s, outcome, is_well = scene.daemon.resident_mib, 0.0, "", True
+
+    async def befriend() -> None:
+        nonlocal fetch_s
+        await trio.sleep(0.2)  # behind the attack's beginning
+        fetch_s = await scene.fetch()
+
+    async def strike() -> None:
+        nonlocal outcome
+        outcome = await attack(scene)
+
+    try:
+        with trio.fail_after(ATTACK_LIMIT_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(befriend)
+                nursery.start_soon(strike)
+        await scene.ask("status")
+    except* Exception as group:  # noqa: BLE001 - the table tells of it
+        outcome, is_well = f"FAILED: {group.exceptions[0]!r}"[:300], False
+    grew_mib = scene.daemon.resident_mib - began_mib
+    return Row(name, outcome, is_well and grew_mib < MAX_GROWTH_MIB, fetch_s, grew_mib)
+
+
+async def campaign(scene: Scene, names: Sequence[str], tell: Callable[[Row], None]) -> list[Row]:
+    """All these attacks on one daemon."""
+    for _ in range(3):
+        await scene.fetch()  # what the first ones allocate is no growth
+    rows = []
+    for name in names:
+        rows.append(await stand(scene, name, ATTACKS[name]))
+        tell(rows[-1])
+    return rows
+
+
+def line(row: Row) -> str:
+    """A row of the table."""
+    return (
+        f"| {row.attack} | {row.stranger} | {'yes' if row.is_well else 'NO'} "
+        f"| {row.fetch_s:.1f} s | {row.grew_mib:+.0f} MiB |"
+    )
+
+
+HEAD: Final = f"""\
+| attack | what became of the stranger | node well | friend fetched {CONTENT_BYTES >> 20} MiB in | memory |
+| --- | --- | --- | --- | --- |"""
+
+
+def main() -> int:
+    """Print the table; 1 where a row is not well."""
+    parser = argparse.ArgumentParser(prog="python -m tests.campaigns.hostile", description=str(__doc__).splitlines()[0])
+    parser.add_argument("attacks", nargs="*", metavar="ATTACK")
+    parser.add_argument("--list", action="store_true", help="name the attacks")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    args = parser.parse_args()
+    if unknown := set(args.attacks) - ATTACKS.keys():
+        parser.error(f"no such attack: {', '.join(sorted(unknown))}")
+    if args.list:
+        sys.stdout.write("".join(f"{name}\n" for name in ATTACKS))
+        return 0
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    sys.stdout.write(f"{HEAD}\n")
+
+    def tell(row: Row) -> None:
+        sys.stdout.write(f"{line(row)}\n")
+        sys.stdout.flush()
+
+    with daemon_with_content() as scene:
+        rows = trio.run(campaign, scene, args.attacks or list(ATTACKS), tell)
+    if args.json is not None:
+        args.json.write_text(json.dumps([row._asdict() for row in rows], indent=1))
+    return 0 if all(row.is_well for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""A daemon that stands attacks, in a process of its own, with content that everybody may fetch."""
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from daemon.lifecycle import running
+from protocols import adapters as wire
+from protocols.bitswap.shell import Exchange, run_exchange
+from protocols.fetch import fetch_dag
+from protocols.net import Network, PeerInfo
+from protocols.net_libp2p import NetConfig, open_network
+from simulations.world import TINY
+from storage.catalog import Catalog
+from storage.catalog.models import ModelRow
+from storage.cid import Cid
+from storage.keys import Identity
+from storage.memory import MemoryBlockstore
+
+ROOT: Final = Path(__file__).parents[2]
+LOOPBACK: Final = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False)
+SETTINGS: Final = """\
+[network]
+host = "127.0.0.1"
+port = 0
+has_mdns = false
+[ask]
+is_enabled = true
+"""
+CONTENT_BYTES: Final = 8 << 20
+FETCH_LIMIT_S: Final = 60.0
+TOPIC: Final = wire.topic_of(Cid.parse(TINY.fingerprint))
+
+
+class Daemon:
+    """A daemon in a process of its own, as `covey up` starts it."""
+
+    def __init__(self, home: Path) -> None:
+        self._env = {**os.environ, "COVEY_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        self.ask("init")
+        (home / "config.toml").write_text(SETTINGS)
+        catalog = Catalog.open(home / "catalog.db")  # enough to listen to adapters for a base
+        card = msgspec.to_builtins(TINY)
+        catalog.models.upsert(
+            ModelRow(
+                name="tiny", fingerprint=TINY.fingerprint, folder="/nowhere", source="tiny", card=card, added_unix_s=1.0
+            )
+        )
+        catalog.close()
+        with (home / "daemon.out").open("w") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "daemon.cli.main", "up", "--json"],
+                env=self._env, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT,
+            )  # fmt: skip
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline(), f"it did not start: {(home / 'daemon.out').read_text()[-2000:]}"
+
+    def ask(self, *args: str) -> list[dict[str, Any]]:
+        """What a command prints with --json. Raises: AssertionError where it fails."""
+        command = [sys.executable, "-m", "daemon.cli.main", *args, "--json"]
+        done = subprocess.run(
+            command, env=self._env, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False
+        )
+        assert done.returncode == 0, f"covey {' '.join(args)}: {done.stderr.strip()}"
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    @property
+    def resident_mib(self) -> float:
+        """How much memory it has in use."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+    def close(self) -> None:
+        """End it, whatever state it is in."""
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+@dataclass
+class Scene:
+    """The daemon, what it serves, and where."""
+
+    daemon: Daemon
+    folder: Path
+    cid: Cid
+    info: PeerInfo
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.info.addresses[0].split("/")[4])
+
+    @asynccontextmanager
+    async def stranger(self) -> AsyncIterator[Network]:
+        """Somebody new, who is connected."""
+        async with open_network(Identity.generate(), LOOPBACK) as network:
+            await network.connect(self.info)
+            yield network
+
+    async def ask(self, *args: str) -> list[dict[str, Any]]:
+        """What the daemon tells its user."""
+        return await trio.to_thread.run_sync(partial(self.daemon.ask, *args))
+
+    async def noted(self, by: Network, kind: str = "peer_misbehaved") -> list[str]:
+        """The codes under which the daemon noted what a peer did."""
+        events = await self.ask("events", "--since", "0")
+        fields = [event["fields"] for event in events if event["kind"] == kind]
+        return [one["code"] for one in fields if one.get("peer") == str(by.peer_id)]
+
+    async def fetch(self) -> float:
+        """A friend whom it never met fetches what is public. Returns: how many seconds it took."""
+        began_s = trio.current_time()
+        with trio.fail_after(FETCH_LIMIT_S):
+            async with open_network(Identity.generate(), LOOPBACK) as network:
+                exchange = Exchange(network, MemoryBlockstore(), lambda peer, cid: False)
+                async with running(run_exchange, exchange):
+                    await fetch_dag(exchange, self.cid, providers=[self.info])
+        return trio.current_time() - began_s
+
+
+Attack = Callable[[Scene], Awaitable[str]]
+
+
+@contextmanager
+def daemon_with_content() -> Iterator[Scene]:
+    """A daemon that serves something to everybody."""
+    folder = Path(tempfile.mkdtemp(prefix="covey-hostile-"))
+    daemon = Daemon(folder / "home")
+    try:
+        content = folder / "content"
+        content.write_bytes(secrets.token_bytes(CONTENT_BYTES))
+        cid = Cid.parse(daemon.ask("add", str(content), "--visibility", "public")[-1]["cid"])
+        yield Scene(daemon, folder, cid, PeerInfo.parse(daemon.ask("status")[0]["addresses"][0]))
+    finally:
+        daemon.close()
+        shutil.rmtree(folder)

@@ -1,0 +1,155 @@
+"""`covey agent` on one node: agents are declared, announced by their cards, and do the steps that are theirs."""
+
+import pytest
+import trio
+
+SEARCH = """
+name = "search"
+role = "search"
+tools = ["file-search"]
+model = {{ kind = "scripted" }}
+policy = {{ folder = "{folder}" }}
+"""
+SUMMARY = """
+name = "summary"
+role = "editor"
+capabilities = ["summarise"]
+memory = 2
+[model]
+kind = "scripted"
+style = "lead"
+"""
+PLAN = """
+title = "look"
+max_tokens = 500
+[[steps]]
+name = "find"
+do = "file-search"
+role = "search"
+input = {query = "birds"}
+[[steps]]
+name = "sum"
+do = "model"
+agent = "summary"
+input = {prompt = "Sum up:\\n\\n{find}"}
+"""
+
+
+@pytest.fixture
+async def ask(node_here, tmp_path):
+    await node_here.post("ws/create", title="village")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("A flock is many birds. They fly. They sing.")
+
+    async def ask(operation, /, **params):
+        answer = await node_here.post(operation, **{"workspace": "village"} | params)
+        return answer.json if answer.kind == "application/json" else answer.lines
+
+    async def add(text, **params):
+        (tmp_path / "agent.toml").write_text(text)
+        return await ask("agent/add", file=str(tmp_path / "agent.toml"), **params)
+
+    ask.add = add
+    ask.node_post = node_here.post
+    ask.node = node_here.node
+    ask.folder = tmp_path
+    return ask
+
+
+async def test_two_agents_do_a_run_and_the_history_tells_how(ask):
+    await ask.add(SEARCH.format(folder=ask.folder / "docs"))
+    added = await ask.add(SUMMARY)
+    assert added["name"] == "summary" and added["host_name"] == "me" and added["model"]["kind"] == "scripted"
+    assert [row["name"] for row in await ask("agent/ls")] == ["search", "summary"]
+    (ask.folder / "plan.toml").write_text(PLAN)
+    await ask("run/start", file=str(ask.folder / "plan.toml"))
+    with trio.fail_after(20):
+        while (row := (await ask("run/ls"))[0])["state"] != "done":
+            await trio.sleep(0.05)
+    assert [step["agent"] for step in row["steps"]] == ["search", "summary"]
+    assert row["steps"][1]["output"] == "[a.md, line 1] A flock is many birds. They fly."
+    assert 0 < row["n_tokens"] < row["max_tokens"] == 500
+    commit = row["steps"][1]["commit"]
+    shown = (await ask.node_post("provenance/show", cid=commit, is_verify=True)).json
+    assert "from prompt Sum up:" in shown["text"] and all(check["is_ok"] for check in shown["checks"])
+    car = str(ask.folder / "village.car")
+    assert (await ask("ws/export", out=car))[-1]["n_missing"] == 0
+    assert (await ask.node_post("provenance/show", cid=commit, is_verify=True, car=car)).json == shown
+    assert [one["is_same"] for one in await ask("run/replay", run="look", is_live=True)] == [True, True]
+    made = (await ask("ws/log"))[-1]["content"]["output"]["made"]
+    assert made["card"] == added["card"] and made["prompt"][-1]["content"].startswith("Sum up:")
+    assert made["usage"]["n_tokens"] + made["usage"]["n_prompt_tokens"] == row["n_tokens"]
+
+
+async def test_a_card_is_shown_by_name_and_by_its_cid(ask):
+    added = await ask.add(SUMMARY)
+    by_name = await ask("agent/card", name="summary")
+    assert by_name == await ask("agent/card", workspace=added["card"])
+    assert by_name["host"] == str(ask.node.identity.peer_id) and by_name["card"]["skills"][0]["id"] == "summarise"
+    assert (await ask("agent/card", name="nobody"))["error"]["code"] == "unknown_agent"
+
+
+ASKER = """
+name = "asker"
+tools = ["agent-ask"]
+policy = { asks = ["summary", "asker"] }
+[model]
+kind = "scripted"
+rules = [
+    { has = "returned this", say = "they say it" },
+    { has = "Find out", say = '{"tool": "agent-ask", "input": {"agent": "summary", "prompt": "One. Two. Three."}}' },
+    { has = "Ask yourself", say = '{"tool": "agent-ask", "input": {"agent": "asker", "prompt": "Ask yourself"}}' },
+]
+"""
+
+
+async def test_an_agent_is_asked_and_asks_another_within_its_policy(ask):
+    await ask.add(SUMMARY)
+    await ask.add(ASKER)
+    asked = await ask("agent/ask", agent="summary", prompt="One. Two. Three.", name_of_run="q")
+    assert asked["answer"] == "One. Two." and asked["n_tokens"] > 0
+    assert await ask("agent/ask", agent="summary", prompt="other", name_of_run="q") == asked
+    assert (await ask("agent/ask", agent="asker", prompt="Find out"))["answer"] == "they say it"
+    runs = {row["run"]: row for row in await ask("run/ls")}
+    inner = next(row for name, row in runs.items() if name.startswith("ask.1."))
+    assert inner["state"] == "done" and inner["steps"][0]["agent"] == "summary"
+    assert (await ask("agent/ask", agent="nobody", prompt="x"))["error"]["code"] == "unknown_agent"
+
+
+async def test_agents_that_ask_one_another_without_end_are_stopped(ask):
+    await ask.add(ASKER)
+    assert (await ask("agent/ask", agent="asker", prompt="Ask yourself"))["answer"] == "they say it"
+    outputs = [str(entry["content"]["output"]) for entry in await ask("ws/log") if entry["kind"] == "commit"]
+    assert any("somebody has to answer" in output for output in outputs)
+
+
+async def test_what_no_workspace_tells_of_has_no_origin(ask):
+    added = await ask.add(SUMMARY)
+    assert "agents/summary" in (await ask.node_post("provenance/show", cid=added["card"])).json["text"]
+    nobody = await ask.node_post("provenance/show", cid="bafkreifzjut3te7nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e")
+    assert nobody.status == 404 and nobody.json["error"]["code"] == "no_origin"
+
+
+async def test_an_agent_that_is_removed_does_no_more(ask):
+    await ask.add(SUMMARY)
+    await ask("agent/rm", name="summary")
+    assert await ask("agent/ls") == []
+    assert (await ask("agent/rm", name="summary"))["error"]["code"] == "unknown_agent"
+    assert not list((ask.node.home.agents).glob("*/*.toml"))
+
+
+async def test_what_declares_no_agent_is_refused(ask):
+    assert (await ask.add("name = 1"))["error"]["code"] == "bad_agent"
+    assert (await ask("agent/add", file="/nowhere"))["error"]["code"] == "no_such_file"
+    assert await ask("agent/ls") == []
+
+
+async def test_an_agent_without_its_model_fails_its_step_in_words(ask):
+    await ask.add('name = "summary"\nmodel = { kind = "engine", name = "none-such" }')
+    text = PLAN[PLAN.index('[[steps]]\nname = "sum"') :].replace("[[steps]]", 'title = "x"\n[[steps]]\nmax_tries = 1')
+    (ask.folder / "plan.toml").write_text(text)
+    await ask("run/start", file=str(ask.folder / "plan.toml"), name="x")
+    with trio.fail_after(20):
+        while (row := (await ask("run/ls"))[0])["state"] != "failed":
+            await trio.sleep(0.05)
+    assert "given up after 1 attempts" in row["why"]
