@@ -13,6 +13,7 @@ from agents.federation.archive import Packed, pack, unpack
 from agents.federation.audit import audit, verdict_of
 from agents.federation.experiment import Experiment
 from agents.federation.grants import in_words
+from agents.federation.needs import needed, noises
 from agents.federation.planning import BadPlan, check_rank, complete, faults, plan_of, read_file
 from agents.federation.shelf import Shelf
 from agents.federation.standing import state_of
@@ -29,7 +30,7 @@ from daemon.errors import NotFoundHere, Unfit
 from protocols.entry import Entry, make_entry
 from protocols.errors import Remote
 from protocols.net import PeerInfo
-from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Close, Plan, Submit, content_of, read_plan
+from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Plan, content_of, read_plan
 from storage.cid import Cid
 from storage.errors import DiskFull, InvalidCid, StorageError, StoreFull
 from storage.unixfs import COVEY_WEIGHTS, add_path
@@ -271,25 +272,17 @@ def _as_far_as_it_can_be_had() -> "Iterator[None]":
 
 
 async def bring_all(one: Experiment, report: "Report") -> None:
-    """Fetch what the final closes name and is not here, as far as members have it. Raises: StoreFull, DiskFull."""
-    book = one.book
-    wanted: list[Submit] = []
+    """Fetch what verifying needs and is not here, as far as members have it. Raises: StoreFull, DiskFull."""
     with _as_far_as_it_can_be_had():
         await one.fetch_file(one.plan.initial)
-    for number in range(1, one.plan.n_rounds + 1):
-        final = book.final(number)
-        if final is None:
-            break
-        assert isinstance(final.event, Close)
-        submissions = [said.event for said in map(book.get, final.event.submissions) if said is not None]
-        wanted += [event for event in submissions if isinstance(event, Submit)]
-        if final.event.noise is not None:
-            with _as_far_as_it_can_be_had():
-                await one.fetch_file(final.event.noise)
-    for n_done, submit in enumerate(wanted):
+    for noise in noises(one.book):
+        with _as_far_as_it_can_be_had():
+            await one.fetch_file(noise)
+    wanted = needed(one.book)
+    for n_done, files in enumerate(wanted):
         report(Progress(step="fetching updates", n_done=n_done, n_total=len(wanted), unit="updates"))
         with _as_far_as_it_can_be_had():
-            await one.bring_update(submit)
+            await one.bring_update(*files)
 
 
 async def export(node: "Node", params: "fl_proof.Export", report: "Report") -> "fl_proof.Exported":

@@ -15,7 +15,7 @@ from agents.federation.tasks import task_of
 from agents.federation.training import find_base
 from daemon.api.operations import fl
 from daemon.asked import new_target
-from daemon.errors import NotFoundHere
+from daemon.errors import NotFoundHere, Unfit
 from daemon.experiments import find
 from daemon.training import sole
 from storage.cid import Cid
@@ -31,17 +31,14 @@ if TYPE_CHECKING:
 async def fetch_result(node: "Node", params: "fl.Fetch") -> "fl.Fetched":
     """Raises: NotFoundHere, BadTask, TargetExists, Busy, Remote, StorageError."""
     one = find(node, params.experiment)
-    last = one.book.current() - 1
+    last = one.member.current() - 1
     number = params.round or last
     if number > last or number < 1:
         raise NotFoundHere(f"round {max(number, 1)} has no result yet: covey fl status {one.cid}")
-    result = one.book.result(number)
-    if result is None or result == one.plan.initial:
-        raise NotFoundHere(f"round {number} was void, and so was every one before: the tensors are the plan's")
     out = new_target(params.out) if params.out is not None else None
     with sole(node, params.as_adapter) if params.as_adapter is not None else nullcontext():
         folder = _adapter_folder(node, params.as_adapter) if params.as_adapter is not None else None
-        document = await one.bring_result(result)
+        result, document = await _brought(node, one, number, params.of)
         if out is not None:
             await trio.to_thread.run_sync(export_file, node.store, document.tensors, out)
         if folder is not None:
@@ -55,6 +52,25 @@ async def fetch_result(node: "Node", params: "fl.Fetch") -> "fl.Fetched":
         out=params.out,
         adapter=str(folder) if folder is not None else None,
     )
+
+
+async def _brought(node: "Node", one: Experiment, number: int, of: str | None) -> tuple[Cid, Document]:
+    if one.plan.gossip is not None:
+        from agents.federation.neighbours.experiment import GossipExperiment
+        from daemon.api.operations.peer import resolve
+
+        assert isinstance(one, GossipExperiment)
+        peer = await resolve(node, of) if of is not None else node.identity.peer_id
+        if of is None and not one.neighbour.is_part:
+            raise NotFoundHere("this node has no model of its own in it: name a member with --of, as `covey fl status`")
+        said, mix = await one.mean_of(peer, number)
+        return said.cid, Document(one.plan.initial, mix.tensors, (), mix.states)
+    if of is not None:
+        raise Unfit("there is one result for all members in this experiment: leave out --of")
+    result = one.book.result(number)
+    if result is None or result == one.plan.initial:
+        raise NotFoundHere(f"round {number} was void, and so was every one before: the tensors are the plan's")
+    return result, await one.bring_result(result)
 
 
 def _adapter_folder(node: "Node", name: str) -> Path:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from agents.federation.experiment import Experiment
+from agents.federation.options import gossip_of
 from agents.federation.privacy.accounts import privacy_of
 from agents.federation.report import Report, Row, as_html, as_picture
 from agents.federation.standing import MemberStanding, RoundStanding, members_of, round_of, state_of
@@ -31,7 +32,7 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
     await one.weigh()
     called = await names(node)
     book, activity = one.book, one.activity
-    current = min(book.current(), one.plan.n_rounds)
+    current = min(one.member.current(), one.plan.n_rounds)
     shown = range(max(1, current - MAX_SHOWN_ROUNDS + 1), current + 1) if book.start() is not None else range(0)
     rounds = [round_of(book, number) for number in shown]
     coordinator = rounds[-1].coordinator if rounds else None
@@ -54,9 +55,21 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
         epsilon=epsilon if epsilon is not None and math.isfinite(epsilon) else None,
         epsilon_budget=privacy.budget.epsilon if privacy is not None else None,
         delta=privacy.budget.delta if privacy is not None else None,
+        gossip=_gossip_words(one),
         rounds=[_round(found, one.update_bytes(found.number)) for found in rounds],
         members=[_member(member, called.get(member.peer)) for member in members_of(book, current)],
     )
+
+
+def _gossip_words(one: Experiment) -> str | None:
+    """How members average, where nobody coordinates."""
+    if one.plan.gossip is None:
+        return None
+    gossip = gossip_of(one.plan.gossip)
+    if gossip.mixing == "moshpit":
+        return f"moshpit, a grid of {gossip.n_dimensions} dimensions"
+    around = f", {gossip.n_neighbours} neighbours" if gossip.topology == "flock" else ""
+    return f"{gossip.mixing}, {gossip.topology}{around}"
 
 
 def is_settled(one: Experiment) -> bool:
@@ -67,6 +80,8 @@ def is_settled(one: Experiment) -> bool:
     if not one.is_borne:
         return True
     last = round_of(book, one.plan.n_rounds)
+    if one.plan.gossip is not None and one.plan.is_evaluated:
+        return book.cancelled() is not None or len(last.scores) >= last.n_selected
     if book.cancelled() is not None or not one.plan.is_evaluated or last.result is None:
         return True
     return len(last.scores) >= last.n_closed
@@ -108,18 +123,19 @@ async def write_report(node: "Node", params: "fl_report.Report") -> "fl_report.R
     if path.suffix.lower() not in (".html", ".htm", ".png"):
         raise Unfit(f"{path.name} tells no form that a report can have: let its name end in .html or .png")
     await one.weigh()
-    found = _report(one, await names(node))
+    apart = await one.apart()
+    found = _report(one, await names(node), apart)
     is_picture = path.suffix.lower() == ".png"
     data = await trio.to_thread.run_sync(lambda: as_picture(found) if is_picture else as_html(found).encode())
     await trio.to_thread.run_sync(write_file, path, data, 0o644)
     return fl_report.Reported(experiment=str(one.cid), out=params.out, n_rounds=len(found.rows), n_bytes=len(data))
 
 
-def _report(one: Experiment, called: Mapping[PeerId, str]) -> Report:
+def _report(one: Experiment, called: Mapping[PeerId, str], apart: dict[int, float]) -> Report:
     book = one.book
-    last = min(book.current(), one.plan.n_rounds) if book.start() is not None else 0
+    last = min(one.member.current(), one.plan.n_rounds) if book.start() is not None else 0
     rounds = [round_of(book, number) for number in range(1, last + 1)]
-    coordinators = one.plan.deputies[:3]
+    coordinators, is_gossip = one.plan.deputies[:3], one.plan.gossip is not None
     facts = [
         ("experiment", str(one.cid)),
         ("state", state_of(book)),
@@ -129,6 +145,8 @@ def _report(one: Experiment, called: Mapping[PeerId, str]) -> Report:
         ("members", f"{len(one.plan.members)}, of which {len(book.joined_now())} train"),
         ("deputies", ", ".join(called.get(peer, str(peer)) for peer in coordinators)),
     ]
+    if (words := _gossip_words(one)) is not None:
+        facts[-1] = ("without a coordinator", words)
     if (privacy := privacy_of(one.plan)) is not None:
         told = f"epsilon {one.secrets.epsilon(book) or 0.0:.4g} of {privacy.budget.epsilon:g}"
         facts.append(("privacy", f"{told} at delta {privacy.budget.delta:g}"))
@@ -147,6 +165,11 @@ def _report(one: Experiment, called: Mapping[PeerId, str]) -> Report:
             result_loss=found.result_loss,
             result_accuracy=found.result_accuracy,
             void=found.void,
+            losses=tuple(score.loss for score in found.scores if score.loss is not None) if is_gossip else (),
+            accuracies=tuple(score.accuracy for score in found.scores if score.accuracy is not None)
+            if is_gossip
+            else (),
+            apart=apart.get(found.number),
         )
         for found in rounds
     ]

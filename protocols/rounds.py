@@ -43,6 +43,7 @@ Round = Annotated[int, Meta(ge=1, le=MAX_ROUNDS)]
 Term = Annotated[int, Meta(ge=0, le=MAX_TERM)]
 Peers = Annotated[tuple[PeerId, ...], Meta(max_length=MAX_MEMBERS)]
 Links = Annotated[tuple[Cid, ...], Meta(max_length=MAX_MEMBERS)]
+Weight = Annotated[float, Meta(gt=0.0, le=float(MAX_MEMBERS))]
 Seconds = Annotated[float, Meta(ge=0.1, le=30 * 86400.0)]
 Key = Annotated[bytes, Meta(min_length=KEY_BYTES, max_length=KEY_BYTES)]
 Digest = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
@@ -299,6 +300,45 @@ class Score(Event, frozen=True):
     accuracy: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
 
 
+class State(Event, frozen=True):
+    """Under gossip: my model of a round, trained from my mean of the round before, and whom I give it to.
+
+    before: the event that says that mean; None in the first round. weight: of the model, where sums are passed on; 1 in
+    the first round, and else what that mean says. to: sorted. sealed: the tensors' file as members are given it.
+    """
+
+    kind = "state"
+
+    round: Round
+    before: Cid | None
+    tensors: Cid
+    weight: Weight
+    to: Peers
+    n_samples: Annotated[int, Meta(ge=1, le=MAX_SAMPLES)]
+    n_steps: Annotated[int, Meta(ge=1, le=MAX_STEPS)] = 1
+    loss: float | None = None
+    sealed: Cid | None = None
+
+
+class Unfit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A state that I was given and did not take, and why."""
+
+    state: Cid
+    reason: Annotated[str, Meta(min_length=1, max_length=MAX_VERDICT_CHARS)]
+
+
+class Mix(Event, frozen=True):
+    """Under gossip: the mean that I made in a round, of my state and of those that I was given; and its weight."""
+
+    kind = "mix"
+
+    round: Round
+    states: Links
+    tensors: Cid
+    weight: Weight
+    unfit: Annotated[tuple[Unfit, ...], Meta(max_length=MAX_MEMBERS)] = ()
+
+
 class Accuse(Event, frozen=True):
     """Two entries that one honest member cannot both have signed, or a receipt and a close that contradict it."""
 
@@ -336,6 +376,8 @@ EVENTS: Final = {
         Unmask,
         Result,
         Score,
+        State,
+        Mix,
         Accuse,
         Cancel,
     )
@@ -358,6 +400,8 @@ def read_event(entry: Entry, experiment: Cid) -> Event:
         raise Malformed("a submission names what is no file")
     if isinstance(event, Close) and event.noise is not None and event.noise.codec not in _FILES:
         raise Malformed("a close names noise that is no file")
+    if isinstance(event, State | Mix) and event.tensors.codec not in _FILES:
+        raise Malformed(f"a {event.kind} names what is no file")
     if isinstance(event, Shares) and len(event.sealed) != len(event.digests):
         raise Malformed("shares have a digest each")
     return event

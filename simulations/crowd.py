@@ -8,8 +8,8 @@ import hashlib
 import heapq
 import itertools
 import random
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
 
 from agents.federation.actions import Action, Compute, Fetch, Say, Train
 from agents.federation.book import Book
@@ -37,19 +37,22 @@ class Ended(NamedTuple):
 class Crowd:
     """Members, the time, and who hears whom. `seed` decides all that is left to chance."""
 
-    def __init__(self, n_members: int, seed: int, *, n_selected: int = 0, n_rounds: int = 2) -> None:
+    def __init__(self, n_members: int, seed: int, *, n_selected: int = 0, n_rounds: int = 2, **changes: Any) -> None:
+        """`changes` are of the plan."""
         if not N_DEPUTIES <= n_members <= MAX_MEMBERS:
             raise ValueError(f"an experiment here has {N_DEPUTIES} to {MAX_MEMBERS} participants")
         self.chance = random.Random(seed)
         self.now_s = 0.0
         self.identities = [identity(seed, number) for number in range(n_members)]
         peers = tuple(one.peer_id for one in self.identities)
-        plan = Plan(
-            title="simulation", task={"task": "none"}, initial=_cid("initial"), n_rounds=n_rounds,
-            n_selected=n_selected, deadline_s=DEADLINE_S, lease_s=LEASE_S, members=peers, deputies=peers[:N_DEPUTIES],
-        )  # fmt: skip
+        settings: dict[str, Any] = {
+            "title": "simulation", "task": {"task": "none"}, "initial": _cid("initial"), "n_rounds": n_rounds,
+            "n_selected": n_selected, "deadline_s": DEADLINE_S, "lease_s": LEASE_S, "members": peers,
+            "deputies": peers[:N_DEPUTIES],
+        }  # fmt: skip
+        plan = Plan(**settings | changes)
         self.plan = make_entry(self.identities[0], PLAN_KIND, PLAN_SCOPE, 0, [], content_of(plan))
-        self.members = [Member(one, Book(self.plan)) for one in self.identities]
+        self.members = [self._new_member(one, Book(self.plan)) for one in self.identities]
         self.is_up = [True] * n_members
         self.side = [0] * n_members
         self.train_s = [self.chance.uniform(5.0, 20.0) for _ in range(n_members)]
@@ -60,6 +63,9 @@ class Crowd:
         self._missed: list[list[tuple[int, Entry]]] = [[] for _ in range(n_members)]
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._ids = itertools.count()
+
+    def _new_member(self, who: Identity, book: Book) -> Member:
+        return Member(who, book)
 
     def start(self) -> None:
         """All join, and the author begins."""
@@ -86,7 +92,7 @@ class Crowd:
             for number in range(len(self.members)):
                 if self.is_up[number]:
                     self._step(number)
-            if all(one.book.current() > last for one, is_up in zip(self.members, self.is_up, strict=True) if is_up):
+            if all(one.current() > last for one, is_up in zip(self.members, self.is_up, strict=True) if is_up):
                 return
 
     def ended(self, number: int) -> Ended:
@@ -110,13 +116,25 @@ class Crowd:
         side = self.side[number]
         self._missed[number] = [one for one in fresh if self.side[one[0]] != side]
         member = self.members[number]
-        for deputy in range(N_DEPUTIES):
-            if self.is_up[deputy] and self.side[deputy] == side:
-                member.alive(self.identities[deputy].peer_id, self.now_s)
-        heard = [entry for author, entry in fresh if self.side[author] == side and entry.cid not in member.book]
+        for other in self._seen(number):
+            if self.is_up[other] and self.side[other] == side:
+                member.alive(self.identities[other].peer_id, self.now_s)
+        heard = [
+            entry
+            for author, entry in fresh
+            if self.side[author] == side and self._reaches(author, entry, number) and entry.cid not in member.book
+        ]
         actions, wrong = member.receive(heard, self.now_s)
         self.n_refused += len(wrong)
         self._do(number, actions)
+
+    def _reaches(self, author: int, entry: Entry, number: int) -> bool:
+        """Does a member come to hear of what another has said?"""
+        return True
+
+    def _seen(self, number: int) -> Iterable[int]:
+        """Whose signs of life matter to a member."""
+        return range(N_DEPUTIES)
 
     def _do(self, number: int, actions: list[Action]) -> None:
         for action in actions:

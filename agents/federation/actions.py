@@ -70,5 +70,21 @@ class Draw(NamedTuple):
     term: int
 
 
-Work = Fetch | Train | Compute | Evaluate | Prepare | Deal | Reveal | Draw
+class Learn(NamedTuple):
+    """Under gossip: train the own model, which `base` holds, with this seed; then call `learned`."""
+
+    round: int
+    base: Cid
+    seed: bytes
+
+
+class Average(NamedTuple):
+    """Under gossip: make the mean of the own state and of those that were given; then call `averaged`."""
+
+    round: int
+    own: Cid
+    states: tuple[Cid, ...]
+
+
+Work = Fetch | Train | Compute | Evaluate | Prepare | Deal | Reveal | Draw | Learn | Average
 Action = Say | Work

@@ -1,8 +1,23 @@
 """What a node does for an experiment, in words."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
-from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fetch, Prepare, Reveal, Say, Train
+from agents.federation.actions import (
+    Action,
+    Average,
+    Compute,
+    Deal,
+    Draw,
+    Evaluate,
+    Fetch,
+    Learn,
+    Prepare,
+    Reveal,
+    Say,
+    Train,
+)
+from agents.federation.book import Book
+from protocols.rounds import Close, State
 
 
 class Activity(NamedTuple):
@@ -14,12 +29,32 @@ class Activity(NamedTuple):
     n_reachable: int
 
 
+def ending_of(book: Book, number: int) -> tuple[str, dict[str, Any]]:
+    """What is told of a round that is over: the kind of the node's event, and its fields."""
+    final = book.final(number)
+    close = cast(Close, final.event) if final is not None else None
+    if close is not None and close.void:
+        return "round_void", {"text": close.void}
+    if book.plan.gossip is not None:
+        return "round_averaged", {"n_states": sum(event.round == number for _, event in book.all_of(State))}
+    n_updates = len(close.submissions) if close is not None else 0
+    return "round_settled", {"result": str(book.result(number)), "n_updates": n_updates}
+
+
+def end_of(book: Book, is_borne: bool) -> str:
+    """Why an experiment is over."""
+    cancelled = book.cancelled()
+    if cancelled is not None:
+        return f"cancelled: {cancelled.reason}"
+    return "all rounds are over" if is_borne else "its privacy budget is spent"
+
+
 def words(action: Action) -> str:
     """What carrying it out is called."""
     match action:
         case Fetch():
             return "fetching updates"
-        case Train(number):
+        case Train(number) | Learn(number):
             return f"training round {number}"
         case Compute(number):
             return f"computing round {number}"
@@ -31,5 +66,7 @@ def words(action: Action) -> str:
             return f"unmasking round {number}"
         case Draw(number):
             return f"drawing noise for round {number}"
+        case Average(number):
+            return f"averaging round {number}"
         case Say():
             return "speaking"

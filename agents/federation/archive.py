@@ -14,7 +14,7 @@ from agents.federation.tensors import BadTensors
 from agents.pages import entry_of, paged, read_pages_root, sections
 from protocols.entry import Entry
 from protocols.errors import Remote
-from protocols.rounds import Close, Result, Submit, read_event, read_plan
+from protocols.rounds import Close, Result, State, Submit, read_event, read_plan
 from storage.blockstore import Blockstore, MadeBlock
 from storage.car.wire import header
 from storage.cid import DAG_CBOR, Cid
@@ -77,6 +77,8 @@ def named_by(store: Blockstore, plan: Entry, entries: Sequence[Entry]) -> Iterat
         event = read_event(entry, plan.body_cid)
         if isinstance(event, Submit):
             files.setdefault(event.update)
+        elif isinstance(event, State):
+            files.setdefault(event.tensors)
         elif isinstance(event, Close) and event.noise is not None:
             files.setdefault(event.noise)
         elif isinstance(event, Result):

@@ -9,6 +9,7 @@ from typing import Literal
 from agents.adapters.ports import Ports
 from agents.errors import AgentError
 from agents.federation.book import Book
+from agents.federation.neighbours.proof import verify_gossip
 from agents.federation.shelf import Shelf
 from agents.federation.verify import Finding, verify
 from protocols.entry import Entry
@@ -51,7 +52,8 @@ def audit(
     folder = Path(tempfile.mkdtemp(dir=scratch))
     try:
         with ports.store.lease():
-            for finding in verify(book, Shelf(ports, folder)):
+            check = verify_gossip if book.plan.gossip is not None else verify
+            for finding in check(book, Shelf(ports, folder)):
                 findings.append(finding)
                 on_finding(finding)
     finally:

@@ -12,9 +12,10 @@ from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
+from agents.federation.buffers import Buffer, buffer_of
 from agents.federation.grants import may_join
 from agents.federation.lists import RoundLists
-from agents.federation.said import Said, rank
+from agents.federation.said import Said, censored, rank
 from agents.federation.secure.terms import Secure, secure_of
 from protocols.entry import Entry
 from protocols.errors import Malformed
@@ -27,6 +28,7 @@ from protocols.rounds import (
     Join,
     Keys,
     Leave,
+    Mix,
     Open,
     Plan,
     Promise,
@@ -35,6 +37,7 @@ from protocols.rounds import (
     Score,
     Shares,
     Start,
+    State,
     Submit,
     Unmask,
     Vote,
@@ -80,6 +83,8 @@ class Book:
             self.secure: Final[Secure | None] = secure_of(self.plan.secure) if self.plan.secure is not None else None
         except msgspec.ValidationError as error:
             raise Malformed(f"the settings of secure are not valid: {error}") from None
+        self.buffer: Final[Buffer | None] = buffer_of(self.plan)
+        self.n_buffered: Final = self.buffer.n_updates if self.buffer is not None else 0
         self.author: Final = plan_entry.author
         self.experiment: Final = plan_entry.body_cid
         self._members: Final = frozenset(self.plan.members)
@@ -158,6 +163,9 @@ class Book:
                 self._drop_unknown()
             case Score():
                 pass
+            case State(number) | Mix(number):
+                own_events = [one.event for one, _ in self.said_by(said.author, type(said.event))]
+                return sum(event.round == number for event in own_events if isinstance(event, State | Mix)) == 1
             case _:
                 return False
         return True
@@ -312,7 +320,12 @@ class Book:
         return self.secure.needed(len(self.selected(number) or ())) if self.secure is not None else 0
 
     def minimum(self, number: int) -> int:
-        """How many updates a round needs: what the plan says; over half of the selected; as many as unmask."""
+        """How many updates a round needs: what the plan says; over half of the selected; as many as unmask.
+
+        With a buffer, what the plan says.
+        """
+        if self.n_buffered:
+            return self.plan.min_participants
         return max(self.plan.min_participants, self.quorum(number) or 1, self.threshold(number))
 
     def n_votes_needed(self, close: Close) -> int | None:
@@ -471,7 +484,7 @@ class Book:
     def broken(self) -> dict[PeerId, tuple[Said, Said]]:
         """Members of whom two events prove what no honest one does, with the two."""
         found = dict(self._forks)
-        kinds: tuple[type[Event], ...] = (Start, Gather, Close, Vote)
+        kinds: tuple[type[Event], ...] = (Start, Gather, Close, Vote, State, Mix)
         for kind in kinds:
             seen: dict[tuple[object, ...], Said] = {}
             for said, event in self.all_of(kind):
@@ -480,19 +493,9 @@ class Book:
                 if first.entry.body_cid != said.entry.body_cid:
                     found.setdefault(said.author, (first, said))
         for said, close in self.all_of(Close):
-            if missing := self.censored(said, close):
+            if missing := censored(self.receipts(close.round, said.author), said, close):
                 found.setdefault(said.author, (missing, said))
         return found
-
-    def censored(self, said: Said, close: Close) -> Said | None:
-        """The receipt of the close's own coordinator for a submission that the close leaves out, if there is one."""
-        if close.promises or close.void:
-            return None
-        for receipt in self.receipts(close.round, said.author).values():
-            event = cast(Receipt, receipt.event)
-            if event.submission not in close.submissions and receipt.entry.sequence < said.entry.sequence:
-                return receipt
-        return None
 
     def accused(self) -> set[frozenset[Cid]]:
         """The pairs that somebody has published already."""

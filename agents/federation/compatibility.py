@@ -183,6 +183,7 @@ TABLE: Final = (
         "fedbuff",
         "a client may be in several buffers of one round's time, and the accounts count it once",
     ),
+    ("fedbuff", "a selection", "a buffer is of whoever is ready first, in whichever round: leave out selected"),
     (
         "privacy of clients",
         "evaluation",
@@ -196,6 +197,7 @@ TABLE: Final = (
         "each member averages with its own neighbours: there is no closed set for a rule to choose from",
     ),
     ("gossip", "fedbuff", "there is no buffer that somebody closes"),
+    ("gossip", "a selection", "there is nobody who selects: all whom the start names are in every round"),
     ("gossip", "a server step", "there is no server's change of the model: each member has a model of its own"),
     (
         "gossip",
@@ -208,7 +210,11 @@ TABLE: Final = (
 UNDECIDABLE: Final = (
     ("central noise", "whether its coordinator drew the noise by chance, and not as it liked"),
     ("secure aggregation", "norms and values under masks are checked by each client alone"),
-    ("gossip", "each member has a result of its own, and there is no closed set to compute one from"),
+    (
+        "gossip",
+        "each member has a result of its own, proved from the states that it names: whether it was given more, and"
+        " could have taken it, is not",
+    ),
     (
         "distributed noise",
         "whether each client added its part of the noise: accounts leave out as many as may collude",
@@ -217,6 +223,8 @@ UNDECIDABLE: Final = (
 
 # What composes, and promises less than it may seem to.
 LIMITS: Final = (
+    ("fedbuff", "a buffer below half of the members leaves to who coordinates whose updates come first"),
+    ("gossip", "all members count alike in a mean: numbers of samples do not weigh"),
     ("central noise", "members see each other's updates, and the noise: it protects from who sees results alone"),
     (
         "a LoRA way that adds to the base",
@@ -261,6 +269,9 @@ def _numbers(asked: _Asked) -> list[str]:
     """Numbers that contradict each other."""
     plan, (secure, privacy) = asked.plan, (asked.options.secure, asked.options.privacy)
     found = []
+    rule = rule_of(plan.rule)
+    if isinstance(rule, FedBuff) and rule.n_buffer and not plan.min_participants <= rule.n_buffer <= len(plan.members):
+        found.append(f"fedbuff: a buffer of {rule.n_buffer} is less than min_participants, or more than the members")
     n_most = plan.n_selected or len(plan.members)
     if secure is not None:
         threshold = secure.threshold or default_threshold(n_most)

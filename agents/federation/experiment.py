@@ -18,13 +18,14 @@ import trio
 
 from agents.adapters.ports import Ports
 from agents.errors import AgentError
-from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fetch, Prepare, Reveal, Say, Train
-from agents.federation.activity import Activity, words
+from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fetch, Learn, Prepare, Reveal, Say, Train
+from agents.federation.activity import Activity, end_of, ending_of, words
 from agents.federation.book import Book
 from agents.federation.compression.memory import encoded
 from agents.federation.heard import known_of, lacking, members_here
 from agents.federation.journal import Journal
 from agents.federation.member import Member
+from agents.federation.needs import named
 from agents.federation.outcome import Document, read_document, refusals
 from agents.federation.secrets import Secrets
 from agents.federation.shelf import MAX_TENSORS_BYTES, Keep, Shelf, limit_of, sizes_of
@@ -39,10 +40,9 @@ from protocols.fetch import fetch_blocks, fetch_dag
 from protocols.net import PeerInfo
 from protocols.rounds import Close, Submit
 from protocols.rounds_sync import Desk, Known
-from protocols.telling import Where
 from storage.cid import Cid
 from storage.errors import NotFound, StorageError
-from storage.keys import PeerId
+from storage.keys import Identity, PeerId
 
 TICK_S: Final = 0.5
 FIRST_RETRY_S: Final = 0.5
@@ -78,7 +78,7 @@ class Experiment:
         self.cid: Final = self.book.experiment
         self.keep: Final = Keep(ports, self.cid, self.plan)
         self.secrets: Final = Secrets(ports, self.book, self.keep, journal.path, scratch)
-        self.member: Final = Member(ports.identity, self.book, self.secrets.bears)
+        self.member: Final = self._new_member(ports.identity)
         self.data, self.rank = data, rank
         self._journal = journal
         self._scratch = scratch
@@ -104,6 +104,9 @@ class Experiment:
         self._sizes: dict[Cid, int] = {}
         self._restore(entries)
 
+    def _new_member(self, identity: Identity) -> Member:
+        return Member(identity, self.book, self.secrets.bears)
+
     def _restore(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
             try:
@@ -112,7 +115,7 @@ class Experiment:
                 log.warning("event_left_out", experiment=str(self.cid), error=str(error))
                 continue
             self._count(entry)
-        self._told_round = self.book.current() - 1
+        self._told_round = self.member.current() - 1
         self._is_ended = self.is_over
 
     # --- what its user sees and wants
@@ -120,13 +123,13 @@ class Experiment:
     @property
     def is_over(self) -> bool:
         """Has it come to its end, been cancelled, or told all that it may?"""
-        number = self.book.current()
+        number = self.member.current()
         return self.book.cancelled() is not None or number > self.plan.n_rounds or not self.is_borne
 
     @property
     def is_borne(self) -> bool:
         """Does the plan's privacy budget bear another round?"""
-        return self.secrets.bears(self.book, self.book.current())
+        return self.secrets.bears(self.book, self.member.current())
 
     @property
     def activity(self) -> Activity:
@@ -136,19 +139,22 @@ class Experiment:
 
     async def weigh(self) -> None:
         """See how many bytes the updates have that are here."""
-        updates = {self.plan.initial, *(event.update for _, event in self.book.all_of(Submit))} - self._sizes.keys()
+        updates = {self.plan.initial, *(update for update, _ in named(self.book))} - self._sizes.keys()
         if updates:
             self._sizes |= await trio.to_thread.run_sync(sizes_of, self._ports, updates)
 
     def update_bytes(self, number: int) -> int:
         """What the updates of a round take together, as far as they were weighed."""
-        updates = {cast(Submit, said.event).update for said in self.book.submissions(number).values()}
-        return sum(self._sizes.get(update, 0) for update in updates)
+        return sum(self._sizes.get(update, 0) for update in {update for update, of in named(self.book) if of == number})
 
     @property
     def plain_bytes(self) -> int:
         """What an update would take as it is trained, as the first tensors do; 0 where those are not here."""
         return self._sizes.get(self.plan.initial, 0)
+
+    async def apart(self) -> dict[int, float]:
+        """By round, how far members' models are apart: not at all, but for those without a coordinator."""
+        return {}
 
     async def do(self, wish: Callable[[float], list[Action]]) -> None:
         """Let the core act on its user's wish; what it says is durable when this returns. Raises: StorageError."""
@@ -212,34 +218,25 @@ class Experiment:
 
     def _look_around(self) -> None:
         """Tell what came to an end, and stop a training that is for nothing."""
-        current = self.book.current()
-        if self._training is not None and (self._training[0] < current or self.book.cancelled() is not None):
+        current = self.member.current()
+        is_cancelled = self.book.cancelled() is not None
+        if self._training is not None and (self.member.is_vain(self._training[0]) or is_cancelled):
             self._training[1].cancel()
         for number in range(self._told_round + 1, current):
-            final = self.book.final(number)
-            close = cast(Close, final.event) if final is not None else None
-            fields: dict[str, Any] = {"experiment": str(self.cid), "title": self.plan.title, "round": number}
-            if close is not None and close.void:
-                self._ports.emit("round_void", **fields, text=close.void)
-            else:
-                n_updates = len(close.submissions) if close is not None else 0
-                self._ports.emit("round_settled", **fields, result=str(self.book.result(number)), n_updates=n_updates)
+            kind, fields = ending_of(self.book, number)
+            self._ports.emit(kind, experiment=str(self.cid), title=self.plan.title, round=number, **fields)
         self._told_round = max(self._told_round, current - 1)
         if self.is_over and not self._is_ended:
             self._is_ended = True
-            cancelled = self.book.cancelled()
-            text = "all rounds are over" if self.is_borne else "its privacy budget is spent"
-            text = f"cancelled: {cancelled.reason}" if cancelled is not None else text
+            text = end_of(self.book, self.is_borne)
             self._ports.emit("experiment_ended", experiment=str(self.cid), title=self.plan.title, text=text)
 
     # --- other members
 
     def desk(self) -> Desk:
         """What answers a member that asks."""
-        return Desk(self.plan_entry, self._since, self.news, self._members_here)
-
-    def _members_here(self) -> Iterator[Where]:
-        return members_here(self._ports.network, self.plan)
+        where = partial(members_here, self._ports.network, self.plan)
+        return Desk(self.plan_entry, self._since, self.news, where)
 
     def _since(self, known: Known) -> Iterator[Entry]:
         return lacking(self.book, known, self._durable)
@@ -308,17 +305,7 @@ class Experiment:
         what = words(action)
         self._doing[what] = self._doing.get(what, 0) + 1
         try:
-            match action:
-                case Fetch():
-                    await self._fetch_update(action)
-                case Train():
-                    await self._train(action)
-                case Compute():
-                    await self._compute(action)
-                case Evaluate():
-                    await self._evaluate(action)
-                case Prepare() | Deal() | Reveal() | Draw():
-                    await self._answer(action)
+            await self._act(action)
         except (AgentError, StorageError, ProtocolError, OSError, trio.TooSlowError) as error:
             self._trouble = f"{what}: {error}"
             log.warning("round_trouble", experiment=str(self.cid), what=what, error=repr(error))
@@ -336,13 +323,27 @@ class Experiment:
             if not self._doing[what]:
                 del self._doing[what]
 
+    async def _act(self, action: Action) -> None:
+        match action:
+            case Fetch():
+                await self._fetch_update(action)
+            case Train():
+                await self._train(action)
+            case Compute():
+                await self._compute(action)
+            case Evaluate():
+                await self._evaluate(action)
+            case Prepare() | Deal() | Reveal() | Draw():
+                await self._answer(action)
+
     async def _fetch_update(self, action: Fetch) -> None:
         async with self._fetches:
             said = self.book.get(action.submission)
             if said is None:  # the noise of a close
                 await self.fetch_file(action.update, await trio.to_thread.run_sync(limit_of, self._ports, self.plan))
             else:
-                await self.bring_update(submit := cast(Submit, said.event))
+                submit = cast(Submit, said.event)
+                await self.bring_update(submit.update, submit.sealed)
                 if self.book.secure is not None:
                     await trio.to_thread.run_sync(self.secrets.check_size, submit.round, action.update)
         await self._step(partial(self.member.fetched, action.submission))
@@ -393,16 +394,19 @@ class Experiment:
         """See how a result does on what was held out here."""
         if self.data is None:
             return
-        document = await self.bring_result(action.result)
+        await self._examine(action, (await self.bring_result(action.result)).tensors)
+
+    async def _examine(self, action: Evaluate, cid: Cid) -> None:
+        assert self.data is not None
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
-            tensors = await trio.to_thread.run_sync(Shelf(self._ports, Path(folder)).path, document.tensors)
+            tensors = await trio.to_thread.run_sync(Shelf(self._ports, Path(folder)).path, cid)
             score = await task_of(self.plan.task).evaluate(Exam(tensors, self.data, self._engine))
         if score is not None:
             loss, accuracy = signable(score.loss), signable(score.accuracy)
             say = partial(self.member.evaluated, action.round, action.result, score.n_samples, loss, accuracy)
             await self._step(say)
 
-    def _work(self, action: Train, base: Cid, folder: Path) -> Work:
+    def _work(self, action: Train | Learn, base: Cid, folder: Path) -> Work:
         own = hashlib.sha256(b"covey participant seed\0" + action.seed + self._ports.identity.peer_id).digest()
         path = Shelf(self._ports, folder).path(base)
         return Work(path, self.data, own, folder / "update", self._engine, action.round, self.rank)
@@ -454,18 +458,18 @@ class Experiment:
             await self.fetch_file(cid)
         return document
 
-    async def bring_update(self, submit: Submit) -> None:
+    async def bring_update(self, update: Cid, sealed: Cid | None) -> None:
         """An update, here and held; out of its seal, where it has one. Raises: BadTensors; as `fetch_file` does."""
-        if await trio.to_thread.run_sync(self.keep.is_held, submit.update):
+        if await trio.to_thread.run_sync(self.keep.is_held, update):
             return
         await self.fetch_file(self.plan.initial)
         n_most = await trio.to_thread.run_sync(limit_of, self._ports, self.plan)
-        if submit.sealed is None:
-            await self.fetch_file(submit.update, n_most)
+        if sealed is None:
+            await self.fetch_file(update, n_most)
             return
-        await self.fetch_file(submit.sealed, n_most + n_most // SEAL_PART + SEAL_BYTES)
+        await self.fetch_file(sealed, n_most + n_most // SEAL_PART + SEAL_BYTES)
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
-            open_it = partial(self.keep.open_update, submit.sealed, submit.update, Path(folder), n_most)
+            open_it = partial(self.keep.open_update, sealed, update, Path(folder), n_most)
             await trio.to_thread.run_sync(open_it)
 
     async def fetch_file(self, cid: Cid, max_bytes: int = MAX_TENSORS_BYTES) -> None:

@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Final, cast
 
+from msgspec.structs import replace
+
 from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fetch, Prepare, Reveal, Say, Train, Work
 from agents.federation.book import MAX_EVENTS_OF_AUTHOR, Book, Said
 from agents.federation.grants import chain, grants_of
@@ -61,6 +63,8 @@ class Member:
         self._me: Final = identity.peer_id
         self.book: Final = book
         self._fetched: set[Cid] = set()
+        self._at_it: int | None = None
+        self._made: tuple[int, Submit] | None = None
         self._noise: dict[tuple[int, int], Cid] = {}
         self._asked: set[tuple[object, ...]] = set()
         self._alive_s: dict[PeerId, float] = {}
@@ -99,23 +103,28 @@ class Member:
         sealed: Cid | None = None,
         gather: Cid | None = None,
     ) -> list[Action]:
-        """The own update of a round is made, and stored; a masked one, with the sharers on the list `gather`."""
+        """The own update of a round is made, and stored; a masked one, with the sharers on the list `gather`.
+
+        Where rounds do not wait for members, it is submitted in the round that is on by now.
+        """
+        begun, self._at_it = number, None
+        if self.book.buffer is not None:
+            number = max(number, self.book.current())
+            if number > self.book.plan.n_rounds or self.is_vain(begun):
+                return self.tick(now_s)
         if any(event.round == number for _, event in self.book.said_by(self._me, Submit)):
             return self.tick(now_s)
-        said = self._say(
-            Submit(
-                round=number,
-                base=base,
-                update=update,
-                n_samples=n_samples,
-                n_steps=n_steps,
-                loss=loss,
-                sealed=sealed,
-                gather=gather,
-            )
-        )
+        submit = Submit(
+            round=number, base=base, update=update, n_samples=n_samples, n_steps=n_steps, loss=loss, sealed=sealed,
+            gather=gather,
+        )  # fmt: skip
+        return [self._submit(begun, submit), *self.tick(now_s)]
+
+    def _submit(self, begun: int, submit: Submit) -> Say:
+        said = self._say(submit)
         self._fetched.add(said.entry.cid)
-        return [said, *self.tick(now_s)]
+        self._made = (begun, submit)
+        return said
 
     def answer(self, event: Keys | Shares | Unmask, now_s: float) -> list[Action]:
         """What a secure round asked for is made. In each round one of a kind is said, and no second one."""
@@ -149,6 +158,8 @@ class Member:
 
     def failed(self, action: Action) -> None:
         """It could not be done: it will be asked for again, but for an evaluation."""
+        if isinstance(action, Train):
+            self._at_it = None
         if not isinstance(action, Say | Evaluate):
             self._asked.discard(_key(action))
 
@@ -190,6 +201,15 @@ class Member:
     def cancel(self, reason: str) -> list[Action]:
         """End the experiment. For the plan's author."""
         return [self._say(Cancel(reason=reason))] if self._me == self.book.author else []
+
+    def current(self) -> int:
+        """The first round that is not over for it."""
+        return self.book.current()
+
+    def is_vain(self, number: int) -> bool:
+        """Is a training that began in this round for nothing by now?"""
+        most = self.book.buffer.max_staleness if self.book.buffer is not None else 0
+        return self.current() - number > most
 
     # What it does by itself
 
@@ -362,6 +382,7 @@ class Member:
             elif said.cid not in receipts and said.author != self._me:
                 return [self._say(Receipt(round=number, submission=said.cid))]
         taken = sorted(said.cid for said in submissions.values() if book.is_received(said, number))
+        n_expected = min(n_expected, book.n_buffered or n_expected)
         if len(taken) < n_expected and now_s < self._deadline_s(number, term):
             return []
         if len(taken) < (minimum := book.minimum(number)):
@@ -408,12 +429,9 @@ class Member:
         duty = self._prepare(number) if book.secure is not None else None
         if duty:
             return duty
-        if duty is None and self._me not in book.submissions(number):
-            base, seed = book.result(number - 1), book.seed(number)
-            assert base is not None and seed is not None
-            if asked := self._ask(Train(number, base, seed)):
-                return asked
-        # Fetched before a close lists them: an update is safe from its maker's death once another member has it.
+        if duty is None and self._me not in book.submissions(number) and (asked := self._contribute(number)):
+            return asked
+        # Fetched before a close lists them: safe from its maker's death once another member has it.
         for said in book.submissions(number).values():
             if said.cid not in self._fetched and (asked := self._ask(self._fetch(said))):
                 return asked
@@ -424,6 +442,22 @@ class Member:
         if close is None or term < bound or any(at == term for at, _ in own):
             return []
         return self._vote(number, close)
+
+    def _contribute(self, number: int) -> list[Action]:
+        """Train; where rounds do not wait, submit again first what came too late for the round before."""
+        book = self.book
+        if book.buffer is not None and self._made is not None:
+            begun, made = self._made
+            said = book.submissions(made.round).get(self._me)
+            final = book.final(made.round)
+            is_counted = said is not None and final is not None and said.cid in cast(Close, final.event).submissions
+            if made.round < number and not is_counted and not self.is_vain(begun):
+                return [self._submit(begun, replace(made, round=number))]
+        if book.buffer is not None and self._at_it is not None and not self.is_vain(self._at_it):
+            return []
+        asked = self._ask(Train(number, cast(Cid, book.result(number - 1)), cast(bytes, book.seed(number))))
+        self._at_it = number if asked else self._at_it
+        return asked
 
     def _prepare(self, number: int) -> list[Action] | None:
         """What a client owes a secure round before its update; None when that may be trained and masked."""

@@ -41,9 +41,15 @@ class Privacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Gossip(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """No coordinator: averages with neighbours ("d_psgd", "push_sum"), or in groups of a grid ("moshpit")."""
+    """No coordinator: averages with neighbours ("d_psgd", "push_sum"), or in groups of a grid ("moshpit").
 
-    mixing: Literal["d_psgd", "push_sum", "moshpit"] = "d_psgd"
+    topology: who is whose neighbour; "flock" for up to `n_neighbours` of those that can be reached. The grid of groups
+    is one of `n_dimensions`, and needs no topology.
+    """
+
+    mixing: Literal["d_psgd", "push_sum", "moshpit"] = "push_sum"
+    topology: Literal["ring", "exponential", "full", "flock"] = "flock"
+    n_neighbours: Annotated[int, Meta(ge=1, le=64)] = 4
     n_dimensions: Annotated[int, Meta(ge=1, le=8)] = 2
 
 
@@ -62,8 +68,13 @@ def options_of(plan: Plan) -> Options:
         _read("secure", plan.secure, secure_of),
         _read("privacy", plan.privacy, lambda settings: msgspec.convert(settings, Privacy)),
         _read("compression", plan.compression, codec_of),
-        _read("gossip", plan.gossip, lambda settings: msgspec.convert(settings, Gossip)),
+        _read("gossip", plan.gossip, gossip_of),
     )
+
+
+def gossip_of(settings: object) -> Gossip:
+    """Raises: msgspec.ValidationError."""
+    return msgspec.convert(settings, Gossip)
 
 
 def _read(name: str, settings: object, read: Callable[[object], S]) -> S | None:

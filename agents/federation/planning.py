@@ -22,11 +22,11 @@ KEYS: Final = frozenset(
     {
         "title", "task", "initial", "rounds", "min_participants", "selected", "deadline_s", "lease_s", "before", "rule",
         "server", "max_samples", "max_norm", "members", "deputies", "compression", "evaluated", "sealed", "secure",
-        "privacy", "joining",
+        "privacy", "joining", "gossip",
     }
 )  # fmt: skip
 # What can be written as a name, or as a table with its settings -> what the name is called in the table.
-_TABLES: Final = {"task": "task", "rule": "rule", "server": "server", "compression": "codec"}
+_TABLES: Final = {"task": "task", "rule": "rule", "server": "server", "compression": "codec", "gossip": "mixing"}
 _NAMES: Final = {"rounds": "n_rounds", "selected": "n_selected", "evaluated": "is_evaluated", "sealed": "is_sealed"}
 
 
@@ -117,8 +117,6 @@ def faults(plan: Plan) -> list[str]:
     privacy = options_of(plan).privacy if not found else None
     if privacy is not None and privacy.noise == "examples":
         found = ["privacy: no task adds noise to its examples' gradients: take central or distributed noise"]
-    elif plan.gossip is not None:
-        found = [*found, "gossip: its cores are not carried between members yet: leave it out"]
     return found
 
 

@@ -26,7 +26,8 @@ MAX_REFUSALS_SHOWN: Final = 100
 class Row(NamedTuple):
     """A round. What is None was not told; `epsilon` is what was spent of a privacy budget by its end.
 
-    `plain_bytes` are those that the updates would take without a codec.
+    `plain_bytes` are those that the updates would take without a codec. Without a coordinator `losses` and `accuracies`
+    are of each member's own mean, and `apart` is how far members' models are from their mean, of which it is a part.
     """
 
     number: int
@@ -41,6 +42,9 @@ class Row(NamedTuple):
     result_accuracy: float | None = None
     epsilon: float | None = None
     void: str = ""
+    losses: tuple[float, ...] = ()
+    accuracies: tuple[float, ...] = ()
+    apart: float | None = None
 
 
 class Report(NamedTuple):
@@ -65,6 +69,13 @@ def charts(rows: Sequence[Row]) -> list[tuple[str, list[Curve], str, str]]:
     loss = [
         curve("result, held out", lambda row: row.result_loss),
         curve("after training", lambda row: row.loss, is_marks=True),
+        curve("best member's mean", lambda row: min(row.losses, default=None)),
+        curve("worst member's mean", lambda row: max(row.losses, default=None)),
+    ]
+    accuracy = [
+        curve("result, held out", percent),
+        curve("best member's mean", lambda row: 100 * max(row.accuracies) if row.accuracies else None),
+        curve("worst member's mean", lambda row: 100 * min(row.accuracies) if row.accuracies else None),
     ]
     participants = [
         curve("selected", lambda row: row.n_selected),
@@ -77,7 +88,8 @@ def charts(rows: Sequence[Row]) -> list[tuple[str, list[Curve], str, str]]:
     ]
     found = [
         ("Loss", loss, "nats"),
-        ("Accuracy", [curve("result, held out", percent)], "percent"),
+        ("Accuracy", accuracy, "percent"),
+        ("Models, how far apart", [curve("states, from their mean", lambda row: row.apart)], "part of the mean"),
         ("Participants", participants, "members"),
         ("Updates", updates, "MB"),
         ("Privacy spent", [curve("epsilon", lambda row: row.epsilon)], "epsilon"),

@@ -1,9 +1,10 @@
 """An event that was heard, with the entry that it stands in."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from protocols.entry import Entry
-from protocols.rounds import Event
+from protocols.rounds import Close, Event, Receipt
 from storage.cid import Cid
 from storage.keys import PeerId
 
@@ -28,3 +29,15 @@ class Said(NamedTuple):
 def rank(said: Said) -> tuple[PeerId, int, Cid]:
     """The order of events that does not depend on when they were heard."""
     return (said.author, said.entry.sequence, said.cid)
+
+
+def censored(receipts: Mapping[Cid, Said], said: Said, close: Close) -> Said | None:
+    """The receipt of a close's own coordinator for a submission that the close leaves out, if there is one."""
+    if close.promises or close.void:
+        return None
+    for receipt in receipts.values():
+        event = receipt.event
+        is_before = receipt.entry.sequence < said.entry.sequence
+        if isinstance(event, Receipt) and event.submission not in close.submissions and is_before:
+            return receipt
+    return None

@@ -128,14 +128,20 @@ class Rounds:
         return made
 
     def _begin(self, plan: Entry, data: Path | None, rank: int) -> "Experiment":
-        from agents.federation.experiment import Experiment  # numpy comes with it: only who takes part pays for that
-
         make_folder(self._folder)
         if data is not None:
             self._note_local(plan.body_cid, data, rank)
         journal = Journal.create(self._folder / str(plan.body_cid), plan)
         self._journals.append(journal)
-        return Experiment(self._ports, plan, [], journal, self._scratch, data, self._engine, rank)
+        return self._made(plan, [], journal, data, rank)
+
+    def _made(self, plan: Entry, entries: list[Entry], journal: Journal, data: Path | None, rank: int) -> "Experiment":
+        # numpy comes with it: only who takes part pays for that
+        from agents.federation.experiment import Experiment
+        from agents.federation.neighbours.experiment import GossipExperiment
+
+        kind = GossipExperiment if read_plan(plan).gossip is not None else Experiment
+        return kind(self._ports, plan, entries, journal, self._scratch, data, self._engine, rank)
 
     def _note_local(self, experiment: Cid, data: Path, rank: int) -> None:
         write_file(self._local(experiment), msgspec.json.encode(_Local(str(data), rank)))
@@ -146,12 +152,9 @@ class Rounds:
     def _load(self) -> "Iterator[Experiment]":
         """What the journals tell; one that cannot be read is told of and left alone."""
         for cid, journal, entries in Journal.load(self._folder):
-            from agents.federation.experiment import Experiment
-
             try:
                 Book(entries[0])
-                data, rank = self._local_of(cid)
-                one = Experiment(self._ports, entries[0], entries[1:], journal, self._scratch, data, self._engine, rank)
+                one = self._made(entries[0], entries[1:], journal, *self._local_of(cid))
             except Remote as error:
                 journal.refuse(error)
                 continue

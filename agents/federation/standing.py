@@ -1,9 +1,11 @@
 """How an experiment stands, for people: read out of its book."""
 
 import math
+from collections.abc import Collection
 from typing import Final, NamedTuple, cast
 
 from agents.federation.book import Book
+from agents.federation.neighbours import standing as neighbours
 from agents.federation.phases import phase_of
 from protocols.rounds import Cancel, Close, Keys, Refusal, Result, Score, Shares, Submit, Unmask, Vote
 from storage.cid import Cid
@@ -17,21 +19,21 @@ class RoundStanding(NamedTuple):
 
     number: int
     phase: str
-    n_keys: int
-    n_shares: int
-    n_unmasked: int
-    coordinator: PeerId | None
-    term: int
     n_selected: int
     n_submitted: int
     n_receipts: int
-    n_votes: int
     n_closed: int
     losses: tuple[float, ...]
     refused: tuple[Refusal, ...]
     scores: tuple[Score, ...]
-    result: Cid | None
-    void: str
+    n_keys: int = 0
+    n_shares: int = 0
+    n_unmasked: int = 0
+    coordinator: PeerId | None = None
+    term: int = 0
+    n_votes: int = 0
+    result: Cid | None = None
+    void: str = ""
 
     @property
     def loss(self) -> float | None:
@@ -67,6 +69,8 @@ def state_of(book: Book) -> str:
         return f"cancelled: {cancelled.reason}" if cancelled.reason else "cancelled"
     if book.start() is None:
         return "waiting for its start" if book.joined_now() else "waiting for participants"
+    if book.plan.gossip is not None:
+        return neighbours.state_of(book)
     number = book.current()
     if number > book.plan.n_rounds:
         return "over"
@@ -75,6 +79,8 @@ def state_of(book: Book) -> str:
 
 def round_of(book: Book, number: int) -> RoundStanding:
     """How a round stands."""
+    if book.plan.gossip is not None:
+        return RoundStanding(**neighbours.round_of(book, number))
     opened = book.opened(number)
     term = max(opened, default=0)
     selected = book.selected(number) or ()
@@ -105,9 +111,12 @@ def round_of(book: Book, number: int) -> RoundStanding:
 
 def members_of(book: Book, number: int) -> list[MemberStanding]:
     """What each member did in a round."""
-    selected = book.selected(number) or ()
-    submissions, joined, broken = book.submissions(number), book.joined_now(), book.broken()
+    joined, broken = book.joined_now(), book.broken()
+    selected: Collection[PeerId] = book.selected(number) or ()
+    submissions: Collection[PeerId] = book.submissions(number)
     voters = {said.author for said, _ in book.said_in(number, Vote)}
+    if book.plan.gossip is not None:
+        selected, submissions, voters = neighbours.acted(book, number)
     return [
         MemberStanding(peer, peer in joined, peer in selected, peer in submissions, peer in voters, peer in broken)
         for peer in book.plan.members

@@ -211,6 +211,8 @@ def _compare(book: Book, number: int, final: Said, found: Computed) -> Iterator[
                 yield Finding(number, "refuted", "other updates were refused, or for other reasons", said.author)
     refused = [verdict for verdict in found.outcome.verdicts if verdict.reason]
     what = f"{found.result}: {len(found.outcome.admitted)} updates admitted, {len(refused)} refused, {n_agree} agree"
+    if n_stale := sum(update.staleness > 0 for update in found.outcome.admitted):
+        what += f", {n_stale} of earlier bases"
     if found.outcome.failed:
         what += f"; the tensors stay what they were: {found.outcome.failed}"
     yield Finding(number, "proved", what)

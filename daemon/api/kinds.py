@@ -51,6 +51,7 @@ EVENT_KINDS: Final = {
     "peer_untrusted": "The user trusts `peer` no longer.",
     "question_answered": "A question of `peer` was answered by the model here.",
     "question_refused": "A question of `peer` was refused; `code` says why.",
+    "round_averaged": "A round without a coordinator is over here: the mean of so many states is made.",
     "round_settled": "A round of a federated experiment has its result: computed here, or said alike by over half.",
     "round_trouble": "A step of a round failed here and is tried again; `code` and `text` say why.",
     "round_void": "A round of a federated experiment has no result; `text` says why.",

@@ -38,19 +38,21 @@ def _whole(row: Json) -> Iterator[str]:
     head = {key: value for key, value in row.items() if key not in hidden}
     if row["epsilon_budget"] is not None:
         head["privacy"] = _privacy(row)
+    if row["gossip"] is None:
+        head.pop("gossip")
     head["coordinator"] = names.get(row["coordinator"], row["coordinator"])
     yield from pairs(head)
     if row["rounds"]:
         yield ""
         yield "rounds:"
-        yield from table([_round(one) for one in row["rounds"]])
+        yield from table([_round(one, row["gossip"] is not None) for one in row["rounds"]])
         for one in row["rounds"]:
             for refused in one["refused"]:
                 who = names.get(refused["peer"], short(refused["peer"]))
                 yield clean(f"round {one['round']}: the update of {who} was refused: {refused['reason']}")
     yield ""
     yield "members:"
-    yield from table([_member(one) for one in row["members"]])
+    yield from table([_member(one, row["gossip"] is not None) for one in row["members"]])
     if row["state"].startswith("waiting"):
         yield ""
         yield f"next: members join with `covey fl join {row['experiment']} --from PEER --data PATH`; then its author"
@@ -62,19 +64,27 @@ def _privacy(row: Json) -> str:
     return f"epsilon {spent} of {row['epsilon_budget']:g} at delta {row['delta']:g}"
 
 
-def _round(one: Json) -> Json:
+def _round(one: Json, is_gossip: bool) -> Json:
     hidden = {"result", "void", "refused", "update_bytes"}
     if not one["n_keys"]:
         hidden |= {"n_keys", "n_shares", "n_unmasked"}
     shown = {key: value for key, value in one.items() if key not in hidden}
+    if is_gossip:
+        names = {"n_selected": "n_active", "n_submitted": "n_states", "n_receipts": "n_taken", "n_closed": "n_means"}
+        without = ("term", "n_votes", *hidden)
+        shown = {names.get(key, key): value for key, value in shown.items() if key not in without}
     for key in ("loss", "result_loss", "result_accuracy"):
         shown[key] = f"{one[key]:.4g}" if one[key] is not None else "-"
     shown["updates"] = bytes_text(one["update_bytes"])
+    if is_gossip:
+        return shown
     return shown | {"result": one["void"] or (short(one["result"]) if one["result"] else "-")}
 
 
-def _member(one: Json) -> Json:
-    acts = [word for word in ("joined", "selected", "submitted", "voted") if one[word]]
+def _member(one: Json, is_gossip: bool) -> Json:
+    words = ("takes part", "gave a state", "made a mean") if is_gossip else ("selected", "submitted", "voted")
+    did = zip(("joined", *words), (one[word] for word in ("joined", "selected", "submitted", "voted")), strict=True)
+    acts = [word for word, is_so in did if is_so]
     broken = ["broke the rules: covey fl verify tells how"] if one["is_broken"] else []
     return {"name": one["name"] or "-", "peer": one["peer"], "in_this_round": ", ".join([*acts, *broken]) or "follows"}
 
@@ -86,10 +96,11 @@ def watched(row: Json) -> Iterator[str]:
     if last is not None:
         if last["n_keys"]:
             parts.append(f"{last['n_keys']} keys, {last['n_shares']} shares, {last['n_unmasked']} unmask")
-        parts.append(
-            f"{last['n_submitted']}/{last['n_selected']} submitted, "
-            f"{last['n_receipts']} received, {last['n_votes']} votes"
-        )
+        of = f"{last['n_submitted']}/{last['n_selected']}"
+        if row["gossip"]:
+            parts.append(f"{of} states, {last['n_receipts']} taken, {last['n_closed']} means")
+        else:
+            parts.append(f"{of} submitted, {last['n_receipts']} received, {last['n_votes']} votes")
         if last["term"]:
             parts.append(f"term {last['term']}")
         if last["loss"] is not None:

@@ -12,9 +12,10 @@ from agents.aggregation.updates import CannotAggregate
 
 
 class FedBuff(Rule, frozen=True, tag="fedbuff"):
-    """Bears updates up to `max_staleness` results old."""
+    """Bears updates up to `max_staleness` results old. A round ends with `n_buffer` of them; 0 for those of all."""
 
     max_staleness: Count = 4
+    n_buffer: Count = 0
 
     def combine(self, given: Given) -> Combination:
         """The damped mean: damped ones leave the model where it is, so the divisor is their number."""

@@ -182,6 +182,8 @@ class Standing(Result, frozen=True, tag_field="type", tag="standing"):
     """How an experiment stands. `trouble` is what failed here last and is tried again.
 
     epsilon: what results have told at the plan's `delta`, of `epsilon_budget`; null without a promise of privacy.
+    gossip: how members average without a coordinator, else null. `n_submitted` are then states, `n_receipts` those that
+    somebody took, `n_closed` means, and who voted has made its mean.
     """
 
     experiment: str
@@ -201,6 +203,7 @@ class Standing(Result, frozen=True, tag_field="type", tag="standing"):
     epsilon: float | None
     epsilon_budget: float | None
     delta: float | None
+    gossip: str | None
     rounds: list[Round]
     members: list[Member]
 
@@ -224,10 +227,20 @@ class Fetch(Params, frozen=True):
         ]
         | None
     ) = None
+    of: (
+        Annotated[
+            str,
+            Meta(max_length=512, description="Without a coordinator: whose mean, by id or name (default: your own)."),
+        ]
+        | None
+    ) = None
 
 
 class Fetched(Result, frozen=True):
-    """A round's result: its document, and its tensors in safetensors form. `adapter` is a folder to publish."""
+    """A round's result: its document, and its tensors in safetensors form. `adapter` is a folder to publish.
+
+    Without a coordinator each member has a mean of its own: `result` is the event in which it is said.
+    """
 
     experiment: str
     round: int

@@ -86,7 +86,8 @@ def test_names_become_peers_and_without_deputies_the_author_coordinates_before_t
 
 def test_what_can_be_a_name_or_a_table_is_a_table_in_the_end() -> None:
     wish = {"task": "softmax", "rule": "median", "server": "fedadam", "compression": "int8", "before": ["nnm"]}
-    made = complete(wish, resolve, PEERS[0])
+    made = complete(wish | {"gossip": "moshpit"}, resolve, PEERS[0])
+    assert made["gossip"] == {"mixing": "moshpit"}
     assert made["compression"] == {"codec": "int8"} and made["rule"] == {"rule": "median"}
     assert made["server"] == {"server": "fedadam"} and made["before"] == ({"before": "nnm"},)
 

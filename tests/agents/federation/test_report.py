@@ -59,6 +59,16 @@ def test_charts_are_of_what_was_told_and_no_others() -> None:
     assert list(loss.points) == [(1, 1.25), (3, 0.75)]
 
 
+def test_without_a_coordinator_the_best_and_the_worst_mean_have_curves_and_how_far_models_are_apart() -> None:
+    spread = [
+        Row(n, "averaged", 3, 3, 0, 1, 1, losses=(2.0, 1.0), accuracies=(0.5, 0.75), apart=1.0 / n) for n in (1, 2)
+    ]
+    found = {title: {curve.name: curve.points for curve in curves} for title, curves, _, _ in charts(spread)}
+    assert found["Loss"] == {"best member's mean": [(1, 1.0), (2, 1.0)], "worst member's mean": [(1, 2.0), (2, 2.0)]}
+    assert found["Accuracy"]["worst member's mean"] == [(1, 50.0), (2, 50.0)]
+    assert found["Models, how far apart"]["states, from their mean"] == [(1, 1.0), (2, 0.5)]
+
+
 def test_rounds_are_counted_in_whole_numbers() -> None:
     page = as_html(Report("t", [], [*ROWS[:1], ROWS[2]._replace(number=2)]))
     loss = page[page.index("<title>Loss") : page.index("</svg>")]

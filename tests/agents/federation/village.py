@@ -72,6 +72,7 @@ class Village:
         self.now_s = 0.0
         self.loss = loss
         self.train_s = train_s
+        self.slow: dict[int, float] = {}  # by the villager's name, in place of that
         self.plan = plan
         self.words: dict[Cid, Words] = {}
         self.villagers = [self._born(number) for number in range(n_members)]
@@ -119,7 +120,8 @@ class Village:
                         self._tell(villager, entry)
                 case Train(number, base, seed):
                     update = cid_of("update", number, base, seed, bytes(villager.identity.peer_id))
-                    self._later(villager, self.train_s, self._trained(villager, number, base, update))
+                    train_s = self.slow.get(villager.name, self.train_s)
+                    self._later(villager, train_s, self._trained(villager, number, base, update))
                 case Fetch():
                     self._later(villager, 0.5, self._fetched(villager, action))
                 case Compute(number, close):

@@ -1,0 +1,39 @@
+"""Which files whoever verifies an experiment needs: those that its events name, and nothing that can be computed."""
+
+from typing import cast
+
+from agents.federation.book import Book
+from protocols.rounds import Close, State, Submit
+from storage.cid import Cid
+
+Sealed = tuple[Cid, Cid | None]
+"""A file, and what it is sealed in."""
+
+
+def needed(book: Book) -> list[Sealed]:
+    """Updates that final closes list; under gossip, the states that members were given."""
+    if book.plan.gossip is not None:
+        return [(state.tensors, state.sealed) for _, state in book.all_of(State)]
+    submitted = [said.event for close in _finals(book) for said in map(book.get, close.submissions) if said is not None]
+    return [(event.update, event.sealed) for event in submitted if isinstance(event, Submit)]
+
+
+def named(book: Book) -> list[tuple[Cid, int]]:
+    """Every update, or state, that somebody has told of, with its round."""
+    if book.plan.gossip is not None:
+        return [(state.tensors, state.round) for _, state in book.all_of(State)]
+    return [(submit.update, submit.round) for _, submit in book.all_of(Submit)]
+
+
+def noises(book: Book) -> list[Cid]:
+    """Noise that final closes name."""
+    return [close.noise for close in _finals(book) if close.noise is not None]
+
+
+def _finals(book: Book) -> list[Close]:
+    found = []
+    for number in range(1, book.plan.n_rounds + 1):
+        if (final := book.final(number)) is None:
+            break
+        found.append(cast(Close, final.event))
+    return found

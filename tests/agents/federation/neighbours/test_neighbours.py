@@ -1,0 +1,283 @@
+"""Members without a coordinator: real cores and files over a simulated network, on a virtual clock."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents.aggregation.updates import Vector
+from agents.federation.neighbours.proof import in_flight
+from agents.federation.said import Said
+from agents.federation.tensors import Layout
+from protocols.entry import Entry, make_entry
+from protocols.rounds import Mix, State, read_event, scope_of
+from simulations.neighbourhood import Neighbourhood, Training
+from storage.cid import Cid
+
+N = 9
+ZEROS = np.zeros(4, np.float32)
+WAYS = [
+    ("moshpit", "flock"),
+    *((mixing, topology) for mixing in ("d_psgd", "push_sum") for topology in ("ring", "exponential", "full", "flock")),
+]
+
+
+def first_of(number: int) -> Vector:
+    """Of each member, other numbers; whole ones, of which sums are exact."""
+    return np.array([number, -number, number * number, 9.0], np.float32) * 9
+
+
+def at_first(number: int, round_number: int, model: Vector) -> Vector:
+    """In the first round each becomes what it is; then nobody trains."""
+    return first_of(number) if round_number == 1 else model
+
+
+GOAL = np.mean([first_of(number).astype(np.float64) for number in range(N)], axis=0)
+
+
+def begun(
+    folder: Path, mixing: str, topology: str = "flock", n_rounds: int = 12, train: Training = at_first, **changes: Any
+) -> Neighbourhood:
+    gossip = {"mixing": mixing, "topology": topology, "n_neighbours": 4, "n_dimensions": 2}
+    made = Neighbourhood(N, 5, folder, ZEROS, train, gossip=gossip, n_rounds=n_rounds, **changes)
+    made.start()
+    return made
+
+
+def ended(crowd: Neighbourhood, until_s: float = 2000.0) -> list[Vector]:
+    crowd.run(until_s)
+    last = crowd.members[0].book.plan.n_rounds
+    means = [crowd.mean(number, last) for number, is_up in enumerate(crowd.is_up) if is_up]
+    return [crowd.model(mean.tensors) for mean in means if mean is not None]
+
+
+def verdicts(crowd: Neighbourhood, by: int = 0) -> set[str]:
+    return {one.verdict for one in crowd.findings(by) if not one.is_of_plan}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """In memory, where it can be: hundreds of files are written, and synced."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if memory.is_dir() else tmp_path) as name:
+        yield Path(name)
+
+
+@pytest.mark.parametrize(("mixing", "topology"), WAYS)
+def test_all_come_to_the_mean_of_all_and_each_step_is_proved(folder: Path, mixing: str, topology: str) -> None:
+    crowd = begun(folder, mixing, topology, n_rounds=20 if topology == "ring" else 10)
+    models = ended(crowd)
+    assert len(models) == N
+    for model in models:
+        np.testing.assert_allclose(model, GOAL, rtol=0.05 if topology == "ring" else 2e-3)
+    assert verdicts(crowd) == {"proved"}
+
+
+def test_a_full_grid_holds_the_exact_mean_after_a_round_for_each_dimension(folder: Path) -> None:
+    crowd = begun(folder, "moshpit", n_rounds=2)
+    models = ended(crowd)
+    assert len(models) == N and all((model == GOAL).all() for model in models)
+
+
+def test_the_same_exchanges_bring_the_same_bits(folder: Path) -> None:
+    found = []
+    for run in ("one", "two"):
+        (folder / run).mkdir()
+        crowd = begun(folder / run, "push_sum", n_rounds=4)
+        ended(crowd)
+        found.append([mean.tensors for number in range(N) if (mean := crowd.mean(number, 4)) is not None])
+    assert found[0] == found[1] and len(found[0]) == N
+
+
+def weights(crowd: Neighbourhood, number: int, of: set[int]) -> list[float]:
+    return [mean.weight for one in of if (mean := crowd.mean(one, number)) is not None]
+
+
+@pytest.mark.parametrize("topology", ["exponential", "flock"])
+def test_push_sum_loses_no_mass_when_members_drop_out_and_come_back(folder: Path, topology: str) -> None:
+    """Who is away is given less and less, and what it was given waits for it."""
+    crowd = begun(folder, "push_sum", topology, n_rounds=20)
+    crowd.run(30.0)
+    crowd.is_up[3] = crowd.is_up[7] = False
+    crowd.run(70.0)
+    crowd.is_up[3] = crowd.is_up[7] = True
+    models = ended(crowd)
+    last = crowd.members[0].book.plan.n_rounds
+    views = crowd.neighbour(0).views
+    held = math.fsum(weights(crowd, last, set(range(N))))
+    assert held + in_flight(views, last) == pytest.approx(N, abs=1e-9)
+    total = sum(
+        model.astype(np.float64) * weight
+        for model, weight in zip(models, weights(crowd, last, set(range(N))), strict=True)
+    )
+    if in_flight(views, last) == 0:
+        np.testing.assert_allclose(total / N, GOAL, rtol=1e-6)
+    assert verdicts(crowd) == {"proved"}
+
+
+@pytest.mark.parametrize("mixing", ["moshpit", "d_psgd", "push_sum"])
+def test_who_dies_for_good_is_waited_for_a_lease_and_no_longer(folder: Path, mixing: str) -> None:
+    crowd = begun(folder, mixing, "exponential", n_rounds=10)
+    crowd.run(12.0)
+    crowd.is_up[4] = False
+    models = ended(crowd, 400.0)
+    assert len(models) == N - 1 and crowd.now_s < 300.0
+    spread = np.ptp(np.array(models), axis=0)
+    assert (spread < 1.0).all()
+    assert "refuted" not in verdicts(crowd)
+
+
+def test_a_straggler_is_waited_for_until_the_deadline_and_its_mass_is_taken_late(folder: Path) -> None:
+    crowd = begun(folder, "push_sum", "exponential", n_rounds=8, deadline_s=20.0)
+    crowd.train_s[2] = 50.0
+    ended(crowd)
+    late = [mean for number in range(N) for r in range(1, 9) if (mean := crowd.mean(number, r)) is not None]
+    views = crowd.neighbour(0).views
+    rounds = [(mix.round, cast_state(views.book.get(link)).round) for mix in late for link in mix.states]
+    assert any(at > of for at, of in rounds) and all(at >= of for at, of in rounds)
+    assert verdicts(crowd) == {"proved"}
+
+
+def cast_state(said: Any) -> State:
+    assert isinstance(said.event, State)
+    return said.event
+
+
+def test_a_member_that_is_restarted_goes_on_and_says_nothing_twice(folder: Path) -> None:
+    crowd = begun(folder, "push_sum", n_rounds=6)
+    for until_s in (8.0, 15.0, 22.0):
+        crowd.run(until_s)
+        crowd.restart(1)
+    assert len(ended(crowd)) == N and not crowd.members[0].book.broken() and verdicts(crowd) == {"proved"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda model: model * np.float32(np.nan), "NaN or infinity"),
+        (lambda model: model + np.float32(np.inf), "NaN or infinity"),
+        (lambda model: model + np.float32(1e6), "away from its receiver's"),
+        (lambda model: model[:3], "has shape"),
+    ],
+)
+def test_a_hostile_state_is_refused_by_all_and_the_reason_is_told_and_proved(
+    folder: Path, spoil: Callable[[Vector], Vector], says: str
+) -> None:
+    crowd = begun(folder, "push_sum", "full", n_rounds=3, max_norm=10_000.0)
+    real = crowd.shelf.add
+
+    def add(layout: Layout, vector: Vector) -> Cid:
+        bad = spoil(vector) if (vector == first_of(6)).all() else vector
+        return real(Layout.of({"w": (len(bad),)}), bad)
+
+    def falls_silent(number: int, entry: Entry) -> None:
+        crowd.is_up[6] = crowd.is_up[6] and (number, entry.kind) != (6, State.kind)
+
+    crowd.shelf.add, crowd.on_say = add, falls_silent  # type: ignore[method-assign]
+    models = ended(crowd, 300.0)
+    assert len(models) == N - 1 and all(np.isfinite(model).all() for model in models)
+    unfit = [one for n in range(N) if n != 6 and (mean := crowd.mean(n, 1)) for one in mean.unfit]
+    assert len(unfit) == N - 1 and all(says in one.reason for one in unfit)
+    assert not [one for one in crowd.findings() if one.verdict == "refuted" and one.by != crowd.identities[6].peer_id]
+
+
+def forge(crowd: Neighbourhood, who: int, kind: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """The next event of that kind that a member says says something else."""
+    scope, done = scope_of(crowd.plan.body_cid), []
+
+    def lie(number: int, entry: Entry) -> None:
+        if number == who and entry.kind == kind and not done:
+            done.append(entry)
+            said = crowd._log.pop()[1]
+            false = make_entry(
+                crowd.identities[who], kind, scope, said.sequence, list(said.prev), change(dict(said.content))
+            )
+            crowd.say(who, false)
+            crowd.is_up[who] = False
+
+    crowd.on_say = lie
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "says"),
+    [
+        (State.kind, lambda said: said | {"weight": 1e-30}, "a first state follows nothing, with weight 1"),
+        (State.kind, lambda said: said | {"weight": 9.0}, "a first state follows nothing, with weight 1"),
+        (State.kind, lambda said: said | {"to": said["to"][::-1]}, "stand in order"),
+        (State.kind, lambda said: said | {"round": 2}, "names no mean that it follows"),
+        (State.kind, lambda said: said | {"round": 7}, "of a round that there is not"),
+        (Mix.kind, lambda said: said | {"weight": said["weight"] / 2}, "its weight is"),
+        (Mix.kind, lambda said: said | {"states": []}, "no mean of its author's own state"),
+        (Mix.kind, lambda said: said | {"states": said["states"][::-1]}, "do not stand in order"),
+    ],
+)
+def test_an_event_that_does_not_hold_is_refuted_by_name_and_not_taken(
+    folder: Path, kind: str, change: Callable[[dict[str, Any]], dict[str, Any]], says: str
+) -> None:
+    crowd = begun(folder, "push_sum", "full", n_rounds=3)
+    forge(crowd, 6, kind, change)
+    assert len(ended(crowd, 300.0)) == N - 1
+    refuted = [one for one in crowd.findings() if one.verdict == "refuted"]
+    assert {one.by for one in refuted} == {crowd.identities[6].peer_id}
+    assert any(says in one.what for one in refuted), refuted
+    if kind == State.kind:
+        liar = {said.cid for said, _ in crowd.members[0].book.said_by(crowd.identities[6].peer_id, State)}
+        taken = {
+            link for n in range(N) if n != 6 for r in (1, 2, 3) if (mix := crowd.mean(n, r)) for link in mix.states
+        }
+        assert not liar & taken
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, 2000.0])
+def test_a_weight_that_no_member_can_have_is_no_event(folder: Path, weight: float) -> None:
+    crowd = begun(folder, "push_sum", "full", n_rounds=1)
+    forge(crowd, 6, State.kind, lambda said: said | {"weight": weight})
+    crowd.run(60.0)
+    assert crowd.n_refused == N - 1
+    assert crowd.neighbour(0).views.state(crowd.identities[6].peer_id, 1) is None
+
+
+def test_a_false_mean_is_refuted_by_its_files(folder: Path) -> None:
+    crowd = begun(folder, "d_psgd", "ring", n_rounds=2)
+    false = crowd.shelf.add(crowd.layout, ZEROS + 1)
+    forge(crowd, 6, Mix.kind, lambda said: said | {"tensors": false})
+    ended(crowd, 300.0)
+    refuted = [one for one in crowd.findings() if one.verdict == "refuted"]
+    assert [one.by for one in refuted] == [crowd.identities[6].peer_id] and f"the mean {false} is not" in refuted[
+        0
+    ].what
+
+
+def test_a_state_is_taken_once_and_a_replay_is_refuted(folder: Path) -> None:
+    crowd = begun(folder, "push_sum", "full", n_rounds=3)
+    crowd.run(100.0)
+    views, me = crowd.neighbour(0).views, crowd.identities[6].peer_id
+    first, second = views.mix(me, 1), views.mix(me, 2)
+    assert first is not None and second is not None and isinstance(second.event, Mix) and isinstance(first.event, Mix)
+    old = next(link for link in first.event.states if link != (views.state(me, 1) or first).cid)
+    content = dict(second.entry.content) | {"states": sorted([*second.event.states, old])}
+    scope = scope_of(crowd.plan.body_cid)
+    replayed = make_entry(crowd.identities[6], Mix.kind, scope, second.entry.sequence, list(second.entry.prev), content)
+    said = Said(replayed, read_event(replayed, crowd.plan.body_cid))
+    assert views.fault_of_mix(said) == "it takes a state that its author took before"
+
+
+def test_two_states_of_one_round_break_the_rules_and_are_given_to_nobody_any_more(folder: Path) -> None:
+    crowd = begun(folder, "push_sum", "full", n_rounds=3)
+    scope = scope_of(crowd.plan.body_cid)
+
+    def lie(number: int, entry: Entry) -> None:
+        if number == 6 and entry.kind == State.kind and entry.content["round"] == 1:
+            other = dict(entry.content) | {"n_samples": 99}
+            crowd.say(6, make_entry(crowd.identities[6], State.kind, scope, entry.sequence, list(entry.prev), other))
+
+    crowd.on_say = lie
+    ended(crowd, 300.0)
+    liar = crowd.identities[6].peer_id
+    assert all(liar in crowd.members[n].book.broken() for n in range(N))
+    assert liar not in crowd.neighbour(0).views.active()
+    assert any(one.by == liar for one in crowd.findings())
