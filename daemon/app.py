@@ -4,6 +4,7 @@ Start order is nesting order; a stop unwinds it. The parts that a peer talks to 
 peer does ends no more than its stream.
 """
 
+import math
 import os
 import random
 import shutil
@@ -52,6 +53,7 @@ from daemon.lock import sole_daemon
 from daemon.paths import Home, make_home
 from daemon.peering import keep_connected, note_peers
 from daemon.provide import Provider
+from protocols.bitswap.pace import Pace
 from protocols.bitswap.shell import Exchange, run_exchange
 from protocols.errors import Malformed
 from protocols.net import Network, PeerInfo
@@ -187,7 +189,7 @@ async def open_node(
             roots = await trio.to_thread.run_sync(Roots, store)
             for cid, reason in roots.hidden.items():
                 log.error("root_hidden", cid=str(cid), reason=reason)
-            ports = _ports(home, identity, store, roots, catalog, feed, network)
+            ports = _ports(home, config, identity, store, roots, catalog, feed, network)
             await ports.exchange.work(partial(_fill_catalog, ports, home))
             for name in await ports.exchange.work(partial(mend_models, catalog, home.models, wall.unix_s())):
                 log.warning("model_lost", name=name)
@@ -321,6 +323,7 @@ def _open_store(home: Home, config: Config) -> PackBlockstore:
 
 def _ports(
     home: Home,
+    config: Config,
     identity: Identity,
     store: Store,
     roots: Roots,
@@ -349,7 +352,7 @@ def _ports(
             feed.note_by(by, kind, fields)
 
     return Ports(
-        exchange=Exchange(network, store, may_see, report),
+        exchange=Exchange(network, store, may_see, report, pace=Pace(1e6 * config.network.upload_mb_s or math.inf)),
         identity=identity,
         store=store,
         roots=roots,

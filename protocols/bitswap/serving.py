@@ -143,13 +143,13 @@ class Serving:
         client = self._clients.get(name)
         return client is not None and bool(client.ready or client.haves or client.dont_haves)
 
-    def next_batch(self, name: PeerId) -> Batch:
-        """Take the next message's worth of answers for a peer off its queue."""
+    def next_batch(self, name: PeerId, max_bytes: int = BATCH_BYTES) -> Batch:
+        """Take the next message's worth of answers for a peer off its queue; one large block may exceed it."""
         client = self._clients.get(name, _Client())
         blocks: list[Entry] = []
         n_bytes = 0
         for key, (entry, size_bytes) in list(client.ready.items()):
-            if blocks and (n_bytes + size_bytes > BATCH_BYTES or len(blocks) == MAX_BATCH_BLOCKS):
+            if blocks and (n_bytes + size_bytes > max_bytes or len(blocks) == MAX_BATCH_BLOCKS):
                 break
             blocks.append(entry)
             n_bytes += min(size_bytes, MAX_BLOCK_BYTES)

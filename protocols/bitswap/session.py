@@ -6,7 +6,8 @@ is asked for once however many want it. Blocks are keyed by multihash: peers dif
 How a want travels: it goes as want-block to the peer that is likely to answer soonest - fewest asks in hand, weighted
 by how long its blocks take - while peers that have not proved themselves yet get a want-have. DONT_HAVE, silence and
 disconnection each put it back in line. A silent peer is left alone for a while; the ask is cancelled there once another
-peer takes it, so duplicates are bounded by what was on the wire.
+peer takes it, so duplicates are bounded by what was on the wire. A proven peer with nothing in hand takes over the last
+asks of one that has many.
 """
 
 import math
@@ -26,6 +27,7 @@ PAUSE_S: Final = 5.0  # a stalled peer rests; doubled each time, up to:
 MAX_PAUSE_S: Final = 60.0
 MAX_IN_FLIGHT: Final = 32  # blocks asked of one peer at a time
 MAX_IN_FLIGHT_UNPROVEN: Final = 4
+LONG_WAIT_S: Final = 0.75  # idle peers may take over from one that needs longer
 MAX_WANTS: Final = 256  # per session
 MAX_SESSIONS: Final = 1024
 MAX_PROVIDERS: Final = 64  # per session
@@ -88,6 +90,7 @@ class _Peer:
     heard_s: float = -math.inf
     gave_s: float = -math.inf
     block_s: float | None = None  # moving average of what a block takes; None before the first
+    gap_s: float | None = None  # moving average between blocks that follow each other
     pause_s: float = PAUSE_S
     resume_s: float = -math.inf
     n_lacks_in_a_row: int = 0
@@ -98,8 +101,25 @@ class _Peer:
     def has_room(self) -> bool:
         return len(self.in_flight) < (MAX_IN_FLIGHT if self.is_proven else MAX_IN_FLIGHT_UNPROVEN)
 
+    def is_idle(self, now_s: float) -> bool:
+        return self.is_proven and not self.in_flight and bool(self.sessions) and self.may_be_asked(now_s)
+
+    def wait_s(self) -> float:
+        """How long what it has in hand will take, by the gaps between blocks; 0 while none is known.
+
+        What a first block takes says nothing here: it is latency, in which the others may be on the wire already.
+        """
+        return len(self.in_flight) * (self.gap_s or 0.0)
+
+    def is_overburdened(self) -> bool:
+        """Has it so much in hand that others may take some? The first block is on the wire already."""
+        return len(self.in_flight) > 1 and self.wait_s() > LONG_WAIT_S
+
     def note_block(self, spent_s: float) -> None:
         self.block_s = max(1e-6, spent_s if self.block_s is None else 0.8 * self.block_s + 0.2 * spent_s)
+
+    def note_gap(self, gap_s: float) -> None:
+        self.gap_s = gap_s if self.gap_s is None else 0.8 * self.gap_s + 0.2 * gap_s
 
     def stalls_at_s(self) -> float:
         return min(self.heard_s + STALL_S, self.gave_s + SLOW_S) if self.in_flight else math.inf
@@ -315,6 +335,8 @@ class Wants:
         asked_s = peer.in_flight.pop(key, None)
         if asked_s is not None:
             peer.note_block(now_s - max(asked_s, peer.gave_s))
+            if peer.gave_s > asked_s:
+                peer.note_gap(now_s - peer.gave_s)
         peer.gave_s, peer.is_proven, peer.n_lacks_in_a_row = now_s, True, 0
         peer.resume_s, peer.pause_s = -math.inf, PAUSE_S
         sessions = tuple(sorted(want.sessions))
@@ -373,7 +395,25 @@ class Wants:
             elif not want.is_starving:
                 want.is_starving = True
                 news += [NeedProviders(session, want.cid) for session in sorted(want.sessions)]
+        self._share_out(now_s, asks)
         return [*_sends(asks), *news]
+
+    def _share_out(self, now_s: float, asks: dict[PeerId, list[Entry]]) -> None:
+        """Let proven peers that have nothing in hand take over what others would come to last."""
+        if self._in_line or not self._wants:
+            return  # there is work for everybody, or for nobody
+        idle = [name for name, peer in self._peers.items() if peer.is_idle(now_s)]
+        for name in idle:
+            busiest = max((each for each in self._peers.values() if each.in_flight), key=_Peer.wait_s, default=None)
+            if busiest is None or not busiest.is_overburdened():
+                return
+            keys = list(busiest.in_flight)
+            for key in keys[-(len(keys) // 2) :]:
+                want = self._wants[key]
+                if name in self._candidates(want, now_s) and self._peers[name].has_room():
+                    del busiest.in_flight[key]
+                    self._in_line[key] = None
+                    self._ask(key, want, name, now_s, asks)
 
     def _quickest(self, names: Sequence[PeerId]) -> PeerId:
         """Who will have answered one more ask soonest; a peer of unknown speed passes for as fast as the best."""

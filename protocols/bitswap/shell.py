@@ -14,7 +14,8 @@ from typing import Final, Protocol, TypeVar
 import trio
 
 from protocols.bitswap.intake import Intake
-from protocols.bitswap.serving import Batch, Serving
+from protocols.bitswap.pace import Pace
+from protocols.bitswap.serving import BATCH_BYTES, Batch, Serving
 from protocols.bitswap.session import MAX_WANTS, Action, Arrived, Got, Misbehaved, NeedProviders, Send, Wants
 from protocols.bitswap.wire import (
     MAX_ITEMS,
@@ -105,6 +106,7 @@ class Exchange:
     Args:
         may_see: May this peer know that we have this block? Called in worker threads.
         report: Told of each peer that sends what it should not, with a stable code.
+        pace: How fast blocks go out.
     """
 
     network: Network
@@ -114,6 +116,7 @@ class Exchange:
     work: Worker = field(default_factory=in_threads)
     wants: Wants = field(default_factory=Wants)
     serving: Serving = field(default_factory=Serving)
+    pace: Pace = field(default_factory=Pace)
     sessions: dict[int, "Session"] = field(default_factory=dict)
     talks: dict[PeerId, _Talk] = field(default_factory=dict)
     nursery: trio.Nursery | None = None
@@ -455,6 +458,9 @@ async def _deliver(
 
 async def _send(exchange: Exchange, peer: PeerId, stream: Stream | None, message: Message) -> Stream | None:
     """Send one message, over a fresh stream where the old one is broken. None: the peer cannot be reached."""
+    if message.blocks:
+        n_bytes = sum(len(block.data) for block in message.blocks)
+        await trio.sleep_until(exchange.pace.reserve(n_bytes, trio.current_time()))
     for _ in range(N_ATTEMPTS):
         try:
             if stream is None:
@@ -477,7 +483,7 @@ async def _compose(exchange: Exchange, peer: PeerId, talk: _Talk) -> Message:
     """The next message to a peer: news of our wantlist, and answers to its own."""
     keys = list(talk.entries)[:MAX_ENTRIES_PER_MESSAGE]
     entries = tuple(talk.entries.pop(key) for key in keys)
-    batch = exchange.serving.next_batch(peer)
+    batch = exchange.serving.next_batch(peer, exchange.pace.turn_bytes(len(exchange.talks), BATCH_BYTES))
     payloads = await _work_for_guest(exchange, partial(_read, exchange.store, batch)) if batch.blocks else []
     blocks = [payload for payload in payloads if payload is not None]
     for entry, payload in zip(batch.blocks, payloads, strict=bool(payloads)):

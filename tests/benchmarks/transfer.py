@@ -1,13 +1,18 @@
 """A large file from one process to another on loopback: `python -m tests.benchmarks.transfer`.
 
 Each way in turn, in the same rounds: plain TCP (bytes alone, by trio), Covey from Covey, Kubo from Kubo, Covey from
-Kubo, Kubo from Covey. Stores are on disk, in fresh folders. Time runs until the content is in the store and written
-out as a file, as Kubo's `get` does it; beside it, for Covey, the fetch alone. Where Kubo cannot be had its rows are
-missing.
+Kubo, Kubo from Covey, py-libp2p's Bitswap from itself (a tenth of the bytes, for it is slow; its whole stack as it
+ships). Stores are on disk, in fresh folders. Time runs until the content is in the store and written out as a file, as
+Kubo's `get` does it; beside it, for Covey, the fetch alone. Where Kubo cannot be had its rows are missing.
+
+`--providers` measures something else: Covey from one, two and four Covey nodes that each give no more than so much a
+second, against what they may give together.
 """
 
 import argparse
 import json
+import logging
+import math
 import os
 import platform
 import random
@@ -17,8 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +34,15 @@ from tests.benchmarks.storage import Kubo
 from tests.interop.strangers import CannotInstall, kubo_command
 
 Row = dict[str, float]
-WAYS = ("plain TCP", "Covey <- Covey", "Kubo <- Kubo", "Covey <- Kubo", "Kubo <- Covey")
+STOCK_PART = 10
+STOCK_TIMEOUT_S = 300.0
+WAYS = ("plain TCP", "Covey <- Covey", "Kubo <- Kubo", "Covey <- Kubo", "Kubo <- Covey", "py-libp2p <- py-libp2p")
+N_PROVIDERS = (1, 2, 4)
 
 
-async def serve_covey(path: Path, folder: Path) -> None:
-    """Add a file, and serve it to everybody."""
+async def serve_covey(path: Path, folder: Path, most_mb_s: float) -> None:
+    """Add a file, and serve it to everybody, no faster than that."""
+    from protocols.bitswap.pace import Pace
     from protocols.bitswap.shell import Exchange, run_exchange
     from protocols.net_libp2p import NetConfig, open_network
     from storage.keys import Identity
@@ -43,7 +52,8 @@ async def serve_covey(path: Path, folder: Path) -> None:
     store = PackBlockstore(folder)
     root = add_path(store, path)
     async with open_network(Identity.generate(), NetConfig(("/ip4/127.0.0.1/tcp/0",), mdns=False)) as network:
-        exchange = Exchange(network, store, may_see=lambda peer, cid: True)
+        pace = Pace(most_mb_s * (1 << 20))
+        exchange = Exchange(network, store, may_see=lambda peer, cid: True, pace=pace)
         async with trio.open_nursery() as nursery:
             await nursery.start(run_exchange, exchange)
             print(f"{network.addresses()[0]} {root}", flush=True)
@@ -52,8 +62,8 @@ async def serve_covey(path: Path, folder: Path) -> None:
             nursery.cancel_scope.cancel()
 
 
-async def get_covey(address: str, cid: str, folder: Path) -> Row:
-    """Fetch a file from one provider, and write it out."""
+async def get_covey(addresses: list[str], cid: str, folder: Path) -> Row:
+    """Fetch a file from these providers, and write it out."""
     from protocols.bitswap.shell import Exchange, run_exchange
     from protocols.fetch import fetch_dag
     from protocols.net import PeerInfo
@@ -68,23 +78,83 @@ async def get_covey(address: str, cid: str, folder: Path) -> Row:
         exchange = Exchange(network, store, may_see=lambda peer, cid: True)
         async with trio.open_nursery() as nursery:
             await nursery.start(run_exchange, exchange)
-            provider = PeerInfo.parse(address)
-            await network.connect(provider)
+            providers = [PeerInfo.parse(address) for address in addresses]
+            for provider in providers:
+                await network.connect(provider)
             begin_s, begin_cpu_s = time.perf_counter(), time.process_time()
-            done = await fetch_dag(exchange, root, providers=[provider])
+            done = await fetch_dag(exchange, root, providers=providers)
             fetched_s, cpu_s = time.perf_counter() - begin_s, time.process_time() - begin_cpu_s
             await trio.to_thread.run_sync(export, store, root, folder / "got")
             whole_s = time.perf_counter() - begin_s
             nursery.cancel_scope.cancel()
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return {
         "whole_s": whole_s,
         "fetch_s": fetched_s,
         "cpu_s": cpu_s,
-        "peak_mb": int(peak.split()[1]) / 1024,
+        "peak_mb": peak_mb(),
         "n_duplicates": exchange.wants.n_duplicates,
         "n_blocks": done.n_blocks,
     }
+
+
+def peak_mb() -> float:
+    """The most memory that this process ever had."""
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(peak.split()[1]) / 1024
+
+
+@asynccontextmanager
+async def open_stock(nursery: trio.Nursery, folder: Path) -> AsyncIterator[tuple[Any, Any]]:
+    """A host and the Bitswap that py-libp2p ships, on its own muxer and noise."""
+    import libp2p
+    from libp2p.bitswap.block_store import FilesystemBlockStore
+    from libp2p.bitswap.client import BitswapClient
+    from libp2p.bitswap.dag import MerkleDag
+    from multiaddr import Multiaddr
+
+    listen = [Multiaddr("/ip4/127.0.0.1/tcp/0")]
+    host = libp2p.new_host(listen_addrs=listen)
+    async with host.run(listen):
+        client = BitswapClient(host, FilesystemBlockStore(str(folder)))
+        client.set_nursery(nursery)
+        await client.start()
+        yield host, MerkleDag(client)
+        await client.stop()
+
+
+async def serve_stock(path: Path, folder: Path) -> None:
+    """Add a file with py-libp2p, and serve it."""
+    quiet()
+    async with trio.open_nursery() as nursery, open_stock(nursery, folder) as (host, dag):
+        root = await dag.add_file(str(path))
+        print(f"{host.get_addrs()[0]} {root.hex()}", flush=True)
+        await trio.to_thread.run_sync(sys.stdin.readline)
+        nursery.cancel_scope.cancel()
+
+
+async def get_stock(address: str, root: str, folder: Path) -> Row:
+    """Fetch a file with py-libp2p, and write it out."""
+    from libp2p.peer.peerinfo import info_from_p2p_addr
+    from multiaddr import Multiaddr
+
+    quiet()
+    row: Row = {}
+    async with trio.open_nursery() as nursery, open_stock(nursery, folder) as (host, dag):
+        provider = info_from_p2p_addr(Multiaddr(address))
+        await host.connect(provider)
+        begin_s, begin_cpu_s = time.perf_counter(), time.process_time()
+        data = await dag.fetch_file(bytes.fromhex(root), provider.peer_id, timeout=STOCK_TIMEOUT_S)
+        fetched_s, cpu_s = time.perf_counter() - begin_s, time.process_time() - begin_cpu_s
+        (folder / "got").write_bytes(data[0] if isinstance(data, tuple) else data)
+        whole_s = time.perf_counter() - begin_s
+        row = {"whole_s": whole_s, "fetch_s": fetched_s, "cpu_s": cpu_s, "peak_mb": peak_mb()}
+        nursery.cancel_scope.cancel()
+    return row
+
+
+def quiet() -> None:
+    """py-libp2p logs a line for each block."""
+    logging.getLogger("libp2p").setLevel(logging.CRITICAL)
 
 
 async def get_tcp(address: str, path: Path) -> Row:
@@ -148,17 +218,52 @@ def measure(way: str, path: Path, folder: Path) -> Row:
         with serving("tcp") as address:
             return run("tcp", address, str(path))
     if way == "Covey <- Covey":
-        with serving("covey", str(path), str(there)) as said:
-            return run("covey", *said.split(), str(here))
+        return from_covey(path, folder, 1, math.inf)
+    if way == "py-libp2p <- py-libp2p":
+        tenth = folder / "tenth"
+        tenth.write_bytes(path.read_bytes()[: path.stat().st_size // STOCK_PART])
+        with serving("stock", str(tenth), str(there)) as said:
+            row = run("stock", *said.split(), str(here))
+        assert (here / "got").read_bytes() == tenth.read_bytes()
+        (here / "got").unlink()
+        return row | {key: STOCK_PART * row[key] for key in ("whole_s", "fetch_s", "cpu_s")}
     if way == "Kubo <- Covey":
-        with serving("covey", str(path), str(there)) as said, kubo(here) as (node, _):
+        with serving("covey", str(path), str(there), "inf") as said, kubo(here) as (node, _):
             return kubo_gets(node, *said.split(), folder)
     with kubo(there) as (node, address):
         cid = node.ask("add", path=str(path)).removeprefix("/ipfs/")
         if way == "Covey <- Kubo":
-            return run("covey", address, cid, str(here))
+            return run("covey", cid, str(here), address)
         with kubo(here) as (other, _):
             return kubo_gets(other, address, cid, folder)
+
+
+def from_covey(path: Path, folder: Path, n_providers: int, most_mb_s: float) -> Row:
+    """From so many Covey nodes, each of which gives no more than that a second."""
+    with ExitStack() as stack:
+        said = [
+            stack.enter_context(serving("covey", str(path), str(folder / f"there {number}"), str(most_mb_s)))
+            for number in range(n_providers)
+        ]
+        addresses = [one.split()[0] for one in said]
+        return run("covey", said[0].split()[1], str(folder / "here"), *addresses)
+
+
+def compare_providers(path: Path, temporary: Path, n_mb: int, most_mb_s: float, n_rounds: int) -> None:
+    """Print what one, two and four providers give together."""
+    print(f"{n_mb} MiB from providers that give {most_mb_s:g} MiB/s each, medians of {n_rounds} rounds\n")
+    print("| providers | MiB/s | of what they may give | blocks twice | peak MB |\n| --- | --- | --- | --- | --- |")
+    for n_providers in N_PROVIDERS:
+        rows = []
+        for _ in range(n_rounds):
+            folder = temporary / "providers"
+            folder.mkdir()
+            rows.append(from_covey(path, folder, n_providers, most_mb_s))
+            shutil.rmtree(folder)
+        middle = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+        speed = n_mb / middle["fetch_s"]
+        part = speed / (n_providers * most_mb_s)
+        print(f"| {n_providers} | {speed:.1f} | {part:.0%} | {middle['n_duplicates']:.0f} | {middle['peak_mb']:.0f} |")
 
 
 def main() -> None:
@@ -166,7 +271,15 @@ def main() -> None:
     parser.add_argument("--mb", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--way", action="append", choices=WAYS)
+    parser.add_argument("--providers", action="store_true", help="1, 2 and 4 providers with a bound on each")
+    parser.add_argument("--most", type=float, default=8.0, help="with --providers: MiB/s that each gives")
     args = parser.parse_args()
+    if args.providers:
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / "file"
+            path.write_bytes(random.Random(1).randbytes(args.mb << 20))
+            compare_providers(path, Path(temporary), args.mb, args.most, args.rounds)
+        return
     ways = tuple(args.way or WAYS)
     try:
         kubo_command()
@@ -215,11 +328,15 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["serve", "tcp"]:
             trio.run(serve_tcp)
-        case ["serve", "covey", path, folder]:
-            trio.run(serve_covey, Path(path), Path(folder))
+        case ["serve", "covey", path, folder, most_mb_s]:
+            trio.run(serve_covey, Path(path), Path(folder), float(most_mb_s))
+        case ["serve", "stock", path, folder]:
+            trio.run(serve_stock, Path(path), Path(folder))
+        case ["get", "stock", address, root, folder]:
+            print(json.dumps(trio.run(get_stock, address, root, Path(folder))))
         case ["get", "tcp", address, path]:
             print(json.dumps(trio.run(get_tcp, address, Path(path))))
-        case ["get", "covey", address, cid, folder]:
-            print(json.dumps(trio.run(get_covey, address, cid, Path(folder))))
+        case ["get", "covey", cid, folder, *addresses]:
+            print(json.dumps(trio.run(get_covey, addresses, cid, Path(folder))))
         case _:
             main()

@@ -290,3 +290,26 @@ def test_whatever_peers_do_only_wanted_blocks_come_and_an_honest_one_suffices(
     assert n_sent < 100 * n_wanted * len(peers)
     carry_out(wants.close(session))
     assert not wants._wants and not wants._in_line
+
+
+def test_an_idle_peer_takes_over_what_a_slow_one_would_come_to_last() -> None:
+    wants, session, _ = started([A], range(20))
+    wants.received(A, [block(0)], [], [], 0.1)  # proves itself, and is asked for the rest
+    wants.add_providers(session, [B], 0.1)
+    wants.received(A, [block(1)], [], [], 0.5)
+    late = wants.want(session, [CIDS[20]], 0.6)
+    assert wanted(late, A) == [CIDS[20]] and wanted(late, B) == []  # only probed
+    actions = wants.received(B, [], [CIDS[20]], [], 0.7)  # it is known by now how slow the first one is
+    taken = wanted(actions, B)
+    assert len(taken) == 9 and taken == cancelled(actions, A)
+    assert CIDS[2] not in taken  # on the wire
+
+
+def test_nothing_is_taken_over_from_a_peer_that_is_about_to_deliver() -> None:
+    wants, session, _ = started([A], range(20))
+    wants.received(A, [block(0)], [], [], 0.1)
+    wants.add_providers(session, [B], 0.1)
+    wants.want(session, [CIDS[20]], 0.1)
+    wants.received(B, [], [CIDS[20]], [], 0.1)
+    for number in range(1, 10):
+        assert wanted(wants.received(A, [block(number)], [], [], 0.1 + number / 1000), B) == []
