@@ -53,6 +53,7 @@ from daemon.lock import sole_daemon
 from daemon.paths import Home, make_home
 from daemon.peering import keep_connected, note_peers
 from daemon.provide import Provider
+from protocols import perf
 from protocols.bitswap.pace import Pace
 from protocols.bitswap.shell import Exchange, run_exchange
 from protocols.errors import Malformed
@@ -195,6 +196,7 @@ async def open_node(
                 log.warning("model_lost", name=name)
             await ports.exchange.work(partial(mend_shelf, ports))
             serve_offers(ports)
+            network.serve(perf.PROTOCOL, perf.answering(lambda peer: peer in catalog.peers.flock()))
             keeper = Keeper(store, ports.pins, roots, feed.note)
             async with _gateway(config, ports) as gateway:
                 crew = await ports.exchange.work(partial(Crew, ports, home.agents))
@@ -352,7 +354,7 @@ def _ports(
             feed.note_by(by, kind, fields)
 
     return Ports(
-        exchange=Exchange(network, store, may_see, report, pace=Pace(1e6 * config.network.upload_mb_s or math.inf)),
+        exchange=Exchange(network, store, may_see, report, pace=Pace(1e6 * config.network.upload_mb_per_s or math.inf)),
         identity=identity,
         store=store,
         roots=roots,
@@ -484,6 +486,7 @@ async def _libp2p(identity: Identity, config: Config, first_sequence: int) -> As
         mdns=config.network.has_mdns,
         kad_protocol=DHTS[config.network.dht],
         first_sequence=first_sequence,
+        only_protected=config.network.is_private,
     )
     async with open_network(identity, chosen) as network:
         yield network

@@ -41,7 +41,8 @@ class NetworkConfig(Section, frozen=True):
     port: Annotated[Port, _said("TCP; 0 takes any that is free")] = 4701
     has_mdns: Annotated[bool, _said("Find the nodes of the local network, and be found")] = True
     bootstrap: Annotated[tuple[str, ...], _said("Peers to connect to: what covey id prints on the other side")] = ()
-    upload_mb_s: Annotated[
+    is_private: Annotated[bool, _said("Speak with added, trusted and bootstrap peers alone")] = False
+    upload_mb_per_s: Annotated[
         float,
         Meta(ge=0, le=MAX_GB),
         _said("The most that blocks to others take, in MB a second; 0 is no limit"),

@@ -60,8 +60,10 @@ async def keep_connected(
     limiter = trio.CapacityLimiter(MAX_DIALS)
     task_status.started()
     while True:
-        rows = await trio.to_thread.run_sync(book.kept)
-        network.protect(row.peer for row in rows)
+        banned = await trio.to_thread.run_sync(book.banned)
+        rows = [row for row in await trio.to_thread.run_sync(book.kept) if row.peer not in banned]
+        network.protect([*(row.peer for row in rows), *(info.peer for info in bootstrap)])
+        network.refuse(banned)
         kept = [PeerInfo(row.peer, row.addresses) for row in rows if row.addresses]
         wanted = {info.peer: info for info in (*bootstrap, *kept) if info.peer != network.peer_id}
         async with trio.open_nursery() as nursery:

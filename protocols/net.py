@@ -52,6 +52,17 @@ class PeerChange(NamedTuple):
     is_connected: bool
 
 
+class Link(NamedTuple):
+    """A connection that stands: `is_dialled` by us; bytes as they went over the wire, since it began."""
+
+    peer: PeerId
+    address: str
+    is_dialled: bool
+    n_streams: int
+    sent_bytes: int
+    received_bytes: int
+
+
 class TopicMessage(NamedTuple):
     """What came over a topic. `sender` is the peer whose key signed the gossip message, not who passed it on."""
 
@@ -118,6 +129,15 @@ class Network(Protocol):
 
     def protect(self, peers: Iterable[PeerId]) -> None:
         """Keep places for these peers, and from now on for no others: whoever else comes cannot take them all."""
+
+    def refuse(self, peers: Iterable[PeerId]) -> None:
+        """Speak with none of these peers from now on, and with others again; connections to them are closed."""
+
+    def connections(self) -> list[Link]:
+        """The connections that stand."""
+
+    async def find_peer(self, peer: PeerId) -> PeerInfo:
+        """Ask the DHT where a peer is; without addresses where nobody knows."""
 
     def serve(self, protocol: str, handler: Handler) -> None:
         """Answer `protocol` with `handler`, a task per stream; the stream is closed behind it.

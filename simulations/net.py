@@ -25,6 +25,7 @@ from protocols.net import (
     PEER_CHANNEL_CHANGES,
     Broadcast,
     Handler,
+    Link,
     PeerChange,
     PeerInfo,
     TopicMessage,
@@ -220,6 +221,7 @@ class SimNetwork:
         self._seen: OrderedDict[tuple[PeerId, int], None] = OrderedDict()
         self._n_published = 0
         self._provided: dict[Cid, float] = {}  # when the record expires
+        self._refused: frozenset[PeerId] = frozenset()
 
     def __repr__(self) -> str:
         return f"SimNetwork({self.address})"
@@ -260,6 +262,8 @@ class SimNetwork:
         """See `Network`."""
         if info.peer == self._peer:
             raise DialFailed("that is this node itself")
+        if info.peer in self._refused:
+            raise DialFailed(f"{info.peer} is banned here")
         if info.peer in self._links:
             await trio.lowlevel.checkpoint()
             return
@@ -270,7 +274,7 @@ class SimNetwork:
             await trio.sleep(DIAL_TIMEOUT_S)
             raise DialFailed(f"{info.peer} did not answer within {DIAL_TIMEOUT_S:g} s")
         await trio.sleep(2 * self._world.latency_s[1])
-        if target is None or self._is_unreachable(target):
+        if target is None or self._is_unreachable(target) or target.refuses(self._peer):
             raise DialFailed(f"nobody answers as {info.peer} at {', '.join(addresses) or 'any known address'}")
         if target.peer_id not in self._links:
             link = SimLink(self._world, (self, target))
@@ -288,6 +292,28 @@ class SimNetwork:
 
     def protect(self, peers: Iterable[PeerId]) -> None:
         """See `Network`. There is room for everybody here."""
+
+    def refuse(self, peers: Iterable[PeerId]) -> None:
+        """See `Network`."""
+        self._refused = frozenset(peers)
+        for peer in self._refused & self._links.keys():
+            self._links[peer].cut()
+
+    def refuses(self, peer: PeerId) -> bool:
+        """Does this node speak with that peer no more?"""
+        return peer in self._refused
+
+    def connections(self) -> list[Link]:
+        """See `Network`. Bytes are not counted, and who dialled is not noted."""
+        return [
+            Link(peer, link.other(self).address, False, len(link.streams), 0, 0) for peer, link in self._links.items()
+        ]
+
+    async def find_peer(self, peer: PeerId) -> PeerInfo:
+        """See `Network`. Found are those to whom a path of connections leads."""
+        await trio.sleep(4 * self._world.latency_s[1])
+        near = [node.address for node in self._world.component(self) if node.peer_id == peer]
+        return PeerInfo(peer, tuple(near))
 
     def link(self, link: SimLink) -> None:
         """Take up a new connection: learn the other's address, tell it our topics."""

@@ -110,6 +110,8 @@ def _number_text(key: str, value: float) -> str:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
     if key.endswith("_ms"):
         return f"{value:.0f} ms"
+    if key.endswith("bytes_per_s"):
+        return f"{bytes_text(value)}/s"
     if key.endswith("_per_s"):
         return f"{value:.4g} a second"
     if key.endswith("_s"):

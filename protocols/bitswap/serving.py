@@ -115,6 +115,11 @@ class Serving:
         """Is there a want that could not be answered yet?"""
         return bool(self._waiting)
 
+    @property
+    def n_wanting(self) -> int:
+        """How many peers want something of us."""
+        return sum(bool(client.waiting or client.ready) for client in self._clients.values())
+
     def waiting_for(self, cids: Iterable[Cid]) -> list[tuple[PeerId, Cid]]:
         """Who waits for one of these blocks, under the CID that it used."""
         return [

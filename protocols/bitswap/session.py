@@ -54,12 +54,16 @@ class Send(NamedTuple):
 
 
 class Got(NamedTuple):
-    """A wanted block has arrived; its bytes match the CID, which is the one that was wanted."""
+    """A wanted block has arrived; its bytes match the CID, which is the one that was wanted.
+
+    `wait_s`: since it was asked of this peer; 0 where it was not.
+    """
 
     sessions: tuple[int, ...]
     peer: PeerId
     cid: Cid
     data: bytes
+    wait_s: float = 0.0
 
 
 class Misbehaved(NamedTuple):
@@ -344,7 +348,8 @@ class Wants:
             self._sessions[session].wants.discard(key)
         want.told.discard(name)  # who sends a block takes it off our list without being told
         self._drop(key, want, cancels)
-        actions.append(Got(sessions, name, want.cid, block.data))
+        wait_s = now_s - asked_s if asked_s is not None else 0.0
+        actions.append(Got(sessions, name, want.cid, block.data, wait_s))
         return True
 
     def _drop(self, key: bytes, want: _Want, cancels: dict[PeerId, list[Entry]]) -> None:

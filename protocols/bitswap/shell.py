@@ -17,6 +17,7 @@ from protocols.bitswap.intake import Intake
 from protocols.bitswap.pace import Pace
 from protocols.bitswap.serving import BATCH_BYTES, Batch, Serving
 from protocols.bitswap.session import MAX_WANTS, Action, Arrived, Got, Misbehaved, NeedProviders, Send, Wants
+from protocols.bitswap.trace import Origin, Trace
 from protocols.bitswap.wire import (
     MAX_ITEMS,
     MAX_MESSAGE_BYTES,
@@ -117,6 +118,7 @@ class Exchange:
     wants: Wants = field(default_factory=Wants)
     serving: Serving = field(default_factory=Serving)
     pace: Pace = field(default_factory=Pace)
+    trace: Trace = field(default_factory=Trace)
     sessions: dict[int, "Session"] = field(default_factory=dict)
     talks: dict[PeerId, _Talk] = field(default_factory=dict)
     nursery: trio.Nursery | None = None
@@ -236,7 +238,8 @@ def _carry_out(exchange: Exchange, actions: Iterable[Action]) -> None:
         match action:
             case Send(peer, entries):
                 _wake_talk(exchange, peer, entries)
-            case Got(sessions):
+            case Got(sessions, giver, cid, data, wait_s):
+                exchange.trace.note(cid, Origin(giver, len(data), trio.current_time(), wait_s))
                 for number in sessions:
                     session = exchange.sessions[number]
                     session.arrived.append(action)

@@ -16,6 +16,8 @@ from storage.errors import StorageError
 from storage.keys import PeerId
 
 MAX_ADDRESSES_PER_PEER: Final = 16
+V4_SUBNET_BITS: Final = 24
+V6_SUBNET_BITS: Final = 48
 
 _WILDCARDS: Final = {"0.0.0.0": "ip4", "::": "ip6"}  # noqa: S104 - recognised, not bound
 _FAMILIES: Final = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
@@ -65,6 +67,18 @@ def expand(addresses: Sequence[Any]) -> list[Any]:
         else:
             expanded.append(address)
     return expanded
+
+
+def subnet_of(address: str) -> str:
+    """The network that somebody at `host:port` has to rent to have many addresses; empty for what is not public."""
+    try:
+        ip = ipaddress.ip_address(address.rpartition(":")[0].strip("[]"))
+    except ValueError:
+        return ""
+    if not ip.is_global:
+        return ""
+    bits = V4_SUBNET_BITS if ip.version == 4 else V6_SUBNET_BITS
+    return str(ipaddress.ip_network((ip, bits), strict=False))
 
 
 def _interface_ips(protocol: str) -> list[str]:

@@ -7,9 +7,10 @@ from typing import Any, Final
 
 import trio
 from libp2p.kad_dht import kad_dht
+from libp2p.peer.peerstore import PeerStoreError
 
 from protocols.net import PeerInfo
-from protocols.net_libp2p.addresses import to_peer, to_texts
+from protocols.net_libp2p.addresses import to_id, to_peer, to_texts
 from protocols.net_libp2p.host import MAX_CONNECTIONS, PROVIDES_PER_WINDOW, BoundedRecords, survive
 from storage.cid import Cid
 from storage.keys import PeerId
@@ -75,6 +76,17 @@ async def find_providers(dht: Any, cid: Cid, limit: int) -> list[PeerInfo]:
             for peer_id in closest[start : start + PARALLEL_QUERIES]:
                 nursery.start_soon(survive, partial(_ask, dht, peer_id, cid.multihash, found))
     return list(found.values())[:limit]
+
+
+async def find_peer(dht: Any, peer: PeerId) -> PeerInfo:
+    """Ask the peers closest to `peer` where it is, until one knows; what was known before does not count."""
+    await _learn_connected(dht)
+    target = to_id(peer)
+    await _closest(dht, target.to_bytes())  # peers tell of each other on the way, with addresses
+    try:
+        return PeerInfo(peer, tuple(to_texts(dht.host.get_peerstore().addrs(target))))
+    except PeerStoreError:
+        return PeerInfo(peer)
 
 
 async def _closest(dht: Any, key: bytes) -> list[Any]:

@@ -24,6 +24,7 @@ from protocols.net import (
     PEER_CHANNEL_CHANGES,
     Broadcast,
     Handler,
+    Link,
     PeerChange,
     PeerInfo,
     TopicMessage,
@@ -31,9 +32,17 @@ from protocols.net import (
     answer,
 )
 from protocols.net_libp2p import mdns
-from protocols.net_libp2p.addresses import MAX_ADDRESSES_PER_PEER, parse, to_id, to_peer, to_texts
-from protocols.net_libp2p.dht import find_providers, prepare, provide
-from protocols.net_libp2p.host import MAX_STRANGERS, build_host, hang_up, listen, running, survive
+from protocols.net_libp2p.addresses import MAX_ADDRESSES_PER_PEER, parse, subnet_of, to_id, to_peer, to_texts
+from protocols.net_libp2p.dht import find_peer, find_providers, prepare, provide
+from protocols.net_libp2p.host import (
+    MAX_STRANGERS,
+    MAX_STRANGERS_PER_SUBNET,
+    build_host,
+    hang_up,
+    listen,
+    running,
+    survive,
+)
 from protocols.net_libp2p.streams import LibP2pStream
 from protocols.topics import Subscriptions
 from storage.cid import Cid
@@ -57,12 +66,14 @@ class NetConfig:
         mdns: Find, and be found by, peers on the local network.
         kad_protocol: The DHT to take part in; `/ipfs/kad/1.0.0` is the public one.
         first_sequence: For messages of topics: above every number that this identity used before.
+        only_protected: Turn away whoever is not protected, and dial nobody else.
     """
 
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4701",)
     mdns: bool = True
     kad_protocol: str = "/ipfs/lan/kad/1.0.0"
     first_sequence: int = 1
+    only_protected: bool = False
 
 
 @asynccontextmanager
@@ -79,7 +90,7 @@ async def open_network(identity: Identity, config: NetConfig | None = None) -> A
     async with AsyncExitStack() as stack:
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
-        network = LibP2pNetwork(host, dht, identity, config.first_sequence, nursery)
+        network = LibP2pNetwork(host, dht, identity, config, nursery)
         swarm.register_notifee(_Notifee(network))
         await stack.enter_async_context(running(swarm))
         stack.push_async_callback(hang_up, swarm)
@@ -97,7 +108,7 @@ async def open_network(identity: Identity, config: NetConfig | None = None) -> A
 class LibP2pNetwork:
     """A node on the real network. See `protocols.net.Network` for what each method promises."""
 
-    def __init__(self, host: Any, dht: Any, identity: Identity, first_sequence: int, nursery: trio.Nursery) -> None:
+    def __init__(self, host: Any, dht: Any, identity: Identity, config: NetConfig, nursery: trio.Nursery) -> None:
         peer = to_peer(host.get_id())
         if peer is None:
             raise Local("the host has no identity")
@@ -107,13 +118,15 @@ class LibP2pNetwork:
         self._dht = dht
         self._subscriptions = Subscriptions()
         rng = random.Random(os.urandom(16))
-        self.gossip: Final = Gossip(self, identity, self._subscriptions, self._is_dialled, rng, first_sequence)
+        self.gossip: Final = Gossip(self, identity, self._subscriptions, self._is_dialled, rng, config.first_sequence)
         self._nursery = nursery
         self._dialling: dict[PeerId, trio.Event] = {}
         self._known: OrderedDict[PeerId, list[str]] = OrderedDict()
         self._watchers = Broadcast[PeerChange](PEER_CHANNEL_CHANGES)
         self._told: set[PeerId] = set()
         self._protected: frozenset[Any] = frozenset()  # in libp2p's form
+        self._refused: frozenset[Any] = frozenset()
+        self._only_protected = config.only_protected
 
     @property
     def peer_id(self) -> PeerId:
@@ -170,6 +183,7 @@ class LibP2pNetwork:
         """See `Network`."""
         if info.peer == self._peer:
             raise DialFailed("that is this node itself")
+        self._check_welcome(info.peer)
         if (other_dial := self._dialling.get(info.peer)) is not None:
             await other_dial.wait()
         if self._is_connected(info.peer):
@@ -226,15 +240,59 @@ class LibP2pNetwork:
         self._protected = frozenset(map(to_id, named))
         self.gossip.protect(named)
 
+    def refuse(self, peers: Iterable[PeerId]) -> None:
+        """See `Network`."""
+        self._refused = frozenset(map(to_id, peers))
+        for peer_id in self._refused & set(self._swarm.connections):
+            self._nursery.start_soon(survive, self._host.disconnect, peer_id)
+
+    def _check_welcome(self, peer: PeerId) -> None:
+        if to_id(peer) in self._refused:
+            raise DialFailed(f"{peer} is banned here. To speak with it again: covey peer unban {peer}")
+        if self._only_protected and to_id(peer) not in self._protected:
+            raise DialFailed(f"{peer} is none of the peers that this node keeps to (network.is_private)")
+
     def turn_away(self, connection: Any) -> bool:
-        """Close a new connection when it is a stranger's and strangers have their share of places. Returns: whether."""
-        is_over = self._is_strangers(connection) and (
-            sum(map(self._is_strangers, self._swarm.get_connections())) > MAX_STRANGERS
-        )
-        if is_over and not self._nursery.cancel_scope.cancel_called:
-            log.info("stranger_turned_away", peer=str(connection.muxed_conn.peer_id), limit=MAX_STRANGERS)
+        """Close a new connection when there is a reason to. Returns: whether."""
+        reason = self._reason_against(connection)
+        if reason and not self._nursery.cancel_scope.cancel_called:
+            log.info("peer_turned_away", peer=str(connection.muxed_conn.peer_id), reason=reason)
             self._nursery.start_soon(survive, connection.close)
-        return is_over
+        return bool(reason)
+
+    def _reason_against(self, connection: Any) -> str:
+        """Why not to speak with a peer: it is banned, is not known, or strangers have their share of places."""
+        peer_id = connection.muxed_conn.peer_id
+        if peer_id in self._refused:
+            return "banned"
+        if self._only_protected and peer_id not in self._protected:
+            return "not known"
+        if not self._is_strangers(connection):
+            return ""
+        strangers = [each for each in self._swarm.get_connections() if self._is_strangers(each)]
+        if len(strangers) > MAX_STRANGERS:
+            return "too many strangers"
+        subnet = subnet_of(_address_of(connection))
+        if subnet and sum(subnet_of(_address_of(each)) == subnet for each in strangers) > MAX_STRANGERS_PER_SUBNET:
+            return f"too many strangers from {subnet}"
+        return ""
+
+    def connections(self) -> list[Link]:
+        """See `Network`."""
+        found = []
+        for connection in self._swarm.get_connections():
+            peer, muxed = to_peer(connection.muxed_conn.peer_id), connection.muxed_conn
+            if peer is not None:
+                session = muxed.secured_conn
+                is_dialled = connection.direction is Direction.OUTBOUND
+                counts = len(muxed.streams), session.n_sent, session.n_received
+                found.append(Link(peer, _address_of(connection), is_dialled, *counts))
+        return found
+
+    async def find_peer(self, peer: PeerId) -> PeerInfo:
+        """See `Network`."""
+        found = await find_peer(self._dht, peer)
+        return PeerInfo(peer, tuple(dict.fromkeys([*found.addresses, *self.peer_addresses(peer)])))
 
     def _is_dialled(self, peer: PeerId) -> bool:
         """Did we make a connection to this peer?"""
@@ -308,6 +366,15 @@ class LibP2pNetwork:
     async def find_providers(self, cid: Cid, limit: int) -> list[PeerInfo]:
         """See `Network`."""
         return await find_providers(self._dht, cid, limit)
+
+
+def _address_of(connection: Any) -> str:
+    """Where the other end of a connection is, as `host:port`; empty where the socket is gone."""
+    try:
+        host, port = connection.muxed_conn.get_remote_address()[:2]
+    except (OSError, TypeError, ValueError):
+        return ""
+    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
 
 
 class _Notifee(INotifee):  # type: ignore[misc]  # libp2p's types are not followed

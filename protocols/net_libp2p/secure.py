@@ -45,6 +45,7 @@ class NoiseSession(BaseSession):  # type: ignore[misc]  # libp2p's types are not
         self._sealer = Sealer(sending.k, sending.n)
         self._opener = Opener(receiving.k, receiving.n)
         self._unread: deque[bytes] = deque()
+        self.n_sent = self.n_received = 0  # bytes on the wire
 
     async def receive(self) -> list[bytes]:
         """The messages that came, as soon as there are any; none at the end. Raises: Malformed."""
@@ -53,13 +54,16 @@ class NoiseSession(BaseSession):  # type: ignore[misc]  # libp2p's types are not
             self._unread.clear()
             return messages
         while data := await self._conn.read(READ_BYTES):
+            self.n_received += len(data)
             if messages := self._opener.feed(data):
                 return messages
         return []
 
     async def send(self, messages: list[bytes]) -> None:
         """Send messages, each of at most MAX_PLAINTEXT_BYTES."""
-        await self._conn.write(self._sealer.seal(messages))
+        sealed = self._sealer.seal(messages)
+        self.n_sent += len(sealed)
+        await self._conn.write(sealed)
 
     async def read(self, n: int | None = None) -> bytes:
         """Some bytes, at most `n`. Raises: ConnectionClosedError at the end."""

@@ -17,6 +17,7 @@ MIGRATIONS: Final = (
     ";\n".join((artifacts.SCHEMA, lineage.SCHEMA, adapters.SPLIT)),
     names.SCHEMA,
     lineage.ORIGINS,
+    peers.BANS,
 )
 REMEDY: Final = (
     "Restore it from a backup, or move catalog.db* away and run covey up: that fills it again from the blocks, but "

@@ -36,6 +36,15 @@ CREATE TABLE trust (
     PRIMARY KEY (peer, kind)
 ) STRICT, WITHOUT ROWID"""
 
+BANS: Final = """
+CREATE TABLE bans (
+    peer BLOB PRIMARY KEY,
+    reason TEXT NOT NULL,
+    unix_s REAL NOT NULL
+) STRICT, WITHOUT ROWID"""
+MAX_BANS: Final = 10_000
+MAX_REASON_CHARS: Final = 200
+
 
 @dataclass(frozen=True, slots=True)
 class PeerRow:
@@ -103,6 +112,30 @@ class PeerBook:
                 for kind in set(kinds)
             ]
         return sum(taken) > 0
+
+    def ban(self, peer: PeerId, reason: str, unix_s: float) -> None:
+        """Have nothing to do with a peer any more: its trust goes, and what the user called it stays.
+
+        Raises: InvalidName for a reason that is none, and when MAX_BANS peers are banned.
+        """
+        if len(reason) > MAX_REASON_CHARS or not reason.isprintable():
+            raise InvalidName(f"a reason has at most {MAX_REASON_CHARS} printable characters")
+        with self._database.transaction():
+            self._flock = None
+            row = self._database.read_one("SELECT count(*) FROM bans WHERE peer != ?", (peer,))
+            if row and row[0] >= MAX_BANS:
+                raise InvalidName(f"{MAX_BANS} peers are banned, the limit: unban some")
+            self._database.write("DELETE FROM trust WHERE peer = ?", (peer,))
+            self._database.write("INSERT OR REPLACE INTO bans VALUES (?, ?, ?)", (peer, reason, unix_s))
+
+    def unban(self, peer: PeerId) -> bool:
+        """Speak with a peer again; trust does not come back. Was it banned?"""
+        return self._database.write("DELETE FROM bans WHERE peer = ?", (peer,)) > 0
+
+    def banned(self) -> dict[PeerId, str]:
+        """The banned peers, each with the reason that the user gave."""
+        rows = self._database.read("SELECT peer, reason FROM bans ORDER BY peer")
+        return {PeerId(peer): reason for peer, reason in rows}
 
     def is_trusted(self, peer: PeerId, kind: str) -> bool:
         """May what this peer publishes of this kind be used?"""

@@ -17,7 +17,7 @@ from daemon.app import open_node
 from daemon.config import Config
 from daemon.paths import Home, make_home
 from protocols.errors import DialFailed
-from protocols.net import PeerInfo
+from protocols.net import Link, PeerInfo
 from storage.keys import Identity, PeerId
 
 
@@ -29,6 +29,7 @@ class LonelyNetwork:
         self.reachable: set[PeerId] = set()
         self.connected: list[PeerId] = []
         self.protected: set[PeerId] = set()
+        self.refused: set[PeerId] = set()
         self.served: dict[str, Any] = {}
 
     @classmethod
@@ -63,6 +64,17 @@ class LonelyNetwork:
 
     def protect(self, peers: Any) -> None:
         self.protected = set(peers)
+
+    def refuse(self, peers: Any) -> None:
+        self.refused = set(peers)
+        self.connected = [peer for peer in self.connected if peer not in self.refused]
+
+    def connections(self) -> list[Link]:
+        return [Link(peer, "192.0.2.7:4701", True, 1, 2000, 3000) for peer in self.connected]
+
+    async def find_peer(self, peer: PeerId) -> PeerInfo:
+        await trio.lowlevel.checkpoint()
+        return PeerInfo(peer, tuple(self.peer_addresses(peer)))
 
     def serve(self, protocol: str, handler: Any) -> None:
         self.served[protocol] = handler

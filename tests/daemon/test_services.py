@@ -237,7 +237,7 @@ async def test_peers_that_the_user_keeps_are_dialled_and_others_are_not(catalog,
             await trio.sleep(0.1)
         nursery.cancel_scope.cancel()
     assert set(network.connected) == {PEERS[1], PEERS[3]}
-    assert network.protected == {PEERS[1]}
+    assert network.protected == {PEERS[1], PEERS[3]}
 
 
 async def test_who_comes_is_noted(catalog, sim_world, autojump_clock):

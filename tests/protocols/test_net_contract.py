@@ -300,3 +300,40 @@ async def test_a_provider_is_found_through_a_third_node_and_never_ourselves(
         assert {found.peer for found in await b.find_providers(cid, 5)} == {a.peer_id, c.peer_id}
         assert len(await b.find_providers(cid, 1)) == 1
         assert await a.find_providers(Cid.of(b"nothing"), 5) == []
+
+
+async def test_a_peer_that_is_refused_is_hung_up_on_and_stays_out_until_it_is_refused_no_more(
+    three: Three, clock: MockClock | None
+) -> None:
+    a, b, _ = three
+    await a.connect(info(b))
+    b.refuse([a.peer_id])
+    with trio.fail_after(10):
+        while a.peers() or b.peers():
+            await trio.sleep(0.01)
+    with pytest.raises(DialFailed):
+        await b.connect(info(a))
+    with suppress(DialFailed):  # over sockets the other side notices when it is connected already
+        await a.connect(info(b))
+    with trio.fail_after(10):
+        while a.peers() or b.peers():
+            await trio.sleep(0.01)
+    b.refuse([])
+    await a.connect(info(b))
+    with trio.fail_after(10):
+        while not b.peers():
+            await trio.sleep(0.01)
+
+
+async def test_connections_are_listed_and_a_peer_is_found_through_another(
+    three: Three, clock: MockClock | None
+) -> None:
+    a, b, c = three
+    await a.connect(info(b))
+    await b.connect(info(c))
+    with trio.fail_after(10):
+        while len(b.connections()) < 2:
+            await trio.sleep(0.01)
+        assert {link.peer for link in b.connections()} == {a.peer_id, c.peer_id}
+        while not (await a.find_peer(c.peer_id)).addresses:
+            await trio.sleep(0.05)

@@ -1,0 +1,224 @@
+"""The network as this node sees it: connections, speeds, and where blocks came from."""
+
+from typing import TYPE_CHECKING, Annotated, Final
+
+from msgspec import Meta
+
+from daemon.api.operation import Nothing, Operation, Params, Result
+from daemon.api.operations.peer import PeerName, resolve
+
+if TYPE_CHECKING:
+    from daemon.app import Node
+    from protocols.bitswap.trace import Origin
+    from storage.cid import Cid
+    from storage.keys import PeerId
+
+MAX_TRACED_BLOCKS: Final = 1 << 16
+
+
+class Connection(Result, frozen=True):
+    """A connection. Bytes are those on the wire."""
+
+    peer: str
+    name: str | None
+    address: str
+    is_dialled: bool
+    n_streams: int
+    sent_bytes: int
+    received_bytes: int
+
+
+class Stats(Result, frozen=True):
+    """What the node does in the network now. `n_duplicates`: blocks that came twice since the start."""
+
+    addresses: list[str]
+    n_peers: int
+    n_connections: int
+    sent_bytes: int
+    received_bytes: int
+    n_wanting_peers: int
+    n_duplicates: int
+    upload_limit_bytes_per_s: float | None
+    connections: list[Connection]
+
+
+class Bench(Params, frozen=True):
+    """A peer, and how much to send there and back."""
+
+    peer: PeerName
+    mb: Annotated[int, Meta(ge=1, le=1000, description="MB each way.")] = 32
+
+
+class Speeds(Result, frozen=True):
+    """What the connection to a peer carries."""
+
+    peer: str
+    up_bytes_per_s: float
+    down_bytes_per_s: float
+
+
+class Traced(Params, frozen=True):
+    """What to trace."""
+
+    cid: Annotated[str, Meta(max_length=256, description="The root of a DAG that is here.")]
+
+
+class From(Result, frozen=True):
+    """What one peer gave. `bytes_per_s` is over the time from its first block to its last."""
+
+    peer: str
+    name: str | None
+    n_blocks: int
+    n_bytes: int
+    median_wait_ms: float
+    bytes_per_s: float
+
+
+class Trace(Result, frozen=True):
+    """Where a DAG's blocks came from since the node started; others were here before, or were made here.
+
+    `is_whole` is false where blocks are missing, or where there are more than 65,536.
+    """
+
+    cid: str
+    n_blocks: int
+    n_bytes: int
+    n_here_before: int
+    is_whole: bool
+    peers: list[From]
+
+
+async def stats(node: "Node", _params: Nothing) -> Stats:
+    """Connections, and what went over them."""
+    import trio
+
+    links = node.network.connections()
+    names = await trio.to_thread.run_sync(_names, node, [link.peer for link in links])
+    connections = [
+        Connection(
+            peer=str(link.peer),
+            name=names.get(link.peer),
+            address=link.address,
+            is_dialled=link.is_dialled,
+            n_streams=link.n_streams,
+            sent_bytes=link.sent_bytes,
+            received_bytes=link.received_bytes,
+        )
+        for link in sorted(links, key=lambda link: (link.peer, link.address))
+    ]
+    return Stats(
+        addresses=node.network.addresses(),
+        n_peers=len(node.network.peers()),
+        n_connections=len(connections),
+        sent_bytes=sum(link.sent_bytes for link in links),
+        received_bytes=sum(link.received_bytes for link in links),
+        n_wanting_peers=node.exchange.serving.n_wanting,
+        n_duplicates=node.exchange.wants.n_duplicates,
+        upload_limit_bytes_per_s=1e6 * node.config.network.upload_mb_per_s or None,
+        connections=connections,
+    )
+
+
+async def bench(node: "Node", params: Bench) -> Speeds:
+    """Send bytes to a peer and have as many sent back."""
+    from protocols.perf import measure
+
+    peer = await resolve(node, params.peer)
+    speed = await measure(node.network, peer, params.mb * 1_000_000)
+    return Speeds(peer=str(peer), up_bytes_per_s=round(speed.up), down_bytes_per_s=round(speed.down))
+
+
+async def trace(node: "Node", params: Traced) -> Trace:
+    """Say who gave which part of a DAG."""
+    import trio
+
+    from storage.cid import Cid
+    from storage.errors import NotFound
+
+    root = Cid.parse(params.cid)
+    sizes, is_whole = await trio.to_thread.run_sync(_sizes, node, root)
+    if not sizes:
+        raise NotFound(f"{root} is not here. To fetch it: covey get {root}")
+    origins = [origin for cid in sizes if (origin := node.exchange.trace.get(cid)) is not None]
+    by_peer: dict[PeerId, list[Origin]] = {}
+    for origin in origins:
+        by_peer.setdefault(origin.peer, []).append(origin)
+    names = await trio.to_thread.run_sync(_names, node, list(by_peer))
+    peers = [_from(peer, names.get(peer), given) for peer, given in by_peer.items()]
+    return Trace(
+        cid=str(root),
+        n_blocks=len(sizes),
+        n_bytes=sum(sizes.values()),
+        n_here_before=len(sizes) - len(origins),
+        is_whole=is_whole,
+        peers=sorted(peers, key=lambda one: -one.n_bytes),
+    )
+
+
+def _from(peer: "PeerId", name: str | None, given: "list[Origin]") -> From:
+    import statistics
+
+    n_bytes = sum(origin.n_bytes for origin in given)
+    begin_s = min(origin.at_s - origin.wait_s for origin in given)
+    spent_s = max(origin.at_s for origin in given) - begin_s
+    return From(
+        peer=str(peer),
+        name=name,
+        n_blocks=len(given),
+        n_bytes=n_bytes,
+        median_wait_ms=round(1000 * statistics.median(origin.wait_s for origin in given), 1),
+        bytes_per_s=round(n_bytes / max(1e-6, spent_s)),
+    )
+
+
+def _sizes(node: "Node", root: "Cid") -> "tuple[dict[Cid, int], bool]":
+    """The blocks of a DAG that are here, with their sizes; and whether those are all."""
+    from storage.dag import reach
+
+    sizes: dict[Cid, int] = {}
+    is_whole = True
+    for reached in reach(node.store, root):
+        size_bytes = node.store.size(reached.cid)
+        if size_bytes is None:
+            is_whole = False
+            continue
+        if len(sizes) == MAX_TRACED_BLOCKS:
+            return sizes, False
+        sizes[reached.cid] = size_bytes
+    return sizes, is_whole
+
+
+def _names(node: "Node", peers: "list[PeerId]") -> "dict[PeerId, str]":
+    rows = [node.catalog.peers.get(peer) for peer in dict.fromkeys(peers)]
+    return {row.peer: row.name for row in rows if row is not None and row.name is not None}
+
+
+OPERATIONS = (
+    Operation(
+        noun="net",
+        verb="stats",
+        summary="Show connections, and what went over them.",
+        params=Nothing,
+        result=Stats,
+        handler=stats,
+    ),
+    Operation(
+        noun="net",
+        verb="bench",
+        summary="Measure how fast bytes go to a peer and back.",
+        params=Bench,
+        result=Speeds,
+        handler=bench,
+        arguments=("peer",),
+        begins="sending {mb} MB to {peer} and back",
+    ),
+    Operation(
+        noun="net",
+        verb="trace",
+        summary="Show which peer gave which part of a DAG, how fast.",
+        params=Traced,
+        result=Trace,
+        handler=trace,
+        arguments=("cid",),
+    ),
+)

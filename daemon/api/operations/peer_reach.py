@@ -1,0 +1,199 @@
+"""Peers in the network: who is not spoken with, where one is, how far away."""
+
+from typing import TYPE_CHECKING, Annotated, Final
+
+from msgspec import Meta
+
+from daemon.api.operation import Nothing, Operation, Params, Result
+from daemon.api.operations.peer import CONNECT_LIMIT_S, PeerName, resolve
+
+if TYPE_CHECKING:
+    from daemon.app import Node
+
+FIND_LIMIT_S: Final = 60.0
+
+
+class Ban(Params, frozen=True):
+    """A peer to have nothing to do with."""
+
+    peer: PeerName
+    reason: Annotated[str, Meta(max_length=200, description="For yourself: why.")] = ""
+
+
+class Named(Params, frozen=True):
+    """A peer."""
+
+    peer: PeerName
+
+
+class Banned(Result, frozen=True):
+    """A peer that this node does not speak with. `was_banned`: it was so before."""
+
+    peer: str
+    reason: str
+    was_banned: bool = True
+
+
+class Unbanned(Result, frozen=True):
+    """The peer may connect again; trust does not come back by itself."""
+
+    peer: str
+    was_banned: bool
+
+
+class Found(Result, frozen=True):
+    """Where a peer is said to be: by itself when it was connected, and by the DHT."""
+
+    peer: str
+    is_connected: bool
+    addresses: list[str]
+
+
+class Ping(Params, frozen=True):
+    """A peer, and how often to ask it."""
+
+    peer: PeerName
+    count: Annotated[int, Meta(ge=1, le=100, description="How many round trips.")] = 4
+
+
+class Pinged(Result, frozen=True):
+    """Round trips, in milliseconds."""
+
+    peer: str
+    least_ms: float
+    median_ms: float
+    most_ms: float
+    each_ms: list[float]
+
+
+async def ban(node: "Node", params: Ban) -> Banned:
+    """Hang up on a peer, and speak with it no more."""
+    import trio
+
+    from daemon import wall
+    from daemon.api.operations.peer import _refuse_self
+
+    peer = await resolve(node, params.peer)
+    _refuse_self(node, peer)
+    book = node.catalog.peers
+    before = await trio.to_thread.run_sync(book.banned)
+    await trio.to_thread.run_sync(lambda: book.ban(peer, params.reason, wall.unix_s()))
+    node.network.refuse([*before, peer])
+    node.events.note("peer_banned", {"peer": str(peer), "text": params.reason})
+    return Banned(peer=str(peer), reason=params.reason, was_banned=peer in before)
+
+
+async def unban(node: "Node", params: Named) -> Unbanned:
+    """Let a peer connect again."""
+    import trio
+
+    peer = await resolve(node, params.peer)
+    book = node.catalog.peers
+    was_banned = await trio.to_thread.run_sync(book.unban, peer)
+    node.network.refuse(await trio.to_thread.run_sync(book.banned))
+    if was_banned:
+        node.events.note("peer_unbanned", {"peer": str(peer)})
+    return Unbanned(peer=str(peer), was_banned=was_banned)
+
+
+async def bans(node: "Node", _params: Nothing) -> list[Banned]:
+    """The banned peers."""
+    import trio
+
+    banned = await trio.to_thread.run_sync(node.catalog.peers.banned)
+    return [Banned(peer=str(peer), reason=reason) for peer, reason in banned.items()]
+
+
+async def find(node: "Node", params: Named) -> Found:
+    """Ask the DHT where a peer is."""
+    import trio
+
+    peer = await resolve(node, params.peer)
+    info = None
+    with trio.move_on_after(FIND_LIMIT_S):
+        info = await node.network.find_peer(peer)
+    noted = await trio.to_thread.run_sync(node.catalog.peers.addresses, peer)
+    addresses = list(dict.fromkeys([*(info.addresses if info else ()), *noted]))
+    return Found(peer=str(peer), is_connected=peer in node.network.peers(), addresses=addresses)
+
+
+async def ping(node: "Node", params: Ping) -> Pinged:
+    """Measure round trips to a peer, connecting if need be."""
+    import statistics
+
+    import trio
+
+    from protocols.net import PeerInfo
+    from protocols.ping import ping as measure
+
+    peer = await resolve(node, params.peer)
+    if peer not in node.network.peers():
+        addresses = await trio.to_thread.run_sync(node.catalog.peers.addresses, peer)
+        with trio.move_on_after(CONNECT_LIMIT_S):
+            await node.network.connect(PeerInfo(peer, addresses))
+    each_ms = [round(1000 * trip_s, 3) for trip_s in await measure(node.network, peer, params.count)]
+    return Pinged(
+        peer=str(peer),
+        least_ms=min(each_ms),
+        median_ms=statistics.median(each_ms),
+        most_ms=max(each_ms),
+        each_ms=each_ms,
+    )
+
+
+OPERATIONS = (
+    Operation(
+        noun="peer",
+        verb="ban",
+        summary="Hang up on a peer, and speak with it no more.",
+        params=Ban,
+        result=Banned,
+        handler=ban,
+        arguments=("peer",),
+    ),
+    Operation(
+        noun="peer",
+        verb="unban",
+        summary="Let a banned peer connect again.",
+        params=Named,
+        result=Unbanned,
+        handler=unban,
+        arguments=("peer",),
+    ),
+    Operation(
+        noun="peer",
+        verb="bans",
+        summary="List the banned peers, with your reasons.",
+        params=Nothing,
+        result=list[Banned],
+        handler=bans,
+    ),
+    Operation(
+        noun="peer",
+        verb="find",
+        summary="Ask the DHT where a peer is.",
+        params=Named,
+        result=Found,
+        handler=find,
+        arguments=("peer",),
+        begins="asking the DHT for {peer}",
+    ),
+    Operation(
+        noun="peer",
+        verb="ping",
+        summary="Measure how far away a peer is.",
+        params=Ping,
+        result=Pinged,
+        handler=ping,
+        arguments=("peer",),
+    ),
+    Operation(
+        noun="net",
+        verb="ping",
+        summary="Measure how far away a peer is: covey peer ping.",
+        params=Ping,
+        result=Pinged,
+        handler=ping,
+        arguments=("peer",),
+    ),
+)

@@ -1,0 +1,111 @@
+"""Bans, pings, and what the node says of its connections and of where blocks came from."""
+
+from functools import partial
+
+import pytest
+import trio
+
+from daemon.app import open_node
+from daemon.config import Config
+from protocols.bitswap.trace import MAX_TRACED, Origin, Trace
+from storage.blockstore import MadeBlock
+from storage.catalog import Catalog
+from storage.cid import DAG_CBOR, Cid
+from storage.codecs import dag_cbor
+from storage.errors import InvalidName
+from storage.keys import Identity
+
+ME = Identity(b"\x01" * 32)
+FRIEND = Identity(b"\x07" * 32).peer_id
+OTHER = Identity(b"\x08" * 32).peer_id
+
+
+@pytest.fixture
+async def node(home, lonely):
+    async with open_node(home, ME, Config(), lambda _reason: None, lonely.opened) as node:
+        yield node
+
+
+@pytest.fixture
+async def post(node, ask):
+    async def call(name, /, **params):
+        return await trio.to_thread.run_sync(partial(ask, f"/v1/{name}", params))
+
+    return call
+
+
+async def test_a_banned_peer_is_hung_up_on_loses_its_trust_and_can_be_let_in_again(node, post):
+    node.network.reachable = {FRIEND}
+    node.network.connected = [FRIEND]
+    await post("peer/trust", peer=str(FRIEND), kinds=["adapters"])
+    answer = (await post("peer/ban", peer=str(FRIEND), reason="lies")).json
+    assert answer == {"peer": str(FRIEND), "reason": "lies", "was_banned": False}
+    assert node.network.refused == {FRIEND} and node.network.connected == []
+    assert node.catalog.peers.flock() == frozenset()
+    assert (await post("peer/bans")).json == [{"peer": str(FRIEND), "reason": "lies", "was_banned": True}]
+    assert (await post("peer/unban", peer=str(FRIEND))).json["was_banned"] is True
+    assert node.network.refused == set()
+    assert (await post("peer/unban", peer=str(FRIEND))).json["was_banned"] is False
+
+
+async def test_this_node_itself_cannot_be_banned(post):
+    assert (await post("peer/ban", peer=str(ME.peer_id))).status == 409
+
+
+async def test_a_peer_is_found_where_the_dht_or_the_book_says(node, post):
+    node.network.reachable = {FRIEND}
+    assert (await post("peer/find", peer=str(FRIEND))).json["addresses"] == ["/ip4/192.0.2.7/tcp/4701"]
+    assert (await post("peer/find", peer=str(OTHER))).json["addresses"] == []
+
+
+async def test_a_peer_that_does_not_answer_a_ping_is_an_error(post):
+    for name in ("peer/ping", "net/ping"):
+        answer = await post(name, peer=str(FRIEND))
+        assert (answer.status, answer.json["error"]["code"]) == (502, "dial_failed")
+
+
+async def test_stats_tell_of_each_connection_and_of_all_together(node, post):
+    node.network.connected = [FRIEND, OTHER]
+    node.catalog.peers.add(FRIEND, [], 1.0, name="ann")
+    stats = (await post("net/stats")).json
+    assert (stats["n_connections"], stats["sent_bytes"], stats["received_bytes"]) == (2, 4000, 6000)
+    assert {each["peer"]: each["name"] for each in stats["connections"]} == {str(FRIEND): "ann", str(OTHER): None}
+
+
+async def test_a_trace_says_who_gave_what_and_what_was_here_before(node, post):
+    leaves = [MadeBlock.of(bytes(1000) + bytes([number])) for number in range(4)]
+    root = MadeBlock.of(dag_cbor.encode([leaf.cid for leaf in leaves]), DAG_CBOR)
+    node.store.put_many([*leaves, root])
+    for number, leaf in enumerate(leaves[:3]):
+        giver = FRIEND if number else OTHER
+        node.exchange.trace.note(leaf.cid, Origin(giver, 1001, 10.0 + number, 1.0))
+    trace = (await post("net/trace", cid=str(root.cid))).json
+    assert (trace["n_blocks"], trace["n_here_before"], trace["is_whole"]) == (5, 2, True)
+    assert [(one["peer"], one["n_blocks"], one["median_wait_ms"]) for one in trace["peers"]] == [
+        (str(FRIEND), 2, 1000.0),
+        (str(OTHER), 1, 1000.0),
+    ]
+    part = MadeBlock.of(dag_cbor.encode([Cid.of(b"gone")]), DAG_CBOR)
+    node.store.put_many([part])
+    assert (await post("net/trace", cid=str(part.cid))).json["is_whole"] is False
+    assert (await post("net/trace", cid=str(Cid.of(b"gone")))).status == 404
+
+
+def test_a_trace_keeps_so_many_blocks_and_no_more():
+    trace = Trace()
+    cids = [Cid.of(b"%d" % number) for number in range(MAX_TRACED + 1)]
+    for cid in cids:
+        trace.note(cid, Origin(FRIEND, 1, 0.0, 0.0))
+    assert trace.get(cids[0]) is None and trace.get(cids[-1]) == Origin(FRIEND, 1, 0.0, 0.0)
+
+
+def test_bans_are_kept_over_a_restart_and_their_reasons_are_printable(tmp_path):
+    catalog = Catalog.open(tmp_path / "catalog.db")
+    catalog.peers.ban(FRIEND, "lies", 1.0)
+    for reason in ("x" * 201, "\x1b[31m"):
+        with pytest.raises(InvalidName):
+            catalog.peers.ban(OTHER, reason, 1.0)
+    catalog.close()
+    again = Catalog.open(tmp_path / "catalog.db")
+    assert again.peers.banned() == {FRIEND: "lies"}
+    again.close()
