@@ -1,9 +1,11 @@
 """Which of this node's content the DHT is told of: what strangers may have. All of it comes from the store and the
-catalog, so nothing of it is kept."""
+catalog, so nothing of it is kept, but for where the walk that keeps records alive stands."""
 
+import math
 import random
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import structlog
@@ -14,6 +16,7 @@ from agents.adapters.ports import Ports
 from protocols.artifacts import KINDS
 from protocols.errors import Remote
 from protocols.routing import Provide, ProvideSchedule, keep_provided
+from protocols.sweep import LATE_S, Arc, State, Sweep
 from storage.blockstore import Store, Visibility
 from storage.catalog.adapters import AdapterRow, AdapterState
 from storage.cid import DAG_PB, Cid
@@ -22,6 +25,8 @@ from storage.errors import StorageError
 
 SPREAD_S: Final = 600.0  # what was public before a start is provided within this time
 LOOK_S: Final = 300.0  # for what became public without being told here: fetched adapters
+SWEEP_LOOK_S: Final = 300.0
+SWEEP_TIMEOUT_S: Final = 900.0  # for one arc
 MAX_WAITING: Final = 1024
 MAX_ADAPTERS: Final = 1000
 MAX_NAMES: Final = 256  # of one folder, provided each by itself
@@ -51,12 +56,17 @@ class Provider:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Provide every public root, and what is asked for, until cancelled."""
-        schedule = ProvideSchedule(self._rng)
+        schedule = ProvideSchedule(self._rng, reprovide_s=math.inf)
+        state = await self._ports.exchange.work(self._ports.catalog.sweeps.get)
         for request in await self._ports.exchange.work(self._all_public):
-            schedule.add(request, trio.current_time())
+            if state is None:
+                schedule.add(request, trio.current_time())
+            else:
+                schedule.know(request.cid)
         requests, pending = trio.open_memory_channel[Provide](0)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keep_provided, schedule, pending, self._ports.network, self._is_public)
+            nursery.start_soon(self._sweep, Sweep(State(*state) if state else State(0.0, self._ports.unix_s())))
             task_status.started()
             while True:
                 with trio.move_on_after(LOOK_S):
@@ -66,6 +76,35 @@ class Provider:
                 for request in await self._ports.exchange.work(self._all_public):
                     if request.cid not in schedule:
                         await requests.send(request._replace(within_s=0.0))
+
+    async def _sweep(self, sweep: Sweep) -> None:
+        """Walk round the keyspace for ever; tell the user when the walk falls behind."""
+        is_late = False
+        await self._keep(sweep)
+        while True:
+            await trio.sleep(SWEEP_LOOK_S)
+            while self._ports.network.peers() and (arc := sweep.due(self._ports.unix_s())) is not None:
+                if not await self._tell(arc):
+                    break
+                sweep.done(arc)
+                await self._keep(sweep)
+            lag_s = sweep.lag_s(self._ports.unix_s())
+            if lag_s > LATE_S and not is_late:
+                log.warning("provides_late", lag_s=round(lag_s))
+                self._ports.emit("provides_late", lag_s=round(lag_s))
+            is_late = lag_s > LATE_S
+
+    async def _tell(self, arc: Arc) -> bool:
+        """Tell of all that lies on an arc. Returns: whether that was done, so far as there was anybody to tell."""
+        requests = await self._ports.exchange.work(self._all_public)
+        cids = [cid for cid in dict.fromkeys(request.cid for request in requests) if arc.holds(cid)]
+        n_told = 0
+        with trio.move_on_after(SWEEP_TIMEOUT_S) as limit:
+            n_told = await self._ports.network.provide_many(cids) if cids else 0
+        return not limit.cancelled_caught and (n_told > 0 or not cids)
+
+    async def _keep(self, sweep: Sweep) -> None:
+        await self._ports.exchange.work(partial(self._ports.catalog.sweeps.put, *sweep.state))
 
     def _is_public(self, cid: Cid) -> bool:
         return self._ports.roots.may_see(None, cid, is_flock=False)

@@ -171,6 +171,9 @@ class Network(Protocol):
     async def provide(self, cid: Cid) -> None:
         """Tell the DHT that we have `cid`. Failing to reach anybody is no error."""
 
+    async def provide_many(self, cids: Sequence[Cid]) -> int:
+        """The same for many, with few lookups where their keys lie close together. Returns: how many were told of."""
+
     async def find_providers(self, cid: Cid, limit: int) -> list[PeerInfo]:
         """Ask the DHT who has `cid`; never ourselves, no duplicates."""
 

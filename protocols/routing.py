@@ -1,7 +1,7 @@
 """Being found and finding: provider records kept alive in the DHT, subscribers of a topic met.
 
 A provider record lives for 48 h (IPFS Kademlia DHT specification) and is sent again after 22 h at the latest. The
-schedule is not stored: after a restart everything is added again, spread over a while.
+schedule is for what is fresh; what is out already is kept alive by `protocols.sweep`, whose place is stored.
 """
 
 import heapq
@@ -23,7 +23,7 @@ REPROVIDE_S: Final = 22 * 3600.0
 REPROVIDE_JITTER_FRAC: Final = 0.1  # earlier, never later
 PROVIDE_GAP_S: Final = 1.0  # stock py-libp2p takes 10 records in 10 s from a peer, and drops the rest unseen
 PROVIDE_TIMEOUT_S: Final = 60.0
-MAX_SCHEDULED: Final = 75_000  # what one record a second can keep alive within REPROVIDE_S
+MAX_SCHEDULED: Final = 1 << 18
 
 FIND_TIMEOUT_S: Final = 60.0
 MAX_MET: Final = 20
@@ -45,8 +45,10 @@ class Provide(NamedTuple):
 class ProvideSchedule:
     """Which CID is to be provided next, and when: roots first, each again within 22 h, one per gap."""
 
-    def __init__(self, rng: random.Random, gap_s: float = PROVIDE_GAP_S) -> None:
+    def __init__(self, rng: random.Random, gap_s: float = PROVIDE_GAP_S, reprovide_s: float = REPROVIDE_S) -> None:
+        """`reprovide_s` may be infinite, where something else keeps the records alive."""
         self._rng = rng
+        self._reprovide_s = reprovide_s
         self._gap_s = gap_s
         self._free_s = -math.inf
         self._entries: dict[Cid, tuple[float, bool]] = {}  # when due, and whether a root
@@ -70,6 +72,11 @@ class ProvideSchedule:
             self._put(request.cid, due_s, request.is_root)
         return True
 
+    def know(self, cid: Cid) -> None:
+        """Note a CID that was provided already, if there is room."""
+        if cid not in self._entries and len(self._entries) < MAX_SCHEDULED:
+            self._put(cid, math.inf, True)
+
     def remove(self, cid: Cid) -> None:
         """Let go of a CID; the records that are out die of age."""
         self._entries.pop(cid, None)
@@ -82,7 +89,7 @@ class ProvideSchedule:
             due_s, cid = self._first(is_root)
             if cid is not None and due_s <= now_s:
                 self._free_s = now_s + self._gap_s
-                self._put(cid, now_s + REPROVIDE_S * (1 - self._rng.uniform(0, REPROVIDE_JITTER_FRAC)), is_root)
+                self._put(cid, now_s + self._reprovide_s * (1 - self._rng.uniform(0, REPROVIDE_JITTER_FRAC)), is_root)
                 return cid
         return None
 

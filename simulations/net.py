@@ -431,6 +431,12 @@ class SimNetwork:
         await trio.sleep(2 * self._world.latency_s[1])
         self._provided[cid] = trio.current_time() + PROVIDER_RECORD_S
 
+    async def provide_many(self, cids: Sequence[Cid]) -> int:
+        """See `Network`."""
+        for cid in cids:
+            await self.provide(cid)
+        return len(cids)
+
     async def find_providers(self, cid: Cid, limit: int) -> list[PeerInfo]:
         """See `Network`. Found are those to whom a path of connections leads."""
         await trio.sleep(4 * self._world.latency_s[1])

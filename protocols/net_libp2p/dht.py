@@ -1,17 +1,19 @@
 """Provider records in the Kademlia DHT: our lookups in place of py-libp2p's, which end at a record of our own."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import trio
 from libp2p.kad_dht import kad_dht
+from libp2p.peer.peerinfo import PeerInfo as LibP2pInfo
 from libp2p.peer.peerstore import PeerStoreError
 
 from protocols.net import PeerInfo
 from protocols.net_libp2p.addresses import to_id, to_peer, to_texts
 from protocols.net_libp2p.host import MAX_CONNECTIONS, PROVIDES_PER_WINDOW, BoundedRecords, survive
+from protocols.sweep import key_of, shared_bits
 from storage.cid import Cid
 from storage.keys import PeerId
 
@@ -19,6 +21,8 @@ QUERY_TIMEOUT_S: Final = 10.0
 PARALLEL_QUERIES: Final = 10  # alpha of the specification
 MAX_STREAMS_PER_PEER: Final = 8
 STREAM_LIMIT_S: Final = 60.0  # a peer that asks for longer opens another one
+CLOSEST: Final = 20  # k of the specification
+RECORD_GAP_S: Final = 10.0 / PROVIDES_PER_WINDOW * 1.2
 
 
 def prepare(dht: Any) -> None:
@@ -61,6 +65,60 @@ async def provide(dht: Any, cid: Cid) -> None:
     await survive(dht.provider_store.provide, cid.multihash)
     # The schedule of protocols.routing re-provides; libp2p's own would do it a second time.
     dht.provider_store.providing_keys.discard(cid.multihash)
+
+
+async def provide_many(dht: Any, cids: Sequence[Cid]) -> int:
+    """Send our records for many CIDs, a lookup for all that share the neighbours it finds. Returns: how many went out.
+
+    A peer gets its records one after the other, at a pace that Covey's own servers take.
+    """
+    await _learn_connected(dht)
+    records: dict[Any, list[bytes]] = {}
+    told: set[bytes] = set()
+    near = _Near([], 0, 0)
+    for key in sorted({cid.multihash for cid in cids}, key=key_of):
+        if not near.serves(key_of(key)):
+            near = _near(key, [peer_id for peer_id in await _closest(dht, key) if peer_id != dht.local_peer_id])
+        ours = LibP2pInfo(dht.local_peer_id, dht.host.get_addrs())
+        dht.provider_store.add_provider(key, ours)
+        for peer_id in near.peers:
+            records.setdefault(peer_id, []).append(key)
+    limiter = trio.CapacityLimiter(PARALLEL_QUERIES)
+    async with trio.open_nursery() as nursery:
+        for peer_id, keys in records.items():
+            nursery.start_soon(_send_records, dht, peer_id, keys, told, limiter)
+    return len(told)
+
+
+async def _send_records(dht: Any, peer_id: Any, keys: list[bytes], told: set[bytes], limiter: Any) -> None:
+    async with limiter:
+        for key in keys:
+            sent = False
+            with trio.move_on_after(QUERY_TIMEOUT_S):
+                sent = await dht.provider_store._send_add_provider(peer_id, key)
+            if not sent:
+                return  # it is gone, or does not want them
+            told.add(key)
+            await trio.sleep(RECORD_GAP_S)
+
+
+class _Near(NamedTuple):
+    """The peers closest to a key; they are the ones for every key that shares so many bits with it."""
+
+    peers: list[Any]
+    key: int
+    n_bits: int
+
+    def serves(self, key: int) -> bool:
+        return bool(self.peers) and shared_bits(self.key, key) >= self.n_bits
+
+
+def _near(multihash: bytes, peers: list[Any]) -> _Near:
+    """Fewer peers than a lookup finds at most are all there are: they serve every key."""
+    key = key_of(multihash)
+    if len(peers) < CLOSEST - 1:
+        return _Near(peers, key, 0)
+    return _Near(peers, key, min(shared_bits(key, key_of(peer_id.to_bytes())) for peer_id in peers))
 
 
 async def find_providers(dht: Any, cid: Cid, limit: int) -> list[PeerInfo]:

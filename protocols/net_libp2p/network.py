@@ -33,7 +33,7 @@ from protocols.net import (
 )
 from protocols.net_libp2p import mdns
 from protocols.net_libp2p.addresses import MAX_ADDRESSES_PER_PEER, parse, subnet_of, to_id, to_peer, to_texts
-from protocols.net_libp2p.dht import find_peer, find_providers, prepare, provide
+from protocols.net_libp2p.dht import find_peer, find_providers, prepare, provide, provide_many
 from protocols.net_libp2p.host import (
     MAX_STRANGERS,
     MAX_STRANGERS_PER_SUBNET,
@@ -362,6 +362,10 @@ class LibP2pNetwork:
     async def provide(self, cid: Cid) -> None:
         """See `Network`."""
         await provide(self._dht, cid)
+
+    async def provide_many(self, cids: Sequence[Cid]) -> int:
+        """See `Network`."""
+        return await provide_many(self._dht, cids)
 
     async def find_providers(self, cid: Cid, limit: int) -> list[PeerInfo]:
         """See `Network`."""

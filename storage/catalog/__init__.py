@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final, Self
 
-from storage.catalog import adapters, artifacts, events, lineage, models, names, peers, replay, sequences
+from storage.catalog import adapters, artifacts, events, lineage, models, names, peers, replay, sequences, sweeps
 from storage.catalog.database import Database, inspect
 
 # A file's version is the number of migrations it has seen. Released ones never change; a new layout is a new line.
@@ -17,7 +17,7 @@ MIGRATIONS: Final = (
     ";\n".join((artifacts.SCHEMA, lineage.SCHEMA, adapters.SPLIT)),
     names.SCHEMA,
     lineage.ORIGINS,
-    peers.BANS,
+    ";\n".join((peers.BANS, sweeps.SCHEMA)),
 )
 REMEDY: Final = (
     "Restore it from a backup, or move catalog.db* away and run covey up: that fills it again from the blocks, but "
@@ -38,6 +38,7 @@ class Catalog:
         self.artifacts: Final = artifacts.ArtifactTable(database, self.lineage)
         self.adapters: Final = adapters.AdapterTable(database, self.artifacts)
         self.models: Final = models.ModelTable(database)
+        self.sweeps: Final = sweeps.SweepTable(database)
         self.names: Final = names.NameTable(database)
 
     @classmethod

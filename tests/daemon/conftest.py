@@ -97,6 +97,10 @@ class LonelyNetwork:
     async def provide(self, cid: Any) -> None:
         await trio.lowlevel.checkpoint()
 
+    async def provide_many(self, cids: Any) -> int:
+        await trio.lowlevel.checkpoint()
+        return len(cids)
+
     async def find_providers(self, cid: Any, limit: int) -> list[PeerInfo]:
         await trio.lowlevel.checkpoint()
         return []

@@ -12,6 +12,7 @@ from daemon.lifecycle import running
 from daemon.provide import LOOK_S, SPREAD_S, Provider
 from protocols.net import PeerInfo
 from protocols.routing import RECORD_LIFETIME_S
+from protocols.sweep import CYCLE_S, LATE_S
 from simulations.world import TINY, make_node, run_node, write_adapter
 from storage.blockstore import Block, Visibility
 from storage.catalog.adapters import AdapterState
@@ -47,10 +48,10 @@ async def test_public_roots_are_provided_soon_and_for_good(pair, autojump_clock)
     async with running(Provider(ann.ports, random.Random(1)).run):
         await trio.sleep(SPREAD_S + 60)
         assert await is_found(neighbour, old)
-        await trio.sleep(3 * RECORD_LIFETIME_S)
+        await trio.sleep(1.5 * RECORD_LIFETIME_S)
         assert await is_found(neighbour, old)
         ann.ports.roots.withdraw(old)
-        await trio.sleep(2 * RECORD_LIFETIME_S)
+        await trio.sleep(1.1 * RECORD_LIFETIME_S)
         assert not await is_found(neighbour, old)
 
 
@@ -113,3 +114,39 @@ async def test_an_adapter_that_was_brought_in_is_provided_at_once(pair, autojump
         Adapters(ann.ports, ann.publish, ann.tell, provider).became_ready(row.manifest)
         await trio.sleep(10)
         assert await is_found(neighbour, row.manifest)
+
+
+async def test_after_a_restart_what_is_out_is_not_told_of_again_at_once_but_in_its_turn(pair, autojump_clock):
+    ann, neighbour = pair
+    old = publish_bytes(ann, b"old", Visibility.PUBLIC)
+    provided = []
+    provide = ann.network.provide
+
+    async def count(cid):
+        provided.append(cid)
+        await provide(cid)
+
+    ann.network.provide = count
+    async with running(Provider(ann.ports, random.Random(1)).run):
+        await trio.sleep(SPREAD_S + LOOK_S)
+    assert provided.count(old) == 1
+    async with running(Provider(ann.ports, random.Random(1)).run):
+        await trio.sleep(SPREAD_S + LOOK_S)
+        fresh = publish_bytes(ann, b"fresh", Visibility.PUBLIC)
+        await trio.sleep(2 * LOOK_S)
+        assert await is_found(neighbour, fresh)
+        assert provided.count(old) == 1
+        await trio.sleep(CYCLE_S + 3600)
+    assert provided.count(old) == 2
+
+
+async def test_a_node_that_reaches_nobody_for_hours_says_that_its_records_are_late(pair, autojump_clock):
+    ann, neighbour = pair
+    events = []
+    await trio.sleep(1)
+    ports = replace(ann.ports, emit=lambda kind, **fields: events.append(kind))
+    await ann.network.disconnect(neighbour.peer)
+    async with running(Provider(ports, random.Random(1)).run):
+        await trio.sleep(LATE_S + 3600)
+        assert ann.network.peers() == []
+    assert events.count("provides_late") == 1
