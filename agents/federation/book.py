@@ -6,12 +6,12 @@ members that know the same events read the same out of it.
 
 import bisect
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import wraps
-from typing import Any, Final, TypeVar, cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, TypeVar, cast
 
 import msgspec
 
+from agents.federation.answers import Answers, remembered
 from agents.federation.buffers import Buffer, buffer_of
 from agents.federation.grants import may_join
 from agents.federation.lists import RoundLists
@@ -57,20 +57,6 @@ _HEIGHTS: Final = "heights"
 _KEPT: Final = frozenset({_LISTED, _HEIGHTS})
 
 E = TypeVar("E", bound=Event)
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _remembered(method: F) -> F:
-    """What a method answers stays true until something is added that it depends on: it is worked out once."""
-
-    @wraps(method)
-    def answer(book: "Book", *args: Any) -> Any:
-        key = (method.__name__, *args)
-        if key not in book._answers:
-            book._answers[key] = method(book, *args)
-        return book._answers[key]
-
-    return cast(F, answer)
 
 
 class Book:
@@ -93,7 +79,7 @@ class Book:
         self._by_author: dict[PeerId, dict[int, Said]] = {}
         self._forks: dict[PeerId, tuple[Said, Said]] = {}
         self._results: dict[int, Cid] = {}
-        self._answers: dict[tuple[Any, ...], Any] = {}
+        self.answers = Answers(_KEPT)
 
     def __contains__(self, cid: Cid) -> bool:
         return cid in self._said
@@ -113,54 +99,46 @@ class Book:
             first, second = sorted((other, said), key=lambda one: one.cid)
             self._forks.setdefault(entry.author, (first, second))
         self._said[entry.cid] = said
-        if (listed := self._answers.get((_LISTED, type(said.event)))) is not None:
+        if (listed := self.answers.get((_LISTED, type(said.event)))) is not None:
             bisect.insort(listed, (said, said.event), key=lambda pair: rank(pair[0]))
         self._rounds.add(said)
         if other is not said or not self._is_harmless(said):
-            self._forget()
+            self.answers.forget()
         return said
 
     # With a thousand members each event is heard by each of them: what it does not touch is not worked out again.
-
-    def _forget(self) -> None:
-        """Work everything out again, but for lists of events: those are kept up to date."""
-        self._answers = {key: value for key, value in self._answers.items() if key[0] in _KEPT}
-
-    def _drop(self, *keys: tuple[Any, ...]) -> None:
-        for key in keys:
-            self._answers.pop(key, None)
 
     def _is_harmless(self, said: Said) -> bool:
         """Drop the answers that an event of an honest member touches; False for one that may touch any."""
         match said.event:
             case Join() | Leave():
-                self._drop(("joined_now",))
+                self.answers.drop(("joined_now",))
             case Open(number):
-                self._drop(("opened", number))
+                self.answers.drop(("opened", number))
             case Submit(number):
-                self._drop(("submissions", number))
+                self.answers.drop(("submissions", number))
             case Keys() | Shares() | Unmask():
                 pass
             case Promise(number, term):
-                self._drop(("_of_selected", Promise, number, term))
+                self.answers.drop(("_of_selected", Promise, number, term))
             case Receipt(number):
                 # A receipt beside a close may prove that the close left something out.
                 if any(one.author == said.author for one, _ in self.said_in(number, Close)):
                     return False
-                self._drop(("receipts", number, said.author), ("receivers", number))
+                self.answers.drop(("receipts", number, said.author), ("receivers", number))
             case Vote(number, term):
                 own = [
                     one for one, event in self.said_by(said.author, Vote) if (event.round, event.term) == (number, term)
                 ]
-                final = self._answers.get(("final", number))
+                final = self.answers.get(("final", number))
                 if len(own) > 1 or (final is not None and cast(Close, final.event).term != term):
                     return False
-                self._drop(("_of_selected", Vote, number, term))
-                self._drop_unknown()
+                self.answers.drop(("_of_selected", Vote, number, term))
+                self.answers.forget_unknown()
             case Result(number):
                 if sum(event.round == number for _, event in self.said_by(said.author, Result)) > 1:
                     return False
-                self._drop_unknown()
+                self.answers.forget_unknown()
             case Score():
                 pass
             case State(number) | Mix(number):
@@ -169,10 +147,6 @@ class Book:
             case _:
                 return False
         return True
-
-    def _drop_unknown(self) -> None:
-        """What was not known may be known now, and with it what had to be empty for that."""
-        self._drop(*[key for key, value in self._answers.items() if not value and key[0] not in _KEPT])
 
     def said_by(self, author: PeerId, kind: type[E]) -> list[tuple[Said, E]]:
         """The events of one kind that one author said."""
@@ -187,7 +161,7 @@ class Book:
 
     def heights(self) -> dict[PeerId, int]:
         """How many events in a row, from the first on, are known of each author: what to ask others for."""
-        heights = cast(dict[PeerId, int], self._answers.setdefault((_HEIGHTS,), {}))
+        heights = cast(dict[PeerId, int], self.answers.setdefault((_HEIGHTS,), {}))
         for author, own in self._by_author.items():
             height = heights.get(author, 0)
             while height in own:
@@ -197,7 +171,7 @@ class Book:
 
     def height(self, author: PeerId) -> int:
         """That of one author."""
-        heights = cast(dict[PeerId, int], self._answers.setdefault((_HEIGHTS,), {}))
+        heights = cast(dict[PeerId, int], self.answers.setdefault((_HEIGHTS,), {}))
         own, height = self._by_author.get(author, {}), heights.get(author, 0)
         while height in own:
             height += 1
@@ -220,7 +194,8 @@ class Book:
         other._said = dict(self._said)
         other._rounds = RoundLists(other._said)
         other._by_author = {author: dict(own) for author, own in self._by_author.items()}
-        other._forks, other._results, other._answers = dict(self._forks), dict(self._results), {}
+        other._forks, other._results = dict(self._forks), dict(self._results)
+        other.answers = Answers(_KEPT)
         return other
 
     @property
@@ -245,7 +220,7 @@ class Book:
                 if sequence >= heights.get(author, 0):
                     yield own[sequence].entry
 
-    @_remembered
+    @remembered
     def all_of(self, kind: type[E]) -> list[tuple[Said, E]]:
         """Every event of one kind, in an order of its own: by author, then sequence."""
         found = [said for said in self._said.values() if isinstance(said.event, kind)]
@@ -258,7 +233,7 @@ class Book:
 
     # Who takes part
 
-    @_remembered
+    @remembered
     def start(self) -> Start | None:
         """The list that the plan's author gave out; of several, none counts (`broken` names him)."""
         found = {said.entry.body_cid: event for said, event in self.all_of(Start) if said.author == self.author}
@@ -268,7 +243,7 @@ class Book:
         """The end that the plan's author declared."""
         return next((event for said, event in self.all_of(Cancel) if said.author == self.author), None)
 
-    @_remembered
+    @remembered
     def joined_now(self) -> tuple[PeerId, ...]:
         """Who has joined and not left again, as far as is known, without who broke the rules."""
         last: dict[PeerId, tuple[int, bool]] = {}
@@ -279,7 +254,7 @@ class Book:
         joined = (peer for peer, (_, is_in) in last.items() if is_in and peer not in broken)
         return tuple(sorted(peer for peer in joined if may_join(self, peer)))
 
-    @_remembered
+    @remembered
     def roster(self, number: int) -> tuple[PeerId, ...] | None:
         """Who has joined a round: the start says it for the first, the final close before it for any other."""
         if number == 1:
@@ -288,7 +263,7 @@ class Book:
         close = self.final(number - 1)
         return tuple(sorted(set(cast(Close, close.event).joined) & self._members)) if close is not None else None
 
-    @_remembered
+    @remembered
     def seed(self, number: int) -> bytes | None:
         """The round's public seed: a hash over the result before it and the list of the joined."""
         roster, before = self.roster(number), self.result(number - 1)
@@ -299,7 +274,7 @@ class Book:
             hashed.update(len(peer).to_bytes(2) + peer)
         return hashed.digest()
 
-    @_remembered
+    @remembered
     def selected(self, number: int) -> tuple[PeerId, ...] | None:
         """Who trains in a round and countersigns its close; None while what it depends on is not known."""
         roster, seed = self.roster(number), self.seed(number)
@@ -339,7 +314,7 @@ class Book:
         """Whose turn a term is."""
         return self.plan.deputies[term % len(self.plan.deputies)]
 
-    @_remembered
+    @remembered
     def opened(self, number: int) -> dict[int, Said]:
         """The terms of a round that their coordinators opened, up to the first gap that no honest deputy leaves.
 
@@ -357,7 +332,7 @@ class Book:
             found[term] = said[term]
         return found
 
-    @_remembered
+    @remembered
     def submissions(self, number: int) -> dict[PeerId, Said]:
         """The submission of each of the selected; of several, the first counts."""
         selected = self.selected(number) or ()
@@ -367,7 +342,7 @@ class Book:
                 found.setdefault(said.author, said)
         return found
 
-    @_remembered
+    @remembered
     def receipts(self, number: int, coordinator: PeerId) -> dict[Cid, Said]:
         """What one coordinator gave receipts for, by the submission."""
         return {event.submission: said for said, event in self.said_in(number, Receipt) if said.author == coordinator}
@@ -380,7 +355,7 @@ class Book:
             for peer in self.receivers(number).get(submission.cid, ())
         )
 
-    @_remembered
+    @remembered
     def receivers(self, number: int) -> dict[Cid, set[PeerId]]:
         """Who gave receipts for each submission."""
         found: dict[Cid, set[PeerId]] = {}
@@ -392,7 +367,7 @@ class Book:
         """The promises that the selected made to a term's coordinator."""
         return self._of_selected(Promise, number, term)
 
-    @_remembered
+    @remembered
     def closes(self, number: int) -> dict[int, Said]:
         """The close of each term; none of a term whose coordinator signed two."""
         found: dict[int, dict[Cid, Said]] = {}
@@ -405,7 +380,7 @@ class Book:
         """Who of the selected countersigned in a term; each one's first vote."""
         return self._of_selected(Vote, number, term)
 
-    @_remembered
+    @remembered
     def _of_selected(self, kind: type[Vote] | type[Promise], number: int, term: int) -> dict[PeerId, Said]:
         selected = self.selected(number) or ()
         found: dict[PeerId, Said] = {}
@@ -414,7 +389,7 @@ class Book:
                 found.setdefault(said.author, said)
         return found
 
-    @_remembered
+    @remembered
     def final(self, number: int) -> Said | None:
         """The close that enough of the selected countersigned in its term: over half of them."""
         # Under secure aggregation a void close shows that the set of any before it can never be unmasked.
@@ -447,9 +422,9 @@ class Book:
     def settle(self, number: int, result: Cid) -> None:
         """This member computed a round's result itself: no one's word is needed any more."""
         self._results[number] = result
-        self._forget()
+        self.answers.forget()
 
-    @_remembered
+    @remembered
     def result(self, number: int) -> Cid | None:
         """The result's document after a round: own work, or what over half of the selected say alike.
 
@@ -480,7 +455,7 @@ class Book:
 
     # Who broke the rules
 
-    @_remembered
+    @remembered
     def broken(self) -> dict[PeerId, tuple[Said, Said]]:
         """Members of whom two events prove what no honest one does, with the two."""
         found = dict(self._forks)

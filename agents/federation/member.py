@@ -4,31 +4,27 @@ Every duty is read out of the book, own events included, so a restart is nothing
 actions stores an entry before anybody hears of it, and after a crash the same book leads to the same next step.
 """
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final, cast
 
 from msgspec.structs import replace
 
-from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fetch, Prepare, Reveal, Say, Train, Work
-from agents.federation.book import MAX_EVENTS_OF_AUTHOR, Book, Said
+from agents.federation.actions import Action, Compute, Deal, Evaluate, Fetch, Prepare, Reveal, Say, Train
+from agents.federation.book import MAX_EVENTS_OF_AUTHOR, Said
+from agents.federation.coordinator import Coordinator
 from agents.federation.grants import chain, grants_of
-from agents.federation.secure.stages import Stages, bound_close, consented, is_split
-from agents.federation.soundness import has_central_noise, why_not
-from protocols.entry import Entry, make_entry
+from agents.federation.secure.stages import Stages, consented
+from agents.federation.soundness import why_not
+from protocols.entry import Entry
 from protocols.errors import Malformed
 from protocols.rounds import (
-    MAX_TERM,
     Accuse,
     Cancel,
     Close,
-    Event,
-    Gather,
     Grant,
     Join,
     Keys,
     Leave,
-    Open,
     Promise,
     Receipt,
     Refusal,
@@ -40,35 +36,16 @@ from protocols.rounds import (
     Submit,
     Unmask,
     Vote,
-    content_of,
-    scope_of,
 )
 from storage.cid import Cid
-from storage.keys import Identity, PeerId
+from storage.keys import PeerId
 
-SPLIT: Final = "members countersigned two active sets: the round is void, and is not tried again"
 QUICK_PROMISES: Final = 16  # of one round; later ones a lease behind the term: a deputy may open terms without end
 MAX_STEPS: Final = 1000  # of one call: each says something, and there is not that much to say
 
 
-class Member:
+class Member(Coordinator):
     """Coordinator, deputy, participant and witness in one: what a member is follows from the plan and the book."""
-
-    def __init__(
-        self, identity: Identity, book: Book, bears: Callable[[Book, int], bool] = lambda book, number: True
-    ) -> None:
-        """`bears` says whether the experiment's budget bears another round; what it says follows from the book."""
-        self._identity = identity
-        self._bears = bears
-        self._me: Final = identity.peer_id
-        self.book: Final = book
-        self._fetched: set[Cid] = set()
-        self._at_it: int | None = None
-        self._made: tuple[int, Submit] | None = None
-        self._noise: dict[tuple[int, int], Cid] = {}
-        self._asked: set[tuple[object, ...]] = set()
-        self._alive_s: dict[PeerId, float] = {}
-        self._noticed_s: dict[tuple[object, ...], float] = {}
 
     # What happens to it
 
@@ -161,7 +138,7 @@ class Member:
         if isinstance(action, Train):
             self._at_it = None
         if not isinstance(action, Say | Evaluate):
-            self._asked.discard(_key(action))
+            self._ask_again(action)
 
     # What its user wants
 
@@ -277,137 +254,6 @@ class Member:
     def _has_scored(self, number: int) -> bool:
         return any(event.round == number for _, event in self.book.said_by(self._me, Score))
 
-    # As a coordinator
-
-    def _coordinate(self, number: int, now_s: float) -> list[Action]:
-        book = self.book
-        opened = book.opened(number)
-        term = max(opened, default=-1)
-        for known in opened:
-            self._notice(("open", number, known), now_s)
-        mine = next((t for t in range(term + 1, term + 1 + len(book.plan.deputies)) if self._is_turn(t)), None)
-        if (
-            mine is not None
-            and mine <= MAX_TERM
-            and now_s >= self._stalled_s(number, term, now_s) + self._patience_s(term, mine)
-        ):
-            return [self._say(Open(round=number, term=mine))]
-        if term >= 0 and self._is_turn(term) and term not in book.closes(number):
-            return self._collect(number, term, now_s)
-        return []
-
-    def _is_turn(self, term: int) -> bool:
-        return self.book.coordinator(term) == self._me and self._me not in self.book.broken()
-
-    def _patience_s(self, term: int, mine: int) -> float:
-        """The first coordinator opens a round at once, each deputy waits a lease for each before him."""
-        return self.book.plan.lease_s * (mine - max(term, 0))
-
-    def _stalled_s(self, number: int, term: int, now_s: float) -> float:
-        """Since when a term has made no progress that its coordinator owes: not before it, or its time, is over."""
-        begun_s = self._noticed_s[("round", number)]
-        if term < 0:
-            return begun_s
-        if term in self.book.closes(number):
-            return self._notice(("close", number, term), now_s)
-        opened_s = self._noticed_s[("open", number, term)]
-        heard_s = max(opened_s, self._alive_s.get(self.book.coordinator(term), -math.inf))
-        return min(heard_s, self._deadline_s(number, term))
-
-    def _deadline_s(self, number: int, term: int) -> float:
-        """The round's deadline counts from its first opening that was heard; a deputy has at least a lease."""
-        first_s = min(self._noticed_s[("open", number, known)] for known in self.book.opened(number))
-        own_s = self._noticed_s[("open", number, term)]
-        return max(first_s + self.book.plan.deadline_s, own_s + (self.book.plan.lease_s if term else 0.0))
-
-    def _collect(self, number: int, term: int, now_s: float) -> list[Action]:
-        book = self.book
-        promises = book.promises(number, term)
-        quorum = cast(int, book.quorum(number))
-        if term > 0:
-            if len(promises) < quorum:
-                return []
-            if book.has_gaps(promises.values()):
-                return []
-            if book.secure is not None and is_split(book, number, promises.values()):
-                return [self._void(number, term, SPLIT, promises)]
-            highest = book.highest_vote(promises.values())
-            if highest is None and book.secure is not None:
-                highest = bound_close(book, number)
-            if highest is not None:
-                return [self._close(number, term, cast(Close, highest.event), promises)]
-        if book.secure is not None and (waiting := self._gather(number, term, promises, now_s)) is not None:
-            return waiting
-        return self._collect_updates(number, term, promises, now_s)
-
-    def _gather(self, number: int, term: int, promises: dict[PeerId, Said], now_s: float) -> list[Action] | None:
-        """Keys, and then shares, each of all or of enough after a lease; None once updates can come."""
-        stages = Stages(self.book, number)
-        stage = stages.stage()
-        if stage == "masked":
-            return None
-        since_s = self._notice((stage, number, term), now_s)
-        heard, n_expected = stages.heard(stage)
-        is_late = now_s >= since_s + self.book.plan.lease_s
-        minimum = self.book.minimum(number)
-        if len(heard) >= minimum and (is_late or len(heard) == n_expected):
-            links = tuple(sorted(said.cid for said in heard))
-            return [self._say(Gather(round=number, term=term, stage=stage, said=links))]
-        if now_s < self._deadline_s(number, term):
-            return []
-        return [self._void(number, term, f"{len(heard)} sent {stage} in time, and {minimum} are needed", promises)]
-
-    def _void(self, number: int, term: int, why: str, promises: dict[PeerId, Said]) -> Say:
-        close = Close(round=number, term=term, submissions=(), joined=self.book.joined_now(), void=why)
-        return self._close(number, term, close, promises)
-
-    def _collect_updates(self, number: int, term: int, promises: dict[PeerId, Said], now_s: float) -> list[Action]:
-        book = self.book
-        submissions, n_expected = book.submissions(number), len(book.selected(number) or ())
-        if book.secure is not None:
-            stages = Stages(book, number)
-            gather = cast(Said, stages.chosen())
-            sharers = stages.authors(gather)
-            n_expected = len(sharers)
-            submissions = {
-                peer: said
-                for peer, said in submissions.items()
-                if peer in sharers and cast(Submit, said.event).gather == gather.cid
-            }
-        receipts = book.receipts(number, self._me)
-        for said in submissions.values():
-            if said.cid not in self._fetched:
-                if asked := self._ask(self._fetch(said)):
-                    return asked
-            elif said.cid not in receipts and said.author != self._me:
-                return [self._say(Receipt(round=number, submission=said.cid))]
-        taken = sorted(said.cid for said in submissions.values() if book.is_received(said, number))
-        n_expected = min(n_expected, book.n_buffered or n_expected)
-        if len(taken) < n_expected and now_s < self._deadline_s(number, term):
-            return []
-        if len(taken) < (minimum := book.minimum(number)):
-            why = f"{len(taken)} updates came in time, and {minimum} are needed"
-            return [self._void(number, term, why, promises)]
-        noise = self._noise.get((number, term))
-        if noise is None and has_central_noise(book.plan):
-            return self._ask(Draw(number, term))
-        close = Close(round=number, term=term, submissions=tuple(taken), joined=book.joined_now(), noise=noise)
-        return [self._close(number, term, close, promises)]
-
-    def _close(self, number: int, term: int, what: Close, promises: dict[PeerId, Said]) -> Say:
-        links = tuple(sorted(said.cid for said in promises.values())) if term else ()
-        return self._say(
-            Close(
-                round=number,
-                term=term,
-                submissions=what.submissions,
-                joined=what.joined,
-                void=what.void,
-                promises=links,
-                noise=what.noise,
-            )
-        )
-
     # As one of the selected
 
     def _take_part(self, number: int, now_s: float) -> list[Action]:
@@ -484,38 +330,3 @@ class Member:
             if link not in self._fetched:
                 return self._ask(self._fetch(cast(Said, self.book.get(link))))
         return [self._say(Vote(round=number, term=close.term, close=said.cid))]
-
-    def _fetch(self, said: Said) -> Fetch:
-        return Fetch(said.cid, cast(Submit, said.event).update, said.author)
-
-    # Small things
-
-    def _notice(self, what: tuple[object, ...], now_s: float) -> float:
-        """When this was first seen here."""
-        return self._noticed_s.setdefault(what, now_s)
-
-    def _ask(self, action: Work) -> list[Action]:
-        """The action, but for one that was asked for already."""
-        key = _key(action)
-        if key in self._asked:
-            return []
-        self._asked.add(key)
-        return [action]
-
-    def _say(self, event: Event) -> Say:
-        sequence = self.book.height(self._me)
-        before = self.book.latest(self._me)
-        entry = make_entry(
-            self._identity,
-            event.kind,
-            scope_of(self.book.experiment),
-            sequence,
-            [before.cid] if before else [],
-            content_of(event),
-        )
-        self.book.add(entry)
-        return Say(entry)
-
-
-def _key(action: Work) -> tuple[object, ...]:
-    return (type(action), *action[:2])

@@ -1,0 +1,50 @@
+"""What a book has worked out already, kept as long as nothing is heard that it depends on."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Protocol, TypeVar, cast
+
+F = TypeVar("F", bound=Callable[..., Any])
+Key = tuple[Any, ...]
+
+
+class Answers(dict[Key, Any]):
+    """Answers by the name of the method that gives them, and what it was asked. Those named in `kept` are kept right by
+    whoever holds this.
+    """
+
+    def __init__(self, kept: frozenset[str]) -> None:
+        super().__init__()
+        self._kept = kept
+
+    def forget(self) -> None:
+        """Work everything out again, but for what is kept."""
+        self.drop(*[key for key in self if key[0] not in self._kept])
+
+    def forget_unknown(self) -> None:
+        """What was not known may be known now, and with it what had to be empty for that."""
+        self.drop(*[key for key, value in self.items() if not value and key[0] not in self._kept])
+
+    def drop(self, *keys: Key) -> None:
+        """Work these out again."""
+        for key in keys:
+            self.pop(key, None)
+
+
+class Answering(Protocol):
+    """What has methods whose answers are remembered."""
+
+    answers: Answers
+
+
+def remembered(method: F) -> F:
+    """What a method answers stays true until something is added that it depends on: it is worked out once."""
+
+    @wraps(method)
+    def answer(one: Answering, *args: Any) -> Any:
+        key = (method.__name__, *args)
+        if key not in one.answers:
+            one.answers[key] = method(one, *args)
+        return one.answers[key]
+
+    return cast(F, answer)

@@ -1,0 +1,68 @@
+"""What every part of a member does its duties with: it signs, asks for each work once, notes when it first saw what."""
+
+from collections.abc import Callable
+from typing import Final, cast
+
+from agents.federation.actions import Action, Fetch, Say, Work
+from agents.federation.book import Book, Said
+from protocols.entry import make_entry
+from protocols.rounds import Event, Submit, content_of, scope_of
+from storage.cid import Cid
+from storage.keys import Identity, PeerId
+
+
+class Duty:
+    """One member of an experiment, with its book and what it has seen and asked for."""
+
+    def __init__(
+        self, identity: Identity, book: Book, bears: Callable[[Book, int], bool] = lambda book, number: True
+    ) -> None:
+        """`bears` says whether the experiment's budget bears another round; what it says follows from the book."""
+        self._identity = identity
+        self._bears = bears
+        self._me: Final = identity.peer_id
+        self.book: Final = book
+        self._fetched: set[Cid] = set()
+        self._at_it: int | None = None
+        self._made: tuple[int, Submit] | None = None
+        self._noise: dict[tuple[int, int], Cid] = {}
+        self._asked: set[tuple[object, ...]] = set()
+        self._alive_s: dict[PeerId, float] = {}
+        self._noticed_s: dict[tuple[object, ...], float] = {}
+
+    def _fetch(self, said: Said) -> Fetch:
+        return Fetch(said.cid, cast(Submit, said.event).update, said.author)
+
+    def _notice(self, what: tuple[object, ...], now_s: float) -> float:
+        """When this was first seen here."""
+        return self._noticed_s.setdefault(what, now_s)
+
+    def _ask(self, action: Work) -> list[Action]:
+        """The action, but for one that was asked for already."""
+        key = _key(action)
+        if key in self._asked:
+            return []
+        self._asked.add(key)
+        return [action]
+
+    def _ask_again(self, action: Work) -> None:
+        """It was not done: ask for it once more."""
+        self._asked.discard(_key(action))
+
+    def _say(self, event: Event) -> Say:
+        sequence = self.book.height(self._me)
+        before = self.book.latest(self._me)
+        entry = make_entry(
+            self._identity,
+            event.kind,
+            scope_of(self.book.experiment),
+            sequence,
+            [before.cid] if before else [],
+            content_of(event),
+        )
+        self.book.add(entry)
+        return Say(entry)
+
+
+def _key(action: Work) -> tuple[object, ...]:
+    return (type(action), *action[:2])
