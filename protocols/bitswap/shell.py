@@ -15,7 +15,8 @@ import trio
 
 from protocols.bitswap.intake import Intake
 from protocols.bitswap.pace import Pace
-from protocols.bitswap.serving import BATCH_BYTES, Batch, Serving
+from protocols.bitswap.reading import read_batch
+from protocols.bitswap.serving import BATCH_BYTES, Serving
 from protocols.bitswap.session import MAX_WANTS, Action, Arrived, Got, Misbehaved, NeedProviders, Send, Wants
 from protocols.bitswap.trace import Origin, Trace
 from protocols.bitswap.wire import (
@@ -24,11 +25,9 @@ from protocols.bitswap.wire import (
     PROTOCOLS,
     Entry,
     Message,
-    Payload,
     decode,
     encode,
     identify,
-    payload_of,
 )
 from protocols.bucket import Bucket
 from protocols.errors import Local, Malformed, Remote, TooBig
@@ -37,7 +36,6 @@ from protocols.net import Network, Stream
 from storage.blockstore import Blockstore
 from storage.cid import Cid
 from storage.dag import reach
-from storage.errors import Corrupt, NotFound
 from storage.keys import PeerId
 
 N_THREADS: Final = 4
@@ -487,19 +485,9 @@ async def _compose(exchange: Exchange, peer: PeerId, talk: _Talk) -> Message:
     keys = list(talk.entries)[:MAX_ENTRIES_PER_MESSAGE]
     entries = tuple(talk.entries.pop(key) for key in keys)
     batch = exchange.serving.next_batch(peer, exchange.pace.turn_bytes(len(exchange.talks), BATCH_BYTES))
-    payloads = await _work_for_guest(exchange, partial(_read, exchange.store, batch)) if batch.blocks else []
+    payloads = await _work_for_guest(exchange, partial(read_batch, exchange.store, batch)) if batch.blocks else []
     blocks = [payload for payload in payloads if payload is not None]
     for entry, payload in zip(batch.blocks, payloads, strict=bool(payloads)):
         if payload is None:
             exchange.serving.vanished(peer, entry)
     return Message(entries, False, tuple(blocks), batch.haves, batch.dont_haves, batch.pending_bytes)
-
-
-def _read(store: Blockstore, batch: Batch) -> list[Payload | None]:
-    payloads: list[Payload | None] = []
-    for entry in batch.blocks:
-        try:
-            payloads.append(payload_of(entry.cid, store.get(entry.cid)))
-        except (NotFound, Corrupt):
-            payloads.append(None)
-    return payloads

@@ -69,7 +69,7 @@ def test_one_peer_is_asked_for_the_block_and_the_others_whether_they_have_it() -
 def test_success_is_cancelled_at_all_others() -> None:
     wants, session, _ = started([A, B, C], [0])
     actions = wants.received(A, [block(0)], [], [], 0.1)
-    assert actions[0] == Got((session,), A, CIDS[0], DATA[0])
+    assert actions[0] == Got((session,), A, CIDS[0], DATA[0], 0.1)
     assert cancelled(actions, B) == cancelled(actions, C) == [CIDS[0]]
     assert not entries(actions, A)
 
@@ -181,7 +181,7 @@ def test_two_sessions_ask_once_and_both_get_it() -> None:
     actions = wants.add_providers(two, [A, B], 0) + wants.want(two, [CIDS[0]], 0)
     assert wanted(actions, A) == wanted(actions, B) == []
     assert wants.close(one) == []
-    assert wants.received(A, [block(0)], [], [], 0.1)[0] == Got((two,), A, CIDS[0], DATA[0])
+    assert wants.received(A, [block(0)], [], [], 0.1)[0] == Got((two,), A, CIDS[0], DATA[0], 0.1)
 
 
 def test_probes_for_one_block_are_bounded() -> None:
@@ -200,7 +200,7 @@ def test_a_want_is_answered_whatever_version_its_cid_comes_back_with() -> None:
     wants.add_providers(session, [A], 0)
     old = Cid.of(b"x", 0x70).as_v0()
     wants.want(session, [old], 0)
-    assert wants.received(A, [Arrived(Cid.of(b"x"), b"x")], [], [], 0.1) == [Got((session,), A, old, b"x")]
+    assert wants.received(A, [Arrived(Cid.of(b"x"), b"x")], [], [], 0.1) == [Got((session,), A, old, b"x", 0.1)]
 
 
 def test_nothing_is_remembered_of_peers_that_are_gone() -> None:
