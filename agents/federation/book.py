@@ -13,7 +13,7 @@ import msgspec
 
 from agents.federation.answers import Answers, remembered
 from agents.federation.buffers import Buffer, buffer_of
-from agents.federation.grants import may_join
+from agents.federation.grants import joined
 from agents.federation.lists import RoundLists
 from agents.federation.said import Said, censored, rank
 from agents.federation.secure.terms import Secure, secure_of
@@ -245,14 +245,8 @@ class Book:
 
     @remembered
     def joined_now(self) -> tuple[PeerId, ...]:
-        """Who has joined and not left again, as far as is known, without who broke the rules."""
-        last: dict[PeerId, tuple[int, bool]] = {}
-        for said, event in [*self.all_of(Join), *self.all_of(Leave)]:
-            mark = (said.entry.sequence, isinstance(event, Join))
-            last[said.author] = max(last.get(said.author, mark), mark)
-        broken = self.broken()
-        joined = (peer for peer, (_, is_in) in last.items() if is_in and peer not in broken)
-        return tuple(sorted(peer for peer in joined if may_join(self, peer)))
+        """Who has joined and not left again, as far as is known, without who broke the rules or lacks a grant."""
+        return joined(self)
 
     @remembered
     def roster(self, number: int) -> tuple[PeerId, ...] | None:

@@ -7,7 +7,7 @@ a close that was made by it: a revocation keeps a member out of the next list, a
 from typing import TYPE_CHECKING, cast
 
 from agents.errors import AgentError
-from protocols.rounds import MAX_DEPTH, Grant, Revoke
+from protocols.rounds import MAX_DEPTH, Grant, Join, Leave, Revoke
 from storage.cid import Cid
 from storage.keys import PeerId
 
@@ -62,6 +62,17 @@ def grants_of(book: "Book", peer: PeerId) -> list["Said"]:
     return sorted(found, key=lambda said: (-cast(Grant, said.event).depth, said.cid))
 
 
+def joined(book: "Book") -> tuple[PeerId, ...]:
+    """Who said that it takes part, last, and may."""
+    last: dict[PeerId, tuple[int, bool]] = {}
+    for said, event in [*book.all_of(Join), *book.all_of(Leave)]:
+        mark = (said.entry.sequence, isinstance(event, Join))
+        last[said.author] = max(last.get(said.author, mark), mark)
+    broken = book.broken()
+    found = (peer for peer, (_, is_in) in last.items() if is_in and peer not in broken)
+    return tuple(sorted(peer for peer in found if may_join(book, peer)))
+
+
 def may_join(book: "Book", peer: PeerId) -> bool:
     """May this member be on the next list of who trains?"""
     return not needs_grant(book, peer) or bool(grants_of(book, peer))
@@ -87,3 +98,21 @@ def in_words(book: "Book", peer: PeerId) -> str:
         return "the plan"
     held = grants_of(book, peer)
     return f"grant {held[0].cid} of {held[0].author}" if held else f"nothing yet: it needs a grant of {book.author}"
+
+
+def granting(book: "Book", me: PeerId, peer: PeerId, depth: int) -> list[Grant]:
+    """What lets a member train, who may let others, `depth` deep; nothing where this one has nothing to pass on."""
+    if me == book.author:
+        return [Grant(audience=peer, depth=depth)]
+    own = grants_of(book, me)
+    if not own or not depth < cast(Grant, own[0].event).depth:
+        return []
+    return [Grant(audience=peer, depth=depth, proof=own[0].cid)]
+
+
+def ending(book: "Book", me: PeerId, peer: PeerId) -> list[Revoke]:
+    """What ends the grants of a member, those that this one may end."""
+    held = grants_of(book, peer)
+    if me != book.author:
+        held = [said for said in held if any(one.author == me for one in chain(book, said) or ())]
+    return [Revoke(grant=said.cid) for said in held]

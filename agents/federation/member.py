@@ -12,7 +12,6 @@ from msgspec.structs import replace
 from agents.federation.actions import Action, Compute, Deal, Evaluate, Fetch, Prepare, Reveal, Say, Train
 from agents.federation.book import MAX_EVENTS_OF_AUTHOR, Said
 from agents.federation.coordinator import Coordinator
-from agents.federation.grants import chain, grants_of
 from agents.federation.secure.stages import Stages, consented
 from agents.federation.soundness import why_not
 from protocols.entry import Entry
@@ -21,7 +20,7 @@ from protocols.rounds import (
     Accuse,
     Cancel,
     Close,
-    Grant,
+    Event,
     Join,
     Keys,
     Leave,
@@ -29,7 +28,6 @@ from protocols.rounds import (
     Receipt,
     Refusal,
     Result,
-    Revoke,
     Score,
     Shares,
     Start,
@@ -150,24 +148,9 @@ class Member(Coordinator):
         """Take part no more, from the next round on."""
         return [self._say(Leave()), *self.tick(now_s)]
 
-    def grant(self, peer: PeerId, depth: int, now_s: float) -> list[Action]:
-        """Let a member train, who may let others, `depth` deep; nothing where this one holds nothing to pass on."""
-        proof = None
-        if self._me != self.book.author:
-            own = grants_of(self.book, self._me)
-            if not own or not depth < cast(Grant, own[0].event).depth:
-                return []
-            proof = own[0].cid
-        return [self._say(Grant(audience=peer, depth=depth, proof=proof)), *self.tick(now_s)]
-
-    def revoke(self, peer: PeerId, now_s: float) -> list[Action]:
-        """End the grants of a member that this one may end."""
-        held = [
-            said
-            for said in grants_of(self.book, peer)
-            if self._me == self.book.author or any(one.author == self._me for one in chain(self.book, said) or ())
-        ]
-        return [*[self._say(Revoke(grant=said.cid)) for said in held], *self.tick(now_s)] if held else []
+    def declare(self, events: Iterable[Event], now_s: float) -> list[Action]:
+        """Say what its user has to say, such as grants."""
+        return [*map(self._say, events), *self.tick(now_s)]
 
     def start(self, now_s: float) -> list[Action]:
         """Begin, with those who have joined by now. For the plan's author, once."""

@@ -31,33 +31,33 @@ class RevokeIt(Params, frozen=True):
 
 async def grant(node: "Node", params: GrantIt) -> Done:
     """Let a member train, by a grant of this node's: as the plan's author, or passed on from one that it holds."""
-    from agents.federation.grants import NotGranted
+    from agents.federation.grants import NotGranted, granting
     from daemon.api.operations.peer import resolve
 
     one = _experiment(node, params.experiment)
     peer = await resolve(node, params.peer)
     if peer not in one.plan.members:
         raise NotGranted(f"the plan does not name {peer} among its members, and no grant makes it one")
-    n_before = len(one.book.entries())
-    await one.do(lambda now_s: one.member.grant(peer, params.depth, now_s))
-    if len(one.book.entries()) == n_before:
+    events = granting(one.book, node.identity.peer_id, peer, params.depth)
+    if not events:
         raise NotGranted(
             f"this node holds no grant that may be passed on {params.depth} more times: ask {one.book.author}"
         )
+    await one.do(lambda now_s: one.member.declare(events, now_s))
     return Done(text=f"{peer} may train from the next round on, once it has joined")
 
 
 async def revoke(node: "Node", params: RevokeIt) -> Done:
     """End the grants of a member that come from this node, and what was passed on from them."""
-    from agents.federation.grants import NotGranted
+    from agents.federation.grants import NotGranted, ending
     from daemon.api.operations.peer import resolve
 
     one = _experiment(node, params.experiment)
     peer = await resolve(node, params.peer)
-    n_before = len(one.book.entries())
-    await one.do(lambda now_s: one.member.revoke(peer, now_s))
-    if len(one.book.entries()) == n_before:
+    events = ending(one.book, node.identity.peer_id, peer)
+    if not events:
         raise NotGranted(f"{peer} holds no grant that comes from this node")
+    await one.do(lambda now_s: one.member.declare(events, now_s))
     return Done(text=f"{peer} trains no more from the next round on, unless another grant lets it")
 
 

@@ -1,5 +1,6 @@
 """Where a plan asks for grants: who holds one trains, and nobody makes one for itself."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from agents.federation.audit import audit, verdict_of
 from agents.federation.book import Book, Said
-from agents.federation.grants import grants_of, in_words, was_let_in
+from agents.federation.grants import ending, granting, grants_of, in_words, was_let_in
 from agents.federation.soundness import why_not
 from protocols.entry import make_entry
 from protocols.errors import Local, Malformed
@@ -163,15 +164,21 @@ async def test_members_train_once_they_are_let_in_and_no_more_when_they_are_let_
             await one.do(one.member.join)
             ones.append(one)
         ada, bob, _, dan = ones
-        bobs, cleos, dans = (home.identity.peer_id for home in homes[1:])
-        await ada.do(lambda now_s: ada.member.grant(bobs, 1, now_s))
+        adas, bobs, cleos, dans = (home.identity.peer_id for home in homes)
+        assert (
+            granting(dan.book, dans, dans, 0)
+            == []
+            == granting(bob.book, bobs, cleos, 0)
+            == ending(bob.book, bobs, cleos)
+        )
+        await ada.do(partial(ada.member.declare, granting(ada.book, adas, bobs, 1)))
         await until(lambda: bobs in bob.book.joined_now())
-        await dan.do(lambda now_s: dan.member.grant(dans, 0, now_s))
+        await dan.do(partial(dan.member.declare, [Grant(audience=dans)]))
         assert dans not in dan.book.joined_now()
         await ada.do(ada.member.start)
-        await bob.do(lambda now_s: bob.member.grant(cleos, 0, now_s))
+        await bob.do(partial(bob.member.declare, granting(bob.book, bobs, cleos, 0)))
         await until(lambda: any(cleos in (ada.book.roster(number) or ()) for number in (2, 3)))
-        await ada.do(lambda now_s: ada.member.revoke(cleos, now_s))
+        await ada.do(partial(ada.member.declare, ending(ada.book, adas, cleos)))
         await until(lambda: all(one.is_over for one in ones))
         assert cleos not in ada.book.joined_now()
         assert len({one.book.result(4) for one in ones}) == 1
