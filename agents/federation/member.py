@@ -212,7 +212,8 @@ class Member(Coordinator):
             unmasking = stages.unmasking(final)
             if unmasking is None or unmasking.n_lacking:
                 return []
-        return self._ask(Compute(number, final.cid))
+        lacking = self._lacking(final)  # over half may have countersigned before this one had all of it
+        return self._ask(Compute(number, final.cid) if lacking is None else lacking)
 
     def _accuse(self) -> list[Action]:
         """Publish what proves that somebody broke the rules: of each once, for who signs more of it is as broken."""
@@ -307,9 +308,14 @@ class Member(Coordinator):
         is_masked = self.book.secure is not None and not close.void
         if is_masked and consented(self.book, number, self._me) not in (None, close.submissions):
             return []  # one active set a round, ever: of a second one the shares would lay an update open
-        if close.noise is not None and close.noise not in self._fetched:
-            return self._ask(Fetch(close.noise, close.noise, said.author))
-        for link in close.submissions:
-            if link not in self._fetched:
-                return self._ask(self._fetch(cast(Said, self.book.get(link))))
+        if (lacking := self._lacking(said)) is not None:
+            return self._ask(lacking)
         return [self._say(Vote(round=number, term=close.term, close=said.cid))]
+
+    def _lacking(self, said: Said) -> Fetch | None:
+        """The first file of a close that is not known to be here."""
+        close = cast(Close, said.event)
+        if close.noise is not None and close.noise not in self._fetched:
+            return Fetch(close.noise, close.noise, said.author)
+        submissions = (self.book.get(link) for link in close.submissions if link not in self._fetched)
+        return next((self._fetch(one) for one in submissions if one is not None), None)
