@@ -211,6 +211,7 @@ def nearest(vector: bytes, given: Sequence[Given], max_distance: float) -> Hit |
     wanted = np.frombuffer(vector, dtype="<f4")  # (width,)
     matrix = np.stack([np.frombuffer(one.vector or b"", dtype="<f4") for one in rows])  # (n_rows, width)
     distances = 1.0 - matrix @ wanted  # (n_rows,)
+    distances[~np.isfinite(distances)] = np.inf  # a vector that is no number is near to nothing
     place = int(np.argmin(distances))
     distance = max(0.0, float(distances[place]))
     return Hit(rows[place], distance) if distance <= max_distance else None

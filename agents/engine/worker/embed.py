@@ -12,21 +12,25 @@ from typing import Any, Final
 
 import numpy
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from agents.encoders import WHEEL
 from agents.engine.lengths import by_length, padding_frac
 from agents.engine.messages import Embed, Embedded
 from agents.engine.model_folder import read_object
+from agents.engine.worker.finite import check_weights
 from agents.engine.worker.imports import find_in_wheel
 from agents.engine.worker.models import choose_device, load_tokenizer
-from agents.errors import BadData, EngineFailed
+from agents.errors import BadData, BadModel, EngineFailed
 
 BATCH_ROWS: Final = 32
 BATCH_TOKENS: Final = 2048
 USUAL_TOKENS: Final = 512
 MAX_TOKENS: Final = 1 << 16
 POOLING_FILE: Final = "1_Pooling/config.json"
+UNUSED: Final = "pooler."
+"""What many encoders are stored without; it computes nothing that is read here."""
 SENTENCE_FILE: Final = "sentence_bert_config.json"
 
 Vectors = numpy.ndarray[tuple[int, int], numpy.dtype[numpy.float32]]
@@ -59,20 +63,16 @@ POOLINGS: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
 
 
 class Embedder:
-    """An encoder in memory. `folder`: a model's folder, None for the installed MiniLM. Raises: EngineFailed."""
+    """An encoder in memory. `folder`: a model's folder, None for the installed MiniLM.
+
+    Raises: EngineFailed, BadModel.
+    """
 
     def __init__(self, folder: str | None) -> None:
-        from transformers import AutoModel
-
         path = Path(folder) if folder else find_in_wheel(WHEEL, ("model.safetensors",))
         self._pool = _pooling(path)
-        try:
-            self._tokenizer = load_tokenizer(path)
-            model = AutoModel.from_pretrained(
-                path, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
-            )
-        except (OSError, ValueError, KeyError) as error:
-            raise EngineFailed(f"{path} holds no encoder that can be loaded: {str(error)[:300]}") from None
+        self._tokenizer = load_tokenizer(path)
+        model = _weights_of(path)
         self._model = model.to(choose_device()).eval().requires_grad_(False)
         self._most_tokens = _most_tokens(model.config, self._tokenizer)
         self._usual_tokens = min(_usual_tokens(path), self._most_tokens)
@@ -135,7 +135,34 @@ class Embedder:
             states = self._model(input_ids=ids, attention_mask=mask).last_hidden_state  # (n, tokens, width)
             pooled = self._pool(states, mask[..., None].to(states.dtype))
             out: Vectors = torch.nn.functional.normalize(pooled, dim=-1).float().cpu().numpy()
+        if not numpy.isfinite(out).all():
+            raise BadModel("the encoder's vectors are not numbers: its weights are broken, get it anew")
         return out
+
+
+def _weights_of(folder: Path) -> Any:
+    """The encoder in `folder`, each parameter from its files: transformers would draw those that are missing at random.
+
+    Raises: EngineFailed, BadModel.
+    """
+    from transformers import AutoModel  # here, for it takes seconds to import
+
+    try:
+        model, about = AutoModel.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise EngineFailed(f"{folder} holds no encoder that can be loaded: {said}") from None
+    if missing := sorted(key for key in about["missing_keys"] if not key.startswith(UNUSED)):
+        raise BadModel(f"the weights in {folder} lack {missing[0][:100]!r}: get the whole encoder anew")
+    check_weights(model.named_parameters(), folder.name)
+    return model
 
 
 def _pooling(folder: Path) -> Callable[[Tensor, Tensor], Tensor]:

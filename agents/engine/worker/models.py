@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import torch
+from safetensors import SafetensorError
 
 from agents.engine.messages import ModelCard
 from agents.engine.model_folder import CARD_FILE
@@ -113,7 +114,7 @@ def _weights_of(folder: Path, card: ModelCard, dtype: torch.dtype) -> Any:
         model, about = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **place
         )
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise EngineFailed(f"{folder} cannot be loaded: {_one_line(error)}. Import the model again.") from None
     if missing := sorted(about["missing_keys"]):
         more = f" and {len(missing) - 1} more tensors" if len(missing) > 1 else ""

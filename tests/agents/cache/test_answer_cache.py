@@ -273,6 +273,15 @@ def test_vectors_of_another_encoder_are_passed_over():
     assert nearest(array("f", [1.0, 0.0]).tobytes(), [short, answer()], 1.0) is None
 
 
+def test_a_vector_that_is_no_number_is_near_to_nothing():
+    broken = array("f", [float("nan"), 0.0]).tobytes()
+    sound = array("f", [1.0, 0.0]).tobytes()
+    near = answer()._replace(vector=sound)
+    assert nearest(broken, [near], 1.0) is None
+    assert nearest(sound, [answer()._replace(vector=broken)], 1.0) is None
+    assert nearest(sound, [answer()._replace(vector=broken), near], 0.1).given is near
+
+
 def test_the_key_does_not_depend_on_the_number_of_the_request():
     numbered = msgspec.structs.replace(ASK, id=9)
     assert key_of(ASK, BASE, None, "") == key_of(numbered, BASE, None, "")

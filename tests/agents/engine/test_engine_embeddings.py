@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from agents.encoders import WHEEL, encoder_of
 from agents.engine.lengths import by_length, padding_frac
 from agents.engine.messages import Embed
-from agents.errors import BadData, EngineFailed
+from agents.errors import BadData, BadModel, EngineFailed
+
+NORM = "embeddings.LayerNorm.weight"
 
 
 @given(st.lists(st.integers(1, 300), max_size=80), st.integers(1, 600), st.integers(1, 20))
@@ -143,3 +145,29 @@ def test_a_folder_says_how_states_become_a_vector(encoder, tmp_path, mode):
     made, _ = vectors(Embedder(str(folder)), "a dog barks", "x")
     assert abs(made - vectors(encoder, "a dog barks", "x")[0]).max() > 1e-3
     shutil.rmtree(folder)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda all_: all_ | {NORM: all_[NORM] * float("nan")}, rf"{NORM} of encoder holds NaN or infinity"),
+        (lambda all_: {name: tensor for name, tensor in all_.items() if name != NORM}, rf"lack '{NORM}'"),
+        (lambda all_: all_ | {NORM: all_[NORM] * 1e38}, "vectors are not numbers"),
+    ],
+)
+def test_an_encoder_with_broken_weights_gives_no_vectors(encoder, tmp_path, change, says):
+    from safetensors.torch import load_file, save_file
+
+    from agents.engine.worker.embed import Embedder
+    from agents.engine.worker.imports import find_in_wheel
+
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    source = find_in_wheel(WHEEL, ("model.safetensors",))
+    for file in source.iterdir():
+        if file.is_file() and file.name != "model.safetensors":
+            (folder / file.name).symlink_to(file)
+    save_file(change(load_file(source / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BadModel, match=says):
+        vectors(Embedder(str(folder)), "a dog barks")
