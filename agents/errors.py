@@ -29,6 +29,12 @@ class EngineFailed(AgentError):
     code = "engine_failed"
 
 
+class BadRequest(EngineFailed):
+    """The model cannot be asked for that. Change the request."""
+
+    code = "invalid_request"
+
+
 class BadModel(EngineFailed):
     """The model is not usable as it is."""
 

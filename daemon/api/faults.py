@@ -36,6 +36,7 @@ STATUSES: Final = {
     "invalid_name": 400,
     "unsafe_link": 400,
     "invalid_option": 400,
+    "invalid_request": 400,
     "malformed": 400,
     "bad_links": 400,
     "bad_sequence": 400,

@@ -26,7 +26,7 @@ from agents.engine.messages import (
     Request,
     Status,
 )
-from agents.engine.worker.endings import cancelled, failed
+from agents.engine.worker.endings import cancelled, failed, unforeseen
 from agents.errors import AgentError, EngineFailed, EngineMissing
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class Worker:
             return error
         except Exception as error:  # noqa: BLE001
             traceback.print_exc()
-            return EngineFailed(f"{type(error).__name__}: {error}")
+            return unforeseen(error)
         return None
 
 

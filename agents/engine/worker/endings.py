@@ -13,6 +13,11 @@ def failed(request_id: int, error: AgentError) -> Failed:
     return Failed(id=request_id, code=error.code, text=str(error)[:MAX_TEXT_CHARS])
 
 
+def unforeseen(error: Exception) -> EngineFailed:
+    """What nobody thought of: for the user a line, for the log the rest."""
+    return EngineFailed(f"{type(error).__name__}: {error}")
+
+
 def cancelled(request: Request) -> Reply:
     """Nobody wanted it any more before it began."""
     if isinstance(request, Generate):

@@ -398,10 +398,10 @@ def test_an_answer_of_a_json_schema_is_of_it_and_ends(loaded, folders, seed):
     ],
 )
 def test_a_schema_that_cannot_be_followed_is_refused(loaded, schema, said):
-    from agents.errors import EngineFailed
+    from agents.errors import BadRequest
 
     batch = new_batch(loaded)
-    with pytest.raises(EngineFailed, match=f"the JSON schema {said}") as caught:
+    with pytest.raises(BadRequest, match=f"the JSON schema {said}") as caught:
         Asked(batch, 1, json_schema=schema)
     assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
 

@@ -1,6 +1,7 @@
 """Answer many requests at once on one model, each with an adapter of its own: the shell around the scheduler."""
 
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,20 +12,20 @@ import torch
 from torch import Tensor
 
 from agents.engine.messages import Generate, Reply
-from agents.engine.worker.endings import failed
+from agents.engine.worker.endings import failed, unforeseen
 from agents.engine.worker.generation.cache import KvCache, Span, probe
 from agents.engine.worker.generation.decoder import decoder_for
 from agents.engine.worker.generation.grammar import Grammars
 from agents.engine.worker.generation.masks import Masks
 from agents.engine.worker.generation.prefix import Prefixes
 from agents.engine.worker.generation.prompt import prompt_tokens, stops
-from agents.engine.worker.generation.sampling import Sampler, choose_all
+from agents.engine.worker.generation.sampling import Choice, Sampler, choose_all
 from agents.engine.worker.generation.scheduler import NoRoom, QueueFull, Scheduler, Step, shape
-from agents.engine.worker.generation.sequence import Sequence
+from agents.engine.worker.generation.sequence import Reason, Sequence
 from agents.engine.worker.generation.stacked import Stack
 from agents.engine.worker.models import LoadedModel
 from agents.engine.worker.text import TextStream
-from agents.errors import AgentError, EngineBusy, EngineFailed
+from agents.errors import AgentError, BadRequest, EngineBusy, EngineFailed
 
 MAX_ROWS: Final = 32
 RATE_S: Final = 5.0
@@ -100,21 +101,21 @@ class Batch:
         loaded = self._loaded
         context = loaded.card.context_tokens
         if request.max_tokens > context:
-            raise EngineFailed(
+            raise BadRequest(
                 f"max_tokens is {request.max_tokens}, {loaded.card.name} takes {context} in all: ask for fewer"
             )
         ids = prompt_tokens(loaded, request)
         adapter = loaded.adapters.stage(Path(request.adapter)) if request.adapter else None
         matcher = self._grammars.matcher(request.json_schema) if request.json_schema is not None else None
         n_limit = min(len(ids) + request.max_tokens, context)
-        try:
-            self._scheduler.submit(request.id, len(ids), n_limit)
-        except NoRoom:
-            raise EngineFailed(self._no_room(n_limit)) from None
-        except QueueFull as error:
-            raise EngineBusy(f"the engine is busy: {error}. Ask again in a while.") from None
         sampler = Sampler(request, ids, loaded.width, matcher)
         stream = TextStream(loaded.decode, stops(loaded, request))
+        try:  # the last that may fail: what is submitted has its sequence
+            self._scheduler.submit(request.id, len(ids), n_limit)
+        except NoRoom:
+            raise BadRequest(self._no_room(n_limit)) from None
+        except QueueFull as error:
+            raise EngineBusy(f"the engine is busy: {error}. Ask again in a while.") from None
         self._sequences[request.id] = Sequence(
             request, ids, adapter, n_limit, sampler, matcher, stream, emit, is_cancelled, began_s
         )
@@ -240,13 +241,10 @@ class Batch:
         choices = choose_all(logits, [each.sampler for each in sequences])
         self._count(len(sequences))
         for sequence, choice in zip(sequences, choices, strict=True):
-            try:
-                if isinstance(choice, EngineFailed):
-                    raise choice
-                reason = sequence.take(choice, self._loaded)
-            except AgentError as error:
+            reason = choice if isinstance(choice, EngineFailed) else self._taken(sequence, choice)
+            if isinstance(reason, AgentError):
                 self._end(sequence)
-                sequence.emit(failed(sequence.request.id, error))
+                sequence.emit(failed(sequence.request.id, reason))
                 continue
             if reason is None:
                 self._scheduler.chosen(sequence.request.id)
@@ -254,6 +252,16 @@ class Batch:
             self._keep(sequence)
             self._end(sequence)
             sequence.finish(reason)
+
+    def _taken(self, sequence: Sequence, choice: Choice) -> Reason | AgentError | None:
+        """Why the answer ends with this token, where it does, or what went wrong: with it alone, the others go on."""
+        try:
+            return sequence.take(choice, self._loaded)
+        except AgentError as error:
+            return error
+        except Exception as error:  # noqa: BLE001
+            traceback.print_exc()
+            return unforeseen(error)
 
     def _keep(self, sequence: Sequence) -> None:
         """Keep what was computed for the next prompt that begins like this one and its answer."""

@@ -7,7 +7,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from agents.errors import EngineFailed
+from agents.errors import BadRequest, EngineFailed
 
 # One form of white space: small models otherwise go on with it for ever.
 _FORM: Final[Any] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -53,21 +53,21 @@ class Grammars:
         self._compiled: Any = None
 
     def matcher(self, schema: str) -> Matcher:
-        """Begin an answer of this JSON schema. Raises: EngineFailed, with what is wrong with the schema."""
+        """Begin an answer of this JSON schema. Raises: BadRequest, with what is wrong with the schema."""
         import llguidance  # here, for few requests need it
 
         try:
             if not isinstance(json.loads(schema), dict):
-                raise EngineFailed("the JSON schema is not an object")
+                raise BadRequest("the JSON schema is not an object")
             grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=_FORM)
         except (ValueError, RecursionError) as error:
-            raise EngineFailed(f"the JSON schema is not JSON: {_line(str(error))}") from None
+            raise BadRequest(f"the JSON schema is not JSON: {_line(str(error))}") from None
         if self._compiled is None:
             backend = self._tokenizer.backend_tokenizer.to_str()
             self._compiled = llguidance.LLTokenizer(backend, n_vocab=self._vocabulary, eos_token=self._end_tokens)
         matcher = llguidance.LLMatcher(self._compiled, grammar, log_level=0)
         if matcher.is_error():
-            raise EngineFailed(f"the JSON schema cannot be used: {_line(matcher.get_error())}")
+            raise BadRequest(f"the JSON schema cannot be used: {_line(matcher.get_error())}")
         return Matcher(matcher, self._vocabulary)
 
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from agents.engine.messages import Generate, Turn
 from agents.engine.worker.models import LoadedModel
-from agents.errors import EngineFailed, TooLong
+from agents.errors import BadModel, BadRequest, TooLong
 
 PLAIN_STOP: Final = ("\nUser:", "\nSystem:")
 PART_CHARS: Final = 1 << 15
@@ -15,16 +15,18 @@ _NAMES: Final = {"system": "System", "user": "User", "assistant": "Assistant"}
 
 
 def prompt_tokens(loaded: LoadedModel, request: Generate) -> list[int]:
-    """The tokens that the model shall go on from. Raises: EngineFailed when there are none, TooLong."""
+    """The tokens that the model shall go on from. Raises: BadRequest when there are none, TooLong, BadModel."""
     if (request.text is None) == (not request.turns):
-        raise EngineFailed("a request has either turns of a chat or a text to go on from")
+        raise BadRequest("a request has either turns of a chat or a text to go on from")
     text = render(loaded, request.turns, is_open=True) if request.text is None else request.text
     _refuse_far_too_long(loaded, text)
     ids = loaded.encode(text)
     if not ids and loaded.start_token is not None:
         ids = [loaded.start_token]
     if not ids:
-        raise EngineFailed("the prompt is empty, and the model has no token to begin with: give it a word")
+        raise BadRequest("the prompt is empty, and the model has no token to begin with: give it a word")
+    if ids and max(ids) >= loaded.width:  # one row's step computes them all: it would fail everybody's
+        raise BadModel(f"the tokenizer of {loaded.card.name} knows more tokens than the model: bring it in again whole")
     if len(ids) >= loaded.card.context_tokens:
         raise TooLong(_too_long(loaded, f"{len(ids)}"))
     return ids
@@ -39,7 +41,7 @@ def stops(loaded: LoadedModel, request: Generate) -> tuple[str, ...]:
 def render(loaded: LoadedModel, turns: Sequence[Turn], *, is_open: bool) -> str:
     """The chat as the model was taught to read it; `is_open` leaves it at the point where the assistant speaks.
 
-    A model without a chat template gets the turns as plain `User:` and `Assistant:` lines. Raises: EngineFailed.
+    A model without a chat template gets the turns as plain `User:` and `Assistant:` lines. Raises: BadRequest.
     """
     if not loaded.card.has_chat_template:
         lines = [f"{_NAMES[turn.role]}: {turn.content}\n" for turn in turns]
@@ -50,7 +52,7 @@ def render(loaded: LoadedModel, turns: Sequence[Turn], *, is_open: bool) -> str:
     try:
         text: str = loaded.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=is_open)
     except TemplateError as error:
-        raise EngineFailed(f"the model's chat template refuses this chat: {error}") from None
+        raise BadRequest(f"the model's chat template refuses this chat: {error}") from None
     return text
 
 

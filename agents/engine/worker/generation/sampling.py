@@ -7,6 +7,7 @@ Source: Keskar et al., CTRL (arXiv 1909.05858) for the repetition penalty; Holtz
 Nguyen et al. (arXiv 2407.01082) for min-p.
 """
 
+import traceback
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from agents.engine.messages import Generate
+from agents.engine.worker.endings import unforeseen
 from agents.engine.worker.generation.grammar import Matcher
 from agents.errors import EngineFailed
 
@@ -134,6 +136,9 @@ def _choice(sampler: Sampler, logits: Tensor) -> Choice | EngineFailed:
         return sampler.choose(logits)
     except EngineFailed as error:
         return error
+    except Exception as error:  # noqa: BLE001  # whatever one row's options lead to, the others go on
+        traceback.print_exc()
+        return unforeseen(error)
 
 
 _NOT_FINITE: Final = (
