@@ -242,6 +242,7 @@ async def _engines(config: Config, home: Home, catalog: Catalog, feed: EventFeed
             device=wish.device,
             dtype=wish.dtype,
             cache_bytes=int(wish.cache_gb * 1e9),
+            adapter_bytes=int(wish.adapters_gb * 1e9),
             deterministic=wish.is_deterministic,
             idle_s=wish.idle_timeout_s,
             hang_s=wish.hang_timeout_s,

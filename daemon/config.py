@@ -78,6 +78,9 @@ class EngineConfig(Section, frozen=True):
     cache_gb: Annotated[
         float, Meta(ge=0), _said("For what requests have read, earlier prompts included, in GB; 0 is a share of memory")
     ] = 0.0
+    adapters_gb: Annotated[
+        float, Meta(ge=0), _said("For adapters in memory, in GB; the longest unused give way; 0 is half a GiB")
+    ] = 0.0
     is_deterministic: Annotated[
         bool, _said("The same seed gives the same text whatever else runs: each request alone, slower")
     ] = False

@@ -87,6 +87,7 @@ class Engine:
         device: `auto`, `cpu`, `cuda` or `mps`.
         dtype: `auto`, `float32`, `bfloat16`, `float16` or `int8`.
         cache_bytes: for keys and values of running requests and of earlier prompts; 0 for a share of the memory.
+        adapter_bytes: for adapters, the least recently used of which give way; 0 for the usual.
         deterministic: each request is computed alone, so that what runs beside it changes nothing.
         idle_s: a worker with nothing to do for so long is ended, to give its memory back.
         hang_s: one that gives no sign of life for so long, with something to do, is killed.
@@ -103,6 +104,7 @@ class Engine:
         device: str = "auto",
         dtype: str = "auto",
         cache_bytes: int = 0,
+        adapter_bytes: int = 0,
         deterministic: bool = False,
         idle_s: float = IDLE_S,
         hang_s: float = HANG_S,
@@ -115,6 +117,7 @@ class Engine:
             "COVEY_ENGINE_DEVICE": device,
             "COVEY_ENGINE_DTYPE": dtype,
             "COVEY_ENGINE_CACHE_BYTES": str(cache_bytes),
+            "COVEY_ENGINE_ADAPTER_BYTES": str(adapter_bytes),
             "COVEY_ENGINE_DETERMINISTIC": str(int(deterministic)),
         }
         self._idle_s = idle_s
@@ -338,6 +341,7 @@ async def open_engine(
     device: str = "auto",
     dtype: str = "auto",
     cache_bytes: int = 0,
+    adapter_bytes: int = 0,
     deterministic: bool = False,
     idle_s: float = IDLE_S,
     hang_s: float = HANG_S,
@@ -353,6 +357,7 @@ async def open_engine(
             device=device,
             dtype=dtype,
             cache_bytes=cache_bytes,
+            adapter_bytes=adapter_bytes,
             deterministic=deterministic,
             idle_s=idle_s,
             hang_s=hang_s,

@@ -211,6 +211,7 @@ class EngineStatus(Message, frozen=True, tag="engine_status"):
     n_waiting: int
     tokens_per_s: float
     adapters: tuple[ResidentAdapter, ...]
+    adapter_budget_bytes: int = 0
 
 
 class Ping(Message, frozen=True, tag="ping"):

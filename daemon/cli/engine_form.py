@@ -28,6 +28,9 @@ def engine_lines(result: Json) -> Iterator[str]:
     if result["cache_budget_bytes"]:
         used, budget = bytes_text(result["cache_bytes"]), bytes_text(result["cache_budget_bytes"])
         memory.append(f"cache of prompts {used} of {budget}")
+    if result["adapters"] and result["adapter_budget_bytes"]:
+        used = bytes_text(sum(one["n_bytes"] for one in result["adapters"]))
+        memory.append(f"adapters {used} of {bytes_text(result['adapter_budget_bytes'])}")
     if memory:
         yield f"memory    {', '.join(memory)}"
     if result["n_running"] is not None:

@@ -44,6 +44,7 @@ STATUS = messages.EngineStatus(
     resident_bytes=4 << 20,
     cache_bytes=1 << 20,
     cache_budget_bytes=64 << 20,
+    adapter_budget_bytes=512 << 20,
     n_running=2,
     n_waiting=1,
     tokens_per_s=41.5,
@@ -239,7 +240,8 @@ def shown(**changes):
     known = {
         "state": "busy", "pid": 7, "uptime_s": 61.0, "rss_bytes": 1 << 30, "model": "tiny", "device": "cpu",
         "dtype": "F32", "n_running": 2, "n_waiting": 1, "tokens_per_s": 41.5, "cache_bytes": 1 << 20,
-        "cache_budget_bytes": 64 << 20, "adapters": [{"name": "poet v1", "n_bytes": 2048, "rank": 8, "n_running": 1}],
+        "cache_budget_bytes": 64 << 20, "adapter_budget_bytes": 512 << 20,
+        "adapters": [{"name": "poet v1", "n_bytes": 2048, "rank": 8, "n_running": 1}],
         "calls": {"generate": 2}, "n_restarts": 2, "n_deaths": 1, "last_death": "the engine died: killed\x1b[2J",
         "last_death_s_ago": 5.0, "wait_s": 0.0, "trainer": IDLE, "workshop": IDLE, "backend": None,
     }  # fmt: skip
@@ -248,7 +250,14 @@ def shown(**changes):
 
 def test_the_status_reads_in_lines_and_what_is_unknown_is_left_out():
     text = shown()
-    for part in ("busy, process 7", "2 running, 1 waiting, 41.5 tok/s", "poet v1  rank 8", "2 generate", "1.0 GiB"):
+    for part in (
+        "busy, process 7",
+        "2 running, 1 waiting, 41.5 tok/s",
+        "poet v1  rank 8",
+        "2 generate",
+        "1.0 GiB",
+        "adapters 2.0 KiB of 512.0 MiB",
+    ):
         assert part in text
     assert "\x1b" not in text
     unknown = dict.fromkeys(

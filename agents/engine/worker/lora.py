@@ -22,6 +22,7 @@ from agents.engine.worker.finite import is_finite
 from agents.errors import BadAdapter, WrongBase
 
 MAX_STAGED_BYTES: Final = 512 << 20
+"""What adapters take in memory, where the settings name nothing else."""
 PREFIX: Final = "base_model.model."
 
 

@@ -16,7 +16,7 @@ from agents.engine.model_folder import CARD_FILE
 from agents.engine.worker.blocks import use_blocks
 from agents.engine.worker.finite import check_weights
 from agents.engine.worker.int8 import quantise
-from agents.engine.worker.lora import Adapters
+from agents.engine.worker.lora import MAX_STAGED_BYTES, Adapters
 from agents.engine.worker.text import piece_bytes
 from agents.errors import BadModel, EngineFailed
 
@@ -71,8 +71,8 @@ class LoadedModel:
         return ids
 
 
-def load_model(folder: Path, dtype: str = "auto") -> LoadedModel:
-    """Load the model in `folder`; `dtype`: see `Settings`. Raises: EngineFailed."""
+def load_model(folder: Path, dtype: str = "auto", adapter_bytes: int = MAX_STAGED_BYTES) -> LoadedModel:
+    """Load the model in `folder`; `dtype`, and what adapters may take: see `Settings`. Raises: EngineFailed."""
     card = read_card(folder)
     device = choose_device()
     # float32 is the fast and exact one on CPUs; the others are made for half precision.
@@ -87,7 +87,8 @@ def load_model(folder: Path, dtype: str = "auto") -> LoadedModel:
     ends = model.generation_config.eos_token_id
     end_tokens = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
     stands_as = "int8" if dtype == "int8" else stored
-    return LoadedModel(card, model, tokenizer, Adapters(model, card=card), frozenset(end_tokens), stands_as)
+    adapters = Adapters(model, adapter_bytes, card)
+    return LoadedModel(card, model, tokenizer, adapters, frozenset(end_tokens), stands_as)
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -95,6 +95,7 @@ class Session:
             resident_bytes=loaded.n_bytes if loaded else 0,
             cache_bytes=batch.cache_bytes if batch else 0,
             cache_budget_bytes=self._settings.cache_bytes,
+            adapter_budget_bytes=self._settings.adapter_bytes,
             n_running=batch.n_running if batch else 0,
             n_waiting=(batch.n_waiting if batch else 0) + len(self._waiting),
             tokens_per_s=round(batch.tokens_per_s, 3) if batch else 0.0,
@@ -143,7 +144,7 @@ class Session:
                 return Imported(id=request.id, card=card)
             case Load():
                 self._model = self._batch = None  # the old one makes room first
-                self._model = load_model(Path(request.folder), self._settings.dtype)
+                self._model = load_model(Path(request.folder), self._settings.dtype, self._settings.adapter_bytes)
                 return Loaded(id=request.id, card=self._model.card, load_s=time.perf_counter() - began_s)
             case Stage():
                 self._loaded().adapters.stage(Path(request.adapter))

@@ -8,6 +8,7 @@ from typing import Final, Literal, get_args
 import torch
 
 from agents.engine.worker.generation.batch import Limits
+from agents.engine.worker.lora import MAX_STAGED_BYTES
 from agents.errors import EngineFailed
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
@@ -23,6 +24,7 @@ class Settings:
     device: str
     dtype: Dtype
     cache_bytes: int
+    adapter_bytes: int
     is_deterministic: bool
 
     @property
@@ -37,15 +39,21 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     dtype = environment.get("COVEY_ENGINE_DTYPE", "auto")
     if dtype not in get_args(Dtype):
         raise EngineFailed(f"engine.dtype is {dtype!r}; it is one of {', '.join(get_args(Dtype))}")
-    wanted_bytes = environment.get("COVEY_ENGINE_CACHE_BYTES", "0")
-    if not wanted_bytes.isdecimal():
-        raise EngineFailed(f"COVEY_ENGINE_CACHE_BYTES is {wanted_bytes!r}; it is a number, 0 for a share of memory")
     return Settings(
         device=device,
         dtype=dtype,  # type: ignore[arg-type]  # one of them, as was just seen
-        cache_bytes=int(wanted_bytes) or _share_of_memory(device),
+        cache_bytes=_bytes(environment, "COVEY_ENGINE_CACHE_BYTES") or _share_of_memory(device),
+        adapter_bytes=_bytes(environment, "COVEY_ENGINE_ADAPTER_BYTES") or MAX_STAGED_BYTES,
         is_deterministic=environment.get("COVEY_ENGINE_DETERMINISTIC", "0") == "1",
     )
+
+
+def _bytes(environment: Mapping[str, str], name: str) -> int:
+    """A number of bytes; 0 for the usual. Raises: EngineFailed."""
+    said = environment.get(name, "0")
+    if not said.isdecimal():
+        raise EngineFailed(f"{name} is {said!r}; it is a number, 0 for the usual")
+    return int(said)
 
 
 def _share_of_memory(device: str) -> int:

@@ -85,6 +85,7 @@ class EngineIs(Result, frozen=True):
     resident_bytes: int | None
     cache_bytes: int | None
     cache_budget_bytes: int | None
+    adapter_budget_bytes: int | None
     adapters: list[Resident]
     calls: dict[str, int]
     n_restarts: int
@@ -141,6 +142,7 @@ async def _look(node: "Node") -> EngineIs:
         resident_bytes=said.resident_bytes if said else None,
         cache_bytes=said.cache_bytes if said else None,
         cache_budget_bytes=said.cache_budget_bytes if said else None,
+        adapter_budget_bytes=said.adapter_budget_bytes if said else None,
         adapters=[
             Resident(
                 name=names.get(one.folder, one.folder), n_bytes=one.n_bytes, rank=one.rank, n_running=one.n_running

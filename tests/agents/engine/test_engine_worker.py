@@ -56,6 +56,16 @@ async def test_chats_with_different_adapters_run_side_by_side_and_other_requests
         await seen(engine, lambda status: status.n_running == 0)
 
 
+async def test_adapters_beyond_their_budget_give_way_to_the_newest(tiny_model, make_adapter, tmp_path):
+    folders = [make_adapter(tmp_path / str(n), seed=n) for n in range(3)]
+    async with open_engine(threads=1, adapter_bytes=1 << 10) as engine:
+        await engine.one(Load(folder=str(tiny_model)))
+        for folder in folders:
+            await engine.one(Stage(adapter=str(folder)))
+        status = await seen(engine, lambda status: [one.folder for one in status.adapters] == [str(folders[-1])])
+        assert status.adapter_budget_bytes == 1 << 10
+
+
 async def answer_without_end(engine, adapter):
     while True:
         await answer(engine, adapter=adapter, max_tokens=1000)
