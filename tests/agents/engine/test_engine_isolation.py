@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from agents.engine.messages import Generate
+from agents.engine.messages import Generate, Token
 from agents.errors import BadModel
 
 pytestmark = pytest.mark.engine
@@ -28,6 +28,10 @@ def asked(batch, number, **options):
     replies = []
     batch.start(Generate(id=number, text="The import statement", **options), replies.append, lambda: False)
     return replies
+
+
+def text_of(replies):
+    return "".join(reply.text for reply in replies if isinstance(reply, Token))
 
 
 def run(batch):
@@ -59,3 +63,28 @@ def test_a_token_that_the_model_does_not_have_harms_no_other(loaded):
     batch._loaded = loaded
     run(batch)
     assert sound[-1].n_tokens == 20
+
+
+def test_adapters_too_large_to_be_stacked_are_computed_one_after_the_other(loaded, make_adapter, tmp_path):
+    folders = [str(make_adapter(tmp_path / str(n), seed=n, rank=64 if n == 3 else 4)) for n in range(4)]
+    plan = [None, *folders, folders[3], folders[0], None]
+    batch = new_batch(loaded)
+    alone = []
+    for number, folder in enumerate(plan):
+        replies = asked(batch, number, adapter=folder, max_tokens=20)
+        run(batch)
+        alone.append(text_of(replies))
+
+    def together(cache_bytes):
+        from agents.engine.worker.generation.batch import Batch, Limits
+
+        batch, most = Batch(loaded, Limits(cache_bytes=cache_bytes)), 0
+        said = [asked(batch, number, adapter=folder, max_tokens=20) for number, folder in enumerate(plan)]
+        while not batch.is_idle:
+            batch.step()
+            most = max(most, batch._stack.n_bytes)
+        assert [text_of(replies) for replies in said] == alone
+        return most
+
+    assert together(64 << 20) > 4 << 20, "with room for them they are stacked"
+    assert together(6 << 20) <= 6 << 20

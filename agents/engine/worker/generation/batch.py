@@ -29,6 +29,8 @@ from agents.errors import AgentError, BadRequest, EngineBusy, EngineFailed
 
 MAX_ROWS: Final = 32
 RATE_S: Final = 5.0
+LEAST_STACK_SHARE: Final = 4
+"""Stacked adapters are within the budget of keys and values; where those take it all, they get one part of so many."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,22 @@ class Batch:
         sequence.n_cached = sequence.n_cached or min(n_tokens, sequence.n_prompt)
 
     def _compute(self, step: Step, wanted: list[int]) -> Tensor:
-        """The model's output after the last token of the rows of `step` that are wanted. Shape: (rows, vocabulary)."""
+        """The model's output after the last token of the rows of `step` that are wanted. Shape: (rows, vocabulary).
+
+        In one go, unless the adapters of its rows are too large to be stacked.
+        """
+        rows = [sequence.adapter for sequence in self.running()]
+        cache_bytes = self._limits.cache_bytes
+        room_bytes = max(cache_bytes - self._cache.n_bytes, cache_bytes // LEAST_STACK_SHARE)
+        outs = []
+        for first, n in self._stack.parts(rows, step.first, len(step.widths), room_bytes):
+            at = first - step.first
+            some = [row - at for row in wanted if at <= row < at + n]
+            outs.append(self._compute_part(Step(first, step.widths[at : at + n]), some))
+        self._prefixes.shrink(max(0, cache_bytes - self._cache.n_bytes - self._stack.n_bytes))
+        return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+    def _compute_part(self, step: Step, wanted: list[int]) -> Tensor:
         running = self.running()
         first, widths = step
         sequences = running[first : first + len(widths)]
@@ -268,7 +285,7 @@ class Batch:
         if self._limits.is_deterministic:
             return
         n_tokens = self._scheduler.n_done(sequence.request.id)
-        max_bytes = self._limits.cache_bytes - self._cache.n_bytes
+        max_bytes = self._limits.cache_bytes - self._cache.n_bytes - self._stack.n_bytes
         if n_tokens * self._cache.token_bytes <= max_bytes:
             span = self._cache.read(self._placed.index(sequence.request.id), n_tokens)
             self._prefixes.put(_owner(sequence), sequence.ids[:n_tokens], span, span.n_bytes, max_bytes)

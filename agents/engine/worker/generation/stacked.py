@@ -8,6 +8,7 @@ Source: Chen et al., Punica (arXiv 2310.18547), for one batched product over man
 """
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from torch import Tensor
@@ -28,14 +29,23 @@ class Stack:
         self._layers: dict[str, _Layer] = {}
         self._rank = 0
         self._capacity = 0
+        self.n_bytes = 0
+        """What the stacked matrices take in memory."""
         self._rows: list[StagedAdapter | None] = []
         self._span: tuple[int, int] | None = None
         self._views: dict[str, tuple[Tensor, Tensor]] = {}
 
-    @property
-    def n_bytes(self) -> int:
-        """What the stacked matrices take in memory."""
-        return sum(layer.a.nbytes + layer.b.nbytes for layer in self._layers.values())
+    def parts(self, rows: Sequence[StagedAdapter | None], first: int, n: int, max_bytes: int) -> list[tuple[int, int]]:
+        """How to compute rows `first` to `first + n` of the batch `rows`, as the first and number of each part.
+
+        Together where the stack that they need is within `max_bytes`; else each run of rows with the same adapter.
+        """
+        wanted = rows[first : first + n]
+        if all(adapter is wanted[0] for adapter in wanted) or self._needs(rows) <= max_bytes:
+            return [(first, n)]
+        self._forget()
+        runs = [list(run) for _, run in groupby(range(n), key=lambda at: id(wanted[at]))]
+        return [(first + run[0], len(run)) for run in runs]
 
     def wear(self, rows: Sequence[StagedAdapter | None], first: int, n: int) -> None:
         """Compute rows `first` to `first + n` of the batch `rows` with their adapters from now on."""
@@ -57,7 +67,7 @@ class Stack:
         self._adapters.wear(None)
 
     def _forget(self) -> None:
-        self._layers, self._rows, self._rank, self._capacity = {}, [], 0, 0
+        self._layers, self._rows, self._rank, self._capacity, self.n_bytes = {}, [], 0, 0, 0
         self._span, self._views = None, {}
 
     def _assign(self, rows: Sequence[StagedAdapter | None]) -> None:
@@ -76,9 +86,19 @@ class Stack:
                 self._write(row, None, self._rows[row])  # its stream has ended: it is held no longer
                 self._rows[row] = None
 
+    def _needs(self, rows: Sequence[StagedAdapter | None]) -> int:
+        """How many bytes the stack of these rows takes."""
+        if len(rows) <= self._capacity and all(new is old for new, old in zip(rows, self._rows, strict=False)):
+            return self.n_bytes
+        worn = [adapter for adapter in rows if adapter is not None]
+        sizes: dict[str, int] = {}
+        for each in worn:
+            sizes |= {name: (low.a.shape[1] + low.b.shape[0]) * low.a.itemsize for name, low in each.layers.items()}
+        return sum(sizes.values()) * max(adapter.rank for adapter in worn) * _capacity(len(rows))
+
     def _allocate(self, rank: int, names: set[str], n_rows: int, like: StagedAdapter) -> None:
         self._layers, self._span, self._views = {}, None, {}  # the old ones make room first
-        self._rank, self._capacity = rank, 1 << (n_rows - 1).bit_length()
+        self._rank, self._capacity = rank, _capacity(n_rows)
         self._rows = [None] * self._capacity
         some = next(iter(like.layers.values())).a
         for name in sorted(names):
@@ -88,6 +108,7 @@ class Stack:
                 some.new_zeros(self._capacity, rank, linear.in_features),
                 some.new_zeros(self._capacity, rank, linear.out_features),
             )
+        self.n_bytes = sum(layer.a.nbytes + layer.b.nbytes for layer in self._layers.values())
 
     def _write(self, row: int, adapter: StagedAdapter | None, before: StagedAdapter | None) -> None:
         layers = adapter.layers if adapter else {}
@@ -101,3 +122,7 @@ class Stack:
             b[row, :n] = low.b.T
             if n < self._rank:
                 b[row, n:].zero_()
+
+
+def _capacity(n_rows: int) -> int:
+    return 1 << (n_rows - 1).bit_length()
