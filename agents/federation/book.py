@@ -385,31 +385,38 @@ class Book:
 
     @remembered
     def final(self, number: int) -> Said | None:
-        """The close that enough of the selected countersigned in its term: over half of them."""
+        """The close that enough of the selected countersigned in its term: over half of them.
+
+        It stays so whatever its coordinator signs later: a second close of the term undoes no round that is over.
+        """
         # Under secure aggregation a void close shows that the set of any before it can never be unmasked.
-        for said in sorted(self.closes(number).values(), key=lambda said: not cast(Close, said.event).void):
-            close = cast(Close, said.event)
+        for said, close in sorted(self.said_in(number, Close), key=lambda pair: not pair[1].void):
+            if said.author != self.coordinator(close.term):
+                continue
             votes, needed = self.votes(number, close.term).values(), self.n_votes_needed(close)
             if needed is not None and sum(cast(Vote, vote.event).close == said.cid for vote in votes) >= needed:
                 return said
         return None
 
-    def has_gaps(self, promises: Iterable[Said]) -> bool:
-        """Does one of these promises name a vote, or through it a close, that was not heard yet?"""
-        votes = [cast(Promise, promise.event).vote for promise in promises]
-        return any(link is not None and self._close_of(link) is None for link in votes)
-
     def highest_vote(self, promises: Iterable[Said]) -> Said | None:
         """The close that was countersigned in the highest term, by what these promises say; None where none was."""
-        links = [cast(Promise, promise.event).vote for promise in promises]
-        closes = [close for link in links if link is not None and (close := self._close_of(link)) is not None]
+        closes = [close for promise in promises if (close := self.bound_to(promise)) is not None]
         return max(closes, key=lambda said: cast(Close, said.event).term, default=None)
 
-    def _close_of(self, link: Cid) -> Said | None:
-        """The close that a vote is for, if both are known."""
-        vote = self.get(link)
-        close = self.get(vote.event.close) if vote is not None and isinstance(vote.event, Vote) else None
-        return close if close is not None and isinstance(close.event, Close) else None
+    def bound_to(self, promise: Said) -> Said | None:
+        """The close that a promise says its author countersigned in an earlier term; None where no such vote is known.
+
+        It must be its author's own vote, of this round: what else it names binds nobody.
+        """
+        event = cast(Promise, promise.event)
+        vote = self.get(event.vote) if event.vote is not None else None
+        if vote is None or not isinstance(vote.event, Vote) or vote.author != promise.author:
+            return None
+        at, close = (vote.event.round, vote.event.term), self.get(vote.event.close)
+        if close is None or not isinstance(close.event, Close) or (close.event.round, close.event.term) != at:
+            return None
+        is_before = vote.event.round == event.round and vote.event.term < event.term
+        return close if is_before and close.author == self.coordinator(vote.event.term) else None
 
     # What came of it
 

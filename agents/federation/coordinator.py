@@ -6,9 +6,9 @@ from typing import Final, cast
 from agents.federation.actions import Action, Draw, Say
 from agents.federation.book import Said
 from agents.federation.duty import Duty
-from agents.federation.secure.stages import Stages, bound_close, is_split
-from agents.federation.soundness import has_central_noise
-from protocols.rounds import MAX_TERM, Close, Gather, Open, Receipt, Submit
+from agents.federation.secure.stages import Stages, is_split
+from agents.federation.soundness import bound_close, has_central_noise, usable
+from protocols.rounds import MAX_TERM, Close, Gather, Open, Promise, Receipt, Submit
 from storage.keys import PeerId
 
 SPLIT: Final = "members countersigned two active sets: the round is void, and is not tried again"
@@ -20,9 +20,9 @@ class Coordinator(Duty):
     def _coordinate(self, number: int, now_s: float) -> list[Action]:
         book = self.book
         opened = book.opened(number)
-        term = max(opened, default=-1)
         for known in opened:
             self._notice(("open", number, known), now_s)
+        term = self._term(number, now_s)
         mine = next((t for t in range(term + 1, term + 1 + len(book.plan.deputies)) if self._is_turn(t)), None)
         if (
             mine is not None
@@ -33,6 +33,21 @@ class Coordinator(Duty):
         if term >= 0 and self._is_turn(term) and term not in book.closes(number):
             return self._collect(number, term, now_s)
         return []
+
+    def _term(self, number: int, now_s: float) -> int:
+        """The term that counts here: the last one, but for those that were opened before their time; -1 for none.
+
+        A deputy that opens its turns as fast as it can would else take every round from all others. On this member's
+        clock half of what a deputy waits must be over; or over half have gone along, or it has itself.
+        """
+        book, term = self.book, -1
+        promised = [event.term for _, event in book.said_by(self._me, Promise) if event.round == number]
+        last = max(promised, default=0)
+        for opened in sorted(book.opened(number)):
+            due_s = self._stalled_s(number, term, now_s) + self._patience_s(term, opened) / 2
+            if opened <= last or now_s >= due_s or len(book.promises(number, opened)) >= cast(int, book.quorum(number)):
+                term = opened
+        return term
 
     def _is_turn(self, term: int) -> bool:
         return self.book.coordinator(term) == self._me and self._me not in self.book.broken()
@@ -48,8 +63,9 @@ class Coordinator(Duty):
             return begun_s
         if term in self.book.closes(number):
             return self._notice(("close", number, term), now_s)
-        opened_s = self._noticed_s[("open", number, term)]
-        heard_s = max(opened_s, self._alive_s.get(self.book.coordinator(term), -math.inf))
+        coordinator = self.book.coordinator(term)
+        alive_s = now_s if coordinator == self._me else self._alive_s.get(coordinator, -math.inf)
+        heard_s = max(self._noticed_s[("open", number, term)], alive_s)
         return min(heard_s, self._deadline_s(number, term))
 
     def _deadline_s(self, number: int, term: int) -> float:
@@ -60,12 +76,10 @@ class Coordinator(Duty):
 
     def _collect(self, number: int, term: int, now_s: float) -> list[Action]:
         book = self.book
-        promises = book.promises(number, term)
-        quorum = cast(int, book.quorum(number))
+        promises: dict[PeerId, Said] = {}
         if term > 0:
-            if len(promises) < quorum:
-                return []
-            if book.has_gaps(promises.values()):
+            promises = self._promises(number, term, now_s)
+            if len(promises) < cast(int, book.quorum(number)):
                 return []
             if book.secure is not None and is_split(book, number, promises.values()):
                 return [self._void(number, term, SPLIT, promises)]
@@ -77,6 +91,34 @@ class Coordinator(Duty):
         if book.secure is not None and (waiting := self._gather(number, term, promises, now_s)) is not None:
             return waiting
         return self._collect_updates(number, term, promises, now_s)
+
+    def _promises(self, number: int, term: int, now_s: float) -> dict[PeerId, Said]:
+        """Those to close by. Over half are enough, any of them: where it can be, those that leave the round open.
+
+        Else a coordinator that calls a round void, and countersigns that alone, would bind all who come after it.
+        """
+        book = self.book
+        found = usable(book, book.promises(number, term))
+        if book.secure is not None:
+            return found  # there all that are bound prove whether a set is dead
+        bound = {peer: book.bound_to(promise) for peer, promise in found.items()}
+        free = {
+            peer: found[peer] for peer, close in bound.items() if close is None or not cast(Close, close.event).void
+        }
+        if len(free) >= cast(int, book.quorum(number)):
+            return free
+        may_wait = len(found) < len(book.selected(number) or ()) and len(free) < len(found)
+        opened_s = self._notice(("open", number, term), now_s)
+        return {} if may_wait and now_s < opened_s + book.plan.lease_s / 2 else found
+
+    def _receipted(self, number: int) -> dict[PeerId, Said]:
+        """What this one gave receipts for, by author: of each one, whatever else it signs in place of it."""
+        found: dict[PeerId, Said] = {}
+        given = sorted(self.book.receipts(number, self._me).items(), key=lambda pair: pair[1].entry.sequence)
+        for link, _ in given:
+            if (said := self.book.get(link)) is not None:
+                found.setdefault(said.author, said)
+        return found
 
     def _gather(self, number: int, term: int, promises: dict[PeerId, Said], now_s: float) -> list[Action] | None:
         """Keys, and then shares, each of all or of enough after a lease; None once updates can come."""
@@ -101,7 +143,9 @@ class Coordinator(Duty):
 
     def _collect_updates(self, number: int, term: int, promises: dict[PeerId, Said], now_s: float) -> list[Action]:
         book = self.book
-        submissions, n_expected = book.submissions(number), len(book.selected(number) or ())
+        receipted = self._receipted(number)
+        submissions, n_expected = dict(book.submissions(number)), len(book.selected(number) or ())
+        submissions |= {peer: said for peer, said in receipted.items() if peer in submissions}
         if book.secure is not None:
             stages = Stages(book, number)
             gather = cast(Said, stages.chosen())
@@ -112,12 +156,11 @@ class Coordinator(Duty):
                 for peer, said in submissions.items()
                 if peer in sharers and cast(Submit, said.event).gather == gather.cid
             }
-        receipts = book.receipts(number, self._me)
         for said in submissions.values():
             if said.cid not in self._fetched:
                 if asked := self._ask(self._fetch(said)):
                     return asked
-            elif said.cid not in receipts and said.author != self._me:
+            elif said.author not in receipted and said.author != self._me:
                 return [self._say(Receipt(round=number, submission=said.cid))]
         taken = sorted(said.cid for said in submissions.values() if book.is_received(said, number))
         n_expected = min(n_expected, book.n_buffered or n_expected)

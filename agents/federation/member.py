@@ -38,7 +38,6 @@ from protocols.rounds import (
 from storage.cid import Cid
 from storage.keys import PeerId
 
-QUICK_PROMISES: Final = 16  # of one round; later ones a lease behind the term: a deputy may open terms without end
 MAX_STEPS: Final = 1000  # of one call: each says something, and there is not that much to say
 
 
@@ -242,19 +241,13 @@ class Member(Coordinator):
 
     def _take_part(self, number: int, now_s: float) -> list[Action]:
         book = self.book
-        opened = book.opened(number)
-        if not opened:
+        term = self._term(number, now_s)
+        if term < 0:
             return []
-        term = max(opened)
         own = [(event.term, said.cid) for said, event in book.said_by(self._me, Vote) if event.round == number]
         promised = [event.term for _, event in book.said_by(self._me, Promise) if event.round == number]
         bound = max([-1, *promised, *(at for at, _ in own)])
         if term > max(bound, 0):
-            if (
-                len(promised) >= QUICK_PROMISES
-                and now_s < self._notice(("term", number, term), now_s) + book.plan.lease_s
-            ):
-                return []
             return [self._say(Promise(round=number, term=term, vote=max(own)[1] if own else None))]
         duty = self._prepare(number) if book.secure is not None else None
         if duty:
@@ -266,12 +259,12 @@ class Member(Coordinator):
             if said.cid not in self._fetched and (asked := self._ask(self._fetch(said))):
                 return asked
             is_coordinators = said.author == book.coordinator(term) != self._me
-            if is_coordinators and said.cid in self._fetched and said.cid not in book.receipts(number, self._me):
+            if is_coordinators and said.cid in self._fetched and said.author not in self._receipted(number):
                 return [self._say(Receipt(round=number, submission=said.cid))]
         close = book.closes(number).get(term)
         if close is None or term < bound or any(at == term for at, _ in own):
             return []
-        return self._vote(number, close)
+        return [] if self._is_hasty(number, close, now_s) else self._vote(number, close)
 
     def _contribute(self, number: int) -> list[Action]:
         """Train; where rounds do not wait, submit again first what came too late for the round before."""
@@ -300,6 +293,27 @@ class Member(Coordinator):
             ring = stages.mine("keys", self._me)
             return self._ask(Deal(number, ring.cid)) if ring is not None else []
         return None if stages.mine("shares", self._me) is not None else []
+
+    def _is_hasty(self, number: int, said: Said, now_s: float) -> bool:
+        """Does a close end the round before its time, or for nothing? Haste and lies choose no updates.
+
+        By what is known here, for no more than a turn of each deputy: on other clocks and disks it may be true.
+        """
+        book, close = self.book, cast(Close, said.event)
+        if close.term >= len(book.plan.deputies) or said.author == self._me:
+            return False
+        if any(book.bound_to(one) is not None for one in map(book.get, close.promises) if one is not None):
+            return False
+        expected = len(book.selected(number) or ())
+        if book.secure is not None and (gather := Stages(book, number).gather_of(close)) is not None:
+            expected = len(Stages(book, number).authors(gather))
+        if len(close.submissions) < min(expected, book.n_buffered or expected):
+            if now_s < self._deadline_s(number, close.term):
+                return True
+            here = [one for one in book.submissions(number).values() if one.cid in self._fetched]
+            n_here = sum(book.is_received(one, number) for one in here)
+            return bool(close.void) and book.secure is None and n_here >= book.minimum(number)
+        return False
 
     def _vote(self, number: int, said: Said) -> list[Action]:
         close = cast(Close, said.event)

@@ -1,12 +1,15 @@
 """Which closes may be countersigned: a pure function of the book, for who votes and for who verifies."""
 
 import math
+from collections.abc import Mapping
 from typing import cast
 
 from agents.federation.book import Book, Said
 from agents.federation.grants import was_let_in, was_let_out
 from agents.federation.secure.stages import Stages, is_split
-from protocols.rounds import Close, Join, Leave, Plan, Promise, Submit
+from protocols.rounds import Close, Join, Leave, Plan, Promise, Submit, Vote
+from storage.cid import Cid
+from storage.keys import PeerId
 
 
 def _is_of_round(said: Said, number: int) -> bool:
@@ -32,12 +35,103 @@ def _why_not_next(book: Book, close: Close) -> str:
     return ""
 
 
-def why_not(book: Book, said: Said) -> str:
-    """Why a close may not be countersigned, or nothing. What it rests on must be known here."""
+def why_not(book: Book, said: Said, *, is_final: bool = False) -> str:
+    """Why a close may not be countersigned, or nothing. What it rests on must be known here.
+
+    is_final: what its coordinator did elsewhere does not count against one that was countersigned.
+    """
+    if not is_final and said.author in book.broken():
+        return "its coordinator has broken the rules"
+    # From the lowest term up, each once: what a promise binds to must be sound itself, by promises of its own.
+    sound: dict[Cid, bool] = {}
+    todo = _named(book, said)
+    while todo:
+        if below := [one for one in _named(book, todo[-1]) if one.cid not in sound]:
+            todo += below
+        else:
+            one = todo.pop()
+            sound[one.cid] = not _fault(book, one, sound)
+    return _fault(book, said, sound)
+
+
+def usable(book: Book, promises: Mapping[PeerId, Said]) -> dict[PeerId, Said]:
+    """Those promises that a close may rest on: of who countersigned nothing, or a sound close that is known here.
+
+    Whoever promises anything else could keep every deputy from closing, or bind it to what nobody may countersign.
+    """
+    found: dict[PeerId, Said] = {}
+    sound: dict[Cid | None, bool] = {None: False}
+    for peer, promise in promises.items():
+        close = book.bound_to(promise)
+        if close is not None and close.cid not in sound:
+            sound[close.cid] = not why_not(book, close, is_final=True)
+        if cast(Promise, promise.event).vote is None or sound[close.cid if close is not None else None]:
+            found[peer] = promise
+    return found
+
+
+def bound_close(book: Book, number: int) -> Said | None:
+    """A sound close that somebody is known to have countersigned, and so is bound to; the one of the highest term."""
+    found = {
+        close.cid: close
+        for vote, event in book.said_in(number, Vote)
+        if vote.author in (book.selected(number) or ())
+        and (close := book.closes(number).get(event.term)) is not None
+        and close.cid == event.close
+        and not cast(Close, close.event).void
+    }
+    ranked = sorted(found.values(), key=lambda said: (cast(Close, said.event).term, said.cid), reverse=True)
+    return next((close for close in ranked if not why_not(book, close, is_final=True)), None)
+
+
+def _named(book: Book, said: Said) -> list[Said]:
+    """The closes that the promises of a close name, all of lower terms."""
+    term = cast(Close, said.event).term
+    promises = [one for one in map(book.get, cast(Close, said.event).promises) if one is not None]
+    bound = [book.bound_to(one) for one in promises if isinstance(one.event, Promise) and one.event.term == term]
+    return [one for one in bound if one is not None]
+
+
+def _fault(book: Book, said: Said, sound: Mapping[Cid, bool]) -> str:
+    """What is wrong with a close, given which closes of earlier terms are sound."""
     close = cast(Close, said.event)
     quorum, selected = book.quorum(close.round), book.selected(close.round)
     if quorum is None or selected is None:
         return "nobody knows yet who is selected"
+    if why := _why_not_listed(book, close, selected) or _why_not_next(book, close):
+        return why
+    if (close.noise is not None) != (has_central_noise(book.plan) and not close.void):
+        return "it names noise where none belongs, or none where the plan asks for it"
+    if book.secure is not None and not close.void and Stages(book, close.round).gather_of(close) is None:
+        return "its updates are not all masked with one list of sharers"
+    promises = {
+        one.author: one
+        for one in map(book.get, close.promises)
+        if one is not None
+        and isinstance(one.event, Promise)
+        and (one.event.round, one.event.term) == (close.round, close.term)
+        and one.author in selected
+    }
+    if close.term and (len(promises) < quorum or len(promises) != len(close.promises)):
+        return "it does not show the promises of over half of the selected"
+    for promise in promises.values():
+        named = book.bound_to(promise)
+        if cast(Promise, promise.event).vote is not None and (named is None or not sound[named.cid]):
+            return "a promise names a vote that is not known here, or no sound close"
+    highest = book.highest_vote(promises.values()) if close.term else None
+    if highest is None:
+        return _why_not_received(book, said, close)
+    if close.void and book.secure is not None and is_split(book, close.round, promises.values()):
+        return ""
+    bound = cast(Close, highest.event)
+    if (bound.submissions, bound.joined, bound.void, bound.noise) != (
+        close.submissions, close.joined, close.void, close.noise,
+    ):  # fmt: skip
+        return "a close that was countersigned before it lists something else"
+    return ""
+
+
+def _why_not_listed(book: Book, close: Close, selected: tuple[PeerId, ...]) -> str:
     authors = {one.author for one in map(book.get, close.submissions) if one and _is_of_round(one, close.round)}
     if len(authors) != len(close.submissions) or not authors <= set(selected):
         return "it lists what is no submission of one of the selected, two of one, or one that is not known here"
@@ -47,37 +141,30 @@ def why_not(book: Book, said: Said) -> str:
         return "a void round has no submissions, and any other has"
     if not close.void and len(close.submissions) < book.minimum(close.round):
         return f"it lists {len(close.submissions)} submissions, too few for a round"
-    if said.author in book.broken():
-        return "its coordinator has broken the rules"
-    if why := _why_not_next(book, close):
-        return why
-    if (close.noise is not None) != (has_central_noise(book.plan) and not close.void):
-        return "it names noise where none belongs, or none where the plan asks for it"
-    if book.secure is not None and not close.void and Stages(book, close.round).gather_of(close) is None:
-        return "its updates are not all masked with one list of sharers"
-    if close.term == 0:
+    return ""
+
+
+def _why_not_received(book: Book, said: Said, close: Close) -> str:
+    """A close that no earlier one binds lists all that its coordinator gave receipts for, and is void for lack of them.
+
+    Under masks only what is masked alike adds up: receipts for more are no promise there.
+    """
+    if book.secure is not None:
         return ""
-    promises = {
-        one.author: one
-        for one in map(book.get, close.promises)
-        if one is not None
-        and isinstance(one.event, Promise)
-        and (one.event.round, one.event.term) == (close.round, close.term)
-        and one.author in selected
+    received = {
+        link: one.author
+        for link, receipt in book.receipts(close.round, said.author).items()
+        if receipt.entry.sequence < said.entry.sequence
+        and (one := book.get(link)) is not None
+        and _is_of_round(one, close.round)
+        and one.author in (book.selected(close.round) or ())
     }
-    if len(promises) < quorum or len(promises) != len(close.promises):
-        return "it does not show the promises of over half of the selected"
-    if book.has_gaps(promises.values()):
-        return "a promise names a vote that is not known here"
-    highest = book.highest_vote(promises.values())
-    if highest is not None and not (
-        close.void and book.secure is not None and is_split(book, close.round, promises.values())
-    ):
-        bound = cast(Close, highest.event)
-        if (bound.submissions, bound.joined, bound.void, bound.noise) != (
-            close.submissions, close.joined, close.void, close.noise,
-        ):  # fmt: skip
-            return "a close that was countersigned before it lists something else"
+    if close.void:
+        n_received = len(set(received.values()))
+        is_enough = n_received >= book.minimum(close.round)
+        return f"it is void, and its coordinator gave receipts for {n_received} updates" if is_enough else ""
+    if not received.keys() <= set(close.submissions):
+        return "it leaves out what its coordinator gave a receipt for"
     return ""
 
 

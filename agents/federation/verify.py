@@ -157,7 +157,7 @@ def verify(book: Book, files: Files) -> Iterator[Finding]:
         if said is None:
             yield Finding(number, "not decidable", "no close is known that over half of the selected countersigned")
             return
-        if why := why_not(book, said):
+        if why := why_not(book, said, is_final=True):
             yield Finding(number, "refuted", f"the close is not sound: {why}", said.author)
             return
         close = cast(Close, said.event)

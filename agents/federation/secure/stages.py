@@ -264,14 +264,3 @@ def is_split(book: Book, number: int, promises: Iterable[Said]) -> bool:
             others |= {promise.author} if cast(Close, bound.event).submissions != listed.submissions else set()
     n_selected = len(book.selected(number) or ())
     return len(others) > n_selected - threshold or len(others & set(active)) > len(active) - threshold
-
-
-def bound_close(book: Book, number: int) -> Said | None:
-    """A close that somebody is known to have countersigned, and so is bound to; the one of the highest term."""
-    found = [
-        close
-        for vote, event in book.all_of(Vote)
-        if event.round == number and vote.author in (book.selected(number) or ())
-        if (close := book.get(event.close)) is not None and isinstance(close.event, Close) and not close.event.void
-    ]
-    return max(found, key=lambda said: (cast(Close, said.event).term, said.cid), default=None)

@@ -316,11 +316,15 @@ def test_who_countersigned_one_active_set_countersigns_no_other_in_a_later_term(
     promises = [the_round.say(m, Promise(round=1, term=2)) for m in (0, 2, 3)]
     links = tuple(sorted(promise.cid for promise in promises))
 
+    before = the_round.book.copy()
+
     def votes_of(second: Entry, me: int) -> list[object]:
-        member = Member(identity(me), the_round.book.copy())
+        """It lacks one update, so it is countersigned at the deadline and no earlier."""
+        member = Member(identity(me), before.copy())
         actions = member.tick(0.0)
         for one in submitted:
             actions += member.fetched(one.cid, 0.0)
+        actions += member.receive([second], before.plan.deadline_s + 1.0)[0]
         return [one.entry.content["close"] for one in actions if isinstance(one, Say) and one.entry.kind == "vote"]
 
     second = the_round.close(submitted[1:], term=2, promises=links)

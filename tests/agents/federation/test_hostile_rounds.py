@@ -1,0 +1,156 @@
+"""A hostile member, deputy or coordinator: what it signs neither undoes what is final, nor keeps the others from it."""
+
+from collections.abc import Sequence
+
+from agents.federation.actions import Say
+from agents.federation.member import Member
+from protocols.entry import Entry, make_entry
+from protocols.rounds import Close, Event, Open, Promise, Receipt, Submit, Vote, content_of, scope_of
+from storage.cid import Cid
+from tests.agents.federation.table import PEERS, N, Table
+from tests.agents.federation.test_member import LONG_S, begin, is_done, results
+from tests.agents.federation.village import Village, cid_of, identity
+
+
+def submitted(table: Table, number: int = 1) -> list[Cid]:
+    """All have submitted, and have receipts."""
+    found = []
+    for who in range(N):
+        submit = Submit(round=number, base=table.book.plan.initial, update=cid_of(who), n_samples=1)
+        found.append(table.say(who, submit).cid)
+        table.say(0 if who else 1, Receipt(round=number, submission=found[-1]))
+    return sorted(found)
+
+
+def said_by(member: Member, now_s: float = 0.0) -> list[Event]:
+    """What it says now, asked for all that it fetches."""
+    entries = [action.entry for action in member.tick(now_s) if isinstance(action, Say)]
+    return [said.event for entry in entries if (said := member.book.get(entry.cid)) is not None]
+
+
+def test_a_close_that_is_final_stays_final_whatever_its_coordinator_signs_later() -> None:
+    table = Table()
+    table.say(0, Open(round=1, term=0))
+    links = submitted(table)
+    close = table.say(0, Close(round=1, term=0, submissions=tuple(links), joined=PEERS))
+    for who in range(3):
+        table.say(who, Vote(round=1, term=0, close=close.cid))
+    final = table.book.final(1)
+    assert final is not None and final.cid == close.cid
+    table.say(0, Close(round=1, term=0, submissions=(), joined=PEERS, void="I have changed my mind"))
+    assert table.book.final(1) == final and table.book.roster(2) is not None
+    assert PEERS[0] in table.book.broken()
+
+
+def deputy_closes(table: Table, promises: Sequence[Promise]) -> Close | None:
+    """What the first deputy closes in term 1, with these promises of members 4, 3, ... and honest ones of the rest."""
+    links = submitted(table)
+    table.say(1, Open(round=1, term=1))
+    for who, promise in zip(range(N - 1, -1, -1), promises, strict=False):
+        table.say(who, promise)
+    for who in (2, 3)[: N - len(promises)]:
+        table.say(who, Promise(round=1, term=1))
+    member = Member(identity(1), table.book)
+    for link in links:
+        member.fetched(link, 0.0)
+    return next((event for event in said_by(member) if isinstance(event, Close)), None) or next(
+        (event for said, event in table.book.all_of(Close) if said.author == PEERS[1]), None
+    )
+
+
+def test_a_promise_that_names_a_vote_which_nobody_has_keeps_no_deputy_waiting() -> None:
+    table = Table()
+    table.say(0, Open(round=1, term=0))
+    close = deputy_closes(table, [Promise(round=1, term=1, vote=cid_of("no such vote"))])
+    assert close is not None and len(close.submissions) == N and len(close.promises) == 3
+
+
+def test_a_promise_that_names_a_vote_of_somebody_else_or_of_another_round_binds_nobody() -> None:
+    table = Table()
+    table.say(0, Open(round=1, term=0))
+    foreign = table.say(3, Close(round=2, term=3, submissions=(), joined=PEERS, void="of another round"))
+    vote = table.say(4, Vote(round=2, term=3, close=foreign.cid))
+    close = deputy_closes(table, [Promise(round=1, term=1, vote=vote.cid)])
+    assert close is not None and len(close.submissions) == N and not close.void
+
+
+def test_a_countersigned_close_that_is_not_sound_binds_nobody() -> None:
+    table = Table()
+    table.say(0, Open(round=1, term=0))
+    unsound = table.say(0, Close(round=1, term=0, submissions=(), joined=PEERS))
+    vote = table.say(4, Vote(round=1, term=0, close=unsound.cid))
+    close = deputy_closes(table, [Promise(round=1, term=1, vote=vote.cid)])
+    assert close is not None and len(close.submissions) == N
+
+
+def test_who_submits_two_updates_in_a_forked_history_makes_no_honest_coordinator_a_censor() -> None:
+    table = Table()
+    coordinator = Member(identity(0), table.book)
+    said_by(coordinator)
+    update = [Submit(round=1, base=table.book.plan.initial, update=cid_of(n), n_samples=1) for n in range(20)]
+    sequence = table._sequences[4]
+    first = table.say(4, update[0], sequence)
+    coordinator.fetched(first.cid, 0.0)
+    others = [table.say(4, one, sequence) for one in update[1:]]
+    assert any(one.cid < first.cid for one in others), "one of them comes before the first in the order of the book"
+    for one in others:
+        coordinator.fetched(one.cid, 0.0)
+    for who in range(1, 4):
+        said = table.say(who, Submit(round=1, base=table.book.plan.initial, update=cid_of("u", who), n_samples=1))
+        coordinator.fetched(said.cid, 0.0)
+    coordinator.tick(table.book.plan.deadline_s + 1.0)
+    (close,) = [event for said, event in table.book.all_of(Close) if said.author == PEERS[0]]
+    assert not close.void and set(table.book.broken()) == {PEERS[4]}
+
+
+class Hostile:
+    """The last of a village, dead, and in its place somebody who signs what he likes."""
+
+    def __init__(self, village: Village, who: int) -> None:
+        self.village, self.one = village, village.villagers[who]
+        village.kill(self.one)
+
+    def say(self, event: Event) -> Entry:
+        book = self.one.book
+        scope = scope_of(book.experiment)
+        sequence = book.height(self.one.identity.peer_id)
+        entry = make_entry(self.one.identity, event.kind, scope, sequence, [], content_of(event))
+        book.add(entry)
+        self.village._tell(self.one, entry)
+        return entry
+
+
+def test_a_coordinator_that_calls_a_round_void_which_is_not_is_replaced() -> None:
+    village = begin(6, n_rounds=1)
+    village.run(4.0)
+    assert village.villagers[1].book.start() is not None
+    hostile = Hostile(village, 0)
+    book = hostile.one.book
+    if not book.opened(1):
+        hostile.say(Open(round=1, term=0))
+    hostile.say(Close(round=1, term=0, submissions=(), joined=book.joined_now(), void="I would rather not"))
+    village.run(LONG_S, lambda: is_done(village))
+    (result,) = results(village)
+    final = village.villagers[1].book.final(1)
+    assert final is not None and isinstance(final.event, Close) and not final.event.void
+    assert result != book.plan.initial
+
+
+def test_a_deputy_that_opens_each_of_its_turns_at_once_takes_no_round_from_the_others() -> None:
+    village = begin(7, n_rounds=1)
+    village.run(4.0)
+    hostile = Hostile(village, 3)
+    spoken: set[int] = set()
+
+    def preempt() -> None:
+        village.after(0.2, preempt)
+        one = village.villagers[1]
+        term = max(one.book.opened(1), default=-1)
+        mine = next(t for t in range(term + 1, term + 1 + N) if t % N == 3)
+        if term >= 0 and term % N != 3 and mine not in spoken:
+            spoken.add(mine)
+            hostile.say(Open(round=1, term=mine))
+
+    preempt()
+    village.run(400.0, lambda: is_done(village))
+    assert is_done(village)
