@@ -83,33 +83,39 @@ class Coordinator(Duty):
                 return []
             if book.secure is not None and is_split(book, number, promises.values()):
                 return [self._void(number, term, SPLIT, promises)]
-            highest = book.highest_vote(promises.values())
-            if highest is None and book.secure is not None:
-                highest = bound_close(book, number)
-            if highest is not None:
+            highest = self._bound(number, promises)
+            if highest is not None and (self._can_end(highest) or book.highest_vote(promises.values()) is not None):
                 return [self._close(number, term, cast(Close, highest.event), promises)]
         if book.secure is not None and (waiting := self._gather(number, term, promises, now_s)) is not None:
             return waiting
         return self._collect_updates(number, term, promises, now_s)
 
     def _promises(self, number: int, term: int, now_s: float) -> dict[PeerId, Said]:
-        """Those to close by. Over half are enough, any of them: where it can be, those that leave the round open.
+        """Those to close by. Over half are enough, any of them: some bind to what keeps the round from its end.
 
-        Else a coordinator that calls a round void, and countersigns that alone, would bind all who come after it.
+        Who calls a round void, or lists what it alone has, and countersigns that alone, would bind all who come after.
         """
         book = self.book
         found = usable(book, book.promises(number, term))
-        if book.secure is not None:
-            return found  # there all that are bound prove whether a set is dead
-        bound = {peer: book.bound_to(promise) for peer, promise in found.items()}
-        free = {
-            peer: found[peer] for peer, close in bound.items() if close is None or not cast(Close, close.event).void
-        }
-        if len(free) >= cast(int, book.quorum(number)):
-            return free
-        may_wait = len(found) < len(book.selected(number) or ()) and len(free) < len(found)
-        opened_s = self._notice(("open", number, term), now_s)
-        return {} if may_wait and now_s < opened_s + book.plan.lease_s / 2 else found
+        highest = self._bound(number, found)
+        if highest is None or self._can_end(highest):
+            return found
+        if now_s < self._notice(("open", number, term), now_s) + book.plan.lease_s / 2:
+            return {}  # more may promise, or what is lacking come
+        free = {peer: promise for peer, promise in found.items() if book.bound_to(promise) is None}
+        return free if len(free) >= cast(int, book.quorum(number)) else found
+
+    def _bound(self, number: int, promises: dict[PeerId, Said]) -> Said | None:
+        """The close that these promises bind to; under secure aggregation, also one that members answer for alone."""
+        highest = self.book.highest_vote(promises.values())
+        return bound_close(self.book, number) if highest is None and self.book.secure is not None else highest
+
+    def _can_end(self, said: Said) -> bool:
+        """Is all here that a close lists? A void one of masked updates shows that nothing else can end its round."""
+        close = cast(Close, said.event)
+        if close.void:
+            return self.book.secure is not None
+        return all(link in self._fetched for link in close.submissions)
 
     def _receipted(self, number: int) -> dict[PeerId, Said]:
         """What this one gave receipts for, by author: of each one, whatever else it signs in place of it."""
@@ -162,7 +168,9 @@ class Coordinator(Duty):
                     return asked
             elif said.author not in receipted and said.author != self._me:
                 return [self._say(Receipt(round=number, submission=said.cid))]
-        taken = sorted(said.cid for said in submissions.values() if book.is_received(said, number))
+        # What is not here is not listed, whoever else gave a receipt for it: perhaps nobody has it who is left.
+        here = [said for said in submissions.values() if said.author == self._me or said.author in receipted]
+        taken = sorted(said.cid for said in here if book.is_received(said, number))
         n_expected = min(n_expected, book.n_buffered or n_expected)
         if len(taken) < n_expected and now_s < self._deadline_s(number, term):
             return []

@@ -1,15 +1,15 @@
 """A hostile member, deputy or coordinator: what it signs neither undoes what is final, nor keeps the others from it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from agents.federation.actions import Say
+from agents.federation.actions import Action, Fetch, Say
 from agents.federation.member import Member
 from protocols.entry import Entry, make_entry
 from protocols.rounds import Close, Event, Open, Promise, Receipt, Submit, Vote, content_of, scope_of
 from storage.cid import Cid
 from tests.agents.federation.table import PEERS, N, Table
 from tests.agents.federation.test_member import LONG_S, begin, is_done, results
-from tests.agents.federation.village import Village, cid_of, identity
+from tests.agents.federation.village import Village, Villager, cid_of, identity
 
 
 def submitted(table: Table, number: int = 1) -> list[Cid]:
@@ -154,3 +154,43 @@ def test_a_deputy_that_opens_each_of_its_turns_at_once_takes_no_round_from_the_o
     preempt()
     village.run(400.0, lambda: is_done(village))
     assert is_done(village)
+
+
+def kept_from(village: Village, author: int, others: Sequence[int]) -> None:
+    """An update of one member can be had by some alone: it is sealed to them, or they have all that is left of it."""
+    fetched, peer = village._fetched, village.villagers[author].identity.peer_id
+
+    def work(villager: Villager, action: Fetch) -> Callable[[], list[Action]]:
+        def fails() -> list[Action]:
+            villager.member.failed(action)
+            return []
+
+        return fails if action.author == peer and villager.name in others else fetched(villager, action)
+
+    village._fetched = work  # type: ignore[method-assign]
+
+
+def test_an_update_that_the_coordinator_alone_can_open_keeps_no_round_from_its_end() -> None:
+    village = begin(8, n_rounds=1)
+    kept_from(village, 4, (1, 2, 3))
+    village.run(LONG_S, lambda: all(one.book.final(1) is not None for one in village.villagers))
+    final = village.villagers[1].book.final(1)
+    assert final is not None and isinstance(final.event, Close) and len(final.event.submissions) == N - 1
+    assert not village.villagers[1].book.broken()
+
+
+def test_a_round_ends_when_all_die_who_have_an_update_that_has_a_receipt() -> None:
+    village = begin(9, n_rounds=1)
+    kept_from(village, 4, (1, 2, 3))
+    ada, eve = village.villagers[0], village.villagers[4]
+
+    def on_say(villager: Villager, entry: Entry) -> None:
+        submissions = village.villagers[1].book.submissions(1)
+        said = submissions.get(eve.identity.peer_id)
+        if villager is ada and entry.kind == "close" and said is not None:
+            village.after(1.0, lambda: (village.kill(ada), village.kill(eve)))  # type: ignore[func-returns-value]
+
+    village.on_say = on_say
+    village.run(LONG_S, lambda: not ada.is_up and is_done(village))
+    assert not ada.is_up and is_done(village)
+    results(village)
