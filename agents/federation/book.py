@@ -15,7 +15,7 @@ from agents.federation.answers import Answers, remembered
 from agents.federation.buffers import Buffer, buffer_of
 from agents.federation.grants import joined
 from agents.federation.lists import RoundLists
-from agents.federation.said import Said, censored, rank
+from agents.federation.said import Said, censored, faithless, rank
 from agents.federation.secure.terms import Secure, secure_of
 from protocols.entry import Entry
 from protocols.errors import Malformed
@@ -120,6 +120,8 @@ class Book:
             case Keys() | Shares() | Unmask():
                 pass
             case Promise(number, term):
+                if faithless(self._bonds(said.author, number)):
+                    return False
                 self.answers.drop(("_of_selected", Promise, number, term))
             case Receipt(number):
                 # A receipt beside a close may prove that the close left something out.
@@ -132,6 +134,8 @@ class Book:
                 ]
                 final = self.answers.get(("final", number))
                 if len(own) > 1 or (final is not None and cast(Close, final.event).term != term):
+                    return False
+                if faithless(self._bonds(said.author, number)):
                     return False
                 self.answers.drop(("_of_selected", Vote, number, term))
                 self.answers.forget_unknown()
@@ -147,6 +151,11 @@ class Book:
             case _:
                 return False
         return True
+
+    def _bonds(self, author: PeerId, number: int) -> list[Said]:
+        """What one member promised and countersigned in a round."""
+        own = self._by_author.get(author, {}).values()
+        return [said for said in own if isinstance(said.event, Promise | Vote) and said.event.round == number]
 
     def said_by(self, author: PeerId, kind: type[E]) -> list[tuple[Said, E]]:
         """The events of one kind that one author said."""
@@ -468,6 +477,12 @@ class Book:
                 first = seen.setdefault(key, said)
                 if first.entry.body_cid != said.entry.body_cid:
                     found.setdefault(said.author, (first, said))
+        bonds: dict[tuple[PeerId, int], list[Said]] = {}
+        for said, bond in [*self.all_of(Promise), *self.all_of(Vote)]:
+            bonds.setdefault((said.author, bond.round), []).append(said)
+        for (author, _), ones in bonds.items():
+            if pair := faithless(ones):
+                found.setdefault(author, pair)
         for said, close in self.all_of(Close):
             if missing := censored(self.receipts(close.round, said.author), said, close):
                 found.setdefault(said.author, (missing, said))

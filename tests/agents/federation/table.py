@@ -15,8 +15,8 @@ class Table:
     """An experiment that has begun, at which anybody may say anything."""
 
     def __init__(self, n_joined: int = N) -> None:
-        _, plan = make_plan(N)
-        self.book = Book(plan)
+        _, self.plan = make_plan(N)
+        self.book = Book(self.plan)
         self.n_joined = n_joined
         self._sequences = dict.fromkeys(range(N), 0)
         for number in range(n_joined):

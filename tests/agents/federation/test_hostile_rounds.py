@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from agents.federation.actions import Action, Fetch, Say
+from agents.federation.book import Book
 from agents.federation.member import Member
 from protocols.entry import Entry, make_entry
 from protocols.rounds import Close, Event, Open, Promise, Receipt, Submit, Vote, content_of, scope_of
@@ -101,6 +102,28 @@ def test_who_submits_two_updates_in_a_forked_history_makes_no_honest_coordinator
     coordinator.tick(table.book.plan.deadline_s + 1.0)
     (close,) = [event for said, event in table.book.all_of(Close) if said.author == PEERS[0]]
     assert not close.void and set(table.book.broken()) == {PEERS[4]}
+
+
+def test_who_countersigns_below_a_promise_or_hides_what_it_countersigned_is_named_in_any_order() -> None:
+    table = Table()
+    close = table.say(0, Close(round=1, term=0, submissions=(), joined=PEERS, void="one"))
+    table.say(1, Promise(round=1, term=1))
+    table.say(1, Vote(round=1, term=0, close=close.cid))
+    table.say(2, Vote(round=1, term=0, close=close.cid))
+    table.say(2, Promise(round=1, term=1))
+    vote = table.say(3, Vote(round=1, term=0, close=close.cid))
+    table.say(3, Promise(round=1, term=1, vote=vote.cid))
+    table.say(3, Promise(round=1, term=2, vote=vote.cid))
+    table.say(4, Promise(round=1, term=1))
+    table.say(4, Vote(round=1, term=1, close=close.cid))
+    assert set(table.book.broken()) == {PEERS[1], PEERS[2]}
+    entries = table.book.entries()
+    for order in (entries, entries[::-1], entries[1::2] + entries[::2]):
+        book = Book(table.plan)
+        for entry in order:
+            book.add(entry)
+            book.broken()
+        assert book.broken() == table.book.broken()
 
 
 class Hostile:
