@@ -32,7 +32,7 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
     await one.weigh()
     called = await names(node)
     book, activity = one.book, one.activity
-    current = min(one.member.current(), one.plan.n_rounds)
+    current = _last_round(one)
     shown = range(max(1, current - MAX_SHOWN_ROUNDS + 1), current + 1) if book.start() is not None else range(0)
     rounds = [round_of(book, number) for number in shown]
     coordinator = rounds[-1].coordinator if rounds else None
@@ -59,6 +59,12 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
         rounds=[_round(found, one.update_bytes(found.number)) for found in rounds],
         members=[_member(member, called.get(member.peer)) for member in members_of(book, current)],
     )
+
+
+def _last_round(one: Experiment) -> int:
+    """The last round that there is by now: the one that the budget does not bear never begins."""
+    number = one.member.current()
+    return min(number if one.is_borne else max(number - 1, 1), one.plan.n_rounds)
 
 
 def _gossip_words(one: Experiment) -> str | None:
@@ -133,7 +139,7 @@ async def write_report(node: "Node", params: "fl_report.Report") -> "fl_report.R
 
 def _report(one: Experiment, called: Mapping[PeerId, str], apart: dict[int, float]) -> Report:
     book = one.book
-    last = min(one.member.current(), one.plan.n_rounds) if book.start() is not None else 0
+    last = _last_round(one) if book.start() is not None else 0
     rounds = [round_of(book, number) for number in range(1, last + 1)]
     coordinators, is_gossip = one.plan.deputies[:3], one.plan.gossip is not None
     facts = [

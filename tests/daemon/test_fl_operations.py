@@ -195,6 +195,8 @@ async def test_who_left_trains_no_more_and_what_is_cancelled_is_over(node_here, 
     assert (await node_here.post("fl/cancel", experiment=experiment[-12:], reason="no time")).status == 200
     row = await over(node_here, experiment)
     assert row["state"] == "cancelled: no time"
+    again = await node_here.post("fl/cancel", experiment=experiment[-12:], reason="really")
+    assert again.json["text"].startswith("it was over already")
 
 
 def test_what_is_refuted_and_what_is_not_decidable_end_with_codes_of_their_own():

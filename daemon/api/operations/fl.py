@@ -346,8 +346,9 @@ async def cancel(node: "Node", params: CancelIt) -> Done:
     one = find(node, params.experiment)
     if one.book.author != node.identity.peer_id:
         raise BadPlan(f"{one.book.author} made this plan, and alone can cancel it. To train no more: covey fl leave")
-    if not one.is_over:
-        await one.do(lambda now_s: one.member.cancel(params.reason))
+    if one.is_over:
+        return Done(text="it was over already, and stays as it is")
+    await one.do(lambda now_s: one.member.cancel(params.reason))
     return Done(text="cancelled")
 
 
