@@ -15,6 +15,7 @@ from agents.federation.answers import Answers, remembered
 from agents.federation.buffers import Buffer, buffer_of
 from agents.federation.grants import joined
 from agents.federation.lists import RoundLists
+from agents.federation.pledges import Pledges
 from agents.federation.said import Said, censored, faithless, rank
 from agents.federation.secure.terms import Secure, secure_of
 from protocols.entry import Entry
@@ -79,6 +80,7 @@ class Book:
         self._by_author: dict[PeerId, dict[int, Said]] = {}
         self._forks: dict[PeerId, tuple[Said, Said]] = {}
         self._results: dict[int, Cid] = {}
+        self._pledges = Pledges()
         self.answers = Answers(_KEPT)
 
     def __contains__(self, cid: Cid) -> bool:
@@ -102,7 +104,8 @@ class Book:
         if (listed := self.answers.get((_LISTED, type(said.event)))) is not None:
             bisect.insort(listed, (said, said.event), key=lambda pair: rank(pair[0]))
         self._rounds.add(said)
-        if other is not said or not self._is_harmless(said):
+        fits = self._pledges.fits(said)
+        if other is not said or not fits or not self._is_harmless(said):
             self.answers.forget()
         return said
 
@@ -120,8 +123,6 @@ class Book:
             case Keys() | Shares() | Unmask():
                 pass
             case Promise(number, term):
-                if faithless(self._bonds(said.author, number)):
-                    return False
                 self.answers.drop(("_of_selected", Promise, number, term))
             case Receipt(number):
                 # A receipt beside a close may prove that the close left something out.
@@ -129,33 +130,18 @@ class Book:
                     return False
                 self.answers.drop(("receipts", number, said.author), ("receivers", number))
             case Vote(number, term):
-                own = [
-                    one for one, event in self.said_by(said.author, Vote) if (event.round, event.term) == (number, term)
-                ]
                 final = self.answers.get(("final", number))
-                if len(own) > 1 or (final is not None and cast(Close, final.event).term != term):
-                    return False
-                if faithless(self._bonds(said.author, number)):
+                if final is not None and cast(Close, final.event).term != term:
                     return False
                 self.answers.drop(("_of_selected", Vote, number, term))
                 self.answers.forget_unknown()
-            case Result(number):
-                if sum(event.round == number for _, event in self.said_by(said.author, Result)) > 1:
-                    return False
+            case Result():
                 self.answers.forget_unknown()
-            case Score():
+            case Score() | State() | Mix():
                 pass
-            case State(number) | Mix(number):
-                own_events = [one.event for one, _ in self.said_by(said.author, type(said.event))]
-                return sum(event.round == number for event in own_events if isinstance(event, State | Mix)) == 1
             case _:
                 return False
         return True
-
-    def _bonds(self, author: PeerId, number: int) -> list[Said]:
-        """What one member promised and countersigned in a round."""
-        own = self._by_author.get(author, {}).values()
-        return [said for said in own if isinstance(said.event, Promise | Vote) and said.event.round == number]
 
     def said_by(self, author: PeerId, kind: type[E]) -> list[tuple[Said, E]]:
         """The events of one kind that one author said."""
@@ -204,6 +190,7 @@ class Book:
         other._rounds = RoundLists(other._said)
         other._by_author = {author: dict(own) for author, own in self._by_author.items()}
         other._forks, other._results = dict(self._forks), dict(self._results)
+        other._pledges = self._pledges.copy()
         other.answers = Answers(_KEPT)
         return other
 
@@ -478,7 +465,8 @@ class Book:
                 if first.entry.body_cid != said.entry.body_cid:
                     found.setdefault(said.author, (first, said))
         bonds: dict[tuple[PeerId, int], list[Said]] = {}
-        for said, bond in [*self.all_of(Promise), *self.all_of(Vote)]:
+        pledged: list[tuple[Said, Promise | Vote]] = [*self.all_of(Promise), *self.all_of(Vote)]
+        for said, bond in pledged:
             bonds.setdefault((said.author, bond.round), []).append(said)
         for (author, _), ones in bonds.items():
             if pair := faithless(ones):

@@ -217,3 +217,18 @@ def test_a_round_ends_when_all_die_who_have_an_update_that_has_a_receipt() -> No
     village.run(LONG_S, lambda: not ada.is_up and is_done(village))
     assert not ada.is_up and is_done(village)
     results(village)
+
+
+def test_who_countersigns_without_end_costs_each_event_alike() -> None:
+    """As many as are taken of one author, each looked at once: no look goes through all that it said before."""
+    table = Table()
+    said = [Vote(round=1, term=term, close=cid_of("x")) for term in range(3000)]
+    entries = [
+        make_entry(identity(4), one.kind, scope_of(table.book.experiment), at + 1, [], content_of(one))
+        for at, one in enumerate(said)
+    ]
+    looked = []
+    table.book.said_by = lambda author, kind: looked.append(author) or []  # type: ignore[method-assign, func-returns-value]
+    for entry in entries:
+        table.book.add(entry)
+    assert not looked and table.book.height(PEERS[4]) == 3001
