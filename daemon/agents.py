@@ -22,6 +22,7 @@ from storage.cid import Cid
 from storage.errors import NotFound
 
 if TYPE_CHECKING:
+    from agents.memory.items import Item
     from agents.workspace.workspace import Workspace
     from daemon.app import Node
     from protocols.entry import Entry
@@ -104,16 +105,27 @@ def _token(wish: Model) -> str:
 
 async def add(node: "Node", params: op.Add) -> op.Agent:
     """Raises: UnknownWorkspace, NotGranted, BadAgent, StorageError, OSError."""
-    one, path = find(node, params.workspace), Path(params.file)
-    data = await trio.to_thread.run_sync(_read, path)
     from agents.roster.declaration import read_declaration
+    from daemon.memories import bring, declaration_of
 
-    declared = read_declaration(data, str(path))
+    one, given, where = find(node, params.workspace), None, "the state"
+    items: tuple[Item, ...] = ()
+    if params.file is not None:
+        given, where = await trio.to_thread.run_sync(_read, Path(params.file)), params.file
+    if params.state is not None:
+        data, state = await declaration_of(node, params.state, given, where)
+        items = state.items
+    elif given is not None:
+        data = given
+    else:
+        raise BadAgent("which agent? Give its declaration, or --state with the CID of one that there was")
+    declared = read_declaration(data, where)
     need(node, one, "write", PREFIX + declared.name)
     before = _agent(one, declared.name)
     if before is not None and before.host != node.identity.peer_id:
         raise BadAgent(f"{before.host} hosts an agent {declared.name!r} there: give this one another name")
     level = Visibility[params.visibility.upper()]
+    await bring(node, one, declared, items)
     declared, card = await node.crew.add(one, data, level)
     if level == Visibility.PUBLIC:
         node.provider.provide_soon(card.cid)

@@ -50,6 +50,7 @@ from daemon.events import EventFeed
 from daemon.keeper import Keeper, quota_of
 from daemon.lifecycle import Service, running, stop_on_signals, supervise, unwrapped
 from daemon.lock import sole_daemon
+from daemon.memories import encoding_of
 from daemon.paths import Home, make_home
 from daemon.peering import keep_connected, note_peers
 from daemon.provide import Provider
@@ -201,7 +202,7 @@ async def open_node(
             async with _gateway(config, ports) as gateway:
                 crew = await ports.exchange.work(partial(Crew, ports, home.agents))
                 node, services = _assemble(home, config, ports, keeper, feed, engines, stop, gateway, crew)
-                crew.attach(partial(open_model, node))
+                crew.attach(partial(open_model, node), encoding_of(node))
                 async with trio.open_nursery() as nursery:
                     for name, service in services.items():
                         await nursery.start(supervise, name, service, feed.note)

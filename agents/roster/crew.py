@@ -10,18 +10,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import structlog
 
 from agents.adapters.ports import Ports
+from agents.memory.items import newest_skill
+from agents.memory.meaning import Encoding
+from agents.memory.mind import Mind
+from agents.memory.view import View, recorded, worked
 from agents.roster import asking
 from agents.roster.announced import PREFIX, announced, read_announced
 from agents.roster.card import SCOPE, check_size, read_card, sign_card
-from agents.roster.declaration import BadAgent, Declaration, read_declaration
+from agents.roster.declaration import LEARNT, BadAgent, Declaration, read_declaration
 from agents.roster.errors import UnknownAgent
 from agents.roster.language import LanguageModel
-from agents.roster.perform import Task, perform, prompt_of
+from agents.roster.perform import MODEL, Task, perform, prompt_of
 from agents.tools.tool import Reach, ToolFailed, ToolRefused
-from agents.workspace.runs.core import Perform
+from agents.workspace.runs.core import Perform, Run, StepView
 from agents.workspace.runs.effects import EffectFailed
 from agents.workspace.space import Space
 from agents.workspace.workspace import Workspace
@@ -34,7 +39,6 @@ from storage.errors import InvalidCid
 from storage.pins import PinKind, PinState
 
 MAX_AGENTS: Final = 64  # of one workspace, on one node
-MAX_REMEMBERED_CHARS: Final = 300
 SUFFIX: Final = ".toml"
 KIND: Final = "agent"
 
@@ -58,12 +62,14 @@ class Crew:
         self._hosted: dict[tuple[Cid, str], Declaration] = {}
         self._n_busy: dict[str, int] = {}
         self._open_model: OpenModel | None = None
+        self.mind = Mind(folder)
         self.a2a_url: str | None = None  # where programs that speak A2A reach agents, while they do
         self.load()
 
-    def attach(self, open_model: OpenModel) -> None:
-        """From now on agents can think."""
+    def attach(self, open_model: OpenModel, encoding: Encoding | None = None) -> None:
+        """From now on agents can think, and with an encoding remember by meaning."""
         self._open_model = open_model
+        self.mind.encoding = encoding
 
     def load(self) -> None:
         """Read every declaration; one that cannot be read is told of and left alone."""
@@ -124,6 +130,7 @@ class Crew:
             raise UnknownAgent(f"this node hosts no agent {name!r} there. See: covey agent ls {one.cid}")
         path = self._folder / str(one.cid) / f"{name}{SUFFIX}"
         await self._ports.exchange.work(partial(path.unlink, missing_ok=True))
+        await self.mind.forget(one.cid, name)
         node = one.space.values().get(PREFIX + name)
         if node is not None and node.author == self._ports.identity.peer_id:
             await one.say(Drop(key=PREFIX + name))
@@ -150,16 +157,20 @@ class Crew:
             raise EffectFailed(f"this node hosts no agent for {step.name}: covey agent add")
         chosen = min(able, key=lambda found: (self._n_busy.get(found.name, 0), found.name))
         left = max(1, act.run.plan.max_tokens - act.run.n_tokens) if act.run.plan.max_tokens else 0
-        return await self._work(
-            one, chosen.name, chosen.card, Task(step.do, act.input, act.key, left, asking.depth_of(act.run.name))
-        )
+        depth, before = asking.depth_of(act.run.name), tuple(worked(act.run, act.view))
+        return await self._work(one, chosen.name, chosen.card, Task(step.do, act.input, act.key, left, depth, before))
 
-    def told(self, one: Workspace, name: str, given: Any) -> list[dict[str, str]] | None:
-        """What an agent of this node's would be told now; None where that is another's, or changes as it remembers."""
-        declared = self._hosted.get((one.cid, name))
-        if declared is None or declared.memory:
+    def told(self, one: Workspace, run: Run, view: StepView, given: Any) -> list[dict[str, str]] | None:
+        """What a step's agent, if it is this node's, would be told now, with what it then had in mind; else None.
+
+        Raises: BadMemory, UnknownMemory.
+        """
+        declared = self._hosted.get((one.cid, str(view.made.get("agent"))))
+        if declared is None:
             return None
-        return [{"role": turn.role, "content": turn.content} for turn in prompt_of(declared, given)]
+        record = view.made.get("memory")
+        memory = recorded(one.space, record, run, view) if record is not None else View()
+        return [{"role": turn.role, "content": turn.content} for turn in prompt_of(declared, given, memory.text())]
 
     async def ask(self, one: Workspace, name: str, task: Task) -> tuple[Any, dict[str, Any]]:
         """Have an agent of this node's do something. Raises: UnknownAgent, and what the work raises."""
@@ -173,7 +184,14 @@ class Crew:
         if self._open_model is None:
             raise EffectFailed("the node is not ready yet")
         declared = self._hosted[one.cid, name]
-        memory = remembered(one.space, name, declared.memory)
+        memory, wish = View(), declared.remembers
+        if task.do == MODEL:
+            memory = await self.mind.view(one.space, name, wish, task.input, task.before)
+            if declared.model.adapter == LEARNT:
+                skill = newest_skill(one.space, name, is_shared=wish.is_shared)
+                thinks = msgspec.structs.replace(declared.model, adapter=skill.adapter if skill else "none")
+                declared = msgspec.structs.replace(declared, model=thinks)
+                memory = memory._replace(skill=str(skill.cid) if skill else "")
         self._n_busy[name] = self._n_busy.get(name, 0) + 1
         try:
             async with self._open_model(declared) as model:
@@ -220,16 +238,3 @@ def _linked(space: Space) -> set[Cid]:
     return {
         node.says.link for node in space.history if isinstance(node.says, Put | Commit) and node.says.link is not None
     }
-
-
-def remembered(space: Space, name: str, n_most: int) -> list[str]:
-    """What an agent did last in its workspace, whoever hosted it: its episodes are the history itself."""
-    if not n_most:
-        return []
-    found = []
-    for node in space.commits():
-        output = node.says.output if isinstance(node.says, Commit) else None
-        made = output.get("made") if isinstance(output, dict) else None
-        if isinstance(made, dict) and made.get("agent") == name and isinstance(output, dict):
-            found.append(str(output.get("value"))[:MAX_REMEMBERED_CHARS])
-    return found[-n_most:]

@@ -15,19 +15,24 @@ adapter = "none"
 [policy]
 folder = "/home/me/docs"   # what the tools for files may touch
 hosts = ["example.org"]    # what the tools for HTTP may ask
+
+[memory]
+episodes = 2               # what its model is told of its memory: see agents/memory/wish.py
 """
 
 import tomllib
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 from agents.errors import AgentError
+from agents.memory.wish import Memory, Wish, wish_of
 from agents.workspace.runs.plan import Name
 
 MAX_DECLARATION_BYTES: Final = 64 << 10
 MAX_RULES: Final = 64
+LEARNT: Final = "learnt"
 
 Text = Annotated[str, Meta(max_length=4096)]
 Word = Annotated[str, Meta(min_length=1, max_length=64)]
@@ -49,9 +54,9 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The language model that an agent thinks with.
 
-    engine: this node's, `name` one of its models, with any `adapter`; peer: that of the peer `peer`; openai,
-    anthropic: a server at `url` that speaks that API, `token_env` the variable that holds its token; scripted: none at
-    all, `rules` and `style` say what it says, after `wait_s`.
+    engine: this node's, `name` one of its models, with any `adapter`, `learnt` for the one that it learnt last; peer:
+    that of the peer `peer`; openai, anthropic: a server at `url` that speaks that API, `token_env` the variable that
+    holds its token; scripted: none at all, `rules` and `style` say what it says, after `wait_s`.
     """
 
     kind: Literal["engine", "peer", "openai", "anthropic", "scripted"] = "engine"
@@ -98,7 +103,12 @@ class Declaration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     model: Model = Model()
     tools: Annotated[tuple[Name, ...], Meta(max_length=32)] = ()
     policy: Policy = Policy()
-    memory: Annotated[int, Meta(ge=0, le=64)] = 0
+    memory: Wish = 0
+
+    @property
+    def remembers(self) -> Memory:
+        """What its model is told of its memory."""
+        return wish_of(self.memory)
 
 
 def read_declaration(data: bytes, where: str = "the declaration") -> Declaration:
@@ -111,6 +121,22 @@ def read_declaration(data: bytes, where: str = "the declaration") -> Declaration
         raise BadAgent(f"{where} declares no agent: {error}") from None
     _check(found, where)
     return found
+
+
+def written(declared: Declaration) -> bytes:
+    """The declaration as TOML: `read_declaration` reads the same one out of it."""
+    fields = msgspec.to_builtins(declared)
+    return "".join(f"{name} = {_toml(value)}\n" for name, value in fields.items()).encode()
+
+
+def _toml(value: Any) -> str:
+    match value:
+        case dict():
+            return "{" + ", ".join(f"{name} = {_toml(item)}" for name, item in value.items()) + "}"
+        case list() | tuple():
+            return "[" + ", ".join(_toml(item) for item in value) + "]"
+        case _:  # JSON's texts, numbers and booleans are TOML's too
+            return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")
 
 
 def _check(found: Declaration, where: str) -> None:

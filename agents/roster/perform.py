@@ -13,6 +13,7 @@ import msgspec
 
 from agents.engine.messages import Turn
 from agents.errors import AgentError
+from agents.memory.view import View, Worked
 from agents.roster.declaration import Declaration
 from agents.roster.language import Answer, LanguageModel
 from agents.tools import tools
@@ -27,13 +28,17 @@ MAX_VALUE_CHARS: Final = 16_000
 
 
 class Task(NamedTuple):
-    """What is asked of an agent. `max_tokens` is what is left of the budget, 0 for any; `depth`: see asking.py."""
+    """What is asked of an agent. `max_tokens` is what is left of the budget, 0 for any; `depth`: see asking.py.
+
+    before: what was done in the same run.
+    """
 
     do: str
     input: Any
     key: str
     max_tokens: int = 0
     depth: int = 0
+    before: tuple[Worked, ...] = ()
 
 
 class Made(NamedTuple):
@@ -43,13 +48,13 @@ class Made(NamedTuple):
     made: dict[str, Any]
 
 
-def prompt_of(declared: Declaration, given: Any, memory: Sequence[str] = ()) -> tuple[Turn, ...]:
+def prompt_of(declared: Declaration, given: Any, memory: str = "") -> tuple[Turn, ...]:
     """What the model is told first: who it is, and what it is asked. Raises: EffectFailed."""
     prompt = given.get("prompt") if isinstance(given, dict) else given
     if not isinstance(prompt, str) or not prompt:
         raise EffectFailed("a model's step takes {prompt = TEXT}")
     own = [tools()[name] for name in declared.tools]
-    parts = [declared.system, _about(own) if own else "", _remembered(memory)]
+    parts = [declared.system, _about(own) if own else "", memory]
     system = "\n\n".join(part for part in parts if part)
     turns = (*([Turn("system", system)] if system else []), Turn("user", prompt))
     n_bytes = sum(len(turn.content.encode()) for turn in turns)
@@ -66,17 +71,13 @@ def _about(own: Sequence[Tool]) -> str:
     )
 
 
-def _remembered(memory: Sequence[str]) -> str:
-    return "What you did before, the last at the end:\n" + "\n".join(memory) if memory else ""
-
-
 async def perform(
-    declared: Declaration, card: Cid, task: Task, model: LanguageModel, reach: Reach, memory: Sequence[str] = ()
+    declared: Declaration, card: Cid, task: Task, model: LanguageModel, reach: Reach, memory: View | None = None
 ) -> Made:
     """Do it. Raises: EffectFailed, ToolRefused, ToolFailed, AgentError, OSError, trio.TooSlowError."""
     made: dict[str, Any] = {"agent": declared.name, "role": declared.role, "card": card, "do": task.do}
     if task.do == MODEL:
-        value: Any = await _think(declared, task, model, reach, made, memory)
+        value: Any = await _think(declared, task, model, reach, made, memory or View())
     else:
         value = await _use(declared, task.do, task.input, reach)
         made["input"] = task.input
@@ -103,9 +104,9 @@ async def _think(
     model: LanguageModel,
     reach: Reach,
     made: dict[str, Any],
-    memory: Sequence[str],
+    memory: View,
 ) -> str:
-    turns = list(prompt_of(declared, task.input, memory))
+    turns = list(prompt_of(declared, task.input, memory.text()))
     wish = declared.model
     calls: list[dict[str, Any]] = []
     usage = {"n_prompt_tokens": 0, "n_tokens": 0, "n_answers": 0}
@@ -115,6 +116,8 @@ async def _think(
         "usage": usage,
         "calls": calls,
     }
+    if record := memory.record():
+        made["memory"] = record
     while True:
         n_used = usage["n_prompt_tokens"] + usage["n_tokens"]
         left = task.max_tokens - n_used if task.max_tokens else wish.max_tokens

@@ -178,6 +178,8 @@ class Drawing:
             said = prompt[-1].get("content") if isinstance(prompt[-1], dict) else ""
             cid = str(output_cid(prompt))
             self._link(step, "used", self._add(cid, "entity", "prompt", str(said)))
+        for item in _memories(made):
+            self._link(step, "used", self._add(f"memory:{item}", "entity", "memory", item))
         calls = made.get("calls")
         for place, call in enumerate(calls if isinstance(calls, list) else ()):
             if isinstance(call, dict):
@@ -187,6 +189,16 @@ class Drawing:
                 self._link(
                     step, "used", self._add(id_, "entity", "tool", f"{call.get('tool')}: {result}", {"cid": cid})
                 )
+
+
+def _memories(made: dict[str, Any]) -> Iterator[str]:
+    """What the agent was told of its memory, by CIDs; the steps before are in the graph as it is."""
+    record = made.get("memory")
+    for name in ("facts", "episodes", "skill"):
+        found = record.get(name) if isinstance(record, dict) else None
+        for item in found if isinstance(found, list) else [found]:
+            if isinstance(item, str) and item:
+                yield item[:MAX_LABEL_CHARS]
 
 
 def _texts(fields: dict[str, Any]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from storage.codecs import dag_cbor
 MODEL: Final = "model"
 MAX_DIFF_LINES: Final = 200
 
-Told = Callable[[str, Any], "list[dict[str, str]] | None"]
+Told = Callable[[Run, StepView, Any], "list[dict[str, str]] | None"]
 Live = Callable[[str, str, Any, str], Awaitable[Any]]
 
 
@@ -45,7 +45,7 @@ def output_cid(output: Any) -> Cid:
     return Cid.of(dag_cbor.encode(output), DAG_CBOR)
 
 
-def _nothing_told(_agent: str, _given: Any) -> None:
+def _nothing_told(_run: Run, _view: StepView, _given: Any) -> None:
     return None
 
 
@@ -61,7 +61,7 @@ async def replay(
 
     Args:
         plan: another plan to try, instead of the recorded one.
-        told: what an agent here would be told for an input, as turns; None for who is not here.
+        told: what the agent of a step, if it is here, would be told for an input, as turns; None if it is not.
         live: asks an agent here again (agent, do, input, key). Then it goes on past what differs.
     """
     found: list[Replayed] = []
@@ -114,7 +114,7 @@ def rebuilt(run: Run, view: StepView, step: Step, given: Any, told: Told = _noth
         prompt = made.get("prompt")
         if not isinstance(prompt, list) or not prompt or prompt[-1] != {"role": "user", "content": asked}:
             return None, "the prompt has changed"
-        now = told(str(made.get("agent")), given)
+        now = told(run, view, given)
         if now is not None and now != prompt:
             return None, f"{made.get('agent')} is told otherwise now"
     elif step.do != APPROVAL and made.get("input") != given:

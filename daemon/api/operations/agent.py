@@ -17,14 +17,27 @@ class Add(Params, frozen=True):
     """Which agent, and where it works."""
 
     workspace: Workspace
-    file: Annotated[
-        str,
-        Meta(
-            max_length=4096,
-            description="Its declaration in TOML: name, role, system, [model], tools, [policy]; - for stdin.",
-            extra={"path": True, "stdin": True},
-        ),
-    ]
+    file: (
+        Annotated[
+            str,
+            Meta(
+                max_length=4096,
+                description="Its declaration in TOML: name, role, system, [model], tools, [policy]; - for stdin.",
+                extra={"path": True, "stdin": True},
+            ),
+        ]
+        | None
+    ) = None
+    state: (
+        Annotated[
+            str,
+            Meta(
+                max_length=128,
+                description="An agent's state by its CID: that agent. Then the file has [policy] and [model] alone.",
+            ),
+        ]
+        | None
+    ) = None
     visibility: Annotated[
         Literal["members", "flock", "public"],
         Meta(description="Who may fetch its card: the workspace, whom you trust, or everybody, who find it by the DHT"),
@@ -114,7 +127,8 @@ async def add(node: "Node", params: Add) -> Agent:
     """Host an agent: keep its declaration here, and announce its signed card in the workspace.
 
     A declaration names the agent and its role, what it is told (`system`), its `[model]` (kind: engine, peer, openai,
-    anthropic or scripted), its `tools`, and a `[policy]` that says what these may reach.
+    anthropic or scripted), its `tools`, a `[policy]` that says what these may reach, and a `[memory]` that says what it
+    is told of what it remembers. With a state it is an agent that `covey agent state` told of, here or elsewhere.
     """
     from daemon.agents import add as add_it
 

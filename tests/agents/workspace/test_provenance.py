@@ -171,7 +171,9 @@ async def test_a_replay_gives_the_same_cids_and_stops_where_a_prompt_has_changed
 
 async def test_an_agent_that_is_told_otherwise_now_stops_a_replay(told):
     space, _ = told()
-    found = await replay(runs(space)[0], {"echo": echo}, told=lambda agent, given: [{"role": "user", "content": "x"}])
+    found = await replay(
+        runs(space)[0], {"echo": echo}, told=lambda run, view, given: [{"role": "user", "content": "x"}]
+    )
     assert found[-1].why == "ann's is told otherwise now"
 
 

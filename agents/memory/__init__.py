@@ -1,0 +1,1 @@
+"""What agents remember: of a run, of what they did, of what they were told, of the adapters they learnt."""

@@ -1,0 +1,206 @@
+"""The memory of agents as operations use it, their states, and the encoder by which they remember meanings."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import trio
+
+from agents.memory.items import (
+    MAX_ITEMS,
+    SHARED,
+    BadMemory,
+    Item,
+    UnknownMemory,
+    checked,
+    episodes,
+    key_of,
+    knowledge,
+    read_block,
+)
+from agents.memory.meaning import Encoding
+from agents.memory.state import State, at_home, missing_here, read_root, state_of
+from agents.memory.wish import MAX_EPISODES, Memory
+from agents.roster.announced import announced
+from agents.roster.declaration import Declaration, read_declaration, written
+from agents.roster.errors import UnknownAgent
+from daemon.api.operation import Done
+from daemon.api.operations import agent_memory as op
+from daemon.workspaces import find, need
+from protocols.fetch import fetch_blocks
+from protocols.net import PeerInfo
+from protocols.workspaces.entries import Drop, Put, check
+from storage.blockstore import Visibility
+from storage.cid import Cid
+from storage.pins import PinKind, PinState
+
+if TYPE_CHECKING:
+    from agents.workspace.workspace import Workspace
+    from daemon.app import Node
+
+FETCH_LIMIT_S: Final = 120.0
+PIN: Final = "agent-state"
+
+
+def encoding_of(node: "Node") -> Encoding | None:
+    """The encoder that is installed or set, in the engine; None without one."""
+    from agents.encoders import encoder_of
+
+    encoder = encoder_of(node.config.engine.encoder)
+    if encoder is None:
+        return None
+
+    async def embed(texts: Sequence[str]) -> tuple[bytes, int]:
+        from agents.engine import messages
+        from agents.errors import BadData
+
+        reply = await node.engine.one(messages.Embed(id=0, texts=tuple(texts), folder=encoder.folder))
+        if not isinstance(reply, messages.Embedded):
+            raise BadData(f"the engine answered an embedding with {type(reply).__name__}")
+        return reply.vectors, reply.width
+
+    return Encoding(encoder.name, embed)
+
+
+# --- memory
+
+
+def _wish(node: "Node", one: "Workspace", name: str) -> Memory:
+    """How an agent remembers; of one that another node hosts all that it could. Raises: UnknownAgent."""
+    declared = node.crew.hosted(one.cid).get(name)
+    if declared is not None:
+        return declared.remembers
+    if name not in {found.name for found in announced(one.space)}:
+        raise UnknownAgent(f"there is no agent {name!r}. See: covey agent ls {one.cid}")
+    return Memory(is_shared=True)
+
+
+async def remember(node: "Node", params: op.Remember) -> op.Remembered:
+    """Raises: UnknownWorkspace, UnknownAgent, BadMemory, NotGranted, InvalidCid, StorageError."""
+    one = find(node, params.workspace)
+    _wish(node, one, params.name)
+    adapter = str(Cid.parse(params.adapter)) if params.adapter is not None else ""
+    item = checked(Item(kind="skill" if adapter else "fact", text=params.text, adapter=adapter))
+    key = key_of(item, None if params.shared else params.name)
+    need(node, one, "write", key)
+    values = one.space.values()
+    if key not in values:
+        room = key[: key.rindex("/") + 1]
+        if sum(name.startswith(room) for name in values) >= MAX_ITEMS:
+            raise BadMemory(f"{MAX_ITEMS} things are remembered there already: let it forget some")
+        await one.say(check(Put(key=key, value=msgspec.to_builtins(item))))
+    return _row(item, is_shared=params.shared)
+
+
+async def recall(node: "Node", params: op.Recall) -> list[op.Remembered]:
+    """Raises: UnknownWorkspace, UnknownAgent."""
+    one = find(node, params.workspace)
+    wish, shared = _wish(node, one, params.name), _shared(one)
+    if params.question is None:
+        known = knowledge(one.space, params.name, is_shared=wish.is_shared)
+        done = episodes(one.space, params.name, min(params.n, MAX_EPISODES))
+        return [_row(item, is_shared=item.cid in shared) for item in [*known, *done][-params.n :]]
+    recalled = await node.crew.mind.recall(one.space, params.name, wish, params.question)
+    return [
+        _row(item, is_shared=item.cid in shared, score=round(score, 6), by=recalled.by)
+        for score, item in recalled.found[: params.n]
+    ]
+
+
+def _shared(one: "Workspace") -> set[Cid]:
+    own = knowledge(one.space, "", is_shared=True)  # no agent has no name
+    return {item.cid for item in own}
+
+
+def _row(item: Item, *, is_shared: bool, score: float | None = None, by: str | None = None) -> op.Remembered:
+    return op.Remembered(
+        cid=str(item.cid),
+        kind=item.kind,
+        text=item.text,
+        adapter=item.adapter,
+        source=item.source,
+        is_shared=is_shared,
+        score=score,
+        by=by,
+    )
+
+
+async def forget(node: "Node", params: op.Forget) -> Done:
+    """Raises: UnknownWorkspace, UnknownAgent, UnknownMemory, NotGranted, InvalidCid, StorageError."""
+    one = find(node, params.workspace)
+    _wish(node, one, params.name)
+    cid, values = Cid.parse(params.cid), one.space.values()
+    tail = str(cid)[-32:]
+    keys = [key for key in (f"memory/agents/{params.name}/{tail}", SHARED + tail) if key in values]
+    if not keys:
+        raise UnknownMemory(f"{cid} is nothing that it was told. See: covey agent recall {one.cid} {params.name}")
+    for key in keys:
+        need(node, one, "write", key)
+        await one.say(check(Drop(key=key)))
+    return Done(text="forgotten: it comes to no mind any more. The history keeps what was signed")
+
+
+# --- states
+
+
+async def keep_state(node: "Node", params: op.StateOf) -> op.State:
+    """Raises: UnknownWorkspace, UnknownAgent, StorageError."""
+    one = find(node, params.workspace)
+    declared = node.crew.hosted(one.cid).get(params.name)
+    if declared is None:
+        raise UnknownAgent(f"this node hosts no agent {params.name!r} there: its host can tell its state")
+    blocks = state_of(one.space, declared).blocks()
+    root, members = blocks[0].cid, [member.peer for member in one.space.members()]
+
+    def keep() -> None:
+        with node.store.lease():
+            node.store.put_many(blocks)
+            node.pins.add(root, f"{PIN}/{params.name}", PinKind.RECURSIVE, PinState.COMPLETE)
+            node.roots.publish(root, Visibility[params.visibility.upper()], members)
+
+    await node.exchange.work(keep)
+    if params.visibility == "public":
+        node.provider.provide_soon(root)
+    return op.State(
+        state=str(root),
+        agent=params.name,
+        n_items=len(blocks) - 1,
+        n_blocks=len(blocks),
+        size_bytes=sum(len(block.data) for block in blocks),
+        restore=f"covey agent add WORKSPACE --state {root}",
+    )
+
+
+async def fetch_state(node: "Node", root: Cid) -> State:
+    """An agent's state, from here or from whoever has it. Raises: BadState, BadMemory, Remote, trio.TooSlowError."""
+    peers = [PeerInfo(peer) for peer in node.network.peers()]
+
+    async def find_more() -> Any:
+        return await node.network.find_providers(root, 8)
+
+    def read(cids: Sequence[Cid]) -> tuple[Item, ...]:
+        return tuple(read_block(node.store.get(cid)) for cid in cids)
+
+    with trio.fail_after(FETCH_LIMIT_S):
+        await fetch_blocks(node.exchange, [root], providers=peers, find_more=find_more)
+        declared, cids = read_root(await trio.to_thread.run_sync(node.store.get, root))
+        if cids:
+            await fetch_blocks(node.exchange, list(dict.fromkeys(cids)), providers=peers, find_more=find_more)
+    return State(declared, await trio.to_thread.run_sync(read, cids))
+
+
+async def declaration_of(node: "Node", text: str, data: bytes | None, where: str) -> tuple[bytes, State]:
+    """A state's declaration, completed by its new host, and the state. Raises: BadAgent, and as `fetch_state`."""
+    state = await fetch_state(node, Cid.parse(text))
+    completed = written(at_home(state.declared, data, where))
+    read_declaration(completed, f"the state {text}")
+    return completed, state
+
+
+async def bring(node: "Node", one: "Workspace", declared: Declaration, items: tuple[Item, ...]) -> int:
+    """Put into a workspace what it lacks of an agent's memory. Raises: NotGranted, StorageError."""
+    missing = missing_here(one.space, declared, items)
+    for key, item in missing:
+        need(node, one, "write", key)
+        await one.say(check(Put(key=key, value=msgspec.to_builtins(item))))
+    return len(missing)
