@@ -4,7 +4,10 @@ the rest: that steps were agreed on, that prompts follow from plan and earlier o
 
 from typing import NamedTuple, cast
 
+from agents.memory.items import BadMemory, UnknownMemory
+from agents.memory.view import recorded
 from agents.roster.card import read_card
+from agents.roster.perform import recorded_prompt
 from agents.workspace.history import Node
 from agents.workspace.provenance import Drawing
 from agents.workspace.runs.core import Run, StepView
@@ -58,7 +61,20 @@ def _step(space: Space, run: Run, view: StepView, store: Blockstore) -> list[Che
             Check(name, is_same, "its prompt follows from the plan and the outputs before" if is_same else why)
         )
         found.append(_card(name, view, commit, store))
+        if "memory" in view.made:
+            found.append(_memory(space, name, run, view))
     return found
+
+
+def _memory(space: Space, name: str, run: Run, view: StepView) -> Check:
+    """Does all that it was told of its memory stand in the history, and in its prompt as it stands there?"""
+    try:
+        text = recorded(space, view.made["memory"], run, view).text()
+    except (BadMemory, UnknownMemory) as error:
+        return Check(name, False, str(error))
+    told = recorded_prompt(view.made) or ()
+    is_told = any(turn.role == "system" and text in turn.content for turn in told)
+    return Check(name, is_told, "what it remembered stands in the history, and so in its prompt")
 
 
 def _card(name: str, view: StepView, commit: Node, store: Blockstore) -> Check:

@@ -432,6 +432,8 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "agent/add": run_forms.agent,
     "agent/ask": run_forms.answer,
     "agent/ls": run_forms.agents,
+    "agent/recall": run_forms.memory,
+    "agent/remember": run_forms.remembered,
     "provenance/show": run_forms.provenance,
     "run/replay": run_forms.replayed,
     "run/plan": run_forms.planned,

@@ -104,6 +104,25 @@ def answer(row: Json) -> Iterator[str]:
     yield clean(f"({row['agent']} on {short(row['by'])}; where it comes from: covey provenance {row['commit']})")
 
 
+def memory(rows: Json) -> Iterator[str]:
+    """What an agent remembers, a line each, and how to call it."""
+    if not rows:
+        yield "nothing. Tell it something: covey agent remember WORKSPACE AGENT TEXT"
+    for row in rows:
+        yield from remembered(row)
+
+
+def remembered(row: Json) -> Iterator[str]:
+    """Something that an agent remembers."""
+    about = [row["kind"]] + (["shared"] if row["is_shared"] else [])
+    about += [f"adapter {row['adapter']}"] if row["adapter"] else []
+    about += [f"done by {row['source']}"] if row["source"] else []
+    about += [f"score {row['score']:.4f}"] if row["score"] is not None else []
+    yield clean(row["text"])
+    yield f"  {', '.join(about)}"
+    yield f"  {row['cid']}"
+
+
 def _cell(row: Json, key: str) -> str:
     match key:
         case "host":

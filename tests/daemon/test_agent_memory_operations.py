@@ -40,7 +40,7 @@ async def ask(node_here, tmp_path):
         (tmp_path / "agent.toml").write_text(text)
         return await ask("agent/add", file=str(tmp_path / "agent.toml"), **params)
 
-    ask.add, ask.folder, ask.node = add, tmp_path, node_here.node
+    ask.add, ask.folder, ask.post = add, tmp_path, node_here.post
     return ask
 
 
@@ -70,6 +70,10 @@ async def test_what_an_agent_remembers_is_told_its_model_recorded_and_replayed(a
     assert then["memory"]["facts"] == [honey["cid"]] and then["memory"]["by"] == "words"
     assert len(then["memory"]["episodes"]) == len(then["memory"]["working"]) == 1
     assert "- first: One. Two." in then["prompt"][0]["content"]
+    commit = (await ask("run/ls"))[0]["steps"][1]["commit"]
+    shown = (await ask.post("provenance/show", cid=commit, is_verify=True)).json
+    assert f"from memory {honey['cid']}" in shown["text"] and all(check["is_ok"] for check in shown["checks"])
+    assert any("what it remembered" in check["text"] for check in shown["checks"])
     assert "forgotten" in (await ask("agent/forget", name="bee", cid=honey["cid"]))["text"]
     await ask("agent/remember", name="bee", text="Honey is old.")
     assert [one["is_same"] for one in await ask("run/replay", run="look")] == [True, True]

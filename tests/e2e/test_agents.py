@@ -1,10 +1,11 @@
-"""Four agents on three real nodes, one of them killed in the middle: the demo, as a user runs it, without a model."""
+"""Agents on real nodes: four on three of them, one killed in the middle; and one that lives on from its state."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,3 +27,32 @@ def test_the_demo_of_workspaces_holds_and_leaves_nothing_behind(tmp_path: Path) 
     assert proved["begun"]["1"] >= 2 and proved["begun"]["3"] == 1
     assert proved["output"]
     assert not list(tmp_path.glob("covey-demo-*"))
+
+
+def test_an_agent_lives_on_from_its_state_on_another_node(new_node: Any, tmp_path: Path) -> None:
+    ada, bob = (new_node(name).up() for name in ("ada", "bob"))
+    village = ada.ask("ws", "create", "village")["workspace"]
+    ada.ok("ws", "invite", village, bob.peer)
+    bob.ask("ws", "join", village, "--from", ada.address)
+    file = tmp_path / "bee.toml"
+    file.write_text(
+        'name = "bee"\nrole = "maker"\nsystem = "You make honey."\n'
+        'model = { kind = "scripted", style = "lead" }\nmemory = { facts = 2, episodes = 2, search = "words" }\n'
+    )
+    ada.ask("agent", "add", village, str(file))
+    ada.ok("agent", "remember", village, "bee", "Lime trees bloom in June.")
+    assert ada.ask("agent", "ask", village, "bee", "Which trees bloom?")["answer"]
+    state = ada.ask("agent", "state", village, "bee")["state"]
+    known = [ada.ask("agent", "recall", village, "bee", *question) for question in ((), ("trees?",))]
+    card = ada.ask("agent", "card", village, "bee")
+    ada.ok("agent", "rm", village, "bee")
+    ada.kill()
+    ada.up()
+    elsewhere = bob.ask("ws", "create", "elsewhere")["workspace"]
+    bob.ok("peer", "add", ada.address)
+    bob.ask("agent", "add", elsewhere, "--state", state)
+    assert [bob.ask("agent", "recall", elsewhere, "bee", *question) for question in ((), ("trees?",))] == known
+    assert bob.ask("agent", "state", elsewhere, "bee")["state"] == state
+    now = bob.ask("agent", "card", elsewhere, "bee")
+    assert (now["role"], now["model"], now["tools"]) == (card["role"], card["model"], card["tools"])
+    assert now["card"]["skills"] == card["card"]["skills"] and now["card"]["name"] == "bee"

@@ -18,7 +18,7 @@ class Remember(Params, frozen=True):
 
     workspace: Workspace
     name: NameText
-    text: Annotated[str, Meta(min_length=1, max_length=4096, description="What to remember; - reads stdin.")]
+    text: Annotated[str, Meta(min_length=1, max_length=4096, description="What to remember.")]
     adapter: (
         Annotated[
             str,

@@ -169,6 +169,23 @@ async def test_a_replay_gives_the_same_cids_and_stops_where_a_prompt_has_changed
     assert [one.is_same for one in await replay(run, {}, plan=read_plan(other))] == [True, False]
 
 
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"facts": [str(CONTENT)]}, "cannot be read in the history"),
+        ({"facts": "all"}, "none"),
+        ({"working": ["{find}"]}, "cannot be read in the history"),
+    ],
+)
+def test_a_memory_that_nobody_was_told_of_is_found_out(told, record, said):
+    def lie(act, output):
+        return {**output, "made": output["made"] | {"memory": record}} if act.plan.do == "model" else output
+
+    space, store = told(lie)
+    found = [check for check in audit(space, runs(space)[0].steps[2].commit, store) if check.is_ok is False]
+    assert len(found) == 1 and said in found[0].text
+
+
 async def test_an_agent_that_is_told_otherwise_now_stops_a_replay(told):
     space, _ = told()
     found = await replay(
