@@ -7,19 +7,20 @@ import msgspec
 import trio
 
 from agents.memory.items import (
+    MAX_ITEM_BYTES,
     MAX_ITEMS,
-    SHARED,
     BadMemory,
     Item,
     UnknownMemory,
     checked,
     episodes,
     key_of,
+    keys_of,
     knowledge,
     read_block,
 )
 from agents.memory.meaning import Encoding
-from agents.memory.state import State, at_home, missing_here, read_root, state_of
+from agents.memory.state import MAX_STATE_BYTES, State, at_home, missing_here, read_root, state_of
 from agents.memory.wish import MAX_EPISODES, Memory
 from agents.roster.announced import announced
 from agents.roster.declaration import Declaration, read_declaration, written
@@ -27,7 +28,7 @@ from agents.roster.errors import UnknownAgent
 from daemon.api.operation import Done
 from daemon.api.operations import agent_memory as op
 from daemon.workspaces import find, need
-from protocols.fetch import fetch_blocks
+from protocols.fetch import fetch_blocks, fetch_dag
 from protocols.net import PeerInfo
 from protocols.workspaces.entries import Drop, Put, check
 from storage.blockstore import Visibility
@@ -130,8 +131,7 @@ async def forget(node: "Node", params: op.Forget) -> Done:
     one = find(node, params.workspace)
     _wish(node, one, params.name)
     cid, values = Cid.parse(params.cid), one.space.values()
-    tail = str(cid)[-32:]
-    keys = [key for key in (f"memory/agents/{params.name}/{tail}", SHARED + tail) if key in values]
+    keys = [key for key in keys_of(cid, params.name) if key in values]
     if not keys:
         raise UnknownMemory(f"{cid} is nothing that it was told. See: covey agent recall {one.cid} {params.name}")
     for key in keys:
@@ -178,6 +178,9 @@ async def fetch_state(node: "Node", root: Cid) -> State:
     async def find_more() -> Any:
         return await node.network.find_providers(root, 8)
 
+    def below(cid: Cid, data: bytes) -> tuple[Cid, ...]:
+        return read_root(data)[1] if cid == root else ()
+
     def read(cids: Sequence[Cid]) -> tuple[Item, ...]:
         return tuple(read_block(node.store.get(cid)) for cid in cids)
 
@@ -185,7 +188,10 @@ async def fetch_state(node: "Node", root: Cid) -> State:
         await fetch_blocks(node.exchange, [root], providers=peers, find_more=find_more)
         declared, cids = read_root(await trio.to_thread.run_sync(node.store.get, root))
         if cids:
-            await fetch_blocks(node.exchange, list(dict.fromkeys(cids)), providers=peers, find_more=find_more)
+            await fetch_dag(
+                node.exchange, root, providers=peers, find_more=find_more, links=below,
+                max_blocks=len(cids) + 1, max_bytes=MAX_STATE_BYTES + len(cids) * MAX_ITEM_BYTES,
+            )  # fmt: skip
     return State(declared, await trio.to_thread.run_sync(read, cids))
 
 

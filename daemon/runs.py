@@ -13,7 +13,17 @@ import trio
 
 from agents.workspace.runs import core
 from agents.workspace.runs.effects import EFFECTS
-from agents.workspace.runs.plan import APPROVE, CANCEL, PREFIX, BadRun, name_of, read_plan, started, value_of
+from agents.workspace.runs.plan import (
+    APPROVE,
+    CANCEL,
+    PREFIX,
+    BadRun,
+    idempotency_key,
+    name_of,
+    read_plan,
+    started,
+    value_of,
+)
 from agents.workspace.runs.replay import replay as replay_run
 from agents.workspace.space import Space
 from agents.workspace.workspace import Workspace
@@ -158,6 +168,7 @@ async def approve(node: "Node", params: op.Approve) -> Done:
 
 async def replay(node: "Node", params: op.Again) -> list[op.Replayed]:
     """Raises: UnknownWorkspace, NotFoundHere, BadRun, OSError."""
+    from agents.memory.view import worked
     from agents.roster.perform import Task
 
     one = find(node, params.workspace)
@@ -165,7 +176,9 @@ async def replay(node: "Node", params: op.Again) -> list[op.Replayed]:
     plan = read_plan(await trio.to_thread.run_sync(_read, Path(params.plan))) if params.plan is not None else None
 
     async def live(agent: str, do: str, given: Any, key: str) -> Any:
-        value, _ = await node.crew.ask(one, agent, Task(do, given, key))
+        views = [view for view in run.steps if idempotency_key(run.node, view.number) == key]
+        before = tuple(worked(run, views[0])) if views else ()
+        value, _ = await node.crew.ask(one, agent, Task(do, given, key, before=before))
         return value
 
     return [

@@ -102,7 +102,14 @@ def _convert(value: Any) -> Item:
 
 def key_of(item: Item, agent: str | None) -> str:
     """The key of an item in the workspace; of no agent's own, it is shared."""
-    return (SHARED if agent is None else f"{PREFIX}agents/{agent}/") + str(item.cid)[-ID_CHARS:]
+    own, shared = keys_of(item.cid, agent or "")
+    return shared if agent is None else own
+
+
+def keys_of(cid: Cid, agent: str) -> tuple[str, str]:
+    """Where an item of that CID would stand: as an agent's own, and shared."""
+    tail = str(cid)[-ID_CHARS:]
+    return f"{PREFIX}agents/{agent}/{tail}", SHARED + tail
 
 
 def read_item(key: str, node: Node) -> Item | None:

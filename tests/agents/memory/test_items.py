@@ -130,3 +130,16 @@ def test_what_is_written_is_read(text):
 def test_a_memory_that_is_written_in_another_way_is_refused():
     with pytest.raises(BadMemory, match="another way"):
         read_block(dag_cbor.encode({"kind": "fact", "text": "x"}))
+
+
+def test_in_a_private_workspace_who_has_no_key_reads_nothing_of_it(village):
+    ann = village("bob", is_private=True)
+    told(ann.ann, fact("A secret"))
+    ann.meet()
+    assert [item.text for item in knowledge(ann.bob.space, "bee", is_shared=True)] == ["A secret"]
+    assert b"A secret" not in b"".join(node.entry.body_block for node in ann.ann.space.history)
+    keyless = type(ann.bob.space)(ann.root)
+    for entry in ann.ann.space.history.since(keyless.history.known()):
+        keyless.add(entry)
+    assert keyless.document() == ann.ann.space.document()
+    assert knowledge(keyless, "bee", is_shared=True) == []
