@@ -8,8 +8,6 @@ import trio
 
 from agents.memory.items import (
     MAX_ITEM_BYTES,
-    MAX_ITEMS,
-    BadMemory,
     Item,
     UnknownMemory,
     checked,
@@ -20,6 +18,7 @@ from agents.memory.items import (
     read_block,
 )
 from agents.memory.meaning import Encoding
+from agents.memory.own import keep
 from agents.memory.state import MAX_STATE_BYTES, State, at_home, missing_here, read_root, state_of
 from agents.memory.wish import MAX_EPISODES, Memory
 from agents.roster.announced import announced
@@ -82,14 +81,9 @@ async def remember(node: "Node", params: op.Remember) -> op.Remembered:
     _wish(node, one, params.name)
     adapter = str(Cid.parse(params.adapter)) if params.adapter is not None else ""
     item = checked(Item(kind="skill" if adapter else "fact", text=params.text, adapter=adapter))
-    key = key_of(item, None if params.shared else params.name)
-    need(node, one, "write", key)
-    values = one.space.values()
-    if key not in values:
-        room = key[: key.rindex("/") + 1]
-        if sum(name.startswith(room) for name in values) >= MAX_ITEMS:
-            raise BadMemory(f"{MAX_ITEMS} things are remembered there already: let it forget some")
-        await one.say(check(Put(key=key, value=msgspec.to_builtins(item))))
+    agent = None if params.shared else params.name
+    need(node, one, "write", key_of(item, agent))
+    await keep(one, node.identity.peer_id, item, agent)
     return _row(item, is_shared=params.shared)
 
 

@@ -17,6 +17,7 @@ from agents.adapters.ports import Ports
 from agents.memory.items import newest_skill
 from agents.memory.meaning import Encoding
 from agents.memory.mind import Mind
+from agents.memory.own import Own
 from agents.memory.view import View, recorded, worked
 from agents.roster import asking
 from agents.roster.announced import PREFIX, announced, read_announced
@@ -231,7 +232,8 @@ class Crew:
             await asking.begin(one, me, agent, prompt, name, declared.model.timeout_s, unix_s)
             return str(await asking.answer(one, name))
 
-        return Reach(policy=declared.policy, key=key, space=one.space, get=get, put=put, ask=ask)
+        own = Own(one, self.mind, ports.identity.peer_id, declared.name, declared.remembers)
+        return Reach(policy=declared.policy, key=key, space=one.space, own=own, get=get, put=put, ask=ask)
 
 
 def _linked(space: Space) -> set[Cid]:

@@ -154,3 +154,29 @@ async def test_a_restored_agent_needs_of_its_new_host_what_only_that_can_say(ask
     local = f'policy = {{ folder = "{ask.folder}" }}'
     assert (await ask.add(local, workspace="other", state=state))["tools"] == ["file-read"]
     assert (await ask.add(BEE, workspace="other", state=state))["error"]["code"] == "bad_agent"
+
+
+KEEPER = """
+name = "keeper"
+tools = ["memory-remember", "memory-recall"]
+memory = { search = "words" }
+[model]
+kind = "scripted"
+rules = [
+    { has = "returned this", say = "done" },
+    { has = "Keep", say = '{"tool": "memory-remember", "input": {"text": "Honey is sweet."}}' },
+    { has = "Look", say = '{"tool": "memory-recall", "input": {"query": "honey"}}' },
+    { has = "Nothing", say = '{"tool": "memory-remember", "input": {"text": " "}}' },
+]
+"""
+
+
+async def test_an_agent_keeps_facts_itself_and_finds_them_again(ask):
+    await ask.add(KEEPER)
+    for prompt in ("Keep it", "Keep it", "Look", "Nothing"):
+        assert (await ask("agent/ask", agent="keeper", prompt=prompt))["answer"] == "done"
+    known = [row for row in await ask("agent/recall", name="keeper") if row["kind"] == "fact"]
+    assert [row["text"] for row in known] == ["Honey is sweet."]
+    made = [entry["content"]["output"]["made"] for entry in await ask("ws/log") if entry["kind"] == "commit"]
+    outputs = [one["calls"][0].get("output") for one in made]
+    assert outputs == [{"cid": known[0]["cid"]}, {"cid": known[0]["cid"]}, "- Honey is sweet.", None]
