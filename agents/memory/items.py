@@ -169,7 +169,7 @@ def newest_skill(space: Space, agent: str, *, is_shared: bool) -> Item | None:
 def ever(space: Space, wanted: Iterable[str]) -> dict[str, Item]:
     """Items by their CIDs as texts, those that are forgotten by now too: what a record names."""
     left, found = set(wanted), dict[str, Item]()
-    for item in _all(space) if left else ():
+    for _, item in every(space) if left else ():
         name = str(item.cid)
         if name in left:
             left.discard(name)
@@ -179,10 +179,11 @@ def ever(space: Space, wanted: Iterable[str]) -> dict[str, Item]:
     return found
 
 
-def _all(space: Space) -> Iterator[Item]:
+def every(space: Space) -> Iterator[tuple[Node, Item]]:
+    """All that was ever remembered by anybody, with the entry that says so, in the order in which it came here."""
     for node in space.history:
         match node.says:
             case Put(key=key) if key.startswith(PREFIX) and (item := read_item(key, node)) is not None:
-                yield item
+                yield node, item
             case Commit(output={"made": {"agent": str(agent)}}) if (item := episode_of(node, agent)) is not None:
-                yield item
+                yield node, item

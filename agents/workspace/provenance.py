@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final, Literal, NamedTuple, cast
 
+from agents.memory.items import Item as Remembered
+from agents.memory.items import every, read_item
 from agents.workspace.history import Node
 from agents.workspace.runs.core import Run, StepView, runs
 from agents.workspace.runs.plan import PREVIOUS
@@ -66,6 +68,8 @@ def find(space: Space, cid: Cid) -> Node | None:
     for node in effective:
         if isinstance(node.says, Put | Commit) and node.says.link == cid:
             return node
+        if isinstance(node.says, Put) and (item := read_item(node.says.key, node)) is not None and item.cid == cid:
+            return node
         if isinstance(node.says, Commit) and (output_cid(node.says.output) == cid or str(cid) in _made_cids(node.says)):
             return node
     return None
@@ -99,6 +103,7 @@ class Drawing:
         self.visited: list[tuple[Run, StepView]] = []
         self._items: dict[str, Item] = {}
         self._links: dict[Link, None] = {}
+        self._remembered: dict[str, tuple[Node, Remembered]] | None = None
 
     def behind(self, node: Node) -> Graph:
         """The graph of what is behind an entry."""
@@ -179,7 +184,7 @@ class Drawing:
             cid = str(output_cid(prompt))
             self._link(step, "used", self._add(cid, "entity", "prompt", str(said)))
         for item in _memories(made):
-            self._link(step, "used", self._add(f"memory:{item}", "entity", "memory", item))
+            self._link(step, "used", self._memory(item))
         calls = made.get("calls")
         for place, call in enumerate(calls if isinstance(calls, list) else ()):
             if isinstance(call, dict):
@@ -189,6 +194,18 @@ class Drawing:
                 self._link(
                     step, "used", self._add(id_, "entity", "tool", f"{call.get('tool')}: {result}", {"cid": cid})
                 )
+
+    def _memory(self, cid: str) -> str:
+        """Something that an agent had in mind, and who told it so."""
+        if self._remembered is None:
+            self._remembered = {str(item.cid): (node, item) for node, item in every(self._space)}
+        found = self._remembered.get(cid)
+        if found is None:
+            return self._add(f"memory:{cid}", "entity", "memory", cid)
+        node, item = found
+        name = self._add(f"memory:{cid}", "entity", "memory", item.text, {"cid": cid, "entry": str(node.entry.cid)})
+        self._link(name, "wasAttributedTo", self._node(node))
+        return name
 
 
 def _memories(made: dict[str, Any]) -> Iterator[str]:

@@ -72,8 +72,12 @@ async def test_what_an_agent_remembers_is_told_its_model_recorded_and_replayed(a
     assert "- first: One. Two." in then["prompt"][0]["content"]
     commit = (await ask("run/ls"))[0]["steps"][1]["commit"]
     shown = (await ask.post("provenance/show", cid=commit, is_verify=True)).json
-    assert f"from memory {honey['cid']}" in shown["text"] and all(check["is_ok"] for check in shown["checks"])
+    assert "from memory Honey is sweet.\n      by node" in shown["text"] and all(
+        check["is_ok"] for check in shown["checks"]
+    )
     assert any("what it remembered" in check["text"] for check in shown["checks"])
+    told = (await ask.post("provenance/show", cid=honey["cid"])).json
+    assert told["text"].startswith("value memory/agents/bee/")
     assert "forgotten" in (await ask("agent/forget", name="bee", cid=honey["cid"]))["text"]
     await ask("agent/remember", name="bee", text="Honey is old.")
     assert [one["is_same"] for one in await ask("run/replay", run="look")] == [True, True]
