@@ -30,7 +30,7 @@ from daemon.workspaces import find, need
 from protocols.fetch import fetch_blocks, fetch_dag
 from protocols.net import PeerInfo
 from protocols.workspaces.entries import Drop, Put, check
-from storage.blockstore import Visibility
+from storage.blockstore import MadeBlock, Visibility
 from storage.cid import Cid
 from storage.pins import PinKind, PinState
 
@@ -143,16 +143,19 @@ async def keep_state(node: "Node", params: op.StateOf) -> op.State:
     declared = node.crew.hosted(one.cid).get(params.name)
     if declared is None:
         raise UnknownAgent(f"this node hosts no agent {params.name!r} there: its host can tell its state")
-    blocks = state_of(one.space, declared).blocks()
-    root, members = blocks[0].cid, [member.peer for member in one.space.members()]
+    found, members = state_of(one.space, declared), [member.peer for member in one.space.members()]
 
-    def keep() -> None:
+    def store() -> list[MadeBlock]:
+        blocks = found.blocks()
+        root = blocks[0].cid
         with node.store.lease():
             node.store.put_many(blocks)
             node.pins.add(root, f"{PIN}/{params.name}", PinKind.RECURSIVE, PinState.COMPLETE)
             node.roots.publish(root, Visibility[params.visibility.upper()], members)
+        return blocks
 
-    await node.exchange.work(keep)
+    blocks = await node.exchange.work(store)
+    root = blocks[0].cid
     if params.visibility == "public":
         node.provider.provide_soon(root)
     return op.State(

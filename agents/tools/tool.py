@@ -2,17 +2,15 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
 from agents.errors import AgentError
+from agents.memory.own import Own
 from agents.roster.declaration import Policy
 from agents.workspace.space import Space
 from storage.cid import Cid
-
-if TYPE_CHECKING:
-    from agents.memory.own import Own
 
 MAX_INPUT_BYTES: Final = 32 << 10
 MAX_RESULT_BYTES: Final = 16 << 10
@@ -40,7 +38,7 @@ class Reach:
     policy: Policy
     key: str
     space: Space | None = None
-    own: "Own | None" = None  # the memory of the agent
+    own: Own | None = None  # the memory of the agent
     get: Callable[[Cid, int], Awaitable[bytes]] | None = None
     put: Callable[[bytes], Awaitable[Cid]] | None = None
     ask: Callable[[str, str, str], Awaitable[str]] | None = None
