@@ -145,18 +145,20 @@ async def keep_state(node: "Node", params: op.StateOf) -> op.State:
         raise UnknownAgent(f"this node hosts no agent {params.name!r} there: its host can tell its state")
     found, members = state_of(one.space, declared), [member.peer for member in one.space.members()]
 
+    level = params.visibility or ("private" if one.space.history.root.is_private else "members")
+
     def store() -> list[MadeBlock]:
         blocks = found.blocks()
         root = blocks[0].cid
         with node.store.lease():
             node.store.put_many(blocks)
             node.pins.add(root, f"{PIN}/{params.name}", PinKind.RECURSIVE, PinState.COMPLETE)
-            node.roots.publish(root, Visibility[params.visibility.upper()], members)
+            node.roots.publish(root, Visibility[level.upper()], members)
         return blocks
 
     blocks = await node.exchange.work(store)
     root = blocks[0].cid
-    if params.visibility == "public":
+    if level == "public":
         node.provider.provide_soon(root)
     return op.State(
         state=str(root),

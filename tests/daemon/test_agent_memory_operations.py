@@ -2,6 +2,8 @@
 
 import pytest
 
+from storage.cid import Cid
+
 BEE = """
 name = "bee"
 role = "maker"
@@ -40,7 +42,7 @@ async def ask(node_here, tmp_path):
         (tmp_path / "agent.toml").write_text(text)
         return await ask("agent/add", file=str(tmp_path / "agent.toml"), **params)
 
-    ask.add, ask.folder, ask.post = add, tmp_path, node_here.post
+    ask.add, ask.folder, ask.post, ask.node = add, tmp_path, node_here.post, node_here.node
     return ask
 
 
@@ -184,3 +186,12 @@ async def test_an_agent_keeps_facts_itself_and_finds_them_again(ask):
     made = [entry["content"]["output"]["made"] for entry in await ask("ws/log") if entry["kind"] == "commit"]
     outputs = [one["calls"][0].get("output") for one in made]
     assert outputs == [{"cid": known[0]["cid"]}, {"cid": known[0]["cid"]}, "- Honey is sweet.", None]
+
+
+@pytest.mark.parametrize(("wish", "level"), [({}, "private"), ({"visibility": "members"}, "members")])
+async def test_a_state_out_of_a_private_workspace_is_nobodys_unless_its_host_says_so(ask, wish, level):
+    await ask.post("ws/create", title="den", private=True)
+    await ask.add(BEE, workspace="den")
+    await ask("agent/remember", workspace="den", name="bee", text="Honey is sweet.")
+    state = await ask("agent/state", workspace="den", name="bee", **wish)
+    assert ask.node.roots.level(Cid.parse(state["state"])).name.lower() == level

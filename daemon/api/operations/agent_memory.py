@@ -56,10 +56,16 @@ class StateOf(Params, frozen=True):
 
     workspace: Workspace
     name: NameText
-    visibility: Annotated[
-        Literal["private", "members", "flock", "public"],
-        Meta(description="Who may fetch it: nobody, the workspace's members, whom you trust, or everybody"),
-    ] = "members"
+    visibility: (
+        Annotated[
+            Literal["private", "members", "flock", "public"],
+            Meta(
+                description="Who may fetch it: nobody, the workspace's members (the default; nobody for a private"
+                " workspace's), whom you trust, or everybody."
+            ),
+        ]
+        | None
+    ) = None
 
 
 class Remembered(Result, frozen=True):
@@ -117,7 +123,7 @@ async def state(node: "Node", params: StateOf) -> State:
     """An agent that this node hosts as a CID: its declaration and all that it remembers, as blocks.
 
     What its tools may reach and where its model is stay here. A state is not sealed, not even that of an agent in a
-    private workspace: who may fetch it reads it.
+    private workspace: who may fetch it reads it, so that is nobody, unless you say so.
     """
     from daemon.memories import keep_state
 
