@@ -162,12 +162,13 @@ class Crew:
         return await self._work(one, chosen.name, chosen.card, Task(step.do, act.input, act.key, left, depth, before))
 
     def told(self, one: Workspace, run: Run, view: StepView, given: Any) -> list[dict[str, str]] | None:
-        """What a step's agent, if it is this node's, would be told now, with what it then had in mind; else None.
+        """What a step's agent, if it is this node's, would be told now, with what it then had in mind.
 
-        Raises: BadMemory, UnknownMemory.
+        None where that is another's, or changes with what servers it asks have to offer. Raises: BadMemory,
+        UnknownMemory.
         """
         declared = self._hosted.get((one.cid, str(view.made.get("agent"))))
-        if declared is None:
+        if declared is None or declared.policy.servers:
             return None
         record = view.made.get("memory")
         memory = recorded(one.space, record, run, view) if record is not None else View()

@@ -16,6 +16,10 @@ adapter = "none"
 folder = "/home/me/docs"   # what the tools for files may touch
 hosts = ["example.org"]    # what the tools for HTTP may ask
 
+[[policy.servers]]         # tools of an MCP server, which the model knows as clock.TOOL
+name = "clock"
+command = ["uvx", "mcp-server-time"]   # or url = "https://example.org/mcp"
+
 [memory]
 episodes = 2               # what its model is told of its memory: see agents/memory/wish.py
 """
@@ -74,12 +78,28 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     wait_s: Annotated[float, Meta(ge=0.0, le=600.0)] = 0.0
 
 
+class Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An MCP server whose tools an agent may use: a program of its user's, or one at a URL.
+
+    env: the variables of the daemon's that the program sees, beside PATH and the like; token_env: the variable with the
+    token for the URL; tools: those that may be used, all of them where there are none.
+    """
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,32}\Z")]
+    command: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=4096)], ...], Meta(max_length=64)] = ()
+    env: Annotated[tuple[Word, ...], Meta(max_length=32)] = ()
+    url: Annotated[str, Meta(max_length=2048)] = ""
+    token_env: Annotated[str, Meta(max_length=64)] = ""
+    tools: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=128)], ...], Meta(max_length=64)] = ()
+    timeout_s: Annotated[float, Meta(gt=0.0, le=600.0)] = 30.0
+
+
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What an agent may do beyond speaking. Whatever is not allowed is refused.
 
     folder: the one folder that tools for files see, read alone unless `may_write`; hosts: those that HTTP may be asked
     of, `*.example.org` for all below; token_env: the variable with the token for A2A agents on them; asks: the agents
-    that it may ask; max_calls: tools used for one answer.
+    that it may ask; servers: whose tools it may use beside its own; max_calls: tools used for one answer.
     """
 
     folder: Annotated[str, Meta(max_length=4096)] = ""
@@ -88,6 +108,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     hosts: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=255)], ...], Meta(max_length=64)] = ()
     may_reach_private: bool = False
     asks: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
+    servers: Annotated[tuple[Server, ...], Meta(max_length=8)] = ()
     max_calls: Annotated[int, Meta(ge=0, le=64)] = 4
 
 
@@ -152,3 +173,14 @@ def _check(found: Declaration, where: str) -> None:
         raise BadAgent(f"{where}: tools for files need policy.folder, a whole path: the one folder that they may see")
     if {"http-get", "a2a-ask"} & set(found.tools) and not found.policy.hosts:
         raise BadAgent(f"{where}: http-get and a2a-ask need policy.hosts: those that it may ask")
+    _check_servers(found.policy.servers, where)
+
+
+def _check_servers(servers: tuple[Server, ...], where: str) -> None:
+    for server in servers:
+        if bool(server.command) == bool(server.url):
+            raise BadAgent(f"{where}: the MCP server {server.name} has either a `command` or a `url`")
+        if server.url and not server.url.startswith(("http://", "https://")):
+            raise BadAgent(f"{where}: the MCP server {server.name} has a `url` that is neither http nor https")
+    if len({server.name for server in servers}) != len(servers):
+        raise BadAgent(f"{where}: two MCP servers have one name")

@@ -1,7 +1,7 @@
 """What a tool is, and what it may reach."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -32,7 +32,7 @@ class ToolFailed(AgentError):
 class Reach:
     """What a tool gets beside its input: the agent's policy, and the parts of the node that it may ask.
 
-    `key` is the step's idempotency key, the same at every attempt.
+    `key` is the step's idempotency key, the same at every attempt; `others` are tools of servers that are connected.
     """
 
     policy: Policy
@@ -42,6 +42,7 @@ class Reach:
     get: Callable[[Cid, int], Awaitable[bytes]] | None = None
     put: Callable[[bytes], Awaitable[Cid]] | None = None
     ask: Callable[[str, str, str], Awaitable[str]] | None = None
+    others: "Mapping[str, Tool]" = field(default_factory=dict)
 
 
 Use = Callable[[Mapping[str, Any], Reach], Awaitable[Any]]
@@ -49,12 +50,17 @@ Use = Callable[[Mapping[str, Any], Reach], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """`about` and `takes` (a line for each field of its input) are what a model is told of it."""
+    """`about` and `takes` (a line for each field of its input) are what a model is told of it.
+
+    A tool of a server outside has a `schema` in place of `takes`, which that server checks, and says whose it is.
+    """
 
     name: str
     about: str
     takes: Mapping[str, str]
     use: Use
+    schema: Mapping[str, Any] | None = None
+    server: str = ""
 
 
 def text_of(given: Mapping[str, Any], name: str, usual: str | None = None, most: int = 4096) -> str:
@@ -77,7 +83,7 @@ async def use(tool: Tool, given: Any, reach: Reach) -> Any:
     """What a tool returns, no longer than it may be. Raises: ToolRefused, ToolFailed, AgentError, OSError."""
     if not isinstance(given, dict) or len(msgspec.json.encode(given)) > MAX_INPUT_BYTES:
         raise ToolFailed(f"the tool {tool.name} takes {{{', '.join(tool.takes)}}}")
-    if unknown := sorted(str(name) for name in given.keys() - tool.takes.keys()):
+    if tool.schema is None and (unknown := sorted(str(name) for name in given.keys() - tool.takes.keys())):
         raise ToolFailed(f"the tool {tool.name} takes no `{unknown[0]}`, but {', '.join(tool.takes)}")
     found = await tool.use(given, reach)
     if len(msgspec.json.encode(found)) > MAX_RESULT_BYTES:

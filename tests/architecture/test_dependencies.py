@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -71,7 +72,17 @@ def test_the_daemon_imports_what_it_declares_and_nothing_else():
     outside = {
         name for name, files in used_by_the_packages().items() if not all(file.startswith(WORKER) for file in files)
     }
-    assert outside == declared("")
+    assert outside - declared("mcp") == declared("")
+
+
+def test_what_speaks_mcp_imports_what_its_extra_declares_and_is_itself_imported_late():
+    theirs = declared("mcp") - declared("")
+    files = {name: found for name, found in used_by_the_packages().items() if name in theirs}
+    assert set(files) == theirs
+    assert set().union(*files.values()) == {f"agents/tools/{name}.py" for name in ("servers", "stdio", "streams")}
+    code = "import sys, agents.roster.crew, agents.tools; agents.tools.tools(); print('mcp' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_the_worker_imports_what_the_engine_declares_and_nothing_else():
@@ -84,7 +95,6 @@ def test_the_tests_import_what_is_declared_and_nothing_else():
         "flwr",
         "langgraph",
         "a2a",
-        "mcp",
     }  # what is run as a command; peers in environments of their own
     assert names <= declared("", "engine", "oracles", "dev")
     assert declared("oracles", "dev") - TOOLS <= names
