@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from agents.tools.tool import Tool
 
-_NONE = ("tool", "confined", "ranking", "addresses", "servers", "stdio", "streams")
+_NONE = ("tool", "confined", "ranking", "addresses", "servers", "stdio", "streams", "jail")
 
 
 @cache
