@@ -45,6 +45,7 @@ from daemon.api.operation import Nothing
 from daemon.api.operations.node import status
 from daemon.backend import engine_opened, run_acquaintance, settle
 from daemon.config import Config
+from daemon.crafting import NodeAdapters
 from daemon.errors import BadConfig
 from daemon.events import EventFeed
 from daemon.keeper import Keeper, quota_of
@@ -202,7 +203,7 @@ async def open_node(
             async with _gateway(config, ports) as gateway:
                 crew = await ports.exchange.work(partial(Crew, ports, home.agents))
                 node, services = _assemble(home, config, ports, keeper, feed, engines, stop, gateway, crew)
-                crew.attach(partial(open_model, node), encoding_of(node))
+                crew.attach(partial(open_model, node), encoding_of(node), NodeAdapters(node))
                 async with trio.open_nursery() as nursery:
                     for name, service in services.items():
                         await nursery.start(supervise, name, service, feed.note)

@@ -59,6 +59,12 @@ def show_training(node: "Node", name: str, *, is_drawn: bool, svg: str | None) -
     )
 
 
+def finished(node: "Node", name: str) -> Training | None:
+    """The training of that name, if it has come to an adapter."""
+    out = node.home.training / name
+    return _finished(node, out) if (out / WEIGHTS_FILE).is_file() and name not in node.training_now else None
+
+
 def _finished(node: "Node", folder: Path) -> Training:
     trained_unix_s = (folder / WEIGHTS_FILE).stat().st_mtime
     record = _record(folder)

@@ -26,6 +26,7 @@ from agents.roster.declaration import LEARNT, BadAgent, Declaration, read_declar
 from agents.roster.errors import UnknownAgent
 from agents.roster.language import LanguageModel
 from agents.roster.perform import MODEL, Task, perform, prompt_of
+from agents.tools.adapters import Adapters
 from agents.tools.tool import Reach, ToolFailed, ToolRefused
 from agents.workspace.runs.core import Perform, Run, StepView
 from agents.workspace.runs.effects import EffectFailed
@@ -63,14 +64,16 @@ class Crew:
         self._hosted: dict[tuple[Cid, str], Declaration] = {}
         self._n_busy: dict[str, int] = {}
         self._open_model: OpenModel | None = None
+        self._adapters: Adapters | None = None
         self.mind = Mind(folder)
         self.a2a_url: str | None = None  # where programs that speak A2A reach agents, while they do
         self.load()
 
-    def attach(self, open_model: OpenModel, encoding: Encoding | None = None) -> None:
-        """From now on agents can think, and with an encoding remember by meaning."""
+    def attach(self, open_model: OpenModel, encoding: Encoding | None = None, adapters: Adapters | None = None) -> None:
+        """From now on agents can think, with an encoding remember by meaning, and train."""
         self._open_model = open_model
         self.mind.encoding = encoding
+        self._adapters = adapters
 
     def load(self) -> None:
         """Read every declaration; one that cannot be read is told of and left alone."""
@@ -234,7 +237,10 @@ class Crew:
             return str(await asking.answer(one, name))
 
         own = Own(one, self.mind, ports.identity.peer_id, declared.name, declared.remembers)
-        return Reach(policy=declared.policy, key=key, space=one.space, own=own, get=get, put=put, ask=ask)
+        return Reach(
+            policy=declared.policy, key=key, space=one.space, own=own, get=get, put=put, ask=ask,
+            agent=declared.name, adapters=self._adapters,
+        )  # fmt: skip
 
 
 def _linked(space: Space) -> set[Cid]:

@@ -100,7 +100,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     folder: the one folder that tools for files see, read alone unless `may_write`; hosts: those that HTTP may be asked
     of, `*.example.org` for all below; token_env: the variable with the token for A2A agents on them; asks: the agents
     that it may ask; servers: whose tools it may use beside its own; may_run_python: code that its
-    model writes, locked in; max_calls: tools used for one answer.
+    model writes, locked in; may_train, publishes_to: adapters of its own; max_calls: tools used for one answer.
     """
 
     folder: Annotated[str, Meta(max_length=4096)] = ""
@@ -109,6 +109,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     hosts: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=255)], ...], Meta(max_length=64)] = ()
     may_reach_private: bool = False
     may_run_python: bool = False
+    may_train: bool = False
+    publishes_to: Literal["nobody", "flock", "public"] = "nobody"
     asks: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
     servers: Annotated[tuple[Server, ...], Meta(max_length=8)] = ()
     max_calls: Annotated[int, Meta(ge=0, le=64)] = 4
@@ -171,7 +173,8 @@ def _check(found: Declaration, where: str) -> None:
     kind = found.model.kind
     if kind in needs and not needs[kind]:
         raise BadAgent(f"{where}: a model of the kind {kind} needs `{'peer' if kind == 'peer' else 'url'}`")
-    if any(name.startswith("file-") for name in found.tools) and not found.policy.folder.startswith("/"):
+    reads = any(name.startswith("file-") or name == "adapter-train" for name in found.tools)
+    if reads and not found.policy.folder.startswith("/"):
         raise BadAgent(f"{where}: tools for files need policy.folder, a whole path: the one folder that they may see")
     if {"http-get", "a2a-ask"} & set(found.tools) and not found.policy.hosts:
         raise BadAgent(f"{where}: http-get and a2a-ask need policy.hosts: those that it may ask")

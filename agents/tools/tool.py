@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -11,6 +11,9 @@ from agents.memory.own import Own
 from agents.roster.declaration import Policy
 from agents.workspace.space import Space
 from storage.cid import Cid
+
+if TYPE_CHECKING:
+    from agents.tools.adapters import Adapters
 
 MAX_INPUT_BYTES: Final = 32 << 10
 MAX_RESULT_BYTES: Final = 16 << 10
@@ -42,6 +45,8 @@ class Reach:
     get: Callable[[Cid, int], Awaitable[bytes]] | None = None
     put: Callable[[bytes], Awaitable[Cid]] | None = None
     ask: Callable[[str, str, str], Awaitable[str]] | None = None
+    agent: str = ""
+    adapters: "Adapters | None" = None
     others: "Mapping[str, Tool]" = field(default_factory=dict)
 
 
