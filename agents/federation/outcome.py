@@ -83,26 +83,37 @@ def wanted_layout(plan: Plan, number: int, layout: Layout) -> Layout:
 
 
 def admit(plan: Plan, layout: Layout, submitted: Sequence[Submitted], max_staleness: int = 0) -> list[Verdict]:
-    """Judge each update by itself, in the order of (update, peer); of equal ones, the first is admitted.
+    """Judge each update by itself, in the order of (update, peer); of equal ones, one is admitted.
 
-    `layout` is an update's.
+    Of those that could be, it is the one of most samples, or else the first: who copies an update, with another base or
+    fewer samples, takes neither it nor its weight from its author. `layout` is an update's.
 
     Source of the list: what breaks aggregation rules when it is let through, one by one.
     """
     verdicts: list[Verdict] = []
-    seen: dict[Cid, PeerId] = {}
-    for one in sorted(submitted, key=lambda one: (one.submit.update, one.peer)):
+    ordered = sorted(submitted, key=lambda one: (one.submit.update, one.peer))
+    chosen: dict[Cid, Submitted] = {}
+    for one in ordered:
+        held = chosen.get(one.submit.update)
+        if one.staleness is not None and one.staleness <= max_staleness:
+            is_more = held is None or _samples(plan, one) > _samples(plan, held)
+            chosen |= {one.submit.update: one} if is_more else {}
+    for one in ordered:
         update = one.submit.update
         reason = ""
         if one.staleness is None or one.staleness > max_staleness:
             reason = "its base is not the round's"
-        elif update in seen:
-            reason = f"it is the same as that of {seen[update]}"
+        elif (other := chosen[update]) is not one:
+            reason = f"it is the same as that of {other.peer}"
         else:
             reason = _fault(plan, layout, one.path)
-        seen.setdefault(update, one.peer)
         verdicts.append(Verdict(one.peer, update, reason))
     return verdicts
+
+
+def _samples(plan: Plan, one: Submitted) -> int:
+    """What a claim counts."""
+    return min(one.submit.n_samples, plan.max_samples)
 
 
 def _fault(plan: Plan, layout: Layout, path: Path) -> str:
@@ -237,7 +248,7 @@ def _admitted(
             cid=bytes(one.submit.update),
             peer=str(one.peer),
             vector=_vector(plan, layout, one.path, folder),
-            weight=float(min(one.submit.n_samples, plan.max_samples)),
+            weight=float(_samples(plan, one)),
             n_steps=one.submit.n_steps,
             staleness=one.staleness or 0,
         )

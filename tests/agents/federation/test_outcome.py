@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from agents.federation.outcome import Outcome, Submitted, compute, document, read_document
 from agents.federation.tensors import BadTensors, Layout, flush, new_vector, read_layout, read_vector
@@ -154,6 +155,18 @@ def test_the_same_tensors_count_once(tmp_path: Path) -> None:
     first = min(peer(number) for number in (4, 5, 6))
     assert [one.peer for one in outcome.admitted] == [str(first)]
     assert {one.reason for one in outcome.verdicts} == {"", f"it is the same as that of {first}"}
+
+
+def test_who_copies_an_update_takes_neither_it_nor_its_weight_from_its_author(tmp_path: Path) -> None:
+    base(tmp_path)
+    first, author = sorted((peer(5), peer(6)))
+    honest = submitted(tmp_path, 0, values(5), n_samples=500)._replace(peer=author)
+    others = [submitted(tmp_path, number, values(number)) for number in range(3)]
+    light = honest._replace(peer=first, submit=replace(honest.submit, n_samples=1))
+    for at, copy in enumerate([light, light._replace(staleness=None)]):
+        outcome = run(tmp_path, [*others, honest, copy], name=f"out-{at}")
+        assert {one.peer: one.weight for one in outcome.admitted}[str(author)] == 500.0
+        assert [one.peer for one in outcome.verdicts if one.reason] == [first]
 
 
 def test_a_claim_of_samples_counts_up_to_the_cap(tmp_path: Path) -> None:
