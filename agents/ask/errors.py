@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from agents.errors import AgentError, BadAdapter, TooLong, UnknownName, WrongBase
+from agents.errors import AgentError, BadAdapter, BadRequest, TooLong, UnknownName, WrongBase
 
 
 class PeerRefuses(AgentError):
@@ -66,6 +66,7 @@ BY_CODE: Final[dict[str, type[AgentError]]] = {
     "too_many_questions": TooManyQuestions,
     "busy": PeerBusy,
     "invalid_option": BadOption,
+    "invalid_request": BadRequest,
     "bad_adapter": BadAdapter,
     "wrong_base": WrongBase,
     "unknown_name": UnknownName,

@@ -22,7 +22,7 @@ from agents.ask.records import Said, keep_record, read_record, store_record
 from agents.ask.remote import RemoteEngine, describe
 from agents.chat.conversation import TooLong
 from agents.engine.messages import Embed, Finished, Load, Loaded, Stage, Staged, Turn
-from agents.errors import AgentError, BadAdapter, EngineDied, EngineFailed, UnknownName
+from agents.errors import AgentError, BadAdapter, BadRequest, EngineDied, EngineFailed, UnknownName
 from agents.models import card_of
 from protocols.ask import shell, wire
 from protocols.net import PeerInfo
@@ -178,6 +178,7 @@ async def test_signs_of_life_keep_a_slow_start_from_looking_dead(meeting, autoju
         (EngineDied("killed"), "it is started again"),
         (EngineFailed("/home/ann/secret cannot be loaded"), "refused the question"),
         (EngineFailed("the prompt has 99 tokens, tiny takes 64"), "the prompt has 99 tokens"),
+        (BadRequest("max_tokens is 999"), "invalid_request.*max_tokens is 999"),
         (BadAdapter("q_proj holds NaN or infinity"), "bad_adapter.*holds NaN"),
         (BadAdapter("/home/ann/x cannot be read"), "refused the question"),
     ],
