@@ -40,6 +40,8 @@ async def open_model(node: "Node", declared: Declaration) -> AsyncIterator[Langu
     match wish.kind:
         case "scripted":
             yield Scripted(wish)
+        case "attached":
+            raise AssertionError("the crew hands these on itself")
         case "engine":
             yield await _of_engine(node, wish)
         case "peer":

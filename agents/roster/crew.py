@@ -5,7 +5,7 @@ its card, stands in the workspace.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -19,7 +19,7 @@ from agents.memory.meaning import Encoding
 from agents.memory.mind import Mind
 from agents.memory.own import Own
 from agents.memory.view import View, recorded, worked
-from agents.roster import asking
+from agents.roster import asking, attached
 from agents.roster.announced import PREFIX, announced, read_announced
 from agents.roster.card import SCOPE, check_size, read_card, sign_card
 from agents.roster.declaration import LEARNT, BadAgent, Declaration, read_declaration
@@ -66,6 +66,7 @@ class Crew:
         self._open_model: OpenModel | None = None
         self._adapters: Adapters | None = None
         self.mind = Mind(folder)
+        self.attached = attached.Attached()
         self.a2a_url: str | None = None  # where programs that speak A2A reach agents, while they do
         self.load()
 
@@ -186,8 +187,6 @@ class Crew:
         return await self._work(one, name, found.card, task)
 
     async def _work(self, one: Workspace, name: str, card: Cid, task: Task) -> tuple[Any, dict[str, Any]]:
-        if self._open_model is None:
-            raise EffectFailed("the node is not ready yet")
         declared = self._hosted[one.cid, name]
         memory, wish = View(), declared.remembers
         if task.do == MODEL:
@@ -199,12 +198,19 @@ class Crew:
                 memory = memory._replace(skill=str(skill.cid) if skill else "")
         self._n_busy[name] = self._n_busy.get(name, 0) + 1
         try:
-            async with self._open_model(declared) as model:
+            async with self._opened(one.cid, declared, task.key) as model:
                 return await perform(
                     declared, card, task, model, self._reach(one, declared, task.key, task.depth), memory
                 )
         finally:
             self._n_busy[name] -= 1
+
+    def _opened(self, workspace: Cid, declared: Declaration, key: str) -> AbstractAsyncContextManager[LanguageModel]:
+        if declared.model.kind == attached.KIND:
+            return nullcontext(attached.AttachedModel(self.attached, workspace, declared, key))
+        if self._open_model is None:
+            raise EffectFailed("the node is not ready yet")
+        return self._open_model(declared)
 
     def _reach(self, one: Workspace, declared: Declaration, key: str, depth: int) -> Reach:
         ports = self._ports

@@ -8,7 +8,7 @@ system = "You sum up texts in two sentences."
 tools = ["file-read", "file-search"]
 
 [model]
-kind = "engine"            # or peer, openai, anthropic, scripted
+kind = "engine"            # or peer, openai, anthropic, scripted, attached
 name = "smollm2"
 adapter = "none"
 
@@ -60,10 +60,11 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
     engine: this node's, `name` one of its models, with any `adapter`, `learnt` for the one that it learnt last; peer:
     that of the peer `peer`; openai, anthropic: a server at `url` that speaks that API, `token_env` the variable that
-    holds its token; scripted: none at all, `rules` and `style` say what it says, after `wait_s`.
+    holds its token; scripted: none at all, `rules` and `style` say what it says, after `wait_s`; attached: a process
+    of one's own (daemon/client).
     """
 
-    kind: Literal["engine", "peer", "openai", "anthropic", "scripted"] = "engine"
+    kind: Literal["engine", "peer", "openai", "anthropic", "scripted", "attached"] = "engine"
     name: Annotated[str, Meta(max_length=200)] = ""
     adapter: Annotated[str, Meta(max_length=200)] = "none"
     peer: Annotated[str, Meta(max_length=512)] = ""

@@ -50,6 +50,8 @@ STATUSES: Final = {
     "bad_agent": 400,
     "bad_memory": 400,
     "bad_state": 400,
+    "already_attached": 409,
+    "nothing_asked": 409,
     "tool_failed": 500,
     "tool_refused": 403,
     "bad_tensors": 400,
