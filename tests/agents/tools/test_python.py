@@ -1,6 +1,7 @@
 """Python that a model wrote: it calculates, and reaches nothing; where no sandbox can be had, it is not run."""
 
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -166,15 +167,23 @@ async def test_a_disk_hog_is_ended_and_its_scratch_is_gone(monkeypatch, tmp_path
 
 
 @needs_jail
-async def test_the_processors_time_is_limited_by_the_kernel_itself(tmp_path):
-    code = Path(jail.__file__).read_text().replace("CPU_S: Final = 10", "CPU_S: Final = 1")
-    (tmp_path / "jail.py").write_text(code)
+@pytest.mark.parametrize(
+    ("limit", "code", "ends"),
+    [
+        ("CPU_S: Final = 10", "while True: pass", (signal.SIGXCPU, signal.SIGKILL)),
+        ("CLOCK_S: Final = 60", "import time\nwhile True: time.sleep(9)", (signal.SIGKILL,)),
+    ],
+)
+async def test_it_ends_by_the_kernels_word_though_its_parent_is_dead(tmp_path, limit, code, ends):
+    text = Path(jail.__file__).read_text()
+    assert text.count(limit) == 1
+    (tmp_path / "jail.py").write_text(text.replace(limit, f"{limit.partition(' =')[0]} = 1"))
     (tmp_path / "scratch").mkdir()
-    command = [*python.command(str(tmp_path / "scratch"))]
+    command = python.command(str(tmp_path / "scratch"))
     command[command.index(jail.__file__)] = str(tmp_path / "jail.py")
     with trio.fail_after(60):
-        done = await trio.run_process(command, stdin=b"while True: pass", check=False)
-    assert done.returncode in (-24, -9)
+        done = await trio.run_process(command, stdin=code.encode(), check=False)
+    assert -done.returncode in ends
 
 
 @needs_jail
