@@ -127,8 +127,8 @@ async def add(node: "Node", params: Add) -> Agent:
     """Host an agent: keep its declaration here, and announce its signed card in the workspace.
 
     A declaration names the agent and its role, what it is told (`system`), its `[model]` (kind: engine, peer, openai,
-    anthropic, scripted or attached), its `tools`, a `[policy]` that says what these may reach, and a `[memory]` that says
-    what it is told of what it remembers. With a state it is an agent that `covey agent state` told of, here or
+    anthropic, scripted or attached), its `tools`, a `[policy]` that says what these may reach, and a `[memory]` that
+    says what it is told of what it remembers. With a state it is an agent that `covey agent state` told of, here or
     elsewhere.
     """
     from daemon.agents import add as add_it
