@@ -24,7 +24,7 @@ _LOOK_S: Final = 0.2
 @click.command
 @click.pass_obj
 def status(home: Home, as_json: bool) -> None:
-    """Show how the node is: its address, peers, content and services."""
+    """Show how the node is: address, peers, content, services."""
     forms.show(client.call(home, "node/status", timeout_s=STATUS_LIMIT_S), as_json=as_json, name="node/status")
 
 

@@ -158,8 +158,8 @@ def serve(server: Server, lines: IO[str], out: IO[str]) -> None:
 @click.command
 @click.pass_obj
 def mcp(home: Home) -> None:
-    """Serve this node's workspaces to a program that speaks MCP, over stdin and stdout.
+    """Serve workspaces to programs that speak MCP.
 
-    In such a program's settings: command `covey`, arguments `["mcp"]`.
+    Over stdin and stdout. In such a program's settings: command `covey`, arguments `["mcp"]`.
     """
     serve(Server(home), sys.stdin, sys.stdout)

@@ -48,6 +48,7 @@ NOUNS: Final = {
     "pin": "Pins: what this node keeps.",
     "record": "Signed records of answers.",
     "repo": "The store: what it holds, is it sound, room on the disk.",
+    "net": "The network: its state, speeds, where content came from.",
     "run": "Durable runs: plans that members of a workspace perform.",
     "sealed": "Content that only named peers can open.",
     "training": "Trainings: finished, under way, or to be gone on with.",

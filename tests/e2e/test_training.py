@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -72,27 +71,22 @@ def end(process):
     return process.communicate(timeout=LIMIT_S)[1]
 
 
-def trainer_of(home: Path) -> int:
-    """The process that trains: of the daemon's children, one that is nicer than the daemon."""
-    daemon = daemon_pid(Home(home))
-    found = {}  # by process: its parent and its niceness
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            found[int(stat.parent.name)] = int(fields[1]), int(fields[16])
-    nicer = [pid for pid, (parent, nice) in found.items() if parent == daemon and nice > found[daemon][1]]
-    assert len(nicer) == 1, "no trainer is running"
-    return nicer[0]
+def trainer_of(covey: Covey) -> int:
+    """The process that trains."""
+    pid = json.loads(covey.run("engine", "status", "--json"))["trainer"]["pid"]
+    assert pid is not None, "no trainer is running"
+    return int(pid)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for the process in /proc")
 def test_a_killed_trainer_is_told_and_the_training_goes_on_to_the_same_bytes(covey):
     process = covey.start("train", covey.data, "--name", "orphan", *SETTINGS, "--json")
-    told = []
+    told, trainer = [], None
     for item in steps(process):
         told.append(item)
+        if trainer is None and "loss" in item:
+            trainer = trainer_of(covey)
         if item.get("n_done") == 12 and not any("SIGKILL" in one["step"] for one in told):
-            os.kill(trainer_of(covey.home), signal.SIGKILL)
+            os.kill(trainer, signal.SIGKILL)
     end(process)
     assert process.returncode == 0
     died = next(item for item in told if "SIGKILL" in item.get("step", ""))
@@ -119,12 +113,13 @@ def test_a_training_whose_daemon_is_killed_is_gone_on_with_by_the_next(covey):
 
 
 @pytest.mark.long
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for the process in /proc")
 def test_an_interrupted_training_says_how_to_go_on_and_the_same_command_does(covey):
     process = covey.start("train", covey.data, "--name", "half", *SETTINGS, "--json")
+    trainer = None
     for item in steps(process):
+        if trainer is None and "loss" in item:
+            trainer = trainer_of(covey)
         if item.get("n_done") == 7 and "loss" in item:
-            trainer = trainer_of(covey.home)
             os.kill(trainer, signal.SIGSTOP)  # it does not come to its end before the interruption comes to it
             process.send_signal(signal.SIGINT)
             break
