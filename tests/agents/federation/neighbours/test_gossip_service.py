@@ -30,7 +30,7 @@ async def test_members_average_without_a_coordinator_and_the_archive_is_proved(
         ones = await begun(homes, plan)
         await until(lambda: all(one.is_over for one in ones))
         book = ones[2].book
-        await until(lambda: len(book.all_of(Mix)) == 9)
+        await until(lambda: all(len(one.book.all_of(Mix)) == 9 for one in ones))
         last = {event.tensors for _, event in book.all_of(Mix) if event.round == 3}
         assert len(last) == 1  # one group of all: one mean
         assert isinstance(ones[0], GossipExperiment)
