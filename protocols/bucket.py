@@ -29,6 +29,13 @@ class Bucket:
         self._refill(now_s)
         self._room = min(self._capacity, self._room - amount)
 
+    def may_take(self, amount: float, now_s: float) -> bool:
+        """Take it, if there is room now; was there?"""
+        if self.wait_s(amount, now_s):
+            return False
+        self.take(amount, now_s)
+        return True
+
     def is_full(self, now_s: float) -> bool:
         """Is nothing owed any more?"""
         self._refill(now_s)

@@ -3,8 +3,9 @@
 from collections import OrderedDict, deque
 from typing import Final
 
+from protocols.bucket import Bucket
 from protocols.gossipsub.memory import Name
-from protocols.gossipsub.scores import Bucket, Score
+from protocols.gossipsub.scores import Score
 
 MAX_QUEUED_BYTES: Final = 1 << 20  # behind them messages are dropped; what is vital has as much again
 MAX_UNWANTED: Final = 4096
@@ -54,8 +55,8 @@ class Peer:
             topic = _REST
         bucket = self._rates.get(topic)
         if bucket is None:
-            bucket = self._rates[topic] = Bucket(burst, now_s)
-        return bucket.take(rate, burst, now_s)
+            bucket = self._rates[topic] = Bucket(burst, burst / rate, now_s)
+        return bucket.may_take(1, now_s)
 
     def keep_promise(self, name: Name) -> None:
         """It brought that message."""

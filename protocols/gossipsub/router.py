@@ -20,12 +20,12 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from protocols.bucket import Bucket
 from protocols.errors import Malformed, TooBig
 from protocols.gossipsub import scores, wire
 from protocols.gossipsub.memory import TOLD_WINDOWS, Name, Recent, Seen
 from protocols.gossipsub.mesh import BACKOFF_S, LEAVE_BACKOFF_S, Meshes
 from protocols.gossipsub.peer import Peer
-from protocols.gossipsub.scores import Bucket
 from protocols.net import TopicMessage
 from storage.keys import Identity, PeerId
 
@@ -285,8 +285,8 @@ class Router:
         if bucket is None:
             if len(self._authors) >= MAX_BUCKETS:
                 return False
-            bucket = self._authors[topic, author] = Bucket(AUTHOR_BURST, now_s)
-        return bucket.take(AUTHOR_RATE, AUTHOR_BURST, now_s)
+            bucket = self._authors[topic, author] = Bucket(AUTHOR_BURST, AUTHOR_BURST / AUTHOR_RATE, now_s)
+        return bucket.may_take(1, now_s)
 
     def _hear_have(
         self, have: tuple[tuple[str, tuple[bytes, ...]], ...], peer: PeerId, known: Peer, now_s: float
@@ -338,7 +338,7 @@ class Router:
             self._tell_some(topic)
         self._recent.shift()
         self._seen.expire(now_s)
-        full = [key for key, bucket in self._authors.items() if bucket.is_full(AUTHOR_RATE, AUTHOR_BURST, now_s)]
+        full = [key for key, bucket in self._authors.items() if bucket.is_full(now_s)]
         for key in full:
             del self._authors[key]
 

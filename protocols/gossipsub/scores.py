@@ -74,26 +74,3 @@ class Score:
 def _less(counter: float, decay: float) -> float:
     counter *= decay
     return counter if counter >= FORGOTTEN else 0.0
-
-
-class Bucket:
-    """A bound on how often something may happen: so many at once, and so many a second."""
-
-    __slots__ = ("_at_s", "_n_left")
-
-    def __init__(self, burst: float, now_s: float) -> None:
-        self._n_left = burst
-        self._at_s = now_s
-
-    def take(self, rate: float, burst: float, now_s: float) -> bool:
-        """May it happen once more now?"""
-        self._n_left = min(burst, self._n_left + (now_s - self._at_s) * rate)
-        self._at_s = now_s
-        if self._n_left < 1:
-            return False
-        self._n_left -= 1
-        return True
-
-    def is_full(self, rate: float, burst: float, now_s: float) -> bool:
-        """Would a new one be the same?"""
-        return self._n_left + (now_s - self._at_s) * rate >= burst

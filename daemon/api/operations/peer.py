@@ -87,7 +87,7 @@ async def add(node: "Node", params: Add) -> Added:
     from protocols.net import PeerInfo
 
     given = PeerInfo.parse(params.address)
-    _refuse_self(node, given.peer)
+    refuse_self(node, given.peer)
     book = node.catalog.peers
     await trio.to_thread.run_sync(lambda: book.add(given.peer, given.addresses, wall.unix_s(), name=params.name))
     info = PeerInfo(given.peer, await trio.to_thread.run_sync(book.addresses, given.peer))
@@ -151,7 +151,7 @@ async def trust(node: "Node", params: Trust) -> TrustChanged:
     from daemon import wall
 
     peer = await resolve(node, params.peer)
-    _refuse_self(node, peer)
+    refuse_self(node, peer)
     was = set(await _trusted(node, peer))
     await trio.to_thread.run_sync(lambda: node.catalog.peers.trust(peer, params.kinds, wall.unix_s()))
     if "adapters" in params.kinds:
@@ -182,7 +182,8 @@ async def _trusted(node: "Node", peer: "PeerId") -> list[str]:
     return sorted(row.kinds) if row else []
 
 
-def _refuse_self(node: "Node", peer: "PeerId") -> None:
+def refuse_self(node: "Node", peer: "PeerId") -> None:
+    """Raises: Unfit where the peer is this node."""
     from daemon.errors import Unfit
 
     if peer == node.identity.peer_id:

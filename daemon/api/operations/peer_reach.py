@@ -71,10 +71,10 @@ async def ban(node: "Node", params: Ban) -> Banned:
     import trio
 
     from daemon import wall
-    from daemon.api.operations.peer import _refuse_self
+    from daemon.api.operations.peer import refuse_self
 
     peer = await resolve(node, params.peer)
-    _refuse_self(node, peer)
+    refuse_self(node, peer)
     book = node.catalog.peers
     before = await trio.to_thread.run_sync(book.banned)
     await trio.to_thread.run_sync(lambda: book.ban(peer, params.reason, wall.unix_s()))
