@@ -48,6 +48,7 @@ from daemon.config import Config
 from daemon.crafting import NodeAdapters
 from daemon.errors import BadConfig
 from daemon.events import EventFeed
+from daemon.joining import joined
 from daemon.keeper import Keeper, quota_of
 from daemon.lifecycle import Service, running, stop_on_signals, supervise, unwrapped
 from daemon.lock import sole_daemon
@@ -76,7 +77,6 @@ TRAINER_IDLE_S: Final = 60.0
 TRAINER: Final = ("nice", "-n", "10", *WORKER)
 GOSSIP_STARTS: Final = b"gossipsub"
 GOSSIP_NUMBERS_BITS: Final = 20  # each start has so many numbers for messages of topics, above all earlier ones
-DHTS: Final = {"lan": "/ipfs/lan/kad/1.0.0", "public": "/ipfs/kad/1.0.0"}
 
 log = structlog.get_logger(__name__)
 
@@ -181,7 +181,7 @@ async def open_node(
         config = await trio.to_thread.run_sync(settle, config, home, catalog)
         if open_network is None:
             start = await trio.to_thread.run_sync(catalog.sequences.next, GOSSIP_STARTS, wall.unix_s())
-            open_network = partial(_libp2p, first_sequence=start << GOSSIP_NUMBERS_BITS)
+            open_network = partial(joined, home=home, first_sequence=start << GOSSIP_NUMBERS_BITS)
         async with (
             running(feed.run),
             open_network(identity, config) as network,
@@ -476,23 +476,6 @@ async def _opened(opener: Callable[[], C]) -> AsyncIterator[C]:
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_LIMIT_S):
             await trio.to_thread.run_sync(thing.close, abandon_on_cancel=True)
-
-
-@asynccontextmanager
-async def _libp2p(identity: Identity, config: Config, first_sequence: int) -> AsyncIterator[Network]:
-    """The real network. Raises: Local when a listen address cannot be used."""
-    from protocols.net_libp2p import NetConfig, open_network  # a second of imports: only a daemon pays it
-
-    family = "ip6" if ":" in config.network.host else "ip4"
-    chosen = NetConfig(
-        listen=(f"/{family}/{config.network.host}/tcp/{config.network.port}",),
-        mdns=config.network.has_mdns,
-        kad_protocol=DHTS[config.network.dht],
-        first_sequence=first_sequence,
-        only_protected=config.network.is_private,
-    )
-    async with open_network(identity, chosen) as network:
-        yield network
 
 
 def _log_engine(line: str) -> None:

@@ -32,6 +32,11 @@ class Home:
         return self.root / "identity.key"
 
     @property
+    def flock_key(self) -> Path:
+        """The key of the private flock that this node is in, 0600; Kubo's name and form. None there: the open one."""
+        return self.root / "swarm.key"
+
+    @property
     def lock(self) -> Path:
         """Locked while a daemon runs; holds its process id."""
         return self.root / "daemon.lock"

@@ -1,9 +1,11 @@
-"""A new home: folders, an identity, and a settings file that says where to look."""
+"""A new home: folders, an identity, a settings file that says where to look, and the key of a private flock."""
 
+from pathlib import Path
 from typing import Final
 
-from daemon.errors import BadHome
+from daemon.errors import BadHome, BadInput, Unfit
 from daemon.paths import Home, make_home
+from protocols.pnet import MAX_FILE_BYTES, FlockKey
 from storage.durable import write_file
 from storage.keys import Identity
 
@@ -27,3 +29,22 @@ def initialise(home: Home) -> tuple[Identity, bool]:
     identity = Identity.generate()
     identity.save(home.key)
     return identity, True
+
+
+def join_flock(home: Home, file: Path | None) -> FlockKey:
+    """Keep the key in `file`, or a new one; it holds from the next start. Raises: BadFlockKey, BadInput, Unfit."""
+    key = FlockKey.generate() if file is None else _read_key(file)
+    if not home.flock_key.exists():
+        key.save(home.flock_key)
+    elif file is None or FlockKey.load(home.flock_key) != key:
+        raise Unfit(f"this node is in another flock. To leave that one, move {home.flock_key} away")
+    return key
+
+
+def _read_key(file: Path) -> FlockKey:
+    """A key on its way here: it may lie on a stick, where no file is its owner's alone."""
+    try:
+        with file.open("rb") as source:
+            return FlockKey.parse(source.read(MAX_FILE_BYTES + 1))
+    except OSError as error:
+        raise BadInput(f"{file} cannot be read: {error.strerror}") from None

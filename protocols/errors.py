@@ -71,6 +71,12 @@ class Replayed(Remote):
     code = "replayed"
 
 
+class BadFlockKey(ProtocolError):
+    """The key of a private flock cannot be used. Get the file again from another member: `covey init --flock FILE`."""
+
+    code = "bad_flock_key"
+
+
 class NoProviders(Remote):
     """Nobody who can be reached shows it to this node. Check that a node that has it is connected (`covey peer ls`)
     and shares it with this one: what is private, or for peers that its owner trusts, looks to others as if not there.

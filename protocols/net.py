@@ -106,6 +106,10 @@ class Network(Protocol):
     def peer_id(self) -> PeerId:
         """Our own id."""
 
+    @property
+    def flock(self) -> str | None:
+        """The fingerprint of the private flock's key that keeps others out; None where anybody may connect."""
+
     def addresses(self) -> list[str]:
         """Where others can reach us, with the /p2p part."""
 

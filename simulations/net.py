@@ -232,6 +232,11 @@ class SimNetwork:
         return self._peer
 
     @property
+    def flock(self) -> None:
+        """See `Network`."""
+        return None
+
+    @property
     def is_alive(self) -> bool:
         """Has this node not crashed?"""
         return self._world.nodes.get(self.address) is self

@@ -29,6 +29,7 @@ ANSWER_HEADER: Final = "Covey-Answer"
 STATUSES: Final = {
     "bad_request": 400,
     "bad_config": 400,
+    "bad_flock_key": 400,
     "bad_input": 400,
     "invalid_cid": 400,
     "invalid_car": 400,

@@ -16,6 +16,7 @@ from daemon.api import faults
 from daemon.cli import client, forms
 from daemon.cli.options import json_option
 from daemon.errors import AlreadyRunning, DaemonError
+from daemon.lock import daemon_pid
 from daemon.paths import Home
 
 START_LIMIT_S: Final = 60.0
@@ -24,18 +25,37 @@ _LOOK_S: Final = 0.05
 
 
 @click.command
+@click.option(
+    "--flock", type=click.Path(path_type=Path), metavar="FILE", help="Join the private flock of this key file."
+)
+@click.option("--new-flock", is_flag=True, help="Begin a private flock: make a key, for its other members to --flock.")
 @click.pass_obj
-def init(home: Home, as_json: bool) -> None:
+def init(home: Home, flock: Path | None, new_flock: bool, as_json: bool) -> None:
     """Make this machine a node: a home folder and an identity. `covey up` does it too."""
-    from daemon.setup import initialise
+    from daemon.setup import initialise, join_flock
 
+    if flock and new_flock:
+        raise click.UsageError("a flock is either begun (--new-flock) or joined (--flock FILE)")
     identity, is_new = initialise(home)
+    key = join_flock(home, flock) if flock or new_flock else None
     result = {"peer": str(identity.peer_id), "home": str(home.root), "is_new": is_new}
+    if key:
+        result |= {"flock": key.fingerprint, "flock_key": str(home.flock_key), "needs_restart": _is_running(home)}
     if as_json:
         forms.show(result, as_json=True)
         return
     click.echo(f"{'made a new node' if is_new else 'this node is there already'}: {identity.peer_id}")
+    if key:
+        click.echo(f"it is in the private flock {key.fingerprint}. Others join it with a copy of {home.flock_key},")
+        click.echo("which no stranger may see: covey init --flock FILE")
+    if key and _is_running(home):
+        click.echo("the daemon joins it when it starts next: covey down && covey up", err=True)
+        return
     click.echo(f"its home is {home.root}. Start it: covey up")
+
+
+def _is_running(home: Home) -> bool:
+    return daemon_pid(home) is not None
 
 
 @click.command

@@ -33,7 +33,9 @@ from protocols.net import MAX_INBOUND_STREAMS_PER_PEER
 from protocols.net_libp2p import ping
 from protocols.net_libp2p.addresses import SystemResolver, expand, parse
 from protocols.net_libp2p.muxer import Muxer
+from protocols.net_libp2p.private import PrivateConnection
 from protocols.net_libp2p.secure import Noise
+from protocols.pnet import FlockKey
 from protocols.yamux.frames import PROTOCOL as YAMUX
 from storage.keys import Identity
 
@@ -51,7 +53,7 @@ _LISTEN: Final = re.compile(r"(/ip4/[0-9.]+|/ip6/[0-9a-fA-F:]+)/tcp/[0-9]{1,5}")
 log = structlog.get_logger(__name__)
 
 
-def build_host(identity: Identity, kad_protocol: str) -> Any:
+def build_host(identity: Identity, kad_protocol: str, flock_key: FlockKey | None = None) -> Any:
     """A host that speaks noise and yamux over TCP and nothing else; it does not listen yet."""
     _patch(kad_protocol)
     keys = create_new_key_pair(seed=identity.seed)
@@ -68,6 +70,7 @@ def build_host(identity: Identity, kad_protocol: str) -> Any:
             min_connections=MIN_DIALLED,
         ),
         addrs_factory=expand,
+        psk=flock_key,  # it is only handed on, to what stands in for `new_protected_conn`
         disable_identify_address_discovery=True,
     )
     network = host.get_network()
@@ -88,6 +91,7 @@ def _patch(kad_protocol: str) -> None:
     swarm_module._HAPPY_EYEBALLS_DELAY = 0.0
     swarm_module._NegativePeerCache.is_blocked = lambda self, peer_id: False
     muxer_multistream.Yamux = Muxer  # it makes this class whatever `muxer_opt` says
+    swarm_module.new_protected_conn = PrivateConnection
     tcp._set_reuse_flags = _set_listen_flags
     for module in (swarm_module, tcp):
         module.DNSResolver = SystemResolver

@@ -44,6 +44,7 @@ from protocols.net_libp2p.host import (
     survive,
 )
 from protocols.net_libp2p.streams import LibP2pStream
+from protocols.pnet import FlockKey
 from protocols.topics import Subscriptions
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
@@ -67,6 +68,7 @@ class NetConfig:
         kad_protocol: The DHT to take part in; `/ipfs/kad/1.0.0` is the public one.
         first_sequence: For messages of topics: above every number that this identity used before.
         only_protected: Turn away whoever is not protected, and dial nobody else.
+        flock_key: Speak with nodes that have this key, and with no other.
     """
 
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4701",)
@@ -74,6 +76,7 @@ class NetConfig:
     kad_protocol: str = "/ipfs/lan/kad/1.0.0"
     first_sequence: int = 1
     only_protected: bool = False
+    flock_key: FlockKey | None = None
 
 
 @asynccontextmanager
@@ -83,7 +86,7 @@ async def open_network(identity: Identity, config: NetConfig | None = None) -> A
     Raises: Local when a listen address cannot be used.
     """
     config = config or NetConfig()
-    host = build_host(identity, config.kad_protocol)
+    host = build_host(identity, config.kad_protocol, config.flock_key)
     swarm = host.get_network()
     dht = KadDHT(host, DHTMode.SERVER, strict_validation=True)
     prepare(dht)
@@ -127,11 +130,17 @@ class LibP2pNetwork:
         self._protected: frozenset[Any] = frozenset()  # in libp2p's form
         self._refused: frozenset[Any] = frozenset()
         self._only_protected = config.only_protected
+        self._flock: Final = config.flock_key.fingerprint if config.flock_key else None
 
     @property
     def peer_id(self) -> PeerId:
         """See `Network`."""
         return self._peer
+
+    @property
+    def flock(self) -> str | None:
+        """See `Network`."""
+        return self._flock
 
     def addresses(self) -> list[str]:
         """See `Network`."""

@@ -4,11 +4,16 @@ import os
 import stat
 
 import pytest
+import trio
 
-from daemon.errors import AlreadyRunning, BadHome
+from daemon.config import Config
+from daemon.errors import AlreadyRunning, BadHome, BadInput, Unfit
+from daemon.joining import joined
 from daemon.lock import daemon_pid, sole_daemon
 from daemon.paths import MAX_SOCKET_PATH_BYTES, Home, home_from, make_home, private_folder
-from daemon.setup import initialise
+from daemon.setup import initialise, join_flock
+from protocols.errors import BadFlockKey
+from protocols.pnet import FlockKey
 from storage.keys import InvalidKey
 
 
@@ -110,6 +115,43 @@ def test_a_used_home_never_gets_another_identity_silently(tmp_path):
     home.catalog.touch()
     with pytest.raises(BadHome, match="backup"):
         initialise(home)
+
+
+def test_a_node_begins_a_private_flock_and_another_joins_it_with_the_same_key(tmp_path):
+    first, second = (Home(tmp_path / name) for name in ("first", "second"))
+    for home in (first, second):
+        initialise(home)
+    key = join_flock(first, None)
+    assert join_flock(second, first.flock_key) == key == FlockKey.load(second.flock_key)
+    assert join_flock(second, first.flock_key) == key
+    assert stat.S_IMODE(second.flock_key.stat().st_mode) == 0o600
+
+
+def test_the_key_of_a_flock_is_never_lost_to_another(tmp_path):
+    home, other = Home(tmp_path / "h"), tmp_path / "other.key"
+    initialise(home)
+    key = join_flock(home, None)
+    FlockKey.generate().save(other)
+    for file in (other, None):
+        with pytest.raises(Unfit, match=r"move .*swarm\.key away"):
+            join_flock(home, file)
+    with pytest.raises(BadInput, match="No such file"):
+        join_flock(home, tmp_path / "nowhere")
+    assert FlockKey.load(home.flock_key) == key
+
+
+def test_a_damaged_key_of_a_flock_never_opens_the_node_to_everybody(tmp_path):
+    home = Home(tmp_path / "h")
+    identity, _ = initialise(home)
+    join_flock(home, None)
+    home.flock_key.write_bytes(b"")
+
+    async def begin():
+        async with joined(identity, Config(), home=home, first_sequence=1):
+            pass
+
+    with pytest.raises(BadFlockKey, match=r"swarm\.key"):
+        trio.run(begin)
 
 
 def test_a_key_that_others_may_read_is_refused(tmp_path):

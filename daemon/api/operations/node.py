@@ -9,7 +9,9 @@ if TYPE_CHECKING:
 
 
 class Status(Result, frozen=True):
-    """How the node is. `rss_bytes` is the memory that the daemon's process has in use; `gateway` its URL, where on."""
+    """How the node is. `rss_bytes` is the memory that the daemon's process has in use; `gateway` its URL, where on;
+    `flock` the fingerprint of the private flock's key, where it is in one.
+    """
 
     version: str
     peer: str
@@ -18,6 +20,7 @@ class Status(Result, frozen=True):
     uptime_s: float
     addresses: list[str]
     gateway: str | None
+    flock: str | None
     n_peers: int
     n_blocks: int
     stored_bytes: int
@@ -44,6 +47,7 @@ async def status(node: "Node", _params: Nothing) -> Status:
         uptime_s=trio.current_time() - node.started_s,
         addresses=node.network.addresses(),
         gateway=node.gateway,
+        flock=node.network.flock,
         n_peers=len(node.network.peers()),
         n_blocks=held.n_blocks,
         stored_bytes=held.n_bytes,

@@ -1,0 +1,36 @@
+"""How this node joins the network: what its settings and its home say, as libp2p is told it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from daemon.config import Config
+from daemon.paths import Home
+from protocols.net import Network
+from protocols.pnet import FlockKey
+from storage.keys import Identity
+
+DHTS: Final = {"lan": "/ipfs/lan/kad/1.0.0", "public": "/ipfs/kad/1.0.0"}
+PRIVATE_DHT: Final = "/covey/kad/1.0.0"
+
+
+@asynccontextmanager
+async def joined(identity: Identity, config: Config, *, home: Home, first_sequence: int) -> AsyncIterator[Network]:
+    """The real network; the flock's own where the home has its key.
+
+    Raises: Local when a listen address cannot be used, BadFlockKey: a key that is damaged never opens the node to all.
+    """
+    from protocols.net_libp2p import NetConfig, open_network  # a second of imports: only a daemon pays it
+
+    family = "ip6" if ":" in config.network.host else "ip4"
+    flock_key = FlockKey.load(home.flock_key) if home.flock_key.exists() else None
+    chosen = NetConfig(
+        listen=(f"/{family}/{config.network.host}/tcp/{config.network.port}",),
+        mdns=config.network.has_mdns,
+        kad_protocol=PRIVATE_DHT if flock_key else DHTS[config.network.dht],
+        first_sequence=first_sequence,
+        only_protected=config.network.is_private,
+        flock_key=flock_key,
+    )
+    async with open_network(identity, chosen) as network:
+        yield network
