@@ -1,5 +1,6 @@
 """The adapter services of a node, as operations use them."""
 
+import math
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,12 +15,14 @@ from agents.adapters.decide import TRUST_KIND
 from agents.adapters.fits import read_layers
 from agents.adapters.inspect import inspect_folder
 from agents.adapters.manifests import hide, read_stored, unpin_files
+from agents.adapters.policy import Policy
 from agents.adapters.ports import Ports
 from agents.adapters.publish import Release, publish
 from agents.adapters.subscribe import NewBase, News, NewTrust, Wanted
 from agents.errors import BadAdapter, Untrusted
 from agents.models import card_of
 from daemon.api.faults import fault_of
+from daemon.config import Config
 from daemon.provide import Provider
 from protocols.errors import Remote
 from storage.blockstore import Visibility
@@ -27,6 +30,17 @@ from storage.catalog.adapters import AdapterRow, AdapterState
 from storage.cid import Cid
 from storage.errors import CorruptBlock, InvalidName, NotFound, StorageError, TooLarge
 from storage.keys import PeerId
+
+
+def policy_of(config: Config) -> Policy:
+    """What the settings say of adapters that nobody asked for."""
+    wish = config.adapters
+    return Policy(
+        unasked=wish.unasked,
+        max_bytes_per_day=1e6 * wish.mb_per_day or math.inf,
+        is_metered=config.network.is_metered,
+        only_idle=wish.only_idle,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ from agents.roster.crew import Crew
 from agents.workspace.service import Workspaces
 from daemon import config as settings
 from daemon import logs, wall
-from daemon.adapters import Adapters
+from daemon.adapters import Adapters, policy_of
 from daemon.agents import open_model
 from daemon.answering import answer_cache, answer_peers
 from daemon.api.faults import fault_of
@@ -192,7 +192,7 @@ async def open_node(
             roots = await trio.to_thread.run_sync(Roots, store)
             for cid, reason in roots.hidden.items():
                 log.error("root_hidden", cid=str(cid), reason=reason)
-            ports = _ports(home, config, identity, store, roots, catalog, feed, network)
+            ports = _ports(home, config, identity, store, roots, catalog, feed, network, engines.answering)
             await ports.exchange.work(partial(_fill_catalog, ports, home))
             for name in await ports.exchange.work(partial(mend_models, catalog, home.models, wall.unix_s())):
                 log.warning("model_lost", name=name)
@@ -335,6 +335,7 @@ def _ports(
     catalog: Catalog,
     feed: EventFeed,
     network: Network,
+    engine: Engine,
 ) -> Ports:
     """Content exchange under the rules of visibility, and what the adapter services stand on."""
 
@@ -366,6 +367,8 @@ def _ports(
         emit=emit,
         unix_s=wall.unix_s,
         folder=home.adapters,
+        policy=policy_of(config),
+        is_busy=lambda: engine.n_calls > 0,
     )
 
 

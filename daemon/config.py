@@ -47,6 +47,7 @@ class NetworkConfig(Section, frozen=True):
         Meta(ge=0, le=MAX_GB),
         _said("The most that blocks to others take, in MB a second; 0 is no limit"),
     ] = 0.0
+    is_metered: Annotated[bool, _said("The line is paid by volume: adapters come only when asked for")] = False
     dht: Annotated[Literal["lan", "public"], _said("lan: Covey's own nodes; public: those of IPFS")] = "lan"
 
 
@@ -61,9 +62,17 @@ class StorageConfig(Section, frozen=True):
 
 
 class AdaptersConfig(Section, frozen=True):
-    """Adapters that trainings make."""
+    """Adapters that trainings make, and those that come from peers."""
 
     watch: Annotated[tuple[str, ...], _said("Folders; an adapter that appears below one is published")] = ()
+    unasked: Annotated[
+        Literal["all", "newer", "none"],
+        _said("What comes of itself; newer: versions of what is here; none: what is asked for"),
+    ] = "all"
+    mb_per_day: Annotated[
+        float, Meta(ge=0, le=MAX_GB), _said("What may come of itself in 24 hours, in MB; 0 is no limit")
+    ] = 0.0
+    only_idle: Annotated[bool, _said("Nothing comes of itself while the engine answers")] = False
 
 
 class EngineConfig(Section, frozen=True):

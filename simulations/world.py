@@ -5,6 +5,7 @@ import json
 import math
 import random
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import trio
 
 from agents.adapters.announce import run_announcer
 from agents.adapters.decide import TRUST_KIND
+from agents.adapters.policy import Policy
 from agents.adapters.ports import Ports
 from agents.adapters.subscribe import News, run_subscriber
 from agents.engine.messages import ModelCard
@@ -110,7 +112,14 @@ def make_identity(seed: int, name: str) -> Identity:
 
 
 def make_node(
-    world: SimWorld, name: str, home: Path, *, store: Store | None = None, catalog: Catalog | None = None
+    world: SimWorld,
+    name: str,
+    home: Path,
+    *,
+    store: Store | None = None,
+    catalog: Catalog | None = None,
+    policy: Policy | None = None,
+    is_busy: Callable[[], bool] = lambda: False,
 ) -> SimNode:
     """A node that is on the network and not yet running; `store` and `catalog` are those of an earlier life."""
     identity = make_identity(world.seed, name)
@@ -135,6 +144,8 @@ def make_node(
         emit=emit,
         unix_s=unix_now_s,
         folder=home / name / "adapters",
+        policy=policy or Policy(),
+        is_busy=is_busy,
     )
     publish, published = trio.open_memory_channel[Cid](MAX_PUBLISHED)
     tell, news = trio.open_memory_channel[News](MAX_PUBLISHED)

@@ -9,6 +9,7 @@ import trio
 from agents.adapters.decide import Refuse, judge_manifest
 from agents.adapters.manifests import pin, read_entry_of, read_stored, row_of, unpin
 from agents.adapters.passing import MAX_PROVIDERS, PASSED_ON
+from agents.adapters.policy import DAY_S, Fetch, Later, Leave, Moment, Verdict, judge_files
 from agents.adapters.ports import Ports
 from agents.adapters.preflight import preflight
 from agents.adapters.shelf import put_on_shelf
@@ -50,12 +51,24 @@ class Waiting:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Nothing is wrong with it, but the settings leave it until the user asks for it."""
+
+    code: str
+    text: str
+
+
 class Job(NamedTuple):
-    """An adapter to be fetched: announced by `publisher` on the topic of `base`."""
+    """An adapter to be fetched: announced by `publisher` on the topic of `base`. `is_asked`: the user wants it."""
 
     base: Cid
     publisher: PeerId
     announcement: Announcement
+    is_asked: bool = False
+
+
+Outcome = Refuse | Waiting | Held | None
 
 
 class Tenths:
@@ -72,35 +85,50 @@ class Tenths:
         return is_news
 
 
-async def obtain(ports: Ports, job: Job) -> Refuse | Waiting | None:
+async def obtain(ports: Ports, job: Job) -> Outcome:
     """Fetch, verify and put on the shelf; tell by events how it goes. Returns: why it is not ready, if it is not."""
     cid = job.announcement.manifest
     try:
         with ports.store.lease():  # nothing that comes is swept before it is pinned
-            refusal = await _obtain(ports, job)
+            outcome = await _obtain(ports, job)
     except _PASSING as error:
         return Waiting(error.code, f"{error}{_MAYBE_HIDDEN if isinstance(error, NoProviders) else ''}")
     except (Remote, AgentError) as error:
-        refusal = Refuse(error.code, str(error))
+        outcome = Refuse(error.code, str(error))
     except _BAD_CONTENT as error:
-        refusal = Refuse("bad_adapter", str(error))
+        outcome = Refuse("bad_adapter", str(error))
     except (StorageError, OSError) as error:  # our disk's trouble: it says so and goes on when that is mended
         return Waiting("storage_failed", str(error))
     # A tampered block is its sender's doing: the adapter itself may yet come from another.
-    if refusal is not None and refusal.code != Tampered.code:
-        await ports.exchange.work(partial(_note_refused, ports, cid, refusal.text))
-    return refusal
+    if isinstance(outcome, Refuse) and outcome.code != Tampered.code:
+        await ports.exchange.work(partial(_note_refused, ports, cid, outcome.text))
+    return outcome
 
 
-async def _obtain(ports: Ports, job: Job) -> Refuse | None:
-    started_s = trio.current_time()
+async def _obtain(ports: Ports, job: Job) -> Outcome:
     providers = _providers(ports, job)
     entry = await fetch_entry(ports, job.announcement.manifest, providers)
     accepted = [str(job.base)] if ports.catalog.models.accepting(str(job.base)) else []
     manifest = judge_manifest(entry, job.announcement, job.publisher, job.base, accepted)
     if isinstance(manifest, Refuse):
         return manifest
-    await ports.exchange.work(partial(_note_fetching, ports, entry, manifest))
+    is_news = await ports.exchange.work(partial(_note_heard, ports, entry, manifest))
+    verdict = await ports.exchange.work(partial(_verdict, ports, job, manifest))
+    if is_news or isinstance(verdict, Fetch):
+        _tell_heard(ports, job, entry, manifest)
+    if isinstance(verdict, Leave):
+        return Held("held", f"{verdict.text}. To fetch it: covey adapter fetch {manifest.name}")
+    if isinstance(verdict, Later):
+        return Waiting(verdict.code, verdict.text)
+    ports.spending.n_bytes += manifest.n_bytes
+    try:
+        await _bring_in(ports, job, entry, manifest, providers)
+    finally:
+        ports.spending.n_bytes -= manifest.n_bytes
+    return None
+
+
+def _tell_heard(ports: Ports, job: Job, entry: Entry, manifest: Manifest) -> None:
     ports.emit(
         "adapter_heard",
         manifest=str(entry.cid),
@@ -111,6 +139,24 @@ async def _obtain(ports: Ports, job: Job) -> Refuse | None:
         base=str(job.base),
         by=job.publisher,
     )
+
+
+def _verdict(ports: Ports, job: Job, manifest: Manifest) -> Verdict:
+    if job.is_asked:
+        return Fetch()
+    versions = ports.catalog.adapters.query(
+        publisher=job.publisher, name=manifest.name, base=str(job.base), state=AdapterState.READY
+    )
+    came = ports.catalog.adapters.n_bytes_since(ports.unix_s() - DAY_S)
+    has_older = any(row.version < manifest.version for row in versions)
+    return judge_files(
+        ports.policy, manifest.n_bytes, Moment(has_older, came + ports.spending.n_bytes, ports.is_busy())
+    )
+
+
+async def _bring_in(ports: Ports, job: Job, entry: Entry, manifest: Manifest, providers: list[PeerInfo]) -> None:
+    started_s = trio.current_time()
+    await ports.exchange.work(partial(_note_fetching, ports, entry))
     await preflight(ports, job.publisher, manifest, providers)
     fetched = await _fetch_files(ports, job.publisher, entry.cid, manifest, providers)
     folder = await ports.exchange.work(partial(put_on_shelf, ports, entry.cid, manifest))
@@ -127,7 +173,6 @@ async def _obtain(ports: Ports, job: Job) -> Refuse | None:
         n_reused_bytes=fetched.n_reused_bytes,
         took_s=round(trio.current_time() - started_s, 3),
     )
-    return None
 
 
 async def _fetch_files(
@@ -187,15 +232,19 @@ async def fetch_entry(
     return entry
 
 
-def _note_fetching(ports: Ports, entry: Entry, manifest: Manifest) -> None:
+def _note_heard(ports: Ports, entry: Entry, manifest: Manifest) -> bool:
+    """Keep what it says of itself. Returns: was that new?"""
     unix_s = ports.unix_s()
     pin(ports, entry, manifest, PinState.FETCHING)
     # Its author signed who may have these two; what they link to has levels of its own.
     ports.store.set_floor((entry.cid, entry.body_cid), PASSED_ON[manifest.audience])
     with ports.catalog.transaction():
         ports.catalog.artifacts.put(artifact_row(entry, is_own=False))
-        ports.catalog.adapters.upsert(row_of(entry, manifest, unix_s))
-        ports.catalog.adapters.set_state(entry.cid, AdapterState.FETCHING, unix_s)
+        return ports.catalog.adapters.upsert(row_of(entry, manifest, unix_s))
+
+
+def _note_fetching(ports: Ports, entry: Entry) -> None:
+    ports.catalog.adapters.set_state(entry.cid, AdapterState.FETCHING, ports.unix_s())
 
 
 def _note_ready(ports: Ports, entry: Entry, manifest: Manifest, folder: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
+from agents.adapters.policy import Policy, Spending
 from protocols.bitswap.shell import Exchange
 from protocols.net import Network
 from storage.blockstore import Store
@@ -26,6 +27,7 @@ class Emit(Protocol):
 class Ports:
     """Everything outside. `unix_s` is the wall clock; `folder` holds the adapters that are ready, each as files.
 
+    `policy` says what comes unasked; `is_busy`: does the engine answer now? `spending` counts what is coming.
     `store` is the exchange's store. Who gives an adapter its version holds `numbering` until its row is written.
     """
 
@@ -38,6 +40,9 @@ class Ports:
     emit: Emit
     unix_s: Callable[[], float]
     folder: Path
+    policy: Policy = field(default_factory=Policy)
+    is_busy: Callable[[], bool] = lambda: False
+    spending: Spending = field(default_factory=Spending)
     numbering: Lock = field(default_factory=Lock)
 
     @property

@@ -16,7 +16,7 @@ import trio
 
 from agents.adapters.announce import Turnstile
 from agents.adapters.decide import TRUST_KIND, Accept, AlreadyKnown, Facts, Refuse, decide
-from agents.adapters.obtain import Job, Waiting, obtain
+from agents.adapters.obtain import Held, Job, Waiting, obtain
 from agents.adapters.ports import Ports
 from protocols import adapters as wire
 from protocols import replay
@@ -89,6 +89,7 @@ class Wanted(NamedTuple):
 
 
 News = NewBase | NewTrust | Wanted
+_KINDS: Final = {Refuse: "adapter_refused", Waiting: "adapter_waiting", Held: "adapter_held"}
 
 
 class Late(NamedTuple):
@@ -109,6 +110,8 @@ class Intake:
     bases: set[Cid] = field(default_factory=set)
     in_hand: set[Cid] = field(default_factory=set)
     refused: OrderedDict[Cid, None] = field(default_factory=OrderedDict)  # for good, as long as no base is added
+    held: OrderedDict[Cid, None] = field(default_factory=OrderedDict)  # by the settings
+    asked: OrderedDict[Cid, None] = field(default_factory=OrderedDict)  # by the user, and not ready yet
     late: OrderedDict[Cid, Late] = field(default_factory=OrderedDict)
     n_fetching: Counter[PeerId] = field(default_factory=Counter)
     passed_by: list[Job] = field(default_factory=list)  # all in hand
@@ -156,7 +159,9 @@ async def _take_up(intake: Intake, item: News, nursery: trio.Nursery) -> Collect
         case NewTrust(peer):
             return [peer]
         case Wanted(manifest):
-            intake.refused.pop(manifest, None)
+            for left in (intake.refused, intake.held):
+                left.pop(manifest, None)
+            _note(intake.asked, manifest)
             row = intake.ports.catalog.adapters.get(manifest)
             if row is None:
                 return []
@@ -240,7 +245,7 @@ def _unfinished(intake: Intake, rows: list[AdapterRow]) -> list[Job]:
     jobs |= {manifest: late.job for manifest, late in intake.late.items() if now_s - late.since_s < LATE_S}
     tried_s = {manifest: intake.tried_s.get(manifest, -math.inf) for manifest in jobs}
     intake.tried_s = {manifest: at_s for manifest, at_s in tried_s.items() if at_s > -math.inf}
-    due = [manifest for manifest in jobs if now_s - tried_s[manifest] >= RETRY_S]
+    due = [manifest for manifest in jobs if manifest not in intake.held and now_s - tried_s[manifest] >= RETRY_S]
     return [jobs[manifest] for manifest in sorted(due, key=lambda manifest: (tried_s[manifest], manifest))]
 
 
@@ -283,9 +288,9 @@ async def _fetch(intake: Intake, job: Job) -> None:
     try:
         known = intake.ports.catalog.adapters.get(manifest)
         is_removed = known is not None and known.state is AdapterState.REMOVED
-        outcome = None if is_removed else await obtain(intake.ports, job)
+        outcome = None if is_removed else await obtain(intake.ports, job._replace(is_asked=manifest in intake.asked))
         if outcome is None and not is_removed:
-            intake.on_ready(manifest)
+            _note_ready(intake, manifest)
     finally:
         intake.in_hand.discard(manifest)
     if isinstance(outcome, Waiting):
@@ -296,14 +301,23 @@ async def _fetch(intake: Intake, job: Job) -> None:
         intake.late.pop(manifest, None)
     if outcome is not None:
         _tell(intake, job.base, job.publisher, outcome, job.announcement)
+    if isinstance(outcome, Held):
+        _note(intake.held, manifest)
     if isinstance(outcome, Refuse) and outcome.code != Tampered.code:
-        _note_refused(intake, manifest)
+        _note(intake.refused, manifest)
 
 
-def _note_refused(intake: Intake, manifest: Cid) -> None:
-    intake.refused[manifest] = None
-    if len(intake.refused) > MAX_TOLD:
-        intake.refused.popitem(last=False)
+def _note_ready(intake: Intake, manifest: Cid) -> None:
+    """It is here. What is held may be a newer version of it: that is judged again."""
+    intake.asked.pop(manifest, None)
+    intake.held.clear()
+    intake.on_ready(manifest)
+
+
+def _note(manifests: OrderedDict[Cid, None], manifest: Cid) -> None:
+    manifests[manifest] = None
+    if len(manifests) > MAX_TOLD:
+        manifests.popitem(last=False)
 
 
 async def _hear(intake: Intake, base: Cid, sender: PeerId, envelope: bytes) -> None:
@@ -335,7 +349,7 @@ def _judge(intake: Intake, base: Cid, signed: Signed[Announcement]) -> Accept | 
     facts = Facts(
         me=intake.ports.network.peer_id,
         is_trusted=catalog.peers.is_trusted(signed.author, TRUST_KIND),
-        is_settled=announcement.manifest in intake.in_hand or announcement.manifest in intake.refused,
+        is_settled=any(announcement.manifest in each for each in (intake.in_hand, intake.refused, intake.held)),
         known=catalog.adapters.get(announcement.manifest),
         versions=tuple(
             catalog.adapters.query(publisher=signed.author, name=announcement.name, base=str(base), limit=MAX_WAITING)
@@ -364,12 +378,12 @@ def _enqueue(intake: Intake, job: Job) -> None:
 
 
 def _tell(
-    intake: Intake, base: Cid, peer: PeerId, reason: Refuse | Waiting, announcement: Announcement | None = None
+    intake: Intake, base: Cid, peer: PeerId, reason: Refuse | Waiting | Held, announcement: Announcement | None = None
 ) -> None:
     subject = bytes(announcement.manifest) if announcement else b""
     if intake.refusals.is_news(Told(peer, reason.code, subject), trio.current_time()):
         named = {} if announcement is None else _names(announcement)
-        kind = "adapter_refused" if isinstance(reason, Refuse) else "adapter_waiting"
+        kind = _KINDS[type(reason)]
         intake.ports.emit(kind, by=peer, code=reason.code, text=reason.text, peer=str(peer), base=str(base), **named)
 
 

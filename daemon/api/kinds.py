@@ -3,7 +3,8 @@
 from typing import Final
 
 EVENT_KINDS: Final = {
-    "adapter_heard": "A trusted peer announced an adapter that fits a model here; its fetch begins.",
+    "adapter_heard": "A trusted peer announced an adapter that fits a model here.",
+    "adapter_held": "The settings leave an adapter where it is until the user asks for it; `text` says which.",
     "adapter_not_staged": "A chat's next adapter could not be loaded ahead of its turn; `code` and `text` say why.",
     "adapter_progress": "Another tenth of an adapter is here.",
     "adapter_published": "An adapter of this node is signed, stored and, unless it is private, announced.",
@@ -13,7 +14,7 @@ EVENT_KINDS: Final = {
     "adapter_skipped": "A folder that is watched holds an adapter that cannot be published; `code` and `text` say why.",
     "adapter_staged": "A chat's next adapter is in the engine.",
     "adapter_switched": "A chat's answers come with another adapter from now on.",
-    "adapter_waiting": "Nobody who can be reached has the adapter; it is tried again.",
+    "adapter_waiting": "Nobody who can be reached has the adapter, or the settings put it off; it is tried again.",
     "agent_added": "An agent is hosted here; its card is announced in its workspace.",
     "answer_cut_short": "Content on its way to the user ended early; `code` and `text` say why, `answer` which it was.",
     "artifact_added": "The manifest of an artifact was fetched and verified; its files too, where they were asked for.",

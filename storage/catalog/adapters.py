@@ -201,6 +201,15 @@ class AdapterTable:
         values = (*conditions.values(), max(0, min(limit, MAX_ROWS_READ)))
         return self._rows(f"{where} ORDER BY {_ORDER_BY[order]} LIMIT ?", values)
 
+    def n_bytes_since(self, unix_s: float) -> int:
+        """Bytes of others' adapters that became ready since then."""
+        row = self._database.read_one(
+            "SELECT coalesce(sum(n_bytes), 0) FROM adapters JOIN artifacts USING (manifest)"
+            " WHERE NOT is_own AND ready_unix_s >= ?",
+            (unix_s,),
+        )
+        return int(row[0]) if row else 0
+
     def newest_own(self, *, base: str | None = None, limit: int = MAX_ROWS_READ) -> list[AdapterRow]:
         """Of each name and base the highest version that this node published; the latest published first."""
         return self._rows(
