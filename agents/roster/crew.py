@@ -22,6 +22,7 @@ from agents.memory.view import View, recorded, worked
 from agents.roster import asking, attached
 from agents.roster.announced import PREFIX, announced, read_announced
 from agents.roster.card import SCOPE, check_size, read_card, sign_card
+from agents.roster.contained import contained
 from agents.roster.declaration import LEARNT, BadAgent, Declaration, read_declaration
 from agents.roster.errors import UnknownAgent
 from agents.roster.language import LanguageModel
@@ -187,6 +188,10 @@ class Crew:
         return await self._work(one, name, found.card, task)
 
     async def _work(self, one: Workspace, name: str, card: Cid, task: Task) -> tuple[Any, dict[str, Any]]:
+        with contained(name):
+            return await self._done(one, name, card, task)
+
+    async def _done(self, one: Workspace, name: str, card: Cid, task: Task) -> tuple[Any, dict[str, Any]]:
         declared = self._hosted[one.cid, name]
         memory, wish = View(), declared.remembers
         if task.do == MODEL:

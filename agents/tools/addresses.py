@@ -43,6 +43,8 @@ async def resolve(host: str, port: int, *, may_reach_private: bool) -> str:
         found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
     except OSError as error:
         raise ToolFailed(f"{host} is not found: {error.strerror or error}") from None
+    except UnicodeError as error:  # a name that cannot be one: over 63 letters, or none, between two dots
+        raise ToolFailed(f"{host[:100]} is no name of a host: {error}") from None
     texts = [str(one[4][0]) for one in found]
     if not texts:
         raise ToolFailed(f"{host} has no address")

@@ -86,7 +86,7 @@ def count_of(given: Mapping[str, Any], name: str, usual: int, most: int) -> int:
 
 async def use(tool: Tool, given: Any, reach: Reach) -> Any:
     """What a tool returns, no longer than it may be. Raises: ToolRefused, ToolFailed, AgentError, OSError."""
-    if not isinstance(given, dict) or len(msgspec.json.encode(given)) > MAX_INPUT_BYTES:
+    if not isinstance(given, dict) or _n_bytes(given) > MAX_INPUT_BYTES:
         raise ToolFailed(f"the tool {tool.name} takes {{{', '.join(tool.takes)}}}")
     if tool.schema is None and (unknown := sorted(str(name) for name in given.keys() - tool.takes.keys())):
         raise ToolFailed(f"the tool {tool.name} takes no `{unknown[0]}`, but {', '.join(tool.takes)}")
@@ -94,3 +94,10 @@ async def use(tool: Tool, given: Any, reach: Reach) -> Any:
     if len(msgspec.json.encode(found)) > MAX_RESULT_BYTES:
         raise ToolFailed(f"the tool {tool.name} found over {MAX_RESULT_BYTES} bytes: ask for less")
     return found
+
+
+def _n_bytes(given: dict[str, Any]) -> int:
+    try:
+        return len(msgspec.json.encode(given))
+    except (TypeError, ValueError, RecursionError):  # a plan may hold what JSON has not: links
+        raise ToolFailed("a tool takes what can be said in JSON, and no links") from None

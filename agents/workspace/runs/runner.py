@@ -77,13 +77,13 @@ class Runner:
                 for run in runs(self._one.space):
                     try:
                         is_busy |= self._one.space.has_key() and await self._advance(run, nursery)
-                    except NoKey as error:  # taken away in the midst of it
+                    except (NoKey, ProtocolError) as error:  # taken away in the midst of it; or it fits into no entry
                         self._waits(run, error)
                 if not is_busy:
                     with trio.move_on_after(TICK_S):
                         await self._one.news(seen)
 
-    def _waits(self, run: Run, error: NoKey) -> None:
+    def _waits(self, run: Run, error: NoKey | ProtocolError) -> None:
         log.info("run_waits", workspace=str(self._one.cid), run=run.name, error=str(error))
 
     def _outside(self) -> Outside:
@@ -115,7 +115,7 @@ class Runner:
                 self._failed_s[place] = trio.current_time() + TICK_S
             elif self._is_due(act):
                 await self._perform(act)
-        except NoKey as error:
+        except (NoKey, ProtocolError) as error:
             self._waits(act.run, error)
         finally:
             self._busy.discard(place)

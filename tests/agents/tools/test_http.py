@@ -10,6 +10,7 @@ from agents.roster.declaration import Policy
 from agents.tools import addresses, tools
 from agents.tools.addresses import is_allowed, is_public
 from agents.tools.tool import Reach, ToolFailed, ToolRefused, use
+from storage.cid import RAW, Cid
 
 
 class Site(http.server.BaseHTTPRequestHandler):
@@ -169,3 +170,15 @@ async def test_a_name_that_does_not_resolve_is_told(monkeypatch):
     monkeypatch.setattr(trio.socket, "getaddrinfo", fails)
     with pytest.raises(ToolFailed, match="no such name"):
         await addresses.resolve("x.example", 80, may_reach_private=False)
+
+
+@pytest.mark.parametrize("host", ["a..example", f"{'a' * 70}.example"])
+async def test_what_cannot_be_a_name_is_not_looked_up(host):
+    with pytest.raises(ToolFailed, match="no name of a host"):
+        await addresses.resolve(host, 80, may_reach_private=False)
+
+
+async def test_a_link_in_the_place_of_a_text_is_refused():
+    given = {"url": Cid.of(b"x", RAW)}
+    with pytest.raises(ToolFailed, match="no links"):
+        await use(tools()["http-get"], given, Reach(policy=Policy(), key=""))
