@@ -1,6 +1,7 @@
 """The agents of a workspace, as everybody reads them there: the value of the key `agents/NAME`, put by its host."""
 
 from typing import Annotated, Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
 
 import msgspec
 from msgspec import Meta
@@ -39,9 +40,20 @@ class Announced(NamedTuple):
     node: Node
 
 
+_KEPT: Final[WeakKeyDictionary[Space, tuple[int, list[Announced]]]] = WeakKeyDictionary()
+
+
 def announced(space: Space) -> list[Announced]:
-    """Every agent whose host is a member still, by name. What does not read as one is none."""
-    return [one for key, node in sorted(space.values().items()) if (one := read_announced(space, key, node))]
+    """Every agent whose host is a member still, by name. What does not read as one is none.
+
+    It is asked for each step of each run that waits: what was found is kept until there are more entries.
+    """
+    n_blocks, found = _KEPT.get(space, (-1, []))
+    if n_blocks != space.history.n_blocks:
+        ours = sorted((key, node) for key, node in space.values().items() if key.startswith(PREFIX))
+        found = [one for key, node in ours if (one := read_announced(space, key, node))]
+        _KEPT[space] = space.history.n_blocks, found
+    return list(found)
 
 
 def read_announced(space: Space, key: str, node: Node) -> Announced | None:

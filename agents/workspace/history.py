@@ -117,6 +117,11 @@ class History:
     def __len__(self) -> int:
         return len(self.order)
 
+    @property
+    def n_blocks(self) -> int:
+        """How many entry blocks are here. They only become more, and all that can be told comes from them."""
+        return len(self._nodes)
+
     def __contains__(self, cid: Cid) -> bool:
         """Is this entry block here?"""
         return cid in self._nodes or cid == self.root_entry.cid
