@@ -7,11 +7,12 @@ by memory, by what it writes. Where a machine has no such locks, the tool is ref
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -124,7 +125,7 @@ async def _watch(scratch: str, ended: _Ended, scope: trio.CancelScope) -> None:
 
 def _size(folder: str) -> tuple[int, int]:
     n_files = n_bytes = 0
-    for where, _, names in os.walk(folder):
+    for where, names in _walked(folder):
         n_files += 1
         for name in names:
             n_files += 1
@@ -133,6 +134,17 @@ def _size(folder: str) -> tuple[int, int]:
         if n_files > MAX_SCRATCH_FILES:
             break
     return n_files, n_bytes
+
+
+def _walked(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """Each folder and the files in it; one that the code closed to its owner is opened before it is looked into."""
+    for where, folders, names in os.walk(folder):
+        for name in folders:
+            path = os.path.join(where, name)
+            with suppress(OSError):  # no link can have taken its place: the code can make none
+                if os.lstat(path).st_mode & stat.S_IRWXU != stat.S_IRWXU:
+                    os.chmod(path, stat.S_IRWXU)
+        yield where, names
 
 
 async def _killed(process: trio.Process) -> None:
@@ -164,6 +176,8 @@ def _told(process: trio.Process, ended: _Ended, scratch: str) -> dict[str, Any]:
 
 def _cleared(folder: str) -> None:
     """Without following links; a folder that was closed to its owner is opened first."""
+    for _ in _walked(folder):
+        pass
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -210,3 +210,27 @@ async def test_the_policy_says_who_may():
         await use(tool, {"code": "print(1)"}, Reach(policy=Policy(), key=""))
     with pytest.raises(BadAgent, match="may_run_python"):
         read_declaration(b'name = "a"\ntools = ["python-run"]')
+
+
+@pytest.fixture
+def nobody(tmp_path_factory):
+    """This process as a user that file modes hold for."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+
+
+def test_what_lies_in_a_folder_that_its_owner_may_not_look_into_counts_and_goes_too(nobody):
+    scratch = Path(tempfile.mkdtemp())
+    (scratch / "closed").mkdir()
+    (scratch / "closed" / "a").write_bytes(b"x" * 100_000)
+    (scratch / "closed" / "shut").mkdir(0o000)
+    (scratch / "closed").chmod(0o300)
+    n_files, n_bytes = python._size(str(scratch))
+    assert n_files == 4 and n_bytes >= 100_000
+    (scratch / "closed").chmod(0o000)
+    python._cleared(str(scratch))
+    assert not scratch.exists()
