@@ -29,6 +29,7 @@ class FrameReader:
         self._parts: list[bytes | bytearray] = []
         self._n_unread = 0
         self._n_needed = 1  # until when there is nothing to cut
+        self._whole: tuple[int, int] | None = None  # of the message in hand: its length, and where it begins
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take what arrived; give the messages that are whole. Raises: TooBig, Malformed."""
@@ -36,8 +37,8 @@ class FrameReader:
         self._n_unread += len(data)
         if self._n_unread < self._n_needed:
             return []
+        messages = [self._finish(self._whole)] if self._whole is not None else []
         unread = b"".join(self._parts)
-        messages: list[bytes] = []
         at = 0
         while (head := self._head(unread, at)) is not None and len(unread) >= sum(head):
             length, start = head
@@ -46,7 +47,22 @@ class FrameReader:
         self._parts = [unread[at:]] if at < len(unread) else []
         self._n_unread = len(unread) - at
         self._n_needed = self._n_unread + 1 if head is None else sum(head) - at
+        self._whole = None if head is None else (head[0], head[1] - at)
         return messages
+
+    def _finish(self, head: tuple[int, int]) -> bytes:
+        """The message in hand, put together without a copy of what is around it, which stays."""
+        length, start = head
+        first, last = memoryview(self._parts[0]), memoryview(self._parts[-1])
+        n_behind = self._n_unread - start - length  # of the next one, in the piece that came last
+        rest = bytes(last[len(last) - n_behind :])
+        if len(self._parts) == 1:
+            message = bytes(first[start : start + length])
+        else:
+            message = b"".join((first[start:], *self._parts[1:-1], last[: len(last) - n_behind]))
+        self._parts = [rest] if rest else []
+        self._n_unread = n_behind
+        return message
 
     def _keep(self, data: bytes) -> None:
         last = self._parts[-1] if self._parts else None

@@ -73,8 +73,9 @@ class Opener:
             view = view[n_lacking:]
             if len(self._unread) < n_wanted:
                 return view
-        messages.append(self._open(bytes(self._unread[LENGTH_BYTES:])))
-        self._unread.clear()
+        with memoryview(self._unread) as whole:
+            messages.append(self._open(whole[LENGTH_BYTES:]))
+        self._unread = bytearray()
         return view
 
     def _length(self, head: bytearray | memoryview) -> int:

@@ -26,12 +26,12 @@ from protocols.bitswap.wire import (
     Entry,
     Message,
     decode,
-    encode,
+    framed,
     identify,
 )
 from protocols.bucket import Bucket
 from protocols.errors import Local, Malformed, Remote, TooBig
-from protocols.framing import FrameReader, frame
+from protocols.framing import FrameReader
 from protocols.net import Network, Stream
 from storage.blockstore import Blockstore
 from storage.cid import Cid
@@ -468,7 +468,8 @@ async def _send(exchange: Exchange, peer: PeerId, stream: Stream | None, message
                 with trio.fail_after(OPEN_TIMEOUT_S):
                     stream = await exchange.network.open_stream(peer, PROTOCOLS)
             with trio.fail_after(WRITE_TIMEOUT_S):
-                await stream.write(frame(encode(message, stream.protocol)))
+                for piece in framed(message, stream.protocol):
+                    await stream.write(piece)
         except (Remote, trio.TooSlowError) as error:
             if stream is not None:
                 await stream.aclose()

@@ -24,6 +24,7 @@ MAX_MESSAGE_BYTES: Final = 4 << 20
 MAX_ITEMS: Final = 1 << 14  # wantlist entries, blocks and presences of one message together
 MAX_FIELDS: Final = 8 * MAX_ITEMS  # an item has at most six fields; the rest is room for unknown ones
 MAX_PREFIX_BYTES: Final = 4 * 9
+WHOLE_BYTES: Final = 32 << 10  # a part of a message this large is not copied to go out with others
 _V0_PREFIX: Final = bytes((0, DAG_PB, SHA2_256, 32))
 
 
@@ -93,6 +94,24 @@ def encode(message: Message, protocol: str = BITSWAP_1_2) -> bytes:
 
     Peers older than 1.2 know neither want-have nor presences: those are left out for them.
     """
+    return b"".join(_parts(message, protocol))
+
+
+def framed(message: Message, protocol: str = BITSWAP_1_2) -> list[bytes]:
+    """The same behind its length, in pieces to be written one after the other: large blocks go as they are, uncopied."""
+    parts = _parts(message, protocol)
+    pieces: list[bytes] = []
+    small = [varint_encode(sum(map(len, parts)))]
+    for part in parts:
+        if len(part) < WHOLE_BYTES:
+            small.append(part)
+        else:
+            pieces += (b"".join(small), part)
+            small = []
+    return [*pieces, b"".join(small)] if small else pieces
+
+
+def _parts(message: Message, protocol: str) -> list[bytes]:
     is_modern = protocol == BITSWAP_1_2
     parts: list[bytes] = []
     wantlist = _encode_wantlist(message, is_modern)
@@ -109,7 +128,7 @@ def encode(message: Message, protocol: str = BITSWAP_1_2) -> bytes:
         parts += [_encode_presence(cid, 1) for cid in message.dont_haves]
         if message.pending_bytes:
             parts += (b"\x28", varint_encode(message.pending_bytes))
-    return b"".join(parts)
+    return parts
 
 
 def _encode_wantlist(message: Message, is_modern: bool) -> bytes:

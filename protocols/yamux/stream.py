@@ -15,12 +15,12 @@ class Pieces:
     """Bytes in a row, put in and taken out in pieces of any size."""
 
     def __init__(self) -> None:
-        self._pieces: deque[bytes | bytearray] = deque()
+        self._pieces: deque[bytes | bytearray | memoryview] = deque()
         self._at = 0  # how much of the first is gone
         self.n_bytes = 0
 
     def put(self, data: bytes | bytearray | memoryview) -> None:
-        """Add `data`; a view is copied, for what lies under it may be large."""
+        """Add `data`; a view is copied where it keeps more from being let go of than it shows."""
         n_bytes = len(data)
         self.n_bytes += n_bytes
         if n_bytes < MERGE_BYTES:
@@ -30,7 +30,8 @@ class Pieces:
                 return
             self._pieces.append(bytearray(data))
         else:
-            self._pieces.append(data if isinstance(data, bytes) else bytes(data))
+            is_small_part = isinstance(data, memoryview) and 2 * n_bytes < memoryview(data.obj).nbytes
+            self._pieces.append(bytes(data) if is_small_part or isinstance(data, bytearray) else data)
 
     def take(self, max_bytes: int) -> bytes:
         """The next bytes, at most so many."""

@@ -29,6 +29,7 @@ from storage.packs.record import (
 )
 
 MAX_OPEN_PACKS: Final = 256
+WHOLE_BYTES: Final = 32 << 10  # a payload this large is not copied to be written with others
 _NUMBER: Final = re.compile("[0-9]{8,15}")
 
 
@@ -194,11 +195,13 @@ class PackWriter:
             )
         is_new = self._fd is None
         try:
-            data, records = self._encode(entries)
+            pieces, records = self._encode(entries)
             fd = self._open()
-            write_all(fd, data, self.committed)
+            self.appended = self.committed
+            for piece in pieces:
+                write_all(fd, piece, self.appended)
+                self.appended += len(piece)
             self._sync(fd, is_new=is_new)
-            self.appended = self.committed + len(data)
             yield records
         except BaseException:
             self._cut()
@@ -212,7 +215,9 @@ class PackWriter:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         return self._fd
 
-    def _encode(self, entries: Sequence[tuple[Kind, bytes, bytes]]) -> tuple[bytes, list[Record]]:
+    def _encode(self, entries: Sequence[tuple[Kind, bytes, bytes]]) -> tuple[list[bytes], list[Record]]:
+        """What is to be written, in pieces: a large payload is one of its own, uncopied."""
+        pieces: list[bytes] = []
         parts = [] if self.committed else [pack_header(self._marker)]
         at = self.committed or PACK_HEADER_BYTES
         records = []
@@ -221,8 +226,13 @@ class PackWriter:
             at += len(head)
             records.append(Record(kind, key, at, len(payload), payload if kind == Kind.NOTE else b""))
             at += len(payload)
-            parts += (head, payload)
-        return b"".join(parts), records
+            parts.append(head)
+            if len(payload) < WHOLE_BYTES:
+                parts.append(payload)
+            else:
+                pieces += (b"".join(parts), payload)
+                parts = []
+        return [*pieces, b"".join(parts)], records
 
     def _sync(self, fd: int, *, is_new: bool) -> None:
         try:
