@@ -26,6 +26,9 @@ def parts_of(path: str) -> list[str]:
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts or len(parts) > MAX_PARTS:
         raise ToolRefused(f"{path!r} leads out of the agent's folder")
+    # What tools keep beside one's texts: tokens to be read (.env), hooks to be written (.git). No agent is shown them.
+    if any(part.startswith(".") for part in parts):
+        raise ToolRefused(f"{path!r} has a name with a dot before it: such files are hidden from agents")
     return parts
 
 
@@ -74,8 +77,8 @@ def read(root: str, path: str, n_most: int) -> bytes:
 def write(root: str, path: str, data: bytes) -> None:
     """Write a file anew, whole or not at all; folders on the way have to be there. Raises: as `read`."""
     *folders, name = parts_of(path) or [""]
-    if not name or name.startswith("."):
-        raise ToolFailed("name a file, without a dot before its name")
+    if not name:
+        raise ToolFailed("name a file")
     with opened(root, folders) as folder:
         temporary = f".{name[:100]}.{os.urandom(8).hex()}"
         fd = os.open(

@@ -20,6 +20,8 @@ def folder(tmp_path):
     (root / "link.txt").symlink_to(tmp_path / "secret.txt")
     (root / "out").symlink_to(tmp_path)
     (root / ".hidden").write_text("secret")
+    (root / ".git").mkdir()
+    (root / ".git" / "config").write_text("secret")
     os.mkfifo(root / "pipe.txt")
     os.link(tmp_path / "secret.txt", root / "hard.txt")
     return root
@@ -29,7 +31,7 @@ def folder(tmp_path):
     "path",
     [
         "../secret.txt", "/etc/passwd", "sub/../../secret.txt", "link.txt", "out/secret.txt", "out", "pipe.txt",
-        "hard.txt", "sub", "a.md/x", "a\0b", "/".join(["x"] * 40),
+        "hard.txt", "sub", "a.md/x", "a\0b", "/".join(["x"] * 40), ".hidden", ".git/config",
     ],
 )  # fmt: skip
 def test_what_leads_elsewhere_is_refused(folder, path):
@@ -45,12 +47,12 @@ def test_what_is_there_is_read_and_listed(folder):
         confined.read(str(folder), "c.txt", 6)
 
 
-@pytest.mark.parametrize("path", ["../x", "out/x", ".x", "", "/x", "no/x"])
+@pytest.mark.parametrize("path", ["../x", "out/x", ".x", "", "/x", "no/x", ".git/hooks", "sub/.x"])
 def test_nothing_is_written_elsewhere(folder, tmp_path, path):
-    before = sorted(os.listdir(tmp_path))
+    before = list(os.walk(tmp_path))
     with pytest.raises((ToolRefused, ToolFailed)):
         confined.write(str(folder), path, b"x")
-    assert sorted(os.listdir(tmp_path)) == before
+    assert list(os.walk(tmp_path)) == before
 
 
 def test_a_file_is_written_whole_and_a_link_in_its_place_is_replaced_not_followed(folder, tmp_path):
