@@ -10,6 +10,7 @@ from agents.workspace.decisions import Ballot, count
 from agents.workspace.duties import past_for, revocation
 from agents.workspace.errors import NoSuchKey, NotGranted
 from agents.workspace.history import Node as Placed
+from agents.workspace.links import teller
 from agents.workspace.space import Space
 from agents.workspace.workspace import Workspace
 from daemon import wall
@@ -407,10 +408,12 @@ async def export(node: "Node", params: ws.Export, report: "Report") -> ws.Export
     one, target = find(node, params.workspace), new_target(params.out)
     root, entries = one.space.history.root_entry, [placed.entry for placed in one.space.history.blocks()]
 
+    may_tell = teller(node.identity.peer_id, node.roots, node.catalog.peers.flock)
+
     def write(on_bytes: "Callable[[int], None]") -> tuple[Packed, Cid]:
         space = Space.of(root, entries)  # folded again here: the workspace's own may change meanwhile
         with node.store.lease():
-            return pack(node.store, space, target, on_bytes), space.state()
+            return pack(node.store, space, target, may_tell, on_bytes, node.identity.peer_id), space.state()
 
     packed, state = await in_thread(write, f"writing {target.name}", None, report)
     return ws.Exported(

@@ -31,7 +31,7 @@ def contained(agent: str) -> Iterator[None]:
         yield
     except (AgentError, ProtocolError, OSError, NotFound, trio.TooSlowError, MemoryError, StoreLocked, UnknownVersion):
         raise
-    except Exception as error:  # noqa: BLE001 - the reason for this file
+    except Exception as error:
         if isinstance(error, Corrupt) and not isinstance(error, CorruptBlock):
             raise
         log.error("agent_failed", agent=agent, error=_told(error), exc_info=error)

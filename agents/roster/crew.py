@@ -29,12 +29,12 @@ from agents.roster.language import LanguageModel
 from agents.roster.perform import MODEL, Task, perform, prompt_of
 from agents.tools.adapters import Adapters
 from agents.tools.tool import Reach, ToolFailed, ToolRefused
+from agents.workspace.links import linked, teller
 from agents.workspace.runs.core import Perform, Run, StepView
 from agents.workspace.runs.effects import EffectFailed
-from agents.workspace.space import Space
 from agents.workspace.workspace import Workspace
 from protocols.entry import Entry, external_aad, open_entry, read_entry
-from protocols.workspaces.entries import Commit, Drop, Put, check
+from protocols.workspaces.entries import Drop, Put, check
 from storage import durable
 from storage.blockstore import MadeBlock, Visibility
 from storage.cid import RAW, Cid
@@ -218,11 +218,15 @@ class Crew:
         return self._open_model(declared)
 
     def _reach(self, one: Workspace, declared: Declaration, key: str, depth: int) -> Reach:
-        ports = self._ports
+        ports, me = self._ports, self._ports.identity.peer_id
+        may_tell = teller(me, ports.roots, ports.catalog.peers.flock)
+        kept = f"agent/{one.cid}"  # the name of the pins of what agents have put there
 
         async def get(cid: Cid, n_most: int) -> bytes:
-            if cid not in _linked(one.space) and not ports.roots.may_see(None, cid, is_flock=False):
-                raise ToolRefused(f"{cid} belongs neither to the workspace nor to what everybody may see")
+            authors = linked(one.space, me).get(cid, ())
+            is_open = ports.roots.may_see(None, cid, is_flock=False) or any(may_tell(author, cid) for author in authors)
+            if not is_open and await ports.exchange.work(partial(ports.pins.get, cid, kept)) is None:
+                raise ToolRefused(f"{cid} is not for everybody, and nobody here has put it there who may see it")
             data = await ports.exchange.work(partial(ports.store.get, cid))
             if len(data) > n_most:
                 raise ToolFailed(f"{cid} has {len(data)} bytes; {n_most} are allowed")
@@ -235,7 +239,7 @@ class Crew:
             def keep() -> None:
                 with ports.store.lease():
                     ports.store.put_many([block])
-                    ports.pins.add(block.cid, f"agent/{one.cid}", PinKind.DIRECT, PinState.COMPLETE)
+                    ports.pins.add(block.cid, kept, PinKind.DIRECT, PinState.COMPLETE)
                     ports.roots.publish(block.cid, Visibility.MEMBERS, members)
 
             await ports.exchange.work(keep)
@@ -243,18 +247,12 @@ class Crew:
 
         async def ask(agent: str, prompt: str, of: str) -> str:
             name = asking.name_for(of, agent, prompt, depth + 1)
-            me, unix_s = ports.identity.peer_id, ports.unix_s()
+            unix_s = ports.unix_s()
             await asking.begin(one, me, agent, prompt, name, declared.model.timeout_s, unix_s)
             return str(await asking.answer(one, name))
 
-        own = Own(one, self.mind, ports.identity.peer_id, declared.name, declared.remembers)
+        own = Own(one, self.mind, me, declared.name, declared.remembers)
         return Reach(
             policy=declared.policy, key=key, space=one.space, own=own, get=get, put=put, ask=ask,
             agent=declared.name, adapters=self._adapters,
         )  # fmt: skip
-
-
-def _linked(space: Space) -> set[Cid]:
-    return {
-        node.says.link for node in space.history if isinstance(node.says, Put | Commit) and node.says.link is not None
-    }

@@ -1,4 +1,5 @@
-"""A whole workspace in one CAR: its root, every entry, and what the entries link to, as far as it is here.
+"""A whole workspace in one CAR: its root, every entry, and what the entries link to, as far as it is here and whoever
+linked to it may have it from here.
 
 The CAR's root is a DAG-CBOR block {format, workspace, pages}, each page a list of links to entry blocks in their order.
 Whoever reads it verifies every signature and works the state out anew, without a network.
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from agents.pages import entry_of, paged, read_pages_root, sections
+from agents.roster.card import read_card
+from agents.workspace.links import MayTell, linked
 from agents.workspace.space import Space
 from protocols.entry import Entry
-from protocols.workspaces.entries import Commit, Put
+from protocols.errors import Remote
 from storage.blockstore import Blockstore, MadeBlock
 from storage.car.wire import header, section
 from storage.cid import DAG_CBOR, Cid
@@ -19,6 +22,7 @@ from storage.codecs import dag_cbor
 from storage.dag import reach
 from storage.durable import file_created, write_all
 from storage.errors import Corrupt, InvalidBlock, StorageError
+from storage.keys import PeerId
 
 WRITTEN: Final = "workspace that `covey ws export` wrote"
 
@@ -34,17 +38,25 @@ class Packed(NamedTuple):
 
 
 def pack(
-    store: Blockstore, space: Space, target: Path, on_bytes: Callable[[int], None] = lambda n_bytes: None
+    store: Blockstore,
+    space: Space,
+    target: Path,
+    may_tell: MayTell,
+    on_bytes: Callable[[int], None] = lambda n_bytes: None,
+    me: PeerId | None = None,
 ) -> Packed:
-    """Write a workspace to a file that is not there yet, whole or not at all. Raises: TargetExists, StoreFull."""
+    """Write a workspace to a file that is not there yet, whole or not at all. Content that a member linked to is in it
+    as far as `may_tell`, and agents' cards; `me` is whose node this is. Raises: TargetExists, StoreFull."""
     entries = [space.history.root_entry, *(node.entry for node in space.history.blocks())]
     blocks = _pages(entries)
     own = {block.cid: block.data for entry in entries for block in entry.blocks}
     content, missing = dict[Cid, None](), set[Cid]()
-    for link in _linked(space):
+    for link, authors in _linked(space, me).items():
+        card = _card(store, link, authors)
         try:
             for reached in reach(store, link):
-                if reached.n_bytes is None:
+                is_told = reached.cid in card or any(may_tell(author, reached.cid) for author in authors)
+                if reached.n_bytes is None or not is_told:
                     missing.add(reached.cid)
                 else:
                     content.setdefault(reached.cid)
@@ -80,16 +92,19 @@ def _parts(
     yield from sections(store, content)
 
 
-def _linked(space: Space) -> list[Cid]:
+def _linked(space: Space, me: PeerId | None) -> dict[Cid, set[PeerId]]:
     """The content that entries link to; of a private workspace none: a CAR is for whoever gets it."""
-    if space.history.root.is_private:
-        return []
-    found = dict[Cid, None]()
-    for node in space.history:
-        link = node.says.link if isinstance(node.says, Put | Commit) else None
-        if link is not None:
-            found.setdefault(link)
-    return list(found)
+    return {} if space.history.root.is_private else linked(space, me)
+
+
+def _card(store: Blockstore, link: Cid, authors: set[PeerId]) -> set[Cid]:
+    """The two blocks of an agent's card, signed by who links to it: those are its own, wherever they are."""
+    try:
+        entry = entry_of(store, link)
+        read_card(entry)
+    except (Remote, StorageError):
+        return set()
+    return {block.cid for block in entry.blocks} if entry.author in authors else set()
 
 
 def unpack(store: Blockstore, root: Cid) -> Space:
