@@ -73,6 +73,17 @@ def read_announced(space: Space, key: str, node: Node) -> Announced | None:
     )  # fmt: skip
 
 
+def announced_as(space: Space, name: str, card: Cid, host: PeerId) -> str | None:
+    """The role in which a host once announced an agent of that name by that card; None where it never did."""
+    for node in space.history:
+        says = node.says
+        if isinstance(says, Put) and (says.key, says.link, node.author) == (PREFIX + name, card, host):
+            role = says.value.get("role") if isinstance(says.value, dict) else None
+            if isinstance(role, str) and not space.code(node):
+                return role
+    return None
+
+
 def performers(space: Space, agent: str | None, role: str | None) -> frozenset[PeerId] | None:
     """Who can perform a step that is this agent's, or any agent's of this role; None where that is anybody."""
     if agent is None and role is None:

@@ -6,12 +6,13 @@ from typing import NamedTuple, cast
 
 from agents.memory.items import BadMemory, UnknownMemory
 from agents.memory.view import recorded
+from agents.roster.announced import announced_as
 from agents.roster.card import read_card
 from agents.roster.perform import recorded_prompt
 from agents.workspace.history import Node
 from agents.workspace.provenance import Drawing
 from agents.workspace.runs.core import Run, StepView
-from agents.workspace.runs.plan import filled, idempotency_key
+from agents.workspace.runs.plan import Step, filled, idempotency_key
 from agents.workspace.runs.replay import output_cid, rebuilt
 from agents.workspace.space import Space
 from protocols.entry import open_entry, read_entry
@@ -60,7 +61,7 @@ def _step(space: Space, run: Run, view: StepView, store: Blockstore) -> list[Che
         found.append(
             Check(name, is_same, "its prompt follows from the plan and the outputs before" if is_same else why)
         )
-        found.append(_card(name, view, commit, store))
+        found.append(_card(space, name, step, view, store))
         if "memory" in view.made:
             found.append(_memory(space, name, run, view))
     return found
@@ -77,8 +78,9 @@ def _memory(space: Space, name: str, run: Run, view: StepView) -> Check:
     return Check(name, is_told, "what it remembered stands in the history, and so in its prompt")
 
 
-def _card(name: str, view: StepView, commit: Node, store: Blockstore) -> Check:
-    cid = view.made.get("card")
+def _card(space: Space, name: str, step: Step, view: StepView, store: Blockstore) -> Check:
+    """Did the agent do it that the plan names, and on the node of its host?"""
+    cid, commit = view.made.get("card"), cast(Node, view.commit)
     if not isinstance(cid, Cid):
         return Check(name, False, "it names no card")
     try:
@@ -89,5 +91,12 @@ def _card(name: str, view: StepView, commit: Node, store: Blockstore) -> Check:
         return Check(name, None, f"the card {cid} is not here")
     except (Remote, StorageError) as error:
         return Check(name, False, f"the card {cid}: {error}")
-    is_true = entry.author == commit.author and card["name"] == view.made.get("agent")
-    return Check(name, is_true, f"the card of {card['name']} is signed by {entry.author}")
+    agent = str(view.made.get("agent"))
+    if entry.author != commit.author or card["name"] != agent:
+        return Check(name, False, f"the card of {card['name']} is signed by {entry.author}")
+    role = announced_as(space, agent, cid, commit.author)
+    if role is None:
+        return Check(name, False, f"{entry.author} signed that card of {agent}, and never announced it")
+    if step.agent not in (None, agent) or step.role not in (None, role):
+        return Check(name, False, f"the plan gives it to {step.agent or step.role}, and {agent} ({role}) did it")
+    return Check(name, True, f"the card of {agent} is signed by {entry.author}")

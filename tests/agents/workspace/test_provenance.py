@@ -29,7 +29,7 @@ PLAN = {
 def made_for(act, card):
     if act.plan.do == "echo":
         return {}
-    made = {"agent": "ann's", "role": "search", "card": card, "do": act.plan.do}
+    made = {"agent": "ann", "role": "search", "card": card, "do": act.plan.do}
     if act.plan.do != "model":
         return {"made": made | {"input": act.input}}
     calls = [{"tool": "content-put", "input": {"text": "x"}, "output": {"cid": str(CONTENT)}}]
@@ -46,14 +46,15 @@ def made_for(act, card):
 
 @pytest.fixture
 def told(village):
-    """A run of one member's; `lie` may change what is committed."""
+    """A run of one member's; `lie` may change what is committed; `key` and `role` are its agent's."""
 
-    def told(lie=lambda act, output: output):
+    def told(lie=lambda act, output: output, key="agents/ann", role="search"):
         ann = village().ann
         store = MemoryBlockstore()
-        card = sign_card(ann.identity, Declaration(name="ann's"), ann.space.history.workspace, 1)
+        card = sign_card(ann.identity, Declaration(name="ann"), ann.space.history.workspace, 1)
         store.put_many(card.blocks)
-        ann.say(Put(key="agents/a", value={"role": "search"}, link=card.cid))
+        ann.say(Put(key=key, value={"role": role}, link=card.cid))
+        ann.say(Put(key="agents/other", value={"role": "search"}, link=card.cid))
         ann.say(Put(key="runs/x", value=value_of(read_plan(PLAN))))
         while acts := list(next_acts(ann.space, ann.peer, runs(ann.space)[0], Outside())):
             act = acts[0]
@@ -137,7 +138,7 @@ def lie_of(change):
         (lambda output: output["made"].update(input={"query": "cows"}), "input has changed"),
         (lambda output: output["made"].update(card=CONTENT), None),
         (lambda output: output["made"].update(card="text"), "names no card"),
-        (lambda output: output["made"].update(agent="bob's"), "signed by"),
+        (lambda output: output["made"].update(agent="bob"), "signed by"),
         (lambda output: output["made"].update(do="model"), "was done"),
     ],
 )
@@ -146,6 +147,16 @@ def test_a_record_that_does_not_fit_its_history_is_found(told, change, said):
     checks = audit(space, commit_of(space, "sum"), store)
     wrong = [check for check in checks if check.is_ok is not True]
     assert wrong and (said is None or any(said in check.text for check in wrong))
+
+
+@pytest.mark.parametrize(
+    ("announced", "said"),
+    [({"key": "agents/bob"}, "never announced"), ({"role": "writing"}, "the plan gives it to search")],
+)
+def test_a_step_that_another_agent_did_than_the_plan_names_is_found(told, announced, said):
+    space, store = told(**announced)
+    wrong = [check for check in audit(space, commit_of(space, "sum"), store) if check.is_ok is False]
+    assert len(wrong) == 2 and all(said in check.text for check in wrong)
 
 
 async def echo(given, _key):
@@ -191,7 +202,7 @@ async def test_an_agent_that_is_told_otherwise_now_stops_a_replay(told):
     found = await replay(
         runs(space)[0], {"echo": echo}, told=lambda run, view, given: [{"role": "user", "content": "x"}]
     )
-    assert found[-1].why == "ann's is told otherwise now"
+    assert found[-1].why == "ann is told otherwise now"
 
 
 async def test_asking_again_tells_the_difference_and_goes_on(told):
