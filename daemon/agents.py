@@ -159,7 +159,7 @@ async def ask(node: "Node", params: op.Ask) -> op.Answer:
     name = params.name_of_run or f"{asking.PREFIX_OF_ASKS}.0.{secrets.token_hex(12)}"
     await asking.begin(one, me, params.agent, params.prompt, name, params.timeout_s, wall.unix_s())
     with trio.fail_after(params.timeout_s):
-        value = await asking.answer(one, name)
+        value = await asking.answer(one, name, params.agent)
     run = asking.state_of(one.space, name)
     assert run is not None and run.steps[0].commit is not None, "it was answered"
     return op.Answer(

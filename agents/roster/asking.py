@@ -6,7 +6,7 @@ What is asked twice under one name is answered once: so who asks again after a c
 import hashlib
 from typing import Any, Final
 
-from agents.roster.announced import announced
+from agents.roster.announced import announced, announced_as
 from agents.roster.errors import UnknownAgent
 from agents.workspace.errors import NotGranted
 from agents.workspace.runs.core import Run, runs
@@ -15,6 +15,7 @@ from agents.workspace.runs.plan import PREFIX, Plan, Step, value_of
 from agents.workspace.space import Space
 from agents.workspace.workspace import Workspace
 from protocols.workspaces.entries import Put, check
+from storage.cid import Cid
 from storage.keys import PeerId
 
 MODEL: Final = "model"
@@ -69,13 +70,29 @@ def state_of(space: Space, name: str) -> Run | None:
     return next((run for run in runs(space) if run.name == name), None)
 
 
-async def answer(one: Workspace, name: str) -> Any:
-    """Wait for what came of it. Raises: EffectFailed."""
+def why_not(space: Space, run: Run, agent: str, prompt: str | None = None) -> str:
+    """Why the answer that a run came to is none of that agent's; empty where it is.
+
+    Who may run and write there can put another plan in its place, or commit what the agent never said: the answer
+    counts where its author is a host of the agent, and names the card that it announced.
+    """
+    step, view = run.plan.steps[0], run.steps[0]
+    card, is_asked = view.made.get("card"), prompt is None or step.input == {"prompt": _plain(prompt)}
+    if not is_asked or {step.agent, view.made.get("agent")} != {agent} or not isinstance(card, Cid):
+        return f"what stands there is no answer of {agent}"
+    if view.by is None or announced_as(space, agent, card, view.by) is None:
+        return f"{view.by} answered for {agent}, whose host it is not"
+    return ""
+
+
+async def answer(one: Workspace, name: str, agent: str, prompt: str | None = None) -> Any:
+    """Wait for what came of it. With a prompt it has to be that one that was answered. Raises: EffectFailed."""
     while True:
         seen = one.n_news
         run = state_of(one.space, name)
         if run is not None and run.state in OVER:
-            if run.state == "done":
-                return run.steps[0].output
-            raise EffectFailed(f"{run.plan.steps[0].agent} gave no answer: {run.why or run.state}")
+            why = why_not(one.space, run, agent, prompt) if run.state == "done" else run.why or run.state
+            if why:
+                raise EffectFailed(f"{agent} gave no answer: {why}")
+            return run.steps[0].output
         await one.news(seen)

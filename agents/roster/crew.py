@@ -249,7 +249,7 @@ class Crew:
             name = asking.name_for(of, agent, prompt, depth + 1)
             unix_s = ports.unix_s()
             await asking.begin(one, me, agent, prompt, name, declared.model.timeout_s, unix_s)
-            return str(await asking.answer(one, name))
+            return str(await asking.answer(one, name, agent, prompt))
 
         own = Own(one, self.mind, me, declared.name, declared.remembers)
         return Reach(

@@ -205,7 +205,8 @@ def _run(one: Workspace, name: str) -> Run:
     run = asking.state_of(one.space, name)
     if run is None or not name.startswith("a2a."):
         raise RpcError(wire.NO_TASK, f"there is no task {name!r}")
-    return run
+    why = asking.why_not(one.space, run, run.plan.steps[0].agent or "") if run.state == "done" else ""
+    return run._replace(state="failed", why=why) if why else run
 
 
 def _ids(run: Run) -> Json:
