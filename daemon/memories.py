@@ -6,20 +6,29 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import trio
 
+from agents.memory.indexes import Encoding
 from agents.memory.items import (
     MAX_ITEM_BYTES,
     Item,
+    Kept,
     UnknownMemory,
     checked,
-    episodes,
+    gather,
     key_of,
     keys_of,
-    knowledge,
     read_block,
 )
-from agents.memory.meaning import Encoding
 from agents.memory.own import keep
-from agents.memory.state import MAX_STATE_BYTES, State, at_home, missing_here, read_root, state_of
+from agents.memory.state import (
+    MAX_DONE,
+    MAX_STATE_BYTES,
+    State,
+    at_home,
+    kept_of,
+    missing_from,
+    read_root,
+    state_of,
+)
 from agents.memory.wish import MAX_EPISODES, Memory
 from agents.roster.announced import announced
 from agents.roster.declaration import Declaration, read_declaration, written
@@ -90,11 +99,16 @@ async def remember(node: "Node", params: op.Remember) -> op.Remembered:
 async def recall(node: "Node", params: op.Recall) -> list[op.Remembered]:
     """Raises: UnknownWorkspace, UnknownAgent."""
     one = find(node, params.workspace)
-    wish, shared = _wish(node, one, params.name), _shared(one)
+    wish, n_done = _wish(node, one, params.name), min(params.n, MAX_EPISODES)
+    kept = gather(one.space, params.name, is_shared=wish.is_shared, n_done=n_done)
+    shared = await trio.to_thread.run_sync(_shared, gather(one.space, params.name, is_shared=True))
     if params.question is None:
-        known = knowledge(one.space, params.name, is_shared=wish.is_shared)
-        done = episodes(one.space, params.name, min(params.n, MAX_EPISODES))
-        return [_row(item, is_shared=item.cid in shared) for item in [*known, *done][-params.n :]]
+
+        def known() -> list[Item]:
+            return [*kept.knowledge(), *kept.episodes(n_done)]
+
+        items = await trio.to_thread.run_sync(known)
+        return [_row(item, is_shared=item.cid in shared) for item in items[-params.n :]]
     recalled = await node.crew.mind.recall(one.space, params.name, wish, params.question)
     return [
         _row(item, is_shared=item.cid in shared, score=round(score, 6), by=recalled.by)
@@ -102,9 +116,8 @@ async def recall(node: "Node", params: op.Recall) -> list[op.Remembered]:
     ]
 
 
-def _shared(one: "Workspace") -> set[Cid]:
-    own = knowledge(one.space, "", is_shared=True)  # no agent has no name
-    return {item.cid for item in own}
+def _shared(kept: Kept) -> set[Cid]:
+    return {item.cid for item in kept._replace(own=()).knowledge()}
 
 
 def _row(item: Item, *, is_shared: bool, score: float | None = None, by: str | None = None) -> op.Remembered:
@@ -143,12 +156,11 @@ async def keep_state(node: "Node", params: op.StateOf) -> op.State:
     declared = node.crew.hosted(one.cid).get(params.name)
     if declared is None:
         raise UnknownAgent(f"this node hosts no agent {params.name!r} there: its host can tell its state")
-    found, members = state_of(one.space, declared), [member.peer for member in one.space.members()]
-
+    kept, members = kept_of(one.space, declared), [member.peer for member in one.space.members()]
     level = params.visibility or ("private" if one.space.history.root.is_private else "members")
 
     def store() -> list[MadeBlock]:
-        blocks = found.blocks()
+        blocks = state_of(kept, declared).blocks()
         root = blocks[0].cid
         with node.store.lease():
             node.store.put_many(blocks)
@@ -204,7 +216,8 @@ async def declaration_of(node: "Node", text: str, data: bytes | None, where: str
 
 async def bring(node: "Node", one: "Workspace", declared: Declaration, items: tuple[Item, ...]) -> int:
     """Put into a workspace what it lacks of an agent's memory. Raises: NotGranted, StorageError."""
-    missing = missing_here(one.space, declared, items)
+    kept = kept_of(one.space, declared, MAX_DONE)
+    missing = await trio.to_thread.run_sync(missing_from, kept, declared, items)
     for key, item in missing:
         need(node, one, "write", key)
         await one.say(check(Put(key=key, value=msgspec.to_builtins(item))))

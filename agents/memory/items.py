@@ -5,15 +5,15 @@ for all agents, `memory/shared/ID`, ID being the end of that CID: the same thing
 agent's episodes are what it committed, and those that were brought along from another workspace.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
 from agents.errors import AgentError
-from agents.workspace.history import Node
+from agents.workspace.history import Node, Rank
 from agents.workspace.space import Space
 from protocols.workspaces.entries import Commit, Put
 from storage.cid import DAG_CBOR, Cid
@@ -114,30 +114,83 @@ def keys_of(cid: Cid, agent: str) -> tuple[str, str]:
 
 def read_item(key: str, node: Node) -> Item | None:
     """The item that an entry puts under a key; None where it is none, or stands under another's key."""
-    if not isinstance(node.says, Put) or not isinstance(node.says.value, dict):
+    return _read(key, node.says.value) if isinstance(node.says, Put) else None
+
+
+def _read(key: str, value: Any) -> Item | None:
+    if not isinstance(value, dict):
         return None
     try:
-        item = _convert(node.says.value)
+        item = _convert(value)
     except BadMemory:
         return None
     return item if key.endswith("/" + str(item.cid)[-ID_CHARS:]) else None
 
 
-def _below(space: Space, prefix: str) -> list[tuple[Node, Item]]:
-    found = [
-        (node, item)
-        for key, node in space.values().items()
-        if key.startswith(prefix) and "/" not in key[len(prefix) :] and (item := read_item(key, node)) is not None
-    ]
-    return sorted(found, key=lambda one: one[0].rank)[-MAX_ITEMS:]
+class Stored(NamedTuple):
+    """A value where a memory may stand, by its place in the order: not looked into yet."""
+
+    rank: Rank
+    key: str
+    value: Any
+
+
+class Kept(NamedTuple):
+    """What stands in a workspace where an agent's memory is: gathered in no time, and read in a thread of its own.
+
+    own, shared: as they stand in the order. done: what the agent committed there last.
+    """
+
+    own: tuple[Stored, ...]
+    shared: tuple[Stored, ...]
+    done: tuple[tuple[Rank, Item], ...]
+
+    def knowledge(self) -> list[Item]:
+        """Facts and skills in the order in which they were put there, each once."""
+        found = sorted(_items(self.own) + _items(self.shared), key=lambda one: one[0])
+        return list({item.cid: item for _, item in found if item.kind != "episode"}.values())
+
+    def episodes(self, n_most: int) -> list[Item]:
+        """What the agent did last, the oldest first, whoever hosted it: its episodes are the history itself."""
+        brought = [(rank, item) for rank, item in _items(self.own) if item.kind == "episode"] if n_most else []
+        ordered = sorted([*brought, *self.done], key=lambda one: one[0])
+        return list({item.cid: item for _, item in ordered}.values())[-n_most:] if n_most else []
+
+    def newest_skill(self) -> Item | None:
+        """The adapter that it learnt last."""
+        skills = [item for item in self.knowledge() if item.kind == "skill"]
+        return skills[-1] if skills else None
+
+
+def _items(stored: Iterable[Stored]) -> list[tuple[Rank, Item]]:
+    read = ((one.rank, _read(one.key, one.value)) for one in stored)
+    return [(rank, item) for rank, item in read if item is not None][-MAX_ITEMS:]
+
+
+def gather(space: Space, agent: str, *, is_shared: bool, n_done: int = 0) -> Kept:
+    """What there is of an agent's memory: of all agents' too if `is_shared`, and its last `n_done` commits."""
+    values, done = space.values(), list[tuple[Rank, Item]]()
+    for node in reversed(space.commits()) if n_done else ():
+        if (item := episode_of(node, agent)) is not None:
+            done.append((node.rank, item))
+            if len(done) == n_done:
+                break
+    shared = _stored(values, SHARED) if is_shared else ()
+    return Kept(_stored(values, f"{PREFIX}agents/{agent}/"), shared, tuple(reversed(done)))
+
+
+def _stored(values: Mapping[str, Node], prefix: str) -> tuple[Stored, ...]:
+    found = (
+        Stored(node.rank, key, node.says.value)
+        for key, node in values.items()
+        if key.startswith(prefix) and "/" not in key[len(prefix) :] and isinstance(node.says, Put)
+    )
+    return tuple(sorted(found, key=lambda one: one.rank))
 
 
 def knowledge(space: Space, agent: str, *, is_shared: bool) -> list[Item]:
     """Facts and skills in the order in which they were put there, each once; of all agents too if `is_shared`."""
-    found = _below(space, f"{PREFIX}agents/{agent}/")
-    if is_shared:
-        found = sorted(found + _below(space, SHARED), key=lambda one: one[0].rank)
-    return list({item.cid: item for _, item in found if item.kind != "episode"}.values())
+    return gather(space, agent, is_shared=is_shared).knowledge()
 
 
 def episode_of(node: Node, agent: str) -> Item | None:
@@ -151,19 +204,8 @@ def episode_of(node: Node, agent: str) -> Item | None:
 
 
 def episodes(space: Space, agent: str, n_most: int) -> list[Item]:
-    """What an agent did last, the oldest first, whoever hosted it: its episodes are the history itself."""
-    if not n_most:
-        return []
-    brought = [(node, item) for node, item in _below(space, f"{PREFIX}agents/{agent}/") if item.kind == "episode"]
-    done = [(node, item) for node in space.commits() if (item := episode_of(node, agent)) is not None]
-    ordered = sorted([*brought, *done], key=lambda one: one[0].rank)
-    return list({item.cid: item for _, item in ordered}.values())[-n_most:]
-
-
-def newest_skill(space: Space, agent: str, *, is_shared: bool) -> Item | None:
-    """The adapter that it learnt last."""
-    skills = [item for item in knowledge(space, agent, is_shared=is_shared) if item.kind == "skill"]
-    return skills[-1] if skills else None
+    """What an agent did last, the oldest first."""
+    return gather(space, agent, is_shared=False, n_done=n_most).episodes(n_most)
 
 
 def ever(space: Space, wanted: Iterable[str]) -> dict[str, Item]:

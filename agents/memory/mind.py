@@ -7,9 +7,9 @@ import structlog
 import trio
 
 from agents.errors import AgentError
-from agents.memory.items import Item, episodes, knowledge
-from agents.memory.meaning import Encoding, Meanings
-from agents.memory.recall import by_words, merged
+from agents.memory.indexes import Encoding, Indexes
+from agents.memory.items import Item, gather
+from agents.memory.recall import merged
 from agents.memory.view import View, Worked, choose
 from agents.memory.wish import Memory, Search
 from agents.workspace.space import Space
@@ -32,14 +32,15 @@ class Mind:
     """The memories of all agents of a node. Without an encoding it looks for words alone."""
 
     def __init__(self, folder: Path) -> None:
-        self._meanings = Meanings(folder)
+        self._indexes = Indexes(folder)
         self.encoding: Encoding | None = None
 
     async def recall(self, space: Space, agent: str, wish: Memory, question: str) -> Recalled:
         """What an agent knows that fits a question. Where meanings cannot be had, words have to do."""
-        items = knowledge(space, agent, is_shared=wish.is_shared)
-        words = await trio.to_thread.run_sync(by_words, question, items)
-        near = await self._near(space.history.workspace, agent, question, items) if wish.search == "both" else None
+        kept, workspace = gather(space, agent, is_shared=wish.is_shared), space.history.workspace
+        items = await trio.to_thread.run_sync(kept.knowledge)
+        words = await self._indexes.fitting(workspace, agent, question, items)
+        near = await self._near(workspace, agent, question, items) if wish.search == "both" else None
         if near is None:
             return Recalled(merged(words), "words")
         return Recalled(merged(words, near), "both")
@@ -49,7 +50,7 @@ class Mind:
             return None
         try:
             with trio.fail_after(MEANING_LIMIT_S):
-                return await self._meanings.near(workspace, agent, self.encoding, question, items)
+                return await self._indexes.near(workspace, agent, self.encoding, question, items)
         except (AgentError, StorageError, OSError, trio.TooSlowError) as error:
             log.warning("memory_by_words_alone", agent=agent, error=str(error))
             return None
@@ -62,8 +63,14 @@ class Mind:
         if wish.facts and isinstance(question, str):
             recalled = await self.recall(space, agent, wish, question)
             facts, by = [item for _, item in recalled.found], recalled.by
-        return choose(wish, facts, episodes(space, agent, wish.episodes), before, by)
+        kept = gather(space, agent, is_shared=False, n_done=wish.episodes)
+        done = await trio.to_thread.run_sync(kept.episodes, wish.episodes) if wish.episodes else []
+        return choose(wish, facts, done, before, by)
+
+    async def newest_skill(self, space: Space, agent: str, wish: Memory) -> Item | None:
+        """The adapter that an agent learnt last."""
+        return await trio.to_thread.run_sync(gather(space, agent, is_shared=wish.is_shared).newest_skill)
 
     async def forget(self, workspace: Cid, agent: str) -> None:
         """Delete what was made of an agent's memory here; the memory itself is the workspace's. Raises: OSError."""
-        await self._meanings.forget(workspace, agent)
+        await self._indexes.forget(workspace, agent)

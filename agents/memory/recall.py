@@ -1,4 +1,4 @@
-"""Which of many items fit a question: full text by BM25, meaning by vectors, and both merged by their ranks.
+"""Rankings of items that fit a question, by words and by meaning, merged by their ranks.
 
 Ranks are merged, not scores: BM25 and cosines have no common measure. Of equals the lesser CID goes first, so the same
 items give the same answer in whatever order they came to be known.
@@ -10,18 +10,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from agents.memory.items import Item
-from agents.tools.ranking import Passage, best
 
 K: Final = 60
 MAX_RANKED: Final = 64  # of each ranking
 MAX_QUESTION_CHARS: Final = 2000
-
-
-def by_words(question: str, items: Sequence[Item]) -> list[Item]:
-    """The items that have words of the question, the best first."""
-    known = {str(item.cid): item for item in items}
-    passages = [Passage(name, 1, item.text) for name, item in sorted(known.items())]
-    return [known[passage.where] for _, passage in best(question[:MAX_QUESTION_CHARS], passages, MAX_RANKED)]
 
 
 def merged(*rankings: Sequence[Item]) -> list[tuple[float, Item]]:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from agents.errors import AgentError
-from agents.memory.items import MAX_ITEMS, Item, episodes, key_of, knowledge
+from agents.memory.items import MAX_ITEMS, Item, Kept, gather, key_of
 from agents.memory.wish import MAX_EPISODES
 from agents.roster.declaration import BadAgent, Declaration, Model, Policy
 from agents.workspace.space import Space
@@ -21,6 +21,7 @@ from storage.errors import InvalidBlock, TooLarge
 
 MAX_STATE_ITEMS: Final = 2 * MAX_ITEMS + MAX_EPISODES
 MAX_STATE_BYTES: Final = 256 << 10
+MAX_DONE: Final = 1 << 20  # more than a workspace has
 ON_ITS_HOST: Final = ("url", "token_env", "peer")  # of a model: where it is reached
 
 
@@ -59,11 +60,14 @@ class State(NamedTuple):
         return [MadeBlock.of(root, DAG_CBOR), *(MadeBlock.of(item.block, DAG_CBOR) for item in unique.values())]
 
 
-def state_of(space: Space, declared: Declaration) -> State:
-    """An agent with its memory as it stands now: what of its workspace's it shares is its own from here on."""
-    wish = declared.remembers
-    done = episodes(space, declared.name, MAX_EPISODES)
-    return State(portable(declared), (*knowledge(space, declared.name, is_shared=wish.is_shared), *done))
+def kept_of(space: Space, declared: Declaration, n_done: int = MAX_EPISODES) -> Kept:
+    """What an agent's state is made of, as it stands now."""
+    return gather(space, declared.name, is_shared=declared.remembers.is_shared, n_done=n_done)
+
+
+def state_of(kept: Kept, declared: Declaration) -> State:
+    """An agent with its memory: what of its workspace's it shares is its own from here on."""
+    return State(portable(declared), (*kept.knowledge(), *kept.episodes(MAX_EPISODES)))
 
 
 def portable(declared: Declaration) -> Declaration:
@@ -114,10 +118,8 @@ def at_home(declared: Declaration, data: bytes | None, where: str) -> Declaratio
     return msgspec.structs.replace(declared, policy=local.policy, model=local.model or declared.model)
 
 
-def missing_here(space: Space, declared: Declaration, items: tuple[Item, ...]) -> list[tuple[str, Item]]:
-    """What a workspace lacks of an agent's memory, with its keys, in order."""
-    agent, is_shared = declared.name, declared.remembers.is_shared
+def missing_from(kept: Kept, declared: Declaration, items: tuple[Item, ...]) -> list[tuple[str, Item]]:
+    """What a workspace lacks of an agent's memory, with its keys, in order. Args: kept: all of it that is there."""
     wanted = {item.cid: item for item in items}
-    known = {item.cid for item in knowledge(space, agent, is_shared=is_shared)}
-    known |= {item.cid for item in episodes(space, agent, 1 << 20)}
-    return [(key_of(item, agent), item) for cid, item in wanted.items() if cid not in known]
+    known = {item.cid for item in (*kept.knowledge(), *kept.episodes(MAX_DONE))}
+    return [(key_of(item, declared.name), item) for cid, item in wanted.items() if cid not in known]

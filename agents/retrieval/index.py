@@ -44,6 +44,9 @@ CREATE TABLE chunks (
 ) STRICT;
 CREATE INDEX chunks_by_document ON chunks (document)""",
 )
+_PASSAGES: Final = (
+    "SELECT chunks.id, path, first_line, last_line, text FROM chunks JOIN documents ON documents.id = document"
+)
 
 
 class Passage(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,7 +169,7 @@ class Index:
             )
         matches = nearest(matrix, question, min(k, len(ids)), MetricKind.IP, exact=True)
         found = zip(matches.keys.tolist(), matches.distances.tolist(), strict=True)
-        return [self._passage(ids[key], 1.0 - distance) for key, distance in found]
+        return self._passages({ids[key]: 1.0 - distance for key, distance in found})
 
     def _vectors(self) -> "tuple[list[int], np.ndarray[Any, Any]]":
         import numpy as np
@@ -178,14 +181,15 @@ class Index:
                 self._matrix = ([row_id for row_id, _ in rows], flat.reshape(len(rows), -1) if rows else flat)
             return self._matrix
 
-    def _passage(self, chunk_id: int, score: float) -> Passage:
-        row = self._database.read_one(
-            "SELECT path, first_line, last_line, text FROM chunks JOIN documents ON documents.id = document"
-            " WHERE chunks.id = ?",
-            (chunk_id,),
-        )
-        assert row is not None, "chunks and the matrix of their vectors change together"
-        return Passage(path=row[0], first_line=row[1], last_line=row[2], text=row[3], score=score)
+    def _passages(self, scores: dict[int, float]) -> list[Passage]:
+        marks = ", ".join("?" * len(scores))
+        sql = _PASSAGES + f" WHERE chunks.id IN ({marks})"
+        rows = self._database.read(sql, tuple(scores))
+        told = {row[0]: row[1:] for row in rows}
+        return [
+            Passage(path=path, first_line=first, last_line=last, text=text, score=score)
+            for (path, first, last, text), score in ((told[chunk], score) for chunk, score in scores.items())
+        ]
 
     def status(self) -> IndexStatus:
         """How much is stored."""

@@ -14,8 +14,7 @@ import msgspec
 import structlog
 
 from agents.adapters.ports import Ports
-from agents.memory.items import newest_skill
-from agents.memory.meaning import Encoding
+from agents.memory.indexes import Encoding
 from agents.memory.mind import Mind
 from agents.memory.own import Own
 from agents.memory.view import View, recorded, worked
@@ -197,7 +196,7 @@ class Crew:
         if task.do == MODEL:
             memory = await self.mind.view(one.space, name, wish, task.input, task.before)
             if declared.model.adapter == LEARNT:
-                skill = newest_skill(one.space, name, is_shared=wish.is_shared)
+                skill = await self.mind.newest_skill(one.space, name, wish)
                 thinks = msgspec.structs.replace(declared.model, adapter=skill.adapter if skill else "none")
                 declared = msgspec.structs.replace(declared, model=thinks)
                 memory = memory._replace(skill=str(skill.cid) if skill else "")

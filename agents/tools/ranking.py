@@ -1,16 +1,12 @@
-"""Which passages fit some words best: BM25 over paragraphs, made anew for each question. Small folders are no work."""
+"""Which passages fit some words best: an index of words over paragraphs, made anew in memory for each question."""
 
-import math
-import re
-from collections import Counter
 from collections.abc import Iterable
+from contextlib import closing
 from typing import Final, NamedTuple
 
-K1: Final = 1.2
-B: Final = 0.75
-MAX_PASSAGE_CHARS: Final = 1200
+from agents.retrieval.words import Words
 
-_WORD: Final = re.compile(r"[^\W_]+")
+MAX_PASSAGE_CHARS: Final = 1200
 
 
 class Passage(NamedTuple):
@@ -49,27 +45,9 @@ def passages_of(where: str, text: str) -> list[Passage]:
     return found
 
 
-def words_of(text: str) -> list[str]:
-    """Its words, small."""
-    return [word.casefold() for word in _WORD.findall(text)]
-
-
 def best(question: str, passages: Iterable[Passage], n_most: int) -> list[tuple[float, Passage]]:
     """The passages that fit, the best first, with their scores; of equals the one that stands first."""
-    counted = [(passage, Counter(words_of(passage.text))) for passage in passages]
-    if not counted:
-        return []
-    lengths = [sum(count.values()) for _, count in counted]
-    usual = sum(lengths) / len(counted) or 1.0
-    wanted = set(words_of(question))
-    n_with = Counter(word for _, count in counted for word in wanted & count.keys())
-    weight = {word: math.log(1 + (len(counted) - n + 0.5) / (n + 0.5)) for word, n in n_with.items()}
-    scored = []
-    for place, ((passage, count), length) in enumerate(zip(counted, lengths, strict=True)):
-        score = 0.0
-        for word in sorted(wanted & count.keys()):
-            often = count[word]
-            score += weight[word] * often * (K1 + 1) / (often + K1 * (1 - B + B * length / usual))
-        if score > 0:
-            scored.append((-score, place, passage))
-    return [(-negative, passage) for negative, _, passage in sorted(scored)[:n_most]]
+    known = {f"{place:012}": passage for place, passage in enumerate(passages)}
+    with closing(Words.open()) as words:
+        words.put({name: passage.text for name, passage in known.items()})
+        return [(score, known[name]) for score, name in words.search(question, n_most)]

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+import trio
+
 from agents.tools.ranking import Passage, best
 from agents.tools.tool import Reach, Tool, ToolFailed, ToolRefused, count_of, text_of
 from protocols.workspaces.entries import Commit, Put, Say
@@ -24,7 +26,8 @@ async def search(given: Mapping[str, Any], reach: Reach) -> Any:
         for node in list(reach.space.history)[-MAX_ENTRIES:]
         if not reach.space.code(node) and (text := _said(node.says))
     ]
-    return "\n\n".join(f"[{one.where}]\n{one.text}" for _, one in best(words, found, n))
+    fitting = await trio.to_thread.run_sync(best, words, found, n)
+    return "\n\n".join(f"[{one.where}]\n{one.text}" for _, one in fitting)
 
 
 def _said(says: Any) -> str:

@@ -5,7 +5,7 @@ Source: https://sqlite.org/wal.html; synchronous=FULL makes a commit outlive pow
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
@@ -97,6 +97,11 @@ class Database:
         """Run one statement that changes rows; return how many."""
         with self.transaction():
             return self._connection.execute(sql, values).rowcount
+
+    def write_many(self, sql: str, rows: Iterable[Sequence[object]]) -> int:
+        """Run one statement for each of many rows, all or none; return how many changed."""
+        with self.transaction():
+            return self._connection.executemany(sql, rows).rowcount
 
     def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         """The rows of a query."""

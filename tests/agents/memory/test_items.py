@@ -16,9 +16,9 @@ from agents.memory.items import (
     checked,
     episodes,
     ever,
+    gather,
     key_of,
     knowledge,
-    newest_skill,
     read_block,
 )
 from protocols.workspaces.entries import Drop, Put
@@ -55,10 +55,10 @@ def test_what_was_remembered_last_stands_last_and_twice_is_once(village):
 
 def test_the_adapter_that_was_learnt_last_is_the_newest_skill(village):
     ann = village().ann
-    assert newest_skill(ann.space, "bee", is_shared=True) is None
+    assert gather(ann.space, "bee", is_shared=True).newest_skill() is None
     for name in (b"old", b"new"):
         told(ann, Item(kind="skill", text="poems", adapter=str(Cid.of(name, RAW))))
-    assert newest_skill(ann.space, "bee", is_shared=False).adapter == str(Cid.of(b"new", RAW))
+    assert gather(ann.space, "bee", is_shared=False).newest_skill().adapter == str(Cid.of(b"new", RAW))
 
 
 def test_episodes_that_were_brought_along_stand_before_what_is_done_here(village):

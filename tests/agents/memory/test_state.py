@@ -7,11 +7,13 @@ from hypothesis import strategies as st
 
 from agents.memory.items import Item, episodes, key_of, knowledge
 from agents.memory.state import (
+    MAX_DONE,
     MAX_STATE_BYTES,
     BadState,
     State,
     at_home,
-    missing_here,
+    kept_of,
+    missing_from,
     portable,
     read_root,
     state_of,
@@ -45,7 +47,7 @@ def remembering(member):
     told(member, Item(kind="skill", text="poems", adapter=ADAPTER))
     told(member, Item(kind="episode", text="did it", source=ADAPTER))
     told(member, fact("All know this"), None)
-    return state_of(member.space, BEE)
+    return state_of(kept_of(member.space, BEE), BEE)
 
 
 def test_an_agent_that_comes_to_life_elsewhere_has_the_same_state_again(village):
@@ -54,10 +56,11 @@ def test_an_agent_that_comes_to_life_elsewhere_has_the_same_state_again(village)
     declared, cids = read_root(blocks[0].data)
     assert declared == portable(BEE) and [item.cid for item in state.items] == list(cids)
     other = village().ann
-    for key, item in missing_here(other.space, declared, state.items):
+    for key, item in missing_from(kept_of(other.space, declared, MAX_DONE), declared, state.items):
         other.say(Put(key=key, value=msgspec.to_builtins(item)))
-    assert missing_here(other.space, declared, state.items) == []
-    assert state_of(other.space, at_home(declared, b'[policy]\nhosts = ["example.com"]', "x")).blocks() == blocks
+    assert missing_from(kept_of(other.space, declared, MAX_DONE), declared, state.items) == []
+    local = at_home(declared, b'[policy]\nhosts = ["example.com"]', "x")
+    assert state_of(kept_of(other.space, local), local).blocks() == blocks
     assert knowledge(other.space, "bee", is_shared=False)[-1] == fact("All know this"), "what it shared is its own"
     assert [item.text for item in episodes(other.space, "bee", 9)] == ["did it"]
 

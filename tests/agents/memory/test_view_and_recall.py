@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.errors import EngineDied
-from agents.memory.items import BadMemory, Item, UnknownMemory, key_of
-from agents.memory.meaning import Encoding, Meanings
+from agents.memory.indexes import WORDS, Encoding, Indexes, by_words
+from agents.memory.items import BadMemory, Item, UnknownMemory, gather, key_of, knowledge
 from agents.memory.mind import Mind
-from agents.memory.recall import by_words, merged
+from agents.memory.recall import merged
 from agents.memory.view import MAX_FACT_CHARS, View, Worked, choose, recorded
 from agents.memory.wish import MAX_FACTS, Memory, wish_of
 from protocols.workspaces.entries import Put, check
@@ -42,11 +42,33 @@ class Topics:
         return b"".join(rows), 3
 
 
-def test_words_find_what_has_them_in_whatever_order_it_is_known():
-    found = by_words("who makes honey, bees?", ITEMS)
+def test_words_find_what_has_them_in_whatever_order_it_is_known(tmp_path):
+    found = by_words(tmp_path / "one", "who makes honey, bees?", ITEMS)
     assert found[0].text == "Bees make honey" and len(found) == 2
-    assert by_words("who makes honey, bees?", ITEMS[::-1]) == found
-    assert by_words("nothing of it", []) == []
+    assert by_words(tmp_path / "other", "who makes honey, bees?", ITEMS[::-1]) == found
+    assert by_words(tmp_path / "one", "nothing of it", []) == []
+
+
+def test_an_index_of_words_is_brought_up_to_date_made_anew_where_it_is_damaged_and_not_needed(tmp_path):
+    folder = tmp_path / "bee"
+    assert by_words(folder, "make honey", ITEMS[:2]) == ITEMS[:1]
+    assert by_words(folder, "south moo", ITEMS[1:]) == by_words(tmp_path / "fresh", "south moo", ITEMS[1:])
+    assert by_words(folder, "bees", ITEMS[1:]) == [ITEMS[2]], "what was forgotten is not found"
+    (folder / WORDS).write_bytes(b"no database" * 1000)
+    assert by_words(folder, "moo", ITEMS) == [ITEMS[3]] == by_words(folder, "moo", ITEMS)
+    assert (folder / WORDS).read_bytes().startswith(b"SQLite")
+    (tmp_path / "full").write_text("no folder can be made here")
+    assert by_words(tmp_path / "full" / "bee", "moo", ITEMS) == [ITEMS[3]]
+
+
+def test_what_is_gathered_on_the_event_loop_is_not_looked_into_there(village):
+    ann = village().ann
+    for item in ITEMS:
+        told(ann, item)
+    ann.say(Put(key="memory/agents/bee/" + "x" * 32, value={"kind": "nonsense"}))
+    kept = gather(ann.space, "bee", is_shared=True, n_done=4)
+    assert [one.value["kind"] for one in kept.own] == ["fact"] * len(ITEMS) + ["nonsense"]
+    assert kept.knowledge() == ITEMS == knowledge(ann.space, "bee", is_shared=True)
 
 
 def test_rankings_are_merged_by_ranks():
@@ -76,7 +98,7 @@ def test_nothing_wished_for_is_nothing_told():
 
 
 async def test_meanings_find_what_has_none_of_the_words_and_only_what_is_new_is_embedded(tmp_path):
-    topics, meanings = Topics(), Meanings(tmp_path)
+    topics, meanings = Topics(), Indexes(tmp_path)
     encoding = Encoding("topics", topics)
     near = await meanings.near(WORKSPACE, "bee", encoding, "birds?", ITEMS)
     assert [item.text for item in near] == ["A flock flies south", "Cows moo"][: len(near)] and near
@@ -91,7 +113,7 @@ async def test_meanings_find_what_has_none_of_the_words_and_only_what_is_new_is_
 @pytest.mark.parametrize("name", ["..", ".", "bee", "x" * 64])
 async def test_no_agents_name_leads_out_of_the_folder(tmp_path, name):
     (tmp_path / "inner").mkdir()
-    meanings = Meanings(tmp_path / "inner")
+    meanings = Indexes(tmp_path / "inner")
     await meanings.near(WORKSPACE, name, Encoding("../../up", Topics()), "birds?", ITEMS)
     await meanings.forget(WORKSPACE, name)
     assert [path.name for path in tmp_path.iterdir()] == ["inner"]

@@ -1,23 +1,30 @@
-"""Memory by meaning: a vector index of an agent's items on its host's disk, made anew from them when it is lost."""
+"""Memory by words and by meaning: indexes of an agent's items on its host's disk, made anew from these when lost."""
 
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+import structlog
 import trio
 
 from agents.memory.items import Item
 from agents.memory.recall import MAX_QUESTION_CHARS, MAX_RANKED
 from agents.retrieval.chunks import chunk
 from agents.retrieval.index import Document, Index
+from agents.retrieval.words import IN_MEMORY, Words
 from storage.cid import Cid
+from storage.errors import Corrupt, StorageError
 
 SUFFIX: Final = ".memory"
+WORDS: Final = "words.db"
 BATCH_TEXTS: Final = 32
 MIN_SCORE: Final = 0.2  # cosine: what is further from the question has nothing to do with it
+
+log = structlog.get_logger(__name__)
 
 Embed = Callable[[Sequence[str]], Awaitable[tuple[bytes, int]]]
 
@@ -30,12 +37,18 @@ class Encoding:
     embed: Embed
 
 
-class Meanings:
-    """The indexes of a node's agents: `WORKSPACE/NAME.memory` below `folder` for each, in it one for each encoder."""
+class Indexes:
+    """Those of a node's agents: `WORKSPACE/NAME.memory` below `folder`, one of words, and one for each encoder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._locks: dict[Path, trio.Lock] = {}
+
+    async def fitting(self, workspace: Cid, agent: str, question: str, items: Sequence[Item]) -> list[Item]:
+        """The items that have words of a question, the best first."""
+        folder = self._of(workspace, agent)
+        async with self._locks.setdefault(folder, trio.Lock()):
+            return await trio.to_thread.run_sync(by_words, folder, question, items)
 
     async def near(
         self, workspace: Cid, agent: str, encoding: Encoding, question: str, items: Sequence[Item]
@@ -64,6 +77,36 @@ class Meanings:
         async with self._locks.setdefault(folder, trio.Lock()):
             if await trio.to_thread.run_sync(folder.is_dir):
                 await trio.to_thread.run_sync(shutil.rmtree, folder)
+
+
+def by_words(folder: Path, question: str, items: Sequence[Item]) -> list[Item]:
+    """The items that have words of a question, the best first.
+
+    By the index in `folder`, which is brought up to date before. One that is damaged is made anew; where none can be
+    kept, as on a full disk, one in memory does.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            return _by_words(folder / WORDS, question, items)
+        except Corrupt:
+            for name in (WORDS, f"{WORDS}-wal", f"{WORDS}-shm"):
+                (folder / name).unlink(missing_ok=True)
+            return _by_words(folder / WORDS, question, items)
+    except (StorageError, OSError) as error:
+        log.warning("memory_without_an_index", folder=str(folder), error=str(error))
+        return _by_words(IN_MEMORY, question, items)
+
+
+def _by_words(path: Path, question: str, items: Sequence[Item]) -> list[Item]:
+    known = {str(item.cid): item for item in items}
+    with closing(Words.open(path)) as words:
+        stored = words.names()
+        if gone := stored - known.keys():
+            words.remove(gone)
+        if fresh := {name: item.text for name, item in known.items() if name not in stored}:
+            words.put(fresh)
+        return [known[name] for _, name in words.search(question[:MAX_QUESTION_CHARS], MAX_RANKED)]
 
 
 async def _keep_up(index: Index, encoding: Encoding, known: dict[str, Item]) -> None:
