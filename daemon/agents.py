@@ -1,7 +1,7 @@
 """Agents as operations use them, and the models that they think with."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,8 +12,10 @@ from agents.roster.announced import PREFIX, Announced, announced
 from agents.roster.declaration import MAX_DECLARATION_BYTES, BadAgent, Declaration, Model
 from agents.roster.errors import UnknownAgent
 from agents.roster.language import EngineModel, LanguageModel, Scripted, Seat
+from agents.workspace.runs.effects import EffectFailed
 from daemon.api.operation import Done
 from daemon.api.operations import agent as op
+from daemon.errors import DaemonError
 from daemon.workspaces import find, need, plain
 from protocols.fetch import fetch_blocks
 from protocols.net import PeerInfo
@@ -33,10 +35,25 @@ FETCH_LIMIT_S: Final = 30.0
 # --- models
 
 
+@contextmanager
+def failing_a_step() -> Iterator[None]:
+    """What this node refuses its user ends a step of an agent's, and nothing else. Raises: EffectFailed."""
+    try:
+        yield
+    except DaemonError as error:
+        raise EffectFailed(str(error)) from None
+
+
 @asynccontextmanager
 async def open_model(node: "Node", declared: Declaration) -> AsyncIterator[LanguageModel]:
-    """The model that an agent thinks with. Raises: AgentError, BadConfig, NotFoundHere."""
-    wish = declared.model
+    """The model that an agent thinks with. Raises: AgentError."""
+    with failing_a_step():
+        async with _opened(node, declared.model) as model:
+            yield model
+
+
+@asynccontextmanager
+async def _opened(node: "Node", wish: Model) -> AsyncIterator[LanguageModel]:
     match wish.kind:
         case "scripted":
             yield Scripted(wish)

@@ -9,11 +9,10 @@ import msgspec
 import trio
 
 from agents.tools.tool import ToolFailed
+from daemon.agents import failing_a_step
 from storage import durable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     from daemon.app import Node
 
 TOLD: Final = ("name", "cid", "loss_before", "loss_after", "n_steps", "n_tokens")
@@ -37,12 +36,9 @@ class NodeAdapters:
         # One path for one name: a training that was cut short goes on with the same file.
         path = node.home.agents / "data" / f"{name}{ending}"
         await trio.to_thread.run_sync(partial(_keep, path, data))
-        trained: op.Trained | None = None
-        items = cast("AsyncGenerator[Any, None]", op.train(node, op.Train(data=str(path), name=name, n_steps=n_steps)))
-        async with aclosing(items):
-            async for item in items:
-                trained = item if isinstance(item, op.Trained) else trained
-        if trained is None:
+        with failing_a_step():
+            trained = await _last(op.train(node, op.Train(data=str(path), name=name, n_steps=n_steps)))
+        if not isinstance(trained, op.Trained):
             raise ToolFailed(f"the training {name} was paused; it goes on when it is asked for again")
         await trio.to_thread.run_sync(partial(path.unlink, missing_ok=True))
         found = msgspec.to_builtins(trained)
@@ -55,8 +51,18 @@ class NodeAdapters:
         if not (self._node.home.training / name).is_dir():
             raise ToolFailed(f"there is no adapter {name} that was trained here")
         to = cast(Literal["flock", "public"], visibility)
-        found = msgspec.to_builtins(await op.publish(self._node, op.Publish(adapter=name, visibility=to)))
+        with failing_a_step():
+            found = msgspec.to_builtins(await op.publish(self._node, op.Publish(adapter=name, visibility=to)))
         return {key: found[key] for key in ("name", "version", "manifest", "visibility", "is_new")}
+
+
+async def _last(items: Any) -> Any:
+    """The last of what a stream of an operation's has to tell; None for nothing."""
+    last = None
+    async with aclosing(items):
+        async for item in items:
+            last = item
+    return last
 
 
 def _keep(path: Path, data: bytes) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 
 import httpx
 import msgspec
+import trio
 from msgspec import Meta
 
 from agents.engine.messages import Turn
@@ -46,7 +47,7 @@ class Anthropic:
         self._wish = wish
 
     async def answer(self, turns: Sequence[Turn], max_tokens: int) -> Answer:
-        """What it says. Raises: BackendUnreachable, BackendRefused, BackendFailed, BackendBusy."""
+        """What it says. Raises: BackendUnreachable, BackendRefused, BackendFailed, BackendBusy, trio.TooSlowError."""
         system = "\n\n".join(turn.content for turn in turns if turn.role == "system")
         body: dict[str, Any] = {
             "model": self._wish.name,
@@ -56,7 +57,8 @@ class Anthropic:
         }
         if system:
             body["system"] = system
-        status, data = await self._post(msgspec.json.encode(body))
+        with trio.fail_after(self._wish.timeout_s):  # of all of it: a server that drips is never silent
+            status, data = await self._post(msgspec.json.encode(body))
         if status != 200:
             raise _error(status, data)
         try:

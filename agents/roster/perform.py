@@ -23,6 +23,7 @@ from agents.tools.servers import chosen, connected
 from agents.tools.tool import Reach, Tool, ToolFailed, ToolRefused, use
 from agents.workspace.runs.effects import EffectFailed
 from storage.cid import Cid
+from storage.errors import StorageError
 
 MODEL: Final = "model"
 MAX_PROMPT_BYTES: Final = 24 << 10
@@ -185,7 +186,7 @@ async def _called(declared: Declaration, wanted: tuple[str, Any], reach: Reach, 
         call["server"] = reach.others[name].server
     try:
         call["output"] = await _use(declared, name, given, reach)
-    except (AgentError, OSError) as error:
+    except (AgentError, StorageError, OSError) as error:
         call["error"] = str(error)[:500]
     calls.append(call)
     shown = call.get("output", f"it failed: {call.get('error')}")

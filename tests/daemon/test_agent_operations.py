@@ -1,5 +1,9 @@
 """`covey agent` on one node: agents are declared, announced by their cards, and do the steps that are theirs."""
 
+import http.server
+import json
+import threading
+
 import pytest
 import trio
 
@@ -153,3 +157,57 @@ async def test_an_agent_without_its_model_fails_its_step_in_words(ask):
         while (row := (await ask("run/ls"))[0])["state"] != "failed":
             await trio.sleep(0.05)
     assert "given up after 1 attempts" in row["why"]
+
+
+class Replies(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        said = f"{self.headers.get('authorization') or self.headers.get('x-api-key')} {asked['model']}"
+        if self.path.endswith("/messages"):
+            body = json.dumps({"content": [{"type": "text", "text": said}], "usage": {"output_tokens": 2}}).encode()
+        else:
+            told = {"choices": [{"index": 0, "delta": {"content": said}, "finish_reason": "stop"}]}
+            body = f"data: {json.dumps(told)}\n\ndata: [DONE]\n\n".encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(("kind", "said"), [("openai", "Bearer hush large"), ("anthropic", "hush large")])
+async def test_an_agent_thinks_with_a_server_whose_token_stays_in_the_daemons_environment(ask, monkeypatch, kind, said):
+    monkeypatch.setenv("FAR_TOKEN", "hush")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Replies) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        await ask.add(f'name = "far"\n[model]\nkind = "{kind}"\nname = "large"\nurl = "{url}"\ntoken_env = "FAR_TOKEN"')
+        answer = await ask("agent/ask", agent="far", prompt="hello")
+        server.shutdown()
+        thread.join()
+    assert answer["answer"] == said and answer["n_tokens"] > 0
+    assert "FAR_TOKEN" not in json.dumps(await ask("ws/log")), "where the token stands is its host's to know"
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        ('kind = "openai"\nname = "x"\nurl = "http://127.0.0.1:1/v1"\ntoken_env = "NO_SUCH"', "NO_SUCH"),
+        ('kind = "anthropic"\nname = "x"\nurl = "http://127.0.0.1:1/v1"', "does not answer"),
+        ('kind = "peer"\npeer = "nobody-here"', "nobody-here"),
+    ],
+)
+async def test_a_model_that_cannot_be_had_fails_its_step_and_the_node_goes_on(ask, model, why):
+    await ask.add(f'name = "summary"\n[model]\n{model}')
+    text = PLAN[PLAN.index('[[steps]]\nname = "sum"') :].replace("[[steps]]", 'title = "x"\n[[steps]]\nmax_tries = 1')
+    (ask.folder / "plan.toml").write_text(text)
+    await ask("run/start", file=str(ask.folder / "plan.toml"), name="x")
+    with trio.fail_after(20):
+        while (await ask("run/ls"))[0]["state"] != "failed":
+            await trio.sleep(0.05)
+    [event] = [one for one in ask.node.catalog.events.since() if one.kind == "run_step_failed"]
+    assert why in event.fields["text"]
+    assert (await ask("ws/say", text="still here"))["code"] == ""

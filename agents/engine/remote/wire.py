@@ -1,8 +1,9 @@
 """OpenAI's API as a client speaks it: from `Generate` to a body, and from the stream back to replies. Pure."""
 
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from agents.engine.messages import Finished, Generate, Logprob, Token
 from agents.errors import AgentError, BackendBusy, BackendFailed, BackendRefused, TooLong, UnknownName
@@ -72,13 +73,16 @@ class _Choice(msgspec.Struct, frozen=True):
     logprobs: _Logprobs | None = None
 
 
+Count = Annotated[int, Meta(ge=0, le=1 << 40)]  # budgets are kept by what a server says: nothing below 0
+
+
 class _Details(msgspec.Struct, frozen=True):
-    cached_tokens: int | None = None
+    cached_tokens: Count | None = None
 
 
 class _Usage(msgspec.Struct, frozen=True):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
     prompt_tokens_details: _Details | None = None
 
 
