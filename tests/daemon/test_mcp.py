@@ -2,12 +2,13 @@
 
 import io
 import json
+import threading
 
 import pytest
 import trio
 
 from daemon.api.operation import operations
-from daemon.cli.mcp import CHANGES, MAX_LINE_CHARS, TOOLS, Server, serve
+from daemon.cli.mcp import CHANGES, MAX_CALLS, MAX_LINE_CHARS, TOOLS, Server, serve
 from daemon.paths import Home
 
 
@@ -83,16 +84,72 @@ def test_without_a_daemon_a_call_says_so(nowhere):
 async def test_tools_are_called_and_what_the_daemon_refuses_is_an_error_of_the_tool(node_here):
     await node_here.post("ws/create", title="village")
 
-    def call(name, **given):
-        return {"id": 1, "method": "tools/call", "params": {"name": name, "arguments": given}}
-
-    said, log, none = await trio.to_thread.run_sync(
-        talk,
-        node_here.node.home,
-        call("ws_say", workspace="village", text="hello"),
-        call("ws_log", workspace="village"),
-        call("ws_get", workspace="village", key="nothing"),
-    )
+    said, log, none = [
+        (await trio.to_thread.run_sync(talk, node_here.node.home, one))[0]
+        for one in (
+            call(1, "ws_say", workspace="village", text="hello"),
+            call(1, "ws_log", workspace="village"),
+            call(1, "ws_get", workspace="village", key="nothing"),
+        )
+    ]
     assert json.loads(said["result"]["content"][0]["text"])["code"] == ""
     assert json.loads(log["result"]["content"][0]["text"])[-1]["content"]["text"] == "hello"
     assert none["result"]["isError"] and "nothing" in none["result"]["content"][0]["text"]
+
+
+def call(id_, name, **given):
+    return {"id": id_, "method": "tools/call", "params": {"name": name, "arguments": given}}
+
+
+async def test_a_slow_call_keeps_no_other_waiting_and_ends_when_it_is_taken_back(node_here, tmp_path):
+    await node_here.post("ws/create", title="village")
+    (tmp_path / "slow.toml").write_text('name = "slow"\nmodel = { kind = "scripted", wait_s = 600.0 }\n')
+    await node_here.post("agent/add", workspace="village", file=str(tmp_path / "slow.toml"))
+    with trio.fail_after(20):
+        said, pong = await trio.to_thread.run_sync(
+            talk,
+            node_here.node.home,
+            call("one", "agent_ask", workspace="village", agent="slow", prompt="hello"),
+            call("two", "ws_say", workspace="village", text="hello"),
+            {"method": "notifications/cancelled", "params": {"requestId": "none"}},
+            {"method": "notifications/cancelled", "params": {"requestId": "one"}},
+            {"id": 3, "method": "ping"},
+        )
+    assert {said["id"], pong["id"]} == {"two", 3}
+
+
+class Waiting(Server):
+    """Holds every call until all those are there that may be there at once."""
+
+    def __init__(self):
+        super().__init__(Home("/nowhere"))
+        self.n_here = self.n_most = 0
+        self.all_here = threading.Barrier(MAX_CALLS)
+        self.counting = threading.Lock()
+
+    def _called(self, params, wait):
+        with self.counting:
+            self.n_here += 1
+            self.n_most = max(self.n_most, self.n_here)
+        self.all_here.wait(20)
+        with self.counting:
+            self.n_here -= 1
+        return params["name"]
+
+
+def test_calls_are_made_beside_each_other_up_to_a_bound_and_each_is_answered_in_a_line_of_its_own():
+    server, out = Waiting(), io.StringIO()
+    lines = [json.dumps({"jsonrpc": "2.0"} | call(number, f"n{number}")) for number in range(3 * MAX_CALLS)]
+    serve(server, io.StringIO("\n".join(lines)), out)
+    found = {one["id"]: one["result"] for one in map(json.loads, out.getvalue().splitlines())}
+    assert found == {number: f"n{number}" for number in range(3 * MAX_CALLS)}
+    assert server.n_most == MAX_CALLS
+
+
+def test_a_call_that_breaks_the_server_is_not_passed_over_in_silence(nowhere):
+    class Broken(Server):
+        def _called(self, params, wait):
+            raise RuntimeError("a mistake of ours")
+
+    with pytest.raises(RuntimeError, match="mistake"):
+        serve(Broken(nowhere), io.StringIO(json.dumps({"jsonrpc": "2.0"} | call(1, "x"))), io.StringIO())

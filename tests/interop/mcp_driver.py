@@ -16,6 +16,13 @@ async def main():
         tools = (await session.list_tools()).tools
         said = await session.call_tool("ws_say", {"workspace": "village", "text": "hello"})
         asked = await session.call_tool("agent_ask", {"workspace": "village", "agent": "quick", "prompt": "One. Two."})
+        ended = []
+
+        async def timed(agent):
+            await session.call_tool("agent_ask", {"workspace": "village", "agent": agent, "prompt": "Again."})
+            ended.append(agent)
+
+        await asyncio.gather(timed("slow"), timed("quick"))
         wrong = await session.call_tool("ws_get", {"workspace": "village", "key": "nothing"})
     print(
         json.dumps(
@@ -23,6 +30,7 @@ async def main():
                 "tools": sorted(tool.name for tool in tools),
                 "said": json.loads(said.content[0].text)["code"],
                 "asked": json.loads(asked.content[0].text)["answer"],
+                "ended": ended,
                 "wrong": [getattr(wrong, "isError", getattr(wrong, "is_error", None)), wrong.content[0].text],
             }
         )

@@ -28,7 +28,9 @@ def story(new_node: Any, tmp_path: Path) -> None:
     node = new_node("ada").up()
     node.ok("ws", "create", "village")
     (tmp_path / "quick.toml").write_text('name = "quick"\nmodel = { kind = "scripted", style = "lead" }\n')
-    node.ok("agent", "add", "village", str(tmp_path / "quick.toml"))
+    (tmp_path / "slow.toml").write_text('name = "slow"\nmodel = { kind = "scripted", wait_s = 4.0 }\n')
+    for name in ("quick", "slow"):
+        node.ok("agent", "add", "village", str(tmp_path / f"{name}.toml"))
     root = str(Path(__file__).parents[2])
     done = subprocess.run(
         [*command, sys.executable, "-m", "daemon.cli.main", "mcp"],
@@ -39,4 +41,5 @@ def story(new_node: Any, tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert found["tools"] == sorted(name.replace("/", "_") for name in TOOLS)
     assert (found["said"], found["asked"]) == ("", "One. Two.")
+    assert found["ended"] == ["quick", "slow"], "no call waits for another"
     assert found["wrong"][0] is True and "no value" in found["wrong"][1]
