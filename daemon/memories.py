@@ -33,6 +33,7 @@ from agents.memory.wish import MAX_EPISODES, Memory
 from agents.roster.announced import announced
 from agents.roster.declaration import Declaration, read_declaration, written
 from agents.roster.errors import UnknownAgent
+from agents.roster.shown import members_of, state_pin
 from daemon.api.operation import Done
 from daemon.api.operations import agent_memory as op
 from daemon.workspaces import find, need
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from daemon.app import Node
 
 FETCH_LIMIT_S: Final = 120.0
-PIN: Final = "agent-state"
 
 
 def encoding_of(node: "Node") -> Encoding | None:
@@ -156,7 +156,7 @@ async def keep_state(node: "Node", params: op.StateOf) -> op.State:
     declared = node.crew.hosted(one.cid).get(params.name)
     if declared is None:
         raise UnknownAgent(f"this node hosts no agent {params.name!r} there: its host can tell its state")
-    kept, members = kept_of(one.space, declared), [member.peer for member in one.space.members()]
+    kept, members = kept_of(one.space, declared), members_of(one.space)
     level = params.visibility or ("private" if one.space.history.root.is_private else "members")
 
     def store() -> list[MadeBlock]:
@@ -164,8 +164,8 @@ async def keep_state(node: "Node", params: op.StateOf) -> op.State:
         root = blocks[0].cid
         with node.store.lease():
             node.store.put_many(blocks)
-            node.pins.add(root, f"{PIN}/{params.name}", PinKind.RECURSIVE, PinState.COMPLETE)
-            node.roots.publish(root, Visibility[level.upper()], members)
+            node.pins.add(root, state_pin(one.cid, params.name), PinKind.RECURSIVE, PinState.COMPLETE)
+            node.crew.audiences.publish(root, Visibility[level.upper()], one.cid, members)
         return blocks
 
     blocks = await node.exchange.work(store)

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
+import trio
 
 from agents.adapters.ports import Ports
 from agents.memory.indexes import Encoding
@@ -26,6 +27,7 @@ from agents.roster.declaration import LEARNT, BadAgent, Declaration, read_declar
 from agents.roster.errors import UnknownAgent
 from agents.roster.language import LanguageModel
 from agents.roster.perform import MODEL, Task, perform, prompt_of
+from agents.roster.shown import Audiences, card_pin, content_pin, members_of
 from agents.tools.adapters import Adapters
 from agents.tools.tool import Reach, ToolFailed, ToolRefused
 from agents.workspace.links import linked, teller
@@ -37,10 +39,12 @@ from protocols.workspaces.entries import Drop, Put, check
 from storage import durable
 from storage.blockstore import MadeBlock, Visibility
 from storage.cid import RAW, Cid
-from storage.errors import InvalidCid
+from storage.errors import InvalidCid, StorageError
+from storage.keys import PeerId
 from storage.pins import PinKind, PinState
 
 MAX_AGENTS: Final = 64  # of one workspace, on one node
+ATTEND_GAP_S: Final = 1.0
 SUFFIX: Final = ".toml"
 KIND: Final = "agent"
 
@@ -66,6 +70,7 @@ class Crew:
         self._open_model: OpenModel | None = None
         self._adapters: Adapters | None = None
         self.mind = Mind(folder)
+        self.audiences = Audiences(ports)
         self.attached = attached.Attached()
         self.a2a_url: str | None = None  # where programs that speak A2A reach agents, while they do
         self.load()
@@ -100,7 +105,7 @@ class Crew:
         hosted = self.hosted(one.cid)
         if declared.name not in hosted and len(hosted) >= MAX_AGENTS:
             raise BadAgent(f"this node hosts {len(hosted)} agents there already: covey agent rm one first")
-        members = [member.peer for member in one.space.members()]
+        members = members_of(one.space)
         card = await self._ports.exchange.work(partial(self._keep, one.cid, declared, data, level, members))
         value = {
             "role": declared.role,
@@ -113,17 +118,19 @@ class Crew:
         await one.say(check(Put(key=PREFIX + declared.name, value=value, link=card.cid)))
         return declared, card
 
-    def _keep(self, workspace: Cid, declared: Declaration, data: bytes, level: Visibility, members: list[Any]) -> Entry:
+    def _keep(
+        self, workspace: Cid, declared: Declaration, data: bytes, level: Visibility, members: frozenset[PeerId]
+    ) -> Entry:
         ports = self._ports
         sequence = ports.catalog.sequences.next(external_aad(KIND, SCOPE), ports.unix_s())
         card = sign_card(ports.identity, declared, workspace, sequence)
         check_size(card)
-        name = f"agent/{workspace}/{declared.name}"
+        name = card_pin(workspace, declared.name)
         with ports.store.lease():
             ports.store.put_many(card.blocks)
             for block in card.blocks:
                 ports.pins.add(block.cid, name, PinKind.DIRECT, PinState.COMPLETE)
-            ports.roots.publish(card.cid, level, members)
+            self.audiences.publish(card.cid, level, workspace, members)
         folder = self._folder / str(workspace)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         durable.write_file(folder / f"{declared.name}{SUFFIX}", data)
@@ -146,6 +153,20 @@ class Crew:
         entry = open_entry(block, self._ports.store.get(read_entry(block)[0]))
         read_card(entry)
         return entry
+
+    async def attend(self, one: Workspace) -> None:
+        """Show what agents left for a workspace's members to whoever is one, for ever."""
+        shown: frozenset[PeerId] | None = None
+        while True:
+            seen, members = one.n_news, members_of(one.space)
+            if members != shown:
+                try:
+                    await self._ports.exchange.work(partial(self.audiences.follow, one.cid, members))
+                    shown = members
+                except StorageError as error:  # tried again with the next news
+                    log.error("members_not_shown", workspace=str(one.cid), error=str(error))
+            await one.news(seen)
+            await trio.sleep(ATTEND_GAP_S)
 
     # --- at work
 
@@ -219,7 +240,7 @@ class Crew:
     def _reach(self, one: Workspace, declared: Declaration, key: str, depth: int) -> Reach:
         ports, me = self._ports, self._ports.identity.peer_id
         may_tell = teller(me, ports.roots, ports.catalog.peers.flock)
-        kept = f"agent/{one.cid}"  # the name of the pins of what agents have put there
+        kept = content_pin(one.cid)
 
         async def get(cid: Cid, n_most: int) -> bytes:
             authors = linked(one.space, me).get(cid, ())
@@ -233,13 +254,13 @@ class Crew:
 
         async def put(data: bytes) -> Cid:
             block = MadeBlock.of(data, RAW)
-            members = [member.peer for member in one.space.members()]
+            members = members_of(one.space)
 
             def keep() -> None:
                 with ports.store.lease():
                     ports.store.put_many([block])
                     ports.pins.add(block.cid, kept, PinKind.DIRECT, PinState.COMPLETE)
-                    ports.roots.publish(block.cid, Visibility.MEMBERS, members)
+                    self.audiences.publish(block.cid, Visibility.MEMBERS, one.cid, members)
 
             await ports.exchange.work(keep)
             return block.cid

@@ -68,7 +68,7 @@ class Workspaces:
                 self._nursery = nursery
                 for one in self._all.values():
                     nursery.start_soon(one.run)
-                    nursery.start_soon(self._runner(one).run)
+                    self._attend(one, nursery)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -76,6 +76,11 @@ class Workspaces:
             for journal in self._journals.values():
                 journal.close()
             self._journals.clear()
+
+    def _attend(self, one: Workspace, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self._runner(one).run)
+        if self._agents is not None:
+            nursery.start_soon(self._agents.attend, one)
 
     def _runner(self, one: Workspace) -> Runner:
         network = self._ports.network
@@ -157,7 +162,7 @@ class Workspaces:
             self._journals[one.cid] = journal
             self._all[one.cid] = one
             await self._nursery.start(one.run)
-            self._nursery.start_soon(self._runner(one).run)
+            self._attend(one, self._nursery)
         return one
 
     def _load(self) -> Iterator[Workspace]:

@@ -7,6 +7,9 @@ import threading
 import pytest
 import trio
 
+from storage.cid import Cid
+from storage.keys import Identity
+
 SEARCH = """
 name = "search"
 role = "search"
@@ -211,3 +214,17 @@ async def test_a_model_that_cannot_be_had_fails_its_step_and_the_node_goes_on(as
     [event] = [one for one in ask.node.catalog.events.since() if one.kind == "run_step_failed"]
     assert why in event.fields["text"]
     assert (await ask("ws/say", text="still here"))["code"] == ""
+
+
+async def test_a_card_is_shown_to_who_joins_later_and_not_to_who_was_removed(ask):
+    added = await ask.add(SUMMARY)
+    late = Identity.generate().peer_id
+    roots, card = ask.node.roots, Cid.parse(added["card"])
+    assert late not in roots.members(card)
+    await ask("ws/invite", peer=str(late))
+    with trio.fail_after(20):
+        while late not in roots.members(card):
+            await trio.sleep(0.05)
+        await ask("ws/revoke", peer=str(late))
+        while late in roots.members(card):
+            await trio.sleep(0.05)

@@ -37,6 +37,10 @@ class Agents(Protocol):
         """Have an agent do a step: what came out, and how. Raises: AgentError, ProtocolError, OSError, TooSlowError."""
         ...
 
+    async def attend(self, one: Workspace) -> None:
+        """Keep to a workspace for ever, whoever comes and goes."""
+        ...
+
 
 async def _nothing(_where: str, _act: Perform) -> None:
     await trio.lowlevel.checkpoint()
