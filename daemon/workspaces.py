@@ -172,8 +172,10 @@ async def leave(node: "Node", params: ws.One) -> Done:
     return Done(text="left: the others see it once they are reached. What is known stays here")
 
 
-async def members_of(node: "Node", one: Workspace) -> list[ws.Member]:
-    """Who may do what."""
+async def members_of(node: "Node", params: ws.Members) -> list[ws.Member]:
+    """Who may do what, anywhere or with one key. Raises: UnknownWorkspace."""
+    one, key = find(node, params.workspace), params.key
+    voters = one.space.voters(key)
     history, forks, called = one.space.history, one.space.history.forks(), await names(node)
     rows = []
     for member in one.space.members():
@@ -185,8 +187,8 @@ async def members_of(node: "Node", one: Workspace) -> list[ws.Member]:
                 is_owner=is_owner,
                 has_joined=member.has_joined,
                 is_reached=member.peer in one.reached,
-                weight=member.weight,
-                can=["everything"] if is_owner else list(member.rights),
+                weight=voters.get(member.peer, 0),
+                can=["everything"] if is_owner else list(member.rights if key is None else member.rights_at(key)),
                 keys=["*"] if is_owner else sorted({key for g in member.grants for key in cast(Grant, g.says).keys}),
                 n_entries=last.sequence + 1 if last is not None else 0,
                 is_forked=member.peer in forks,
@@ -361,8 +363,12 @@ async def vote(node: "Node", params: ws_decide.Vote) -> ws_decide.Decision:
     options = cast(wire.Propose, proposal.says).options
     if unknown := [name for name in params.ranking if name not in options]:
         raise Unfit(f"{unknown[0]!r} is no option; there are: {', '.join(options)}")
-    if node.identity.peer_id not in one.space.voters():
-        raise NotGranted(f"this node has no vote in {one.space.history.root.title!r}")
+    key = cast(wire.Propose, proposal.says).key
+    if node.identity.peer_id not in one.space.voters(key):
+        raise NotGranted(
+            f"this node has no vote on what stands under {key!r} in {one.space.history.root.title!r}; "
+            f"who has: covey ws members {one.cid} --key {key}"
+        )
     ranking = tuple(options.index(name) for name in params.ranking)
     await one.say(checked(wire.Vote(proposal=proposal.entry.cid, ranking=ranking, veto=params.veto)))
     return _decision(one, proposal)
@@ -385,13 +391,15 @@ def decisions_of(one: Workspace) -> list[ws_decide.Decision]:
 
 
 def _decision(one: Workspace, proposal: Placed) -> ws_decide.Decision:
-    says, outcome, voters = cast(wire.Propose, proposal.says), one.space.outcome(proposal), one.space.voters()
+    says, outcome = cast(wire.Propose, proposal.says), one.space.outcome(proposal)
+    voters = one.space.voters(says.key)
     votes = [(placed.author, cast(wire.Vote, placed.says)) for placed in one.space.votes(proposal)]
     ballots = {author: Ballot(vote.ranking, vote.veto) for author, vote in votes}
     shown = outcome or count(says.rule, len(says.options), ballots, voters, says.quorum)
     is_chosen = outcome is not None and outcome.chosen is not None
     return ws_decide.Decision(
         id=str(proposal.id),
+        key=says.key,
         text=says.text,
         rule=says.rule,
         options=list(says.options),

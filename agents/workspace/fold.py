@@ -189,12 +189,16 @@ class Fold:
         return table.get(found.id) if found is not None else None
 
     def _count_voters(self) -> None:
+        self._set(self._voters, "now", self._weights(None))
+
+    def _weights(self, key: str | None) -> Mapping[PeerId, int]:
+        """Who votes, with what weight: on what stands under a key, who has a vote by a grant that covers it."""
         weights = {self.history.owner: 1}
         for node in self._live.values():
             grant = cast(Grant, node.stated)
-            if grant.weight and grant.audience in self._joined:
+            if grant.weight and grant.audience in self._joined and (key is None or matches(grant.keys, key)):
                 weights[grant.audience] = max(grant.weight, weights.get(grant.audience, 0))
-        self._set(self._voters, "now", weights)
+        return weights
 
     def _voters_now(self) -> Mapping[PeerId, int]:
         return self._voters.get("now", {self.history.owner: 1})
@@ -293,6 +297,8 @@ class Fold:
         proposal = self._named(says.proposal, self._proposals)
         if code or proposal is None:
             return code or UNFOUNDED
+        if node.author not in self._weights(cast(Propose, proposal.stated).key):
+            return OUT_OF_GRANT
         self._set(self._votes, proposal.id, (*self._votes.get(proposal.id, ()), node))
         return ""
 
@@ -312,7 +318,7 @@ class Fold:
             if vote.id in past:
                 cast_ = cast(Vote, vote.stated)
                 ballots[vote.author] = Ballot(cast_.ranking, cast_.veto)
-        outcome = count(proposed.rule, len(proposed.options), ballots, self._voters_now(), proposed.quorum)
+        outcome = count(proposed.rule, len(proposed.options), ballots, self._weights(proposed.key), proposed.quorum)
         self._set(self._closed, proposal.id, (node, outcome))
         self._set(self._open, proposal.id, None)
         return ""

@@ -31,6 +31,11 @@ class Member(NamedTuple):
         """All that it may do somewhere."""
         return tuple(sorted({right for node in self.grants for right in cast(Grant, node.says).can}))
 
+    def rights_at(self, key: str) -> tuple[str, ...]:
+        """What it may do with a key; to read, every member may."""
+        grants = [grant for node in self.grants if matches((grant := cast(Grant, node.says)).keys, key)]
+        return tuple(sorted({"read", *(right for grant in grants for right in grant.can)}))
+
 
 class Space(Fold):
     """One workspace. Two that hold the same heads answer alike."""
@@ -198,10 +203,10 @@ class Space(Fold):
         closed = self._closed.get(proposal.id)
         return closed[1] if closed is not None else None
 
-    def voters(self) -> dict[PeerId, int]:
-        """Who votes, with what weight."""
+    def voters(self, key: str | None = None) -> dict[PeerId, int]:
+        """Who votes, with what weight: on tasks, or on what is proposed under a key."""
         self._settle()
-        return dict(self._voters_now())
+        return dict(self._voters_now() if key is None else self._weights(key))
 
     def votes(self, proposal: Node) -> list[Node]:
         """Every vote on a proposal, changed ones too, in order."""

@@ -107,4 +107,5 @@ def decisions(rows: Json) -> Iterator[str]:
     for row in rows:
         tally = ", ".join(f"{name} {n}" for name, n in zip(row["options"], row["tally"], strict=True))
         came = "open" if row["is_open"] else (row["chosen"] or f"nothing chosen, {row['why']}")
-        yield clean(f"{row['id'][-12:]}  {row['text']}  {row['rule']}, {row['n_voters']} voters: {tally} -> {came}")
+        about = f"{row['key']}, {row['rule']}, {row['n_voters']} voters"
+        yield clean(f"{row['id'][-12:]}  {row['text']}  {about}: {tally} -> {came}")

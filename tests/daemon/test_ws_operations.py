@@ -112,13 +112,16 @@ async def test_a_grant_is_signed_and_ended(ws):
     assert invited["join"].startswith(f"covey ws join {ws.cid} --from ")
     rows = {row["peer"]: row for row in await ws("members")}
     assert rows[peer]["can"] == ["write"] and rows[peer]["keys"] == ["docs/*"] and not rows[peer]["has_joined"]
+    for key, can in (("docs/a", ["read", "write"]), ("budget/a", ["read"])):
+        there = {row["peer"]: row for row in await ws("members", key=key)}
+        assert there[peer]["can"] == can and there[str(ws.node.identity.peer_id)]["weight"] == 1
     assert "revoked" in (await ws("revoke", peer=peer, reason="done"))["text"]
     assert [row["peer"] for row in await ws("members")] == [str(ws.node.identity.peer_id)]
 
 
 async def test_a_proposal_is_voted_on_and_closed_once(ws):
     made = await ws("propose", text="lunch?", options=["pizza", "pasta"])
-    assert made["is_open"] and made["n_voters"] == 1
+    assert made["is_open"] and made["n_voters"] == 1 and made["key"] == "decisions"
     assert (await ws("vote", proposal=made["id"], ranking=["soup"]))["error"]["code"] == "unfit"
     assert (await ws("vote", proposal=made["id"][-8:], ranking=["pasta"]))["tally"] == [0, 1]
     closed = await ws("close", proposal=made["id"])

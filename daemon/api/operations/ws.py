@@ -93,8 +93,18 @@ class Revoke(Params, frozen=True):
     reason: Annotated[str, Meta(max_length=500, description="What the members read.")] = ""
 
 
+class Members(Params, frozen=True):
+    """Of which workspace, and what they may do with what."""
+
+    workspace: Which
+    key: (
+        Annotated[str, Meta(max_length=128, description="Only what they may do with this key, and who votes on it.")]
+        | None
+    ) = None
+
+
 class Member(Result, frozen=True):
-    """Who may do what. `has_joined`: it has said so; `is_reached`: this node heard from it."""
+    """Who may do what. `weight` is its vote's; `has_joined`: it has said so; `is_reached`: this node heard from it."""
 
     peer: str
     name: str | None
@@ -255,11 +265,11 @@ async def leave(node: "Node", params: One) -> Done:
     return await leave_it(node, params)
 
 
-async def members(node: "Node", params: One) -> list[Member]:
-    """Who may do what."""
-    from daemon.workspaces import find, members_of
+async def members(node: "Node", params: Members) -> list[Member]:
+    """Who may do what: anywhere, or with one key."""
+    from daemon.workspaces import members_of
 
-    return await members_of(node, find(node, params.workspace))
+    return await members_of(node, params)
 
 
 async def log(node: "Node", params: Log) -> AsyncIterator[Entry]:
@@ -360,7 +370,7 @@ OPERATIONS = (
         noun="ws",
         verb="members",
         summary="Show who may do what in a workspace.",
-        params=One,
+        params=Members,
         result=list[Member],
         handler=members,
         arguments=("workspace",),

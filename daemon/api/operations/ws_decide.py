@@ -22,7 +22,9 @@ class Propose(Params, frozen=True):
         tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...],
         Meta(max_length=16, description="Between what; commas between."),
     ] = ("yes", "no")
-    key: Annotated[str, Meta(max_length=128, description="Under which key it stands.")] = "decisions"
+    key: Annotated[
+        str, Meta(max_length=128, description="Under which key it stands: who has a vote there decides.")
+    ] = "decisions"
     rule: Annotated[Rule, Meta(description="How votes are counted.")] = "majority"
     quorum: Annotated[int, Meta(ge=0, le=512, description="How many have to vote.")] = 0
     minutes: Annotated[float, Meta(ge=0.0, le=525600.0, description="Closed by itself after so long; 0: by hand.")] = (
@@ -50,9 +52,13 @@ class CloseIt(Params, frozen=True):
 
 
 class Decision(Result, frozen=True):
-    """A proposal, and what came of it. `tally` is by option; while it is open, of the votes so far."""
+    """A proposal, and what came of it. `tally` is by option; while it is open, of the votes so far.
+
+    `n_voters` have a vote on what stands under its key.
+    """
 
     id: str
+    key: str
     text: str
     rule: str
     options: list[str]

@@ -180,3 +180,77 @@ def test_who_is_invited_and_does_not_come_hinders_no_majority(village):
     made.ann.say(Revoke(grants=grants, last=(made.ann.space.history.last(made.bob.peer).entry.cid,)))
     assert made.ann.space.voters() == {made.ann.peer: 1} and made.ann.space.holder("run").id == claim.id
     assert isinstance(made.grants["bob"].says, Grant)
+
+
+# --- boundaries: who decides what
+
+
+def proposed(member, key, rule="majority"):
+    says = Propose(key=key, text="which?", options=("x", "y"), rule=rule, closers=(member.peer,))
+    return member.say(says)
+
+
+def test_a_vote_counts_where_its_grant_covers_the_key_and_nowhere_else(village):
+    made = village()
+    made.invite("bob", keys=("budget/*",))
+    made.invite("cleo", keys=("docs/*",))
+    made.meet()
+    budget, docs = proposed(made.bob, "budget/2027"), proposed(made.cleo, "docs/style")
+    astray = proposed(made.bob, "docs/other")
+    made.meet()
+    votes = {
+        (name, proposal.id): made.members[name].say(Vote(proposal=proposal.entry.cid, ranking=(1,)))
+        for name in ("bob", "cleo")
+        for proposal in (budget, docs)
+    }
+    made.meet()
+    made.bob.say(Close(proposal=budget.entry.cid))
+    made.cleo.say(Close(proposal=docs.entry.cid))
+    made.meet()
+    for member in made.members.values():
+        assert member.code(astray) == "out_of_grant", "nor may it be proposed there"
+        assert [member.code(votes[name, budget.id]) for name in ("bob", "cleo")] == ["", "out_of_grant"]
+        assert [member.code(votes[name, docs.id]) for name in ("bob", "cleo")] == ["out_of_grant", ""]
+        assert member.space.outcome(budget).tally == (0, 1) == member.space.outcome(docs).tally
+        assert set(member.space.voters("budget/2027")) == {made.ann.peer, made.bob.peer}
+        assert set(member.space.voters("docs/style")) == {made.ann.peer, made.cleo.peer}
+        assert set(member.space.voters()) == {made.ann.peer, made.bob.peer, made.cleo.peer}, "of tasks all are voters"
+    assert made.ann.space.document() == made.bob.space.document() == made.cleo.space.document()
+
+
+def test_all_agree_where_all_who_decide_there_do(village):
+    made = village()
+    made.invite("bob", keys=("budget/*",))
+    made.invite("cleo", keys=("docs/*",))
+    made.meet()
+    proposal = proposed(made.ann, "budget/2027", "unanimous")
+    made.meet()
+    for name in ("ann", "bob"):
+        made.members[name].say(Vote(proposal=proposal.entry.cid, ranking=(0,)))
+    made.meet()
+    made.ann.say(Close(proposal=proposal.entry.cid))
+    assert made.ann.space.outcome(proposal).chosen == 0, "cleo has no say there, so it stops nothing"
+
+
+def test_weights_are_those_of_the_grants_that_cover_the_key(village):
+    made = village("bob")
+    made.ann.say(Grant(audience=made.bob.peer, can=("write",), keys=("docs/*",), weight=9))
+    made.meet()
+    assert made.bob.space.voters("docs/a")[made.bob.peer] == 9
+    assert made.bob.space.voters("budget/a")[made.bob.peer] == 1 and made.bob.space.voters()[made.bob.peer] == 9
+
+
+def test_who_loses_the_grant_for_a_key_has_no_vote_there_when_it_is_closed(village):
+    made = village("bob")
+    wider = made.ann.say(Grant(audience=made.bob.peer, can=("write",), keys=("docs/*",), weight=1))
+    made.ann.say(
+        Revoke(grants=(made.grants["bob"].entry.cid,), last=(made.bob.space.history.last(made.bob.peer).entry.cid,))
+    )
+    made.meet()
+    proposal = proposed(made.ann, "budget/a")
+    made.meet()
+    vote = made.bob.say(Vote(proposal=proposal.entry.cid, ranking=(0,)))
+    made.meet()
+    made.ann.say(Close(proposal=proposal.entry.cid))
+    assert made.ann.code(vote) == "out_of_grant" and made.ann.space.outcome(proposal).tally == (0, 0)
+    assert made.bob.peer in made.ann.space.voters("docs/a") and made.ann.code(wider) == ""
