@@ -2,9 +2,10 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import cast
 
+from agents.workspace.claims import deserves
 from agents.workspace.history import Node
 from agents.workspace.space import Space
 from protocols.workspaces.entries import (
@@ -28,21 +29,34 @@ from storage.keys import PeerId
 from storage.sealed.keys import Entropy
 
 
-def due(space: Space, me: PeerId, unix_s: float, entropy: Entropy = os.urandom) -> Statement | None:
-    """What this member has to say next, without being asked; None where there is nothing, or it would be void."""
+def due(
+    space: Space,
+    me: PeerId,
+    unix_s: float,
+    entropy: Entropy = os.urandom,
+    may_support: Callable[[PeerId], bool] = lambda author: True,
+) -> Statement | None:
+    """What this member has to say next, without being asked; None where there is nothing, or it would be void.
+
+    `may_support`: is there room for one more claim or commit of this author? Asked once for each that is supported.
+    """
     if not space.is_member(me) or space.history.fork_of(me) < math.inf:
         return None
     if (rekey := rekey_due(space, me, entropy)) is not None:
         return rekey
-    return next(_duties(space, me, unix_s), None)
+    return next(_duties(space, me, unix_s, may_support), None)
 
 
-def _duties(space: Space, me: PeerId, unix_s: float) -> Iterator[Statement]:
+def _duties(space: Space, me: PeerId, unix_s: float, may_support: Callable[[PeerId], bool]) -> Iterator[Statement]:
+    full: set[PeerId] = set()
     for node in space.unsupported(me):
-        if isinstance(node.says, Claim):
-            yield Endorse(claim=node.entry.cid)
-        else:
-            yield Accept(commit=node.entry.cid)
+        is_claim = isinstance(node.stated, Claim)
+        if node.author in full or (is_claim and not deserves(space, node)):
+            continue
+        if not may_support(node.author):
+            full.add(node.author)
+            continue
+        yield Endorse(claim=node.entry.cid) if is_claim else Accept(commit=node.entry.cid)
     for node in space.open_proposals():
         proposal = cast(Propose, node.says)
         is_due = 0 < proposal.deadline_unix_s <= unix_s and me in proposal.closers

@@ -81,12 +81,14 @@ class Fold:
         self._votes: dict[Cid, tuple[Node, ...]] = {}
         self._closed: dict[Cid, tuple[Node, Outcome]] = {}
         self._claims: dict[Cid, Node] = {}
+        self._claimed: dict[str, tuple[Node, ...]] = {}  # by task
         self._open: dict[Cid, Node] = {}  # proposals, claims and commits that nothing came of yet
         self._endorsed: dict[tuple[str, int, PeerId], Node] = {}  # by which entry
         self._endorsers: dict[Cid, tuple[PeerId, ...]] = {}
         self._promised: dict[tuple[str, PeerId], int] = {}
         self._won: dict[tuple[str, int], Cid] = {}
         self._holders: dict[str, Cid] = {}
+        self._n_idle: dict[tuple[str, PeerId], int] = {}  # claims that were won, without a commit so far
         self._proven: dict[Cid, bool] = {}  # claims that were won in the past of their author's commits
         self._begun: dict[tuple[str, int], tuple[Node, ...]] = {}
         self._commits: dict[Cid, Node] = {}
@@ -327,6 +329,7 @@ class Fold:
         code = self._lacks(node, "run", says.task)
         if not code:
             self._set(self._claims, node.id, node)
+            self._set(self._claimed, says.task, (*self._claimed.get(says.task, ()), node))
             self._set(self._open, node.id, node)
             if not self._lacks_vote(node):
                 self._support(node, node)
@@ -354,6 +357,7 @@ class Fold:
         if (task, term) not in self._won and self._has_majority(endorsers):
             self._set(self._won, (task, term), claim.id)
             self._set(self._open, claim.id, None)
+            self._count_idle(task, claim.author, 1)
             holder = self._holders.get(task)
             if holder is None or cast(Claim, self._claims[holder].stated).term < term:
                 self._set(self._holders, task, claim.id)
@@ -362,6 +366,9 @@ class Fold:
     def _has_majority(self, peers: tuple[PeerId, ...]) -> bool:
         voters = self._voters_now()
         return 2 * sum(peer in voters for peer in peers) > len(voters)
+
+    def _count_idle(self, task: str, author: PeerId, more: int) -> None:
+        self._set(self._n_idle, (task, author), self._n_idle.get((task, author), 0) + more)
 
     def _begin(self, node: Node, says: Begin) -> str:
         claim = self._named(says.claim, self._claims)
@@ -387,6 +394,7 @@ class Fold:
             if not self._has_majority(self._endorsers_before(node, claim)):
                 return UNFOUNDED
             self._set(self._proven, claim.id, True)
+            self._count_idle(task, claim.author, -1)
         must = self._must_adopt(node, claim, says.step)
         if must is not None and not is_same_output(must, node):
             return MUST_ADOPT

@@ -228,8 +228,14 @@ class Space(Fold):
     def claims(self, task: str | None = None) -> list[Node]:
         """The claims that are not void, in order."""
         self._settle()
-        found = (node for node in self._claims.values() if task in (None, cast(Claim, node.says).task))
-        return sorted(found, key=lambda node: node.rank)
+        if task is not None:
+            return list(self._claimed.get(task, ()))
+        return sorted(self._claims.values(), key=lambda node: node.rank)
+
+    def n_idle(self, task: str, author: PeerId) -> int:
+        """How many claims to a task this author won, and committed nothing under."""
+        self._settle()
+        return self._n_idle.get((task, author), 0)
 
     def done(self, task: str, step: int) -> Node | None:
         """The commit of a step that is done."""

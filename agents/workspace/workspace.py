@@ -15,6 +15,7 @@ import structlog
 import trio
 
 from agents.adapters.ports import Ports
+from agents.workspace.claims import Allowance
 from agents.workspace.duties import due, rekey_due
 from agents.workspace.history import Node, Unlinked
 from agents.workspace.journal import Journal
@@ -101,6 +102,7 @@ class Workspace:
         self._where: dict[PeerId, tuple[str, ...]] = {}
         self._met_s: dict[PeerId, float] = {}
         self._asking: set[PeerId] = set()
+        self._allowance = Allowance()
         self._rng = random.Random(bytes(ports.identity.peer_id) + bytes(self.cid))
         self.reached: Final[set[PeerId]] = set()
         for entry in entries:
@@ -208,7 +210,11 @@ class Workspace:
 
     async def _do_duties(self) -> None:
         me = self._ports.identity.peer_id
-        while (says := due(self.space, me, self._ports.unix_s())) is not None:
+
+        def may_support(author: PeerId) -> bool:
+            return self._allowance.may_support(author, trio.current_time())
+
+        while (says := due(self.space, me, self._ports.unix_s(), may_support=may_support)) is not None:
             node = await (self.renew_key() if isinstance(says, Rekey) else self.say(says))
             if node is not None and self.space.code(node):
                 return  # what has no effect would be due again at once

@@ -290,20 +290,21 @@ def main() -> None:
     """Run the cases and print the table; exit 1 where one is not as expected."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="take each Nth case only (default 1: all)")
+    parser.add_argument("--first", type=int, default=0, help="begin with this one, from 0 (default 0)")
     parser.add_argument("--node", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.node is not None:
         trio.run(node, args.folder, args.node)
         return
-    chosen = cases()[:: args.every]
+    chosen = list(enumerate(cases()))[args.first :: args.every]
     heads = f"{'killed':15}{'step':>5}  {'who':10}{'back':9}{'done':>5}{'states':>7}"
     print(f"{heads}{'effects':>9}{'begun':>9}{'committed':>11}")
     n_good = 0
     with tempfile.TemporaryDirectory(prefix="covey-run-kills-") as name:
         campaign = Campaign(Path(name))
         try:
-            for number, case in enumerate(chosen):
+            for number, case in chosen:
                 found = campaign.run(case, number % N_NODES)
                 n_good += found.is_good
                 counts = ("".join(map(str, of)) for of in (found.n_effects, found.n_begun, found.n_committed))

@@ -1,10 +1,11 @@
 """How runs stand, and what a member's node does next for one: read out of the state alone. No IO, no clock."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence, Set
 from typing import Any, Final, Literal, NamedTuple, cast
 
 from agents.roster.announced import performers
+from agents.workspace.claims import asked_for, highest_term
 from agents.workspace.history import Node
 from agents.workspace.runs.plan import (
     APPROVE,
@@ -26,6 +27,10 @@ from storage.keys import PeerId
 
 APPROVAL: Final = "approval"
 NEVER: Final = 1 << 62
+IDLE_LEASES: Final = 4  # a holder that shows nothing for so long is replaced, reached or not
+MAX_BACKOFF_S: Final = 86400.0
+MAX_PATIENCE: Final = 16  # leases that who asked for a task in vain waits at most before it asks again
+STAGGER_S: Final = 1.0  # between those of whom anybody could take over
 
 State = Literal["running", "waiting", "done", "failed", "cancelled"]
 
@@ -145,9 +150,14 @@ Act = Want | Perform | Say
 
 
 class Outside(NamedTuple):
-    """What the state does not tell. `is_lost`: is a task's holder out of reach for longer than the lease?"""
+    """What the state does not tell.
+
+    `is_lost`: is a task's holder out of reach for longer than the lease? `stood_s`: for how long does a task stand like
+    this, of what is asked by a name: since it was asked first, or stood otherwise before.
+    """
 
     is_lost: Callable[[str, float], bool] = lambda task, lease_s: False
+    stood_s: Callable[[str, str, Hashable], float] = lambda task, what, stand: 0.0
     is_reached: Callable[[PeerId], bool] = lambda peer: True
     unix_s: float = 0.0
     busy: Collection[tuple[str, int]] = ()  # (task, step) that this node is at
@@ -272,9 +282,8 @@ def next_acts(space: Space, me: PeerId, run: Run, outside: Outside) -> Iterator[
 def _act(space: Space, me: PeerId, run: Run, view: StepView, outside: Outside, *, is_late: bool) -> Act | None:
     step, claim = run.plan.steps[view.place], space.holder(view.task)
     able = None if is_late else performers(space, step.agent, step.role)
-    is_lost = outside.is_lost(view.task, run.plan.lease_s)
-    if claim is None or (claim.author != me and (is_lost or (able is not None and claim.author not in able))):
-        return _claim(space, me, view, able, outside, is_lost=is_lost)
+    if claim is None or (claim.author != me and _is_free(space, run, view, claim, able, outside)):
+        return _claim(space, me, run, view, able, outside)
     if claim.author != me:
         return None
     if any(
@@ -301,25 +310,54 @@ def _act(space: Space, me: PeerId, run: Run, view: StepView, outside: Outside, *
     return Perform(run, view.number, claim, begin, given, idempotency_key(run.node, view.number), view)
 
 
+def _is_free(
+    space: Space, run: Run, view: StepView, holder: Node, able: frozenset[PeerId] | None, outside: Outside
+) -> bool:
+    """Is a task's holder one that cannot do the step, is out of reach, or is reached and does nothing?
+
+    An attempt has the time that the plan gives it. Who begins again and again gains no more than its tries.
+    """
+    step = run.plan.steps[view.place]
+    n_begun = min(len(space.begun(view.task, view.number)), step.max_tries)
+    stood_s = outside.stood_s(view.task, "held", (view.number, holder.id, n_begun))
+    if outside.is_lost(view.task, run.plan.lease_s) or (able is not None and holder.author not in able):
+        return True
+    attempt_s = step.timeout_s + min(step.backoff_s * 2**n_begun, MAX_BACKOFF_S) if n_begun else 0.0
+    return stood_s >= attempt_s + IDLE_LEASES * run.plan.lease_s
+
+
 def _claim(
-    space: Space, me: PeerId, view: StepView, able: frozenset[PeerId] | None, outside: Outside, *, is_lost: bool
+    space: Space, me: PeerId, run: Run, view: StepView, able: frozenset[PeerId] | None, outside: Outside
 ) -> Want | None:
-    terms = [cast(Claim, claim.says).term for claim in space.claims(view.task)]
-    highest = max(terms, default=-1)
-    is_open = highest >= 0 and space.winner(view.task, highest) is None
-    if is_open and not is_lost:
+    task, lease_s = view.task, run.plan.lease_s
+    highest = highest_term(space, task)
+    is_open = highest >= 0 and space.winner(task, highest) is None
+    asked = asked_for(space, me, task)
+    patience_s = lease_s * min(2 ** max(asked.n_own - 1, 0), MAX_PATIENCE)
+    if is_open and outside.stood_s(task, "asked", asked) < patience_s:
         return None  # somebody asked already: let the voters answer
-    if able is not None and not (me in able and _is_first(me, able, view, highest + 1, outside)):
-        return None
+    if able is not None or highest >= 0:
+        turn = _turn(me, able if able is not None else space.voters().keys() | {me}, view, highest + 1, outside)
+        gap_s = lease_s if able is not None else min(lease_s, STAGGER_S)
+        if turn is None or outside.stood_s(task, "lot", (view.number, asked)) < turn * gap_s:
+            return None
     if highest >= MAX_TERM:
         return None  # somebody has used up the terms: a claim of a higher one nobody takes
-    return Want(Claim(task=view.task, term=highest + 1))
+    return Want(Claim(task=task, term=highest + 1))
 
 
-def _is_first(me: PeerId, able: frozenset[PeerId], view: StepView, term: int, outside: Outside) -> bool:
-    """Of those who could perform a step one asks for it at a time: two that ask at once may both be refused."""
+def _turn(me: PeerId, able: Set[PeerId], view: StepView, term: int, outside: Outside) -> int | None:
+    """Of those who could perform a step one asks for it at a time: two that ask at once may both be refused.
 
-    def lot(peer: PeerId) -> bytes:
-        return hashlib.sha256(f"{view.task} {view.number} {term} {peer}".encode()).digest()
+    How many stand before this one by lot; None where it is none of them. Who is first and does not ask is passed over:
+    it may be busy, or mean no good.
+    """
+    if me not in able:
+        return None
+    reached = (peer for peer in able if peer == me or outside.is_reached(peer))
+    return sorted(reached, key=lambda peer: lot(view.task, view.number, term, peer)).index(me)
 
-    return min((peer for peer in able if peer == me or outside.is_reached(peer)), key=lot) == me
+
+def lot(task: str, number: int, term: int, peer: PeerId) -> bytes:
+    """What a peer draws for a claim; the least goes first."""
+    return hashlib.sha256(f"{task} {number} {term} {peer}".encode()).digest()

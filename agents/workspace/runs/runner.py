@@ -5,7 +5,7 @@ that was begun and is not done: it is tried again, by the same node or by the ne
 key, and its second `begin` tells everybody so. A step that is done is never performed again.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any, Final, Protocol
 
 import structlog
@@ -17,7 +17,7 @@ from agents.workspace.runs.core import APPROVAL, Outside, Perform, Run, Say, Wan
 from agents.workspace.runs.effects import EFFECTS, Effect, EffectFailed
 from agents.workspace.workspace import Workspace
 from protocols.errors import ProtocolError
-from protocols.workspaces.entries import Claim, Commit
+from protocols.workspaces.entries import Commit
 from storage.errors import StorageError
 from storage.keys import PeerId
 
@@ -68,7 +68,8 @@ class Runner:
         self._on_boundary = on_boundary
         self._agents = agents
         self._unix_s = unix_s
-        self._seen_s: dict[str, tuple[Any, float]] = {}  # by task: its newest claim, and when its author was reached
+        self._seen_s: dict[str, tuple[Any, float]] = {}  # by task: its holder's claim, and when it was reached
+        self._stood_s: dict[tuple[str, str], tuple[Hashable, float]] = {}  # how a task stands, and since when
         self._failed_s: dict[tuple[str, int], float] = {}  # no attempt before
         self._busy: set[tuple[str, int]] = set()
 
@@ -91,7 +92,7 @@ class Runner:
         log.info("run_waits", workspace=str(self._one.cid), run=run.name, error=str(error))
 
     def _outside(self) -> Outside:
-        return Outside(self._is_lost, self._is_reached, self._unix_s(), frozenset(self._busy))
+        return Outside(self._is_lost, self._has_stood_s, self._is_reached, self._unix_s(), frozenset(self._busy))
 
     async def _advance(self, run: Run, nursery: trio.Nursery) -> bool:
         """What is due of a run; was anything signed for it?"""
@@ -135,16 +136,24 @@ class Runner:
         )  # fmt: skip
 
     def _is_lost(self, task: str, lease_s: float) -> bool:
-        """Was the holder, or who asks to be it, out of reach for longer than the lease?"""
+        """Was the holder out of reach for longer than the lease?"""
         now_s = trio.current_time()
-        newest = max(self._one.space.claims(task), key=_term_of, default=None)
-        if newest is None:
+        holder = self._one.space.holder(task)
+        if holder is None:
             return False
         known, at_s = self._seen_s.get(task, (None, now_s))
-        if known != newest.id or (self._is_reached(newest.author) and self._one.space.holder(task) is newest):
+        if known != holder.id or self._is_reached(holder.author):
             at_s = now_s
-        self._seen_s[task] = (newest.id, at_s)
+        self._seen_s[task] = (holder.id, at_s)
         return now_s - at_s >= lease_s
+
+    def _has_stood_s(self, task: str, what: str, stand: Hashable) -> float:
+        now_s = trio.current_time()
+        known, at_s = self._stood_s.get((task, what), (None, now_s))
+        if known != stand:
+            at_s = now_s
+        self._stood_s[task, what] = (stand, at_s)
+        return now_s - at_s
 
     async def _perform(self, act: Perform) -> None:
         step = act.plan
@@ -195,7 +204,3 @@ class Runner:
 
 def _never(_task: str, _lease_s: float) -> bool:
     return False
-
-
-def _term_of(claim: Any) -> int:
-    return claim.says.term if isinstance(claim.says, Claim) else -1
