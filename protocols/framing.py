@@ -3,6 +3,7 @@
 Source: the length-prefix convention of libp2p (multiformats/unsigned-varint).
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 from protocols.errors import Malformed, StreamBroken, TooBig
@@ -10,6 +11,7 @@ from protocols.net import Stream
 from storage.cid import varint_encode
 
 READ_BYTES: Final = 64 << 10
+WRITE_BYTES: Final = 16 << 10  # of small messages are written at once
 MERGE_BYTES: Final = 1 << 10  # a piece smaller than this is put to the one before
 _MAX_PREFIX_BYTES: Final = 5  # lengths up to 2^35 - 1; every cap lies far below
 
@@ -118,6 +120,22 @@ async def read_frame(stream: Stream, max_bytes: int) -> bytes | None:
             raise StreamBroken("the peer finished in the middle of a message")
         if messages := reader.feed(data):
             return messages[0]
+
+
+async def write_frames(stream: Stream, messages: Iterable[bytes], max_bytes: int) -> None:
+    """Send several messages, small ones of them together. Raises: TooBig, StreamBroken."""
+    parts: list[bytes] = []
+    n_bytes = 0
+    for message in messages:
+        if len(message) > max_bytes:
+            raise TooBig(f"a message of {len(message)} bytes; the limit is {max_bytes}")
+        parts.append(frame(message))
+        n_bytes += len(parts[-1])
+        if n_bytes >= WRITE_BYTES:
+            await stream.write(b"".join(parts))
+            parts, n_bytes = [], 0
+    if parts:
+        await stream.write(b"".join(parts))
 
 
 async def write_frame(stream: Stream, message: bytes, max_bytes: int) -> None:

@@ -141,7 +141,7 @@ async def ask(
     with trio.fail_after(question.wait_s + ANSWER_TIMEOUT_S):
         async with asked(network, peer, PROTOCOL, encode(question, MAX_ASK_BYTES), MAX_ASK_BYTES, WHAT) as stream:
             on_here()
-            return await read_told(stream, MAX_ANSWERS)
+            return (await read_told(stream, MAX_ANSWERS)).entries
 
 
 async def ask_plan(network: Network, peer: PeerId, experiment: Cid) -> Entry:

@@ -4,7 +4,7 @@ Protocols that spread histories (rounds, workspaces) share it: they ask differen
 know of a history gets what one gets for a history that is not there: the end of the stream.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from itertools import islice, pairwise
 from typing import Annotated, Final, NamedTuple
@@ -15,10 +15,10 @@ from msgspec import Meta
 
 from protocols.entry import MAX_BODY_BYTES, MAX_ENTRY_BYTES, Entry, open_entry
 from protocols.errors import Malformed, ProtocolRefused
-from protocols.framing import read_frame, write_frame
+from protocols.framing import read_frame, write_frame, write_frames
 from protocols.message import Message, decode, encode
 from protocols.net import Network, Stream
-from storage.cid import Cid
+from storage.cid import DAG_CBOR, Cid
 from storage.keys import PeerId
 
 MAX_TOLD_BYTES: Final = MAX_BODY_BYTES + MAX_ENTRY_BYTES + 64
@@ -86,18 +86,36 @@ async def asked(
         await stream.aclose()
 
 
-async def read_told(stream: Stream, n_most: int) -> list[Entry]:
-    """The entries that are told until the stream ends, each verified. Raises: TooBig, Malformed, Forged."""
-    entries: list[Entry] = []
+class Answer(NamedTuple):
+    """What was told: the entries that were not known, and the blocks of those that were when they came."""
+
+    entries: list[Entry]
+    known: list[Cid]
+
+    @property
+    def n_told(self) -> int:
+        """How many entries that is."""
+        return len(self.entries) + len(self.known)
+
+
+async def read_told(stream: Stream, n_most: int, is_known: Callable[[Cid], bool] = lambda cid: False) -> Answer:
+    """The entries that are told until the stream ends, each verified. Raises: TooBig, Malformed, Forged.
+
+    `is_known`: was this entry block verified before? Then it is left out, and costs no more than its hash.
+    """
+    answer = Answer([], [])
     n_bytes = 0
     while (data := await read_frame(stream, MAX_TOLD_BYTES)) is not None:
         n_bytes += len(data)
-        if len(entries) >= n_most or n_bytes > MAX_ANSWER_BYTES + MAX_TOLD_BYTES:
+        if answer.n_told >= n_most or n_bytes > MAX_ANSWER_BYTES + MAX_TOLD_BYTES:
             raise Malformed(f"{stream.peer} tells more than one answer may hold")
         told = decode(data, Told, MAX_TOLD_BYTES)
-        entries.append(open_entry(told.entry, told.body))
+        if is_known(cid := Cid.of(told.entry, DAG_CBOR)):
+            answer.known.append(cid)
+        else:
+            answer.entries.append(open_entry(told.entry, told.body))
         await trio.lowlevel.checkpoint()
-    return entries
+    return answer
 
 
 async def ask_first(
@@ -164,8 +182,8 @@ async def tell(stream: Stream, entries: Iterable[Entry], n_most: int) -> None:
         batch.append(entry)
         if len(batch) == n_most:
             break
-    for entry in batch:
-        await say(stream, Told(entry=entry.block, body=entry.body_block))
+    told = (Told(entry=entry.block, body=entry.body_block) for entry in batch)
+    await write_frames(stream, (encode(one, MAX_TOLD_BYTES) for one in told), MAX_TOLD_BYTES)
 
 
 async def say(stream: Stream, message: msgspec.Struct) -> None:
@@ -175,5 +193,5 @@ async def say(stream: Stream, message: msgspec.Struct) -> None:
 
 async def say_where(stream: Stream, members: Iterable[Where], n_most: int) -> None:
     """Answer where members are."""
-    for where in islice(members, n_most):
-        await say(stream, where)
+    found = (encode(where, MAX_WHERE_BYTES) for where in islice(members, n_most))
+    await write_frames(stream, found, MAX_WHERE_BYTES)

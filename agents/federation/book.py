@@ -211,10 +211,10 @@ class Book:
     def since(self, heights: Mapping[PeerId, int]) -> Iterator[Entry]:
         """The entries that somebody with these heights lacks, each author's in order."""
         for author in sorted(self._by_author):
-            own = self._by_author[author]
-            for sequence in sorted(own):
-                if sequence >= heights.get(author, 0):
-                    yield own[sequence].entry
+            own, sequence = self._by_author[author], heights.get(author, 0)
+            while (said := own.get(sequence)) is not None:
+                yield said.entry
+                sequence += 1
 
     @remembered
     def all_of(self, kind: type[E]) -> list[tuple[Said, E]]:

@@ -5,7 +5,9 @@ Whether an entry is accepted depends on it and its past alone; that it says some
 
 import bisect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from heapq import merge
+from itertools import islice
 from operator import attrgetter
 from typing import Final, NamedTuple, cast
 
@@ -109,6 +111,7 @@ class History:
         self._bodies: Final[dict[Cid, Node]] = {}
         self._chains: Final[dict[PeerId, dict[int, list[Node]]]] = {}
         self._heads: Final[dict[Cid, None]] = {root.cid: None}
+        self._marks: Final[dict[PeerId, Mark]] = {}
         self._forks: Final[dict[PeerId, int]] = {}
         self._irregular: Final[dict[PeerId, int]] = {}  # whose numbers have several blocks, all behind this one
         self._branches: Final = Branches(self._nodes)
@@ -168,6 +171,7 @@ class History:
         self._heads[entry.cid] = None
         same = self._chains.setdefault(entry.author, {}).setdefault(entry.sequence, [])
         same.append(node)
+        self._mark(entry.author)
         if len(same) > 1 and entry.sequence <= self._irregular.get(entry.author, entry.sequence):
             at = entry.sequence // 2 if entry.author in self._irregular else max(entry.sequence - 1, 0)
             self._irregular[entry.author] = at
@@ -249,40 +253,49 @@ class History:
 
         The heads of regular authors come first, the highest before: they stand for the most.
         """
-        marks = {}
-        for author, own in self._chains.items():
-            last = min(own[len(own) - 1], key=lambda node: node.entry.cid)
-            marks[author] = Mark(len(own), digest_of(last.entry.cid))
         heads = [node for head in self._heads if (node := self._nodes.get(head)) is not None]
         heads.sort(key=_RANK, reverse=True)
         doubtful = [node for node in heads if node.author in self._irregular]
         at = turn % len(doubtful) if doubtful else 0
         chosen = [node for node in heads if node.author not in self._irregular] + doubtful[at:] + doubtful[:at]
-        return Known(marks, tuple(node.entry.cid for node in chosen[:MAX_HEADS]) or (self.root_entry.cid,))
+        return Known(dict(self._marks), tuple(node.entry.cid for node in chosen[:MAX_HEADS]) or (self.root_entry.cid,))
+
+    def _mark(self, author: PeerId) -> None:
+        own = self._chains[author]
+        last = min(own[len(own) - 1], key=lambda node: node.entry.cid)
+        self._marks[author] = Mark(len(own), digest_of(last.entry.cid))
 
     def since(self, known: Known) -> list[Entry]:
+        """All that `lacking` gives."""
+        return list(self.lacking(known))
+
+    def lacking(self, known: Known) -> Iterator[Entry]:
         """The entries that somebody lacks who knows this much; now and then one that it has.
 
         In their order, but for those of authors whose entries fork: what nothing else needs of theirs comes last, so
-        that the many branches of one keep nobody from what the others said.
+        that the many branches of one keep nobody from what the others said. Who takes the first ones only pays for
+        those. Nothing may be added meanwhile.
         """
-        lacking: list[Node] = []
+        regular: list[Iterator[Node]] = []
         doubtful: list[PeerId] = []
         for author, own in self._chains.items():
             mark = known.marks.get(author)
             if author in self._irregular or (mark is not None and not self._agrees(own, mark)):
                 doubtful.append(author)
-                continue
-            for sequence in range(mark.height if mark is not None else 0, len(own)):
-                lacking.extend(own[sequence])
+            elif (height := mark.height if mark is not None else 0) < len(own):
+                regular.append(_row(own, height, len(own)))
         if not doubtful:
-            return [node.entry for node in sorted(lacking, key=_RANK)]
+            return (node.entry for node in merge(*regular, key=_RANK))
         maybe = self._maybe(doubtful, known)
-        lacking += self._before_branches(doubtful, maybe, known)
-        needed = self._branches.before((node.entry.cid for node in lacking), maybe)
-        first = sorted([*lacking, *(maybe[cid] for cid in needed)], key=_RANK)
-        rest = sorted((node for cid, node in maybe.items() if cid not in needed), key=_RANK)
-        return [node.entry for node in (*first, *self._from_turn(rest, known))]
+        regular += self._before_branches(doubtful, maybe, known)
+        return (node.entry for node in self._with_branches(merge(*regular, key=_RANK), maybe, known))
+
+    def _with_branches(self, regular: Iterator[Node], maybe: dict[Cid, Node], known: Known) -> Iterator[Node]:
+        """What one answer holds at a time, each with those of `maybe` in their place that it needs; then the rest."""
+        while part := list(islice(regular, MAX_ANSWERS)):
+            needed = self._branches.before((node.entry.cid for node in part), maybe)
+            yield from sorted([*part, *(maybe.pop(cid) for cid in needed)], key=_RANK)
+        yield from self._from_turn(sorted(maybe.values(), key=_RANK), known)
 
     def _from_turn(self, rest: list[Node], known: Known) -> list[Node]:
         """The rest, from behind the last of the heads of such authors that the asker said: it says others each time."""
@@ -307,15 +320,16 @@ class History:
             found.pop(head, None)
         return found
 
-    def _before_branches(self, doubtful: list[PeerId], maybe: dict[Cid, Node], known: Known) -> Iterator[Node]:
+    def _before_branches(
+        self, doubtful: list[PeerId], maybe: dict[Cid, Node], known: Known
+    ) -> Iterator[Iterator[Node]]:
         """What the asker lacks of the part of their entries that is a chain."""
         for author in doubtful:
             own, at = self._chains[author], self._irregular.get(author, 0)
             if own[at][0].entry.cid in maybe:
                 mark = known.marks.get(author)
                 is_there = mark is not None and mark.height <= at and self._agrees(own, mark)
-                for sequence in range(mark.height if mark is not None and is_there else 0, at):
-                    yield from own[sequence]
+                yield _row(own, mark.height if mark is not None and is_there else 0, at)
 
     def _behind(self, author: PeerId, sequence: int) -> Iterator[Node]:
         own = self._chains[author]
@@ -327,3 +341,8 @@ class History:
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.order)
+
+
+def _row(own: Mapping[int, list[Node]], start: int, end: int) -> Iterator[Node]:
+    """An author's entry blocks from one number on, before another; their ranks grow."""
+    return (node for sequence in range(start, end) for node in own[sequence])

@@ -7,9 +7,8 @@ this; a disk that cannot be written to does, and the next start reads the journa
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from enum import Enum, auto
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 import structlog
 import trio
@@ -44,7 +43,10 @@ IDLE_S: Final = 1.0
 FIRST_RETRY_S: Final = 0.5
 LONGEST_RETRY_S: Final = 30.0
 ASK_GAP_S: Final = 0.02  # between two questions to one member: what is said meanwhile comes in one answer
+LATE_GAP_S: Final = 2.0  # and where most of an answer was heard of others meanwhile
 TELL_GAP_S: Final = 0.5
+TELL_EACH_S: Final = 0.1  # and for each member: all hear all news
+LONGEST_TELL_GAP_S: Final = 30.0
 MEET_S: Final = 10.0
 CONFIRM_S: Final = 10.0
 TURN_HEADS: Final = MAX_KNOWN_HEADS // 2  # by so many each question goes on, where heads are more than one holds
@@ -56,12 +58,26 @@ Act = Callable[[Space], tuple[Statement, PeerId | None, Cid | None]]
 log = structlog.get_logger(__name__)
 
 
-class Heard(Enum):
-    """What came of a question. NOTHING_NEW: what is known, of authors whose entries fork."""
+class Heard(NamedTuple):
+    """What an answer told: so much was new, so much known, or heard of others meanwhile.
 
-    NEWS = auto()
-    NOTHING = auto()
-    NOTHING_NEW = auto()
+    `is_forked`: all of it is of authors whose entries fork, so that it may be told again each time.
+    """
+
+    n_new: int
+    n_known: int
+    is_forked: bool
+
+    def gap_s(self, last_s: float) -> float:
+        """How long to wait until that member is asked again, after the last wait.
+
+        Who tells what others told first is asked less often, and more often again once it is ahead of them.
+        """
+        if not self.n_new and self.is_forked:
+            return min(2 * last_s, sync.MAX_WAIT_S)
+        if self.n_new < self.n_known:
+            return min(2 * last_s, max(LATE_GAP_S, last_s))
+        return max(last_s / 2, ASK_GAP_S) if self.n_new else ASK_GAP_S
 
 
 class Work(Protocol):
@@ -228,14 +244,13 @@ class Workspace:
         if not (allowed := self.space.farewell(peer)):
             return None
 
-        def since(known: sync.Known) -> list[Entry]:
-            return [entry for entry in self._since(known) if entry.body_cid in allowed]
+        def since(known: sync.Known) -> Iterator[Entry]:
+            return (entry for entry in self._since(known) if entry.body_cid in allowed)
 
         return Desk(self.space.history.root_entry, since, self.news, tuple)
 
-    def _since(self, known: sync.Known) -> list[Entry]:
-        found = self.space.history.since(known)
-        return [entry for entry in found if entry.cid not in self._unsaved] if self._unsaved else found
+    def _since(self, known: sync.Known) -> Iterator[Entry]:
+        return (entry for entry in self.space.history.lacking(known) if entry.cid not in self._unsaved)
 
     def _members_here(self) -> Iterator[Where]:
         network = self._ports.network
@@ -263,7 +278,8 @@ class Workspace:
                 )
             )
             await self._ports.network.publish(topic, envelope)
-            await trio.sleep(TELL_GAP_S)
+            gap_s = TELL_EACH_S * len(self._members())
+            await trio.sleep(min(max(gap_s, TELL_GAP_S), LONGEST_TELL_GAP_S))
 
     # --- what others say
 
@@ -349,12 +365,14 @@ class Workspace:
                 self._followed.discard(peer)
 
     async def _follow(self, peer: PeerId) -> None:
-        """Ask one member for news again and again, until it fails or others shall have their turn."""
+        """Ask one member for news again and again, until it fails or others shall have their turn.
+
+        Several are followed; who tells first is asked most, the others now and then, as a reserve.
+        """
         until_s, gap_s = trio.current_time() + FOLLOW_S, ASK_GAP_S
         while True:
             try:
-                is_news = await self._ask(peer, sync.MAX_WAIT_S) is not Heard.NOTHING_NEW
-                gap_s = ASK_GAP_S if is_news else min(2 * gap_s, sync.MAX_WAIT_S)
+                gap_s = (await self._ask(peer, sync.MAX_WAIT_S)).gap_s(gap_s)
                 self._retry.pop(peer, None)
                 await self._meet(peer)
             except (ProtocolError, trio.TooSlowError, OSError) as error:
@@ -362,7 +380,7 @@ class Workspace:
                 return
             if trio.current_time() > until_s and len(self._members()) > MAX_FOLLOWED:
                 return
-            await trio.sleep(gap_s)  # who tells only what is known, of an author that forks, is asked less often
+            await trio.sleep(gap_s)
 
     def _note_failure(self, peer: PeerId, error: Exception) -> None:
         self.reached.discard(peer)
@@ -380,15 +398,17 @@ class Workspace:
                 await network.connect(PeerInfo(peer, (*addresses, *self._where.get(peer, ()))))
         self._n_asked += 1
         known = self.space.history.known(self._n_asked * TURN_HEADS)
-        entries = await sync.ask(network, peer, self.cid, known, wait_s, partial(self.reached.add, peer))
+        is_known = self.space.history.__contains__
+        told = await sync.ask(network, peer, self.cid, known, wait_s, partial(self.reached.add, peer), is_known)
+        n_new = await self.take(told.entries)
+        nodes = (self.space.history.get(cid) for cid in (*told.known, *(entry.cid for entry in told.entries)))
         forks = self.space.history.forks()
-        if await self.take(entries):
-            return Heard.NEWS
-        return Heard.NOTHING_NEW if entries and all(one.author in forks for one in entries) else Heard.NOTHING
+        is_forked = told.n_told > 0 and all(node is not None and node.author in forks for node in nodes)
+        return Heard(n_new, told.n_told - n_new, is_forked)
 
     async def catch_up(self, peer: PeerId) -> None:
         """Ask a peer until it has no more to tell. Raises: what asking raises."""
-        while await self._ask(peer, 0.0) is Heard.NEWS:
+        while (await self._ask(peer, 0.0)).n_new:
             pass
 
     async def confirm(self) -> bool:
@@ -443,7 +463,7 @@ class Workspace:
     async def _meet(self, peer: PeerId) -> None:
         """Ask where the others are, now and then, while some are out of reach."""
         now_s = trio.current_time()
-        if len(self.reached) < len(self._members()) and now_s >= self._met_s.get(peer, -math.inf):
+        if now_s >= self._met_s.get(peer, -math.inf) and not self.reached.issuperset(self._members()):
             self._met_s[peer] = now_s + MEET_S
             members = set(self._members())
             for found in await sync.ask_members(self._ports.network, peer, self.cid):

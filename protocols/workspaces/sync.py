@@ -11,6 +11,7 @@ is known of those is said by `heads`: entry blocks that nothing known links to, 
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import islice
 from typing import Annotated, Final, NamedTuple, cast
 
 import trio
@@ -22,6 +23,7 @@ from protocols.net import Network, Stream
 from protocols.telling import (
     ANSWER_TIMEOUT_S,
     DIGEST_BYTES,
+    Answer,
     Digest,
     Here,
     Mark,
@@ -90,12 +92,12 @@ def digest_of(cid: Cid) -> bytes:
 class Desk(NamedTuple):
     """What answers questions about one workspace, for one asker who may know of it.
 
-    `since` gives the entries that somebody lacks, each behind those that it links to; `news` returns when there may be
-    more.
+    `since` gives the entries that somebody lacks, each behind those that it links to, as they are asked of it: no more
+    are taken than one answer holds, at once. `news` returns when there may be more.
     """
 
     root: Entry
-    since: Callable[[Known], Sequence[Entry]]
+    since: Callable[[Known], Iterable[Entry]]
     news: Callable[[], Awaitable[None]]
     where: Callable[[], Iterable[Where]]
 
@@ -125,9 +127,17 @@ def question_of(workspace: Cid, known: Known, wait_s: float) -> Ask:
 
 
 async def ask(
-    network: Network, peer: PeerId, workspace: Cid, known: Known, wait_s: float, on_here: Callable[[], None]
-) -> list[Entry]:
+    network: Network,
+    peer: PeerId,
+    workspace: Cid,
+    known: Known,
+    wait_s: float,
+    on_here: Callable[[], None],
+    is_known: Callable[[Cid], bool] = lambda cid: False,
+) -> Answer:
     """Ask `peer` for what is not known here, waiting up to `wait_s` for it. `on_here`: it gave a sign of life.
+
+    `is_known`: was that entry block heard of another meanwhile?
 
     Raises: ProtocolRefused where the peer does not let us know of such a workspace; DialFailed, StreamBroken, TooBig,
     Malformed, Forged; trio.TooSlowError.
@@ -136,7 +146,7 @@ async def ask(
     with trio.fail_after(question.wait_s + ANSWER_TIMEOUT_S):
         async with asked(network, peer, PROTOCOL, encode(question, MAX_ASK_BYTES), MAX_ASK_BYTES, WHAT) as stream:
             on_here()
-            return await read_told(stream, MAX_ANSWERS)
+            return await read_told(stream, MAX_ANSWERS, is_known)
 
 
 async def ask_root(network: Network, peer: PeerId, workspace: Cid) -> Entry:
@@ -179,9 +189,9 @@ async def _lacking(desk: Desk, question: Ask) -> Sequence[Entry]:
     """What the asker lacks, once there is something of it."""
     marks = marks_of(question.authors, question.heights, question.latest)
     known = Known(marks, question.heads)
-    found = desk.since(known)
+    found = list(islice(desk.since(known), MAX_ANSWERS))
     with trio.move_on_after(question.wait_s):
         while not found:
             await desk.news()
-            found = desk.since(known)
+            found = list(islice(desk.since(known), MAX_ANSWERS))
     return found

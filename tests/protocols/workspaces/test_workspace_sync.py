@@ -71,11 +71,11 @@ def desk(since, news=trio.sleep_forever, where=tuple):
 async def asked(*said, known=None, wait_s=0.0, tail=b""):
     signs = []
     stream = FakeStream(framed(*said) + tail)
-    entries = await sync.ask(
+    answer = await sync.ask(
         FakeNetwork(stream), BOB.peer_id, WORKSPACE, known or Known({}), wait_s, lambda: signs.append(1)
     )
     assert stream.is_closed
-    return entries, signs
+    return answer.entries, signs
 
 
 async def answered(question, find_desk):
