@@ -14,8 +14,8 @@ import trio
 from msgspec import Meta
 
 from protocols.entry import MAX_BODY_BYTES, MAX_ENTRY_BYTES, Entry, open_entry
-from protocols.errors import Malformed, ProtocolRefused
-from protocols.framing import read_frame, write_frame, write_frames
+from protocols.errors import Malformed, ProtocolRefused, StreamBroken
+from protocols.framing import READ_BYTES, FrameReader, read_frame, write_frame, write_frames
 from protocols.message import Message, decode, encode
 from protocols.net import Network, Stream
 from storage.cid import DAG_CBOR, Cid
@@ -30,6 +30,7 @@ MAX_ADDRESS_CHARS: Final = 256
 MAX_WHERE_BYTES: Final = 4 << 10
 ASK_TIMEOUT_S: Final = 15.0
 MAX_ANSWER_BYTES: Final = 8 << 20  # of one answer is taken, and the entry that passes it
+CHECKED_AT_ONCE: Final = 16  # entries, before others have their turn: some milliseconds
 TELL_BYTES: Final = 1 << 20  # of one is made: slow links carry it in time, and the rest is asked for again
 
 Digest = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
@@ -99,22 +100,29 @@ class Answer(NamedTuple):
 
 
 async def read_told(stream: Stream, n_most: int, is_known: Callable[[Cid], bool] = lambda cid: False) -> Answer:
-    """The entries that are told until the stream ends, each verified. Raises: TooBig, Malformed, Forged.
+    """The entries that are told until the stream ends, each verified.
+
+    Raises: StreamBroken, TooBig, Malformed, Forged.
 
     `is_known`: was this entry block verified before? Then it is left out, and costs no more than its hash.
     """
     answer = Answer([], [])
+    reader = FrameReader(MAX_TOLD_BYTES)
     n_bytes = 0
-    while (data := await read_frame(stream, MAX_TOLD_BYTES)) is not None:
-        n_bytes += len(data)
-        if answer.n_told >= n_most or n_bytes > MAX_ANSWER_BYTES + MAX_TOLD_BYTES:
-            raise Malformed(f"{stream.peer} tells more than one answer may hold")
-        told = decode(data, Told, MAX_TOLD_BYTES)
-        if is_known(cid := Cid.of(told.entry, DAG_CBOR)):
-            answer.known.append(cid)
-        else:
-            answer.entries.append(open_entry(told.entry, told.body))
-        await trio.lowlevel.checkpoint()
+    while data := await stream.read(READ_BYTES):
+        for message in reader.feed(data):
+            n_bytes += len(message)
+            if answer.n_told >= n_most or n_bytes > MAX_ANSWER_BYTES + MAX_TOLD_BYTES:
+                raise Malformed(f"{stream.peer} tells more than one answer may hold")
+            told = decode(message, Told, MAX_TOLD_BYTES)
+            if is_known(cid := Cid.of(told.entry, DAG_CBOR)):
+                answer.known.append(cid)
+            else:
+                answer.entries.append(open_entry(told.entry, told.body))
+            if answer.n_told % CHECKED_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+    if not reader.is_between:
+        raise StreamBroken("the peer finished in the middle of a message")
     return answer
 
 

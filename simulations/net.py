@@ -99,9 +99,15 @@ class SimWorld:
     """The wires between simulated nodes, and the hand that cuts them. Made by `open_world`."""
 
     def __init__(
-        self, nursery: trio.Nursery, seed: int, latency_s: tuple[float, float] = (0.005, 0.05), loss_frac: float = 0.0
+        self,
+        nursery: trio.Nursery,
+        seed: int,
+        latency_s: tuple[float, float] = (0.005, 0.05),
+        loss_frac: float = 0.0,
+        tick_s: float = 0.0,
     ) -> None:
         self.seed = seed
+        self._tick_s = tick_s
         self.latency_s = latency_s
         self.loss_frac = loss_frac
         self.nursery = nursery
@@ -166,6 +172,8 @@ class SimWorld:
 
     def at(self, when_s: float, event: Callable[[], None]) -> None:
         """Call `event` at that time of trio's clock; events of one time happen in the order they were asked for."""
+        if self._tick_s:
+            when_s = math.ceil(when_s / self._tick_s) * self._tick_s
         if not self._events or when_s < self._events[0][0]:
             self._wake.set()
         heapq.heappush(self._events, (when_s, self._n_events, event))
@@ -188,7 +196,7 @@ async def _reconnect(dialler: "SimNetwork", info: PeerInfo) -> None:
 
 @asynccontextmanager
 async def open_world(
-    seed: int = 0, latency_s: tuple[float, float] = (0.005, 0.05), loss_frac: float = 0.0
+    seed: int = 0, latency_s: tuple[float, float] = (0.005, 0.05), loss_frac: float = 0.0, tick_s: float = 0.0
 ) -> AsyncIterator[SimWorld]:
     """A network without nodes that lives as long as the block.
 
@@ -196,9 +204,10 @@ async def open_world(
         seed: Decides latencies and losses.
         latency_s: Least and greatest one-way latency; each link draws its own.
         loss_frac: How much of the topic messages gets lost, on each hop.
+        tick_s: What arrives within so long arrives at once: a busy network costs a step for each tick, no more.
     """
     async with trio.open_nursery() as nursery:
-        world = SimWorld(nursery, seed, latency_s, loss_frac)
+        world = SimWorld(nursery, seed, latency_s, loss_frac, tick_s)
         nursery.start_soon(world.run_events)
         yield world
         nursery.cancel_scope.cancel()

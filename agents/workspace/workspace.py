@@ -44,6 +44,7 @@ FIRST_RETRY_S: Final = 0.5
 LONGEST_RETRY_S: Final = 30.0
 ASK_GAP_S: Final = 0.02  # between two questions to one member: what is said meanwhile comes in one answer
 LATE_GAP_S: Final = 2.0  # and where most of an answer was heard of others meanwhile
+GAP_STEP: Final = 4.0  # by so much the wait grows, or shrinks
 TELL_GAP_S: Final = 0.5
 TELL_EACH_S: Final = 0.1  # and for each member: all hear all news
 LONGEST_TELL_GAP_S: Final = 30.0
@@ -76,8 +77,8 @@ class Heard(NamedTuple):
         if not self.n_new and self.is_forked:
             return min(2 * last_s, sync.MAX_WAIT_S)
         if self.n_new < self.n_known:
-            return min(2 * last_s, max(LATE_GAP_S, last_s))
-        return max(last_s / 2, ASK_GAP_S) if self.n_new else ASK_GAP_S
+            return min(GAP_STEP * last_s, max(LATE_GAP_S, last_s))
+        return max(last_s / GAP_STEP, ASK_GAP_S) if self.n_new else ASK_GAP_S
 
 
 class Work(Protocol):
@@ -313,8 +314,7 @@ class Workspace:
             return None
 
     async def _is_news(self, message: TopicMessage) -> bool:
-        signed = self._open(message)
-        if signed is None or message.sender in self._followed:
+        if message.sender in self._followed or (signed := self._open(message)) is None:
             return False
         if all(head in self.space.history for head in signed.body.heads):
             return False
