@@ -2,15 +2,18 @@
 
 import contextlib
 import hashlib
+from itertools import islice
 
 import pytest
 
 from agents.workspace import history
 from agents.workspace.history import Unlinked
+from agents.workspace.history import _row as of_row
 from agents.workspace.space import Space
+from agents.workspace.workspace import ASK_GAP_S, LATE_GAP_S, Heard
 from protocols.entry import make_entry
 from protocols.workspaces.entries import BadLinks, Full, Grant, Join, Put, Say, content_of, scope_of
-from protocols.workspaces.sync import MAX_ANSWERS, MAX_HEADS
+from protocols.workspaces.sync import MAX_ANSWERS, MAX_HEADS, MAX_WAIT_S
 from storage.cid import DAG_CBOR, Cid
 from storage.keys import Identity
 
@@ -77,6 +80,45 @@ def test_all_branches_come_in_the_end_though_a_question_cannot_name_them(village
     for turn in range(40):
         hear_once(made.cleo, made.ann, turn * MAX_HEADS // 2)
     assert made.cleo.space.document() == made.ann.space.document()
+
+
+def test_a_newcomer_is_told_a_long_history_in_pages_each_of_what_it_can_use(village):
+    made = village("bob", "cleo")
+    for number in range(900):
+        (made.bob if number % 3 else made.ann).say(Say(key="talk", text=str(number)))
+        if not number % 50:
+            made.meet("ann", "bob")
+    made.meet("ann", "bob")
+    late = made.invite("dan", joins=False)
+    n_pages = 0
+    while page := list(islice(made.ann.space.history.lacking(late.space.history.known()), 100)):
+        for entry in page:
+            assert late.space.add(entry) is not None
+        n_pages += 1
+    assert n_pages == -(-len(made.ann.space.history) // 100)
+    assert late.space.document() == made.ann.space.document()
+
+
+def test_who_takes_the_first_of_a_long_history_pays_for_no_more(village, monkeypatch):
+    made = village("bob")
+    for number in range(500):
+        made.ann.say(Say(key="talk", text=str(number)))
+    drawn = []
+    monkeypatch.setattr(history, "_row", lambda *row: (drawn.append(node) or node for node in of_row(*row)))
+    assert len(list(islice(made.ann.space.history.lacking(Space(made.root).history.known()), 10))) == 10
+    assert len(drawn) <= 10 + len(made.members)
+
+
+def test_who_tells_late_is_asked_less_and_less_and_who_is_ahead_more_and_more():
+    late, ahead, quiet, forked = Heard(1, 5, False), Heard(5, 1, False), Heard(0, 0, False), Heard(0, 9, True)
+    gap_s, gaps = ASK_GAP_S, []
+    for heard in (late, late, late, late, late, ahead, ahead, ahead, ahead, ahead):
+        gap_s = heard.gap_s(gap_s)
+        gaps.append(gap_s)
+    assert gaps[:5] == sorted(gaps[:5]) and gaps[4] == LATE_GAP_S
+    assert gaps[5:] == sorted(gaps[5:], reverse=True) and gaps[-1] == ASK_GAP_S
+    assert quiet.gap_s(LATE_GAP_S) == ASK_GAP_S
+    assert forked.gap_s(MAX_WAIT_S) == MAX_WAIT_S and forked.gap_s(4.0) == 8.0 and late.gap_s(8.0) == 8.0
 
 
 def test_who_may_not_let_others_in_cannot_bring_authors_into_a_history(village):

@@ -1,5 +1,7 @@
 """Members bring each other up to date: what is asked and answered, and that nothing else is."""
 
+from itertools import count
+
 import pytest
 import trio
 from hypothesis import given
@@ -70,12 +72,14 @@ def desk(since, news=trio.sleep_forever, where=tuple):
 
 async def asked(*said, known=None, wait_s=0.0, tail=b""):
     signs = []
-    stream = FakeStream(framed(*said) + tail)
-    answer = await sync.ask(
-        FakeNetwork(stream), BOB.peer_id, WORKSPACE, known or Known({}), wait_s, lambda: signs.append(1)
-    )
-    assert stream.is_closed
+    answer = await asked_of(FakeStream(framed(*said) + tail), known, wait_s, lambda: signs.append(1))
     return answer.entries, signs
+
+
+async def asked_of(stream, known=None, wait_s=0.0, on_here=lambda: None, **more):
+    answer = await sync.ask(FakeNetwork(stream), BOB.peer_id, WORKSPACE, known or Known({}), wait_s, on_here, **more)
+    assert stream.is_closed
+    return answer
 
 
 async def answered(question, find_desk):
@@ -133,6 +137,45 @@ async def test_an_answer_holds_no_more_than_its_limits_say_and_begins_with_the_f
     )
     with pytest.raises(Malformed, match="more than one answer may hold"):
         await asked(Here(), *map(told, ENTRIES))
+
+
+async def test_of_a_history_without_end_no_more_is_taken_than_one_answer_holds(autojump_clock, monkeypatch):
+    monkeypatch.setattr(sync, "MAX_ANSWERS", 5)
+    taken = []
+
+    def since(known):
+        for number in count():
+            taken.append(number)
+            yield ENTRIES[number % 3]
+
+    written = await answered(Ask(workspace=WORKSPACE), desk(since))
+    assert written == framed(Here(), *(told(ENTRIES[number % 3]) for number in range(5))) and len(taken) == 5
+
+
+async def test_nor_of_an_answer_without_end(autojump_clock):
+    class Endless(FakeStream):
+        n_read = 0
+
+        async def read(self, max_bytes):
+            self.said = self.said or framed(told(ENTRIES[0])) * 100
+            piece = await super().read(max_bytes)
+            self.n_read += len(piece)
+            return piece
+
+    stream = Endless(framed(Here()))
+    with pytest.raises(Malformed, match="more than one answer may hold"):
+        await asked_of(stream)
+    assert stream.n_read < (sync.MAX_ANSWERS + 200) * len(framed(told(ENTRIES[0])))
+    stream = Endless(framed(Here()))
+    with pytest.raises(Malformed, match="more than one answer may hold"):
+        await asked_of(stream, is_known=lambda cid: True)
+
+
+async def test_what_was_heard_of_another_meanwhile_is_not_verified_once_more(autojump_clock):
+    other = Told(entry=ENTRIES[0].block, body=b"not looked at")
+    answer = await asked_of(FakeStream(framed(Here(), other, told(ENTRIES[1]))), is_known=ENTRIES[0].cid.__eq__)
+    assert answer.known == [ENTRIES[0].cid] and [entry.cid for entry in answer.entries] == [ENTRIES[1].cid]
+    assert answer.n_told == 2
 
 
 async def test_a_root_is_given_by_its_cid_and_no_other_is_taken(autojump_clock):
