@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -48,6 +48,7 @@ from daemon.config import Config
 from daemon.crafting import NodeAdapters
 from daemon.errors import BadConfig
 from daemon.events import EventFeed
+from daemon.faces import a2a_served, gateway_served, openai_served
 from daemon.joining import joined
 from daemon.keeper import Keeper, quota_of
 from daemon.lifecycle import Service, running, stop_on_signals, supervise, unwrapped
@@ -56,11 +57,13 @@ from daemon.memories import encoding_of
 from daemon.paths import Home, make_home
 from daemon.peering import keep_connected, note_peers
 from daemon.provide import Provider
+from daemon.retrieval import Outside, outside_opened
 from protocols import perf
 from protocols.bitswap.pace import Pace
 from protocols.bitswap.shell import Exchange, run_exchange
 from protocols.errors import Malformed
 from protocols.net import Network, PeerInfo
+from protocols.sources import Giver
 from storage.blockstore import Store
 from storage.catalog import Catalog
 from storage.cid import Cid
@@ -68,6 +71,9 @@ from storage.keys import Identity, PeerId
 from storage.packs import PackBlockstore, Recovery
 from storage.pins import Pins
 from storage.roots import Roots
+
+if TYPE_CHECKING:
+    from protocols.delegated_routing import Routers
 
 CLOSE_LIMIT_S: Final = 1.0
 MAX_QUEUED: Final = 256
@@ -84,6 +90,7 @@ log = structlog.get_logger(__name__)
 @dataclass(frozen=True, slots=True)
 class Node:
     """The parts of a running node, as operations get them. `stop(reason)` begins to end it; `gateway` is its URL.
+    `routers` are asked beside the DHT, where the settings name some.
 
     `trainer` and `workshop` are engines of their own: answers go on while a training runs, and both while models are
     brought in, merged and exported; the death of one is not another's.
@@ -112,6 +119,7 @@ class Node:
     rounds: Rounds
     workspaces: Workspaces
     crew: Crew
+    routers: "Routers | None"
     gateway: str | None
     openai: Face
     started_s: float
@@ -200,14 +208,14 @@ async def open_node(
             serve_offers(ports)
             network.serve(perf.PROTOCOL, perf.answering(lambda peer: peer in catalog.peers.flock()))
             keeper = Keeper(store, ports.pins, roots, feed.note)
-            async with _gateway(config, ports) as gateway:
+            async with outside_opened(config, ports.exchange) as outside, gateway_served(config, ports) as gateway:
                 crew = await ports.exchange.work(partial(Crew, ports, home.agents))
-                node, services = _assemble(home, config, ports, keeper, feed, engines, stop, gateway, crew)
+                node, services = _assemble(home, config, ports, keeper, feed, engines, stop, gateway, crew, outside)
                 crew.attach(partial(open_model, node), encoding_of(node), NodeAdapters(node))
                 async with trio.open_nursery() as nursery:
                     for name, service in services.items():
                         await nursery.start(supervise, name, service, feed.note)
-                    async with _openai(node), _a2a(node), control_served(node, home):
+                    async with openai_served(node), a2a_served(node), control_served(node, home):
                         feed.note("node_started", {"peer": str(identity.peer_id)})
                         yield node
                     feed.note("node_stopped", {})
@@ -257,62 +265,6 @@ async def _engines(config: Config, home: Home, catalog: Catalog, feed: EventFeed
         yield Engines(engine, trainer, workshop)
 
 
-@asynccontextmanager
-async def _gateway(config: Config, ports: Ports) -> AsyncIterator[str | None]:
-    """The gateway, where it is asked for; yields its URL. Raises: BadConfig when it cannot listen."""
-    wish = config.gateway
-    if not wish.is_enabled:
-        yield None
-        return
-    from daemon.api.gateway.answer import Site
-    from daemon.api.gateway.asgi import GatewayApp, Limits
-    from daemon.api.gateway.view import public_view
-    from daemon.api.served import Patience, http_served
-
-    def record_of(name: PeerId) -> bytes | None:
-        row = ports.catalog.names.get(name)
-        return row.record if row else None
-
-    site = Site(public_view(ports.store, ports.roots), record_of, wish.max_reply_bytes)
-    app = GatewayApp(site, ports.unix_s, Limits(wish.n_requests, wish.request_timeout_s))
-    async with http_served(app, wish.host, wish.port, Patience(n_connections=wish.n_connections)) as url:
-        log.info("gateway_serves", url=url)
-        yield url
-
-
-@asynccontextmanager
-async def _openai(node: Node) -> AsyncIterator[None]:
-    """The OpenAI-compatible face, where it is asked for. Raises: BadConfig when it cannot listen, BadHome."""
-    wish = node.config.openai
-    if not wish.is_enabled:
-        yield
-        return
-    from daemon.api.openai.app import Limits, OpenAiApp
-    from daemon.api.served import Patience, http_served
-
-    await trio.to_thread.run_sync(node.openai.token.value)
-    limits = Limits(wish.n_answers, node.config.engine.answer_timeout_s)
-    app = OpenAiApp(node, limits, wall.unix_s, (wish.host, *wish.hosts))
-    patience = Patience(n_connections=wish.n_connections)
-    async with http_served(app, wish.host, wish.port, patience, section="openai") as url:
-        node.openai.url = f"{url}/v1"
-        log.info("openai_serves", url=node.openai.url)
-        yield
-    node.openai.url = None
-
-
-@asynccontextmanager
-async def _a2a(node: Node) -> AsyncIterator[None]:
-    """Agents for programs that speak A2A, where that is asked for. Raises: BadConfig when it cannot listen, BadHome."""
-    if not node.config.a2a.is_enabled:
-        yield
-        return
-    from daemon.api.a2a.app import a2a_served
-
-    async with a2a_served(node):
-        yield
-
-
 def _tell_mended(found: Recovery, feed: EventFeed) -> None:
     """What a start had to mend: a crash's torn tail is nothing to worry about, a missing pack is."""
     text = found.text()
@@ -348,7 +300,7 @@ def _ports(
         feed.note_by(peer, "block_withheld", {"cid": str(cid)})
         return False
 
-    def report(peer: PeerId, code: str) -> None:
+    def report(peer: Giver, code: str) -> None:
         feed.note_by(peer, "peer_misbehaved", {"code": code})
 
     def emit(kind: str, *, by: PeerId | None = None, **fields: Any) -> None:
@@ -382,6 +334,7 @@ def _assemble(
     stop: Callable[[str], None],
     gateway: str | None,
     crew: Crew,
+    outside: Outside,
 ) -> tuple[Node, dict[str, Service]]:
     """Put the parts together: the node, and the services that run beside it."""
     network, catalog = ports.network, ports.catalog
@@ -418,6 +371,7 @@ def _assemble(
         rounds=Rounds(ports, home.rounds, home.scratch, RoundEngine(catalog, trainer, desk.keeping)),
         workspaces=Workspaces(ports, home.workspaces, agents=crew),
         crew=crew,
+        routers=outside.routers,
         gateway=gateway,
         openai=Face(Token(home.openai_token)),
         started_s=trio.current_time(),
@@ -428,7 +382,7 @@ def _assemble(
         "subscriber": partial(run_subscriber, ports, news, rng, on_ready=node.adapters.became_ready),
         "provider": provider.run,
     }
-    return node, services | _services(node, ports)
+    return node, services | _services(node, ports) | outside.services
 
 
 def _services(node: Node, ports: Ports) -> dict[str, Service]:

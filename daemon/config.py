@@ -19,10 +19,12 @@ MAX_GB: Final = 1e9  # an exabyte: more is a slip of the hand
 MIN_QUOTA_GB: Final = 0.1  # below, no pack could be filled and compacted
 MIN_QUOTA_FILES: Final = 100  # a store needs some beside its packs
 MAX_QUOTA_FILES: Final = 1_000_000_000
+MAX_SERVERS: Final = 8  # of a kind, that are asked at once
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Count = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
+Urls = Annotated[tuple[Annotated[str, Meta(max_length=512)], ...], Meta(max_length=MAX_SERVERS)]
 
 
 def _said(text: str) -> Meta:
@@ -49,6 +51,17 @@ class NetworkConfig(Section, frozen=True):
     ] = 0.0
     is_metered: Annotated[bool, _said("The line is paid by volume: adapters come only when asked for")] = False
     dht: Annotated[Literal["lan", "public"], _said("lan: Covey's own nodes; public: those of IPFS")] = "lan"
+
+
+class FetchConfig(Section, frozen=True):
+    """Where content comes from beside peers. Whoever is asked learns what is looked for; nobody is until named here."""
+
+    gateways: Annotated[Urls, _said("Trustless gateways, such as https://ipfs.example; every block is verified")] = ()
+    has_kubo: Annotated[bool, _said("Also the Kubo node of kubo.api: what it has itself")] = False
+    has_found_gateways: Annotated[bool, _said("Also gateways that providers name, on the public internet alone")] = (
+        False
+    )
+    routers: Annotated[Urls, _said("Servers that are asked for providers beside the DHT (delegated routing)")] = ()
 
 
 class StorageConfig(Section, frozen=True):
@@ -164,6 +177,7 @@ class GatewayConfig(Section, frozen=True):
     port: Annotated[Port, _said("TCP; 0 takes any that is free")] = 4702
     n_requests: Annotated[Count, _said("Served at once; more are told to come again")] = 64
     n_connections: Annotated[Count, _said("Open at once; more are closed")] = 256
+    has_routing: Annotated[bool, _said("Also tell who has what is public here: itself (delegated routing)")] = False
     request_timeout_s: Annotated[Seconds, _said("The longest time for one reply")] = 3600.0
     max_reply_bytes: Annotated[int, Meta(ge=1 << 20), _said("The longest reply; more goes in ranges")] = 64 << 30
 
@@ -209,6 +223,7 @@ class Config(Section, frozen=True):
     """Every setting, with its default."""
 
     network: NetworkConfig = NetworkConfig()
+    fetch: FetchConfig = FetchConfig()
     storage: StorageConfig = StorageConfig()
     adapters: AdaptersConfig = AdaptersConfig()
     engine: EngineConfig = EngineConfig()

@@ -12,10 +12,10 @@ import structlog
 import trio
 
 from daemon.gate import Gate
+from protocols.sources import Giver
 from storage.catalog import Catalog
 from storage.catalog.events import MAX_EVENTS_READ, Event
 from storage.errors import StorageError, TooLarge
-from storage.keys import PeerId
 
 MAX_UNWRITTEN: Final = 4096
 MAX_UNWRITTEN_OF_PEERS: Final = MAX_UNWRITTEN // 2  # the rest of the inbox is for what the node itself does
@@ -48,7 +48,7 @@ class EventFeed:
         """Have an event written soon, from any thread. `fields` are JSON values, small; never contents or keys."""
         self._in_loop(self._put, (kind, fields, self._clock()))
 
-    def note_by(self, peer: PeerId, kind: str, fields: dict[str, Any]) -> None:
+    def note_by(self, peer: Giver, kind: str, fields: dict[str, Any]) -> None:
         """Have an event written that `peer` caused (it is named in it), unless there were too many. From any thread.
 
         A stranger's is told once an hour for each kind and `code`, whatever else is in it.

@@ -17,8 +17,8 @@ from daemon.config import LogsConfig
 from daemon.paths import Home
 
 MAX_LINE_CHARS: Final = 16 << 10
-# They log what is normal on a network (a peer that hangs up) as warnings, some at each frame.
-_LOUD_LIBRARIES: Final = ("libp2p", "multiaddr", "hypercorn", "asyncio", "zeroconf")
+# They log what is normal on a network (a peer that hangs up) as warnings, some at each frame, or each request.
+_LOUD_LIBRARIES: Final = ("libp2p", "multiaddr", "hypercorn", "asyncio", "zeroconf", "httpx", "httpcore")
 _COLOURS: Final = {"debug": "2", "info": "0", "warning": "33", "error": "31", "critical": "31"}
 
 Event = MutableMapping[str, Any]

@@ -101,3 +101,9 @@ class KuboRefused(Remote):
     """The Kubo node refused that. Its own words stand before; `ipfs log tail` there may say more."""
 
     code = "kubo_refused"
+
+
+class HttpFailed(Remote):
+    """The server does not answer over HTTP as it should. Compare the settings of `fetch` with its address."""
+
+    code = "http_failed"

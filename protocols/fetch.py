@@ -18,6 +18,7 @@ from protocols.bitswap.session import MAX_WANTS, Got
 from protocols.bitswap.shell import Exchange, Session, add_providers, next_arrivals, offer, open_session, want
 from protocols.errors import Malformed, NoProviders, ProtocolError, Remote, Tampered, TimedOut, TooBig
 from protocols.net import PeerInfo
+from protocols.sources import Giver, HttpSource, is_http
 from storage.blockstore import Block, Blockstore, MadeBlock, Visibility
 from storage.cid import HASHES, IDENTITY, RAW, Cid
 from storage.codecs import links as codec_links
@@ -55,7 +56,7 @@ class Progress:
     n_bytes: int = 0
     n_reused_blocks: int = 0
     n_reused_bytes: int = 0
-    bytes_from: dict[PeerId, int] = field(default_factory=dict)
+    bytes_from: dict[Giver, int] = field(default_factory=dict)
     damaged: Cid | None = None
 
 
@@ -75,9 +76,11 @@ class Walk:
         self._max_bytes = max_bytes
         self._stack: list[Cid] = []
         self._met: set[bytes] = set()
+        roots = list(roots)
+        self.root = roots[0] if roots else None
         self.wanted: dict[bytes, Cid] = {}
         self.n_blocks = self.n_bytes = self.n_reused_blocks = self.n_reused_bytes = 0
-        self.bytes_from: Counter[PeerId] = Counter()
+        self.bytes_from: Counter[Giver] = Counter()
         self.damaged: Cid | None = None
         self._push(roots)
 
@@ -105,7 +108,7 @@ class Walk:
         self.n_reused_bytes += size_bytes
         self._push(links)
 
-    def fetched(self, cid: Cid, size_bytes: int, links: Iterable[Cid], peer: PeerId) -> None:
+    def fetched(self, cid: Cid, size_bytes: int, links: Iterable[Cid], peer: Giver) -> None:
         """A block came from a peer and is in the store now. Raises: TooBig."""
         del self.wanted[cid.multihash]
         self.n_blocks += 1
@@ -162,6 +165,7 @@ class _Fetch:
     known: dict[PeerId, PeerInfo]
     find_more: FindMore | None
     active_s: float  # when a block came last
+    sources: set[HttpSource] = field(default_factory=set)  # that were asked
     patience: trio.CancelScope = field(default_factory=trio.CancelScope)  # around the wait for blocks
 
 
@@ -185,7 +189,8 @@ async def fetch_dag(
 
     Args:
         providers: Peers to begin with.
-        find_more: Finds further ones; asked whenever those known cannot serve.
+        find_more: Finds further ones; asked whenever those known cannot serve. Where there is one, the exchange's
+            HTTP sources and routers are asked too; without one, nobody hears of this fetch but the providers.
         on_progress: Called after each batch that is in the store.
         idle_timeout_s: Gives up when no block came for so long; sooner where a provider tampered and no other is left.
         links: The links of a block; blocks of an unknown codec count as having none.
@@ -347,9 +352,10 @@ def _why(fetch: _Fetch, idle_timeout_s: float, damaged: Cid | None) -> Remote:
         return Tampered(f"{names} sent bytes that do not match, and nobody else has the content; {missing}")
     rest = f"{missing}; no block came for {idle_timeout_s:g} s"
     if not wants.useful_providers(number) or fetch.session.is_needy.is_set():
-        return NoProviders(
-            f"nobody who can be reached has the content: {_count(len(fetch.known), 'peer')} tried; {rest}"
-        )
+        tried = _count(len(fetch.known), "peer")
+        if fetch.sources:
+            tried += f" and {_count(len(fetch.sources), 'HTTP server')}"
+        return NoProviders(f"nobody who can be reached has the content: {tried} tried; {rest}")
     return TimedOut(f"the providers are connected and silent; {rest}")
 
 
@@ -367,7 +373,7 @@ async def _keep_providers(fetch: _Fetch) -> None:
     """
     wants, number = fetch.exchange.wants, fetch.session.number
     pause_s = LOOK_AGAIN_S
-    await _connect_all(fetch)
+    await _connect_all(fetch, [*fetch.known.values()])
     if wants.has_hope(number):
         fetch.session.is_needy = trio.Event()  # what was wanted before anybody could be asked needs no others yet
     while True:
@@ -381,41 +387,69 @@ async def _keep_providers(fetch: _Fetch) -> None:
         tamperers = set(wants.tamperers(number))
         is_last = bool(tamperers) and fetch.walk.bytes_from.keys() <= tamperers
         with trio.move_on_after(LAST_LOOK_S if is_last else math.inf):
-            await _find(fetch)
-            await _connect_all(fetch)
+            found = await _find(fetch)
+            await _connect_all(fetch, [info for peer, info in fetch.known.items() if peer not in found])
         await trio.sleep(LOOK_AGAIN_S if is_last else pause_s)  # they have answered by then
         if is_last and not wants.has_hope(number):
             fetch.patience.cancel()
         pause_s = min(2 * pause_s, MAX_LOOK_AGAIN_S)
 
 
-async def _find(fetch: _Fetch) -> None:
+async def _find(fetch: _Fetch) -> set[PeerId]:
+    """Ask all who may know of providers at once; whom one of them finds is asked while others look on.
+
+    Returns: who was found, and is connected to where that is possible.
+    """
+    found = set[PeerId]()
     if fetch.find_more is None:
-        return
+        return found
+    finders = [fetch.find_more]
+    if fetch.exchange.routers is not None and fetch.walk.root is not None:
+        finders.append(partial(fetch.exchange.routers, fetch.walk.root))
     with trio.move_on_after(DIAL_TIMEOUT_S):
-        try:
-            found = await fetch.find_more()
-        except Remote:
-            return  # not finding anybody shows in the end of the fetch
-        for info in found:
-            if info.peer in fetch.known or len(fetch.known) < MAX_KNOWN_PROVIDERS:
-                fetch.known[info.peer] = info
+        async with trio.open_nursery() as nursery:
+            for finder in finders:
+                nursery.start_soon(_find_by, fetch, finder, found)
+    return found
 
 
-async def _connect_all(fetch: _Fetch) -> None:
-    """Connect to every known provider that is not of use now; ask whom we reach."""
+async def _find_by(fetch: _Fetch, finder: FindMore, found: set[PeerId]) -> None:
+    try:
+        infos = await finder()
+    except Remote:
+        return  # not finding anybody shows in the end of the fetch
+    fresh: list[PeerInfo] = []
+    for info in infos:
+        if info.peer in fetch.known or len(fetch.known) < MAX_KNOWN_PROVIDERS:
+            fetch.known[info.peer] = info
+            if info.peer not in found:
+                fresh.append(info)
+                found.add(info.peer)
+    await _connect_all(fetch, fresh)
+
+
+async def _connect_all(fetch: _Fetch, infos: Sequence[PeerInfo]) -> None:
+    """Connect to those of these providers that are not of use now; ask whom we reach, and servers without that."""
     limiter = trio.CapacityLimiter(MAX_DIALS)
+    if fetch.find_more is not None:
+        web = fetch.exchange.web
+        sources = [*web.named(), *(source for info in infos for source in web.found(info))]
+        fetch.sources.update(sources)
+        add_providers(fetch.session, sources)
     async with trio.open_nursery() as nursery:
-        for info in fetch.known.values():
+        for info in infos:
             if info.peer != fetch.exchange.network.peer_id:
                 nursery.start_soon(_connect, fetch, info, limiter)
 
 
 async def _connect(fetch: _Fetch, info: PeerInfo, limiter: trio.CapacityLimiter) -> None:
+    to_dial = tuple(address for address in info.addresses if not is_http(address))
+    if info.addresses and not to_dial:
+        return
     async with limiter:
         try:
             with trio.fail_after(DIAL_TIMEOUT_S):
-                await fetch.exchange.network.connect(info)
+                await fetch.exchange.network.connect(PeerInfo(info.peer, to_dial))
         except (Remote, trio.TooSlowError):
             return  # tried again as long as the fetch lasts
         add_providers(fetch.session, [info.peer])

@@ -135,6 +135,7 @@ STATUSES: Final = {
     "invalid_block": 502,
     "kubo_unreachable": 502,
     "kubo_refused": 502,
+    "http_failed": 502,
     "backend_unreachable": 502,
     "backend_refused": 502,
     "backend_failed": 502,

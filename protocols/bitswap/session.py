@@ -1,6 +1,7 @@
 """The core of wanting: which peer to ask for which block, when to ask another, and whom not to believe.
 
-A session is one reader's errand (a DAG, say) with the peers that may serve it. All sessions share one core, so a block
+A session is one reader's errand (a DAG, say) with the peers that may serve it; a server that is asked over HTTP counts
+as one of them. All sessions share one core, so a block
 is asked for once however many want it. Blocks are keyed by multihash: peers differ in the CID version they answer with.
 
 How a want travels: it goes as want-block to the peer that is likely to answer soonest - fewest asks in hand, weighted
@@ -18,8 +19,8 @@ from typing import Final, NamedTuple
 
 from protocols.bitswap.wire import Entry, WantType
 from protocols.errors import Local
+from protocols.sources import Giver
 from storage.cid import Cid
-from storage.keys import PeerId
 
 STALL_S: Final = 1.5  # no byte from a peer that owes us a block
 SLOW_S: Final = 10.0  # bytes, but no whole block
@@ -49,7 +50,7 @@ class Arrived(NamedTuple):
 class Send(NamedTuple):
     """Put these entries on our wantlist at `peer`."""
 
-    peer: PeerId
+    peer: Giver
     entries: tuple[Entry, ...]
 
 
@@ -60,7 +61,7 @@ class Got(NamedTuple):
     """
 
     sessions: tuple[int, ...]
-    peer: PeerId
+    peer: Giver
     cid: Cid
     data: bytes
     wait_s: float = 0.0
@@ -69,7 +70,7 @@ class Got(NamedTuple):
 class Misbehaved(NamedTuple):
     """`peer` sent what nobody asked of it (`unwanted`), or other bytes than it owed (`tampered`)."""
 
-    peer: PeerId
+    peer: Giver
     code: str
 
 
@@ -139,24 +140,24 @@ class _Peer:
 class _Want:
     cid: Cid
     sessions: set[int]
-    asked: dict[PeerId, None] = field(default_factory=dict)  # want-block sent; the last one is the one we count on
-    told: set[PeerId] = field(default_factory=set)  # whose wantlist carries it in any form
-    lacks: set[PeerId] = field(default_factory=set)
+    asked: dict[Giver, None] = field(default_factory=dict)  # want-block sent; the last one is the one we count on
+    told: set[Giver] = field(default_factory=set)  # whose wantlist carries it in any form
+    lacks: set[Giver] = field(default_factory=set)
     is_starving: bool = False
 
 
 @dataclass(slots=True)
 class _Session:
-    providers: dict[PeerId, None] = field(default_factory=dict)
+    providers: dict[Giver, None] = field(default_factory=dict)
     wants: set[bytes] = field(default_factory=set)
-    tamperers: dict[PeerId, None] = field(default_factory=dict)
+    tamperers: dict[Giver, None] = field(default_factory=dict)
 
 
 class Wants:
     """All that this node wants from others. Every method returns the actions to carry out, in order."""
 
     def __init__(self) -> None:
-        self._peers: dict[PeerId, _Peer] = {}
+        self._peers: dict[Giver, _Peer] = {}
         self._wants: dict[bytes, _Want] = {}
         self._in_line: OrderedDict[bytes, None] = OrderedDict()  # wants that nobody is counted on for
         self._sessions: dict[int, _Session] = {}
@@ -176,7 +177,7 @@ class Wants:
     def close(self, session: int) -> list[Action]:
         """End a session; what it alone wanted is cancelled everywhere."""
         errand = self._sessions.pop(session)
-        cancels: dict[PeerId, list[Entry]] = {}
+        cancels: dict[Giver, list[Entry]] = {}
         for key in errand.wants:
             want = self._wants[key]
             want.sessions.discard(session)
@@ -204,7 +205,7 @@ class Wants:
                 self._in_line[key] = None
         return self._assign(now_s)
 
-    def add_providers(self, session: int, peers: Iterable[PeerId], now_s: float) -> list[Action]:
+    def add_providers(self, session: int, peers: Iterable[Giver], now_s: float) -> list[Action]:
         """Peers that may serve a session. One that is known already gets a fresh chance: whatever it lacked is asked
         again, and it no longer counts as away."""
         errand = self._sessions[session]
@@ -219,7 +220,7 @@ class Wants:
                 self._wants[key].lacks.discard(name)
         return self._assign(now_s)
 
-    def useful_providers(self, session: int) -> list[PeerId]:
+    def useful_providers(self, session: int) -> list[Giver]:
         """Peers of a session that are there and were not caught lying."""
         known = self._sessions[session].providers
         return [name for name in known if not (self._peers[name].is_away or self._peers[name].is_refused)]
@@ -229,13 +230,13 @@ class Wants:
         useful = self.useful_providers(session)
         return any(name not in self._wants[key].lacks for key in self._sessions[session].wants for name in useful)
 
-    def tamperers(self, session: int) -> list[PeerId]:
+    def tamperers(self, session: int) -> list[Giver]:
         """The peers of this session that sent other bytes than they owed."""
         return list(self._sessions[session].tamperers)
 
     # --- what peers do
 
-    def found(self, name: PeerId, now_s: float) -> list[Action]:
+    def found(self, name: Giver, now_s: float) -> list[Action]:
         """A peer is connected (again)."""
         peer = self._peers.get(name)
         if peer is None:
@@ -244,7 +245,7 @@ class Wants:
         peer.resume_s, peer.pause_s = -math.inf, PAUSE_S
         return self._assign(now_s)
 
-    def lost(self, name: PeerId, now_s: float) -> list[Action]:
+    def lost(self, name: Giver, now_s: float) -> list[Action]:
         """A peer is gone, or cannot be written to; its asks go to others, and its wantlist is gone with it."""
         peer = self._peers.get(name)
         if peer is None:
@@ -259,18 +260,18 @@ class Wants:
         self._forget_idle_peers()
         return self._assign(now_s)
 
-    def expects(self, name: PeerId) -> bool:
+    def expects(self, name: Giver) -> bool:
         """Have we asked this peer for anything lately? Blocks from others are not even worth hashing."""
         return name in self._peers and bool(self._peers[name].remembered)
 
-    def progress(self, name: PeerId, now_s: float) -> None:
+    def progress(self, name: Giver, now_s: float) -> None:
         """Bytes came from a peer: it is not silent, whether or not a message is whole yet."""
         peer = self._peers.get(name)
         if peer is not None:
             peer.heard_s = now_s
 
     def received(
-        self, name: PeerId, blocks: Sequence[Arrived], haves: Iterable[Cid], dont_haves: Iterable[Cid], now_s: float
+        self, name: Giver, blocks: Sequence[Arrived], haves: Iterable[Cid], dont_haves: Iterable[Cid], now_s: float
     ) -> list[Action]:
         """A message came. Only wanted blocks come out of it."""
         peer = self._peers.get(name)
@@ -278,7 +279,7 @@ class Wants:
             return [Misbehaved(name, UNWANTED)] if blocks else []
         peer.heard_s = now_s
         actions: list[Action] = []
-        cancels: dict[PeerId, list[Entry]] = {}
+        cancels: dict[Giver, list[Entry]] = {}
         is_at_fault = False
         for block in blocks:
             is_at_fault |= not self._take(name, peer, block, now_s, actions, cancels)
@@ -321,12 +322,12 @@ class Wants:
 
     def _take(
         self,
-        name: PeerId,
+        name: Giver,
         peer: _Peer,
         block: Arrived,
         now_s: float,
         actions: list[Action],
-        cancels: dict[PeerId, list[Entry]],
+        cancels: dict[Giver, list[Entry]],
     ) -> bool:
         """Accept a wanted block. False: it was never asked for; so it is uncalled for, or a forgery of one owed."""
         key = block.cid.multihash if block.cid is not None else b""
@@ -352,14 +353,14 @@ class Wants:
         actions.append(Got(sessions, name, want.cid, block.data, wait_s))
         return True
 
-    def _drop(self, key: bytes, want: _Want, cancels: dict[PeerId, list[Entry]]) -> None:
+    def _drop(self, key: bytes, want: _Want, cancels: dict[Giver, list[Entry]]) -> None:
         del self._wants[key]
         self._in_line.pop(key, None)
         for name in want.told:
             self._peers[name].in_flight.pop(key, None)
             cancels.setdefault(name, []).append(Entry(want.cid, is_cancel=True))
 
-    def _note_lack(self, name: PeerId, peer: _Peer, key: bytes, now_s: float) -> None:
+    def _note_lack(self, name: Giver, peer: _Peer, key: bytes, now_s: float) -> None:
         want = self._wants.get(key)
         if want is None or name not in want.told:
             return
@@ -372,13 +373,13 @@ class Wants:
         if peer.n_lacks_in_a_row >= MAX_LACKS_IN_A_ROW:
             peer.is_proven = False
 
-    def _release(self, name: PeerId, peer: _Peer) -> None:
+    def _release(self, name: Giver, peer: _Peer) -> None:
         """Count on this peer no longer for what it owes."""
         for key in peer.in_flight:
             self._in_line[key] = None
         peer.in_flight.clear()
 
-    def _refuse(self, name: PeerId, peer: _Peer) -> None:
+    def _refuse(self, name: Giver, peer: _Peer) -> None:
         peer.is_refused = bool(peer.sessions)
         self._release(name, peer)
         for session in peer.sessions:
@@ -386,7 +387,7 @@ class Wants:
 
     def _assign(self, now_s: float) -> list[Action]:
         """Ask somebody for every want in line, as far as there is room."""
-        asks: dict[PeerId, list[Entry]] = {}
+        asks: dict[Giver, list[Entry]] = {}
         news: list[Action] = []
         for key in list(self._in_line):
             want = self._wants[key]
@@ -403,7 +404,7 @@ class Wants:
         self._share_out(now_s, asks)
         return [*_sends(asks), *news]
 
-    def _share_out(self, now_s: float, asks: dict[PeerId, list[Entry]]) -> None:
+    def _share_out(self, now_s: float, asks: dict[Giver, list[Entry]]) -> None:
         """Let proven peers that have nothing in hand take over what others would come to last."""
         if self._in_line or not self._wants:
             return  # there is work for everybody, or for nobody
@@ -420,23 +421,23 @@ class Wants:
                     self._in_line[key] = None
                     self._ask(key, want, name, now_s, asks)
 
-    def _quickest(self, names: Sequence[PeerId]) -> PeerId:
+    def _quickest(self, names: Sequence[Giver]) -> Giver:
         """Who will have answered one more ask soonest; a peer of unknown speed passes for as fast as the best."""
         best_s = min((block_s for name in names if (block_s := self._peers[name].block_s) is not None), default=1.0)
 
-        def wait_s(name: PeerId) -> float:
+        def wait_s(name: Giver) -> float:
             peer = self._peers[name]
             return (len(peer.in_flight) + 1) * (best_s if peer.block_s is None else peer.block_s)
 
         return min(names, key=wait_s)
 
-    def _candidates(self, want: _Want, now_s: float) -> list[PeerId]:
-        names: dict[PeerId, None] = {}
+    def _candidates(self, want: _Want, now_s: float) -> list[Giver]:
+        names: dict[Giver, None] = {}
         for session in sorted(want.sessions):
             names |= self._sessions[session].providers
         return [name for name in names if name not in want.lacks and self._peers[name].may_be_asked(now_s)]
 
-    def _ask(self, key: bytes, want: _Want, name: PeerId, now_s: float, asks: dict[PeerId, list[Entry]]) -> None:
+    def _ask(self, key: bytes, want: _Want, name: Giver, now_s: float, asks: dict[Giver, list[Entry]]) -> None:
         peer = self._peers[name]
         if not peer.in_flight:
             peer.heard_s = peer.gave_s = now_s
@@ -451,7 +452,7 @@ class Wants:
         del self._in_line[key]
         asks.setdefault(name, []).append(Entry(want.cid, send_dont_have=True))
 
-    def _probe(self, want: _Want, names: Sequence[PeerId], asks: dict[PeerId, list[Entry]]) -> None:
+    def _probe(self, want: _Want, names: Sequence[Giver], asks: dict[Giver, list[Entry]]) -> None:
         room = MAX_PROBES - len(want.told)
         for name in [name for name in names if name not in want.told][: max(0, room)]:
             want.told.add(name)
@@ -467,5 +468,5 @@ class Wants:
                 del self._peers[name]
 
 
-def _sends(entries: dict[PeerId, list[Entry]]) -> list[Action]:
+def _sends(entries: dict[Giver, list[Entry]]) -> list[Action]:
     return [Send(name, tuple(batch)) for name, batch in entries.items()]

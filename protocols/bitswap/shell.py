@@ -7,18 +7,16 @@ wants and our answers alike, goes out on one stream that we opened: Kubo and Hel
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import trio
 
-from protocols.bitswap.intake import Intake
-from protocols.bitswap.pace import Pace
+from protocols.bitswap.exchange import Ear, Exchange, Session, Talk, Worker, in_threads, in_turn
 from protocols.bitswap.reading import read_batch
-from protocols.bitswap.serving import BATCH_BYTES, Serving
-from protocols.bitswap.session import MAX_WANTS, Action, Arrived, Got, Misbehaved, NeedProviders, Send, Wants
-from protocols.bitswap.trace import Origin, Trace
+from protocols.bitswap.serving import BATCH_BYTES
+from protocols.bitswap.session import MAX_WANTS, Action, Arrived, Got, Misbehaved, NeedProviders, Send
+from protocols.bitswap.trace import Origin
 from protocols.bitswap.wire import (
     MAX_ITEMS,
     MAX_MESSAGE_BYTES,
@@ -32,14 +30,12 @@ from protocols.bitswap.wire import (
 from protocols.bucket import Bucket
 from protocols.errors import Local, Malformed, Remote, TooBig
 from protocols.framing import FrameReader
-from protocols.net import Network, Stream
-from storage.blockstore import Blockstore
+from protocols.net import Stream
+from protocols.sources import Giver, HttpSource
 from storage.cid import Cid
 from storage.dag import reach
 from storage.keys import PeerId
 
-N_THREADS: Final = 4
-N_GUEST_THREADS: Final = 2  # of these, at most so many work for other peers at a time
 INLINE_BYTES: Final = 16 << 10  # a message up to this size is decoded and hashed on the event loop
 READ_BYTES: Final = 1 << 20
 MAX_ENTRIES_PER_SLICE: Final = 512  # of a wantlist, noted and looked up at a time: about 4 ms of the event loop
@@ -53,91 +49,9 @@ WRITE_TIMEOUT_S: Final = 60.0  # for one message: a peer that reads slower than 
 LINGER_S: Final = 60.0  # our stream to a peer closes after so much silence
 N_ATTEMPTS: Final = 2  # a broken stream is reopened once before the peer counts as lost
 
+__all__ = ("Exchange", "Session", "Worker", "in_threads", "in_turn")  # what a caller needs beside the functions here
+
 T = TypeVar("T")
-
-
-class Worker(Protocol):
-    """Runs a synchronous job without holding up the event loop."""
-
-    async def __call__(self, job: Callable[[], T], /) -> T:
-        """Do it; return or raise what it does."""
-
-
-def in_threads(n_threads: int = N_THREADS) -> Worker:
-    """Jobs run in at most `n_threads` threads."""
-    limiter = trio.CapacityLimiter(n_threads)
-
-    async def work(job: Callable[[], T], /) -> T:
-        return await trio.to_thread.run_sync(job, limiter=limiter)
-
-    return work
-
-
-async def in_turn(job: Callable[[], T], /) -> T:
-    """Jobs run at once on the event loop: for virtual time, which must not pass while a thread works."""
-    await trio.lowlevel.checkpoint()
-    return job()
-
-
-@dataclass(eq=False)
-class _Talk:
-    """What we have to tell one peer, beside answers to its wants."""
-
-    entries: dict[bytes, Entry] = field(default_factory=dict)  # multihash -> news of our wantlist
-    wake: trio.Event = field(default_factory=trio.Event)
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-
-
-@dataclass(eq=False)
-class _Ear:
-    """Where we listen to one peer, for as long as it is connected."""
-
-    messages: Bucket
-    faults: Bucket
-    n_streams: int = 0
-    turn: trio.Lock = field(default_factory=trio.Lock)  # one message of a peer's is taken in at a time
-
-
-@dataclass(eq=False)
-class Exchange:
-    """Everything that this node exchanges by Bitswap.
-
-    Args:
-        may_see: May this peer know that we have this block? Called in worker threads.
-        report: Told of each peer that sends what it should not, with a stable code.
-        pace: How fast blocks go out.
-    """
-
-    network: Network
-    store: Blockstore
-    may_see: Callable[[PeerId, Cid], bool]
-    report: Callable[[PeerId, str], None] = lambda peer, code: None
-    work: Worker = field(default_factory=in_threads)
-    wants: Wants = field(default_factory=Wants)
-    serving: Serving = field(default_factory=Serving)
-    pace: Pace = field(default_factory=Pace)
-    trace: Trace = field(default_factory=Trace)
-    sessions: dict[int, "Session"] = field(default_factory=dict)
-    talks: dict[PeerId, _Talk] = field(default_factory=dict)
-    nursery: trio.Nursery | None = None
-    ears: dict[PeerId, _Ear] = field(default_factory=dict)
-    intake: Intake[trio.CancelScope] = field(default_factory=Intake)
-    guests: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, N_GUEST_THREADS))
-    armed_s: float = math.inf
-    rearm: trio.Event = field(default_factory=trio.Event)
-
-
-@dataclass(eq=False)
-class Session:
-    """One reader's errand. `arrived` fills up and `next_arrivals` empties it; `is_needy` is set when a block is wanted
-    that nobody we know of can give."""
-
-    exchange: Exchange
-    number: int
-    n_outstanding: int = 0
-    arrived: list[Got] = field(default_factory=list)
-    wake: trio.Event = field(default_factory=trio.Event)
-    is_needy: trio.Event = field(default_factory=trio.Event)
 
 
 async def run_exchange(exchange: Exchange, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -151,7 +65,7 @@ async def run_exchange(exchange: Exchange, *, task_status: trio.TaskStatus[None]
             task_status.started()
             async for change in changes:
                 if change.is_connected:
-                    _carry_out(exchange, exchange.wants.found(change.peer, trio.current_time()))
+                    carry_out(exchange, exchange.wants.found(change.peer, trio.current_time()))
                 else:
                     _part(exchange, change.peer)
         finally:
@@ -172,7 +86,7 @@ def open_session(exchange: Exchange) -> Iterator[Session]:
         yield session
     finally:
         del exchange.sessions[number]
-        _carry_out(exchange, exchange.wants.close(number))
+        carry_out(exchange, exchange.wants.close(number))
 
 
 def want(session: Session, cids: Sequence[Cid]) -> None:
@@ -181,14 +95,14 @@ def want(session: Session, cids: Sequence[Cid]) -> None:
         raise Local(f"{session.n_outstanding + len(cids)} blocks at once; the limit is {MAX_WANTS}")
     session.n_outstanding += len(cids)
     exchange = session.exchange
-    _carry_out(exchange, exchange.wants.want(session.number, cids, trio.current_time()))
+    carry_out(exchange, exchange.wants.want(session.number, cids, trio.current_time()))
 
 
-def add_providers(session: Session, peers: Iterable[PeerId]) -> None:
+def add_providers(session: Session, peers: Iterable[Giver]) -> None:
     """Ask these peers too; those known already get a fresh chance."""
     exchange = session.exchange
     others = [peer for peer in peers if peer != exchange.network.peer_id]
-    _carry_out(exchange, exchange.wants.add_providers(session.number, others, trio.current_time()))
+    carry_out(exchange, exchange.wants.add_providers(session.number, others, trio.current_time()))
 
 
 async def next_arrivals(session: Session) -> list[Got]:
@@ -231,10 +145,13 @@ def _sizes(exchange: Exchange, asked: Sequence[tuple[PeerId, Cid]]) -> dict[tupl
     return found
 
 
-def _carry_out(exchange: Exchange, actions: Iterable[Action]) -> None:
+def carry_out(exchange: Exchange, actions: Iterable[Action]) -> None:
+    """Do what the core of wanting decided."""
     for action in actions:
         match action:
-            case Send(peer, entries):
+            case Send(HttpSource() as source, entries):
+                exchange.web.tell(source, entries)
+            case Send(PeerId() as peer, entries):
                 _wake_talk(exchange, peer, entries)
             case Got(sessions, giver, cid, data, wait_s):
                 exchange.trace.note(cid, Origin(giver, len(data), trio.current_time(), wait_s))
@@ -257,7 +174,7 @@ async def _tend(exchange: Exchange) -> None:
         exchange.armed_s = exchange.wants.next_deadline_s()
         with trio.move_on_at(exchange.armed_s):
             await exchange.rearm.wait()
-        _carry_out(exchange, exchange.wants.tick(trio.current_time()))
+        carry_out(exchange, exchange.wants.tick(trio.current_time()))
 
 
 def _part(exchange: Exchange, peer: PeerId) -> None:
@@ -269,7 +186,7 @@ def _part(exchange: Exchange, peer: PeerId) -> None:
     talk = exchange.talks.get(peer)
     if talk is not None:
         talk.scope.cancel()
-    _carry_out(exchange, exchange.wants.lost(peer, trio.current_time()))
+    carry_out(exchange, exchange.wants.lost(peer, trio.current_time()))
 
 
 # --- hearing
@@ -281,7 +198,7 @@ async def _hear(exchange: Exchange, stream: Stream) -> None:
     ear = exchange.ears.get(peer)
     if ear is None:
         now_s = trio.current_time()
-        ear = exchange.ears[peer] = _Ear(Bucket(MAX_MESSAGES, REFILL_S, now_s), Bucket(MAX_FAULTS, FORGIVE_S, now_s))
+        ear = exchange.ears[peer] = Ear(Bucket(MAX_MESSAGES, REFILL_S, now_s), Bucket(MAX_FAULTS, FORGIVE_S, now_s))
     ear.n_streams += 1
     try:
         await _listen(exchange, stream, ear)
@@ -294,9 +211,11 @@ async def _hear(exchange: Exchange, stream: Stream) -> None:
             exchange.serving.gone(peer)  # what it wanted may have been noted after it left
 
 
-def _report(exchange: Exchange, peer: PeerId, code: str) -> None:
+def _report(exchange: Exchange, peer: Giver, code: str) -> None:
     """A peer sent what it should not; who goes on with it loses its connection."""
     exchange.report(peer, code)
+    if isinstance(peer, HttpSource):
+        return
     ear, now_s = exchange.ears.get(peer), trio.current_time()
     if ear is None:
         return
@@ -305,7 +224,7 @@ def _report(exchange: Exchange, peer: PeerId, code: str) -> None:
     ear.faults.take(1, now_s)
 
 
-async def _listen(exchange: Exchange, stream: Stream, ear: _Ear) -> None:
+async def _listen(exchange: Exchange, stream: Stream, ear: Ear) -> None:
     reader = FrameReader(MAX_MESSAGE_BYTES)
     intake = exchange.intake
     with trio.CancelScope() as scope:
@@ -327,7 +246,7 @@ async def _listen(exchange: Exchange, stream: Stream, ear: _Ear) -> None:
             intake.done(scope)
 
 
-async def _admit(exchange: Exchange, peer: PeerId, ear: _Ear) -> None:
+async def _admit(exchange: Exchange, peer: PeerId, ear: Ear) -> None:
     """Messages that say nothing cost us more than their sender: whom we asked for nothing waits when it sends many."""
     if exchange.wants.expects(peer):
         return
@@ -353,7 +272,7 @@ async def _receive(exchange: Exchange, peer: PeerId, body: bytes) -> None:
         message, blocks = await (exchange.work(job) if is_expected else _work_for_guest(exchange, job))
     if message.blocks or message.haves or message.dont_haves:
         now_s = trio.current_time()
-        _carry_out(exchange, exchange.wants.received(peer, blocks, message.haves, message.dont_haves, now_s))
+        carry_out(exchange, exchange.wants.received(peer, blocks, message.haves, message.dont_haves, now_s))
     if message.entries or message.is_full:
         await _note_wants(exchange, peer, message)
 
@@ -393,13 +312,13 @@ def _wake_talk(exchange: Exchange, peer: PeerId, entries: Iterable[Entry] = ()) 
         return
     talk = exchange.talks.get(peer)
     if talk is None or talk.scope.cancel_called:
-        talk = exchange.talks[peer] = _Talk()
+        talk = exchange.talks[peer] = Talk()
         exchange.nursery.start_soon(_talk, exchange, peer, talk)
     talk.entries |= {entry.cid.multihash: entry for entry in entries}
     talk.wake.set()
 
 
-async def _talk(exchange: Exchange, peer: PeerId, talk: _Talk) -> None:
+async def _talk(exchange: Exchange, peer: PeerId, talk: Talk) -> None:
     """Tell one peer what there is to tell, on one stream of ours, until nothing was left to say for a while."""
     stream: Stream | None = None
     is_lost = False
@@ -421,7 +340,7 @@ async def _talk(exchange: Exchange, peer: PeerId, talk: _Talk) -> None:
         _part(exchange, peer)
 
 
-async def _has_news(exchange: Exchange, peer: PeerId, talk: _Talk) -> bool:
+async def _has_news(exchange: Exchange, peer: PeerId, talk: Talk) -> bool:
     """Wait for something to say; False when it took too long."""
 
     def has_news() -> bool:
@@ -437,7 +356,7 @@ async def _has_news(exchange: Exchange, peer: PeerId, talk: _Talk) -> bool:
 
 
 async def _deliver(
-    exchange: Exchange, peer: PeerId, talk: _Talk, stream: Stream | None, message: Message
+    exchange: Exchange, peer: PeerId, talk: Talk, stream: Stream | None, message: Message
 ) -> tuple[Stream | None, Message | None]:
     """Send one message, and compose the next one meanwhile where there is more to answer.
 
@@ -481,7 +400,7 @@ async def _send(exchange: Exchange, peer: PeerId, stream: Stream | None, message
     return None
 
 
-async def _compose(exchange: Exchange, peer: PeerId, talk: _Talk) -> Message:
+async def _compose(exchange: Exchange, peer: PeerId, talk: Talk) -> Message:
     """The next message to a peer: news of our wantlist, and answers to its own."""
     keys = list(talk.entries)[:MAX_ENTRIES_PER_MESSAGE]
     entries = tuple(talk.entries.pop(key) for key in keys)

@@ -3,16 +3,16 @@
 from collections import OrderedDict
 from typing import Final, NamedTuple
 
+from protocols.sources import Giver
 from storage.cid import Cid
-from storage.keys import PeerId
 
 MAX_TRACED: Final = 1 << 16  # blocks; the oldest make room
 
 
 class Origin(NamedTuple):
-    """One block's journey. `wait_s` is the time from asking this peer; 0 where another had been asked."""
+    """One block's journey. `wait_s` is the time from asking this one; 0 where another had been asked."""
 
-    peer: PeerId
+    peer: Giver
     n_bytes: int
     at_s: float
     wait_s: float

@@ -13,6 +13,7 @@ from daemon.api.gateway.answer import Site, answer, refused
 from daemon.api.gateway.refusal import Refusal
 from daemon.api.gateway.reply import Reply, text_reply
 from daemon.api.gateway.request import Asked, read_request
+from daemon.api.gateway.routing import Routing, Wish, answer_routing, is_routing
 from storage.errors import StorageError
 
 MAX_REQUESTS: Final = 64
@@ -47,6 +48,7 @@ class GatewayApp:
         self.site = site
         self._unix_s = unix_s
         self._limits = limits
+        self.routing: Routing | None = None  # what is told beside content
         self.n_running = 0
         self._threads = trio.CapacityLimiter(N_THREADS)
 
@@ -75,8 +77,12 @@ class GatewayApp:
             raise BrokenOff(_reason(failed)) from None
 
     async def _serve(self, scope: Scope, send: Send) -> None:
-        asked = _asked(scope)
-        if isinstance(asked, Reply):
+        make: Callable[[], Reply]
+        if self.routing is not None and is_routing(scope["raw_path"]) and scope["http_version"] != "2":
+            wish = Wish(scope["method"], scope["raw_path"], scope["query_string"], list(scope["headers"]))
+            make = partial(answer_routing, self.routing, wish, self.routing.addresses(), self._unix_s())
+            reply = await trio.to_thread.run_sync(make, limiter=self._threads)
+        elif isinstance(asked := _asked(scope), Reply):
             reply = asked
         else:
             make = partial(answer, self.site, asked, self._unix_s())

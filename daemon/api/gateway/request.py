@@ -115,7 +115,7 @@ def read_request(path: bytes, query: bytes, headers: Iterable[tuple[bytes, bytes
     """Read a GET or HEAD. `path` is percent-encoded, as it was sent. Raises: Refusal."""
     if len(path) > MAX_PATH_BYTES or len(query) > MAX_QUERY_BYTES:
         raise Refusal(414, f"the path or the query is over {MAX_PATH_BYTES} bytes")
-    sent = _joined(headers)
+    sent = joined(headers)
     params = _params(query)
     if sent.get("service-worker") == "script":
         raise Refusal(400, "a service worker would take over other content of this gateway")
@@ -138,7 +138,8 @@ def read_request(path: bytes, query: bytes, headers: Iterable[tuple[bytes, bytes
     )
 
 
-def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+def joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Headers by lower-case name; of one that comes several times, the values behind each other."""
     joined: dict[str, str] = {}
     for raw_name, raw_value in headers:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1").strip()

@@ -10,6 +10,7 @@ from daemon.api.operations.peer import PeerName, resolve
 if TYPE_CHECKING:
     from daemon.app import Node
     from protocols.bitswap.trace import Origin
+    from protocols.sources import Giver
     from storage.cid import Cid
     from storage.keys import PeerId
 
@@ -64,7 +65,10 @@ class Traced(Params, frozen=True):
 
 
 class From(Result, frozen=True):
-    """What one peer gave. `bytes_per_s` is over the time from its first block to its last."""
+    """What one peer gave, or a server over HTTP, whose URL is in `peer` then.
+
+    `bytes_per_s` is over the time from its first block to its last.
+    """
 
     peer: str
     name: str | None
@@ -140,11 +144,13 @@ async def trace(node: "Node", params: Traced) -> Trace:
     if not sizes:
         raise NotFound(f"{root} is not here. To fetch it: covey get {root}")
     origins = [origin for cid in sizes if (origin := node.exchange.trace.get(cid)) is not None]
-    by_peer: dict[PeerId, list[Origin]] = {}
+    by_peer: dict[Giver, list[Origin]] = {}
     for origin in origins:
         by_peer.setdefault(origin.peer, []).append(origin)
-    names = await trio.to_thread.run_sync(_names, node, list(by_peer))
-    peers = [_from(peer, names.get(peer), given) for peer, given in by_peer.items()]
+    names = await trio.to_thread.run_sync(_names, node, [one for one in by_peer if isinstance(one, bytes)])
+    peers = [
+        _from(peer, names.get(peer) if isinstance(peer, bytes) else None, given) for peer, given in by_peer.items()
+    ]
     return Trace(
         cid=str(root),
         n_blocks=len(sizes),
@@ -155,7 +161,7 @@ async def trace(node: "Node", params: Traced) -> Trace:
     )
 
 
-def _from(peer: "PeerId", name: str | None, given: "list[Origin]") -> From:
+def _from(peer: "Giver", name: str | None, given: "list[Origin]") -> From:
     import statistics
 
     n_bytes = sum(origin.n_bytes for origin in given)

@@ -8,8 +8,9 @@ import trio
 
 from agents.roster.declaration import Policy
 from agents.tools import addresses, tools
-from agents.tools.addresses import is_allowed, is_public
+from agents.tools.addresses import is_allowed
 from agents.tools.tool import Reach, ToolFailed, ToolRefused, use
+from protocols.addresses import is_public
 from storage.cid import RAW, Cid
 
 

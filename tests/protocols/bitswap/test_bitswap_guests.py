@@ -7,6 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from protocols.bitswap.exchange import N_GUEST_THREADS, N_THREADS
 from protocols.bitswap.intake import MAX_HELD_BYTES
 from protocols.bitswap.shell import (
     FORGIVE_S,
@@ -14,8 +15,6 @@ from protocols.bitswap.shell import (
     MAX_ENTRIES_PER_SLICE,
     MAX_FAULTS,
     MAX_MESSAGES,
-    N_GUEST_THREADS,
-    N_THREADS,
     REFILL_S,
     Exchange,
     _wake_talk,

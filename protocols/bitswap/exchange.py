@@ -1,0 +1,115 @@
+"""What an exchange of blocks consists of: the cores, and what is known of each peer and errand. `shell` drives it."""
+
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, Protocol, TypeVar
+
+import trio
+
+from protocols.bitswap.intake import Intake
+from protocols.bitswap.pace import Pace
+from protocols.bitswap.serving import Serving
+from protocols.bitswap.session import Got, Wants
+from protocols.bitswap.trace import Trace
+from protocols.bitswap.wire import Entry
+from protocols.bucket import Bucket
+from protocols.net import Network, PeerInfo
+from protocols.sources import Giver, NoWeb, Web
+from storage.blockstore import Blockstore
+from storage.cid import Cid
+from storage.keys import PeerId
+
+N_THREADS: Final = 4
+N_GUEST_THREADS: Final = 2  # of these, at most so many work for other peers at a time
+
+T = TypeVar("T")
+
+
+class Worker(Protocol):
+    """Runs a synchronous job without holding up the event loop."""
+
+    async def __call__(self, job: Callable[[], T], /) -> T:
+        """Do it; return or raise what it does."""
+
+
+def in_threads(n_threads: int = N_THREADS) -> Worker:
+    """Jobs run in at most `n_threads` threads."""
+    limiter = trio.CapacityLimiter(n_threads)
+
+    async def work(job: Callable[[], T], /) -> T:
+        return await trio.to_thread.run_sync(job, limiter=limiter)
+
+    return work
+
+
+async def in_turn(job: Callable[[], T], /) -> T:
+    """Jobs run at once on the event loop: for virtual time, which must not pass while a thread works."""
+    await trio.lowlevel.checkpoint()
+    return job()
+
+
+@dataclass(eq=False)
+class Talk:
+    """What we have to tell one peer, beside answers to its wants."""
+
+    entries: dict[bytes, Entry] = field(default_factory=dict)  # multihash -> news of our wantlist
+    wake: trio.Event = field(default_factory=trio.Event)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
+@dataclass(eq=False)
+class Ear:
+    """Where we listen to one peer, for as long as it is connected."""
+
+    messages: Bucket
+    faults: Bucket
+    n_streams: int = 0
+    turn: trio.Lock = field(default_factory=trio.Lock)  # one message of a peer's is taken in at a time
+
+
+@dataclass(eq=False)
+class Exchange:
+    """Everything that this node exchanges by Bitswap.
+
+    Args:
+        may_see: May this peer know that we have this block? Called in worker threads.
+        report: Told of each peer that sends what it should not, with a stable code.
+        pace: How fast blocks go out.
+        web: What gives blocks over HTTP, beside peers.
+        routers: Who is asked for providers beside the DHT.
+    """
+
+    network: Network
+    store: Blockstore
+    may_see: Callable[[PeerId, Cid], bool]
+    report: Callable[[Giver, str], None] = lambda peer, code: None
+    work: Worker = field(default_factory=in_threads)
+    wants: Wants = field(default_factory=Wants)
+    serving: Serving = field(default_factory=Serving)
+    pace: Pace = field(default_factory=Pace)
+    trace: Trace = field(default_factory=Trace)
+    web: Web = field(default_factory=NoWeb)
+    routers: Callable[[Cid], Awaitable[Sequence[PeerInfo]]] | None = None
+    sessions: dict[int, "Session"] = field(default_factory=dict)
+    talks: dict[PeerId, Talk] = field(default_factory=dict)
+    nursery: trio.Nursery | None = None
+    ears: dict[PeerId, Ear] = field(default_factory=dict)
+    intake: Intake[trio.CancelScope] = field(default_factory=Intake)
+    guests: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, N_GUEST_THREADS))
+    armed_s: float = math.inf
+    rearm: trio.Event = field(default_factory=trio.Event)
+
+
+@dataclass(eq=False)
+class Session:
+    """One reader's errand. `arrived` fills up and `next_arrivals` empties it; `is_needy` is set when a block is wanted
+    that nobody we know of can give."""
+
+    exchange: Exchange
+    number: int
+    n_outstanding: int = 0
+    arrived: list[Got] = field(default_factory=list)
+    wake: trio.Event = field(default_factory=trio.Event)
+    is_needy: trio.Event = field(default_factory=trio.Event)
