@@ -11,6 +11,7 @@ N_AT_ONCE: Final = 8  # requests, to a server that the user named
 N_AT_ONCE_FOUND: Final = 2  # to one that a provider's address led to
 REST_S: Final = 1.0  # after a failure; doubled each time, up to:
 MAX_REST_S: Final = 60.0
+UNUSED_S: Final = 30.0  # nothing is wanted of it, and its place may go to another
 
 
 class Pull(NamedTuple):
@@ -23,8 +24,9 @@ class Pull(NamedTuple):
 class Line:
     """What one source is wanted for, blocks before presences. How much that can be is bounded by who wants it."""
 
-    def __init__(self, n_at_once: int = N_AT_ONCE) -> None:
+    def __init__(self, n_at_once: int = N_AT_ONCE, now_s: float = -math.inf) -> None:
         self._n_at_once = n_at_once
+        self._heard_s = now_s
         self._waiting: OrderedDict[bytes, Entry] = OrderedDict()
         self._running: dict[int, Entry] = {}
         self._last = 0
@@ -32,17 +34,17 @@ class Line:
         self._resume_s = -math.inf
         self.speaks_car = False  # and refuses raw blocks
 
-    @property
-    def is_idle(self) -> bool:
-        """Is nothing wanted of it?"""
-        return not self._waiting and not self._running
+    def is_unused(self, now_s: float) -> bool:
+        """Is nothing wanted of it, and was nothing for a while?"""
+        return not self._waiting and not self._running and now_s >= self._heard_s + UNUSED_S
 
     def may_be_asked(self, now_s: float) -> bool:
         """Is it not resting from a failure?"""
         return now_s >= self._resume_s
 
-    def heard(self, entries: Iterable[Entry]) -> list[int]:
+    def heard(self, entries: Iterable[Entry], now_s: float) -> list[int]:
         """Take up news of the wantlist. Returns: the pulls that nobody needs any more."""
+        self._heard_s = now_s
         over: list[int] = []
         for entry in entries:
             key = entry.cid.multihash

@@ -67,10 +67,11 @@ class Retrieval:
 
     def tell(self, source: HttpSource, entries: Iterable[Entry]) -> None:
         """Carry news of the wantlist to a source."""
-        line = self.lines.get(source)
+        line = self._line(source)
         if line is None:
-            line = self.lines[source] = Line(N_AT_ONCE if source in self.sources else N_AT_ONCE_FOUND)
-        self._break_off(source, line.heard(entries))
+            carry_out(self.exchange, self.exchange.wants.lost(source, trio.current_time()))
+            return
+        self._break_off(source, line.heard(entries, trio.current_time()))
         self.begin(source, line)
 
     def begin(self, source: HttpSource, line: Line) -> None:
@@ -90,20 +91,23 @@ class Retrieval:
                 scope.cancel()
 
     def _may_ask(self, source: HttpSource) -> bool:
+        line = self._line(source)
+        return line is not None and line.may_be_asked(trio.current_time())
+
+    def _line(self, source: HttpSource) -> Line | None:
+        """What a source is wanted for; None where there is no place for one more that nobody named."""
         if self.nursery is None:
-            return False
-        line = self.lines.get(source)
-        if line is not None:
-            return line.may_be_asked(trio.current_time())
-        if source in self.sources:
-            return True
-        strangers = [one for one in self.lines if one not in self.sources]
-        if len(strangers) < MAX_FOUND:
-            return True
-        idle = next((one for one in strangers if self.lines[one].is_idle), None)
-        if idle is not None:
-            del self.lines[idle]
-        return idle is not None
+            return None
+        now_s = trio.current_time()
+        if source not in self.lines:
+            strangers = [] if source in self.sources else [one for one in self.lines if one not in self.sources]
+            if len(strangers) >= MAX_FOUND:
+                unused = next((one for one in strangers if self.lines[one].is_unused(now_s)), None)
+                if unused is None:
+                    return None
+                del self.lines[unused]
+            self.lines[source] = Line(N_AT_ONCE if source in self.sources else N_AT_ONCE_FOUND, now_s)
+        return self.lines[source]
 
 
 async def run_retrieval(retrieval: Retrieval, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -115,24 +119,26 @@ async def run_retrieval(retrieval: Retrieval, *, task_status: trio.TaskStatus[No
             await trio.sleep_forever()
         finally:
             retrieval.nursery = None
+            retrieval.lines.clear()
 
 
 async def _pull(retrieval: Retrieval, source: HttpSource, line: Line, pull: Pull) -> None:
     """Ask for one block, or whether it is there; whatever becomes of it, the next one has its turn."""
-    key = source, pull.number
-    scope = retrieval.scopes[key] = trio.CancelScope(deadline=trio.current_time() + PULL_LIMIT_S)
+    scope = trio.CancelScope(deadline=trio.current_time() + PULL_LIMIT_S)
+    retrieval.scopes[source, pull.number] = scope
+    failure: Remote | None = None
     try:
         with scope:
             await _ask(retrieval, source, line, pull.entry)
         if scope.cancelled_caught:
-            raise HttpFailed(f"{source} did not give a block within {PULL_LIMIT_S:.0f} s")
+            failure = HttpFailed(f"{source} did not give a block within {PULL_LIMIT_S:.0f} s")
     except Remote as error:
-        log.info("http_source_failed", source=str(source), error=str(error))
-        if line.done(pull.number):
-            retrieval.failed(source, line, error.asked_s if isinstance(error, Busy) else None)
+        failure = error
     finally:
-        del retrieval.scopes[key]
-        line.done(pull.number)
+        del retrieval.scopes[source, pull.number]
+    if line.done(pull.number) and failure is not None:
+        log.info("http_source_failed", source=str(source), error=str(failure))
+        retrieval.failed(source, line, failure.asked_s if isinstance(failure, Busy) else None)
     retrieval.begin(source, line)
 
 
