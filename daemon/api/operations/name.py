@@ -202,6 +202,23 @@ def _keep(node: "Node", raw: bytes, name: "PeerId", unix_s: float) -> NameAdded:
     return NameAdded(**_told(kept, unix_s), is_new=is_new)
 
 
+def keep_best(node: "Node", records: "list[bytes]", name: "PeerId", unix_s: float) -> NameAdded:
+    """Keep the best of the records that are good. Raises: Remote where none is, with what is wrong with the last."""
+    from protocols.errors import Remote
+
+    added: NameAdded | None = None
+    fault: Remote | None = None
+    for raw in records:
+        try:
+            added = _keep(node, raw, name, unix_s)
+        except Remote as error:
+            fault = error
+    if added is None and fault is not None:
+        raise fault
+    assert added is not None, "somebody gave a record"
+    return added
+
+
 def _told(row: "NameRow", unix_s: float) -> dict[str, Any]:
     from protocols.ipns import name_text
 

@@ -1,5 +1,6 @@
 """Peers in the network: who is not spoken with, where one is, how far away."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final
 
 from msgspec import Meta
@@ -8,7 +9,11 @@ from daemon.api.operation import Nothing, Operation, Params, Result
 from daemon.api.operations.peer import CONNECT_LIMIT_S, PeerName, resolve
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from daemon.app import Node
+    from protocols.net import PeerInfo
+    from storage.keys import PeerId
 
 FIND_LIMIT_S: Final = 60.0
 
@@ -42,7 +47,7 @@ class Unbanned(Result, frozen=True):
 
 
 class Found(Result, frozen=True):
-    """Where a peer is said to be: by itself when it was connected, and by the DHT."""
+    """Where a peer is said to be: by itself when it was connected, by the DHT, and by the routers of the settings."""
 
     peer: str
     is_connected: bool
@@ -105,15 +110,24 @@ async def bans(node: "Node", _params: Nothing) -> list[Banned]:
 
 
 async def find(node: "Node", params: Named) -> Found:
-    """Ask the DHT where a peer is."""
+    """Ask the DHT, and the routers, where a peer is."""
     import trio
 
+    from protocols.delegated_routing import find_peer
+
     peer = await resolve(node, params.peer)
-    info = None
-    with trio.move_on_after(FIND_LIMIT_S):
-        info = await node.network.find_peer(peer)
+    said: list[str] = []
+
+    async def ask(finder: "Callable[[PeerId], Awaitable[PeerInfo]]") -> None:
+        with trio.move_on_after(FIND_LIMIT_S):
+            said.extend((await finder(peer)).addresses)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask, node.network.find_peer)
+        if node.routers is not None:
+            nursery.start_soon(ask, partial(find_peer, node.routers))
     noted = await trio.to_thread.run_sync(node.catalog.peers.addresses, peer)
-    addresses = list(dict.fromkeys([*(info.addresses if info else ()), *noted]))
+    addresses = list(dict.fromkeys([*said, *noted]))
     return Found(peer=str(peer), is_connected=peer in node.network.peers(), addresses=addresses)
 
 
@@ -171,7 +185,7 @@ OPERATIONS = (
     Operation(
         noun="peer",
         verb="find",
-        summary="Ask the DHT where a peer is.",
+        summary="Ask the DHT, and the routers, where a peer is.",
         params=Named,
         result=Found,
         handler=find,
