@@ -1,0 +1,103 @@
+"""Who has content, and what a name stands for, by the routers of the settings; here the node's own one."""
+
+import socket
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import trio
+
+from daemon.app import open_node
+from daemon.config import Config, FetchConfig, GatewayConfig, KuboConfig
+from daemon.errors import BadConfig
+from protocols.ipns import name_text
+from protocols.retrieval.shell import Retrieval
+from protocols.sources import NoWeb
+from storage.blockstore import MadeBlock, Visibility
+from storage.keys import Identity
+
+ME = Identity(b"\x01" * 32)
+OTHER = Identity(b"\x02" * 32)
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.fixture
+async def opened(home, lonely, ask, request):
+    config = getattr(request, "param", Config())
+    async with open_node(home, ME, config, print, lonely.opened) as node:
+
+        async def post(name, /, **params):
+            return await trio.to_thread.run_sync(partial(ask, f"/v1/{name}", params))
+
+        yield SimpleNamespace(node=node, post=post)
+
+
+PORT = free_port()
+URL = f"http://127.0.0.1:{PORT}"
+ROUTED = Config(
+    gateway=GatewayConfig(is_enabled=True, port=PORT, has_routing=True),
+    fetch=FetchConfig(routers=(URL,), gateways=(URL,)),
+)
+routed = pytest.mark.parametrize("opened", [ROUTED], indirect=True)
+
+
+@routed
+async def test_routers_are_asked_beside_the_dht(opened):
+    block = MadeBlock.of(b"for everybody")
+    opened.node.store.put_many([block], floor=Visibility.PUBLIC)
+    (told,) = (await opened.post("net/providers", cid=str(block.cid))).json
+    assert told["peer"] == str(ME.peer_id) and told["said_by"] == ["routers"] and not told["is_connected"]
+    assert f"/ip4/127.0.0.1/tcp/{PORT}/http" in told["addresses"]
+    assert (await opened.post("net/providers", cid=str(MadeBlock.of(b"nowhere").cid))).json == []
+    assert (await opened.post("peer/find", peer=str(ME.peer_id))).json["addresses"] != []
+
+
+@routed
+async def test_the_record_of_a_name_is_found_verified_and_kept(opened):
+    block = MadeBlock.of(b"for everybody")
+    opened.node.store.put_many([block], floor=Visibility.PUBLIC)
+    published = (await opened.post("name/publish", cid=str(block.cid))).json
+    found = (await opened.post("name/find", name=published["name"])).json
+    assert found["value"] == f"/ipfs/{block.cid}" and not found["is_new"]
+    missing = await opened.post("name/find", name=name_text(OTHER.peer_id))
+    assert (missing.status, missing.json["error"]["code"]) == (404, "not_found")
+
+
+async def test_without_a_router_names_are_not_looked_up_and_the_dht_alone_is_asked(opened):
+    answer = await opened.post("name/find", name=name_text(OTHER.peer_id))
+    assert answer.status == 409 and "fetch.routers" in answer.json["error"]["text"]
+    assert (await opened.post("net/providers", cid=str(MadeBlock.of(b"x").cid))).json == []
+    assert isinstance(opened.node.exchange.web, NoWeb) and opened.node.exchange.routers is None
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [Config(fetch=FetchConfig(has_kubo=True), kubo=KuboConfig(api="http://127.0.0.1:5001"))],
+    indirect=True,
+)
+async def test_the_kubo_beside_the_node_is_a_source_where_that_is_set(opened):
+    web = opened.node.exchange.web
+    assert isinstance(web, Retrieval) and list(web.named()) == ["kubo+http://127.0.0.1:5001"]
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        FetchConfig(gateways=("ipfs.example",)),
+        FetchConfig(gateways=("kubo+http://127.0.0.1:5001",)),
+        FetchConfig(routers=("ftp://router.example",)),
+    ],
+)
+async def test_what_is_no_url_stops_the_start_and_names_the_setting(home, lonely, wish):
+    with pytest.raises((BadConfig, ExceptionGroup)) as caught:
+        async with open_node(home, ME, Config(fetch=wish), print, lonely.opened):
+            pass
+    error = caught.value
+    while isinstance(error, ExceptionGroup):
+        (error,) = error.exceptions
+    assert isinstance(error, BadConfig) and "fetch" in str(error)
