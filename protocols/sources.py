@@ -76,7 +76,7 @@ Giver = PeerId | HttpSource
 
 def is_http(address: str) -> bool:
     """Is this multiaddr one for HTTP, and so none to dial?"""
-    return "/http" in address
+    return not {"http", "https"}.isdisjoint(address.split("/")[3:])  # behind the host, which may be called so
 
 
 class Web(Protocol):

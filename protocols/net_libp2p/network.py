@@ -45,6 +45,7 @@ from protocols.net_libp2p.host import (
 )
 from protocols.net_libp2p.streams import LibP2pStream
 from protocols.pnet import FlockKey
+from protocols.sources import is_http
 from protocols.topics import Subscriptions
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
@@ -206,7 +207,8 @@ class LibP2pNetwork:
                 del self._dialling[info.peer]
 
     async def _dial(self, info: PeerInfo) -> None:
-        texts = to_texts([*info.addresses, *self.peer_addresses(info.peer)])
+        known = to_texts([*info.addresses, *self.peer_addresses(info.peer)])
+        texts = [text for text in known if not is_http(text)]
         targets = [(text, address) for text in texts if (address := parse(text)) is not None]
         if not targets:
             raise DialFailed(f"no address of {info.peer} is known: give one that ends with /p2p/{info.peer}")

@@ -5,7 +5,7 @@ import pytest
 from protocols.addresses import is_loopback
 from protocols.errors import Malformed
 from protocols.net import PeerInfo
-from protocols.sources import HttpSource, NoWeb
+from protocols.sources import HttpSource, NoWeb, is_http
 from storage.keys import Identity
 
 
@@ -83,6 +83,20 @@ def test_without_http_there_is_nobody_to_ask():
     info = PeerInfo(Identity(bytes(32)).peer_id, ("/ip4/203.0.113.7/tcp/80/http",))
     assert [*web.named(), *web.found(info)] == []
     web.tell(HttpSource("http://x"), [])
+
+
+@pytest.mark.parametrize(
+    ("address", "is_for_http"),
+    [
+        ("/dns4/gate.example/tcp/443/tls/http", True),
+        ("/dns/gate.example/tcp/443/https", True),
+        ("/ip4/203.0.113.7/tcp/4001", False),
+        ("/dns4/http.example/tcp/4001", False),
+        ("/dns4/http/tcp/4001", False),
+    ],
+)
+def test_addresses_for_http_are_told_from_those_to_dial(address, is_for_http):
+    assert is_http(address) is is_for_http
 
 
 def test_loopback_is_told_from_the_rest():
