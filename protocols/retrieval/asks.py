@@ -33,7 +33,7 @@ class Said(Enum):
     BLOCK = auto()
     CAR = auto()
     LACKS = auto()
-    OTHER_FORM = auto()  # it may have the block, but not in this form
+    OTHER_FORM = auto()  # a gateway may have the block, but not in this form
     BUSY = auto()
     NO_API = auto()  # this is no Kubo
 

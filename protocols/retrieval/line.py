@@ -32,7 +32,7 @@ class Line:
         self._last = 0
         self._rest_s = REST_S
         self._resume_s = -math.inf
-        self.speaks_car = False  # and refuses raw blocks
+        self.speaks_car = False  # it refused the other form last
 
     def is_unused(self, now_s: float) -> bool:
         """Is nothing wanted of it, and was nothing for a while?"""

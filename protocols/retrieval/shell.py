@@ -150,15 +150,14 @@ async def _ask(retrieval: Retrieval, source: HttpSource, line: Line, entry: Entr
             async with retrieval.send(ask_for(source, entry, as_car=line.speaks_car)) as reply:
                 is_answered = True
                 said = judge(source, reply)
-                if said is Said.OTHER_FORM and not line.speaks_car and not source.is_kubo:
-                    line.speaks_car = True  # some know CARs alone
+                if said is Said.OTHER_FORM and attempt < N_ATTEMPTS:
+                    line.speaks_car = not line.speaks_car  # some know one of the two alone
                     continue
                 await _take(retrieval, source, line, entry, said, reply)
                 return
         except HttpFailed:
             if is_answered or attempt == N_ATTEMPTS:
                 raise
-    _lacks(retrieval, source, entry)
 
 
 async def _take(retrieval: Retrieval, source: HttpSource, line: Line, entry: Entry, said: Said, reply: Reply) -> None:

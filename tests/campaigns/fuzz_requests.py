@@ -8,15 +8,19 @@ from daemon.api.gateway.answer import Site, answer
 from daemon.api.gateway.ranges import read_ranges
 from daemon.api.gateway.refusal import Refusal
 from daemon.api.gateway.request import read_request
+from daemon.api.gateway.routing import Routing, Wish, answer_routing
 from daemon.api.gateway.view import public_view
-from protocols import artifacts, cose, ipns, ipns_keys, kubo_rpc
+from protocols import artifacts, cose, delegated_routing, ipns, ipns_keys, kubo_rpc
 from protocols.entry import make_entry
 from protocols.errors import Remote
 from protocols.framing import FrameReader, frame
 from protocols.ipns import make_record, name_text, read_record
 from protocols.net import PeerInfo
 from protocols.net_libp2p import addresses, mdns
+from protocols.retrieval.asks import arrived_in_car
+from protocols.sources import HttpSource
 from storage.blockstore import MadeBlock, Visibility
+from storage.car.wire import header, section
 from storage.cid import DAG_CBOR, DAG_PB, Cid
 from storage.codecs import dag_cbor, dag_pb
 from storage.codecs.dag_pb import PbLink, PbNode
@@ -188,6 +192,18 @@ def _lines(data: bytes) -> object:
 
 _ADDRESS: Final = f"/ip4/192.0.2.7/tcp/4701/p2p/{_ME.peer_id}"
 _AAD: Final = b"purpose"
+_ROUTING: Final = Routing(_SITE, _ME.peer_id, list, "http://127.0.0.1:4702")
+_PEER: Final = (
+    b'{"Schema": "peer", "ID": "%s", "Addrs": ["/ip4/192.0.2.7/tcp/4701", "/dns/x/tcp/443/https"], "Protocols": ["a"]}'
+    % str(_ME.peer_id).encode()
+)
+
+
+def _routed(data: bytes) -> object:
+    target, *lines = data.split(b"\n")
+    path, _, query = target.partition(b"?")
+    return answer_routing(_ROUTING, Wish("GET", path, query, [(b"accept", line) for line in lines]), [_ADDRESS], UNIX_S)
+
 
 READERS: Final = (
     Reader("gateway-request", _asked, (Refusal,), _REQUESTS),
@@ -222,5 +238,36 @@ READERS: Final = (
         "multiaddr", _latin(addresses.parse), (), (_ADDRESS.encode(), b"/dns4/example.org/tcp/443/wss", b"/ip6/::1")
     ),
     Reader("mdns-txt", mdns.read_txt, (), (mdns.write_txt([_ADDRESS, f"/ip6/::1/tcp/1/p2p/{_ME.peer_id}"]),)),
+    Reader("router-peer", delegated_routing.read_peer, (), (_PEER.replace(b'"a"', b'"transport-bitswap"'), _PEER)),
+    Reader("router-peers", delegated_routing.read_peers, (Remote,), (b'{"Providers": [%s, %s]}' % (_PEER, _PEER),)),
+    Reader(
+        "routing-request",
+        _routed,
+        (),
+        (
+            b"/routing/v1/providers/%s?filter-addrs=tcp,!http&filter-protocols=unknown\napplication/x-ndjson"
+            % str(_LEAF).encode(),
+            b"/routing/v1/ipns/%s\napplication/vnd.ipfs.ipns-record" % _NAME.encode(),
+            b"/routing/v1/peers/%s" % _NAME.encode(),
+        ),
+    ),
+    Reader(
+        "http-source",
+        _latin(HttpSource.parse),
+        (Remote,),
+        (b"https://gate.example:8443/below/", b"kubo+http://[::1]:5001"),
+    ),
+    Reader(
+        "http-address",
+        _latin(HttpSource.of_address),
+        (),
+        (b"/dns4/gate.example/tcp/443/tls/http", b"/ip6/::1/tcp/80/http/p2p/x"),
+    ),
+    Reader(
+        "car-of-a-block",
+        lambda data: arrived_in_car(_LEAF, data),
+        (Remote,),
+        (header([_LEAF]) + section(_LEAF, b"0123456789" * 5),),
+    ),
     Reader("kubo-lines", _lines, (Remote,), (b'{"a": 1}\n\n{"b": 2}\n{"c"',)),
 )

@@ -4,12 +4,13 @@ from itertools import pairwise
 
 import pytest
 import trio
+import trio.testing
 
-from protocols.errors import NoProviders, Tampered
+from protocols.errors import HttpFailed, NoProviders, Tampered
 from protocols.fetch import Progress, fetch_blocks, fetch_dag
 from protocols.net import PeerInfo
 from protocols.retrieval.line import N_AT_ONCE, N_AT_ONCE_FOUND
-from protocols.retrieval.shell import MAX_FOUND
+from protocols.retrieval.shell import MAX_FOUND, run_retrieval
 from protocols.sources import HttpSource
 from storage.blockstore import MAX_BLOCK_BYTES
 from storage.car.wire import header, section
@@ -216,6 +217,25 @@ async def test_a_gateway_that_gives_cars_alone_is_asked_for_those(autojump_clock
     assert len(servers.asked) <= len(blocks) + 1
 
 
+async def test_one_refusal_does_not_keep_a_gateway_from_giving_raw_blocks(
+    autojump_clock, start, servers, gateway, said, content
+):
+    blocks = content(5)
+    whole = gateway(blocks)
+    refused = []
+
+    def serve(ask, cid):
+        if "format=car" in ask.url or not refused:
+            refused.append(ask)
+            return said(400)
+        return whole(ask, cid)
+
+    servers.serving[GATE] = serve
+    node = await start(1, sources=[GATE])
+    await get(node, blocks[0].cid)
+    assert node.holds(blocks)
+
+
 @pytest.mark.parametrize("car", [b"", b"\x05garba", b"\xff" * 100, "another"])
 async def test_a_car_without_the_block_is_other_bytes(autojump_clock, start, servers, said, content, car):
     root = content(1)[0].cid
@@ -289,3 +309,51 @@ async def test_a_stop_in_the_middle_breaks_everything_off(autojump_clock, start,
         await get(node, blocks[0].cid)
     await trio.sleep(0.1)
     assert servers.n_open == 0 and not node.exchange.web.scopes
+
+
+async def test_whom_a_router_knows_is_asked_while_the_dht_still_looks(autojump_clock, start, servers, gateway, content):
+    blocks = content(5)
+    peer, node = await start(1, blocks), await start(2)
+    asked = []
+
+    async def router(cid):
+        asked.append(cid)
+        await trio.sleep(0.1)
+        return [peer.info]
+
+    node.exchange.routers = router
+    node.find_more = trio.sleep_forever
+    began_s = trio.current_time()
+    await get(node, blocks[0].cid)
+    assert node.holds(blocks) and trio.current_time() - began_s < 3.0
+    assert set(asked) == {blocks[0].cid}
+
+
+async def test_a_router_that_fails_is_not_missed(autojump_clock, start, servers, gateway, content):
+    blocks = content(5)
+    peer, node = await start(1, blocks), await start(2)
+
+    async def router(cid):
+        await trio.lowlevel.checkpoint()
+        raise HttpFailed("it is gone")
+
+    node.exchange.routers = router
+    node.finds = [peer.info]
+    await get(node, blocks[0].cid)
+    assert node.holds(blocks)
+
+
+async def test_while_it_does_not_run_nobody_is_asked(autojump_clock, start, servers, gateway, content, nursery):
+    blocks = content(5)
+    servers.serving[GATE] = gateway(blocks)
+    node = await start(1, sources=[GATE])
+    web = node.exchange.web
+    web.nursery.cancel_scope.cancel()
+    await trio.testing.wait_all_tasks_blocked()
+    assert not web.named()
+    web.tell(HttpSource(GATE), [])
+    with pytest.raises(NoProviders):
+        await fetch_blocks(node.exchange, [blocks[0].cid], find_more=node.find_more, idle_timeout_s=3.0)
+    await nursery.start(run_retrieval, web)
+    await get(node, blocks[0].cid)
+    assert node.holds(blocks)
