@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from agents.federation.experiment import Experiment
-from agents.federation.options import gossip_of
-from agents.federation.privacy.accounts import privacy_of
+from agents.federation.options import gossip_of, options_of
 from agents.federation.report import Report, Row, as_html, as_picture
 from agents.federation.standing import MemberStanding, RoundStanding, members_of, round_of, state_of
 from daemon.api.operations import fl, fl_report
@@ -36,7 +35,7 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
     shown = range(max(1, current - MAX_SHOWN_ROUNDS + 1), current + 1) if book.start() is not None else range(0)
     rounds = [round_of(book, number) for number in shown]
     coordinator = rounds[-1].coordinator if rounds else None
-    privacy, epsilon = privacy_of(one.plan), one.secrets.epsilon(book)
+    privacy, epsilon = options_of(one.plan).privacy, one.secrets.epsilon(book)
     return fl.Standing(
         experiment=str(one.cid),
         title=one.plan.title,
@@ -153,7 +152,7 @@ def _report(one: Experiment, called: Mapping[PeerId, str], apart: dict[int, floa
     ]
     if (words := _gossip_words(one)) is not None:
         facts[-1] = ("without a coordinator", words)
-    if (privacy := privacy_of(one.plan)) is not None:
+    if (privacy := options_of(one.plan).privacy) is not None:
         told = f"epsilon {one.secrets.epsilon(book) or 0.0:.4g} of {privacy.budget.epsilon:g}"
         facts.append(("privacy", f"{told} at delta {privacy.budget.delta:g}"))
     if rounds and rounds[-1].result is not None:

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from agents.training.settings import Settings
+from agents.training.settings import ExampleNoise, Settings
 
 MAX_TEXT_CHARS = 4 << 20
 Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
@@ -245,6 +245,8 @@ class Train(Message, frozen=True, tag="train", kw_only=True):
         data: None to go on with the unfinished training in the folder `run`, as it was begun.
         initial: a safetensors file of the adapter to begin with, under PEFT's names; None to begin a new one.
         merged: a safetensors file of what is added to layers' weights first; with `is_fresh` alone.
+        noise: train with noise that hides each example; with `is_fresh` alone. Which examples a step takes is by chance
+            then, as the noise is, and each example by itself is held out or not.
         run: where it keeps its checkpoints (see `agents.training.runs`). Without `is_fresh`, an unfinished training
             there is gone on with if it is the same, else it is an error.
         is_forced: go on also where program or machine are others than before: the result may differ in its last bits.
@@ -259,6 +261,7 @@ class Train(Message, frozen=True, tag="train", kw_only=True):
     initial: Path | None = None
     merged: Path | None = None
     settings: Settings = Settings()
+    noise: ExampleNoise | None = None
     is_fresh: bool = False
     is_forced: bool = False
 

@@ -13,7 +13,8 @@ from agents.aggregation.rules.fedbuff import FedBuff
 from agents.aggregation.updates import CannotAggregate
 from agents.federation.lora import terms_of, way_of
 from agents.federation.options import BadOption, Options, options_of
-from agents.federation.privacy.accounts import lattice_of
+from agents.federation.privacy import examples
+from agents.federation.privacy.accounts import lattice_of, noise_of
 from agents.federation.secure.terms import check_threshold, default_threshold
 from protocols.rounds import Plan
 
@@ -63,6 +64,10 @@ OPTIONS: Final[dict[str, Asks]] = {
     "central noise": lambda asked: asked.noise() == "central",
     "distributed noise": lambda asked: asked.noise() == "distributed",
     "privacy of clients": lambda asked: asked.noise() in ("central", "distributed"),
+    "noise in examples' gradients": lambda asked: asked.noise() == "examples",
+    "a bound that follows norms": lambda asked: (
+        asked.options.privacy is not None and asked.options.privacy.quantile > 0
+    ),
     "compression": lambda asked: asked.options.compression is not None,
     "gossip": lambda asked: asked.options.gossip is not None,
     "a server step": lambda asked: asked.plan.server is not None,
@@ -189,6 +194,17 @@ TABLE: Final = (
         "evaluation",
         "how results do on participants' own data, and how many those are, is told without noise: leave out evaluated",
     ),
+    (
+        "noise in examples' gradients",
+        "evaluation",
+        "how results do on what participants hold out is told without noise, and that is examples too: leave out"
+        " evaluated",
+    ),
+    (
+        "noise in examples' gradients",
+        "a bound that follows norms",
+        "the bound follows the norms of clients' updates, and nobody else sees those of examples: leave out quantile",
+    ),
     ("privacy of clients", "gossip", "neighbours see each other's models before any noise of the others is in them"),
     ("gossip", "secure aggregation", "there is no sum over a closed set, only means of neighbours"),
     (
@@ -219,6 +235,11 @@ UNDECIDABLE: Final = (
         "distributed noise",
         "whether each client added its part of the noise: accounts leave out as many as may collude",
     ),
+    (
+        "noise in examples' gradients",
+        "whether each participant bounded its examples' gradients, drew noise, and has as many examples as it says: its"
+        " noise is its own secret",
+    ),
 )
 
 # What composes, and promises less than it may seem to.
@@ -226,6 +247,11 @@ LIMITS: Final = (
     ("fedbuff", "a buffer below half of the members leaves to who coordinates whose updates come first"),
     ("gossip", "all members count alike in a mean: numbers of samples do not weigh"),
     ("central noise", "members see each other's updates, and the noise: it protects from who sees results alone"),
+    (
+        "noise in examples' gradients",
+        "it hides one example of a participant from everybody, not the participant: who stands behind many examples is"
+        " hidden by none of it, and how many examples each has is told",
+    ),
     (
         "a LoRA way that adds to the base",
         "each result holds a full matrix for each layer: updates stay small, results are as large as those weights;"
@@ -290,4 +316,6 @@ def _numbers(asked: _Asked) -> list[str]:
                 why = str(error)
         if why:
             found.append(f"privacy: {why}")
+    if (noise := noise_of(plan)) is not None and (why := examples.problem(noise)):
+        found.append(f"privacy: {why}")
     return found

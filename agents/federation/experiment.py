@@ -4,7 +4,6 @@ What was said or heard is in the journal before anybody hears of it. Nothing tha
 a disk that cannot be written to does, and the next start reads the journal again.
 """
 
-import hashlib
 import math
 import shutil
 import tempfile
@@ -18,10 +17,9 @@ import trio
 
 from agents.adapters.ports import Ports
 from agents.errors import AgentError
-from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fetch, Learn, Prepare, Reveal, Say, Train
+from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fetch, Prepare, Reveal, Say, Train
 from agents.federation.activity import Activity, end_of, ending_of, words
 from agents.federation.book import Book
-from agents.federation.compression.memory import encoded
 from agents.federation.heard import known_of, lacking, members_here
 from agents.federation.journal import Journal
 from agents.federation.member import Member
@@ -29,8 +27,8 @@ from agents.federation.needs import named
 from agents.federation.outcome import Document, read_document, refusals
 from agents.federation.secrets import Secrets
 from agents.federation.shelf import MAX_TENSORS_BYTES, Keep, Shelf, limit_of, sizes_of
-from agents.federation.soundness import signable
-from agents.federation.tasks import Engine, Exam, Made, Work, task_of
+from agents.federation.tasks import Engine
+from agents.federation.trainee import Trainee
 from agents.federation.verify import Computed, recompute
 from protocols import rounds_sync as sync
 from protocols import telling
@@ -41,7 +39,7 @@ from protocols.net import PeerInfo
 from protocols.rounds import Close, Submit
 from protocols.rounds_sync import Desk, Known
 from storage.cid import Cid
-from storage.errors import NotFound, StorageError
+from storage.errors import StorageError
 from storage.keys import Identity, PeerId
 
 TICK_S: Final = 0.5
@@ -57,7 +55,7 @@ SEAL_PART, SEAL_BYTES = 8, 1 << 20  # a seal is larger than what is in it by up 
 log = structlog.get_logger(__name__)
 
 
-class Experiment:
+class Experiment(Trainee):
     """Runs one. `data` is what this node trains on; without it, it follows and does not train. `rank`: see `Work`."""
 
     def __init__(
@@ -73,12 +71,12 @@ class Experiment:
     ) -> None:
         self._ports = ports
         self.plan_entry: Final = plan
-        self.book: Final = Book(plan)
-        self.plan: Final = self.book.plan
+        self.book = Book(plan)
+        self.plan = self.book.plan
         self.cid: Final = self.book.experiment
-        self.keep: Final = Keep(ports, self.cid, self.plan)
-        self.secrets: Final = Secrets(ports, self.book, self.keep, journal.path, scratch)
-        self.member: Final = self._new_member(ports.identity)
+        self.keep = Keep(ports, self.cid, self.plan)
+        self.secrets = Secrets(ports, self.book, self.keep, journal.path, scratch)
+        self.member = self._new_member(ports.identity)
         self.data, self.rank = data, rank
         self._journal = journal
         self._scratch = scratch
@@ -135,7 +133,7 @@ class Experiment:
     def activity(self) -> Activity:
         """What happens now."""
         doing = ", ".join(sorted(self._doing))
-        return Activity(doing, self._trouble, self._fetched_bytes, len(self._reached))
+        return Activity(doing, self._trouble or self._spent, self._fetched_bytes, len(self._reached))
 
     async def weigh(self) -> None:
         """See how many bytes the updates have that are here."""
@@ -328,7 +326,7 @@ class Experiment:
             case Fetch():
                 await self._fetch_update(action)
             case Train():
-                await self._train(action)
+                await self._train_within_budget(partial(self._train, action))
             case Compute():
                 await self._compute(action)
             case Evaluate():
@@ -348,36 +346,6 @@ class Experiment:
                     await trio.to_thread.run_sync(self.secrets.check_size, submit.round, action.update)
         await self._step(partial(self.member.fetched, action.submission))
 
-    async def _train(self, action: Train) -> None:
-        if self.data is None:
-            raise NotFound("there is nothing to train on here: covey fl join CID --data PATH")
-        base = (await self._bring_base(action.round)).tensors
-        with trio.CancelScope() as scope:
-            self._training = (action.round, scope)
-            try:
-                with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
-                    work = await trio.to_thread.run_sync(self._work, action, base, Path(folder))
-                    made = await task_of(self.plan.task).train(work)
-                    submit = await self._submission(action.round, base, work.out, made)
-            finally:
-                self._training = None
-            await self._step(submit)
-
-    async def _submission(self, number: int, base: Cid, path: Path, made: Made) -> Callable[[float], list[Action]]:
-        """Submit an update as the plan asks for it; of a masked one nothing is told beside it."""
-        if self.book.secure is not None:
-            async with self._own:
-                mask = partial(
-                    self.secrets.mask, self.book.copy(), number, path, path.with_name("masked"), made.n_samples
-                )
-                gather = await trio.to_thread.run_sync(mask)
-            path, made = path.with_name("masked"), Made(1, 1, None)
-        else:
-            gather, path = None, await trio.to_thread.run_sync(encoded, self.plan, self._memory, number, path)
-        update, sealed = await trio.to_thread.run_sync(self.keep.own_update, path)
-        what = (number, base, update, made.n_samples, made.n_steps, signable(made.loss))
-        return lambda now_s: self.member.trained(*what, now_s, sealed, gather)
-
     async def _answer(self, action: Prepare | Deal | Reveal | Draw) -> None:
         """What needs this node's secrets, one at a time."""
         async with self._own:
@@ -389,27 +357,6 @@ class Experiment:
                 event = await trio.to_thread.run_sync(self.secrets.answer, self.book.copy(), action)
                 say = partial(self.member.answer, event)
         await self._step(say)
-
-    async def _evaluate(self, action: Evaluate) -> None:
-        """See how a result does on what was held out here."""
-        if self.data is None:
-            return
-        await self._examine(action, (await self.bring_result(action.result)).tensors)
-
-    async def _examine(self, action: Evaluate, cid: Cid) -> None:
-        assert self.data is not None
-        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
-            tensors = await trio.to_thread.run_sync(Shelf(self._ports, Path(folder)).path, cid)
-            score = await task_of(self.plan.task).evaluate(Exam(tensors, self.data, self._engine))
-        if score is not None:
-            loss, accuracy = signable(score.loss), signable(score.accuracy)
-            say = partial(self.member.evaluated, action.round, action.result, score.n_samples, loss, accuracy)
-            await self._step(say)
-
-    def _work(self, action: Train | Learn, base: Cid, folder: Path) -> Work:
-        own = hashlib.sha256(b"covey participant seed\0" + action.seed + self._ports.identity.peer_id).digest()
-        path = Shelf(self._ports, folder).path(base)
-        return Work(path, self.data, own, folder / "update", self._engine, action.round, self.rank)
 
     async def _compute(self, action: Compute) -> None:
         final = self.book.final(action.round)

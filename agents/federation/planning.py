@@ -116,8 +116,15 @@ def faults(plan: Plan) -> list[str]:
     found = problems(plan)
     privacy = options_of(plan).privacy if not found else None
     if privacy is not None and privacy.noise == "examples":
-        found = ["privacy: no task adds noise to its examples' gradients: take central or distributed noise"]
+        found = _faults_of_examples(plan)
     return found
+
+
+def _faults_of_examples(plan: Plan) -> list[str]:
+    if not (task := task_of(plan.task)).hides_examples:
+        name = task.__struct_config__.tag
+        return [f"privacy: {name} adds no noise to its examples' gradients: take central or distributed noise"]
+    return []
 
 
 def check_rank(plan: Plan, rank: int) -> None:

@@ -11,9 +11,10 @@ from typing import Final, cast
 from agents.adapters.ports import Ports
 from agents.federation.actions import Deal, Prepare, Reveal
 from agents.federation.book import Book
+from agents.federation.options import options_of
 from agents.federation.outcome import draw_noise, wanted_layout
-from agents.federation.privacy.accounts import Accounts, privacy_of, told
-from agents.federation.privacy.ledger import Ledger
+from agents.federation.privacy.accounts import Accounts, examples_of, privacy_of, told, told_of_examples
+from agents.federation.privacy.ledger import BudgetSpent, Ledger
 from agents.federation.secure.client import keys_event, masked, shares_event, unmask_event
 from agents.federation.secure.sides import SecureRefused
 from agents.federation.secure.total import WORD_BYTES, levels_of, n_words, write_words
@@ -94,24 +95,42 @@ class Secrets:
         if final is None:
             raise SecureRefused("what is not final is not told")
         n_reported = len(cast(Close, final.event).submissions)
-        ledger = self._open(book)
+        ledger = self._open()
         assert ledger is not None
         ledger.charge(number, what, [told(book.plan, n_reported)])
+
+    def charge_examples(self, number: int, update: Cid, n_examples: int) -> None:
+        """Count what an own update tells of the own examples, durably, before it leaves this node.
+
+        Raises: BudgetSpent, BadLedger, StoreFull.
+        """
+        ledger = self._open()
+        if examples_of(self._plan) is not None and ledger is not None:
+            ledger.charge(number, update, [told_of_examples(self._plan, n_examples)])
+
+    def check_examples(self) -> None:
+        """Raises: BudgetSpent where the own budget bears no other update like the last; BadLedger."""
+        ledger = self._open() if examples_of(self._plan) is not None else None
+        if ledger is not None and ledger.charges and not ledger.bears(ledger.charges[-1].told):
+            raise BudgetSpent(
+                f"this node's updates have told epsilon {ledger.epsilon:.4g} of its examples, and the plan's budget "
+                "bears no other: it leaves, and trains no more"
+            )
 
     def epsilon(self, book: Book) -> float | None:
         """What was told so far, as far as it is known here; None without a promise of privacy."""
         public = self.accounts.epsilon(book)
         if public is None:
             return None
-        ledger = self._open(book)
+        ledger = self._open()
         return max(public, ledger.epsilon if ledger is not None else 0.0)
 
     def bears(self, book: Book, number: int) -> bool:
         """May another round begin? By the public accounts, which are the same for all members."""
         return self.accounts.bears(book, number)
 
-    def _open(self, book: Book) -> Ledger | None:
-        privacy = privacy_of(book.plan)
+    def _open(self) -> Ledger | None:
+        privacy = options_of(self._plan).privacy
         if self._ledger is None and privacy is not None:
             self._ledger = Ledger(self._budget_path, self._experiment, privacy.budget)
         return self._ledger

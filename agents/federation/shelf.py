@@ -1,6 +1,6 @@
 """The store as rounds use it: tensors as files under their CIDs, kept for the experiment and shown to its members."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -70,14 +70,16 @@ class Keep:
     def _others(self) -> Sequence[PeerId]:
         return [peer for peer in self._plan.members if peer != self._ports.identity.peer_id]
 
-    def own_update(self, path: Path) -> tuple[Cid, Cid | None]:
+    def own_update(self, path: Path, charge: Callable[[Cid], None] = lambda cid: None) -> tuple[Cid, Cid | None]:
         """Add an update that was made here, and keep it: its CID, and that of what the members are shown of it.
 
-        The second is the update sealed to them, or None where the plan has updates shown as they are.
+        The second is the update sealed to them, or None where the plan has updates shown as they are. `charge` counts
+        what it tells before anybody may see it; what it raises keeps the update here.
         """
         store = self._ports.store
         with store.lease():
             cid = add_path(store, path, COVEY_WEIGHTS)
+            charge(cid)
             self.hold(cid)
             sealed = seal_path(store, path, self._plan.members).cid if self._plan.is_sealed else None
             if sealed is not None:

@@ -68,6 +68,7 @@ class RoundEngine:
                 initial=str(initial),
                 merged=str(wish.merged) if wish.merged is not None else None,
                 settings=_settings(wish),
+                noise=wish.noise,
                 is_fresh=True,
             )
             n_samples, trained = 0, None

@@ -12,6 +12,15 @@ Precision = Literal["auto", "fp32", "bf16"]
 DEFAULT_STEPS = 30
 
 
+class ExampleNoise(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Noise in a training, that hides single examples: the bound of each gradient's norm, and the noise of a sum's
+    values, as deviation over bound. See `agents.federation.privacy.examples`.
+    """
+
+    bound: Annotated[float, Meta(gt=0.0, le=1e9)]
+    multiplier: Annotated[float, Meta(gt=0.0, le=1e4)]
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that decides the result but the model and the data.
 

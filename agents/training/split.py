@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from agents.errors import BadData
 from agents.training.records import Body, texts_of
 
+DRAW_BITS: Final = 256
 _SEPARATOR: Final = "\x1f"
 
 
@@ -54,6 +55,20 @@ def split(keys: Sequence[bytes], held_out_frac: float, seed: int, strata: Sequen
     sides: Split = Split([], [])
     for place, key in enumerate(keys):
         sides[key in held_out].append(place)
+    return sides
+
+
+def split_each(keys: Sequence[bytes], held_out_frac: float, seed: int) -> Split:
+    """Hold out each example or not by its own key alone: another example less, or more, changes nothing for it.
+
+    It may be none. Raises: BadData where there is nothing to learn from.
+    """
+    limit = int(held_out_frac * (1 << DRAW_BITS))
+    sides = Split([], [])
+    for place, key in enumerate(keys):
+        sides[int.from_bytes(_draw(seed, key)) < limit].append(place)
+    if not sides.train:
+        raise BadData(f"all of the {len(keys)} examples are held out: give more, or lower --context-tokens")
     return sides
 
 

@@ -148,7 +148,7 @@ NOISE = '[privacy]\nnoise = "{noise}"\nbound = 1.0\nmultiplier = 1.0\nbudget = {
         (2, 1.0, "", ""),
         (2, 1.0, NOISE.format(noise="distributed"), ""),
         (2, 1.0, NOISE.format(noise="central"), "take distributed noise"),
-        (2, 1.0, NOISE.format(noise="examples"), "no task adds noise"),
+        (2, 1.0, NOISE.format(noise="examples"), ""),
         (2, 1.0, NOISE.format(noise="distributed") + "quantile = 0.5\ncount_noise = 0.1\n", "alone costs more"),
         (1, 1.0, "", "below the threshold of 2"),
         (2, 1.0, "threshold = 1\n", "too low for 1 colluders"),

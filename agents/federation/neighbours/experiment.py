@@ -21,7 +21,7 @@ from agents.federation.neighbours.blend import Given, blend
 from agents.federation.neighbours.member import Neighbour
 from agents.federation.shelf import Shelf
 from agents.federation.soundness import signable
-from agents.federation.tasks import Made, task_of
+from agents.federation.tasks import Made
 from agents.federation.tensors import BadTensors, flush, new_vector, read_layout, read_vector
 from protocols.rounds import Mix, State
 from storage.cid import Cid
@@ -48,7 +48,7 @@ class GossipExperiment(Experiment):
             case Fetch():
                 await self._fetch_state(action)
             case Learn():
-                await self._learn(action)
+                await self._train_within_budget(partial(self._learn, action))
             case Average():
                 await self._average(action)
             case Evaluate():
@@ -76,9 +76,10 @@ class GossipExperiment(Experiment):
             try:
                 with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
                     work = await trio.to_thread.run_sync(self._work, action, action.base, Path(folder))
-                    made = await task_of(self.plan.task).train(work)
+                    made = await self._made(work)
                     path = await trio.to_thread.run_sync(moved, work.base, work.out, Path(folder) / STATE_FILE)
-                    tensors, sealed = await trio.to_thread.run_sync(self.keep.own_update, path)
+                    charge = self._charge(action.round, made.n_samples)
+                    tensors, sealed = await trio.to_thread.run_sync(self.keep.own_update, path, charge)
             finally:
                 self._training = None
             await self._step(partial(self._learned, action.round, tensors, sealed, made))

@@ -1,6 +1,9 @@
 """What the rounds of an experiment tell, read out of its book: any member comes to the same accounts.
 
 A round is accounted with the noise of those who reported in it, which its close lists. A void round tells nothing.
+
+Where participants hide their own examples, each has an account of its own: of what it submitted, by the number of
+examples that it said it has. Under masks nobody says that, and each keeps its account alone.
 """
 
 import math
@@ -9,12 +12,17 @@ from typing import Final, cast
 
 from agents.federation.book import Book
 from agents.federation.options import BadOption, Privacy, options_of
+from agents.federation.privacy import examples, rdp
 from agents.federation.privacy.clipping import AdaptiveBound, noise_beside_count
 from agents.federation.privacy.lattice import Lattice
 from agents.federation.privacy.ledger import merged
 from agents.federation.privacy.noise import MAX_DEVIATION
 from agents.federation.privacy.spent import Spent
-from protocols.rounds import Close, Plan
+from agents.federation.tasks import task_of
+from agents.training.settings import ExampleNoise
+from protocols.rounds import Close, Plan, Submit
+from storage.cid import Cid
+from storage.keys import PeerId
 
 MAX_VALUES: Final = 1 << 40  # of one result: at the deviation of a client's noise, not even so many change the account
 
@@ -23,6 +31,26 @@ def privacy_of(plan: Plan) -> Privacy | None:
     """The privacy of clients that a plan promises. Raises: BadOption."""
     privacy = options_of(plan).privacy
     return privacy if privacy is not None and privacy.noise != "examples" else None
+
+
+def examples_of(plan: Plan) -> Privacy | None:
+    """The privacy of single examples that a plan promises. Raises: BadOption."""
+    privacy = options_of(plan).privacy
+    return privacy if privacy is not None and privacy.noise == "examples" else None
+
+
+def noise_of(plan: Plan) -> ExampleNoise | None:
+    """The noise that each participant's training is done with; None without. Raises: BadOption."""
+    privacy = examples_of(plan)
+    return ExampleNoise(bound=privacy.bound, multiplier=privacy.multiplier) if privacy is not None else None
+
+
+def told_of_examples(plan: Plan, n_examples: int) -> Spent:
+    """What a round's update tells of each of so many examples. Raises: BadOption, BadTask."""
+    noise = noise_of(plan)
+    assert noise is not None
+    batch, n_steps = task_of(plan.task).steps(n_examples)
+    return examples.told(noise, examples.sampling(batch, n_examples, n_steps))
 
 
 def lattice_of(plan: Plan, bound: float | None = None) -> Lattice | None:
@@ -78,23 +106,69 @@ def uses(book: Book, before: int) -> Iterator[Spent]:
             yield told(book.plan, len(close.submissions))
 
 
+def uses_of_examples(book: Book, before: int) -> dict[PeerId, list[Spent]]:
+    """What each participant's updates told of its examples in the rounds before one, as the final closes list them."""
+    found: dict[PeerId, list[Spent]] = {}
+    if book.secure is not None:
+        return found
+    for number in range(1, before):
+        final = book.final(number)
+        for said in map(book.get, cast(Close, final.event).submissions if final is not None else ()):
+            if said is not None and isinstance(said.event, Submit):
+                found.setdefault(said.author, []).append(told_of_examples(book.plan, said.event.n_samples))
+    return found
+
+
 class Accounts:
     """One experiment's, remembered by what they were made of: looked at with every event."""
 
     def __init__(self) -> None:
         self._costs: dict[tuple[Spent, ...], float] = {}
+        self._borne: dict[tuple[Cid | None, ...], bool] = {}
 
     def epsilon(self, book: Book) -> float | None:
-        """What the rounds so far told; None where the plan promises no privacy of clients."""
+        """What the rounds so far told; None where the plan promises no privacy.
+
+        Of examples it is the most that any participant's updates told, by what it says of them.
+        """
+        if (own := examples_of(book.plan)) is not None:
+            told_by = uses_of_examples(book, book.current() + 1).values()
+            return max((self._cost(own, spent) for spent in told_by), default=0.0)
         privacy = privacy_of(book.plan)
         return self._cost(privacy, list(uses(book, book.current() + 1))) if privacy is not None else None
 
     def bears(self, book: Book, number: int) -> bool:
-        """Does the budget bear a round of the fewest that it needs, after all before it?"""
-        if book.plan.privacy is None or (privacy := privacy_of(book.plan)) is None:
+        """Does the budget bear a round of the fewest that it needs, after all before it?
+
+        Of examples: do enough participants have something left of theirs?
+        """
+        if book.plan.privacy is None:
+            return True
+        if (own := examples_of(book.plan)) is not None:
+            return self._bear(own, book, number)
+        if (privacy := privacy_of(book.plan)) is None:
             return True
         after = [*uses(book, number), told(book.plan, book.minimum(number))]
         return self._cost(privacy, after) <= privacy.budget.epsilon
+
+    def _bear(self, privacy: Privacy, book: Book, number: int) -> bool:
+        roster = book.roster(number)
+        if roster is None:
+            return True
+        finals = (book.final(before) for before in range(1, number))
+        key = tuple(final.cid if final is not None else None for final in finals)
+        if key not in self._borne:
+            told_by = uses_of_examples(book, number)
+            n_left = sum(
+                peer not in told_by or self._is_within(privacy, [*told_by[peer], told_by[peer][-1]]) for peer in roster
+            )
+            self._borne[key] = n_left >= book.minimum(number)
+        return self._borne[key]
+
+    def _is_within(self, privacy: Privacy, spent: list[Spent]) -> bool:
+        # Renyi's orders are quick, and never below the tighter accountant.
+        quick = rdp.epsilon(merged(spent), privacy.budget.delta)
+        return quick <= privacy.budget.epsilon or self._cost(privacy, spent) <= privacy.budget.epsilon
 
     def _cost(self, privacy: Privacy, spent: list[Spent]) -> float:
         key = tuple(spent := merged(spent))

@@ -1,4 +1,4 @@
-"""Bounds on what one client, or one example, can change."""
+"""Bounds on what one client can change. Those of examples: `examples`."""
 
 import decimal
 import math
@@ -11,7 +11,6 @@ from agents.aggregation.updates import CannotAggregate, Vector, largest
 
 MIN_BOUND: Final = 2.0**-40
 MAX_BOUND: Final = 2.0**40
-CLIP_BLOCK: Final = 1 << 16
 
 
 class NotFinite(CannotAggregate):
@@ -30,26 +29,6 @@ def clip(update: Vector, bound: float) -> bool:
     # The norm is that of the update in 18 bits; a part in 2^15 less makes up for what it lacks.
     np.multiply(update, np.float32(bound / norm * (1.0 - 2.0**-15)), out=update)
     return False
-
-
-def clipped_sum(gradients: Vector, bound: float) -> Vector:
-    """The sum of per-example gradients, each shortened to `bound` by itself. For tasks that train with DP-SGD.
-
-    Only a sum of gradients that were clipped one by one has the sensitivity `bound`: a clip of their mean is too late.
-    Shape: (n_examples, n_params) -> (n_params). Raises: NotFinite.
-    Source: Abadi et al. (arXiv 1607.00133), algorithm 1.
-    """
-    squares = np.zeros(len(gradients))
-    for start in range(0, gradients.shape[1], CLIP_BLOCK):
-        block = gradients[:, start : start + CLIP_BLOCK].astype(np.float64)
-        squares += np.einsum("ij,ij->i", block, block)
-    if not np.isfinite(squares).all():
-        raise NotFinite("a gradient holds NaN or infinity: a clip would let it pass, so it is refused")
-    factors = np.minimum(1.0, bound * (1.0 - 2.0**-15) / np.sqrt(np.maximum(squares, 2.0**-1000)))
-    total = np.zeros(gradients.shape[1], np.float32)
-    for gradient, factor in zip(gradients, factors, strict=True):
-        total += gradient * np.float32(factor)
-    return total
 
 
 class AdaptiveBound(NamedTuple):

@@ -55,7 +55,7 @@ def _proposed(n: int, deviation: int, source: Source) -> Whole:
 
 def _discrete_laplace(n: int, scale: int, source: Source) -> Whole:
     """Each k with a probability in proportion to e^(-|k| / scale); fewer than n of them."""
-    rest = _below(np.full(n, scale, np.uint64), source).astype(np.int64)
+    rest = below(np.full(n, scale, np.uint64), source).astype(np.int64)
     rest = rest[_is_exp_small(rest, scale, source)]
     whole = np.zeros(len(rest), np.int64)
     going = np.arange(len(rest))
@@ -88,13 +88,13 @@ def _is_exp_small(numerators: Whole, denominator: int, source: Source) -> Bits:
     going, k = np.arange(len(numerators)), 1
     while len(going):
         limit = np.full(len(going), denominator * k, np.uint64)
-        lasts = _below(limit, source) < numerators[going].astype(np.uint64)
+        lasts = below(limit, source) < numerators[going].astype(np.uint64)
         is_true[going[~lasts]] = bool(k % 2)
         going, k = going[lasts], k + 1
     return is_true
 
 
-def _below(limits: npt.NDArray[np.uint64], source: Source) -> npt.NDArray[np.uint64]:
+def below(limits: npt.NDArray[np.uint64], source: Source) -> npt.NDArray[np.uint64]:
     """Uniform whole numbers below each limit, without the bias of a remainder."""
     drawn = np.frombuffer(source(8 * len(limits)), np.uint64).copy()
     # The largest multiple of the limit that 64 bits hold: what lies above it is drawn again.

@@ -16,6 +16,7 @@ import msgspec
 
 from agents.adapters.inspect import Fact
 from agents.errors import AgentError
+from agents.training.settings import ExampleNoise
 
 if TYPE_CHECKING:
     from agents.federation.tensors import Layout  # numpy comes with it
@@ -51,7 +52,8 @@ class Training(NamedTuple):
 
     What is held out of the data is the same in every round, whatever the seed. With `is_half`, `initial` holds the B of
     each layer alone: A follows from the base, and is not learned. `frozen` is the half that is not learned, "a" or "b";
-    `merged` a file of what is added to layers' weights first.
+    `merged` a file of what is added to layers' weights first. `noise` hides each example; what is held out, and which
+    examples a step takes, follows from no seed then.
     """
 
     base: str
@@ -71,6 +73,7 @@ class Training(NamedTuple):
     is_half: bool = False
     frozen: Literal["", "a", "b"] = ""
     merged: Path | None = None
+    noise: ExampleNoise | None = None
 
 
 class Trained(NamedTuple):
@@ -105,7 +108,8 @@ class Work(NamedTuple):
 
     `seed` is the round's own and this participant's: who trains again from it makes the same update. `engine` runs a
     training in the engine's process, for tasks that need one; None where there is no engine. `rank` is what this
-    participant chose to train, where the task lets it; 0 for the plan's.
+    participant chose to train, where the task lets it; 0 for the plan's. `noise` is asked of tasks that hide examples
+    alone: by chance, so that no two trainings make the same update.
     """
 
     base: Path
@@ -115,6 +119,7 @@ class Work(NamedTuple):
     engine: Engine | None = None
     number: int = 1
     rank: int = 0
+    noise: ExampleNoise | None = None
 
 
 class Made(NamedTuple):
@@ -137,6 +142,7 @@ class Task(msgspec.Struct, frozen=True, tag_field="task", forbid_unknown_fields=
     """Base of all tasks: settings, as they stand in a plan, and what is done with them."""
 
     needs_data: ClassVar[bool] = True
+    hides_examples: ClassVar[bool] = False  # can it train with noise?
 
     @property
     def wanted_base(self) -> str | None:
@@ -157,6 +163,13 @@ class Task(msgspec.Struct, frozen=True, tag_field="task", forbid_unknown_fields=
 
     def check(self, data: Path) -> None:
         """Raises: BadTask, OSError for data that cannot be trained on."""
+
+    def steps(self, n_examples: int) -> tuple[int, int]:
+        """How many examples a step takes on average, and how many steps a round has, for who learns from so many.
+
+        For a task that hides examples: what its noise costs follows from it, for all who know the plan.
+        """
+        raise NotImplementedError
 
     def check_rank(self, rank: int) -> None:
         """Raises: BadTask where a participant cannot train so few, or any number of its own."""

@@ -23,7 +23,7 @@ import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 import msgspec
 import numpy as np
@@ -50,6 +50,8 @@ class Lora(Task, frozen=True, tag="lora", kw_only=True):
     """Settings. `base` is the fingerprint of the base model, `base_name` what the plan's author calls it; the rest is
     as `covey train` has it. `held_out` is the share of the own data that is not learned from, in no round.
     """
+
+    hides_examples: ClassVar[bool] = True
 
     lora: Literal["fedit", "ffa", "rolora", "flora", "flexlora", "hetlora", "fedex"] = "fedit"
     base: Annotated[str, Meta(max_length=128)]
@@ -110,6 +112,10 @@ class Lora(Task, frozen=True, tag="lora", kw_only=True):
         if not 1 <= rank <= self.rank:
             raise BadTask(f"a rank of {rank} is not one of 1 to the plan's {self.rank}")
 
+    def steps(self, n_examples: int) -> tuple[int, int]:
+        """An example is a chat, an answer, or a piece of a text of `context_tokens`."""
+        return min(self.batch, n_examples), self.n_steps
+
     def check(self, data: Path) -> None:
         """Raises: BadTask, BadData, OSError."""
         if not data.is_file() or not data.stat().st_size:
@@ -127,7 +133,7 @@ class Lora(Task, frozen=True, tag="lora", kw_only=True):
         initial, merged = await trio.to_thread.run_sync(self._start, work.base, work.out, rank)
         wish = self._wish(work.data, initial, folder, int.from_bytes(work.seed[:SEED_BYTES]), merged)
         # All products count the same: alpha / rank of the plan, whatever the own rank.
-        wish = wish._replace(rank=rank, alpha=self.alpha / self.rank * rank)
+        wish = wish._replace(rank=rank, alpha=self.alpha / self.rank * rank, noise=work.noise)
         if self.way.trains(work.number) != self.way.holds:
             wish = wish._replace(frozen="a" if self.way.trains(work.number) == "b" else "b")
         trained = await work.engine.train(wish)

@@ -1,8 +1,9 @@
 """Multinomial logistic regression on a local file: a small task that is real, and needs no torch.
 
 The data are an .npz with `x` (n, n_features) and `y` (n,), or CSV without a heading, the label in its last column.
-Minibatch gradient descent on the cross-entropy, in float64, in an order that follows from the seed. A part of the data
-is held out of every round's training, and every result is looked at on it.
+Minibatch gradient descent on the cross-entropy, in float64, in an order that follows from the seed; or DP-SGD, with
+batches and noise from the system's source of secrets. A part of the data is held out of every round's training, and
+every result is looked at on it.
 
 Source: Bishop, Pattern Recognition and Machine Learning (2006), section 4.3.4.
 """
@@ -10,17 +11,20 @@ Source: Bishop, Pattern Recognition and Machine Learning (2006), section 4.3.4.
 import zipfile
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 import numpy as np
 import trio
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from agents.federation.privacy.examples import NoisySum, taken
 from agents.federation.tasks import BadTask, Exam, FindBase, Made, Score, Task, Work, no_base
 from agents.federation.tensors import Layout, flush, new_vector, read_layout, read_vector
+from agents.training.settings import ExampleNoise
 
 MAX_DATA_BYTES: Final = 1 << 30
+MAX_BLOCK_VALUES: Final = 1 << 21  # of single examples' gradients at a time
 SPLIT_SEED: Final = 5489  # which rows are held out follows from their number alone, in every round
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -30,6 +34,8 @@ class Softmax(Task, frozen=True, tag="softmax", kw_only=True):
     """Settings. `n_epochs` are the passes over the own data in a round; `scale` divides the features; `held_out` is the
     share of the own data that is not learned from.
     """
+
+    hides_examples: ClassVar[bool] = True
 
     n_features: Annotated[int, Meta(ge=1, le=1 << 20)]
     n_classes: Annotated[int, Meta(ge=2, le=1 << 16)]
@@ -71,24 +77,55 @@ class Softmax(Task, frozen=True, tag="softmax", kw_only=True):
         if difference := read_layout(work.base).differs_from(self.layout):
             raise BadTask(f"the base does not fit the settings: {difference}")
         before = np.array(read_vector(work.base, self.layout), np.float64)
-        after, n_steps = before.copy(), 0
-        bias, weight = self._views(after)
-        chance = np.random.Generator(np.random.PCG64(int.from_bytes(work.seed)))
+        after = before.copy()
+        if work.noise is not None:
+            n_steps = self._descend_noisily(after, x, y, work.noise)
+        else:
+            n_steps = self._descend(after, x, y, work.seed)
+        update = new_vector(work.out, self.layout)
+        update[:] = after.astype(np.float32) - before.astype(np.float32)
+        flush(update, work.out)
+        return Made(len(y), n_steps, self.measure(after, x_out, y_out)[0])
+
+    def _descend(self, vector: Floats, x: Floats, y: Places, seed: bytes) -> int:
+        """Go down the gradient, in place; the number of steps."""
+        bias, weight = self._views(vector)
+        chance, n_steps = np.random.Generator(np.random.PCG64(int.from_bytes(seed))), 0
         for _ in range(self.n_epochs):
             order = chance.permutation(len(y))
             for start in range(0, len(y), self.batch):
                 trio.from_thread.check_cancelled()
                 rows = order[start : start + self.batch]
-                error = _likelihoods(x[rows], weight, bias)  # (batch, n_classes)
-                error[np.arange(len(rows)), y[rows]] -= 1.0
+                error = _errors(x[rows], y[rows], weight, bias)  # (batch, n_classes)
                 step = self.learning_rate / len(rows)
                 weight -= step * (x[rows].T @ error) + self.learning_rate * self.decay * weight
                 bias -= step * error.sum(axis=0)
                 n_steps += 1
-        update = new_vector(work.out, self.layout)
-        update[:] = after.astype(np.float32) - before.astype(np.float32)
-        flush(update, work.out)
-        return Made(len(y), n_steps, self.measure(after, x_out, y_out)[0])
+        return n_steps
+
+    def _descend_noisily(self, vector: Floats, x: Floats, y: Places, noise: ExampleNoise) -> int:
+        """The same by DP-SGD: a step is divided by the batch that is expected, for the real one is a secret."""
+        bias, weight = self._views(vector)
+        batch, n_steps = self.steps(len(y))
+        n_at_once = max(1, MAX_BLOCK_VALUES // len(vector))
+        for _ in range(n_steps):
+            total = NoisySum(len(vector), noise)
+            rows = taken(batch, len(y))
+            for start in range(0, len(rows), n_at_once):
+                trio.from_thread.check_cancelled()
+                part = rows[start : start + n_at_once]
+                error = _errors(x[part], y[part], weight, bias)  # (n, n_classes)
+                of_weight = (x[part][:, :, None] * error[:, None, :]).reshape(len(part), -1)
+                total.add(np.concatenate((error, of_weight), axis=1))  # (n, n_params)
+            decayed = self.learning_rate * self.decay * weight
+            vector -= self.learning_rate / batch * total.told()
+            weight -= decayed
+        return n_steps
+
+    def steps(self, n_examples: int) -> tuple[int, int]:
+        """Passes over the data, on average."""
+        batch = min(self.batch, n_examples)
+        return batch, max(1, round(self.n_epochs * n_examples / batch))
 
     def split(self, n_rows: int) -> tuple[Places, Places]:
         """The rows to learn from, and those held out."""
@@ -140,6 +177,13 @@ class Softmax(Task, frozen=True, tag="softmax", kw_only=True):
         if not np.isfinite(x).all():
             raise BadTask(f"{path} has features that are not finite")
         return x / self.scale, y
+
+
+def _errors(x: Floats, y: Places, weight: Floats, bias: Floats) -> Floats:
+    """Of single examples, the gradients by their scores. Shape: (n, n_classes)."""
+    error = _likelihoods(x, weight, bias)
+    error[np.arange(len(y)), y] -= 1.0
+    return error
 
 
 def _likelihoods(x: Floats, weight: Floats, bias: Floats) -> Floats:

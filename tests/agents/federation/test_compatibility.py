@@ -6,6 +6,7 @@ from tests.agents.federation.village import cid_of, identity
 
 BUDGET = {"epsilon": 8.0, "delta": 1e-5}
 CENTRAL = {"noise": "central", "bound": 1.0, "multiplier": 1.0, "budget": BUDGET}
+EXAMPLES = CENTRAL | {"noise": "examples"}
 DISTRIBUTED = CENTRAL | {"noise": "distributed"}
 SECURE = {"secure": {}, "max_norm": 1.0}
 TRIMMED = {"rule": "trimmed_mean", "n_bad": 1}
@@ -46,7 +47,12 @@ def plan(**changes: object) -> Plan:
         lora("flora") | {"rule": {"rule": "fedavg", "weights": "samples"}, "max_norm": 3.0},
         {"privacy": CENTRAL},
         {"privacy": CENTRAL | {"budget": BUDGET | {"accountant": "pld"}}, "compression": {"codec": "int8"}},
-        {"privacy": CENTRAL | {"noise": "examples"}, "rule": TRIMMED},
+        {"privacy": EXAMPLES, "rule": TRIMMED},
+        {"privacy": EXAMPLES, "rule": {"rule": "fedavg", "weights": "samples"}, "compression": {"codec": "int8"}},
+        {"privacy": EXAMPLES | {"budget": BUDGET | {"accountant": "pld"}}, "rule": {"rule": "fedbuff"}},
+        SECURE | {"privacy": EXAMPLES},
+        lora("flora") | {"privacy": EXAMPLES},
+        {"privacy": EXAMPLES, "gossip": {}},
         {"rule": {"rule": "fedbuff"}, "compression": {"codec": "top_k", "part": 0.01}},
         {"gossip": {"mixing": "moshpit"}},
     ],
@@ -88,6 +94,9 @@ def test_options_that_compose_are_accepted(changes: dict[str, object]) -> None:
         ({"privacy": CENTRAL, "rule": {"rule": "fedbuff"}}, "several buffers"),
         ({"privacy": CENTRAL, "is_evaluated": True}, "told without noise"),
         ({"privacy": CENTRAL, "gossip": {}}, "before any noise"),
+        ({"privacy": EXAMPLES, "is_evaluated": True}, "that is examples too"),
+        ({"privacy": EXAMPLES | {"quantile": 0.5}}, "leave out quantile"),
+        ({"privacy": EXAMPLES | {"multiplier": 5000.0}}, "lower the multiplier"),
         (SECURE | {"gossip": {}}, "no sum over a closed set"),
         ({"gossip": {}, "rule": TRIMMED}, "no closed set"),
         ({"gossip": {}, "rule": {"rule": "fedbuff"}}, "no buffer"),
@@ -129,12 +138,18 @@ def test_what_nobody_can_prove_is_said() -> None:
     assert undecidable(plan()) == []
     assert any("drew the noise by chance" in one for one in undecidable(plan(privacy=CENTRAL)))
     assert any("under masks" in one for one in undecidable(plan(**SECURE)))
+    assert any("its own secret" in one for one in undecidable(plan(privacy=EXAMPLES)))
     assert any("result of its own" in one for one in undecidable(plan(gossip={})))
 
 
 def test_what_merges_is_said_to_have_large_results() -> None:
     assert any("full matrix for each layer" in one for one in limits(plan(**lora("fedex"))))
     assert limits(plan(**lora("fedit"))) == []
+
+
+def test_noise_in_gradients_is_said_to_hide_no_participant() -> None:
+    assert any("not the participant" in one for one in limits(plan(privacy=EXAMPLES)))
+    assert not any("not the participant" in one for one in limits(plan(privacy=CENTRAL)))
 
 
 def test_a_public_selection_is_said_to_add_nothing_to_privacy() -> None:

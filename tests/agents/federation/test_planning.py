@@ -12,6 +12,7 @@ from tests.agents.federation.village import cid_of, identity
 
 PEERS = tuple(identity(number).peer_id for number in range(6))
 TASK = {"task": "softmax", "n_features": 4, "n_classes": 3}
+EXAMPLES = {"noise": "examples", "bound": 1.0, "multiplier": 1.0, "budget": {"epsilon": 8.0, "delta": 1e-5}}
 STRANGER = identity(9).peer_id
 
 
@@ -44,6 +45,10 @@ def test_a_plan_that_holds_is_made_and_whole_seconds_will_do() -> None:
         ({"max_norm": -1.0}, "not a plan"),
         ({"members": ()}, "not a plan"),
         ({"nonsense": 1}, "keyword argument .nonsense"),
+        (
+            {"privacy": EXAMPLES, "is_evaluated": False, "task": {"task": "given"}},
+            "given adds no noise to its examples",
+        ),
         ({"compression": {"codec": "none"}}, "there is no codec 'none'"),
         ({"compression": {"codec": "top_k", "part": 0.9}}, "compression"),
     ],

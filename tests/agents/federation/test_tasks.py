@@ -14,6 +14,7 @@ from agents.federation.tasks import BadTask, Base, Exam, Made, Score, Task, Trai
 from agents.federation.tasks.lora import Lora, with_downs
 from agents.federation.tasks.softmax import Softmax
 from agents.federation.tensors import BadTensors, Layout, canonical, flush, new_vector, read_layout, read_vector
+from agents.training.settings import ExampleNoise
 
 SOFTMAX = {"task": "softmax", "n_features": 4, "n_classes": 3, "n_epochs": 20, "batch": 8}
 MODULE = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -128,6 +129,19 @@ async def test_lora_asks_the_engine_to_go_on_from_the_base_and_submits_the_diffe
     assert await task_of(LORA).evaluate(Exam(tmp_path / "base", tmp_path / "text", engine)) == Score(70, 1.25, 0.5)
     assert engine.wishes[1].initial == tmp_path / "base" and engine.wishes[1].held_out == engine.wishes[0].held_out
     assert await task_of(LORA).evaluate(Exam(tmp_path / "base", tmp_path / "text")) is None
+
+
+async def test_lora_asks_the_engine_for_the_noise_of_the_plan_and_says_what_a_step_takes(tmp_path: Path) -> None:
+    layout = Layout.of({"a": (3, 2)})
+    write(tmp_path / "base", layout, np.zeros(6))
+    engine, noise = FakeEngine(layout, np.ones(6)), ExampleNoise(bound=1.0, multiplier=2.0)
+    (tmp_path / "text").write_text("words")
+    task = task_of(LORA)
+    await task.train(Work(tmp_path / "base", tmp_path / "text", b"", tmp_path / "out", engine, noise=noise))
+    assert engine.wishes[0].noise == noise
+    assert task.hides_examples and task.steps(700) == (4, 5) and task.steps(3) == (3, 5)
+    assert task_of(SOFTMAX | {"batch": 20, "n_epochs": 3}).steps(90) == (20, 14)
+    assert not task_of({"task": "given"}).hides_examples
 
 
 async def test_an_adapter_of_another_shape_is_not_submitted(tmp_path: Path) -> None:

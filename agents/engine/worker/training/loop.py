@@ -7,6 +7,7 @@ what was told of it on the way.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,11 +19,13 @@ from agents.engine.messages import TrainCheckpoint, TrainStep
 from agents.engine.worker.models import LoadedModel
 from agents.engine.worker.training import state as states
 from agents.engine.worker.training.lowrank import LowRanks
+from agents.engine.worker.training.noisy import add_noisy_gradients, check_settings
 from agents.engine.worker.training.objective import Row, count_labels, preference_loss, token_loss
 from agents.engine.worker.training.plan import Feed, Plan
 from agents.errors import EngineFailed
 from agents.training.runs import Checkpoint, Evaluation, Run, State
 from agents.training.schedule import share
+from agents.training.settings import ExampleNoise
 
 MAX_CURVE_POINTS: Final = 1024
 MAX_EVALUATIONS: Final = 65536
@@ -56,13 +59,23 @@ class Training:
     Args:
         run: what was asked; its settings decide everything.
         folder: where the checkpoints go.
+        noise: hides each example; by chance, so that no two trainings come to the same then.
     """
 
     def __init__(
-        self, loaded: LoadedModel, run: Run, folder: Path, plan: Plan, environment: dict[str, str | int]
+        self,
+        loaded: LoadedModel,
+        run: Run,
+        folder: Path,
+        plan: Plan,
+        environment: dict[str, str | int],
+        noise: ExampleNoise | None = None,
     ) -> None:
         if run.settings.frozen and run.settings.weight_decay:
             raise EngineFailed("a half that is not learned must not decay either: leave weight_decay at 0")
+        if noise is not None:
+            check_settings(run.settings)
+        self._noise = noise
         self._loaded = loaded
         self._run = run
         self._settings = run.settings
@@ -137,9 +150,12 @@ class Training:
         settings, progress = self._settings, self.progress
         flat = self.lora.flat
         a_step = settings.batch * settings.accumulate
-        rows = self._feed.take(progress.step * a_step, a_step)
-        n_labels = max(1, count_labels(rows))
-        total = self._add_gradients(rows, n_labels, is_cancelled)
+        if self._noise is not None:
+            total, n_labels = self._add_noisy_gradients(self._noise, a_step, is_cancelled)
+        else:
+            rows = self._feed.take(progress.step * a_step, a_step)
+            n_labels = max(1, count_labels(rows))
+            total = self._add_gradients(rows, n_labels, is_cancelled)
         if settings.frozen:
             self.lora.still(settings.frozen)
         if not torch.isfinite(flat.grad).all():
@@ -172,6 +188,11 @@ class Training:
             states.put_chance(chance, self._loaded.device)
             raise
         return total
+
+    def _add_noisy_gradients(self, noise: ExampleNoise, a_step: int, is_cancelled: IsCancelled) -> tuple[float, int]:
+        rows = self._plan.train
+        frozen, n_expected = self._settings.frozen, min(a_step, len(rows))
+        return add_noisy_gradients(rows, n_expected, self.lora, noise, frozen, self._loss, partial(check, is_cancelled))
 
     def _loss(self, rows: Sequence[Row]) -> Tensor:
         model, device = self._loaded.model, self._loaded.device

@@ -23,7 +23,7 @@ class Plan(NamedTuple):
 def make_plan(examples: Sequence[Example], parts: Split, settings: Settings) -> Plan:
     """Lay out what was split. Preferences are not packed: a pair is compared as a whole."""
     train = [examples[place] for place in parts.train]
-    every = -(-len(parts.held_out) // settings.n_eval)
+    every = max(1, -(-len(parts.held_out) // settings.n_eval))
     held_out = [examples[place] for place in parts.held_out[::every]]
     is_packed = settings.pack and not any(example.worse for example in examples)
     rows = _packed(train, settings.context_tokens) if is_packed else [[example] for example in train]

@@ -25,7 +25,7 @@ from agents.training.check import read, refuse_bad
 from agents.training.records import detect, read_data
 from agents.training.runs import Checkpoint, Run, State
 from agents.training.settings import Settings
-from agents.training.split import split
+from agents.training.split import split, split_each
 
 Emit = Callable[[TrainReady | TrainStep | TrainCheckpoint], None]
 IsCancelled = Callable[[], bool]
@@ -53,6 +53,8 @@ def train(request: Train, emit: Emit, is_cancelled: IsCancelled) -> Trained | Tr
     folder = Path(request.run)
     if request.merged is not None and not request.is_fresh:
         raise EngineFailed("a training on merged weights is begun anew each time: nothing here keeps them")
+    if request.noise is not None and not request.is_fresh:
+        raise EngineFailed("a training with noise is begun anew each time: a checkpoint would tell of its examples")
     try:
         return _train(request, folder, out, began_s, emit, is_cancelled)
     except AgentError:
@@ -72,9 +74,9 @@ def _train(
         precision = set_precision(loaded, start.run.settings)
         here = environment(loaded.device, precision)
         start.notes.extend(_differences(start.state, here, is_forced=request.is_forced))
-        plan, made, n_train = _plan(loaded, start.run, folder)
+        plan, made, n_train = _plan(loaded, start.run, folder, is_each_alone=request.noise is not None)
         start.notes.extend(_fates(made))
-        training = Training(loaded, start.run, folder, plan, here)
+        training = Training(loaded, start.run, folder, plan, here, request.noise)
         try:
             if start.checkpoint is not None and start.state is not None:
                 training.resume(start.checkpoint, start.state)
@@ -204,18 +206,28 @@ def _differences(state: State | None, here: dict[str, str | int], *, is_forced: 
     return [f"what comes out may differ in its last bits: {text}" for text in moved]
 
 
-def _plan(loaded: LoadedModel, run: Run, folder: Path) -> tuple[Plan, Made, int]:
+def _plan(loaded: LoadedModel, run: Run, folder: Path, *, is_each_alone: bool) -> tuple[Plan, Made, int]:
     """The rows of the training, what became of the data, and how many examples are learned from."""
-    return lay_out_data(loaded, run.data_name, read_data(folder / runs.DATA_FILE), run.settings)
+    data = read_data(folder / runs.DATA_FILE)
+    return lay_out_data(loaded, run.data_name, data, run.settings, is_each_alone=is_each_alone)
 
 
-def lay_out_data(loaded: LoadedModel, name: str, data: bytes, settings: Settings) -> tuple[Plan, Made, int]:
-    """The rows that data makes, what became of it, and how many examples are learned from. Raises: BadData."""
+def lay_out_data(
+    loaded: LoadedModel, name: str, data: bytes, settings: Settings, *, is_each_alone: bool = False
+) -> tuple[Plan, Made, int]:
+    """The rows that data makes, what became of it, and how many examples are learned from. Raises: BadData.
+
+    is_each_alone: whether an example is held out does not depend on any other.
+    """
     _, records, problems = read(name, data, settings.form, settings.stratify)
     refuse_bad(name, records, [] if settings.skip_bad else problems)
     made = make_examples(loaded, records, min(settings.context_tokens, loaded.card.context_tokens))
     strata = [example.stratum for example in made.examples] if settings.stratify else []
-    parts = split([example.key for example in made.examples], settings.held_out_frac, settings.splits_by, strata)
+    keys = [example.key for example in made.examples]
+    if is_each_alone:
+        parts = split_each(keys, settings.held_out_frac, settings.splits_by)
+    else:
+        parts = split(keys, settings.held_out_frac, settings.splits_by, strata)
     return make_plan(made.examples, parts, settings), made, len(parts.train)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.federation.privacy.clipping import AdaptiveBound, NotFinite, clip, clipped_sum, noise_beside_count
+from agents.federation.privacy.clipping import AdaptiveBound, NotFinite, clip, noise_beside_count
 from agents.federation.privacy.lattice import BadLattice, Lattice, hidden, mean_of_sum, noisy_mean, on_grid
 from agents.federation.privacy.noise import MAX_DEVIATION, _is_exp, discrete_gaussian
 from agents.federation.secure.sides import Adder, Client, Setting
@@ -85,18 +85,10 @@ def test_what_is_not_finite_is_refused_and_not_clipped(bad: float) -> None:
     update[7] = bad
     for act in (
         lambda: clip(update, 1.0),
-        lambda: clipped_sum(update.reshape(10, 100), 1.0),
         lambda: on_grid(update, Lattice(1.0, 1.0, 1)),
     ):
         with pytest.raises(NotFinite):
             act()
-
-
-def test_examples_are_clipped_one_by_one() -> None:
-    gradients = np.stack([vector(seed, 50, 10.0 ** (seed - 3)) for seed in range(6)])
-    total = clipped_sum(gradients, 1.0)
-    without = clipped_sum(gradients[:-1], 1.0)
-    assert np.linalg.norm(total.astype(np.float64) - without) <= 1.0 + 1e-6
 
 
 def test_the_bound_follows_the_quantile_of_the_norms() -> None:

@@ -1,0 +1,136 @@
+"""What a member does with data of its own: train, and look at results. And no more of it than its budget bears.
+
+Where participants hide their own examples, each keeps its own ledger: an update is counted, on the disk, before anybody
+may see it. Once nothing is left, the participant leaves; what it follows and countersigns, it goes on with.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from agents.adapters.ports import Ports
+from agents.federation.actions import Action, Evaluate, Learn, Train
+from agents.federation.book import Book
+from agents.federation.compression.memory import encoded
+from agents.federation.member import Member
+from agents.federation.outcome import Document
+from agents.federation.privacy.accounts import noise_of
+from agents.federation.privacy.ledger import BudgetSpent
+from agents.federation.secrets import Secrets
+from agents.federation.shelf import Keep, Shelf
+from agents.federation.soundness import signable
+from agents.federation.tasks import Engine, Exam, Made, Work, task_of
+from protocols.rounds import Plan
+from storage.cid import Cid
+from storage.errors import NotFound
+
+Act = Callable[[float], list[Action]]
+
+
+class Trainee:
+    """A part of an experiment on a node; the rest of it is what this needs."""
+
+    plan: Plan
+    book: Book
+    keep: Keep
+    secrets: Secrets
+    member: Member
+    data: Path | None
+    rank: int
+    _ports: Ports
+    _scratch: Path
+    _memory: Path
+    _engine: Engine | None
+    _own: trio.Lock
+    _training: tuple[int, trio.CancelScope] | None
+    _spent: str = ""
+
+    async def _step(self, act: Act) -> None:
+        raise NotImplementedError
+
+    async def _bring_base(self, number: int) -> Document:
+        raise NotImplementedError
+
+    async def bring_result(self, result: Cid) -> Document:
+        """A result's document, tensors and states."""
+        raise NotImplementedError
+
+    async def _train_within_budget(self, train: Callable[[], Awaitable[None]]) -> None:
+        """Train, and leave once the own budget bears no more of it."""
+        try:
+            await trio.to_thread.run_sync(self.secrets.check_examples)
+            await train()
+            await trio.to_thread.run_sync(self.secrets.check_examples)
+        except BudgetSpent as error:
+            self._spent = str(error)
+            if self._ports.identity.peer_id in self.book.joined_now():
+                fields: dict[str, Any] = {"experiment": str(self.book.experiment), "what": "training"}
+                self._ports.emit("round_trouble", **fields, code=error.code, text=self._spent)
+                await self._step(self.member.leave)
+
+    async def _train(self, action: Train) -> None:
+        if self.data is None:
+            raise NotFound("there is nothing to train on here: covey fl join CID --data PATH")
+        base = (await self._bring_base(action.round)).tensors
+        with trio.CancelScope() as scope:
+            self._training = (action.round, scope)
+            try:
+                with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+                    work = await trio.to_thread.run_sync(self._work, action, base, Path(folder))
+                    made = await self._made(work)
+                    submit = await self._submission(action.round, base, work.out, made)
+            finally:
+                self._training = None
+            await self._step(submit)
+
+    async def _made(self, work: Work) -> Made:
+        """What comes of a training. No noise covers its loss: where examples are hidden, nobody is told of it."""
+        made = await task_of(self.plan.task).train(work)
+        return made if work.noise is None else made._replace(loss=None)
+
+    async def _submission(self, number: int, base: Cid, path: Path, made: Made) -> Act:
+        """Submit an update as the plan asks for it; of a masked one nothing is told beside it."""
+        charge = self._charge(number, made.n_samples)
+        if self.book.secure is not None:
+            async with self._own:
+                mask = partial(
+                    self.secrets.mask, self.book.copy(), number, path, path.with_name("masked"), made.n_samples
+                )
+                gather = await trio.to_thread.run_sync(mask)
+            path, made = path.with_name("masked"), Made(1, 1, None)
+        else:
+            gather, path = None, await trio.to_thread.run_sync(encoded, self.plan, self._memory, number, path)
+        update, sealed = await trio.to_thread.run_sync(self.keep.own_update, path, charge)
+        what = (number, base, update, made.n_samples, made.n_steps, signable(made.loss))
+        return lambda now_s: self.member.trained(*what, now_s, sealed, gather)
+
+    def _charge(self, number: int, n_examples: int) -> Callable[[Cid], None]:
+        """Counts what an own update tells, before it is shown."""
+        return lambda update: self.secrets.charge_examples(number, update, n_examples)
+
+    async def _evaluate(self, action: Evaluate) -> None:
+        """See how a result does on what was held out here."""
+        if self.data is None:
+            return
+        await self._examine(action, (await self.bring_result(action.result)).tensors)
+
+    async def _examine(self, action: Evaluate, cid: Cid) -> None:
+        assert self.data is not None
+        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+            tensors = await trio.to_thread.run_sync(Shelf(self._ports, Path(folder)).path, cid)
+            score = await task_of(self.plan.task).evaluate(Exam(tensors, self.data, self._engine))
+        if score is not None:
+            loss, accuracy = signable(score.loss), signable(score.accuracy)
+            say = partial(self.member.evaluated, action.round, action.result, score.n_samples, loss, accuracy)
+            await self._step(say)
+
+    def _work(self, action: Train | Learn, base: Cid, folder: Path) -> Work:
+        own = hashlib.sha256(b"covey participant seed\0" + action.seed + self._ports.identity.peer_id).digest()
+        path = Shelf(self._ports, folder).path(base)
+        noise = noise_of(self.plan)
+        return Work(path, self.data, own, folder / "update", self._engine, action.round, self.rank, noise)
