@@ -11,6 +11,7 @@ import trio
 from agents.errors import AgentError
 from agents.federation.archive import Packed, pack, unpack
 from agents.federation.audit import audit, verdict_of
+from agents.federation.compatibility import limits, undecidable
 from agents.federation.experiment import Experiment
 from agents.federation.grants import in_words
 from agents.federation.needs import needed, noises
@@ -85,6 +86,8 @@ async def make_plan(node: "Node", params: "fl.Plan") -> "fl.Planned":
         n_params=n_params,
         n_members=len(plan.members),
         join=f"covey fl join {one.cid} --from {me} --data PATH",
+        limits=limits(plan),
+        undecidable=undecidable(plan),
     )
 
 

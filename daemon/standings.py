@@ -35,6 +35,7 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
     shown = range(max(1, current - MAX_SHOWN_ROUNDS + 1), current + 1) if book.start() is not None else range(0)
     rounds = [round_of(book, number) for number in shown]
     coordinator = rounds[-1].coordinator if rounds else None
+    bounds = await one.clip_bounds(shown)
     privacy, epsilon = options_of(one.plan).privacy, one.secrets.epsilon(book)
     return fl.Standing(
         experiment=str(one.cid),
@@ -55,7 +56,7 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
         epsilon_budget=privacy.budget.epsilon if privacy is not None else None,
         delta=privacy.budget.delta if privacy is not None else None,
         gossip=_gossip_words(one),
-        rounds=[_round(found, one.update_bytes(found.number)) for found in rounds],
+        rounds=[_round(found, one.update_bytes(found.number), bounds.get(found.number)) for found in rounds],
         members=[_member(member, called.get(member.peer)) for member in members_of(book, current)],
     )
 
@@ -92,7 +93,7 @@ def is_settled(one: Experiment) -> bool:
     return len(last.scores) >= last.n_closed
 
 
-def _round(found: RoundStanding, update_bytes: int) -> "fl.Round":
+def _round(found: RoundStanding, update_bytes: int, clip_bound: float | None) -> "fl.Round":
     return fl.Round(
         round=found.number,
         phase=found.phase,
@@ -114,6 +115,7 @@ def _round(found: RoundStanding, update_bytes: int) -> "fl.Round":
         refused=[fl.Refused(str(one.peer), one.reason) for one in found.refused],
         result=str(found.result) if found.result is not None else None,
         void=found.void,
+        clip_bound=clip_bound,
     )
 
 

@@ -24,9 +24,10 @@ from agents.federation.heard import known_of, lacking, members_here
 from agents.federation.journal import Journal
 from agents.federation.member import Member
 from agents.federation.needs import named
+from agents.federation.options import options_of
 from agents.federation.outcome import Document, read_document, refusals
 from agents.federation.secrets import Secrets
-from agents.federation.shelf import MAX_TENSORS_BYTES, Keep, Shelf, limit_of, sizes_of
+from agents.federation.shelf import MAX_TENSORS_BYTES, Keep, Shelf, limit_of, moved_bounds, sizes_of
 from agents.federation.tasks import Engine
 from agents.federation.trainee import Trainee
 from agents.federation.verify import Computed, recompute
@@ -100,6 +101,7 @@ class Experiment(Trainee):
         self._trouble = ""
         self._fetched_bytes = 0
         self._sizes: dict[Cid, int] = {}
+        self._bounds: dict[Cid, float] = {}
         self._restore(entries)
 
     def _new_member(self, identity: Identity) -> Member:
@@ -149,6 +151,21 @@ class Experiment(Trainee):
     def plain_bytes(self) -> int:
         """What an update would take as it is trained, as the first tensors do; 0 where those are not here."""
         return self._sizes.get(self.plan.initial, 0)
+
+    async def clip_bounds(self, numbers: Iterable[int]) -> dict[int, float]:
+        """By round, what updates, or single gradients, are clipped to; without those whose bound is not known here."""
+        privacy, before = options_of(self.plan).privacy, {number: self.book.result(number - 1) for number in numbers}
+        if privacy is None:
+            return {}
+        new = {result for result in before.values() if result is not None} - self._bounds.keys()
+        if privacy.quantile and new - {self.plan.initial}:
+            self._bounds |= await trio.to_thread.run_sync(moved_bounds, self._ports, new - {self.plan.initial})
+        found = {
+            number: self._bounds.get(result) if privacy.quantile and result != self.plan.initial else privacy.bound
+            for number, result in before.items()
+            if result is not None
+        }
+        return {number: bound for number, bound in found.items() if bound is not None}
 
     async def apart(self) -> dict[int, float]:
         """By round, how far members' models are apart: not at all, but for those without a coordinator."""

@@ -198,3 +198,16 @@ def sizes_of(ports: Ports, files: Iterable[Cid]) -> dict[Cid, int]:
         except (*_NO_FILE, Corrupt, NotFound):
             continue
     return found
+
+
+def moved_bounds(ports: Ports, results: Iterable[Cid]) -> dict[Cid, float]:
+    """The clip bounds that results leave to the rounds after them, of those whose documents are here and say one."""
+    found = {}
+    for result in results:
+        try:
+            bound = read_document(ports.store.get(result)).bound
+        except (NotFound, Corrupt, BadTensors, InvalidBlock):
+            continue
+        if bound is not None:
+            found[result] = bound
+    return found

@@ -73,6 +73,10 @@ def _round(one: Json, is_gossip: bool) -> Json:
         names = {"n_selected": "n_active", "n_submitted": "n_states", "n_receipts": "n_taken", "n_closed": "n_means"}
         without = ("term", "n_votes", *hidden)
         shown = {names.get(key, key): value for key, value in shown.items() if key not in without}
+    if one["clip_bound"] is None:
+        shown.pop("clip_bound")
+    else:
+        shown["clip_bound"] = f"{one['clip_bound']:.4g}"
     for key in ("loss", "result_loss", "result_accuracy"):
         shown[key] = f"{one[key]:.4g}" if one[key] is not None else "-"
     shown["updates"] = bytes_text(one["update_bytes"])
@@ -103,6 +107,8 @@ def watched(row: Json) -> Iterator[str]:
             parts.append(f"{of} submitted, {last['n_receipts']} received, {last['n_votes']} votes")
         if last["term"]:
             parts.append(f"term {last['term']}")
+        if last["clip_bound"] is not None:
+            parts.append(f"clipped to {last['clip_bound']:.4g}")
         if last["loss"] is not None:
             parts.append(f"loss {last['loss']:.4g}")
         parts += _scored(row["rounds"])
@@ -157,6 +163,8 @@ def verified(result: Json) -> Iterator[str]:
 def planned(result: Json) -> Iterator[str]:
     """The CID, and what its members type."""
     yield result["experiment"]
+    yield from (f"note: {why}" for why in result["limits"])
+    yield from (f"nobody can prove: {why}" for why in result["undecidable"])
     yield f"next, on each of {result['n_members']} members: {result['join']}"
     yield f"then here: covey fl start {result['experiment']}"
 

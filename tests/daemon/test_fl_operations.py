@@ -11,6 +11,7 @@ from agents.federation import service
 from agents.federation.audit import Refuted, Undecided
 from agents.federation.tensors import BadTensors
 from daemon.api.faults import EXIT_FAILED, EXIT_NOT_FOUND, fault_of
+from daemon.cli.fl_forms import status, watched
 from daemon.experiments import bring_all, bring_results
 from protocols.errors import NoProviders
 from storage.cid import RAW, Cid
@@ -165,6 +166,26 @@ async def test_a_secure_plan_comes_from_a_file_or_is_refused_with_the_reason(
         return
     (row,) = (await node_here.post("fl/status")).json
     assert (row["epsilon"], row["epsilon_budget"]) == ((0.0, 8.0) if more else (None, None))
+
+
+async def test_one_that_hides_its_examples_is_told_what_that_means_and_what_it_costs(node_here, tmp_path, data):
+    (tmp_path / "plan.toml").write_text(
+        'title = "hidden"\nmin_participants = 1\nrounds = 2\n'
+        '[task]\ntask = "softmax"\nn_features = 4\nn_classes = 3\nbatch = 4\n' + NOISE.format(noise="examples")
+    )
+    answer = (await node_here.post("fl/plan", file=str(tmp_path / "plan.toml"))).json
+    assert any("not the participant" in one for one in answer["limits"])
+    assert any("its own secret" in one for one in answer["undecidable"])
+    experiment = answer["experiment"]
+    await node_here.post("fl/join", experiment=experiment, data=data)
+    await node_here.post("fl/start", experiment=experiment)
+    row = await over(node_here, experiment)
+    assert 0.0 < row["epsilon"] <= 8.0 == row["epsilon_budget"]
+    assert {(one["clip_bound"], one["loss"]) for one in row["rounds"]} == {(1.0, None)}
+    assert "clipped to 1 " in " ".join(watched(row)) and "CLIP BOUND" in "\n".join(status([row])).upper()
+    verified = (await node_here.post("fl/verify", what=experiment)).lines[-1]
+    assert verified["verdict"] == "proved"
+    assert any("its own secret" in one["what"] for one in verified["findings"] if one["verdict"] == "not decidable")
 
 
 async def test_data_that_do_not_fit_the_task_are_refused_at_once(node_here, tmp_path):

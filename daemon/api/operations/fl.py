@@ -66,7 +66,10 @@ class Plan(Params, frozen=True):
 
 
 class Planned(Result, frozen=True):
-    """The plan is signed. Members take part with `covey fl join EXPERIMENT --from PEER`."""
+    """The plan is signed. Members take part with `covey fl join EXPERIMENT --from PEER`.
+
+    limits: what it promises less of than one may think; undecidable: what `covey fl verify` can never prove of it.
+    """
 
     experiment: str
     title: str
@@ -74,6 +77,8 @@ class Planned(Result, frozen=True):
     n_params: int
     n_members: int
     join: str
+    limits: list[str]
+    undecidable: list[str]
 
 
 class One(Params, frozen=True):
@@ -141,7 +146,8 @@ class Round(Result, frozen=True):
 
     `loss` is the mean after each one's own training; `result_loss` and `result_accuracy` are those of the result, on
     what `n_scores` participants held out. `update_bytes` are those of the updates that are here. `n_keys`, `n_shares`,
-    `n_unmasked`: who has got how far under secure aggregation; 0 without it.
+    `n_unmasked`: who has got how far under secure aggregation; 0 without it. `clip_bound`: what updates are clipped to,
+    or participants' single gradients; null without a promise of privacy, or where it is not known here yet.
     """
 
     round: int
@@ -164,6 +170,7 @@ class Round(Result, frozen=True):
     refused: list[Refused]
     result: str | None
     void: str
+    clip_bound: float | None
 
 
 class Member(Result, frozen=True):

@@ -211,6 +211,9 @@ async def test_members_move_the_bound_together_and_anybody_proves_it(
         assert faults(ones[0].plan) == []
         await until(lambda: all(one.is_over and has_results(home, one) for home, one in zip(four, ones, strict=True)))
         found = [bounds(home, one) for home, one in zip(four, ones, strict=True)]
+        for one in ones:  # and each is shown them
+            shown = await one.clip_bounds(range(1, 5))
+            assert shown == {1: 0.01} | dict(zip((2, 3, 4), found[0], strict=True))
         assert all(one == found[0] for one in found)
         assert all(one != other for one, other in pairwise([0.01, *found[0]]))  # it moved in each round
         findings = audit(four[3].node.ports, entry, ones[3].book.entries(), four[3].folder / "scratch")
