@@ -128,8 +128,9 @@ class Experiment(Trainee):
 
     @property
     def is_borne(self) -> bool:
-        """Does the plan's privacy budget bear another round?"""
-        return self.secrets.bears(self.book, self.member.current())
+        """Does the plan's privacy budget bear the next round, if there is one?"""
+        number = self.member.current()
+        return number > self.plan.n_rounds or self.secrets.bears(self.book, number)
 
     @property
     def activity(self) -> Activity:
@@ -343,7 +344,7 @@ class Experiment(Trainee):
             case Fetch():
                 await self._fetch_update(action)
             case Train():
-                await self._train_within_budget(partial(self._train, action))
+                await self._train_within_budget(action.round, partial(self._train, action))
             case Compute():
                 await self._compute(action)
             case Evaluate():

@@ -104,8 +104,8 @@ class Secrets:
 
         Raises: BudgetSpent, BadLedger, StoreFull.
         """
-        ledger = self._open()
-        if examples_of(self._plan) is not None and ledger is not None:
+        ledger = self._open() if examples_of(self._plan) is not None else None
+        if ledger is not None:
             ledger.charge(number, update, [told_of_examples(self._plan, n_examples)])
 
     def check_examples(self) -> None:

@@ -60,12 +60,13 @@ class Trainee:
         """A result's document, tensors and states."""
         raise NotImplementedError
 
-    async def _train_within_budget(self, train: Callable[[], Awaitable[None]]) -> None:
+    async def _train_within_budget(self, number: int, train: Callable[[], Awaitable[None]]) -> None:
         """Train, and leave once the own budget bears no more of it."""
         try:
             await trio.to_thread.run_sync(self.secrets.check_examples)
             await train()
-            await trio.to_thread.run_sync(self.secrets.check_examples)
+            if number < self.plan.n_rounds:
+                await trio.to_thread.run_sync(self.secrets.check_examples)
         except BudgetSpent as error:
             self._spent = str(error)
             if self._ports.identity.peer_id in self.book.joined_now():

@@ -48,7 +48,7 @@ class GossipExperiment(Experiment):
             case Fetch():
                 await self._fetch_state(action)
             case Learn():
-                await self._train_within_budget(partial(self._learn, action))
+                await self._train_within_budget(action.round, partial(self._learn, action))
             case Average():
                 await self._average(action)
             case Evaluate():
