@@ -8,6 +8,7 @@ agents/FEDERATION.md says who signs what when, and what follows from it.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 import msgspec
@@ -32,6 +33,7 @@ MAX_REASON_CHARS: Final = 500
 MAX_VERDICT_CHARS: Final = 200
 MAX_REFUSALS: Final = 64
 MAX_DEPTH: Final = 8
+MAX_SCOPES: Final = 64  # whose names are remembered: each event is held against its own
 
 # Secure aggregation: X25519 keys, SHA-256 digests, Shamir's shares over a prime of 257 bits, two of them sealed.
 KEY_BYTES: Final = 32
@@ -386,6 +388,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 _FILES: Final = frozenset({RAW, DAG_PB})
 
 
+@lru_cache(maxsize=MAX_SCOPES)
 def scope_of(experiment: Cid) -> str:
     """Where the events of an experiment stand."""
     return f"{PLAN_SCOPE}/{experiment}"

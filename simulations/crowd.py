@@ -14,7 +14,9 @@ from typing import Any, Final, NamedTuple
 from agents.federation.actions import Action, Compute, Fetch, Say, Train
 from agents.federation.book import Book
 from agents.federation.member import Member
+from agents.federation.said import Said, read_said
 from protocols.entry import Entry, make_entry
+from protocols.errors import Malformed
 from protocols.rounds import MAX_MEMBERS, PLAN_KIND, PLAN_SCOPE, Close, Plan, Submit, content_of
 from storage.cid import RAW, Cid
 from storage.keys import Identity
@@ -32,6 +34,25 @@ class Ended(NamedTuple):
     voids: int
     counted: tuple[int, ...]
     broken: int
+
+
+class Readings:
+    """What each entry says: a function of its bytes, that a thousand members need not read a thousand times."""
+
+    def __init__(self) -> None:
+        self._of: dict[Cid, Said | Malformed] = {}
+
+    def __call__(self, entry: Entry, experiment: Cid) -> Said:
+        """As `read_said` reads it, of one experiment. Raises: Malformed."""
+        if entry.cid not in self._of:
+            try:
+                self._of[entry.cid] = read_said(entry, experiment)
+            except Malformed as error:
+                self._of[entry.cid] = error
+        found = self._of[entry.cid]
+        if isinstance(found, Malformed):
+            raise found
+        return found
 
 
 class Crowd:
@@ -52,7 +73,8 @@ class Crowd:
         }  # fmt: skip
         plan = Plan(**settings | changes)
         self.plan = make_entry(self.identities[0], PLAN_KIND, PLAN_SCOPE, 0, [], content_of(plan))
-        self.members = [self._new_member(one, Book(self.plan)) for one in self.identities]
+        self._read = Readings()
+        self.members = [self._new_member(one, Book(self.plan, self._read)) for one in self.identities]
         self.is_up = [True] * n_members
         self.side = [0] * n_members
         self.train_s = [self.chance.uniform(5.0, 20.0) for _ in range(n_members)]
@@ -119,10 +141,11 @@ class Crowd:
         for other in self._seen(number):
             if self.is_up[other] and self.side[other] == side:
                 member.alive(self.identities[other].peer_id, self.now_s)
+        book = member.book
         heard = [
             entry
             for author, entry in fresh
-            if self.side[author] == side and self._reaches(author, entry, number) and entry.cid not in member.book
+            if self.side[author] == side and entry.cid not in book and self._reaches(author, entry, number)
         ]
         actions, wrong = member.receive(heard, self.now_s)
         self.n_refused += len(wrong)
@@ -137,6 +160,7 @@ class Crowd:
         return range(N_DEPUTIES)
 
     def _do(self, number: int, actions: list[Action]) -> None:
+        fetched: list[Cid] = []
         for action in actions:
             match action:
                 case Say(entry):
@@ -147,10 +171,12 @@ class Crowd:
                     self._later(number, self.train_s[number], lambda m, n=round_number, b=base, u=update: m.trained(  # type: ignore[misc]
                         n, b, u, 10, 1, None, self.now_s))  # fmt: skip
                 case Fetch(submission):
-                    self._later(number, STEP_S, lambda m, s=submission: m.fetched(s, self.now_s))  # type: ignore[misc]
+                    fetched.append(submission)
                 case Compute(round_number, close):
                     self._later(number, STEP_S, lambda m, n=round_number, c=close: m.computed(  # type: ignore[misc]
                         n, _result(m.book, n, c), self.now_s))  # fmt: skip
+        if fetched:
+            self._later(number, STEP_S, lambda m: m.fetched_all(fetched, self.now_s))
 
     def _later(self, number: int, delay_s: float, work: Callable[[Member], list[Action]]) -> None:
         def act() -> None:

@@ -162,6 +162,7 @@ class Learners(Crowd):
         return self.shelf.vector(tensors).astype(np.float64)
 
     def _do(self, number: int, actions: list[Action]) -> None:
+        others: list[Action] = []
         for action in actions:
             match action:
                 case Train():
@@ -169,7 +170,8 @@ class Learners(Crowd):
                 case Compute():
                     self._later(number, STEP_S, lambda m, a=action: self._settled(m, a))  # type: ignore[misc]
                 case _:
-                    super()._do(number, [action])
+                    others.append(action)
+        super()._do(number, others)
 
     def _selected(self, book: Book, number: int) -> list[int]:
         return [self._numbers[peer] for peer in book.selected(number) or ()]

@@ -89,7 +89,7 @@ class Neighbourhood(Crowd):
     def restart(self, number: int) -> None:
         """A member dies and comes back with what it had said and heard."""
         known = self.members[number].book.entries()
-        self.members[number] = self._new_member(self.identities[number], Book(self.plan))
+        self.members[number] = self._new_member(self.identities[number], Book(self.plan, self._read))
         self._do(number, self.members[number].receive(known, self.now_s)[0])
 
     def _reaches(self, author: int, entry: Entry, number: int) -> bool:

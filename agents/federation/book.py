@@ -4,20 +4,20 @@ It decides nothing. It says who is selected, what is countersigned, what is fina
 members that know the same events read the same out of it.
 """
 
-import bisect
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, TypeVar, cast
 
 import msgspec
 
 from agents.federation.answers import Answers, remembered
+from agents.federation.breaches import Suspicions, breach
 from agents.federation.buffers import Buffer, buffer_of
 from agents.federation.grants import joined
-from agents.federation.lists import RoundLists
-from agents.federation.pledges import Pledges
-from agents.federation.said import Said, censored, faithless, rank
+from agents.federation.histories import Histories
+from agents.federation.lists import RoundLists, insert
+from agents.federation.said import Reader, Said, rank, read_said
 from agents.federation.secure.terms import Secure, secure_of
+from agents.federation.selection import chosen, round_seed, taking_part
 from protocols.entry import Entry
 from protocols.errors import Malformed
 from protocols.rounds import (
@@ -25,7 +25,6 @@ from protocols.rounds import (
     Cancel,
     Close,
     Event,
-    Gather,
     Join,
     Keys,
     Leave,
@@ -42,7 +41,6 @@ from protocols.rounds import (
     Submit,
     Unmask,
     Vote,
-    read_event,
     read_plan,
 )
 from storage.cid import Cid
@@ -54,8 +52,7 @@ MAX_EVENTS_OF_AUTHOR: Final = 1 << 16
 
 # Answers that `add` keeps right by itself.
 _LISTED: Final = "all_of"
-_HEIGHTS: Final = "heights"
-_KEPT: Final = frozenset({_LISTED, _HEIGHTS})
+_KEPT: Final = frozenset({_LISTED})
 
 E = TypeVar("E", bound=Event)
 
@@ -63,8 +60,9 @@ E = TypeVar("E", bound=Event)
 class Book:
     """What is known of one experiment. `add` takes events in any order, each once or many times."""
 
-    def __init__(self, plan_entry: Entry) -> None:
-        """Raises: Malformed."""
+    def __init__(self, plan_entry: Entry, read: Reader = read_said) -> None:
+        """`read` may remember what it has read: it is a function of bytes. Raises: Malformed."""
+        self._read: Final = read
         self.plan: Final[Plan] = read_plan(plan_entry)
         try:
             self.secure: Final[Secure | None] = secure_of(self.plan.secure) if self.plan.secure is not None else None
@@ -77,10 +75,9 @@ class Book:
         self._members: Final = frozenset(self.plan.members)
         self._said: dict[Cid, Said] = {}
         self._rounds = RoundLists(self._said)
-        self._by_author: dict[PeerId, dict[int, Said]] = {}
-        self._forks: dict[PeerId, tuple[Said, Said]] = {}
+        self._histories = Histories()
+        self._suspicions = Suspicions()
         self._results: dict[int, Cid] = {}
-        self._pledges = Pledges()
         self.answers = Answers(_KEPT)
 
     def __contains__(self, cid: Cid) -> bool:
@@ -94,18 +91,18 @@ class Book:
             raise Malformed(f"{entry.author} is no member of this experiment")
         if entry.sequence >= MAX_EVENTS_OF_AUTHOR:
             raise Malformed(f"{entry.author} has said {MAX_EVENTS_OF_AUTHOR} things: no more are taken")
-        said = Said(entry, read_event(entry, self.experiment))
-        own = self._by_author.setdefault(entry.author, {})
-        other = own.setdefault(entry.sequence, said)
-        if other is not said and other.entry.body_cid != entry.body_cid:
-            first, second = sorted((other, said), key=lambda one: one.cid)
-            self._forks.setdefault(entry.author, (first, second))
+        said = self._read(entry, self.experiment)
+        is_first = self._histories.add(said)
         self._said[entry.cid] = said
         if (listed := self.answers.get((_LISTED, type(said.event)))) is not None:
-            bisect.insort(listed, (said, said.event), key=lambda pair: rank(pair[0]))
+            insert(listed, said)
         self._rounds.add(said)
-        fits = self._pledges.fits(said)
-        if other is not said or not fits or not self._is_harmless(said):
+        is_harmless = self._is_harmless(said)
+        number = getattr(said.event, "round", 0)
+        is_suspect = self._suspicions.rises(
+            said, is_first=is_first, closes=lambda: self.said_in(number, Close), book=self
+        )
+        if is_suspect or not is_harmless:
             self.answers.forget()
         return said
 
@@ -119,21 +116,20 @@ class Book:
             case Open(number):
                 self.answers.drop(("opened", number))
             case Submit(number):
-                self.answers.drop(("submissions", number))
+                self._amend(("submissions", number), said.author, said)
             case Keys() | Shares() | Unmask():
                 pass
             case Promise(number, term):
-                self.answers.drop(("_of_selected", Promise, number, term))
-            case Receipt(number):
-                # A receipt beside a close may prove that the close left something out.
-                if any(one.author == said.author for one, _ in self.said_in(number, Close)):
-                    return False
-                self.answers.drop(("receipts", number, said.author), ("receivers", number))
+                self._amend(("_of_selected", Promise, number, term), said.author, said)
+            case Receipt(number, submission):
+                self._amend(("receipts", number, said.author), submission, said)
+                if (receivers := self.answers.get(("receivers", number))) is not None:
+                    receivers.setdefault(submission, set()).add(said.author)
             case Vote(number, term):
                 final = self.answers.get(("final", number))
                 if final is not None and cast(Close, final.event).term != term:
                     return False
-                self.answers.drop(("_of_selected", Vote, number, term))
+                self._amend(("_of_selected", Vote, number, term), said.author, said)
                 self.answers.forget_unknown()
             case Result():
                 self.answers.forget_unknown()
@@ -143,12 +139,19 @@ class Book:
                 return False
         return True
 
+    def _amend(self, answer: tuple[object, ...], key: object, said: Said) -> None:
+        """Put an event into an answer that holds the first of each key; by author, of the selected alone."""
+        found = self.answers.get(answer)
+        if found is None or (key == said.author and not self.is_selected(getattr(said.event, "round", 0), said.author)):
+            return
+        if key not in found or said.rank < found[key].rank:
+            found[key] = said
+
     def said_by(self, author: PeerId, kind: type[E]) -> list[tuple[Said, E]]:
-        """The events of one kind that one author said."""
-        if author in self._forks:
+        """The events of one kind that one author said, in order."""
+        if author in self._histories.forks:
             return [pair for pair in self.all_of(kind) if pair[0].author == author]
-        own = self._by_author.get(author, {}).values()
-        return [(said, said.event) for said in own if isinstance(said.event, kind)]
+        return self._histories.of(author, kind)
 
     def get(self, cid: Cid) -> Said | None:
         """The event in that entry, if it was heard."""
@@ -156,31 +159,20 @@ class Book:
 
     def heights(self) -> dict[PeerId, int]:
         """How many events in a row, from the first on, are known of each author: what to ask others for."""
-        heights = cast(dict[PeerId, int], self.answers.setdefault((_HEIGHTS,), {}))
-        for author, own in self._by_author.items():
-            height = heights.get(author, 0)
-            while height in own:
-                height += 1
-            heights[author] = height
-        return dict(heights)
+        return self._histories.heights()
 
     def height(self, author: PeerId) -> int:
         """That of one author."""
-        heights = cast(dict[PeerId, int], self.answers.setdefault((_HEIGHTS,), {}))
-        own, height = self._by_author.get(author, {}), heights.get(author, 0)
-        while height in own:
-            height += 1
-        heights[author] = height
-        return height
+        return self._histories.height(author)
 
     def latest(self, author: PeerId) -> Said | None:
         """The last event of an author, as far as they are known in a row."""
-        own = self._by_author.get(author)
-        return own[self.height(author) - 1] if own and 0 in own else None
+        height = self._histories.height(author)
+        return self._histories.at(author, height - 1) if height else None
 
     def forks(self) -> dict[PeerId, tuple[Said, Said]]:
         """Whose history forks, with two entries of one sequence."""
-        return dict(self._forks)
+        return dict(self._histories.forks)
 
     def copy(self) -> "Book":
         """A book that knows the same and goes its own way: for a thread that reads while more is heard."""
@@ -188,9 +180,8 @@ class Book:
         other.__dict__.update(self.__dict__)
         other._said = dict(self._said)
         other._rounds = RoundLists(other._said)
-        other._by_author = {author: dict(own) for author, own in self._by_author.items()}
-        other._forks, other._results = dict(self._forks), dict(self._results)
-        other._pledges = self._pledges.copy()
+        other._histories, other._suspicions = self._histories.copy(), self._suspicions.copy()
+        other._results = dict(self._results)
         other.answers = Answers(_KEPT)
         return other
 
@@ -205,23 +196,19 @@ class Book:
 
     def at(self, author: PeerId, sequence: int) -> Entry | None:
         """An author's event of that sequence, the first that was heard."""
-        said = self._by_author.get(author, {}).get(sequence)
+        said = self._histories.at(author, sequence)
         return said.entry if said is not None else None
 
     def since(self, heights: Mapping[PeerId, int]) -> Iterator[Entry]:
         """The entries that somebody with these heights lacks, each author's in order."""
-        for author in sorted(self._by_author):
-            own, sequence = self._by_author[author], heights.get(author, 0)
-            while (said := own.get(sequence)) is not None:
-                yield said.entry
-                sequence += 1
+        return self._histories.since(heights)
 
     @remembered
     def all_of(self, kind: type[E]) -> list[tuple[Said, E]]:
         """Every event of one kind, in an order of its own: by author, then sequence."""
         found = [said for said in self._said.values() if isinstance(said.event, kind)]
         found.sort(key=rank)
-        return [(said, cast(E, said.event)) for said in found]
+        return [said.pair for said in found]
 
     def said_in(self, number: int, kind: type[E]) -> list[tuple[Said, E]]:
         """Those of one round."""
@@ -249,31 +236,29 @@ class Book:
         """Who has joined a round: the start says it for the first, the final close before it for any other."""
         if number == 1:
             start = self.start()
-            return tuple(sorted(set(start.joined) & self._members)) if start is not None else None
+            return taking_part(start.joined, self._members) if start is not None else None
         close = self.final(number - 1)
-        return tuple(sorted(set(cast(Close, close.event).joined) & self._members)) if close is not None else None
+        return taking_part(cast(Close, close.event).joined, self._members) if close is not None else None
 
     @remembered
     def seed(self, number: int) -> bytes | None:
         """The round's public seed: a hash over the result before it and the list of the joined."""
         roster, before = self.roster(number), self.result(number - 1)
-        if roster is None or before is None:
-            return None
-        hashed = hashlib.sha256(b"covey round seed\0" + number.to_bytes(4) + bytes(before))
-        for peer in roster:
-            hashed.update(len(peer).to_bytes(2) + peer)
-        return hashed.digest()
+        return round_seed(number, before, roster) if roster is not None and before is not None else None
 
     @remembered
     def selected(self, number: int) -> tuple[PeerId, ...] | None:
         """Who trains in a round and countersigns its close; None while what it depends on is not known."""
         roster, seed = self.roster(number), self.seed(number)
-        if roster is None or seed is None:
-            return None
-        if not self.plan.n_selected or self.plan.n_selected >= len(roster):
-            return roster
-        ranked = sorted(roster, key=lambda peer: hashlib.sha256(seed + peer).digest())
-        return tuple(sorted(ranked[: self.plan.n_selected]))
+        return chosen(roster, seed, self.plan.n_selected) if roster is not None and seed is not None else None
+
+    @remembered
+    def _selected_set(self, number: int) -> frozenset[PeerId]:
+        return frozenset(self.selected(number) or ())
+
+    def is_selected(self, number: int, peer: PeerId) -> bool:
+        """Is this one of them?"""
+        return peer in self._selected_set(number)
 
     def quorum(self, number: int) -> int | None:
         """How many of the selected make a close final: more than half."""
@@ -325,7 +310,7 @@ class Book:
     @remembered
     def submissions(self, number: int) -> dict[PeerId, Said]:
         """The submission of each of the selected; of several, the first counts."""
-        selected = self.selected(number) or ()
+        selected = self._selected_set(number)
         found: dict[PeerId, Said] = {}
         for said, _ in self.said_in(number, Submit):
             if said.author in selected:
@@ -334,14 +319,17 @@ class Book:
 
     @remembered
     def receipts(self, number: int, coordinator: PeerId) -> dict[Cid, Said]:
-        """What one coordinator gave receipts for, by the submission."""
-        return {event.submission: said for said, event in self.said_in(number, Receipt) if said.author == coordinator}
+        """What one coordinator gave receipts for, by the submission; of several, the first."""
+        found: dict[Cid, Said] = {}
+        for said, event in self.said_by(coordinator, Receipt):
+            if event.round == number:
+                found.setdefault(event.submission, said)
+        return found
 
     def is_received(self, submission: Said, number: int) -> bool:
         """Has another than its author given a receipt for it? One that only its author has would die with him."""
-        selected = self.selected(number) or ()
-        return len(selected) == 1 or any(
-            peer != submission.author and (peer in selected or peer in self.plan.deputies)
+        return len(self.selected(number) or ()) == 1 or any(
+            peer != submission.author and (self.is_selected(number, peer) or peer in self.plan.deputies)
             for peer in self.receivers(number).get(submission.cid, ())
         )
 
@@ -372,7 +360,7 @@ class Book:
 
     @remembered
     def _of_selected(self, kind: type[Vote] | type[Promise], number: int, term: int) -> dict[PeerId, Said]:
-        selected = self.selected(number) or ()
+        selected = self._selected_set(number)
         found: dict[PeerId, Said] = {}
         for said, event in self.said_in(number, kind):
             if event.term == term and said.author in selected:
@@ -436,7 +424,7 @@ class Book:
             return None
         if cast(Close, final.event).void:
             return self.result(number - 1)
-        quorum, selected = self.quorum(number), self.selected(number) or ()
+        quorum, selected = self.quorum(number), self._selected_set(number)
         said: dict[Cid, set[PeerId]] = {}
         for one, event in self.said_in(number, Result):
             if event.close == final.cid and one.author in selected:
@@ -455,26 +443,8 @@ class Book:
     @remembered
     def broken(self) -> dict[PeerId, tuple[Said, Said]]:
         """Members of whom two events prove what no honest one does, with the two."""
-        found = dict(self._forks)
-        kinds: tuple[type[Event], ...] = (Start, Gather, Close, Vote, State, Mix)
-        for kind in kinds:
-            seen: dict[tuple[object, ...], Said] = {}
-            for said, event in self.all_of(kind):
-                key = (said.author, *(getattr(event, name, 0) for name in ("round", "term", "stage")))
-                first = seen.setdefault(key, said)
-                if first.entry.body_cid != said.entry.body_cid:
-                    found.setdefault(said.author, (first, said))
-        bonds: dict[tuple[PeerId, int], list[Said]] = {}
-        pledged: list[tuple[Said, Promise | Vote]] = [*self.all_of(Promise), *self.all_of(Vote)]
-        for said, bond in pledged:
-            bonds.setdefault((said.author, bond.round), []).append(said)
-        for (author, _), ones in bonds.items():
-            if pair := faithless(ones):
-                found.setdefault(author, pair)
-        for said, close in self.all_of(Close):
-            if missing := censored(self.receipts(close.round, said.author), said, close):
-                found.setdefault(said.author, (missing, said))
-        return found
+        found = ((peer, breach(self, peer)) for peer in sorted(self._suspicions.of))
+        return {peer: pair for peer, pair in found if pair is not None}
 
     def accused(self) -> set[frozenset[Cid]]:
         """The pairs that somebody has published already."""

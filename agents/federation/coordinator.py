@@ -4,7 +4,7 @@ import math
 from typing import Final, cast
 
 from agents.federation.actions import Action, Draw, Say
-from agents.federation.book import Said
+from agents.federation.book import MAX_EVENTS_OF_AUTHOR, Said
 from agents.federation.duty import Duty
 from agents.federation.secure.stages import Stages, is_split
 from agents.federation.soundness import bound_close, has_central_noise, usable
@@ -162,12 +162,16 @@ class Coordinator(Duty):
                 for peer, said in submissions.items()
                 if peer in sharers and cast(Submit, said.event).gather == gather.cid
             }
-        for said in submissions.values():
-            if said.cid not in self._fetched:
-                if asked := self._ask(self._fetch(said)):
-                    return asked
-            elif said.author not in receipted and said.author != self._me:
-                return [self._say(Receipt(round=number, submission=said.cid))]
+        if asked := self._bring_all(submissions.values()):
+            return asked
+        owed = [
+            said
+            for said in submissions.values()
+            if said.cid in self._fetched and said.author not in receipted and said.author != self._me
+        ]
+        if owed:
+            n_left = MAX_EVENTS_OF_AUTHOR - book.height(self._me)
+            return [self._say(Receipt(round=number, submission=said.cid)) for said in owed[:n_left]]
         # What is not here is not listed, whoever else gave a receipt for it: perhaps nobody has it who is left.
         here = [said for said in submissions.values() if said.author == self._me or said.author in receipted]
         taken = sorted(said.cid for said in here if book.is_received(said, number))

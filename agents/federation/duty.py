@@ -1,6 +1,6 @@
 """What every part of a member does its duties with: it signs, asks for each work once, notes when it first saw what."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, cast
 
 from agents.federation.actions import Action, Fetch, Say, Work
@@ -32,6 +32,11 @@ class Duty:
 
     def _fetch(self, said: Said) -> Fetch:
         return Fetch(said.cid, cast(Submit, said.event).update, said.author)
+
+    def _bring_all(self, submissions: Iterable[Said]) -> list[Action]:
+        """Ask for each update that is not here: all at once, for there may be a thousand."""
+        lacking = (said for said in submissions if said.cid not in self._fetched)
+        return [action for said in lacking for action in self._ask(self._fetch(said))]
 
     def _notice(self, what: tuple[object, ...], now_s: float) -> float:
         """When this was first seen here."""

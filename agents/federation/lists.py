@@ -4,7 +4,7 @@ import bisect
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from agents.federation.said import Said, rank
+from agents.federation.said import Said, rank, rank_of_pair
 from protocols.rounds import Event
 from storage.cid import Cid
 
@@ -22,8 +22,7 @@ class RoundLists:
         """There is an event more."""
         rounds = self._of.get(type(said.event))
         if rounds is not None:
-            listed = rounds.setdefault(_round_of(said), [])
-            bisect.insort(listed, (said, said.event), key=lambda pair: rank(pair[0]))
+            insert(rounds.setdefault(_round_of(said), []), said)
 
     def of(self, kind: type[E], number: int) -> list[tuple[Said, E]]:
         """The events of one kind in one round: by author, then sequence."""
@@ -31,8 +30,13 @@ class RoundLists:
         if rounds is None:
             rounds = self._of[kind] = {}
             for said in sorted((said for said in self._said.values() if isinstance(said.event, kind)), key=rank):
-                rounds.setdefault(_round_of(said), []).append((said, said.event))
+                rounds.setdefault(_round_of(said), []).append(said.pair)
         return rounds.get(number, [])
+
+
+def insert(listed: list[tuple[Said, Any]], said: Said) -> None:
+    """Put an event where it belongs in a list of one kind."""
+    bisect.insort(listed, said.pair, key=rank_of_pair)
 
 
 def _round_of(said: Said) -> int:

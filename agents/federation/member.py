@@ -62,7 +62,11 @@ class Member(Coordinator):
 
     def fetched(self, submission: Cid, now_s: float) -> list[Action]:
         """An update is here, and kept."""
-        self._fetched.add(submission)
+        return self.fetched_all((submission,), now_s)
+
+    def fetched_all(self, submissions: Iterable[Cid], now_s: float) -> list[Action]:
+        """The same, of several at once."""
+        self._fetched.update(submissions)
         return self.tick(now_s)
 
     def trained(
@@ -255,12 +259,12 @@ class Member(Coordinator):
         if duty is None and self._me not in book.submissions(number) and (asked := self._contribute(number)):
             return asked
         # Fetched before a close lists them: safe from its maker's death once another member has it.
-        for said in book.submissions(number).values():
-            if said.cid not in self._fetched and (asked := self._ask(self._fetch(said))):
-                return asked
-            is_coordinators = said.author == book.coordinator(term) != self._me
-            if is_coordinators and said.cid in self._fetched and said.author not in self._receipted(number):
-                return [self._say(Receipt(round=number, submission=said.cid))]
+        if asked := self._bring_all(book.submissions(number).values()):
+            return asked
+        said = book.submissions(number).get(book.coordinator(term))
+        is_here = said is not None and said.author != self._me and said.cid in self._fetched
+        if said is not None and is_here and said.author not in self._receipted(number):
+            return [self._say(Receipt(round=number, submission=said.cid))]
         close = book.closes(number).get(term)
         if close is None or term < bound or any(at == term for at, _ in own):
             return []

@@ -1,9 +1,22 @@
-"""What members promised and countersigned: one more event is looked at once, and not all of its author's."""
+"""What an honest member says once, or not behind what it said: one more event is looked at once, not all before it."""
+
+from typing import Final
 
 from agents.federation.said import Said
-from protocols.rounds import Mix, Promise, Result, State, Vote
+from protocols.rounds import Close, Gather, Mix, Promise, Result, Start, State, Vote
 from storage.cid import Cid
 from storage.keys import PeerId
+
+ONCE: Final = (Start, Gather, Close, Vote, Promise, Result, State, Mix)
+"""What an honest member says once in its place."""
+
+
+def place_of(said: Said) -> tuple[object, ...]:
+    """Where an honest member says one thing of a kind."""
+    event = said.event
+    return (
+        said.author, event.kind, getattr(event, "round", 0), getattr(event, "term", 0), getattr(event, "stage", ""),
+    )  # fmt: skip
 
 
 class Pledges:
@@ -22,10 +35,9 @@ class Pledges:
     def fits(self, said: Said) -> bool:
         """Take it in. False where it may contradict something, or came before what stands before it."""
         event = said.event
-        if not isinstance(event, Vote | Promise | Result | State | Mix):
+        if not isinstance(event, ONCE):
             return True
-        term = event.term if isinstance(event, Vote | Promise) else 0
-        key = (said.author, event.kind, event.round, term)
+        key = place_of(said)
         is_first = key not in self._said
         self._said.add(key)
         return self._is_kept(said, event) and is_first if isinstance(event, Vote | Promise) else is_first

@@ -1,34 +1,58 @@
 """An event that was heard, with the entry that it stands in."""
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 from protocols.entry import Entry
-from protocols.rounds import Close, Event, Promise, Receipt, Vote
+from protocols.rounds import Close, Event, Promise, Receipt, Vote, read_event
 from storage.cid import Cid
 from storage.keys import PeerId
 
 
-class Said(NamedTuple):
-    """An event with who signed it, in which entry."""
+class Said:
+    """An event with who signed it, in which entry. What many ask of it is worked out once.
 
-    entry: Entry
-    event: Event
+    cid: of its entry block: how other events name it. rank: the order of events that does not depend on when they were
+    heard. pair: as lists of one kind hold it.
+    """
 
-    @property
-    def cid(self) -> Cid:
-        """The CID of its entry block: how other events name it."""
-        return self.entry.cid
+    __slots__ = ("author", "cid", "entry", "event", "pair", "rank")
 
-    @property
-    def author(self) -> PeerId:
-        """Who signed it."""
-        return self.entry.author
+    def __init__(self, entry: Entry, event: Event) -> None:
+        self.entry: Final = entry
+        self.event: Final = event
+        self.cid: Final[Cid] = entry.cid
+        self.author: Final[PeerId] = entry.author
+        self.rank: Final = (entry.author, entry.sequence, entry.cid)
+        self.pair: Final[tuple[Said, Any]] = (self, event)
+
+    def __eq__(self, other: object) -> bool:
+        return self.cid == other.cid if isinstance(other, Said) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.cid)
+
+    def __repr__(self) -> str:
+        return f"Said({self.cid}, {self.event!r})"
+
+
+Reader = Callable[[Entry, Cid], Said]
+"""What reads an entry as an event of an experiment. Raises: Malformed."""
+
+
+def read_said(entry: Entry, experiment: Cid) -> Said:
+    """The event that an entry of this experiment is. Raises: Malformed."""
+    return Said(entry, read_event(entry, experiment))
 
 
 def rank(said: Said) -> tuple[PeerId, int, Cid]:
-    """The order of events that does not depend on when they were heard."""
-    return (said.author, said.entry.sequence, said.cid)
+    """For sorting."""
+    return said.rank
+
+
+def rank_of_pair(pair: tuple[Said, Any]) -> tuple[PeerId, int, Cid]:
+    """The same, of an event in a list of one kind."""
+    return pair[0].rank
 
 
 def censored(receipts: Mapping[Cid, Said], said: Said, close: Close) -> Said | None:

@@ -26,6 +26,7 @@ class Views:
         self.gossip: Final[Gossip] = gossip_of(book.plan.gossip or {})
         self._roster: tuple[PeerId, ...] = ()
         self._places: dict[PeerId, int] = {}
+        self._active: tuple[tuple[PeerId, ...], tuple[PeerId, ...], frozenset[PeerId]] = ((), (), frozenset())
         self._sound: set[Cid] = set()  # what rests on events alone, in their authors' order, stays so
         self._edges: dict[tuple[PeerId, int], frozenset[PeerId]] = {}
         self._grids: dict[int, dict[int, tuple[int, ...]]] = {}
@@ -46,7 +47,10 @@ class Views:
 
     def active(self) -> frozenset[PeerId]:
         """Who has not left, nor broken the rules."""
-        return frozenset(self.roster) & frozenset(self.book.joined_now())
+        joined, roster = self.book.joined_now(), self.roster
+        if self._active[:2] != (roster, joined):
+            self._active = (roster, joined, frozenset(roster) & frozenset(joined))
+        return self._active[2]
 
     def neighbours(self, peer: PeerId, number: int) -> frozenset[PeerId]:
         """Whom a member may give to in a round."""
