@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.errors import Malformed, StreamBroken, TooBig
-from protocols.framing import FrameReader, frame, read_frame, write_frame
+from protocols.framing import MERGE_BYTES, FrameReader, frame, read_frame, write_frame
 from storage.keys import Identity, PeerId
 
 MAX_BYTES = 1000
@@ -50,6 +50,20 @@ def test_messages_come_out_whole_however_the_bytes_arrive(messages: list[bytes],
     found = []
     while stream:
         n_bytes = data.draw(st.integers(1, len(stream)))
+        found += reader.feed(stream[:n_bytes])
+        stream = stream[n_bytes:]
+    assert found == messages
+    assert reader.is_between
+
+
+@given(st.lists(st.integers(0, 9000), min_size=1, max_size=5), st.data())
+def test_messages_of_many_large_pieces_come_out_whole(sizes: list[int], data: st.DataObject) -> None:
+    messages = [bytes(at % 251 for at in range(number, number + size)) for number, size in enumerate(sizes)]
+    stream = b"".join(map(frame, messages))
+    reader = FrameReader(9000)
+    found = []
+    while stream:
+        n_bytes = data.draw(st.integers(1, 4 * MERGE_BYTES))
         found += reader.feed(stream[:n_bytes])
         stream = stream[n_bytes:]
     assert found == messages

@@ -7,7 +7,7 @@ from protocols.yamux import connection, memory
 from protocols.yamux.connection import CLOSE_S, DEAD_S, KEEPALIVE_S, LINGER_S, STALL_S, Changed, Connection, Opened
 from protocols.yamux.frames import ACK, DATA, FIN, GO_AWAY, INITIAL_WINDOW_BYTES, PING, RST, SYN, WINDOW, pack, unpack
 from protocols.yamux.memory import Memory
-from protocols.yamux.stream import MAX_WINDOW_BYTES, Stream
+from protocols.yamux.stream import MAX_WINDOW_BYTES, MERGE_BYTES, Pieces, Stream
 
 FULL = INITIAL_WINDOW_BYTES
 
@@ -330,3 +330,14 @@ def test_a_peer_that_widens_windows_does_not_keep_a_stream_that_we_closed(server
         sent(server, now_s)
         server.tick(now_s)
         assert set(server.streams) == ({3, 5} if now_s < STALL_S else {5} if now_s < LINGER_S else set())
+
+
+def test_what_waits_to_be_read_keeps_at_most_twice_its_size_alive() -> None:
+    message = bytearray(4 * MERGE_BYTES)
+    most, part = memoryview(message)[:-1], memoryview(bytes(message))[MERGE_BYTES : 2 * MERGE_BYTES]
+    pieces = Pieces()
+    for data in (most, part, memoryview(bytes(message))[:-1]):
+        pieces.put(data)
+    kept = [memoryview(piece.obj if isinstance(piece, memoryview) else piece).nbytes for piece in pieces._pieces]
+    assert kept == [4 * MERGE_BYTES, MERGE_BYTES, 4 * MERGE_BYTES]
+    assert pieces.take(1 << 20) == bytes(9 * MERGE_BYTES - 2)
