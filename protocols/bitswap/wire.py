@@ -98,7 +98,7 @@ def encode(message: Message, protocol: str = BITSWAP_1_2) -> bytes:
 
 
 def framed(message: Message, protocol: str = BITSWAP_1_2) -> list[bytes]:
-    """The same behind its length, in pieces to be written one after the other: large blocks go as they are, uncopied."""
+    """The same behind its length, in pieces to be written one after the other: large blocks go uncopied."""
     parts = _parts(message, protocol)
     pieces: list[bytes] = []
     small = [varint_encode(sum(map(len, parts)))]

@@ -12,16 +12,19 @@ from protocols.bitswap.wire import (
     BITSWAP_1_1,
     MAX_ITEMS,
     MAX_MESSAGE_BYTES,
+    WHOLE_BYTES,
     Entry,
     Message,
     Payload,
     WantType,
     decode,
     encode,
+    framed,
     identify,
     payload_of,
 )
 from protocols.errors import Malformed, ProtocolError, TooBig
+from protocols.framing import frame
 from storage.blockstore import MAX_BLOCK_BYTES
 from storage.cid import BLAKE3, DAG_PB, IDENTITY, RAW, SHA2_512, Cid, varint_encode
 
@@ -46,6 +49,16 @@ messages = st.builds(
 @given(messages)
 def test_a_message_survives_the_wire(message: Message) -> None:
     assert decode(encode(message)) == message
+
+
+@given(messages, st.lists(st.sampled_from([0, WHOLE_BYTES - 1, WHOLE_BYTES, 2 * WHOLE_BYTES]), max_size=3))
+def test_the_pieces_of_a_message_are_the_message_behind_its_length(message: Message, sizes: list[int]) -> None:
+    large = tuple(payload_of(Cid.of(b"", RAW), bytes(size)) for size in sizes)
+    message = message._replace(blocks=large + message.blocks)
+    pieces = framed(message, BITSWAP_1_1)
+    assert b"".join(pieces) == frame(encode(message, BITSWAP_1_1))
+    uncopied = {id(block.data) for block in large if len(block.data) >= WHOLE_BYTES}
+    assert uncopied <= set(map(id, pieces))
 
 
 @given(messages)
