@@ -19,6 +19,7 @@ from storage.keys import PeerId
 
 QUERY_TIMEOUT_S: Final = 10.0
 PARALLEL_QUERIES: Final = 10  # alpha of the specification
+PARALLEL_TELLINGS: Final = 32  # peers that get records at a time: each has its own pace
 MAX_STREAMS_PER_PEER: Final = 8
 STREAM_LIMIT_S: Final = 60.0  # a peer that asks for longer opens another one
 CLOSEST: Final = 20  # k of the specification
@@ -83,7 +84,7 @@ async def provide_many(dht: Any, cids: Sequence[Cid]) -> int:
         dht.provider_store.add_provider(key, ours)
         for peer_id in near.peers:
             records.setdefault(peer_id, []).append(key)
-    limiter = trio.CapacityLimiter(PARALLEL_QUERIES)
+    limiter = trio.CapacityLimiter(PARALLEL_TELLINGS)
     async with trio.open_nursery() as nursery:
         for peer_id, keys in records.items():
             nursery.start_soon(_send_records, dht, peer_id, keys, told, limiter)
@@ -93,13 +94,13 @@ async def provide_many(dht: Any, cids: Sequence[Cid]) -> int:
 async def _send_records(dht: Any, peer_id: Any, keys: list[bytes], told: set[bytes], limiter: Any) -> None:
     async with limiter:
         for key in keys:
-            sent = False
+            sent, begin_s = False, trio.current_time()
             with trio.move_on_after(QUERY_TIMEOUT_S):
                 sent = await dht.provider_store._send_add_provider(peer_id, key)
             if not sent:
                 return  # it is gone, or does not want them
             told.add(key)
-            await trio.sleep(RECORD_GAP_S)
+            await trio.sleep_until(begin_s + RECORD_GAP_S)
 
 
 class _Near(NamedTuple):
