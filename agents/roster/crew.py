@@ -223,16 +223,19 @@ class Crew:
                 memory = memory._replace(skill=str(skill.cid) if skill else "")
         self._n_busy[name] = self._n_busy.get(name, 0) + 1
         try:
-            async with self._opened(one.cid, declared, task.key) as model:
-                return await perform(
-                    declared, card, task, model, self._reach(one, declared, task.key, task.depth), memory
-                )
+            async with self._opened(one.cid, declared, task) as model:
+                reach = self._reach(one, declared, task.key, task.depth)
+                return await perform(declared, card, task, model, reach, memory)
         finally:
             self._n_busy[name] -= 1
 
-    def _opened(self, workspace: Cid, declared: Declaration, key: str) -> AbstractAsyncContextManager[LanguageModel]:
+    def _opened(
+        self, workspace: Cid, declared: Declaration, task: Task
+    ) -> AbstractAsyncContextManager[LanguageModel | None]:
+        if task.do != MODEL:
+            return nullcontext()  # a tool needs no model, so it does not matter whether there is one
         if declared.model.kind == attached.KIND:
-            return nullcontext(attached.AttachedModel(self.attached, workspace, declared, key))
+            return nullcontext(attached.AttachedModel(self.attached, workspace, declared, task.key))
         if self._open_model is None:
             raise EffectFailed("the node is not ready yet")
         return self._open_model(declared)

@@ -82,9 +82,9 @@ def _about(own: Sequence[Tool]) -> str:
 
 
 async def perform(
-    declared: Declaration, card: Cid, task: Task, model: LanguageModel, reach: Reach, memory: View | None = None
+    declared: Declaration, card: Cid, task: Task, model: LanguageModel | None, reach: Reach, memory: View | None = None
 ) -> Made:
-    """Do it; the tools of MCP servers are there while it lasts.
+    """Do it; the tools of MCP servers are there while it lasts. `model` is None where a tool is all that is asked for.
 
     Raises: EffectFailed, ToolRefused, ToolFailed, AgentError, OSError, trio.TooSlowError.
     """
@@ -93,6 +93,7 @@ async def perform(
     async with connected(servers if task.do == MODEL else chosen(servers, task.do)) as others:
         reach = replace(reach, others=others)
         if task.do == MODEL:
+            assert model is not None, "the crew opens one to think with"
             value: Any = await _think(declared, task, model, reach, made, memory or View())
         else:
             value = await _use(declared, task.do, task.input, reach)

@@ -228,3 +228,13 @@ async def test_a_card_is_shown_to_who_joins_later_and_not_to_who_was_removed(ask
         await ask("ws/revoke", peer=str(late))
         while late in roots.members(card):
             await trio.sleep(0.05)
+
+
+async def test_a_tool_is_used_whether_or_not_the_agents_model_can_be_had(ask):
+    await ask.add(SEARCH.format(folder=ask.folder / "docs").replace('"scripted"', '"engine", name = "none-such"'))
+    text = PLAN[: PLAN.index('[[steps]]\nname = "sum"')]
+    (ask.folder / "plan.toml").write_text(text)
+    await ask("run/start", file=str(ask.folder / "plan.toml"), name="x")
+    with trio.fail_after(20):
+        while (await ask("run/ls"))[0]["state"] != "done":
+            await trio.sleep(0.05)

@@ -56,3 +56,75 @@ def test_an_agent_lives_on_from_its_state_on_another_node(new_node: Any, tmp_pat
     now = bob.ask("agent", "card", elsewhere, "bee")
     assert (now["role"], now["model"], now["tools"]) == (card["role"], card["model"], card["tools"])
     assert now["card"]["skills"] == card["card"]["skills"] and now["card"]["name"] == "bee"
+
+
+LEARNING = """
+title = "learn"
+[[steps]]
+name = "train"
+do = "adapter-train"
+agent = "scribe"
+timeout_s = 400.0
+input = {path = "fox.txt", name = "foxes", n_steps = 12}
+[[steps]]
+name = "publish"
+do = "adapter-publish"
+agent = "scribe"
+input = {name = "foxes"}
+[[steps]]
+name = "again"
+do = "adapter-train"
+agent = "scribe"
+timeout_s = 400.0
+input = {path = "fox.txt", name = "foxes", n_steps = 12}
+"""
+
+
+@pytest.mark.engine
+def test_an_agent_trains_an_adapter_publishes_it_learns_it_and_thinks_with_it(
+    new_node: Any, tmp_path: Path, tiny_model: Path
+) -> None:
+    """All of it for real: the trainer's process, the announcement, the engine that loads what came of it."""
+    ada = new_node("ada").up()
+    ada.ok("model", "pull", str(tiny_model), "--name", "tiny", timeout_s=120)
+    village = ada.ask("ws", "create", "village")["workspace"]
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "fox.txt").write_text(
+        "".join(f"the fox number {n} sleeps until {n * n}, and dog {n + 7} barks. " for n in range(60))
+    )
+    file = tmp_path / "scribe.toml"
+    file.write_text(
+        f"""name = "scribe"
+tools = ["adapter-train", "adapter-publish"]
+[model]
+name = "tiny"
+adapter = "learnt"
+max_tokens = 8
+[policy]
+folder = "{docs}"
+may_train = true
+publishes_to = "flock"
+"""
+    )
+    ada.ask("agent", "add", village, str(file))
+    before = ada.ask("agent", "ask", village, "scribe", "the fox")
+    (tmp_path / "learn.toml").write_text(LEARNING)
+    ada.ok("run", "start", village, str(tmp_path / "learn.toml"), "--name", "learn")
+    ada.ok("run", "watch", village, "learn", timeout_s=400)
+    run = next(row for row in ada.ask("run", "ls", village) if row["run"] == "learn")
+    assert run["state"] == "done", [row["fields"] for row in ada.events() if row["kind"] == "run_step_failed"]
+    trained, published, again = (step["output"] for step in run["steps"])
+    assert trained["is_new"] and trained["loss_after"] < trained["loss_before"] and trained["n_steps"] == 12
+    assert published["name"] == "scribe.foxes" and published["visibility"] == "flock"
+    assert not again["is_new"], "a name is trained once"
+    ada.ok("agent", "remember", village, "scribe", "Foxes and dogs", "--adapter", published["manifest"])
+    after = ada.ask("agent", "ask", village, "scribe", "the fox")
+    thought = {entry["id"]: json.dumps(entry["content"]) for entry in map(json.loads, log_of(ada, village))}
+    assert published["manifest"] in thought[after["commit"]], "what it thought with stands in the history"
+    assert published["manifest"] not in thought[before["commit"]]
+
+
+def log_of(node: Any, village: str) -> list[str]:
+    """Every entry, as JSON."""
+    return list(node.ok("ws", "log", village, "--last", "0", "--json").splitlines())
