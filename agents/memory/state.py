@@ -22,6 +22,7 @@ from storage.errors import InvalidBlock, TooLarge
 MAX_STATE_ITEMS: Final = 2 * MAX_ITEMS + MAX_EPISODES
 MAX_STATE_BYTES: Final = 256 << 10
 MAX_DONE: Final = 1 << 20  # more than a workspace has
+LATER_RIGHTS: Final = ("decides",)
 ON_ITS_HOST: Final = ("url", "token_env", "peer")  # of a model: where it is reached
 
 
@@ -52,12 +53,20 @@ class State(NamedTuple):
             {
                 "format": 1,
                 "kind": "agent-state",
-                "agent": msgspec.json.decode(msgspec.json.encode(self.declared)),
+                "agent": _fields(self.declared),
                 "items": [item.cid for item in self.items],
             }
         )
         unique = {item.cid: item for item in self.items}
         return [MadeBlock.of(root, DAG_CBOR), *(MadeBlock.of(item.block, DAG_CBOR) for item in unique.values())]
+
+
+def _fields(declared: Declaration) -> dict[str, Any]:
+    """A declaration as a root block has it: without rights that are younger than the format, which are empty."""
+    fields: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(declared))
+    for name in LATER_RIGHTS:
+        del fields["policy"][name]
+    return fields
 
 
 def kept_of(space: Space, declared: Declaration, n_done: int = MAX_EPISODES) -> Kept:

@@ -23,6 +23,7 @@ from agents.roster import asking, attached
 from agents.roster.announced import PREFIX, announced, read_announced
 from agents.roster.card import SCOPE, check_size, read_card, sign_card
 from agents.roster.contained import contained
+from agents.roster.deciding import Deciding
 from agents.roster.declaration import LEARNT, BadAgent, Declaration, read_declaration
 from agents.roster.errors import UnknownAgent
 from agents.roster.language import LanguageModel
@@ -278,4 +279,5 @@ class Crew:
         return Reach(
             policy=declared.policy, key=key, space=one.space, own=own, get=get, put=put, ask=ask,
             agent=declared.name, adapters=self._adapters,
+            decisions=Deciding(one, me, declared.policy.decides, ports.unix_s()),
         )  # fmt: skip

@@ -101,7 +101,8 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     folder: the one folder that tools for files see, read alone unless `may_write`; hosts: those that HTTP may be asked
     of, `*.example.org` for all below; token_env: the variable with the token for A2A agents on them; asks: the agents
     that it may ask; servers: whose tools it may use beside its own; may_run_python: code that its
-    model writes, locked in; may_train, publishes_to: adapters of its own; max_calls: tools used for one answer.
+    model writes, locked in; may_train, publishes_to: adapters of its own; decides: the keys, or beginnings of keys with
+    `*` behind them, under which it may propose and vote for its host; max_calls: tools used for one answer.
     """
 
     folder: Annotated[str, Meta(max_length=4096)] = ""
@@ -113,6 +114,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     may_train: bool = False
     publishes_to: Literal["nobody", "flock", "public"] = "nobody"
     asks: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
+    decides: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=128)], ...], Meta(max_length=16)] = ()
     servers: Annotated[tuple[Server, ...], Meta(max_length=8)] = ()
     max_calls: Annotated[int, Meta(ge=0, le=64)] = 4
 
@@ -179,6 +181,8 @@ def _check(found: Declaration, where: str) -> None:
         raise BadAgent(f"{where}: tools for files need policy.folder, a whole path: the one folder that they may see")
     if {"http-get", "a2a-ask"} & set(found.tools) and not found.policy.hosts:
         raise BadAgent(f"{where}: http-get and a2a-ask need policy.hosts: those that it may ask")
+    if any(name.startswith("decision-") for name in found.tools) and not found.policy.decides:
+        raise BadAgent(f"{where}: tools for decisions need policy.decides: the keys under which it may decide")
     if "python-run" in found.tools and not found.policy.may_run_python:
         raise BadAgent(f"{where}: python-run needs policy.may_run_python = true")
     _check_servers(found.policy.servers, where)

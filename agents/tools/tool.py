@@ -13,6 +13,7 @@ from agents.workspace.space import Space
 from storage.cid import Cid
 
 if TYPE_CHECKING:
+    from agents.roster.deciding import Deciding
     from agents.tools.adapters import Adapters
 
 MAX_INPUT_BYTES: Final = 32 << 10
@@ -47,6 +48,7 @@ class Reach:
     ask: Callable[[str, str, str], Awaitable[str]] | None = None
     agent: str = ""
     adapters: "Adapters | None" = None
+    decisions: "Deciding | None" = None
     others: "Mapping[str, Tool]" = field(default_factory=dict)
 
 

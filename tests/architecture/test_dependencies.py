@@ -95,6 +95,7 @@ def test_the_tests_import_what_is_declared_and_nothing_else():
         "flwr",
         "langgraph",
         "a2a",
+        "tantivy",
     }  # what is run as a command; peers in environments of their own
     assert names <= declared("", "engine", "oracles", "dev")
     assert declared("oracles", "dev") - TOOLS <= names

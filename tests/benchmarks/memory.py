@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.memory [--items 1024 100000] [--tantivy]
 
 Words: SQLite's FTS5 as agents use it, beside a loop of BM25 over words that were counted before, as rank_bm25 has it,
-and tantivy, where it is installed and asked for. Meaning: the index in SQLite with usearch's exact search as agents
+and tantivy in an environment of its own, where it is asked for. Meaning: the index in SQLite with usearch's exact search as agents
 use it, beside numpy over the same rows in memory. Each runs in a process of its own. Adding is CPU time, all else is as
 long as one waits. Texts are passages of Python's reference; most words of a question are common.
 """
@@ -29,6 +29,7 @@ from agents.retrieval import index as indexes
 from agents.retrieval.chunks import Chunk
 from agents.retrieval.index import Document, Index
 from agents.retrieval.words import Words
+from tests.interop.strangers import tantivy_packages
 
 WIDTH = 384
 N_QUESTIONS = 60
@@ -153,6 +154,7 @@ class Loop(OfWords):
 
 class Tantivy(OfWords):
     def add(self, folder: Path, items: Any) -> None:
+        sys.path.append(str(tantivy_packages()))
         import tantivy  # type: ignore[import-not-found]
 
         schema = tantivy.SchemaBuilder().add_text_field("name", stored=True, tokenizer_name="raw")

@@ -56,6 +56,12 @@ def langgraph_command() -> list[str]:
     return [python, str(HERE.parent / "benchmarks" / "langgraph_driver.py")]
 
 
+def tantivy_packages() -> Path:
+    """The folder from which tantivy, which needs no other package, is imported. Raises: CannotInstall."""
+    python = Path(environment("tantivy", ["tantivy==0.27.0"]))
+    return next(python.parents[1].glob("lib/python*/site-packages"))
+
+
 def a2a_command() -> list[str]:
     """How to run the stock A2A client; it takes two agents' URLs and a token. Raises: CannotInstall."""
     python = environment("a2a", ["a2a-sdk==1.3.0"])

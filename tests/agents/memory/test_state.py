@@ -136,3 +136,13 @@ def test_the_largest_state_fits_its_bound():
     most = State(portable(BEE), tuple(fact(str(number)) for number in range(2112)))
     assert len(read_root(most.blocks()[0].data)[1]) == 2112
     assert key_of(fact("x"), "bee") != key_of(fact("x"), None)
+
+
+def test_the_bytes_of_a_state_are_those_of_its_first_format():
+    """Who kept a state under its CID finds the same agent by it, whatever rights policies have learnt since."""
+    [root] = State(portable(BEE), ()).blocks()
+    policy = dag_cbor.decode(root.data)["agent"]["policy"]
+    assert sorted(policy) == [
+        "asks", "folder", "hosts", "max_calls", "may_reach_private", "may_run_python", "may_train", "may_write",
+        "publishes_to", "servers", "token_env",
+    ]  # fmt: skip
