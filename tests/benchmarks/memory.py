@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.memory [--items 1024 100000] [--tantivy]
 
 Words: SQLite's FTS5 as agents use it, beside a loop of BM25 over words that were counted before, as rank_bm25 has it,
-and tantivy in an environment of its own, where it is asked for. Meaning: the index in SQLite with usearch's exact search as agents
-use it, beside numpy over the same rows in memory. Each runs in a process of its own. Adding is CPU time, all else is as
-long as one waits. Texts are passages of Python's reference; most words of a question are common.
+and tantivy in an environment of its own, where it is asked for. Meaning: the index in SQLite with usearch's exact
+search as agents use it, beside numpy over the same rows in memory. Each runs in a process of its own. Adding is CPU
+time, all else is as long as one waits. Texts are passages of Python's reference; most words of a question are common.
 """
 
 import argparse
