@@ -23,7 +23,7 @@ from agents.tools.servers import chosen, connected
 from agents.tools.tool import Reach, Tool, ToolFailed, ToolRefused, use
 from agents.workspace.runs.effects import EffectFailed
 from storage.cid import Cid
-from storage.errors import StorageError
+from storage.errors import CorruptBlock, NotFound
 
 MODEL: Final = "model"
 MAX_PROMPT_BYTES: Final = 24 << 10
@@ -187,7 +187,7 @@ async def _called(declared: Declaration, wanted: tuple[str, Any], reach: Reach, 
         call["server"] = reach.others[name].server
     try:
         call["output"] = await _use(declared, name, given, reach)
-    except (AgentError, StorageError, OSError) as error:
+    except (AgentError, NotFound, CorruptBlock, OSError) as error:  # the disk's other ailments are the node's
         call["error"] = str(error)[:500]
     calls.append(call)
     shown = call.get("output", f"it failed: {call.get('error')}")

@@ -18,7 +18,7 @@ from agents.workspace.runs.effects import EFFECTS, Effect, EffectFailed
 from agents.workspace.workspace import Workspace
 from protocols.errors import ProtocolError
 from protocols.workspaces.entries import Commit
-from storage.errors import StorageError
+from storage.errors import NotFound
 from storage.keys import PeerId
 
 TICK_S: Final = 1.0
@@ -165,7 +165,7 @@ class Runner:
         try:
             with trio.fail_after(step.timeout_s):
                 output = await self._happen(act)
-        except (AgentError, ProtocolError, OSError, StorageError, trio.TooSlowError) as error:
+        except (AgentError, ProtocolError, OSError, NotFound, trio.TooSlowError) as error:
             self._note_failure(act, error)
             return
         await self._on_boundary("after effect", act)

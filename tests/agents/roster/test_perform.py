@@ -1,5 +1,8 @@
 """An agent at work: what it is asked becomes a prompt, tools are used as its policy allows, all of it is recorded."""
 
+import json
+from dataclasses import replace
+
 import msgspec
 import pytest
 
@@ -11,6 +14,7 @@ from agents.roster.perform import MAX_PROMPT_BYTES, Task, perform, recorded_prom
 from agents.tools.tool import Reach, ToolFailed, ToolRefused
 from agents.workspace.runs.effects import EffectFailed
 from storage.cid import RAW, Cid
+from storage.errors import NotFound
 
 CARD = Cid.of(b"card", RAW)
 READ = '{"tool": "file-read", "input": {"path": "a.txt"}}'
@@ -70,6 +74,17 @@ async def test_a_tool_that_fails_is_told_to_the_model_too(agent):
     text = '{"tool": "file-read", "input": {"path": "../a.txt"}}'
     (_, made), model = await work(agent, "?", text, "I may not")
     assert "error" in made["calls"][0] and "it failed" in model.told[1][-1].content
+
+
+async def test_content_that_is_not_here_is_told_to_the_model_and_fails_no_step(agent):
+    async def get(cid, n_most):
+        raise NotFound(cid)
+
+    agent = msgspec.structs.replace(agent, tools=("content-get",))
+    wish = json.dumps({"tool": "content-get", "input": {"cid": str(CARD)}})
+    model = Says(wish, "it is gone")
+    told = await perform(agent, CARD, Task("model", "?", "key"), model, replace(reach(agent), get=get))
+    assert told.value == "it is gone" and str(CARD) in told.made["calls"][0]["error"]
 
 
 async def test_a_model_that_asks_for_tools_without_end_is_stopped(agent):
