@@ -21,6 +21,7 @@ from storage.durable import make_folder, sync_data, sync_folder, write_all
 from storage.errors import InvalidCid, StorageError, UnknownVersion
 
 HEADER_BYTES: Final = 8
+ASIDE: Final = ".aside"
 _LENGTHS: Final = struct.Struct(">II")
 
 log = structlog.get_logger(__name__)
@@ -33,7 +34,7 @@ class EntryJournal:
     what: ClassVar[str]
 
     def __init__(self, path: Path, fd: int, n_bytes: int) -> None:
-        self.path: Final = path
+        self.path = path
         self._fd = fd
         self._n_bytes = n_bytes
 
@@ -99,6 +100,27 @@ class EntryJournal:
         """Let go of a file that tells no history after all, and tell of it."""
         self.close()
         log.error("journal_unusable", path=str(self.path), error=str(error))
+
+    def put_aside(self) -> None:
+        """Let go of the file, and keep it beside the others, which are read without it. Raises: OSError."""
+        self.close()
+        self.path.rename(self.path.with_suffix(ASIDE))
+        sync_folder(self.path.parent)
+
+    @classmethod
+    def brought_back(cls, path: Path) -> tuple[Self, list[Entry]] | None:
+        """What was put aside of this name, in its place again; None where nothing was. Raises: as `open`."""
+        aside = path.with_suffix(ASIDE)
+        if path.exists() or not aside.exists():
+            return None
+        journal, entries = cls.open(aside)
+        if not entries:
+            journal.close()
+            return None
+        aside.rename(path)
+        sync_folder(path.parent)
+        journal.path = path
+        return journal, entries
 
     def _cut(self, tail: bytes) -> None:
         """Put what cannot be read in a file beside this one, behind what was put there before, and end here."""

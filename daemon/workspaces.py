@@ -172,6 +172,17 @@ async def leave(node: "Node", params: ws.One) -> Done:
     return Done(text="left: the others see it once they are reached. What is known stays here")
 
 
+async def forget(node: "Node", params: ws.One) -> Done:
+    """Raises: UnknownWorkspace, Unfit, OSError."""
+    one, me = find(node, params.workspace), node.identity.peer_id
+    if me != one.space.history.owner and one.space.is_member(me):
+        raise Unfit("this node is a member of it, which others count on: covey ws leave it first")
+    if hosted := node.crew.hosted(one.cid):
+        raise Unfit(f"this node hosts {', '.join(hosted)} there: covey agent rm first")
+    await node.workspaces.forget(one.cid)
+    return Done(text=f"put aside: it is followed here no more. To have it back: covey ws join {one.cid}")
+
+
 async def members_of(node: "Node", params: ws.Members) -> list[ws.Member]:
     """Who may do what, anywhere or with one key. Raises: UnknownWorkspace."""
     one, key = find(node, params.workspace), params.key

@@ -28,7 +28,7 @@ class Untrue(AgentError):
 
 
 class TooManyWorkspaces(AgentError):
-    """This node takes part in as many workspaces as it can. Leave one first: covey ws leave WORKSPACE."""
+    """This node follows as many workspaces as it can. Let go of one first: covey ws forget WORKSPACE."""
 
     code = "too_many_workspaces"
 

@@ -35,6 +35,14 @@ ASK_BURST: Final = 400
 log = structlog.get_logger(__name__)
 
 
+class _Life:
+    """What ends one workspace, and tells when it has ended."""
+
+    def __init__(self) -> None:
+        self.scope: Final = trio.CancelScope()
+        self.over: Final = trio.Event()
+
+
 class Workspaces:
     """All workspaces of a node."""
 
@@ -55,6 +63,7 @@ class Workspaces:
         self._folder = folder
         self._all: dict[Cid, Workspace] = {}
         self._journals: dict[Cid, Journal] = {}
+        self._lives: dict[Cid, _Life] = {}
         self._nursery: trio.Nursery | None = None
         self._adding = trio.Lock()
         self._turnstile = Turnstile(ASK_EVERY_S, ASK_BURST)
@@ -67,8 +76,7 @@ class Workspaces:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 for one in self._all.values():
-                    nursery.start_soon(one.run)
-                    self._attend(one, nursery)
+                    nursery.start_soon(self._live, one)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -76,6 +84,19 @@ class Workspaces:
             for journal in self._journals.values():
                 journal.close()
             self._journals.clear()
+
+    async def _live(self, one: Workspace, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run one, until it is forgotten."""
+        life = self._lives[one.cid] = _Life()
+        try:
+            with life.scope:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(one.run)
+                    self._attend(one, nursery)
+                    task_status.started()
+        finally:
+            self._lives.pop(one.cid, None)
+            life.over.set()
 
     def _attend(self, one: Workspace, nursery: trio.Nursery) -> None:
         nursery.start_soon(self._runner(one).run)
@@ -118,7 +139,7 @@ class Workspaces:
 
         Raises: UnknownWorkspace, NotGranted, TooManyWorkspaces, Remote, StorageError, OSError.
         """
-        one = self._all.get(cid)
+        one = self._all.get(cid) or await self._brought_back(cid, peers)
         if one is None:
             root = await self._root_from(peers, cid)
             one = await self._follow(root, peers)
@@ -137,6 +158,34 @@ class Workspaces:
             self._ports.emit("workspace_joined", workspace=str(cid), title=one.space.history.root.title)
         return one
 
+    async def forget(self, cid: Cid) -> None:
+        """Follow a workspace no more. Its history is put aside, and comes back when it is joined again: who began anew
+        would sign numbers a second time, which is a fork. Raises: UnknownWorkspace, OSError."""
+        async with self._adding:
+            one = self.get(cid)
+            with trio.CancelScope(shield=True):
+                await one.end(UnknownWorkspace(f"{cid} was forgotten here. To take part again: covey ws join {cid}"))
+                if (life := self._lives.get(cid)) is not None:
+                    life.scope.cancel()
+                    await life.over.wait()
+                del self._all[cid]
+                await self._work(self._journals.pop(cid).put_aside)
+
+    async def _brought_back(self, cid: Cid, hosts: Sequence[PeerId]) -> Workspace | None:
+        """A workspace that was forgotten, as it was then. Raises: TooManyWorkspaces, Remote, StorageError, OSError."""
+        async with self._adding:
+            if cid in self._all:
+                return self._all[cid]
+            self._need_room()
+            with trio.CancelScope(shield=True):
+                found = await self._work(partial(Journal.brought_back, self._folder / str(cid)))
+            if found is None:
+                return None
+            journal, entries = found
+            return await self._begin(
+                Workspace(self._ports, entries[0], entries[1:], journal, hosts, self._work), journal
+            )
+
     async def _root_from(self, peers: Sequence[PeerId], cid: Cid) -> Entry:
         failure: Exception | None = None
         for peer in peers:
@@ -154,15 +203,20 @@ class Workspaces:
             if root.body_cid in self._all:
                 return self._all[root.body_cid]
             read_root(root)
-            if len(self._all) >= MAX_WORKSPACES or self._nursery is None:
-                raise TooManyWorkspaces(f"this node takes part in {len(self._all)} workspaces already")
+            self._need_room()
             with trio.CancelScope(shield=True):
                 journal = await self._work(partial(Journal.create, self._folder / str(root.body_cid), root))
-            one = Workspace(self._ports, root, [], journal, hosts, self._work)
-            self._journals[one.cid] = journal
-            self._all[one.cid] = one
-            await self._nursery.start(one.run)
-            self._attend(one, self._nursery)
+            return await self._begin(Workspace(self._ports, root, [], journal, hosts, self._work), journal)
+
+    def _need_room(self) -> None:
+        if len(self._all) >= MAX_WORKSPACES or self._nursery is None:
+            raise TooManyWorkspaces(f"this node follows {len(self._all)} workspaces already")
+
+    async def _begin(self, one: Workspace, journal: Journal) -> Workspace:
+        assert self._nursery is not None, "there is room"
+        self._journals[one.cid] = journal
+        self._all[one.cid] = one
+        await self._nursery.start(self._live, one)
         return one
 
     def _load(self) -> Iterator[Workspace]:

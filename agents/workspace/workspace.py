@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from agents.adapters.ports import Ports
+from agents.errors import AgentError
 from agents.workspace.claims import Allowance
 from agents.workspace.duties import due, rekey_due
 from agents.workspace.history import Node, Unlinked
@@ -177,6 +178,11 @@ class Workspace:
             await self._news.wait()
         else:
             await trio.lowlevel.checkpoint()
+
+    async def end(self, why: AgentError) -> None:
+        """Sign and keep nothing from now on: who tries is told why."""
+        async with self._lock:
+            self._failure = why
 
     @property
     def n_journal_bytes(self) -> int:

@@ -265,6 +265,13 @@ async def leave(node: "Node", params: One) -> Done:
     return await leave_it(node, params)
 
 
+async def forget(node: "Node", params: One) -> Done:
+    """Put a workspace aside on this node: leave it first. Joined again, it is as it was."""
+    from daemon.workspaces import forget as forget_it
+
+    return await forget_it(node, params)
+
+
 async def members(node: "Node", params: Members) -> list[Member]:
     """Who may do what: anywhere, or with one key."""
     from daemon.workspaces import members_of
@@ -364,6 +371,15 @@ OPERATIONS = (
         params=One,
         result=Done,
         handler=leave,
+        arguments=("workspace",),
+    ),
+    Operation(
+        noun="ws",
+        verb="forget",
+        summary="Follow a workspace no more on this node.",
+        params=One,
+        result=Done,
+        handler=forget,
         arguments=("workspace",),
     ),
     Operation(
