@@ -15,7 +15,7 @@ from agents.roster.language import EngineModel, LanguageModel, Scripted, Seat
 from agents.workspace.runs.effects import EffectFailed
 from daemon.api.operation import Done
 from daemon.api.operations import agent as op
-from daemon.errors import DaemonError
+from daemon.errors import DaemonError, NotFoundHere
 from daemon.workspaces import find, need, plain
 from protocols.fetch import fetch_blocks
 from protocols.net import PeerInfo
@@ -247,8 +247,9 @@ async def _card(node: "Node", cid: Cid, hosts: list[PeerInfo]) -> "Entry":
     async def find_more() -> Any:
         return await node.network.find_providers(cid, 8)
 
-    with trio.fail_after(FETCH_LIMIT_S):
+    with trio.move_on_after(FETCH_LIMIT_S):
         await fetch_blocks(node.exchange, [cid], providers=hosts, find_more=find_more)
         body, _ = read_entry(await node.exchange.work(partial(node.store.get, cid)))
         await fetch_blocks(node.exchange, [body], providers=hosts, find_more=find_more)
-    return await trio.to_thread.run_sync(node.crew.read_card, cid)
+        return await trio.to_thread.run_sync(node.crew.read_card, cid)
+    raise NotFoundHere(f"the card {cid} is not here, and nobody who can be reached gave it within {FETCH_LIMIT_S:g} s")

@@ -7,6 +7,7 @@ import threading
 import pytest
 import trio
 
+from daemon import agents
 from storage.cid import Cid
 from storage.keys import Identity
 
@@ -94,6 +95,14 @@ async def test_a_card_is_shown_by_name_and_by_its_cid(ask):
     assert by_name == await ask("agent/card", workspace=added["card"])
     assert by_name["host"] == str(ask.node.identity.peer_id) and by_name["card"]["skills"][0]["id"] == "summarise"
     assert (await ask("agent/card", name="nobody"))["error"]["code"] == "unknown_agent"
+
+
+async def test_a_card_that_nobody_gives_is_said_not_to_be_found(ask, monkeypatch):
+    monkeypatch.setattr(agents, "FETCH_LIMIT_S", 0.05)
+    refused = (await ask("agent/card", workspace="bafyreibdjatinztwkiymenotoazucsecl7tywhpxt3doifg7zo4ibmzo7y"))[
+        "error"
+    ]
+    assert refused["code"] == "not_found" and "is not here" in refused["text"]
 
 
 ASKER = """

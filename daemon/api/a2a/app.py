@@ -28,6 +28,7 @@ from daemon.api.a2a.wire import Call, Json, RpcError
 from daemon.api.openai.app import body_of, cancel_when_gone
 from daemon.api.openai.guard import check
 from daemon.api.openai.problems import problem_of
+from daemon.workspaces import plain
 from protocols.errors import ProtocolError
 from protocols.workspaces.entries import Put
 from storage.cid import Cid
@@ -226,7 +227,7 @@ def _task(run: Run) -> Json:
 
 def _artifact(run: Run) -> Json:
     view = run.steps[0]
-    text = view.output if isinstance(view.output, str) else msgspec.json.encode(view.output).decode()
+    text = view.output if isinstance(view.output, str) else msgspec.json.encode(plain(view.output)).decode()
     return wire.artifact(text, str(view.commit.id) if view.commit is not None else run.name)
 
 

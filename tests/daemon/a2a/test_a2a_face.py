@@ -10,8 +10,10 @@ import trio
 from agents.roster.declaration import Policy
 from agents.tools import tools
 from agents.tools.tool import Reach, ToolFailed, ToolRefused, use
+from daemon.api.a2a.app import _artifact
 from daemon.app import open_node
 from daemon.config import A2aConfig, Config
+from storage.cid import RAW, Cid
 from storage.keys import Identity
 
 AGENT = """
@@ -145,3 +147,9 @@ async def test_nobody_is_answered_without_the_token_or_from_another_site(face):
     assert (await face.client.post(url, json={}, headers={"host": "evil.example"})).status_code == 403
     assert (await face.client.get(f"{url[:-7]}nobody/.well-known/agent-card.json")).status_code == 404
     assert (await face.client.get(url)).status_code >= 400
+
+
+def test_a_link_in_an_output_is_told_as_its_text():
+    cid = Cid.of(b"x", RAW)
+    run = SimpleNamespace(name="a2a.x", steps=[SimpleNamespace(output={"found": cid}, commit=None)])
+    assert _artifact(run)["parts"][0]["text"] == f'{{"found":"{cid}"}}'
