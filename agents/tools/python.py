@@ -28,15 +28,19 @@ MAX_OUTPUT_BYTES: Final = 256 << 10
 MAX_SCRATCH_BYTES: Final = 64 << 20
 MAX_SCRATCH_FILES: Final = 10_000
 LOOK_S: Final = 0.1
+MAX_AT_ONCE: Final = 2  # on this node: each may take half a GiB of memory and a processor
 SYSTEM: Final = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo")
 
 
 class Python:
     """The tool. `why_not` says why no sandbox can be had here; nothing where it can."""
 
-    def __init__(self, why_not: Callable[[], str] = jail.why_not, limit_s: float = LIMIT_S) -> None:
+    def __init__(
+        self, why_not: Callable[[], str] = jail.why_not, limit_s: float = LIMIT_S, n_most: int = MAX_AT_ONCE
+    ) -> None:
         self._why_not = why_not
         self._limit_s = limit_s
+        self._room = trio.Semaphore(n_most)
 
     async def __call__(self, given: Mapping[str, Any], reach: Reach) -> Any:
         """What the code printed, and how it ended. Raises: ToolRefused, ToolFailed, OSError."""
@@ -45,12 +49,13 @@ class Python:
             raise ToolRefused("the agent may not run Python (policy.may_run_python)")
         if why := self._why_not():
             raise ToolRefused(f"no sandbox can be had here to run Python in: {why}")
-        scratch = await trio.to_thread.run_sync(tempfile.mkdtemp, "", "covey-python-")
-        try:
-            return await self._run(code.encode(), scratch)
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(_cleared, scratch)
+        async with self._room:
+            scratch = await trio.to_thread.run_sync(tempfile.mkdtemp, "", "covey-python-")
+            try:
+                return await self._run(code.encode(), scratch)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(_cleared, scratch)
 
     async def _run(self, code: bytes, scratch: str) -> Any:
         process = await trio.lowlevel.open_process(

@@ -234,3 +234,18 @@ def test_what_lies_in_a_folder_that_its_owner_may_not_look_into_counts_and_goes_
     (scratch / "closed").chmod(0o000)
     python._cleared(str(scratch))
     assert not scratch.exists()
+
+
+@needs_jail
+async def test_codes_wait_for_one_another_so_that_together_they_take_no_more_than_the_machine_has():
+    tool, spans = Python(n_most=1), []
+
+    async def timed():
+        code = "import time\nbegun = time.monotonic()\ntime.sleep(0.2)\nprint(begun, time.monotonic())"
+        spans.append(tuple(map(float, (await tool({"code": code}, MAY))["output"].split())))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(timed)
+    spans.sort()
+    assert len(spans) == 3 and spans[0][1] <= spans[1][0] and spans[1][1] <= spans[2][0]
