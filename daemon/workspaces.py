@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from agents.workspace.archive import Packed, pack
 from agents.workspace.decisions import Ballot, count
 from agents.workspace.duties import past_for, revocation
-from agents.workspace.errors import NoSuchKey, NotGranted
+from agents.workspace.errors import NoSuchKey, NotGranted, UnknownWorkspace
 from agents.workspace.history import Node as Placed
 from agents.workspace.links import teller
 from agents.workspace.space import Space
@@ -23,6 +23,8 @@ from protocols.errors import Malformed
 from protocols.workspaces import entries as wire
 from protocols.workspaces.entries import Grant, Put, Right, Statement
 from storage.cid import Cid
+from storage.codecs import dag_cbor
+from storage.errors import InvalidCid, TooLarge
 from storage.keys import PeerId
 
 if TYPE_CHECKING:
@@ -39,14 +41,19 @@ S = TypeVar("S", bound=Statement)
 def find(node: "Node", text: str) -> Workspace:
     """The workspace of that CID, of those first or last characters, or of that title, where it is no one else's.
 
-    Raises: UnknownWorkspace, Unfit, InvalidCid.
+    Raises: UnknownWorkspace, Unfit.
     """
     every = node.workspaces.all()
     ends = [one for one in every if len(text) >= 8 and (str(one.cid).startswith(text) or str(one.cid).endswith(text))]
     fits = ends or [one for one in every if one.space.history.root.title == text]
     if len(fits) > 1:
         raise Unfit(f"{text!r} fits {len(fits)} workspaces: give the whole CID")
-    return fits[0] if fits else node.workspaces.get(Cid.parse(text))
+    if fits:
+        return fits[0]
+    try:
+        return node.workspaces.get(Cid.parse(text))
+    except InvalidCid:
+        raise UnknownWorkspace(f"there is no workspace {text!r} here") from None
 
 
 def standing(node: "Node", one: Workspace) -> ws.Standing:
@@ -298,8 +305,9 @@ async def put(node: "Node", params: ws.Put) -> ws.Said:
     if params.typed:
         try:
             value = json.loads(params.value)
-        except ValueError as error:
-            raise Malformed(f"that is no JSON: {error}") from None
+            dag_cbor.encode(value)
+        except (ValueError, TooLarge, RecursionError) as error:
+            raise Malformed(f"that is no JSON that an entry can hold: {error}") from None
     link = Cid.parse(params.link) if params.link is not None else None
     says = checked(Put(key=params.key, value=value, link=link))
     need(node, one, "write", params.key)
