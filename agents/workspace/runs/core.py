@@ -299,8 +299,9 @@ def _act(space: Space, me: PeerId, run: Run, view: StepView, outside: Outside, *
     if able is not None and me not in able:
         return None
     n_begun = len(space.begun(view.task, view.number))
-    if n_begun >= step.max_tries or is_late:
-        failed = "the time of the run is over" if is_late else f"given up after {n_begun} attempts"
+    n_tried = sum(_is_holders(space, view.task, node) for node in space.begun(view.task, view.number))
+    if n_tried >= step.max_tries or is_late:
+        failed = "the time of the run is over" if is_late else f"given up after {n_tried} attempts"
         return Say(Commit(claim=claim.entry.cid, step=view.number, output={"failed": failed}))
     try:
         given = filled(step.input, run.outputs(view))
@@ -324,6 +325,13 @@ def _is_free(
         return True
     attempt_s = step.timeout_s + min(step.backoff_s * 2**n_begun, MAX_BACKOFF_S) if n_begun else 0.0
     return stood_s >= attempt_s + IDLE_LEASES * run.plan.lease_s
+
+
+def _is_holders(space: Space, task: str, begun: Node) -> bool:
+    """Did who held the task begin that? All attempts are told of, and these use up tries: others' cannot."""
+    claim = space.history.get(cast(Begin, begun.says).claim)
+    won = space.winner(task, cast(Claim, claim.says).term) if claim is not None else None
+    return won is not None and claim is not None and won.id == claim.id
 
 
 def _claim(
