@@ -31,6 +31,7 @@ CUT_S: Final = 15.0
 HEAL_S: Final = 45.0
 END_S: Final = 300.0
 TICK_S: Final = 1.0
+LOOK_S: Final = 0.1
 TICK_OF_NET_S: Final = 0.01
 REMEMBERED: Final = 1 << 15  # entries that were read
 N_KEYS: Final = 100
@@ -178,7 +179,7 @@ async def _simulate(n_members: int, n_entries: int, seed: int, loss_frac: float,
 
 
 async def gather(seats: list[Seat], rng: random.Random) -> Cid:
-    """The first invites all others, who come in beside each other."""
+    """The first invites all others, who come in beside each other, until everybody has heard of everybody."""
     owner = seats[0]
     one = await owner.spaces.create("village")
     for seat in seats[1:]:
@@ -187,6 +188,8 @@ async def gather(seats: list[Seat], rng: random.Random) -> Cid:
         for number, seat in enumerate(seats[1:], 1):
             neighbours = [owner, seats[number - 1], *rng.sample(seats, min(N_NEIGHBOURS, len(seats)))]
             nursery.start_soon(_come_in, seat, one.cid, neighbours)
+    while any(len(seat.seat(one.cid).space.voters()) < len(seats) for seat in seats):
+        await trio.sleep(LOOK_S)
     return one.cid
 
 
