@@ -8,7 +8,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import structlog
 import trio
@@ -19,6 +19,7 @@ from agents.workspace.claims import Allowance
 from agents.workspace.duties import due, rekey_due
 from agents.workspace.history import Node, Unlinked
 from agents.workspace.journal import Journal
+from agents.workspace.pace import ASK_GAP_S, LATE_GAP_S, PATIENCE_S, RESERVE_S, Heard
 from agents.workspace.pen import write
 from agents.workspace.space import Space
 from protocols import replay
@@ -43,9 +44,6 @@ TICK_S: Final = 1.0
 IDLE_S: Final = 1.0
 FIRST_RETRY_S: Final = 0.5
 LONGEST_RETRY_S: Final = 30.0
-ASK_GAP_S: Final = 0.02  # between two questions to one member: what is said meanwhile comes in one answer
-LATE_GAP_S: Final = 2.0  # and where most of an answer was heard of others meanwhile
-GAP_STEP: Final = 4.0  # by so much the wait grows, or shrinks
 TELL_GAP_S: Final = 0.5
 TELL_EACH_S: Final = 0.1  # and for each member: all hear all news
 LONGEST_TELL_GAP_S: Final = 30.0
@@ -58,28 +56,6 @@ T = TypeVar("T")
 Act = Callable[[Space], tuple[Statement, PeerId | None, Cid | None]]
 
 log = structlog.get_logger(__name__)
-
-
-class Heard(NamedTuple):
-    """What an answer told: so much was new, so much known, or heard of others meanwhile.
-
-    `is_forked`: all of it is of authors whose entries fork, so that it may be told again each time.
-    """
-
-    n_new: int
-    n_known: int
-    is_forked: bool
-
-    def gap_s(self, last_s: float) -> float:
-        """How long to wait until that member is asked again, after the last wait.
-
-        Who tells what others told first is asked less often, and more often again once it is ahead of them.
-        """
-        if not self.n_new and self.is_forked:
-            return min(2 * last_s, sync.MAX_WAIT_S)
-        if self.n_new < self.n_known:
-            return min(GAP_STEP * last_s, max(LATE_GAP_S, last_s))
-        return max(last_s / GAP_STEP, ASK_GAP_S) if self.n_new else ASK_GAP_S
 
 
 class Work(Protocol):
@@ -119,6 +95,8 @@ class Workspace:
         self._retry: dict[PeerId, tuple[float, float]] = {}  # not before, and the wait after the next failure
         self._where: dict[PeerId, tuple[str, ...]] = {}
         self._met_s: dict[PeerId, float] = {}
+        self._rests: dict[PeerId, trio.Event] = {}  # of who is followed and not asked just now
+        self._heard_s = -math.inf
         self._asking: set[PeerId] = set()
         self._allowance = Allowance()
         self._rng = random.Random(bytes(ports.identity.peer_id) + bytes(self.cid))
@@ -302,12 +280,10 @@ class Workspace:
         ):
             task_status.started()
             async for message in messages:
-                peer = message.sender
-                if not await self._is_news(message) or peer in self._asking:
-                    continue
-                if len(self._asking) < MAX_FOLLOWED:
+                peer, signed = message.sender, await self._news_of(message)
+                if signed is not None and peer not in self._asking and len(self._asking) < MAX_FOLLOWED:
                     self._asking.add(peer)
-                    nursery.start_soon(self._ask_once, peer)
+                    nursery.start_soon(self._ask_once, peer, signed.body)
 
     def _open(self, message: TopicMessage) -> Signed[News] | None:
         """Live news of a member; nobody else is listened to."""
@@ -319,25 +295,35 @@ class Workspace:
             self._ports.emit("peer_misbehaved", by=message.sender, code=error.code)
             return None
 
-    async def _is_news(self, message: TopicMessage) -> bool:
-        if message.sender in self._followed or (signed := self._open(message)) is None:
-            return False
-        if all(head in self.space.history for head in signed.body.heads):
-            return False
+    async def _news_of(self, message: TopicMessage) -> Signed[News] | None:
+        is_asked = message.sender in self._followed and message.sender not in self._rests
+        if is_asked or (signed := self._open(message)) is None or self._knows(signed.body):
+            return None
         try:
             await self._ports.exchange.work(
                 partial(replay.admit, self._ports.catalog.replay, signed, self._ports.unix_s())
             )
         except Replayed:
-            return False
+            return None
         except Remote as error:
             log.info("news_refused", workspace=str(self.cid), error=str(error))
-            return False
-        return True
+            return None
+        return signed
 
-    async def _ask_once(self, peer: PeerId) -> None:
+    def _knows(self, news: News) -> bool:
+        return all(head in self.space.history for head in news.heads)
+
+    async def _ask_once(self, peer: PeerId, news: News) -> None:
+        """Ask who has news, unless it comes by itself."""
         try:
-            await self._ask(peer, 0.0)
+            if len(self._members()) > MAX_FOLLOWED and trio.current_time() < self._heard_s + LATE_GAP_S:
+                await trio.sleep(PATIENCE_S)
+            if self._knows(news):
+                return
+            if peer in self._rests:
+                self._rests[peer].set()
+            elif peer not in self._followed:
+                await self._ask(peer, 0.0)
         except (ProtocolError, trio.TooSlowError, OSError) as error:
             self._note_failure(peer, error)
         finally:
@@ -386,7 +372,25 @@ class Workspace:
                 return
             if trio.current_time() > until_s and len(self._members()) > MAX_FOLLOWED:
                 return
-            await trio.sleep(gap_s)
+            await self._rest(peer, gap_s)
+
+    async def _rest(self, peer: PeerId, gap_s: float) -> None:
+        """Return when that member is to be asked again: after the gap, or when it has told the topic of news.
+
+        While others tell in time, who tells late is a reserve.
+        """
+        until_s = trio.current_time() + RESERVE_S
+        rest = self._rests[peer] = trio.Event()
+        try:
+            while not rest.is_set():
+                with trio.move_on_after(gap_s):
+                    await rest.wait()
+                now_s = trio.current_time()
+                is_small = len(self._members()) <= MAX_FOLLOWED  # everybody is asked, and relays little
+                if is_small or gap_s < LATE_GAP_S or now_s >= min(until_s, self._heard_s + LATE_GAP_S):
+                    return
+        finally:
+            del self._rests[peer]
 
     def _note_failure(self, peer: PeerId, error: Exception) -> None:
         self.reached.discard(peer)
@@ -407,6 +411,8 @@ class Workspace:
         is_known = self.space.history.__contains__
         told = await sync.ask(network, peer, self.cid, known, wait_s, partial(self.reached.add, peer), is_known)
         n_new = await self.take(told.entries)
+        if n_new > told.n_told - n_new:
+            self._heard_s = trio.current_time()
         nodes = (self.space.history.get(cid) for cid in (*told.known, *(entry.cid for entry in told.entries)))
         forks = self.space.history.forks()
         is_forked = told.n_told > 0 and all(node is not None and node.author in forks for node in nodes)

@@ -25,6 +25,9 @@ class Cooks:
         await trio.sleep(COOK_S)
         return act.input, {}
 
+    async def attend(self, one):
+        await trio.sleep_forever()
+
 
 def die(seat: Seat) -> None:
     """It is connected as before, and answers, asks and signs nothing any more."""

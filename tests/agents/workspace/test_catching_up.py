@@ -9,8 +9,8 @@ import pytest
 from agents.workspace import history
 from agents.workspace.history import Unlinked
 from agents.workspace.history import _row as of_row
+from agents.workspace.pace import ASK_GAP_S, LATE_GAP_S, Heard
 from agents.workspace.space import Space
-from agents.workspace.workspace import ASK_GAP_S, LATE_GAP_S, Heard
 from protocols.entry import make_entry
 from protocols.workspaces.entries import BadLinks, Full, Grant, Join, Put, Say, content_of, scope_of
 from protocols.workspaces.sync import MAX_ANSWERS, MAX_HEADS, MAX_WAIT_S
