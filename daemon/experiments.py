@@ -184,7 +184,7 @@ async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
         title=one.plan.title,
         task=str(one.plan.task.get("task")),
         is_training=node.identity.peer_id in one.book.joined_now(),
-        let_in_by=in_words(one.book, node.identity.peer_id),
+        let_in_by=in_words(one.book, node.identity.peer_id, wall.unix_s()),
         state=state_of(one.book),
     )
 

@@ -47,6 +47,7 @@ Peers = Annotated[tuple[PeerId, ...], Meta(max_length=MAX_MEMBERS)]
 Links = Annotated[tuple[Cid, ...], Meta(max_length=MAX_MEMBERS)]
 Weight = Annotated[float, Meta(gt=0.0, le=float(MAX_MEMBERS))]
 Seconds = Annotated[float, Meta(ge=0.1, le=30 * 86400.0)]
+UnixSeconds = Annotated[int, Meta(ge=0, le=1 << 40)]
 Key = Annotated[bytes, Meta(min_length=KEY_BYTES, max_length=KEY_BYTES)]
 Digest = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 Sealed = Annotated[bytes, Meta(min_length=SEALED_BYTES, max_length=SEALED_BYTES)]
@@ -94,7 +95,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     members: Annotated[tuple[PeerId, ...], Meta(min_length=1, max_length=MAX_MEMBERS)]
     deputies: Annotated[tuple[PeerId, ...], Meta(min_length=1, max_length=MAX_MEMBERS)]
     joining: Literal["members", "granted"] = "members"
-    created_unix_s: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
+    created_unix_s: UnixSeconds = 0
 
 
 class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -119,6 +120,8 @@ class Grant(Event, frozen=True):
     """This member may train. `proof` is a grant of mine that may be passed on; None for the plan's author.
 
     depth: how many times it may be passed on; less than that of its proof.
+    expires_unix_s: until when it lets somebody in, as no grant above it has ended before; None for no end of its own.
+        Who is in the list of a round by then stays.
     """
 
     kind = "grant"
@@ -126,6 +129,7 @@ class Grant(Event, frozen=True):
     audience: PeerId
     depth: Annotated[int, Meta(ge=0, le=MAX_DEPTH)] = 0
     proof: Cid | None = None
+    expires_unix_s: UnixSeconds | None = None
 
 
 class Revoke(Event, frozen=True):

@@ -144,7 +144,7 @@ class Coordinator(Duty):
         return [self._void(number, term, f"{len(heard)} sent {stage} in time, and {minimum} are needed", promises)]
 
     def _void(self, number: int, term: int, why: str, promises: dict[PeerId, Said]) -> Say:
-        close = Close(round=number, term=term, submissions=(), joined=self.book.joined_now(), void=why)
+        close = Close(round=number, term=term, submissions=(), joined=self.next_list(number), void=why)
         return self._close(number, term, close, promises)
 
     def _collect_updates(self, number: int, term: int, promises: dict[PeerId, Said], now_s: float) -> list[Action]:
@@ -184,7 +184,7 @@ class Coordinator(Duty):
         noise = self._noise.get((number, term))
         if noise is None and has_central_noise(book.plan):
             return self._ask(Draw(number, term))
-        close = Close(round=number, term=term, submissions=tuple(taken), joined=book.joined_now(), noise=noise)
+        close = Close(round=number, term=term, submissions=tuple(taken), joined=self.next_list(number), noise=noise)
         return [self._close(number, term, close, promises)]
 
     def _close(self, number: int, term: int, what: Close, promises: dict[PeerId, Said]) -> Say:

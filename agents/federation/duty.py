@@ -5,6 +5,7 @@ from typing import Final, cast
 
 from agents.federation.actions import Action, Fetch, Say, Work
 from agents.federation.book import Book, Said
+from agents.federation.grants import late
 from protocols.entry import make_entry
 from protocols.rounds import Event, Submit, content_of, scope_of
 from storage.cid import Cid
@@ -29,6 +30,8 @@ class Duty:
         self._asked: set[tuple[object, ...]] = set()
         self._alive_s: dict[PeerId, float] = {}
         self._noticed_s: dict[tuple[object, ...], float] = {}
+        self.unix_s: float | None = None
+        """The wall clock, as whoever drives this last read it; None where there is none, and no grant ends then."""
 
     def _fetch(self, said: Said) -> Fetch:
         return Fetch(said.cid, cast(Submit, said.event).update, said.author)
@@ -37,6 +40,12 @@ class Duty:
         """Ask for each update that is not here: all at once, for there may be a thousand."""
         lacking = (said for said in submissions if said.cid not in self._fetched)
         return [action for said in lacking for action in self._ask(self._fetch(said))]
+
+    def next_list(self, number: int) -> tuple[PeerId, ...]:
+        """Who takes part from the round after this one on, by what is known and the time; 0 for those of the first."""
+        joined = self.book.joined_now()
+        over = late(self.book, joined, number, self.unix_s)
+        return tuple(peer for peer in joined if peer not in over)
 
     def _notice(self, what: tuple[object, ...], now_s: float) -> float:
         """When this was first seen here."""

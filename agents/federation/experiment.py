@@ -200,6 +200,7 @@ class Experiment(Trainee):
 
     async def _step(self, act: Callable[[float], list[Action]]) -> None:
         async with self._lock:
+            self.member.unix_s = self._ports.unix_s()
             actions = act(trio.current_time())
             await self._record([action.entry for action in actions if isinstance(action, Say)])
         for action in actions:

@@ -2,9 +2,15 @@
 
 Pure functions of a book, so all who know the same events let the same members in. What was granted once stays good for
 a close that was made by it: a revocation keeps a member out of the next list, and makes no list of before unsound.
+
+Only a clock tells that a grant has expired, and no event says when a close was made. So whoever coordinates leaves out
+newcomers whose grants are over, by its own clock, and others countersign no close that lets them in, by theirs. Neither
+is anything that `verify` could find.
 """
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, cast
 
 from agents.errors import AgentError
 from protocols.rounds import MAX_DEPTH, Grant, Join, Leave, Revoke
@@ -13,6 +19,9 @@ from storage.keys import PeerId
 
 if TYPE_CHECKING:
     from agents.federation.book import Book, Said
+
+
+CLOCK_SLACK_S: Final = 120.0  # that the clocks of members differ, and a close takes to come to them
 
 
 class NotGranted(AgentError):
@@ -92,22 +101,64 @@ def was_let_out(book: "Book", peer: PeerId) -> bool:
     return any(one.cid in gone for found in chains for one in found or ())
 
 
-def in_words(book: "Book", peer: PeerId) -> str:
+def expiry(book: "Book", grant: "Said") -> int | None:
+    """Until when a grant lets in: the first end among it and those that it was passed on from; None for none."""
+    ends = [cast(Grant, one.event).expires_unix_s for one in chain(book, grant) or ()]
+    return min((end for end in ends if end is not None), default=None)
+
+
+def valid_grants(book: "Book", peer: PeerId, unix_s: float) -> list["Said"]:
+    """Those of a member's that are not over by that clock."""
+    held = grants_of(book, peer)
+    return [said for said in held if (end := expiry(book, said)) is None or unix_s < end]
+
+
+def late(book: "Book", peers: Iterable[PeerId], number: int, unix_s: float | None) -> set[PeerId]:
+    """Who of these may not be in the next list for the first time: of all their grants none is left at that time.
+
+    number: the round now, whose members are in; 0 before the first. Nobody, where there is no clock.
+    """
+    if unix_s is None or book.plan.joining != "granted":
+        return set()
+    roster = (book.roster(number) if number else None) or ()
+    newcomers = (peer for peer in peers if peer not in roster and needs_grant(book, peer))
+    return {peer for peer in newcomers if grants_of(book, peer) and not valid_grants(book, peer, unix_s)}
+
+
+def in_words(book: "Book", peer: PeerId, unix_s: float) -> str:
     """By what a member may train, or what it lacks."""
     if not needs_grant(book, peer):
         return "the plan"
-    held = grants_of(book, peer)
-    return f"grant {held[0].cid} of {held[0].author}" if held else f"nothing yet: it needs a grant of {book.author}"
+    held, valid = grants_of(book, peer), valid_grants(book, peer, unix_s)
+    if valid:
+        end = expiry(book, valid[0])
+        until = f", until {_time(end)}" if end is not None else ""
+        return f"grant {valid[0].cid} of {valid[0].author}{until}"
+    if peer in (book.roster(book.current()) or ()):
+        return "the list of the round, which it came into while its grant was good"
+    if held:
+        ended = _time(expiry(book, held[0]) or 0)
+        return f"nothing any more: its grant was good until {ended}; {book.author} may give another"
+    return f"nothing yet: it needs a grant of {book.author}"
 
 
-def granting(book: "Book", me: PeerId, peer: PeerId, depth: int) -> list[Grant]:
+def _time(unix_s: int) -> str:
+    try:
+        return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):  # beyond the years that a date has
+        return f"second {unix_s} of Unix time"
+
+
+def granting(
+    book: "Book", me: PeerId, peer: PeerId, depth: int, unix_s: float = 0.0, expires_unix_s: int | None = None
+) -> list[Grant]:
     """What lets a member train, who may let others, `depth` deep; nothing where this one has nothing to pass on."""
     if me == book.author:
-        return [Grant(audience=peer, depth=depth)]
-    own = grants_of(book, me)
+        return [Grant(audience=peer, depth=depth, expires_unix_s=expires_unix_s)]
+    own = valid_grants(book, me, unix_s)
     if not own or not depth < cast(Grant, own[0].event).depth:
         return []
-    return [Grant(audience=peer, depth=depth, proof=own[0].cid)]
+    return [Grant(audience=peer, depth=depth, proof=own[0].cid, expires_unix_s=expires_unix_s)]
 
 
 def ending(book: "Book", me: PeerId, peer: PeerId) -> list[Revoke]:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from agents.federation.actions import Action, Compute, Deal, Evaluate, Fetch, Prepare, Reveal, Say, Train
 from agents.federation.book import MAX_EVENTS_OF_AUTHOR, Said
 from agents.federation.coordinator import Coordinator
+from agents.federation.grants import CLOCK_SLACK_S, late
 from agents.federation.secure.stages import Stages, consented
 from agents.federation.soundness import why_not
 from protocols.entry import Entry
@@ -159,7 +160,7 @@ class Member(Coordinator):
         """Begin, with those who have joined by now. For the plan's author, once."""
         if self._me != self.book.author or any(said.author == self._me for said, _ in self.book.all_of(Start)):
             return []
-        return [self._say(Start(joined=self.book.joined_now())), *self.tick(now_s)]
+        return [self._say(Start(joined=self.next_list(0))), *self.tick(now_s)]
 
     def cancel(self, reason: str) -> list[Action]:
         """End the experiment. For the plan's author."""
@@ -321,7 +322,7 @@ class Member(Coordinator):
 
     def _vote(self, number: int, said: Said) -> list[Action]:
         close = cast(Close, said.event)
-        if why_not(self.book, said):
+        if why_not(self.book, said) or self._lets_in_late(number, close):
             return []
         is_masked = self.book.secure is not None and not close.void
         if is_masked and consented(self.book, number, self._me) not in (None, close.submissions):
@@ -329,6 +330,12 @@ class Member(Coordinator):
         if (lacking := self._lacking(said)) is not None:
             return self._ask(lacking)
         return [self._say(Vote(round=number, term=close.term, close=said.cid))]
+
+    def _lets_in_late(self, number: int, close: Close) -> bool:
+        """Does a close let in who came after all its grants were over? One that others are bound to ends the round."""
+        if self.unix_s is None or any(self.book.bound_to(one) for one in map(self.book.get, close.promises) if one):
+            return False
+        return bool(late(self.book, close.joined, number, self.unix_s - CLOCK_SLACK_S))
 
     def _lacking(self, said: Said) -> Fetch | None:
         """The first file of a close that is not known to be here."""

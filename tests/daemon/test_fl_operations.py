@@ -297,6 +297,8 @@ async def test_grants_let_members_in_and_out_where_the_plan_asks_for_them(node_h
     assert revoke.json["error"]["code"] == "no_grant"
     assert "may train" in (await node_here.post("fl/grant", experiment=experiment, peer=OTHER, depth=2)).json["text"]
     assert "no more" in (await node_here.post("fl/revoke", experiment=experiment, peer=OTHER)).json["text"]
+    brief = await node_here.post("fl/grant", experiment=experiment, peer=OTHER, lifetime_s=60)
+    assert "if it comes into a round within 60 s" in brief.json["text"]
     stranger = str(Identity(b"s" * 32).peer_id)
     answer = await node_here.post("fl/grant", experiment=experiment, peer=stranger)
     assert answer.json["error"]["code"] == "no_grant" and "no grant makes it one" in answer.json["error"]["text"]

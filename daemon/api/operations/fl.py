@@ -283,7 +283,7 @@ async def start(node: "Node", params: One) -> Done:
         raise BadPlan(f"{book.author} made this plan, and alone can start it")
     if book.start() is not None:
         return Done(text="it has started already")
-    joined = book.joined_now()
+    joined = one.member.next_list(0)
     needed = max(one.plan.min_participants, len(joined) // 2 + 1)
     if len(joined) < needed:
         raise BadPlan(f"{len(joined)} have joined, and {needed} are needed: covey fl status {one.cid}")

@@ -20,6 +20,9 @@ class GrantIt(Params, frozen=True):
     experiment: CidText
     peer: PeerText
     depth: Annotated[int, Meta(ge=0, le=8, description="How many times the grant may be passed on.")] = 0
+    lifetime_s: Annotated[
+        int, Meta(ge=0, le=10 * 366 * 86_400, description="How long it lets the member in; 0 for no end.")
+    ] = 0
 
 
 class RevokeIt(Params, frozen=True):
@@ -32,19 +35,23 @@ class RevokeIt(Params, frozen=True):
 async def grant(node: "Node", params: GrantIt) -> Done:
     """Let a member train, by a grant of this node's: as the plan's author, or passed on from one that it holds."""
     from agents.federation.grants import NotGranted, granting
+    from daemon import wall
     from daemon.api.operations.peer import resolve
 
     one = _experiment(node, params.experiment)
     peer = await resolve(node, params.peer)
     if peer not in one.plan.members:
         raise NotGranted(f"the plan does not name {peer} among its members, and no grant makes it one")
-    events = granting(one.book, node.identity.peer_id, peer, params.depth)
+    unix_s = wall.unix_s()
+    end = int(unix_s) + params.lifetime_s if params.lifetime_s else None
+    events = granting(one.book, node.identity.peer_id, peer, params.depth, unix_s, end)
     if not events:
         raise NotGranted(
             f"this node holds no grant that may be passed on {params.depth} more times: ask {one.book.author}"
         )
     await one.do(lambda now_s: one.member.declare(events, now_s))
-    return Done(text=f"{peer} may train from the next round on, once it has joined")
+    within = f", if it comes into a round within {params.lifetime_s} s" if params.lifetime_s else ""
+    return Done(text=f"{peer} may train from the next round on, once it has joined{within}")
 
 
 async def revoke(node: "Node", params: RevokeIt) -> Done:
