@@ -67,6 +67,7 @@ class Home:
 
     def plan(self, homes: "list[Home]", **changes: Any) -> Entry:
         path = self.folder / "initial"
+        path.unlink(missing_ok=True)
         task_of(TASK).initial(path)
         initial = add_path(self.node.ports.store, path, COVEY_WEIGHTS)
         peers = tuple(home.identity.peer_id for home in homes)
