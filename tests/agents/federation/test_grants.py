@@ -202,7 +202,7 @@ def test_a_close_that_was_sound_stays_so_when_a_grant_ends_and_one_without_its_m
     room.say(0, Start(joined=(peer(0), peer(1))))
     both = closed(room, 0, 1)
     assert why_not(room.book, both) == ""
-    without = both._replace(event=Close(round=1, term=0, submissions=(), joined=(peer(0),), void="test"))
+    without = Said(both.entry, Close(round=1, term=0, submissions=(), joined=(peer(0),), void="test"))
     assert "leaves somebody out" in why_not(room.book, without)
     room.say(0, Revoke(grant=grant))
     assert why_not(room.book, both) == why_not(room.book, without) == ""

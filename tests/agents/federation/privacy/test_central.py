@@ -9,6 +9,7 @@ from agents.federation.book import Book
 from agents.federation.outcome import Outcome, Submitted, compute, draw_noise
 from agents.federation.privacy.accounts import Accounts, lattice_of, told
 from agents.federation.privacy.noise import MAX_DEVIATION, MAX_MAGNITUDE
+from agents.federation.said import Said
 from agents.federation.soundness import why_not
 from agents.federation.tensors import Layout, flush, new_vector, read_vector
 from protocols.rounds import Close, Plan, Submit, read_plan
@@ -111,8 +112,8 @@ def test_a_close_without_the_noise_that_its_plan_asks_for_is_not_sound() -> None
     book = village.villagers[1].book
     final = book.final(1)
     assert final is not None and why_not(book, final) == ""
-    bare = final._replace(
-        event=Close(**{name: getattr(final.event, name) for name in ("round", "term", "submissions", "joined")})
+    bare = Said(
+        final.entry, Close(**{name: getattr(final.event, name) for name in ("round", "term", "submissions", "joined")})
     )
     assert "none where the plan asks for it" in why_not(book, bare)
     plain = begin(7, n_members=N, n_rounds=1)
@@ -123,7 +124,7 @@ def test_a_close_without_the_noise_that_its_plan_asks_for_is_not_sound() -> None
     noisy = Close(
         round=1, term=0, submissions=found.event.submissions, joined=found.event.joined, noise=Cid.of(b"n", RAW)
     )
-    assert "noise where none belongs" in why_not(book, found._replace(event=noisy))
+    assert "noise where none belongs" in why_not(book, Said(found.entry, noisy))
 
 
 def test_fewer_reports_cost_more_under_distributed_noise_and_colluders_count_for_nothing() -> None:
