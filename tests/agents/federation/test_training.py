@@ -14,6 +14,7 @@ from agents.errors import EngineFailed
 from agents.federation.tasks import BadTask, Score, Trained, Training
 from agents.federation.tensors import Layout, flush, new_vector, read_layout
 from agents.federation.training import RoundEngine, find_base
+from agents.training.settings import ExampleNoise
 from simulations.world import TINY
 from storage.catalog import Catalog
 from storage.catalog.models import ModelRow
@@ -110,6 +111,16 @@ async def test_a_round_is_trained_on_from_its_adapter_with_its_seed_and_the_spli
     settings = asked.settings
     assert (settings.seed, settings.splits_by, settings.held_out_frac, settings.frozen) == (77, 0, 0.2, "")
     assert (settings.rank, settings.alpha, settings.n_steps, settings.form) == (2, 4.0, 3, None)
+
+
+async def test_the_engine_is_asked_for_the_noise_of_the_plan_and_for_none_without(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    noise, trainer = ExampleNoise(bound=1.0, multiplier=2.0), FakeTrainer(READY, TRAINED)
+    asked_for = wish(tmp_path, noise=noise)
+    for one in (asked_for, asked_for._replace(noise=None)):
+        await RoundEngine(catalog, trainer, nobody_else).train(one)
+    assert [asked.noise for asked in trainer.asked if isinstance(asked, messages.Train)] == [noise, None]
 
 
 async def test_a_training_that_was_stopped_is_no_update(catalog: Catalog, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from agents.federation.shelf import Keep
 from agents.federation.tasks import Made, Work, task_of
 from agents.federation.tensors import read_layout, read_vector
 from agents.training.settings import ExampleNoise
-from protocols.rounds import Leave, Submit
+from protocols.rounds import Leave, State, Submit
 from simulations.net import SimWorld
 from storage.cid import Cid
 from tests.agents.federation.secure.test_secure_service import SECURE, all_up
@@ -111,6 +111,22 @@ async def test_under_masks_each_keeps_its_account_alone_and_tells_no_number_of_e
         for home, one in zip(three, ones, strict=True):
             assert [charge.told for charge in ledger_of(home, one).charges] == [(told_of_examples(one.plan, 36),)] * 2
             assert one.secrets.epsilon(one.book) == ledger_of(home, one).epsilon > 0.0
+
+
+async def test_without_a_coordinator_each_state_is_counted_before_it_is_given_to_anybody(
+    three: list[Home], autojump_clock: Any
+) -> None:
+    async with all_up(three):
+        gossip = {"mixing": "push_sum", "topology": "full"}
+        plan = three[0].plan(three, n_rounds=2, gossip=gossip, **private(20.0))
+        ones = await begun(three, plan)
+        await until(lambda: all(one.is_over for one in ones))
+        for home, one in zip(three, ones, strict=True):
+            states = [event for _, event in one.book.said_by(home.identity.peer_id, State)]
+            assert {(event.loss, event.n_samples) for event in states} == {(None, 36)}
+            ledger = ledger_of(home, one)
+            assert {charge.result for charge in ledger.charges} == {str(event.tensors) for event in states}
+            assert one.secrets.epsilon(one.book) == ledger.epsilon > 0.0
 
 
 async def trained(folder: Path, data: Path, noise: ExampleNoise | None, **changes: Any) -> tuple[Made, Any]:
