@@ -11,10 +11,12 @@ import pytest
 from agents.adapters.inspect import inspect_folder
 from agents.engine.client import open_engine
 from agents.engine.worker.models import read_card
+from agents.federation.lora import scatter
 from agents.federation.outcome import compute
 from agents.federation.tasks import Exam, Work, task_of
 from agents.federation.tensors import canonical, flush, new_vector, read_layout, read_vector
 from agents.federation.training import RoundEngine, find_base
+from agents.training.settings import ExampleNoise
 from protocols.rounds import read_plan
 from storage.catalog import Catalog
 from storage.catalog.models import ModelRow
@@ -125,4 +127,41 @@ async def test_rounds_of_two_members_lower_the_loss_in_every_way(tiny_model, tmp
         as_adapter = task_of(SETTINGS | {"base": task.base, "rank": found.rank, "alpha": found.alpha, "lora": "fedit"})
         score = await as_adapter.evaluate(Exam(tmp_path / "whole" / "adapter", texts[0], engine))
         assert score.loss == pytest.approx(losses[-1], abs=1e-4)
+    catalog.close()
+
+
+@pytest.mark.parametrize("way", ["ffa", "rolora"])
+async def test_a_round_that_hides_examples_learns_through_the_noise_and_never_the_same_twice(tiny_model, tmp_path, way):
+    text = tmp_path / "topic.txt"
+    text.write_text(pydoc_data.topics.topics["debugger"])
+    card = read_card(tiny_model)
+    catalog = Catalog.open(tmp_path / "catalog.db")
+    catalog.models.upsert(
+        ModelRow(
+            name="tiny", fingerprint=card.fingerprint, folder=str(tiny_model), source="tiny",
+            card=msgspec.to_builtins(card), added_unix_s=1.0,
+        )
+    )  # fmt: skip
+    find = partial(find_base, catalog)
+    task = task_of(SETTINGS | {"lora": way, "batch": 16, "n_steps": 20, "learning_rate": 0.01}).completed(find)
+    base = tmp_path / "base"
+    task.initial(base, find)
+    updates = []
+    async with open_engine(threads=1) as trainer:
+        engine = RoundEngine(catalog, trainer, lambda row, use: nullcontext())
+        before = (await task.evaluate(Exam(base, text, engine))).loss
+        for name in ("once", "again"):
+            (tmp_path / name).mkdir()
+            noise = ExampleNoise(bound=1.0, multiplier=0.3)
+            made = await task.train(Work(base, text, bytes(32), tmp_path / name / "update", engine, noise=noise))
+            layout = read_layout(tmp_path / name / "update")
+            updates.append(np.array(read_vector(tmp_path / name / "update", layout)))
+        assert made.n_steps == 20 and made.n_samples > 16 and task.steps(made.n_samples) == (16, 20)
+        assert np.isfinite(updates).all() and (updates[0] != updates[1]).any()
+        whole = read_layout(base)
+        after = new_vector(tmp_path / "after", whole)
+        scatter(updates[0], layout, after, whole)
+        after += read_vector(base, whole)
+        flush(after, tmp_path / "after")
+        assert (await task.evaluate(Exam(tmp_path / "after", text, engine))).loss < before
     catalog.close()
