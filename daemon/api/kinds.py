@@ -48,7 +48,7 @@ EVENT_KINDS: Final = {
     "peer_banned": "The user banned `peer`; `text` is the reason given.",
     "peer_connected": "A connection to `peer` came up.",
     "peer_disconnected": "The last connection to `peer` went down.",
-    "peer_misbehaved": "`peer` sent what nobody should; `code` says what.",
+    "peer_misbehaved": "`peer`, or a server over HTTP by its URL, sent what nobody should; `code` says what.",
     "peer_trusted": "The user trusts `peer`.",
     "peer_unbanned": "The user lets `peer` connect again.",
     "peer_untrusted": "The user trusts `peer` no longer.",

@@ -48,6 +48,7 @@ class Servers:
         self.serving: dict[str, Serve] = {}
         self.asked: list[Ask] = []
         self.n_open = 0
+        self.n_read_bytes = 0
         self.most_open = 0
 
     @asynccontextmanager
@@ -69,7 +70,9 @@ class Servers:
     async def _pieces(self, said: Said) -> AsyncIterator[bytes]:
         for at in range(0, len(said.body), said.piece_bytes):
             await trio.sleep(said.gap_s)
-            yield said.body[at : at + said.piece_bytes]
+            piece = said.body[at : at + said.piece_bytes]
+            self.n_read_bytes += len(piece)
+            yield piece
         if said.hangs:
             await trio.sleep_forever()
 

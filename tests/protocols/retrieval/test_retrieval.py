@@ -115,6 +115,15 @@ async def test_a_block_that_comes_slowly_is_waited_for(autojump_clock, start, se
     assert node.holds(blocks)
 
 
+async def test_a_gateway_that_sends_bytes_is_not_silent(autojump_clock, start, servers, gateway, content):
+    leaf = content(1)[1]
+    servers.serving = {GATE: gateway([leaf], gap_s=1.0), OTHER: gateway([leaf])}  # the first one takes 4 s
+    node = await start(1, sources=[GATE, OTHER])
+    done = await get(node, leaf.cid)
+    assert set(done.bytes_from) == {GATE}
+    assert [ask.url.startswith(GATE) for ask in servers.asked if ask.method == "GET"] == [True]
+
+
 async def test_other_bytes_are_thrown_away_and_their_source_named(autojump_clock, start, servers, said, content):
     blocks = content(3)
     servers.serving[GATE] = lambda ask, cid: said(body=b"other bytes")
@@ -142,7 +151,7 @@ async def test_a_body_that_does_not_end_is_not_read_on(autojump_clock, start, se
     node = await start(1, sources=[GATE])
     with pytest.raises(Tampered):
         await get(node, blocks[0].cid)
-    assert servers.n_open == 0
+    assert servers.n_open == 0 and servers.n_read_bytes <= MAX_BLOCK_BYTES + (16 << 10)
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 410, 451, 500, 502, 504])
