@@ -1,7 +1,7 @@
-"""One file between two daemons on loopback, by Bitswap, over HTTP, and by both: `python -m tests.benchmarks.retrieval`.
+"""One file between two daemons on loopback, by Bitswap, HTTP and both: `python -m tests.benchmarks.retrieval`.
 
-The same daemon gives it each time, as a peer and as a gateway; each way has a fresh daemon that takes it, verifies it and
-writes it out. CPU seconds are those of both daemons during the fetch. `--chunk` sets the size of the blocks.
+The same daemon gives it each time, as a peer and as a gateway; each way has a fresh daemon that takes it, verifies
+it and writes it out. CPU seconds are those of both daemons during the fetch. `--chunk` sets the size of the blocks.
 """
 
 import argparse
