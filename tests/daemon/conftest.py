@@ -31,6 +31,7 @@ class LonelyNetwork:
         self.protected: set[PeerId] = set()
         self.refused: set[PeerId] = set()
         self.served: dict[str, Any] = {}
+        self.flock: str | None = None
 
     @classmethod
     @asynccontextmanager
