@@ -155,7 +155,7 @@ class Rounds:
             try:
                 Book(entries[0])
                 one = self._made(entries[0], entries[1:], journal, *self._local_of(cid))
-            except Remote as error:
+            except (Remote, AgentError) as error:  # of a plan that nobody could carry out, too
                 journal.refuse(error)
                 continue
             self._journals.append(journal)

@@ -18,7 +18,7 @@ from agents.federation.privacy.lattice import Lattice
 from agents.federation.privacy.ledger import merged
 from agents.federation.privacy.noise import MAX_DEVIATION
 from agents.federation.privacy.spent import Spent
-from agents.federation.tasks import task_of
+from agents.federation.tasks import BadTask, task_of
 from agents.training.settings import ExampleNoise
 from protocols.rounds import Close, Plan, Submit
 from storage.cid import Cid
@@ -106,10 +106,19 @@ def uses(book: Book, before: int) -> Iterator[Spent]:
             yield told(book.plan, len(close.submissions))
 
 
+def _is_accounted(plan: Plan) -> bool:
+    """Can it be told here what an update costs? Who only follows may lack the task, and nobody checked its plan."""
+    noise = noise_of(plan)
+    try:
+        return noise is not None and task_of(plan.task).hides_examples and not examples.problem(noise)
+    except BadTask:
+        return False
+
+
 def uses_of_examples(book: Book, before: int) -> dict[PeerId, list[Spent]]:
     """What each participant's updates told of its examples in the rounds before one, as the final closes list them."""
     found: dict[PeerId, list[Spent]] = {}
-    if book.secure is not None:
+    if book.secure is not None or not _is_accounted(book.plan):
         return found
     for number in range(1, before):
         final = book.final(number)

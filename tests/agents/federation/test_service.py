@@ -15,6 +15,7 @@ from agents.federation.archive import pack, unpack
 from agents.federation.audit import audit, verdict_of
 from agents.federation.experiment import Experiment
 from agents.federation.journal import Journal
+from agents.federation.options import BadOption
 from agents.federation.service import NoMember, Rounds, UnknownExperiment
 from agents.federation.shelf import Keep
 from agents.federation.tasks import task_of
@@ -207,6 +208,17 @@ async def test_a_few_blocks_that_unfold_to_more_than_an_update_can_be_are_not_he
         assert not one.keep.is_held(root.cid)
         await one.fetch_file(root.cid, 1 << 22)
         assert one.keep.is_held(root.cid)
+
+
+async def test_a_plan_with_options_that_there_are_not_keeps_no_node_from_starting(
+    homes: list[Home], autojump_clock: Any
+) -> None:
+    async with homes[0].running():
+        with pytest.raises(BadOption):
+            await homes[0].rounds.follow(homes[0].plan(homes, privacy={"noise": "loud"}))
+    homes[0].rounds = homes[0].fresh()
+    async with homes[0].running():
+        assert homes[0].rounds.all() == []
 
 
 async def test_garbage_from_a_member_stops_nobody(homes: list[Home], autojump_clock: Any) -> None:

@@ -129,6 +129,20 @@ async def test_without_a_coordinator_each_state_is_counted_before_it_is_given_to
             assert one.secrets.epsilon(one.book) == ledger.epsilon > 0.0
 
 
+@pytest.mark.parametrize(
+    "changes", [{"task": {"task": "of nobody here"}}, {"task": {"task": "given"}}, {"multiplier": 9000.0}]
+)
+async def test_who_follows_a_plan_whose_updates_it_cannot_account_for_goes_on(
+    three: list[Home], autojump_clock: Any, changes: dict[str, Any]
+) -> None:
+    async with all_up(three):
+        fields = private(4.0)
+        fields["privacy"] |= {key: value for key, value in changes.items() if key != "task"}
+        plan = three[0].plan(three, **fields | {key: value for key, value in changes.items() if key == "task"})
+        one = await three[0].rounds.follow(plan)
+        assert uses_of_examples(one.book, 5) == {} and one.is_borne
+
+
 async def trained(folder: Path, data: Path, noise: ExampleNoise | None, **changes: Any) -> tuple[Made, Any]:
     task = task_of(TASK | changes)
     folder.mkdir()
