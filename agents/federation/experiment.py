@@ -20,14 +20,15 @@ from agents.errors import AgentError
 from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fetch, Prepare, Reveal, Say, Train
 from agents.federation.activity import Activity, end_of, ending_of, words
 from agents.federation.book import Book
+from agents.federation.bringing import Bringing
 from agents.federation.heard import known_of, lacking, members_here
 from agents.federation.journal import Journal
 from agents.federation.member import Member
 from agents.federation.needs import named
 from agents.federation.options import options_of
-from agents.federation.outcome import Document, read_document, refusals
+from agents.federation.outcome import Document, refusals
 from agents.federation.secrets import Secrets
-from agents.federation.shelf import MAX_TENSORS_BYTES, Keep, Shelf, limit_of, moved_bounds, sizes_of
+from agents.federation.shelf import Keep, Shelf, limit_of, moved_bounds, sizes_of
 from agents.federation.tasks import Engine
 from agents.federation.trainee import Trainee
 from agents.federation.verify import Computed, recompute
@@ -35,7 +36,6 @@ from protocols import rounds_sync as sync
 from protocols import telling
 from protocols.entry import Entry
 from protocols.errors import ProtocolError, Remote
-from protocols.fetch import fetch_blocks, fetch_dag
 from protocols.net import PeerInfo
 from protocols.rounds import Close, Submit
 from protocols.rounds_sync import Desk, Known
@@ -48,15 +48,13 @@ FIRST_RETRY_S: Final = 0.5
 LONGEST_RETRY_S: Final = 15.0
 ASK_GAP_S: Final = 0.2  # between two questions to one member
 MEET_S: Final = 3.0  # between two questions to one member for where others are
-FETCH_IDLE_S: Final = 20.0
 MAX_AUTHOR_BYTES: Final = 64 << 20  # of one member's events: more are not kept
 MAX_FETCHES: Final = 4
-SEAL_PART, SEAL_BYTES = 8, 1 << 20  # a seal is larger than what is in it by up to an eighth and a root
 
 log = structlog.get_logger(__name__)
 
 
-class Experiment(Trainee):
+class Experiment(Bringing, Trainee):
     """Runs one. `data` is what this node trains on; without it, it follows and does not train. `rank`: see `Work`."""
 
     def __init__(
@@ -414,52 +412,3 @@ class Experiment(Trainee):
             await self.fetch_file(self.plan.initial)
             return Document(self.plan.initial, self.plan.initial, (), ())
         return await self.bring_result(result)
-
-    async def bring_result(self, result: Cid) -> Document:
-        """A result's document, tensors and states. Raises: NoProviders, TimedOut, BadTensors, StorageError."""
-        if not self._ports.store.has(result):
-            await fetch_blocks(self._ports.exchange, [result], providers=self._providers(), idle_timeout_s=FETCH_IDLE_S)
-        document = read_document(await self._ports.exchange.work(partial(self._ports.store.get, result)))
-        for cid in (document.tensors, *document.states):
-            await self.fetch_file(cid)
-        return document
-
-    async def bring_update(self, update: Cid, sealed: Cid | None) -> None:
-        """An update, here and held; out of its seal, where it has one. Raises: BadTensors; as `fetch_file` does."""
-        if await trio.to_thread.run_sync(self.keep.is_held, update):
-            return
-        await self.fetch_file(self.plan.initial)
-        n_most = await trio.to_thread.run_sync(limit_of, self._ports, self.plan)
-        if sealed is None:
-            await self.fetch_file(update, n_most)
-            return
-        await self.fetch_file(sealed, n_most + n_most // SEAL_PART + SEAL_BYTES)
-        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
-            open_it = partial(self.keep.open_update, sealed, update, Path(folder), n_most)
-            await trio.to_thread.run_sync(open_it)
-
-    async def fetch_file(self, cid: Cid, max_bytes: int = MAX_TENSORS_BYTES) -> None:
-        """Bring a file here, hold it for the experiment, and pass it on to members where that tells them nothing else.
-
-        Raises: NoProviders, TimedOut, Tampered, TooBig, Malformed, BadTensors, StorageError.
-        """
-        if await trio.to_thread.run_sync(self.keep.is_held, cid):
-            return
-        with self._ports.store.lease():
-            progress = await fetch_dag(
-                self._ports.exchange, cid, providers=self._providers(), idle_timeout_s=FETCH_IDLE_S, max_bytes=max_bytes
-            )
-            self._fetched_bytes += progress.n_bytes
-            is_new = progress.n_reused_blocks == 0
-            await trio.to_thread.run_sync(self._hold, cid, is_new, max_bytes)
-
-    def _hold(self, cid: Cid, is_new: bool, max_bytes: int) -> None:
-        self.keep.check_size(cid, max_bytes)
-        if self.keep.may_pass_on(cid, is_new=is_new):
-            self.keep.show(cid)
-        self.keep.hold(cid)
-
-    def _providers(self) -> list[PeerInfo]:
-        """Members that can be reached; those that answer, first."""
-        peers = [*self._reached, *(peer for peer in self.plan.members if peer not in self._reached)]
-        return [PeerInfo(peer) for peer in peers if peer != self._ports.identity.peer_id]
