@@ -164,7 +164,7 @@ class _Fetch:
     level: "_Level"
     known: dict[PeerId, PeerInfo]
     find_more: FindMore | None
-    active_s: float  # when a block came last
+    active_s: float  # when a block came last, or some of one
     sources: set[HttpSource] = field(default_factory=set)  # that were asked
     patience: trio.CancelScope = field(default_factory=trio.CancelScope)  # around the wait for blocks
 
@@ -192,7 +192,8 @@ async def fetch_dag(
         find_more: Finds further ones; asked whenever those known cannot serve. Where there is one, the exchange's
             HTTP sources and routers are asked too; without one, nobody hears of this fetch but the providers.
         on_progress: Called after each batch that is in the store.
-        idle_timeout_s: Gives up when no block came for so long; sooner where a provider tampered and no other is left.
+        idle_timeout_s: Gives up when no block came for so long, nor a part of a large one; sooner where a provider
+            tampered and no other is left.
         links: The links of a block; blocks of an unknown codec count as having none.
         show: Who may see the blocks that come, so that they can be passed on meanwhile. What is in the store keeps its
             level, whatever links to it: the content may name what is nobody else's business.
@@ -268,13 +269,23 @@ async def _walk(fetch: _Fetch, on_progress: Callable[[Progress], None], idle_tim
         on_progress(fetch.walk.progress())
         if fetch.walk.is_done:
             return
-        with trio.move_on_at(fetch.active_s + idle_timeout_s) as fetch.patience:
-            arrived = await next_arrivals(fetch.session)
-        if fetch.patience.cancelled_caught:
+        arrived = await _arrivals(fetch, idle_timeout_s)
+        if not arrived:
             damaged = await fetch.exchange.work(partial(_damaged, fetch.exchange.store, [*fetch.walk.wanted.values()]))
             raise _why(fetch, idle_timeout_s, damaged)
         await _keep(fetch, arrived)
         fetch.active_s = trio.current_time()
+
+
+async def _arrivals(fetch: _Fetch, idle_timeout_s: float) -> Sequence[Got]:
+    """Blocks, as soon as there are any; none when nothing came for too long, and be it a part of one."""
+    while True:
+        deadline_s = fetch.active_s + idle_timeout_s
+        with trio.move_on_at(deadline_s) as fetch.patience:
+            return await next_arrivals(fetch.session)
+        fetch.active_s = max(fetch.active_s, fetch.exchange.wants.grew_s(fetch.session.number))
+        if trio.current_time() < deadline_s or fetch.active_s + idle_timeout_s <= deadline_s:
+            return ()  # before its time where there is no hope left
 
 
 async def _look_up(fetch: _Fetch) -> None:

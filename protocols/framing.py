@@ -3,8 +3,10 @@
 Source: the length-prefix convention of libp2p (multiformats/unsigned-varint).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
+
+import trio
 
 from protocols.errors import Malformed, StreamBroken, TooBig
 from protocols.net import Stream
@@ -13,7 +15,13 @@ from storage.cid import varint_encode
 READ_BYTES: Final = 64 << 10
 WRITE_BYTES: Final = 16 << 10  # of small messages are written at once
 MERGE_BYTES: Final = 1 << 10  # a piece smaller than this is put to the one before
+PIECE_BYTES: Final = 96 << 10  # of a large one, so that it shows how it gets on
+MIN_BYTES_PER_S: Final = 2 << 10  # the slowest link on which what is asked for still comes
 _MAX_PREFIX_BYTES: Final = 5  # lengths up to 2^35 - 1; every cap lies far below
+
+
+OnBytes = Callable[[int], None]
+"""Called with the number of bytes that came, or went."""
 
 
 def frame(message: bytes) -> bytes:
@@ -106,14 +114,17 @@ class FrameReader:
         return None
 
 
-async def read_frame(stream: Stream, max_bytes: int) -> bytes | None:
+async def read_frame(stream: Stream, max_bytes: int, on_bytes: OnBytes = lambda n_bytes: None) -> bytes | None:
     """The next message, or None when the peer has finished. Takes no byte beyond it from the stream.
+
+    `on_bytes`: told of each piece that came; see `patient`.
 
     Raises: TooBig, Malformed, StreamBroken (also when the peer finishes in mid-message).
     """
     reader = FrameReader(max_bytes)
     while True:
         data = await stream.read(min(reader.n_missing, READ_BYTES))
+        on_bytes(len(data))
         if not data:
             if reader.is_between:
                 return None
@@ -122,8 +133,10 @@ async def read_frame(stream: Stream, max_bytes: int) -> bytes | None:
             return messages[0]
 
 
-async def write_frames(stream: Stream, messages: Iterable[bytes], max_bytes: int) -> None:
-    """Send several messages, small ones of them together. Raises: TooBig, StreamBroken."""
+async def write_frames(
+    stream: Stream, messages: Iterable[bytes], max_bytes: int, on_bytes: OnBytes = lambda n_bytes: None
+) -> None:
+    """Send several messages, small ones together; `on_bytes` as for `read_frame`. Raises: TooBig, StreamBroken."""
     parts: list[bytes] = []
     n_bytes = 0
     for message in messages:
@@ -132,7 +145,7 @@ async def write_frames(stream: Stream, messages: Iterable[bytes], max_bytes: int
         parts.append(frame(message))
         n_bytes += len(parts[-1])
         if n_bytes >= WRITE_BYTES:
-            await stream.write(b"".join(parts))
+            await write_pieces(stream, [b"".join(parts)], on_bytes)
             parts, n_bytes = [], 0
     if parts:
         await stream.write(b"".join(parts))
@@ -143,3 +156,27 @@ async def write_frame(stream: Stream, message: bytes, max_bytes: int) -> None:
     if len(message) > max_bytes:
         raise TooBig(f"a message of {len(message)} bytes; the limit is {max_bytes}")
     await stream.write(frame(message))
+
+
+async def write_pieces(stream: Stream, pieces: Iterable[bytes], on_bytes: OnBytes) -> None:
+    """Send these bytes, a little at a time; `on_bytes` as for `read_frame`. Raises: StreamBroken."""
+    for piece in pieces:
+        for at in range(0, len(piece), PIECE_BYTES):
+            part = piece[at : at + PIECE_BYTES]  # the piece itself where it is small
+            await stream.write(part)
+            on_bytes(len(part))
+
+
+def patient(scope: trio.CancelScope, most_bytes: int) -> OnBytes:
+    """Give bytes the time they take on a slow link: each of the first `most_bytes` puts the deadline of `scope` off.
+
+    So what comes to a standstill ends when the scope's own time is over, and what trickles ends too.
+    """
+    left = [most_bytes]
+
+    def on_bytes(n_bytes: int) -> None:
+        counted = min(n_bytes, left[0])
+        left[0] -= counted
+        scope.deadline += counted / MIN_BYTES_PER_S
+
+    return on_bytes

@@ -137,6 +137,9 @@ class Network(Protocol):
     def refuse(self, peers: Iterable[PeerId]) -> None:
         """Speak with none of these peers from now on, and with others again; connections to them are closed."""
 
+    def received_bytes(self, peer: PeerId) -> int:
+        """What came over the wire from `peer` by now, parts of messages included; 0 where it is not connected."""
+
     def connections(self) -> list[Link]:
         """The connections that stand."""
 

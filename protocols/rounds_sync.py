@@ -17,12 +17,14 @@ import trio
 from msgspec import Meta
 
 from protocols.entry import Entry
+from protocols.framing import patient
 from protocols.message import Message, decode, encode
 from protocols.net import Network, Stream
 from protocols.rounds import MAX_MEMBERS
 from protocols.telling import (
     ANSWER_TIMEOUT_S,
     DIGEST_BYTES,
+    PATIENT_BYTES,
     Digest,
     Here,
     Mark,
@@ -138,10 +140,10 @@ async def ask(
     TooBig, Malformed, Forged; trio.TooSlowError.
     """
     question = question_of(experiment, known, wait_s)
-    with trio.fail_after(question.wait_s + ANSWER_TIMEOUT_S):
+    with trio.fail_after(question.wait_s + ANSWER_TIMEOUT_S) as scope:
         async with asked(network, peer, PROTOCOL, encode(question, MAX_ASK_BYTES), MAX_ASK_BYTES, WHAT) as stream:
             on_here()
-            return (await read_told(stream, MAX_ANSWERS)).entries
+            return (await read_told(stream, MAX_ANSWERS, patient(scope, PATIENT_BYTES))).entries
 
 
 async def ask_plan(network: Network, peer: PeerId, experiment: Cid) -> Entry:
@@ -166,13 +168,14 @@ async def answer(stream: Stream, desk_of: FindDesk) -> None:
     if desk is None:
         await stream.finish()
         return
-    with trio.move_on_after(MAX_WAIT_S + ANSWER_TIMEOUT_S):
+    with trio.move_on_after(MAX_WAIT_S + ANSWER_TIMEOUT_S) as scope:
+        on_bytes = patient(scope, PATIENT_BYTES)
         await say(stream, Here())
         match question:
             case Ask():
-                await tell(stream, await _lacking(desk, question), MAX_ANSWERS)
+                await tell(stream, await _lacking(desk, question), MAX_ANSWERS, on_bytes)
             case AskPlan():
-                await tell(stream, [desk.plan], 1)
+                await tell(stream, [desk.plan], 1, on_bytes)
             case AskMembers():
                 await say_where(stream, desk.where(), MAX_MEMBERS)
         await stream.finish()

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from protocols.entry import MAX_BODY_BYTES, MAX_ENTRY_BYTES, Entry, open_entry
 from protocols.errors import Malformed, ProtocolRefused, StreamBroken
-from protocols.framing import READ_BYTES, FrameReader, read_frame, write_frame, write_frames
+from protocols.framing import READ_BYTES, FrameReader, OnBytes, patient, read_frame, write_frame, write_frames
 from protocols.message import Message, decode, encode
 from protocols.net import Network, Stream
 from storage.cid import DAG_CBOR, Cid
@@ -23,7 +23,7 @@ from storage.keys import PeerId
 
 MAX_TOLD_BYTES: Final = MAX_BODY_BYTES + MAX_ENTRY_BYTES + 64
 OPEN_TIMEOUT_S: Final = 15.0
-ANSWER_TIMEOUT_S: Final = 60.0  # on top of what the asker waits for news
+ANSWER_TIMEOUT_S: Final = 60.0  # on top of what the asker waits for news, and of the time that bytes take
 DIGEST_BYTES: Final = 16
 MAX_ADDRESSES: Final = 8
 MAX_ADDRESS_CHARS: Final = 256
@@ -31,7 +31,8 @@ MAX_WHERE_BYTES: Final = 4 << 10
 ASK_TIMEOUT_S: Final = 15.0
 MAX_ANSWER_BYTES: Final = 8 << 20  # of one answer is taken, and the entry that passes it
 CHECKED_AT_ONCE: Final = 16  # entries, before others have their turn: some milliseconds
-TELL_BYTES: Final = 1 << 20  # of one is made: slow links carry it in time, and the rest is asked for again
+TELL_BYTES: Final = 1 << 20  # of one is made: the rest is asked for again
+PATIENT_BYTES: Final = TELL_BYTES + 2 * MAX_TOLD_BYTES  # of one get more time on a slow link; it has no more, mostly
 
 Digest = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 
@@ -99,7 +100,9 @@ class Answer(NamedTuple):
         return len(self.entries) + len(self.known)
 
 
-async def read_told(stream: Stream, n_most: int, is_known: Callable[[Cid], bool] = lambda cid: False) -> Answer:
+async def read_told(
+    stream: Stream, n_most: int, on_bytes: OnBytes, is_known: Callable[[Cid], bool] = lambda cid: False
+) -> Answer:
     """The entries that are told until the stream ends, each verified.
 
     Raises: StreamBroken, TooBig, Malformed, Forged.
@@ -110,6 +113,7 @@ async def read_told(stream: Stream, n_most: int, is_known: Callable[[Cid], bool]
     reader = FrameReader(MAX_TOLD_BYTES)
     n_bytes = 0
     while data := await stream.read(READ_BYTES):
+        on_bytes(len(data))
         for message in reader.feed(data):
             n_bytes += len(message)
             if answer.n_told >= n_most or n_bytes > MAX_ANSWER_BYTES + MAX_TOLD_BYTES:
@@ -130,9 +134,9 @@ async def ask_first(
     network: Network, peer: PeerId, protocol: str, question: bytes, max_bytes: int, what: str, wanted: Cid
 ) -> Entry:
     """The entry that a history begins with, and is known by. Raises: as `asked`; TooBig, Malformed, Forged."""
-    with trio.fail_after(ANSWER_TIMEOUT_S):
+    with trio.fail_after(ANSWER_TIMEOUT_S) as scope:
         async with asked(network, peer, protocol, question, max_bytes, what) as stream:
-            data = await read_frame(stream, MAX_TOLD_BYTES)
+            data = await read_frame(stream, MAX_TOLD_BYTES, patient(scope, MAX_TOLD_BYTES))
     if data is None:
         raise Malformed(f"{peer} did not give the beginning of the {what} {wanted}")
     told = decode(data, Told, MAX_TOLD_BYTES)
@@ -179,7 +183,7 @@ async def read_question(stream: Stream, max_bytes: int) -> bytes | None:
     return None
 
 
-async def tell(stream: Stream, entries: Iterable[Entry], n_most: int) -> None:
+async def tell(stream: Stream, entries: Iterable[Entry], n_most: int, on_bytes: OnBytes) -> None:
     """Tell entries, the first ones of those that pass the limits of one answer; no more are taken from `entries`."""
     n_bytes = 0
     batch: list[Entry] = []
@@ -191,7 +195,7 @@ async def tell(stream: Stream, entries: Iterable[Entry], n_most: int) -> None:
         if len(batch) == n_most:
             break
     told = (Told(entry=entry.block, body=entry.body_block) for entry in batch)
-    await write_frames(stream, (encode(one, MAX_TOLD_BYTES) for one in told), MAX_TOLD_BYTES)
+    await write_frames(stream, (encode(one, MAX_TOLD_BYTES) for one in told), MAX_TOLD_BYTES, on_bytes)
 
 
 async def say(stream: Stream, message: msgspec.Struct) -> None:

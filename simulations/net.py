@@ -317,6 +317,10 @@ class SimNetwork:
         """Does this node speak with that peer no more?"""
         return peer in self._refused
 
+    def received_bytes(self, peer: PeerId) -> int:
+        """See `Network`. Bytes are not counted."""
+        return 0
+
     def connections(self) -> list[Link]:
         """See `Network`. Bytes are not counted, and who dialled is not noted."""
         return [

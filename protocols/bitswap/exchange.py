@@ -98,6 +98,7 @@ class Exchange:
     ears: dict[PeerId, Ear] = field(default_factory=dict)
     intake: Intake[trio.CancelScope] = field(default_factory=Intake)
     guests: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, N_GUEST_THREADS))
+    counted: dict[PeerId, int] = field(default_factory=dict)  # bytes from whom we ask, when something was heard last
     armed_s: float = math.inf
     rearm: trio.Event = field(default_factory=trio.Event)
 

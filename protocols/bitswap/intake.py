@@ -3,8 +3,9 @@
 import math
 from typing import Final, Generic, NamedTuple, TypeVar
 
+from protocols.framing import MIN_BYTES_PER_S
+
 GRACE_S: Final = 30.0  # for a message of any size, from its first byte on
-MIN_BYTES_PER_S: Final = 16 << 10  # what comes slower than that for longer is given up
 MAX_HELD_BYTES: Final = 64 << 20  # of messages not yet taken in, over all peers
 START_S: Final = 0.1  # a message that began this instant is not infinitely fast
 

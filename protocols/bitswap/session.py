@@ -23,7 +23,8 @@ from protocols.sources import Giver
 from storage.cid import Cid
 
 STALL_S: Final = 1.5  # no byte from a peer that owes us a block
-SLOW_S: Final = 10.0  # bytes, but no whole block
+SLOW_S: Final = 10.0  # bytes, but no whole block, while another peer may be quicker
+LARGE_BYTES: Final = 16 << 10  # a message of so much is a block that is coming, no talk
 PAUSE_S: Final = 5.0  # a stalled peer rests; doubled each time, up to:
 MAX_PAUSE_S: Final = 60.0
 MAX_IN_FLIGHT: Final = 32  # blocks asked of one peer at a time
@@ -94,6 +95,8 @@ class _Peer:
     is_refused: bool = False  # sent tampered bytes: no more asks while any session that saw it lasts
     heard_s: float = -math.inf
     gave_s: float = -math.inf
+    grew_s: float = -math.inf  # when a large message of its grew last
+    excused_s: float = -math.inf  # found slow, and nobody quicker
     block_s: float | None = None  # moving average of what a block takes; None before the first
     gap_s: float | None = None  # moving average between blocks that follow each other
     pause_s: float = PAUSE_S
@@ -127,7 +130,13 @@ class _Peer:
         self.gap_s = gap_s if self.gap_s is None else 0.8 * self.gap_s + 0.2 * gap_s
 
     def stalls_at_s(self) -> float:
-        return min(self.heard_s + STALL_S, self.gave_s + SLOW_S) if self.in_flight else math.inf
+        if not self.in_flight:
+            return math.inf
+        return min(self.heard_s + STALL_S, max(self.gave_s, self.excused_s) + SLOW_S)
+
+    def is_slow(self, now_s: float) -> bool:
+        """Has it owed us a block for long?"""
+        return bool(self.in_flight) and now_s >= self.gave_s + SLOW_S
 
     def remember(self, key: bytes) -> None:
         self.remembered[key] = None
@@ -264,11 +273,21 @@ class Wants:
         """Have we asked this peer for anything lately? Blocks from others are not even worth hashing."""
         return name in self._peers and bool(self._peers[name].remembered)
 
-    def progress(self, name: Giver, now_s: float) -> None:
-        """Bytes came from a peer: it is not silent, whether or not a message is whole yet."""
+    def progress(self, name: Giver, n_bytes: int, now_s: float) -> None:
+        """Bytes came from a peer, `n_bytes` of a message by now: it is not silent, whole or not as that is."""
         peer = self._peers.get(name)
         if peer is not None:
             peer.heard_s = now_s
+            if n_bytes >= LARGE_BYTES and peer.remembered:
+                peer.grew_s = now_s
+
+    def silent(self, now_s: float) -> list[Giver]:
+        """Who owes blocks, and has said nothing for so long that `tick` would count on it no more."""
+        return [name for name, peer in self._peers.items() if peer.in_flight and peer.heard_s + STALL_S <= now_s]
+
+    def grew_s(self, session: int) -> float:
+        """When more of a block came for a session last, whole or not; `-math.inf` for never."""
+        return max((self._peers[name].grew_s for name in self.useful_providers(session)), default=-math.inf)
 
     def received(
         self, name: Giver, blocks: Sequence[Arrived], haves: Iterable[Cid], dont_haves: Iterable[Cid], now_s: float
@@ -302,6 +321,9 @@ class Wants:
         """Let time pass: silent peers lose their asks, rested ones get new ones."""
         for name, peer in self._peers.items():
             if peer.stalls_at_s() <= now_s:
+                if now_s < peer.heard_s + STALL_S and not self._has_quicker(name, peer, now_s):
+                    peer.excused_s = now_s  # its link is slow: to ask it anew would only send the same twice
+                    continue
                 self._release(name, peer)
                 peer.is_proven = False
                 peer.resume_s = now_s + peer.pause_s
@@ -372,6 +394,11 @@ class Wants:
         peer.n_lacks_in_a_row += 1
         if peer.n_lacks_in_a_row >= MAX_LACKS_IN_A_ROW:
             peer.is_proven = False
+
+    def _has_quicker(self, slow: Giver, peer: _Peer, now_s: float) -> bool:
+        """Can anybody else be asked for what a slow peer owes, who is not as slow?"""
+        others = {name for key in peer.in_flight for name in self._candidates(self._wants[key], now_s)} - {slow}
+        return any(not self._peers[name].is_slow(now_s) for name in others)
 
     def _release(self, name: Giver, peer: _Peer) -> None:
         """Count on this peer no longer for what it owes."""

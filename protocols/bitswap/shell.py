@@ -15,7 +15,7 @@ import trio
 from protocols.bitswap.exchange import Ear, Exchange, Session, Talk, Worker, in_threads, in_turn
 from protocols.bitswap.reading import read_batch
 from protocols.bitswap.serving import BATCH_BYTES
-from protocols.bitswap.session import MAX_WANTS, Action, Arrived, Got, Misbehaved, NeedProviders, Send
+from protocols.bitswap.session import MAX_WANTS, STALL_S, Action, Arrived, Got, Misbehaved, NeedProviders, Send
 from protocols.bitswap.trace import Origin
 from protocols.bitswap.wire import (
     MAX_ITEMS,
@@ -29,7 +29,7 @@ from protocols.bitswap.wire import (
 )
 from protocols.bucket import Bucket
 from protocols.errors import Local, Malformed, Remote, TooBig
-from protocols.framing import FrameReader
+from protocols.framing import MIN_BYTES_PER_S, FrameReader, patient, write_pieces
 from protocols.net import Stream
 from protocols.sources import Giver, HttpSource
 from storage.cid import Cid
@@ -45,7 +45,7 @@ MAX_MESSAGES: Final = 16 << 10  # that a peer may send at once before it has to 
 REFILL_S: Final = 8.0
 MAX_FAULTS: Final = 16  # of a peer before its connection is closed; as many again in:
 FORGIVE_S: Final = 120.0
-WRITE_TIMEOUT_S: Final = 60.0  # for one message: a peer that reads slower than that is given up
+WRITE_TIMEOUT_S: Final = 60.0  # for one message, and what its bytes take on a slow link: see `patient`
 LINGER_S: Final = 60.0  # our stream to a peer closes after so much silence
 N_ATTEMPTS: Final = 2  # a broken stream is reopened once before the peer counts as lost
 
@@ -152,6 +152,7 @@ def carry_out(exchange: Exchange, actions: Iterable[Action]) -> None:
             case Send(HttpSource() as source, entries):
                 exchange.web.tell(source, entries)
             case Send(PeerId() as peer, entries):
+                exchange.counted[peer] = exchange.network.received_bytes(peer)
                 _wake_talk(exchange, peer, entries)
             case Got(sessions, giver, cid, data, wait_s):
                 exchange.trace.note(cid, Origin(giver, len(data), trio.current_time(), wait_s))
@@ -174,7 +175,20 @@ async def _tend(exchange: Exchange) -> None:
         exchange.armed_s = exchange.wants.next_deadline_s()
         with trio.move_on_at(exchange.armed_s):
             await exchange.rearm.wait()
-        carry_out(exchange, exchange.wants.tick(trio.current_time()))
+        now_s = trio.current_time()
+        for peer in exchange.wants.silent(now_s):
+            _look_for_bytes(exchange, peer, now_s)
+        carry_out(exchange, exchange.wants.tick(now_s))
+
+
+def _look_for_bytes(exchange: Exchange, peer: Giver, now_s: float) -> None:
+    """On a slow link the message that comes next takes seconds, and cannot be read before it is whole."""
+    if isinstance(peer, HttpSource):
+        return
+    n_bytes = exchange.network.received_bytes(peer)
+    if n_bytes - exchange.counted.get(peer, n_bytes) >= STALL_S * MIN_BYTES_PER_S:
+        exchange.wants.progress(peer, 0, now_s)
+    exchange.counted[peer] = n_bytes
 
 
 def _part(exchange: Exchange, peer: PeerId) -> None:
@@ -186,6 +200,7 @@ def _part(exchange: Exchange, peer: PeerId) -> None:
     talk = exchange.talks.get(peer)
     if talk is not None:
         talk.scope.cancel()
+    exchange.counted.pop(peer, None)
     carry_out(exchange, exchange.wants.lost(peer, trio.current_time()))
 
 
@@ -230,8 +245,11 @@ async def _listen(exchange: Exchange, stream: Stream, ear: Ear) -> None:
     with trio.CancelScope() as scope:
         try:
             while data := await stream.read(READ_BYTES):
-                exchange.wants.progress(stream.peer, trio.current_time())
-                _hold(exchange, scope, reader.n_unread + len(data))
+                n_bytes = reader.n_unread + len(data)
+                exchange.wants.progress(stream.peer, n_bytes, trio.current_time())
+                if stream.peer in exchange.counted:
+                    exchange.counted[stream.peer] = exchange.network.received_bytes(stream.peer)
+                _hold(exchange, scope, n_bytes)
                 if bodies := reader.feed(data):
                     scope.deadline = math.inf  # to take them in is up to us
                     for body in bodies:
@@ -386,9 +404,8 @@ async def _send(exchange: Exchange, peer: PeerId, stream: Stream | None, message
             if stream is None:
                 with trio.fail_after(OPEN_TIMEOUT_S):
                     stream = await exchange.network.open_stream(peer, PROTOCOLS)
-            with trio.fail_after(WRITE_TIMEOUT_S):
-                for piece in framed(message, stream.protocol):
-                    await stream.write(piece)
+            with trio.fail_after(WRITE_TIMEOUT_S) as scope:
+                await write_pieces(stream, framed(message, stream.protocol), patient(scope, MAX_MESSAGE_BYTES))
         except (Remote, trio.TooSlowError) as error:
             if stream is not None:
                 await stream.aclose()

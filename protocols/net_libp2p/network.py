@@ -288,6 +288,11 @@ class LibP2pNetwork:
             return f"too many strangers from {subnet}"
         return ""
 
+    def received_bytes(self, peer: PeerId) -> int:
+        """See `Network`."""
+        connections = self._swarm.get_connections(to_id(peer))
+        return sum(connection.muxed_conn.secured_conn.n_received for connection in connections)
+
     def connections(self) -> list[Link]:
         """See `Network`."""
         found = []

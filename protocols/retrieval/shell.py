@@ -203,8 +203,8 @@ async def _body(retrieval: Retrieval, source: HttpSource, reply: Reply, limit: i
     parts: list[bytes] = []
     n_bytes = 0
     async for chunk in reply.chunks:
-        retrieval.exchange.wants.progress(source, trio.current_time())
         n_bytes += len(chunk)
+        retrieval.exchange.wants.progress(source, n_bytes, trio.current_time())
         if n_bytes > limit:
             raise TooBig(f"{source} sends over {limit} bytes for a block")
         parts.append(chunk)

@@ -18,11 +18,13 @@ import trio
 from msgspec import Meta
 
 from protocols.entry import Entry
+from protocols.framing import patient
 from protocols.message import Message, decode, encode
 from protocols.net import Network, Stream
 from protocols.telling import (
     ANSWER_TIMEOUT_S,
     DIGEST_BYTES,
+    PATIENT_BYTES,
     Answer,
     Digest,
     Here,
@@ -143,10 +145,10 @@ async def ask(
     Malformed, Forged; trio.TooSlowError.
     """
     question = question_of(workspace, known, wait_s)
-    with trio.fail_after(question.wait_s + ANSWER_TIMEOUT_S):
+    with trio.fail_after(question.wait_s + ANSWER_TIMEOUT_S) as scope:
         async with asked(network, peer, PROTOCOL, encode(question, MAX_ASK_BYTES), MAX_ASK_BYTES, WHAT) as stream:
             on_here()
-            return await read_told(stream, MAX_ANSWERS, is_known)
+            return await read_told(stream, MAX_ANSWERS, patient(scope, PATIENT_BYTES), is_known)
 
 
 async def ask_root(network: Network, peer: PeerId, workspace: Cid) -> Entry:
@@ -171,15 +173,16 @@ async def answer(stream: Stream, desk_of: FindDesk) -> None:
     if desk is None:
         await stream.finish()
         return
-    with trio.move_on_after(MAX_WAIT_S + ANSWER_TIMEOUT_S):
+    with trio.move_on_after(MAX_WAIT_S + ANSWER_TIMEOUT_S) as scope:
+        on_bytes = patient(scope, PATIENT_BYTES)
         await say(stream, Here())
         match question:
             case Ask():
                 entries = await _lacking(desk, question)
                 if desk_of(stream.peer, question.workspace) is not None:  # it may have been revoked while it waited
-                    await tell(stream, entries, MAX_ANSWERS)
+                    await tell(stream, entries, MAX_ANSWERS, on_bytes)
             case AskRoot():
-                await tell(stream, [desk.root], 1)
+                await tell(stream, [desk.root], 1, on_bytes)
             case AskMembers():
                 await say_where(stream, desk.where(), MAX_MEMBERS)
         await stream.finish()

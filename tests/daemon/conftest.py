@@ -70,6 +70,9 @@ class LonelyNetwork:
         self.refused = set(peers)
         self.connected = [peer for peer in self.connected if peer not in self.refused]
 
+    def received_bytes(self, peer: PeerId) -> int:
+        return 0
+
     def connections(self) -> list[Link]:
         return [Link(peer, "192.0.2.7:4701", True, 1, 2000, 3000) for peer in self.connected]
 

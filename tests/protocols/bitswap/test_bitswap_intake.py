@@ -5,7 +5,8 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.bitswap.intake import GRACE_S, MAX_HELD_BYTES, MIN_BYTES_PER_S, Intake
+from protocols.bitswap.intake import GRACE_S, MAX_HELD_BYTES, Intake
+from protocols.framing import MIN_BYTES_PER_S
 
 MIB = 1 << 20
 

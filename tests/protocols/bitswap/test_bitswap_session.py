@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.bitswap.session import (
+    LARGE_BYTES,
     MAX_IN_FLIGHT,
     MAX_PROBES,
     MAX_WANTS,
@@ -104,10 +105,27 @@ def test_bytes_on_the_way_are_no_silence_but_do_not_excuse_for_ever() -> None:
     wants, _, _ = started([A, B], [0])
     now_s = 0.0
     while not (actions := wants.tick(now_s)):
-        wants.progress(A, now_s)
+        wants.progress(A, 1, now_s)
         now_s += 0.5
     assert 5 < now_s < 15
     assert wanted(actions, B) == [CIDS[0]]
+
+
+def test_a_slow_peer_keeps_its_asks_while_nobody_quicker_is_there() -> None:
+    wants, session, _ = started([A], [0])
+    for half_seconds in range(100):
+        wants.progress(A, LARGE_BYTES, half_seconds / 2)
+        assert wants.tick(half_seconds / 2) == []
+    assert wants.grew_s(session) == 49.5
+    assert wanted(wants.add_providers(session, [B], 50), B) == []
+    wants.progress(A, LARGE_BYTES, 50.5)
+    assert wanted(wants.tick(50.5), B) == [CIDS[0]]
+
+
+def test_talk_is_no_block_that_grows() -> None:
+    wants, session, _ = started([A], [0])
+    wants.progress(A, LARGE_BYTES - 1, 5)
+    assert wants.grew_s(session) == -math.inf
 
 
 def test_the_only_peer_is_asked_again_after_a_rest() -> None:
