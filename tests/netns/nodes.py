@@ -1,0 +1,145 @@
+"""Nodes for namespaces, a process each: `serve` gives a file, `get` fetches it and says how that went.
+
+`get` says where it is first, so that one behind a router can be the one that dials, and is told on its input what to
+fetch, and from whom: an address to dial, or the id of a peer that dials.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import trio
+
+from protocols.bitswap.shell import Exchange, run_exchange
+from protocols.fetch import Progress, fetch_dag
+from protocols.net import Network, PeerInfo
+from protocols.net_libp2p import NetConfig, open_network
+from storage.cid import Cid
+from storage.keys import Identity
+from storage.packs import PackBlockstore
+from storage.unixfs import add_path
+from tests.netns.network import Place
+
+DIAL_LIMIT_S: Final = 60.0
+MARK: Final = "> "
+
+
+def say(text: str) -> None:
+    """Tell whoever started this process, among the lines of the log."""
+    print(f"{MARK}{text}", flush=True)
+
+
+async def serve(address: str, path: Path, folder: Path, dial: str) -> None:
+    """Give a file to everybody; connect to `dial` first where that is given."""
+    store = PackBlockstore(folder)
+    root = add_path(store, path)
+    async with open_network(Identity.generate(), NetConfig((f"/ip4/{address}/tcp/0",), mdns=False)) as network:
+        exchange = Exchange(network, store, may_see=lambda peer, cid: True)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run_exchange, exchange)
+            if dial:
+                with trio.fail_after(DIAL_LIMIT_S):
+                    await network.connect(PeerInfo.parse(dial))
+            say(f"{root} {network.addresses()[0]}")
+            await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
+            nursery.cancel_scope.cancel()
+
+
+async def get(address: str, folder: Path, idle_timeout_s: float) -> dict[str, Any]:
+    """Fetch what the input names."""
+    store = PackBlockstore(folder)
+    async with open_network(Identity.generate(), NetConfig((f"/ip4/{address}/tcp/0",), mdns=False)) as network:
+        exchange = Exchange(network, store, may_see=lambda peer, cid: True)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(run_exchange, exchange)
+            say(network.addresses()[0])
+            cid, provider = (await trio.to_thread.run_sync(sys.stdin.readline)).split()
+            info = PeerInfo.parse(provider)
+            await reach(network, info)
+            began_s = last_s = time.perf_counter()
+            gaps_s: list[float] = []
+
+            def on_progress(progress: Progress) -> None:
+                nonlocal last_s
+                now_s = time.perf_counter()
+                gaps_s.append(now_s - last_s)
+                last_s = now_s
+
+            done = await fetch_dag(
+                exchange, Cid.parse(cid), providers=[info], on_progress=on_progress, idle_timeout_s=idle_timeout_s
+            )
+            took_s = time.perf_counter() - began_s
+            nursery.cancel_scope.cancel()
+    return {
+        "took_s": took_s,
+        "n_bytes": done.n_bytes,
+        "n_duplicates": exchange.wants.n_duplicates,
+        "longest_gap_s": max(gaps_s),
+    }
+
+
+async def reach(network: Network, info: PeerInfo) -> None:
+    """Connect to a peer, or wait for one without an address to come."""
+    with trio.fail_after(DIAL_LIMIT_S):
+        if info.addresses:
+            await network.connect(info)
+        while info.peer not in network.peers():
+            await trio.sleep(0.05)
+
+
+@contextmanager
+def node(place: Place, *args: str) -> Iterator[subprocess.Popen[str]]:
+    """A node's process at a place."""
+    process = subprocess.Popen(
+        place.command(sys.executable, "-m", "tests.netns.nodes", *args),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def heard(process: subprocess.Popen[str]) -> str:
+    """The next line that a node says."""
+    assert process.stdout is not None
+    said = next((line for line in process.stdout if line.startswith(MARK)), "")
+    assert said, "the node ended without a word"
+    return said.removeprefix(MARK).strip()
+
+
+@contextmanager
+def fetching(
+    giver: Place, taker: Place, path: Path, folder: Path, *, giver_dials: bool = False, idle_timeout_s: float = 60.0
+) -> Iterator[subprocess.Popen[str]]:
+    """A fetch that has begun; what it says next is how it went."""
+    with node(taker, "get", taker.address, str(folder / "taken"), str(idle_timeout_s)) as getting:
+        dial = heard(getting) if giver_dials else ""
+        with node(giver, "serve", giver.address, str(path), str(folder / "given"), dial) as serving:
+            cid, address = heard(serving).split()
+            if not giver_dials:
+                heard(getting)
+            assert getting.stdin is not None
+            getting.stdin.write(f"{cid} {address.rpartition('/')[2] if giver_dials else address}\n")
+            getting.stdin.flush()
+            yield getting
+
+
+def fetch(giver: Place, taker: Place, path: Path, folder: Path, **options: Any) -> dict[str, Any]:
+    """Fetch a file from one place to the other; how it went."""
+    with fetching(giver, taker, path, folder, **options) as getting:
+        return dict(json.loads(heard(getting)))
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["serve", address, path, folder, dial]:
+            trio.run(serve, address, Path(path), Path(folder), dial)
+        case ["get", address, folder, idle_timeout_s]:
+            say(json.dumps(trio.run(get, address, Path(folder), float(idle_timeout_s))))

@@ -1,0 +1,97 @@
+"""Real nodes over real kernels' networks that lose, hold back and hide: what they fetch all the same."""
+
+import json
+import math
+import random
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.netns.network import NFT, TC, TUN, behind_nat, cable, relayed, why_not
+from tests.netns.nodes import fetch, fetching, heard
+from tests.netns.relay import MAX_QUEUED_S, Wire
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(random.Random(1).randbytes(1 << 20))  # one block
+    return path
+
+
+@pytest.fixture
+def needs(request: pytest.FixtureRequest) -> None:
+    if missing := why_not(*request.param):
+        pytest.skip(f"network namespaces: {missing}")
+
+
+@given(st.lists(st.tuples(st.integers(1, 1500), st.floats(0, 0.1)), max_size=50), st.integers(0, 9))
+def test_a_wire_keeps_packets_in_order_late_by_its_delay_and_no_faster_than_its_rate(
+    sent: list[tuple[int, float]], seed: int
+) -> None:
+    wire = Wire(random.Random(seed), 0.2, 0.05, 10_000)
+    now_s, put = 0.0, []
+    for number, (n_bytes, rest_s) in enumerate(sent):
+        now_s += rest_s
+        packet = number.to_bytes(2, "big") + bytes(n_bytes)
+        wire.put(packet, now_s)
+        put.append((packet, now_s))
+    out, came = [], 0
+    while wire.next_s() < math.inf:
+        now_s = wire.next_s()
+        for packet in wire.take(now_s):
+            out.append(packet)
+            came += len(packet)
+            assert now_s >= dict(put)[packet] + 0.05
+            assert came <= 10_000 * (now_s - 0.05) + 1e-6
+    assert out == [packet for packet, _ in put if packet in set(out)]
+    assert len(out) + wire.n_lost == len(sent)
+
+
+def test_a_wire_that_is_full_drops_and_one_that_is_cut_loses_all() -> None:
+    wire = Wire(random.Random(1), 0.0, 0.0, 1000)
+    for _ in range(5):
+        wire.put(bytes(400), 0.0)
+    assert wire.n_lost == 3 and wire.next_s() == 0.4 < MAX_QUEUED_S
+    wire.loss_frac = 1.0
+    wire.put(b"lost", 9.0)
+    assert wire.n_lost == 4
+
+
+@pytest.mark.parametrize("needs", [(NFT,)], indirect=True)
+def test_a_node_behind_a_router_that_lets_nobody_in_gives_what_it_has_over_the_connection_it_made(
+    needs: None, file: Path, tmp_path: Path
+) -> None:
+    with behind_nat() as ends:
+        row = fetch(ends.near, ends.far, file, tmp_path, giver_dials=True)
+    assert row["n_bytes"] >= 1 << 20 and row["n_duplicates"] == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("needs", [(TUN,)], indirect=True)
+def test_content_comes_over_a_link_that_loses_packets_and_is_cut_for_a_while(
+    needs: None, file: Path, tmp_path: Path
+) -> None:
+    with (
+        relayed("--loss", "0.05", "--delay-ms", "50") as ends,
+        fetching(ends.near, ends.far, file, tmp_path) as getting,
+    ):
+        time.sleep(1)
+        ends.set_loss(1)
+        time.sleep(3)
+        ends.set_loss(0.05)
+        row = json.loads(heard(getting))
+    assert row["n_bytes"] >= file.stat().st_size
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("needs", [(TC,)], indirect=True)
+def test_a_block_that_takes_longer_than_a_fetch_waits_for_silence_comes(
+    needs: None, file: Path, tmp_path: Path
+) -> None:
+    with cable(mbit_per_s=0.2) as ends:
+        row = fetch(ends.near, ends.far, file, tmp_path, idle_timeout_s=10)
+    assert row["took_s"] > 30 and row["n_duplicates"] == 0
