@@ -47,6 +47,12 @@ class Duty:
         over = late(self.book, joined, number, self.unix_s)
         return tuple(peer for peer in joined if peer not in over)
 
+    def _have(self, files: Iterable[Cid]) -> None:
+        """These are here, and not asked for any more."""
+        for cid in files:
+            self._fetched.add(cid)
+            self._asked.discard((Fetch, cid))
+
     def _notice(self, what: tuple[object, ...], now_s: float) -> float:
         """When this was first seen here."""
         return self._noticed_s.setdefault(what, now_s)
@@ -79,4 +85,4 @@ class Duty:
 
 
 def _key(action: Work) -> tuple[object, ...]:
-    return (type(action), *action[:2])
+    return (Fetch, action.submission) if isinstance(action, Fetch) else (type(action), *action[:2])

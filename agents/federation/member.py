@@ -67,7 +67,7 @@ class Member(Coordinator):
 
     def fetched_all(self, submissions: Iterable[Cid], now_s: float) -> list[Action]:
         """The same, of several at once."""
-        self._fetched.update(submissions)
+        self._have(submissions)
         return self.tick(now_s)
 
     def trained(

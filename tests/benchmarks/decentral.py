@@ -11,6 +11,7 @@ import os
 import platform
 import statistics
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +39,8 @@ SLOW_S = 4.0
 HOW = Training(n_epochs=5, batch=10, rate=0.1)
 MAX_STALENESS = 8
 RING = [{(place + 1) % N_CLIENTS, (place - 1) % N_CLIENTS} for place in range(N_CLIENTS)]
+HOPS = [hop for power in (1, 2, 4, 8) for hop in (power, -power)]
+EXPONENTIAL = [{(place + hop) % N_CLIENTS for hop in HOPS} for place in range(N_CLIENTS)]
 ONE_WAY = [{(place + 1) % N_CLIENTS, (place + 4) % N_CLIENTS} for place in range(N_CLIENTS)]
 
 
@@ -99,8 +102,8 @@ def fedbuff(clients: Clients) -> Ended:
     return clients.ended([rounds.model], now_s)
 
 
-def d_psgd(clients: Clients) -> Ended:
-    weights = metropolis(RING)
+def d_psgd(clients: Clients, edges: list[set[int]]) -> Ended:
+    weights = metropolis(edges)
     models = [new_model(clients.seed)] * N_CLIENTS
     for _ in range(N_ROUNDS):
         trained = [model + clients.update(number, model) for number, model in enumerate(models)]
@@ -137,7 +140,8 @@ def moshpit(clients: Clients) -> Ended:
 WAYS: dict[str, Callable[[Clients], Ended]] = {
     "rounds that wait, mean": sync,
     "FedBuff, buffer of 8": fedbuff,
-    "gossip: D-PSGD on a ring": d_psgd,
+    "gossip: D-PSGD on a ring": partial(d_psgd, edges=RING),
+    "gossip: D-PSGD, exponential": partial(d_psgd, edges=EXPONENTIAL),
     "gossip: push-sum, one way": push_sum,
     "gossip: Moshpit, 4 x 4": moshpit,
 }
