@@ -16,14 +16,24 @@ class Answers(dict[Key, Any]):
     def __init__(self, kept: frozenset[str]) -> None:
         super().__init__()
         self._kept = kept
+        self._unknown: set[Key] = set()
+
+    def note(self, key: Key, answer: Any) -> None:
+        """Remember an answer. Those that say nothing are known by themselves: many an event drops them."""
+        self[key] = answer
+        if not answer and key[0] not in self._kept:
+            self._unknown.add(key)
 
     def forget(self) -> None:
         """Work everything out again, but for what is kept."""
         self.drop(*[key for key in self if key[0] not in self._kept])
+        self._unknown.clear()
 
     def forget_unknown(self) -> None:
         """What was not known may be known now, and with it what had to be empty for that."""
-        self.drop(*[key for key, value in self.items() if not value and key[0] not in self._kept])
+        if self._unknown:
+            self.drop(*self._unknown)
+            self._unknown.clear()
 
     def drop(self, *keys: Key) -> None:
         """Work these out again."""
@@ -44,7 +54,7 @@ def remembered(method: F) -> F:
     def answer(one: Answering, *args: Any) -> Any:
         key = (method.__name__, *args)
         if key not in one.answers:
-            one.answers[key] = method(one, *args)
+            one.answers.note(key, method(one, *args))
         return one.answers[key]
 
     return cast(F, answer)
