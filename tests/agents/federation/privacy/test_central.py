@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.federation.book import Book, Said
+from agents.federation.book import Book
 from agents.federation.outcome import Outcome, Submitted, compute, draw_noise
 from agents.federation.privacy.accounts import Accounts, lattice_of, told
 from agents.federation.privacy.noise import MAX_DEVIATION, MAX_MAGNITUDE
