@@ -35,11 +35,12 @@ MAX_REFUSALS: Final = 64
 MAX_DEPTH: Final = 8
 MAX_SCOPES: Final = 64  # whose names are remembered: each event is held against its own
 
-# Secure aggregation: X25519 keys, SHA-256 digests, Shamir's shares over a prime of 257 bits, two of them sealed.
+# Secure aggregation: points of Ed25519's group, SHA-256 digests, Shamir's shares below its order, two of them sealed.
 KEY_BYTES: Final = 32
 DIGEST_BYTES: Final = 32
-SHARE_BYTES: Final = 33
+SHARE_BYTES: Final = 32
 SEALED_BYTES: Final = 2 * SHARE_BYTES + 16
+PROOF_BYTES: Final = 64
 
 Round = Annotated[int, Meta(ge=1, le=MAX_ROUNDS)]
 Term = Annotated[int, Meta(ge=0, le=MAX_TERM)]
@@ -49,6 +50,8 @@ Weight = Annotated[float, Meta(gt=0.0, le=float(MAX_MEMBERS))]
 Seconds = Annotated[float, Meta(ge=0.1, le=30 * 86400.0)]
 UnixSeconds = Annotated[int, Meta(ge=0, le=1 << 40)]
 Key = Annotated[bytes, Meta(min_length=KEY_BYTES, max_length=KEY_BYTES)]
+Points = Annotated[tuple[Key, ...], Meta(max_length=MAX_MEMBERS)]
+Proof = Annotated[bytes, Meta(min_length=PROOF_BYTES, max_length=PROOF_BYTES)]
 Digest = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 Sealed = Annotated[bytes, Meta(min_length=SEALED_BYTES, max_length=SEALED_BYTES)]
 ShareOf = Annotated[bytes, Meta(min_length=SHARE_BYTES, max_length=SHARE_BYTES)]
@@ -216,7 +219,7 @@ class Close(Event, frozen=True):
 class Keys(Event, frozen=True):
     """My keys for a round's secure aggregation: to send me shares, to agree on masks with me.
 
-    seed_digest: of the seed that hides my update alone; who puts it together from shares sees that it is the one.
+    seed_point: of the seed that hides my update alone; who puts it together from shares sees that it is the one.
     """
 
     kind = "keys"
@@ -224,11 +227,14 @@ class Keys(Event, frozen=True):
     round: Round
     for_shares: Key
     for_masks: Key
-    seed_digest: Digest
+    seed_point: Key
 
 
 class Gather(Event, frozen=True):
-    """Whose keys, or shares, the round goes on with. Signed by the coordinator of the term."""
+    """Whose keys, or shares, the round goes on with. Signed by the coordinator of the term.
+
+    without: complaints that prove dealers false who are on no such list any more. With other ones it is another list.
+    """
 
     kind = "gather"
 
@@ -236,12 +242,15 @@ class Gather(Event, frozen=True):
     term: Term
     stage: Literal["keys", "shares"]
     said: Links
+    without: Links = ()
 
 
 class Shares(Event, frozen=True):
     """My two secrets, split for all whose keys were gathered: in the order of their ids, each sealed for its holder.
 
-    digests: of each holder's share of my own seed, and of that of my mask key: a false share is known by its holder.
+    digests: of each holder's share of my own seed, and of that of my mask key: a false share is known when it is told.
+    seed_points, key_points: what commits me to both, as many as unmask: a false share is known by its holder.
+    ephemeral: the key that seals them, which is used for nothing else; proof: I know what stands behind it.
     """
 
     kind = "shares"
@@ -250,6 +259,24 @@ class Shares(Event, frozen=True):
     gather: Cid
     sealed: Annotated[tuple[Sealed, ...], Meta(max_length=MAX_MEMBERS)]
     digests: Annotated[tuple[tuple[Digest, Digest], ...], Meta(max_length=MAX_MEMBERS)]
+    seed_points: Points
+    key_points: Points
+    ephemeral: Key
+    proof: Proof
+
+
+class Complain(Event, frozen=True):
+    """What this dealer sealed for me are no shares of its secrets: whoever looks can open it, and see.
+
+    shared: what my key for shares and the dealer's agree on; proof: that it is that.
+    """
+
+    kind = "complain"
+
+    round: Round
+    shares: Cid
+    shared: Key
+    proof: Proof
 
 
 class Unmask(Event, frozen=True):
@@ -374,6 +401,7 @@ EVENTS: Final = {
         Keys,
         Gather,
         Shares,
+        Complain,
         Submit,
         Receipt,
         Promise,

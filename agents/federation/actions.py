@@ -56,6 +56,13 @@ class Deal(NamedTuple):
     gather: Cid
 
 
+class Inspect(NamedTuple):
+    """See whether those on this list dealt true shares; then call `inspected` with what there is to complain of."""
+
+    round: int
+    gather: Cid
+
+
 class Reveal(NamedTuple):
     """Tell the shares that unmask a final close; then call `answer` with them."""
 
@@ -86,5 +93,5 @@ class Average(NamedTuple):
     states: tuple[Cid, ...]
 
 
-Work = Fetch | Train | Compute | Evaluate | Prepare | Deal | Reveal | Draw | Learn | Average
+Work = Fetch | Train | Compute | Evaluate | Prepare | Deal | Inspect | Reveal | Draw | Learn | Average
 Action = Say | Work

@@ -10,6 +10,7 @@ from agents.federation.actions import (
     Draw,
     Evaluate,
     Fetch,
+    Inspect,
     Learn,
     Prepare,
     Reveal,
@@ -60,7 +61,7 @@ def words(action: Action) -> str:
             return f"computing round {number}"
         case Evaluate(number):
             return f"evaluating round {number}"
-        case Prepare(number) | Deal(number):
+        case Prepare(number) | Deal(number) | Inspect(number):
             return f"sharing secrets of round {number}"
         case Reveal(number):
             return f"unmasking round {number}"

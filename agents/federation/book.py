@@ -24,6 +24,7 @@ from protocols.rounds import (
     Accuse,
     Cancel,
     Close,
+    Complain,
     Event,
     Join,
     Keys,
@@ -78,6 +79,7 @@ class Book:
         self._histories = Histories()
         self._suspicions = Suspicions()
         self._results: dict[int, Cid] = {}
+        self.complaints: Final[dict[Cid, bool | None]] = {}  # does each prove its dealer false? None: not known yet
         self.answers = Answers(_KEPT)
 
     def __contains__(self, cid: Cid) -> bool:
@@ -97,6 +99,8 @@ class Book:
         if (listed := self.answers.get((_LISTED, type(said.event)))) is not None:
             insert(listed, said)
         self._rounds.add(said)
+        if isinstance(said.event, Complain):
+            self.complaints[said.cid] = None
         is_harmless = self._is_harmless(said)
         number = getattr(said.event, "round", 0)
         is_suspect = self._suspicions.rises(
@@ -110,6 +114,8 @@ class Book:
 
     def _is_harmless(self, said: Said) -> bool:
         """Drop the answers that an event of an honest member touches; False for one that may touch any."""
+        if self.complaints:
+            return False  # who is proved false by them, hangs on most of what is heard
         match said.event:
             case Join() | Leave():
                 self.answers.drop(("joined_now",))
@@ -443,8 +449,21 @@ class Book:
     @remembered
     def broken(self) -> dict[PeerId, tuple[Said, Said]]:
         """Members of whom two events prove what no honest one does, with the two."""
-        found = ((peer, breach(self, peer)) for peer in sorted(self._suspicions.of))
-        return {peer: pair for peer, pair in found if pair is not None}
+        found = {peer: pair for peer in sorted(self._suspicions.of) if (pair := breach(self, peer)) is not None}
+        return self.false_shares() | found
+
+    def false_shares(self) -> dict[PeerId, tuple[Said, Said]]:
+        """Whose shares of a secure round a complaint proves false, with those and it."""
+        numbers = {event.round for _, event in self.all_of(Complain)} if self.complaints else ()
+        proofs = ((peer, ones[0]) for number in sorted(numbers) for peer, ones in self.false_dealers(number).items())
+        return {peer: (self._said[cast(Complain, one.event).shares], one) for peer, one in proofs}
+
+    @remembered
+    def false_dealers(self, number: int) -> dict[PeerId, list[Said]]:
+        """Whose shares of a secure round complaints prove false, with those."""
+        from agents.federation.secure.complaints import proved_false  # needs numpy, and a book
+
+        return proved_false(self, number) if self.complaints else {}
 
     def accused(self) -> set[frozenset[Cid]]:
         """The pairs that somebody has published already."""

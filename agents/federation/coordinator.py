@@ -6,12 +6,13 @@ from typing import Final, cast
 from agents.federation.actions import Action, Draw, Say
 from agents.federation.book import MAX_EVENTS_OF_AUTHOR, Said
 from agents.federation.duty import Duty
-from agents.federation.secure.stages import Stages, is_split
+from agents.federation.secure.stages import Stages, is_doomed, is_split
 from agents.federation.soundness import bound_close, has_central_noise, usable
 from protocols.rounds import MAX_TERM, Close, Gather, Open, Promise, Receipt, Submit
 from storage.keys import PeerId
 
 SPLIT: Final = "members countersigned two active sets: the round is void, and is not tried again"
+DOOMED: Final = "a member dealt false shares, and without it too few are left to unmask the sum"
 
 
 class Coordinator(Duty):
@@ -65,6 +66,8 @@ class Coordinator(Duty):
             return self._notice(("close", number, term), now_s)
         coordinator = self.book.coordinator(term)
         alive_s = now_s if coordinator == self._me else self._alive_s.get(coordinator, -math.inf)
+        if coordinator in self.book.broken():
+            alive_s = self._notice(("broken", coordinator), now_s)  # it coordinates no more, however alive
         heard_s = max(self._noticed_s[("open", number, term)], alive_s)
         return min(heard_s, self._deadline_s(number, term))
 
@@ -84,6 +87,8 @@ class Coordinator(Duty):
             if book.secure is not None and is_split(book, number, promises.values()):
                 return [self._void(number, term, SPLIT, promises)]
             highest = self._bound(number, promises)
+            if highest is not None and is_doomed(book, cast(Close, highest.event)):
+                return [self._void(number, term, DOOMED, promises)]
             if highest is not None and (self._can_end(highest) or book.highest_vote(promises.values()) is not None):
                 return [self._close(number, term, cast(Close, highest.event), promises)]
         if book.secure is not None and (waiting := self._gather(number, term, promises, now_s)) is not None:
@@ -138,7 +143,7 @@ class Coordinator(Duty):
         minimum = self.book.minimum(number)
         if len(heard) >= minimum and (is_late or len(heard) == n_expected):
             links = tuple(sorted(said.cid for said in heard))
-            return [self._say(Gather(round=number, term=term, stage=stage, said=links))]
+            return [self._say(Gather(round=number, term=term, stage=stage, said=links, without=stages.without(stage)))]
         if now_s < self._deadline_s(number, term):
             return []
         return [self._void(number, term, f"{len(heard)} sent {stage} in time, and {minimum} are needed", promises)]
@@ -181,6 +186,8 @@ class Coordinator(Duty):
         if len(taken) < (minimum := book.minimum(number)):
             why = f"{len(taken)} updates came in time, and {minimum} are needed"
             return [self._void(number, term, why, promises)]
+        if is_doomed(book, Close(round=number, term=term, submissions=tuple(taken), joined=())):
+            return [self._void(number, term, DOOMED, promises)] if now_s >= self._deadline_s(number, term) else []
         noise = self._noise.get((number, term))
         if noise is None and has_central_noise(book.plan):
             return self._ask(Draw(number, term))

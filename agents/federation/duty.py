@@ -26,6 +26,7 @@ class Duty:
         self._fetched: set[Cid] = set()
         self._at_it: int | None = None
         self._made: tuple[int, Submit] | None = None
+        self._inspected: set[Cid] = set()
         self._noise: dict[tuple[int, int], Cid] = {}
         self._asked: set[tuple[object, ...]] = set()
         self._alive_s: dict[PeerId, float] = {}

@@ -17,7 +17,7 @@ import trio
 
 from agents.adapters.ports import Ports
 from agents.errors import AgentError
-from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fetch, Prepare, Reveal, Say, Train
+from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fetch, Inspect, Prepare, Reveal, Say, Train
 from agents.federation.activity import Activity, end_of, ending_of, words
 from agents.federation.book import Book
 from agents.federation.bringing import Bringing
@@ -348,7 +348,7 @@ class Experiment(Bringing, Trainee):
                 await self._compute(action)
             case Evaluate():
                 await self._evaluate(action)
-            case Prepare() | Deal() | Reveal() | Draw():
+            case Prepare() | Deal() | Inspect() | Reveal() | Draw():
                 await self._answer(action)
 
     async def _fetch_update(self, action: Fetch) -> None:
@@ -363,13 +363,16 @@ class Experiment(Bringing, Trainee):
                     await trio.to_thread.run_sync(self.secrets.check_size, submit.round, action.update)
         await self._step(partial(self.member.fetched, action.submission))
 
-    async def _answer(self, action: Prepare | Deal | Reveal | Draw) -> None:
+    async def _answer(self, action: Prepare | Deal | Inspect | Reveal | Draw) -> None:
         """What needs this node's secrets, one at a time."""
         async with self._own:
             if isinstance(action, Draw):
                 await self.fetch_file(self.plan.initial)
                 noise = await trio.to_thread.run_sync(self.secrets.draw, action.round)
                 say = partial(self.member.drawn, action.round, action.term, noise)
+            elif isinstance(action, Inspect):
+                found = await trio.to_thread.run_sync(self.secrets.complaints, self.book.copy(), action)
+                say = partial(self.member.inspected, action.gather, found)
             else:
                 event = await trio.to_thread.run_sync(self.secrets.answer, self.book.copy(), action)
                 say = partial(self.member.answer, event)

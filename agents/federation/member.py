@@ -9,11 +9,11 @@ from typing import Final, cast
 
 from msgspec.structs import replace
 
-from agents.federation.actions import Action, Compute, Deal, Evaluate, Fetch, Prepare, Reveal, Say, Train
+from agents.federation.actions import Action, Compute, Deal, Evaluate, Fetch, Inspect, Prepare, Reveal, Say, Train
 from agents.federation.book import MAX_EVENTS_OF_AUTHOR, Said
 from agents.federation.coordinator import Coordinator
 from agents.federation.grants import CLOCK_SLACK_S, late
-from agents.federation.secure.stages import Stages, consented
+from agents.federation.secure.stages import Stages, consented, is_doomed
 from agents.federation.soundness import why_not
 from protocols.entry import Entry
 from protocols.errors import Malformed
@@ -21,6 +21,7 @@ from protocols.rounds import (
     Accuse,
     Cancel,
     Close,
+    Complain,
     Event,
     Join,
     Keys,
@@ -110,6 +111,12 @@ class Member(Coordinator):
         if any(one.round == event.round for _, one in self.book.said_by(self._me, type(event))):
             return self.tick(now_s)
         return [self._say(event), *self.tick(now_s)]
+
+    def inspected(self, gather: Cid, complaints: Iterable[Complain], now_s: float) -> list[Action]:
+        """The shares that were dealt here were looked at. Of each dealer that lied, once."""
+        self._inspected.add(gather)
+        said = {event.shares for _, event in self.book.said_by(self._me, Complain)}
+        return [*(self._say(one) for one in complaints if one.shares not in said), *self.tick(now_s)]
 
     def drawn(self, number: int, term: int, noise: Cid, now_s: float) -> list[Action]:
         """The noise of a close of one's own is made, and stored."""
@@ -297,7 +304,10 @@ class Member(Coordinator):
         if stages.own(self._me, Shares) is None:
             ring = stages.mine("keys", self._me)
             return self._ask(Deal(number, ring.cid)) if ring is not None else []
-        return None if stages.mine("shares", self._me) is not None else []
+        gather = stages.mine("shares", self._me)
+        if gather is not None and gather.cid not in self._inspected:
+            return self._ask(Inspect(number, gather.cid))
+        return None if gather is not None else []
 
     def _is_hasty(self, number: int, said: Said, now_s: float) -> bool:
         """Does a close end the round before its time, or for nothing? Haste and lies choose no updates.
@@ -325,6 +335,8 @@ class Member(Coordinator):
         if why_not(self.book, said) or self._lets_in_late(number, close):
             return []
         is_masked = self.book.secure is not None and not close.void
+        if is_doomed(self.book, close):
+            return []  # it could be final, and masked for ever
         if is_masked and consented(self.book, number, self._me) not in (None, close.submissions):
             return []  # one active set a round, ever: of a second one the shares would lay an update open
         if (lacking := self._lacking(said)) is not None:

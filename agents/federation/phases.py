@@ -30,6 +30,7 @@ TABLE: Final = (
     Step("keying", "gather", "sharing", "the coordinator, of all keys or of enough after a lease"),
     Step("sharing", "shares", "sharing", "those whose keys were gathered, for each other"),
     Step("sharing", "gather", "training", "the coordinator, of all shares or of enough after a lease"),
+    Step("training", "complain", "sharing", "who was dealt false shares; the list is made again without their dealer"),
     Step("keying", "close", "closing", "the coordinator, void, at the deadline with too few keys"),
     Step("sharing", "close", "closing", "the coordinator, void, at the deadline with too few shares"),
     Step("training", "submit, receipt", "training", "the selected; the coordinator"),

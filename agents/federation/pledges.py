@@ -16,6 +16,7 @@ def place_of(said: Said) -> tuple[object, ...]:
     event = said.event
     return (
         said.author, event.kind, getattr(event, "round", 0), getattr(event, "term", 0), getattr(event, "stage", ""),
+        getattr(event, "without", ()),
     )  # fmt: skip
 
 

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Final, cast
 
 from agents.adapters.ports import Ports
-from agents.federation.actions import Deal, Prepare, Reveal
+from agents.federation.actions import Deal, Inspect, Prepare, Reveal
 from agents.federation.book import Book
 from agents.federation.options import options_of
 from agents.federation.outcome import draw_noise, wanted_layout
 from agents.federation.privacy.accounts import Accounts, examples_of, privacy_of, told, told_of_examples
 from agents.federation.privacy.ledger import BudgetSpent, Ledger
-from agents.federation.secure.client import keys_event, masked, shares_event, unmask_event
+from agents.federation.secure.client import complaints, keys_event, masked, shares_event, unmask_event
 from agents.federation.secure.sides import SecureRefused
 from agents.federation.secure.total import WORD_BYTES, levels_of, n_words, write_words
 from agents.federation.secure.vault import Vault
 from agents.federation.shelf import Keep, Shelf
 from agents.federation.tensors import read_layout, read_vector
 from agents.federation.verify import bound_before
-from protocols.rounds import Close, Keys, Shares, Unmask
+from protocols.rounds import Close, Complain, Keys, Shares, Unmask
 from storage.cid import Cid
 
 
@@ -54,6 +54,10 @@ class Secrets:
                 event = unmask_event(book, number, self._me, self._vault.get(number), close)
                 self.charge(book, number, close)  # the answers tell the sum, and so the result
                 return event
+
+    def complaints(self, book: Book, action: Inspect) -> tuple[Complain, ...]:
+        """What there is to say of the shares that were dealt here. Raises: SecureRefused, BadVault."""
+        return complaints(book, action.round, self._me, self._vault.get(action.round), action.gather)
 
     def mask(self, book: Book, number: int, update: Path, out: Path, n_samples: int) -> Cid:
         """Check, clip and hide an update; the list of sharers it is masked with. Raises: NotFinite, SecureRefused."""

@@ -6,7 +6,7 @@ from typing import cast
 
 from agents.federation.book import Book, Said
 from agents.federation.grants import was_let_in, was_let_out
-from agents.federation.secure.stages import Stages, is_split
+from agents.federation.secure.stages import Stages, is_doomed, is_split
 from protocols.rounds import Close, Join, Leave, Plan, Promise, Submit, Vote
 from storage.cid import Cid
 from storage.keys import PeerId
@@ -121,9 +121,10 @@ def _fault(book: Book, said: Said, sound: Mapping[Cid, bool]) -> str:
     highest = book.highest_vote(promises.values()) if close.term else None
     if highest is None:
         return _why_not_received(book, said, close)
-    if close.void and book.secure is not None and is_split(book, close.round, promises.values()):
-        return ""
     bound = cast(Close, highest.event)
+    is_secure_void = bool(close.void) and book.secure is not None
+    if is_secure_void and (is_doomed(book, bound) or is_split(book, close.round, promises.values())):
+        return ""
     if (bound.submissions, bound.joined, bound.void, bound.noise) != (
         close.submissions, close.joined, close.void, close.noise,
     ):  # fmt: skip

@@ -13,10 +13,11 @@ from agents.federation.book import Book, Said
 from agents.federation.compatibility import undecidable
 from agents.federation.outcome import Outcome, Submitted, compute, document, read_document, refusals
 from agents.federation.privacy.accounts import Accounts
+from agents.federation.secure.complaints import because
 from agents.federation.secure.sides import FalseShares
 from agents.federation.secure.stages import Stages, Unmasking
 from agents.federation.soundness import why_not
-from protocols.rounds import Close, Result, Submit, Unmask, Vote
+from protocols.rounds import Close, Complain, Result, Submit, Unmask, Vote
 from storage.cid import Cid
 from storage.errors import NotFound
 from storage.keys import PeerId
@@ -142,7 +143,8 @@ def staleness(book: Book, number: int, submit: Submit, files: Files) -> int | No
 def verify(book: Book, files: Files) -> Iterator[Finding]:
     """Check every round that is final, in order. `book` must have settled nothing itself: see `Book.settle`."""
     for peer, (first, second) in sorted(book.broken().items()):
-        yield Finding(0, "refuted", f"two events contradict each other: {first.cid} and {second.cid}", peer)
+        what = f"two events contradict each other: {first.cid} and {second.cid}"
+        yield Finding(0, "refuted", because(second) if isinstance(second.event, Complain) else what, peer)
     for why in undecidable(book.plan):
         yield Finding(0, "not decidable", why, is_of_plan=True)
     if book.start() is None:

@@ -116,10 +116,20 @@ _EVENTS: Final = tuple(
         rounds.Submit(round=1, base=LINK, update=LINK, n_samples=5, loss=0.5),
         rounds.Close(round=1, term=0, submissions=(_BASE,), joined=(_ME.peer_id,)),
         rounds.Promise(round=1, term=1, vote=_BASE),
-        rounds.Keys(round=1, for_shares=bytes(32), for_masks=bytes(32), seed_digest=bytes(32)),
+        rounds.Keys(round=1, for_shares=bytes(32), for_masks=bytes(32), seed_point=bytes(32)),
         rounds.Gather(round=1, term=0, stage="keys", said=(_BASE, _BASE)),
-        rounds.Shares(round=1, gather=_BASE, sealed=(bytes(82),) * 2, digests=((bytes(32), bytes(32)),) * 2),
-        rounds.Unmask(round=1, close=_BASE, own_seeds=(bytes(33),), mask_keys=(bytes(33), bytes(33))),
+        rounds.Shares(
+            round=1,
+            gather=_BASE,
+            sealed=(bytes(80),) * 2,
+            digests=((bytes(32), bytes(32)),) * 2,
+            seed_points=(bytes(32),) * 2,
+            key_points=(bytes(32),) * 2,
+            ephemeral=bytes(32),
+            proof=bytes(64),
+        ),
+        rounds.Complain(round=1, shares=_BASE, shared=bytes(32), proof=bytes(64)),
+        rounds.Unmask(round=1, close=_BASE, own_seeds=(bytes(32),), mask_keys=(bytes(32), bytes(32))),
     )
 )
 _JOURNAL: Final = Journal.header + b"".join(

@@ -1,7 +1,8 @@
 """Secure aggregation: a coordinator learns the sum of the updates, and of each update nothing.
 
-`quantise` makes an update whole numbers, `shamir` splits seeds, `masks` hides, and `client` and `server` are the two
-sides, without IO. What it hides, and from whom, stands in agents/FEDERATION.md.
+`quantise` makes an update whole numbers, `shamir` splits seeds over the numbers of `group`, `masks` hides, and `sides`
+are the two sides, without IO; `stages`, `client` and `complaints` are the same in events. What it hides, and from whom,
+stands in agents/FEDERATION.md.
 
 Source: Bonawitz et al., Practical secure aggregation (CCS 2017), figure 4, with the consistency round.
 """

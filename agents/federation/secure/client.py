@@ -6,10 +6,11 @@ Every answer follows from signed events; what the client consented to is among t
 from typing import cast
 
 from agents.federation.book import Book, Said
+from agents.federation.secure import group
 from agents.federation.secure.quantise import Words
-from agents.federation.secure.sides import Client, SecureRefused, State
+from agents.federation.secure.sides import COMPLAINT, Client, FalseParcel, SecureRefused, State
 from agents.federation.secure.stages import Stages, consented
-from protocols.rounds import Close, Keys, Shares, Unmask, Vote
+from protocols.rounds import Close, Complain, Gather, Keys, Shares, Unmask, Vote
 from storage.cid import Cid
 from storage.keys import PeerId
 
@@ -17,7 +18,7 @@ from storage.keys import PeerId
 def keys_event(book: Book, number: int, me: PeerId, state: State) -> Keys:
     """The own public keys."""
     keys = Client(Stages(book, number).setting(), me, state).keys()
-    return Keys(round=number, for_shares=keys.for_shares, for_masks=keys.for_masks, seed_digest=keys.seed_digest)
+    return Keys(round=number, for_shares=keys.for_shares, for_masks=keys.for_masks, seed_point=keys.seed_point)
 
 
 def shares_event(book: Book, number: int, me: PeerId, state: State, gather: Cid) -> Shares:
@@ -28,12 +29,39 @@ def shares_event(book: Book, number: int, me: PeerId, state: State, gather: Cid)
         raise SecureRefused("this is not the first sound list of keys that mine are on")
     dealt = Client(stages.setting(), me, state).shares(stages.keys(ring))
     parcels = [dealt[peer] for peer in stages.authors(ring)]
+    common = parcels[0]
     return Shares(
         round=number,
         gather=gather,
         sealed=tuple(one.sealed for one in parcels),
         digests=tuple((one.seed_digest, one.key_digest) for one in parcels),
+        seed_points=common.seed_points,
+        key_points=common.key_points,
+        ephemeral=common.ephemeral,
+        proof=common.proof,
     )
+
+
+def complaints(book: Book, number: int, me: PeerId, state: State, gather: Cid) -> tuple[Complain, ...]:
+    """What there is to say of the shares that those on a list made for this client: nothing of those that are true.
+
+    Raises: SecureRefused.
+    """
+    stages, said = Stages(book, number), book.get(gather)
+    if said is None or said not in stages.gathers("shares"):
+        return ()
+    client = _restored(stages, me, state, said)
+    links = {one.author: link for link in cast(Gather, said.event).said if (one := book.get(link)) is not None}
+    found = []
+    for dealer, parcel in stages.parcels(said, me).items():
+        try:
+            client.open(dealer, parcel)
+        except FalseParcel:
+            about = stages.setting().purpose(COMPLAINT, dealer, me)
+            proof = group.prove(state.share_key, about, parcel.ephemeral)
+            shared = client.shared(parcel)
+            found.append(Complain(round=number, shares=links[dealer], shared=shared, proof=proof))
+    return tuple(found)
 
 
 def masked(book: Book, number: int, me: PeerId, state: State, levels: Words) -> tuple[Words, Cid]:

@@ -1,44 +1,42 @@
 """Masks: long streams of words from short seeds, which cancel in the sum.
 
-Two clients agree on a seed by X25519; HKDF binds it to the plan, the round, the pair and the model, so that no seed is
-ever used for two things. The stream is ChaCha20's.
+Two clients agree on a seed, as Diffie and Hellman do; HKDF binds it to the plan, the round, the pair and the model, so
+that no seed is ever used for two things. The stream is ChaCha20's.
 
-Source: RFC 7748 (X25519), RFC 5869 (HKDF), RFC 8439 (ChaCha20).
+Source: RFC 5869 (HKDF), RFC 8439 (ChaCha20).
 """
 
 from typing import Final
 
 import numpy as np
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from agents.federation.secure import group
 from agents.federation.secure.quantise import Words
 
 SEED_BYTES: Final = 32
-KEY_BYTES: Final = 32
 BLOCK: Final = 1 << 18  # words of a stream that are made at a time
 
 _ZEROS: Final = bytes(4 * BLOCK)
 
 
 class BadKey(ValueError):
-    """A public key gives no secret."""
-
-
-def public_key(secret: bytes) -> bytes:
-    """The X25519 public key of 32 secret bytes."""
-    return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
+    """A public key gives no secret, or a seed opens nothing."""
 
 
 def agree(secret: bytes, public: bytes, purpose: bytes) -> bytes:
     """A seed that the owner of the other key finds too, good for this purpose alone. Raises: BadKey."""
     try:
-        shared = X25519PrivateKey.from_private_bytes(secret).exchange(X25519PublicKey.from_public_bytes(public))
-    except ValueError:
-        raise BadKey("the key is none, or of low order") from None
+        return derive(group.times(secret, public), purpose)
+    except group.BadPoint as error:
+        raise BadKey(str(error)) from None
+
+
+def derive(shared: bytes, purpose: bytes) -> bytes:
+    """The seed of what two have agreed on, for one purpose."""
     return HKDF(hashes.SHA256(), SEED_BYTES, salt=None, info=purpose).derive(shared)
 
 

@@ -1,17 +1,21 @@
-"""Shamir's secret sharing of 32-byte seeds.
+"""Shamir's secret sharing of 32-byte secrets, verifiable: each holder sees whether its share is one of that secret.
 
-Over the prime 2^256 + 297, the first above 2^256, so that every seed is a secret; a share is 33 bytes.
+Over the numbers below the order of `group`'s group. With the shares the dealer gives out the public counterparts of its
+polynomial's coefficients; the first is that of the secret itself. They tell nothing else of it.
 
-Source: Shamir, How to share a secret (CACM 1979).
+Source: Shamir, How to share a secret (CACM 1979); Feldman, A practical scheme for non-interactive verifiable secret
+sharing (FOCS 1987).
 """
 
 import secrets
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
-PRIME: Final = 2**256 + 297
-SECRET_BYTES: Final = 32
-SHARE_BYTES: Final = 33
+from agents.federation.secure import group
+from agents.federation.secure.group import ORDER
+
+SECRET_BYTES: Final = group.SECRET_BYTES
+SHARE_BYTES: Final = group.SECRET_BYTES
 MAX_SHARES: Final = 1024
 
 
@@ -19,24 +23,40 @@ class BadShares(ValueError):
     """These shares are not those of one secret, or too few."""
 
 
-def split(
-    secret: bytes, threshold: int, n_shares: int, below: Callable[[int], int] = secrets.randbelow
-) -> dict[int, bytes]:
-    """Shares 1 to n, any `threshold` of which give the secret back and fewer tell nothing. Raises: ValueError."""
-    if len(secret) != SECRET_BYTES:
-        raise ValueError(f"a secret has {SECRET_BYTES} bytes, not {len(secret)}")
+class Dealt(NamedTuple):
+    """The shares 1 to n, and what anybody may know: the public counterparts of the polynomial's coefficients."""
+
+    shares: dict[int, bytes]
+    commitments: tuple[bytes, ...]
+
+
+def split(secret: bytes, threshold: int, n_shares: int, below: Callable[[int], int] = secrets.randbelow) -> Dealt:
+    """Shares any `threshold` of which give the secret back, and fewer tell nothing. Raises: ValueError."""
+    if len(secret) != SECRET_BYTES or not 0 < group.number_of(secret) < ORDER:
+        raise ValueError("a secret is a number above zero and below the order, in 32 bytes")
     if not 1 <= threshold <= n_shares <= MAX_SHARES:
         raise ValueError(
             f"a threshold of {threshold} of {n_shares} shares cannot be: 1 <= threshold <= n <= {MAX_SHARES}"
         )
-    coefficients = [int.from_bytes(secret), *(below(PRIME) for _ in range(threshold - 1))]
+    # Zero has no public counterpart; that it is never drawn is as if it had been, and drawn again.
+    coefficients = [group.number_of(secret), *(1 + below(ORDER - 1) for _ in range(threshold - 1))]
     shares = {}
     for x in range(1, n_shares + 1):
         y = 0
         for coefficient in reversed(coefficients):
-            y = (y * x + coefficient) % PRIME
-        shares[x] = y.to_bytes(SHARE_BYTES)
-    return shares
+            y = (y * x + coefficient) % ORDER
+        shares[x] = group.secret_of(y)
+    return Dealt(shares, tuple(group.public(group.secret_of(one)) for one in coefficients))
+
+
+def fits(share: bytes, x: int, commitments: tuple[bytes, ...]) -> bool:
+    """Is it share `x` of the secret that these commitments are about? Takes a multiplication for each of them."""
+    if len(share) != SHARE_BYTES or group.number_of(share) >= ORDER:
+        return False
+    try:
+        return group.public(share) == group.at(commitments, x)
+    except group.BadPoint:
+        return False
 
 
 def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
@@ -45,20 +65,18 @@ def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
         raise BadShares(f"{len(shares)} shares, and {threshold} are needed")
     points = {}
     for x, share in shares.items():
-        y = int.from_bytes(share)
-        if not 1 <= x <= MAX_SHARES or len(share) != SHARE_BYTES or y >= PRIME:
+        y = group.number_of(share)
+        if not 1 <= x <= MAX_SHARES or len(share) != SHARE_BYTES or y >= ORDER:
             raise BadShares(f"share {x} is not one of this scheme")
         points[x] = y
     chosen = sorted(points)[:threshold]
     weights = _weights(chosen, 0)
-    secret = sum(weight * points[x] for x, weight in zip(chosen, weights, strict=True)) % PRIME
+    secret = sum(weight * points[x] for x, weight in zip(chosen, weights, strict=True)) % ORDER
     for x in sorted(points)[threshold:]:
-        expected = sum(w * points[at] for at, w in zip(chosen, _weights(chosen, x), strict=True)) % PRIME
+        expected = sum(w * points[at] for at, w in zip(chosen, _weights(chosen, x), strict=True)) % ORDER
         if expected != points[x]:
             raise BadShares("the shares contradict each other: one of their holders lies")
-    if secret >> (8 * SECRET_BYTES):
-        raise BadShares("the shares belong to no secret")
-    return secret.to_bytes(SECRET_BYTES)
+    return group.secret_of(secret)
 
 
 def _weights(xs: list[int], at: int) -> list[int]:
@@ -68,7 +86,7 @@ def _weights(xs: list[int], at: int) -> list[int]:
         top, bottom = 1, 1
         for j in xs:
             if i != j:
-                top = top * (at - j) % PRIME
-                bottom = bottom * (i - j) % PRIME
-        weights.append(top * pow(bottom, -1, PRIME) % PRIME)
+                top = top * (at - j) % ORDER
+                bottom = bottom * (i - j) % ORDER
+        weights.append(top * pow(bottom, -1, ORDER) % ORDER)
     return weights

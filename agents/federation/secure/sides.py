@@ -3,29 +3,32 @@
 Steps, each with those that are left: keys -> shares -> masked updates -> consent to one active set -> unmasking. Any
 number may drop out at any step, as long as `threshold` are left.
 
+Shares are verifiable: a client sees whether those that it was dealt are of the secrets that their dealer vouched for,
+and goes along with nobody who dealt it others (`complaints` has all see it too). So whoever sends an update can answer.
+
 A client tells one of two secrets of a peer, never both: of an active one the share of what hides it alone, of one that
 dropped out the share of what hides it with others. It answers for one active set in a round, once and for all; whoever
 keeps a client's state must have it on the disk before the answer leaves.
 """
 
 import hashlib
-import secrets
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from agents.errors import AgentError
-from agents.federation.secure import masks, shamir
+from agents.federation.secure import group, masks, shamir
 from agents.federation.secure.quantise import Words
 from storage.cid import Cid
 from storage.keys import PeerId
 
 _SHARE: Final = b"share"
 _MASK: Final = b"mask"
-SEED: Final = b"seed"
 SEED_SHARE: Final = b"share of a seed"
 KEY_SHARE: Final = b"share of a key"
+EPHEMERAL: Final = b"key that seals"
+COMPLAINT: Final = b"complaint"
 
 
 class SecureRefused(AgentError):
@@ -68,22 +71,66 @@ class Setting(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """A client's two public keys: one to send it shares, one to agree on masks with it. Signed by its identity.
+    """A client's public keys: one to send it shares, one to agree on masks with it. Signed by its identity.
 
-    seed_digest: of its own seed, by which whoever puts the seed together sees that it is the one.
+    seed_point: of its own seed, by which whoever puts the seed together sees that it is the one.
     """
 
     for_shares: bytes
     for_masks: bytes
-    seed_digest: bytes
+    seed_point: bytes
+
+    @property
+    def are_sound(self) -> bool:
+        """Can others use them?"""
+        return all(map(group.is_point, self))
 
 
 class Parcel(NamedTuple):
-    """A client's two shares for one holder, sealed, with a digest of each: a false one is known when it is told."""
+    """A client's two shares for one holder, sealed, with a digest of each: a false one is known when it is told.
+
+    ephemeral: the key that seals them, made for these shares alone: who shows what it and the holder's agree on lays
+    open this parcel, and no other. proof: its maker knows what stands behind it. With another's key in its place, who
+    complains would lay open what that one sealed.
+    seed_points, key_points: Feldman's commitments, the same for all holders.
+    """
 
     sealed: bytes
     seed_digest: bytes
     key_digest: bytes
+    ephemeral: bytes
+    proof: bytes
+    seed_points: tuple[bytes, ...]
+    key_points: tuple[bytes, ...]
+
+
+class FalseParcel(SecureRefused):
+    """A client was dealt what are no shares of its dealer's secrets. It says so, and the round goes on without him."""
+
+    code = "false_parcel"
+
+    def __init__(self, why: str, dealer: PeerId | None = None) -> None:
+        super().__init__(f"the shares of {dealer} {why}")
+        self.dealer = dealer
+
+
+def opened(setting: Setting, dealer: PeerId, holder: PeerId, parcel: Parcel, shared: bytes) -> tuple[bytes, bytes]:
+    """The shares in a parcel, by what its key and its holder's agree on. Raises: FalseParcel."""
+    purpose = setting.purpose(_SHARE, dealer, holder)
+    try:
+        both = masks.reveal(masks.derive(shared, purpose), parcel.sealed, purpose)
+    except masks.BadKey as error:
+        raise FalseParcel(f"cannot be had: {error}", dealer) from None
+    if len(both) != 2 * shamir.SHARE_BYTES:
+        raise FalseParcel("are not two", dealer)
+    one, other = both[: shamir.SHARE_BYTES], both[shamir.SHARE_BYTES :]
+    digests = setting.digest(SEED_SHARE, one, dealer, holder), setting.digest(KEY_SHARE, other, dealer, holder)
+    if digests != (parcel.seed_digest, parcel.key_digest):
+        raise FalseParcel("are not those that it vouched for", dealer)
+    at = setting.place(holder)
+    if not (shamir.fits(one, at, parcel.seed_points) and shamir.fits(other, at, parcel.key_points)):
+        raise FalseParcel("are not of its secrets", dealer)
+    return one, other
 
 
 class Answer(NamedTuple):
@@ -103,33 +150,33 @@ class Client:
 
     def keys(self) -> Keys:
         """The first step."""
-        return Keys(
-            masks.public_key(self.state.share_key),
-            masks.public_key(self.state.mask_key),
-            self._setting.digest(SEED, self.state.own_seed, self._me),
-        )
+        return Keys(*map(group.public, (self.state.share_key, self.state.mask_key, self.state.own_seed)))
 
     def shares(self, keys: Mapping[PeerId, Keys]) -> dict[PeerId, Parcel]:
         """Both secrets, split for all that sent keys, each part hidden for its holder. Raises: SecureRefused."""
         setting = self._setting
         if not keys.keys() <= set(setting.clients) or keys.get(self._me) != self.keys():
             raise SecureRefused("the list of keys is not that of this round's clients, or holds another key of mine")
-        if len({key for one in keys.values() for key in one[:2]}) != 2 * len(keys):
-            raise SecureRefused("two clients have one key")
         if len(keys) < setting.threshold:
             raise SecureRefused(f"{len(keys)} clients sent keys, and {setting.threshold} are needed")
         n_shares = len(setting.clients)
         own = shamir.split(self.state.own_seed, setting.threshold, n_shares)
         mask = shamir.split(self.state.mask_key, setting.threshold, n_shares)
         self.state = self.state._replace(keys=dict(keys))
+        key = group.new_secret()
+        proof = group.prove(key, setting.purpose(EPHEMERAL, self._me))
         hidden = {}
         for peer, theirs in keys.items():
-            at = setting.place(peer)
-            seed = self._agree(self.state.share_key, theirs.for_shares, setting.purpose(_SHARE, self._me, peer))
+            at, purpose = setting.place(peer), setting.purpose(_SHARE, self._me, peer)
+            seed = self._agree(key, theirs.for_shares, purpose)
             hidden[peer] = Parcel(
-                masks.hide(seed, own[at] + mask[at], setting.purpose(_SHARE, self._me, peer)),
-                setting.digest(SEED_SHARE, own[at], self._me, peer),
-                setting.digest(KEY_SHARE, mask[at], self._me, peer),
+                masks.hide(seed, own.shares[at] + mask.shares[at], purpose),
+                setting.digest(SEED_SHARE, own.shares[at], self._me, peer),
+                setting.digest(KEY_SHARE, mask.shares[at], self._me, peer),
+                group.public(key),
+                proof,
+                own.commitments,
+                mask.commitments,
             )
         return hidden
 
@@ -158,24 +205,18 @@ class Client:
             raise SecureRefused("shares came from who sent no keys, or my own are missing")
         if len(hidden) < setting.threshold:
             raise SecureRefused(f"{len(hidden)} clients sent shares, and {setting.threshold} are needed")
-        shares = {}
-        for peer, parcel in hidden.items():
-            purpose = setting.purpose(_SHARE, peer, self._me)
-            seed = self._agree(state.share_key, state.keys[peer].for_shares, purpose)
-            try:
-                both = masks.reveal(seed, parcel.sealed, purpose)
-            except masks.BadKey as error:
-                raise SecureRefused(f"the shares of {peer}: {error}") from None
-            if len(both) != 2 * shamir.SHARE_BYTES:
-                raise SecureRefused(f"the shares of {peer} are not two")
-            one, other = both[: shamir.SHARE_BYTES], both[shamir.SHARE_BYTES :]
-            if (setting.digest(SEED_SHARE, one, peer, self._me), setting.digest(KEY_SHARE, other, peer, self._me)) != (
-                parcel.seed_digest,
-                parcel.key_digest,
-            ):
-                raise SecureRefused(f"the shares of {peer} are not those that it vouched for")
-            shares[peer] = (one, other)
-        return shares
+        return {peer: self.open(peer, parcel) for peer, parcel in hidden.items()}
+
+    def open(self, dealer: PeerId, parcel: Parcel) -> tuple[bytes, bytes]:
+        """The shares that another made for this client. Raises: FalseParcel."""
+        return opened(self._setting, dealer, self._me, parcel, self.shared(parcel))
+
+    def shared(self, parcel: Parcel) -> bytes:
+        """What this client's key for shares and a parcel's agree on. Raises: SecureRefused."""
+        try:
+            return group.times(self.state.share_key, parcel.ephemeral)
+        except group.BadPoint as error:
+            raise SecureRefused(f"a parcel's key is bad: {error}") from None
 
     def consent(self, active: Iterable[PeerId]) -> tuple[PeerId, ...]:
         """The active set, to be signed, in order. Only one is ever consented to. Raises: SecureRefused."""
@@ -229,17 +270,20 @@ class State(NamedTuple):
     @classmethod
     def new(cls) -> "State":
         """Secrets from the system's source of them."""
-        return cls(secrets.token_bytes(32), secrets.token_bytes(32), secrets.token_bytes(32), {})
+        return cls(group.new_secret(), group.new_secret(), group.new_secret(), {})
 
 
 class Adder:
     """Adds masked updates as they come, one at a time in memory, and takes the masks away at the end."""
 
-    def __init__(self, setting: Setting, keys: Mapping[PeerId, Keys], sharers: Iterable[PeerId], n_words: int) -> None:
-        """`sharers` are the clients that sent shares: those whose masks the updates hold."""
+    def __init__(
+        self, setting: Setting, keys: Mapping[PeerId, Keys], dealt: Mapping[PeerId, Parcel], n_words: int
+    ) -> None:
+        """`dealt` holds a parcel of each client that sent shares: of those whose masks the updates hold."""
         self._setting = setting
         self._keys = dict(keys)
-        self._sharers = set(sharers)
+        self._dealt = dict(dealt)
+        self._sharers = set(dealt)
         self._total = np.zeros(n_words, np.uint32)
         self.active: set[PeerId] = set()
 
@@ -262,14 +306,11 @@ class Adder:
     def total(self, answers: Mapping[PeerId, Answer]) -> Words:
         """The sum of the active clients' levels. Raises: SecureRefused when too few have answered, or falsely."""
         for peer in sorted(self.active):
-            seed = self._secret(peer, {one: answer.own_seeds.get(peer) for one, answer in answers.items()})
-            if self._setting.digest(SEED, seed, peer) != self._keys[peer].seed_digest:
-                raise FalseShares("the seed that came of the shares is not the one it vouched for", peer)
-            masks.apply(self._total, seed, -1)
+            parts = {one: answer.own_seeds.get(peer) for one, answer in answers.items()}
+            masks.apply(self._total, self._secret(peer, parts, self._dealt[peer].seed_points), -1)
         for gone in sorted(self.dropped):
-            key = self._secret(gone, {one: answer.mask_keys.get(gone) for one, answer in answers.items()})
-            if masks.public_key(key) != self._keys[gone].for_masks:
-                raise FalseShares("the key that came of the shares is not the one it signed", gone)
+            parts = {one: answer.mask_keys.get(gone) for one, answer in answers.items()}
+            key = self._secret(gone, parts, self._dealt[gone].key_points)
             for peer in sorted(self.active):
                 purpose = self._setting.purpose(_MASK, *sorted((gone, peer)))
                 try:
@@ -279,9 +320,21 @@ class Adder:
                 masks.apply(self._total, seed, -1 if peer < gone else 1)
         return self._total
 
-    def _secret(self, peer: PeerId, parts: Mapping[PeerId, bytes | None]) -> bytes:
+    def _secret(self, peer: PeerId, parts: Mapping[PeerId, bytes | None], points: tuple[bytes, ...]) -> bytes:
+        """The one secret that `points` stand for. Shares that are not of it are left out, where others are enough."""
         found = {self._setting.place(one): part for one, part in parts.items() if part is not None}
         try:
-            return shamir.combine(found, self._setting.threshold)
+            return combined(found, self._setting.threshold, points)
         except shamir.BadShares as error:
-            raise FalseShares(str(error), peer) from None
+            true = {x: share for x, share in found.items() if shamir.fits(share, x, points)}
+            if len(true) < self._setting.threshold:
+                raise FalseShares(str(error), peer) from None
+            return shamir.combine(true, self._setting.threshold)
+
+
+def combined(shares: Mapping[int, bytes], threshold: int, points: tuple[bytes, ...]) -> bytes:
+    """The secret of shares that all fit together, and are of the one that was vouched for. Raises: BadShares."""
+    secret = shamir.combine(shares, threshold)
+    if group.secret_of(0) == secret or group.public(secret) != points[0]:
+        raise shamir.BadShares("what came of the shares is not the secret that it vouched for")
+    return secret

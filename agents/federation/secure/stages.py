@@ -1,16 +1,18 @@
 """The stages of a secure aggregation, as a book tells them: whose keys and shares are gathered, and who unmasks.
 
 Pure, and no secret is in it. A coordinator gathers keys, then shares; each client goes along once, with the first list
-that it is on. Updates that are masked with the same list of sharers add up, and no others do.
+that it is on and no dealer on which is proved false. Updates that are masked with the same list of sharers add up, and
+no others do.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple, cast
 
 from agents.federation.book import Book, Said
-from agents.federation.secure.sides import KEY_SHARE, SEED_SHARE, Answer, Parcel, Setting
+from agents.federation.secure import group
+from agents.federation.secure.sides import EPHEMERAL, KEY_SHARE, SEED_SHARE, Answer, Parcel, Setting
 from agents.federation.secure.sides import Keys as PublicKeys
-from protocols.rounds import Close, Event, Gather, Keys, Shares, Submit, Unmask, Vote
+from protocols.rounds import Close, Complain, Event, Gather, Keys, Shares, Submit, Unmask, Vote
 from storage.cid import Cid
 from storage.keys import PeerId
 
@@ -20,11 +22,12 @@ Stage = Literal["keys", "shares", "masked"]
 class Unmasking(NamedTuple):
     """What takes the masks away from a sum: the shares that are what their dealers vouched for, and who told others.
 
-    `active` submitted, `dropped` shared secrets and did not.
+    `active` submitted, `dropped` shared secrets and did not. `dealt` holds a parcel of each.
     """
 
     setting: Setting
     keys: Mapping[PeerId, PublicKeys]
+    dealt: Mapping[PeerId, Parcel]
     active: tuple[PeerId, ...]
     dropped: tuple[PeerId, ...]
     answers: Mapping[PeerId, Answer]
@@ -86,17 +89,36 @@ class Stages:
         if list(gather.said) != sorted(gather.said) or len(ones) < self.threshold:
             return f"it is not in order, or lists {len(ones)}, and {self.threshold} are needed"
         if kind is Keys:
-            return ""
+            are_sound = all(keys_of(one).are_sound for one in ones) and not gather.without
+            return "" if are_sound else "it lists keys that nobody can use"
         rings = {cast(Shares, one.event).gather for one in ones}
         ring = self._book.get(next(iter(rings))) if len(rings) == 1 else None
-        if ring is None or not self._is_keys(ring):
+        if ring is None or not self.is_ring(ring):
             return "the shares were not made for one list of keys that is known here"
-        holders = self.authors(ring)
-        if not set(authors) <= set(holders) or any(len(cast(Shares, one.event).sealed) != len(holders) for one in ones):
-            return "the shares are not for all whose keys were gathered"
+        if any(not self.are_for(one, ring) for one in ones):
+            return "the shares are not for all whose keys were gathered, or their dealer vouches for none"
+        false = self._book.false_dealers(self._number).items()
+        gone = {one.cid: peer for peer, complaints in false for one in complaints if one.cid in gather.without}
+        if len(gone) != len(gather.without) or set(gone.values()) & set(authors):
+            return "it is made without dealers who are not proved false here, or lists one of them"
         return ""
 
-    def _is_keys(self, said: Said) -> bool:
+    def are_for(self, dealt: Said, ring: Said) -> bool:
+        """Are these one's shares for all on a sound list of keys, its own key among them, and can they be checked?"""
+        event, keys = cast(Shares, dealt.event), self.keys(ring)
+        if dealt.author not in keys or event.gather != ring.cid or len(event.sealed) != len(keys):
+            return False
+        if not len(event.seed_points) == len(event.key_points) == self.threshold:
+            return False
+        own = keys[dealt.author]
+        if (event.seed_points[0], event.key_points[0]) != (own.seed_point, own.for_masks):
+            return False
+        if not all(map(group.is_point, (*event.seed_points, *event.key_points))):
+            return False
+        return group.is_proved(event.ephemeral, event.proof, self.setting().purpose(EPHEMERAL, dealt.author))
+
+    def is_ring(self, said: Said) -> bool:
+        """Is it a sound list of keys?"""
         event = said.event
         return (
             isinstance(event, Gather)
@@ -116,39 +138,61 @@ class Stages:
         return cast(Said, self._book.get(cast(Shares, first.event).gather))
 
     def mine(self, stage: Literal["keys", "shares"], me: PeerId) -> Said | None:
-        """The first list of a stage that I am on: the one to go along with."""
+        """The first list of a stage that I am on, and can go along with."""
         own = self.own(me, Keys if stage == "keys" else Shares)
         if own is None:
             return None
-        return next((one for one in self.gathers(stage) if own.cid in cast(Gather, one.event).said), None)
+        lists = (
+            self.gathers("keys") if stage == "keys" else [one for one in self.open() if not self._is_wronged(one, me)]
+        )
+        return next((one for one in lists if own.cid in cast(Gather, one.event).said), None)
+
+    def open(self) -> list[Said]:
+        """The sound lists of shares that a round can go on with.
+
+        One with a dealer that is proved false is given up for another, but where so many have submitted with it that
+        too few are left for that.
+        """
+        false = self._book.false_dealers(self._number).keys()
+        return [one for one in self.gathers("shares") if not false & set(self.authors(one)) or self._is_bound(one)]
+
+    def _is_bound(self, gather: Said) -> bool:
+        submits = self._book.submissions(self._number).values()
+        n_with = sum(cast(Submit, said.event).gather == gather.cid for said in submits)
+        return n_with > len(self._selected) - self.threshold
+
+    def _is_wronged(self, gather: Said, me: PeerId) -> bool:
+        """Has this one complained of a dealer on that list?"""
+        own = [event.shares for _, event in self._book.said_by(me, Complain) if event.round == self._number]
+        return not set(own).isdisjoint(cast(Gather, gather.event).said)
 
     # For a coordinator
 
     def stage(self) -> Stage:
         """What comes next."""
-        return "masked" if self.gathers("shares") else "shares" if self.gathers("keys") else "keys"
+        return "masked" if self.open() else "shares" if self.gathers("keys") else "keys"
+
+    def without(self, stage: Stage) -> tuple[Cid, ...]:
+        """The complaints to make a list by."""
+        false = self._book.false_dealers(self._number).values() if stage == "shares" else ()
+        return tuple(sorted(complaints[0].cid for complaints in false))
 
     def chosen(self) -> Said | None:
         """The list of shares whose updates are added up: the one that most submitted with; of equal ones, the first."""
         submits = [cast(Submit, said.event).gather for said in self._book.submissions(self._number).values()]
-        return max(self.gathers("shares"), key=lambda one: submits.count(one.cid), default=None)
+        return max(self.open(), key=lambda one: submits.count(one.cid), default=None)
 
     def heard(self, stage: Stage) -> tuple[list[Said], int]:
         """What may be gathered now, and from how many it could come."""
         if stage == "keys":
             found = [self.own(peer, Keys) for peer in self._selected]
-            return [said for said in found if said is not None], len(self._selected)
+            return [said for said in found if said is not None and keys_of(said).are_sound], len(self._selected)
+        false = self._book.false_dealers(self._number)
         best: tuple[list[Said], int] = ([], 0)
         for ring in self.gathers("keys"):
-            holders = self.authors(ring)
+            holders = [peer for peer in self.authors(ring) if peer not in false]
             own = [self.own(peer, Shares) for peer in holders]
-            fits = [
-                said
-                for said in own
-                if said is not None
-                and cast(Shares, said.event).gather == ring.cid
-                and len(cast(Shares, said.event).sealed) == len(holders)
-            ]
+            fits = [said for said in own if said is not None and self.are_for(said, ring)]
             if len(fits) > len(best[0]) or not best[1]:
                 best = (fits, len(holders))
         return best
@@ -157,22 +201,21 @@ class Stages:
 
     def keys(self, ring: Said) -> dict[PeerId, PublicKeys]:
         """The keys on a sound list."""
-        found = {}
-        for link in cast(Gather, ring.event).said:
-            said = cast(Said, self._book.get(link))
-            event = cast(Keys, said.event)
-            found[said.author] = PublicKeys(event.for_shares, event.for_masks, event.seed_digest)
-        return found
+        named = (cast(Said, self._book.get(link)) for link in cast(Gather, ring.event).said)
+        return {said.author: keys_of(said) for said in named}
 
     def parcels(self, gather: Said, holder: PeerId) -> dict[PeerId, Parcel]:
         """What those on a sound list of shares made for one holder."""
-        at = self.authors(self.ring_of(gather)).index(holder)
-        found = {}
-        for link in cast(Gather, gather.event).said:
-            said = cast(Said, self._book.get(link))
-            event = cast(Shares, said.event)
-            found[said.author] = Parcel(event.sealed[at], *event.digests[at])
-        return found
+        ring = self.ring_of(gather)
+        named = (cast(Said, self._book.get(link)) for link in cast(Gather, gather.event).said)
+        return {said.author: self.parcel(said, ring, holder) for said in named}
+
+    def parcel(self, dealt: Said, ring: Said, holder: PeerId) -> Parcel:
+        """What one made for another on a sound list of keys."""
+        event, at = cast(Shares, dealt.event), self.authors(ring).index(holder)
+        return Parcel(
+            event.sealed[at], *event.digests[at], event.ephemeral, event.proof, event.seed_points, event.key_points
+        )
 
     def active(self, close: Close) -> tuple[PeerId, ...]:
         """Whose updates a close adds up, in order."""
@@ -198,7 +241,7 @@ class Stages:
             return None
         active = self.active(close)
         dropped = tuple(peer for peer in self.authors(gather) if peer not in active)
-        keys = self.keys(self.ring_of(gather))
+        keys, dealt = self.keys(self.ring_of(gather)), self.parcels(gather, active[0])
         answers, liars = {}, []
         for peer in active:
             own = self.own(peer, Unmask)
@@ -209,7 +252,7 @@ class Stages:
                 liars.append(peer)
             else:
                 answers[peer] = found
-        return Unmasking(self.setting(), keys, active, dropped, answers, tuple(liars))
+        return Unmasking(self.setting(), keys, dealt, active, dropped, answers, tuple(liars))
 
     def _checked(
         self,
@@ -232,6 +275,12 @@ class Stages:
             for peer, share in answer.mask_keys.items()
         )
         return answer if are_true else None
+
+
+def keys_of(said: Said) -> PublicKeys:
+    """The keys in an event of that kind."""
+    event = cast(Keys, said.event)
+    return PublicKeys(event.for_shares, event.for_masks, event.seed_point)
 
 
 def consented(book: Book, number: int, me: PeerId) -> tuple[Cid, ...] | None:
@@ -264,3 +313,15 @@ def is_split(book: Book, number: int, promises: Iterable[Said]) -> bool:
             others |= {promise.author} if cast(Close, bound.event).submissions != listed.submissions else set()
     n_selected = len(book.selected(number) or ())
     return len(others) > n_selected - threshold or len(others & set(active)) > len(active) - threshold
+
+
+def is_doomed(book: Book, close: Close) -> bool:
+    """Are too few of whose updates a close adds up left to unmask it, without dealers that are proved false?
+
+    Those need not answer, and who was dealt false shares has submitted nothing.
+    """
+    false = book.false_dealers(close.round)
+    if not false or close.void:
+        return False
+    honest = [peer for peer in Stages(book, close.round).active(close) if peer not in false]
+    return len(honest) < book.threshold(close.round)

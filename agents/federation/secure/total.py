@@ -64,7 +64,7 @@ def mean_of(
 
 def unmasked(unmasking: Unmasking, masked: Mapping[PeerId, Path], size: int) -> Words:
     """The sum of masked updates without its masks. Raises: SecureRefused, OSError."""
-    adder = Adder(unmasking.setting, unmasking.keys, (*unmasking.active, *unmasking.dropped), size)
+    adder = Adder(unmasking.setting, unmasking.keys, unmasking.dealt, size)
     for peer in unmasking.active:
         adder.add(peer, read_words(masked[peer], peer, size))
     return adder.total(unmasking.answers)

@@ -12,17 +12,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fetch, Prepare, Reveal, Say, Train
+from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fetch, Inspect, Prepare, Reveal, Say, Train
 from agents.federation.book import Book
 from agents.federation.member import Member
-from agents.federation.secure.client import keys_event, masked, shares_event, unmask_event
+from agents.federation.secure.client import complaints, keys_event, masked, shares_event, unmask_event
 from agents.federation.secure.quantise import Words
-from agents.federation.secure.sides import Adder, State
+from agents.federation.secure.sides import Adder, SecureRefused, State
 from agents.federation.secure.stages import Stages
 from protocols.entry import Entry, make_entry
-from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Close, Plan, Submit, content_of
+from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Close, Complain, Keys, Plan, Shares, Submit, Unmask, content_of
 from storage.cid import RAW, Cid
 from storage.keys import Identity, PeerId
+
+Answer = Keys | Shares | Unmask
+Complaints = tuple[Complain, ...]
 
 SYNC_S = 1.0
 N_WORDS = 5
@@ -78,6 +81,9 @@ class Village:
         self.villagers = [self._born(number) for number in range(n_members)]
         self.by_peer = {one.identity.peer_id: one for one in self.villagers}
         self.on_say: Callable[[Villager, Entry], None] = lambda villager, entry: None
+        # What members say who lie, in place of what they should.
+        self.answer: Callable[[Villager, Callable[[], Answer]], Answer] = lambda villager, honest: honest()
+        self.complain: Callable[[Villager, Cid, Complaints], Complaints] = lambda villager, gather, honest: honest
         self.is_heard: Callable[[Villager, Villager], bool] = lambda sender, receiver: True
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._ids = itertools.count()
@@ -121,14 +127,14 @@ class Village:
                 case Train(number, base, seed):
                     update = cid_of("update", number, base, seed, bytes(villager.identity.peer_id))
                     train_s = self.slow.get(villager.name, self.train_s)
-                    self._later(villager, train_s, self._trained(villager, number, base, update))
+                    self._later(villager, train_s, self._trained(villager, action, update))
                 case Fetch():
                     self._later(villager, 0.5, self._fetched(villager, action))
                 case Compute(number, close):
                     self._later(villager, 0.5, self._computed(villager, number, close))
                 case Evaluate(number, result):
                     self._later(villager, 1.0, self._evaluated(villager, number, result))
-                case Prepare() | Deal() | Reveal():
+                case Prepare() | Deal() | Inspect() | Reveal():
                     self._later(villager, 0.1, self._answered(villager, action))
                 case Draw(number, term):
                     noise = cid_of("noise", number, term, bytes(villager.identity.peer_id))
@@ -143,12 +149,16 @@ class Village:
 
         self.after(delay_s * (0.5 + self.chance.random()), run)
 
-    def _trained(self, villager: Villager, number: int, base: Cid, update: Cid) -> Callable[[], list[Action]]:
+    def _trained(self, villager: Villager, action: Train, update: Cid) -> Callable[[], list[Action]]:
         def work() -> list[Action]:
-            made, gather = update, None
+            made, gather, (number, base, _) = update, None, action
             if villager.book.secure is not None:
-                who = villager.identity.peer_id
-                words, gather = masked(villager.book, number, who, villager.secrets[number], levels_of(villager.name))
+                who, state = villager.identity.peer_id, villager.secrets[number]
+                try:
+                    words, gather = masked(villager.book, number, who, state, levels_of(villager.name))
+                except SecureRefused:  # the list that it trained for was given up meanwhile
+                    villager.member.failed(action)
+                    return villager.member.tick(self.now_s)
                 made = cid_of("masked", words.tobytes())
                 self.words[made] = words
             villager.updates.add(made)
@@ -156,7 +166,7 @@ class Village:
 
         return work
 
-    def _answered(self, villager: Villager, action: Prepare | Deal | Reveal) -> Callable[[], list[Action]]:
+    def _answered(self, villager: Villager, action: Prepare | Deal | Inspect | Reveal) -> Callable[[], list[Action]]:
         """Secrets are on the disk before anybody hears of their keys."""
 
         def work() -> list[Action]:
@@ -164,11 +174,15 @@ class Village:
             state = villager.secrets.setdefault(number, State.new())
             match action:
                 case Prepare():
-                    return villager.member.answer(keys_event(book, number, me, state), self.now_s)
-                case Deal():
-                    return villager.member.answer(shares_event(book, number, me, state, action.gather), self.now_s)
-                case Reveal():
-                    return villager.member.answer(unmask_event(book, number, me, state, action.close), self.now_s)
+                    said = self.answer(villager, lambda: keys_event(book, number, me, state))
+                case Deal(_, gather):
+                    said = self.answer(villager, lambda: shares_event(book, number, me, state, gather))
+                case Reveal(_, close):
+                    said = self.answer(villager, lambda: unmask_event(book, number, me, state, close))
+                case Inspect(_, gather):
+                    found = self.complain(villager, gather, complaints(book, number, me, state, gather))
+                    return villager.member.inspected(gather, found, self.now_s)
+            return villager.member.answer(said, self.now_s)
 
         return work
 
@@ -203,7 +217,7 @@ class Village:
         final = book.final(number)
         unmasking = Stages(book, number).unmasking(final) if final is not None else None
         assert final is not None and unmasking is not None and isinstance(final.event, Close)
-        adder = Adder(unmasking.setting, unmasking.keys, (*unmasking.active, *unmasking.dropped), N_WORDS)
+        adder = Adder(unmasking.setting, unmasking.keys, unmasking.dealt, N_WORDS)
         for said in map(book.get, final.event.submissions):
             assert said is not None and isinstance(said.event, Submit)
             adder.add(said.author, self.words[said.event.update])

@@ -196,7 +196,7 @@ def test_noise_goes_under_masks_and_a_drop_out_takes_its_part_along() -> None:
     clients = {peer: Client(setting, peer) for peer in peers}
     keys = {peer: client.keys() for peer, client in clients.items()}
     shared = {peer: client.shares(keys) for peer, client in clients.items()}
-    adder = Adder(setting, keys, peers, 1000)
+    adder = Adder(setting, keys, {peer: parts[peers[0]] for peer, parts in shared.items()}, 1000)
     plain = np.zeros(1000, np.uint32)
     for number, peer in enumerate(peers[:6]):
         words = hidden(vector(number, scale=0.01), lattice, stream(number))

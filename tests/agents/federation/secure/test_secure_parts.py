@@ -8,48 +8,55 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.federation.secure import masks, shamir
+from agents.federation.secure import group, masks, shamir
 from agents.federation.secure.quantise import Grid, mean_of_sum, quantise
 
-SECRET = bytes(range(32))
+SECRET = group.secret_of(int.from_bytes(bytes(range(32))))
 
 
-@given(st.binary(min_size=32, max_size=32), st.integers(1, 8), st.data())
-def test_any_threshold_of_shares_gives_the_secret_back(secret: bytes, threshold: int, data: st.DataObject) -> None:
-    n_shares = data.draw(st.integers(threshold, 10))
-    shares = shamir.split(secret, threshold, n_shares)
+@given(st.integers(1, group.ORDER - 1), st.integers(1, 8), st.data())
+def test_any_threshold_of_shares_gives_the_secret_back_and_each_fits(
+    number: int, threshold: int, data: st.DataObject
+) -> None:
+    secret, n_shares = group.secret_of(number), data.draw(st.integers(threshold, 10))
+    shares, commitments = shamir.split(secret, threshold, n_shares)
     chosen = data.draw(st.lists(st.sampled_from(sorted(shares)), min_size=threshold, unique=True))
     assert shamir.combine({x: shares[x] for x in chosen}, threshold) == secret
+    assert len(commitments) == threshold and commitments[0] == group.public(secret)
+    x = chosen[0]
+    assert shamir.fits(shares[x], x, commitments)
+    assert not shamir.fits(group.secret_of(group.number_of(shares[x]) + 1), x, commitments)
+    assert threshold == 1 or not shamir.fits(shares[x], x + 1, commitments)
 
 
 def test_fewer_shares_fit_every_secret() -> None:
     """With one share short, each other secret has a last share that leads to it: they tell nothing."""
-    shares = shamir.split(SECRET, 2, 2, lambda most: 12345)
-    y = int.from_bytes(shares[1])
-    for other in (0, 1, 2**256 - 1):
-        last = (2 * y - other) % shamir.PRIME  # the line through (0, other) and (1, y), at 2
-        assert shamir.combine({1: shares[1], 2: last.to_bytes(33)}, 2) == other.to_bytes(32)
+    shares = shamir.split(SECRET, 2, 2, lambda most: 12345).shares
+    y = group.number_of(shares[1])
+    for other in (0, 1, group.ORDER - 1):
+        last = 2 * y - other  # the line through (0, other) and (1, y), at 2
+        assert shamir.combine({1: shares[1], 2: group.secret_of(last)}, 2) == group.secret_of(other)
 
 
 def test_shares_are_what_the_scheme_says() -> None:
-    shares = shamir.split(SECRET, 3, 3, lambda most: 7)
-    secret = int.from_bytes(SECRET)
-    assert [int.from_bytes(shares[x]) for x in (1, 2, 3)] == [
-        (secret + 7 * x + 7 * x * x) % shamir.PRIME for x in (1, 2, 3)
+    shares = shamir.split(SECRET, 3, 3, lambda most: 6).shares
+    secret = group.number_of(SECRET)
+    assert [group.number_of(shares[x]) for x in (1, 2, 3)] == [
+        (secret + 7 * x + 7 * x * x) % group.ORDER for x in (1, 2, 3)
     ]
 
 
 @pytest.mark.parametrize("x", [2, 3, 5])
 def test_a_share_that_was_changed_is_noticed_when_there_are_more_than_needed(x: int) -> None:
-    shares = shamir.split(SECRET, 3, 5)
-    shares[x] = (int.from_bytes(shares[x]) ^ 1).to_bytes(33)
+    shares = shamir.split(SECRET, 3, 5).shares
+    shares[x] = group.secret_of(group.number_of(shares[x]) ^ 1)
     with pytest.raises(shamir.BadShares):
         shamir.combine(shares, 3)
 
 
 @pytest.mark.parametrize(
     "shares",
-    [{}, {1: bytes(33)}, {1: bytes(33), 2: bytes(32)}, {1: bytes(33), 2: b"\xff" * 33}, {1: bytes(33), 0: bytes(33)}],
+    [{}, {1: bytes(32)}, {1: bytes(32), 2: bytes(31)}, {1: bytes(32), 2: b"\xff" * 32}, {1: bytes(32), 0: bytes(32)}],
 )
 def test_what_are_no_shares_is_refused(shares: dict[int, bytes]) -> None:
     with pytest.raises(shamir.BadShares):
@@ -60,6 +67,54 @@ def test_what_are_no_shares_is_refused(shares: dict[int, bytes]) -> None:
 def test_thresholds_that_cannot_be_are_refused(threshold: int, n_shares: int) -> None:
     with pytest.raises(ValueError, match="cannot be"):
         shamir.split(SECRET, threshold, n_shares)
+
+
+@pytest.mark.parametrize("secret", [bytes(32), bytes(31), b"\xff" * 32, group.ORDER.to_bytes(32, "little")])
+def test_what_is_no_secret_is_not_split(secret: bytes) -> None:
+    with pytest.raises(ValueError, match="a secret is a number"):
+        shamir.split(secret, 2, 3)
+
+
+@pytest.mark.parametrize("points", [(bytes(32), bytes(32)), (b"\x01" + bytes(31),) * 2, (b"\xff" * 32,) * 2])
+def test_nothing_fits_what_are_no_points(points: tuple[bytes, ...]) -> None:
+    assert not any(map(group.is_point, points))
+    assert not shamir.fits(group.secret_of(1), 1, points)
+
+
+def test_points_of_low_order_are_none() -> None:
+    """All eight, in the order of their place on the curve: only the base's own group counts."""
+    low = [b"\x01" + bytes(31), bytes(32), b"\xec" + b"\xff" * 30 + b"\x7f", bytes(31) + b"\x80"]
+    assert not any(map(group.is_point, low))
+    assert group.is_point(group.public(group.secret_of(1)))
+    assert group.public(group.secret_of(1)).hex() == "58" + "66" * 31  # RFC 8032's base
+
+
+@given(st.integers(1, group.ORDER - 1), st.integers(1, group.ORDER - 1), st.binary(max_size=8))
+def test_a_proof_holds_for_its_key_points_and_purpose_alone(number: int, other: int, about: bytes) -> None:
+    secret, point = group.secret_of(number), group.public(group.secret_of(other))
+    key, image = group.public(secret), group.times(secret, point)
+    proof = group.prove(secret, about, point)
+    assert group.is_proved(key, proof, about, (point, image))
+    assert group.is_proved(key, group.prove(secret, about), about)
+    wrong = group.public(group.new_secret())
+    assert not group.is_proved(key, proof, about)
+    assert not group.is_proved(key, proof, about + b"x", (point, image))
+    assert not group.is_proved(wrong, proof, about, (point, image))
+    assert not group.is_proved(key, proof, about, (wrong, image))
+    assert not group.is_proved(key, proof, about, (point, wrong))
+    for at in (0, 31, 32, 62):
+        changed = bytearray(proof)
+        changed[at] ^= 1
+        assert not group.is_proved(key, bytes(changed), about, (point, image))
+
+
+@pytest.mark.parametrize("image", [bytes(32), b"\xff" * 32, b"", bytes(33)])
+def test_a_proof_of_what_is_no_point_is_none(image: bytes) -> None:
+    secret = group.new_secret()
+    key = group.public(secret)
+    proof = group.prove(secret, b"x", key)
+    assert not group.is_proved(key, proof, b"x", (key, image)) and not group.is_proved(image, proof, b"x", (key, key))
+    assert not group.is_proved(key, proof[:-1], b"x", (key, key))
 
 
 @pytest.mark.parametrize("n_clients", [1, 2, 10, 1000])
@@ -117,7 +172,7 @@ def test_a_stream_does_not_repeat_from_block_to_block() -> None:
 
 def test_two_clients_agree_and_a_third_does_not() -> None:
     secrets = [bytes([number]) * 32 for number in range(1, 4)]
-    publics = [masks.public_key(secret) for secret in secrets]
+    publics = [group.public(secret) for secret in secrets]
     assert masks.agree(secrets[0], publics[1], b"x") == masks.agree(secrets[1], publics[0], b"x")
     assert masks.agree(secrets[0], publics[1], b"x") != masks.agree(secrets[0], publics[1], b"y")
     found = {masks.agree(secrets[i], publics[j], b"x") for i, j in itertools.combinations(range(3), 2)}

@@ -54,7 +54,7 @@ def kill_at_open(village: Village, victim: int) -> None:
 )
 def test_one_may_drop_out_at_each_stage(kind: str, victim: int, is_summed: bool) -> None:
     """It dies after it stored its own event of that kind, before anybody hears of it."""
-    village = secure(1)
+    village = secure(2)
     if kind == "open":
         kill_at_open(village, victim)
     else:

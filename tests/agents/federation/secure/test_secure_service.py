@@ -2,15 +2,18 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from agents.federation.actions import Deal
 from agents.federation.audit import audit, verdict_of
 from protocols.rounds import Close, Result, Unmask
 from simulations.net import SimWorld
+from tests.agents.federation.secure.liars import false_shares
 from tests.agents.federation.test_service import Home, begun, connected, until
 
 SECURE: dict[str, Any] = {"secure": {}, "max_norm": 4.0, "min_participants": 3, "lease_s": 5.0, "deadline_s": 60.0}
@@ -114,3 +117,27 @@ async def test_nobody_but_its_user_can_read_secrets_and_they_go_with_the_round(
         path = four[0].folder / "rounds" / f"{ones[0].cid}.secrets"
         assert path.stat().st_mode & 0o077 == 0
         await until(lambda: b'"rounds":[]' in path.read_bytes())
+
+
+async def test_a_dealer_of_false_shares_is_named_by_all_and_the_experiment_ends_without_it(
+    four: list[Home], autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with all_up(four):
+        plan = four[0].plan(four, **SECURE)
+        mallory = await four[3].rounds.follow(plan, four[3].data)
+        honest = mallory.secrets.answer
+
+        def answer(book: Any, action: Any) -> Any:
+            said = partial(honest, book, action)
+            return false_shares("another secret", said, {1, 2, 3, 4}) if isinstance(action, Deal) else said()
+
+        monkeypatch.setattr(mallory.secrets, "answer", answer)
+        ones = (await begun(four, plan))[:3]
+        await until(lambda: all(one.is_over for one in ones))
+        assert len({one.book.result(2) for one in ones}) == 1
+        for number in (1, 2):
+            final = ones[0].book.final(number)
+            assert final is not None and isinstance(final.event, Close) and len(final.event.submissions) == 3
+        findings = audit(four[1].node.ports, plan, ones[1].book.entries(), four[1].folder / "scratch")
+        assert {one.by for one in findings if one.verdict == "refuted"} == {four[3].identity.peer_id}
+        assert [one.verdict for one in findings if one.round] == ["proved", "proved"]
