@@ -191,6 +191,8 @@ def _secure_faults(book: Book, final: Said) -> Iterator[Finding]:
     unmasking = Stages(book, close.round).unmasking(final)
     for peer in unmasking.liars if unmasking is not None else ():
         yield Finding(close.round, "refuted", "it answered with shares that their dealers did not vouch for", peer)
+    for peer in unmasking.false_dealers() if unmasking is not None and not unmasking.n_lacking else ():
+        yield Finding(close.round, "refuted", "it dealt shares that are not those of its secrets", peer)
     seen: dict[PeerId, tuple[Cid, ...]] = {}
     consents: list[tuple[Said, Vote | Unmask]] = [*book.all_of(Vote), *book.all_of(Unmask)]
     for said, event in consents:

@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple, cast
 
 from agents.federation.book import Book, Said
 from agents.federation.secure import group
-from agents.federation.secure.sides import EPHEMERAL, KEY_SHARE, SEED_SHARE, Answer, Parcel, Setting
+from agents.federation.secure.shamir import BadShares
+from agents.federation.secure.sides import EPHEMERAL, KEY_SHARE, SEED_SHARE, Answer, Parcel, Setting, combined
 from agents.federation.secure.sides import Keys as PublicKeys
 from protocols.rounds import Close, Complain, Event, Gather, Keys, Shares, Submit, Unmask, Vote
 from storage.cid import Cid
@@ -39,6 +40,23 @@ class Unmasking(NamedTuple):
         counts = [sum(peer in one.own_seeds for one in self.answers.values()) for peer in self.active]
         counts += [sum(peer in one.mask_keys for one in self.answers.values()) for peer in self.dropped]
         return max(self.setting.threshold - min(counts, default=0), 0)
+
+    def false_dealers(self) -> list[PeerId]:
+        """Who dealt some that answered shares of no secret: their digests are its own, so nobody else can be to blame.
+
+        Where nothing is lacking.
+        """
+        parts = {peer: {one: said.own_seeds[peer] for one, said in self.answers.items()} for peer in self.active}
+        parts |= {peer: {one: said.mask_keys[peer] for one, said in self.answers.items()} for peer in self.dropped}
+        return [peer for peer in sorted(parts) if not self._fit(peer, parts[peer])]
+
+    def _fit(self, dealer: PeerId, parts: Mapping[PeerId, bytes]) -> bool:
+        points = self.dealt[dealer].seed_points if dealer in self.active else self.dealt[dealer].key_points
+        try:
+            combined({self.setting.place(one): part for one, part in parts.items()}, self.setting.threshold, points)
+        except BadShares:
+            return False
+        return True
 
 
 class Stages:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from agents.federation.secure import group
+from agents.federation.secure import group, shamir
 from agents.federation.secure.client import complaints, shares_event
 from agents.federation.secure.sides import COMPLAINT, Client
 from agents.federation.secure.stages import Stages, is_doomed
@@ -106,6 +106,20 @@ def test_a_complaint_that_is_heard_after_the_close_is_final_undoes_nothing(tmp_p
     the_round.complain(1)
     for member in (0, 2, LIAR):
         the_round.say(member, the_round.unmask(member, close))
+    findings = the_round.check()
+    assert blamed(findings) == [the_round.me(LIAR)] and findings[-1].verdict == "proved"
+
+
+def test_a_dealer_whose_victim_keeps_quiet_is_named_when_that_one_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    the_round = Lied(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shamir, "fits", lambda share, x, points: True)  # the victim looks away
+        close = the_round.close([the_round.submit(member) for member in range(N)])
+        the_round.vote(range(N), close)
+        for member in range(N):
+            the_round.say(member, the_round.unmask(member, close))
     findings = the_round.check()
     assert blamed(findings) == [the_round.me(LIAR)] and findings[-1].verdict == "proved"
 
