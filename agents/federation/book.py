@@ -99,7 +99,7 @@ class Book:
         if (listed := self.answers.get((_LISTED, type(said.event)))) is not None:
             insert(listed, said)
         self._rounds.add(said)
-        if isinstance(said.event, Complain):
+        if isinstance(said.event, Complain) and self.secure is not None:
             self.complaints[said.cid] = None
         is_harmless = self._is_harmless(said)
         number = getattr(said.event, "round", 0)
@@ -114,8 +114,8 @@ class Book:
 
     def _is_harmless(self, said: Said) -> bool:
         """Drop the answers that an event of an honest member touches; False for one that may touch any."""
-        if self.complaints:
-            return False  # who is proved false by them, hangs on most of what is heard
+        if any(proves is not False for proves in self.complaints.values()):
+            return False  # whom they prove false hangs on most of what is heard
         match said.event:
             case Join() | Leave():
                 self.answers.drop(("joined_now",))

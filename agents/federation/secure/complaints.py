@@ -25,6 +25,8 @@ def proved_false(book: Book, number: int) -> dict[PeerId, list[Said]]:
     stages = Stages(book, number)
     for said, event in complaints:
         dealt = book.get(event.shares)
+        if dealt is not None and not isinstance(dealt.event, Shares):
+            book.complaints[said.cid] = False
         ring = book.get(dealt.event.gather) if dealt is not None and isinstance(dealt.event, Shares) else None
         if dealt is None or ring is None or not stages.is_ring(ring):
             continue
