@@ -6,10 +6,13 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 import trio
+from libp2p.custom_types import TProtocol
 from libp2p.kad_dht import kad_dht
+from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from libp2p.peer.peerinfo import PeerInfo as LibP2pInfo
-from libp2p.peer.peerstore import PeerStoreError
+from libp2p.peer.peerstore import PeerStoreError, env_to_send_in_RPC
 
+from protocols.framing import frame
 from protocols.net import PeerInfo
 from protocols.net_libp2p.addresses import to_id, to_peer, to_texts
 from protocols.net_libp2p.host import MAX_CONNECTIONS, PROVIDES_PER_WINDOW, BoundedRecords, survive
@@ -23,6 +26,8 @@ PARALLEL_TELLINGS: Final = 32  # peers that get records at a time: each has its 
 MAX_STREAMS_PER_PEER: Final = 8
 STREAM_LIMIT_S: Final = 60.0  # a peer that asks for longer opens another one
 CLOSEST: Final = 20  # k of the specification
+RECORDS_PER_STREAM: Final = 500  # at their pace within STREAM_LIMIT_S
+READ_BYTES: Final = 64 << 10
 RECORD_GAP_S: Final = 10.0 / PROVIDES_PER_WINDOW * 1.2
 
 
@@ -92,15 +97,51 @@ async def provide_many(dht: Any, cids: Sequence[Cid]) -> int:
 
 
 async def _send_records(dht: Any, peer_id: Any, keys: list[bytes], told: set[bytes], limiter: Any) -> None:
+    """All on one stream, or few: the opening of one for each record costs more than the record."""
     async with limiter:
-        for key in keys:
-            sent, begin_s = False, trio.current_time()
-            with trio.move_on_after(QUERY_TIMEOUT_S):
-                sent = await dht.provider_store._send_add_provider(peer_id, key)
-            if not sent:
+        for start in range(0, len(keys), RECORDS_PER_STREAM):
+            some, sent = keys[start : start + RECORDS_PER_STREAM], set[bytes]()
+            await survive(_send_some, dht, peer_id, some, sent)
+            told |= sent
+            if len(sent) < len(some):
                 return  # it is gone, or does not want them
-            told.add(key)
-            await trio.sleep_until(begin_s + RECORD_GAP_S)
+
+
+async def _send_some(dht: Any, peer_id: Any, keys: list[bytes], sent: set[bytes]) -> None:
+    with trio.fail_after(QUERY_TIMEOUT_S):
+        stream = await dht.host.new_stream(peer_id, [TProtocol(kad_dht.PROTOCOL_ID)])
+    try:
+        message = _record(dht)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_leave_unread, stream)
+            for key in keys:
+                begin_s = trio.current_time()
+                message.key = key
+                with trio.fail_after(QUERY_TIMEOUT_S):
+                    await stream.write(frame(message.SerializeToString()))
+                sent.add(key)
+                await trio.sleep_until(begin_s + RECORD_GAP_S)
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(deadline=trio.current_time() + QUERY_TIMEOUT_S, shield=True):
+            await survive(stream.close)
+
+
+def _record(dht: Any) -> Any:
+    """The message that says that we provide something; its key is put in later."""
+    message = Message()
+    message.type = Message.MessageType.ADD_PROVIDER
+    ours = message.providerPeers.add()
+    ours.id = dht.local_peer_id.to_bytes()
+    ours.addrs.extend(address.to_bytes() for address in dht.host.get_addrs())
+    message.senderRecord = ours.signedRecord = env_to_send_in_RPC(dht.host)[0]
+    return message
+
+
+async def _leave_unread(stream: Any) -> None:
+    """Some servers echo each record; a window that nobody empties would hold them up."""
+    while await stream.read(READ_BYTES):
+        pass
 
 
 class _Near(NamedTuple):
