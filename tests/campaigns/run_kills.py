@@ -209,7 +209,7 @@ class Child:
     def kill(self) -> None:
         """kill -9."""
         self.process.kill()
-        self.process.wait()
+        self.process.communicate()  # it ends, and its pipes are closed
 
 
 class Campaign:
