@@ -278,6 +278,15 @@ def problems(plan: Plan) -> list[str]:
     return found + _numbers(asked)
 
 
+def check(plan: Plan) -> None:
+    """May a node follow this plan? Its author may never have asked: some numbers stop whoever reckons with them.
+
+    Raises: BadOption.
+    """
+    if found := problems(plan):
+        raise BadOption(f"nobody can carry out this plan: {'; '.join(found)}")
+
+
 def undecidable(plan: Plan) -> list[str]:
     """What nobody can prove or refute of a round of this plan. Raises: BadOption, CannotAggregate."""
     asked = _Asked(plan, options_of(plan))

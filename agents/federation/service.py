@@ -14,7 +14,6 @@ import trio
 from agents.adapters.announce import Turnstile
 from agents.adapters.ports import Ports
 from agents.errors import AgentError
-from agents.federation.book import Book
 from agents.federation.journal import Journal
 from agents.federation.tasks import Engine
 from protocols import rounds_sync as sync
@@ -107,7 +106,7 @@ class Rounds:
 
         `rank`: what to train of an adapter, where the plan lets participants choose; 0 for the plan's.
 
-        Raises: Malformed, NoMember, TooManyExperiments, StorageError, OSError.
+        Raises: Malformed, BadOption, NoMember, TooManyExperiments, StorageError, OSError.
         """
         async with self._adding:
             known = self._experiments.get(plan.body_cid)
@@ -128,12 +127,18 @@ class Rounds:
         return made
 
     def _begin(self, plan: Entry, data: Path | None, rank: int) -> "Experiment":
+        self._check(plan)
         make_folder(self._folder)
         if data is not None:
             self._note_local(plan.body_cid, data, rank)
         journal = Journal.create(self._folder / str(plan.body_cid), plan)
         self._journals.append(journal)
         return self._made(plan, [], journal, data, rank)
+
+    def _check(self, plan: Entry) -> None:
+        from agents.federation.compatibility import check
+
+        check(read_plan(plan))
 
     def _made(self, plan: Entry, entries: list[Entry], journal: Journal, data: Path | None, rank: int) -> "Experiment":
         # numpy comes with it: only who takes part pays for that
@@ -153,7 +158,7 @@ class Rounds:
         """What the journals tell; one that cannot be read is told of and left alone."""
         for cid, journal, entries in Journal.load(self._folder):
             try:
-                Book(entries[0])
+                self._check(entries[0])
                 one = self._made(entries[0], entries[1:], journal, *self._local_of(cid))
             except (Remote, AgentError) as error:  # of a plan that nobody could carry out, too
                 journal.refuse(error)

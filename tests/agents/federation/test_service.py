@@ -221,6 +221,21 @@ async def test_a_plan_with_options_that_there_are_not_keeps_no_node_from_startin
         assert homes[0].rounds.all() == []
 
 
+async def test_a_plan_whose_numbers_nobody_can_reckon_with_keeps_no_node_from_starting(
+    homes: list[Home], autojump_clock: Any
+) -> None:
+    budget = {"epsilon": 1.0, "delta": 1e-5}
+    privacy = {"noise": "central", "bound": 1.0, "multiplier": 1e-300, "budget": budget}
+    plan = homes[0].plan(homes, privacy=privacy, is_evaluated=False)
+    async with homes[0].running():
+        with pytest.raises(BadOption, match="could wrap around"):
+            await homes[0].rounds.follow(plan)
+    Journal.create(homes[0].folder / "rounds" / str(plan.body_cid), plan).close()  # followed when nobody looked
+    homes[0].rounds = homes[0].fresh()
+    async with homes[0].running():
+        assert homes[0].rounds.all() == []
+
+
 async def test_garbage_from_a_member_stops_nobody(homes: list[Home], autojump_clock: Any) -> None:
     mallory = homes[2]
 
