@@ -23,23 +23,23 @@ from agents.roster import asking, attached
 from agents.roster.announced import PREFIX, announced, read_announced
 from agents.roster.card import SCOPE, check_size, read_card, sign_card
 from agents.roster.contained import contained
+from agents.roster.content import Content
 from agents.roster.deciding import Deciding
 from agents.roster.declaration import LEARNT, BadAgent, Declaration, read_declaration
 from agents.roster.errors import UnknownAgent
 from agents.roster.language import LanguageModel
 from agents.roster.perform import MODEL, Task, perform, prompt_of
-from agents.roster.shown import Audiences, card_pin, content_pin, members_of
+from agents.roster.shown import Audiences, card_pin, members_of
 from agents.tools.adapters import Adapters
-from agents.tools.tool import Reach, ToolFailed, ToolRefused
-from agents.workspace.links import linked, teller
+from agents.tools.tool import Reach
 from agents.workspace.runs.core import Perform, Run, StepView
 from agents.workspace.runs.effects import EffectFailed
 from agents.workspace.workspace import Workspace
 from protocols.entry import Entry, external_aad, open_entry, read_entry
 from protocols.workspaces.entries import Drop, Put, check
 from storage import durable
-from storage.blockstore import MadeBlock, Visibility
-from storage.cid import RAW, Cid
+from storage.blockstore import Visibility
+from storage.cid import Cid
 from storage.errors import InvalidCid, StorageError
 from storage.keys import PeerId
 from storage.pins import PinKind, PinState
@@ -72,6 +72,7 @@ class Crew:
         self._adapters: Adapters | None = None
         self.mind = Mind(folder)
         self.audiences = Audiences(ports)
+        self._content = Content(ports, self.audiences)
         self.attached = attached.Attached()
         self.a2a_url: str | None = None  # where programs that speak A2A reach agents, while they do
         self.load()
@@ -169,6 +170,10 @@ class Crew:
             await one.news(seen)
             await trio.sleep(ATTEND_GAP_S)
 
+    async def content(self, one: Workspace, peer: PeerId, cid: Cid) -> bytes | None:
+        """A block of the workspace's content, for a member. Raises: StorageError, OSError."""
+        return await self._content.given(one, peer, cid)
+
     # --- at work
 
     async def perform(self, one: Workspace, act: Perform) -> tuple[Any, dict[str, Any]]:
@@ -243,31 +248,6 @@ class Crew:
 
     def _reach(self, one: Workspace, declared: Declaration, key: str, depth: int) -> Reach:
         ports, me = self._ports, self._ports.identity.peer_id
-        may_tell = teller(me, ports.roots, ports.catalog.peers.flock)
-        kept = content_pin(one.cid)
-
-        async def get(cid: Cid, n_most: int) -> bytes:
-            authors = linked(one.space, me).get(cid, ())
-            is_open = ports.roots.may_see(None, cid, is_flock=False) or any(may_tell(author, cid) for author in authors)
-            if not is_open and await ports.exchange.work(partial(ports.pins.get, cid, kept)) is None:
-                raise ToolRefused(f"{cid} is not for everybody, and nobody here has put it there who may see it")
-            data = await ports.exchange.work(partial(ports.store.get, cid))
-            if len(data) > n_most:
-                raise ToolFailed(f"{cid} has {len(data)} bytes; {n_most} are allowed")
-            return data
-
-        async def put(data: bytes) -> Cid:
-            block = MadeBlock.of(data, RAW)
-            members = members_of(one.space)
-
-            def keep() -> None:
-                with ports.store.lease():
-                    ports.store.put_many([block])
-                    ports.pins.add(block.cid, kept, PinKind.DIRECT, PinState.COMPLETE)
-                    self.audiences.publish(block.cid, Visibility.MEMBERS, one.cid, members)
-
-            await ports.exchange.work(keep)
-            return block.cid
 
         async def ask(agent: str, prompt: str, of: str) -> str:
             name = asking.name_for(of, agent, prompt, depth + 1)
@@ -277,7 +257,7 @@ class Crew:
 
         own = Own(one, self.mind, me, declared.name, declared.remembers)
         return Reach(
-            policy=declared.policy, key=key, space=one.space, own=own, get=get, put=put, ask=ask,
-            agent=declared.name, adapters=self._adapters,
+            policy=declared.policy, key=key, space=one.space, own=own, ask=ask, agent=declared.name,
+            get=partial(self._content.get, one), put=partial(self._content.put, one), adapters=self._adapters,
             decisions=Deciding(one, me, declared.policy.decides, ports.unix_s()),
         )  # fmt: skip

@@ -237,7 +237,10 @@ class Workspaces:
     def _desk(self, peer: PeerId, cid: Cid) -> Desk | None:
         """Only members learn that there is such a workspace."""
         one = self._all.get(cid)
-        return one.desk(peer) if one is not None else None
+        desk = one.desk(peer) if one is not None else None
+        if one is None or desk is None or self._agents is None or not one.space.is_member(peer):
+            return desk
+        return desk._replace(content=partial(self._agents.content, one, peer))
 
 
 def grant_for(one: Workspace, peer: PeerId) -> Node | None:

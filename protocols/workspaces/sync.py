@@ -18,7 +18,8 @@ import trio
 from msgspec import Meta
 
 from protocols.entry import Entry
-from protocols.framing import patient
+from protocols.errors import Tampered
+from protocols.framing import patient, read_frame
 from protocols.message import Message, decode, encode
 from protocols.net import Network, Stream
 from protocols.telling import (
@@ -52,6 +53,9 @@ MAX_ASK_BYTES: Final = 96 << 10
 MAX_HEADS: Final = 512
 MAX_ANSWERS: Final = 1024
 MAX_WAIT_S: Final = 20.0
+MAX_CONTENT_BYTES: Final = 16 << 10
+MAX_CONTENT_FRAME_BYTES: Final = MAX_CONTENT_BYTES + 64
+CONTENT_TIMEOUT_S: Final = 15.0
 
 Height = Annotated[int, Meta(ge=1, le=MAX_SEQUENCE + 1)]
 
@@ -79,6 +83,19 @@ class AskMembers(Message, frozen=True, tag="ask_workers", kw_only=True):
     workspace: Cid
 
 
+class AskContent(Message, frozen=True, tag="ask_content", kw_only=True):
+    """Give me this block, which agents of the workspace may read. Answered by `Here` and one `Content`, or none."""
+
+    workspace: Cid
+    cid: Cid
+
+
+class Content(Message, frozen=True, tag="content", kw_only=True):
+    """A block. Whether it is the one that was asked for, its hash says."""
+
+    data: Annotated[bytes, Meta(max_length=MAX_CONTENT_BYTES)]
+
+
 class Known(NamedTuple):
     """What an asker knows: how far of each author, and the entry blocks that nothing it knows links to."""
 
@@ -91,25 +108,33 @@ def digest_of(cid: Cid) -> bytes:
     return cid.multihash[2 : 2 + DIGEST_BYTES]
 
 
+async def _no_content(_cid: Cid) -> bytes | None:
+    await trio.lowlevel.checkpoint()
+    return None
+
+
 class Desk(NamedTuple):
     """What answers questions about one workspace, for one asker who may know of it.
 
     `since` gives the entries that somebody lacks, each behind those that it links to, as they are asked of it: no more
-    are taken than one answer holds, at once. `news` returns when there may be more.
+    are taken than one answer holds, at once. `news` returns when there may be more. `content` gives a block that the
+    asker may have as a member; None for all others, whether they are here or not.
     """
 
     root: Entry
     since: Callable[[Known], Iterable[Entry]]
     news: Callable[[], Awaitable[None]]
     where: Callable[[], Iterable[Where]]
+    content: Callable[[Cid], Awaitable[bytes | None]] = _no_content
 
 
 FindDesk = Callable[[PeerId, Cid], Desk | None]
+Question = Ask | AskRoot | AskMembers | AskContent
 
 
-def read_ask(data: bytes) -> Ask | AskRoot | AskMembers:
+def read_ask(data: bytes) -> Question:
     """A question in its one form. Raises: TooBig, Malformed."""
-    question = cast(Ask | AskRoot | AskMembers, decode(data, (Ask, AskRoot, AskMembers), MAX_ASK_BYTES))
+    question = cast(Question, decode(data, (Ask, AskRoot, AskMembers, AskContent), MAX_ASK_BYTES))
     if isinstance(question, Ask):
         check_marks(question.authors, question.heights, question.latest)
     return question
@@ -163,6 +188,20 @@ async def ask_members(network: Network, peer: PeerId, workspace: Cid) -> list[Wh
     return await ask_where(network, peer, PROTOCOL, question, MAX_ASK_BYTES, WHAT, MAX_MEMBERS)
 
 
+async def ask_content(network: Network, peer: PeerId, workspace: Cid, cid: Cid) -> bytes | None:
+    """A block that agents of the workspace may read, if `peer` gives it. Raises: as `ask`; Tampered."""
+    question = encode(AskContent(workspace=workspace, cid=cid), MAX_ASK_BYTES)
+    with trio.fail_after(CONTENT_TIMEOUT_S):
+        async with asked(network, peer, PROTOCOL, question, MAX_ASK_BYTES, WHAT) as stream:
+            answered = await read_frame(stream, MAX_CONTENT_FRAME_BYTES)
+    if answered is None:
+        return None
+    data = decode(answered, Content, MAX_CONTENT_FRAME_BYTES).data
+    if not cid.matches(data):
+        raise Tampered(f"{peer} gave other bytes than those that {cid} names")
+    return data
+
+
 async def answer(stream: Stream, desk_of: FindDesk) -> None:
     """Answer one question. Raises: what reading and writing raise."""
     data = await read_question(stream, MAX_ASK_BYTES)
@@ -185,6 +224,10 @@ async def answer(stream: Stream, desk_of: FindDesk) -> None:
                 await tell(stream, [desk.root], 1, on_bytes)
             case AskMembers():
                 await say_where(stream, desk.where(), MAX_MEMBERS)
+            case AskContent(cid=cid):
+                data = await desk.content(cid)
+                if data is not None and len(data) <= MAX_CONTENT_BYTES:
+                    await say(stream, Content(data=data))
         await stream.finish()
 
 

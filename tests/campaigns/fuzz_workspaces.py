@@ -76,7 +76,7 @@ def _signed_news(data: bytes) -> object:
 
 
 def _told(data: bytes) -> object:
-    return message.decode(data, (telling.Here, telling.Told, telling.Where), telling.MAX_ANSWER_BYTES)
+    return message.decode(data, (telling.Here, telling.Told, telling.Where, sync.Content), telling.MAX_ANSWER_BYTES)
 
 
 _NEWS: Final = announce.News(heads=(_WORKSPACE, Cid.of(b"other", DAG_CBOR)))
@@ -84,11 +84,13 @@ _ANSWERS: Final = (
     telling.Here(),
     telling.Told(entry=b"entry", body=b"body"),
     telling.Where(peer=_ME.peer_id, addresses=("/ip4/1.2.3.4/tcp/1",)),
+    sync.Content(data=b"content"),
 )
 _QUESTIONS: Final = (
     sync.question_of(_WORKSPACE, sync.Known({_ME.peer_id: telling.Mark(3, bytes(16))}, (_WORKSPACE,)), 2.5),
     sync.AskRoot(workspace=_WORKSPACE),
     sync.AskMembers(workspace=_WORKSPACE),
+    sync.AskContent(workspace=_WORKSPACE, cid=_WORKSPACE),
 )
 
 READERS: Final = (

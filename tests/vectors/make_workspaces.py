@@ -36,7 +36,7 @@ from protocols.workspaces.entries import (
     scope_of,
 )
 from protocols.workspaces.sealed import content_with, given, new_key, pad, seal
-from protocols.workspaces.sync import Ask, AskMembers, AskRoot, Known
+from protocols.workspaces.sync import Ask, AskContent, AskMembers, AskRoot, Known
 from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
 from storage.keys import Identity
@@ -192,6 +192,7 @@ def messages() -> Iterator[Vector]:
         "ask for what is lacking": sync.question_of(WORKSPACE, known, 2.5),
         "ask for the root": AskRoot(workspace=WORKSPACE),
         "ask for members": AskMembers(workspace=WORKSPACE),
+        "ask for content": AskContent(workspace=WORKSPACE, cid=LINK),
     }.items():
         yield _message("question", name, encode(question, sync.MAX_ASK_BYTES))
     plain = {"type": "ask_workspace", "workspace": bytes(WORKSPACE), "authors": [], "heights": [], "latest": []}

@@ -18,6 +18,7 @@ from agents.workspace.runs.effects import EFFECTS, Effect, EffectFailed
 from agents.workspace.workspace import Workspace
 from protocols.errors import ProtocolError
 from protocols.workspaces.entries import Commit
+from storage.cid import Cid
 from storage.errors import NotFound
 from storage.keys import PeerId
 
@@ -39,6 +40,10 @@ class Agents(Protocol):
 
     async def attend(self, one: Workspace) -> None:
         """Keep to a workspace for ever, whoever comes and goes."""
+        ...
+
+    async def content(self, one: Workspace, peer: PeerId, cid: Cid) -> bytes | None:
+        """A block of the workspace's content, for a member; None for any other. Raises: StorageError, OSError."""
         ...
 
 

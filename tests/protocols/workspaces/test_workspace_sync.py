@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.entry import make_entry
-from protocols.errors import Forged, Malformed, ProtocolError, ProtocolRefused, TooBig
+from protocols.errors import Forged, Malformed, ProtocolError, ProtocolRefused, Tampered, TooBig
 from protocols.framing import frame
 from protocols.message import encode
 from protocols.telling import MAX_TOLD_BYTES, Here, Mark, Told, Where
 from protocols.workspaces import sync
-from protocols.workspaces.sync import Ask, AskMembers, AskRoot, Desk, Known
-from storage.cid import DAG_CBOR, Cid
+from protocols.workspaces.sync import Ask, AskContent, AskMembers, AskRoot, Content, Desk, Known
+from storage.cid import DAG_CBOR, RAW, Cid
 from storage.keys import Identity
 
 ANN, BOB = Identity(b"a" * 32), Identity(b"b" * 32)
@@ -194,6 +194,30 @@ async def test_members_tell_where_others_are(autojump_clock):
     written = await answered(AskMembers(workspace=WORKSPACE), desk(lambda known: (), where=lambda: [where]))
     assert written == framed(Here(), where)
     assert await sync.ask_members(FakeNetwork(FakeStream(written)), BOB.peer_id, WORKSPACE) == [where]
+
+
+async def test_content_is_given_to_members_and_no_other_bytes_are_taken_for_it(autojump_clock):
+    there = {Cid.of(data, RAW): data for data in (b"content", bytes(sync.MAX_CONTENT_BYTES + 1))}
+
+    async def content(cid):
+        return there.get(cid)
+
+    def find_desk(peer, workspace):
+        return Desk(ROOT, lambda known: (), trio.sleep_forever, tuple, content)
+
+    async def take(cid, *said):
+        return await sync.ask_content(FakeNetwork(FakeStream(framed(Here(), *said))), BOB.peer_id, WORKSPACE, cid)
+
+    asked_for = [await answered(AskContent(workspace=WORKSPACE, cid=cid), find_desk) for cid in there]
+    assert asked_for == [framed(Here(), Content(data=b"content")), framed(Here())]
+    cid = next(iter(there))
+    assert await take(cid, Content(data=b"content")) == b"content" and await take(cid) is None
+    with pytest.raises(Tampered):
+        await take(cid, Content(data=b"other bytes"))
+    with pytest.raises(TooBig):
+        await take(cid, told(make_entry(ANN, "say", "x", 0, [], {"text": "x" * (20 << 10)})))
+    with pytest.raises(Malformed):
+        await take(cid, told(ENTRIES[0]))
 
 
 async def test_an_entry_that_its_author_did_not_sign_is_refused(autojump_clock):
