@@ -210,9 +210,22 @@ async def members_of(node: "Node", params: ws.Members) -> list[ws.Member]:
                 keys=["*"] if is_owner else sorted({key for g in member.grants for key in cast(Grant, g.says).keys}),
                 n_entries=last.sequence + 1 if last is not None else 0,
                 is_forked=member.peer in forks,
+                grants=[_granted(one, grant) for grant in member.grants],
             )
         )
     return rows
+
+
+def _granted(one: Workspace, placed: Placed) -> ws.Granted:
+    says = cast(Grant, placed.says)
+    return ws.Granted(
+        grant=str(placed.entry.cid),
+        by=str(placed.author),
+        can=list(says.can),
+        keys=list(says.keys),
+        weight=says.weight,
+        until_unix_s=one.space.until(placed) or None,
+    )
 
 
 # --- what is said

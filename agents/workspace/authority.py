@@ -1,14 +1,15 @@
 """Who may do what: grants in a tree under the owner, and how far revocations let them count.
 
 Nothing here depends on the order of entries. A revocation counts only where its author stands above the grant, by
-authority that in turn comes from further above: so every question goes up the tree, and comes to an end.
+authority that in turn comes from further above: so every question goes up the tree, and comes to an end. Where a grant
+was to end some day, admins whose own never does stand in: their authority goes up the tree of those that never do.
 """
 
 import math
 from typing import Final, cast
 
 from agents.workspace.history import History, Node
-from agents.workspace.origin import origin
+from agents.workspace.origin import attenuates, origin
 from protocols.workspaces.entries import Grant, Leave, Revoke
 from storage.cid import Cid
 from storage.keys import PeerId
@@ -26,6 +27,7 @@ class Authority:
         self._chains: dict[Cid, tuple[Node, ...] | None] = {}
         self._cuts: dict[tuple[Cid, PeerId], float] = {}
         self._is_good: dict[Cid, bool] = {}
+        self._held: dict[Cid, tuple[Node, ...]] = {}  # by the id of a revocation: grants to its author in its past
         self.awaited: Final[set[Cid]] = set()  # entry blocks that revocations name, and that are not here yet
 
     def forget(self) -> None:
@@ -101,14 +103,53 @@ class Authority:
         return cast(Grant, grant.stated).audience == node.author and not self.is_forked(node)
 
     def may_revoke(self, node: Node, grant: Node) -> bool:
-        """May the author of `node` end this grant? Who issued it, or one that it comes from, by what still counts."""
+        """May the author of `node` end this grant? Who issued it, or one that it comes from, by what still counts.
+
+        Of a grant that was to end some day, also who stands in for them.
+        """
         if self.is_forked(node):
             return False
         chain = self.chain(grant) or ()
         if node.author == self._history.owner:
             return bool(chain)
+        return self._is_above(node, chain) or self._stands_in(node, grant)
+
+    def _is_above(self, node: Node, chain: tuple[Node, ...]) -> bool:
         for place, one in enumerate(chain):
             above = chain[place + 1] if place + 1 < len(chain) else None
             if one.author == node.author and above is not None and self.is_good(above):
                 return node.sequence <= self.cut(above, node.author)
         return False
+
+    def _stands_in(self, node: Node, grant: Node) -> bool:
+        """Does an admin end it in the place of who issued it, whose node may be gone?
+
+        That takes a grant that gives no less, in the past of `node`, so that nothing that comes later changes this. No
+        end may stand in it or above it: so only who stands above can end it in turn, and the question comes to an end.
+        """
+        if not cast(Grant, grant.stated).until_unix_s:
+            return False
+        return any(
+            self.outlasts(held, grant) and self.is_good(held) and node.sequence <= self.cut(held, node.author)
+            for held in self._held_by(node)
+        )
+
+    def outlasts(self, held: Node, grant: Node) -> bool:
+        """Does `held` let an admin end `grant` in the place of who issued it, as long as it counts?"""
+        says, ended = cast(Grant, held.stated), cast(Grant, grant.stated)
+        return ended.until_unix_s > 0 and attenuates(says, ended) and self.until(held) == 0
+
+    def until(self, grant: Node) -> int:
+        """Until when a grant is meant to count, and all that it comes from; 0 for as long as none is revoked."""
+        untils = [cast(Grant, one.stated).until_unix_s for one in self.chain(grant) or ()]
+        return min((until for until in untils if until), default=0)
+
+    def _held_by(self, node: Node) -> tuple[Node, ...]:
+        if node.id not in self._held:
+            past = self._history.past(node.entry.cid)
+            self._held[node.id] = tuple(
+                one
+                for one in self._history
+                if isinstance(one.stated, Grant) and one.stated.audience == node.author and one.id in past
+            )
+        return self._held[node.id]

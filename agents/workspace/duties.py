@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Final, cast
 
 from agents.workspace.claims import deserves
 from agents.workspace.history import Node
@@ -27,6 +27,8 @@ from protocols.workspaces.sealed import given, new_key
 from storage.cid import Cid
 from storage.keys import PeerId
 from storage.sealed.keys import Entropy
+
+STAND_IN_S: Final = 60.0  # after so long, and again as long for each who does not either, another ends what is over
 
 
 def due(
@@ -62,9 +64,15 @@ def _duties(space: Space, me: PeerId, unix_s: float, may_support: Callable[[Peer
         is_due = 0 < proposal.deadline_unix_s <= unix_s and me in proposal.closers
         if is_due:
             yield Close(proposal=node.entry.cid)
-    over = [node for node in space.live_grants() if node.author == me and 0 < until_of(node) <= unix_s]
+    over = [node for node in space.live_grants() if 0 < until_of(node) <= unix_s and _is_mine(space, me, node, unix_s)]
     if over:
         yield revocation(space, over, "its time is over")
+
+
+def _is_mine(space: Space, me: PeerId, grant: Node, unix_s: float) -> bool:
+    """Is it for this node to end a grant that is over? For its issuer's at once, for others' one after another."""
+    enders = space.enders(grant)
+    return me in enders and unix_s >= until_of(grant) + STAND_IN_S * enders.index(me)
 
 
 def rekey_due(space: Space, me: PeerId, entropy: Entropy = os.urandom) -> Rekey | None:

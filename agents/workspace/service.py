@@ -238,7 +238,7 @@ class Workspaces:
         """Only members learn that there is such a workspace."""
         one = self._all.get(cid)
         desk = one.desk(peer) if one is not None else None
-        if one is None or desk is None or self._agents is None or not one.space.is_member(peer):
+        if one is None or desk is None or self._agents is None or not one.may_read(peer):
             return desk
         return desk._replace(content=partial(self._agents.content, one, peer))
 

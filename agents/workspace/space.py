@@ -95,7 +95,28 @@ class Space(Fold):
         chain = self._authority.chain(grant) or ()
         if peer == self.history.owner:
             return bool(chain)
-        return any(one.author == peer and above.id in self._live for one, above in pairwise(chain))
+        if any(one.author == peer and above.id in self._live for one, above in pairwise(chain)):
+            return True
+        mine = (node for node in self._live.values() if cast(Grant, node.stated).audience == peer)
+        return any(self._authority.outlasts(node, grant) for node in mine)
+
+    def enders(self, grant: Node) -> list[PeerId]:
+        """Whose nodes end a grant that is over by the clock: who issued it, else the owner, else an admin."""
+        self._settle()
+        says = (cast(Grant, node.stated) for node in self._live.values())
+        admins = sorted({one.audience for one in says if "admin" in one.can})
+        able = dict.fromkeys([grant.author, self.history.owner, *admins])
+        return [peer for peer in able if self.can_revoke(peer, grant)]
+
+    def until(self, grant: Node) -> int:
+        """Until when a grant is meant to count, and all that it comes from; 0 for as long as none is revoked."""
+        return self._authority.until(grant)
+
+    def may_read(self, peer: PeerId, unix_s: float) -> bool:
+        """Is this peer a member by something that is not over by the clock, though nobody has ended it yet?"""
+        self._settle()
+        own = (node for node in self._live.values() if cast(Grant, node.stated).audience == peer)
+        return peer == self.history.owner or any(not 0 < self.until(node) <= unix_s for node in own)
 
     @classmethod
     def of(cls, root: Entry, entries: Iterable[Entry]) -> Self:

@@ -224,7 +224,7 @@ class Workspace:
 
     def desk(self, peer: PeerId) -> Desk | None:
         """What answers a member that asks; one that was a member is told how it ended, and nothing beyond."""
-        if self.space.is_member(peer):
+        if self.may_read(peer):
             return Desk(self.space.history.root_entry, self._since, self.news, self._members_here)
         if not (allowed := self.space.farewell(peer)):
             return None
@@ -233,6 +233,10 @@ class Workspace:
             return (entry for entry in self._since(known) if entry.body_cid in allowed)
 
         return Desk(self.space.history.root_entry, since, self.news, tuple)
+
+    def may_read(self, peer: PeerId) -> bool:
+        """Is this peer a member, and its time not over by the clock here?"""
+        return self.space.may_read(peer, self._ports.unix_s())
 
     def _since(self, known: sync.Known) -> Iterator[Entry]:
         return (entry for entry in self.space.history.lacking(known) if entry.cid not in self._unsaved)

@@ -1,6 +1,7 @@
 """How workspaces look on a terminal: a line an entry, tables of members and workspaces."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -45,11 +46,18 @@ def members(rows: Json) -> Iterator[str]:
                 "keys": " ".join(row["keys"]),
                 "weight": row["weight"],
                 "n_entries": row["n_entries"],
+                "until": _until(row["grants"]),
                 "is": ", ".join(_is(row)) or "-",
             }
             for row in rows
         ]
     )
+
+
+def _until(grants: Json) -> str:
+    """When each of its grants ends, each time once."""
+    ends = sorted({grant["until_unix_s"] or 0 for grant in grants})
+    return ", ".join(time.strftime("%Y-%m-%d %H:%M", time.localtime(end)) if end else "no end" for end in ends) or "-"
 
 
 def _is(row: Json) -> Iterator[str]:

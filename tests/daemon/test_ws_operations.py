@@ -1,5 +1,6 @@
 """`covey ws` on one node: what each operation says, and what it refuses."""
 
+import time
 from contextlib import aclosing
 
 import pytest
@@ -8,7 +9,9 @@ import trio
 from agents.workspace.archive import unpack
 from agents.workspace.pen import begin, write
 from agents.workspace.space import Space
+from daemon import wall
 from daemon.api.operations.ws import Log
+from daemon.cli import ws_forms
 from daemon.workspaces import find, log_of
 from protocols.workspaces.entries import MAX_GRANTS, Grant, Join, Root
 from storage import car
@@ -112,6 +115,9 @@ async def test_a_grant_is_signed_and_ended(ws):
     assert invited["join"].startswith(f"covey ws join {ws.cid} --from ")
     rows = {row["peer"]: row for row in await ws("members")}
     assert rows[peer]["can"] == ["write"] and rows[peer]["keys"] == ["docs/*"] and not rows[peer]["has_joined"]
+    (grant,) = rows[peer]["grants"]
+    assert grant["grant"] == invited["grant"] and 86000 < grant["until_unix_s"] - wall.unix_s() <= 86400
+    assert time.strftime("%Y-%m-%d", time.localtime(grant["until_unix_s"])) in "\n".join(ws_forms.members([rows[peer]]))
     for key, can in (("docs/a", ["read", "write"]), ("budget/a", ["read"])):
         there = {row["peer"]: row for row in await ws("members", key=key)}
         assert there[peer]["can"] == can and there[str(ws.node.identity.peer_id)]["weight"] == 1

@@ -103,8 +103,20 @@ class Members(Params, frozen=True):
     ) = None
 
 
+class Granted(Result, frozen=True):
+    """A grant. `until_unix_s`: when it ends, by itself or with one that it comes from; None where it has no end."""
+
+    grant: str
+    by: str
+    can: list[str]
+    keys: list[str]
+    weight: int
+    until_unix_s: int | None
+
+
 class Member(Result, frozen=True):
-    """Who may do what. `weight` is its vote's; `has_joined`: it has said so; `is_reached`: this node heard from it."""
+    """Who may do what, by which grants; the owner by none. `weight` is its vote's; `has_joined`: it has said so;
+    `is_reached`: this node heard from it."""
 
     peer: str
     name: str | None
@@ -116,6 +128,7 @@ class Member(Result, frozen=True):
     keys: list[str]
     n_entries: int
     is_forked: bool
+    grants: list[Granted]
 
 
 class Log(Params, frozen=True):

@@ -58,14 +58,14 @@ class Village:
     def __getattr__(self, name):
         return self.members[name]
 
-    def invite(self, name, by="ann", weight=1, can=("run", "write"), keys=("*",), proof=None, joins=True):
+    def invite(self, name, by="ann", weight=1, can=("run", "write"), keys=("*",), proof=None, joins=True, until=0):
         member = Member(name, self.root)
         self.members[name] = member
         host = self.members[by]
         grant = host.say(
             Grant(
                 audience=member.peer, can=tuple(sorted(can)), keys=tuple(sorted(keys)), weight=weight,
-                proof=proof and proof.entry.cid,
+                proof=proof and proof.entry.cid, until_unix_s=until,
             )
         )  # fmt: skip
         self.grants[name] = grant

@@ -60,7 +60,10 @@ def statement(member, kind, number, grants):
         case "grant":
             proof = next((node.entry.cid for node in given if node.says.audience == member.peer), None)
             audience = others[number % len(others)].author
-            return Grant(audience=audience, can=("write",), keys=("b/*",), weight=number % 2, proof=proof)
+            can, until = ("admin", "write") if number % 3 else ("write",), 100 * (number % 4 // 2)
+            return Grant(
+                audience=audience, can=can, keys=("b/*",), weight=number % 2, proof=proof, until_unix_s=until
+            )  # fmt: skip
         case "revoke":
             if not given:
                 return Say(key=key, text="nothing to revoke")
