@@ -3,7 +3,8 @@
 Connections carry frames in order, each after its link's seeded latency. Streams lose nothing; topic messages may be
 lost on any hop. Topics are flooded from neighbour to neighbour, and provider records are found along a path of
 connections, so a partition cuts both. Run it under a `trio.testing.MockClock`, after `seed_scheduler(seed)` where two
-runs have to agree to the last event. Bandwidth is not modelled.
+runs have to agree to the last event. A node's bandwidth, up and down, can be bounded: its links share it fairly, and
+what streams and topics carry takes it up. A node behind a NAT can dial, and cannot be dialled.
 """
 
 import heapq
@@ -33,6 +34,7 @@ from protocols.net import (
     answer,
 )
 from protocols.topics import Subscriptions
+from simulations.pipes import Pipe
 from simulations.streams import SimStream
 from storage.cid import Cid
 from storage.keys import PeerId
@@ -75,11 +77,22 @@ class SimLink:
         """Who is at the other end."""
         return self.ends[1] if end is self.ends[0] else self.ends[0]
 
-    def send(self, sender: "SimNetwork", deliver: Callable[[], None]) -> None:
-        """Call `deliver` at the other end when the latency is over, behind what was sent before."""
+    def is_bounded(self, sender: "SimNetwork") -> bool:
+        """Do bytes that this end sends wait for others?"""
+        return sender.up.is_bounded or self.other(sender).down.is_bounded
+
+    def send(self, sender: "SimNetwork", deliver: Callable[[], None], n_bytes: int = 0) -> None:
+        """Call `deliver` at the other end when the bytes are through, behind what was sent before."""
+        sender.up.put(self, n_bytes, partial(self._depart, sender, deliver, n_bytes))
+
+    def _depart(self, sender: "SimNetwork", deliver: Callable[[], None], n_bytes: int) -> None:
         delay_s = self.latency_s * (1 + self.random.uniform(0, JITTER_FRAC))
         self._last_s[sender] = max(self._last_s[sender], trio.current_time() + delay_s)
-        self._world.at(self._last_s[sender], partial(self._arrive, deliver))
+        self._world.at(self._last_s[sender], partial(self._enter, self.other(sender), deliver, n_bytes))
+
+    def _enter(self, receiver: "SimNetwork", deliver: Callable[[], None], n_bytes: int) -> None:
+        if self.is_up:
+            receiver.down.put(self, n_bytes, partial(self._arrive, deliver))
 
     def _arrive(self, deliver: Callable[[], None]) -> None:
         if self.is_up:
@@ -119,7 +132,18 @@ class SimWorld:
         self._n_nodes = 0
         self._wake = trio.Event()
 
-    def node(self, peer: PeerId) -> "SimNetwork":
+    def now_s(self) -> float:
+        """Trio's clock."""
+        return trio.current_time()
+
+    def node(
+        self,
+        peer: PeerId,
+        *,
+        up_bytes_per_s: float = math.inf,
+        down_bytes_per_s: float = math.inf,
+        is_behind_nat: bool = False,
+    ) -> "SimNetwork":
         """A new node on the network; a crashed one may come back under its id, at a new address."""
         if any(node.peer_id == peer for node in self.nodes.values()):
             raise Local(f"{peer} is on this network already")
@@ -128,6 +152,8 @@ class SimWorld:
         high, low = divmod(self._n_nodes, 250)
         self._n_nodes += 1
         node = SimNetwork(self, peer, f"/ip4/10.1.{high}.{low + 1}/tcp/4701")
+        node.up, node.down = Pipe(self, up_bytes_per_s), Pipe(self, down_bytes_per_s)
+        node.is_behind_nat = is_behind_nat
         self.nodes[node.address] = node
         return node
 
@@ -218,6 +244,8 @@ class SimNetwork:
 
     def __init__(self, world: SimWorld, peer: PeerId, address: str) -> None:
         self.address: Final = address
+        self.up, self.down = Pipe(world), Pipe(world)
+        self.is_behind_nat = False
         self._world = world
         self._peer = peer
         self._links: dict[PeerId, SimLink] = {}
@@ -284,7 +312,7 @@ class SimNetwork:
         addresses = [*info.addresses, *self.peer_addresses(info.peer)]
         targets = [node for address in addresses if (node := self._world.nodes.get(address)) is not None]
         target = next((node for node in targets if node.peer_id == info.peer), None)
-        if target is not None and not self._world.can_reach(self, target):
+        if target is not None and (target.is_behind_nat or not self._world.can_reach(self, target)):
             await trio.sleep(DIAL_TIMEOUT_S)
             raise DialFailed(f"{info.peer} did not answer within {DIAL_TIMEOUT_S:g} s")
         await trio.sleep(2 * self._world.latency_s[1])
@@ -422,7 +450,7 @@ class SimNetwork:
         for peer, link in self._links.items():
             wants = flooded.message.topic in self._topics_of.get(peer, ())
             if wants and link is not source and link.random.random() >= self._world.loss_frac:
-                link.send(self, partial(link.other(self)._hear, flooded, link))
+                link.send(self, partial(link.other(self)._hear, flooded, link), len(flooded.message.data))
 
     def _note_seen(self, flooded: _Flooded) -> None:
         self._seen[flooded.message.sender, flooded.number] = None

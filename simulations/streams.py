@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Self
 import trio
 
 from protocols.errors import Local, StreamBroken
+from simulations.pipes import PIECE_BYTES
 from storage.keys import PeerId
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class SimStream:
         if self._is_finished:
             raise Local("write to a finished stream")
         rest = memoryview(bytes(data))
+        most = PIECE_BYTES if self._link.is_bounded(self._owner) else WINDOW_BYTES
         while rest:
             if self._fault is not None:
                 raise StreamBroken(self._fault)
@@ -83,9 +85,10 @@ class SimStream:
                 self._writable = trio.Event()
                 await self._writable.wait()
                 continue
-            chunk, rest = rest[: self._credit_bytes], rest[self._credit_bytes :]
-            self._credit_bytes -= len(chunk)
-            self._link.send(self._owner, partial(self._twin._arrive, bytes(chunk)))
+            n_bytes = min(self._credit_bytes, most, len(rest))
+            chunk, rest = rest[:n_bytes], rest[n_bytes:]
+            self._credit_bytes -= n_bytes
+            self._link.send(self._owner, partial(self._twin._arrive, bytes(chunk)), n_bytes)
 
     async def finish(self) -> None:
         """See `Stream`."""
