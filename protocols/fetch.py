@@ -8,6 +8,7 @@ killed resumes by being called once more.
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, NamedTuple
@@ -38,9 +39,13 @@ MAX_NAMED: Final = 3  # in an error
 LOOK_AGAIN_S: Final = 1.0  # for providers; doubled each time in vain, up to:
 MAX_LOOK_AGAIN_S: Final = 10.0
 LAST_LOOK_S: Final = 5.0  # for another provider, once one has tampered
+FIRST_LOOK_S: Final = 2.0  # into a fetch that goes on: others may have come; doubled each time, up to:
+MAX_LOOK_S: Final = 10.0
+ENOUGH_PROVIDERS: Final = 8  # that are of use: then nobody looks for more while blocks come
 
 Links = Callable[[Cid, bytes], Iterable[Cid]]
 FindMore = Callable[[], Awaitable[Sequence[PeerInfo]]]
+Announce = Callable[[], Awaitable[None]]
 
 assert WINDOW_BLOCKS <= MAX_WANTS
 
@@ -165,6 +170,8 @@ class _Fetch:
     known: dict[PeerId, PeerInfo]
     find_more: FindMore | None
     active_s: float  # when a block came last, or some of one
+    announce: Announce | None = None
+    shown: trio.Event = field(default_factory=trio.Event)  # the first block that others may have is in the store
     sources: set[HttpSource] = field(default_factory=set)  # that were asked
     patience: trio.CancelScope = field(default_factory=trio.CancelScope)  # around the wait for blocks
 
@@ -182,6 +189,7 @@ async def fetch_dag(
     max_bytes: int = MAX_BYTES,
     show: Visibility = Visibility.PRIVATE,
     voucher: PeerId | None = None,
+    announce: Announce | None = None,
 ) -> Progress:
     """Bring everything below `root` into the store, from several providers at once.
 
@@ -199,13 +207,15 @@ async def fetch_dag(
             level, whatever links to it: the content may name what is nobody else's business.
         voucher: Only what this peer itself gives is shown. A block that another gives may have been given to
             us in confidence.
+        announce: Tells others that this node has some of it; called once, when it has a block that it shows.
 
     Returns: What was fetched, and what was in the store already.
     Raises: NoProviders, TimedOut, Tampered, TooBig (over the budget), Malformed (a link that cannot be checked);
         InvalidBlock, StoreFull.
     """
     walk = Walk([root], max_blocks, max_bytes)
-    return await _fetch(exchange, walk, links, _Level(show, voucher), providers, find_more, on_progress, idle_timeout_s)
+    level = _Level(show, voucher)
+    return await _fetch(exchange, walk, links, level, providers, find_more, on_progress, idle_timeout_s, announce)
 
 
 async def fetch_blocks(
@@ -240,13 +250,16 @@ async def _fetch(
     find_more: FindMore | None,
     on_progress: Callable[[Progress], None],
     idle_timeout_s: float,
+    announce: Announce | None = None,
 ) -> Progress:
     known = {info.peer: info for info in providers[:MAX_KNOWN_PROVIDERS]}
     with open_session(exchange) as session:
-        fetch = _Fetch(exchange, session, walk, links, level, known, find_more, trio.current_time())
+        fetch = _Fetch(exchange, session, walk, links, level, known, find_more, trio.current_time(), announce)
         failure: ProtocolError | StorageError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_keep_providers, fetch)
+            nursery.start_soon(_look_for_more, fetch)
+            nursery.start_soon(_announce, fetch)
             try:
                 await _walk(fetch, on_progress, idle_timeout_s)
             except (ProtocolError, StorageError) as error:
@@ -324,6 +337,8 @@ async def _keep(fetch: _Fetch, arrived: Sequence[Got]) -> None:
     below = await fetch.exchange.work(
         partial(_write, fetch.exchange.store, blocks, vouched, fetch.links, fetch.level.show)
     )
+    if fetch.level.show > Visibility.PRIVATE and any(vouched):
+        fetch.shown.set()
     for got, block, links in zip(arrived, blocks, below, strict=True):
         fetch.walk.fetched(block.cid, len(block.data), links, got.peer)
     await offer(fetch.exchange, cids)
@@ -404,6 +419,27 @@ async def _keep_providers(fetch: _Fetch) -> None:
         if is_last and not wants.has_hope(number):
             fetch.patience.cancel()
         pause_s = min(2 * pause_s, MAX_LOOK_AGAIN_S)
+
+
+async def _look_for_more(fetch: _Fetch) -> None:
+    """Look for further providers while blocks come: in a crowd that wants the same, those who have some of it come up
+    after it began, and one provider, however steady, is slow for all of them. `_keep_providers` looks while none come.
+    """
+    pause_s = FIRST_LOOK_S
+    while fetch.find_more is not None:
+        await trio.sleep(pause_s)
+        pause_s = min(2 * pause_s, MAX_LOOK_S)
+        n_useful = len(fetch.exchange.wants.useful_providers(fetch.session.number))
+        if n_useful < ENOUGH_PROVIDERS and trio.current_time() - fetch.active_s < LOOK_AGAIN_S:
+            await _find(fetch)
+
+
+async def _announce(fetch: _Fetch) -> None:
+    """Say that some of it can be had here, as soon as that is so."""
+    await fetch.shown.wait()
+    if fetch.announce is not None:
+        with suppress(Remote):  # that nobody heard of it is no matter of this fetch
+            await fetch.announce()
 
 
 async def _find(fetch: _Fetch) -> set[PeerId]:

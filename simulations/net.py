@@ -489,4 +489,6 @@ class SimNetwork:
         near = sorted(self._world.component(self) - {self}, key=lambda node: node.peer_id)
         now_s = trio.current_time()
         found = [node for node in near if node._provided.get(cid, -math.inf) > now_s]
+        if len(found) > limit:
+            found = random.Random(f"{self._world.seed}/{self._peer}/{now_s}").sample(found, limit)
         return [PeerInfo(node.peer_id, (node.address,)) for node in found[:limit]]

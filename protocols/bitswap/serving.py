@@ -5,6 +5,7 @@ them up and hands over the sizes of the blocks that the peer may see. A block th
 thing here as a block that we lack: DONT_HAVE where that was asked for, silence where not.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -20,6 +21,7 @@ MAX_PRESENCES: Final = 4096  # answers waiting to be sent to one peer
 MAX_SMALL_BLOCK_BYTES: Final = 1 << 10  # a want-have is answered with a block as small as this
 BATCH_BYTES: Final = 1 << 20  # a message closes when it holds this much; one large block may exceed it
 MAX_BATCH_BLOCKS: Final = 1024
+MAX_COUNTED: Final = 1 << 14  # blocks of which it is known how often they were given away
 
 
 class Batch(NamedTuple):
@@ -70,12 +72,28 @@ class _Client:
         self.dont_haves.pop(cid, None)
 
 
+class _Sent:
+    """How often blocks were given away lately."""
+
+    def __init__(self) -> None:
+        self._n: OrderedDict[bytes, int] = OrderedDict()
+
+    def n(self, key: bytes) -> int:
+        return self._n.get(key, 0)
+
+    def note(self, key: bytes) -> None:
+        self._n[key] = self._n.pop(key, 0) + 1
+        if len(self._n) > MAX_COUNTED:
+            self._n.popitem(last=False)
+
+
 class Serving:
     """The wantlists of all peers."""
 
     def __init__(self) -> None:
         self._clients: dict[PeerId, _Client] = {}
         self._waiting: dict[bytes, set[PeerId]] = {}  # multihash -> who waits for it
+        self._sent = _Sent()
 
     def heard(self, name: PeerId, entries: Iterable[Entry], is_full: bool) -> None:
         """A peer changed its wantlist, or replaced it; the caller now looks the wants up, and calls `looked_up`."""
@@ -143,27 +161,50 @@ class Serving:
             client.lack(entry)
             self._index(name, client, entry.cid.multihash)
 
+    def has_presences(self, name: PeerId) -> bool:
+        """Is there anything to say to this peer but blocks?"""
+        client = self._clients.get(name)
+        return client is not None and bool(client.haves or client.dont_haves)
+
+    def ready_bytes(self, name: PeerId) -> int:
+        """How many bytes of blocks can be sent to this peer now."""
+        client = self._clients.get(name, _Client())
+        return sum(min(size_bytes, MAX_BLOCK_BYTES) for _, size_bytes in client.ready.values())
+
     def has_answers(self, name: PeerId) -> bool:
         """Is there anything to say to this peer?"""
         client = self._clients.get(name)
         return client is not None and bool(client.ready or client.haves or client.dont_haves)
 
     def next_batch(self, name: PeerId, max_bytes: int = BATCH_BYTES) -> Batch:
-        """Take the next message's worth of answers for a peer off its queue; one large block may exceed it."""
+        """Take the next message's worth of answers for a peer off its queue; one large block may exceed it.
+
+        0 bytes: no block at all.
+        """
         client = self._clients.get(name, _Client())
         blocks: list[Entry] = []
         n_bytes = 0
-        for key, (entry, size_bytes) in list(client.ready.items()):
+        for key, (entry, size_bytes) in self._in_order(client) if max_bytes else ():
             if blocks and (n_bytes + size_bytes > max_bytes or len(blocks) == MAX_BATCH_BLOCKS):
                 break
             blocks.append(entry)
             n_bytes += min(size_bytes, MAX_BLOCK_BYTES)
             del client.ready[key]
+            self._sent.note(key)
         haves, dont_haves = tuple(client.haves), tuple(client.dont_haves)
         client.haves.clear()
         client.dont_haves.clear()
-        pending_bytes = sum(size_bytes for _, size_bytes in client.ready.values())
-        return Batch(tuple(blocks), haves, dont_haves, min(pending_bytes, (1 << 31) - 1))
+        return Batch(tuple(blocks), haves, dont_haves, min(self.ready_bytes(name), (1 << 31) - 1))
+
+    def _in_order(self, client: _Client) -> list[tuple[bytes, tuple[Entry, int]]]:
+        """What is ready for a peer, as it asked; where there are others, what the fewest were given comes first.
+
+        So those who want the same at once get different parts of it, which they can give each other.
+        """
+        ready = list(client.ready.items())
+        if len(self._clients) > 1:
+            ready.sort(key=lambda item: self._sent.n(item[0]))
+        return ready
 
     def gone(self, name: PeerId) -> None:
         """A peer disconnected: its wantlist goes with it."""

@@ -92,6 +92,7 @@ class _Peer:
     remembered: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
     is_away: bool = False
     is_proven: bool = False
+    is_partial: bool = False  # has said of some block that it lacks it: asked again for what it says it has
     is_refused: bool = False  # sent tampered bytes: no more asks while any session that saw it lasts
     heard_s: float = -math.inf
     gave_s: float = -math.inf
@@ -112,16 +113,16 @@ class _Peer:
     def is_idle(self, now_s: float) -> bool:
         return self.is_proven and not self.in_flight and bool(self.sessions) and self.may_be_asked(now_s)
 
-    def wait_s(self) -> float:
-        """How long what it has in hand will take, by the gaps between blocks; 0 while none is known.
+    def wait_s(self, now_s: float) -> float:
+        """How long what it has in hand will take, by the gaps between blocks: the usual one, or the one that lasts.
 
-        What a first block takes says nothing here: it is latency, in which the others may be on the wire already.
+        What a first block takes says little here: it is latency, in which the others may be on the wire already.
         """
-        return len(self.in_flight) * (self.gap_s or 0.0)
+        return len(self.in_flight) * max(self.gap_s or 0.0, now_s - self.gave_s - LONG_WAIT_S)
 
-    def is_overburdened(self) -> bool:
+    def is_overburdened(self, now_s: float) -> bool:
         """Has it so much in hand that others may take some? The first block is on the wire already."""
-        return len(self.in_flight) > 1 and self.wait_s() > LONG_WAIT_S
+        return len(self.in_flight) > 1 and self.wait_s(now_s) > LONG_WAIT_S
 
     def note_block(self, spent_s: float) -> None:
         self.block_s = max(1e-6, spent_s if self.block_s is None else 0.8 * self.block_s + 0.2 * spent_s)
@@ -152,6 +153,7 @@ class _Want:
     asked: dict[Giver, None] = field(default_factory=dict)  # want-block sent; the last one is the one we count on
     told: set[Giver] = field(default_factory=set)  # whose wantlist carries it in any form
     lacks: set[Giver] = field(default_factory=set)
+    has: set[Giver] = field(default_factory=set)  # who said so
     is_starving: bool = False
 
 
@@ -266,6 +268,7 @@ class Wants:
             want.asked.pop(name, None)
             want.told.discard(name)
             want.lacks.discard(name)
+            want.has.discard(name)
         self._forget_idle_peers()
         return self._assign(now_s)
 
@@ -306,6 +309,7 @@ class Wants:
             want = self._wants.get(cid.multihash)
             if want is not None and name in want.told:
                 want.lacks.discard(name)
+                want.has.add(name)
                 peer.is_proven, peer.n_lacks_in_a_row = True, 0
         for cid in dont_haves:
             self._note_lack(name, peer, cid.multihash, now_s)
@@ -387,6 +391,8 @@ class Wants:
         if want is None or name not in want.told:
             return
         want.lacks.add(name)
+        want.has.discard(name)
+        peer.is_partial = True
         if peer.in_flight.pop(key, None) is not None:
             peer.gave_s = now_s
             want.asked.pop(name, None)
@@ -435,18 +441,38 @@ class Wants:
         """Let proven peers that have nothing in hand take over what others would come to last."""
         if self._in_line or not self._wants:
             return  # there is work for everybody, or for nobody
+        self._sound_out(now_s, asks)
         idle = [name for name, peer in self._peers.items() if peer.is_idle(now_s)]
         for name in idle:
-            busiest = max((each for each in self._peers.values() if each.in_flight), key=_Peer.wait_s, default=None)
-            if busiest is None or not busiest.is_overburdened():
+            busy = (each for each in self._peers.values() if each.in_flight)
+            busiest = max(busy, key=lambda each: each.wait_s(now_s), default=None)
+            if busiest is None or not busiest.is_overburdened(now_s):
                 return
             keys = list(busiest.in_flight)
             for key in keys[-(len(keys) // 2) :]:
                 want = self._wants[key]
-                if name in self._candidates(want, now_s) and self._peers[name].has_room():
+                may_have = name in want.has or not self._peers[name].is_partial
+                if may_have and name in self._candidates(want, now_s) and self._peers[name].has_room():
                     del busiest.in_flight[key]
                     self._in_line[key] = None
                     self._ask(key, want, name, now_s, asks)
+
+    def _sound_out(self, now_s: float, asks: dict[Giver, list[Entry]]) -> None:
+        """Ask peers of which it is not known whether they have what was asked of others that have much in hand.
+
+        Who joins while all is asked of one slow peer could not prove itself otherwise. Who lacks a block says so, once,
+        and tells of it when it comes.
+        """
+        fresh = [
+            name
+            for name, peer in self._peers.items()
+            if peer.sessions and (peer.is_partial or not peer.remembered) and peer.may_be_asked(now_s)
+        ]
+        for peer in self._peers.values():
+            for key in list(peer.in_flight)[1:]:
+                want = self._wants[key]
+                providers = self._candidates(want, now_s)
+                self._probe(want, [name for name in fresh if name in providers], asks)
 
     def _quickest(self, names: Sequence[Giver]) -> Giver:
         """Who will have answered one more ask soonest; a peer of unknown speed passes for as fast as the best."""

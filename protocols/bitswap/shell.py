@@ -14,7 +14,7 @@ import trio
 
 from protocols.bitswap.exchange import Ear, Exchange, Session, Talk, Worker, in_threads, in_turn
 from protocols.bitswap.reading import read_batch
-from protocols.bitswap.serving import BATCH_BYTES
+from protocols.bitswap.serving import BATCH_BYTES, Batch
 from protocols.bitswap.session import MAX_WANTS, STALL_S, Action, Arrived, Got, Misbehaved, NeedProviders, Send
 from protocols.bitswap.trace import Origin
 from protocols.bitswap.wire import (
@@ -352,6 +352,8 @@ async def _talk(exchange: Exchange, peer: PeerId, talk: Talk) -> None:
         finally:
             if exchange.talks.get(peer) is talk:
                 del exchange.talks[peer]
+                exchange.pace.leave(peer)
+                _pass_turn(exchange)
             if stream is not None:
                 await stream.aclose()
     if is_lost:
@@ -359,18 +361,35 @@ async def _talk(exchange: Exchange, peer: PeerId, talk: Talk) -> None:
 
 
 async def _has_news(exchange: Exchange, peer: PeerId, talk: Talk) -> bool:
-    """Wait for something to say; False when it took too long."""
+    """Wait for something to say, and for our turn where that is blocks alone; False when it took too long."""
 
-    def has_news() -> bool:
-        return bool(talk.entries) or exchange.serving.has_answers(peer)
+    def next_s() -> float:
+        """When there is something to say, by what is known now."""
+        if talk.entries or exchange.serving.has_presences(peer):
+            exchange.pace.pause(peer)
+            _pass_turn(exchange)
+            return -math.inf
+        if exchange.serving.has_answers(peer):
+            return exchange.pace.turn_s(peer, trio.current_time())
+        exchange.pace.leave(peer)  # what it waited for was cancelled
+        _pass_turn(exchange)
+        return math.inf
 
-    while not has_news():
+    while (at_s := next_s()) > trio.current_time():
         talk.wake = trio.Event()
-        with trio.move_on_after(LINGER_S) as limit:
+        linger_s = math.inf if exchange.serving.has_answers(peer) else trio.current_time() + LINGER_S
+        with trio.move_on_at(min(at_s, linger_s)) as limit:
             await talk.wake.wait()
-        if limit.cancelled_caught:
-            return has_news()  # something may have come in the very instant in which the time was over
+        if limit.cancelled_caught and linger_s < math.inf:
+            return next_s() <= trio.current_time()  # it may have come in the very instant in which the time was over
     return True
+
+
+def _pass_turn(exchange: Exchange) -> None:
+    """Have whoever is next to give blocks away look at the time."""
+    following = exchange.pace.next()
+    if following in exchange.talks:
+        exchange.talks[following].wake.set()
 
 
 async def _deliver(
@@ -386,7 +405,7 @@ async def _deliver(
         following.append(await _compose(exchange, peer, talk))
 
     async with trio.open_nursery() as nursery:
-        if exchange.serving.has_answers(peer):
+        if exchange.serving.has_answers(peer) and not exchange.pace.is_bounded:
             nursery.start_soon(compose)
         stream = await _send(exchange, peer, stream, message)
         if stream is None:
@@ -396,9 +415,6 @@ async def _deliver(
 
 async def _send(exchange: Exchange, peer: PeerId, stream: Stream | None, message: Message) -> Stream | None:
     """Send one message, over a fresh stream where the old one is broken. None: the peer cannot be reached."""
-    if message.blocks:
-        n_bytes = sum(len(block.data) for block in message.blocks)
-        await trio.sleep_until(exchange.pace.reserve(n_bytes, trio.current_time()))
     for _ in range(N_ATTEMPTS):
         try:
             if stream is None:
@@ -418,13 +434,28 @@ async def _send(exchange: Exchange, peer: PeerId, stream: Stream | None, message
 
 
 async def _compose(exchange: Exchange, peer: PeerId, talk: Talk) -> Message:
-    """The next message to a peer: news of our wantlist, and answers to its own."""
+    """The next message to a peer: news of our wantlist, and answers to its own; blocks in its turn only."""
     keys = list(talk.entries)[:MAX_ENTRIES_PER_MESSAGE]
     entries = tuple(talk.entries.pop(key) for key in keys)
-    batch = exchange.serving.next_batch(peer, exchange.pace.turn_bytes(len(exchange.talks), BATCH_BYTES))
+    batch = _next_batch(exchange, peer)
     payloads = await _work_for_guest(exchange, partial(read_batch, exchange.store, batch)) if batch.blocks else []
     blocks = [payload for payload in payloads if payload is not None]
     for entry, payload in zip(batch.blocks, payloads, strict=bool(payloads)):
         if payload is None:
             exchange.serving.vanished(peer, entry)
     return Message(entries, False, tuple(blocks), batch.haves, batch.dont_haves, batch.pending_bytes)
+
+
+def _next_batch(exchange: Exchange, peer: PeerId) -> Batch:
+    """What is to be told to a peer now; the next one's turn begins when its blocks have gone."""
+    serving, pace, now_s = exchange.serving, exchange.pace, trio.current_time()
+    if not pace.is_bounded:
+        return serving.next_batch(peer, BATCH_BYTES)
+    if not serving.ready_bytes(peer) or pace.turn_s(peer, now_s) > now_s:
+        return serving.next_batch(peer, 0)
+    before = serving.ready_bytes(peer)
+    batch = serving.next_batch(peer, pace.turn_bytes(len(exchange.talks), BATCH_BYTES))
+    pace.reserve(before - serving.ready_bytes(peer), now_s)
+    pace.leave(peer)
+    _pass_turn(exchange)
+    return batch
