@@ -422,9 +422,7 @@ async def _keep_providers(fetch: _Fetch) -> None:
 
 
 async def _look_for_more(fetch: _Fetch) -> None:
-    """Look for further providers while blocks come: in a crowd that wants the same, those who have some of it come up
-    after it began, and one provider, however steady, is slow for all of them. `_keep_providers` looks while none come.
-    """
+    """Look for further providers while blocks come: in a crowd, those who have some of it come up after it began."""
     pause_s = FIRST_LOOK_S
     while fetch.find_more is not None:
         await trio.sleep(pause_s)

@@ -72,6 +72,7 @@ class SimLink:
         self.random = random.Random(f"{world.seed}/{'/'.join(sorted(map(str, (end.peer_id for end in ends))))}")
         self.latency_s = self.random.uniform(*world.latency_s)
         self._last_s = dict.fromkeys(ends, -math.inf)
+        self.received = dict.fromkeys(ends, 0)
 
     def other(self, end: "SimNetwork") -> "SimNetwork":
         """Who is at the other end."""
@@ -92,6 +93,7 @@ class SimLink:
 
     def _enter(self, receiver: "SimNetwork", deliver: Callable[[], None], n_bytes: int) -> None:
         if self.is_up:
+            self.received[receiver] += n_bytes
             receiver.down.put(self, n_bytes, partial(self._arrive, deliver))
 
     def _arrive(self, deliver: Callable[[], None]) -> None:
@@ -346,8 +348,8 @@ class SimNetwork:
         return peer in self._refused
 
     def received_bytes(self, peer: PeerId) -> int:
-        """See `Network`. Bytes are not counted."""
-        return 0
+        """See `Network`. Counted is what streams and topics carry."""
+        return self._links[peer].received[self] if peer in self._links else 0
 
     def connections(self) -> list[Link]:
         """See `Network`. Bytes are not counted, and who dialled is not noted."""

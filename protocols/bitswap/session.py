@@ -17,25 +17,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from protocols.bitswap.standing import LARGE_BYTES, MAX_PAUSE_S, PAUSE_S, STALL_S, Peer
 from protocols.bitswap.wire import Entry, WantType
 from protocols.errors import Local
 from protocols.sources import Giver
 from storage.cid import Cid
 
-STALL_S: Final = 1.5  # no byte from a peer that owes us a block
-SLOW_S: Final = 10.0  # bytes, but no whole block, while another peer may be quicker
-LARGE_BYTES: Final = 16 << 10  # a message of so much is a block that is coming, no talk
-PAUSE_S: Final = 5.0  # a stalled peer rests; doubled each time, up to:
-MAX_PAUSE_S: Final = 60.0
-MAX_IN_FLIGHT: Final = 32  # blocks asked of one peer at a time
-MAX_IN_FLIGHT_UNPROVEN: Final = 4
-LONG_WAIT_S: Final = 0.75  # idle peers may take over from one that needs longer
 MAX_WANTS: Final = 256  # per session
 MAX_SESSIONS: Final = 1024
 MAX_PROVIDERS: Final = 64  # per session
 MAX_PROBES: Final = 8  # want-haves for one block
 MAX_LACKS_IN_A_ROW: Final = 16
-MAX_REMEMBERED: Final = 4096  # asks of one peer that a late answer may still refer to
 
 TAMPERED: Final = "tampered"
 UNWANTED: Final = "unwanted"
@@ -86,67 +78,6 @@ Action = Send | Got | Misbehaved | NeedProviders
 
 
 @dataclass(slots=True)
-class _Peer:
-    sessions: set[int] = field(default_factory=set)
-    in_flight: dict[bytes, float] = field(default_factory=dict)  # multihash -> when it was asked
-    remembered: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
-    is_away: bool = False
-    is_proven: bool = False
-    is_partial: bool = False  # has said of some block that it lacks it: asked again for what it says it has
-    is_refused: bool = False  # sent tampered bytes: no more asks while any session that saw it lasts
-    heard_s: float = -math.inf
-    gave_s: float = -math.inf
-    grew_s: float = -math.inf  # when a large message of its grew last
-    excused_s: float = -math.inf  # found slow, and nobody quicker
-    block_s: float | None = None  # moving average of what a block takes; None before the first
-    gap_s: float | None = None  # moving average between blocks that follow each other
-    pause_s: float = PAUSE_S
-    resume_s: float = -math.inf
-    n_lacks_in_a_row: int = 0
-
-    def may_be_asked(self, now_s: float) -> bool:
-        return not self.is_away and not self.is_refused and now_s >= self.resume_s
-
-    def has_room(self) -> bool:
-        return len(self.in_flight) < (MAX_IN_FLIGHT if self.is_proven else MAX_IN_FLIGHT_UNPROVEN)
-
-    def is_idle(self, now_s: float) -> bool:
-        return self.is_proven and not self.in_flight and bool(self.sessions) and self.may_be_asked(now_s)
-
-    def wait_s(self, now_s: float) -> float:
-        """How long what it has in hand will take, by the gaps between blocks: the usual one, or the one that lasts.
-
-        What a first block takes says little here: it is latency, in which the others may be on the wire already.
-        """
-        return len(self.in_flight) * max(self.gap_s or 0.0, now_s - self.gave_s - LONG_WAIT_S)
-
-    def is_overburdened(self, now_s: float) -> bool:
-        """Has it so much in hand that others may take some? The first block is on the wire already."""
-        return len(self.in_flight) > 1 and self.wait_s(now_s) > LONG_WAIT_S
-
-    def note_block(self, spent_s: float) -> None:
-        self.block_s = max(1e-6, spent_s if self.block_s is None else 0.8 * self.block_s + 0.2 * spent_s)
-
-    def note_gap(self, gap_s: float) -> None:
-        self.gap_s = gap_s if self.gap_s is None else 0.8 * self.gap_s + 0.2 * gap_s
-
-    def stalls_at_s(self) -> float:
-        if not self.in_flight:
-            return math.inf
-        return min(self.heard_s + STALL_S, max(self.gave_s, self.excused_s) + SLOW_S)
-
-    def is_slow(self, now_s: float) -> bool:
-        """Has it owed us a block for long?"""
-        return bool(self.in_flight) and now_s >= self.gave_s + SLOW_S
-
-    def remember(self, key: bytes) -> None:
-        self.remembered[key] = None
-        self.remembered.move_to_end(key)
-        if len(self.remembered) > MAX_REMEMBERED:
-            self.remembered.popitem(last=False)
-
-
-@dataclass(slots=True)
 class _Want:
     cid: Cid
     sessions: set[int]
@@ -168,7 +99,7 @@ class Wants:
     """All that this node wants from others. Every method returns the actions to carry out, in order."""
 
     def __init__(self) -> None:
-        self._peers: dict[Giver, _Peer] = {}
+        self._peers: dict[Giver, Peer] = {}
         self._wants: dict[bytes, _Want] = {}
         self._in_line: OrderedDict[bytes, None] = OrderedDict()  # wants that nobody is counted on for
         self._sessions: dict[int, _Session] = {}
@@ -224,7 +155,7 @@ class Wants:
             if name not in errand.providers and len(errand.providers) >= MAX_PROVIDERS:
                 continue
             errand.providers[name] = None
-            peer = self._peers.setdefault(name, _Peer())
+            peer = self._peers.setdefault(name, Peer())
             peer.sessions.add(session)
             peer.is_away = False
             for key in errand.wants:
@@ -349,7 +280,7 @@ class Wants:
     def _take(
         self,
         name: Giver,
-        peer: _Peer,
+        peer: Peer,
         block: Arrived,
         now_s: float,
         actions: list[Action],
@@ -386,7 +317,7 @@ class Wants:
             self._peers[name].in_flight.pop(key, None)
             cancels.setdefault(name, []).append(Entry(want.cid, is_cancel=True))
 
-    def _note_lack(self, name: Giver, peer: _Peer, key: bytes, now_s: float) -> None:
+    def _note_lack(self, name: Giver, peer: Peer, key: bytes, now_s: float) -> None:
         want = self._wants.get(key)
         if want is None or name not in want.told:
             return
@@ -401,18 +332,18 @@ class Wants:
         if peer.n_lacks_in_a_row >= MAX_LACKS_IN_A_ROW:
             peer.is_proven = False
 
-    def _has_quicker(self, slow: Giver, peer: _Peer, now_s: float) -> bool:
+    def _has_quicker(self, slow: Giver, peer: Peer, now_s: float) -> bool:
         """Can anybody else be asked for what a slow peer owes, who is not as slow?"""
         others = {name for key in peer.in_flight for name in self._candidates(self._wants[key], now_s)} - {slow}
         return any(not self._peers[name].is_slow(now_s) for name in others)
 
-    def _release(self, name: Giver, peer: _Peer) -> None:
+    def _release(self, name: Giver, peer: Peer) -> None:
         """Count on this peer no longer for what it owes."""
         for key in peer.in_flight:
             self._in_line[key] = None
         peer.in_flight.clear()
 
-    def _refuse(self, name: Giver, peer: _Peer) -> None:
+    def _refuse(self, name: Giver, peer: Peer) -> None:
         peer.is_refused = bool(peer.sessions)
         self._release(name, peer)
         for session in peer.sessions:

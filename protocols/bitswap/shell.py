@@ -15,7 +15,8 @@ import trio
 from protocols.bitswap.exchange import Ear, Exchange, Session, Talk, Worker, in_threads, in_turn
 from protocols.bitswap.reading import read_batch
 from protocols.bitswap.serving import BATCH_BYTES, Batch
-from protocols.bitswap.session import MAX_WANTS, STALL_S, Action, Arrived, Got, Misbehaved, NeedProviders, Send
+from protocols.bitswap.session import MAX_WANTS, Action, Arrived, Got, Misbehaved, NeedProviders, Send
+from protocols.bitswap.standing import STALL_S
 from protocols.bitswap.trace import Origin
 from protocols.bitswap.wire import (
     MAX_ITEMS,

@@ -9,12 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocols.bitswap.session import (
-    LARGE_BYTES,
-    MAX_IN_FLIGHT,
     MAX_PROBES,
     MAX_WANTS,
-    PAUSE_S,
-    STALL_S,
     Action,
     Arrived,
     Got,
@@ -23,6 +19,7 @@ from protocols.bitswap.session import (
     Send,
     Wants,
 )
+from protocols.bitswap.standing import LARGE_BYTES, MAX_IN_FLIGHT, PAUSE_S, STALL_S
 from protocols.bitswap.wire import Entry, WantType
 from protocols.errors import Local
 from storage.cid import Cid

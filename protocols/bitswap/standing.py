@@ -1,0 +1,86 @@
+"""What is known of one giver of blocks: what it owes us, how quick it has been, and when it may be asked again."""
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final
+
+STALL_S: Final = 1.5  # no byte from a peer that owes us a block
+SLOW_S: Final = 10.0  # bytes, but no whole block, while another peer may be quicker
+LARGE_BYTES: Final = 16 << 10  # a message of so much is a block that is coming, no talk
+PAUSE_S: Final = 5.0  # a stalled peer rests; doubled each time, up to:
+MAX_PAUSE_S: Final = 60.0
+MAX_IN_FLIGHT: Final = 32  # blocks asked of one peer at a time
+MAX_IN_FLIGHT_UNPROVEN: Final = 4
+LONG_WAIT_S: Final = 0.75  # idle peers may take over from one that needs longer
+MAX_REMEMBERED: Final = 4096  # asks of one peer that a late answer may still refer to
+
+
+@dataclass(slots=True)
+class Peer:
+    """One giver, as the core of wanting sees it. Times are of the clock that the core is given."""
+
+    sessions: set[int] = field(default_factory=set)
+    in_flight: dict[bytes, float] = field(default_factory=dict)  # multihash -> when it was asked
+    remembered: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
+    is_away: bool = False
+    is_proven: bool = False
+    is_partial: bool = False  # has said of some block that it lacks it: asked again for what it says it has
+    is_refused: bool = False  # sent tampered bytes: no more asks while any session that saw it lasts
+    heard_s: float = -math.inf
+    gave_s: float = -math.inf
+    grew_s: float = -math.inf  # when a large message of its grew last
+    excused_s: float = -math.inf  # found slow, and nobody quicker
+    block_s: float | None = None  # moving average of what a block takes; None before the first
+    gap_s: float | None = None  # moving average between blocks that follow each other
+    pause_s: float = PAUSE_S
+    resume_s: float = -math.inf
+    n_lacks_in_a_row: int = 0
+
+    def may_be_asked(self, now_s: float) -> bool:
+        """Is it there, honest, and rested?"""
+        return not self.is_away and not self.is_refused and now_s >= self.resume_s
+
+    def has_room(self) -> bool:
+        """May it be asked for one more block?"""
+        return len(self.in_flight) < (MAX_IN_FLIGHT if self.is_proven else MAX_IN_FLIGHT_UNPROVEN)
+
+    def is_idle(self, now_s: float) -> bool:
+        """Could it give something, and owes nothing?"""
+        return self.is_proven and not self.in_flight and bool(self.sessions) and self.may_be_asked(now_s)
+
+    def wait_s(self, now_s: float) -> float:
+        """How long what it has in hand will take, by the gaps between blocks: the usual one, or the one that lasts.
+
+        What a first block takes says little here: it is latency, in which the others may be on the wire already.
+        """
+        return len(self.in_flight) * max(self.gap_s or 0.0, now_s - self.gave_s - LONG_WAIT_S)
+
+    def is_overburdened(self, now_s: float) -> bool:
+        """Has it so much in hand that others may take some? The first block is on the wire already."""
+        return len(self.in_flight) > 1 and self.wait_s(now_s) > LONG_WAIT_S
+
+    def note_block(self, spent_s: float) -> None:
+        """A block of its took so long."""
+        self.block_s = max(1e-6, spent_s if self.block_s is None else 0.8 * self.block_s + 0.2 * spent_s)
+
+    def note_gap(self, gap_s: float) -> None:
+        """So long after the block before."""
+        self.gap_s = gap_s if self.gap_s is None else 0.8 * self.gap_s + 0.2 * gap_s
+
+    def stalls_at_s(self) -> float:
+        """When it counts as stalled, if nothing more comes."""
+        if not self.in_flight:
+            return math.inf
+        return min(self.heard_s + STALL_S, max(self.gave_s, self.excused_s) + SLOW_S)
+
+    def is_slow(self, now_s: float) -> bool:
+        """Has it owed us a block for long?"""
+        return bool(self.in_flight) and now_s >= self.gave_s + SLOW_S
+
+    def remember(self, key: bytes) -> None:
+        """It was asked for this; an answer that comes late is no fault."""
+        self.remembered[key] = None
+        self.remembered.move_to_end(key)
+        if len(self.remembered) > MAX_REMEMBERED:
+            self.remembered.popitem(last=False)
