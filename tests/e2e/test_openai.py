@@ -126,26 +126,14 @@ def test_leaving_a_stream_frees_the_engine(served, client):
 def test_an_engine_that_is_killed_ends_the_stream_with_its_reason_and_the_next_one_is_served(served, client):
     ada = client(served)
     alone = ada.chat.completions.create(model="tiny", **GREEDY).choices[0].message.content
+    pid = served.ask("engine", "status")["pid"]
     with ada.chat.completions.create(model="tiny", stream=True, **{**GREEDY, "max_tokens": 1000}) as stream:
         pieces = iter(stream)
         next(pieces)
-        os.kill(worker_of(served), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
         with pytest.raises(openai.APIError, match="SIGKILL"):
             list(pieces)
     assert ada.chat.completions.create(model="tiny", **GREEDY).choices[0].message.content == alone
-
-
-def worker_of(node):
-    """The process id of the node's engine."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            command = (stat.parent / "cmdline").read_bytes()
-        except OSError:  # it has just ended
-            continue
-        if parent == node.process.pid and b"agents.engine.worker" in command:
-            return int(stat.parent.name)
-    raise AssertionError("the node has no engine")
 
 
 def test_texts_are_embedded(served, client):
