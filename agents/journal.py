@@ -168,7 +168,7 @@ def read(data: bytes) -> Iterator[tuple[Entry, int]]:
             entry = open_entry(data[start : start + n_entry], data[start + n_entry : at])
         except Remote:
             continue
-        yield entry, at
+        yield entry.light(), at
 
 
 def _record(entry: Entry) -> bytes:

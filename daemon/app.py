@@ -369,7 +369,7 @@ def _assemble(
         chats=Sessions(),
         answers=answers,
         rounds=Rounds(ports, home.rounds, home.scratch, RoundEngine(catalog, trainer, desk.keeping)),
-        workspaces=Workspaces(ports, home.workspaces, agents=crew),
+        workspaces=Workspaces(ports, home.workspaces, agents=crew, max_bytes=config.workspaces.max_mib << 20),
         crew=crew,
         routers=outside.routers,
         gateway=gateway,

@@ -203,6 +203,14 @@ class A2aConfig(Section, frozen=True):
     n_connections: Annotated[Count, _said("Open at once; more are closed")] = 256
 
 
+class WorkspacesConfig(Section, frozen=True):
+    """The histories of workspaces on this node."""
+
+    max_mib: Annotated[
+        int, Meta(ge=1, le=1 << 20), _said("Memory for the entries of each, in MiB; a member has a fourth of it")
+    ] = 512
+
+
 class KuboConfig(Section, frozen=True):
     """A Kubo node beside this one. It is asked for nothing until a command or `publish` says so."""
 
@@ -234,6 +242,7 @@ class Config(Section, frozen=True):
     gateway: GatewayConfig = GatewayConfig()
     openai: OpenAiConfig = OpenAiConfig()
     a2a: A2aConfig = A2aConfig()
+    workspaces: WorkspacesConfig = WorkspacesConfig()
     kubo: KuboConfig = KuboConfig()
     logs: LogsConfig = LogsConfig()
 

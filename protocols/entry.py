@@ -10,7 +10,7 @@ known already.
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import InitVar, dataclass
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any, Final
 
 from protocols import cose
@@ -24,6 +24,7 @@ from storage.keys import Identity, InvalidPeerId, PeerId
 
 MAX_ENTRY_BYTES: Final = 256
 MAX_BODY_BYTES: Final = 256 << 10  # what is larger belongs in a block of its own, linked from the body
+LONG_BODY_BYTES: Final = 1 << 10  # from which on the bytes of those that are kept are not
 MAX_PREV: Final = 64
 MAX_SCOPE_CHARS: Final = 256
 MAX_SEQUENCE: Final = (1 << 63) - 1
@@ -43,7 +44,8 @@ class Entry:
     cid: Cid
     block: bytes
     body_cid: Cid
-    body_block: bytes
+    kept_body: bytes | None = field(repr=False, compare=False)  # None: it is made again out of the fields
+    n_body_bytes: int
     kind: str
     scope: str
     author: PeerId
@@ -56,6 +58,27 @@ class Entry:
     def __post_init__(self, verified: object) -> None:
         if verified is not _VERIFIED:
             raise Local("an Entry is made by protocols.entry alone")
+
+    @property
+    def body_block(self) -> bytes:
+        """The body, as it was signed."""
+        return self.kept_body if self.kept_body is not None else self._made_body()
+
+    def _made_body(self) -> bytes:
+        body = _body_of(self.kind, self.scope, self.author, self.sequence, self.prev, self.recipient, self.content)
+        return dag_cbor.encode(body)
+
+    def light(self) -> "Entry":
+        """The same entry without its body's bytes, where these are long and its fields give them back: for who keeps
+        many. To ask such a one for its body takes time."""
+        if self.kept_body is None or self.n_body_bytes < LONG_BODY_BYTES or self._made_body() != self.kept_body:
+            return self
+        return replace(self, kept_body=None, verified=_VERIFIED)
+
+    @property
+    def n_bytes(self) -> int:
+        """How long its two blocks are."""
+        return len(self.block) + self.n_body_bytes
 
     @property
     def blocks(self) -> tuple[Block, Block]:
@@ -78,16 +101,7 @@ def make_entry(
     """
     if taken := sorted(_RESERVED & content.keys()):
         raise Local(f"content may not be called {', '.join(taken)}: an entry's own fields are")
-    body = {
-        **content,
-        "kind": kind,
-        "scope": scope,
-        "author": bytes(identity.peer_id),
-        "sequence": sequence,
-        "prev": sorted(set(prev)),
-    }
-    if recipient is not None:
-        body["recipient"] = bytes(recipient)
+    body = _body_of(kind, scope, identity.peer_id, sequence, sorted(set(prev)), recipient, content)
     try:
         body_block = dag_cbor.encode(body)
         sig = cose.sign_detached(identity, body_block, external_aad(kind, scope))
@@ -97,6 +111,20 @@ def make_entry(
         raise TooBig(str(error)) from None
     except (InvalidBlock, Malformed) as error:
         raise Local(f"this cannot be an entry: {error}") from None
+
+
+def _body_of(
+    kind: str,
+    scope: str,
+    author: PeerId,
+    sequence: int,
+    prev: Sequence[Cid],
+    recipient: PeerId | None,
+    content: Mapping[str, Any],
+) -> dict[str, Any]:
+    to = {"recipient": bytes(recipient)} if recipient is not None else {}
+    fields = {"kind": kind, "scope": scope, "author": bytes(author), "sequence": sequence, "prev": list(prev)}
+    return {**content, **fields, **to}
 
 
 def open_entry(block: bytes, body_block: bytes) -> Entry:
@@ -124,7 +152,8 @@ def open_entry(block: bytes, body_block: bytes) -> Entry:
         cid=Cid.of(block, DAG_CBOR),
         block=block,
         body_cid=body_cid,
-        body_block=body_block,
+        kept_body=body_block,
+        n_body_bytes=len(body_block),
         kind=kind,
         scope=scope,
         author=author,

@@ -188,7 +188,7 @@ async def tell(stream: Stream, entries: Iterable[Entry], n_most: int, on_bytes: 
     n_bytes = 0
     batch: list[Entry] = []
     for entry in entries:
-        n_bytes += len(entry.block) + len(entry.body_block)
+        n_bytes += entry.n_bytes
         if batch and n_bytes > TELL_BYTES:
             break
         batch.append(entry)

@@ -224,7 +224,7 @@ class Experiment(Bringing, Trainee):
 
     def _count(self, entry: Entry) -> None:
         self._durable.add(entry.cid)
-        n_bytes = len(entry.block) + len(entry.body_block)
+        n_bytes = entry.n_bytes
         self._author_bytes[entry.author] = self._author_bytes.get(entry.author, 0) + n_bytes
 
     def _wake(self) -> None:

@@ -33,6 +33,12 @@ class TooManyWorkspaces(AgentError):
     code = "too_many_workspaces"
 
 
+class WorkspaceFull(AgentError):
+    """It holds as much as this node keeps. Allow more: workspaces.max_mib, on each member's node; or begin another."""
+
+    code = "workspace_full"
+
+
 class NoSuchKey(AgentError):
     """The key has no value. See those that have: covey ws get WORKSPACE."""
 

@@ -162,6 +162,7 @@ class History:
         if entry.cid in self._nodes:
             return None
         twin = self._bodies.get(entry.body_cid)
+        entry = entry.light()
         node = twin._replace(entry=entry) if twin is not None else self._checked(entry)
         self._nodes[entry.cid] = node
         if isinstance(node.stated, Rekey | Give):

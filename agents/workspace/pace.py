@@ -14,19 +14,20 @@ GAP_STEP: Final = 4.0  # by so much the wait grows, or shrinks
 class Heard(NamedTuple):
     """What an answer told: so much was new, so much known, or heard of others meanwhile.
 
-    `is_forked`: all of it is of authors whose entries fork, so that it may be told again each time.
+    `is_vain`: all of it is of authors whose entries fork, or are not kept any more, so that it may be told again each
+    time.
     """
 
     n_new: int
     n_known: int
-    is_forked: bool
+    is_vain: bool
 
     def gap_s(self, last_s: float) -> float:
         """How long to wait until that member is asked again, after the last wait.
 
         Who tells what others told first is asked less often, and more often again once it is ahead of them.
         """
-        if not self.n_new and self.is_forked:
+        if not self.n_new and self.is_vain:
             return min(2 * last_s, MAX_WAIT_S)
         if self.n_new < 2 * self.n_known:
             return min(GAP_STEP * last_s, max(LATE_GAP_S, last_s))

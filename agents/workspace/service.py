@@ -16,6 +16,7 @@ from agents.workspace.errors import NotGranted, TooManyWorkspaces, UnknownWorksp
 from agents.workspace.history import Node
 from agents.workspace.journal import Journal
 from agents.workspace.pen import begin
+from agents.workspace.room import MAX_BYTES
 from agents.workspace.runs.effects import EFFECTS, Effect
 from agents.workspace.runs.runner import Agents, Boundary, Runner
 from agents.workspace.workspace import Work, Workspace
@@ -54,8 +55,10 @@ class Workspaces:
         effects: Mapping[str, Effect] = EFFECTS,
         on_boundary: Boundary | None = None,
         agents: Agents | None = None,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         self._ports = ports
+        self._max_bytes = max_bytes
         self._effects = effects
         self._agents = agents
         self._on_boundary = on_boundary
@@ -182,9 +185,7 @@ class Workspaces:
             if found is None:
                 return None
             journal, entries = found
-            return await self._begin(
-                Workspace(self._ports, entries[0], entries[1:], journal, hosts, self._work), journal
-            )
+            return await self._begin(self._of(entries[0], entries[1:], journal, hosts), journal)
 
     async def _root_from(self, peers: Sequence[PeerId], cid: Cid) -> Entry:
         failure: Exception | None = None
@@ -206,7 +207,10 @@ class Workspaces:
             self._need_room()
             with trio.CancelScope(shield=True):
                 journal = await self._work(partial(Journal.create, self._folder / str(root.body_cid), root))
-            return await self._begin(Workspace(self._ports, root, [], journal, hosts, self._work), journal)
+            return await self._begin(self._of(root, [], journal, hosts), journal)
+
+    def _of(self, root: Entry, entries: Sequence[Entry], journal: Journal, hosts: Sequence[PeerId]) -> Workspace:
+        return Workspace(self._ports, root, entries, journal, hosts, self._work, self._max_bytes)
 
     def _need_room(self) -> None:
         if len(self._all) >= MAX_WORKSPACES or self._nursery is None:
@@ -223,7 +227,7 @@ class Workspaces:
         """What the journals tell; one that cannot be read is told of and left alone."""
         for cid, journal, entries in Journal.load(self._folder):
             try:
-                one = Workspace(self._ports, entries[0], entries[1:], journal, (), self._work)
+                one = self._of(entries[0], entries[1:], journal, ())
             except Remote as error:
                 journal.refuse(error)
                 continue

@@ -21,6 +21,7 @@ from agents.workspace.history import Node, Unlinked
 from agents.workspace.journal import Journal
 from agents.workspace.pace import ASK_GAP_S, LATE_GAP_S, PATIENCE_S, RESERVE_S, Heard
 from agents.workspace.pen import write
+from agents.workspace.room import MAX_BYTES, Room
 from agents.workspace.space import Space
 from protocols import replay
 from protocols.entry import Entry
@@ -50,7 +51,6 @@ LONGEST_TELL_GAP_S: Final = 30.0
 MEET_S: Final = 10.0
 CONFIRM_S: Final = 10.0
 TURN_HEADS: Final = MAX_KNOWN_HEADS // 2  # by so many each question goes on, where heads are more than one holds
-MAX_AUTHOR_BYTES: Final = 256 << 20  # of one member's entries: more are not kept
 
 T = TypeVar("T")
 Act = Callable[[Space], tuple[Statement, PeerId | None, Cid | None]]
@@ -76,17 +76,19 @@ class Workspace:
         journal: Journal,
         hosts: Iterable[PeerId] = (),
         work: Work = trio.to_thread.run_sync,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         self._ports = ports
         self._work = work
         self.space: Final = Space(root, ports.identity)
         self.cid: Final = self.space.history.workspace
         self.hosts: Final = set(hosts)
+        title, emit = self.space.history.root.title, ports.emit
+        self.room: Final = Room(max_bytes, partial(emit, "workspace_full", workspace=str(self.cid), title=title))
         self._journal = journal
         self._lock = trio.Lock()
         self._n_asked = 0
         self._unsaved: set[Cid] = set()
-        self._author_bytes: dict[PeerId, int] = {}
         self._news = trio.Event()
         self.n_news = 0  # how often something was said or heard
         self._own_news = trio.Event()
@@ -107,12 +109,15 @@ class Workspace:
             except Remote as error:
                 log.warning("entry_left_out", workspace=str(self.cid), error=str(error))
                 continue
-            self._count(entry)
+            self.room.take(entry)
 
     # --- what its user says
 
     async def say(self, says: Statement, recipient: PeerId | None = None, link_to: Cid | None = None) -> Node:
-        """Sign an entry; it is durable when this returns. Raises: Local, TooBig, NoKey, StorageError, OSError."""
+        """Sign an entry; it is durable when this returns.
+
+        Raises: Local, TooBig, NoKey, WorkspaceFull, StorageError, OSError.
+        """
         return await self.do(lambda space: (says, recipient, link_to))
 
     async def do(self, act: Act, then: Callable[[Space], Iterable[Statement]] = lambda space: ()) -> Node:
@@ -122,6 +127,7 @@ class Workspace:
         """
         async with self._lock:
             says, recipient, link_to = act(self.space)
+            self.room.check(self._ports.identity.peer_id, says)
             if says.kind in SECRETS:  # nothing is said under a key that others have
                 await self._rekey_if_due()
             node = await self._sign(says, recipient, link_to)
@@ -145,7 +151,7 @@ class Workspace:
     async def _sign(self, says: Statement, recipient: PeerId | None = None, link_to: Cid | None = None) -> Node:
         entry = write(self._ports.identity, self.space, says, recipient, link_to)
         placed = self.space.add(entry)
-        self._unsaved.add(entry.cid)
+        self._add_unsaved(entry)
         await self._save([entry])
         assert placed is not None
         return placed.node
@@ -180,11 +186,10 @@ class Workspace:
                 self._wake()
         for entry in entries:
             self._unsaved.discard(entry.cid)
-            self._count(entry)
 
-    def _count(self, entry: Entry) -> None:
-        n_bytes = len(entry.block) + len(entry.body_block)
-        self._author_bytes[entry.author] = self._author_bytes.get(entry.author, 0) + n_bytes
+    def _add_unsaved(self, entry: Entry) -> None:
+        self._unsaved.add(entry.cid)
+        self.room.take(entry)
 
     def _wake(self) -> None:
         self.n_news += 1
@@ -417,10 +422,10 @@ class Workspace:
         n_new = await self.take(told.entries)
         if n_new > told.n_told - n_new:
             self._heard_s = trio.current_time()
-        nodes = (self.space.history.get(cid) for cid in (*told.known, *(entry.cid for entry in told.entries)))
-        forks = self.space.history.forks()
-        is_forked = told.n_told > 0 and all(node is not None and node.author in forks for node in nodes)
-        return Heard(n_new, told.n_told - n_new, is_forked)
+        known_by = (node.author for cid in told.known if (node := self.space.history.get(cid)) is not None)
+        authors, forks = {*known_by, *(entry.author for entry in told.entries)}, self.space.history.forks()
+        is_vain = bool(authors) and all(peer in forks or not self.room.has_for(peer) for peer in authors)
+        return Heard(n_new, told.n_told - n_new, is_vain)
 
     async def catch_up(self, peer: PeerId) -> None:
         """Ask a peer until it has no more to tell. Raises: what asking raises."""
@@ -460,7 +465,7 @@ class Workspace:
             for entry in entries:
                 if entry.cid in self.space.history:
                     continue
-                if self._author_bytes.get(entry.author, 0) >= MAX_AUTHOR_BYTES:
+                if not self.room.admits(entry.author):
                     continue
                 try:
                     self.space.add(entry)
@@ -468,7 +473,7 @@ class Workspace:
                     if not isinstance(error, Unlinked):
                         wrong.append(error)
                     continue
-                self._unsaved.add(entry.cid)
+                self._add_unsaved(entry)
                 taken.append(entry)
             if taken:
                 await self._save(taken)

@@ -128,6 +128,7 @@ STATUSES: Final = {
     "backend_busy": 429,
     "too_many_experiments": 429,
     "too_many_workspaces": 429,
+    "workspace_full": 409,
     "dial_failed": 502,
     "stream_broken": 502,
     "peer_failed": 502,

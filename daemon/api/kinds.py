@@ -69,5 +69,6 @@ EVENT_KINDS: Final = {
     "training_interrupted": "The process that trains died; the training goes on from its last checkpoint.",
     "training_paused": "A training was interrupted by its user, and can be gone on with.",
     "training_started": "A training began.",
+    "workspace_full": "Entries of a workspace are not kept here: they take as much memory as they may.",
     "workspace_joined": "This node takes part in a workspace.",
 }

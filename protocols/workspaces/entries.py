@@ -327,8 +327,8 @@ def _check_set(values: tuple[Any, ...]) -> None:
 
 
 def _read(entry: Entry, form: type[S], other: Mapping[str, Any] | None = None) -> S:
-    if len(entry.body_block) > MAX_BODY_BYTES:
-        raise TooBig(f"a body of {len(entry.body_block)} bytes; the limit in a workspace is {MAX_BODY_BYTES}")
+    if entry.n_body_bytes > MAX_BODY_BYTES:
+        raise TooBig(f"a body of {entry.n_body_bytes} bytes; the limit in a workspace is {MAX_BODY_BYTES}")
     content = entry.content if other is None else other
     return read_content(content, form, _name_of(form), every_field=True)
 

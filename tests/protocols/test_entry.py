@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from protocols import cose
 from protocols.entry import (
+    LONG_BODY_BYTES,
     MAX_BODY_BYTES,
     MAX_ENTRY_BYTES,
     MAX_PREV,
@@ -74,6 +75,16 @@ def test_what_was_made_opens_to_the_same(
     assert open_entry(entry.block, entry.body_block) == entry
     assert (entry.author, entry.kind, entry.scope, entry.sequence) == (author.peer_id, kind, scope, sequence)
     assert (entry.prev, entry.content, entry.recipient) == (tuple(sorted(set(prev))), content, None)
+
+
+@given(content=st.dictionaries(st.text(min_size=1, max_size=9), plain, max_size=4), filler=st.integers(900, 1100))
+def test_a_long_entry_that_is_kept_without_its_bytes_gives_them_back(content: dict[str, Any], filler: int) -> None:
+    content = {f"x{name}": value for name, value in content.items()} | {"filler": "x" * filler}
+    whole = make_entry(ALICE, "note", "garden", 1, [FIRST.cid], content, BOB.peer_id)
+    light = whole.light()
+    assert (light.kept_body is None) == (len(whole.body_block) >= LONG_BODY_BYTES)
+    assert light == whole and light.blocks == whole.blocks and light.n_bytes == len(whole.block) + len(whole.body_block)
+    assert light.light() is light and open_entry(light.block, light.body_block) == whole
 
 
 def test_an_entry_is_two_blocks_that_a_walk_can_follow() -> None:
