@@ -28,6 +28,9 @@ class Cooks:
     async def attend(self, one):
         await trio.sleep_forever()
 
+    async def content(self, one, peer, cid):
+        return None
+
 
 def die(seat: Seat) -> None:
     """It is connected as before, and answers, asks and signs nothing any more."""

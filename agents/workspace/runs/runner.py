@@ -15,6 +15,7 @@ from agents.errors import AgentError
 from agents.workspace.errors import NoKey
 from agents.workspace.runs.core import APPROVAL, Outside, Perform, Run, Say, Want, next_acts, runs
 from agents.workspace.runs.effects import EFFECTS, Effect, EffectFailed
+from agents.workspace.runs.slots import Slots
 from agents.workspace.workspace import Workspace
 from protocols.errors import ProtocolError
 from protocols.workspaces.entries import Commit
@@ -24,7 +25,6 @@ from storage.keys import PeerId
 
 TICK_S: Final = 1.0
 MAX_TEXT_CHARS: Final = 500
-MAX_AT_ONCE: Final = 8  # steps of one workspace, on this node
 
 Boundary = Callable[[str, Perform], Awaitable[None]]
 
@@ -76,7 +76,7 @@ class Runner:
         self._seen_s: dict[str, tuple[Any, float]] = {}  # by task: its holder's claim, and when it was reached
         self._stood_s: dict[tuple[str, str], tuple[Hashable, float]] = {}  # how a task stands, and since when
         self._failed_s: dict[tuple[str, int], float] = {}  # no attempt before
-        self._busy: set[tuple[str, int]] = set()
+        self._slots = Slots()
 
     async def run(self) -> None:
         """Perform what is due, for ever."""
@@ -84,7 +84,7 @@ class Runner:
             while True:
                 seen = self._one.n_news
                 is_busy = False
-                for run in runs(self._one.space):
+                for run in self._slots.in_turn(runs(self._one.space)):
                     try:
                         is_busy |= self._one.space.has_key() and await self._advance(run, nursery)
                     except (NoKey, ProtocolError) as error:  # taken away in the midst of it; or it fits into no entry
@@ -97,7 +97,7 @@ class Runner:
         log.info("run_waits", workspace=str(self._one.cid), run=run.name, error=str(error))
 
     def _outside(self) -> Outside:
-        return Outside(self._is_lost, self._has_stood_s, self._is_reached, self._unix_s(), frozenset(self._busy))
+        return Outside(self._is_lost, self._has_stood_s, self._is_reached, self._unix_s(), self._slots.busy)
 
     async def _advance(self, run: Run, nursery: trio.Nursery) -> bool:
         """What is due of a run; was anything signed for it?"""
@@ -112,8 +112,7 @@ class Runner:
                 case Perform():
                     place = (act.view.task, act.step)
                     is_early = trio.current_time() < self._failed_s.get(place, 0.0)
-                    if not is_early and len(self._busy) < MAX_AT_ONCE:
-                        self._busy.add(place)
+                    if not is_early and self._slots.take(place, run.node.author):
                         nursery.start_soon(self._perform_if_held, act)
         return False
 
@@ -128,11 +127,11 @@ class Runner:
         except (NoKey, ProtocolError) as error:
             self._waits(act.run, error)
         finally:
-            self._busy.discard(place)
+            self._slots.free(place)
 
     def _is_due(self, act: Perform) -> bool:
         """Is it still what this node does next?"""
-        outside = self._outside()._replace(busy=self._busy - {(act.view.task, act.step)}, is_lost=_never)
+        outside = self._outside()._replace(busy=self._slots.busy - {(act.view.task, act.step)}, is_lost=_never)
         current = next((run for run in runs(self._one.space) if run.name == act.run.name), None)
         return current is not None and any(
             isinstance(one, Perform) and (one.view.task, one.claim, one.begin, one.input, one.key)
