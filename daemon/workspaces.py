@@ -5,6 +5,8 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
+import msgspec
+
 from agents.workspace.archive import Packed, pack
 from agents.workspace.decisions import Ballot, count
 from agents.workspace.duties import past_for, revocation
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from daemon.app import Node
 
 DAY_S: Final = 86400
+KEY_FORM: Final = "1 to 128 of A-Z a-z 0-9 . _ - /"
 
 S = TypeVar("S", bound=Statement)
 
@@ -84,7 +87,21 @@ def _said(one: Workspace, placed: Placed) -> ws.Said:
 
 def checked(says: S) -> S:
     """The same statement, where others will accept it. Raises: Malformed."""
+    for text in says.keys if isinstance(says, Grant) else ():
+        if not _fits(text, wire.Pattern):
+            raise Malformed(f"{text!r} names no keys: {KEY_FORM}, and * at its end alone, for all that begin so")
+    key = getattr(says, "key", None)
+    if key is not None and not _fits(key, wire.Key):
+        raise Malformed(f"{key!r} is no key: {KEY_FORM}")
     return wire.check(says)
+
+
+def _fits(text: str, form: Any) -> bool:
+    try:
+        msgspec.convert(text, form)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def need(node: "Node", one: Workspace, right: Right, key: str) -> None:

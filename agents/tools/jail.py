@@ -26,7 +26,8 @@ import time
 import traceback
 from typing import Any, Final, NoReturn
 
-NO_JAIL: Final = 97  # the exit code of who could not lock itself in
+NO_JAIL: Final = 97  # the exit code of who could not lock itself in; code that runs may end with it too, so:
+LOCKED: Final = b"\x06locked\n"  # what is written first once it is, before any code is read
 MIN_ABI: Final = 3  # from which on Landlock knows of truncating
 CPU_S: Final = 10
 CLOCK_S: Final = 60
@@ -198,6 +199,7 @@ def main() -> NoReturn:
         sys.stderr.write(f"{error}\n")
         sys.stderr.flush()
         os._exit(NO_JAIL)
+    os.write(1, LOCKED)
     code = sys.stdin.buffer.read(MAX_CODE_BYTES + 1)
     sys.argv = ["code"]
     # It is its own module, and sees none of this one's names.

@@ -164,12 +164,13 @@ async def _killed(process: trio.Process) -> None:
 
 def _told(process: trio.Process, ended: _Ended, scratch: str) -> dict[str, Any]:
     # Where things lie on this machine is nothing that others are told.
-    output = bytes(ended.output).decode(errors="replace").replace("\0", "")
+    is_locked = ended.output.startswith(jail.LOCKED)
+    output = bytes(ended.output.removeprefix(jail.LOCKED)).decode(errors="replace").replace("\0", "")
     output = output.replace(scratch, "scratch").replace(sysconfig.get_path("stdlib"), "python")
     status = process.returncode
     if ended.why:
         raise ToolFailed(f"the code was ended: {ended.why}")
-    if status == jail.NO_JAIL:
+    if not is_locked and status is not None and status >= 0:  # no code was read
         raise ToolRefused(f"no sandbox can be had here to run Python in: {output[:200].strip()}")
     if status is None or status < 0:
         name = signal.Signals(-status).name if status else "something"

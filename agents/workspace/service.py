@@ -153,10 +153,12 @@ class Workspaces:
             except (Remote, trio.TooSlowError) as error:
                 log.info("not_caught_up", workspace=str(cid), peer=str(peer), error=repr(error))
         me = self._ports.identity.peer_id
-        if me != one.space.history.owner and not one.space.has_joined(me):
-            grant = grant_for(one, me)
-            if grant is None:
-                raise NotGranted(f"nobody has invited this node yet. An admin there runs: covey ws invite {cid} {me}")
+        grant = grant_for(one, me)
+        if me != one.space.history.owner and (grant is None or not one.may_read(me)):
+            why = one.space.why_out(me) if grant is None else "what this node was granted is over by its clock"
+            why = f"{why}. What it knew is here: covey ws log {cid}" if why else "nobody has invited this node yet"
+            raise NotGranted(f"{why}. An admin there lets it in: covey ws invite {cid} {me}")
+        if grant is not None and not one.space.has_joined(me):
             await one.say(Join(), link_to=grant.entry.cid)
             self._ports.emit("workspace_joined", workspace=str(cid), title=one.space.history.root.title)
         return one

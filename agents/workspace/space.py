@@ -11,7 +11,7 @@ from agents.workspace.history import Node
 from agents.workspace.origin import attenuates
 from agents.workspace.patterns import matches
 from protocols.entry import Entry
-from protocols.workspaces.entries import Claim, Commit, Grant, Propose, Rekey, Right
+from protocols.workspaces.entries import Claim, Commit, Grant, Propose, Rekey, Revoke, Right
 from protocols.workspaces.sealed import has_exchange_key
 from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
@@ -136,6 +136,18 @@ class Space(Fold):
             if node.id not in self._void
         ]
         return {cid for node in ends for cid in (node.id, *self.history.past(node.entry.cid))}
+
+    def why_out(self, peer: PeerId) -> str:
+        """What ended the last grant of who is no member any more; empty where it never had one."""
+        self._settle()
+        ends = [node for one in self._granted.get(peer, ()) for node in self._authority.endings(one)]
+        ends = [node for node in ends if node.id not in self._void]
+        if not ends:
+            return ""
+        says, author = (last := max(ends, key=lambda node: node.rank)).stated, last.author
+        if not isinstance(says, Revoke):
+            return f"{peer} left"
+        return f"{author} revoked what {peer} may do there" + (f": {says.reason}" if says.reason else "")
 
     # --- private workspaces
 

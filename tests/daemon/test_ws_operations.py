@@ -109,6 +109,21 @@ async def test_what_cannot_be_is_refused_with_a_code_and_signs_nothing(ws, verb,
     assert await ws("log") == []
 
 
+@pytest.mark.parametrize(
+    ("verb", "params"),
+    [
+        ("invite", {"peer": str(OTHER.peer_id), "keys": ["a b"]}),
+        ("invite", {"peer": str(OTHER.peer_id), "keys": ["a*b"]}),
+        ("say", {"text": "x", "key": "a b"}),
+        ("put", {"key": "a*", "value": "x"}),
+    ],
+)
+async def test_what_is_no_key_is_said_in_words(ws, verb, params):
+    error = (await ws(verb, **params))["error"]
+    assert error["code"] == "malformed" and "A-Z a-z 0-9" in error["text"]
+    assert not any(word in error["text"] for word in ("regex", "(?", "$"))
+
+
 async def test_a_grant_is_signed_and_ended(ws):
     peer = str(OTHER.peer_id)
     invited = await ws("invite", peer=peer, can=["write"], keys=["docs/*"], weight=0, days=1)

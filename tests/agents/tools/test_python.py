@@ -56,6 +56,13 @@ async def test_a_failure_is_told_without_where_things_lie_on_this_machine():
 
 
 @needs_jail
+async def test_code_that_ends_as_who_found_no_sandbox_does_is_told_by_its_status():
+    code = f"import os, sys\nprint('out'); sys.stdout.flush(); os._exit({jail.NO_JAIL})"
+    assert await run(code) == {"status": jail.NO_JAIL, "output": "out\n"}
+    assert (await run(f"raise SystemExit({jail.NO_JAIL})"))["status"] == jail.NO_JAIL
+
+
+@needs_jail
 @pytest.mark.parametrize(
     "code",
     [
