@@ -70,6 +70,12 @@ def state_of(space: Space, name: str) -> Run | None:
     return next((run for run in runs(space) if run.name == name), None)
 
 
+def is_asked(run: Run, agent: str, prompt: str) -> bool:
+    """Does a run ask that agent this and nothing else?"""
+    steps = run.plan.steps
+    return len(steps) == 1 and (steps[0].agent, steps[0].input) == (agent, {"prompt": _plain(prompt)})
+
+
 def why_not(space: Space, run: Run, agent: str, prompt: str | None = None) -> str:
     """Why the answer that a run came to is none of that agent's; empty where it is.
 

@@ -1,8 +1,10 @@
 """Agents elsewhere that speak A2A 1.0: ask one, and wait for its answer. Its host is one that the policy names.
 
-The message's id is the step's idempotency key: who honours it answers a question that is asked again only once.
+The message's id is made of the step's idempotency key and the question: who honours it answers a question that is
+asked again only once, and another question of the same step by itself.
 """
 
+import hashlib
 import os
 from collections.abc import Mapping
 from typing import Any, Final
@@ -68,7 +70,8 @@ async def ask(given: Mapping[str, Any], reach: Reach) -> Any:
     prompt = text_of(given, "prompt", most=8000)
     with trio.move_on_after(ASK_LIMIT_S):
         there = await _endpoint(url, reach)
-        message = {"messageId": reach.key, "role": "ROLE_USER", "parts": [{"text": prompt}]}
+        name = hashlib.sha256(f"{reach.key} {prompt}".encode()).hexdigest()[:32]
+        message = {"messageId": name, "role": "ROLE_USER", "parts": [{"text": prompt}]}
         call = {"jsonrpc": "2.0", "id": 1, "method": "SendMessage", "params": {"message": message}}
         page = await request(there, reach, _headers(reach), msgspec.json.encode(call))
         return _text(there, _read(there, page, _Reply))[:MAX_CHARS]

@@ -1,7 +1,8 @@
 """The A2A face as an ASGI application: each agent has a card and an endpoint, `/WORKSPACE/AGENT`.
 
 A task is a run of one step in the workspace, named by the message: durable, answered by whichever node hosts the agent,
-and answered once, however often the message is sent. Its artifact is known by the signed entry that says it.
+and answered once, however often the message is sent; another message under the same id is refused. Its artifact is
+known by the signed entry that says it.
 """
 
 import hashlib
@@ -51,6 +52,7 @@ class A2aApp:
         self._node = node
         self._hosts = hosts
         self._n_calls = 0
+        self._beginning = trio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -158,14 +160,20 @@ class A2aApp:
         return _task(run)
 
     async def _begun(self, wish: wire.Send, one: Workspace, agent: Announced) -> str:
-        """The name of the task, which is begun unless it was."""
+        """The name of the task, which is begun unless it was: a message that is sent again is that task, and another
+        message under its id is none."""
         said = wish.message
         if said.task_id:
             raise RpcError(wire.UNSUPPORTED, "a task takes one message: send another without taskId")
         told = hashlib.sha256(f"{agent.name} {said.message_id}".encode()).hexdigest()
         name = f"a2a.{told[:24]}"
         me, unix_s = self._node.identity.peer_id, wall.unix_s()
-        await asking.begin(one, me, agent.name, wish.text, name, ANSWER_LIMIT_S, unix_s)
+        text = wish.text
+        async with self._beginning:  # of two at once with one id the second finds the first
+            await asking.begin(one, me, agent.name, text, name, ANSWER_LIMIT_S, unix_s)
+        run = asking.state_of(one.space, name)
+        if run is not None and not asking.is_asked(run, agent.name, text):
+            raise RpcError(wire.BAD_PARAMS, "that messageId was used for another message: give each its own")
         return name
 
     async def _stream(self, call: Call, one: Workspace, agent: Announced, receive: Receive, send: Send) -> None:

@@ -67,11 +67,30 @@ async def test_a_message_becomes_a_task_that_is_answered_once_however_often_it_i
     task = (await face.call("SendMessage", message=message()))["task"]
     assert task["status"]["state"] == "TASK_STATE_COMPLETED"
     assert task["artifacts"][0]["parts"] == [{"text": "One. Two.", "mediaType": "text/plain"}]
-    assert (await face.call("SendMessage", message=message("other")))["task"] == task
+    assert (await face.call("SendMessage", message=message()))["task"] == task
     assert await face.call("GetTask", id=task["id"]) == task
     assert [row["run"] for row in await face.post("run/ls", workspace="village")] == [task["id"]]
     shown = await face.post("provenance/show", cid=task["artifacts"][0]["artifactId"], is_verify=True)
     assert all(check["is_ok"] for check in shown["checks"])
+
+
+async def test_another_message_under_the_id_of_one_is_refused(face):
+    for name in ("{answer}", "m1"):
+        task = (await face.call("SendMessage", message=message("Say {answer} {previous}", name)))["task"]
+        assert (await face.call("SendMessage", message=message("Say {answer} {previous}", name)))["task"] == task
+        for method in ("SendMessage", "SendStreamingMessage"):
+            refused = await face.call(method, message=message("other", name))
+            assert refused["code"] == -32602 and "messageId" in refused["message"]
+    wish = {"configuration": {"returnImmediately": True}, "agent": "slow"}
+    found = []
+
+    async def send(text):
+        found.append(await face.call("SendMessage", message=message(text, "both"), **wish))
+
+    async with trio.open_nursery() as nursery:
+        for text in ("one", "other"):
+            nursery.start_soon(send, text)
+    assert sorted(found[0].keys() | found[1].keys()) == ["code", "message", "task"]
 
 
 async def test_a_stream_tells_the_task_its_artifact_and_its_end(face):
@@ -97,12 +116,13 @@ async def test_an_agent_here_asks_one_that_speaks_a2a_within_its_policy(face, mo
     monkeypatch.setenv("THEIR_TOKEN", face.client.headers["authorization"].removeprefix("Bearer "))
     policy = {"hosts": (f"127.0.0.1:{url.port}",), "may_reach_private": True, "token_env": "THEIR_TOKEN"}
 
-    async def ask(where=str(url), **more):
+    async def ask(where=str(url), prompt="One. Two. Three.", **more):
         reach = Reach(policy=Policy(**policy | more), key="k1")
-        return await use(tools()["a2a-ask"], {"url": where, "prompt": "One. Two. Three."}, reach)
+        return await use(tools()["a2a-ask"], {"url": where, "prompt": prompt}, reach)
 
     assert await ask() == await ask() == "One. Two."
     assert len(await face.post("run/ls", workspace="village")) == 1
+    assert await ask(prompt="Four. Five. Six.") == "Four. Five."  # another question of the same step
     for refused in ({"hosts": ("127.0.0.1",)}, {"may_reach_private": False}, {"token_env": "NO_SUCH"}):
         with pytest.raises(ToolRefused):
             await ask(**refused)
