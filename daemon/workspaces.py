@@ -73,7 +73,7 @@ def standing(node: "Node", one: Workspace) -> ws.Standing:
         n_reached=len(one.reached),
         journal_bytes=one.n_journal_bytes,
         memory_bytes=one.room.n_bytes,
-        max_bytes=one.room.max_bytes,
+        max_memory_bytes=one.room.max_bytes,
         n_left_out=one.room.n_left_out,
         heads=[str(head) for head in space.history.heads()],
         state=str(space.state()),

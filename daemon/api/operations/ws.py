@@ -34,7 +34,7 @@ class One(Params, frozen=True):
 class Standing(Result, frozen=True):
     """A workspace, as far as this node knows. Two members whose `state` is one read the same out of it.
 
-    Its entries take `memory_bytes`, about, of `max_bytes`; `n_left_out` of what others told was not kept for that.
+    Its entries take `memory_bytes`, about, of `max_memory_bytes`; `n_left_out` of what others told was not kept for that.
     """
 
     workspace: str
@@ -47,7 +47,7 @@ class Standing(Result, frozen=True):
     n_reached: int
     journal_bytes: int
     memory_bytes: int
-    max_bytes: int
+    max_memory_bytes: int
     n_left_out: int
     heads: list[str]
     state: str
