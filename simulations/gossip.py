@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
-from protocols.framing import FrameReader
+from protocols.framing import FrameReader, frame
 from protocols.gossipsub import wire
 from protocols.gossipsub.router import HEARTBEAT_S, Router
 from protocols.net import TopicMessage
@@ -41,6 +41,7 @@ class Gossipers:
         heard: Every delivery, in order of time.
         n_copies: Messages that came in, whether or not they were news.
         n_bytes: What went over all links.
+        mute: Nodes that keep their meshes and pass no message on.
         bears: Whether a node lets a message in; by default all do.
     """
 
@@ -58,6 +59,7 @@ class Gossipers:
         self.up = [Pipe(self, up_bytes_per_s) for _ in range(n_nodes)]
         self.links: dict[tuple[int, int], float] = {}  # one way each, to its latency
         self.heard: list[Delivery] = []
+        self.mute: set[int] = set()
         self.said_s: dict[bytes, float] = {}
         self.n_copies = self.n_bytes = 0
         self._last_s: dict[tuple[int, int], float] = {}
@@ -123,6 +125,9 @@ class Gossipers:
         while router.waiting:
             for peer in sorted(router.waiting):
                 data, other = router.take(peer, TURN_BYTES), self.numbers[peer]
+                if node in self.mute:
+                    rpcs = FrameReader(wire.MAX_RPC_BYTES).feed(data)
+                    data = b"".join(frame(rpc) for rpc in rpcs if rpc[:1] != _MESSAGE)
                 if data and (node, other) in self.links:
                     self.up[node].put(other, len(data), partial(self._depart, node, other, data))
 

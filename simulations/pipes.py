@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Final, NamedTuple, Protocol
 
-PIECE_BYTES: Final = 32 << 10  # of a stream, sent in one turn where bandwidth is bounded
+PIECE_BYTES: Final = 128 << 10  # of a stream, sent in one turn where bandwidth is bounded
 
 
 class Timeline(Protocol):

@@ -25,6 +25,7 @@ from protocols.artifacts import describe
 from protocols.entry import Entry
 from protocols.fetch import IDLE_TIMEOUT_S, MAX_BLOCKS, Progress, fetch_dag
 from protocols.net import PeerInfo
+from storage.blockstore import Visibility
 from storage.catalog.artifacts import ArtifactRow
 from storage.cid import Cid
 from storage.pins import PinState
@@ -67,6 +68,7 @@ async def fetch_files(
     """
     entry = await ports.exchange.work(partial(read_entry_of, ports.store, row.manifest))
     said = describe(entry)
+    show = PASSED_ON[said.audience]
     await ports.exchange.work(partial(pin_files, ports, row.manifest, said.files, PinState.FETCHING))
     fetched = await fetch_dag(
         ports.exchange,
@@ -78,8 +80,9 @@ async def fetch_files(
         links=file_links,
         max_blocks=min(MAX_BLOCKS, MIN_BLOCKS + said.n_bytes // MEAN_BLOCK_BYTES),
         max_bytes=int(said.n_bytes * (1 + OVERHEAD_FRAC)) + OVERHEAD_BYTES,
-        show=PASSED_ON[said.audience],
+        show=show,
         voucher=row.publisher,
+        announce=partial(ports.network.provide, said.files) if show is Visibility.PUBLIC else None,
     )
     await ports.exchange.work(partial(pin_files, ports, row.manifest, said.files, PinState.COMPLETE))
     return fetched

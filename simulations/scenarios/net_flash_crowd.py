@@ -30,6 +30,7 @@ SUMMARY: Final = "200 nodes fetch one 10 MB adapter from one seed, uploads bound
 LATENCY_S: Final = (0.005, 0.1)
 UP_BYTES_PER_S: Final = 1.25e6  # 10 Mbit/s
 COME_S: Final = 2.0  # within which all of them begin
+TICK_S: Final = 0.005  # of the network
 LIMIT_S: Final = 7200.0
 MAX_PROVIDERS: Final = 20  # that one look into the DHT gives, as in the daemon
 TIMES_IDEAL: Final = 3.0
@@ -110,7 +111,7 @@ def run(args: argparse.Namespace) -> str:
 async def _simulate(n_nodes: int, n_bytes: int, up: float, hidden_frac: float, seed: int) -> Crowded:
     chance, pool = random.Random(seed), dict[bytes, bytes]()
     took_s: list[float] = []
-    async with open_world(seed, LATENCY_S) as world, trio.open_nursery() as nursery:
+    async with open_world(seed, LATENCY_S, tick_s=TICK_S) as world, trio.open_nursery() as nursery:
         nodes = [_node(world, number, pool, up, chance.random() < hidden_frac) for number in range(n_nodes + 1)]
         for node in nodes:
             await nursery.start(partial(run_exchange, node.exchange))
