@@ -41,8 +41,6 @@ from storage.keys import Identity
 
 MAX_CONNECTIONS: Final = 300
 MIN_DIALLED: Final = 60  # of these, places that only connections which we dial can take
-MAX_STRANGERS: Final = 200  # connections of peers that came by themselves and are not protected
-MAX_STRANGERS_PER_SUBNET: Final = 32  # of these, from one /24 or /48 of the public internet
 MAX_PROVIDED_KEYS: Final = 10_000  # of others, kept for them
 PROVIDES_PER_WINDOW: Final = 200  # accepted from one peer in 10 s
 RESTART_S: Final = 1.0

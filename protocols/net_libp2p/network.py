@@ -35,8 +35,6 @@ from protocols.net_libp2p import mdns
 from protocols.net_libp2p.addresses import MAX_ADDRESSES_PER_PEER, parse, subnet_of, to_id, to_peer, to_texts
 from protocols.net_libp2p.dht import find_peer, find_providers, prepare, provide, provide_many
 from protocols.net_libp2p.host import (
-    MAX_STRANGERS,
-    MAX_STRANGERS_PER_SUBNET,
     build_host,
     hang_up,
     listen,
@@ -46,6 +44,7 @@ from protocols.net_libp2p.host import (
 from protocols.net_libp2p.streams import LibP2pStream
 from protocols.pnet import FlockKey
 from protocols.sources import is_http
+from protocols.strangers import MAX_OF_SUBNET_IN_TABLE, MAX_STRANGERS, reason_against
 from protocols.topics import Subscriptions
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
@@ -89,7 +88,7 @@ async def open_network(identity: Identity, config: NetConfig | None = None) -> A
     config = config or NetConfig()
     host = build_host(identity, config.kad_protocol, config.flock_key)
     swarm = host.get_network()
-    dht = KadDHT(host, DHTMode.SERVER, strict_validation=True)
+    dht = KadDHT(host, DHTMode.SERVER, strict_validation=True, max_peers_per_subnet_table=MAX_OF_SUBNET_IN_TABLE)
     prepare(dht)
     async with AsyncExitStack() as stack:
         nursery = await stack.enter_async_context(trio.open_nursery())
@@ -281,12 +280,8 @@ class LibP2pNetwork:
         if not self._is_strangers(connection):
             return ""
         strangers = [each for each in self._swarm.get_connections() if self._is_strangers(each)]
-        if len(strangers) > MAX_STRANGERS:
-            return "too many strangers"
-        subnet = subnet_of(_address_of(connection))
-        if subnet and sum(subnet_of(_address_of(each)) == subnet for each in strangers) > MAX_STRANGERS_PER_SUBNET:
-            return f"too many strangers from {subnet}"
-        return ""
+        subnets = [subnet_of(_address_of(each)) for each in strangers]
+        return reason_against(subnets, subnet_of(_address_of(connection)), MAX_STRANGERS)
 
     def received_bytes(self, peer: PeerId) -> int:
         """See `Network`."""
