@@ -7,6 +7,7 @@ from typing import Final, cast
 
 from agents.workspace.claims import deserves
 from agents.workspace.history import Node
+from agents.workspace.runs.core import OnTime
 from agents.workspace.space import Space
 from protocols.workspaces.entries import (
     MAX_GIVEN,
@@ -51,9 +52,10 @@ def due(
 
 def _duties(space: Space, me: PeerId, unix_s: float, may_support: Callable[[PeerId], bool]) -> Iterator[Statement]:
     full: set[PeerId] = set()
+    on_time = OnTime(space, unix_s)
     for node in space.unsupported(me):
         is_claim = isinstance(node.stated, Claim)
-        if node.author in full or (is_claim and not deserves(space, node)):
+        if node.author in full or (is_claim and not (deserves(space, node) and on_time.may_claim(node))):
             continue
         if not may_support(node.author):
             full.add(node.author)

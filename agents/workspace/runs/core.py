@@ -281,7 +281,7 @@ def next_acts(space: Space, me: PeerId, run: Run, outside: Outside) -> Iterator[
 
 def _act(space: Space, me: PeerId, run: Run, view: StepView, outside: Outside, *, is_late: bool) -> Act | None:
     step, claim = run.plan.steps[view.place], space.holder(view.task)
-    able = None if is_late else performers(space, step.agent, step.role)
+    able = _able(space, me, run, view, outside, is_late=is_late)
     if claim is None or (claim.author != me and _is_free(space, run, view, claim, able, outside)):
         return _claim(space, me, run, view, able, outside)
     if claim.author != me:
@@ -309,6 +309,56 @@ def _act(space: Space, me: PeerId, run: Run, view: StepView, outside: Outside, *
         return Say(Commit(claim=claim.entry.cid, step=view.number, output={"failed": str(error)}))
     begin = Begin(claim=claim.entry.cid, step=view.number, attempt=n_begun + 1)
     return Perform(run, view.number, claim, begin, given, idempotency_key(run.node, view.number), view)
+
+
+def _able(
+    space: Space, me: PeerId, run: Run, view: StepView, outside: Outside, *, is_late: bool
+) -> frozenset[PeerId] | None:
+    """Who is to go on with a step: who can perform it; None for anybody.
+
+    A run whose time is over ends by anybody only where none of these is reached, or none ends it: else the one clock
+    that is fast would end it for all.
+    """
+    step = run.plan.steps[view.place]
+    able = performers(space, step.agent, step.role)
+    if not is_late or able is None:
+        return able
+    is_there = any(peer == me or outside.is_reached(peer) for peer in able)
+    stood_s = outside.stood_s(view.task, "late", view.number)
+    return able if is_there and stood_s < IDLE_LEASES * run.plan.lease_s else None
+
+
+class OnTime:
+    """What a voter's node goes by when somebody claims a task of a run whose time is not over by its own clock."""
+
+    def __init__(self, space: Space, unix_s: float) -> None:
+        self._space = space
+        self._unix_s = unix_s
+        self._runs: dict[str, Run | None] = {}
+
+    def may_claim(self, claim: Node) -> bool:
+        """Could its author do anything but end the run? Not where the step waits, or is for others to perform."""
+        task = cast(Claim, claim.stated).task
+        run = self._run(task.partition(BESIDE)[0])
+        view = next((one for one in run.stage if one.task == task and not one.is_done), None) if run else None
+        if run is None or view is None:
+            return True
+        step = run.plan.steps[view.place]
+        able = performers(self._space, step.agent, step.role)
+        return not _waits_for(self._space, run, view) and (able is None or claim.author in able)
+
+    def _run(self, key: str) -> Run | None:
+        if key not in self._runs:
+            self._runs[key] = self._read(key)
+        return self._runs[key]
+
+    def _read(self, key: str) -> Run | None:
+        """A run that has an end, which is to come."""
+        name, node = name_of(key), self._space.values().get(key)
+        plan = plan_of(node) if node is not None else None
+        if name is None or node is None or plan is None or self._unix_s >= plan.deadline_unix_s:
+            return None
+        return _run(self._space, name, node, plan, is_cancelled=False)
 
 
 def _is_free(

@@ -14,6 +14,7 @@ from storage.cid import RAW, Cid
 NAME = f"{PREFIX_OF_ASKS}.0.x"
 TASK = f"runs/{NAME}"
 CARD = Cid.of(b"card", RAW)
+OVER_S = 100.0  # when the time for an answer is over, and voters let anybody end it
 MADE = {"agent": "ann", "role": "agent", "card": CARD, "do": "model"}
 
 
@@ -44,7 +45,7 @@ def asked(village):
 def support(voter, of):
     """Do what a voter's node does by itself."""
     voter.hear(of)
-    while (says := due(voter.space, voter.peer, 0.0)) is not None:
+    while (says := due(voter.space, voter.peer, OVER_S)) is not None:
         voter.say(says)
 
 
