@@ -57,6 +57,7 @@ from daemon.memories import encoding_of
 from daemon.paths import Home, make_home
 from daemon.peering import keep_connected, note_peers
 from daemon.provide import Provider
+from daemon.relaying import keep_reserved, serve_as_relay
 from daemon.retrieval import Outside, outside_opened
 from protocols import perf
 from protocols.bitswap.pace import Pace
@@ -207,6 +208,7 @@ async def open_node(
             await ports.exchange.work(partial(mend_shelf, ports))
             serve_offers(ports)
             network.serve(perf.PROTOCOL, perf.answering(lambda peer: peer in catalog.peers.flock()))
+            serve_as_relay(config.network.relay, network, catalog.peers, wall.unix_s)
             keeper = Keeper(store, ports.pins, roots, feed.note)
             async with outside_opened(config, ports.exchange) as outside, gateway_served(config, ports) as gateway:
                 crew = await ports.exchange.work(partial(Crew, ports, home.agents))
@@ -395,6 +397,8 @@ def _services(node: Node, ports: Ports) -> dict[str, Service]:
         for folder in config.adapters.watch
     }
     others: dict[str, Service] = {"backend": partial(run_acquaintance, node)} if config.backend.url else {}
+    if config.network.relay == "client":
+        others["relays"] = partial(keep_reserved, network, catalog.peers, wall.unix_s)
     return (
         watchers
         | others

@@ -50,6 +50,10 @@ class NetworkConfig(Section, frozen=True):
         _said("The most that blocks to others take, in MB a second; 0 is no limit"),
     ] = 0.0
     is_metered: Annotated[bool, _said("The line is paid by volume: adapters come only when asked for")] = False
+    relay: Annotated[
+        Literal["off", "client", "server", "public"],
+        _said("client: be reached by relays; server: be one; public: for strangers too"),
+    ] = "client"
     dht: Annotated[Literal["lan", "public"], _said("lan: Covey's own nodes; public: those of IPFS")] = "lan"
 
 

@@ -29,6 +29,12 @@ class ProtocolRefused(Remote):
     code = "protocol_refused"
 
 
+class RelayRefused(Remote):
+    """The peer does not relay that. Ask its owner to trust both ends and to set network.relay to "server" there."""
+
+    code = "relay_refused"
+
+
 class StreamBroken(Remote):
     """The peer went away in mid-stream. Covey tries again where it can."""
 

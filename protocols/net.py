@@ -53,7 +53,10 @@ class PeerChange(NamedTuple):
 
 
 class Link(NamedTuple):
-    """A connection that stands: `is_dialled` by us; bytes as they went over the wire, since it began."""
+    """A connection that stands: `is_dialled` by us; bytes as they went over the wire, since it began.
+
+    `is_relayed`: over a relay, which `address` names then.
+    """
 
     peer: PeerId
     address: str
@@ -61,6 +64,7 @@ class Link(NamedTuple):
     n_streams: int
     sent_bytes: int
     received_bytes: int
+    is_relayed: bool = False
 
 
 class TopicMessage(NamedTuple):
@@ -142,6 +146,14 @@ class Network(Protocol):
 
     def connections(self) -> list[Link]:
         """The connections that stand."""
+
+    async def reserve(self, relay: PeerId, unix_s: float) -> float:
+        """Have a connected peer bring us others that cannot dial us, and tell of that in `addresses()`.
+
+        `unix_s` is the time by the wall clock. Returns: for how many seconds, if that connection stands so long.
+
+        Raises: RelayRefused, ProtocolRefused, DialFailed, and what streams raise.
+        """
 
     async def find_peer(self, peer: PeerId) -> PeerInfo:
         """Ask the DHT where a peer is; without addresses where nobody knows."""

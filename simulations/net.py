@@ -357,6 +357,11 @@ class SimNetwork:
             Link(peer, link.other(self).address, False, len(link.streams), 0, 0) for peer, link in self._links.items()
         ]
 
+    async def reserve(self, relay: PeerId, unix_s: float) -> float:
+        """See `Network`. Nobody needs a relay here."""
+        await trio.lowlevel.checkpoint()
+        raise ProtocolRefused(f"{relay} is no relay: there are none in a simulated network")
+
     async def find_peer(self, peer: PeerId) -> PeerInfo:
         """See `Network`. Found are those to whom a path of connections leads."""
         await trio.sleep(4 * self._world.latency_s[1])

@@ -73,6 +73,7 @@ STATUSES: Final = {
     "special_file": 400,
     "bad_recipient": 400,
     "untrusted": 403,
+    "relay_refused": 403,
     "forged": 403,
     "replayed": 403,
     "expired": 403,

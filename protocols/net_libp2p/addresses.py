@@ -16,6 +16,7 @@ from storage.errors import StorageError
 from storage.keys import PeerId
 
 MAX_ADDRESSES_PER_PEER: Final = 16
+CIRCUIT: Final = "/p2p-circuit"
 V4_SUBNET_BITS: Final = 24
 V6_SUBNET_BITS: Final = 48
 
@@ -37,15 +38,29 @@ def to_peer(peer_id: Any) -> PeerId | None:
 
 
 def to_texts(addresses: Iterable[Any]) -> list[str]:
-    """Multiaddrs as texts without the /p2p part: bounded, without duplicates, what cannot be dialled left out."""
+    """Multiaddrs as texts without the /p2p part: bounded, without duplicates, what cannot be dialled left out.
+
+    Of those over a relay, what names the relay stays: `/ip4/.../tcp/.../p2p/RELAY/p2p-circuit`.
+    """
     texts: dict[str, None] = {}
     for address in addresses:
-        text = str(address).partition("/p2p/")[0]
-        if "/tcp/" in text and not text.endswith(("/ws", "/wss")) and len(text) <= MAX_ADDRESS_CHARS:
-            texts[text] = None
+        head, circuit, _ = str(address).partition(CIRCUIT)
+        text, _, relay = head.partition("/p2p/")
+        if "/tcp/" in text and not text.endswith(("/ws", "/wss")) and len(head) <= MAX_ADDRESS_CHARS - len(CIRCUIT):
+            texts[f"{text}/p2p/{relay}{CIRCUIT}" if circuit else text] = None
         if len(texts) == MAX_ADDRESSES_PER_PEER:
             break
     return list(texts)
+
+
+def is_circuit(text: str) -> bool:
+    """Does an address lead over a relay?"""
+    return text.endswith(CIRCUIT)
+
+
+def is_loopback(text: str) -> bool:
+    """Does an address lead to whoever dials it?"""
+    return text.startswith(("/ip4/127.", "/ip6/::1/"))
 
 
 def parse(text: str) -> Any | None:

@@ -32,6 +32,7 @@ from libp2p.transport.tcp import tcp
 from protocols.net import MAX_INBOUND_STREAMS_PER_PEER
 from protocols.net_libp2p import ping
 from protocols.net_libp2p.addresses import SystemResolver, expand, parse
+from protocols.net_libp2p.circuits import Circuits
 from protocols.net_libp2p.muxer import Muxer
 from protocols.net_libp2p.private import PrivateConnection
 from protocols.net_libp2p.secure import Noise
@@ -51,8 +52,8 @@ _LISTEN: Final = re.compile(r"(/ip4/[0-9.]+|/ip6/[0-9a-fA-F:]+)/tcp/[0-9]{1,5}")
 log = structlog.get_logger(__name__)
 
 
-def build_host(identity: Identity, kad_protocol: str, flock_key: FlockKey | None = None) -> Any:
-    """A host that speaks noise and yamux over TCP and nothing else; it does not listen yet."""
+def build_host(identity: Identity, kad_protocol: str, circuits: Circuits, flock_key: FlockKey | None = None) -> Any:
+    """A host that speaks noise and yamux, over TCP or over a relay, and nothing else; it does not listen yet."""
     _patch(kad_protocol)
     keys = create_new_key_pair(seed=identity.seed)
     noise = Noise(keys, noise_privkey=create_x25519_key_pair().private_key)
@@ -60,7 +61,7 @@ def build_host(identity: Identity, kad_protocol: str, flock_key: FlockKey | None
         key_pair=keys,
         sec_opt={NOISE_PROTOCOL_ID: noise},
         muxer_opt={TProtocol(YAMUX): Muxer},
-        transports=[tcp.TCP()],
+        transports=[circuits, tcp.TCP()],
         connection_config=ConnectionConfig(
             max_connections=MAX_CONNECTIONS,
             high_watermark=MAX_CONNECTIONS,  # it never prunes: it would spare whoever has a stream open, thus everybody
@@ -71,6 +72,8 @@ def build_host(identity: Identity, kad_protocol: str, flock_key: FlockKey | None
         psk=flock_key,  # it is only handed on, to what stands in for `new_protected_conn`
         disable_identify_address_discovery=True,
     )
+    own = host.get_addrs  # a factory's addresses would lose what names their relay
+    host.get_addrs = lambda: [*own(), *circuits.addresses(f"/p2p/{host.get_id()}")]
     network = host.get_network()
     network.auto_connector.maybe_connect = _dial_nobody
     network.retry_config = RetryConfig(max_retries=0)

@@ -13,6 +13,7 @@ import structlog
 import trio
 from libp2p.abc import INotifee
 from libp2p.custom_types import TProtocol
+from libp2p.identity.identify_push.identify_push import push_identify_to_peers
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.peer.peerstore import PeerStoreError
 from libp2p.rcmgr import Direction
@@ -32,7 +33,16 @@ from protocols.net import (
     answer,
 )
 from protocols.net_libp2p import mdns
-from protocols.net_libp2p.addresses import MAX_ADDRESSES_PER_PEER, parse, subnet_of, to_id, to_peer, to_texts
+from protocols.net_libp2p.addresses import (
+    MAX_ADDRESSES_PER_PEER,
+    is_circuit,
+    parse,
+    subnet_of,
+    to_id,
+    to_peer,
+    to_texts,
+)
+from protocols.net_libp2p.circuits import Circuits, relay_of
 from protocols.net_libp2p.dht import find_peer, find_providers, prepare, provide, provide_many
 from protocols.net_libp2p.host import (
     build_host,
@@ -86,14 +96,15 @@ async def open_network(identity: Identity, config: NetConfig | None = None) -> A
     Raises: Local when a listen address cannot be used.
     """
     config = config or NetConfig()
-    host = build_host(identity, config.kad_protocol, config.flock_key)
+    circuits = Circuits()
+    host = build_host(identity, config.kad_protocol, circuits, config.flock_key)
     swarm = host.get_network()
     dht = KadDHT(host, DHTMode.SERVER, strict_validation=True, max_peers_per_subnet_table=MAX_OF_SUBNET_IN_TABLE)
     prepare(dht)
     async with AsyncExitStack() as stack:
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
-        network = LibP2pNetwork(host, dht, identity, config, nursery)
+        network = LibP2pNetwork(host, dht, identity, config, nursery, circuits)
         swarm.register_notifee(_Notifee(network))
         await stack.enter_async_context(running(swarm))
         stack.push_async_callback(hang_up, swarm)
@@ -111,7 +122,9 @@ async def open_network(identity: Identity, config: NetConfig | None = None) -> A
 class LibP2pNetwork:
     """A node on the real network. See `protocols.net.Network` for what each method promises."""
 
-    def __init__(self, host: Any, dht: Any, identity: Identity, config: NetConfig, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, host: Any, dht: Any, identity: Identity, config: NetConfig, nursery: trio.Nursery, circuits: Circuits
+    ) -> None:
         peer = to_peer(host.get_id())
         if peer is None:
             raise Local("the host has no identity")
@@ -131,6 +144,8 @@ class LibP2pNetwork:
         self._refused: frozenset[Any] = frozenset()
         self._only_protected = config.only_protected
         self._flock: Final = config.flock_key.fingerprint if config.flock_key else None
+        self._circuits: Final = circuits
+        circuits.attach(self, self._swarm)
 
     @property
     def peer_id(self) -> PeerId:
@@ -208,7 +223,11 @@ class LibP2pNetwork:
     async def _dial(self, info: PeerInfo) -> None:
         known = to_texts([*info.addresses, *self.peer_addresses(info.peer)])
         texts = [text for text in known if not is_http(text)]
-        targets = [(text, address) for text in texts if (address := parse(text)) is not None]
+        texts.sort(key=is_circuit)  # what is direct goes first
+        ends = [f"{text}/p2p/{info.peer}" if is_circuit(text) else text for text in texts]
+        targets = [
+            (text, address) for text, end in zip(texts, ends, strict=True) if (address := parse(end)) is not None
+        ]
         if not targets:
             raise DialFailed(f"no address of {info.peer} is known: give one that ends with /p2p/{info.peer}")
         reached: list[str] = []
@@ -294,11 +313,19 @@ class LibP2pNetwork:
         for connection in self._swarm.get_connections():
             peer, muxed = to_peer(connection.muxed_conn.peer_id), connection.muxed_conn
             if peer is not None:
-                session = muxed.secured_conn
+                session, relay = muxed.secured_conn, relay_of(muxed)
                 is_dialled = connection.direction is Direction.OUTBOUND
                 counts = len(muxed.streams), session.n_sent, session.n_received
-                found.append(Link(peer, _address_of(connection), is_dialled, *counts))
+                found.append(Link(peer, relay or _address_of(connection), is_dialled, *counts, bool(relay)))
         return found
+
+    async def reserve(self, relay: PeerId, unix_s: float) -> float:
+        """See `Network`."""
+        before = self.addresses()
+        hold_s = await self._circuits.reserve(relay, unix_s)
+        if self.addresses() != before:  # who is connected hears it by identify, and tells others over the DHT
+            self._nursery.start_soon(survive, push_identify_to_peers, self._host)
+        return hold_s
 
     async def find_peer(self, peer: PeerId) -> PeerInfo:
         """See `Network`."""

@@ -139,3 +139,27 @@ def behind_nat() -> Iterator[Ends]:
         do("ip", "netns", "exec", nat, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
         do("ip", "netns", "exec", nat, "nft", "-f", "-", given=NAT_RULES)
         yield Ends(Place(near, "192.168.77.2"), Place(far, "203.0.113.2"))
+
+
+@dataclass
+class Hidden:
+    """Two places, each behind a router of its own that lets nobody in; both reach `open`."""
+
+    one: Place
+    other: Place
+    open: Place
+
+
+@contextmanager
+def both_behind_nat() -> Iterator[Hidden]:
+    """The routers' outer sides meet at `open`, which passes packets on: only the routers keep the two apart."""
+    with namespaces("one", "nat1", "open", "nat2", "other") as (one, nat1, middle, nat2, other):
+        for hidden, nat, lan, wan in ((one, nat1, 78, "203.0.113"), (other, nat2, 79, "198.51.100")):
+            join(hidden, nat, ("wan", "lan"), (f"192.168.{lan}.2", f"192.168.{lan}.1"))
+            join(nat, middle, ("wan", f"net{lan}"), (f"{wan}.1", f"{wan}.2"))
+            do("ip", "-n", hidden, "route", "add", "default", "via", f"192.168.{lan}.1")
+            do("ip", "-n", nat, "route", "add", "default", "via", f"{wan}.2")
+            do("ip", "netns", "exec", nat, "nft", "-f", "-", given=NAT_RULES)
+        for router in (nat1, middle, nat2):
+            do("ip", "netns", "exec", router, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+        yield Hidden(Place(one, "192.168.78.2"), Place(other, "192.168.79.2"), Place(middle, "203.0.113.2"))

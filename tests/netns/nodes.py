@@ -1,7 +1,7 @@
 """Nodes for namespaces, a process each: `serve` gives a file, `get` fetches it and says how that went.
 
 `get` says where it is first, so that one behind a router can be the one that dials, and is told on its input what to
-fetch, and from whom: an address to dial, or the id of a peer that dials.
+fetch, and from whom: an address to dial, or the id of a peer that dials. `relay` brings together whoever asks.
 """
 
 import json
@@ -19,6 +19,9 @@ from protocols.bitswap.shell import Exchange, run_exchange
 from protocols.fetch import Progress, fetch_dag
 from protocols.net import Network, PeerInfo
 from protocols.net_libp2p import NetConfig, open_network
+from protocols.relay.circuits import FRIEND, Relay
+from protocols.relay.shell import relaying
+from protocols.relay.wire import HOP
 from storage.cid import Cid
 from storage.keys import Identity
 from storage.packs import PackBlockstore
@@ -34,8 +37,16 @@ def say(text: str) -> None:
     print(f"{MARK}{text}", flush=True)
 
 
-async def serve(address: str, path: Path, folder: Path, dial: str) -> None:
-    """Give a file to everybody; connect to `dial` first where that is given."""
+async def relay(address: str) -> None:
+    """Be everybody's relay."""
+    async with open_network(Identity.generate(), NetConfig((f"/ip4/{address}/tcp/0",), mdns=False)) as network:
+        network.serve(HOP, relaying(network, Relay(), lambda peer: FRIEND, time.time))
+        say(network.addresses()[0])
+        await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
+
+
+async def serve(address: str, path: Path, folder: Path, dial: str, is_relay: bool) -> None:
+    """Give a file to everybody; connect to `dial` first where that is given, and reserve there if that is a relay."""
     store = PackBlockstore(folder)
     root = add_path(store, path)
     async with open_network(Identity.generate(), NetConfig((f"/ip4/{address}/tcp/0",), mdns=False)) as network:
@@ -45,7 +56,10 @@ async def serve(address: str, path: Path, folder: Path, dial: str) -> None:
             if dial:
                 with trio.fail_after(DIAL_LIMIT_S):
                     await network.connect(PeerInfo.parse(dial))
-            say(f"{root} {network.addresses()[0]}")
+                    if is_relay:
+                        await network.reserve(PeerInfo.parse(dial).peer, time.time())
+            told = network.addresses()
+            say(f"{root} {next((each for each in told if '/p2p-circuit/' in each), told[0])}")
             await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
             nursery.cancel_scope.cancel()
 
@@ -116,12 +130,20 @@ def heard(process: subprocess.Popen[str]) -> str:
 
 @contextmanager
 def fetching(
-    giver: Place, taker: Place, path: Path, folder: Path, *, giver_dials: bool = False, idle_timeout_s: float = 60.0
+    giver: Place,
+    taker: Place,
+    path: Path,
+    folder: Path,
+    *,
+    giver_dials: bool = False,
+    relay: str = "",
+    idle_timeout_s: float = 60.0,
 ) -> Iterator[subprocess.Popen[str]]:
-    """A fetch that has begun; what it says next is how it went."""
+    """A fetch that has begun; what it says next is how it went. `relay` is the address of one between the two."""
     with node(taker, "get", taker.address, str(folder / "taken"), str(idle_timeout_s)) as getting:
-        dial = heard(getting) if giver_dials else ""
-        with node(giver, "serve", giver.address, str(path), str(folder / "given"), dial) as serving:
+        dial = heard(getting) if giver_dials else relay
+        how = "reserve" if relay else "dial"
+        with node(giver, "serve", giver.address, str(path), str(folder / "given"), dial, how) as serving:
             cid, address = heard(serving).split()
             if not giver_dials:
                 heard(getting)
@@ -139,7 +161,9 @@ def fetch(giver: Place, taker: Place, path: Path, folder: Path, **options: Any) 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["serve", address, path, folder, dial]:
-            trio.run(serve, address, Path(path), Path(folder), dial)
+        case ["relay", address]:
+            trio.run(relay, address)
+        case ["serve", address, path, folder, dial, how]:
+            trio.run(serve, address, Path(path), Path(folder), dial, how == "reserve")
         case ["get", address, folder, idle_timeout_s]:
             say(json.dumps(trio.run(get, address, Path(folder), float(idle_timeout_s))))

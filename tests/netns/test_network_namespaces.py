@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.netns.network import NFT, TC, TUN, behind_nat, cable, relayed, why_not
-from tests.netns.nodes import fetch, fetching, heard
+from tests.netns.network import NFT, TC, TUN, behind_nat, both_behind_nat, cable, relayed, why_not
+from tests.netns.nodes import fetch, fetching, heard, node
 from tests.netns.relay import MAX_QUEUED_S, Wire
 
 
@@ -67,6 +67,17 @@ def test_a_node_behind_a_router_that_lets_nobody_in_gives_what_it_has_over_the_c
 ) -> None:
     with behind_nat() as ends:
         row = fetch(ends.near, ends.far, file, tmp_path, giver_dials=True)
+    assert row["n_bytes"] >= 1 << 20 and row["n_duplicates"] == 0
+
+
+@pytest.mark.parametrize("needs", [(NFT,)], indirect=True)
+def test_two_nodes_behind_routers_that_let_nobody_in_fetch_from_each_other_over_a_relay(
+    needs: None, file: Path, tmp_path: Path
+) -> None:
+    with both_behind_nat() as ends, node(ends.open, "relay", "0.0.0.0") as relay:
+        address = heard(relay)
+        assert address.startswith((f"/ip4/{ends.open.address}/", "/ip4/198.51.100.2/"))
+        row = fetch(ends.one, ends.other, file, tmp_path, relay=address)
     assert row["n_bytes"] >= 1 << 20 and row["n_duplicates"] == 0
 
 

@@ -1,0 +1,107 @@
+"""Relays: carry for peers that nobody can dial, and, where this node is one of them, be reached over trusted peers."""
+
+import ipaddress
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+import trio
+
+from protocols.errors import ProtocolRefused, RelayRefused, Remote
+from protocols.net import Link, Network
+from protocols.relay.circuits import FRIEND, STRANGER, Relay, Terms
+from protocols.relay.shell import relaying
+from protocols.relay.wire import HOP
+from storage.catalog.peers import PeerBook
+from storage.keys import PeerId
+
+RELAYS: Final = 2  # where this node reserves
+LOOK_S: Final = 5.0
+REFUSED_S: Final = 900.0  # before a peer is asked again that does not relay, or not for us
+FAILED_S: Final = 30.0
+REACHED_S: Final = 3600.0  # a node that somebody dialled from the internet is in the open for so long
+ASK_LIMIT_S: Final = 30.0
+
+log = structlog.get_logger(__name__)
+
+
+class Reservations:
+    """At whom to reserve, and when again? No clock, no IO. A peer that refused is left alone for a while."""
+
+    def __init__(self) -> None:
+        self._renew_s: dict[PeerId, float] = {}
+        self._rest_s: dict[PeerId, float] = {}  # nobody of these is asked before
+        self._reached_s = -REACHED_S
+
+    def due(self, links: Sequence[Link], trusted: frozenset[PeerId], now_s: float) -> list[PeerId]:
+        """Whom to ask now: relays held whose time is half up, and new ones while there are too few."""
+        if any(_is_from_outside(link) for link in links):
+            self._reached_s = now_s
+        dialled = [link.peer for link in links if link.is_dialled and not link.is_relayed and link.peer in trusted]
+        for gone in self._renew_s.keys() - set(dialled):
+            del self._renew_s[gone]
+        self._rest_s = {peer: until_s for peer, until_s in self._rest_s.items() if until_s > now_s}
+        again = [peer for peer, renew_s in self._renew_s.items() if renew_s <= now_s and peer not in self._rest_s]
+        if now_s < self._reached_s + REACHED_S:
+            return []  # what is held lapses
+        new = [peer for peer in dict.fromkeys(dialled) if peer not in self._renew_s and peer not in self._rest_s]
+        return again + new[: max(0, RELAYS - len(self._renew_s))]
+
+    def held(self, peer: PeerId, hold_s: float, now_s: float) -> None:
+        """`peer` relays for us for so long."""
+        self._renew_s[peer] = now_s + hold_s / 2
+
+    def failed(self, peer: PeerId, is_refused: bool, now_s: float) -> None:
+        """`peer` does not relay for us (`is_refused`), or did not answer."""
+        self._renew_s.pop(peer, None)
+        self._rest_s[peer] = now_s + (REFUSED_S if is_refused else FAILED_S)
+
+
+def _is_from_outside(link: Link) -> bool:
+    """Did somebody on the public internet dial us?"""
+    if link.is_dialled or link.is_relayed:
+        return False
+    try:
+        return ipaddress.ip_address(link.address.rpartition(":")[0].strip("[]")).is_global
+    except ValueError:
+        return False
+
+
+def serve_as_relay(wish: str, network: Network, book: PeerBook, unix_s: Callable[[], float]) -> None:
+    """Carry for others as `network.relay` says: for trusted peers, or (public) for strangers too, who get little."""
+    if wish not in ("server", "public"):
+        return
+
+    def terms_of(peer: PeerId) -> Terms | None:
+        if peer in book.flock():
+            return FRIEND
+        return STRANGER if wish == "public" else None
+
+    network.serve(HOP, relaying(network, Relay(), terms_of, unix_s))
+
+
+async def keep_reserved(
+    network: Network,
+    book: PeerBook,
+    unix_s: Callable[[], float],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Reserve at trusted peers that relay, as long as nobody from outside dialled this node, until cancelled."""
+    core = Reservations()
+    task_status.started()
+    while True:
+        trusted = await trio.to_thread.run_sync(book.flock)
+        for peer in core.due(network.connections(), trusted, trio.current_time()):
+            try:
+                with trio.fail_after(ASK_LIMIT_S):
+                    hold_s = await network.reserve(peer, unix_s())
+            except (Remote, trio.TooSlowError) as error:
+                is_refused = isinstance(error, ProtocolRefused | RelayRefused)
+                core.failed(peer, is_refused, trio.current_time())
+                if not isinstance(error, ProtocolRefused):
+                    log.info("relay_failed", peer=str(peer), error=str(error))
+            else:
+                core.held(peer, hold_s, trio.current_time())
+                log.info("relay_reserved", peer=str(peer), hold_s=round(hold_s))
+        await trio.sleep(LOOK_S)

@@ -1,0 +1,168 @@
+"""Connections over relays, for py-libp2p: a stream to a relay stands for a socket, and is then secured and muxed.
+
+The protocol is `protocols.relay`, not py-libp2p's own (0.8.1). That one carries bytes between hosts such as ours, once
+its handler is kept from returning; but it notes streams by peer, so that the end of one circuit closes another of the
+same peer, asks nobody who may reserve and connect, and does not count strangers apart.
+"""
+
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+from libp2p.abc import IRawConnection, ITransport
+from libp2p.connection_types import ConnectionType
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.io.exceptions import ConnectionClosedError
+
+from protocols.errors import DialFailed, Malformed, ProtocolError, StreamBroken
+from protocols.net import PeerInfo, Stream
+from protocols.net_libp2p.addresses import CIRCUIT, MAX_ADDRESSES_PER_PEER, is_circuit, is_loopback, parse
+from protocols.relay import shell
+from protocols.relay.wire import STOP
+from storage.keys import PeerId
+
+if TYPE_CHECKING:
+    from protocols.net_libp2p.network import LibP2pNetwork
+
+MAX_RELAYS: Final = 4  # that this node has reserved at
+MAX_ARRIVED: Final = 64  # connections at a time that relays brought
+READ_BYTES: Final = 256 << 10
+
+
+class RelayedConnection(IRawConnection):  # type: ignore[misc]  # libp2p's types are not followed
+    """A stream to a relay, as a raw connection to whoever is behind it."""
+
+    def __init__(self, stream: Stream, is_initiator: bool) -> None:
+        self.is_initiator = is_initiator
+        self.relay: Final = stream.peer
+        self.over: Final = trio.Event()
+        self._stream = stream
+
+    async def read(self, n: int | None = None) -> bytes:
+        """See `IRawConnection`."""
+        try:
+            return await self._stream.read(READ_BYTES if n is None else n)
+        except ProtocolError as error:
+            raise ConnectionClosedError(str(error)) from None
+
+    async def write(self, data: bytes) -> None:
+        """See `IRawConnection`."""
+        try:
+            await self._stream.write(data)
+        except ProtocolError as error:
+            raise ConnectionClosedError(str(error)) from None
+
+    async def close(self) -> None:
+        """See `IRawConnection`."""
+        self.over.set()
+        await self._stream.aclose()
+
+    def get_remote_address(self) -> None:
+        """See `IRawConnection`. Where a peer behind a relay is, nobody knows."""
+
+    def get_transport_addresses(self) -> list[Any]:
+        """See `IRawConnection`."""
+        return [parse(f"/p2p/{self.relay}{CIRCUIT}")]
+
+    def get_connection_type(self) -> Any:
+        """See `IRawConnection`."""
+        return ConnectionType.RELAYED
+
+
+def relay_of(muxed: Any) -> str:
+    """The relay's part of an address where a connection leads over one; empty where it is direct."""
+    if muxed.get_connection_type() is not ConnectionType.RELAYED:
+        return ""
+    return next((str(address) for address in muxed.get_transport_addresses()), CIRCUIT)
+
+
+class Circuits(ITransport):  # type: ignore[misc]  # libp2p's types are not followed
+    """Dials peers over relays, and takes the connections that relays bring, of those where this node has reserved."""
+
+    def __init__(self) -> None:
+        self._network: LibP2pNetwork | None = None
+        self._swarm: Any = None
+        self._reserved: dict[PeerId, tuple[float, list[str]]] = {}  # until when, and where others find the relay
+        self._arrived = trio.CapacityLimiter(MAX_ARRIVED)
+
+    def attach(self, network: "LibP2pNetwork", swarm: Any) -> None:
+        """Use this network, which answers relays from now on."""
+        self._network, self._swarm = network, swarm
+        network.serve(STOP, shell.arriving(lambda relay: relay in self._held(), self._take))
+
+    def addresses(self, end: str) -> list[Any]:
+        """Where others find this node behind relays; `end` is its own part of each address."""
+        return [
+            parse(f"{text}/p2p/{relay}{CIRCUIT}{end}") for relay in self._held() for text in self._reserved[relay][1]
+        ]
+
+    def _held(self) -> list[PeerId]:
+        if self._network is None or not self._reserved:
+            return []
+        now_s, peers = trio.current_time(), set(self._network.peers())
+        for relay, (until_s, _) in list(self._reserved.items()):
+            if until_s <= now_s or relay not in peers:
+                del self._reserved[relay]
+        return list(self._reserved)
+
+    async def reserve(self, relay: PeerId, unix_s: float) -> float:
+        """See `Network.reserve`."""
+        network = self._attached()
+        if relay not in self._held() and len(self._reserved) >= MAX_RELAYS:
+            raise DialFailed(f"this node has reserved at {MAX_RELAYS} relays, which is enough")
+        links = [link for link in network.connections() if link.peer == relay and not link.is_relayed]
+        if not links:
+            raise DialFailed(f"{relay} is not connected, or over a relay itself")
+        held = await shell.reserve(network, relay, unix_s)
+        dialled = [_multiaddr(link.address) for link in links if link.is_dialled]
+        heard = network.peer_addresses(relay)
+        told = [text for text in heard if not is_circuit(text) and not (dialled and is_loopback(text))]
+        texts = list(dict.fromkeys([*dialled, *told]))[: MAX_ADDRESSES_PER_PEER // MAX_RELAYS]
+        self._reserved[relay] = trio.current_time() + held.hold_s, [text for text in texts if parse(text)]
+        return held.hold_s
+
+    async def dial(self, maddr: Any) -> RelayedConnection:
+        """See `ITransport`. Raises: Remote, which py-libp2p hands on as the reason."""
+        head, _, tail = str(maddr).partition(CIRCUIT)
+        relay, target = PeerInfo.parse(head), PeerInfo.parse(tail)
+        if target.addresses != ("",) or target.peer == relay.peer:
+            raise Malformed(f"{maddr} leads over more than one relay, or to the relay itself")
+        return RelayedConnection(await shell.open_circuit(self._attached(), relay, target.peer), is_initiator=True)
+
+    async def _take(self, stream: Stream, source: PeerId) -> None:
+        """Make a connection of what a relay brought; who it really is, the handshake proves."""
+        connection = RelayedConnection(stream, is_initiator=False)
+        if self._arrived.available_tokens < 1:
+            return
+        async with self._arrived:
+            try:
+                await self._swarm.upgrade_inbound_raw_conn(connection, parse(f"/p2p/{stream.peer}{CIRCUIT}"))
+            except (BaseLibp2pError, OSError, EOFError, ValueError) as error:
+                raise StreamBroken(f"no connection came of what the relay {stream.peer} brought: {error}") from None
+            await connection.over.wait()
+
+    def _attached(self) -> "LibP2pNetwork":
+        if self._network is None:
+            raise DialFailed("the network has not begun")
+        return self._network
+
+    def can_dial(self, maddr: Any) -> bool:
+        """See `ITransport`."""
+        return CIRCUIT in str(maddr)
+
+    def can_listen(self, maddr: Any) -> bool:
+        """See `ITransport`."""
+        return False
+
+    def create_listener(self, handler_function: Any) -> Any:
+        """See `ITransport`."""
+        raise NotImplementedError("relays bring connections by streams")
+
+    def protocols(self) -> list[str]:
+        """See `ITransport`."""
+        return ["p2p-circuit"]
+
+
+def _multiaddr(address: str) -> str:
+    """`host:port` of a connection as a multiaddr; empty where it is none."""
+    host, _, port = address.rpartition(":")
+    return f"/ip6/{host.strip('[]')}/tcp/{port}" if "[" in host else f"/ip4/{host}/tcp/{port}" if host else ""

@@ -1,0 +1,115 @@
+"""Whom a relay serves, with how much, and for how long. No IO, no clock.
+
+A peer that cannot be dialled reserves; who wants to reach it asks for a circuit to it. What peers get depends on what
+they are to this node, which the caller says as `Terms`; strangers never have more than their share of the places.
+"""
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from protocols.relay.wire import Limit, Status
+from storage.keys import PeerId
+
+RESERVATION_S: Final = 3600.0
+MAX_RESERVATIONS: Final = 128
+MAX_STRANGERS: Final = 32  # of these
+MAX_CIRCUITS: Final = 64
+MAX_STRANGERS_CIRCUITS: Final = 16  # of these
+
+
+class Terms(NamedTuple):
+    """What a peer gets: circuits at a time, each way counted, and what each may carry."""
+
+    n_circuits: int
+    limit: Limit
+    is_stranger: bool = False
+
+
+FRIEND: Final = Terms(16, Limit(3600, 1 << 30))
+STRANGER: Final = Terms(2, Limit(120, 128 << 10), is_stranger=True)  # what relays of others give
+
+
+@dataclass(eq=False)
+class Circuit:
+    """A connection of two peers over this node."""
+
+    source: PeerId
+    target: PeerId
+    terms: Terms
+    n_bytes: int = 0
+
+    def spend(self, n_bytes: int) -> bool:
+        """Count what is to be carried. Returns: whether it may be."""
+        self.n_bytes += n_bytes
+        return self.n_bytes <= self.terms.limit.n_bytes
+
+
+class _Reservation(NamedTuple):
+    until_s: float
+    terms: Terms
+
+
+class Relay:
+    """The reservations and circuits of this node."""
+
+    def __init__(self) -> None:
+        self._reserved: dict[PeerId, _Reservation] = {}
+        self._circuits: set[Circuit] = set()
+        self.n_carried = 0  # bytes of circuits that are over
+
+    @property
+    def n_reserved(self) -> int:
+        """How many peers have a reservation, the lapsed ones that nobody asked for included."""
+        return len(self._reserved)
+
+    @property
+    def circuits(self) -> list[Circuit]:
+        """Those that stand."""
+        return list(self._circuits)
+
+    def reserve(self, peer: PeerId, terms: Terms | None, now_s: float) -> Status:
+        """`peer` wants to be reached over this node; again, to stay so. `terms` is None where it gets nothing."""
+        if terms is None:
+            self._reserved.pop(peer, None)
+            return Status.PERMISSION_DENIED
+        for gone in [each for each, held in self._reserved.items() if held.until_s <= now_s]:
+            del self._reserved[gone]
+        if peer not in self._reserved:
+            strangers = sum(held.terms.is_stranger for held in self._reserved.values())
+            if len(self._reserved) >= MAX_RESERVATIONS or (terms.is_stranger and strangers >= MAX_STRANGERS):
+                return Status.RESERVATION_REFUSED
+        self._reserved[peer] = _Reservation(now_s + RESERVATION_S, terms)
+        return Status.OK
+
+    def connect(self, source: PeerId, target: PeerId, terms: Terms | None, now_s: float) -> Circuit | Status:
+        """`source` wants to reach `target`. A circuit is to be ended, whatever becomes of it."""
+        held = self._reserved.get(target)
+        if held is None or held.until_s <= now_s:
+            return Status.NO_RESERVATION
+        if terms is None or source == target:
+            return Status.PERMISSION_DENIED
+        lesser = min(terms, held.terms, key=lambda each: each.limit.n_bytes)
+        strangers = sum(circuit.terms.is_stranger for circuit in self._circuits)
+        if (
+            len(self._circuits) >= MAX_CIRCUITS
+            or (lesser.is_stranger and strangers >= MAX_STRANGERS_CIRCUITS)
+            or self._n_of(source) >= terms.n_circuits
+            or self._n_of(target) >= held.terms.n_circuits
+        ):
+            return Status.RESOURCE_LIMIT_EXCEEDED
+        circuit = Circuit(source, target, lesser)
+        self._circuits.add(circuit)
+        return circuit
+
+    def end(self, circuit: Circuit) -> None:
+        """A circuit is over."""
+        if circuit in self._circuits:
+            self._circuits.discard(circuit)
+            self.n_carried += circuit.n_bytes
+
+    def left(self, peer: PeerId) -> None:
+        """`peer` is not connected any more: a reservation lasts no longer than that."""
+        self._reserved.pop(peer, None)
+
+    def _n_of(self, peer: PeerId) -> int:
+        return sum(peer in (circuit.source, circuit.target) for circuit in self._circuits)
