@@ -46,8 +46,9 @@ def configure(library: ctypes.CDLL, repo: pathlib.Path, port: int, swarm_key: pa
     config["Swarm"] |= {
         "DisableNatPortMap": True,
         "RelayClient": {"Enabled": False},
-        "RelayService": {"Enabled": False},
+        "RelayService": {"Enabled": True},
     }
+    config["Internal"] = {"Libp2pForceReachability": "public"}  # else it waits to be dialled before it relays
     config["Routing"] = {"Type": "dhtserver"}
     config.setdefault("Pubsub", {}).update(Enabled=True, Router="gossipsub")
     config["AutoNAT"] = {"ServiceMode": "disabled"}
