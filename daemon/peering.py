@@ -7,7 +7,7 @@ import structlog
 import trio
 
 from daemon.events import EventFeed
-from protocols.errors import Remote
+from protocols.errors import DialFailed, Remote
 from protocols.net import Network, PeerInfo
 from storage.catalog.peers import PeerBook
 from storage.errors import StorageError
@@ -16,7 +16,7 @@ from storage.keys import PeerId
 FIRST_RETRY_S: Final = 2.0
 LONGEST_RETRY_S: Final = 300.0
 LOOK_S: Final = 5.0  # for peers that were added meanwhile, or are due again
-DIAL_LIMIT_S: Final = 15.0
+DIAL_LIMIT_S: Final = 30.0  # two dials and a search between them
 MAX_DIALS: Final = 8  # at a time
 NOTE_S: Final = 2.0  # a peer tells where it listens some time after it connected, and again when that changes
 
@@ -76,11 +76,22 @@ async def _dial(network: Network, info: PeerInfo, core: Redial, limiter: trio.Ca
     async with limiter:
         try:
             with trio.fail_after(DIAL_LIMIT_S):
-                await network.connect(info)
+                await _reach(network, info)
         except (Remote, trio.TooSlowError):
             core.failed(info.peer, trio.current_time())
         else:
             core.reached(info.peer)
+
+
+async def _reach(network: Network, info: PeerInfo) -> None:
+    """Connect where a peer was, or where the DHT has it now: it may have moved, or be behind a relay."""
+    try:
+        await network.connect(info)
+    except DialFailed:
+        found = await network.find_peer(info.peer)
+        if set(found.addresses) <= set(info.addresses):
+            raise
+        await network.connect(found)
 
 
 async def note_peers(

@@ -19,11 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.netns.network import NFT, TC, TUN, Ends, Place, behind_nat, cable, relayed, why_not
-from tests.netns.nodes import fetch, fetching, heard
+from tests.netns.network import NFT, TC, TUN, Ends, Place, behind_nat, both_behind_nat, cable, relayed, why_not
+from tests.netns.nodes import fetch, fetching, heard, node
 
 TCP_PORT = 4700
 CUT_S = 5.0
+RELAYED, RELAYED_MB = "both behind NAT (nft), over a relay", 64
 
 
 class Case(NamedTuple):
@@ -96,9 +97,24 @@ def measure(case: Case, folder: Path) -> str:
     with case.network() as ends:
         tcp_s = plain_tcp_s(ends, n_bytes)
         row = fetch(ends.near, ends.far, path, folder, giver_dials=case.giver_dials)
+    return told(case.name, n_bytes, row, tcp_s)
+
+
+def told(name: str, n_bytes: int, row: dict[str, Any], tcp_s: float) -> str:
     covey, tcp = (n_bytes / 1024 / took_s for took_s in (row["took_s"], tcp_s))
-    cells = [case.name, f"{case.n_mb:g}", f"{covey:,.0f}", f"{tcp:,.0f}", f"{covey / tcp:.0%}"]
+    cells = [name, f"{n_bytes / (1 << 20):g}", f"{covey:,.0f}", f"{tcp:,.0f}", f"{covey / tcp:.0%}"]
     return f"| {' | '.join([*cells, str(row['n_duplicates'])])} |"
+
+
+def over_relay(folder: Path) -> str:
+    """A row of the table: both behind routers, over a relay; plain TCP goes to the relay alone."""
+    n_bytes = RELAYED_MB << 20
+    path = folder / "file"
+    path.write_bytes(random.Random(1).randbytes(n_bytes))
+    with both_behind_nat() as ends, node(ends.open, "relay", "0.0.0.0") as relay:
+        tcp_s = plain_tcp_s(Ends(ends.one, ends.open), n_bytes)
+        row = fetch(ends.one, ends.other, path, folder, relay=heard(relay))
+    return told(RELAYED, n_bytes, row, tcp_s)
 
 
 def recover(folder: Path) -> str:
@@ -130,6 +146,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             missing = why_not(*case.needs)
             print(f"| {case.name} | {missing} |" if missing else measure(case, Path(folder)), flush=True)
+    if any(part in RELAYED for part in wanted):
+        with tempfile.TemporaryDirectory() as folder:
+            print(f"| {RELAYED} | {missing} |" if (missing := why_not(NFT)) else over_relay(Path(folder)), flush=True)
     if any(part in "cut" for part in wanted):
         with tempfile.TemporaryDirectory() as folder:
             print(f"\n{why_not(TUN) or recover(Path(folder))}")

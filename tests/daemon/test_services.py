@@ -240,6 +240,19 @@ async def test_peers_that_the_user_keeps_are_dialled_and_others_are_not(catalog,
     assert network.protected == {PEERS[1], PEERS[3]}
 
 
+async def test_a_kept_peer_that_moved_is_found_where_the_dht_has_it(catalog, sim_world, autojump_clock):
+    node, hub, moved = (sim_world.node(peer) for peer in PEERS[:3])
+    for each in (node, moved):
+        await each.connect(PeerInfo(hub.peer_id, (hub.address,)))
+    catalog.peers.add(moved.peer_id, ["/ip4/192.0.2.9/tcp/1"], 1.0)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(keep_connected, node, catalog.peers, [])
+        with trio.fail_after(60):
+            while moved.peer_id not in node.peers():
+                await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+
+
 async def test_who_comes_is_noted(catalog, sim_world, autojump_clock):
     one, two = sim_world.node(PEERS[0]), sim_world.node(PEERS[1])
     feed = EventFeed(catalog, lambda: 5.0)

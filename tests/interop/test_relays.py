@@ -1,4 +1,4 @@
-"""Circuit relay v2 with strangers: each as the one who dials over our relay, and Kubo as the relay between two of us."""
+"""Circuit relay v2 with strangers: each dials over our relay, and Kubo relays between two of us."""
 
 import time
 from typing import Any
