@@ -37,10 +37,11 @@ def say(text: str) -> None:
     print(f"{MARK}{text}", flush=True)
 
 
-async def relay(address: str) -> None:
-    """Be everybody's relay."""
+async def relay(address: str, most_bytes: int) -> None:
+    """Be everybody's relay; a circuit carries so much."""
+    terms = FRIEND._replace(limit=FRIEND.limit._replace(n_bytes=most_bytes))
     async with open_network(Identity.generate(), NetConfig((f"/ip4/{address}/tcp/0",), mdns=False)) as network:
-        network.serve(HOP, relaying(network, Relay(), lambda peer: FRIEND, time.time))
+        network.serve(HOP, relaying(network, Relay(), lambda peer: terms, time.time))
         say(network.addresses()[0])
         await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
 
@@ -161,8 +162,8 @@ def fetch(giver: Place, taker: Place, path: Path, folder: Path, **options: Any) 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["relay", address]:
-            trio.run(relay, address)
+        case ["relay", address, *most_bytes]:
+            trio.run(relay, address, int(most_bytes[0]) if most_bytes else FRIEND.limit.n_bytes)
         case ["serve", address, path, folder, dial, how]:
             trio.run(serve, address, Path(path), Path(folder), dial, how == "reserve")
         case ["get", address, folder, idle_timeout_s]:

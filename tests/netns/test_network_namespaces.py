@@ -82,6 +82,17 @@ def test_two_nodes_behind_routers_that_let_nobody_in_fetch_from_each_other_over_
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("needs", [(NFT,)], indirect=True)
+def test_a_fetch_goes_on_over_another_circuit_when_one_carried_all_that_the_relay_allows(
+    needs: None, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(random.Random(1).randbytes(12 << 20))
+    with both_behind_nat() as ends, node(ends.open, "relay", "0.0.0.0", str(5 << 20)) as relay:
+        row = fetch(ends.one, ends.other, tmp_path / "file", tmp_path, relay=heard(relay))
+    assert row["n_bytes"] >= 12 << 20
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("needs", [(TUN,)], indirect=True)
 def test_content_comes_over_a_link_that_loses_packets_and_is_cut_for_a_while(
     needs: None, file: Path, tmp_path: Path
