@@ -63,6 +63,15 @@ def is_loopback(text: str) -> bool:
     return text.startswith(("/ip4/127.", "/ip6/::1/"))
 
 
+def is_public(text: str) -> bool:
+    """Is this an address on the public internet? A name is none: where it leads is its owner's to say."""
+    parts = text.split("/", 3)
+    try:
+        return parts[1] in ("ip4", "ip6") and ipaddress.ip_address(parts[2]).is_global
+    except (ValueError, IndexError):
+        return False
+
+
 def parse(text: str) -> Any | None:
     """A multiaddr; None when `text` is none."""
     try:

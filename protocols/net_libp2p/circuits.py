@@ -5,6 +5,7 @@ its handler is kept from returning; but it notes streams by peer, so that the en
 same peer, asks nobody who may reserve and connect, and does not count strangers apart.
 """
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -15,7 +16,15 @@ from libp2p.io.exceptions import ConnectionClosedError
 
 from protocols.errors import DialFailed, Malformed, ProtocolError, StreamBroken
 from protocols.net import PeerInfo, Stream
-from protocols.net_libp2p.addresses import CIRCUIT, MAX_ADDRESSES_PER_PEER, is_circuit, is_loopback, parse
+from protocols.net_libp2p.addresses import (
+    CIRCUIT,
+    MAX_ADDRESSES_PER_PEER,
+    is_circuit,
+    is_loopback,
+    is_public,
+    parse,
+    to_peer,
+)
 from protocols.relay import shell
 from protocols.relay.wire import STOP
 from storage.keys import PeerId
@@ -26,6 +35,10 @@ if TYPE_CHECKING:
 MAX_RELAYS: Final = 4  # that this node has reserved at
 MAX_ARRIVED: Final = 64  # connections at a time that relays brought
 READ_BYTES: Final = 256 << 10
+TELL_S: Final = 2.0  # in which a peer that came says where it listens
+DIRECT_TIMEOUT_S: Final = 5.0
+DRAIN_S: Final = 5.0  # for what is under way over a relay when there is a direct connection
+_FAILURES: Final = (BaseLibp2pError, OSError, EOFError, ValueError)
 
 
 class RelayedConnection(IRawConnection):  # type: ignore[misc]  # libp2p's types are not followed
@@ -135,10 +148,33 @@ class Circuits(ITransport):  # type: ignore[misc]  # libp2p's types are not foll
             return
         async with self._arrived:
             try:
-                await self._swarm.upgrade_inbound_raw_conn(connection, parse(f"/p2p/{stream.peer}{CIRCUIT}"))
-            except (BaseLibp2pError, OSError, EOFError, ValueError) as error:
+                muxed = await self._swarm.upgrade_inbound_raw_conn(connection, parse(f"/p2p/{stream.peer}{CIRCUIT}"))
+            except _FAILURES as error:
                 raise StreamBroken(f"no connection came of what the relay {stream.peer} brought: {error}") from None
-            await connection.over.wait()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._straighten, muxed)
+                await connection.over.wait()
+                nursery.cancel_scope.cancel()
+
+    async def _straighten(self, muxed: Any) -> None:
+        """Dial whom a relay brought: who can be dialled needs no relay from this side. New streams take what is direct.
+
+        Dialled are addresses on the public internet, and others of peers that are kept: a stranger shall not have this
+        node knock at the doors of its own network.
+        """
+        network, peer = self._attached(), to_peer(muxed.peer_id)
+        await trio.sleep(TELL_S)
+        if peer is None:
+            return
+        may_all = network.is_protected(peer)
+        told = [text for text in network.peer_addresses(peer) if not is_circuit(text) and (may_all or is_public(text))]
+        for text in told:
+            with trio.move_on_after(DIRECT_TIMEOUT_S), suppress(*_FAILURES):
+                await self._swarm.dial_addr(parse(text), muxed.peer_id)
+            if any(link.peer == peer and not link.is_relayed for link in network.connections()):
+                await trio.sleep(DRAIN_S)
+                await muxed.close()
+                return
 
     def _attached(self) -> "LibP2pNetwork":
         if self._network is None:

@@ -269,6 +269,10 @@ class LibP2pNetwork:
         self._protected = frozenset(map(to_id, named))
         self.gossip.protect(named)
 
+    def is_protected(self, peer: PeerId) -> bool:
+        """Does this node keep a place for `peer`?"""
+        return to_id(peer) in self._protected
+
     def refuse(self, peers: Iterable[PeerId]) -> None:
         """See `Network`."""
         self._refused = frozenset(map(to_id, peers))

@@ -9,8 +9,8 @@ import trio
 
 from protocols.errors import DialFailed, RelayRefused, StreamBroken
 from protocols.net import PeerInfo, Stream
-from protocols.net_libp2p import NetConfig, open_network
-from protocols.net_libp2p.addresses import is_circuit, parse, to_texts
+from protocols.net_libp2p import NetConfig, circuits, open_network
+from protocols.net_libp2p.addresses import is_circuit, is_public, parse, to_texts
 from protocols.net_libp2p.network import LibP2pNetwork
 from protocols.pnet import FlockKey
 from protocols.relay.circuits import FRIEND, Relay
@@ -96,6 +96,30 @@ async def test_who_asks_the_dht_where_a_peer_behind_a_relay_is_finds_it_there(th
         await three.asker.connect(PeerInfo(three.target.peer_id, three.circuit.addresses))
 
 
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_whom_a_relay_brought_is_dialled_where_it_may_be_and_the_relay_is_free_again(
+    three: Three, monkeypatch: pytest.MonkeyPatch, is_kept: bool
+) -> None:
+    monkeypatch.setattr(circuits, "TELL_S", 0.5)
+    monkeypatch.setattr(circuits, "DRAIN_S", 0.1)
+    three.target.protect([three.asker.peer_id] if is_kept else [])
+    with trio.fail_after(20):
+        await three.asker.connect(three.circuit)
+        stream = await three.asker.open_stream(three.target.peer_id, ["/shout"])
+        if is_kept:
+            while three.core.circuits:
+                await trio.sleep(0.02)
+            again = await three.asker.open_stream(three.target.peer_id, ["/shout"])
+            await again.write(b"direct")
+            assert await again.read(100) == b"DIRECT"
+        else:  # its address is none of the public internet's
+            await trio.sleep(1.0)
+            await stream.write(b"relayed")
+            assert await stream.read(100) == b"RELAYED"
+    links = [link for link in three.asker.connections() if link.peer == three.target.peer_id]
+    assert [link.is_relayed for link in links] == [not is_kept]
+
+
 async def test_nobody_is_relayed_to_a_relay_by_another_or_twice(three: Three) -> None:
     with trio.fail_after(20):
         await three.asker.connect(three.circuit)
@@ -160,4 +184,6 @@ def test_of_an_address_over_a_relay_the_relay_stays() -> None:
     over = f"/ip4/192.0.2.1/tcp/1/p2p/{R}/p2p-circuit"
     assert to_texts([f"{over}/p2p/{A}", over, f"/ip4/192.0.2.1/tcp/2/p2p/{A}"]) == [over, "/ip4/192.0.2.1/tcp/2"]
     assert to_texts([f"/p2p/{R}/p2p-circuit/p2p/{A}", f"/ip4/192.0.2.1/udp/1/p2p/{R}/p2p-circuit/p2p/{A}"]) == []
+    assert is_public("/ip4/1.1.1.1/tcp/1") and is_public("/ip6/2606:4700::1/tcp/1")
+    assert not any(map(is_public, ["/ip4/192.168.1.1/tcp/1", "/ip6/::1/tcp/1", "/dns4/a.example/tcp/1", "x", over]))
     assert is_circuit(over) and not is_circuit("/ip4/192.0.2.1/tcp/2")
