@@ -1,6 +1,7 @@
 """Readers of what strangers say to a node: requests to its gateway, names and their records, addresses, frames."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -17,6 +18,7 @@ from protocols.framing import FrameReader, frame
 from protocols.ipns import make_record, name_text, read_record
 from protocols.net import PeerInfo
 from protocols.net_libp2p import addresses, mdns
+from protocols.relay import wire as relay
 from protocols.retrieval.asks import arrived_in_car
 from protocols.sources import HttpSource
 from storage.blockstore import MadeBlock, Visibility
@@ -191,6 +193,7 @@ def _lines(data: bytes) -> object:
 
 
 _ADDRESS: Final = f"/ip4/192.0.2.7/tcp/4701/p2p/{_ME.peer_id}"
+_CIRCUIT: Final = f"{_ADDRESS}/p2p-circuit/p2p/{_ME.peer_id}"
 _AAD: Final = b"purpose"
 _ROUTING: Final = Routing(_SITE, _ME.peer_id, list, "http://127.0.0.1:4702")
 _PEER: Final = (
@@ -236,6 +239,22 @@ READERS: Final = (
     Reader("peer-address", _latin(PeerInfo.parse), (Remote,), (_ADDRESS.encode(), str(_ME.peer_id).encode())),
     Reader(
         "multiaddr", _latin(addresses.parse), (), (_ADDRESS.encode(), b"/dns4/example.org/tcp/443/wss", b"/ip6/::1")
+    ),
+    Reader("addresses", _latin(lambda text: addresses.to_texts([text])), (), (_ADDRESS.encode(), _CIRCUIT.encode())),
+    Reader(
+        "relay-hop",
+        partial(relay.read, relay.HOP_FORM),
+        (Remote,),
+        (
+            relay.write(relay.HOP_FORM, relay.Message(relay.Kind.CONNECT, _ME.peer_id)),
+            relay.write(relay.HOP_FORM, relay.Message(relay.Kind.STATUS, None, UNIX_S, relay.Limit(120, 1 << 17), 100)),
+        ),
+    ),
+    Reader(
+        "relay-stop",
+        partial(relay.read, relay.STOP_FORM),
+        (Remote,),
+        (relay.write(relay.STOP_FORM, relay.Message(relay.Kind.CONNECT, _ME.peer_id, None, relay.Limit(1, 2), 100)),),
     ),
     Reader("mdns-txt", mdns.read_txt, (), (mdns.write_txt([_ADDRESS, f"/ip6/::1/tcp/1/p2p/{_ME.peer_id}"]),)),
     Reader("router-peer", delegated_routing.read_peer, (), (_PEER.replace(b'"a"', b'"transport-bitswap"'), _PEER)),
