@@ -359,7 +359,6 @@ class SimNetwork:
 
     async def reserve(self, relay: PeerId, unix_s: float) -> float:
         """See `Network`. Nobody needs a relay here."""
-        await trio.lowlevel.checkpoint()
         raise ProtocolRefused(f"{relay} is no relay: there are none in a simulated network")
 
     async def find_peer(self, peer: PeerId) -> PeerInfo:

@@ -84,6 +84,9 @@ async def test_a_peer_is_reached_over_a_relay_streams_and_all_and_the_end_of_it_
     with trio.fail_after(10):
         while three.core.circuits:
             await trio.sleep(0.01)
+        direct = PeerInfo.parse(three.target.addresses()[0])
+        await three.asker.connect(PeerInfo(direct.peer, (*three.circuit.addresses, *direct.addresses)))
+    assert not three.core.circuits  # what is direct goes first
 
 
 async def test_who_asks_the_dht_where_a_peer_behind_a_relay_is_finds_it_there(three: Three) -> None:

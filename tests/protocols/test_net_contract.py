@@ -354,3 +354,11 @@ async def test_many_cids_are_provided_at_once_and_each_is_found(three: Three, cl
         for cid in (cids[0], cids[-1]):
             while [found.peer for found in await c.find_providers(cid, 5)] != [a.peer_id]:
                 await trio.sleep(0.1)
+
+
+async def test_a_peer_that_is_no_relay_reserves_nothing(three: Three, clock: MockClock | None) -> None:
+    await three.a.connect(info(three.b))
+    before = three.a.addresses()
+    with pytest.raises(ProtocolRefused):
+        await three.a.reserve(three.b.peer_id, 1_800_000_000.0)
+    assert three.a.addresses() == before
