@@ -34,7 +34,7 @@ class One(Params, frozen=True):
 class Standing(Result, frozen=True):
     """A workspace, as far as this node knows. Two members whose `state` is one read the same out of it.
 
-    Its entries take `memory_bytes`, about, of `max_memory_bytes`; `n_left_out` of what others told was not kept for that.
+    Its entries take `memory_bytes`, about, of `max_memory_bytes`; `n_left_out` of what others told was not kept.
     """
 
     workspace: str
