@@ -8,7 +8,7 @@ import hashlib
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from agents.federation.actions import Action, Compute, Fetch, Say, Train
@@ -193,7 +193,7 @@ def identity(seed: int, number: int) -> Identity:
     return Identity(hashlib.sha256(b"crowd %d %d" % (seed, number)).digest())
 
 
-def outcome(name: str, found: dict[str, object], is_met: bool) -> str:
+def outcome(name: str, found: Mapping[str, object], is_met: bool) -> str:
     """What a scenario prints: figures, whether what was expected came, and a digest of it all."""
     lines = [f"{name}: {'as expected' if is_met else 'NOT as expected'}"]
     lines += [f"  {what:24} {value}" for what, value in found.items()]

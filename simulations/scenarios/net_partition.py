@@ -101,9 +101,9 @@ def gossip(n_nodes: int, seed: int) -> list[Heard]:
     flock.run(END_S + 15.0)
     hearers: dict[bytes, set[int]] = {data: {node} for data, node in said_by.items()}
     last_s = dict(flock.said_s)
-    for one in flock.heard:
-        hearers[one.data].add(one.node)
-        last_s[one.data] = one.at_s
+    for heard in flock.heard:
+        hearers[heard.data].add(heard.node)
+        last_s[heard.data] = heard.at_s
     return [
         Heard(
             flock.said_s[data],

@@ -10,7 +10,8 @@ SMALL = {
     "net_gossip": ["--nodes", "40", "--messages", "5"],
     "net_flash_crowd": ["--nodes", "8", "--bytes", "3000000", "--hidden", "0.2"],
     "net_partition": ["--nodes", "24", "--members", "6"],
-    "net_eclipse": ["--nodes", "30", "--sybils", "24", "--subnets", "2"],
+    "net_lookup": ["--nodes", "60", "--cids", "15"],
+    "net_eclipse": ["--nodes", "24", "--sybils", "16", "--subnets", "2"],
 }
 
 
