@@ -9,6 +9,7 @@ holds, its first bytes say: each kind has a class of its own.
 import os
 import struct
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Final, Self
 
@@ -18,7 +19,7 @@ from protocols.entry import MAX_BODY_BYTES, MAX_ENTRY_BYTES, Entry, open_entry
 from protocols.errors import Remote
 from storage.cid import Cid
 from storage.durable import make_folder, sync_data, sync_folder, write_all
-from storage.errors import InvalidCid, StorageError, UnknownVersion
+from storage.errors import InvalidCid, StorageError, StoreFull, UnknownVersion
 
 HEADER_BYTES: Final = 8
 ASIDE: Final = ".aside"
@@ -79,6 +80,8 @@ class EntryJournal:
         """The journals in `folder`, by the CIDs that they are named by: those of their first entries' bodies.
 
         One that cannot be read is told of and left alone; one that does not begin with its entry is put aside.
+
+        Raises: StoreFull, where a tail is to be put aside and there is no room: there may be again.
         """
         for path in sorted(folder.glob("b*")) if folder.is_dir() else []:
             try:
@@ -87,6 +90,8 @@ class EntryJournal:
                 continue
             try:
                 journal, entries = cls.open(path)
+            except StoreFull:
+                raise
             except (StorageError, OSError) as error:
                 log.error("journal_unusable", path=str(path), error=str(error))
                 continue
@@ -141,7 +146,12 @@ class EntryJournal:
         data = b"".join(map(_record, entries))
         if not data:
             return
-        write_all(self._fd, data, self._n_bytes)
+        try:
+            write_all(self._fd, data, self._n_bytes)
+        except (StoreFull, OSError):
+            with suppress(OSError):  # else it is a torn tail, and on a full disk there is no room to put it aside
+                os.ftruncate(self._fd, self._n_bytes)
+            raise
         sync_data(self._fd)
         self._n_bytes += len(data)
 

@@ -1,7 +1,9 @@
 """What stands in a journal survives whatever cuts it short, and nothing else is read out of it."""
 
 import os
-from collections.abc import Iterable
+import resource
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -148,3 +150,39 @@ def test_a_journal_that_is_there_is_not_begun_again(tmp_path: Path, entries: lis
     written(tmp_path / "journal", entries)
     with pytest.raises(FileExistsError):
         Journal.create(tmp_path / "journal", entries[0])
+
+
+@contextmanager
+def room_for(n_bytes: int) -> Iterator[None]:
+    """No file may grow beyond that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_write_for_which_there_is_no_room_leaves_no_tail_and_is_gone_on_with_later(
+    tmp_path: Path, entries: list[Entry]
+) -> None:
+    path = tmp_path / "journal"
+    before = written(path, entries[:2])
+    journal, _ = Journal.open(path)
+    with room_for(len(before) + 50), pytest.raises(StoreFull):
+        journal.append(entries[2:])
+    assert path.read_bytes() == before
+    journal.append(entries[2:])
+    journal.close()
+    assert path.read_bytes() == written(tmp_path / "whole", entries)
+
+
+def test_a_torn_tail_that_cannot_be_put_aside_for_now_loses_no_history(tmp_path: Path, entries: list[Entry]) -> None:
+    path = tmp_path / str(entries[0].body_cid)
+    whole = written(path, entries)
+    path.write_bytes(whole + bytes(100))
+    with room_for(50), pytest.raises(StoreFull):
+        list(Journal.load(tmp_path))
+    [(_, journal, found)] = Journal.load(tmp_path)
+    journal.close()
+    assert [one.cid for one in found] == [one.cid for one in entries] and path.read_bytes() == whole
