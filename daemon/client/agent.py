@@ -91,15 +91,26 @@ async def _declare(one: Agent, client: Client) -> None:
 async def _answer(one: Agent, client: Client, item: dict[str, Any]) -> None:
     turns = tuple((turn["role"], turn["content"]) for turn in item["turns"])
     try:
-        text = await one.answer(Asked(turns, item["key"], item["max_tokens"]))
-        said = {"text": str(text)[:MAX_TEXT_CHARS]}
+        said = {"text": _checked(await one.answer(Asked(turns, item["key"], item["max_tokens"])))}
     except Exception as error:  # noqa: BLE001 - whatever its author's function raises, the step is told of it
-        said = {"failed": f"{type(error).__name__}: {error}"[:MAX_WHY_CHARS]}
+        said = {"failed": _plain(f"{type(error).__name__}: {error}")[:MAX_WHY_CHARS]}
     try:
         await client.call("agent/reply", ticket=item["ticket"], **said)
     except Refused as error:
         if error.code != "nothing_asked":  # who asked has given up
             raise
+
+
+def _checked(text: object) -> str:
+    """What a function answered, as far as it counts. Raises: TypeError for what is none."""
+    if not isinstance(text, str):
+        raise TypeError(f"an agent answers with a text, and not with {type(text).__name__}")
+    return _plain(text[:MAX_TEXT_CHARS])
+
+
+def _plain(text: str) -> str:
+    """A text as JSON can carry it: half a character, as the names of files have them, becomes a question mark."""
+    return text.encode(errors="replace").decode()
 
 
 def toml(fields: dict[str, Any]) -> str:

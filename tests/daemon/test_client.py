@@ -116,6 +116,25 @@ async def test_who_went_away_or_failed_is_asked_again_with_the_same_key(village)
     assert len(keys) == 3
 
 
+async def test_what_is_no_text_fails_the_step_and_ends_no_process(village):
+    answers = iter([None, ValueError("file \udcff"), "an \ud800 end"])
+
+    @agent("village")
+    async def odd(_asked):
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async with trio.open_nursery() as nursery:
+        await answering(nursery, village, odd)
+        assert await ask(village, "odd", "?") == "an ? end"
+        nursery.cancel_scope.cancel()
+    async with aclosing(village.stream("events/read", last=100)) as events:
+        why = [event["fields"]["text"] async for event in events if event["kind"] == "run_step_failed"]
+    assert why == ["TypeError: an agent answers with a text, and not with NoneType", "ValueError: file ?"]
+
+
 async def test_what_a_process_had_not_answered_when_it_ended_is_asked_again(village):
     keys, busy = [], trio.Event()
 
