@@ -131,11 +131,16 @@ class Book:
                 self._amend(("receipts", number, said.author), submission, said)
                 if (receivers := self.answers.get(("receivers", number))) is not None:
                     receivers.setdefault(submission, set()).add(said.author)
-            case Vote(number, term):
+            case Vote(number, term, close):
                 final = self.answers.get(("final", number))
                 if final is not None and cast(Close, final.event).term != term:
                     return False
                 self._amend(("_of_selected", Vote, number, term), said.author, said)
+                voters = self.answers.get(("countersigners", number))
+                if voters is not None and self.is_selected(number, said.author):
+                    voters.setdefault((term, close), set()).add(said.author)
+                    if final is not None and final.cid != close and len(voters[term, close]) > 1:
+                        return False
                 self.answers.forget_unknown()
             case Result():
                 self.answers.forget_unknown()
@@ -365,6 +370,19 @@ class Book:
         return self._of_selected(Vote, number, term)
 
     @remembered
+    def countersigners(self, number: int) -> dict[tuple[int, Cid], set[PeerId]]:
+        """Who of the selected countersigned which close of a term. It counts whatever else its author signs there.
+
+        If it did not, one more vote of a liar, put before the one that counted, would undo a close that was final.
+        """
+        selected = self._selected_set(number)
+        found: dict[tuple[int, Cid], set[PeerId]] = {}
+        for said, event in self.said_in(number, Vote):
+            if said.author in selected:
+                found.setdefault((event.term, event.close), set()).add(said.author)
+        return found
+
+    @remembered
     def _of_selected(self, kind: type[Vote] | type[Promise], number: int, term: int) -> dict[PeerId, Said]:
         selected = self._selected_set(number)
         found: dict[PeerId, Said] = {}
@@ -377,14 +395,14 @@ class Book:
     def final(self, number: int) -> Said | None:
         """The close that enough of the selected countersigned in its term: over half of them.
 
-        It stays so whatever its coordinator signs later: a second close of the term undoes no round that is over.
+        It stays so whatever its coordinator, or who countersigned it, signs later: that undoes no round that is over.
         """
         # Under secure aggregation a void close shows that the set of any before it can never be unmasked.
         for said, close in sorted(self.said_in(number, Close), key=lambda pair: not pair[1].void):
             if said.author != self.coordinator(close.term):
                 continue
-            votes, needed = self.votes(number, close.term).values(), self.n_votes_needed(close)
-            if needed is not None and sum(cast(Vote, vote.event).close == said.cid for vote in votes) >= needed:
+            needed = self.n_votes_needed(close)
+            if needed is not None and len(self.countersigners(number).get((close.term, said.cid), ())) >= needed:
                 return said
         return None
 

@@ -264,14 +264,7 @@ LIMITS: Final = (
 def problems(plan: Plan) -> list[str]:
     """Why this plan cannot be carried out, each in a sentence; nothing when it can."""
     try:
-        asked = _Asked(plan, options_of(plan))
-        for step in plan.before:
-            before_of(step)
-        rule_of(plan.rule)
-        if plan.server is not None:
-            server_of(plan.server)
-        if way_of(plan) is not None:
-            terms_of(plan)
+        asked = _read(plan)
     except (BadOption, CannotAggregate) as error:
         return [str(error)]
     found = [f"{one} and {other}: {why}" for one, other, why in TABLE if OPTIONS[one](asked) and OPTIONS[other](asked)]
@@ -279,12 +272,25 @@ def problems(plan: Plan) -> list[str]:
 
 
 def check(plan: Plan) -> None:
-    """May a node follow this plan? Its author may never have asked: some numbers stop whoever reckons with them.
+    """May a node follow this plan, whoever signed it? There are numbers that nobody can reckon with.
 
-    Raises: BadOption.
+    Raises: BadOption, CannotAggregate.
     """
-    if found := problems(plan):
+    if found := _numbers(_read(plan)):
         raise BadOption(f"nobody can carry out this plan: {'; '.join(found)}")
+
+
+def _read(plan: Plan) -> _Asked:
+    """All that is asked for in a plan, each of its settings valid. Raises: BadOption, CannotAggregate."""
+    asked = _Asked(plan, options_of(plan))
+    for step in plan.before:
+        before_of(step)
+    rule_of(plan.rule)
+    if plan.server is not None:
+        server_of(plan.server)
+    if way_of(plan) is not None:
+        terms_of(plan)
+    return asked
 
 
 def undecidable(plan: Plan) -> list[str]:

@@ -106,7 +106,7 @@ class Rounds:
 
         `rank`: what to train of an adapter, where the plan lets participants choose; 0 for the plan's.
 
-        Raises: Malformed, BadOption, NoMember, TooManyExperiments, StorageError, OSError.
+        Raises: Malformed, BadOption, CannotAggregate, NoMember, TooManyExperiments, StorageError, OSError.
         """
         async with self._adding:
             known = self._experiments.get(plan.body_cid)

@@ -10,7 +10,7 @@ from agents.federation.secure import group
 from agents.federation.secure.quantise import Words
 from agents.federation.secure.sides import COMPLAINT, Client, FalseParcel, SecureRefused, State
 from agents.federation.secure.stages import Stages, consented
-from protocols.rounds import Close, Complain, Gather, Keys, Shares, Unmask, Vote
+from protocols.rounds import Close, Complain, Gather, Keys, Shares, Unmask
 from storage.cid import Cid
 from storage.keys import PeerId
 
@@ -87,8 +87,7 @@ def unmask_event(book: Book, number: int, me: PeerId, state: State, close: Cid) 
         raise SecureRefused("this client has consented to another active set of this round")
     active = stages.active(listed)
     dropped = [peer for peer in stages.authors(gather) if peer not in active]
-    votes = book.votes(number, listed.term)
-    agreed = [peer for peer, said in votes.items() if cast(Vote, said.event).close == close]
+    agreed = book.countersigners(number).get((listed.term, close), ())
     client = _restored(stages, me, state, gather)
     client.state = client.state._replace(shares=client.opened(stages.parcels(gather, me)))
     client.consent(active)

@@ -43,6 +43,30 @@ def test_a_close_that_is_final_stays_final_whatever_its_coordinator_signs_later(
     assert PEERS[0] in table.book.broken()
 
 
+def test_a_close_that_is_final_stays_final_whatever_who_countersigned_it_signs_later() -> None:
+    table = Table()
+    table.say(0, Open(round=1, term=0))
+    close = table.say(0, Close(round=1, term=0, submissions=tuple(submitted(table)), joined=PEERS))
+    for who in (0, 1, 4):
+        table.say(who, Vote(round=1, term=0, close=close.cid))
+    final = table.book.final(1)
+    assert final is not None and final.cid == close.cid
+    table.say(4, Vote(round=1, term=0, close=cid_of("another")), sequence=1)
+    entries = [table.plan, *table.book.entries()]
+    for book in (table.book, book_of(entries), book_of([table.plan, *entries[:0:-1]])):
+        found = book.final(1)
+        assert found is not None and found.cid == close.cid and PEERS[4] in book.broken()
+
+
+def book_of(entries: Sequence[Entry]) -> Book:
+    """What comes of a plan and what was said, in this order."""
+    book = Book(entries[0])
+    for entry in entries[1:]:
+        book.add(entry)
+        book.final(1)
+    return book
+
+
 def deputy_closes(table: Table, promises: Sequence[Promise]) -> Close | None:
     """What the first deputy closes in term 1, with these promises of members 4, 3, ... and honest ones of the rest."""
     links = submitted(table)
