@@ -1,16 +1,22 @@
 """What members of an experiment tell each other when they ask: what one knows, and what another lacks of it."""
 
+from collections import deque
 from collections.abc import Container, Iterator
+from typing import Final
 
 from agents.federation.book import Book
 from protocols import rounds_sync as sync
 from protocols import telling
 from protocols.entry import Entry
 from protocols.net import Network
-from protocols.rounds import Plan
+from protocols.rounds import Event, Plan
 from protocols.rounds_sync import Known
 from protocols.telling import Mark, Where
 from storage.cid import Cid
+from storage.keys import PeerId
+
+MAX_BELOW: Final = sync.MAX_ANSWERS // 2
+MAX_BELOW_BYTES: Final = telling.TELL_BYTES // 2
 
 
 def members_here(network: Network, plan: Plan) -> Iterator[Where]:
@@ -32,6 +38,47 @@ def known_of(book: Book) -> Known:
 
 def lacking(book: Book, known: Known, durable: Container[Cid]) -> Iterator[Entry]:
     """What somebody lacks, of what is durable here: events in a row, and the proofs of histories that fork."""
+    lacked = _in_a_row(book, known, durable)
+    if not (forks := known.forks.union(book.forks())):
+        yield from lacked
+        return
+    told: set[Cid] = set()
+    for entry in lacked:
+        for one in (*_below(book, entry, forks), entry):
+            if one.cid not in told and one.cid in durable:
+                told.add(one.cid)
+                yield one
+
+
+def _below(book: Book, entry: Entry, forks: Container[PeerId]) -> list[Entry]:
+    """What an event names of authors whose history forks, and what that names of them: the lowest first.
+
+    In a row of theirs each member may know another event: who hears of one by its CID alone could not go by it. No more
+    than fits into an answer with the event itself: whoever lies could else put so much below it that it is never told.
+    """
+    found: dict[Cid, Entry] = {}
+    todo, n_bytes = deque([entry]), 0
+    while todo:
+        said = book.get(todo.popleft().cid)
+        for one in map(book.get, links_of(said.event) if said is not None else ()):
+            if one is None or one.author not in forks or one.cid in found:
+                continue
+            n_bytes += len(one.entry.block) + len(one.entry.body_block)
+            if len(found) == MAX_BELOW or n_bytes > MAX_BELOW_BYTES:
+                return list(found.values())[::-1]
+            found[one.cid] = one.entry
+            todo.append(one.entry)
+    return list(found.values())[::-1]
+
+
+def links_of(event: Event) -> Iterator[Cid]:
+    """Every CID in an event: of other events, and of files."""
+    for name in event.__struct_fields__:
+        value = getattr(event, name)
+        yield from (one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, Cid))
+
+
+def _in_a_row(book: Book, known: Known, durable: Container[Cid]) -> Iterator[Entry]:
     heights = book.heights()
     for author, forked in sorted(book.forks().items()):
         if author not in known.forks:

@@ -1,0 +1,100 @@
+"""A member whose history forks tells each of the others another thing: they come by what they go by all the same."""
+
+from collections.abc import Callable, Iterable
+
+import pytest
+
+import tests.agents.federation.test_member as members
+from agents.federation.book import Book
+from agents.federation.heard import MAX_BELOW, known_of, lacking
+from protocols import rounds_sync as sync
+from protocols.entry import Entry, make_entry
+from protocols.rounds import Close, Event, Join, Leave, Promise, Receipt, Submit, Vote, content_of, scope_of
+from tests.agents.federation.table import PEERS, N, Table
+from tests.agents.federation.test_hostile_rounds import Hostile
+from tests.agents.federation.village import SYNC_S, Village, Villager, cid_of
+
+
+class All:
+    """Everything is durable."""
+
+    def __contains__(self, cid: object) -> bool:
+        return True
+
+
+def told(teller: Book, asker: Book) -> list[Entry]:
+    """One answer."""
+    return list(lacking(teller, known_of(asker), All()))[: sync.MAX_ANSWERS]
+
+
+class Asking(Village):
+    """Members hear of nothing but what they ask each other for, as they do on a network."""
+
+    def _sync(self, villager: Villager) -> Callable[[], None]:
+        def ask() -> None:
+            self.after(SYNC_S, ask)
+            for other in self.villagers if villager.is_up else ():
+                if other is not villager and other.is_up:
+                    self._take(other, villager, told(other.book, villager.book))
+            if villager.is_up:
+                self.do(villager, villager.member.tick(self.now_s))
+
+        return ask
+
+    def _tell(self, sender: Villager, entry: Entry) -> None:
+        pass
+
+
+def say_to(hostile: Hostile, sequence: int, event: Event, whom: Iterable[int]) -> None:
+    """Some alone hear this."""
+    scope = scope_of(hostile.one.book.experiment)
+    entry = make_entry(hostile.one.identity, event.kind, scope, sequence, [], content_of(event))
+    for villager in (hostile.village.villagers[who] for who in whom):
+        hostile.village._take(hostile.one, villager, [entry])
+
+
+def test_who_submits_to_each_another_update_in_a_forked_history_keeps_no_round_from_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(members, "Village", Asking)
+    village = members.begin(3, n_rounds=1)
+    village.run(4.0)
+    hostile = Hostile(village, N - 1)
+    height = hostile.one.book.height(PEERS[-1])
+    for who, event in enumerate((Join(), Leave())):
+        say_to(hostile, height, event, [who])
+    village.run(8.0)
+    assert all(PEERS[-1] in one.book.forks() for one in village.villagers[:-1])
+    for who, one in enumerate(village.villagers[:-1]):
+        one.updates |= {cid_of("hostile", number) for number in range(N)}
+        base, update = one.book.plan.initial, cid_of("hostile", who)
+        say_to(hostile, height + 1, Submit(round=1, base=base, update=update, n_samples=1), [who])
+    village.run(300.0, lambda: members.is_done(village))
+    assert members.is_done(village)
+    members.results(village)
+
+
+def test_what_hangs_below_a_forked_event_keeps_nobody_from_hearing_of_it() -> None:
+    table, late = Table(), Book(Table().plan)
+    promises = [table.say(4, Promise(round=1, term=term), 1000 + term).cid for term in range(1, 2 * MAX_BELOW + 50)]
+    closes = [
+        table.say(4, Close(round=1, term=4, submissions=(), joined=PEERS, promises=tuple(promises), void=why), 900)
+        for why in ("one", "other")
+    ]
+    vote = table.say(2, Vote(round=1, term=4, close=closes[0].cid))
+    for _ in range(20):
+        for entry in told(table.book, late):
+            late.add(entry)
+    assert vote.cid in late and closes[0].cid in late
+
+
+def test_who_knows_of_no_fork_tells_what_it_names_to_who_does() -> None:
+    table, other = Table(), Table()
+    one = table.say(4, Submit(round=1, base=cid_of("b"), update=cid_of("one"), n_samples=1))
+    receipt = table.say(0, Receipt(round=1, submission=one.cid))
+    for update in ("two", "three"):
+        other.say(4, Submit(round=1, base=cid_of("b"), update=cid_of(update), n_samples=1), 1)
+    other.say(4, Leave(), 2)
+    assert not table.book.forks() and PEERS[4] in other.book.forks()
+    found = [entry.cid for entry in told(table.book, other.book)]
+    assert found.index(one.cid) < found.index(receipt.cid)
