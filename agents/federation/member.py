@@ -325,10 +325,19 @@ class Member(Coordinator):
         if len(close.submissions) < min(expected, book.n_buffered or expected):
             if now_s < self._deadline_s(number, close.term):
                 return True
-            here = [one for one in book.submissions(number).values() if one.cid in self._fetched]
-            n_here = sum(book.is_received(one, number) for one in here)
-            return bool(close.void) and book.secure is None and n_here >= book.minimum(number)
+            return bool(close.void) and self._n_here(number) >= book.minimum(number)
         return False
+
+    def _n_here(self, number: int) -> int:
+        """Of how many members there is an update here that could be in a close, whoever gave a receipt for it or not.
+
+        A coordinator that gives none would else have them all for lost. Masked ones are those that add up.
+        """
+        here = [one for one in self.book.submissions(number).values() if one.cid in self._fetched]
+        if self.book.secure is not None:
+            chosen = Stages(self.book, number).chosen()
+            here = [one for one in here if chosen is not None and cast(Submit, one.event).gather == chosen.cid]
+        return len(here)
 
     def _vote(self, number: int, said: Said) -> list[Action]:
         close = cast(Close, said.event)

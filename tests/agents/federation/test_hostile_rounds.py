@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+import pytest
+
 from agents.federation.actions import Action, Fetch, Say
 from agents.federation.book import Book
 from agents.federation.member import Member
@@ -9,7 +11,7 @@ from protocols.entry import Entry, make_entry
 from protocols.rounds import Close, Event, Open, Promise, Receipt, Submit, Vote, content_of, scope_of
 from storage.cid import Cid
 from tests.agents.federation.table import PEERS, N, Table
-from tests.agents.federation.test_member import LONG_S, begin, is_done, results
+from tests.agents.federation.test_member import LONG_S, begin, is_done, kill_when, results
 from tests.agents.federation.village import Village, Villager, cid_of, identity
 
 
@@ -181,6 +183,31 @@ def test_a_coordinator_that_calls_a_round_void_which_is_not_is_replaced() -> Non
     final = village.villagers[1].book.final(1)
     assert final is not None and isinstance(final.event, Close) and not final.event.void
     assert result != book.plan.initial
+
+
+@pytest.mark.parametrize("options", [{}, {"secure": {}, "max_norm": 1.0, "min_participants": 3}], ids=["plain", "secure"])
+def test_a_coordinator_that_gives_no_receipts_ends_no_round_at_its_deadline(options: dict[str, object]) -> None:
+    village = begin(6, n_members=4, n_rounds=1, **options)
+    ada = village.villagers[0]
+    kill_when(village, ada, "receipt")
+    village.run(60.0, lambda: not ada.is_up)
+    hostile = Hostile(village, 0)
+
+    def live() -> None:
+        village.after(0.5, live)
+        for one in village.villagers[1:]:
+            one.member.alive(PEERS[0], village.now_s)
+
+    def void() -> None:
+        joined = hostile.one.book.joined_now()
+        hostile.say(Close(round=1, term=0, submissions=(), joined=joined, void="0 updates came in time"))
+
+    live()
+    heard_s = ada.member._noticed_s["open", 1, 0]
+    village.after(heard_s + 61.0 - village.now_s, void)
+    village.run(LONG_S, lambda: is_done(village))
+    final = village.villagers[1].book.final(1)
+    assert is_done(village) and final is not None and isinstance(final.event, Close) and not final.event.void
 
 
 def test_a_deputy_that_opens_each_of_its_turns_at_once_takes_no_round_from_the_others() -> None:
