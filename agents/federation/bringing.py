@@ -42,12 +42,16 @@ class Bringing:
 
     async def bring_result(self, result: Cid) -> Document:
         """A result's document, tensors and states. Raises: NoProviders, TimedOut, BadTensors, StorageError."""
-        if not self._ports.store.has(result):
-            await fetch_blocks(self._ports.exchange, [result], providers=self._providers(), idle_timeout_s=FETCH_IDLE_S)
-        document = read_document(await self._ports.exchange.work(partial(self._ports.store.get, result)))
+        document = await self.bring_document(result)
         for cid in (document.tensors, *document.states):
             await self.fetch_file(cid)
         return document
+
+    async def bring_document(self, result: Cid) -> Document:
+        """A result's document. Raises: NoProviders, TimedOut, BadTensors, StorageError."""
+        if not self._ports.store.has(result):
+            await fetch_blocks(self._ports.exchange, [result], providers=self._providers(), idle_timeout_s=FETCH_IDLE_S)
+        return read_document(await self._ports.exchange.work(partial(self._ports.store.get, result)))
 
     async def bring_update(self, update: Cid, sealed: Cid | None) -> None:
         """An update, here and held; out of its seal, where it has one. Raises: BadTensors; as `fetch_file` does."""

@@ -383,6 +383,7 @@ class Experiment(Bringing, Trainee):
         if final is None:
             return
         await self._bring_base(action.round)
+        await self._bring_older(action.round)
         book = self.book.copy()
         found = await trio.to_thread.run_sync(self._recompute, book, action.round, cast(Close, final.event))
         if found is not None:
@@ -415,3 +416,11 @@ class Experiment(Bringing, Trainee):
             await self.fetch_file(self.plan.initial)
             return Document(self.plan.initial, self.plan.initial, (), ())
         return await self.bring_result(result)
+
+    async def _bring_older(self, number: int) -> None:
+        """The documents of results that updates of a buffer may be made from: who came late has none of them."""
+        most = self.book.buffer.max_staleness if self.book.buffer is not None else 0
+        for before in range(max(1, number - 1 - most), number - 1):
+            result = self.book.result(before)
+            if result is not None and result != self.plan.initial:
+                await self.bring_document(result)

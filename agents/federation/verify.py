@@ -133,8 +133,11 @@ def bound_before(book: Book, number: int, files: Files) -> float | None:
 
 
 def staleness(book: Book, number: int, submit: Submit, files: Files) -> int | None:
-    """How many results lie between an update's base and the round's; None for tensors that are no result here."""
-    for age in range(number):
+    """How many results lie between an update's base and the round's; None for what is none that its rule may take.
+
+    No further back: who came late has no documents of then, and whoever names a base that is none would have it look.
+    """
+    for age in range(min(number, (book.buffer.max_staleness if book.buffer is not None else 0) + 1)):
         if tensors_before(book, number - age, files)[0] == submit.base:
             return age
     return None

@@ -187,6 +187,23 @@ def test_what_members_say_is_proved_in_any_order_of_arrival(honest: Experiment) 
     assert honest.check() == expected
 
 
+def test_a_base_that_is_none_has_nobody_look_for_results_that_it_never_had(tmp_path: Path) -> None:
+    late = Experiment(Shelf(tmp_path), n_rounds=3)
+    late.begin()
+    late.round(1)
+    late.round(2)
+    first = late.own.result(1)
+    assert first is not None
+    document = late.shelf._blocks.pop(first)  # who joined after it has none of it
+    bases = iter([late.base(3)] * (N - 1) + [Cid.of(b"no result", RAW)])
+    late.base = lambda number: next(bases)  # type: ignore[method-assign]
+    late.round(3)
+    assert late.own.result(3) is not None
+    late.shelf.put(document, first)
+    findings = late.check()
+    assert "4 updates admitted, 1 refused" in findings[2].what and blamed(findings) == []
+
+
 def test_a_result_off_by_one_ulp_is_refuted_by_name(honest: Experiment) -> None:
     def result(member: int, true: Cid) -> Cid:
         if member != 3:
