@@ -113,6 +113,16 @@ def test_fednova_normalises_by_local_steps() -> None:
     assert_close(result(updates, {"rule": "fednova"}), expected)
 
 
+def test_fednova_counts_a_claim_of_steps_up_to_its_cap() -> None:
+    updates = examples(100)
+    liar, most = updates[-1], max(update.n_steps for update in updates)
+    told = [*updates[:-1], liar._replace(n_steps=1 << 31)]
+    honest = [*updates[:-1], liar._replace(n_steps=most)]
+    settings = {"rule": "fednova", "max_steps": most}
+    assert result(told, settings).tobytes() == result(honest, settings).tobytes()
+    assert np.abs(result(told, {"rule": "fednova"})).max() < 1000 * np.abs(stacked(updates)).max()
+
+
 def test_fedbuff_damps_the_old_and_refuses_the_too_old() -> None:
     updates = examples(100)
     damping = np.array([1 / math.sqrt(1 + update.staleness) for update in updates])
