@@ -58,6 +58,35 @@ def aggregate(
         list(threads.map(work.run, (starts[at::n_threads] for at in range(n_threads))))
 
 
+def shortfall(recipe: Recipe, peers: Sequence[str]) -> str:
+    """Why a recipe can make nothing of an update of each of these peers, whatever they hold; or nothing.
+
+    Steps and rules look at numbers before they measure anything: what they measure is not known here.
+    """
+    given = Given([Known(peer, 1.0, 1, 0) for peer in peers], _unmeasured)
+    try:
+        for step in recipe.before:
+            try:
+                groups: Groups = step.groups(given, b"")
+            except _Unmeasured:
+                groups = [(index,) for index in range(len(given))]
+            given = Given(_known(given, groups), _unmeasured)
+        recipe.rule.combine(given)
+    except _Unmeasured:
+        return ""
+    except CannotAggregate as error:
+        return str(error)
+    return ""
+
+
+class _Unmeasured(Exception):
+    """There are no updates to be measured."""
+
+
+def _unmeasured() -> Geometry:
+    raise _Unmeasured
+
+
 def _known(given: Given, groups: Groups) -> list[Known]:
     """A mixture stands for its first update, counts as the mean of its own, and is as old as its oldest."""
     return [

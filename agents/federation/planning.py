@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from agents.aggregation.aggregate import shortfall
 from agents.errors import AgentError
 from agents.federation.book import MAX_EVENTS_OF_AUTHOR
 from agents.federation.compatibility import problems
@@ -12,8 +13,10 @@ from agents.federation.options import options_of
 from agents.federation.outcome import recipe_of
 from agents.federation.tasks import task_of
 from protocols.errors import Malformed
-from protocols.rounds import Plan, check_plan
+from protocols.rounds import Plan, check_plan, content_of
 from storage.cid import Cid
+from storage.codecs import dag_cbor
+from storage.errors import InvalidBlock
 from storage.keys import PeerId
 
 MAX_FILE_BYTES: Final = 1 << 20
@@ -87,6 +90,7 @@ def plan_of(fields: Mapping[str, Any], initial: Cid, unix_s: int) -> Plan:
         plan = check_plan(Plan(**{"title": "", **fields, "initial": initial, "created_unix_s": unix_s}))
     except (Malformed, TypeError) as error:
         raise BadPlan(str(error)) from None
+    _check_signable(plan)
     task_of(plan.task)
     recipe_of(plan)
     if len(set(plan.deputies)) != len(plan.deputies) or not set(plan.deputies) <= set(plan.members):
@@ -108,7 +112,26 @@ def plan_of(fields: Mapping[str, Any], initial: Cid, unix_s: int) -> Plan:
         raise BadPlan("the deadline is shorter than the lease: every round would be over before a deputy could act")
     if found := faults(plan):
         raise BadPlan("; ".join(found))
+    if why := _shortfall(plan):
+        raise BadPlan(why)
     return plan
+
+
+def _shortfall(plan: Plan) -> str:
+    """Why no round of a plan can come to anything, however many take part in it; or nothing."""
+    trusted = plan.rule.get("trusted")
+    names = sorted(map(str, plan.members), key=lambda name: name != trusted)
+    most = names[: plan.rule.get("n_buffer") or plan.n_selected or len(names)]
+    why = shortfall(recipe_of(plan), most) if plan.gossip is None else ""
+    return why and f"no round can come to anything, for it has {len(most)} updates at most: {why}"
+
+
+def _check_signable(plan: Plan) -> None:
+    """There are numbers in TOML that no block holds."""
+    try:
+        dag_cbor.decode(dag_cbor.encode(content_of(plan)))
+    except InvalidBlock as error:
+        raise BadPlan(f"this plan cannot be signed: {error}") from None
 
 
 def faults(plan: Plan) -> list[str]:

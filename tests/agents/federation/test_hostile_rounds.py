@@ -185,7 +185,9 @@ def test_a_coordinator_that_calls_a_round_void_which_is_not_is_replaced() -> Non
     assert result != book.plan.initial
 
 
-@pytest.mark.parametrize("options", [{}, {"secure": {}, "max_norm": 1.0, "min_participants": 3}], ids=["plain", "secure"])
+@pytest.mark.parametrize(
+    "options", [{}, {"secure": {}, "max_norm": 1.0, "min_participants": 3}], ids=["plain", "secure"]
+)
 def test_a_coordinator_that_gives_no_receipts_ends_no_round_at_its_deadline(options: dict[str, object]) -> None:
     village = begin(6, n_members=4, n_rounds=1, **options)
     ada = village.villagers[0]

@@ -27,6 +27,13 @@ def test_a_plan_that_holds_is_made_and_whole_seconds_will_do() -> None:
     assert made.initial == cid_of("initial") and made.created_unix_s == 1 and made.is_evaluated
 
 
+def test_a_plan_holds_that_some_number_of_updates_is_enough_for() -> None:
+    trusted = {"rule": "fltrust", "trusted": str(PEERS[5])}
+    selected = {"n_selected": 4, "min_participants": 3}
+    for rule in (trusted, {"rule": "trimmed_mean", "n_bad": 1}, {"rule": "median"}):
+        assert plan(rule=rule, before=({"before": "nnm", "n_bad": 1},), **selected).rule == rule
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -43,12 +50,29 @@ def test_a_plan_that_holds_is_made_and_whole_seconds_will_do() -> None:
         ({"n_rounds": 1 << 16}, "make it fewer rounds"),
         ({"lease_s": 0}, "not a plan"),
         ({"max_norm": -1.0}, "not a plan"),
+        ({"max_norm": -0.0}, "cannot be signed: .*negative zero"),
+        ({"max_norm": float("inf")}, "cannot be signed: .*Infinities"),
+        ({"rule": {"rule": "norm_bound", "bound": float("inf")}}, "cannot be signed: .*Infinities"),
         ({"members": ()}, "not a plan"),
         ({"nonsense": 1}, "keyword argument .nonsense"),
         (
             {"privacy": EXAMPLES, "is_evaluated": False, "task": {"task": "given"}},
             "given adds no noise to its examples",
         ),
+        (
+            {"rule": {"rule": "trimmed_mean", "n_bad": 3}},
+            "has 6 updates at most: a trimmed mean bears 3 bad updates among 7",
+        ),
+        ({"before": ({"before": "nnm", "n_bad": 3},)}, "nearest-neighbour mixing bears 3 bad updates among 7"),
+        (
+            {"before": ({"before": "bucketing", "size": 2},), "rule": {"rule": "trimmed_mean", "n_bad": 2}},
+            "among 5 or more, and there are 3",
+        ),
+        (
+            {"rule": {"rule": "trimmed_mean", "n_bad": 2}, "n_selected": 4, "min_participants": 3},
+            "has 4 updates at most",
+        ),
+        ({"rule": {"rule": "fltrust", "trusted": "ada"}}, "the trusted peer ada is missing"),
         ({"compression": {"codec": "none"}}, "there is no codec 'none'"),
         ({"compression": {"codec": "top_k", "part": 0.9}}, "compression"),
     ],
