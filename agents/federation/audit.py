@@ -9,6 +9,7 @@ from typing import Literal
 from agents.adapters.ports import Ports
 from agents.errors import AgentError
 from agents.federation.book import Book
+from agents.federation.compatibility import check as check_plan
 from agents.federation.neighbours.proof import verify_gossip
 from agents.federation.shelf import Shelf
 from agents.federation.verify import Finding, verify
@@ -49,6 +50,12 @@ def audit(
             finding = Finding(0, "refuted", f"{entry.cid} is no event that a member may say: {error}", entry.author)
             findings.append(finding)
             on_finding(finding)
+    try:
+        check_plan(book.plan)
+    except AgentError as error:
+        findings.append(Finding(0, "refuted", f"the plan is none: {error}", book.author))
+        on_finding(findings[-1])
+        return findings
     folder = Path(tempfile.mkdtemp(dir=scratch))
     try:
         with ports.store.lease():

@@ -268,11 +268,15 @@ def problems(plan: Plan) -> list[str]:
     except (BadOption, CannotAggregate) as error:
         return [str(error)]
     found = [f"{one} and {other}: {why}" for one, other, why in TABLE if OPTIONS[one](asked) and OPTIONS[other](asked)]
-    return found + _numbers(asked)
+    noise = noise_of(plan)
+    why = examples.problem(noise) if noise is not None else ""
+    return found + _numbers(asked) + ([f"privacy: {why}"] if why else [])
 
 
 def check(plan: Plan) -> None:
     """May a node follow this plan, whoever signed it? There are numbers that nobody can reckon with.
+
+    Those of examples' noise are each participant's own to reckon with.
 
     Raises: BadOption, CannotAggregate.
     """
@@ -331,6 +335,4 @@ def _numbers(asked: _Asked) -> list[str]:
                 why = str(error)
         if why:
             found.append(f"privacy: {why}")
-    if (noise := noise_of(plan)) is not None and (why := examples.problem(noise)):
-        found.append(f"privacy: {why}")
     return found

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, cast
 
+from agents.aggregation.updates import CannotAggregate
 from agents.federation.book import Book, Said
 from agents.federation.compatibility import undecidable
 from agents.federation.outcome import Outcome, Submitted, compute, document, read_document, refusals
@@ -17,6 +18,7 @@ from agents.federation.secure.complaints import because
 from agents.federation.secure.sides import FalseShares
 from agents.federation.secure.stages import Stages, Unmasking
 from agents.federation.soundness import why_not
+from agents.federation.tensors import BadTensors
 from protocols.rounds import Close, Complain, Result, Submit, Unmask, Vote
 from storage.cid import Cid
 from storage.errors import NotFound
@@ -159,6 +161,9 @@ def verify(book: Book, files: Files) -> Iterator[Finding]:
             yield Finding(number, "proved", "there is no such round: the privacy budget does not bear it")
             return
         said = book.final(number)
+        if said is None and book.cancelled() is not None:
+            yield Finding(number, "proved", "no such round is known: the plan's author cancelled the experiment")
+            return
         if said is None:
             yield Finding(number, "not decidable", "no close is known that over half of the selected countersigned")
             return
@@ -183,6 +188,10 @@ def verify(book: Book, files: Files) -> Iterator[Finding]:
             return
         except FalseShares as error:
             yield Finding(number, "refuted", str(error), error.dealer)
+            return
+        except (BadTensors, CannotAggregate) as error:  # not of an update: those are judged
+            what = f"the plan's first tensors are none that its rounds could go on from: {error}"
+            yield Finding(number, "refuted", what, book.author)
             return
         yield from _compare(book, number, said, found)
         book.settle(number, found.result)

@@ -230,6 +230,8 @@ async def test_a_plan_whose_numbers_nobody_can_reckon_with_keeps_no_node_from_st
     async with homes[0].running():
         with pytest.raises(BadOption, match="could wrap around"):
             await homes[0].rounds.follow(plan)
+    (finding,) = audit(homes[0].node.ports, plan, [], homes[0].folder / "scratch")
+    assert (finding.verdict, finding.by) == ("refuted", homes[0].identity.peer_id)
     Journal.create(homes[0].folder / "rounds" / str(plan.body_cid), plan).close()  # followed when nobody looked
     homes[0].rounds = homes[0].fresh()
     async with homes[0].running():

@@ -12,6 +12,7 @@ from agents.federation.tensors import Layout, flush, new_vector, read_vector
 from agents.federation.verify import Computed, Finding, recompute, tensors_before, verify
 from protocols.entry import Entry, make_entry
 from protocols.rounds import (
+    Cancel,
     Close,
     Event,
     Join,
@@ -336,6 +337,28 @@ def test_who_says_that_others_were_refused_is_named(tmp_path: Path) -> None:
     assert [one.verdict for one in findings] == ["refuted"] * N + ["proved"]
     assert "other updates were refused" in findings[0].what
     assert {one.by for one in findings[:-1]} == {identity(n).peer_id for n in range(N)}
+
+
+def test_what_was_cancelled_is_proved_as_far_as_it_came(honest: Experiment) -> None:
+    assert [finding.verdict for finding in honest.check()] == ["proved", "not decidable"]
+    honest.say(0, Cancel())
+    findings = honest.check()
+    assert [finding.verdict for finding in findings] == ["proved", "proved"]
+    assert "cancelled" in findings[1].what
+
+
+@pytest.mark.parametrize("initial", [b"", b"no tensors at all"])
+def test_a_plan_whose_first_tensors_are_none_is_its_authors_to_blame(tmp_path: Path, initial: bytes) -> None:
+    shelf = Shelf(tmp_path)
+    tensors, shelf.tensors = shelf.tensors, lambda values: shelf.keep(initial)  # type: ignore[method-assign]
+    experiment = Experiment(shelf, n_rounds=1)
+    shelf.tensors = tensors  # type: ignore[method-assign]
+    experiment.begin()
+    experiment.settle = lambda number, result=None: None  # type: ignore[assignment, method-assign, misc]
+    experiment.round(1)
+    (finding,) = experiment.check()
+    assert (finding.round, finding.verdict, finding.by) == (1, "refuted", identity(0).peer_id)
+    assert "first tensors" in finding.what
 
 
 def test_without_a_start_nothing_is_decidable(tmp_path: Path) -> None:
