@@ -92,6 +92,7 @@ class Experiment(Bringing, Trainee):
         self._is_ended = False
         self._own = trio.Lock()
         self._fetches = trio.CapacityLimiter(MAX_FETCHES)
+        self._turns: dict[PeerId, trio.Lock] = {}
         self._reached: set[PeerId] = set()
         self._where: dict[PeerId, tuple[str, ...]] = {}
         self._met_s: dict[PeerId, float] = {}
@@ -352,7 +353,8 @@ class Experiment(Bringing, Trainee):
                 await self._answer(action)
 
     async def _fetch_update(self, action: Fetch) -> None:
-        async with self._fetches:
+        # One at a time of each member: who signs one after the other, and gives them slowly, holds up no others.
+        async with self._turns.setdefault(action.author, trio.Lock()), self._fetches:
             said = self.book.get(action.submission)
             if said is None:  # the noise of a close
                 await self.fetch_file(action.update, await trio.to_thread.run_sync(limit_of, self._ports, self.plan))

@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 import trio
 
+from agents.federation.actions import Fetch
 from agents.federation.bringing import LEAST_TURN_S, PACE_BYTES, PACE_S, at_pace
 from agents.federation.experiment import MAX_FETCHES
 from protocols.bitswap.shell import offer
+from protocols.entry import make_entry
 from protocols.errors import TimedOut
 from protocols.fetch import Progress
+from protocols.rounds import Submit, content_of, scope_of
 from storage.blockstore import MadeBlock, Visibility
-from storage.cid import DAG_PB, RAW
+from storage.cid import DAG_PB, RAW, Cid
 from storage.codecs import dag_pb
 from storage.unixfs import data as unixfs
 from tests.agents.federation.test_service import Home, begun, connected, homes, until, village  # noqa: F401
@@ -113,3 +116,35 @@ async def test_members_that_drip_hold_no_slot_for_longer_than_a_span(
             await fetch(made)
             assert one.keep.is_held(made)
             assert len(ended_s) == MAX_FETCHES and max(ended_s) < 2 * PACE_S < LEAST_TURN_S + 1.0
+
+
+async def test_who_submits_again_and_again_has_one_turn_at_a_time(
+    homes: list[Home],  # noqa: F811
+    autojump_clock: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with homes[0].running():
+        one = await homes[0].rounds.follow(homes[0].plan(homes, deadline_s=600.0))
+        mallory, scope = homes[2].identity, scope_of(one.cid)
+        updates = [Cid.of(bytes([number]), RAW) for number in range(MAX_FETCHES + 1)]
+        submits = [Submit(round=1, base=one.plan.initial, update=update, n_samples=1) for update in updates]
+        forks = [make_entry(mallory, Submit.kind, scope, 0, [], content_of(submit)) for submit in submits[1:]]
+        honest = make_entry(homes[1].identity, Submit.kind, scope, 0, [], content_of(submits[0]))
+        for entry in (*forks, honest):
+            one.book.add(entry)
+        brought = []
+
+        async def bring(update: Cid, sealed: Cid | None) -> None:
+            if update != updates[0]:
+                await trio.sleep_forever()
+            brought.append(update)
+
+        monkeypatch.setattr(one, "bring_update", bring)
+        async with trio.open_nursery() as nursery:
+            for entry, submit in zip((*forks, honest), (*submits[1:], submits[0]), strict=True):
+                nursery.start_soon(one._fetch_update, Fetch(entry.cid, submit.update, entry.author))
+                await trio.sleep(1.0)
+            with trio.move_on_after(5.0):
+                await until(lambda: bool(brought))
+            nursery.cancel_scope.cancel()
+        assert brought == [updates[0]]
