@@ -78,7 +78,7 @@ class Book:
         self._rounds = RoundLists(self._said)
         self._histories = Histories()
         self._suspicions = Suspicions()
-        self._results: dict[int, Cid] = {}
+        self._results: dict[int, tuple[Cid | None, Cid]] = {}
         self.complaints: Final[dict[Cid, bool | None]] = {}  # does each prove its dealer false? None: not known yet
         self.answers = Answers(_KEPT)
 
@@ -429,8 +429,12 @@ class Book:
     # What came of it
 
     def settle(self, number: int, result: Cid) -> None:
-        """This member computed a round's result itself: no one's word is needed any more."""
-        self._results[number] = result
+        """This member computed a round's result itself: no one's word is needed any more, for the close that is final.
+
+        Where a coordinator signed two, and over half with it countersigned each, another may come to be that.
+        """
+        final = self.final(number)
+        self._results[number] = (final.cid if final is not None else None, result)
         self.answers.forget()
 
     @remembered
@@ -441,9 +445,10 @@ class Book:
         """
         if number == 0:
             return self.plan.initial
-        if number in self._results:
-            return self._results[number]
         final = self.final(number)
+        of, own = self._results.get(number, (None, None))
+        if own is not None and (of is None or final is None or final.cid == of):
+            return own
         if final is None:
             return None
         if cast(Close, final.event).void:

@@ -60,6 +60,34 @@ def test_a_close_that_is_final_stays_final_whatever_who_countersigned_it_signs_l
         assert found is not None and found.cid == close.cid and PEERS[4] in book.broken()
 
 
+def test_of_two_closes_that_a_liar_made_final_all_come_to_one_and_compute_it_again() -> None:
+    table = Table()
+    table.say(0, Open(round=1, term=0))
+    links = tuple(submitted(table))
+    heard = [table.plan, *table.book.entries()]
+    at = table._sequences[0]
+    sides = []
+    for joined, others in ((PEERS, (1, 2)), (PEERS[1:], (3, 4))):
+        close = table.say(0, Close(round=1, term=0, submissions=links, joined=joined), at)
+        votes = [table.say(who, Vote(round=1, term=0, close=close.cid), at + 1) for who in (0, *others)]
+        sides.append([close, *votes])
+    found = set()
+    for own, other in (sides, sides[::-1]):
+        book = book_of([*heard, *own])
+        final = book.final(1)
+        assert final is not None and final.cid == own[0].cid
+        result = cid_of("result", str(own[0].cid))
+        book.settle(1, result)
+        assert book.result(1) == result
+        for entry in other:
+            book.add(entry)
+        final = book.final(1)
+        assert final is not None and PEERS[0] in book.broken()
+        assert book.result(1) == (result if final.cid == own[0].cid else None)
+        found.add(final.cid)
+    assert len(found) == 1
+
+
 def book_of(entries: Sequence[Entry]) -> Book:
     """What comes of a plan and what was said, in this order."""
     book = Book(entries[0])
