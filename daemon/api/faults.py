@@ -62,6 +62,7 @@ STATUSES: Final = {
     "bad_ledger": 500,
     "bad_vault": 500,
     "false_shares": 409,
+    "false_parcel": 409,
     "still_masked": 404,
     "budget_spent": 409,
     "cannot_aggregate": 400,

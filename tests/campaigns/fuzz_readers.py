@@ -144,7 +144,7 @@ _SECRETS: Final = (
 )
 _KINDS: Final = {
     "update": "submit", "joined": "close", "for_masks": "keys", "stage": "gather", "sealed": "shares",
-    "own_seeds": "unmask",
+    "own_seeds": "unmask", "shared": "complain",
 }  # fmt: skip
 
 

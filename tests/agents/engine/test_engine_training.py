@@ -103,7 +103,7 @@ def test_peft_reads_what_comes_out_and_computes_the_same_loss(do, tiny_model, tm
             settings=msgspec.structs.replace(settings, form="text"),
         )  # fmt: skip
         runs.begin(tmp_path / "again", run, (tmp_path / "fox.txt").read_bytes())
-        plan, _, _ = _plan(load_model(tiny_model), run, tmp_path / "again")
+        plan, _, _ = _plan(load_model(tiny_model), run, tmp_path / "again", is_each_alone=False)
         total = n = 0
         with torch.no_grad():
             for row in plan.held_out:
