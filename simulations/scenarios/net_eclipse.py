@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> str:
         Curve(name, [(at_s, 100 * share) for at_s, share in one.shares])
         for name, one in (("silent", quiet), ("loud", loud))
     ]
-    chart = Chart("The attacker's share of the victim's mesh", curves, "s", "percent")
+    chart = Chart("Share of the victim's mesh", curves, "s", "percent")
     return draw(args.png, outcome("net_eclipse", rows, is_met), [chart])
 
 

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> str:
         Curve("all nodes", [(one.said_s, 100 * one.of_all) for one in heard]),
         Curve("other half", [(one.said_s, 100 * one.of_other) for one in heard]),
     ]
-    chart = Chart("Who hears a message, by when it is said", curves, "s", "percent")
+    chart = Chart("Who hears a message", curves, "s", "percent")
     return draw(args.png, outcome("net_partition", rows, is_met), [chart])
 
 
