@@ -412,10 +412,14 @@ async def vote(node: "Node", params: ws_decide.Vote) -> ws_decide.Decision:
     """Raises: UnknownWorkspace, NotFoundHere, Unfit, NotGranted, StorageError."""
     one = find(node, params.workspace)
     proposal = _proposal(one, params.proposal)
-    options = cast(wire.Propose, proposal.says).options
+    says = cast(wire.Propose, proposal.says)
+    options, key = says.options, says.key
+    if one.space.outcome(proposal) is not None:
+        raise Unfit(f"it is closed, and counts no further votes. What came of it: covey ws decisions {one.cid}")
+    if params.veto and says.rule != "veto":
+        raise Unfit(f"its rule is {says.rule}, under which nobody can stop it; one can where it is veto")
     if unknown := [name for name in params.ranking if name not in options]:
         raise Unfit(f"{unknown[0]!r} is no option; there are: {', '.join(options)}")
-    key = cast(wire.Propose, proposal.says).key
     if node.identity.peer_id not in one.space.voters(key):
         raise NotGranted(
             f"this node has no vote on what stands under {key!r} in {one.space.history.root.title!r}; "

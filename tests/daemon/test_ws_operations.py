@@ -150,6 +150,19 @@ async def test_a_proposal_is_voted_on_and_closed_once(ws):
     assert await ws("decisions") == [closed]
 
 
+async def test_a_vote_that_could_not_count_is_refused_and_takes_none_back(ws):
+    made = await ws("propose", text="lunch?", options=["pizza", "pasta"])
+    await ws("vote", proposal=made["id"], ranking=["pasta"])
+    refused = await ws("vote", proposal=made["id"], veto=True)
+    assert refused["error"]["code"] == "unfit" and "majority" in refused["error"]["text"]
+    assert (await ws("close", proposal=made["id"]))["chosen"] == "pasta"
+    refused = await ws("vote", proposal=made["id"], ranking=["pizza"])
+    assert refused["error"]["code"] == "unfit" and "closed" in refused["error"]["text"]
+    vetoed = await ws("propose", text="dinner?", rule="veto")
+    await ws("vote", proposal=vetoed["id"], veto=True)
+    assert (await ws("close", proposal=vetoed["id"]))["why"] == "vetoed"
+
+
 async def test_a_workspace_goes_to_a_car_that_gives_the_same_state(ws, tmp_path):
     block = MadeBlock.of(b"content", RAW)
     ws.node.store.put_many([block])
