@@ -83,8 +83,11 @@ async def _again(
     if view.place >= len(wish.steps) or wish.steps[view.place].name != view.name:
         return Replayed(view.name, recorded, None, "the plan has another step in its place")
     step = wish.steps[view.place]
-    given, key = filled(step.input, run.outputs(view)), idempotency_key(run.node, view.number)
+    if view.is_failed:  # what its attempts ended with is recorded, as an answer is, and nothing of what they were asked
+        is_same = step == run.plan.steps[view.place]
+        return Replayed(view.name, recorded, recorded if is_same else None, "" if is_same else "the step has changed")
     try:
+        given, key = filled(step.input, run.outputs(view)), idempotency_key(run.node, view.number)
         if not view.made:
             value = await _effect(step, effects)(given, key)
             again = output_cid({"value": value, "key": key})

@@ -220,3 +220,16 @@ async def test_a_failed_replay_of_an_effect_is_told(told):
     space, _ = told()
     found = await replay(runs(space)[0], {})
     assert found[-1].name == "aside" and "no effect 'echo'" in found[-1].why
+
+
+@pytest.mark.parametrize("name", ["find", "aside"])
+async def test_a_step_that_failed_gives_the_same_failure_as_long_as_the_plan_has_the_same_step(told, name):
+    space, _ = told(lambda act, output: {"failed": "given up"} if act.plan.name == name else output)
+    run = runs(space)[0]
+    assert run.state == "failed"
+    found = await replay(run, {})
+    place = 0 if name == "find" else 1
+    assert found[place].name == name and found[place].is_same
+    other = json.loads(json.dumps(PLAN))
+    other["steps"][place]["max_tries"] = 7
+    assert (await replay(run, {}, plan=read_plan(other)))[place].why == "the step has changed"
