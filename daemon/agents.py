@@ -142,7 +142,10 @@ async def add(node: "Node", params: op.Add) -> op.Agent:
     need(node, one, "write", PREFIX + declared.name)
     before = _agent(one, declared.name)
     if before is not None and before.host != node.identity.peer_id:
-        raise BadAgent(f"{before.host} hosts an agent {declared.name!r} there: give this one another name")
+        raise BadAgent(
+            f"{before.host} hosts an agent {declared.name!r} there: give this one another name; or, if that host is "
+            f"gone for good, take its place: covey ws drop {one.cid} {PREFIX}{declared.name}"
+        )
     level = Visibility[params.visibility.upper()]
     await bring(node, one, declared, items)
     declared, card = await node.crew.add(one, data, level)

@@ -12,7 +12,7 @@ Effect = Callable[[Any, str], Awaitable[Any]]
 
 
 class EffectFailed(AgentError):
-    """A step of a run failed. It is tried again, as often as its plan says."""
+    """A step of a run failed. It is tried again, as often as its plan says; `covey events` on its host tells why."""
 
     code = "effect_failed"
 
