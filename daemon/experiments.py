@@ -15,7 +15,7 @@ from agents.federation.compatibility import limits, undecidable
 from agents.federation.experiment import Experiment
 from agents.federation.grants import in_words
 from agents.federation.needs import needed, noises
-from agents.federation.planning import BadPlan, check_rank, complete, faults, plan_of, read_file
+from agents.federation.planning import BadPlan, check_rank, complete, faults, lean, plan_of, read_file
 from agents.federation.shelf import Shelf
 from agents.federation.standing import state_of
 from agents.federation.tasks import BadTask, FindBase, Task, task_of
@@ -86,7 +86,7 @@ async def make_plan(node: "Node", params: "fl.Plan") -> "fl.Planned":
         n_params=n_params,
         n_members=len(plan.members),
         join=f"covey fl join {one.cid} --from {me} --data PATH",
-        limits=limits(plan),
+        limits=[*limits(plan), *lean(plan)],
         undecidable=undecidable(plan),
     )
 
@@ -221,12 +221,14 @@ async def _bring_base(node: "Node", task: Task) -> None:
 
 
 async def verify(node: "Node", params: "fl_proof.Verify", report: "Report") -> "fl_proof.Verified":
-    """Raises: UnknownExperiment, InvalidCar, Remote, StorageError."""
+    """Raises: NotFoundHere, UnknownExperiment, InvalidCar, Remote, StorageError."""
     path = Path(params.what)
     if path.is_absolute() and await trio.to_thread.run_sync(path.is_file):
         with node.store.lease():
             plan, entries = await trio.to_thread.run_sync(_read_car, node, path)
             return await _audited(node, plan, entries, report)
+    if path.suffix or len(path.parts) != 1:  # no CID has a dot or a slash
+        raise NotFoundHere(f"there is no file {params.what}: `covey fl export` writes one")
     one = find(node, params.what)
     if not params.is_offline:
         await bring_all(one, report)

@@ -119,11 +119,31 @@ def plan_of(fields: Mapping[str, Any], initial: Cid, unix_s: int) -> Plan:
 
 def _shortfall(plan: Plan) -> str:
     """Why no round of a plan can come to anything, however many take part in it; or nothing."""
+    n_most = _n_most(plan)
+    why = _shortfall_of(plan, n_most)
+    return why and f"no round can come to anything, for it has {n_most} updates at most: {why}"
+
+
+def lean(plan: Plan) -> list[str]:
+    """What is lost in a round of a plan that holds when as few take part as it allows; nothing where that is enough."""
+    if not (why := _shortfall_of(plan, plan.min_participants)):
+        return []
+    enough = (n for n in range(plan.min_participants, _n_most(plan) + 1) if not _shortfall_of(plan, n))
+    return [
+        f"a round of {plan.min_participants} updates, the minimum, leaves the tensors what they were: {why}. With "
+        f"{next(enough)} its rule can do: see min_participants"
+    ]
+
+
+def _n_most(plan: Plan) -> int:
+    return int(plan.rule.get("n_buffer") or plan.n_selected or len(plan.members))
+
+
+def _shortfall_of(plan: Plan, n: int) -> str:
+    """Why nothing comes of the updates of so many members, of the trusted one among them; or nothing."""
     trusted = plan.rule.get("trusted")
     names = sorted(map(str, plan.members), key=lambda name: name != trusted)
-    most = names[: plan.rule.get("n_buffer") or plan.n_selected or len(names)]
-    why = shortfall(recipe_of(plan), most) if plan.gossip is None else ""
-    return why and f"no round can come to anything, for it has {len(most)} updates at most: {why}"
+    return shortfall(recipe_of(plan), names[:n]) if plan.gossip is None else ""
 
 
 def _check_signable(plan: Plan) -> None:

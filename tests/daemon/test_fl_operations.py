@@ -73,6 +73,19 @@ async def test_one_member_trains_alone_proves_it_and_exports_it(node_here, data,
     assert again["error"]["code"] == "target_exists"
 
 
+@pytest.mark.parametrize("what", ["/nowhere/all.car", "all.car", "nowhere/all"])
+async def test_a_car_that_is_not_there_is_missing_and_no_false_cid(node_here, what):
+    error = (await node_here.post("fl/verify", what=what)).lines[-1]["error"]
+    assert error["code"] == "not_found" and f"there is no file {what}" in error["text"]
+
+
+async def test_what_the_least_round_falls_short_of_is_told_at_the_plan(node_here, tmp_path):
+    (tmp_path / "plan.toml").write_text('[rule]\nrule = "trimmed_mean"\nn_bad = 1\n')
+    many = [str(Identity(bytes([n]) * 32).peer_id) for n in range(1, 4)]
+    answer = await node_here.post("fl/plan", **ALONE | {"members": many, "file": str(tmp_path / "plan.toml")})
+    assert answer.status == 200 and any("a round of 1 updates, the minimum" in one for one in answer.json["limits"])
+
+
 async def test_a_plan_comes_from_a_file_and_options_go_before_it(node_here, tmp_path):
     file = tmp_path / "plan.toml"
     file.write_text(

@@ -59,6 +59,10 @@ def _rounds(book: Book) -> Iterator[_Round]:
 
 def _check(views: Views, one: _Round, files: Files) -> Iterator[Finding]:
     number = one.number
+    is_cancelled = views.book.cancelled() is not None
+    if not one.states and is_cancelled:
+        yield Finding(number, "proved", "no such round is known: the plan's author cancelled the experiment")
+        return
     if not one.states:
         yield Finding(number, "not decidable", "no state of any member is known")
         return
@@ -69,7 +73,9 @@ def _check(views: Views, one: _Round, files: Files) -> Iterator[Finding]:
         found = list(_judged(number, views.fault_of_mix(said), "mean", said)) or list(_recomputed(views, said, files))
         yield from found
         n_proved += not found
-    if not one.mixes:
+    if not one.mixes and is_cancelled:
+        yield Finding(number, "proved", "no mean is known: the plan's author cancelled the experiment")
+    elif not one.mixes:
         yield Finding(number, "not decidable", "no mean of any member is known")
     elif n_proved:
         yield Finding(number, "proved", f"{n_proved} means follow from the states that they name{_balance(views, one)}")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agents.federation.planning import BadPlan, complete, plan_of, read_file
+from agents.federation.planning import BadPlan, complete, lean, plan_of, read_file
 from protocols.rounds import Plan
 from storage.keys import PeerId
 from tests.agents.federation.village import cid_of, identity
@@ -80,6 +80,14 @@ def test_a_plan_holds_that_some_number_of_updates_is_enough_for() -> None:
 def test_a_plan_that_would_not_hold_is_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(BadPlan, match=says):
         plan(**changes)
+
+
+def test_a_minimum_that_the_rule_does_not_bear_is_told_with_the_number_that_it_does() -> None:
+    trimmed = {"rule": {"rule": "trimmed_mean", "n_bad": 2}}
+    (said,) = lean(plan(**trimmed))
+    assert said.startswith("a round of 4 updates, the minimum") and "With 5 its rule can do" in said
+    assert lean(plan(**trimmed, min_participants=5)) == lean(plan(min_participants=1)) == []
+    assert lean(plan(rule={"rule": "fltrust", "trusted": str(PEERS[5])})) == []
 
 
 @pytest.mark.parametrize(("n_selected", "minimum"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (6, 4)])

@@ -281,3 +281,21 @@ def test_two_states_of_one_round_break_the_rules_and_are_given_to_nobody_any_mor
     assert all(liar in crowd.members[n].book.broken() for n in range(N))
     assert liar not in crowd.neighbour(0).views.active()
     assert any(one.by == liar for one in crowd.findings())
+
+
+@pytest.mark.parametrize("kind", [State.kind, Mix.kind])
+def test_of_an_experiment_that_its_author_cancelled_no_more_rounds_are_to_be_proved(folder: Path, kind: str) -> None:
+    crowd = begun(folder, "push_sum", "full", n_rounds=3)
+    cancelled = []
+
+    def cancels(number: int, entry: Entry) -> None:
+        if not cancelled and (entry.kind, entry.content["round"]) == (kind, 2):
+            cancelled.append(entry)
+            crowd._do(0, crowd.members[0].cancel("enough"))
+
+    crowd.on_say = cancels
+    crowd.run(100.0)
+    found = [one for one in crowd.findings() if not one.is_of_plan]
+    assert {one.verdict for one in found} == {"proved"}
+    ended_by_it = [one.round for one in found if "cancelled the experiment" in one.what]
+    assert ended_by_it == ([3] if kind == Mix.kind else [2, 3])
