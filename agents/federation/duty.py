@@ -7,7 +7,7 @@ from agents.federation.actions import Action, Fetch, Say, Work
 from agents.federation.book import Book, Said
 from agents.federation.grants import late
 from protocols.entry import make_entry
-from protocols.rounds import Event, Submit, content_of, scope_of
+from protocols.rounds import Close, Event, Join, Submit, content_of, scope_of
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
 
@@ -31,6 +31,7 @@ class Duty:
         self._asked: set[tuple[object, ...]] = set()
         self._alive_s: dict[PeerId, float] = {}
         self._noticed_s: dict[tuple[object, ...], float] = {}
+        self._gone: tuple[int, frozenset[PeerId]] = (0, frozenset())
         self.unix_s: float | None = None
         """The wall clock, as whoever drives this last read it; None where there is none, and no grant ends then."""
 
@@ -47,6 +48,20 @@ class Duty:
         joined = self.book.joined_now()
         over = late(self.book, joined, number, self.unix_s)
         return tuple(peer for peer in joined if peer not in over)
+
+    def _note_the_gone(self, number: int) -> None:
+        """Remember, when a round begins here, who had joined once and is out: left, broken, or without its grant."""
+        if self._gone[0] != number:
+            joined = {said.author for said, _ in self.book.all_of(Join)}
+            self._gone = (number, frozenset(joined.difference(self.book.joined_now())))
+
+    def _keeps_the_gone(self, close: Close) -> bool:
+        """Does a close have somebody in the next round who was out when this one began here, and has not come back?
+
+        Its coordinator had all of the round to hear of it, but nobody can prove that it did: no such close is unsound.
+        """
+        number, gone = self._gone
+        return number == close.round and not gone.isdisjoint(set(close.joined).difference(self.book.joined_now()))
 
     def _have(self, files: Iterable[Cid]) -> None:
         """These are here, and not asked for any more."""

@@ -207,6 +207,7 @@ class Member(Coordinator):
         if number > book.plan.n_rounds or selected is None or not self._bears(book, number):
             return []
         self._notice(("round", number), now_s)
+        self._note_the_gone(number)
         if final := book.final(number):
             return self._finish(number, final) if self._me in selected else []
         return self._coordinate(number, now_s) or (self._take_part(number, now_s) if self._me in selected else [])
@@ -276,7 +277,7 @@ class Member(Coordinator):
         close = book.closes(number).get(term)
         if close is None or term < bound or any(at == term for at, _ in own):
             return []
-        return [] if self._is_hasty(number, close, now_s) else self._vote(number, close)
+        return [] if self._is_doubtful(number, close, now_s) else self._vote(number, close)
 
     def _contribute(self, number: int) -> list[Action]:
         """Train; where rounds do not wait, submit again first what came too late for the round before."""
@@ -309,8 +310,8 @@ class Member(Coordinator):
             return self._ask(Inspect(number, gather.cid))
         return None if gather is not None else []
 
-    def _is_hasty(self, number: int, said: Said, now_s: float) -> bool:
-        """Does a close end the round before its time, or for nothing? Haste and lies choose no updates.
+    def _is_doubtful(self, number: int, said: Said, now_s: float) -> bool:
+        """Does a close end the round before its time, or for nothing, or keep who is gone? None of it chooses anything.
 
         By what is known here, for no more than a turn of each deputy: on other clocks and disks it may be true.
         """
@@ -319,6 +320,8 @@ class Member(Coordinator):
             return False
         if any(book.bound_to(one) is not None for one in map(book.get, close.promises) if one is not None):
             return False
+        if self._keeps_the_gone(close):
+            return True
         expected = len(book.selected(number) or ())
         if book.secure is not None and (gather := Stages(book, number).gather_of(close)) is not None:
             expected = len(Stages(book, number).authors(gather))

@@ -7,8 +7,9 @@ import pytest
 from agents.federation.actions import Action, Fetch, Say
 from agents.federation.book import Book
 from agents.federation.member import Member
+from agents.federation.soundness import why_not
 from protocols.entry import Entry, make_entry
-from protocols.rounds import Close, Event, Open, Promise, Receipt, Submit, Vote, content_of, scope_of
+from protocols.rounds import Close, Event, Join, Leave, Open, Promise, Receipt, Submit, Vote, content_of, scope_of
 from storage.cid import Cid
 from tests.agents.federation.table import PEERS, N, Table
 from tests.agents.federation.test_member import LONG_S, begin, is_done, kill_when, results
@@ -178,6 +179,59 @@ def test_who_countersigns_below_a_promise_or_hides_what_it_countersigned_is_name
             book.add(entry)
             book.broken()
         assert book.broken() == table.book.broken()
+
+
+def keeping(table: Table, who: int, before: Sequence[Event], after: Sequence[Event]) -> tuple[Member, Entry]:
+    """A member at a close that keeps all in the next round, and what the last one said before the round and in it."""
+    for event in before:
+        table.say(4, event)
+    member = Member(identity(who), table.book)
+    member.tick(0.0)
+    for event in after:
+        table.say(4, event)
+    table.say(0, Open(round=1, term=0))
+    links = submitted(table)
+    close = table.say(0, Close(round=1, term=0, submissions=tuple(links), joined=PEERS))
+    member.fetched_all(links, 1.0)
+    return member, close
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_good"),
+    [
+        ([Leave()], [], False),
+        ([Leave()], [Join()], True),
+        ([], [Leave()], True),
+        ([Vote(round=1, term=7, close=cid_of("a")), Vote(round=1, term=7, close=cid_of("b"))], [], False),
+    ],
+    ids=["left", "came back", "left just now", "broke the rules"],
+)
+def test_a_close_that_keeps_who_was_gone_when_the_round_began_is_left_to_another_deputy(
+    before: Sequence[Event], after: Sequence[Event], is_good: bool
+) -> None:
+    table = Table()
+    member, _ = keeping(table, 2, before, after)
+    assert [type(event) for _, event in table.book.said_by(PEERS[2], Vote)] == ([Vote] if is_good else [])
+    said = table.book.closes(1)[0]
+    assert not why_not(table.book, said), "nobody can prove what its coordinator knew, and verify refutes nothing"
+    assert not member.tick(2.0)
+
+
+def test_one_vote_for_a_close_that_keeps_the_gone_binds_no_deputy_that_over_half_leave_free() -> None:
+    table = Table()
+    deputy, close = keeping(table, 1, [Leave()], [])
+    vote = table.say(0, Vote(round=1, term=0, close=close.cid))
+    table.say(1, Open(round=1, term=1))
+    table.say(0, Promise(round=1, term=1, vote=vote.cid))
+    for who in (2, 3):
+        table.say(who, Promise(round=1, term=1))
+    for now_s in (6.0, 6.0 + table.book.plan.lease_s):
+        deputy.tick(now_s)
+    said = table.book.closes(1)[1]
+    assert (
+        isinstance(said.event, Close) and set(said.event.joined) == set(PEERS[:4]) and len(said.event.submissions) == N
+    )
+    assert not why_not(table.book, said)
 
 
 class Hostile:
