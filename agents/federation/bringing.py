@@ -6,7 +6,7 @@ from it.
 
 import math
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -21,13 +21,37 @@ from protocols.fetch import Progress, fetch_blocks, fetch_dag
 from protocols.net import PeerInfo
 from protocols.rounds import Plan
 from storage.cid import Cid
+from storage.codecs import links
 from storage.keys import PeerId
 
 FETCH_IDLE_S: Final = 20.0
 PACE_BYTES: Final = 1 << 18  # of a file, that come within
 PACE_S: Final = 30.0
 LEAST_TURN_S: Final = 60.0  # of one file, before others have theirs, however short a round is
+MAX_NOTED_BLOCKS: Final = 1 << 18  # that came of files which are not whole yet
 SEAL_PART, SEAL_BYTES = 8, 1 << 20  # a seal is larger than what is in it by up to an eighth and a root
+
+
+class Arrivals:
+    """Which blocks of a file members gave, and nobody had here before: also in tries that were interrupted.
+
+    By file: what came for one may be nobody's business below another. It is forgotten with the process, and the oldest
+    first, where it is too much.
+    """
+
+    def __init__(self) -> None:
+        self._of: dict[Cid, set[bytes]] = {}
+
+    def take(self, cid: Cid) -> set[bytes]:
+        """What came for a file so far, by multihashes; give it back when the file is not whole after all."""
+        return self._of.pop(cid, set())
+
+    def give_back(self, cid: Cid, came: set[bytes]) -> None:
+        """Remember it for the next try."""
+        if came:
+            self._of[cid] = came | self._of.pop(cid, set())
+        while sum(map(len, self._of.values())) > MAX_NOTED_BLOCKS:
+            self._of.pop(next(iter(self._of)))
 
 
 class Bringing:
@@ -39,6 +63,7 @@ class Bringing:
     _scratch: Path
     _reached: set[PeerId]
     _fetched_bytes: int
+    _arrivals: Arrivals
 
     async def bring_result(self, result: Cid) -> Document:
         """A result's document, tensors and states. Raises: NoProviders, TimedOut, BadTensors, StorageError."""
@@ -75,23 +100,34 @@ class Bringing:
         if await trio.to_thread.run_sync(self.keep.is_held, cid):
             return
         with self._ports.store.lease():
+            came = self._arrivals.take(cid)
             fetch = partial(
                 fetch_dag,
                 self._ports.exchange,
                 cid,
                 providers=self._providers(),
                 idle_timeout_s=FETCH_IDLE_S,
+                links=partial(self._links, came),
                 max_bytes=max_bytes,
             )
             turn_s = max(self.plan.deadline_s, LEAST_TURN_S)
-            progress = await at_pace(lambda on_progress: fetch(on_progress=on_progress), turn_s)
+            try:
+                progress = await at_pace(lambda on_progress: fetch(on_progress=on_progress), turn_s)
+            except BaseException:
+                self._arrivals.give_back(cid, came)
+                raise
             self._fetched_bytes += progress.n_bytes
-            is_new = progress.n_reused_blocks == 0
-            await trio.to_thread.run_sync(self._hold, cid, is_new, max_bytes)
+            await trio.to_thread.run_sync(self._hold, cid, came, max_bytes)
 
-    def _hold(self, cid: Cid, is_new: bool, max_bytes: int) -> None:
+    def _links(self, came: set[bytes], cid: Cid, data: bytes) -> Iterable[Cid]:
+        """The links of a block. One that comes is asked for them before it is stored, and one of here after."""
+        if self._ports.store.seen(cid) is None:
+            came.add(cid.multihash)
+        return links(cid, data)
+
+    def _hold(self, cid: Cid, came: set[bytes], max_bytes: int) -> None:
         self.keep.check_size(cid, max_bytes)
-        if self.keep.may_pass_on(cid, is_new=is_new):
+        if self.keep.may_pass_on(cid, came):
             self.keep.show(cid)
         self.keep.hold(cid)
 

@@ -20,7 +20,7 @@ from agents.errors import AgentError
 from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fetch, Inspect, Prepare, Reveal, Say, Train
 from agents.federation.activity import Activity, end_of, ending_of, words
 from agents.federation.book import Book
-from agents.federation.bringing import Bringing
+from agents.federation.bringing import Arrivals, Bringing
 from agents.federation.heard import known_of, lacking, members_here
 from agents.federation.journal import Journal
 from agents.federation.member import Member
@@ -99,6 +99,7 @@ class Experiment(Bringing, Trainee):
         self._doing: dict[str, int] = {}
         self._trouble = ""
         self._fetched_bytes = 0
+        self._arrivals = Arrivals()
         self._sizes: dict[Cid, int] = {}
         self._bounds: dict[Cid, float] = {}
         self._restore(entries)

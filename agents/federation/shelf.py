@@ -1,6 +1,6 @@
 """The store as rounds use it: tensors as files under their CIDs, kept for the experiment and shown to its members."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -11,7 +11,7 @@ from agents.federation.tensors import BadTensors
 from agents.federation.verify import Computed
 from protocols.rounds import Plan
 from storage.blockstore import MadeBlock, Visibility
-from storage.cid import DAG_PB, RAW, Cid
+from storage.cid import DAG_PB, IDENTITY, RAW, Cid
 from storage.dag import reach
 from storage.errors import Corrupt, InvalidBlock, InvalidName, NotAFile, NotFound, NotUnixfs, TooLarge
 from storage.keys import PeerId
@@ -157,15 +157,17 @@ class Keep:
         """Show a file to the members."""
         self._ports.roots.publish(cid, Visibility.MEMBERS, self._plan.members)
 
-    def may_pass_on(self, cid: Cid, *, is_new: bool) -> bool:
-        """May a file that somebody else named be shown to the members?
+    def may_pass_on(self, cid: Cid, came: Container[bytes]) -> bool:
+        """May a file that somebody else named be shown to the members? `came`: the multihashes that they gave for it.
 
         Only where nothing below it was here before, or the members may see that already: a link to a block proves
         nothing about who may have it, and what is private here must not come out because a peer named it.
         """
-        if cid.codec not in (RAW, DAG_PB) and not is_new:
-            return False
-        return is_new or all(self._is_seen(reached.cid) for reached in reach(self._ports.store, cid))
+        is_file = cid.codec in (RAW, DAG_PB)
+        return all(
+            one.hash_code == IDENTITY or one.multihash in came or (is_file and self._is_seen(one))
+            for one, _ in reach(self._ports.store, cid)
+        )
 
     def _is_seen(self, cid: Cid) -> bool:
         return all(self._ports.roots.may_see(peer, cid, is_flock=False) for peer in self._others)

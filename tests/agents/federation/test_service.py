@@ -302,12 +302,13 @@ async def test_an_update_that_links_to_what_is_private_here_is_not_passed_on(
     bait = MadeBlock.of(dag_pb.encode(dag_pb.PbNode(None, (dag_pb.PbLink(secret, "", 8),))), DAG_PB)
     ports.store.put_many([bait])
     keep = Keep(ports, Cid.of(b"experiment"), Plan(**_fields(homes, secret)))
-    assert not keep.may_pass_on(bait.cid, is_new=False)
-    assert keep.may_pass_on(bait.cid, is_new=True)
+    assert not keep.may_pass_on(bait.cid, ())
+    assert not keep.may_pass_on(bait.cid, {bait.cid.multihash})
+    assert keep.may_pass_on(bait.cid, {bait.cid.multihash, secret.multihash})
     ports.roots.publish(secret, Visibility.MEMBERS, [home.identity.peer_id for home in homes])
-    assert not keep.may_pass_on(bait.cid, is_new=False)  # the bait itself was here, for nobody
+    assert not keep.may_pass_on(bait.cid, ())  # the bait itself was here, for nobody
     ports.roots.publish(bait.cid, Visibility.MEMBERS, [home.identity.peer_id for home in homes])
-    assert keep.may_pass_on(bait.cid, is_new=False)
+    assert keep.may_pass_on(bait.cid, ())
 
 
 async def test_updates_are_sealed_to_the_members_and_opened_by_each_of_them(
