@@ -5,7 +5,7 @@ that it is on and no dealer on which is proved false. Updates that are masked wi
 no others do.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple, cast
 
 from agents.federation.book import Book, Said
@@ -262,15 +262,25 @@ class Stages:
         keys, dealt = self.keys(self.ring_of(gather)), self.parcels(gather, active[0])
         answers, liars = {}, []
         for peer in active:
-            own = self.own(peer, Unmask)
-            if own is None or cast(Unmask, own.event).close != final.cid:
-                continue
-            found = self._checked(cast(Unmask, own.event), self.parcels(gather, peer), peer, active, dropped)
-            if found is None:
-                liars.append(peer)
-            else:
-                answers[peer] = found
+            for found in self._answers_of(peer, final, gather, active, dropped):
+                if found is not None:
+                    answers[peer] = found
+                elif peer not in liars:
+                    liars.append(peer)
         return Unmasking(self.setting(), keys, dealt, active, dropped, answers, tuple(liars))
+
+    def _answers_of(
+        self, peer: PeerId, final: Said, gather: Said, active: tuple[PeerId, ...], dropped: tuple[PeerId, ...]
+    ) -> Iterator[Answer | None]:
+        """Each answer of a member to a final close; None for a false one.
+
+        A true one counts whatever else its author signs: there is only one, and what it unmasked once stays unmasked.
+        """
+        every = (event for _, event in self._book.said_by(peer, Unmask) if event.round == self._number)
+        said = [event for event in every if event.close == final.cid]
+        parcels = self.parcels(gather, peer) if said else {}
+        for event in dict.fromkeys(said):
+            yield self._checked(event, parcels, peer, active, dropped)
 
     def _checked(
         self,

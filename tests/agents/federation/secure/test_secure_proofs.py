@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from agents.federation.actions import Say
 from agents.federation.book import Book
@@ -351,3 +352,22 @@ def test_a_plan_whose_settings_are_not_valid_makes_no_book(settings: dict[str, o
 
 def test_a_threshold_that_is_too_low_is_raised_to_one_that_two_sets_cannot_get_round(tmp_path: Path) -> None:
     assert Round(tmp_path, secure={"threshold": 1, "n_colluders": 2}).book.threshold(1) == 4
+
+
+@pytest.mark.parametrize("is_other_close", [False, True], ids=["false shares", "another close"])
+def test_who_answered_takes_nothing_back_by_another_answer_before_that_one(
+    the_round: Round, is_other_close: bool
+) -> None:
+    """With exactly as many answers as unmask the sum, nobody holds it back from who computes it again later."""
+    close = the_round.closed()
+    answers = [the_round.unmask(member, close) for member in range(T)]
+    at = the_round._sequences[2] - 1
+    for member, answer in enumerate(answers):
+        the_round.say(member, answer)
+    the_round._sequences[2] = at
+    false = replace(answers[2], own_seeds=tuple(bytes(len(one)) for one in answers[2].own_seeds))
+    the_round.say(2, replace(false, close=the_round.entries[0].cid) if is_other_close else false)
+    found = the_round.check()
+    assert not [finding for finding in found if "still masked" in finding.what]
+    assert [finding.verdict for finding in found if finding.round][-1] == "proved"
+    assert set(blamed(found)) == {the_round.me(2)}
