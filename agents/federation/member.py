@@ -334,12 +334,14 @@ class Member(Coordinator):
     def _n_here(self, number: int) -> int:
         """Of how many members there is an update here that could be in a close, whoever gave a receipt for it or not.
 
-        A coordinator that gives none would else have them all for lost. Masked ones are those that add up.
+        A coordinator that gives none would else have them all for lost. Masked ones are those that add up, and whose
+        authors count for unmasking: see `is_doomed`.
         """
         here = [one for one in self.book.submissions(number).values() if one.cid in self._fetched]
         if self.book.secure is not None:
-            chosen = Stages(self.book, number).chosen()
+            chosen, false = Stages(self.book, number).chosen(), self.book.false_dealers(number)
             here = [one for one in here if chosen is not None and cast(Submit, one.event).gather == chosen.cid]
+            here = [one for one in here if one.author not in false]
         return len(here)
 
     def _vote(self, number: int, said: Said) -> list[Action]:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from agents.federation.member import Member
 from agents.federation.secure import group, shamir
 from agents.federation.secure.client import complaints, shares_event
 from agents.federation.secure.sides import COMPLAINT, Client
@@ -19,7 +20,7 @@ from agents.federation.soundness import why_not
 from agents.federation.tensors import read_vector
 from agents.federation.verify import recompute
 from protocols.entry import Entry
-from protocols.rounds import Close, Complain, Gather, Keys, Open, Promise, Result, Shares, Submit, Unmask
+from protocols.rounds import Close, Complain, Gather, Keys, Open, Promise, Result, Shares, Submit, Unmask, Vote
 from storage.cid import RAW, Cid
 from tests.agents.federation.secure.liars import LIES, false_shares
 from tests.agents.federation.secure.test_secure_proofs import LAYOUT, N, Round, T, blamed
@@ -281,6 +282,19 @@ def test_a_close_that_too_few_can_unmask_is_given_up_by_a_deputy(tmp_path: Path)
     assert void is not None and "lists something else" in why_not(the_round.book, void)
     the_round.complain(1)
     assert is_doomed(the_round.book, cast(Close, said.event)) and why_not(the_round.book, void) == ""
+
+
+def test_a_void_close_of_updates_that_too_few_can_unmask_is_countersigned_at_once(tmp_path: Path) -> None:
+    """All three updates are here, and of no use: no deputy could do more with them."""
+    the_round = Lied(tmp_path)
+    submissions = [the_round.submit(member) for member in (0, 2, LIAR)]
+    member = Member(identity(2), the_round.book)
+    member.fetched_all([one.cid for one in submissions], 0.0)
+    the_round.complain(1)
+    member.alive(the_round.me(0), the_round.book.plan.deadline_s + 1.0)
+    close = the_round.close([], void="doomed")
+    member.tick(the_round.book.plan.deadline_s + 2.0)
+    assert [vote.close for _, vote in the_round.book.said_by(the_round.me(2), Vote)] == [close.cid]
 
 
 # Whole experiments
