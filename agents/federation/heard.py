@@ -4,12 +4,14 @@ from collections import deque
 from collections.abc import Container, Iterator
 from typing import Final
 
+import msgspec
+
 from agents.federation.book import Book
 from protocols import rounds_sync as sync
 from protocols import telling
 from protocols.entry import Entry
 from protocols.net import Network
-from protocols.rounds import Event, Plan
+from protocols.rounds import Plan
 from protocols.rounds_sync import Known
 from protocols.telling import Mark, Where
 from storage.cid import Cid
@@ -71,11 +73,15 @@ def _below(book: Book, entry: Entry, forks: Container[PeerId]) -> list[Entry]:
     return list(found.values())[::-1]
 
 
-def links_of(event: Event) -> Iterator[Cid]:
-    """Every CID in an event: of other events, and of files."""
+def links_of(event: msgspec.Struct) -> Iterator[Cid]:
+    """Every CID in an event, or in a part of one: of other events, and of files."""
     for name in event.__struct_fields__:
         value = getattr(event, name)
-        yield from (one for one in (value if isinstance(value, tuple) else (value,)) if isinstance(one, Cid))
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, Cid):
+                yield one
+            elif isinstance(one, msgspec.Struct):
+                yield from links_of(one)
 
 
 def _in_a_row(book: Book, known: Known, durable: Container[Cid]) -> Iterator[Entry]:

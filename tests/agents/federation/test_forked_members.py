@@ -6,10 +6,10 @@ import pytest
 
 import tests.agents.federation.test_member as members
 from agents.federation.book import Book
-from agents.federation.heard import MAX_BELOW, known_of, lacking
+from agents.federation.heard import MAX_BELOW, known_of, lacking, links_of
 from protocols import rounds_sync as sync
 from protocols.entry import Entry, make_entry
-from protocols.rounds import Close, Event, Join, Leave, Promise, Receipt, Submit, Vote, content_of, scope_of
+from protocols.rounds import Close, Event, Join, Leave, Mix, Promise, Receipt, Submit, Unfit, Vote, content_of, scope_of
 from tests.agents.federation.table import PEERS, N, Table
 from tests.agents.federation.test_hostile_rounds import Hostile
 from tests.agents.federation.village import SYNC_S, Village, Villager, cid_of
@@ -98,3 +98,9 @@ def test_who_knows_of_no_fork_tells_what_it_names_to_who_does() -> None:
     assert not table.book.forks() and PEERS[4] in other.book.forks()
     found = [entry.cid for entry in told(table.book, other.book)]
     assert found.index(one.cid) < found.index(receipt.cid)
+
+
+def test_what_a_mean_refused_hangs_below_it_as_what_it_took_does() -> None:
+    took, refused, tensors = cid_of("took"), cid_of("refused"), cid_of("mean")
+    mix = Mix(round=1, states=(took,), tensors=tensors, weight=1.0, unfit=(Unfit(refused, "it holds NaN"),))
+    assert set(links_of(mix)) == {took, refused, tensors}
