@@ -82,6 +82,11 @@ class CommandFailed(AssertionError):
     """A command ended with another exit code than expected."""
 
 
+def _heed_interrupts() -> None:
+    """Where the tests are a shell's job in the background, SIGINT is ignored, and their children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Node:
     """A node: a home folder, and a daemon that can be started, stopped and killed."""
 
@@ -102,8 +107,9 @@ class Node:
     def begin(self, *args: str) -> subprocess.Popen[str]:
         """Start a command, and go on."""
         return subprocess.Popen(
-            [*COVEY, *args], env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
-        )
+            [*COVEY, *args], env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+            preexec_fn=_heed_interrupts,
+        )  # fmt: skip
 
     def ok(self, *args: str, stdin: str = "", timeout_s: float = 120) -> str:
         """Run a command that must succeed; return what it printed."""
