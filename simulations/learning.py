@@ -198,7 +198,7 @@ class Learners(Crowd):
             self._cast_shadows(member.book, action.round, cast(Close, final.event))
             self.refused[action.round] = [(one.peer, one.reason) for one in found.outcome.verdicts if one.reason]
         found = self._computed[final.cid]
-        return member.computed(action.round, found.result, self.now_s, refusals(found.outcome))
+        return member.computed(action.round, found.result, self.now_s, refusals(found.outcome), action.close)
 
     def _cast_shadows(self, book: Book, number: int, close: Close) -> None:
         """The same members, and what they would send of a shadow's model."""

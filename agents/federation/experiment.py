@@ -382,16 +382,17 @@ class Experiment(Bringing, Trainee):
         await self._step(say)
 
     async def _compute(self, action: Compute) -> None:
-        final = self.book.final(action.round)
-        if final is None:
-            return
         await self._bring_base(action.round)
         await self._bring_older(action.round)
         book = self.book.copy()
+        final = book.final(action.round)
+        if final is None or final.cid != action.close:
+            return  # another one is final by now, and asked for
         found = await trio.to_thread.run_sync(self._recompute, book, action.round, cast(Close, final.event))
         if found is not None:
             refused = refusals(found.outcome)
-            await self._step(lambda now_s: self.member.computed(action.round, found.result, now_s, refused))
+            say = partial(self.member.computed, action.round, found.result, refused=refused, close=action.close)
+            await self._step(lambda now_s: say(now_s=now_s))
             if self.book.secure is not None:
                 async with self._own:
                     await trio.to_thread.run_sync(self.secrets.forget, action.round)

@@ -124,10 +124,17 @@ class Member(Coordinator):
         self._fetched.add(noise)
         return self.tick(now_s)
 
-    def computed(self, number: int, result: Cid, now_s: float, refused: tuple[Refusal, ...] = ()) -> list[Action]:
-        """The result of a round, by the own computation, and what was not admitted to it."""
-        self.book.settle(number, result)
+    def computed(
+        self, number: int, result: Cid, now_s: float, refused: tuple[Refusal, ...] = (), close: Cid | None = None
+    ) -> list[Action]:
+        """The result of a round, by the own computation, and what was not admitted to it.
+
+        close: what it was computed of. Where another is final by now, it is of no use, and would be a lie if said.
+        """
         final = self.book.final(number)
+        if close is not None and final is not None and final.cid != close:
+            return self.tick(now_s)
+        self.book.settle(number, result)
         said: list[Action] = []
         if final is not None and self._me in (self.book.selected(number) or ()):
             said.append(self._say(Result(round=number, close=final.cid, result=result, refused=refused)))

@@ -9,7 +9,20 @@ from agents.federation.book import Book
 from agents.federation.member import Member
 from agents.federation.soundness import why_not
 from protocols.entry import Entry, make_entry
-from protocols.rounds import Close, Event, Join, Leave, Open, Promise, Receipt, Submit, Vote, content_of, scope_of
+from protocols.rounds import (
+    Close,
+    Event,
+    Join,
+    Leave,
+    Open,
+    Promise,
+    Receipt,
+    Result,
+    Submit,
+    Vote,
+    content_of,
+    scope_of,
+)
 from storage.cid import Cid
 from tests.agents.federation.table import PEERS, N, Table
 from tests.agents.federation.test_member import LONG_S, begin, is_done, kill_when, results
@@ -87,6 +100,27 @@ def test_of_two_closes_that_a_liar_made_final_all_come_to_one_and_compute_it_aga
         assert book.result(1) == (result if final.cid == own[0].cid else None)
         found.add(final.cid)
     assert len(found) == 1
+
+
+def test_what_was_computed_of_a_close_is_not_said_of_another_that_is_final_by_then() -> None:
+    """An honest member would else sign what is not so, and be refuted by name."""
+    table = Table()
+    table.say(0, Open(round=1, term=0))
+    links, at = tuple(submitted(table)), table._sequences[0]
+    member, closes = Member(identity(3), table.book), []
+    for joined in (PEERS, PEERS[1:]):
+        closes.append(table.say(0, Close(round=1, term=0, submissions=links, joined=joined), at).cid)
+        for who in (0, 1, 2):
+            table.say(who, Vote(round=1, term=0, close=closes[-1]))
+    final = table.book.final(1)
+    assert final is not None
+    (other,) = (close for close in closes if close != final.cid)
+    member.computed(1, cid_of("of the other"), 0.0, close=other)
+    assert not table.book.said_by(PEERS[3], Result) and table.book.result(1) is None
+    member.computed(1, cid_of("of this"), 0.0, close=final.cid)
+    assert [(event.close, event.result) for _, event in table.book.said_by(PEERS[3], Result)] == [
+        (final.cid, cid_of("of this"))
+    ]
 
 
 def book_of(entries: Sequence[Entry]) -> Book:

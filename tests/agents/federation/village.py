@@ -208,7 +208,7 @@ class Village:
             result = result_of(villager.book, number, close)
             if villager.book.secure is not None:
                 result = cid_of("sum", number, self.sum_of(villager.book, number).tobytes())
-            return villager.member.computed(number, result, self.now_s)
+            return villager.member.computed(number, result, self.now_s, close=close)
 
         return work
 
