@@ -9,6 +9,7 @@ from typing import Literal
 from agents.adapters.ports import Ports
 from agents.errors import AgentError
 from agents.federation.book import Book
+from agents.federation.compatibility import Unreckonable
 from agents.federation.compatibility import check as check_plan
 from agents.federation.neighbours.proof import verify_gossip
 from agents.federation.shelf import Shelf
@@ -52,10 +53,18 @@ def audit(
             on_finding(finding)
     try:
         check_plan(book.plan)
-    except AgentError as error:
+    except Unreckonable as error:
         findings.append(Finding(0, "refuted", f"the plan is none: {error}", book.author))
-        on_finding(findings[-1])
-        return findings
+    except AgentError as error:  # another version may know what this one does not: that is nobody's fault
+        findings.append(Finding(0, "not decidable", f"this node cannot go by the plan: {error}"))
+    else:
+        return findings + _checked(ports, book, scratch, on_finding)
+    on_finding(findings[-1])
+    return findings
+
+
+def _checked(ports: Ports, book: Book, scratch: Path, on_finding: Callable[[Finding], None]) -> list[Finding]:
+    findings = []
     folder = Path(tempfile.mkdtemp(dir=scratch))
     try:
         with ports.store.lease():

@@ -19,6 +19,10 @@ from agents.federation.secure.terms import check_threshold, default_threshold
 from protocols.rounds import Plan
 
 
+class Unreckonable(BadOption):
+    """Numbers of a plan contradict each other, for whoever reads it. The message says which."""
+
+
 class _Asked(NamedTuple):
     """A plan and its options, read."""
 
@@ -278,10 +282,10 @@ def check(plan: Plan) -> None:
 
     Those of examples' noise are each participant's own to reckon with.
 
-    Raises: BadOption, CannotAggregate.
+    Raises: Unreckonable; BadOption, CannotAggregate for what is not known here.
     """
     if found := _numbers(_read(plan)):
-        raise BadOption(f"nobody can carry out this plan: {'; '.join(found)}")
+        raise Unreckonable(f"nobody can carry out this plan: {'; '.join(found)}")
 
 
 def _read(plan: Plan) -> _Asked:

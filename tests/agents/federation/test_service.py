@@ -221,6 +221,15 @@ async def test_a_plan_with_options_that_there_are_not_keeps_no_node_from_startin
         assert homes[0].rounds.all() == []
 
 
+@pytest.mark.parametrize("changes", [{"rule": {"rule": "of tomorrow"}}, {"privacy": {"noise": "of tomorrow"}}])
+async def test_a_plan_that_another_version_may_know_refutes_nobody(
+    homes: list[Home], changes: dict[str, Any], autojump_clock: Any
+) -> None:
+    plan = homes[0].plan(homes, **changes)
+    (finding,) = audit(homes[0].node.ports, plan, [], homes[0].folder / "scratch")
+    assert (finding.verdict, finding.by) == ("not decidable", None) and "cannot go by the plan" in finding.what
+
+
 async def test_a_plan_whose_numbers_nobody_can_reckon_with_keeps_no_node_from_starting(
     homes: list[Home], autojump_clock: Any
 ) -> None:
