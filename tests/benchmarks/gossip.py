@@ -79,10 +79,11 @@ async def open_stock() -> AsyncIterator[Any]:
     from libp2p.stream_muxer.yamux.yamux import Yamux
 
     from protocols.net_libp2p import host as hosts
+    from protocols.net_libp2p.circuits import Circuits
     from storage.keys import Identity
 
     hosts.Muxer, hosts.Noise = Yamux, Transport  # type: ignore[misc,assignment]
-    host = hosts.build_host(Identity.generate(), "/ipfs/lan/kad/1.0.0")
+    host = hosts.build_host(Identity.generate(), "/ipfs/lan/kad/1.0.0", Circuits())
     router = GossipSub(
         protocols=[TProtocol("/meshsub/1.2.0"), TProtocol("/meshsub/1.1.0")],
         degree=6, degree_low=4, degree_high=12, heartbeat_interval=1, spam_protection_enabled=False,
