@@ -247,3 +247,20 @@ async def test_a_tool_is_used_whether_or_not_the_agents_model_can_be_had(ask):
     with trio.fail_after(20):
         while (await ask("run/ls"))[0]["state"] != "done":
             await trio.sleep(0.05)
+
+
+async def test_content_is_sealed_to_those_who_have_a_role_in_a_workspace(ask, tmp_path):
+    (tmp_path / "plan").write_text("for editors alone")
+    sealed = {"path": str(tmp_path / "plan"), "to": ["role:editor@village"]}
+    assert (await ask.node_post("sealed/seal", **sealed)).json["error"]["code"] == "not_found"
+    await ask.add(SUMMARY)
+    (me,) = await ask("ws/members")
+    made = (await ask.node_post("sealed/seal", **sealed)).lines[-1]
+    assert made["recipients"] == [me["peer"]]
+    for to, code in (
+        ("role:cook@village", "not_found"),
+        ("role:editor@city", "unknown_workspace"),
+        ("role:", "unknown_workspace"),
+    ):
+        refused = await ask.node_post("sealed/seal", path=str(tmp_path / "plan"), to=[to])
+        assert (refused.lines[-1] if refused.status == 200 else refused.json)["error"]["code"] == code

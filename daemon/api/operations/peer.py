@@ -7,10 +7,13 @@ from msgspec import Meta
 from daemon.api.operation import Nothing, Operation, Params, Result
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from daemon.app import Node
     from storage.keys import PeerId
 
 CONNECT_LIMIT_S: Final = 15.0
+ROLE: Final = "role:"
 Kind = Literal["adapters", "rounds", "ask", "workspaces", "models", "datasets", "checkpoints", "content"]
 PeerName = Annotated[str, Meta(max_length=512, description="A peer id, or the name that you gave it.")]
 
@@ -206,6 +209,29 @@ async def resolve(node: "Node", text: str) -> "PeerId":
     if len(rows) > 1:
         raise Unfit(f"{len(rows)} peers are called {text!r}. Name one by its id: covey peer ls")
     return rows[0].peer
+
+
+async def resolve_all(node: "Node", texts: "Iterable[str]") -> "list[PeerId]":
+    """The peers of these ids and names, each once; for `role:ROLE@WORKSPACE` those whose agents have that role there.
+
+    Raises: as `resolve`, UnknownWorkspace.
+    """
+    found: dict[PeerId, None] = {}
+    for text in texts:
+        found |= dict.fromkeys(_of_role(node, text) if text.startswith(ROLE) else [await resolve(node, text)])
+    return list(found)
+
+
+def _of_role(node: "Node", text: str) -> "list[PeerId]":
+    from agents.roster.announced import performers
+    from daemon.errors import NotFoundHere
+    from daemon.workspaces import find
+
+    role, _, workspace = text.removeprefix(ROLE).partition("@")
+    hosts = performers(find(node, workspace).space, None, role)
+    if not hosts:
+        raise NotFoundHere(f"no agent of {workspace} has the role {role!r}. See: covey agent ls {workspace}")
+    return sorted(hosts)
 
 
 OPERATIONS = (

@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from daemon.api.audience import Members, Who, audience
 from daemon.api.operation import Done, Operation, Params, Progress, Result, reporting
-from daemon.api.operations.peer import resolve
+from daemon.api.operations.peer import resolve_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,11 +22,11 @@ MAX_ENTRIES: Final = 10_000
 ME: Final = "me"
 Peers = Annotated[
     tuple[Annotated[str, Meta(max_length=512)], ...],
-    Meta(max_length=256, description="Peers by id or name; commas between."),
+    Meta(max_length=256, description="Peers by id or name, or role:ROLE@WORKSPACE; commas between."),
 ]
 SomePeers = Annotated[
     tuple[Annotated[str, Meta(max_length=512)], ...],
-    Meta(min_length=1, max_length=256, description="Peers by id or name."),
+    Meta(min_length=1, max_length=256, description="Peers by id or name, or role:ROLE@WORKSPACE."),
 ]
 CidText = Annotated[str, Meta(max_length=512, description="The root of sealed content.")]
 Reference = Annotated[str, Meta(max_length=4096, description="CID of sealed content, or CID/path/inside.")]
@@ -376,7 +376,8 @@ def _left(node: "Node", opened: "Sealed", cid: "Cid", gone: "Sequence[PeerId]") 
 
 
 async def _resolved(node: "Node", texts: tuple[str, ...]) -> "list[PeerId]":
-    return [node.identity.peer_id if text == ME else await resolve(node, text) for text in texts]
+    me = [node.identity.peer_id] if ME in texts else []
+    return list(dict.fromkeys([*me, *await resolve_all(node, [text for text in texts if text != ME])]))
 
 
 async def _told(node: "Node", made: "Made", n_bytes: int, note: str) -> NewRoot:
