@@ -1,7 +1,10 @@
 """`python -m simulations SCENARIO [options]`: run one and print its table."""
 
 import argparse
+import logging
 import sys
+
+import structlog
 
 from simulations.scenarios import SCENARIOS
 
@@ -18,4 +21,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # What nodes under attack or behind a cut log is no part of the table.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     sys.exit(main())
