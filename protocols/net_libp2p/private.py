@@ -6,12 +6,13 @@ from typing import Any, Final
 from libp2p.abc import IRawConnection
 from libp2p.io.exceptions import ConnectionClosedError
 
+from protocols.net_libp2p.layered import Layered
 from protocols.pnet import NONCE_BYTES, FlockKey
 
 READ_BYTES: Final = 256 << 10
 
 
-class PrivateConnection(IRawConnection):  # type: ignore[misc]  # libp2p's types are not followed
+class PrivateConnection(Layered, IRawConnection):  # type: ignore[misc]  # libp2p's types are not followed
     """A raw connection under a flock's key. py-libp2p's own has another cipher than the standard says (0.8.1)."""
 
     def __init__(self, conn: Any, key: FlockKey) -> None:
@@ -45,19 +46,3 @@ class PrivateConnection(IRawConnection):  # type: ignore[misc]  # libp2p's types
                 raise ConnectionClosedError("the peer went away before its nonce")
             nonce += more
         return nonce
-
-    async def close(self) -> None:
-        """See `IRawConnection`."""
-        await self._conn.close()
-
-    def get_remote_address(self) -> Any:
-        """See `IRawConnection`."""
-        return self._conn.get_remote_address()
-
-    def get_transport_addresses(self) -> Any:
-        """See `IRawConnection`."""
-        return self._conn.get_transport_addresses()
-
-    def get_connection_type(self) -> Any:
-        """See `IRawConnection`."""
-        return self._conn.get_connection_type()

@@ -11,6 +11,7 @@ from libp2p.io.exceptions import ConnectionClosedError
 from libp2p.security.base_session import BaseSession
 from libp2p.security.noise.transport import Transport
 
+from protocols.net_libp2p.layered import Layered
 from protocols.noise import MAX_PLAINTEXT_BYTES, Opener, Sealer
 
 READ_BYTES: Final = 256 << 10
@@ -28,7 +29,7 @@ class Noise(Transport):  # type: ignore[misc]  # libp2p's types are not followed
         return NoiseSession(await super().secure_outbound(conn, peer_id), conn)
 
 
-class NoiseSession(BaseSession):  # type: ignore[misc]  # libp2p's types are not followed
+class NoiseSession(Layered, BaseSession):  # type: ignore[misc]  # libp2p's types are not followed
     """A connection behind a handshake. One reader and one writer at a time."""
 
     def __init__(self, session: Any, conn: Any) -> None:
@@ -83,19 +84,3 @@ class NoiseSession(BaseSession):  # type: ignore[misc]  # libp2p's types are not
     async def write(self, data: bytes) -> None:
         """Send all of `data`."""
         await self.send([data[at : at + MAX_PLAINTEXT_BYTES] for at in range(0, len(data), MAX_PLAINTEXT_BYTES)])
-
-    async def close(self) -> None:
-        """Close the connection."""
-        await self._conn.close()
-
-    def get_remote_address(self) -> Any:
-        """See `ISecureConn`."""
-        return self._conn.get_remote_address()
-
-    def get_transport_addresses(self) -> Any:
-        """See `ISecureConn`."""
-        return self._conn.get_transport_addresses()
-
-    def get_connection_type(self) -> Any:
-        """See `ISecureConn`."""
-        return self._conn.get_connection_type()

@@ -177,3 +177,20 @@ async def node_here(
             return await trio.to_thread.run_sync(partial(ask, f"/v1/{name}", params))
 
         yield SimpleNamespace(node=node, post=post)
+
+
+@pytest.fixture
+async def in_village(node_here: SimpleNamespace, tmp_path: Path) -> Any:
+    """Ask in a workspace called village: `ask(operation, **params)` gives the answer, `ask.add(toml)` adds an agent."""
+    await node_here.post("ws/create", title="village")
+
+    async def ask(operation: str, /, **params: Any) -> Any:
+        answer = await node_here.post(operation, **{"workspace": "village"} | params)
+        return answer.json if answer.kind == "application/json" else answer.lines
+
+    async def add(text: str, **params: Any) -> Any:
+        (tmp_path / "agent.toml").write_text(text)
+        return await ask("agent/add", file=str(tmp_path / "agent.toml"), **params)
+
+    ask.add, ask.folder, ask.post, ask.node = add, tmp_path, node_here.post, node_here.node
+    return ask

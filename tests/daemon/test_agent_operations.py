@@ -44,24 +44,10 @@ input = {prompt = "Sum up:\\n\\n{find}"}
 
 
 @pytest.fixture
-async def ask(node_here, tmp_path):
-    await node_here.post("ws/create", title="village")
+def ask(in_village, tmp_path):
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.md").write_text("A flock is many birds. They fly. They sing.")
-
-    async def ask(operation, /, **params):
-        answer = await node_here.post(operation, **{"workspace": "village"} | params)
-        return answer.json if answer.kind == "application/json" else answer.lines
-
-    async def add(text, **params):
-        (tmp_path / "agent.toml").write_text(text)
-        return await ask("agent/add", file=str(tmp_path / "agent.toml"), **params)
-
-    ask.add = add
-    ask.node_post = node_here.post
-    ask.node = node_here.node
-    ask.folder = tmp_path
-    return ask
+    return in_village
 
 
 async def test_two_agents_do_a_run_and_the_history_tells_how(ask):
@@ -78,11 +64,11 @@ async def test_two_agents_do_a_run_and_the_history_tells_how(ask):
     assert row["steps"][1]["output"] == "[a.md, line 1] A flock is many birds. They fly."
     assert 0 < row["n_tokens"] < row["max_tokens"] == 500
     commit = row["steps"][1]["commit"]
-    shown = (await ask.node_post("provenance/show", cid=commit, is_verify=True)).json
+    shown = (await ask.post("provenance/show", cid=commit, is_verify=True)).json
     assert "from prompt Sum up:" in shown["text"] and all(check["is_ok"] for check in shown["checks"])
     car = str(ask.folder / "village.car")
     assert (await ask("ws/export", out=car))[-1]["n_missing"] == 0
-    assert (await ask.node_post("provenance/show", cid=commit, is_verify=True, car=car)).json == shown
+    assert (await ask.post("provenance/show", cid=commit, is_verify=True, car=car)).json == shown
     assert [one["is_same"] for one in await ask("run/replay", run="look", is_live=True)] == [True, True]
     made = (await ask("ws/log"))[-1]["content"]["output"]["made"]
     assert made["card"] == added["card"] and made["prompt"][-1]["content"].startswith("Sum up:")
@@ -141,8 +127,8 @@ async def test_agents_that_ask_one_another_without_end_are_stopped(ask):
 
 async def test_what_no_workspace_tells_of_has_no_origin(ask):
     added = await ask.add(SUMMARY)
-    assert "agents/summary" in (await ask.node_post("provenance/show", cid=added["card"])).json["text"]
-    nobody = await ask.node_post("provenance/show", cid="bafkreifzjut3te7nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e")
+    assert "agents/summary" in (await ask.post("provenance/show", cid=added["card"])).json["text"]
+    nobody = await ask.post("provenance/show", cid="bafkreifzjut3te7nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e")
     assert nobody.status == 404 and nobody.json["error"]["code"] == "no_origin"
 
 
@@ -252,15 +238,15 @@ async def test_a_tool_is_used_whether_or_not_the_agents_model_can_be_had(ask):
 async def test_content_is_sealed_to_those_who_have_a_role_in_a_workspace(ask, tmp_path):
     (tmp_path / "plan").write_text("for editors alone")
     sealed = {"path": str(tmp_path / "plan"), "to": ["role:editor@village"]}
-    assert (await ask.node_post("sealed/seal", **sealed)).json["error"]["code"] == "not_found"
+    assert (await ask.post("sealed/seal", **sealed)).json["error"]["code"] == "not_found"
     await ask.add(SUMMARY)
     (me,) = await ask("ws/members")
-    made = (await ask.node_post("sealed/seal", **sealed)).lines[-1]
+    made = (await ask.post("sealed/seal", **sealed)).lines[-1]
     assert made["recipients"] == [me["peer"]]
     for to, code in (
         ("role:cook@village", "not_found"),
         ("role:editor@city", "unknown_workspace"),
         ("role:", "unknown_workspace"),
     ):
-        refused = await ask.node_post("sealed/seal", path=str(tmp_path / "plan"), to=[to])
+        refused = await ask.post("sealed/seal", path=str(tmp_path / "plan"), to=[to])
         assert (refused.lines[-1] if refused.status == 200 else refused.json)["error"]["code"] == code
