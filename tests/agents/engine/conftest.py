@@ -2,10 +2,14 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
+
+from storage.catalog import Catalog
+from storage.catalog.models import ModelRow
 
 FAKE_WORKER = """
 import os, sys, time
@@ -69,3 +73,20 @@ def make_adapter(tiny_model: Path) -> Callable[..., Path]:
         return folder
 
     return make
+
+
+@pytest.fixture
+def catalog(tiny_model: Path, tmp_path: Path) -> Iterator[Catalog]:
+    """A catalog with the tiny model in it."""
+    from agents.engine.worker.models import read_card  # brings torch, which the tests of fakes do without
+
+    card = read_card(tiny_model)
+    catalog = Catalog.open(tmp_path / "catalog.db")
+    catalog.models.upsert(
+        ModelRow(
+            name="tiny", fingerprint=card.fingerprint, folder=str(tiny_model), source="tiny",
+            card=msgspec.to_builtins(card), added_unix_s=1.0,
+        )
+    )  # fmt: skip
+    yield catalog
+    catalog.close()

@@ -4,31 +4,19 @@ import pydoc_data.topics
 from contextlib import nullcontext
 from functools import partial
 
-import msgspec
 import pytest
 
 from agents.engine.client import open_engine
-from agents.engine.worker.models import read_card
 from agents.errors import BadAdapter
 from agents.federation.tasks import Exam, task_of
 from agents.federation.tensors import Layout, flush, new_vector, read_layout
 from agents.federation.training import RoundEngine, find_base
-from storage.catalog import Catalog
-from storage.catalog.models import ModelRow
 
 pytestmark = pytest.mark.engine
 SETTINGS = {"task": "lora", "lora": "flora", "base": "tiny", "targets": ["v_proj"], "rank": 2, "context_tokens": 32}
 
 
-async def test_merged_weights_count_and_must_fit_the_model(tiny_model, tmp_path):
-    card = read_card(tiny_model)
-    catalog = Catalog.open(tmp_path / "catalog.db")
-    catalog.models.upsert(
-        ModelRow(
-            name="tiny", fingerprint=card.fingerprint, folder=str(tiny_model), source="tiny",
-            card=msgspec.to_builtins(card), added_unix_s=1.0,
-        )
-    )  # fmt: skip
+async def test_merged_weights_count_and_must_fit_the_model(catalog, tmp_path):
     find = partial(find_base, catalog)
     task = task_of(SETTINGS).completed(find)
     (tmp_path / "text").write_text(pydoc_data.topics.topics["assert"])
@@ -46,4 +34,3 @@ async def test_merged_weights_count_and_must_fit_the_model(tiny_model, tmp_path)
         assert moved.loss > plain.loss + 0.1
         with pytest.raises(BadAdapter, match="what was merged into the base has"):
             await task.evaluate(Exam(tmp_path / "wide", tmp_path / "text", engine))
-    catalog.close()

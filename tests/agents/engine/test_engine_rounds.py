@@ -18,8 +18,6 @@ from agents.federation.tensors import canonical, flush, new_vector, read_layout,
 from agents.federation.training import RoundEngine, find_base
 from agents.training.settings import ExampleNoise
 from protocols.rounds import read_plan
-from storage.catalog import Catalog
-from storage.catalog.models import ModelRow
 from tests.agents.federation.test_lora_ways import submitted
 from tests.agents.federation.village import make_plan
 
@@ -31,23 +29,17 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("way", ["fedit", "ffa"])
-async def test_two_rounds_lower_the_loss_and_a_round_done_again_gives_the_same_bytes(tiny_model, tmp_path, way):
+async def test_two_rounds_lower_the_loss_and_a_round_done_again_gives_the_same_bytes(
+    tiny_model, catalog, tmp_path, way
+):
     text = tmp_path / "topic.txt"
     text.write_text(pydoc_data.topics.topics["debugger"])
-    card = read_card(tiny_model)
-    catalog = Catalog.open(tmp_path / "catalog.db")
-    catalog.models.upsert(
-        ModelRow(
-            name="tiny", fingerprint=card.fingerprint, folder=str(tiny_model), source="tiny",
-            card=msgspec.to_builtins(card), added_unix_s=1.0,
-        )
-    )  # fmt: skip
 
     def find(name):
         return find_base(catalog, name)
 
     task = task_of(SETTINGS | {"lora": way}).completed(find)
-    assert task.base == card.base
+    assert task.base == read_card(tiny_model).base
     base = tmp_path / "base-0"
     task.initial(base, find)
     losses = []
@@ -76,20 +68,11 @@ async def test_two_rounds_lower_the_loss_and_a_round_done_again_gives_the_same_b
     (tmp_path / "adapter").mkdir()
     task.write_adapter(base, tmp_path / "adapter", {"round": 2}, find)
     assert inspect_folder(tmp_path / "adapter").rank == 4
-    catalog.close()
 
 
 @pytest.mark.parametrize("way", ["rolora", "flora", "flexlora", "hetlora", "fedex"])
-async def test_rounds_of_two_members_lower_the_loss_in_every_way(tiny_model, tmp_path, way):
+async def test_rounds_of_two_members_lower_the_loss_in_every_way(catalog, tmp_path, way):
     """What was merged counts for the engine, and the adapter that is made of it does what the tensors do."""
-    card = read_card(tiny_model)
-    catalog = Catalog.open(tmp_path / "catalog.db")
-    catalog.models.upsert(
-        ModelRow(
-            name="tiny", fingerprint=card.fingerprint, folder=str(tiny_model), source="tiny",
-            card=msgspec.to_builtins(card), added_unix_s=1.0,
-        )
-    )  # fmt: skip
     find = partial(find_base, catalog)
     task = task_of(SETTINGS | {"lora": way}).completed(find)
     texts = []
@@ -127,21 +110,12 @@ async def test_rounds_of_two_members_lower_the_loss_in_every_way(tiny_model, tmp
         as_adapter = task_of(SETTINGS | {"base": task.base, "rank": found.rank, "alpha": found.alpha, "lora": "fedit"})
         score = await as_adapter.evaluate(Exam(tmp_path / "whole" / "adapter", texts[0], engine))
         assert score.loss == pytest.approx(losses[-1], abs=1e-4)
-    catalog.close()
 
 
 @pytest.mark.parametrize("way", ["ffa", "rolora"])
-async def test_a_round_that_hides_examples_learns_through_the_noise_and_never_the_same_twice(tiny_model, tmp_path, way):
+async def test_a_round_that_hides_examples_learns_through_the_noise_and_never_the_same_twice(catalog, tmp_path, way):
     text = tmp_path / "topic.txt"
     text.write_text(pydoc_data.topics.topics["debugger"])
-    card = read_card(tiny_model)
-    catalog = Catalog.open(tmp_path / "catalog.db")
-    catalog.models.upsert(
-        ModelRow(
-            name="tiny", fingerprint=card.fingerprint, folder=str(tiny_model), source="tiny",
-            card=msgspec.to_builtins(card), added_unix_s=1.0,
-        )
-    )  # fmt: skip
     find = partial(find_base, catalog)
     task = task_of(SETTINGS | {"lora": way, "batch": 16, "n_steps": 20, "learning_rate": 0.01}).completed(find)
     base = tmp_path / "base"
@@ -164,4 +138,3 @@ async def test_a_round_that_hides_examples_learns_through_the_noise_and_never_th
         after += read_vector(base, whole)
         flush(after, tmp_path / "after")
         assert (await task.evaluate(Exam(tmp_path / "after", text, engine))).loss < before
-    catalog.close()
