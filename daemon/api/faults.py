@@ -152,6 +152,7 @@ STATUSES: Final = {
     "cannot_collect": 409,
     "blocks_damaged": 500,
     "refuted": 500,
+    "differs": 500,
 }
 # Only what was refused for whom it comes from, or for what it is, ends so: another state (409) is a failure.
 _EXIT_OF_STATUS: Final = {403: EXIT_REFUSED, 404: EXIT_NOT_FOUND}

@@ -66,14 +66,13 @@ def provenance(row: Json) -> Iterator[str]:
         yield clean(f"{mark}  {check['what']}: {check['text']}")
 
 
-def replayed(rows: Json) -> Iterator[str]:
-    """A line a step, and what differs."""
-    for row in rows:
-        yield clean(
-            f"{'same   ' if row['is_same'] else 'differs'}  {row['name']}  {row['recorded']}  {row['why']}".rstrip()
-        )
-        for line in row["diff"]:
-            yield clean(f"    {line}")
+def replayed(row: Json) -> Iterator[str]:
+    """A line for a step, and what differs."""
+    yield clean(
+        f"{'same   ' if row['is_same'] else 'differs'}  {row['name']}  {row['recorded']}  {row['why']}".rstrip()
+    )
+    for line in row["diff"]:
+        yield clean(f"    {line}")
 
 
 def runs(rows: Json) -> Iterator[str]:

@@ -1,9 +1,10 @@
 """What bad clients do to a model: `python -m tests.benchmarks.robustness`.
 
 Digits, ten clients, two of them bad; each round is admitted and aggregated by the functions that members of an
-experiment use. Means over the seeds, with the standard deviation; "oracle" trains on the honest eight alone. "Checked
+experiment use. Means over the seeds, with the standard deviation; "oracle" trains on the honest eight alone. "Masked
 mean" is what secure aggregation can do: nobody sees an update but its client, whose own code refuses what is not finite
-and clips to MAX_NORM. It holds against false data and false training, not against a client with false code.
+and clips to MAX_NORM; the plan's momentum makes up for what clipping takes from the step. It holds against false data
+and false training, not against a client with false code.
 """
 
 import argparse
@@ -40,7 +41,8 @@ N_CLEAN_ROUNDS = 30
 
 ROBUST = {"before": ({"before": "nnm", "n_bad": N_BAD},), "rule": {"rule": "trimmed_mean", "n_bad": N_BAD}}
 MEAN = {"rule": {"rule": "fedavg"}}
-MAX_NORM = 1.0  # twice what an honest first update has
+MASKED = {**MEAN, "server": {"server": "fedavgm", "beta": 0.85}}
+MAX_NORM = 0.5  # what an honest first update has
 BY_SAMPLES = {"rule": {"rule": "fedavg", "weights": "samples"}}
 
 ALIE_DEVIATIONS = 1.5  # of the honest updates; the paper's own bound is 0 for 2 of 10
@@ -137,7 +139,7 @@ def main() -> None:
     seeds = range(parser.parse_args().seeds)
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy {np.__version__}")
     print(f"digits, {N_CLIENTS} clients, {N_BAD} bad; {len(seeds)} seeds, mean ± standard deviation\n")
-    print("| data | attack | plain mean | checked mean | NNM + trimmed mean | oracle | goal | met |")
+    print("| data | attack | plain mean | masked mean | NNM + trimmed mean | oracle | goal | met |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for spread in ("IID", "two-class shards"):
         oracle = [run(MEAN, spread, "none", seed, is_oracle=True) for seed in seeds]
@@ -151,15 +153,15 @@ def main() -> None:
 
 def attacked(spread: str, attack: str, oracle: list[float], seeds: range) -> None:
     plain = [run(MEAN, spread, attack, seed) for seed in seeds]
-    secure = [run(MEAN, spread, attack, seed, are_checked=True) for seed in seeds]
+    masked = [run(MASKED, spread, attack, seed, are_checked=True) for seed in seeds]
     robust = [run(ROBUST, spread, attack, seed) for seed in seeds]
     goal, is_met = "", ""
     if spread == "IID" and attack != "none":
-        goal, is_met = "0.92", met(statistics.mean(robust) >= 0.92)
+        goal, is_met = "0.92", met(min(statistics.mean(robust), statistics.mean(masked)) >= 0.92)
     if spread != "IID" and attack == "sign x5":
         gap = statistics.mean(oracle) - statistics.mean(robust)
         goal, is_met = "oracle - .01", f"{met(gap <= 0.01)} ({gap:+.3f})"
-    found = " | ".join(map(said, (plain, secure, robust, oracle)))
+    found = " | ".join(map(said, (plain, masked, robust, oracle)))
     print(f"| {spread} | {attack} | {found} | {goal} | {is_met} |", flush=True)
 
 

@@ -52,6 +52,17 @@ async def test_a_plan_is_performed_and_gives_the_same_when_it_is_replayed(run):
     assert (await run.start(PLAN))["error"]["code"] == "unfit"
 
 
+async def test_a_run_that_another_plan_gives_otherwise_is_replayed_to_an_error(run, tmp_path):
+    await run.start(PLAN)
+    with trio.fail_after(20):
+        while (await run("ls"))[0]["state"] != "done":
+            await trio.sleep(0.05)
+    (tmp_path / "other.toml").write_text(PLAN.replace("many birds", "a crowd"))
+    *replayed, last = await run("replay", run="two-steps", plan=str(tmp_path / "other.toml"))
+    assert [(step["name"], step["is_same"]) for step in replayed] == [("ask", False)]
+    assert last["error"]["code"] == "differs" and "ask" in last["error"]["text"]
+
+
 async def test_a_run_waits_for_approval_and_can_be_cancelled(run):
     await run.start(PLAN + GATE, name="gated")
     await run.start(PLAN + GATE, name="stopped")

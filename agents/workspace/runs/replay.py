@@ -25,6 +25,12 @@ Told = Callable[[Run, StepView, Any], "list[dict[str, str]] | None"]
 Live = Callable[[str, str, Any, str], Awaitable[Any]]
 
 
+class Differs(AgentError):
+    """A step that is performed again does not give what is recorded. To see where it comes from: covey provenance."""
+
+    code = "differs"
+
+
 class Replayed(NamedTuple):
     """A step that was performed again. `recorded` and `now` are the CIDs of its output; `diff` is for people."""
 

@@ -205,11 +205,18 @@ async def approve(node: "Node", params: Approve) -> Done:
     return await approve_it(node, params)
 
 
-async def replay(node: "Node", params: Again) -> list[Replayed]:
-    """Perform a run's steps again from what is recorded, and compare; it stops at the first that differs."""
+async def replay(node: "Node", params: Again) -> AsyncIterator[Replayed]:
+    """Perform a run's steps again from what is recorded, and compare; where one differs it stops, and fails."""
+    from agents.workspace.runs.replay import Differs
     from daemon.runs import replay as replay_it
 
-    return await replay_it(node, params)
+    differing = []
+    for found in await replay_it(node, params):
+        yield found
+        if not found.is_same:
+            differing.append(found.name)
+    if differing:
+        raise Differs(f"not as it is recorded: {', '.join(differing)}")
 
 
 OPERATIONS = (
@@ -273,8 +280,9 @@ OPERATIONS = (
         verb="replay",
         summary="Perform a run again from its history, and compare.",
         params=Again,
-        result=list[Replayed],
+        result=Replayed,
         handler=replay,
+        is_stream=True,
         arguments=("workspace", "run"),
     ),
 )
