@@ -33,9 +33,12 @@ async def all_up(homes: list[Home]) -> AsyncIterator[None]:
         yield
 
 
-async def test_members_come_to_one_sum_and_each_proves_it(four: list[Home], autojump_clock: Any) -> None:
+@pytest.mark.parametrize("server", [None, {"server": "fedavgm", "beta": 0.85}])
+async def test_members_come_to_one_sum_and_each_proves_it(
+    four: list[Home], autojump_clock: Any, server: dict[str, Any] | None
+) -> None:
     async with all_up(four):
-        plan = four[0].plan(four, **SECURE)
+        plan = four[0].plan(four, **SECURE, server=server)
         ones = await begun(four, plan)
         await until(lambda: all(one.is_over for one in ones))
         assert len({one.book.result(2) for one in ones}) == 1
