@@ -245,6 +245,8 @@ class Train(Message, frozen=True, tag="train", kw_only=True):
         data: None to go on with the unfinished training in the folder `run`, as it was begun.
         initial: a safetensors file of the adapter to begin with, under PEFT's names; None to begin a new one.
         merged: a safetensors file of what is added to layers' weights first; with `is_fresh` alone.
+        correction: a safetensors file of what is added to every gradient of the adapter, or of some of its tensors, as
+            SCAFFOLD does; with `is_fresh` alone.
         noise: train with noise that hides each example; with `is_fresh` alone. Which examples a step takes is by chance
             then, as the noise is, and each example by itself is held out or not.
         run: where it keeps its checkpoints (see `agents.training.runs`). Without `is_fresh`, an unfinished training
@@ -260,6 +262,7 @@ class Train(Message, frozen=True, tag="train", kw_only=True):
     out: Path
     initial: Path | None = None
     merged: Path | None = None
+    correction: Path | None = None
     settings: Settings = Settings()
     noise: ExampleNoise | None = None
     is_fresh: bool = False

@@ -10,12 +10,14 @@ from agents.aggregation.lora.adapters import LoraWay
 from agents.aggregation.registry import before_of, rule_of, server_of
 from agents.aggregation.rules.fedavg import FedAvg
 from agents.aggregation.rules.fedbuff import FedBuff
+from agents.aggregation.rules.fednova import FedNova
 from agents.aggregation.updates import CannotAggregate
 from agents.federation.lora import terms_of, way_of
 from agents.federation.options import BadOption, Options, options_of
 from agents.federation.privacy import examples
 from agents.federation.privacy.accounts import lattice_of, noise_of
 from agents.federation.secure.terms import check_threshold, default_threshold
+from agents.federation.tasks import BadTask, Task, task_of
 from protocols.rounds import Plan
 
 
@@ -54,12 +56,24 @@ def _lora(is_so: Callable[[LoraWay], bool]) -> Asks:
     return asks
 
 
+def _task(is_so: Callable[[Task], bool]) -> Asks:
+    def asks(asked: _Asked) -> bool:
+        try:
+            return is_so(task_of(asked.plan.task))
+        except BadTask:  # it is refused for itself
+            return False
+
+    return asks
+
+
 OPTIONS: Final[dict[str, Asks]] = {
     "secure aggregation": lambda asked: asked.options.secure is not None,
     "no secure aggregation": lambda asked: asked.options.secure is None,
     "a rule or step that looks at single updates": _is_per_update,
     "fedbuff": lambda asked: isinstance(rule_of(asked.plan.rule), FedBuff),
     "weights by samples": _is_weighted,
+    "fednova": lambda asked: isinstance(rule_of(asked.plan.rule), FedNova),
+    "steps other than plain SGD's": _task(lambda task: not task.is_plain_sgd),
     "a LoRA way that looks at single adapters": _lora(lambda way: not way.is_of_halves),
     "a LoRA way that averages another half each round": _lora(lambda way: way.is_of_halves and way.moves),
     "a LoRA way that turns, cuts or begins anew": _lora(lambda way: way.moves),
@@ -149,6 +163,12 @@ TABLE: Final = (
         "compression",
         "what a codec leaves out is added to the next update, whose numbers stand for something else: take fedit, ffa,"
         " fedex or hetlora",
+    ),
+    (
+        "fednova",
+        "steps other than plain SGD's",
+        "it divides an update by its number of steps, and how far n steps go is n times as far as one with plain SGD"
+        " alone: set optimizer = 'sgd', without momentum or proximal_mu, or take fedavg",
     ),
     ("hetlora", "weights by samples", "it weighs adapters by the norms of their products: take uniform weights"),
     (

@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -67,6 +67,7 @@ class RoundEngine:
                 out=str(wish.out),
                 initial=str(initial),
                 merged=str(wish.merged) if wish.merged is not None else None,
+                correction=str(wish.correction) if wish.correction is not None else None,
                 settings=_settings(wish),
                 noise=wish.noise,
                 is_fresh=True,
@@ -115,7 +116,13 @@ def _whole(row: ModelRow, wish: Training, folder: Path) -> Path:
 
 
 def _settings(wish: Training) -> Settings:
+    # Rules that reckon with steps of sgd reckon with one rate for all of them.
+    pace: dict[str, Any] = {"schedule": "constant", "n_warmup": 0} if wish.optimizer == "sgd" else {}
     return Settings(
+        **pace,
+        optimizer=wish.optimizer,
+        momentum=wish.momentum,
+        proximal_mu=wish.proximal_mu,
         form=None if wish.kind == "auto" else wish.kind,
         rank=wish.rank,
         alpha=wish.alpha,

@@ -8,6 +8,7 @@ from msgspec import Meta
 Form = Literal["chat", "instruction", "completion", "preference", "text"]
 Schedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["auto", "fp32", "bf16"]
+Optimizer = Literal["adamw", "adam", "sgd"]
 
 DEFAULT_STEPS = 30
 
@@ -30,7 +31,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     loss is taken every `eval_every` steps (0: before and after), on at most `n_eval` examples; where `patience`
     evaluations in a row did not better it by `min_gain`, the training ends with the best adapter.
     What is held out follows from `split_seed`, or from `seed` where that is None. `frozen` is the half of each low-rank
-    layer that stays as it begins.
+    layer that stays as it begins. `proximal_mu` pulls parameters to where they began: mu/2 of the squared distance is
+    part of the loss that is gone down, and not of the one that is told.
     """
 
     form: Form | None = None
@@ -56,6 +58,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     schedule: Schedule = "cosine"
     n_warmup: Annotated[int, Meta(ge=0, le=1_000_000)] = 3
     frozen: Literal["", "a", "b"] = ""
+    optimizer: Optimizer = "adamw"
+    momentum: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
+    proximal_mu: Annotated[float, Meta(ge=0.0, le=1000.0)] = 0.0
     weight_decay: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     clip_norm: Annotated[float, Meta(gt=0.0, le=1e6)] = 1.0
     precision: Precision = "auto"

@@ -52,7 +52,8 @@ class Training(NamedTuple):
 
     What is held out of the data is the same in every round, whatever the seed. With `is_half`, `initial` holds the B of
     each layer alone: A follows from the base, and is not learned. `frozen` is the half that is not learned, "a" or "b";
-    `merged` a file of what is added to layers' weights first. `noise` hides each example; what is held out, and which
+    `merged` a file of what is added to layers' weights first, `correction` one of what is added to every gradient. With
+    sgd the rate is the same in every step. `noise` hides each example; what is held out, and which
     examples a step takes, follows from no seed then.
     """
 
@@ -74,6 +75,10 @@ class Training(NamedTuple):
     frozen: Literal["", "a", "b"] = ""
     merged: Path | None = None
     noise: ExampleNoise | None = None
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    momentum: float = 0.0
+    proximal_mu: float = 0.0
+    correction: Path | None = None
 
 
 class Trained(NamedTuple):
@@ -109,7 +114,8 @@ class Work(NamedTuple):
     `seed` is the round's own and this participant's: who trains again from it makes the same update. `engine` runs a
     training in the engine's process, for tasks that need one; None where there is no engine. `rank` is what this
     participant chose to train, where the task lets it; 0 for the plan's. `noise` is asked of tasks that hide examples
-    alone: by chance, so that no two trainings make the same update.
+    alone: by chance, so that no two trainings make the same update. `correction`, of tasks that correct drift alone, is
+    a file of the base's layout that is added to every gradient.
     """
 
     base: Path
@@ -120,6 +126,7 @@ class Work(NamedTuple):
     number: int = 1
     rank: int = 0
     noise: ExampleNoise | None = None
+    correction: Path | None = None
 
 
 class Made(NamedTuple):
@@ -143,11 +150,17 @@ class Task(msgspec.Struct, frozen=True, tag_field="task", forbid_unknown_fields=
 
     needs_data: ClassVar[bool] = True
     hides_examples: ClassVar[bool] = False  # can it train with noise?
+    corrects_drift: ClassVar[bool] = False  # can it train with a correction?
 
     @property
     def wanted_base(self) -> str | None:
         """The base model that who trains must have, by its fingerprint."""
         return None
+
+    @property
+    def is_plain_sgd(self) -> bool:
+        """Are steps plain SGD on the own loss, as rules that reckon with single steps assume?"""
+        return True
 
     def completed(self, find: FindBase) -> Self:
         """The settings as a plan holds them: what has a name of its own here, by what all know it. Raises: BadTask."""

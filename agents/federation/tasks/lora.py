@@ -36,6 +36,7 @@ from agents.aggregation.lora.adapters import LoraWay
 from agents.aggregation.registry import lora_of
 from agents.federation import lora as adapters
 from agents.federation.lora import ALPHA, RANK, half_name, layer_of, layers_in, merged_name, places
+from agents.federation.steps import Kind, Momentum, Mu, check_momentum, is_plain
 from agents.federation.tasks import BadTask, Base, Exam, FindBase, Made, Score, Task, Training, Work, no_base
 from agents.federation.tensors import Layout, canonical, flush, new_vector, read_layout, read_vector
 from agents.training.check import read, refuse_bad
@@ -48,10 +49,12 @@ NEAR: Final = 1e-6  # an adapter made of merged weights lacks no larger a part o
 
 class Lora(Task, frozen=True, tag="lora", kw_only=True):
     """Settings. `base` is the fingerprint of the base model, `base_name` what the plan's author calls it; the rest is
-    as `covey train` has it. `held_out` is the share of the own data that is not learned from, in no round.
+    as `covey train` has it, but with sgd the rate stays the same. `held_out` is the share of the own data that is not
+    learned from, in no round. `proximal_mu` is FedProx's: how far the round's adapter pulls.
     """
 
     hides_examples: ClassVar[bool] = True
+    corrects_drift: ClassVar[bool] = True
 
     lora: Literal["fedit", "ffa", "rolora", "flora", "flexlora", "hetlora", "fedex"] = "fedit"
     base: Annotated[str, Meta(max_length=128)]
@@ -67,7 +70,18 @@ class Lora(Task, frozen=True, tag="lora", kw_only=True):
     batch: Annotated[int, Meta(ge=1, le=1024)] = 4
     context_tokens: Annotated[int, Meta(ge=8, le=1 << 17)] = 64
     learning_rate: Annotated[float, Meta(gt=0.0, le=1.0)] = 2e-3
+    optimizer: Kind = "adamw"
+    momentum: Momentum = 0.0
+    proximal_mu: Mu = 0.0
     held_out: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.1
+
+    def __post_init__(self) -> None:
+        check_momentum(self.optimizer, self.momentum)
+
+    @property
+    def is_plain_sgd(self) -> bool:
+        """As the settings say."""
+        return is_plain(self.optimizer, self.momentum, self.proximal_mu)
 
     @property
     def way(self) -> LoraWay:
@@ -134,6 +148,7 @@ class Lora(Task, frozen=True, tag="lora", kw_only=True):
         wish = self._wish(work.data, initial, folder, int.from_bytes(work.seed[:SEED_BYTES]), merged)
         # All products count the same: alpha / rank of the plan, whatever the own rank.
         wish = wish._replace(rank=rank, alpha=self.alpha / self.rank * rank, noise=work.noise)
+        wish = wish._replace(correction=work.correction)
         if self.way.trains(work.number) != self.way.holds:
             wish = wish._replace(frozen="a" if self.way.trains(work.number) == "b" else "b")
         trained = await work.engine.train(wish)
@@ -191,6 +206,9 @@ class Lora(Task, frozen=True, tag="lora", kw_only=True):
             seed=seed,
             is_half=self.lora == "ffa",
             merged=merged,
+            optimizer=self.optimizer,
+            momentum=self.momentum,
+            proximal_mu=self.proximal_mu,
         )
 
     def write_adapter(self, tensors: Path, folder: Path, facts: Mapping[str, Fact], find: FindBase = no_base) -> None:

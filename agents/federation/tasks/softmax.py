@@ -3,13 +3,15 @@
 The data are an .npz with `x` (n, n_features) and `y` (n,), or CSV without a heading, the label in its last column.
 Minibatch gradient descent on the cross-entropy, in float64, in an order that follows from the seed; or DP-SGD, with
 batches and noise from the system's source of secrets. A part of the data is held out of every round's training, and
-every result is looked at on it.
+every result is looked at on it. `agents.federation.steps` has the optimizers, and what pulls beside the data.
 
 Source: Bishop, Pattern Recognition and Machine Learning (2006), section 4.3.4.
 """
 
 import zipfile
+from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
 
@@ -19,6 +21,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from agents.federation.privacy.examples import NoisySum, taken
+from agents.federation.steps import Floats, Kind, Momentum, Mu, NSteps, Optimizer, Pull, check_momentum, is_plain
 from agents.federation.tasks import BadTask, Exam, FindBase, Made, Score, Task, Work, no_base
 from agents.federation.tensors import Layout, flush, new_vector, read_layout, read_vector
 from agents.training.settings import ExampleNoise
@@ -26,25 +29,38 @@ from agents.training.settings import ExampleNoise
 MAX_DATA_BYTES: Final = 1 << 30
 MAX_BLOCK_VALUES: Final = 1 << 21  # of single examples' gradients at a time
 SPLIT_SEED: Final = 5489  # which rows are held out follows from their number alone, in every round
-Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
 
 
 class Softmax(Task, frozen=True, tag="softmax", kw_only=True):
-    """Settings. `n_epochs` are the passes over the own data in a round; `scale` divides the features; `held_out` is the
-    share of the own data that is not learned from.
+    """Settings. `n_epochs` are the passes over the own data in a round; with `n_steps` everybody makes so many steps.
+    `decay` is of weights, not of biases; `scale` divides the features; `held_out` is the share of the own data that is
+    not learned from. `proximal_mu` is FedProx's: how far the round's base pulls.
     """
 
     hides_examples: ClassVar[bool] = True
+    corrects_drift: ClassVar[bool] = True
 
     n_features: Annotated[int, Meta(ge=1, le=1 << 20)]
     n_classes: Annotated[int, Meta(ge=2, le=1 << 16)]
     learning_rate: Annotated[float, Meta(gt=0.0, le=100.0)] = 0.1
     n_epochs: Annotated[int, Meta(ge=1, le=1000)] = 1
+    n_steps: NSteps = 0
     batch: Annotated[int, Meta(ge=1, le=1 << 20)] = 32
+    optimizer: Kind = "sgd"
+    momentum: Momentum = 0.0
+    proximal_mu: Mu = 0.0
     decay: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     scale: Annotated[float, Meta(gt=0.0)] = 1.0
     held_out: Annotated[float, Meta(ge=0.0, le=0.5)] = 0.1
+
+    def __post_init__(self) -> None:
+        check_momentum(self.optimizer, self.momentum)
+
+    @property
+    def is_plain_sgd(self) -> bool:
+        """As the settings say."""
+        return is_plain(self.optimizer, self.momentum, self.proximal_mu)
 
     @property
     def layout(self) -> Layout:
@@ -79,34 +95,51 @@ class Softmax(Task, frozen=True, tag="softmax", kw_only=True):
         before = np.array(read_vector(work.base, self.layout), np.float64)
         after = before.copy()
         if work.noise is not None:
-            n_steps = self._descend_noisily(after, x, y, work.noise)
+            n_steps = self._descend_noisily(after, x, y, work.noise, self._pull(before, work.correction))
         else:
-            n_steps = self._descend(after, x, y, work.seed)
+            n_steps = self._descend(after, x, y, work.seed, self._pull(before, work.correction))
         update = new_vector(work.out, self.layout)
         update[:] = after.astype(np.float32) - before.astype(np.float32)
         flush(update, work.out)
         return Made(len(y), n_steps, self.measure(after, x_out, y_out)[0])
 
-    def _descend(self, vector: Floats, x: Floats, y: Places, seed: bytes) -> int:
+    def _pull(self, base: Floats, correction: Path | None) -> Pull:
+        found = np.array(read_vector(correction, self.layout), np.float64) if correction is not None else None
+        return Pull(base, self.proximal_mu, found)
+
+    def _optimizer(self, n_params: int) -> Optimizer:
+        decay = np.full(n_params, self.decay)
+        decay[: self.n_classes] = 0.0  # biases
+        return Optimizer(self.optimizer, self.learning_rate, self.momentum, decay if self.decay else None)
+
+    def _descend(self, vector: Floats, x: Floats, y: Places, seed: bytes, pull: Pull) -> int:
         """Go down the gradient, in place; the number of steps."""
         bias, weight = self._views(vector)
-        chance, n_steps = np.random.Generator(np.random.PCG64(int.from_bytes(seed))), 0
-        for _ in range(self.n_epochs):
-            order = chance.permutation(len(y))
-            for start in range(0, len(y), self.batch):
-                trio.from_thread.check_cancelled()
-                rows = order[start : start + self.batch]
-                error = _errors(x[rows], y[rows], weight, bias)  # (batch, n_classes)
-                step = self.learning_rate / len(rows)
-                weight -= step * (x[rows].T @ error) + self.learning_rate * self.decay * weight
-                bias -= step * error.sum(axis=0)
-                n_steps += 1
+        optimizer, n_steps = self._optimizer(len(vector)), 0
+        for rows in self._batches(len(y), seed):
+            trio.from_thread.check_cancelled()
+            error = _errors(x[rows], y[rows], weight, bias)  # (batch, n_classes)
+            total = np.concatenate((error.sum(axis=0), (x[rows].T @ error).ravel()))  # (n_params)
+            optimizer.step(vector, total, len(rows), pull.at(vector))
+            n_steps += 1
         return n_steps
 
-    def _descend_noisily(self, vector: Floats, x: Floats, y: Places, noise: ExampleNoise) -> int:
+    def _batches(self, n_rows: int, seed: bytes) -> Iterator[Places]:
+        """The rows of each step: pass after pass, each in an order of its own."""
+        chance = np.random.Generator(np.random.PCG64(int.from_bytes(seed)))
+
+        def passes() -> Iterator[Places]:
+            while True:
+                order = chance.permutation(n_rows)
+                yield from (order[start : start + self.batch] for start in range(0, n_rows, self.batch))
+
+        return islice(passes(), self.n_steps or self.n_epochs * -(-n_rows // self.batch))
+
+    def _descend_noisily(self, vector: Floats, x: Floats, y: Places, noise: ExampleNoise, pull: Pull) -> int:
         """The same by DP-SGD: a step is divided by the batch that is expected, for the real one is a secret."""
         bias, weight = self._views(vector)
         batch, n_steps = self.steps(len(y))
+        optimizer = self._optimizer(len(vector))
         n_at_once = max(1, MAX_BLOCK_VALUES // len(vector))
         for _ in range(n_steps):
             total = NoisySum(len(vector), noise)
@@ -117,15 +150,13 @@ class Softmax(Task, frozen=True, tag="softmax", kw_only=True):
                 error = _errors(x[part], y[part], weight, bias)  # (n, n_classes)
                 of_weight = (x[part][:, :, None] * error[:, None, :]).reshape(len(part), -1)
                 total.add(np.concatenate((error, of_weight), axis=1))  # (n, n_params)
-            decayed = self.learning_rate * self.decay * weight
-            vector -= self.learning_rate / batch * total.told()
-            weight -= decayed
+            optimizer.step(vector, np.asarray(total.told(), np.float64), batch, pull.at(vector))
         return n_steps
 
     def steps(self, n_examples: int) -> tuple[int, int]:
         """Passes over the data, on average."""
         batch = min(self.batch, n_examples)
-        return batch, max(1, round(self.n_epochs * n_examples / batch))
+        return batch, self.n_steps or max(1, round(self.n_epochs * n_examples / batch))
 
     def split(self, n_rows: int) -> tuple[Places, Places]:
         """The rows to learn from, and those held out."""

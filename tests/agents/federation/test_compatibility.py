@@ -16,6 +16,10 @@ def lora(way: str) -> dict[str, object]:
     return {"task": {"task": "lora", "lora": way}}
 
 
+def softmax(**changes: object) -> dict[str, object]:
+    return {"task": "softmax", "n_features": 4, "n_classes": 3, "n_steps": 5} | changes
+
+
 def plan(**changes: object) -> Plan:
     peers = tuple(identity(number).peer_id for number in range(5))
     fixed = {
@@ -55,6 +59,8 @@ def plan(**changes: object) -> Plan:
         {"privacy": EXAMPLES, "gossip": {}},
         {"rule": {"rule": "fedbuff"}, "compression": {"codec": "top_k", "part": 0.01}},
         {"gossip": {"mixing": "moshpit"}},
+        {"task": softmax(), "rule": {"rule": "fednova"}},
+        {"task": softmax(optimizer="adam", proximal_mu=0.1), "rule": TRIMMED},
     ],
     ids=str,
 )
@@ -83,6 +89,15 @@ def test_options_that_compose_are_accepted(changes: dict[str, object]) -> None:
             for way in ("rolora", "flora", "flexlora")
         ),
         (lora("hetlora") | {"rule": {"rule": "fedavg", "weights": "samples"}}, "norms of their products"),
+        *(
+            ({"task": task, "rule": {"rule": "fednova"}}, "n times as far as one")
+            for task in (
+                softmax(momentum=0.5),
+                softmax(proximal_mu=0.5),
+                softmax(optimizer="adam"),
+                {"task": "lora", "base": "b"},
+            )
+        ),
         ({"task": {"task": "lora", "lora": "flora", "rank": 0}}, "rank or alpha is not valid"),
         (SECURE | {"compression": {"codec": "int8"}}, "do not add up"),
         (SECURE | {"privacy": CENTRAL}, "take distributed noise"),

@@ -22,10 +22,10 @@ from agents.engine.worker.training.lowrank import LowRanks
 from agents.engine.worker.training.noisy import add_noisy_gradients, check_settings
 from agents.engine.worker.training.objective import Row, count_labels, preference_loss, token_loss
 from agents.engine.worker.training.plan import Feed, Plan
-from agents.errors import EngineFailed
+from agents.errors import CannotResume, EngineFailed
 from agents.training.runs import Checkpoint, Evaluation, Run, State
 from agents.training.schedule import share
-from agents.training.settings import ExampleNoise
+from agents.training.settings import ExampleNoise, Settings
 
 MAX_CURVE_POINTS: Final = 1024
 MAX_EVALUATIONS: Final = 65536
@@ -88,12 +88,14 @@ class Training:
         self.checkpoint: Checkpoint | None = None
         self.progress = Progress()
         self.lora = LowRanks(loaded, run.settings)
-        self._optimizer = torch.optim.AdamW(
-            [self.lora.flat], lr=run.settings.learning_rate, weight_decay=run.settings.weight_decay, fused=True
-        )
+        self._optimizer = make_optimizer([self.lora.flat], run.settings)
+        self._base: Tensor | None = None
+        self._correction: Tensor | None = None
 
     def resume(self, checkpoint: Checkpoint, state: State) -> None:
         """Go on where `checkpoint` was written. Raises: CannotResume."""
+        if self._settings.proximal_mu:
+            raise CannotResume("a training that is pulled to where it began is begun anew: no checkpoint has that")
         best = states.restore(checkpoint, self.lora, self._optimizer, self._loaded.device)
         self.progress = Progress(
             step=state.step,
@@ -106,11 +108,18 @@ class Training:
         )
         self._saved_step, self.checkpoint = state.step, checkpoint
 
-    def begin(self, is_cancelled: IsCancelled, initial: Path | None = None) -> None:
-        """Take the loss before the first step, with the adapter that is given. Raises: Paused, BadAdapter."""
+    def begin(self, is_cancelled: IsCancelled, initial: Path | None = None, correction: Path | None = None) -> None:
+        """Take the loss before the first step, with the adapter that is given. Raises: Paused, BadAdapter.
+
+        `correction`: a file of what is added to every gradient.
+        """
         torch.manual_seed(self._settings.seed)
         if initial is not None:
             self.lora.read(initial)
+        if self._settings.proximal_mu:
+            self._base = self.lora.flat.detach().clone()
+        if correction is not None:
+            self._correction = self.lora.read_beside(correction)
         self.progress.loss_before = self._evaluate(is_cancelled)
 
     def go(self, emit: Emit, is_cancelled: IsCancelled) -> float:
@@ -158,10 +167,14 @@ class Training:
             total = self._add_gradients(rows, n_labels, is_cancelled)
         if settings.frozen:
             self.lora.still(settings.frozen)
+        if self._base is not None:  # a half that is frozen has not moved
+            flat.grad.add_(flat.detach() - self._base, alpha=settings.proximal_mu)
         if not torch.isfinite(flat.grad).all():
             raise EngineFailed(f"the loss is no longer finite at step {progress.step + 1}: lower the learning rate")
         norm = torch.linalg.vector_norm(flat.grad)
         flat.grad.mul_((settings.clip_norm / (norm + 1e-6)).clamp_(max=1.0))
+        if self._correction is not None:
+            flat.grad.add_(self._correction)
         rate = settings.learning_rate * share(settings.schedule, progress.step, self._plan.n_steps, settings.n_warmup)
         self._optimizer.param_groups[0]["lr"] = rate
         self._optimizer.step()
@@ -262,6 +275,15 @@ class Training:
         kept = states.save(self._folder, state, self.lora, self._optimizer, progress.best, self._loaded.device)
         self._saved_step, self.checkpoint = progress.step, kept
         emit(TrainCheckpoint(step=kept.step, folder=str(kept.folder), cid=str(kept.cid)))
+
+
+def make_optimizer(parameters: list[Tensor], settings: Settings) -> torch.optim.Optimizer:
+    """What the settings name, over these."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, momentum=settings.momentum, weight_decay=decay)
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=rate, weight_decay=decay, fused=True)
 
 
 class Pace:

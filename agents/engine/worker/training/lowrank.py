@@ -159,6 +159,19 @@ class LowRanks:
                 for half in "ab":
                     getattr(layer.module, half).copy_(tensors[f"{PREFIX}{layer.name}.lora_{half.upper()}.weight"])
 
+    def read_beside(self, path: Path) -> Tensor:
+        """A vector of the parameters' shape from a file of some of them; zeros for others. Raises: BadAdapter."""
+        try:
+            found = safetensors.torch.load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise BadAdapter(f"what is to correct gradients cannot be read: {error}") from None
+        own = self.tensors()
+        unlike = [name for name, tensor in found.items() if name not in own or own[name].shape != tensor.shape]
+        if unlike:
+            raise BadAdapter(f"what is to correct gradients does not fit the adapter: {sorted(unlike)[0]}")
+        parts = [found.get(name, torch.zeros_like(tensor)).reshape(-1) for name, tensor in own.items()]
+        return torch.cat(parts).to(self.flat)
+
     def read(self, path: Path) -> None:
         """Take the parameters from a safetensors file that holds these and no others. Raises: BadAdapter."""
         try:

@@ -19,6 +19,7 @@ from agents.training.runs import Checkpoint, State
 FIRST: Final = "optimizer.exp_avg"
 SECOND: Final = "optimizer.exp_avg_sq"
 COUNT: Final = "optimizer.step"
+VELOCITY: Final = "optimizer.momentum_buffer"
 CHANCE: Final = "rng.cpu"
 CHANCE_CUDA: Final = "rng.cuda"
 BEST: Final = "best"
@@ -40,7 +41,9 @@ def save(
 def _tensors(lora: LowRanks, optimizer: Any, best: Tensor | None, device: torch.device) -> dict[str, Tensor]:
     held = optimizer.state.get(lora.flat) or {}
     tensors = chance(device)
-    if held:
+    if held.get("momentum_buffer") is not None:
+        tensors[VELOCITY] = held["momentum_buffer"]
+    if "exp_avg" in held:
         tensors |= {FIRST: held["exp_avg"], SECOND: held["exp_avg_sq"], COUNT: held["step"].reshape(1)}
     if best is not None:
         tensors[BEST] = best
@@ -58,6 +61,8 @@ def restore(checkpoint: Checkpoint, lora: LowRanks, optimizer: Any, device: torc
                 "exp_avg": _like(tensors[FIRST], lora.flat),
                 "exp_avg_sq": _like(tensors[SECOND], lora.flat),
             }
+        if VELOCITY in tensors:
+            optimizer.state[lora.flat] = {"momentum_buffer": _like(tensors[VELOCITY], lora.flat)}
         put_chance(tensors, device)
         return _like(tensors[BEST], lora.flat) if BEST in tensors else None
     except (SafetensorError, OSError, KeyError, RuntimeError, TypeError) as error:

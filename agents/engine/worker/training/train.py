@@ -53,6 +53,8 @@ def train(request: Train, emit: Emit, is_cancelled: IsCancelled) -> Trained | Tr
     folder = Path(request.run)
     if request.merged is not None and not request.is_fresh:
         raise EngineFailed("a training on merged weights is begun anew each time: nothing here keeps them")
+    if request.correction is not None and not request.is_fresh:
+        raise EngineFailed("a training with corrected gradients is begun anew each time: nothing here keeps them")
     if request.noise is not None and not request.is_fresh:
         raise EngineFailed("a training with noise is begun anew each time: a checkpoint would tell of its examples")
     try:
@@ -81,7 +83,7 @@ def _train(
             if start.checkpoint is not None and start.state is not None:
                 training.resume(start.checkpoint, start.state)
             else:
-                training.begin(is_cancelled, Path(request.initial) if request.initial is not None else None)
+                training.begin(is_cancelled, _path(request.initial), _path(request.correction))
             emit(_ready(request, training, plan, n_train, len(made.examples) - n_train, start.notes))
             loss_after = training.go(lambda told: emit(_named(told, request.id)), is_cancelled)
         except Paused:
@@ -102,6 +104,10 @@ def _train(
         best_step=outcome.best_step,
         train_s=time.perf_counter() - began_s,
     )
+
+
+def _path(name: str | None) -> Path | None:
+    return Path(name) if name is not None else None
 
 
 def _start(request: Train, folder: Path, card: ModelCard) -> _Start:
