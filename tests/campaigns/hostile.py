@@ -1,9 +1,10 @@
 """What strangers do to a whole daemon on real sockets, attack by attack, and what becomes of the node and of them.
 
-    python -m tests.campaigns.hostile [ATTACK ...] [--list] [--json FILE]
+    python -m tests.campaigns.hostile [ATTACK ...] [--list] [--json FILE] [--kill-minutes M] [--seed N]
 
 One daemon stands all attacks, one after the other. While each runs, a friend whom the daemon never met fetches from it;
-behind it the daemon answers its user, has not grown, and has none of what the stranger sent.
+behind it the daemon answers its user, has not grown, and has none of what the stranger sent. The last row, `kills`, is
+of a daemon that dies again and again meanwhile.
 """
 
 import argparse
@@ -16,13 +17,14 @@ from typing import Final, NamedTuple
 import structlog
 import trio
 
-from tests.campaigns import hostile_content, hostile_streams
+from tests.campaigns import hostile_content, hostile_kills, hostile_streams
 from tests.campaigns.hostile_scene import CONTENT_BYTES, Attack, Scene, daemon_with_content
 
 MAX_GROWTH_MIB: Final = 64
 ATTACK_LIMIT_S: Final = 240.0
 
-ATTACKS: Final = hostile_streams.ATTACKS | hostile_content.ATTACKS
+KILLS: Final = "kills"
+ATTACKS: Final = hostile_streams.ATTACKS | hostile_content.ATTACKS | {KILLS: hostile_kills.kills}
 
 
 class Row(NamedTuple):
@@ -42,18 +44,21 @@ async def stand(scene: Scene, name: str, attack: Attack) -> Row:
     async def befriend() -> None:
         nonlocal fetch_s
         await trio.sleep(0.2)  # behind the attack's beginning
-        fetch_s = await scene.fetch()
+        if name != KILLS:  # there the attack itself has friends, who live with it
+            fetch_s = await scene.fetch()
 
     async def strike() -> None:
         nonlocal outcome
         outcome = await attack(scene)
 
     try:
-        with trio.fail_after(ATTACK_LIMIT_S):
+        with trio.fail_after(ATTACK_LIMIT_S + (60 * scene.kill_minutes if name == KILLS else 0)):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(befriend)
                 nursery.start_soon(strike)
         await scene.ask("status")
+        if name == KILLS:
+            fetch_s = await scene.fetch()
     except* Exception as group:  # noqa: BLE001 - the table tells of it
         outcome, is_well = f"FAILED: {group.exceptions[0]!r}"[:300], False
     grew_mib = scene.daemon.resident_mib - began_mib
@@ -90,6 +95,8 @@ def main() -> int:
     parser.add_argument("attacks", nargs="*", metavar="ATTACK")
     parser.add_argument("--list", action="store_true", help="name the attacks")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    parser.add_argument("--kill-minutes", type=float, default=1.0, metavar="M", help="how long `kills` lasts (1)")
+    parser.add_argument("--seed", type=int, default=1, help="what decides when `kills` kills (1)")
     args = parser.parse_args()
     if unknown := set(args.attacks) - ATTACKS.keys():
         parser.error(f"no such attack: {', '.join(sorted(unknown))}")
@@ -104,6 +111,7 @@ def main() -> int:
         sys.stdout.flush()
 
     with daemon_with_content() as scene:
+        scene.kill_minutes, scene.seed = args.kill_minutes, args.seed
         rows = trio.run(campaign, scene, args.attacks or list(ATTACKS), tell)
     if args.json is not None:
         args.json.write_text(json.dumps([row._asdict() for row in rows], indent=1))

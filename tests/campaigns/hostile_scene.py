@@ -60,13 +60,27 @@ class Daemon:
             )
         )
         catalog.close()
-        with (home / "daemon.out").open("w") as log:
+        self._home = home
+        self.begin()
+        self.address = self.wait_until_up()
+        # A life after this one listens where it did: who speaks with it finds it again.
+        port = self.address.split("/")[4]
+        (home / "config.toml").write_text(SETTINGS.replace("port = 0", f"port = {port}"))
+
+    def begin(self) -> None:
+        """Start a process, and do not wait for it."""
+        with (self._home / "daemon.out").open("w") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "daemon.cli.main", "up", "--json"],
                 env=self._env, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT,
             )  # fmt: skip
+
+    def wait_until_up(self) -> str:
+        """Wait until it answers. Returns: its address. Raises: AssertionError where it ends instead."""
         assert self._process.stdout is not None
-        assert self._process.stdout.readline(), f"it did not start: {(home / 'daemon.out').read_text()[-2000:]}"
+        line = self._process.stdout.readline()
+        assert line, f"it did not start: {(self._home / 'daemon.out').read_text()[-2000:]}"
+        return str(json.loads(line)["addresses"][0])
 
     def ask(self, *args: str) -> list[dict[str, Any]]:
         """What a command prints with --json. Raises: AssertionError where it fails."""
@@ -80,8 +94,16 @@ class Daemon:
     @property
     def resident_mib(self) -> float:
         """How much memory it has in use."""
+        return self._mib("VmRSS:")
+
+    @property
+    def most_resident_mib(self) -> float:
+        """The most that this process has had."""
+        return self._mib("VmHWM:")
+
+    def _mib(self, field: str) -> float:
         status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+        return int(status.split(field)[1].split()[0]) / 1024
 
     def close(self) -> None:
         """End it, whatever state it is in."""
@@ -99,6 +121,8 @@ class Scene:
     folder: Path
     cid: Cid
     info: PeerInfo
+    kill_minutes: float = 1.0
+    seed: int = 1
 
     @property
     def port(self) -> int:
@@ -145,7 +169,7 @@ def daemon_with_content() -> Iterator[Scene]:
         content = folder / "content"
         content.write_bytes(secrets.token_bytes(CONTENT_BYTES))
         cid = Cid.parse(daemon.ask("add", str(content), "--visibility", "public")[-1]["cid"])
-        yield Scene(daemon, folder, cid, PeerInfo.parse(daemon.ask("status")[0]["addresses"][0]))
+        yield Scene(daemon, folder, cid, PeerInfo.parse(daemon.address))
     finally:
         daemon.close()
         shutil.rmtree(folder)
