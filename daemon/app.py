@@ -310,6 +310,8 @@ def _ports(
             feed.note(kind, fields)
         else:
             feed.note_by(by, kind, fields)
+            if kind == "peer_misbehaved":
+                network.report(by, str(fields.get("code", "")))
 
     return Ports(
         exchange=Exchange(network, store, may_see, report, pace=Pace(1e6 * config.network.upload_mb_per_s or math.inf)),

@@ -105,6 +105,7 @@ async def note_peers(
     """Write down who came and went, and where they were, until cancelled."""
     async with network.watch_peers() as changes, trio.open_nursery() as nursery:
         nursery.start_soon(_note_addresses, network, book, clock)
+        nursery.start_soon(_note_refusals, network, feed)
         task_status.started()
         async for change in changes:
             kind = "peer_connected" if change.is_connected else "peer_disconnected"
@@ -123,6 +124,18 @@ async def _note_addresses(network: Network, book: PeerBook, clock: Callable[[], 
         if news:
             await _note(book, news, clock())
         noted = there
+
+
+async def _note_refusals(network: Network, feed: EventFeed) -> None:
+    """Tell of whom the network has begun to refuse."""
+    noted: dict[PeerId, int] = {}
+    while True:
+        await trio.sleep(NOTE_S)
+        found = {one.peer: one for one in network.conduct.offenders(trio.current_time()) if one.refused_s}
+        for peer, one in found.items():
+            if noted.get(peer, 0) < one.n_refusals:
+                feed.note_by(peer, "peer_refused", {"code": one.code, "seconds": round(one.refused_s)})
+        noted = {peer: one.n_refusals for peer, one in found.items()}
 
 
 async def _note(book: PeerBook, found: dict[PeerId, list[str]], unix_s: float) -> None:

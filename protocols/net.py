@@ -11,7 +11,8 @@ from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 import structlog
 import trio
 
-from protocols.errors import Malformed, ProtocolError
+from protocols.conduct import Conduct
+from protocols.errors import Malformed, ProtocolError, Remote
 from storage.cid import Cid
 from storage.keys import InvalidPeerId, PeerId
 
@@ -141,6 +142,16 @@ class Network(Protocol):
     def refuse(self, peers: Iterable[PeerId]) -> None:
         """Speak with none of these peers from now on, and with others again; connections to them are closed."""
 
+    def report(self, peer: PeerId, code: str) -> None:
+        """A peer broke a protocol: the one place to say so. Who does it again and again is cut off, and refused for a
+        while, unless it is protected. `code`: one of `conduct.BREACHES`; others, of errors that honest peers cause too,
+        are passed over.
+        """
+
+    @property
+    def conduct(self) -> Conduct:
+        """What peers did, and who is refused for it."""
+
     def received_bytes(self, peer: PeerId) -> int:
         """What came over the wire from `peer` by now, parts of messages included; 0 where it is not connected."""
 
@@ -235,13 +246,27 @@ class Broadcast(Generic[T]):
                 continue  # this listener closed its channel before it left the block
 
 
-async def answer(handler: Handler, stream: Stream) -> None:
-    """Run `handler` on a peer's stream: the one place where its failure ends, whatever it is, and the stream closes."""
+async def answer(handler: Handler, stream: Stream, report: Callable[[PeerId, str], None]) -> None:
+    """Run `handler` on a peer's stream: the one place where its failure ends, whatever it is, and the stream closes.
+
+    `report` is told of what the peer did to make it fail.
+    """
     try:
         await handler(stream)
     except* ProtocolError as group:
-        log.info("stream_ended", peer=str(stream.peer), protocol=stream.protocol, error=repr(group.exceptions[0]))
+        error = next(_leaves(group))
+        log.info("stream_ended", peer=str(stream.peer), protocol=stream.protocol, error=repr(error))
+        if isinstance(error, Remote):
+            report(stream.peer, error.code)
     except* Exception as group:
         log.error("stream_handler_failed", peer=str(stream.peer), protocol=stream.protocol, exc_info=group)
     finally:
         await stream.aclose()
+
+
+def _leaves(group: BaseExceptionGroup[ProtocolError]) -> Iterator[ProtocolError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 import trio
 
+from protocols.conduct import Conduct
 from protocols.errors import DialFailed, Local, ProtocolRefused
 from protocols.net import (
     MAX_INBOUND_STREAMS_PER_PEER,
@@ -34,13 +35,13 @@ from protocols.net import (
     answer,
 )
 from protocols.topics import Subscriptions
+from simulations.links import SimLink
 from simulations.pipes import Pipe
 from simulations.streams import SimStream
 from storage.cid import Cid
 from storage.keys import PeerId
 
 DIAL_TIMEOUT_S: Final = 5.0
-JITTER_FRAC: Final = 0.1
 PROVIDER_RECORD_S: Final = 48 * 3600.0
 SEEN_MESSAGES: Final = 4096
 MAX_NODES: Final = 1 << 16
@@ -59,55 +60,6 @@ class _Flooded(NamedTuple):
 
     message: TopicMessage
     number: int
-
-
-class SimLink:
-    """A connection between two nodes: frames arrive in order, until it is cut."""
-
-    def __init__(self, world: "SimWorld", ends: tuple["SimNetwork", "SimNetwork"]) -> None:
-        self._world = world
-        self.ends = ends
-        self.is_up = True
-        self.streams: set[SimStream] = set()
-        self.random = random.Random(f"{world.seed}/{'/'.join(sorted(map(str, (end.peer_id for end in ends))))}")
-        self.latency_s = self.random.uniform(*world.latency_s)
-        self._last_s = dict.fromkeys(ends, -math.inf)
-        self.received = dict.fromkeys(ends, 0)
-
-    def other(self, end: "SimNetwork") -> "SimNetwork":
-        """Who is at the other end."""
-        return self.ends[1] if end is self.ends[0] else self.ends[0]
-
-    def is_bounded(self, sender: "SimNetwork") -> bool:
-        """Do bytes that this end sends wait for others?"""
-        return sender.up.is_bounded or self.other(sender).down.is_bounded
-
-    def send(self, sender: "SimNetwork", deliver: Callable[[], None], n_bytes: int = 0) -> None:
-        """Call `deliver` at the other end when the bytes are through, behind what was sent before."""
-        sender.up.put(self, n_bytes, partial(self._depart, sender, deliver, n_bytes))
-
-    def _depart(self, sender: "SimNetwork", deliver: Callable[[], None], n_bytes: int) -> None:
-        delay_s = self.latency_s * (1 + self.random.uniform(0, JITTER_FRAC))
-        self._last_s[sender] = max(self._last_s[sender], trio.current_time() + delay_s)
-        self._world.at(self._last_s[sender], partial(self._enter, self.other(sender), deliver, n_bytes))
-
-    def _enter(self, receiver: "SimNetwork", deliver: Callable[[], None], n_bytes: int) -> None:
-        if self.is_up:
-            self.received[receiver] += n_bytes
-            receiver.down.put(self, n_bytes, partial(self._arrive, deliver))
-
-    def _arrive(self, deliver: Callable[[], None]) -> None:
-        if self.is_up:
-            deliver()
-
-    def cut(self) -> None:
-        """Break the connection and everything on it."""
-        if self.is_up:
-            self.is_up = False
-            for stream in list(self.streams):
-                stream.break_off("the connection broke")
-            for end in self.ends:
-                end.unlink(self)
 
 
 class SimWorld:
@@ -261,6 +213,8 @@ class SimNetwork:
         self._n_published = 0
         self._provided: dict[Cid, float] = {}  # when the record expires
         self._refused: frozenset[PeerId] = frozenset()
+        self._protected: frozenset[PeerId] = frozenset()
+        self.conduct: Final = Conduct()
 
     def __repr__(self) -> str:
         return f"SimNetwork({self.address})"
@@ -306,7 +260,7 @@ class SimNetwork:
         """See `Network`."""
         if info.peer == self._peer:
             raise DialFailed("that is this node itself")
-        if info.peer in self._refused:
+        if self.refuses(info.peer):
             raise DialFailed(f"{info.peer} is banned here")
         if info.peer in self._links:
             await trio.lowlevel.checkpoint()
@@ -336,6 +290,7 @@ class SimNetwork:
 
     def protect(self, peers: Iterable[PeerId]) -> None:
         """See `Network`. There is room for everybody here."""
+        self._protected = frozenset(peers)
 
     def refuse(self, peers: Iterable[PeerId]) -> None:
         """See `Network`."""
@@ -345,7 +300,14 @@ class SimNetwork:
 
     def refuses(self, peer: PeerId) -> bool:
         """Does this node speak with that peer no more?"""
-        return peer in self._refused
+        is_bad = peer not in self._protected and self.conduct.reason_against(peer, trio.current_time())
+        return peer in self._refused or bool(is_bad)
+
+    def report(self, peer: PeerId, code: str) -> None:
+        """See `Network`. Places are none: nobody shares one."""
+        is_kept = peer in self._protected
+        if self.conduct.report(peer, code, trio.current_time(), is_kept=is_kept) is not None and peer in self._links:
+            self._links[peer].cut()
 
     def received_bytes(self, peer: PeerId) -> int:
         """See `Network`. Counted is what streams and topics carry."""
@@ -410,7 +372,7 @@ class SimNetwork:
         with trio.CancelScope() as scope:
             self._inbound[stream] = scope
             try:
-                await answer(self._handlers[stream.protocol], stream)
+                await answer(self._handlers[stream.protocol], stream, self.report)
             finally:
                 del self._inbound[stream]
 

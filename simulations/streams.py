@@ -11,7 +11,8 @@ from simulations.pipes import PIECE_BYTES
 from storage.keys import PeerId
 
 if TYPE_CHECKING:
-    from simulations.net import SimLink, SimNetwork
+    from simulations.links import SimLink
+    from simulations.net import SimNetwork
 
 WINDOW_BYTES: Final = 256 << 10  # written and not yet read, per direction; yamux begins with the same
 

@@ -49,6 +49,7 @@ EVENT_KINDS: Final = {
     "peer_connected": "A connection to `peer` came up.",
     "peer_disconnected": "The last connection to `peer` went down.",
     "peer_misbehaved": "`peer`, or a server over HTTP by its URL, sent what nobody should; `code` says what.",
+    "peer_refused": "`peer` broke the protocols too often, `code` says how: it is not spoken with for `seconds`.",
     "peer_trusted": "The user trusts `peer`.",
     "peer_unbanned": "The user lets `peer` connect again.",
     "peer_untrusted": "The user trusts `peer` no longer.",

@@ -89,10 +89,12 @@ async def describe(network: Network, peer: PeerId) -> Offer:
 async def answer(stream: Stream, answerer: Answerer) -> None:
     """Answer the one question of a stream. Raises: what reading and writing raise."""
     question: Ask | Describe | None = None
-    with trio.move_on_after(QUESTION_LIMIT_S):
+    with trio.move_on_after(QUESTION_LIMIT_S) as time:
         frame = await read_frame(stream, wire.MAX_ASK_BYTES)
         if frame is not None:
             question = decode_form(frame, Ask | Describe, wire.MAX_ASK_BYTES)
+    if time.cancelled_caught:
+        raise TimedOut(f"{stream.peer} did not ask its question within {QUESTION_LIMIT_S:g} s")
     try:
         if isinstance(question, Ask):
             await _answer(stream, answerer, question)

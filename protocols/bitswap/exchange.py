@@ -64,7 +64,6 @@ class Ear:
     """Where we listen to one peer, for as long as it is connected."""
 
     messages: Bucket
-    faults: Bucket
     n_streams: int = 0
     turn: trio.Lock = field(default_factory=trio.Lock)  # one message of a peer's is taken in at a time
 

@@ -29,7 +29,7 @@ from protocols.bitswap.wire import (
     identify,
 )
 from protocols.bucket import Bucket
-from protocols.errors import Local, Malformed, Remote, TooBig
+from protocols.errors import Local, Malformed, Remote, TimedOut, TooBig
 from protocols.framing import MIN_BYTES_PER_S, FrameReader, patient, write_pieces
 from protocols.net import Stream
 from protocols.sources import Giver, HttpSource
@@ -44,8 +44,6 @@ MAX_ENTRIES_PER_MESSAGE: Final = MAX_ITEMS // 4
 OPEN_TIMEOUT_S: Final = 15.0
 MAX_MESSAGES: Final = 16 << 10  # that a peer may send at once before it has to wait; as many again in:
 REFILL_S: Final = 8.0
-MAX_FAULTS: Final = 16  # of a peer before its connection is closed; as many again in:
-FORGIVE_S: Final = 120.0
 WRITE_TIMEOUT_S: Final = 60.0  # for one message, and what its bytes take on a slow link: see `patient`
 LINGER_S: Final = 60.0  # our stream to a peer closes after so much silence
 N_ATTEMPTS: Final = 2  # a broken stream is reopened once before the peer counts as lost
@@ -213,8 +211,7 @@ async def _hear(exchange: Exchange, stream: Stream) -> None:
     peer = stream.peer
     ear = exchange.ears.get(peer)
     if ear is None:
-        now_s = trio.current_time()
-        ear = exchange.ears[peer] = Ear(Bucket(MAX_MESSAGES, REFILL_S, now_s), Bucket(MAX_FAULTS, FORGIVE_S, now_s))
+        ear = exchange.ears[peer] = Ear(Bucket(MAX_MESSAGES, REFILL_S, trio.current_time()))
     ear.n_streams += 1
     try:
         await _listen(exchange, stream, ear)
@@ -230,14 +227,8 @@ async def _hear(exchange: Exchange, stream: Stream) -> None:
 def _report(exchange: Exchange, peer: Giver, code: str) -> None:
     """A peer sent what it should not; who goes on with it loses its connection."""
     exchange.report(peer, code)
-    if isinstance(peer, HttpSource):
-        return
-    ear, now_s = exchange.ears.get(peer), trio.current_time()
-    if ear is None:
-        return
-    if ear.faults.wait_s(1, now_s) > 0 and exchange.nursery is not None:
-        exchange.nursery.start_soon(exchange.network.disconnect, peer)
-    ear.faults.take(1, now_s)
+    if not isinstance(peer, HttpSource):
+        exchange.network.report(peer, code)
 
 
 async def _listen(exchange: Exchange, stream: Stream, ear: Ear) -> None:
@@ -263,6 +254,8 @@ async def _listen(exchange: Exchange, stream: Stream, ear: Ear) -> None:
                 scope.deadline = intake.deadline_s(scope)
         finally:
             intake.done(scope)
+    if scope.cancelled_caught and scope.deadline <= trio.current_time():  # else others needed the memory more
+        raise TimedOut(f"{stream.peer} did not finish a message in time")
 
 
 async def _admit(exchange: Exchange, peer: PeerId, ear: Ear) -> None:

@@ -142,6 +142,10 @@ class Router:
         known = self._peers.get(peer)
         return known.score.value() if known else 0.0
 
+    def unheard(self) -> list[PeerId]:
+        """Who is thought of so badly that nothing it says is read."""
+        return [peer for peer, known in self._peers.items() if known.score.value() < scores.GRAYLIST_THRESHOLD]
+
     # --- what the node does
 
     def join(self, topic: str, now_s: float) -> None:

@@ -100,6 +100,8 @@ class Gossip:
             log.info("gossip_stuck", peer=str(peer))
             self.went(peer)
             self.came(peer)
+        for peer in self.router.unheard():
+            self.network.report(peer, "bad_gossip")
         self.wake()
 
     def wake(self) -> None:

@@ -19,6 +19,7 @@ MAX_ADDRESSES_PER_PEER: Final = 16
 CIRCUIT: Final = "/p2p-circuit"
 V4_SUBNET_BITS: Final = 24
 V6_SUBNET_BITS: Final = 48
+V6_HOST_BITS: Final = 64
 
 _WILDCARDS: Final = {"0.0.0.0": "ip4", "::": "ip6"}  # noqa: S104 - recognised, not bound
 _FAMILIES: Final = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
@@ -103,6 +104,18 @@ def subnet_of(address: str) -> str:
         return ""
     bits = V4_SUBNET_BITS if ip.version == 4 else V6_SUBNET_BITS
     return str(ipaddress.ip_network((ip, bits), strict=False))
+
+
+def places_of(address: str) -> tuple[str, ...]:
+    """The address that somebody at `host:port` answers for, and its network; nothing for what is not public.
+
+    Of IPv6 that is the /64 of one customer: who has one has all its addresses.
+    """
+    subnet = subnet_of(address)
+    if not subnet:
+        return ()
+    ip = ipaddress.ip_address(address.rpartition(":")[0].strip("[]"))
+    return str(ipaddress.ip_network((ip, V6_HOST_BITS), strict=False)) if ip.version == 6 else str(ip), subnet
 
 
 def _interface_ips(protocol: str) -> list[str]:

@@ -21,7 +21,7 @@ from libp2p.stream_muxer.exceptions import (
     MuxedStreamReset,
 )
 
-from protocols.errors import Remote
+from protocols.errors import Malformed, Remote, TooBig
 from protocols.yamux.connection import CLOSE_S, MESSAGE_BYTES, Connection, Event, Opened
 from protocols.yamux.memory import Memory
 from protocols.yamux.stream import Stream
@@ -136,6 +136,7 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
         self.secured_conn = secured_conn
         self.peer_id = peer_id
         self.on_close = on_close
+        self.is_abused = False  # it ended because the peer broke its rules
         self.event_started = trio.Event()
         self.event_shutting_down = trio.Event()
         self.event_closed = trio.Event()
@@ -370,6 +371,7 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
 
     def _break(self, error: Remote) -> None:
         """Close the connection, without cutting off what is being sent: the peer shall read why."""
+        self.is_abused = self.is_abused or isinstance(error, (Malformed, TooBig))
         log.info("connection_broken", peer=str(self.peer_id), code=error.code, error=str(error))
         if self._nursery is not None and not self.event_shutting_down.is_set():
             self._nursery.start_soon(self.close)

@@ -18,6 +18,7 @@ from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.peer.peerstore import PeerStoreError
 from libp2p.rcmgr import Direction
 
+from protocols.conduct import Conduct
 from protocols.errors import DialFailed, Local, ProtocolRefused
 from protocols.gossipsub.shell import Gossip, run_gossip
 from protocols.net import (
@@ -37,6 +38,7 @@ from protocols.net_libp2p.addresses import (
     MAX_ADDRESSES_PER_PEER,
     is_circuit,
     parse,
+    places_of,
     subnet_of,
     to_id,
     to_peer,
@@ -143,6 +145,7 @@ class LibP2pNetwork:
         self._protected: frozenset[Any] = frozenset()  # in libp2p's form
         self._refused: frozenset[Any] = frozenset()
         self._only_protected = config.only_protected
+        self.conduct: Final = Conduct()
         self._flock: Final = config.flock_key.fingerprint if config.flock_key else None
         self._circuits: Final = circuits
         circuits.attach(self, self._swarm)
@@ -279,9 +282,20 @@ class LibP2pNetwork:
         for peer_id in self._refused & set(self._swarm.connections):
             self._nursery.start_soon(survive, self._host.disconnect, peer_id)
 
+    def report(self, peer: PeerId, code: str) -> None:
+        """See `Network`."""
+        addresses = [_address_of(each) for each in self._swarm.get_connections(to_id(peer))]
+        places = next((places_of(address) for address in addresses), ())
+        refused_s = self.conduct.report(peer, code, trio.current_time(), places, is_kept=self.is_protected(peer))
+        if refused_s is not None and not self._nursery.cancel_scope.cancel_called:
+            log.info("peer_cut_off", peer=str(peer), code=code, refused_s=refused_s)
+            self._nursery.start_soon(survive, self._host.disconnect, to_id(peer))
+
     def _check_welcome(self, peer: PeerId) -> None:
         if to_id(peer) in self._refused:
             raise DialFailed(f"{peer} is banned here. To speak with it again: covey peer unban {peer}")
+        if not self.is_protected(peer) and (reason := self.conduct.reason_against(peer, trio.current_time())):
+            raise DialFailed(f"{peer} is {reason}. To speak with it at once: covey peer unban {peer}")
         if self._only_protected and to_id(peer) not in self._protected:
             raise DialFailed(f"{peer} is none of the peers that this node keeps to (network.is_private)")
 
@@ -302,6 +316,10 @@ class LibP2pNetwork:
             return "not known"
         if not self._is_strangers(connection):
             return ""
+        if (peer := to_peer(peer_id)) is not None:
+            places = places_of(_address_of(connection))
+            if reason := self.conduct.reason_against(peer, trio.current_time(), places):
+                return reason
         strangers = [each for each in self._swarm.get_connections() if self._is_strangers(each)]
         subnets = [subnet_of(_address_of(each)) for each in strangers]
         return reason_against(subnets, subnet_of(_address_of(connection)), MAX_STRANGERS)
@@ -355,7 +373,7 @@ class LibP2pNetwork:
             if peer is None:
                 await stream.reset()
             else:
-                await answer(handler, LibP2pStream(stream, peer))
+                await answer(handler, LibP2pStream(stream, peer), self.report)
 
         self._host.set_stream_handler(TProtocol(protocol), stream_handler)
 
@@ -434,6 +452,9 @@ class _Notifee(INotifee):  # type: ignore[misc]  # libp2p's types are not follow
             self._network.note_change(conn.muxed_conn.peer_id)
 
     async def disconnected(self, network: Any, conn: Any) -> None:
+        peer = to_peer(conn.muxed_conn.peer_id)
+        if peer is not None and getattr(conn.muxed_conn, "is_abused", False):
+            self._network.report(peer, "bad_connection")
         self._network.note_change(conn.muxed_conn.peer_id)
 
     async def opened_stream(self, network: Any, stream: Any) -> None:

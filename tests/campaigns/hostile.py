@@ -23,6 +23,7 @@ from tests.campaigns.hostile_scene import CONTENT_BYTES, Attack, Scene, daemon_w
 MAX_GROWTH_MIB: Final = 64
 ATTACK_LIMIT_S: Final = 240.0
 
+NOBODY: Final = "-"  # nobody whom the handshake proved, or nobody who broke a rule
 KILLS: Final = "kills"
 ATTACKS: Final = hostile_streams.ATTACKS | hostile_content.ATTACKS | {KILLS: hostile_kills.kills}
 
@@ -35,11 +36,13 @@ class Row(NamedTuple):
     is_well: bool
     fetch_s: float = 0.0
     grew_mib: float = 0.0
+    offender: str = NOBODY
 
 
 async def stand(scene: Scene, name: str, attack: Attack) -> Row:
     """Let one attack happen."""
     began_mib, fetch_s, outcome, is_well = scene.daemon.resident_mib, 0.0, "", True
+    before, offenders = await scene.offenders(), set[str]()
 
     async def befriend() -> None:
         nonlocal fetch_s
@@ -59,10 +62,12 @@ async def stand(scene: Scene, name: str, attack: Attack) -> Row:
         await scene.ask("status")
         if name == KILLS:
             fetch_s = await scene.fetch()
+        offenders = {became for peer, became in (await scene.offenders()).items() if became != before.get(peer)}
     except* Exception as group:  # noqa: BLE001 - the table tells of it
         outcome, is_well = f"FAILED: {group.exceptions[0]!r}"[:300], False
     grew_mib = scene.daemon.resident_mib - began_mib
-    return Row(name, outcome, is_well and grew_mib < MAX_GROWTH_MIB, fetch_s, grew_mib)
+    is_well = is_well and grew_mib < MAX_GROWTH_MIB
+    return Row(name, outcome, is_well, fetch_s, grew_mib, ", ".join(sorted(offenders)) or NOBODY)
 
 
 async def campaign(scene: Scene, names: Sequence[str], tell: Callable[[Row], None]) -> list[Row]:
@@ -79,14 +84,14 @@ async def campaign(scene: Scene, names: Sequence[str], tell: Callable[[Row], Non
 def line(row: Row) -> str:
     """A row of the table."""
     return (
-        f"| {row.attack} | {row.stranger} | {'yes' if row.is_well else 'NO'} "
+        f"| {row.attack} | {row.stranger} | {row.offender} | {'yes' if row.is_well else 'NO'} "
         f"| {row.fetch_s:.1f} s | {row.grew_mib:+.0f} MiB |"
     )
 
 
 HEAD: Final = f"""\
-| attack | what became of the stranger | node well | friend fetched {CONTENT_BYTES >> 20} MiB in | memory |
-| --- | --- | --- | --- | --- |"""
+| attack | what came of it | the offender | node well | friend fetched {CONTENT_BYTES >> 20} MiB in | memory |
+| --- | --- | --- | --- | --- | --- |"""
 
 
 def main() -> int:

@@ -94,14 +94,16 @@ class Story:
     async def give(self) -> None:
         """It fetches from a friend, file after file."""
         store = MemoryBlockstore()
-        async with open_network(Identity.generate(), LOOPBACK) as network:
-            async with running(run_exchange, Exchange(network, store, lambda peer, cid: True)):
-                while True:
-                    content = self.scene.folder / "given"
-                    content.write_bytes(secrets.token_bytes(GIVEN_BYTES))
-                    cid = add_path(store, content)
-                    await self._until_done(partial(self._get, str(cid), network.addresses()[0], content.read_bytes()))
-                    self.n_given += 1
+        async with (
+            open_network(Identity.generate(), LOOPBACK) as network,
+            running(run_exchange, Exchange(network, store, lambda peer, cid: True)),
+        ):
+            while True:
+                content = self.scene.folder / "given"
+                content.write_bytes(secrets.token_bytes(GIVEN_BYTES))
+                cid = add_path(store, content)
+                await self._until_done(partial(self._get, str(cid), network.addresses()[0], content.read_bytes()))
+                self.n_given += 1
 
     async def _get(self, cid: str, provider: str, content: bytes) -> None:
         out = self.scene.folder / f"out-{secrets.token_hex(8)}"
@@ -186,8 +188,8 @@ async def kills(scene: Scene) -> str:
     assert story.n_taken and story.n_given, "no transfer came to its end"
     assert story.peak_mib < MAX_PEAK_MIB, f"it took {story.peak_mib:.0f} MiB in one of its lives"
     return (
-        f"{story.n_lives + story.n_stillborn} kills, {story.n_stillborn} of them while it started; up again each time, "
-        f"after {story.slowest_s:.1f} s at most; {len(story.older)} files and {len(story.trusted)} trusts acknowledged, "
-        f"none lost; {story.n_taken} fetches from it and {story.n_given} by it ended well, over {story.n_tries} breaks; "
-        f"{story.peak_mib:.0f} MiB at most"
+        f"{story.n_lives + story.n_stillborn} kills, {story.n_stillborn} of them while it started; up again each time,"
+        f" after {story.slowest_s:.1f} s at most; {len(story.older)} files and {len(story.trusted)} trusts"
+        f" acknowledged, none lost; {story.n_taken} fetches from it and {story.n_given} by it ended well, over"
+        f" {story.n_tries} breaks; {story.peak_mib:.0f} MiB at most"
     )

@@ -146,6 +146,15 @@ class Scene:
         fields = [event["fields"] for event in events if event["kind"] == kind]
         return [one["code"] for one in fields if one.get("peer") == str(by.peer_id)]
 
+    async def offenders(self) -> dict[str, str]:
+        """What became of those who broke the protocols, by the daemon's own word."""
+        rows = (await self.ask("peer", "ls"))[0]
+        return {
+            row["peer"]: f"refused ({row['breach']})" if row["refused_s"] else f"scored down ({row['breach']})"
+            for row in rows
+            if row["breach"]
+        }
+
     async def fetch(self) -> float:
         """A friend whom it never met fetches what is public. Returns: how many seconds it took."""
         began_s = trio.current_time()

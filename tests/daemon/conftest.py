@@ -16,6 +16,7 @@ import trio
 from daemon.app import open_node
 from daemon.config import Config
 from daemon.paths import Home, make_home
+from protocols.conduct import Conduct
 from protocols.errors import DialFailed
 from protocols.net import Link, PeerInfo
 from storage.keys import Identity, PeerId
@@ -32,6 +33,7 @@ class LonelyNetwork:
         self.refused: set[PeerId] = set()
         self.served: dict[str, Any] = {}
         self.flock: str | None = None
+        self.conduct = Conduct()
 
     @classmethod
     @asynccontextmanager
@@ -69,6 +71,9 @@ class LonelyNetwork:
     def refuse(self, peers: Any) -> None:
         self.refused = set(peers)
         self.connected = [peer for peer in self.connected if peer not in self.refused]
+
+    def report(self, peer: PeerId, code: str) -> None:
+        self.conduct.report(peer, code, trio.current_time(), is_kept=peer in self.protected)
 
     def received_bytes(self, peer: PeerId) -> int:
         return 0

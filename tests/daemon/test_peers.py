@@ -93,3 +93,28 @@ async def test_where_a_peer_listens_is_kept_though_it_says_so_late(lonely, tmp_p
                 await trio.sleep(NOTE_S)
     assert catalog.peers.addresses(FRIEND) == ("/ip4/192.0.2.7/tcp/4701",)
     catalog.close()
+
+
+async def test_who_breaks_the_protocols_too_often_is_told_of_listed_with_the_reason_and_forgiven(home, lonely, ask):
+    def post(path, **params):
+        return trio.to_thread.run_sync(partial(ask, f"/v1/{path}", params))
+
+    async with open_node(home, ME, Config(), lambda _reason: None, lonely.opened) as node:
+        node.network.report(ME.peer_id, "unwanted")
+        for _ in range(20):
+            node.network.report(FRIEND, "forged")
+        [listed] = [row for row in (await post("peer/ls")).json if row["peer"] == str(FRIEND)]
+        assert (listed["breach"], listed["is_connected"]) == ("forged", False)
+        assert 50 < listed["refused_s"] <= 60
+        stats = (await post("net/stats")).json
+        assert (stats["n_suspects"], [one["peer"] for one in stats["refused"]]) == (1, [str(FRIEND)])
+        assert stats["refused"][0]["breach"] == "forged"
+        with trio.fail_after(20):
+            told = []
+            while not told:
+                answer = await trio.to_thread.run_sync(partial(ask, "/v1/events/read"))
+                told = [event["fields"] for event in answer.lines if event["kind"] == "peer_refused"]
+        assert (told[0]["peer"], told[0]["code"]) == (str(FRIEND), "forged")
+        forgiven = (await post("peer/unban", peer=str(FRIEND))).json
+        assert (forgiven["was_banned"], forgiven["was_refused"]) == (False, True)
+        assert (await post("net/stats")).json["refused"] == []

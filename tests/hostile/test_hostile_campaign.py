@@ -38,6 +38,9 @@ def test_what_goes_wrong_stands_in_the_table() -> None:
         async def ask(self, *args: str) -> list[dict[str, object]]:
             return []
 
+        async def offenders(self) -> dict[str, str]:
+            return {}
+
     class Process:
         resident_mib = 1.0
 

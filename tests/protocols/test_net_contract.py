@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from protocols.errors import DialFailed, Local, ProtocolRefused, StreamBroken
+from protocols.errors import DialFailed, Local, Malformed, ProtocolError, ProtocolRefused, StreamBroken
 from protocols.net import MAX_TOPIC_MESSAGE_BYTES, Network, PeerChange, PeerInfo, Stream, TopicMessage
 from protocols.net_libp2p import NetConfig, open_network
 from simulations.net import open_world
@@ -327,6 +327,46 @@ async def test_a_peer_that_is_refused_is_hung_up_on_and_stays_out_until_it_is_re
             with trio.move_on_after(1):
                 while not b.peers():
                     await trio.sleep(0.01)
+
+
+async def test_a_peer_whose_streams_are_no_messages_is_refused_for_a_while_and_one_that_is_kept_is_not(
+    three: Three, clock: MockClock | None
+) -> None:
+    a, b, c = three
+
+    async def refuse(stream: Stream) -> None:
+        await stream.read(10)
+        raise Malformed("nonsense")
+
+    async def insist(node: Network) -> None:
+        """Talk nonsense until the connection is gone."""
+        with suppress(ProtocolError):
+            while True:
+                stream = await node.open_stream(b.peer_id, ["/nonsense"])
+                await stream.write(b"x")
+                await stream.read(10)
+                await stream.aclose()
+                if node.peer_id not in b.peers():
+                    break
+
+    b.serve("/nonsense", refuse)
+    b.protect([c.peer_id])
+    with trio.fail_after(30):
+        for node in (a, c):
+            await node.connect(info(b))
+            await insist(node)
+            while node.peer_id in b.peers():
+                await trio.sleep(0.01)
+        assert [(one.peer, one.code) for one in b.conduct.offenders(trio.current_time()) if one.refused_s] == [
+            (a.peer_id, "malformed")
+        ]
+        for node in (a, c):
+            await node.disconnect(b.peer_id)  # what the other side has let go of already
+        with pytest.raises(DialFailed):
+            await b.connect(info(a))
+        await b.connect(info(c))
+        assert b.conduct.forgive(a.peer_id)
+        await b.connect(info(a))
 
 
 async def test_connections_are_listed_and_a_peer_is_found_through_another(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from protocols import rounds_sync as sync
 from protocols import telling
 from protocols.entry import make_entry
-from protocols.errors import Forged, Malformed, ProtocolError, ProtocolRefused, TooBig
+from protocols.errors import Forged, Malformed, ProtocolError, ProtocolRefused, TimedOut, TooBig
 from protocols.framing import frame
 from protocols.message import encode
 from protocols.rounds_sync import Ask, AskMembers, AskPlan, Desk, Known
@@ -199,7 +199,8 @@ async def test_a_silent_asker_does_not_keep_a_stream_for_ever(autojump_clock):
         async def read(self, max_bytes):
             await trio.sleep_forever()
 
-    await sync.answer(Silent(), desk(lambda known: ENTRIES))
+    with pytest.raises(TimedOut):
+        await sync.answer(Silent(), desk(lambda known: ENTRIES))
     assert trio.current_time() >= telling.ASK_TIMEOUT_S
 
 

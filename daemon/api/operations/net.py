@@ -29,8 +29,23 @@ class Connection(Result, frozen=True):
     received_bytes: int
 
 
+class Refused(Result, frozen=True):
+    """A peer that broke the protocols too often, the code of what it did last, and for how long it is refused.
+
+    Or an address or a network of several such peers, which is closed to strangers: `breach` is null then.
+    """
+
+    peer: str
+    breach: str | None
+    n_breaches: int
+    refused_s: float
+
+
 class Stats(Result, frozen=True):
-    """What the node does in the network now. `n_duplicates`: blocks that came twice since the start."""
+    """What the node does in the network now. `n_duplicates`: blocks that came twice since the start.
+
+    `n_suspects`: peers that broke a protocol of late, and are not refused.
+    """
 
     addresses: list[str]
     n_peers: int
@@ -41,6 +56,8 @@ class Stats(Result, frozen=True):
     n_duplicates: int
     upload_limit_bytes_per_s: float | None
     connections: list[Connection]
+    n_suspects: int
+    refused: list[Refused]
 
 
 class Bench(Params, frozen=True):
@@ -110,6 +127,13 @@ async def stats(node: "Node", _params: Nothing) -> Stats:
         )
         for link in sorted(links, key=lambda link: (link.peer, link.address))
     ]
+    offenders = node.network.conduct.offenders(trio.current_time())
+    refused = [
+        Refused(peer=str(one.peer), breach=one.code, n_breaches=one.n_breaches, refused_s=round(one.refused_s, 1))
+        for one in offenders
+        if one.refused_s
+    ]
+    closed = node.network.conduct.closed(trio.current_time())
     return Stats(
         addresses=node.network.addresses(),
         n_peers=len(node.network.peers()),
@@ -120,6 +144,9 @@ async def stats(node: "Node", _params: Nothing) -> Stats:
         n_duplicates=node.exchange.wants.n_duplicates,
         upload_limit_bytes_per_s=1e6 * node.config.network.upload_mb_per_s or None,
         connections=connections,
+        n_suspects=len(offenders) - len(refused),
+        refused=refused
+        + [Refused(peer=name, breach=None, n_breaches=0, refused_s=round(s, 1)) for name, s in closed.items()],
     )
 
 

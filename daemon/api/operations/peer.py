@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from daemon.app import Node
+    from storage.catalog.peers import PeerRow
     from storage.keys import PeerId
 
 CONNECT_LIMIT_S: Final = 15.0
@@ -71,7 +72,10 @@ class Untrust(Params, frozen=True):
 
 
 class Peer(Result, frozen=True):
-    """A peer: `trusted` lists the kinds whose artifacts may be used here."""
+    """A peer: `trusted` lists the kinds whose artifacts may be used here.
+
+    `breach` is the code of what it last did against the protocols, and `refused_s` for how long it is refused for that.
+    """
 
     peer: str
     name: str | None
@@ -79,6 +83,8 @@ class Peer(Result, frozen=True):
     trusted: list[str]
     heard_unix_s: float | None
     addresses: list[str]
+    breach: str | None = None
+    refused_s: float | None = None
 
 
 async def add(node: "Node", params: Add) -> Added:
@@ -121,30 +127,24 @@ async def ls(node: "Node", _params: Nothing) -> list[Peer]:
 
     rows = await trio.to_thread.run_sync(node.catalog.peers.list)
     connected = set(node.network.peers())
-    known = [
-        Peer(
-            peer=str(row.peer),
-            name=row.name,
-            is_connected=row.peer in connected,
-            trusted=sorted(row.kinds),
-            heard_unix_s=row.heard_unix_s or None,
-            addresses=list(row.addresses),
-        )
-        for row in rows
-    ]
-    named = {row.peer for row in rows}
-    others = [
-        Peer(
+    offenders = {one.peer: one for one in node.network.conduct.offenders(trio.current_time())}
+
+    def shown(peer: "PeerId", row: "PeerRow | None") -> Peer:
+        offender = offenders.get(peer)
+        return Peer(
             peer=str(peer),
-            name=None,
-            is_connected=True,
-            trusted=[],
-            heard_unix_s=None,
-            addresses=node.network.peer_addresses(peer),
+            name=row.name if row else None,
+            is_connected=peer in connected,
+            trusted=sorted(row.kinds) if row else [],
+            heard_unix_s=row.heard_unix_s or None if row else None,
+            addresses=list(row.addresses) if row else node.network.peer_addresses(peer),
+            breach=offender.code if offender else None,
+            refused_s=round(offender.refused_s) or None if offender else None,
         )
-        for peer in sorted(connected - named)
-    ]
-    return known + others
+
+    named = {row.peer for row in rows}
+    others = {*connected, *(peer for peer, one in offenders.items() if one.refused_s)} - named
+    return [*(shown(row.peer, row) for row in rows), *(shown(peer, None) for peer in sorted(others))]
 
 
 async def trust(node: "Node", params: Trust) -> TrustChanged:

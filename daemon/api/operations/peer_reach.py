@@ -40,10 +40,11 @@ class Banned(Result, frozen=True):
 
 
 class Unbanned(Result, frozen=True):
-    """The peer may connect again; trust does not come back by itself."""
+    """The peer may connect again; trust does not come back by itself. `was_refused`: for what it did, by the node."""
 
     peer: str
     was_banned: bool
+    was_refused: bool
 
 
 class Found(Result, frozen=True):
@@ -89,16 +90,17 @@ async def ban(node: "Node", params: Ban) -> Banned:
 
 
 async def unban(node: "Node", params: Named) -> Unbanned:
-    """Let a peer connect again."""
+    """Let a peer connect again, whoever refused it: the user, or the node for what it did."""
     import trio
 
     peer = await resolve(node, params.peer)
     book = node.catalog.peers
     was_banned = await trio.to_thread.run_sync(book.unban, peer)
     node.network.refuse(await trio.to_thread.run_sync(book.banned))
-    if was_banned:
+    was_refused = node.network.conduct.forgive(peer)
+    if was_banned or was_refused:
         node.events.note("peer_unbanned", {"peer": str(peer)})
-    return Unbanned(peer=str(peer), was_banned=was_banned)
+    return Unbanned(peer=str(peer), was_banned=was_banned, was_refused=was_refused)
 
 
 async def bans(node: "Node", _params: Nothing) -> list[Banned]:
@@ -168,7 +170,7 @@ OPERATIONS = (
     Operation(
         noun="peer",
         verb="unban",
-        summary="Let a banned peer connect again.",
+        summary="Let a peer that is banned or refused connect again.",
         params=Named,
         result=Unbanned,
         handler=unban,

@@ -10,10 +10,8 @@ from trio.testing import MockClock
 from protocols.bitswap.exchange import N_GUEST_THREADS, N_THREADS
 from protocols.bitswap.intake import MAX_HELD_BYTES
 from protocols.bitswap.shell import (
-    FORGIVE_S,
     LINGER_S,
     MAX_ENTRIES_PER_SLICE,
-    MAX_FAULTS,
     MAX_MESSAGES,
     REFILL_S,
     Exchange,
@@ -23,6 +21,7 @@ from protocols.bitswap.shell import (
     run_exchange,
 )
 from protocols.bitswap.wire import BITSWAP_1_2, PROTOCOLS, Entry, Message, decode, encode, payload_of
+from protocols.conduct import FORGIVE_S, MAX_POINTS
 from protocols.fetch import fetch_blocks
 from protocols.framing import frame, read_frame
 from protocols.net import PeerInfo, Stream
@@ -225,10 +224,10 @@ async def test_who_sends_what_it_should_not_again_and_again_loses_its_connection
     stranger, clumsy = Stranger(sim_world, 2), Stranger(sim_world, 3)
     unwanted = frame(encode(Message(blocks=(payload_of(BLOCKS[0].cid, BLOCKS[0].data),))))
     for each in (stranger, clumsy):
-        await each.send(node, unwanted * (MAX_FAULTS - 1))
+        await each.send(node, unwanted * (int(MAX_POINTS) - 1))
     assert {stranger.network.peer_id, clumsy.network.peer_id} == set(node.network.peers())
     await stranger.send(node, unwanted * 2)
     assert node.network.peers() == [clumsy.network.peer_id]
     await trio.sleep(FORGIVE_S)
-    await clumsy.send(node, unwanted * (MAX_FAULTS - 1))
+    await clumsy.send(node, unwanted * (int(MAX_POINTS) - 1))
     assert node.network.peers() == [clumsy.network.peer_id]
