@@ -7,4 +7,7 @@ server step (`server/`) turns their common change into the model's. Adding one i
 What may decide a bit: unfused IEEE + - x /, square roots and comparisons of single elements, in the updates' order, and
 whole numbers. No BLAS, no exp or log, no sum whose order a library chooses; a matrix product of whole numbers is exact
 in any order. Hence neither threads, block sizes, kernels nor the order of arrival change a result.
+
+Blocks are arrays of any library that speaks the array API (`arrays`): numpy's here, torch's on the engine's device. The
+geometry is numpy's alone.
 """

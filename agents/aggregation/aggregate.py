@@ -3,15 +3,13 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
+from agents.aggregation.arrays import HERE, Array, Place, number
 from agents.aggregation.geometry import Geometry, measure
 from agents.aggregation.rule import Before, Combination, Given, Known, Row, Rule, ServerStep, total
 from agents.aggregation.updates import CannotAggregate, Update, Vector, in_order
-
-BLOCK: Final = 1 << 13  # parameters: the rows of a few dozen updates stay in a core's cache
 
 Groups = Sequence[tuple[int, ...]]
 
@@ -33,10 +31,12 @@ def aggregate(
     seed: bytes = b"",
     states: Sequence[Vector] = (),
     n_threads: int = 1,
+    place: Place = HERE,
 ) -> None:
     """Write what `recipe` makes of `updates` into `out`, which may be mapped from a file; `states` go on in place.
 
-    `seed` is the round's, public. Nothing here depends on the order of `updates` or on `n_threads`.
+    `seed` is the round's, public. Nothing here depends on the order of `updates`, on `n_threads`, or on the `place`
+    where blocks are computed, if that has these bits (`arrays.has_same_bits`). What is measured is measured here.
     Shape: out (n_params), states (recipe.server.n_states of the same). Raises: CannotAggregate.
     """
     ordered = in_order(updates)
@@ -52,8 +52,8 @@ def aggregate(
         groups = step.groups(given, seed)
         given = Given(_known(given, groups), _mixed(given, groups))
         levels.append(groups)
-    work = _Work(vectors, levels, recipe.rule.combine(given), recipe.server, states, out)
-    starts = range(0, len(out), BLOCK)
+    work = _Work(vectors, levels, recipe.rule.combine(given), recipe.server, states, out, place)
+    starts = range(0, len(out), place.block)
     with ThreadPoolExecutor(n_threads) as threads:
         list(threads.map(work.run, (starts[at::n_threads] for at in range(n_threads))))
 
@@ -105,7 +105,7 @@ def _mixed(given: Given, groups: Groups) -> Callable[[], Geometry]:
 
 
 class _Work:
-    """One pass over the blocks; each thread has rows of its own."""
+    """One pass over the blocks."""
 
     def __init__(
         self,
@@ -115,51 +115,51 @@ class _Work:
         server: ServerStep | None,
         states: Sequence[Vector],
         out: Vector,
+        place: Place,
     ) -> None:
-        self._vectors = vectors
+        # As numpy's own class: a slice of what is mapped from a file costs more than a block's sum.
+        self._vectors = [np.asarray(vector) for vector in vectors]
         self._combination = combination
         self._server = server
-        self._states = states
-        self._out = out
-        self._levels = levels
+        self._states = [np.asarray(state) for state in states]
+        self._out = np.asarray(out)
+        self._levels = [[_plain(group) for group in groups] for groups in levels]
+        self._place = place
 
     def run(self, starts: range) -> None:
         """Do some of the blocks. What overflows is infinite in the result: whoever takes it looks at that."""
         with np.errstate(all="ignore"):
-            self._run(starts)
+            for start in starts:
+                self._block(start, slice(start, min(start + self._place.block, len(self._out))))
 
-    def _run(self, starts: range) -> None:
-        n_rows = len(self._combination.rows)
-        rows = np.empty((n_rows + 2, BLOCK), np.float32)
-        mixed = [np.empty((len(groups), BLOCK), np.float32) for groups in self._levels]
-        for start in starts:
-            width = min(BLOCK, len(self._out) - start)
-            blocks = [vector[start : start + width] for vector in self._vectors]
-            for groups, into in zip(self._levels, mixed, strict=True):
-                pairs = zip(groups, into[:, :width], strict=True)
-                blocks = [_sum(blocks, _plain(group), row, rows[-1, :width]) for group, row in pairs]
-            made = [
-                _sum(blocks, row, into[:width], rows[-1, :width])
-                for row, into in zip(self._combination.rows, rows, strict=False)
-            ]
-            block = self._combination.reduce(made, rows[-2, :width])
-            if self._combination.finish is not None:
-                self._combination.finish(start, block)
-            if self._server is not None:
-                block = self._server.step(block, [state[start : start + width] for state in self._states])
-            self._out[start : start + width] = block
+    def _block(self, start: int, part: slice) -> None:
+        take, give = self._place.take, self._place.give
+        blocks = [take(vector[part]) for vector in self._vectors]
+        for rows in self._levels:
+            blocks = [weighted_sum(blocks, row) for row in rows]
+        made = self._combination.reduce([weighted_sum(blocks, row) for row in self._combination.rows])
+        if self._combination.finish is not None:
+            self._combination.finish(start, made)
+        if self._server is not None:
+            kept = [state[part] for state in self._states]
+            states = [take(state) for state in kept]
+            made = self._server.step(made, states)
+            for state, into in zip(states, kept, strict=True):
+                give(state, into)
+        give(made, self._out[part])
 
 
 def _plain(group: tuple[int, ...]) -> Row:
     return Row(tuple((index, 1.0) for index in group), float(len(group)))
 
 
-def _sum(blocks: Sequence[Vector], row: Row, out: Vector, spare: Vector) -> Vector:
-    """A row of the result. It starts from +0, so that no -0 is left to decide anything."""
-    out.fill(0.0)
-    for index, factor in row.parts:
-        if factor == 1.0:
-            np.add(out, blocks[index], out=out)
-        else:
-            np.add(out, np.multiply(blocks[index], np.float32(factor), out=spare), out=out)
-    return out if row.divisor == 1.0 else np.divide(out, np.float32(row.divisor), out=out)
+def weighted_sum(blocks: Sequence[Array], row: Row) -> Array:
+    """A row of the result. +0 is added to it, so that no -0 is left to decide anything. Shape: as each block."""
+    like = blocks[0]
+    parts = (blocks[index] if factor == 1.0 else blocks[index] * number(factor, like) for index, factor in row.parts)
+    total = next(parts) + number(0.0, like)
+    for part in parts:
+        total += part
+    if row.divisor != 1.0:
+        total /= number(row.divisor, total)
+    return total

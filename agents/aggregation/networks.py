@@ -4,13 +4,12 @@ Source: Batcher, Sorting networks and their applications (AFIPS 1968): odd-even 
 are asked for.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
-
-from agents.aggregation.updates import Vector
+from agents.aggregation.arrays import Array, namespace, number
 
 
 class Comparator(NamedTuple):
@@ -54,66 +53,65 @@ def _merge_sort(n_rows: int) -> list[tuple[int, int]]:
     return pairs
 
 
-def sort_rows(rows: list[Vector], spare: Vector, first: int, last: int) -> list[Vector]:
-    """The rows of rank `first` to `last`, elementwise; all of `rows`, and `spare`, are used up for it."""
-    for low, high, has_min, has_max in network(len(rows), first, last):
-        a, b = rows[low], rows[high]
-        if has_min and has_max:
-            np.minimum(a, b, out=spare)
-            np.maximum(a, b, out=b)
-            rows[low], spare = spare, a
-        elif has_min:
-            np.minimum(a, b, out=a)
-        else:
-            np.maximum(a, b, out=b)
-    return rows[first : last + 1]
+def sort_rows(rows: Sequence[Array], first: int, last: int) -> list[Array]:
+    """The rows of rank `first` to `last`, elementwise."""
+    xp, found = namespace(rows[0]), list(rows)
+    for low, high, has_min, has_max in network(len(found), first, last):
+        a, b = found[low], found[high]
+        if has_min:
+            found[low] = xp.minimum(a, b)
+        if has_max:
+            found[high] = xp.maximum(a, b)
+    return found[first : last + 1]
 
 
-Reduce = Callable[[list[Vector], Vector], Vector]
-"""Makes one row of many, elementwise. May use up the rows, and the spare one that it gets."""
+Reduce = Callable[[list[Array]], Array]
+"""Makes one row of many, elementwise."""
 
 
-def only(rows: list[Vector], spare: Vector) -> Vector:
+def only(rows: list[Array]) -> Array:
     """The one row there is."""
     return rows[0]
 
 
-def mean(rows: Sequence[Vector]) -> Vector:
-    """The rows' sum, in their order, by their number; in the first row's place."""
-    total = rows[0]
-    for row in rows[1:]:
-        np.add(total, row, out=total)
-    return np.divide(total, np.float32(len(rows)), out=total)
+def mean(rows: Sequence[Array]) -> Array:
+    """The rows' sum, in their order, by their number."""
+    if len(rows) == 1:
+        return rows[0]
+    total = rows[0] + rows[1]
+    for row in rows[2:]:
+        total += row
+    total /= number(len(rows), total)
+    return total
 
 
 def trimmed(n_cut: int) -> Reduce:
     """The mean of what is left of each coordinate without its `n_cut` smallest and largest values."""
 
-    def reduce(rows: list[Vector], spare: Vector) -> Vector:
-        return mean(sort_rows(rows, spare, n_cut, len(rows) - 1 - n_cut))
+    def reduce(rows: list[Array]) -> Array:
+        return mean(sort_rows(rows, n_cut, len(rows) - 1 - n_cut))
 
     return reduce
 
 
-def median(rows: list[Vector], spare: Vector) -> Vector:
+def median(rows: list[Array]) -> Array:
     """The middle value of each coordinate, or the mean of the two middle ones; bit by bit what numpy's median is."""
-    return mean(sort_rows(rows, spare, (len(rows) - 1) // 2, len(rows) // 2))
+    return mean(sort_rows(rows, (len(rows) - 1) // 2, len(rows) // 2))
 
 
 def around_median(n_kept: int) -> Reduce:
     """The mean of the `n_kept` values of each coordinate nearest to its median; of equals, the smaller ones."""
 
-    def reduce(rows: list[Vector], spare: Vector) -> Vector:
-        ordered = sort_rows(rows, spare, 0, len(rows) - 1)
-        middle = (ordered[(len(rows) - 1) // 2] + ordered[len(rows) // 2]) / np.float32(2.0)
-        best = np.full_like(middle, np.inf)
-        chosen = np.empty_like(middle)
+    def reduce(rows: list[Array]) -> Array:
+        xp, ordered = namespace(rows[0]), sort_rows(rows, 0, len(rows) - 1)
+        middle = (ordered[(len(rows) - 1) // 2] + ordered[len(rows) // 2]) / number(2.0, rows[0])
+        chosen, best = mean(ordered[:n_kept]), number(math.inf, middle)
         for first in range(len(ordered) - n_kept + 1):
             window = ordered[first : first + n_kept]
-            reach = np.maximum(middle - window[0], window[-1] - middle)
+            reach = xp.maximum(middle - window[0], window[-1] - middle)
             is_nearer = reach < best
-            np.copyto(chosen, mean([window[0].copy(), *window[1:]]), where=is_nearer)
-            np.copyto(best, reach, where=is_nearer)
+            chosen = xp.where(is_nearer, mean(window), chosen)
+            best = xp.where(is_nearer, reach, best)
         return chosen
 
     return reduce

@@ -8,9 +8,10 @@ from typing import Annotated, ClassVar, NamedTuple
 import msgspec
 from msgspec import Meta
 
+from agents.aggregation.arrays import Array
 from agents.aggregation.geometry import Geometry
 from agents.aggregation.networks import Reduce, only
-from agents.aggregation.updates import CannotAggregate, Vector
+from agents.aggregation.updates import CannotAggregate
 
 Count = Annotated[int, Meta(ge=0, le=1 << 16)]
 
@@ -55,7 +56,7 @@ class Combination(NamedTuple):
 
     rows: tuple[Row, ...]
     reduce: Reduce = only
-    finish: Callable[[int, Vector], None] | None = None
+    finish: Callable[[int, Array], None] | None = None
 
 
 class Rule(msgspec.Struct, frozen=True, tag_field="rule", forbid_unknown_fields=True, kw_only=True):
@@ -111,6 +112,6 @@ class ServerStep(msgspec.Struct, frozen=True, tag_field="server", forbid_unknown
     n_states: ClassVar[int] = 0
     """How many vectors it keeps; all begin as zeros."""
 
-    def step(self, change: Vector, states: Sequence[Vector]) -> Vector:
+    def step(self, change: Array, states: Sequence[Array]) -> Array:
         """The model's change for a block; `states` are changed in place. Elementwise; `change` may be used up."""
         raise NotImplementedError

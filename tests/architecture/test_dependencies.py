@@ -19,6 +19,8 @@ WORKER = "agents/engine/worker"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Where the import's name is not the distribution's.
 DISTRIBUTIONS = {
+    "array_api_compat": "array-api-compat",
+    "array_api_strict": "array-api-strict",
     "nacl": "pynacl",
     "noise": "noiseprotocol",
     "Crypto": "pycryptodome",

@@ -16,9 +16,9 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from msgspec import Meta
 
+from agents.aggregation.arrays import Array, beside
 from agents.aggregation.geometry import Geometry
 from agents.aggregation.rule import Combination, Given, Row, Rule
-from agents.aggregation.updates import Vector
 
 N_UNIFORM: Final = 12
 _SPREAD: Final = 65536.0  # the standard deviation of the sum of twelve numbers below 2^16, but for one in 10^10
@@ -69,16 +69,17 @@ def largest_crowd(geometry: Geometry, slack: float) -> list[int]:
     return sorted(crowd)
 
 
-def blur(seed: bytes, deviation: float) -> Callable[[int, Vector], None] | None:
+def blur(seed: bytes, deviation: float) -> Callable[[int, Array], None] | None:
     """Adds the noise of each place to a block that begins there."""
     if deviation == 0.0:
         return None
 
-    def finish(start: int, block: Vector) -> None:
+    def finish(start: int, block: Array) -> None:
+        (n_params,) = block.shape
         skipped, within = divmod(start * _BYTES_EACH, _CIPHER_BLOCK)
         stream = Cipher(algorithms.AES(seed), modes.CTR(skipped.to_bytes(_CIPHER_BLOCK))).encryptor()
-        numbers = np.frombuffer(stream.update(bytes(within + len(block) * _BYTES_EACH))[within:], "<u2")
-        sums = numbers.reshape(len(block), N_UNIFORM).sum(axis=1, dtype=np.int64) - _CENTRE
-        np.add(block, (sums / _SPREAD * deviation).astype(np.float32), out=block)
+        numbers = np.frombuffer(stream.update(bytes(within + n_params * _BYTES_EACH))[within:], "<u2")
+        sums = numbers.reshape(n_params, N_UNIFORM).sum(axis=1, dtype=np.int64) - _CENTRE
+        block += beside((sums / _SPREAD * deviation).astype(np.float32), block)
 
     return finish

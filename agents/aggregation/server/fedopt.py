@@ -6,11 +6,10 @@ Source: Reddi et al., Adaptive federated optimization (arXiv 2003.00295), algori
 from collections.abc import Sequence
 from typing import Annotated
 
-import numpy as np
 from msgspec import Meta
 
+from agents.aggregation.arrays import Array, namespace, number, root
 from agents.aggregation.rule import ServerStep
-from agents.aggregation.updates import Vector
 
 Rate = Annotated[float, Meta(gt=0.0, le=100.0)]
 Decay = Annotated[float, Meta(ge=0.0, lt=1.0)]
@@ -26,25 +25,23 @@ class _Adaptive(ServerStep, frozen=True):
     beta1: Decay = 0.9
     tau: Tau = 1e-3
 
-    def step(self, change: Vector, states: Sequence[Vector]) -> Vector:
+    def step(self, change: Array, states: Sequence[Array]) -> Array:
         """rate * m / (sqrt(v) + tau)."""
         first, second = states
-        np.multiply(first, np.float32(self.beta1), out=first)
-        first += change * np.float32(1.0 - self.beta1)
-        self._grow(second, np.multiply(change, change, out=change))
-        np.add(np.sqrt(second, out=change), np.float32(self.tau), out=change)
-        step: Vector = np.divide(first * np.float32(self.rate), change, out=change)
-        return step
+        first *= number(self.beta1, change)
+        first += change * number(1.0 - self.beta1, change)
+        self._grow(second, change * change)
+        return first * number(self.rate, change) / (root(second) + number(self.tau, change))
 
-    def _grow(self, second: Vector, square: Vector) -> None:
+    def _grow(self, second: Array, square: Array) -> None:
         raise NotImplementedError
 
 
 class FedAdagrad(_Adaptive, frozen=True, tag="fedadagrad"):
     """v + d^2."""
 
-    def _grow(self, second: Vector, square: Vector) -> None:
-        np.add(second, square, out=second)
+    def _grow(self, second: Array, square: Array) -> None:
+        second += square
 
 
 class FedAdam(_Adaptive, frozen=True, tag="fedadam"):
@@ -52,9 +49,9 @@ class FedAdam(_Adaptive, frozen=True, tag="fedadam"):
 
     beta2: Decay = 0.99
 
-    def _grow(self, second: Vector, square: Vector) -> None:
-        np.multiply(second, np.float32(self.beta2), out=second)
-        second += square * np.float32(1.0 - self.beta2)
+    def _grow(self, second: Array, square: Array) -> None:
+        second *= number(self.beta2, second)
+        second += square * number(1.0 - self.beta2, second)
 
 
 class FedYogi(_Adaptive, frozen=True, tag="fedyogi"):
@@ -62,5 +59,5 @@ class FedYogi(_Adaptive, frozen=True, tag="fedyogi"):
 
     beta2: Decay = 0.99
 
-    def _grow(self, second: Vector, square: Vector) -> None:
-        second -= square * np.float32(1.0 - self.beta2) * np.sign(second - square)
+    def _grow(self, second: Array, square: Array) -> None:
+        second -= square * number(1.0 - self.beta2, second) * namespace(second).sign(second - square)

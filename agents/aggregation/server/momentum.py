@@ -7,11 +7,10 @@ for Nesterov's variant as the outer optimizer of many local steps.
 from collections.abc import Sequence
 from typing import Annotated
 
-import numpy as np
 from msgspec import Meta
 
+from agents.aggregation.arrays import Array, number
 from agents.aggregation.rule import ServerStep
-from agents.aggregation.updates import Vector
 
 
 class FedAvgM(ServerStep, frozen=True, tag="fedavgm"):
@@ -23,16 +22,17 @@ class FedAvgM(ServerStep, frozen=True, tag="fedavgm"):
     beta: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.9
     is_nesterov: bool = False
 
-    def step(self, change: Vector, states: Sequence[Vector]) -> Vector:
+    def step(self, change: Array, states: Sequence[Array]) -> Array:
         """The step along the velocity."""
         (velocity,) = states
-        np.multiply(velocity, np.float32(self.beta), out=velocity)
-        np.add(velocity, change, out=velocity)
+        rate, beta = number(self.rate, change), number(self.beta, change)
+        velocity *= beta
+        velocity += change
         if not self.is_nesterov:
-            step: Vector = velocity * np.float32(self.rate)
-            return step
-        np.add(change, velocity * np.float32(self.beta), out=change)
-        return np.multiply(change, np.float32(self.rate), out=change)
+            return velocity * rate
+        change += velocity * beta
+        change *= rate
+        return change
 
 
 class Outer(ServerStep, frozen=True, tag="scale"):
@@ -40,6 +40,7 @@ class Outer(ServerStep, frozen=True, tag="scale"):
 
     rate: Annotated[float, Meta(gt=0.0, le=100.0)] = 1.0
 
-    def step(self, change: Vector, states: Sequence[Vector]) -> Vector:
+    def step(self, change: Array, states: Sequence[Array]) -> Array:
         """The scaled change."""
-        return np.multiply(change, np.float32(self.rate), out=change)
+        change *= number(self.rate, change)
+        return change

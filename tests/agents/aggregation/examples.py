@@ -4,12 +4,13 @@ import hashlib
 
 import numpy as np
 
-from agents.aggregation.aggregate import BLOCK, Recipe, aggregate
+from agents.aggregation.aggregate import Recipe, aggregate
+from agents.aggregation.arrays import HERE, Place
 from agents.aggregation.registry import SERVER, before_of, rule_of, server_of
 from agents.aggregation.updates import Update, Vector
 
 SEED = bytes(range(32))
-N_PARAMS = BLOCK + 77
+N_PARAMS = HERE.block + 77
 PEERS = tuple(f"peer-{index:02}" for index in range(11))
 
 RULES: dict[str, dict[str, object]] = {
@@ -69,16 +70,22 @@ RECIPES = {
 }
 
 
-def digest(updates: list[Update], recipe: Recipe, n_threads: int = 1) -> str:
-    """The hash of what two rounds give, with the states that they leave."""
+def digest(
+    updates: list[Update], recipe: Recipe, n_threads: int = 1, *, place: Place = HERE, is_finite: bool = True
+) -> str:
+    """The hash of what two rounds give, with the states that they leave; any NaN is one of them."""
     n_params = len(updates[0].vector)
     states = [np.zeros(n_params, np.float32) for _ in range(recipe.server.n_states if recipe.server else 0)]
     hashed = hashlib.sha256()
     for _ in range(2 if recipe.server else 1):
         out = np.empty(n_params, np.float32)
-        aggregate(updates, recipe, out, seed=SEED, states=states, n_threads=n_threads)
-        assert np.isfinite(out).all()
-        hashed.update(out.astype("<f4").tobytes())
+        aggregate(updates, recipe, out, seed=SEED, states=states, n_threads=n_threads, place=place)
+        assert np.isfinite(out).all() or not is_finite
+        hashed.update(_bytes(out))
     for state in states:
-        hashed.update(state.astype("<f4").tobytes())
+        hashed.update(_bytes(state))
     return hashed.hexdigest()
+
+
+def _bytes(values: Vector) -> bytes:
+    return np.where(np.isnan(values), np.float32(np.nan), values).astype("<f4").tobytes()
