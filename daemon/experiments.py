@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 import trio
@@ -23,6 +23,7 @@ from agents.federation.tensors import canonical, read_layout
 from agents.federation.training import find_base
 from agents.federation.verify import Finding
 from daemon import wall
+from daemon.abilities import has_of, in_claims
 from daemon.api.operation import Progress
 from daemon.api.operations import fl, fl_proof
 from daemon.api.progress import in_thread
@@ -31,7 +32,7 @@ from daemon.errors import NotFoundHere, Unfit
 from protocols.entry import Entry, make_entry
 from protocols.errors import Remote
 from protocols.net import PeerInfo
-from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Plan, content_of, read_plan
+from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Join, Plan, content_of, read_plan
 from storage.cid import Cid
 from storage.errors import DiskFull, InvalidCid, StorageError, StoreFull
 from storage.unixfs import COVEY_WEIGHTS, add_path
@@ -162,7 +163,7 @@ def _finder(node: "Node") -> FindBase:
 
 
 async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
-    """Raises: UnknownExperiment, NoMember, BadTask, NotFoundHere, StorageError, OSError."""
+    """Raises: UnknownExperiment, NoMember, UnmetNeeds, BadTask, NotFoundHere, Unfit, StorageError, OSError."""
     cid = Cid.parse(params.experiment)
     known = next((one for one in node.rounds.all() if one.cid == cid), None)
     entry = known.plan_entry if known else await node.rounds.plan_from(await whom(node, params.from_), cid)
@@ -176,15 +177,19 @@ async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
             check_rank(plan, params.rank)
         await trio.to_thread.run_sync(task.check, data)
         await _bring_base(node, task)
+    has = await has_of(node, plan, data, params.has)
     one = await node.rounds.follow(entry, data, params.rank)
-    if data is not None and node.identity.peer_id not in one.book.joined_now():
-        await one.do(one.member.join)
+    joined = one.book.joins_now().get(node.identity.peer_id)
+    if data is not None and (joined is None or cast(Join, joined.event).has != has):
+        await one.do(lambda now_s: one.member.join(now_s, has))
+    said = one.book.joins_now().get(node.identity.peer_id)
     return fl.Joined(
         experiment=str(one.cid),
         title=one.plan.title,
         task=str(one.plan.task.get("task")),
-        is_training=node.identity.peer_id in one.book.joined_now(),
+        is_training=said is not None,
         let_in_by=in_words(one.book, node.identity.peer_id, wall.unix_s()),
+        says=in_claims(cast(Join, said.event).has) if said is not None else "",
         state=state_of(one.book),
     )
 

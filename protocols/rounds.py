@@ -18,6 +18,7 @@ from protocols.content import content_of as content_of  # for those who sign
 from protocols.content import read_content
 from protocols.entry import Entry
 from protocols.errors import Malformed
+from protocols.joining import Chances, Has
 from storage.cid import DAG_PB, RAW, Cid
 from storage.keys import PeerId
 
@@ -73,6 +74,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     secure, privacy, compression, gossip: what agents.federation.options says; None for without.
     members: who may see and join; deputies: who coordinates, in order.
     joining: does every member train that says so, or only one that holds a grant, its author's or passed on from it?
+    needs: what a participant says that it has; chances: how the draw of n_selected is weighed; None for neither.
     """
 
     format: Literal[1] = 1
@@ -98,6 +100,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     members: Annotated[tuple[PeerId, ...], Meta(min_length=1, max_length=MAX_MEMBERS)]
     deputies: Annotated[tuple[PeerId, ...], Meta(min_length=1, max_length=MAX_MEMBERS)]
     joining: Literal["members", "granted"] = "members"
+    needs: Has | None = None
+    chances: Chances | None = None
     created_unix_s: UnixSeconds = 0
 
 
@@ -108,9 +112,14 @@ class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Join(Event, frozen=True):
-    """I take part, from the next round on whose list of members is not closed yet."""
+    """I take part, from the next round on whose list of members is not closed yet.
+
+    has: what I say that I have, of what the plan asks for; None where it asks for nothing.
+    """
 
     kind = "join"
+
+    has: Has | None = None
 
 
 class Leave(Event, frozen=True):
@@ -144,11 +153,12 @@ class Revoke(Event, frozen=True):
 
 
 class Start(Event, frozen=True):
-    """The first round's participants. Signed by the plan's author, once."""
+    """The first round's participants. Signed by the plan's author, once. `joins`: as in a close."""
 
     kind = "start"
 
     joined: Peers
+    joins: Links = ()
 
 
 class Open(Event, frozen=True):
@@ -203,6 +213,7 @@ class Close(Event, frozen=True):
 
     promises: for a term over 0, those of over half of the selected, which justify it. void: why it has no result.
     noise: under central noise, a file of it, which its coordinator drew for this list and nothing else.
+    joins: where the plan asks what members have, the join of each in `joined` whose claims count, in that order.
     """
 
     kind = "close"
@@ -214,6 +225,7 @@ class Close(Event, frozen=True):
     promises: Links = ()
     void: Annotated[str, Meta(max_length=MAX_REASON_CHARS)] = ""
     noise: Cid | None = None
+    joins: Links = ()
 
 
 class Keys(Event, frozen=True):

@@ -10,19 +10,18 @@ from typing import Final, TypeVar, cast
 import msgspec
 
 from agents.federation.answers import Answers, remembered
+from agents.federation.attendance import Attendance
 from agents.federation.breaches import Suspicions, breach
 from agents.federation.buffers import Buffer, buffer_of
-from agents.federation.grants import joined
+from agents.federation.claims import asks
 from agents.federation.histories import Histories
 from agents.federation.lists import RoundLists, insert
 from agents.federation.said import Reader, Said, rank, read_said
 from agents.federation.secure.terms import Secure, secure_of
-from agents.federation.selection import chosen, round_seed, taking_part
 from protocols.entry import Entry
 from protocols.errors import Malformed
 from protocols.rounds import (
     Accuse,
-    Cancel,
     Close,
     Complain,
     Event,
@@ -37,7 +36,6 @@ from protocols.rounds import (
     Result,
     Score,
     Shares,
-    Start,
     State,
     Submit,
     Unmask,
@@ -58,22 +56,23 @@ _KEPT: Final = frozenset({_LISTED})
 E = TypeVar("E", bound=Event)
 
 
-class Book:
+class Book(Attendance):
     """What is known of one experiment. `add` takes events in any order, each once or many times."""
 
     def __init__(self, plan_entry: Entry, read: Reader = read_said) -> None:
         """`read` may remember what it has read: it is a function of bytes. Raises: Malformed."""
         self._read: Final = read
-        self.plan: Final[Plan] = read_plan(plan_entry)
+        self.plan: Plan = read_plan(plan_entry)
         try:
             self.secure: Final[Secure | None] = secure_of(self.plan.secure) if self.plan.secure is not None else None
         except msgspec.ValidationError as error:
             raise Malformed(f"the settings of secure are not valid: {error}") from None
         self.buffer: Final[Buffer | None] = buffer_of(self.plan)
         self.n_buffered: Final = self.buffer.n_updates if self.buffer is not None else 0
-        self.author: Final = plan_entry.author
+        self.author = plan_entry.author
         self.experiment: Final = plan_entry.body_cid
-        self._members: Final = frozenset(self.plan.members)
+        self._members = frozenset(self.plan.members)
+        self._is_asking: Final = asks(self.plan)
         self._said: dict[Cid, Said] = {}
         self._rounds = RoundLists(self._said)
         self._histories = Histories()
@@ -118,7 +117,9 @@ class Book:
             return False  # whom they prove false hangs on most of what is heard
         match said.event:
             case Join() | Leave():
-                self.answers.drop(("joined_now",))
+                self.answers.drop(("joins_now",), ("joined_now",))
+                if self._is_asking:
+                    self.answers.forget_unknown()  # a list may name it
             case Open(number):
                 self.answers.drop(("opened", number))
             case Submit(number):
@@ -225,51 +226,7 @@ class Book:
         """Those of one round."""
         return self._rounds.of(kind, number)
 
-    # Who takes part
-
-    @remembered
-    def start(self) -> Start | None:
-        """The list that the plan's author gave out; of several, none counts (`broken` names him)."""
-        found = {said.entry.body_cid: event for said, event in self.all_of(Start) if said.author == self.author}
-        return next(iter(found.values())) if len(found) == 1 else None
-
-    def cancelled(self) -> Cancel | None:
-        """The end that the plan's author declared."""
-        return next((event for said, event in self.all_of(Cancel) if said.author == self.author), None)
-
-    @remembered
-    def joined_now(self) -> tuple[PeerId, ...]:
-        """Who has joined and not left again, as far as is known, without who broke the rules or lacks a grant."""
-        return joined(self)
-
-    @remembered
-    def roster(self, number: int) -> tuple[PeerId, ...] | None:
-        """Who has joined a round: the start says it for the first, the final close before it for any other."""
-        if number == 1:
-            start = self.start()
-            return taking_part(start.joined, self._members) if start is not None else None
-        close = self.final(number - 1)
-        return taking_part(cast(Close, close.event).joined, self._members) if close is not None else None
-
-    @remembered
-    def seed(self, number: int) -> bytes | None:
-        """The round's public seed: a hash over the result before it and the list of the joined."""
-        roster, before = self.roster(number), self.result(number - 1)
-        return round_seed(number, before, roster) if roster is not None and before is not None else None
-
-    @remembered
-    def selected(self, number: int) -> tuple[PeerId, ...] | None:
-        """Who trains in a round and countersigns its close; None while what it depends on is not known."""
-        roster, seed = self.roster(number), self.seed(number)
-        return chosen(roster, seed, self.plan.n_selected) if roster is not None and seed is not None else None
-
-    @remembered
-    def _selected_set(self, number: int) -> frozenset[PeerId]:
-        return frozenset(self.selected(number) or ())
-
-    def is_selected(self, number: int, peer: PeerId) -> bool:
-        """Is this one of them?"""
-        return peer in self._selected_set(number)
+    # What a round takes
 
     def quorum(self, number: int) -> int | None:
         """How many of the selected make a close final: more than half."""

@@ -12,6 +12,7 @@ from agents.aggregation.rules.fedavg import FedAvg
 from agents.aggregation.rules.fedbuff import FedBuff
 from agents.aggregation.rules.fednova import FedNova
 from agents.aggregation.updates import CannotAggregate
+from agents.federation import claims
 from agents.federation.lora import terms_of, way_of
 from agents.federation.options import BadOption, Options, options_of
 from agents.federation.privacy import examples
@@ -46,6 +47,10 @@ def _is_per_update(asked: _Asked) -> bool:
 def _is_weighted(asked: _Asked) -> bool:
     rule = rule_of(asked.plan.rule)
     return isinstance(rule, FedAvg) and rule.weights == "samples"
+
+
+def _is_drawn_by_samples(asked: _Asked) -> bool:
+    return asked.plan.chances is not None and asked.plan.chances.by == "n_samples"
 
 
 def _lora(is_so: Callable[[LoraWay], bool]) -> Asks:
@@ -95,6 +100,11 @@ OPTIONS: Final[dict[str, Asks]] = {
     ),
     "evaluation": lambda asked: asked.plan.is_evaluated,
     "a selection": lambda asked: asked.plan.n_selected > 0,
+    "no selection": lambda asked: asked.plan.n_selected == 0,
+    "chances by what members say that they have": lambda asked: asked.plan.chances is not None,
+    "claims": lambda asked: claims.asks(asked.plan),
+    "chances by samples": _is_drawn_by_samples,
+    "samples that count twice": lambda asked: _is_drawn_by_samples(asked) and _is_weighted(asked),
 }
 
 # What does not compose, and why.
@@ -237,6 +247,11 @@ TABLE: Final = (
         "each member averages with its own neighbours: there is no closed set for a rule to choose from",
     ),
     ("gossip", "fedbuff", "there is no buffer that somebody closes"),
+    (
+        "chances by what members say that they have",
+        "no selection",
+        "all who joined take part in every round, so nobody is drawn: say how many with selected",
+    ),
     ("gossip", "a selection", "there is nobody who selects: all whom the start names are in every round"),
     ("gossip", "a server step", "there is no server's change of the model: each member has a model of its own"),
     (
@@ -259,6 +274,7 @@ UNDECIDABLE: Final = (
         "distributed noise",
         "whether each client added its part of the noise: accounts leave out as many as may collude",
     ),
+    ("claims", "what members say that they have: it is their word, and counts as far as the plan lets it"),
     (
         "noise in examples' gradients",
         "whether each participant bounded its examples' gradients, drew noise, and has as many examples as it says: its"
@@ -281,6 +297,12 @@ LIMITS: Final = (
         "each result holds a full matrix for each layer: updates stay small, results are as large as those weights;"
         " an adapter made of one has a rank of 512 at most, and says what it lacks",
     ),
+    (
+        "samples that count twice",
+        "who has more samples is drawn more often, and counts for more once it is drawn: take uniform weights for a"
+        " mean over all samples",
+    ),
+    ("chances by samples", "members tell how many samples they have when they join, also where masks or noise hide it"),
     ("a selection", "it is made from a public seed, so it adds nothing to privacy: each round counts in full"),
 )
 

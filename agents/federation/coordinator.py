@@ -150,7 +150,8 @@ class Coordinator(Duty):
         return [self._void(number, term, f"{len(heard)} sent {stage} in time, and {minimum} are needed", promises)]
 
     def _void(self, number: int, term: int, why: str, promises: dict[PeerId, Said]) -> Say:
-        close = Close(round=number, term=term, submissions=(), joined=self.next_list(number), void=why)
+        joined, joins = self._next(number)
+        close = Close(round=number, term=term, submissions=(), joined=joined, joins=joins, void=why)
         return self._close(number, term, close, promises)
 
     def _collect_updates(self, number: int, term: int, promises: dict[PeerId, Said], now_s: float) -> list[Action]:
@@ -192,7 +193,10 @@ class Coordinator(Duty):
         noise = self._noise.get((number, term))
         if noise is None and has_central_noise(book.plan):
             return self._ask(Draw(number, term))
-        close = Close(round=number, term=term, submissions=tuple(taken), joined=self.next_list(number), noise=noise)
+        joined, joins = self._next(number)
+        close = Close(
+            round=number, term=term, submissions=tuple(taken), joined=joined, joins=joins, noise=noise
+        )  # fmt: skip
         return [self._close(number, term, close, promises)]
 
     def _close(self, number: int, term: int, what: Close, promises: dict[PeerId, Said]) -> Say:
@@ -203,6 +207,7 @@ class Coordinator(Duty):
                 term=term,
                 submissions=what.submissions,
                 joined=what.joined,
+                joins=what.joins,
                 void=what.void,
                 promises=links,
                 noise=what.noise,

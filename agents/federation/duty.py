@@ -5,6 +5,7 @@ from typing import Final, cast
 
 from agents.federation.actions import Action, Fetch, Say, Work
 from agents.federation.book import Book, Said
+from agents.federation.claims import links
 from agents.federation.grants import late
 from protocols.entry import make_entry
 from protocols.rounds import Close, Event, Join, Submit, content_of, scope_of
@@ -48,6 +49,11 @@ class Duty:
         joined = self.book.joined_now()
         over = late(self.book, joined, number, self.unix_s)
         return tuple(peer for peer in joined if peer not in over)
+
+    def _next(self, number: int) -> tuple[tuple[PeerId, ...], tuple[Cid, ...]]:
+        """The next list, and the joins that it names."""
+        listed = self.next_list(number)
+        return listed, links(self.book.plan, self.book.joins_now(), listed)
 
     def _note_the_gone(self, number: int) -> None:
         """Remember, when a round begins here, who had joined once and is out: left, broken, or without its grant."""

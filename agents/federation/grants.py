@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, cast
 
 from agents.errors import AgentError
+from agents.federation.claims import is_fit
 from protocols.rounds import MAX_DEPTH, Grant, Join, Leave, Revoke
 from storage.cid import Cid
 from storage.keys import PeerId
@@ -71,15 +72,16 @@ def grants_of(book: "Book", peer: PeerId) -> list["Said"]:
     return sorted(found, key=lambda said: (-cast(Grant, said.event).depth, said.cid))
 
 
-def joined(book: "Book") -> tuple[PeerId, ...]:
-    """Who said that it takes part, last, and may."""
-    last: dict[PeerId, tuple[int, bool]] = {}
+def joins(book: "Book") -> dict[PeerId, "Said"]:
+    """The last joins of those who take part, have what the plan needs, and may."""
+    last: dict[PeerId, tuple[tuple[int, bool, Cid], Said]] = {}
     for said, event in [*book.all_of(Join), *book.all_of(Leave)]:
-        mark = (said.entry.sequence, isinstance(event, Join))
-        last[said.author] = max(last.get(said.author, mark), mark)
+        mark = ((said.entry.sequence, isinstance(event, Join), said.cid), said)
+        if said.author not in last or last[said.author][0] < mark[0]:
+            last[said.author] = mark
     broken = book.broken()
-    found = (peer for peer, (_, is_in) in last.items() if is_in and peer not in broken)
-    return tuple(sorted(peer for peer in found if may_join(book, peer)))
+    found = {peer: said for peer, (_, said) in last.items() if is_fit(book.plan, said) and peer not in broken}
+    return {peer: found[peer] for peer in sorted(found) if may_join(book, peer)}
 
 
 def may_join(book: "Book", peer: PeerId) -> bool:

@@ -11,12 +11,14 @@ from msgspec.structs import replace
 
 from agents.federation.actions import Action, Compute, Deal, Evaluate, Fetch, Inspect, Prepare, Reveal, Say, Train
 from agents.federation.book import MAX_EVENTS_OF_AUTHOR, Said
+from agents.federation.claims import NOTHING, asked_of
 from agents.federation.coordinator import Coordinator
 from agents.federation.grants import CLOCK_SLACK_S, late
 from agents.federation.secure.stages import Stages, consented, is_doomed
 from agents.federation.soundness import why_not
 from protocols.entry import Entry
 from protocols.errors import Malformed
+from protocols.joining import Has
 from protocols.rounds import (
     Accuse,
     Cancel,
@@ -158,9 +160,9 @@ class Member(Coordinator):
 
     # What its user wants
 
-    def join(self, now_s: float) -> list[Action]:
-        """Take part from the next round on."""
-        return [self._say(Join()), *self.tick(now_s)]
+    def join(self, now_s: float, has: Has | None = None) -> list[Action]:
+        """Take part from the next round on; with what of its own the plan asks for."""
+        return [self._say(Join(has=asked_of(self.book.plan, has or NOTHING))), *self.tick(now_s)]
 
     def leave(self, now_s: float) -> list[Action]:
         """Take part no more, from the next round on."""
@@ -174,7 +176,8 @@ class Member(Coordinator):
         """Begin, with those who have joined by now. For the plan's author, once."""
         if self._me != self.book.author or any(said.author == self._me for said, _ in self.book.all_of(Start)):
             return []
-        return [self._say(Start(joined=self.next_list(0))), *self.tick(now_s)]
+        joined, joins = self._next(0)
+        return [self._say(Start(joined=joined, joins=joins)), *self.tick(now_s)]
 
     def cancel(self, reason: str) -> list[Action]:
         """End the experiment. For the plan's author."""

@@ -25,11 +25,12 @@ KEYS: Final = frozenset(
     {
         "title", "task", "initial", "rounds", "min_participants", "selected", "deadline_s", "lease_s", "before", "rule",
         "server", "max_samples", "max_norm", "members", "deputies", "compression", "evaluated", "sealed", "secure",
-        "privacy", "joining", "gossip",
+        "privacy", "joining", "gossip", "needs", "chances",
     }
 )  # fmt: skip
 # What can be written as a name, or as a table with its settings -> what the name is called in the table.
 _TABLES: Final = {"task": "task", "rule": "rule", "server": "server", "compression": "codec", "gossip": "mixing"}
+_SETTINGS: Final = ("secure", "privacy", "needs", "chances")
 _NAMES: Final = {"rounds": "n_rounds", "selected": "n_selected", "evaluated": "is_evaluated", "sealed": "is_sealed"}
 
 
@@ -52,7 +53,7 @@ def read_file(path: Path) -> dict[str, Any]:
     for key in ("members", "deputies"):
         if not isinstance(names := value.get(key, []), list) or not all(isinstance(name, str) for name in names):
             raise BadPlan(f'{path}: {key} is a list of peers, by id or name, such as ["ada", "bob"]')
-    for key in ("secure", "privacy"):
+    for key in _SETTINGS:
         if not isinstance(value.get(key, {}), dict):
             raise BadPlan(f"{path}: {key} is a table with its settings: [{key}]")
     for key in _TABLES:

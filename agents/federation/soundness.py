@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import cast
 
+from agents.federation import claims
 from agents.federation.book import Book, Said
 from agents.federation.grants import was_let_in, was_let_out
 from agents.federation.secure.stages import Stages, is_doomed, is_split
@@ -28,8 +29,10 @@ def _why_not_next(book: Book, close: Close) -> str:
         return "it has somebody in the next round of whom no join is known here"
     if any(not was_let_in(book, peer) for peer in close.joined):
         return "it lets in who holds no grant that is known here"
+    if why := claims.fault(book, close):
+        return why
     gone = {said.author for said, _ in book.all_of(Leave)} | book.broken().keys()
-    gone |= {peer for peer in joined if was_let_out(book, peer)}
+    gone |= {peer for peer in joined if was_let_out(book, peer)} | claims.was_unfit(book)
     if joined.intersection(book.roster(close.round) or ()) - gone - set(close.joined):
         return "it leaves somebody out of the next round who has neither left nor broken the rules"
     return ""
@@ -125,8 +128,8 @@ def _fault(book: Book, said: Said, sound: Mapping[Cid, bool]) -> str:
     is_secure_void = bool(close.void) and book.secure is not None
     if is_secure_void and (is_doomed(book, bound) or is_split(book, close.round, promises.values())):
         return ""
-    if (bound.submissions, bound.joined, bound.void, bound.noise) != (
-        close.submissions, close.joined, close.void, close.noise,
+    if (bound.submissions, bound.joined, bound.joins, bound.void, bound.noise) != (
+        close.submissions, close.joined, close.joins, close.void, close.noise,
     ):  # fmt: skip
         return "a close that was countersigned before it lists something else"
     return ""

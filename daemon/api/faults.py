@@ -88,6 +88,7 @@ STATUSES: Final = {
     "misstated": 403,
     "no_grant": 403,
     "no_member": 403,
+    "unmet_needs": 403,
     "not_granted": 403,
     "no_key": 403,
     "foreign": 403,

@@ -177,6 +177,10 @@ class Task(msgspec.Struct, frozen=True, tag_field="task", forbid_unknown_fields=
     def check(self, data: Path) -> None:
         """Raises: BadTask, OSError for data that cannot be trained on."""
 
+    def n_samples(self, data: Path) -> int:
+        """How many samples there are to learn from; 0 where that is not known before. Raises: BadTask, OSError."""
+        return 0
+
     def steps(self, n_examples: int) -> tuple[int, int]:
         """How many examples a step takes on average, and how many steps a round has, for who learns from so many.
 

@@ -132,11 +132,16 @@ class Lora(Task, frozen=True, tag="lora", kw_only=True):
 
     def check(self, data: Path) -> None:
         """Raises: BadTask, BadData, OSError."""
+        self.n_samples(data)
+
+    def n_samples(self, data: Path) -> int:
+        """How many records there are. Raises: BadTask, BadData, OSError."""
         if not data.is_file() or not data.stat().st_size:
             raise BadTask(f"{data} is no file with a text or chats in it")
         form = None if self.kind == "auto" else self.kind
         _, records, problems = read(data.name, read_data(data), form, "")
         refuse_bad(data.name, records, problems)
+        return len(records)
 
     async def train(self, work: Work) -> Made:
         """Train on from the base. Raises: BadTask, BadTensors, EngineFailed and its like, OSError."""

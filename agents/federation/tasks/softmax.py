@@ -79,6 +79,10 @@ class Softmax(Task, frozen=True, tag="softmax", kw_only=True):
         """Raises: BadTask, OSError."""
         self.read(data)
 
+    def n_samples(self, data: Path) -> int:
+        """The rows that are not held out. Raises: BadTask, OSError."""
+        return len(self.split(len(self.read(data)[1]))[0])
+
     async def train(self, work: Work) -> Made:
         """Some passes over the own data. Raises: BadTask, BadTensors, OSError."""
         if work.data is None:

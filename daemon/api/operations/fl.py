@@ -106,6 +106,10 @@ class JoinIt(Params, frozen=True):
         int,
         Meta(ge=0, le=512, description="The own adapter's rank, where the plan's LoRA way lets you; 0 for the plan's."),
     ] = 0
+    has: Annotated[
+        tuple[Annotated[str, Meta(max_length=64)], ...],
+        Meta(max_length=4, description="What this node has, where the plan asks and it was not measured: NAME=VALUE."),
+    ] = ()
     from_: (
         Annotated[
             str, Meta(max_length=512, description="A member who has the plan: id, name or address (default: ask all).")
@@ -118,6 +122,7 @@ class Joined(Result, frozen=True):
     """This node takes part. `is_training`: from the next round on that is not closed yet.
 
     let_in_by: what lets it train, the plan or a grant; or which grant is missing.
+    says: what this node says that it has, of what the plan asks for; all members read it.
     """
 
     experiment: str
@@ -125,6 +130,7 @@ class Joined(Result, frozen=True):
     task: str
     is_training: bool
     let_in_by: str
+    says: str
     state: str
 
 

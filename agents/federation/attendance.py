@@ -1,0 +1,113 @@
+"""Who takes part in which round, read out of a book: the part of it that says who is on which list."""
+
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from agents.federation.answers import Answers, remembered
+from agents.federation.claims import asks, chance, claims
+from agents.federation.grants import joins
+from agents.federation.said import Said
+from agents.federation.selection import chosen, round_seed, taking_part
+from protocols.rounds import Cancel, Close, Event, Plan, Start
+from storage.cid import Cid
+from storage.keys import PeerId
+
+if TYPE_CHECKING:
+    from agents.federation.book import Book
+
+E = TypeVar("E", bound=Event)
+
+
+class Attendance:
+    """A part of a book; the rest of it is what this needs."""
+
+    plan: Plan
+    author: PeerId
+    answers: Answers
+    _members: frozenset[PeerId]
+
+    @property
+    def _whole(self) -> "Book":
+        return cast("Book", self)
+
+    def get(self, cid: Cid) -> Said | None:
+        """The event in that entry, if it was heard."""
+        raise NotImplementedError
+
+    def all_of(self, kind: type[E]) -> list[tuple[Said, E]]:
+        """Every event of one kind."""
+        raise NotImplementedError
+
+    def broken(self) -> dict[PeerId, tuple[Said, Said]]:
+        """Members of whom two events prove what no honest one does."""
+        raise NotImplementedError
+
+    def final(self, number: int) -> Said | None:
+        """The close that enough of the selected countersigned."""
+        raise NotImplementedError
+
+    def result(self, number: int) -> Cid | None:
+        """The result's document after a round."""
+        raise NotImplementedError
+
+    @remembered
+    def start(self) -> Start | None:
+        """The list that the plan's author gave out; of several, none counts (`broken` names him)."""
+        found = {said.entry.body_cid: event for said, event in self.all_of(Start) if said.author == self.author}
+        return next(iter(found.values())) if len(found) == 1 else None
+
+    def cancelled(self) -> Cancel | None:
+        """The end that the plan's author declared."""
+        return next((event for said, event in self.all_of(Cancel) if said.author == self.author), None)
+
+    @remembered
+    def joined_now(self) -> tuple[PeerId, ...]:
+        """Who has joined and not left again, as far as is known, without who broke the rules or lacks a grant."""
+        return tuple(self.joins_now())
+
+    @remembered
+    def joins_now(self) -> dict[PeerId, Said]:
+        """The join of each of them, the last one."""
+        return joins(self._whole)
+
+    def _listed(self, number: int) -> Start | Close | None:
+        """What says who is in a round: the start for the first, the final close before it for any other."""
+        close = self.final(number - 1) if number > 1 else None
+        return cast(Close, close.event) if close is not None else self.start() if number == 1 else None
+
+    @remembered
+    def roster(self, number: int) -> tuple[PeerId, ...] | None:
+        """Who has joined a round; without whom a list names that does not say it has what the plan needs."""
+        listed = self._listed(number)
+        if listed is None or not asks(self.plan):
+            return taking_part(listed.joined, self._members) if listed is not None else None
+        fit = claims(self._whole, listed)
+        return taking_part(tuple(fit), self._members) if fit is not None else None
+
+    @remembered
+    def _chances(self, number: int) -> tuple[int, ...] | None:
+        """What each of a round's roster weighs in the draw; None where all weigh the same."""
+        listed, roster = self._listed(number), self.roster(number)
+        said = claims(self._whole, listed) if listed is not None and self.plan.chances is not None else None
+        return tuple(chance(self.plan, said[peer]) for peer in roster) if said is not None and roster else None
+
+    @remembered
+    def seed(self, number: int) -> bytes | None:
+        """The round's public seed: a hash over the result before it and the list of the joined."""
+        roster, before = self.roster(number), self.result(number - 1)
+        return round_seed(number, before, roster) if roster is not None and before is not None else None
+
+    @remembered
+    def selected(self, number: int) -> tuple[PeerId, ...] | None:
+        """Who trains in a round and countersigns its close; None while what it depends on is not known."""
+        roster, seed = self.roster(number), self.seed(number)
+        if roster is None or seed is None:
+            return None
+        return chosen(roster, seed, self.plan.n_selected, self._chances(number))
+
+    @remembered
+    def _selected_set(self, number: int) -> frozenset[PeerId]:
+        return frozenset(self.selected(number) or ())
+
+    def is_selected(self, number: int, peer: PeerId) -> bool:
+        """Is this one of them?"""
+        return peer in self._selected_set(number)

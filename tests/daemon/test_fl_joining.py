@@ -1,0 +1,73 @@
+"""`covey fl join` where a plan asks what a node has: measured or said, and one line where it is too little."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PLAN = (
+    'title = "strong"\nmin_participants = 1\n{more}\n[task]\ntask = "softmax"\nn_features = 4\nn_classes = 3\n'
+    "held_out = 0.1\n{tables}"
+)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    noise = np.random.default_rng(1)
+    np.savez(tmp_path / "data.npz", x=noise.normal(size=(30, 4)), y=noise.integers(0, 3, 30))
+    return str(tmp_path / "data.npz")
+
+
+async def planned(node_here, folder: Path, tables: str, more: str = ""):
+    (folder / "plan.toml").write_text(PLAN.format(tables=tables, more=more))
+    return await node_here.post("fl/plan", file=str(folder / "plan.toml"))
+
+
+async def test_who_has_too_little_is_told_what_in_one_line_and_may_follow(node_here, tmp_path, data):
+    made = (await planned(node_here, tmp_path, '[needs]\nn_samples = 28\ndevice = "cuda"\n')).json
+    assert any("their word" in one or "their" in one for one in made["undecidable"])
+    experiment = made["experiment"]
+    answer = await node_here.post("fl/join", experiment=experiment, data=data)
+    error = answer.json["error"]
+    assert answer.status == 403 and error["code"] == "unmet_needs" and "\n" not in error["text"]
+    assert "n_samples of 28 or more, and 27 is said; device cuda, and" in error["text"]
+    followed = (await node_here.post("fl/join", experiment=experiment)).json
+    assert not followed["is_training"] and followed["says"] == ""
+    (row,) = (await node_here.post("fl/status")).json
+    assert row["n_joined"] == 0
+    joined = (
+        await node_here.post("fl/join", experiment=experiment, data=data, has=["n_samples=1000", "device=cuda"])
+    ).json
+    assert joined["is_training"] and joined["says"] == "device cuda, n_samples 1,000"
+
+
+async def test_what_the_plan_does_not_ask_for_is_not_told_and_another_claim_joins_again(node_here, tmp_path, data):
+    made = (await planned(node_here, tmp_path, "[needs]\nmemory_bytes = 1000\n")).json["experiment"]
+    joined = (await node_here.post("fl/join", experiment=made, data=data)).json
+    assert joined["is_training"] and joined["says"].startswith("memory_bytes ") and "n_samples" not in joined["says"]
+    (one,) = node_here.node.rounds.all()
+    n_events = one.book.n_events
+    await node_here.post("fl/join", experiment=made, data=data)
+    assert one.book.n_events == n_events
+    again = (await node_here.post("fl/join", experiment=made, data=data, has=["memory_bytes=2000"])).json
+    assert again["says"] == "memory_bytes 2,000" and one.book.n_events == n_events + 1
+
+
+@pytest.mark.parametrize("has", ["luck=1", "n_samples", "n_samples=many", "n_samples=-1", "device=A B"])
+async def test_what_no_node_can_have_is_refused(node_here, tmp_path, data, has):
+    made = (await planned(node_here, tmp_path, "[needs]\nn_samples = 1\n")).json["experiment"]
+    assert (await node_here.post("fl/join", experiment=made, data=data, has=[has])).json["error"]["code"] == "unfit"
+
+
+@pytest.mark.parametrize(
+    ("tables", "more", "says"),
+    [
+        ('[chances]\nby = "n_samples"\nmost = 9\n', "", "nobody is drawn"),
+        ('[chances]\nby = "luck"\nmost = 9\n', "selected = 1", "luck"),
+        ("[needs]\nluck = 9\n", "", "luck"),
+        ("", "needs = 7", "needs is a table"),
+    ],
+)
+async def test_a_plan_that_weighs_or_needs_what_it_cannot_is_refused(node_here, tmp_path, tables, more, says):
+    error = (await planned(node_here, tmp_path, tables, more)).json["error"]
+    assert error["code"] == "bad_plan" and says in error["text"]
