@@ -16,6 +16,7 @@ from agents.federation.experiment import Experiment
 from agents.federation.grants import in_words
 from agents.federation.needs import needed, noises
 from agents.federation.planning import BadPlan, check_rank, complete, faults, lean, plan_of, read_file
+from agents.federation.possession import possession
 from agents.federation.shelf import Shelf
 from agents.federation.standing import state_of
 from agents.federation.tasks import BadTask, FindBase, Task, task_of
@@ -146,7 +147,8 @@ def _with_tensors(node: "Node", fields: dict[str, Any], initial: object) -> tupl
         if why := task_of(fields["task"]).misfit(layout):
             raise BadPlan(f"the first tensors are not those of the task: {why}")
         added = add_path(node.store, path, COVEY_WEIGHTS) if cid is None else cid
-        plan = plan_of(fields, added, int(wall.unix_s()))
+        shown = possession(node.store, added, fields["members"])
+        plan = plan_of(fields | {"possession": shown}, added, int(wall.unix_s()))
         return plan, layout.n_params
 
 

@@ -63,7 +63,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """What is trained, by whom, and how the updates become one. Signed by who starts the experiment.
 
     task: what the participants' own factory makes ("lora", ...), with its settings.
-    initial: the tensors that the first round starts from.
+    initial: the tensors that the first round starts from; possession: its author has them, see SPEC.md, "Rounds".
     min_participants: fewer updates than this make a round void; more than half of those selected.
     n_selected: how many of the joined take part in a round, by chance from a public seed; 0 for all.
     deadline_s: from the opening of a round; lease_s: how long a silent coordinator is waited for.
@@ -103,6 +103,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     needs: Has | None = None
     chances: Chances | None = None
     created_unix_s: UnixSeconds = 0
+    possession: Digest | None = None
 
 
 class Event(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -175,6 +176,7 @@ class Submit(Event, frozen=True):
 
     `sealed` is the update's file, sealed to the members: what others fetch, and find `update` in. None for a plain one.
     gather: of a masked update, the list of shares that says with whom it is masked.
+    possession: I have all of the file that others fetch, so members may be shown it.
     """
 
     kind = "submit"
@@ -187,6 +189,7 @@ class Submit(Event, frozen=True):
     loss: float | None = None
     sealed: Cid | None = None
     gather: Cid | None = None
+    possession: Digest | None = None
 
 
 class Receipt(Event, frozen=True):
@@ -212,7 +215,8 @@ class Close(Event, frozen=True):
     """What the round consists of, and who takes part in the next. Final once over half of the selected countersign it.
 
     promises: for a term over 0, those of over half of the selected, which justify it. void: why it has no result.
-    noise: under central noise, a file of it, which its coordinator drew for this list and nothing else.
+    noise: under central noise, a file of it, which its coordinator drew for this list and nothing else; possession: it
+        has all of that file.
     joins: where the plan asks what members have, the join of each in `joined` whose claims count, in that order.
     """
 
@@ -226,6 +230,7 @@ class Close(Event, frozen=True):
     void: Annotated[str, Meta(max_length=MAX_REASON_CHARS)] = ""
     noise: Cid | None = None
     joins: Links = ()
+    possession: Digest | None = None
 
 
 class Keys(Event, frozen=True):
@@ -349,7 +354,8 @@ class State(Event, frozen=True):
     """Under gossip: my model of a round, trained from my mean of the round before, and whom I give it to.
 
     before: the event that says that mean; None in the first round. weight: of the model, where sums are passed on; 1 in
-    the first round, and else what that mean says. to: sorted. sealed: the tensors' file as members are given it.
+    the first round, and else what that mean says. to: sorted. sealed: the tensors' file as members are given it;
+    possession: I have all of that.
     """
 
     kind = "state"
@@ -363,6 +369,7 @@ class State(Event, frozen=True):
     n_steps: Annotated[int, Meta(ge=1, le=MAX_STEPS)] = 1
     loss: float | None = None
     sealed: Cid | None = None
+    possession: Digest | None = None
 
 
 class Unfit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,7 +6,7 @@ from it.
 
 import math
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -14,56 +14,35 @@ from typing import Final
 import trio
 
 from agents.adapters.ports import Ports
+from agents.federation.book import Book
 from agents.federation.outcome import Document, read_document
+from agents.federation.possession import claimed
 from agents.federation.shelf import MAX_TENSORS_BYTES, Keep, limit_of
 from protocols.errors import TimedOut
 from protocols.fetch import Progress, fetch_blocks, fetch_dag
 from protocols.net import PeerInfo
 from protocols.rounds import Plan
 from storage.cid import Cid
-from storage.codecs import links
 from storage.keys import PeerId
 
 FETCH_IDLE_S: Final = 20.0
 PACE_BYTES: Final = 1 << 18  # of a file, that come within
 PACE_S: Final = 30.0
 LEAST_TURN_S: Final = 60.0  # of one file, before others have theirs, however short a round is
-MAX_NOTED_BLOCKS: Final = 1 << 18  # that came of files which are not whole yet
+BASES_S: Final = 60.0  # of a buffer's updates, all together
 SEAL_PART, SEAL_BYTES = 8, 1 << 20  # a seal is larger than what is in it by up to an eighth and a root
-
-
-class Arrivals:
-    """Which blocks of a file members gave, and nobody had here before: also in tries that were interrupted.
-
-    By file: what came for one may be nobody's business below another. It is forgotten with the process, and the oldest
-    first, where it is too much.
-    """
-
-    def __init__(self) -> None:
-        self._of: dict[Cid, set[bytes]] = {}
-
-    def take(self, cid: Cid) -> set[bytes]:
-        """What came for a file so far, by multihashes; give it back when the file is not whole after all."""
-        return self._of.pop(cid, set())
-
-    def give_back(self, cid: Cid, came: set[bytes]) -> None:
-        """Remember it for the next try."""
-        if came:
-            self._of[cid] = came | self._of.pop(cid, set())
-        while sum(map(len, self._of.values())) > MAX_NOTED_BLOCKS:
-            self._of.pop(next(iter(self._of)))
 
 
 class Bringing:
     """A part of an experiment on a node. `_reached` are the members that answer: they are asked first."""
 
     plan: Plan
+    book: Book
     keep: Keep
     _ports: Ports
     _scratch: Path
     _reached: set[PeerId]
     _fetched_bytes: int
-    _arrivals: Arrivals
 
     async def bring_result(self, result: Cid) -> Document:
         """A result's document, tensors and states. Raises: NoProviders, TimedOut, BadTensors, StorageError."""
@@ -77,6 +56,19 @@ class Bringing:
         if not self._ports.store.has(result):
             await fetch_blocks(self._ports.exchange, [result], providers=self._providers(), idle_timeout_s=FETCH_IDLE_S)
         return read_document(await self._ports.exchange.work(partial(self._ports.store.get, result)))
+
+    async def bring_bases(self, bases: Collection[Cid], results: Iterable[Cid]) -> None:
+        """The documents that say which result each base is of, as far down as it takes: who came late has none of them.
+
+        What came by the time that it takes is here, and the next try goes on from it. Raises: as `bring_document` does;
+        trio.TooSlowError.
+        """
+        left = set(bases)
+        with trio.fail_after(BASES_S):
+            for result in results:
+                if not left:
+                    return
+                left.discard((await self.bring_document(result)).tensors)
 
     async def bring_update(self, update: Cid, sealed: Cid | None) -> None:
         """An update, here and held; out of its seal, where it has one. Raises: BadTensors; as `fetch_file` does."""
@@ -93,41 +85,29 @@ class Bringing:
             await trio.to_thread.run_sync(open_it)
 
     async def fetch_file(self, cid: Cid, max_bytes: int = MAX_TENSORS_BYTES) -> None:
-        """Bring a file here, hold it for the experiment, and pass it on to members where that tells them nothing else.
+        """Bring a file here, hold it for the experiment, and pass it on to members where who named it has it.
 
         Raises: NoProviders, TimedOut, Tampered, TooBig, Malformed, BadTensors, StorageError.
         """
         if await trio.to_thread.run_sync(self.keep.is_held, cid):
             return
         with self._ports.store.lease():
-            came = self._arrivals.take(cid)
             fetch = partial(
                 fetch_dag,
                 self._ports.exchange,
                 cid,
                 providers=self._providers(),
                 idle_timeout_s=FETCH_IDLE_S,
-                links=partial(self._links, came),
                 max_bytes=max_bytes,
             )
             turn_s = max(self.plan.deadline_s, LEAST_TURN_S)
-            try:
-                progress = await at_pace(lambda on_progress: fetch(on_progress=on_progress), turn_s)
-            except BaseException:
-                self._arrivals.give_back(cid, came)
-                raise
+            progress = await at_pace(lambda on_progress: fetch(on_progress=on_progress), turn_s)
             self._fetched_bytes += progress.n_bytes
-            await trio.to_thread.run_sync(self._hold, cid, came, max_bytes)
+            await trio.to_thread.run_sync(self._hold, cid, claimed(self.book, cid), max_bytes)
 
-    def _links(self, came: set[bytes], cid: Cid, data: bytes) -> Iterable[Cid]:
-        """The links of a block. One that comes is asked for them before it is stored, and one of here after."""
-        if self._ports.store.seen(cid) is None:
-            came.add(cid.multihash)
-        return links(cid, data)
-
-    def _hold(self, cid: Cid, came: set[bytes], max_bytes: int) -> None:
+    def _hold(self, cid: Cid, claims: set[bytes], max_bytes: int) -> None:
         self.keep.check_size(cid, max_bytes)
-        if self.keep.may_pass_on(cid, came):
+        if self.keep.may_pass_on(cid, claims):
             self.keep.show(cid)
         self.keep.hold(cid)
 

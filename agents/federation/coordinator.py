@@ -195,7 +195,8 @@ class Coordinator(Duty):
             return self._ask(Draw(number, term))
         joined, joins = self._next(number)
         close = Close(
-            round=number, term=term, submissions=tuple(taken), joined=joined, joins=joins, noise=noise
+            round=number, term=term, submissions=tuple(taken), joined=joined, joins=joins, noise=noise,
+            possession=self.owned.get(noise) if noise is not None else None,
         )  # fmt: skip
         return [self._close(number, term, close, promises)]
 
@@ -211,5 +212,6 @@ class Coordinator(Duty):
                 void=what.void,
                 promises=links,
                 noise=what.noise,
+                possession=what.possession,
             )
         )

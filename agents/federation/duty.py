@@ -33,6 +33,8 @@ class Duty:
         self._alive_s: dict[PeerId, float] = {}
         self._noticed_s: dict[tuple[object, ...], float] = {}
         self._gone: tuple[int, frozenset[PeerId]] = (0, frozenset())
+        self.owned: dict[Cid, bytes] = {}
+        """What shows of files that were made here that all of them is here."""
         self.unix_s: float | None = None
         """The wall clock, as whoever drives this last read it; None where there is none, and no grant ends then."""
 

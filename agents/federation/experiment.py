@@ -20,11 +20,11 @@ from agents.errors import AgentError
 from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fetch, Inspect, Prepare, Reveal, Say, Train
 from agents.federation.activity import Activity, end_of, ending_of, words
 from agents.federation.book import Book
-from agents.federation.bringing import Arrivals, Bringing
+from agents.federation.bringing import Bringing
 from agents.federation.heard import known_of, lacking, members_here
 from agents.federation.journal import Journal
 from agents.federation.member import Member
-from agents.federation.needs import named
+from agents.federation.needs import named, older
 from agents.federation.options import options_of
 from agents.federation.outcome import Document, refusals
 from agents.federation.secrets import Secrets
@@ -76,6 +76,7 @@ class Experiment(Bringing, Trainee):
         self.keep = Keep(ports, self.cid, self.plan)
         self.secrets = Secrets(ports, self.book, self.keep, journal.path, scratch)
         self.member = self._new_member(ports.identity)
+        self.member.owned = self.keep.owned
         self.data, self.rank = data, rank
         self._journal = journal
         self._scratch = scratch
@@ -99,7 +100,6 @@ class Experiment(Bringing, Trainee):
         self._doing: dict[str, int] = {}
         self._trouble = ""
         self._fetched_bytes = 0
-        self._arrivals = Arrivals()
         self._sizes: dict[Cid, int] = {}
         self._bounds: dict[Cid, float] = {}
         self._restore(entries)
@@ -382,12 +382,12 @@ class Experiment(Bringing, Trainee):
         await self._step(say)
 
     async def _compute(self, action: Compute) -> None:
-        await self._bring_base(action.round)
-        await self._bring_older(action.round)
+        base = await self._bring_base(action.round)
         book = self.book.copy()
         final = book.final(action.round)
         if final is None or final.cid != action.close:
             return  # another one is final by now, and asked for
+        await self.bring_bases(*older(book, cast(Close, final.event), base.tensors))
         found = await trio.to_thread.run_sync(self._recompute, book, action.round, cast(Close, final.event))
         if found is not None:
             refused = refusals(found.outcome)
@@ -420,11 +420,3 @@ class Experiment(Bringing, Trainee):
             await self.fetch_file(self.plan.initial)
             return Document(self.plan.initial, self.plan.initial, (), ())
         return await self.bring_result(result)
-
-    async def _bring_older(self, number: int) -> None:
-        """The documents of results that updates of a buffer may be made from: who came late has none of them."""
-        most = self.book.buffer.max_staleness if self.book.buffer is not None else 0
-        for before in range(max(1, number - 1 - most), number - 1):
-            result = self.book.result(before)
-            if result is not None and result != self.plan.initial:
-                await self.bring_document(result)

@@ -98,7 +98,7 @@ class Member(Coordinator):
             return self.tick(now_s)
         submit = Submit(
             round=number, base=base, update=update, n_samples=n_samples, n_steps=n_steps, loss=loss, sealed=sealed,
-            gather=gather,
+            gather=gather, possession=self.owned.get(sealed or update),
         )  # fmt: skip
         return [self._submit(begun, submit), *self.tick(now_s)]
 

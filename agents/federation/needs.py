@@ -1,5 +1,6 @@
 """Which files whoever verifies an experiment needs: those that its events name, and nothing that can be computed."""
 
+from collections.abc import Iterator
 from typing import cast
 
 from agents.federation.book import Book
@@ -28,6 +29,15 @@ def named(book: Book) -> list[tuple[Cid, int]]:
 def noises(book: Book) -> list[Cid]:
     """Noise that final closes name."""
     return [close.noise for close in _finals(book) if close.noise is not None]
+
+
+def older(book: Book, close: Close, base: Cid) -> tuple[set[Cid], Iterator[Cid]]:
+    """Other bases than the round's that updates of a buffer name; results that they may be of, the newest first."""
+    submitted = [said.event for said in map(book.get, close.submissions) if said is not None]
+    bases = {event.base for event in submitted if isinstance(event, Submit)} - {base}
+    most = book.buffer.max_staleness if book.buffer is not None else 0
+    results = (book.result(before) for before in range(close.round - 2, max(0, close.round - 2 - most), -1))
+    return bases, (result for result in results if result is not None and result != book.plan.initial)
 
 
 def _finals(book: Book) -> list[Close]:

@@ -7,6 +7,7 @@ from typing import Final
 
 from agents.adapters.ports import Ports
 from agents.federation.outcome import read_document
+from agents.federation.possession import possession
 from agents.federation.tensors import BadTensors
 from agents.federation.verify import Computed
 from protocols.rounds import Plan
@@ -65,6 +66,7 @@ class Keep:
         self._ports = ports
         self._plan = plan
         self.pin: Final = f"rounds/{experiment}"
+        self.owned: Final[dict[Cid, bytes]] = {}  # by file that was made here: what shows others that it is here
 
     @cached_property
     def _others(self) -> Sequence[PeerId]:
@@ -84,7 +86,7 @@ class Keep:
             sealed = seal_path(store, path, self._plan.members).cid if self._plan.is_sealed else None
             if sealed is not None:
                 self.hold(sealed)
-        self.show(sealed or cid)
+        self._give(sealed or cid)
         return cid, sealed
 
     def own_file(self, path: Path) -> Cid:
@@ -92,8 +94,12 @@ class Keep:
         with self._ports.store.lease():
             cid = add_path(self._ports.store, path, COVEY_WEIGHTS)
             self.hold(cid)
-        self.show(cid)
+        self._give(cid)
         return cid
+
+    def _give(self, cid: Cid) -> None:
+        self.owned[cid] = possession(self._ports.store, cid, self._plan.members)
+        self.show(cid)
 
     def open_update(self, sealed: Cid, update: Cid, folder: Path, max_bytes: int) -> None:
         """Take an update out of its seal, and keep it for this node alone.
@@ -157,17 +163,18 @@ class Keep:
         """Show a file to the members."""
         self._ports.roots.publish(cid, Visibility.MEMBERS, self._plan.members)
 
-    def may_pass_on(self, cid: Cid, came: Container[bytes]) -> bool:
-        """May a file that somebody else named be shown to the members? `came`: the multihashes that they gave for it.
+    def may_pass_on(self, cid: Cid, claims: Container[bytes]) -> bool:
+        """May a file that somebody else named be shown to the members? `claims`: what they gave to show they have it.
 
-        Only where nothing below it was here before, or the members may see that already: a link to a block proves
-        nothing about who may have it, and what is private here must not come out because a peer named it.
+        Only where one of them has all of it, or the members may see it already: a link to a block proves nothing about
+        who may have it. What is private here, or was given to this node alone, must not come out because it was named.
         """
-        is_file = cid.codec in (RAW, DAG_PB)
-        return all(
-            one.hash_code == IDENTITY or one.multihash in came or (is_file and self._is_seen(one))
-            for one, _ in reach(self._ports.store, cid)
-        )
+        store = self._ports.store
+        if cid.codec in (RAW, DAG_PB) and all(
+            one.hash_code == IDENTITY or self._is_seen(one) for one, _ in reach(store, cid)
+        ):
+            return True
+        return possession(store, cid, self._plan.members) in claims
 
     def _is_seen(self, cid: Cid) -> bool:
         return all(self._ports.roots.may_see(peer, cid, is_flock=False) for peer in self._others)

@@ -57,6 +57,7 @@ class Neighbour(Member):
             n_steps=n_steps,
             loss=loss,
             sealed=sealed,
+            possession=self.owned.get(sealed or tensors),
         )
         return [self._say(state), *self.tick(now_s)]
 

@@ -9,11 +9,11 @@ import pytest
 import trio
 
 from agents.federation.actions import Fetch
-from agents.federation.bringing import LEAST_TURN_S, PACE_BYTES, PACE_S, Arrivals, at_pace
+from agents.federation.bringing import LEAST_TURN_S, PACE_BYTES, PACE_S, at_pace
 from agents.federation.experiment import MAX_FETCHES
 from protocols.bitswap.shell import offer
 from protocols.entry import make_entry
-from protocols.errors import NoProviders, TimedOut
+from protocols.errors import TimedOut
 from protocols.fetch import Progress
 from protocols.rounds import Submit, content_of, scope_of
 from storage.blockstore import MadeBlock, Visibility
@@ -148,49 +148,3 @@ async def test_who_submits_again_and_again_has_one_turn_at_a_time(
                 await until(lambda: bool(brought))
             nursery.cancel_scope.cancel()
         assert brought == [updates[0]]
-
-
-def of_three(first: MadeBlock) -> tuple[MadeBlock, list[MadeBlock]]:
-    """A file of three blocks, this one before the others."""
-    leaves = [first, *(MadeBlock.of(bytes([number]) * 64, RAW) for number in (2, 3))]
-    links = tuple(dag_pb.PbLink(leaf.cid, "", 64) for leaf in leaves)
-    sizes = unixfs.UnixFsData(unixfs.Kind.FILE, file_bytes=192, block_sizes=(64,) * 3)
-    return MadeBlock.of(dag_pb.encode(dag_pb.PbNode(unixfs.encode(sizes), links)), DAG_PB), leaves
-
-
-@pytest.mark.parametrize("was_here", [False, True], ids=["all came", "one was here, for nobody"])
-async def test_a_file_whose_fetch_was_interrupted_is_passed_on_all_the_same(
-    homes: list[Home],  # noqa: F811
-    was_here: bool,
-    autojump_clock: Any,
-) -> None:
-    """Its author may die, and others want it; and still no link to what is private here brings it out."""
-    async with village(homes):
-        one = await homes[0].rounds.follow(homes[0].plan(homes, is_sealed=False))
-        root, leaves = of_three(MadeBlock.of(dag_pb.encode(dag_pb.PbNode(b"diary", ())), DAG_PB))
-        if was_here:
-            homes[0].node.ports.store.put_many(leaves[:1])
-        store, exchange = homes[2].node.ports.store, homes[2].node.ports.exchange
-        store.put_many([root, *leaves[:2]], Visibility.PUBLIC)
-        with pytest.raises(NoProviders):
-            await one.fetch_file(root.cid)
-        assert homes[0].node.ports.store.has(leaves[1].cid) and not one.keep.is_held(root.cid)
-        store.put_many(leaves, Visibility.PUBLIC)
-        await offer(exchange, [leaf.cid for leaf in leaves])
-        await one.fetch_file(root.cid)
-        roots, peer = homes[0].node.ports.roots, homes[1].identity.peer_id
-        shown = [roots.may_see(peer, cid, is_flock=False) for cid in (root.cid, *(leaf.cid for leaf in leaves))]
-        assert one.keep.is_held(root.cid) and shown == [not was_here] * 4
-
-
-def test_what_came_of_files_that_are_not_whole_is_forgotten_where_it_is_too_much(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("agents.federation.bringing.MAX_NOTED_BLOCKS", 4)
-    arrivals, (first, second) = Arrivals(), (Cid.of(b"1", RAW), Cid.of(b"2", RAW))
-    arrivals.give_back(first, {b"a", b"b"})
-    arrivals.give_back(first, {b"c"})
-    assert arrivals.take(first) == {b"a", b"b", b"c"} and arrivals.take(first) == set()
-    arrivals.give_back(first, {b"a", b"b", b"c"})
-    arrivals.give_back(second, {b"d", b"e"})
-    assert arrivals.take(first) == set() and arrivals.take(second) == {b"d", b"e"}

@@ -7,9 +7,11 @@ import pytest
 from agents.federation.book import Book
 from agents.federation.buffers import Buffer, buffer_of
 from agents.federation.compatibility import problems
-from protocols.rounds import Close, Plan, Submit, read_plan
+from protocols.entry import Entry
+from protocols.rounds import Close, Plan, Receipt, Submit, read_plan
+from storage.cid import Cid
 from tests.agents.federation.test_member import begin, is_done, results
-from tests.agents.federation.village import Village, make_plan
+from tests.agents.federation.village import Village, Villager, make_plan
 
 N = 5
 FEDBUFF = {"rule": "fedbuff", "n_buffer": 3, "max_staleness": 3}
@@ -70,6 +72,33 @@ def test_members_agree_whoever_dies_and_whatever_is_lost(seed: int) -> None:
     village.after(40.0, lambda: village.revive(victim))
     village.run(3000.0, lambda: is_done(village))
     assert is_done(village) and None not in results(village)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_buffer_that_was_full_when_its_coordinator_was_killed_is_closed_as_it_was(seed: int) -> None:
+    """It was killed between its last receipt and its close: receipts are on its disk, and it closes by them at once.
+
+    Whoever came while it was away is counted in a later round.
+    """
+    village = buffered(seed, rule=FEDBUFF | {"n_buffer": 2}, lease_s=30.0)
+    village.slow = {0: 60.0, 3: 22.0, 4: 22.0}
+    first = village.villagers[0]
+    given: list[Cid] = []
+
+    def on_say(villager: Villager, entry: Entry) -> None:
+        said = villager.book.get(entry.cid)
+        if villager is first and said is not None and isinstance(said.event, Receipt) and said.event.round == 1:
+            given.append(said.event.submission)
+            if len(given) == 2:
+                village.kill(first)
+                village.after(20.0, lambda: village.revive(first))
+
+    village.on_say = on_say
+    village.run(3000.0, lambda: is_done(village))
+    assert is_done(village) and len(given) == 2
+    close = first.book.final(1)
+    assert close is not None and len(first.book.submissions(1)) > 2 and cast(Close, close.event).term == 0
+    assert set(cast(Close, close.event).submissions) == set(given)
 
 
 def test_a_training_that_would_be_too_old_is_for_nothing() -> None:

@@ -28,7 +28,7 @@ from protocols.net import PeerInfo, Stream
 from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Join, Plan, Submit, content_of, scope_of
 from simulations.net import SimWorld
 from simulations.world import SimNode, make_identity, make_node
-from storage.blockstore import MadeBlock, Visibility
+from storage.blockstore import MadeBlock
 from storage.cid import DAG_PB, RAW, Cid
 from storage.codecs import dag_pb
 from storage.errors import NotARecipient, StoreFull
@@ -300,24 +300,6 @@ async def test_an_event_that_cannot_be_written_is_told_to_nobody(homes: list[Hom
         assert list(one._since(sync.Known({}))) == []
         one._journal.append = journal  # type: ignore[method-assign]
         one._failure = None  # for the end of this test
-
-
-async def test_an_update_that_links_to_what_is_private_here_is_not_passed_on(
-    homes: list[Home], autojump_clock: Any
-) -> None:
-    """Whoever names a block need not have it: showing the update would show the block."""
-    ports = homes[0].node.ports
-    secret = add_bytes(ports.store, b"my diary")
-    bait = MadeBlock.of(dag_pb.encode(dag_pb.PbNode(None, (dag_pb.PbLink(secret, "", 8),))), DAG_PB)
-    ports.store.put_many([bait])
-    keep = Keep(ports, Cid.of(b"experiment"), Plan(**_fields(homes, secret)))
-    assert not keep.may_pass_on(bait.cid, ())
-    assert not keep.may_pass_on(bait.cid, {bait.cid.multihash})
-    assert keep.may_pass_on(bait.cid, {bait.cid.multihash, secret.multihash})
-    ports.roots.publish(secret, Visibility.MEMBERS, [home.identity.peer_id for home in homes])
-    assert not keep.may_pass_on(bait.cid, ())  # the bait itself was here, for nobody
-    ports.roots.publish(bait.cid, Visibility.MEMBERS, [home.identity.peer_id for home in homes])
-    assert keep.may_pass_on(bait.cid, ())
 
 
 async def test_updates_are_sealed_to_the_members_and_opened_by_each_of_them(
