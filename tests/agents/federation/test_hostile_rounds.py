@@ -177,13 +177,12 @@ def test_who_submits_two_updates_in_a_forked_history_makes_no_honest_coordinator
     table = Table()
     coordinator = Member(identity(0), table.book)
     said_by(coordinator)
-    update = [Submit(round=1, base=table.book.plan.initial, update=cid_of(n), n_samples=1) for n in range(20)]
-    sequence = table._sequences[4]
-    first = table.say(4, update[0], sequence)
-    coordinator.fetched(first.cid, 0.0)
-    others = [table.say(4, one, sequence) for one in update[1:]]
-    assert any(one.cid < first.cid for one in others), "one of them comes before the first in the order of the book"
-    for one in others:
+    updates = [Submit(round=1, base=table.book.plan.initial, update=cid_of(n), n_samples=1) for n in range(5)]
+    sequence, elsewhere = table._sequences[4], Table()
+    updates.sort(key=lambda one: elsewhere.say(4, one, sequence).cid, reverse=True)
+    forks = [table.say(4, one, sequence) for one in updates]
+    assert forks[-1].cid < forks[0].cid, "it comes before the first in the order of the book"
+    for one in forks:
         coordinator.fetched(one.cid, 0.0)
     for who in range(1, 4):
         said = table.say(who, Submit(round=1, base=table.book.plan.initial, update=cid_of("u", who), n_samples=1))
