@@ -112,6 +112,10 @@ class ServerStep(msgspec.Struct, frozen=True, tag_field="server", forbid_unknown
     n_states: ClassVar[int] = 0
     """How many vectors it keeps; all begin as zeros."""
 
+    def in_round(self, n_updates: int, n_members: int, reach: float) -> "ServerStep":
+        """The step as it is in a round of so many updates, of so many members; `reach` is that of all steps."""
+        return self
+
     def step(self, change: Array, states: Sequence[Array]) -> Array:
         """The model's change for a block; `states` are changed in place. Elementwise; `change` may be used up."""
         raise NotImplementedError

@@ -11,6 +11,7 @@ from agents.aggregation.registry import before_of, rule_of, server_of
 from agents.aggregation.rules.fedavg import FedAvg
 from agents.aggregation.rules.fedbuff import FedBuff
 from agents.aggregation.rules.fednova import FedNova
+from agents.aggregation.server.scaffold import Scaffold
 from agents.aggregation.updates import CannotAggregate
 from agents.federation import claims
 from agents.federation.lora import terms_of, way_of
@@ -19,6 +20,7 @@ from agents.federation.privacy import examples
 from agents.federation.privacy.accounts import lattice_of, noise_of
 from agents.federation.secure.terms import check_threshold, default_threshold
 from agents.federation.tasks import BadTask, Task, task_of
+from agents.federation.variates import has_variates, steps_of
 from protocols.rounds import Plan
 
 
@@ -78,6 +80,8 @@ OPTIONS: Final[dict[str, Asks]] = {
     "fedbuff": lambda asked: isinstance(rule_of(asked.plan.rule), FedBuff),
     "weights by samples": _is_weighted,
     "fednova": lambda asked: isinstance(rule_of(asked.plan.rule), FedNova),
+    "scaffold": lambda asked: has_variates(asked.plan),
+    "a task that corrects no gradients": _task(lambda task: not task.corrects_drift),
     "steps other than plain SGD's": _task(lambda task: not task.is_plain_sgd),
     "a LoRA way that looks at single adapters": _lora(lambda way: not way.is_of_halves),
     "a LoRA way that averages another half each round": _lora(lambda way: way.is_of_halves and way.moves),
@@ -179,6 +183,40 @@ TABLE: Final = (
         "steps other than plain SGD's",
         "it divides an update by its number of steps, and how far n steps go is n times as far as one with plain SGD"
         " alone: set optimizer = 'sgd', without momentum or proximal_mu, or take fedavg",
+    ),
+    (
+        "scaffold",
+        "steps other than plain SGD's",
+        "a variate is an update over its steps and their rate, and that is a mean of gradients with plain SGD alone:"
+        " set optimizer = 'sgd', without momentum or proximal_mu",
+    ),
+    ("scaffold", "a task that corrects no gradients", "this task has no steps to be corrected: take softmax or lora"),
+    (
+        "scaffold",
+        "a rule or step that looks at single updates",
+        "corrections cancel in a plain mean of all: where a rule leaves updates out, or moves them, their authors' own"
+        " variates and the common one fall apart, and every later step is off by as much: take fedavg",
+    ),
+    (
+        "scaffold",
+        "weights by samples",
+        "the common variate is the plain mean of the participants' own: take uniform weights",
+    ),
+    ("scaffold", "fedbuff", "an update of an earlier base was corrected by the common variate of then"),
+    (
+        "scaffold",
+        "secure aggregation",
+        "a participant makes its own variate again from its updates that counted, and of a masked one nothing is left",
+    ),
+    (
+        "scaffold",
+        "privacy of clients",
+        "noise and clips go into the common variate and into nobody's own: they fall apart further with every round",
+    ),
+    (
+        "scaffold",
+        "compression",
+        "a variate is made of an update, and of one that a codec cut it is no gradient: each step would follow the cut",
     ),
     ("hetlora", "weights by samples", "it weighs adapters by the norms of their products: take uniform weights"),
     (
@@ -285,6 +323,12 @@ UNDECIDABLE: Final = (
 # What composes, and promises less than it may seem to.
 LIMITS: Final = (
     ("fedbuff", "a buffer below half of the members leaves to who coordinates whose updates come first"),
+    (
+        "scaffold",
+        "a false update stays in the common variate, and moves each later round as far as it moved its own: set"
+        " max_norm. Who leaves stays in it as it last was. Members that never train shorten everybody's way: set"
+        " n_clients to how many do train",
+    ),
     ("gossip", "all members count alike in a mean: numbers of samples do not weigh"),
     ("central noise", "members see each other's updates, and the noise: it protects from who sees results alone"),
     (
@@ -364,6 +408,7 @@ def _numbers(asked: _Asked) -> list[str]:
     if isinstance(rule, FedBuff) and rule.n_buffer and not plan.min_participants <= rule.n_buffer <= len(plan.members):
         found.append(f"fedbuff: a buffer of {rule.n_buffer} is less than min_participants, or more than the members")
     n_most = plan.n_selected or len(plan.members)
+    found += _of_variates(plan)
     if secure is not None:
         threshold = secure.threshold or default_threshold(n_most)
         if why := check_threshold(n_most, threshold, secure.n_colluders):
@@ -382,3 +427,16 @@ def _numbers(asked: _Asked) -> list[str]:
         if why:
             found.append(f"privacy: {why}")
     return found
+
+
+def _of_variates(plan: Plan) -> list[str]:
+    server = server_of(plan.server) if plan.server is not None else None
+    if not isinstance(server, Scaffold):
+        return []
+    if server.n_clients and not plan.min_participants <= server.n_clients <= len(plan.members):
+        return [f"scaffold: n_clients is {server.n_clients}, less than min_participants or more than the members"]
+    try:
+        steps_of(plan)
+    except CannotAggregate as error:
+        return [str(error)]
+    return []

@@ -31,6 +31,7 @@ from agents.federation.secrets import Secrets
 from agents.federation.shelf import Keep, Shelf, limit_of, moved_bounds, sizes_of
 from agents.federation.tasks import Engine
 from agents.federation.trainee import Trainee
+from agents.federation.variates import Variates
 from agents.federation.verify import Computed, recompute
 from protocols import rounds_sync as sync
 from protocols import telling
@@ -81,6 +82,7 @@ class Experiment(Bringing, Trainee):
         self._journal = journal
         self._scratch = scratch
         self._memory = journal.path.with_suffix(".memories")
+        self._variates = Variates(journal.path.with_suffix(".variates"))
         self._engine = engine
         self._lock = trio.Lock()
         self._durable: set[Cid] = set()

@@ -6,6 +6,7 @@ peer), and the tensors: no time, no signature, no coordinator. Whoever has the s
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Final, NamedTuple
@@ -27,6 +28,7 @@ from agents.federation.secure.sides import FalseShares, SecureRefused
 from agents.federation.secure.stages import Unmasking
 from agents.federation.secure.total import mean_of
 from agents.federation.tensors import BadTensors, Layout, flush, new_vector, read_layout, read_vector
+from agents.federation.variates import in_round
 from protocols.rounds import MAX_REFUSALS, MAX_VERDICT_CHARS, Plan, Refusal, Submit
 from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
@@ -210,6 +212,7 @@ def compute(
                 told = _noisy(plan, wanted, admitted, noise, bound)
             if told is not None:
                 averaged = [Update(b"", "", told.mean)]
+            recipe = replace(recipe, server=in_round(plan, recipe.server, len(admitted)))
             change = new if wanted == layout else _nameless(folder, wanted.n_params)
             aggregate(averaged, recipe, change, seed=seed, states=state_vectors, n_threads=n_threads)
             if change is not new:
@@ -234,8 +237,8 @@ def _stay(before: Vector, new: Vector, states: Sequence[Vector], states_before: 
     """Have everything as it was before the round. -0 is read as +0, as in a sum with no change."""
     new[:] = 0.0
     _add(before, new)
-    for vector, old in zip(states, states_before, strict=False):
-        vector[:] = old
+    for at, vector in enumerate(states):
+        vector[:] = states_before[at] if at < len(states_before) else 0.0
 
 
 def _admitted(
@@ -340,13 +343,20 @@ def document(
 
 
 class Document(NamedTuple):
-    """What a result's document says that others need."""
+    """What a result's document says that others need. `authors`: of the updates, in their order."""
 
     base: Cid
     tensors: Cid
     states: tuple[Cid, ...]
     updates: tuple[Cid, ...]
     bound: float | None = None
+    authors: tuple[str, ...] = ()
+    failed: str = ""
+
+    def update_of(self, peer: PeerId) -> Cid | None:
+        """Whose update counted; None where none of that member did."""
+        found = (update for update, author in zip(self.updates, self.authors, strict=True) if author == str(peer))
+        return None if self.failed else next(found, None)
 
 
 def read_document(data: bytes) -> Document:
@@ -359,6 +369,8 @@ def read_document(data: bytes) -> Document:
             tuple(value["states"]),
             tuple(one["update"] for one in value["updates"]),
             value.get("bound"),
+            tuple(str(one["peer"]) for one in value["updates"]),
+            str(value["failed"]),
         )
     except (AttributeError, TypeError, KeyError):
         raise BadTensors("this is not the document of a round's result") from None

@@ -6,14 +6,15 @@ may see it. Once nothing is left, the participant leaves; what it follows and co
 
 import hashlib
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import trio
 
 from agents.adapters.ports import Ports
+from agents.aggregation.updates import Vector
 from agents.federation.actions import Action, Evaluate, Learn, Train
 from agents.federation.book import Book
 from agents.federation.compression.memory import encoded
@@ -25,7 +26,9 @@ from agents.federation.secrets import Secrets
 from agents.federation.shelf import Keep, Shelf
 from agents.federation.soundness import signable
 from agents.federation.tasks import Engine, Exam, Made, Work, task_of
-from protocols.rounds import Plan
+from agents.federation.tensors import Layout, read_layout, read_vector
+from agents.federation.variates import Variates, has_variates, kept, moved, steps_of, write_correction
+from protocols.rounds import Plan, Submit
 from storage.cid import Cid
 from storage.errors import NotFound
 
@@ -45,6 +48,7 @@ class Trainee:
     _ports: Ports
     _scratch: Path
     _memory: Path
+    _variates: Variates
     _engine: Engine | None
     _own: trio.Lock
     _training: tuple[int, trio.CancelScope] | None
@@ -58,6 +62,18 @@ class Trainee:
 
     async def bring_result(self, result: Cid) -> Document:
         """A result's document, tensors and states."""
+        raise NotImplementedError
+
+    async def bring_document(self, result: Cid) -> Document:
+        """A result's document."""
+        raise NotImplementedError
+
+    async def fetch_file(self, cid: Cid, max_bytes: int = 0) -> None:
+        """A file, here and held."""
+        raise NotImplementedError
+
+    async def bring_update(self, update: Cid, sealed: Cid | None) -> None:
+        """An update, here and held."""
         raise NotImplementedError
 
     async def _train_within_budget(self, number: int, train: Callable[[], Awaitable[None]]) -> None:
@@ -77,17 +93,62 @@ class Trainee:
     async def _train(self, action: Train) -> None:
         if self.data is None:
             raise NotFound("there is nothing to train on here: covey fl join CID --data PATH")
-        base = (await self._bring_base(action.round)).tensors
+        document = await self._bring_base(action.round)
+        base = document.tensors
         with trio.CancelScope() as scope:
             self._training = (action.round, scope)
             try:
                 with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
                     work = await trio.to_thread.run_sync(self._work, action, base, Path(folder))
+                    if has_variates(self.plan):
+                        correction = await self._correction(action.round, document, Path(folder))
+                        work = work._replace(correction=correction)
                     made = await self._made(work)
                     submit = await self._submission(action.round, base, work.out, made)
             finally:
                 self._training = None
             await self._step(submit)
+
+    async def _correction(self, number: int, document: Document, folder: Path) -> Path:
+        """What is added to every gradient of this round: the common variate less the own one, as a file in `folder`."""
+        shelf, out = Shelf(self._ports, folder), folder / "correction"
+        layout = await trio.to_thread.run_sync(lambda: read_layout(shelf.path(document.tensors)))
+        own = await self._own_variate(number, layout, shelf)
+
+        def write() -> None:
+            common = read_vector(shelf.path(document.states[0]), layout) if document.states else None
+            write_correction(out, layout, own, common)
+
+        await trio.to_thread.run_sync(write)
+        return out
+
+    async def _own_variate(self, number: int, layout: Layout, shelf: Shelf) -> Vector:
+        """The own variate before a round: as it is kept here, taken on by the rounds since that this member was in."""
+        results = [self.book.result(before) for before in range(number)]
+        at, own = await trio.to_thread.run_sync(kept, self._variates, results, layout.n_params)
+        for before in range(at + 1, number):
+            result, base = results[before], results[before - 1]
+            if result is None or base is None or result == base:  # void
+                continue
+            update = (await self.bring_document(result)).update_of(self._ports.identity.peer_id)
+            if update is None:
+                continue
+            states = () if base == self.plan.initial else (await self.bring_document(base)).states[:1]
+            for cid in states:
+                await self.fetch_file(cid)
+            await self.bring_update(update, self._sealed(before, update))
+            take = partial(_after, self.plan, layout, shelf, states, update)
+            own = await trio.to_thread.run_sync(take, own)
+        if (last := results[-1]) is not None and at < number - 1:
+            await trio.to_thread.run_sync(self._variates.keep, number - 1, last, own)
+        return own
+
+    def _sealed(self, number: int, update: Cid) -> Cid | None:
+        """What an own update of a round was shown in."""
+        own = [
+            said.event for said, _ in self.book.said_in(number, Submit) if said.author == self._ports.identity.peer_id
+        ]
+        return next((cast(Submit, one).sealed for one in own if cast(Submit, one).update == update), None)
 
     async def _made(self, work: Work) -> Made:
         """What comes of a training. No noise covers its loss: where examples are hidden, nobody is told of it."""
@@ -135,3 +196,9 @@ class Trainee:
         path = Shelf(self._ports, folder).path(base)
         noise = noise_of(self.plan)
         return Work(path, self.data, own, folder / "update", self._engine, action.round, self.rank, noise)
+
+
+def _after(plan: Plan, layout: Layout, shelf: Shelf, states: Sequence[Cid], update: Cid, own: Vector) -> Vector:
+    """The own variate after a round that began with those states, and in which that update counted."""
+    common = read_vector(shelf.path(states[0]), layout) if states else None
+    return moved(own, common, read_vector(shelf.path(update), layout), steps_of(plan).reach)

@@ -67,6 +67,9 @@ RECIPES = {
         (before_of({"before": "bucketing"}), before_of({"before": "nnm", "n_bad": 1})),
     ),
     **{f"fedavg, {name}": Recipe(rule_of({"rule": "fedavg"}), (), server_of({"server": name})) for name in SERVER},
+    "fedavg, scaffold of some": Recipe(
+        rule_of({"rule": "fedavg"}), (), server_of({"server": "scaffold", "rate": 0.7}).in_round(11, 17, 0.3)
+    ),
 }
 
 

@@ -20,6 +20,9 @@ def softmax(**changes: object) -> dict[str, object]:
     return {"task": "softmax", "n_features": 4, "n_classes": 3, "n_steps": 5} | changes
 
 
+SCAFFOLD = {"task": softmax(learning_rate=0.1), "server": {"server": "scaffold"}}
+
+
 def plan(**changes: object) -> Plan:
     peers = tuple(identity(number).peer_id for number in range(5))
     fixed = {
@@ -60,6 +63,9 @@ def plan(**changes: object) -> Plan:
         {"rule": {"rule": "fedbuff"}, "compression": {"codec": "top_k", "part": 0.01}},
         {"gossip": {"mixing": "moshpit"}},
         {"task": softmax(), "rule": {"rule": "fednova"}},
+        SCAFFOLD,
+        SCAFFOLD | {"n_selected": 4, "privacy": EXAMPLES, "server": {"server": "scaffold", "n_clients": 4}},
+        SCAFFOLD | {"task": {"task": "lora", "base": "b", "optimizer": "sgd", "n_steps": 5, "learning_rate": 0.1}},
         {"task": softmax(optimizer="adam", proximal_mu=0.1), "rule": TRIMMED},
     ],
     ids=str,
@@ -96,6 +102,26 @@ def test_options_that_compose_are_accepted(changes: dict[str, object]) -> None:
                 softmax(proximal_mu=0.5),
                 softmax(optimizer="adam"),
                 {"task": "lora", "base": "b"},
+            )
+        ),
+        *(
+            (SCAFFOLD | changes, what)
+            for changes, what in (
+                ({"task": softmax(learning_rate=0.1, momentum=0.5)}, "a mean of gradients with plain SGD alone"),
+                ({"task": {"task": "given"}}, "no steps to be corrected"),
+                ({"rule": TRIMMED}, "fall apart, and every later step"),
+                ({"before": ({"before": "bucketing"},)}, "fall apart, and every later step"),
+                ({"rule": {"rule": "fednova"}}, "fall apart, and every later step"),
+                ({"rule": {"rule": "fedavg", "weights": "samples"}}, "plain mean of the participants' own"),
+                ({"rule": {"rule": "fedbuff"}}, "common variate of then"),
+                (SECURE, "of a masked one nothing is left"),
+                ({"privacy": CENTRAL}, "further with every round"),
+                ({"compression": {"codec": "int8"}}, "follow the cut"),
+                ({"gossip": {}}, "a model of its own"),
+                ({"task": softmax()}, "takes n_steps and learning_rate from the task"),
+                ({"task": softmax(learning_rate=0.1, n_steps=0)}, "takes n_steps and learning_rate from the task"),
+                ({"server": {"server": "scaffold", "n_clients": 3}}, "less than min_participants"),
+                ({"server": {"server": "scaffold", "n_clients": 6}}, "more than the members"),
             )
         ),
         ({"task": {"task": "lora", "lora": "flora", "rank": 0}}, "rank or alpha is not valid"),

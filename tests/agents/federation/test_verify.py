@@ -87,7 +87,8 @@ class Experiment:
     def __init__(self, shelf: Shelf, n_rounds: int = 2, **changes: object) -> None:
         self.shelf = shelf
         initial = shelf.tensors(np.zeros(8))
-        _, self.plan = make_plan(N + 1, initial=initial, n_rounds=n_rounds, rule={"rule": "median"}, **changes)
+        settings = {"initial": initial, "n_rounds": n_rounds, "rule": {"rule": "median"}} | changes
+        _, self.plan = make_plan(N + 1, **settings)
         self.entries: list[Entry] = []
         self._sequences: dict[int, int] = {}
         self.own = Book(self.plan)
@@ -223,6 +224,31 @@ def test_a_result_off_by_one_ulp_is_refuted_by_name(honest: Experiment) -> None:
     findings = honest.check()
     assert blamed(findings) == [identity(3).peer_id]
     assert findings[-1].verdict == "proved" and "4 agree" in findings[-1].what
+
+
+def test_a_common_variate_that_is_another_is_refuted_by_name(tmp_path: Path) -> None:
+    task = {"task": "test", "n_steps": 5, "learning_rate": 0.5}
+    experiment = Experiment(Shelf(tmp_path), rule={"rule": "fedavg"}, server={"server": "scaffold"}, task=task)
+    experiment.begin()
+    experiment.round(1)
+
+    def result(member: int, true: Cid) -> Cid:
+        document = experiment.shelf.block(true)
+        (variate,) = read_document(document).states
+        other = experiment.shelf.tensors(read_vector(experiment.shelf.path(variate), LAYOUT) * np.float32(1.0001))
+        lie = Cid.of(document.replace(bytes(variate), bytes(other)), true.codec)
+        return lie if member == 2 else true
+
+    experiment.round(2, result=result)
+    findings = experiment.check()
+    assert blamed(findings) == [identity(2).peer_id]
+    assert findings[-1].verdict == "proved" and "4 agree" in findings[-1].what
+    # Of six members five are in each round: their mean update of round 2 by all steps' reach, and a sixth of before.
+    results = [result for number in (1, 2) if (result := experiment.own.result(number)) is not None]
+    documents = [read_document(experiment.shelf.block(result)) for result in results]
+    before, after = (read_vector(experiment.shelf.path(one.states[0]), LAYOUT) for one in documents)
+    np.testing.assert_allclose(before, -5 / 6 * (np.arange(8) + 2 + 10) / 2.5, rtol=1e-6)
+    np.testing.assert_allclose(after, before / 6 - 5 / 6 * (np.arange(8) + 2 + 20) / 2.5, rtol=1e-6)
 
 
 def test_an_update_that_has_a_receipt_and_is_dropped_blames_the_coordinator(honest: Experiment) -> None:
