@@ -76,8 +76,11 @@ async def make_plan(node: "Node", params: "fl.Plan") -> "fl.Planned":
     fields = complete(wish, peers.__getitem__, me)
     task = await trio.to_thread.run_sync(task_of(fields["task"]).completed, _finder(node))
     fields["task"] = msgspec.json.decode(msgspec.json.encode(task))
-    with node.store.lease():  # until the experiment holds its first tensors
-        plan, n_params = await trio.to_thread.run_sync(_with_tensors, node, fields, wish.get("initial"))
+    with _folder(node) as folder, node.store.lease():  # until the experiment holds its first tensors
+        if (initial := wish.get("initial")) is None:
+            initial = str(folder / "first")
+            await task.first(folder / "first", _finder(node), node.rounds.engine)
+        plan, n_params = await trio.to_thread.run_sync(_with_tensors, node, fields, initial, folder)
         entry = make_entry(node.identity, PLAN_KIND, PLAN_SCOPE, int(wall.unix_s()), [], content_of(plan))
         one = await node.rounds.follow(entry)
         await trio.to_thread.run_sync(_hold_initial, one)
@@ -124,32 +127,32 @@ def _setting(text: str) -> tuple[str, Any]:
     return name, {"true": True, "false": False}.get(value, value)
 
 
-def _with_tensors(node: "Node", fields: dict[str, Any], initial: object) -> tuple[Plan, int]:
+def _with_tensors(node: "Node", fields: dict[str, Any], initial: str, folder: Path) -> tuple[Plan, int]:
     """The plan over its first tensors, which are stored, and how many numbers they hold."""
+    try:
+        cid = Cid.parse(initial)
+    except InvalidCid:
+        cid = None
+    if cid is None:
+        path = folder / "initial"
+        canonical(Path(initial), path)
+    else:
+        path = Shelf(node.adapters.ports, folder).path(cid)
+    layout = read_layout(path)
+    if why := task_of(fields["task"]).misfit(layout):
+        raise BadPlan(f"the first tensors are not those of the task: {why}")
+    added = add_path(node.store, path, COVEY_WEIGHTS) if cid is None else cid
+    shown = possession(node.store, added, fields["members"])
+    plan = plan_of(fields | {"possession": shown}, added, int(wall.unix_s()))
+    return plan, layout.n_params
+
+
+@contextmanager
+def _folder(node: "Node") -> "Iterator[Path]":
     import tempfile
 
     with tempfile.TemporaryDirectory(dir=node.home.scratch) as name:
-        folder = Path(name)
-        try:
-            cid = Cid.parse(initial) if isinstance(initial, str) else None
-        except InvalidCid:
-            cid = None
-        if cid is None:
-            path = Path(str(initial)) if initial is not None else folder / "initial"
-            if initial is None:
-                task_of(fields["task"]).initial(path, _finder(node))
-            else:
-                canonical(path, folder / "initial")
-                path = folder / "initial"
-        else:
-            path = Shelf(node.adapters.ports, folder).path(cid)
-        layout = read_layout(path)
-        if why := task_of(fields["task"]).misfit(layout):
-            raise BadPlan(f"the first tensors are not those of the task: {why}")
-        added = add_path(node.store, path, COVEY_WEIGHTS) if cid is None else cid
-        shown = possession(node.store, added, fields["members"])
-        plan = plan_of(fields | {"possession": shown}, added, int(wall.unix_s()))
-        return plan, layout.n_params
+        yield Path(name)
 
 
 def _hold_initial(one: Experiment) -> None:

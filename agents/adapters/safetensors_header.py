@@ -36,6 +36,8 @@ _FOREIGN: Final[Mapping[bytes, str]] = {
 
 # The dtypes that adapters come in -> bytes an element.
 DTYPES: Final[Mapping[str, int]] = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
+# Those of data that are learned from, beside them.
+DATA_DTYPES: Final[Mapping[str, int]] = {**DTYPES, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1}
 
 
 class Tensor(NamedTuple):
@@ -61,12 +63,12 @@ class Header(NamedTuple):
     n_data_bytes: int
 
 
-def read_header(path: Path) -> Header:
-    """Read and check the header of the file at `path`. Raises: BadAdapter, OSError."""
+def read_header(path: Path, dtypes: Mapping[str, int] = DTYPES) -> Header:
+    """Read and check the header of the file at `path`; `dtypes` are taken. Raises: BadAdapter, OSError."""
     n_file_bytes = path.stat().st_size
     with path.open("rb") as file:
         n_header_bytes = header_length(file.read(_LENGTH_BYTES), n_file_bytes)
-        return parse_header(file.read(n_header_bytes), n_file_bytes - _LENGTH_BYTES - n_header_bytes)
+        return parse_header(file.read(n_header_bytes), n_file_bytes - _LENGTH_BYTES - n_header_bytes, dtypes)
 
 
 def header_length(prefix: bytes, n_file_bytes: int) -> int:
@@ -87,7 +89,7 @@ def header_length(prefix: bytes, n_file_bytes: int) -> int:
     return length
 
 
-def parse_header(header: bytes, n_data_bytes: int) -> Header:
+def parse_header(header: bytes, n_data_bytes: int, dtypes: Mapping[str, int] = DTYPES) -> Header:
     """Check the JSON `header` of a file with `n_data_bytes` behind it. Raises: BadAdapter."""
     if not header.startswith(b"{"):
         raise BadAdapter("the safetensors header is not a JSON object")
@@ -95,7 +97,7 @@ def parse_header(header: bytes, n_data_bytes: int) -> Header:
     metadata = _metadata(fields.pop(_METADATA, {}))
     if not 1 <= len(fields) <= MAX_TENSORS:
         raise BadAdapter(f"{len(fields)} tensors in the file; an adapter has 1 to {MAX_TENSORS}")
-    tensors = sorted((_tensor(name, spec) for name, spec in fields.items()), key=lambda tensor: tensor.begin)
+    tensors = sorted((_tensor(name, spec, dtypes) for name, spec in fields.items()), key=lambda tensor: tensor.begin)
     _check_places(tensors, n_data_bytes)
     return Header(tuple(tensors), metadata, n_data_bytes)
 
@@ -129,20 +131,20 @@ def _metadata(value: object) -> dict[str, str]:
     return value
 
 
-def _tensor(name: str, spec: object) -> Tensor:
+def _tensor(name: str, spec: object, dtypes: Mapping[str, int]) -> Tensor:
     if not 1 <= len(name) <= MAX_NAME_CHARS:
         raise BadAdapter(f"a tensor's name has {len(name)} characters; the limit is {MAX_NAME_CHARS}")
     if not isinstance(spec, dict) or spec.keys() != {"dtype", "shape", "data_offsets"}:
         raise BadAdapter(f"tensor {name!r} does not say dtype, shape and data_offsets alone")
     dtype, shape, offsets = spec["dtype"], spec["shape"], spec["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise BadAdapter(f"tensor {name!r} has dtype {str(dtype)[:20]!r}; adapters use {', '.join(DTYPES)}")
+    if not isinstance(dtype, str) or dtype not in dtypes:
+        raise BadAdapter(f"tensor {name!r} has dtype {str(dtype)[:20]!r}; taken are {', '.join(dtypes)}")
     if not _is_sizes(shape) or len(shape) > MAX_DIMENSIONS:
         raise BadAdapter(f"the shape of tensor {name!r} is not a list of at most {MAX_DIMENSIONS} sizes")
     if not _is_sizes(offsets) or len(offsets) != 2:
         raise BadAdapter(f"the data_offsets of tensor {name!r} are not a begin and an end")
     tensor = Tensor(name, dtype, tuple(shape), *offsets)
-    if tensor.end - tensor.begin != tensor.n_elements * DTYPES[dtype]:
+    if tensor.end - tensor.begin != tensor.n_elements * dtypes[dtype]:
         raise BadAdapter(f"tensor {name!r} claims {tensor.end - tensor.begin} bytes, its shape and dtype need others")
     return tensor
 

@@ -30,6 +30,7 @@ from agents.engine.framing import BrokenFrame
 from agents.engine.messages import (
     Cancel,
     EngineStatus,
+    Fit,
     Generate,
     Import,
     Load,
@@ -314,7 +315,9 @@ class Engine:
             if not worker.calls:
                 continue
             now_s = trio.current_time()
-            is_long = any(isinstance(call.request, Import | Load | Train | Measure) for call in worker.calls.values())
+            is_long = any(
+                isinstance(call.request, Import | Load | Train | Measure | Fit) for call in worker.calls.values()
+            )
             if complaint := watchdog.complaint(now_s, is_long=is_long):
                 worker.end(complaint)
                 return

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
-from agents.training.settings import ExampleNoise, Settings
+from agents.training.settings import ExampleNoise, FitSettings, Settings
 
 MAX_TEXT_CHARS = 4 << 20
 Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
@@ -364,6 +364,32 @@ class Measured(Message, frozen=True, tag="measured", kw_only=True):
     n_examples: int
 
 
+class Fit(Message, frozen=True, tag="fit", kw_only=True):
+    """Train the torch module that the entry point `factory` in `covey.factories` makes; or see how it does, without
+    `out`; or, without `data`, write what it begins with. Ends with `Fitted`.
+
+    All files are safetensors. `initial`, `out` and `correction` hold the floats of its state, `data` x and y.
+    """
+
+    factory: Annotated[str, Meta(min_length=1, max_length=100)]
+    initial: Path | None = None
+    data: Path | None = None
+    out: Path | None = None
+    correction: Path | None = None
+    settings: FitSettings = FitSettings()
+
+
+class Fitted(Message, frozen=True, tag="fitted", kw_only=True):
+    """How it does on the rows that are held out, or on all where none are; the accuracy of classes alone."""
+
+    is_final = True
+
+    n_learned: int = 0
+    n_held_out: int = 0
+    loss: float = 0.0
+    accuracy: float | None = None
+
+
 class Merge(Message, frozen=True, tag="merge", kw_only=True):
     """Put the adapter (a PEFT folder) into the weights of `model`, and write that as the new model folder `out`.
 
@@ -443,7 +469,7 @@ class Failed(Message, frozen=True, tag="failed"):
     text: str
 
 
-Request = Import | Load | Stage | Generate | Status | Ping | Cancel | Train | Measure | Merge | Export | Embed
+Request = Import | Load | Stage | Generate | Status | Ping | Cancel | Train | Measure | Fit | Merge | Export | Embed
 Reply = (
     ImportStep
     | Imported
@@ -459,6 +485,7 @@ Reply = (
     | TrainPaused
     | Trained
     | Measured
+    | Fitted
     | Merged
     | Exported
     | Embedded

@@ -64,7 +64,7 @@ class Rounds:
         self._ports = ports
         self._folder = folder
         self._scratch = scratch
-        self._engine = engine
+        self.engine: Final = engine
         self._experiments: dict[Cid, Experiment] = {}
         self._journals: list[Journal] = []
         self._nursery: trio.Nursery | None = None
@@ -146,7 +146,7 @@ class Rounds:
         from agents.federation.neighbours.experiment import GossipExperiment
 
         kind = GossipExperiment if read_plan(plan).gossip is not None else Experiment
-        return kind(self._ports, plan, entries, journal, self._scratch, data, self._engine, rank)
+        return kind(self._ports, plan, entries, journal, self._scratch, data, self.engine, rank)
 
     def _note_local(self, experiment: Cid, data: Path, rank: int) -> None:
         write_file(self._local(experiment), msgspec.json.encode(_Local(str(data), rank)))

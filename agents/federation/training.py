@@ -11,7 +11,7 @@ import trio
 from agents.backend import is_backend
 from agents.engine import messages
 from agents.errors import EngineFailed
-from agents.federation.tasks import BadTask, Base, Score, Trained, Training
+from agents.federation.tasks import BadTask, Base, Fitted, Fitting, Score, Trained, Training
 from agents.models import Engine as Trainer
 from agents.models import card_of
 from agents.training.settings import Settings
@@ -103,6 +103,18 @@ class RoundEngine:
         if not isinstance(reply, messages.Measured):
             raise EngineFailed("the engine did not measure")
         return Score(max(1, reply.n_examples), reply.loss, reply.accuracy)
+
+    async def fit(self, wish: Fitting) -> Fitted:
+        """Train a module, see how it does, or write what it begins with. Raises: EngineFailed and its like."""
+        files: dict[str, Any] = {
+            name: str(path)
+            for name in ("initial", "data", "out", "correction")
+            if (path := getattr(wish, name)) is not None
+        }
+        reply = await self._trainer.one(messages.Fit(factory=wish.factory, settings=wish.settings, **files))
+        if not isinstance(reply, messages.Fitted):
+            raise EngineFailed("the engine trained no module")
+        return Fitted(reply.n_learned, reply.n_held_out, reply.loss, reply.accuracy)
 
 
 def _whole(row: ModelRow, wish: Training, folder: Path) -> Path:

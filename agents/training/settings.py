@@ -93,3 +93,21 @@ def count_steps(settings: Settings, n_rows: int) -> int:
     a_pass = max(1, -(-n_rows // (settings.batch * settings.accumulate)))
     n_steps = max(1, round(settings.n_epochs * a_pass))
     return min(n_steps, settings.n_steps or n_steps)
+
+
+class FitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What decides how a torch module is trained on rows of inputs and labels, but the module and the rows.
+
+    `proximal_mu`: see `Settings`. Every step has the same rate. What is held out is the same whatever the seed.
+    """
+
+    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
+    n_steps: Annotated[int, Meta(ge=1, le=1_000_000)] = 30
+    batch: Annotated[int, Meta(ge=1, le=1 << 16)] = 32
+    optimizer: Optimizer = "sgd"
+    learning_rate: Annotated[float, Meta(gt=0.0, le=100.0)] = 0.05
+    momentum: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
+    weight_decay: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    proximal_mu: Annotated[float, Meta(ge=0.0, le=1000.0)] = 0.0
+    held_out: Annotated[float, Meta(ge=0.0, le=0.5)] = 0.1
+    seed: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)] = 0

@@ -9,6 +9,7 @@ from agents.engine.messages import (
     Embed,
     EngineStatus,
     Export,
+    Fit,
     Generate,
     Import,
     Imported,
@@ -31,6 +32,7 @@ from agents.engine.worker.merge import merge
 from agents.engine.worker.models import LoadedModel, load_model
 from agents.engine.worker.settings import Settings, read_settings
 from agents.engine.worker.training.measure import measure
+from agents.engine.worker.training.modules import fit
 from agents.engine.worker.training.train import train
 from agents.errors import AgentError, EngineFailed
 
@@ -151,6 +153,8 @@ class Session:
                 return Staged(id=request.id, stage_s=time.perf_counter() - began_s)
             case Train():
                 return train(request, emit, is_cancelled)
+            case Fit():
+                return fit(request, is_cancelled)
             case Measure():
                 return measure(request, is_cancelled)
             case Merge():

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, Protocol, Self
 
 import msgspec
+import trio
 
 from agents.adapters.inspect import Fact
 from agents.errors import AgentError
-from agents.training.settings import ExampleNoise
+from agents.training.settings import ExampleNoise, FitSettings
 
 if TYPE_CHECKING:
     from agents.federation.tensors import Layout  # numpy comes with it
@@ -81,6 +82,26 @@ class Training(NamedTuple):
     correction: Path | None = None
 
 
+class Fitting(NamedTuple):
+    """What a task wants of the engine: train the module of a factory. See `agents.engine.messages.Fit`."""
+
+    factory: str
+    settings: FitSettings
+    initial: Path | None = None
+    data: Path | None = None
+    out: Path | None = None
+    correction: Path | None = None
+
+
+class Fitted(NamedTuple):
+    """How many rows were learned from and held out, and how it does on those, or on all where none are."""
+
+    n_learned: int
+    n_held_out: int
+    loss: float
+    accuracy: float | None
+
+
 class Trained(NamedTuple):
     """How many examples were learned from, and the loss on what was held out."""
 
@@ -105,6 +126,10 @@ class Engine(Protocol):
 
     async def measure(self, wish: Training) -> Score:
         """How the adapter `initial` does on what that training would hold out. Raises: AgentError."""
+        ...
+
+    async def fit(self, wish: Fitting) -> Fitted:
+        """Train a module, see how it does, or write what it begins with. Raises: AgentError."""
         ...
 
 
@@ -169,6 +194,10 @@ class Task(msgspec.Struct, frozen=True, tag_field="task", forbid_unknown_fields=
     def initial(self, out: Path, find: FindBase = no_base) -> None:
         """Write the tensors of the first round. Raises: BadTask where they have to be given."""
         raise BadTask("this task cannot make its first tensors: give a file of them with --initial")
+
+    async def first(self, out: Path, find: FindBase, engine: Engine | None) -> None:
+        """The same, for tasks that need the engine for that. Raises: BadTask, EngineFailed and its like."""
+        await trio.to_thread.run_sync(self.initial, out, find)
 
     def misfit(self, layout: "Layout") -> str:
         """Why tensors of this layout are none of the task's, or nothing."""

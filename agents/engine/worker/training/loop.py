@@ -25,7 +25,7 @@ from agents.engine.worker.training.plan import Feed, Plan
 from agents.errors import CannotResume, EngineFailed
 from agents.training.runs import Checkpoint, Evaluation, Run, State
 from agents.training.schedule import share
-from agents.training.settings import ExampleNoise, Settings
+from agents.training.settings import ExampleNoise, FitSettings, Settings
 
 MAX_CURVE_POINTS: Final = 1024
 MAX_EVALUATIONS: Final = 65536
@@ -277,7 +277,7 @@ class Training:
         emit(TrainCheckpoint(step=kept.step, folder=str(kept.folder), cid=str(kept.cid)))
 
 
-def make_optimizer(parameters: list[Tensor], settings: Settings) -> torch.optim.Optimizer:
+def make_optimizer(parameters: list[Tensor], settings: Settings | FitSettings) -> torch.optim.Optimizer:
     """What the settings name, over these."""
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "sgd":
