@@ -126,14 +126,20 @@ async def _serve_connection(
         await trio.aclose_forcefully(stream)
 
 
+async def _stay(protocol: Any, request: Any) -> None:
+    """Stands where hypercorn changes to HTTP/2, which has ways of its own to keep a server busy, for no gain here."""
+
+
 def _server(app: ASGIApp, stream: PacedStream, head_s: float) -> Any:
     """Hypercorn's server for one connection: its own listener cannot be told to give up on a client."""
     from hypercorn.config import Config as ServerConfig
+    from hypercorn.protocol.h11 import H11Protocol
     from hypercorn.trio.tcp_server import TCPServer
     from hypercorn.trio.worker_context import WorkerContext
     from hypercorn.typing import ConnectionState
     from hypercorn.utils import wrap_app
 
+    H11Protocol._check_protocol = _stay  # no setting reaches it
     config = ServerConfig()
     config.h11_max_incomplete_size = MAX_HEAD_BYTES
     config.keep_alive_timeout = head_s

@@ -95,13 +95,13 @@ class Gossip:
 
     def beat(self) -> None:
         """Let time pass."""
+        for peer in self.router.unheard():  # before time forgives some of it
+            self.network.report(peer, "bad_gossip")
         self.router.heartbeat(trio.current_time())
         for peer in self.router.stuck():
             log.info("gossip_stuck", peer=str(peer))
             self.went(peer)
             self.came(peer)
-        for peer in self.router.unheard():
-            self.network.report(peer, "bad_gossip")
         self.wake()
 
     def wake(self) -> None:

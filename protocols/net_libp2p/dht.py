@@ -31,19 +31,22 @@ READ_BYTES: Final = 64 << 10
 RECORD_GAP_S: Final = 10.0 / PROVIDES_PER_WINDOW * 1.2
 
 
-def prepare(dht: Any) -> None:
+def prepare(dht: Any, report: Callable[[PeerId, str], None]) -> None:
     """Bound what peers can make the DHT server keep, and let honest ones provide faster than once a second.
 
-    Its own limit, twelve streams of all peers together and for ever, would let one idle peer shut out everybody.
+    `report` is told of those whose records it refuses. Its own limit, twelve streams of all peers together and for
+    ever, would let one idle peer shut out everybody.
     """
     dht.provider_store.providers = BoundedRecords()
     dht._provider_rate_max = PROVIDES_PER_WINDOW
     dht._inbound_limiter = trio.CapacityLimiter(MAX_CONNECTIONS * MAX_STREAMS_PER_PEER)
-    dht.host.set_stream_handler(kad_dht.PROTOCOL_ID, _bounded(dht.handle_stream))
+    dht.host.set_stream_handler(kad_dht.PROTOCOL_ID, _bounded(dht.handle_stream, report))
 
 
-def _bounded(handle: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
-    """A peer has few streams, and each of them its time."""
+def _bounded(
+    handle: Callable[[Any], Awaitable[None]], report: Callable[[PeerId, str], None]
+) -> Callable[[Any], Awaitable[None]]:
+    """A peer has few streams, and each of them its time. A stream that the server resets held what it refuses."""
     n_open: Counter[Any] = Counter()
 
     async def stream_handler(stream: Any) -> None:
@@ -52,9 +55,18 @@ def _bounded(handle: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaita
             await stream.reset()
             return
         n_open[peer_id] += 1
+        reset, peer = stream.reset, to_peer(peer_id)
+
+        async def refuse() -> None:
+            if peer is not None:
+                report(peer, "bad_record")
+            await reset()
+
         try:
             with trio.move_on_after(STREAM_LIMIT_S) as time:
+                stream.reset = refuse
                 await handle(stream)
+            stream.reset = reset
             if time.cancelled_caught:
                 await stream.reset()
         finally:

@@ -102,11 +102,11 @@ async def open_network(identity: Identity, config: NetConfig | None = None) -> A
     host = build_host(identity, config.kad_protocol, circuits, config.flock_key)
     swarm = host.get_network()
     dht = KadDHT(host, DHTMode.SERVER, strict_validation=True, max_peers_per_subnet_table=MAX_OF_SUBNET_IN_TABLE)
-    prepare(dht)
     async with AsyncExitStack() as stack:
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
         network = LibP2pNetwork(host, dht, identity, config, nursery, circuits)
+        prepare(dht, network.report)
         swarm.register_notifee(_Notifee(network))
         await stack.enter_async_context(running(swarm))
         stack.push_async_callback(hang_up, swarm)

@@ -300,8 +300,10 @@ def read_statement(entry: Entry, workspace: Cid, content: Mapping[str, Any] | No
 
 def check(statement: T) -> T:
     """The same statement, when others will accept it, but for its size. Raises: Malformed."""
-    _check_sets(statement)
-    return read_content(content_of(statement), type(statement), _name_of(type(statement)), every_field=True)
+    # What was sealed may hold anything in its fields: their types come first.
+    checked = read_content(content_of(statement), type(statement), _name_of(type(statement)), every_field=True)
+    _check_sets(checked)
+    return checked
 
 
 def _check_sets(statement: Statement) -> None:

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import structlog
 import trio
 
-from tests.campaigns import hostile_content, hostile_kills, hostile_streams
+from tests.campaigns import hostile_content, hostile_http, hostile_kills, hostile_services, hostile_streams
 from tests.campaigns.hostile_scene import CONTENT_BYTES, Attack, Scene, daemon_with_content
 
 MAX_GROWTH_MIB: Final = 64
@@ -25,7 +25,13 @@ ATTACK_LIMIT_S: Final = 240.0
 
 NOBODY: Final = "-"  # nobody whom the handshake proved, or nobody who broke a rule
 KILLS: Final = "kills"
-ATTACKS: Final = hostile_streams.ATTACKS | hostile_content.ATTACKS | {KILLS: hostile_kills.kills}
+ATTACKS: Final = (
+    hostile_streams.ATTACKS
+    | hostile_content.ATTACKS
+    | hostile_services.ATTACKS
+    | hostile_http.ATTACKS
+    | {KILLS: hostile_kills.kills}
+)
 
 
 class Row(NamedTuple):
@@ -62,7 +68,7 @@ async def stand(scene: Scene, name: str, attack: Attack) -> Row:
         await scene.ask("status")
         if name == KILLS:
             fetch_s = await scene.fetch()
-        offenders = {became for peer, became in (await scene.offenders()).items() if became != before.get(peer)}
+        offenders = {became for peer, became in (await scene.offenders()).items() if peer not in before}
     except* Exception as group:  # noqa: BLE001 - the table tells of it
         outcome, is_well = f"FAILED: {group.exceptions[0]!r}"[:300], False
     grew_mib = scene.daemon.resident_mib - began_mib

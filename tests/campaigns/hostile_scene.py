@@ -29,6 +29,7 @@ from storage.catalog.models import ModelRow
 from storage.cid import Cid
 from storage.keys import Identity
 from storage.memory import MemoryBlockstore
+from tests.campaigns.hostile_bombs import BombServer, bombing
 
 ROOT: Final = Path(__file__).parents[2]
 LOOPBACK: Final = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False)
@@ -37,8 +38,16 @@ SETTINGS: Final = """\
 host = "127.0.0.1"
 port = 0
 has_mdns = false
+relay = "public"
 [ask]
 is_enabled = true
+[gateway]
+is_enabled = true
+port = 0
+has_routing = true
+[fetch]
+gateways = ["BOMBER"]
+routers = ["BOMBER"]
 """
 CONTENT_BYTES: Final = 8 << 20
 FETCH_LIMIT_S: Final = 60.0
@@ -48,10 +57,11 @@ TOPIC: Final = wire.topic_of(Cid.parse(TINY.fingerprint))
 class Daemon:
     """A daemon in a process of its own, as `covey up` starts it."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, bomber: str) -> None:
         self._env = {**os.environ, "COVEY_HOME": str(home), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         self.ask("init")
-        (home / "config.toml").write_text(SETTINGS)
+        settings = SETTINGS.replace("BOMBER", bomber)
+        (home / "config.toml").write_text(settings)
         catalog = Catalog.open(home / "catalog.db")  # enough to listen to adapters for a base
         card = msgspec.to_builtins(TINY)
         catalog.models.upsert(
@@ -65,7 +75,7 @@ class Daemon:
         self.address = self.wait_until_up()
         # A life after this one listens where it did: who speaks with it finds it again.
         port = self.address.split("/")[4]
-        (home / "config.toml").write_text(SETTINGS.replace("port = 0", f"port = {port}"))
+        (home / "config.toml").write_text(settings.replace("port = 0", f"port = {port}", 1))
 
     def begin(self) -> None:
         """Start a process, and do not wait for it."""
@@ -121,6 +131,7 @@ class Scene:
     folder: Path
     cid: Cid
     info: PeerInfo
+    bomber: BombServer | None = None  # the hostile server that its settings name
     kill_minutes: float = 1.0
     seed: int = 1
 
@@ -173,12 +184,13 @@ Attack = Callable[[Scene], Awaitable[str]]
 def daemon_with_content() -> Iterator[Scene]:
     """A daemon that serves something to everybody."""
     folder = Path(tempfile.mkdtemp(prefix="covey-hostile-"))
-    daemon = Daemon(folder / "home")
-    try:
-        content = folder / "content"
-        content.write_bytes(secrets.token_bytes(CONTENT_BYTES))
-        cid = Cid.parse(daemon.ask("add", str(content), "--visibility", "public")[-1]["cid"])
-        yield Scene(daemon, folder, cid, PeerInfo.parse(daemon.address))
-    finally:
-        daemon.close()
-        shutil.rmtree(folder)
+    with bombing() as bomber:
+        daemon = Daemon(folder / "home", f"http://127.0.0.1:{bomber.server_port}")
+        try:
+            content = folder / "content"
+            content.write_bytes(secrets.token_bytes(CONTENT_BYTES))
+            cid = Cid.parse(daemon.ask("add", str(content), "--visibility", "public")[-1]["cid"])
+            yield Scene(daemon, folder, cid, PeerInfo.parse(daemon.address), bomber)
+        finally:
+            daemon.close()
+            shutil.rmtree(folder)

@@ -63,7 +63,7 @@ def test_what_honest_peers_cause_too_costs_nothing() -> None:
 
 
 def test_what_the_wire_calls_a_breach_has_the_name_of_its_error() -> None:
-    own = {"unwanted", "bad_connection", "bad_gossip"}
+    own = {"unwanted", "bad_record", "bad_connection", "bad_gossip"}
 
     def codes(kind: type[ProtocolError]) -> set[str]:
         return {getattr(kind, "code", "")}.union(*map(codes, kind.__subclasses__()))

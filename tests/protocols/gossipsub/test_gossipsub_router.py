@@ -160,6 +160,7 @@ def test_a_forger_is_put_out_of_the_mesh_then_not_heard_and_forgiven_in_time() -
     for number in range(4):
         flock.tell(0, 1, whole[:-50] + bytes([whole[-50] ^ number + 1]) + whole[-49:])
     assert flock.routers[0].score(flock.ids[1]) < scores.GRAYLIST_THRESHOLD
+    assert (flock.routers[0].unheard(), flock.routers[1].unheard()) == ([flock.ids[1]], [])
     flock.tell(0, 1, signed(flock.identities[1], b"honest now"))
     assert flock.heard[0] == []
     flock.beat()

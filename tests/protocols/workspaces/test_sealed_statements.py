@@ -86,6 +86,8 @@ def test_what_a_member_seals_that_is_no_statement_does_not_open(plain):
         (Commit(claim=EPOCH, step=0), {"output": 1, "link": None, "step": 1}),
         (TWO, {"text": "?", "options": ["x"]}),
         (TWO, {"text": "?", "options": ["x", "y", "z"]}),
+        (TWO, {"text": "?", "options": 5}),
+        (TWO, {"text": "?", "options": [["x"], {}]}),
     ],
 )  # fmt: skip
 def test_what_is_outside_its_limits_does_not_open_either(says, fields):
