@@ -39,6 +39,7 @@ class Pipe:
         self._timeline = timeline
         self._waiting: OrderedDict[Hashable, deque[_Frame]] = OrderedDict()
         self._is_busy = False
+        self._free_s = -math.inf  # when what it took up last is through, whatever the timeline rounds that to
 
     @property
     def is_bounded(self) -> bool:
@@ -53,6 +54,7 @@ class Pipe:
             return
         self._waiting.setdefault(link, deque()).append(_Frame(n_bytes, passed))
         if not self._is_busy:
+            self._free_s = self._timeline.now_s()
             self._go_on()
 
     def _go_on(self) -> None:
@@ -64,7 +66,8 @@ class Pipe:
                 self._waiting[link] = frames
             if frame.n_bytes:
                 self._is_busy = True
-                self._timeline.at(self._timeline.now_s() + frame.n_bytes / self.bytes_per_s, partial(self._pass, frame))
+                self._free_s += frame.n_bytes / self.bytes_per_s
+                self._timeline.at(self._free_s, partial(self._pass, frame))
                 return
             frame.passed()
 

@@ -56,6 +56,10 @@ class Talk:
 
     entries: dict[bytes, Entry] = field(default_factory=dict)  # multihash -> news of our wantlist
     wake: trio.Event = field(default_factory=trio.Event)
+    notice_at_s: float = math.inf  # when it has to be told that it waits for blocks
+    is_told: bool = False  # that it does
+    is_giving: bool = False  # blocks are on their way to it
+    is_lost: bool = False  # it cannot be reached
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 
@@ -113,3 +117,9 @@ class Session:
     arrived: list[Got] = field(default_factory=list)
     wake: trio.Event = field(default_factory=trio.Event)
     is_needy: trio.Event = field(default_factory=trio.Event)
+
+
+async def work_for_guest(exchange: Exchange, job: Callable[[], T]) -> T:
+    """Work that another peer caused: it leaves threads free for our own."""
+    async with exchange.guests:
+        return await exchange.work(job)

@@ -21,6 +21,7 @@ MAX_PRESENCES: Final = 4096  # answers waiting to be sent to one peer
 MAX_SMALL_BLOCK_BYTES: Final = 1 << 10  # a want-have is answered with a block as small as this
 BATCH_BYTES: Final = 1 << 20  # a message closes when it holds this much; one large block may exceed it
 MAX_BATCH_BLOCKS: Final = 1024
+MAX_QUICK_BLOCK_BYTES: Final = 16 << 10  # a block as small as this has not to wait for large ones of others
 MAX_COUNTED: Final = 1 << 14  # blocks of which it is known how often they were given away
 
 
@@ -171,20 +172,29 @@ class Serving:
         client = self._clients.get(name, _Client())
         return sum(min(size_bytes, MAX_BLOCK_BYTES) for _, size_bytes in client.ready.values())
 
+    def has_quick(self, name: PeerId) -> bool:
+        """Is a small block ready for this peer?"""
+        ready = self._clients.get(name, _Client()).ready.values()
+        return any(size_bytes <= MAX_QUICK_BLOCK_BYTES for _, size_bytes in ready)
+
     def has_answers(self, name: PeerId) -> bool:
         """Is there anything to say to this peer?"""
         client = self._clients.get(name)
         return client is not None and bool(client.ready or client.haves or client.dont_haves)
 
-    def next_batch(self, name: PeerId, max_bytes: int = BATCH_BYTES) -> Batch:
+    def next_batch(self, name: PeerId, max_bytes: int = BATCH_BYTES, max_block_bytes: int = MAX_BLOCK_BYTES) -> Batch:
         """Take the next message's worth of answers for a peer off its queue; one large block may exceed it.
 
-        0 bytes: no block at all.
+        Args:
+            max_bytes: 0 for no block at all.
+            max_block_bytes: Larger ones wait.
         """
         client = self._clients.get(name, _Client())
         blocks: list[Entry] = []
         n_bytes = 0
         for key, (entry, size_bytes) in self._in_order(client) if max_bytes else ():
+            if min(size_bytes, MAX_BLOCK_BYTES) > max_block_bytes:
+                continue
             if blocks and (n_bytes + size_bytes > max_bytes or len(blocks) == MAX_BATCH_BLOCKS):
                 break
             blocks.append(entry)

@@ -9,14 +9,20 @@ by how long its blocks take - while peers that have not proved themselves yet ge
 disconnection each put it back in line. A silent peer is left alone for a while; the ask is cancelled there once another
 peer takes it, so duplicates are bounded by what was on the wire. A proven peer with nothing in hand takes over the last
 asks of one that has many.
+
+A peer that says how much it has in hand for us, and sends none of it yet, is not silent: others have their turn first.
+What only waits so is asked of whoever else has it too; the first one that says that it comes now is counted on, and the
+others are told to forget it. So a place in a queue is never lost, and nothing is sent twice but what two begin at once.
 """
 
 import math
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
+from protocols.bitswap.actions import Action, Arrived, Got, Misbehaved, NeedProviders, Send
+from protocols.bitswap.errand import Errand, Want
 from protocols.bitswap.standing import LARGE_BYTES, MAX_PAUSE_S, PAUSE_S, STALL_S, Peer
 from protocols.bitswap.wire import Entry, WantType
 from protocols.errors import Local
@@ -32,67 +38,7 @@ MAX_LACKS_IN_A_ROW: Final = 16
 TAMPERED: Final = "tampered"
 UNWANTED: Final = "unwanted"
 
-
-class Arrived(NamedTuple):
-    """A block that came in. `cid` was computed from `data`, never taken from the peer; None: not hashed at all."""
-
-    cid: Cid | None
-    data: bytes
-
-
-class Send(NamedTuple):
-    """Put these entries on our wantlist at `peer`."""
-
-    peer: Giver
-    entries: tuple[Entry, ...]
-
-
-class Got(NamedTuple):
-    """A wanted block has arrived; its bytes match the CID, which is the one that was wanted.
-
-    `wait_s`: since it was asked of this peer; 0 where it was not.
-    """
-
-    sessions: tuple[int, ...]
-    peer: Giver
-    cid: Cid
-    data: bytes
-    wait_s: float = 0.0
-
-
-class Misbehaved(NamedTuple):
-    """`peer` sent what nobody asked of it (`unwanted`), or other bytes than it owed (`tampered`)."""
-
-    peer: Giver
-    code: str
-
-
-class NeedProviders(NamedTuple):
-    """No peer that the session knows of can serve `cid` now. It stays wanted. Said once, until it was asked again."""
-
-    session: int
-    cid: Cid
-
-
-Action = Send | Got | Misbehaved | NeedProviders
-
-
-@dataclass(slots=True)
-class _Want:
-    cid: Cid
-    sessions: set[int]
-    asked: dict[Giver, None] = field(default_factory=dict)  # want-block sent; the last one is the one we count on
-    told: set[Giver] = field(default_factory=set)  # whose wantlist carries it in any form
-    lacks: set[Giver] = field(default_factory=set)
-    has: set[Giver] = field(default_factory=set)  # who said so
-    is_starving: bool = False
-
-
-@dataclass(slots=True)
-class _Session:
-    providers: dict[Giver, None] = field(default_factory=dict)
-    wants: set[bytes] = field(default_factory=set)
-    tamperers: dict[Giver, None] = field(default_factory=dict)
+__all__ = ("Action", "Arrived", "Got", "Misbehaved", "NeedProviders", "Send", "Wants")
 
 
 class Wants:
@@ -100,9 +46,10 @@ class Wants:
 
     def __init__(self) -> None:
         self._peers: dict[Giver, Peer] = {}
-        self._wants: dict[bytes, _Want] = {}
+        self._wants: dict[bytes, Want] = {}
         self._in_line: OrderedDict[bytes, None] = OrderedDict()  # wants that nobody is counted on for
-        self._sessions: dict[int, _Session] = {}
+        self._sessions: dict[int, Errand] = {}
+        self._queued: dict[bytes, None] = {}  # wants that might be waited for in more queues, since the last look
         self._last_session = 0
         self.n_duplicates = 0
 
@@ -113,7 +60,7 @@ class Wants:
         if len(self._sessions) >= MAX_SESSIONS:
             raise Local(f"{MAX_SESSIONS} Bitswap sessions are open, the limit")
         self._last_session += 1
-        self._sessions[self._last_session] = _Session()
+        self._sessions[self._last_session] = Errand()
         return self._last_session
 
     def close(self, session: int) -> list[Action]:
@@ -140,7 +87,7 @@ class Wants:
                 raise Local(f"{MAX_WANTS} blocks are wanted by one session, the limit")
             key = cid.multihash
             errand.wants.add(key)
-            want = self._wants.setdefault(key, _Want(cid, set()))
+            want = self._wants.setdefault(key, Want(cid, set()))
             want.sessions.add(session)
             want.is_starving = False
             if not want.asked:
@@ -193,13 +140,13 @@ class Wants:
         if peer is None:
             return []
         peer.is_away, peer.is_proven = True, False
-        self._release(name, peer)
         peer.remembered.clear()
         for want in self._wants.values():
             want.asked.pop(name, None)
             want.told.discard(name)
             want.lacks.discard(name)
-            want.has.discard(name)
+            want.has.pop(name, None)
+        self._release(peer)
         self._forget_idle_peers()
         return self._assign(now_s)
 
@@ -224,9 +171,19 @@ class Wants:
         return max((self._peers[name].grew_s for name in self.useful_providers(session)), default=-math.inf)
 
     def received(
-        self, name: Giver, blocks: Sequence[Arrived], haves: Iterable[Cid], dont_haves: Iterable[Cid], now_s: float
+        self,
+        name: Giver,
+        blocks: Sequence[Arrived],
+        haves: Sequence[Cid],
+        dont_haves: Sequence[Cid],
+        now_s: float,
+        pending_bytes: int = 0,
     ) -> list[Action]:
-        """A message came. Only wanted blocks come out of it."""
+        """A message came. Only wanted blocks come out of it.
+
+        Args:
+            pending_bytes: What the peer has in hand for us. Where it says nothing else, we wait in its queue.
+        """
         peer = self._peers.get(name)
         if peer is None:
             return [Misbehaved(name, UNWANTED)] if blocks else []
@@ -240,10 +197,17 @@ class Wants:
             want = self._wants.get(cid.multihash)
             if want is not None and name in want.told:
                 want.lacks.discard(name)
-                want.has.add(name)
+                want.has[name] = None
                 peer.is_proven, peer.n_lacks_in_a_row = True, 0
+                if peer.announced(cid.multihash, now_s):
+                    self._withdraw(cid.multihash, want, name, cancels)
+                else:
+                    self._queued[cid.multihash] = None
         for cid in dont_haves:
             self._note_lack(name, peer, cid.multihash, now_s)
+        if pending_bytes and not (blocks or haves or dont_haves):
+            peer.queued(now_s)
+            self._queued |= dict.fromkeys(peer.in_flight)
         actions += _sends(cancels)
         if is_at_fault:
             owes = any(name in want.told for want in self._wants.values())
@@ -259,7 +223,7 @@ class Wants:
                 if now_s < peer.heard_s + STALL_S and not self._has_quicker(name, peer, now_s):
                     peer.excused_s = now_s  # its link is slow: to ask it anew would only send the same twice
                     continue
-                self._release(name, peer)
+                self._release(peer)
                 peer.is_proven = False
                 peer.resume_s = now_s + peer.pause_s
                 peer.pause_s = min(2 * peer.pause_s, MAX_PAUSE_S)
@@ -299,7 +263,7 @@ class Wants:
             peer.note_block(now_s - max(asked_s, peer.gave_s))
             if peer.gave_s > asked_s:
                 peer.note_gap(now_s - peer.gave_s)
-        peer.gave_s, peer.is_proven, peer.n_lacks_in_a_row = now_s, True, 0
+        peer.gave(key, now_s)
         peer.resume_s, peer.pause_s = -math.inf, PAUSE_S
         sessions = tuple(sorted(want.sessions))
         for session in sessions:
@@ -310,9 +274,10 @@ class Wants:
         actions.append(Got(sessions, name, want.cid, block.data, wait_s))
         return True
 
-    def _drop(self, key: bytes, want: _Want, cancels: dict[Giver, list[Entry]]) -> None:
+    def _drop(self, key: bytes, want: Want, cancels: dict[Giver, list[Entry]]) -> None:
         del self._wants[key]
         self._in_line.pop(key, None)
+        self._queued.pop(key, None)
         for name in want.told:
             self._peers[name].in_flight.pop(key, None)
             cancels.setdefault(name, []).append(Entry(want.cid, is_cancel=True))
@@ -322,12 +287,12 @@ class Wants:
         if want is None or name not in want.told:
             return
         want.lacks.add(name)
-        want.has.discard(name)
+        want.has.pop(name, None)
         peer.is_partial = True
         if peer.in_flight.pop(key, None) is not None:
             peer.gave_s = now_s
             want.asked.pop(name, None)
-            self._in_line[key] = None
+            self._count_on_others(key, want)
         peer.n_lacks_in_a_row += 1
         if peer.n_lacks_in_a_row >= MAX_LACKS_IN_A_ROW:
             peer.is_proven = False
@@ -337,15 +302,29 @@ class Wants:
         others = {name for key in peer.in_flight for name in self._candidates(self._wants[key], now_s)} - {slow}
         return any(not self._peers[name].is_slow(now_s) for name in others)
 
-    def _release(self, name: Giver, peer: Peer) -> None:
+    def _release(self, peer: Peer) -> None:
         """Count on this peer no longer for what it owes."""
-        for key in peer.in_flight:
+        for key in peer.release():
+            self._count_on_others(key, self._wants[key])
+
+    def _count_on_others(self, key: bytes, want: Want) -> None:
+        """One who was counted on for a block is no more: it is back in line, unless it is waited for elsewhere."""
+        if want.counted_on(self._peers):
+            self._queued[key] = None
+        else:
             self._in_line[key] = None
-        peer.in_flight.clear()
+
+    def _withdraw(self, key: bytes, want: Want, name: Giver, cancels: dict[Giver, list[Entry]]) -> None:
+        """A peer says that it sends a block now: it is waited for in no other queue."""
+        for other in [one for one in want.asked if one != name and key not in self._peers[one].coming]:
+            self._peers[other].in_flight.pop(key, None)
+            del want.asked[other]
+            want.told.discard(other)
+            cancels.setdefault(other, []).append(Entry(want.cid, is_cancel=True))
 
     def _refuse(self, name: Giver, peer: Peer) -> None:
         peer.is_refused = bool(peer.sessions)
-        self._release(name, peer)
+        self._release(peer)
         for session in peer.sessions:
             self._sessions[session].tamperers[name] = None
 
@@ -359,14 +338,27 @@ class Wants:
             proven = [name for name in candidates if self._peers[name].is_proven]
             able = [name for name in proven or candidates if self._peers[name].has_room()]
             if able:
-                self._ask(key, want, self._quickest(able), now_s, asks)
+                self._ask(key, want, self._quickest(able, now_s), now_s, asks)
             if candidates:
                 self._probe(want, [name for name in candidates if name not in proven], asks)
             elif not want.is_starving:
                 want.is_starving = True
                 news += [NeedProviders(session, want.cid) for session in sorted(want.sessions)]
+        self._join_queues(now_s, asks)
         self._share_out(now_s, asks)
         return [*_sends(asks), *news]
+
+    def _join_queues(self, now_s: float, asks: dict[Giver, list[Entry]]) -> None:
+        """Wait in the queues of all who have what only waits; in each for other blocks first, so that they differ."""
+        joined: dict[Giver, list[bytes]] = {}
+        for key in self._queued:
+            for name in self._wants[key].queues_to_join(self._peers, now_s):
+                joined.setdefault(name, []).append(key)
+        self._queued.clear()
+        for name, keys in joined.items():
+            for key in sorted(keys, key=lambda each: zlib.crc32(each, zlib.crc32(str(name).encode()))):
+                if self._peers[name].has_room():
+                    self._count_on(key, self._wants[key], name, now_s, asks)
 
     def _share_out(self, now_s: float, asks: dict[Giver, list[Entry]]) -> None:
         """Let proven peers that have nothing in hand take over what others would come to last."""
@@ -375,7 +367,7 @@ class Wants:
         self._sound_out(now_s, asks)
         idle = [name for name, peer in self._peers.items() if peer.is_idle(now_s)]
         for name in idle:
-            busy = (each for each in self._peers.values() if each.in_flight)
+            busy = (each for each in self._peers.values() if each.in_flight and not each.is_queue(now_s))
             busiest = max(busy, key=lambda each: each.wait_s(now_s), default=None)
             if busiest is None or not busiest.is_overburdened(now_s):
                 return
@@ -399,44 +391,55 @@ class Wants:
             for name, peer in self._peers.items()
             if peer.sessions and (peer.is_partial or not peer.remembered) and peer.may_be_asked(now_s)
         ]
-        for peer in self._peers.values():
-            for key in list(peer.in_flight)[1:]:
+        for peer in self._peers.values() if fresh else ():
+            for key in list(peer.in_flight)[not peer.is_queue(now_s) :]:
                 want = self._wants[key]
-                providers = self._candidates(want, now_s)
-                self._probe(want, [name for name in fresh if name in providers], asks)
+                untold = [name for name in fresh if name not in want.told] if len(want.told) < MAX_PROBES else []
+                if untold:
+                    providers = self._candidates(want, now_s)
+                    self._probe(want, [name for name in untold if name in providers], asks)
 
-    def _quickest(self, names: Sequence[Giver]) -> Giver:
+    def _quickest(self, names: Sequence[Giver], now_s: float) -> Giver:
         """Who will have answered one more ask soonest; a peer of unknown speed passes for as fast as the best."""
         best_s = min((block_s for name in names if (block_s := self._peers[name].block_s) is not None), default=1.0)
 
-        def wait_s(name: Giver) -> float:
+        def wait_s(name: Giver) -> tuple[bool, float]:
             peer = self._peers[name]
-            return (len(peer.in_flight) + 1) * (best_s if peer.block_s is None else peer.block_s)
+            block_s = best_s if peer.block_s is None else peer.block_s
+            return peer.is_queue(now_s), (len(peer.in_flight) + 1) * block_s
 
         return min(names, key=wait_s)
 
-    def _candidates(self, want: _Want, now_s: float) -> list[Giver]:
+    def _candidates(self, want: Want, now_s: float) -> list[Giver]:
         names: dict[Giver, None] = {}
         for session in sorted(want.sessions):
             names |= self._sessions[session].providers
         return [name for name in names if name not in want.lacks and self._peers[name].may_be_asked(now_s)]
 
-    def _ask(self, key: bytes, want: _Want, name: Giver, now_s: float, asks: dict[Giver, list[Entry]]) -> None:
+    def _ask(self, key: bytes, want: Want, name: Giver, now_s: float, asks: dict[Giver, list[Entry]]) -> None:
+        """Count on this peer alone for a block."""
+        for silent in want.asked.keys() - {name}:
+            asks.setdefault(silent, []).append(Entry(want.cid, is_cancel=True))
+            want.told.discard(silent)
+            self._peers[silent].in_flight.pop(key, None)
+        want.asked.clear()
+        want.is_starving = False
+        del self._in_line[key]
+        if self._peers[name].is_queue(now_s):
+            self._queued[key] = None
+        self._count_on(key, want, name, now_s, asks)
+
+    def _count_on(self, key: bytes, want: Want, name: Giver, now_s: float, asks: dict[Giver, list[Entry]]) -> None:
         peer = self._peers[name]
         if not peer.in_flight:
             peer.heard_s = peer.gave_s = now_s
         peer.in_flight[key] = now_s
         peer.remember(key)
-        for silent in want.asked.keys() - {name}:
-            asks.setdefault(silent, []).append(Entry(want.cid, is_cancel=True))
-            want.told.discard(silent)
-        want.asked = {name: None}
+        want.asked[name] = None
         want.told.add(name)
-        want.is_starving = False
-        del self._in_line[key]
         asks.setdefault(name, []).append(Entry(want.cid, send_dont_have=True))
 
-    def _probe(self, want: _Want, names: Sequence[Giver], asks: dict[Giver, list[Entry]]) -> None:
+    def _probe(self, want: Want, names: Sequence[Giver], asks: dict[Giver, list[Entry]]) -> None:
         room = MAX_PROBES - len(want.told)
         for name in [name for name in names if name not in want.told][: max(0, room)]:
             want.told.add(name)

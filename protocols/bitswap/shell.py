@@ -5,32 +5,29 @@ wants and our answers alike, goes out on one stream that we opened: Kubo and Hel
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Final, TypeVar
 
 import trio
 
-from protocols.bitswap.exchange import Ear, Exchange, Session, Talk, Worker, in_threads, in_turn
-from protocols.bitswap.reading import read_batch
-from protocols.bitswap.serving import BATCH_BYTES, Batch
+from protocols.bitswap.exchange import Ear, Exchange, Session, Talk, Worker, in_threads, in_turn, work_for_guest
 from protocols.bitswap.session import MAX_WANTS, Action, Arrived, Got, Misbehaved, NeedProviders, Send
 from protocols.bitswap.standing import STALL_S
+from protocols.bitswap.talking import talk_to
 from protocols.bitswap.trace import Origin
 from protocols.bitswap.wire import (
-    MAX_ITEMS,
     MAX_MESSAGE_BYTES,
     PROTOCOLS,
     Entry,
     Message,
     decode,
-    framed,
     identify,
 )
 from protocols.bucket import Bucket
-from protocols.errors import Local, Malformed, Remote, TimedOut, TooBig
-from protocols.framing import MIN_BYTES_PER_S, FrameReader, patient, write_pieces
+from protocols.errors import Local, Malformed, TimedOut, TooBig
+from protocols.framing import MIN_BYTES_PER_S, FrameReader
 from protocols.net import Stream
 from protocols.sources import Giver, HttpSource
 from storage.cid import Cid
@@ -40,13 +37,8 @@ from storage.keys import PeerId
 INLINE_BYTES: Final = 16 << 10  # a message up to this size is decoded and hashed on the event loop
 READ_BYTES: Final = 1 << 20
 MAX_ENTRIES_PER_SLICE: Final = 512  # of a wantlist, noted and looked up at a time: about 4 ms of the event loop
-MAX_ENTRIES_PER_MESSAGE: Final = MAX_ITEMS // 4
-OPEN_TIMEOUT_S: Final = 15.0
 MAX_MESSAGES: Final = 16 << 10  # that a peer may send at once before it has to wait; as many again in:
 REFILL_S: Final = 8.0
-WRITE_TIMEOUT_S: Final = 60.0  # for one message, and what its bytes take on a slow link: see `patient`
-LINGER_S: Final = 60.0  # our stream to a peer closes after so much silence
-N_ATTEMPTS: Final = 2  # a broken stream is reopened once before the peer counts as lost
 
 __all__ = ("Exchange", "Session", "Worker", "in_threads", "in_turn")  # what a caller needs beside the functions here
 
@@ -281,10 +273,11 @@ async def _receive(exchange: Exchange, peer: PeerId, body: bytes) -> None:
     if len(body) <= INLINE_BYTES:
         message, blocks = job()
     else:
-        message, blocks = await (exchange.work(job) if is_expected else _work_for_guest(exchange, job))
-    if message.blocks or message.haves or message.dont_haves:
-        now_s = trio.current_time()
-        carry_out(exchange, exchange.wants.received(peer, blocks, message.haves, message.dont_haves, now_s))
+        message, blocks = await (exchange.work(job) if is_expected else work_for_guest(exchange, job))
+    if message.blocks or message.haves or message.dont_haves or message.pending_bytes:
+        haves, dont_haves, now_s = message.haves, message.dont_haves, trio.current_time()
+        pending_bytes = 0 if message.entries else message.pending_bytes
+        carry_out(exchange, exchange.wants.received(peer, blocks, haves, dont_haves, now_s, pending_bytes))
     if message.entries or message.is_full:
         await _note_wants(exchange, peer, message)
 
@@ -297,16 +290,10 @@ async def _note_wants(exchange: Exchange, peer: PeerId, message: Message) -> Non
         wanted = [entry for entry in entries if not entry.is_cancel]
         if wanted:
             asked = [(peer, entry.cid) for entry in wanted]
-            sizes = await _work_for_guest(exchange, partial(_sizes, exchange, asked))
+            sizes = await work_for_guest(exchange, partial(_sizes, exchange, asked))
             exchange.serving.looked_up(peer, wanted, {cid: size_bytes for (_, cid), size_bytes in sizes.items()})
         if exchange.serving.has_answers(peer):
             _wake_talk(exchange, peer)
-
-
-async def _work_for_guest(exchange: Exchange, job: Callable[[], T]) -> T:
-    """Work that another peer caused: it leaves threads free for our own."""
-    async with exchange.guests:
-        return await exchange.work(job)
 
 
 def _open(body: bytes, is_expected: bool) -> tuple[Message, list[Arrived]]:
@@ -331,125 +318,6 @@ def _wake_talk(exchange: Exchange, peer: PeerId, entries: Iterable[Entry] = ()) 
 
 
 async def _talk(exchange: Exchange, peer: PeerId, talk: Talk) -> None:
-    """Tell one peer what there is to tell, on one stream of ours, until nothing was left to say for a while."""
-    stream: Stream | None = None
-    is_lost = False
-    with talk.scope:
-        try:
-            message: Message | None = None
-            while message is not None or await _has_news(exchange, peer, talk):
-                message = message or await _compose(exchange, peer, talk)
-                stream, message = await _deliver(exchange, peer, talk, stream, message)
-                if stream is None:
-                    is_lost = True
-                    break
-        finally:
-            if exchange.talks.get(peer) is talk:
-                del exchange.talks[peer]
-                exchange.pace.leave(peer)
-                _pass_turn(exchange)
-            if stream is not None:
-                await stream.aclose()
-    if is_lost:
+    """Talk to a peer; who cannot be reached is gone."""
+    if not await talk_to(exchange, peer, talk):
         _part(exchange, peer)
-
-
-async def _has_news(exchange: Exchange, peer: PeerId, talk: Talk) -> bool:
-    """Wait for something to say, and for our turn where that is blocks alone; False when it took too long."""
-
-    def next_s() -> float:
-        """When there is something to say, by what is known now."""
-        if talk.entries or exchange.serving.has_presences(peer):
-            exchange.pace.pause(peer)
-            _pass_turn(exchange)
-            return -math.inf
-        if exchange.serving.has_answers(peer):
-            return exchange.pace.turn_s(peer, trio.current_time())
-        exchange.pace.leave(peer)  # what it waited for was cancelled
-        _pass_turn(exchange)
-        return math.inf
-
-    while (at_s := next_s()) > trio.current_time():
-        talk.wake = trio.Event()
-        linger_s = math.inf if exchange.serving.has_answers(peer) else trio.current_time() + LINGER_S
-        with trio.move_on_at(min(at_s, linger_s)) as limit:
-            await talk.wake.wait()
-        if limit.cancelled_caught and linger_s < math.inf:
-            return next_s() <= trio.current_time()  # it may have come in the very instant in which the time was over
-    return True
-
-
-def _pass_turn(exchange: Exchange) -> None:
-    """Have whoever is next to give blocks away look at the time."""
-    following = exchange.pace.next()
-    if following in exchange.talks:
-        exchange.talks[following].wake.set()
-
-
-async def _deliver(
-    exchange: Exchange, peer: PeerId, talk: Talk, stream: Stream | None, message: Message
-) -> tuple[Stream | None, Message | None]:
-    """Send one message, and compose the next one meanwhile where there is more to answer.
-
-    Returns: The stream, or None when the peer cannot be reached; the next message.
-    """
-    following: list[Message] = []
-
-    async def compose() -> None:
-        following.append(await _compose(exchange, peer, talk))
-
-    async with trio.open_nursery() as nursery:
-        if exchange.serving.has_answers(peer) and not exchange.pace.is_bounded:
-            nursery.start_soon(compose)
-        stream = await _send(exchange, peer, stream, message)
-        if stream is None:
-            nursery.cancel_scope.cancel()
-    return stream, following[0] if following else None
-
-
-async def _send(exchange: Exchange, peer: PeerId, stream: Stream | None, message: Message) -> Stream | None:
-    """Send one message, over a fresh stream where the old one is broken. None: the peer cannot be reached."""
-    for _ in range(N_ATTEMPTS):
-        try:
-            if stream is None:
-                with trio.fail_after(OPEN_TIMEOUT_S):
-                    stream = await exchange.network.open_stream(peer, PROTOCOLS)
-            with trio.fail_after(WRITE_TIMEOUT_S) as scope:
-                await write_pieces(stream, framed(message, stream.protocol), patient(scope, MAX_MESSAGE_BYTES))
-        except (Remote, trio.TooSlowError) as error:
-            if stream is not None:
-                await stream.aclose()
-                stream = None
-            if isinstance(error, trio.TooSlowError):
-                return None
-        else:
-            return stream
-    return None
-
-
-async def _compose(exchange: Exchange, peer: PeerId, talk: Talk) -> Message:
-    """The next message to a peer: news of our wantlist, and answers to its own; blocks in its turn only."""
-    keys = list(talk.entries)[:MAX_ENTRIES_PER_MESSAGE]
-    entries = tuple(talk.entries.pop(key) for key in keys)
-    batch = _next_batch(exchange, peer)
-    payloads = await _work_for_guest(exchange, partial(read_batch, exchange.store, batch)) if batch.blocks else []
-    blocks = [payload for payload in payloads if payload is not None]
-    for entry, payload in zip(batch.blocks, payloads, strict=bool(payloads)):
-        if payload is None:
-            exchange.serving.vanished(peer, entry)
-    return Message(entries, False, tuple(blocks), batch.haves, batch.dont_haves, batch.pending_bytes)
-
-
-def _next_batch(exchange: Exchange, peer: PeerId) -> Batch:
-    """What is to be told to a peer now; the next one's turn begins when its blocks have gone."""
-    serving, pace, now_s = exchange.serving, exchange.pace, trio.current_time()
-    if not pace.is_bounded:
-        return serving.next_batch(peer, BATCH_BYTES)
-    if not serving.ready_bytes(peer) or pace.turn_s(peer, now_s) > now_s:
-        return serving.next_batch(peer, 0)
-    before = serving.ready_bytes(peer)
-    batch = serving.next_batch(peer, pace.turn_bytes(len(exchange.talks), BATCH_BYTES))
-    pace.reserve(before - serving.ready_bytes(peer), now_s)
-    pace.leave(peer)
-    _pass_turn(exchange)
-    return batch

@@ -13,6 +13,9 @@ MAX_PAUSE_S: Final = 60.0
 MAX_IN_FLIGHT: Final = 32  # blocks asked of one peer at a time
 MAX_IN_FLIGHT_UNPROVEN: Final = 4
 LONG_WAIT_S: Final = 0.75  # idle peers may take over from one that needs longer
+QUEUED_STALL_S: Final = 5.0  # no word from a peer in whose queue we wait
+QUEUE_S: Final = 5.0  # a peer that let us wait will again
+MAX_QUEUED_S: Final = 600.0  # in its queue without a block, and to wait is no sign of life any more
 MAX_REMEMBERED: Final = 4096  # asks of one peer that a late answer may still refer to
 
 
@@ -33,6 +36,11 @@ class Peer:
     excused_s: float = -math.inf  # found slow, and nobody quicker
     block_s: float | None = None  # moving average of what a block takes; None before the first
     gap_s: float | None = None  # moving average between blocks that follow each other
+    queued_s: float = -math.inf  # when it said last that we wait in its queue
+    queued_since_s: float = math.inf  # when it did so first, since it gave something
+    is_waiting: bool = False  # it said so, and nothing since
+    coming: set[bytes] = field(default_factory=set)  # what it says it sends now
+    is_boasting: bool = False  # it said so, and did not
     pause_s: float = PAUSE_S
     resume_s: float = -math.inf
     n_lacks_in_a_row: int = 0
@@ -72,11 +80,50 @@ class Peer:
         """When it counts as stalled, if nothing more comes."""
         if not self.in_flight:
             return math.inf
+        if self.is_waiting:
+            return self.heard_s + QUEUED_STALL_S
         return min(self.heard_s + STALL_S, max(self.gave_s, self.excused_s) + SLOW_S)
 
+    def gave(self, key: bytes, now_s: float) -> None:
+        """A block of its came."""
+        self.gave_s, self.is_proven, self.n_lacks_in_a_row = now_s, True, 0
+        self.is_waiting, self.is_boasting, self.queued_since_s = False, False, math.inf
+        self.coming.discard(key)
+
+    def queued(self, now_s: float) -> None:
+        """It says that what we asked of it waits for others."""
+        self.queued_s, self.is_waiting = now_s, not self.coming
+        self.queued_since_s = min(self.queued_since_s, now_s)
+        if now_s < self.queued_since_s + MAX_QUEUED_S:
+            self.grew_s = now_s
+
+    def announced(self, key: bytes, now_s: float) -> bool:
+        """It says that it has a block. Returns: whether that is to say that it sends it now, as our turn has come."""
+        if key not in self.in_flight or self.is_boasting or not self.is_queue(now_s):
+            return False
+        self.gave_s, self.is_waiting = now_s, False
+        self.coming.add(key)
+        return True
+
+    def release(self) -> list[bytes]:
+        """Count on it no longer for what it owes. Returns: that."""
+        owed = list(self.in_flight)
+        self.is_boasting |= bool(self.coming)
+        self.in_flight.clear()
+        self.coming.clear()
+        return owed
+
+    def is_queue(self, now_s: float) -> bool:
+        """Does it let us wait for our turn, now or lately?"""
+        return self.is_waiting or now_s < self.queued_s + QUEUE_S
+
+    def lets_wait(self, key: bytes, now_s: float) -> bool:
+        """Is this block waited for in its queue, and not on its way?"""
+        return key not in self.coming and self.is_queue(now_s)
+
     def is_slow(self, now_s: float) -> bool:
-        """Has it owed us a block for long?"""
-        return bool(self.in_flight) and now_s >= self.gave_s + SLOW_S
+        """Has it owed us a block for long, without saying why?"""
+        return not self.is_waiting and bool(self.in_flight) and now_s >= self.gave_s + SLOW_S
 
     def remember(self, key: bytes) -> None:
         """It was asked for this; an answer that comes late is no fault."""

@@ -7,7 +7,8 @@ import trio
 from trio.testing import MockClock
 
 from protocols import rounds_sync, telling
-from protocols.bitswap.shell import WRITE_TIMEOUT_S, Exchange, in_turn, run_exchange
+from protocols.bitswap.shell import Exchange, in_turn, run_exchange
+from protocols.bitswap.talking import WRITE_TIMEOUT_S
 from protocols.bitswap.wire import BITSWAP_1_2, Message, encode, payload_of
 from protocols.entry import make_entry
 from protocols.errors import NoProviders, TimedOut

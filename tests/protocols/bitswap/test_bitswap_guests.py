@@ -10,7 +10,6 @@ from trio.testing import MockClock
 from protocols.bitswap.exchange import N_GUEST_THREADS, N_THREADS
 from protocols.bitswap.intake import MAX_HELD_BYTES
 from protocols.bitswap.shell import (
-    LINGER_S,
     MAX_ENTRIES_PER_SLICE,
     MAX_MESSAGES,
     REFILL_S,
@@ -20,6 +19,7 @@ from protocols.bitswap.shell import (
     offer,
     run_exchange,
 )
+from protocols.bitswap.talking import LINGER_S
 from protocols.bitswap.wire import BITSWAP_1_2, PROTOCOLS, Entry, Message, decode, encode, payload_of
 from protocols.conduct import FORGIVE_S, MAX_POINTS
 from protocols.fetch import fetch_blocks
