@@ -1,0 +1,44 @@
+"""What the tasks of one fetch share."""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import trio
+
+from protocols.bitswap.shell import Exchange, Session
+from protocols.net import PeerInfo
+from protocols.sources import HttpSource
+from protocols.walk import Walk
+from storage.blockstore import Visibility
+from storage.cid import Cid
+from storage.keys import PeerId
+
+Links = Callable[[Cid, bytes], Iterable[Cid]]
+FindMore = Callable[[], Awaitable[Sequence[PeerInfo]]]
+Announce = Callable[[], Awaitable[None]]
+
+
+class Level(NamedTuple):
+    """Who may see the blocks that come: at the level `show` those that `voucher` itself gives, or all without one."""
+
+    show: Visibility = Visibility.PRIVATE
+    voucher: PeerId | None = None
+
+
+@dataclass(eq=False)
+class Fetch:
+    """The state that a fetch's tasks share."""
+
+    exchange: Exchange
+    session: Session
+    walk: Walk
+    links: Links
+    level: Level
+    known: dict[PeerId, PeerInfo]
+    find_more: FindMore | None
+    active_s: float  # when a block came last, or some of one
+    announce: Announce | None = None
+    shown: trio.Event = field(default_factory=trio.Event)  # the first block that others may have is in the store
+    sources: set[HttpSource] = field(default_factory=set)  # that were asked
+    patience: trio.CancelScope = field(default_factory=trio.CancelScope)  # around the wait for blocks

@@ -1,0 +1,113 @@
+"""Which blocks of a DAG are still to be looked at, and whether the budget holds: the core of a fetch."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from protocols.bitswap.session import MAX_WANTS
+from protocols.errors import Malformed, TooBig
+from protocols.sources import Giver
+from storage.cid import HASHES, IDENTITY, Cid
+
+MAX_BLOCKS: Final = 1 << 18
+MAX_BYTES: Final = 1 << 40
+WINDOW_BLOCKS: Final = 64  # wanted or not yet written
+WINDOW_BYTES: Final = 24 << 20  # of these, as far as the blocks so far tell how large they are, but at least:
+MIN_WINDOW_BLOCKS: Final = 8
+
+assert WINDOW_BLOCKS <= MAX_WANTS
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a fetch is. `n_reused_*` were in the store before: that much was saved.
+
+    damaged: a block that is here, is not whole, and is waited for.
+    """
+
+    n_blocks: int = 0
+    n_bytes: int = 0
+    n_reused_blocks: int = 0
+    n_reused_bytes: int = 0
+    bytes_from: dict[Giver, int] = field(default_factory=dict)
+    damaged: Cid | None = None
+
+
+class Walk:
+    """The core: which blocks of a DAG are still to be looked at, and whether the budget holds."""
+
+    def __init__(self, roots: Iterable[Cid], max_blocks: int = MAX_BLOCKS, max_bytes: int = MAX_BYTES) -> None:
+        """Raises: TooBig when the roots alone are over the budget."""
+        self._max_blocks = max_blocks
+        self._max_bytes = max_bytes
+        self._stack: list[Cid] = []
+        self._met: set[bytes] = set()
+        roots = list(roots)
+        self.root = roots[0] if roots else None
+        self.wanted: dict[bytes, Cid] = {}
+        self.n_blocks = self.n_bytes = self.n_reused_blocks = self.n_reused_bytes = 0
+        self.bytes_from: Counter[Giver] = Counter()
+        self.damaged: Cid | None = None
+        self._push(roots)
+
+    @property
+    def is_done(self) -> bool:
+        """Is every block of the DAG in the store?"""
+        return not self._stack and not self.wanted
+
+    @property
+    def window_blocks(self) -> int:
+        """How many blocks may be wanted or not yet written, so that they fit in the memory they may take."""
+        mean_bytes = max(1, self.n_bytes // max(1, self.n_blocks))
+        return max(MIN_WINDOW_BLOCKS, min(WINDOW_BLOCKS, WINDOW_BYTES // mean_bytes))
+
+    def take(self, n_blocks: int) -> list[Cid]:
+        """The next blocks to look up in the store, in order of the walk."""
+        taken = [self._stack.pop() for _ in range(min(max(0, n_blocks), len(self._stack)))]
+        self.wanted |= {cid.multihash: cid for cid in taken}
+        return taken
+
+    def reused(self, cid: Cid, size_bytes: int, links: Iterable[Cid]) -> None:
+        """A block was in the store. Raises: TooBig."""
+        del self.wanted[cid.multihash]
+        self.n_reused_blocks += 1
+        self.n_reused_bytes += size_bytes
+        self._push(links)
+
+    def fetched(self, cid: Cid, size_bytes: int, links: Iterable[Cid], peer: Giver) -> None:
+        """A block came from a peer and is in the store now. Raises: TooBig."""
+        del self.wanted[cid.multihash]
+        self.n_blocks += 1
+        self.n_bytes += size_bytes
+        self.bytes_from[peer] += size_bytes
+        if cid == self.damaged:
+            self.damaged = None
+        self._push(links)
+
+    def progress(self) -> Progress:
+        """Where the walk stands."""
+        return Progress(
+            self.n_blocks,
+            self.n_bytes,
+            self.n_reused_blocks,
+            self.n_reused_bytes,
+            dict(self.bytes_from),
+            self.damaged,
+        )
+
+    def _push(self, links: Iterable[Cid]) -> None:
+        if self.n_bytes + self.n_reused_bytes > self._max_bytes:
+            raise TooBig(f"the content has over {self._max_bytes} bytes, the limit of this fetch")
+        fresh: list[Cid] = []
+        for cid in links:
+            key = cid.multihash
+            if key in self._met or key[0] == IDENTITY:
+                continue
+            if cid.hash_code not in HASHES:
+                raise Malformed(f"{cid} is named by a hash function that cannot be checked here")
+            self._met.add(key)
+            fresh.append(cid)
+            if len(self._met) > self._max_blocks:
+                raise TooBig(f"the content has over {self._max_blocks} blocks, the limit of this fetch")
+        self._stack += reversed(fresh)
