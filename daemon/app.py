@@ -57,13 +57,16 @@ from daemon.memories import encoding_of
 from daemon.paths import Home, make_home
 from daemon.peering import keep_connected, note_peers
 from daemon.provide import Provider
+from daemon.reaching import keep_asking, serve_dialbacks
 from daemon.relaying import keep_reserved, serve_as_relay
 from daemon.retrieval import Outside, outside_opened
 from protocols import perf
+from protocols.autonat.outlook import Outlook
 from protocols.bitswap.pace import Pace
 from protocols.bitswap.shell import Exchange, run_exchange
 from protocols.errors import Malformed
 from protocols.net import Network, PeerInfo
+from protocols.relay.circuits import Relay
 from protocols.sources import Giver
 from storage.blockstore import Store
 from storage.catalog import Catalog
@@ -107,6 +110,8 @@ class Node:
     catalog: Catalog
     events: EventFeed
     network: Network
+    outlook: Outlook
+    relay: Relay | None
     exchange: Exchange
     provider: Provider
     adapters: Adapters
@@ -208,7 +213,6 @@ async def open_node(
             await ports.exchange.work(partial(mend_shelf, ports))
             serve_offers(ports)
             network.serve(perf.PROTOCOL, perf.answering(lambda peer: peer in catalog.peers.flock()))
-            serve_as_relay(config.network.relay, network, catalog.peers, wall.unix_s)
             keeper = Keeper(store, ports.pins, roots, feed.note)
             async with outside_opened(config, ports.exchange) as outside, gateway_served(config, ports) as gateway:
                 crew = await ports.exchange.work(partial(Crew, ports, home.agents))
@@ -349,6 +353,7 @@ def _assemble(
     tell, news = trio.open_memory_channel[News](MAX_QUEUED)
     desk = Desk(engine)
     answers = answer_cache(config.cache, home, wall.unix_s)
+    serve_dialbacks(config.network.has_autonat, network)
     if config.ask.is_enabled:
         answer_peers(config, ports, desk, engine, answers)
     node = Node(
@@ -362,6 +367,8 @@ def _assemble(
         catalog=catalog,
         events=feed,
         network=network,
+        outlook=Outlook(),
+        relay=serve_as_relay(config.network.relay, network, catalog.peers, wall.unix_s),
         exchange=ports.exchange,
         provider=provider,
         adapters=Adapters(ports, publish, tell, provider),
@@ -400,7 +407,9 @@ def _services(node: Node, ports: Ports) -> dict[str, Service]:
     }
     others: dict[str, Service] = {"backend": partial(run_acquaintance, node)} if config.backend.url else {}
     if config.network.relay == "client":
-        others["relays"] = partial(keep_reserved, network, catalog.peers, wall.unix_s)
+        others["relays"] = partial(keep_reserved, network, catalog.peers, wall.unix_s, node.outlook)
+    if config.network.has_autonat:
+        others["reach"] = partial(keep_asking, network, catalog.peers, node.outlook, node.events)
     return (
         watchers
         | others

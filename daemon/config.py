@@ -54,6 +54,7 @@ class NetworkConfig(Section, frozen=True):
         Literal["off", "client", "server", "public"],
         _said("client: be reached by relays; server: be one; public: for strangers too"),
     ] = "client"
+    has_autonat: Annotated[bool, _said("Ask peers whether they can dial this node, and dial those who ask")] = True
     dht: Annotated[Literal["lan", "public"], _said("lan: Covey's own nodes; public: those of IPFS")] = "lan"
 
 

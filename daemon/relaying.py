@@ -7,6 +7,7 @@ from typing import Final
 import structlog
 import trio
 
+from protocols.autonat.outlook import Outlook, Reach
 from protocols.errors import ProtocolRefused, RelayRefused, Remote
 from protocols.net import Link, Network
 from protocols.relay.circuits import FRIEND, STRANGER, Relay, Terms
@@ -33,8 +34,13 @@ class Reservations:
         self._rest_s: dict[PeerId, float] = {}  # nobody of these is asked before
         self._reached_s = -REACHED_S
 
-    def due(self, links: Sequence[Link], trusted: frozenset[PeerId], now_s: float) -> list[PeerId]:
-        """Whom to ask now: relays held whose time is half up, and new ones while there are too few."""
+    def due(
+        self, links: Sequence[Link], trusted: frozenset[PeerId], now_s: float, reach: Reach = Reach.UNKNOWN
+    ) -> list[PeerId]:
+        """Whom to ask now: relays held whose time is half up, and new ones while there are too few.
+
+        Who can be dialled (`reach`) needs none; while nobody says, that somebody from outside came says so.
+        """
         if any(_is_from_outside(link) for link in links):
             self._reached_s = now_s
         dialled = [link.peer for link in links if link.is_dialled and not link.is_relayed and link.peer in trusted]
@@ -42,7 +48,7 @@ class Reservations:
             del self._renew_s[gone]
         self._rest_s = {peer: until_s for peer, until_s in self._rest_s.items() if until_s > now_s}
         again = [peer for peer, renew_s in self._renew_s.items() if renew_s <= now_s and peer not in self._rest_s]
-        if now_s < self._reached_s + REACHED_S:
+        if reach is Reach.YES or (reach is Reach.UNKNOWN and now_s < self._reached_s + REACHED_S):
             return []  # what is held lapses
         new = [peer for peer in dict.fromkeys(dialled) if peer not in self._renew_s and peer not in self._rest_s]
         return again + new[: max(0, RELAYS - len(self._renew_s))]
@@ -59,7 +65,7 @@ class Reservations:
 
 def _is_from_outside(link: Link) -> bool:
     """Did somebody on the public internet dial us?"""
-    if link.is_dialled or link.is_relayed:
+    if link.is_dialled or link.is_relayed or link.is_punched:
         return False
     try:
         return ipaddress.ip_address(link.address.rpartition(":")[0].strip("[]")).is_global
@@ -67,32 +73,39 @@ def _is_from_outside(link: Link) -> bool:
         return False
 
 
-def serve_as_relay(wish: str, network: Network, book: PeerBook, unix_s: Callable[[], float]) -> None:
-    """Carry for others as `network.relay` says: for trusted peers, or (public) for strangers too, who get little."""
+def serve_as_relay(wish: str, network: Network, book: PeerBook, unix_s: Callable[[], float]) -> Relay | None:
+    """Carry for others as `network.relay` says: for trusted peers, or (public) for strangers too, who get little.
+
+    Returns: what is carried for whom; None for a node that relays nothing.
+    """
     if wish not in ("server", "public"):
-        return
+        return None
 
     def terms_of(peer: PeerId) -> Terms | None:
         if peer in book.flock():
             return FRIEND
         return STRANGER if wish == "public" else None
 
-    network.serve(HOP, relaying(network, Relay(), terms_of, unix_s))
+    relay = Relay()
+    network.serve(HOP, relaying(network, relay, terms_of, unix_s))
+    return relay
 
 
 async def keep_reserved(
     network: Network,
     book: PeerBook,
     unix_s: Callable[[], float],
+    outlook: Outlook,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Reserve at trusted peers that relay, as long as nobody from outside dialled this node, until cancelled."""
+    """Reserve at trusted peers that relay, as long as nobody from outside can dial this node, until cancelled."""
     core = Reservations()
     task_status.started()
     while True:
         trusted = await trio.to_thread.run_sync(book.flock)
-        for peer in core.due(network.connections(), trusted, trio.current_time()):
+        reach = outlook.reach(trio.current_time())
+        for peer in core.due(network.connections(), trusted, trio.current_time(), reach):
             try:
                 with trio.fail_after(ASK_LIMIT_S):
                     hold_s = await network.reserve(peer, unix_s())

@@ -56,7 +56,8 @@ class PeerChange(NamedTuple):
 class Link(NamedTuple):
     """A connection that stands: `is_dialled` by us; bytes as they went over the wire, since it began.
 
-    `is_relayed`: over a relay, which `address` names then.
+    `is_relayed`: over a relay, which `address` names then. `is_punched`: both ends dialled at once,
+    through routers that let nobody in.
     """
 
     peer: PeerId
@@ -66,6 +67,7 @@ class Link(NamedTuple):
     sent_bytes: int
     received_bytes: int
     is_relayed: bool = False
+    is_punched: bool = False
 
 
 class TopicMessage(NamedTuple):
@@ -118,6 +120,9 @@ class Network(Protocol):
     def addresses(self) -> list[str]:
         """Where others can reach us, with the /p2p part."""
 
+    def observed_addresses(self) -> list[str]:
+        """Where peers say that they see us, on the public internet; whether that answers, nobody promises."""
+
     def peers(self) -> list[PeerId]:
         """Who is connected."""
 
@@ -132,6 +137,9 @@ class Network(Protocol):
 
     async def connect(self, info: PeerInfo) -> None:
         """Connect, unless connected already; known addresses are tried too. Raises: DialFailed."""
+
+    async def probe(self, peer: PeerId, address: str) -> None:
+        """Shake hands with `peer` at an address, beside all connections, and hang up. Raises: DialFailed."""
 
     async def disconnect(self, peer: PeerId) -> None:
         """Close every connection to `peer`, if there are any."""

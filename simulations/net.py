@@ -242,6 +242,10 @@ class SimNetwork:
         """See `Network`."""
         return [f"{self.address}/p2p/{self._peer}"]
 
+    def observed_addresses(self) -> list[str]:
+        """See `Network`. Nobody looks."""
+        return []
+
     def peers(self) -> list[PeerId]:
         """See `Network`."""
         return list(self._links)
@@ -281,6 +285,13 @@ class SimNetwork:
 
     def _is_unreachable(self, target: "SimNetwork") -> bool:
         return not (self.is_alive and target.is_alive and self._world.can_reach(self, target))
+
+    async def probe(self, peer: PeerId, address: str) -> None:
+        """See `Network`."""
+        target = self._world.nodes.get(address)
+        await trio.sleep(2 * self._world.latency_s[1])
+        if target is None or target.peer_id != peer or target.is_behind_nat or self._is_unreachable(target):
+            raise DialFailed(f"nobody answers as {peer} at {address}")
 
     async def disconnect(self, peer: PeerId) -> None:
         """See `Network`."""

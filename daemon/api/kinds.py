@@ -56,6 +56,7 @@ EVENT_KINDS: Final = {
     "provides_late": "Records in the DHT are `lag_s` behind: others may find this node's content no more.",
     "question_answered": "A question of `peer` was answered by the model here.",
     "question_refused": "A question of `peer` was refused; `code` says why.",
+    "reach_changed": "Whether others can dial this node, as they say who tried: `text` is yes, no or unknown.",
     "round_averaged": "A round without a coordinator is over here: the mean of so many states is made.",
     "round_settled": "A round of a federated experiment has its result: computed here, or said alike by over half.",
     "round_trouble": "A step of a round failed here and is tried again; `code` and `text` say why.",

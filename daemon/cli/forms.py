@@ -126,7 +126,7 @@ def _peers(rows: Json) -> Iterator[str]:
             {
                 "peer": row["peer"],
                 "name": row["name"],
-                "is_connected": row["is_connected"],
+                "connected": row["way"] or "no",
                 "trusted": row["trusted"],
                 "address": (row["addresses"] or [None])[0],
             }

@@ -34,8 +34,10 @@ from protocols.net_libp2p import ping
 from protocols.net_libp2p.addresses import SystemResolver, expand, parse
 from protocols.net_libp2p.circuits import Circuits
 from protocols.net_libp2p.muxer import Muxer
+from protocols.net_libp2p.observed import Observed
 from protocols.net_libp2p.private import PrivateConnection
 from protocols.net_libp2p.secure import Noise
+from protocols.net_libp2p.sockets import Sockets
 from protocols.pnet import FlockKey
 from protocols.yamux.frames import PROTOCOL as YAMUX
 from storage.keys import Identity
@@ -52,7 +54,9 @@ _LISTEN: Final = re.compile(r"(/ip4/[0-9.]+|/ip6/[0-9a-fA-F:]+)/tcp/[0-9]{1,5}")
 log = structlog.get_logger(__name__)
 
 
-def build_host(identity: Identity, kad_protocol: str, circuits: Circuits, flock_key: FlockKey | None = None) -> Any:
+def build_host(
+    identity: Identity, kad_protocol: str, circuits: Circuits, sockets: Sockets, flock_key: FlockKey | None = None
+) -> Any:
     """A host that speaks noise and yamux, over TCP or over a relay, and nothing else; it does not listen yet."""
     _patch(kad_protocol)
     keys = create_new_key_pair(seed=identity.seed)
@@ -61,7 +65,7 @@ def build_host(identity: Identity, kad_protocol: str, circuits: Circuits, flock_
         key_pair=keys,
         sec_opt={NOISE_PROTOCOL_ID: noise},
         muxer_opt={TProtocol(YAMUX): Muxer},
-        transports=[circuits, tcp.TCP()],
+        transports=[circuits, sockets],
         connection_config=ConnectionConfig(
             max_connections=MAX_CONNECTIONS,
             high_watermark=MAX_CONNECTIONS,  # it never prunes: it would spare whoever has a stream open, thus everybody
@@ -74,6 +78,7 @@ def build_host(identity: Identity, kad_protocol: str, circuits: Circuits, flock_
     )
     own = host.get_addrs  # a factory's addresses would lose what names their relay
     host.get_addrs = lambda: [*own(), *circuits.addresses(f"/p2p/{host.get_id()}")]
+    host._observed_addr_manager = Observed(sockets)
     network = host.get_network()
     network.auto_connector.maybe_connect = _dial_nobody
     network.retry_config = RetryConfig(max_retries=0)
@@ -101,7 +106,7 @@ def _patch(kad_protocol: str) -> None:
 
 
 def _set_listen_flags(sock: Any) -> None:
-    """SO_REUSEPORT, which libp2p sets for hole punching, would let a second daemon share our port unnoticed."""
+    """SO_REUSEPORT, which libp2p sets at once, would let a second daemon share our port unnoticed: see sockets.py."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if sock.family == socket.AF_INET6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -53,6 +53,7 @@ from protocols.net_libp2p.host import (
     running,
     survive,
 )
+from protocols.net_libp2p.sockets import Sockets, raw_of
 from protocols.net_libp2p.streams import LibP2pStream
 from protocols.pnet import FlockKey
 from protocols.sources import is_http
@@ -98,14 +99,14 @@ async def open_network(identity: Identity, config: NetConfig | None = None) -> A
     Raises: Local when a listen address cannot be used.
     """
     config = config or NetConfig()
-    circuits = Circuits()
-    host = build_host(identity, config.kad_protocol, circuits, config.flock_key)
+    circuits, sockets = Circuits(), Sockets()
+    host = build_host(identity, config.kad_protocol, circuits, sockets, config.flock_key)
     swarm = host.get_network()
     dht = KadDHT(host, DHTMode.SERVER, strict_validation=True, max_peers_per_subnet_table=MAX_OF_SUBNET_IN_TABLE)
     async with AsyncExitStack() as stack:
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
-        network = LibP2pNetwork(host, dht, identity, config, nursery, circuits)
+        network = LibP2pNetwork(host, dht, identity, config, nursery, circuits, sockets)
         prepare(dht, network.report)
         swarm.register_notifee(_Notifee(network))
         await stack.enter_async_context(running(swarm))
@@ -125,7 +126,14 @@ class LibP2pNetwork:
     """A node on the real network. See `protocols.net.Network` for what each method promises."""
 
     def __init__(
-        self, host: Any, dht: Any, identity: Identity, config: NetConfig, nursery: trio.Nursery, circuits: Circuits
+        self,
+        host: Any,
+        dht: Any,
+        identity: Identity,
+        config: NetConfig,
+        nursery: trio.Nursery,
+        circuits: Circuits,
+        sockets: Sockets,
     ) -> None:
         peer = to_peer(host.get_id())
         if peer is None:
@@ -147,6 +155,7 @@ class LibP2pNetwork:
         self._only_protected = config.only_protected
         self.conduct: Final = Conduct()
         self._flock: Final = config.flock_key.fingerprint if config.flock_key else None
+        self._sockets: Final = sockets
         self._circuits: Final = circuits
         circuits.attach(self, self._swarm)
 
@@ -163,6 +172,10 @@ class LibP2pNetwork:
     def addresses(self) -> list[str]:
         """See `Network`."""
         return [str(address) for address in self._host.get_addrs()]
+
+    def observed_addresses(self) -> list[str]:
+        """See `Network`."""
+        return [endpoint.text for endpoint in self._host._observed_addr_manager.endpoints()]
 
     def peers(self) -> list[PeerId]:
         """See `Network`."""
@@ -266,6 +279,10 @@ class LibP2pNetwork:
             others.cancel_scope.cancel()
         over.set()
 
+    async def probe(self, peer: PeerId, address: str) -> None:
+        """See `Network`."""
+        await self._sockets.probe(self._swarm, address, to_id(peer))
+
     def protect(self, peers: Iterable[PeerId]) -> None:
         """See `Network`."""
         named = list(peers)
@@ -338,7 +355,9 @@ class LibP2pNetwork:
                 session, relay = muxed.secured_conn, relay_of(muxed)
                 is_dialled = connection.direction is Direction.OUTBOUND
                 counts = len(muxed.streams), session.n_sent, session.n_received
-                found.append(Link(peer, relay or _address_of(connection), is_dialled, *counts, bool(relay)))
+                is_punched = getattr(raw_of(muxed), "is_punched", False)
+                where = relay or _address_of(connection)
+                found.append(Link(peer, where, is_dialled, *counts, bool(relay), is_punched))
         return found
 
     async def reserve(self, relay: PeerId, unix_s: float) -> float:

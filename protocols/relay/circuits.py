@@ -62,6 +62,10 @@ class Relay:
         """How many peers have a reservation, the lapsed ones that nobody asked for included."""
         return len(self._reserved)
 
+    def reserved(self, now_s: float) -> dict[PeerId, float]:
+        """Who has a reservation, and for how many seconds more."""
+        return {peer: held.until_s - now_s for peer, held in self._reserved.items() if held.until_s > now_s}
+
     @property
     def circuits(self) -> list[Circuit]:
         """Those that stand."""

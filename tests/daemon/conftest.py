@@ -43,6 +43,9 @@ class LonelyNetwork:
     def addresses(self) -> list[str]:
         return [f"/ip4/127.0.0.1/tcp/4701/p2p/{self.peer_id}"]
 
+    def observed_addresses(self) -> list[str]:
+        return []
+
     def peers(self) -> list[PeerId]:
         return list(self.connected)
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.relaying import FAILED_S, REACHED_S, REFUSED_S, RELAYS, Reservations, keep_reserved, serve_as_relay
+from protocols.autonat.outlook import Outlook, Reach
 from protocols.errors import ProtocolRefused, RelayRefused
 from protocols.net import Link, PeerInfo
 from protocols.net_libp2p import NetConfig, open_network
@@ -63,6 +64,16 @@ def test_a_node_that_was_dialled_from_the_internet_needs_no_relay() -> None:
     assert core.due([link(A), link(C, is_dialled=False, address="")], ALL, REACHED_S + 1) == [A]
 
 
+def test_who_hears_that_it_can_be_dialled_needs_no_relay_and_who_hears_otherwise_needs_one_all_the_same() -> None:
+    core = Reservations()
+    assert core.due([link(A)], ALL, 0.0, Reach.YES) == []
+    far = link(C, is_dialled=False, address="8.8.8.8:5")
+    assert core.due([link(A), far], ALL, 0.0) == []
+    assert core.due([link(A), far], ALL, 0.0, Reach.NO) == [A]
+    core = Reservations()
+    assert core.due([link(A), far._replace(is_punched=True)], ALL, 0.0) == [A]
+
+
 ACTS = st.tuples(st.sampled_from(["held", "refused", "failed"]), st.integers(0, 2), st.floats(0, 4000))
 
 
@@ -111,7 +122,7 @@ async def test_a_node_reserves_at_a_peer_that_it_trusts_and_that_trusts_it_and_o
             await node.reserve(relay.peer_id, NOW)
         serve_as_relay("server", relay, of_relay, lambda: NOW)
         async with trio.open_nursery() as nursery:
-            await nursery.start(keep_reserved, node, of_node, lambda: NOW)
+            await nursery.start(keep_reserved, node, of_node, lambda: NOW, Outlook())
             await until(lambda: len(node.addresses()) == 2)
             await other.connect(PeerInfo.parse(node.addresses()[1]))
             await until(lambda: other.peer_id in node.peers())

@@ -1,5 +1,6 @@
 """Networks of network namespaces: two ends with a link between them, or a router that translates addresses.
 
+Outer addresses are of the public internet, for that is what nodes look at; nothing leaves the namespaces.
 Everything is torn down with its block. Needs root, Linux, `ip`, and for some networks `tc`, `nft` or TUN devices:
 `why_not` says what is missing.
 """
@@ -134,27 +135,28 @@ def behind_nat() -> Iterator[Ends]:
     """`near` sits behind a router that translates addresses and lets nobody in; `far` is in the open."""
     with namespaces("near", "nat", "far") as (near, nat, far):
         join(near, nat, ("wan", "lan"), ("192.168.77.2", "192.168.77.1"))
-        join(nat, far, ("wan", "lan"), ("203.0.113.1", "203.0.113.2"))
+        join(nat, far, ("wan", "lan"), ("45.77.1.1", "45.77.1.2"))
         do("ip", "-n", near, "route", "add", "default", "via", "192.168.77.1")
         do("ip", "netns", "exec", nat, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
         do("ip", "netns", "exec", nat, "nft", "-f", "-", given=NAT_RULES)
-        yield Ends(Place(near, "192.168.77.2"), Place(far, "203.0.113.2"))
+        yield Ends(Place(near, "192.168.77.2"), Place(far, "45.77.1.2"))
 
 
 @dataclass
 class Hidden:
-    """Two places, each behind a router of its own that lets nobody in; both reach `open`."""
+    """Two places, each behind a router of its own that lets nobody in, `router` the first one's; both reach `open`."""
 
     one: Place
     other: Place
     open: Place
+    router: Place
 
 
 @contextmanager
 def both_behind_nat() -> Iterator[Hidden]:
     """The routers' outer sides meet at `open`, which passes packets on: only the routers keep the two apart."""
     with namespaces("one", "nat1", "open", "nat2", "other") as (one, nat1, middle, nat2, other):
-        for hidden, nat, lan, wan in ((one, nat1, 78, "203.0.113"), (other, nat2, 79, "198.51.100")):
+        for hidden, nat, lan, wan in ((one, nat1, 78, "45.77.1"), (other, nat2, 79, "45.78.1")):
             join(hidden, nat, ("wan", "lan"), (f"192.168.{lan}.2", f"192.168.{lan}.1"))
             join(nat, middle, ("wan", f"net{lan}"), (f"{wan}.1", f"{wan}.2"))
             do("ip", "-n", hidden, "route", "add", "default", "via", f"192.168.{lan}.1")
@@ -162,4 +164,9 @@ def both_behind_nat() -> Iterator[Hidden]:
             do("ip", "netns", "exec", nat, "nft", "-f", "-", given=NAT_RULES)
         for router in (nat1, middle, nat2):
             do("ip", "netns", "exec", router, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
-        yield Hidden(Place(one, "192.168.78.2"), Place(other, "192.168.79.2"), Place(middle, "203.0.113.2"))
+        yield Hidden(
+            Place(one, "192.168.78.2"),
+            Place(other, "192.168.79.2"),
+            Place(middle, "45.77.1.2"),
+            Place(nat1, "45.77.1.1"),
+        )

@@ -15,6 +15,9 @@ from typing import Any, Final
 
 import trio
 
+from protocols.autonat.dialbacks import Dialbacks
+from protocols.autonat.shell import answering, ask
+from protocols.autonat.wire import PROTOCOL as AUTONAT
 from protocols.bitswap.shell import Exchange, run_exchange
 from protocols.fetch import Progress, fetch_dag
 from protocols.net import Network, PeerInfo
@@ -29,6 +32,7 @@ from storage.unixfs import add_path
 from tests.netns.network import Place
 
 DIAL_LIMIT_S: Final = 60.0
+OBSERVED_LIMIT_S: Final = 10.0
 MARK: Final = "> "
 
 
@@ -42,8 +46,20 @@ async def relay(address: str, most_bytes: int) -> None:
     terms = FRIEND._replace(limit=FRIEND.limit._replace(n_bytes=most_bytes))
     async with open_network(Identity.generate(), NetConfig((f"/ip4/{address}/tcp/0",), mdns=False)) as network:
         network.serve(HOP, relaying(network, Relay(), lambda peer: terms, time.time))
+        network.serve(AUTONAT, answering(network, Dialbacks(trio.current_time())))
         say(network.addresses()[0])
         await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
+
+
+async def ask_reach(address: str, dial: str) -> bool | None:
+    """What a peer says that was asked to dial this node."""
+    async with open_network(Identity.generate(), NetConfig((f"/ip4/{address}/tcp/0",), mdns=False)) as network:
+        info = PeerInfo.parse(dial)
+        await reach(network, info)
+        with trio.move_on_after(OBSERVED_LIMIT_S):
+            while not network.observed_addresses():
+                await trio.sleep(0.05)
+        return await ask(network, info.peer)
 
 
 async def serve(address: str, path: Path, folder: Path, dial: str, is_relay: bool) -> None:
@@ -164,6 +180,8 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["relay", address, *most_bytes]:
             trio.run(relay, address, int(most_bytes[0]) if most_bytes else FRIEND.limit.n_bytes)
+        case ["ask", address, dial]:
+            say(json.dumps(trio.run(ask_reach, address, dial)))
         case ["serve", address, path, folder, dial, how]:
             trio.run(serve, address, Path(path), Path(folder), dial, how == "reserve")
         case ["get", address, folder, idle_timeout_s]:

@@ -76,9 +76,19 @@ def test_two_nodes_behind_routers_that_let_nobody_in_fetch_from_each_other_over_
 ) -> None:
     with both_behind_nat() as ends, node(ends.open, "relay", "0.0.0.0") as relay:
         address = heard(relay)
-        assert address.startswith((f"/ip4/{ends.open.address}/", "/ip4/198.51.100.2/"))
+        assert address.startswith((f"/ip4/{ends.open.address}/", "/ip4/45.78.1.2/"))
         row = fetch(ends.one, ends.other, file, tmp_path, relay=address)
     assert row["n_bytes"] >= 1 << 20 and row["n_duplicates"] == 0
+
+
+@pytest.mark.parametrize("needs", [(NFT,)], indirect=True)
+def test_a_node_behind_a_router_hears_that_it_cannot_be_dialled_and_one_in_the_open_that_it_can(needs: None) -> None:
+    with both_behind_nat() as ends, node(ends.open, "relay", "0.0.0.0") as server:
+        address = heard(server)
+        with node(ends.one, "ask", "0.0.0.0", address) as asking:
+            assert heard(asking) == "false"
+        with node(ends.router, "ask", "0.0.0.0", address) as asking:
+            assert heard(asking) == "true"
 
 
 @pytest.mark.long

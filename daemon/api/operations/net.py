@@ -1,27 +1,31 @@
 """The network as this node sees it: connections, speeds, and where blocks came from."""
 
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from msgspec import Meta
 
 from daemon.api.operation import Nothing, Operation, Params, Result
-from daemon.api.operations.peer import PeerName, resolve
+from daemon.api.operations.peer import PeerName, Way, resolve, way_of
 
 if TYPE_CHECKING:
     from daemon.app import Node
     from protocols.bitswap.trace import Origin
+    from protocols.net import Link
     from protocols.sources import Giver
     from storage.cid import Cid
     from storage.keys import PeerId
 
+Reachable = Literal["yes", "no", "unknown"]
+CIRCUIT: Final = "/p2p-circuit/"
 MAX_TRACED_BLOCKS: Final = 1 << 16
 
 
 class Connection(Result, frozen=True):
-    """A connection. Bytes are those on the wire."""
+    """A connection. Bytes are those on the wire. `way`: one that is punched is direct, through routers at both ends."""
 
     peer: str
     name: str | None
+    way: Way
     address: str
     is_dialled: bool
     n_streams: int
@@ -41,13 +45,29 @@ class Refused(Result, frozen=True):
     refused_s: float
 
 
+class Relayed(Result, frozen=True):
+    """A peer that others reach over this node: it has reserved, and now so many circuits lead from or to it."""
+
+    peer: str
+    name: str | None
+    hold_s: float
+    n_circuits: int
+
+
 class Stats(Result, frozen=True):
     """What the node does in the network now. `n_duplicates`: blocks that came twice since the start.
 
     `n_suspects`: peers that broke a protocol of late, and are not refused.
+    `reachable`: what those say who tried to dial this node. `relays`: where it has reserved, to be reached by them.
+    `n_circuits`, `carried_bytes`, `reserved`: what it carries for others as a relay.
     """
 
     addresses: list[str]
+    observed: list[str]
+    reachable: Reachable
+    relays: list[str]
+    n_circuits: int
+    carried_bytes: int
     n_peers: int
     n_connections: int
     sent_bytes: int
@@ -58,6 +78,7 @@ class Stats(Result, frozen=True):
     connections: list[Connection]
     n_suspects: int
     refused: list[Refused]
+    reserved: list[Relayed]
 
 
 class Bench(Params, frozen=True):
@@ -113,41 +134,65 @@ async def stats(node: "Node", _params: Nothing) -> Stats:
     """Connections, and what went over them."""
     import trio
 
-    links = node.network.connections()
-    names = await trio.to_thread.run_sync(_names, node, [link.peer for link in links])
-    connections = [
-        Connection(
-            peer=str(link.peer),
-            name=names.get(link.peer),
-            address=link.address,
-            is_dialled=link.is_dialled,
-            n_streams=link.n_streams,
-            sent_bytes=link.sent_bytes,
-            received_bytes=link.received_bytes,
-        )
-        for link in sorted(links, key=lambda link: (link.peer, link.address))
-    ]
-    offenders = node.network.conduct.offenders(trio.current_time())
-    refused = [
-        Refused(peer=str(one.peer), breach=one.code, n_breaches=one.n_breaches, refused_s=round(one.refused_s, 1))
-        for one in offenders
-        if one.refused_s
-    ]
-    closed = node.network.conduct.closed(trio.current_time())
+    links, now_s = node.network.connections(), trio.current_time()
+    holds_s = node.relay.reserved(now_s) if node.relay else {}
+    circuits = node.relay.circuits if node.relay else []
+    names = await trio.to_thread.run_sync(_names, node, [*(link.peer for link in links), *holds_s])
+    addresses = node.network.addresses()
     return Stats(
-        addresses=node.network.addresses(),
+        addresses=addresses,
+        observed=node.network.observed_addresses(),
+        reachable=node.outlook.reach(now_s).value,
+        relays=sorted({text.partition(CIRCUIT)[0].rpartition("/")[2] for text in addresses if CIRCUIT in text}),
+        n_circuits=len(circuits),
+        carried_bytes=(node.relay.n_carried if node.relay else 0) + sum(circuit.n_bytes for circuit in circuits),
         n_peers=len(node.network.peers()),
-        n_connections=len(connections),
+        n_connections=len(links),
         sent_bytes=sum(link.sent_bytes for link in links),
         received_bytes=sum(link.received_bytes for link in links),
         n_wanting_peers=node.exchange.serving.n_wanting,
         n_duplicates=node.exchange.wants.n_duplicates,
         upload_limit_bytes_per_s=1e6 * node.config.network.upload_mb_per_s or None,
-        connections=connections,
-        n_suspects=len(offenders) - len(refused),
-        refused=refused
-        + [Refused(peer=name, breach=None, n_breaches=0, refused_s=round(s, 1)) for name, s in closed.items()],
+        connections=[
+            _connection(link, names.get(link.peer))
+            for link in sorted(links, key=lambda link: (link.peer, link.address))
+        ],
+        n_suspects=sum(not one.refused_s for one in node.network.conduct.offenders(now_s)),
+        refused=_refused(node, now_s),
+        reserved=[
+            Relayed(
+                peer=str(peer),
+                name=names.get(peer),
+                hold_s=round(hold_s),
+                n_circuits=sum(peer in (circuit.source, circuit.target) for circuit in circuits),
+            )
+            for peer, hold_s in holds_s.items()
+        ],
     )
+
+
+def _connection(link: "Link", name: str | None) -> Connection:
+    return Connection(
+        peer=str(link.peer),
+        name=name,
+        way=way_of(link),
+        address=link.address,
+        is_dialled=link.is_dialled,
+        n_streams=link.n_streams,
+        sent_bytes=link.sent_bytes,
+        received_bytes=link.received_bytes,
+    )
+
+
+def _refused(node: "Node", now_s: float) -> list[Refused]:
+    """Peers that are refused, and the addresses and networks that are closed."""
+    peers = [
+        Refused(peer=str(one.peer), breach=one.code, n_breaches=one.n_breaches, refused_s=round(one.refused_s, 1))
+        for one in node.network.conduct.offenders(now_s)
+        if one.refused_s
+    ]
+    closed = node.network.conduct.closed(now_s)
+    return peers + [Refused(peer=name, breach=None, n_breaches=0, refused_s=round(s, 1)) for name, s in closed.items()]
 
 
 async def bench(node: "Node", params: Bench) -> Speeds:

@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from daemon.app import Node
+    from protocols.net import Link
     from storage.catalog.peers import PeerRow
     from storage.keys import PeerId
 
 CONNECT_LIMIT_S: Final = 15.0
 ROLE: Final = "role:"
 Kind = Literal["adapters", "rounds", "ask", "workspaces", "models", "datasets", "checkpoints", "content"]
+Way = Literal["direct", "punched", "relayed"]
 PeerName = Annotated[str, Meta(max_length=512, description="A peer id, or the name that you gave it.")]
 
 
@@ -74,12 +76,14 @@ class Untrust(Params, frozen=True):
 class Peer(Result, frozen=True):
     """A peer: `trusted` lists the kinds whose artifacts may be used here.
 
+    `way`: how it is connected; over a relay only where there is no other.
     `breach` is the code of what it last did against the protocols, and `refused_s` for how long it is refused for that.
     """
 
     peer: str
     name: str | None
     is_connected: bool
+    way: Way | None
     trusted: list[str]
     heard_unix_s: float | None
     addresses: list[str]
@@ -127,6 +131,7 @@ async def ls(node: "Node", _params: Nothing) -> list[Peer]:
 
     rows = await trio.to_thread.run_sync(node.catalog.peers.list)
     connected = set(node.network.peers())
+    ways = {link.peer: way_of(link) for link in sorted(node.network.connections(), key=lambda link: -link.is_relayed)}
     offenders = {one.peer: one for one in node.network.conduct.offenders(trio.current_time())}
 
     def shown(peer: "PeerId", row: "PeerRow | None") -> Peer:
@@ -135,6 +140,7 @@ async def ls(node: "Node", _params: Nothing) -> list[Peer]:
             peer=str(peer),
             name=row.name if row else None,
             is_connected=peer in connected,
+            way=ways.get(peer),
             trusted=sorted(row.kinds) if row else [],
             heard_unix_s=row.heard_unix_s or None if row else None,
             addresses=list(row.addresses) if row else node.network.peer_addresses(peer),
@@ -145,6 +151,11 @@ async def ls(node: "Node", _params: Nothing) -> list[Peer]:
     named = {row.peer for row in rows}
     others = {*connected, *(peer for peer, one in offenders.items() if one.refused_s)} - named
     return [*(shown(row.peer, row) for row in rows), *(shown(peer, None) for peer in sorted(others))]
+
+
+def way_of(link: "Link") -> Way:
+    """How a connection goes."""
+    return "relayed" if link.is_relayed else "punched" if link.is_punched else "direct"
 
 
 async def trust(node: "Node", params: Trust) -> TrustChanged:

@@ -1,0 +1,106 @@
+"""AutoNAT over the network port: ask a peer to dial this node, and dial those who ask.
+
+asker                       peer
+  |--- DIAL: who, where ---->|
+  | <== a new connection, as far as the handshake =|
+  | <-- DIAL_RESPONSE -------|
+"""
+
+from contextlib import aclosing
+from typing import Final
+
+import trio
+
+from protocols.autonat.dialbacks import Dialbacks, targets
+from protocols.autonat.wire import MAX_MESSAGE_BYTES, PROTOCOL, Status, Told, read_ask, read_told, write_ask, write_told
+from protocols.endpoints import Endpoint
+from protocols.errors import DialFailed, Malformed, StreamBroken, TimedOut
+from protocols.framing import read_frame, write_frame
+from protocols.net import Handler, Network, Stream
+from storage.keys import PeerId
+
+ANSWER_TIMEOUT_S: Final = 10.0
+DIALS_TIMEOUT_S: Final = 10.0  # of all dials for one question
+TOLD_TIMEOUT_S: Final = 30.0  # for whoever asked, dials included
+MAX_DIALS: Final = 4  # questions that are worked on at a time
+
+
+async def ask(network: Network, peer: PeerId) -> bool | None:
+    """Ask a connected peer to dial us. Returns: whether it reached us; None where it did not try.
+
+    Raises: ProtocolRefused, and what streams raise.
+    """
+    texts = [*network.observed_addresses(), *network.addresses()]
+    told = [endpoint for text in texts if (endpoint := Endpoint.parse(text)) is not None]
+    if not told:
+        return None
+    stream = await network.open_stream(peer, [PROTOCOL])
+    async with aclosing(stream):
+        await _say(stream, write_ask(network.peer_id, list(dict.fromkeys(told))))
+        answer = read_told(await _hear(stream, TOLD_TIMEOUT_S))
+    return {int(Status.OK): True, int(Status.DIAL_ERROR): False}.get(answer.status)
+
+
+def answering(network: Network, dialbacks: Dialbacks) -> Handler:
+    """Dials peers that ask for it: at their own address on the public internet, and seldom."""
+    limiter = trio.CapacityLimiter(MAX_DIALS)
+
+    async def answer(stream: Stream) -> None:
+        try:
+            asked = read_ask(await _hear(stream, ANSWER_TIMEOUT_S))
+        except Malformed:
+            await _say(stream, write_told(Told(Status.BAD_REQUEST)))
+            raise
+        if asked.peer not in (None, stream.peer):
+            await _say(stream, write_told(Told(Status.BAD_REQUEST)))
+            return
+        found = targets(seen_at, asked.endpoints) if (seen_at := _seen_at(network, stream.peer)) else []
+        is_free = limiter.available_tokens > 0
+        if not found or not is_free or not dialbacks.may(stream.peer, found[0].host, trio.current_time()):
+            await _say(stream, write_told(Told(Status.DIAL_REFUSED)))
+            return
+        async with limiter:
+            reached = await _try(network, stream.peer, found)
+        await _say(stream, write_told(Told(Status.OK if reached else Status.DIAL_ERROR, reached)))
+
+    return answer
+
+
+def _seen_at(network: Network, peer: PeerId) -> Endpoint | None:
+    """Where a peer's connection comes from; None where one comes over a relay, which may be anybody's."""
+    links = [link for link in network.connections() if link.peer == peer]
+    if any(link.is_relayed for link in links):
+        return None
+    return next((endpoint for link in links if (endpoint := Endpoint.of_socket(link.address)) is not None), None)
+
+
+async def _try(network: Network, peer: PeerId, endpoints: list[Endpoint]) -> Endpoint | None:
+    """The first of these at which the peer answers."""
+    with trio.move_on_after(DIALS_TIMEOUT_S):
+        for number, endpoint in enumerate(endpoints):
+            with trio.move_on_after(DIALS_TIMEOUT_S / (len(endpoints) - number + 1)):
+                try:
+                    await network.probe(peer, endpoint.text)
+                except DialFailed:
+                    continue
+                return endpoint
+    return None
+
+
+async def _say(stream: Stream, message: bytes) -> None:
+    with trio.move_on_after(ANSWER_TIMEOUT_S) as scope:
+        await write_frame(stream, message, MAX_MESSAGE_BYTES)
+    if scope.cancelled_caught:
+        raise TimedOut(f"{stream.peer} did not read within {ANSWER_TIMEOUT_S:g} s")
+
+
+async def _hear(stream: Stream, timeout_s: float) -> bytes:
+    """The next message. Raises: TimedOut, StreamBroken, Malformed, TooBig."""
+    try:
+        with trio.fail_after(timeout_s):
+            data = await read_frame(stream, MAX_MESSAGE_BYTES)
+    except trio.TooSlowError:
+        raise TimedOut(f"{stream.peer} said nothing within {timeout_s:g} s") from None
+    if data is None:
+        raise StreamBroken(f"{stream.peer} ended the stream")
+    return data

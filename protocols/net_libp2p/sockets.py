@@ -1,0 +1,135 @@
+"""TCP for py-libp2p, which dials the public internet from the port that it listens on.
+
+A router that translates addresses then shows others the very port at which this node answers: who sees us there can
+say where we are, and two nodes behind such routers can meet (`protocols.dcutr`). A socket that listens is bound alone,
+so that a second daemon finds its port taken, and lets others beside it afterwards.
+"""
+
+import errno
+import socket
+from contextlib import suppress
+from typing import Any, Final
+
+import trio
+from libp2p.custom_types import THandler
+from libp2p.io.trio import TrioTCPStream
+from libp2p.network.connection.raw_connection import RawConnection
+from libp2p.transport.exceptions import OpenConnectionError
+from libp2p.transport.tcp import tcp
+
+from protocols.endpoints import Endpoint
+from protocols.errors import DialFailed
+from protocols.net_libp2p.addresses import parse
+from protocols.net_libp2p.private import PrivateConnection
+
+PROBE_TIMEOUT_S: Final = 5.0
+SHARED_DIAL_S: Final = 3.0  # then another port is tried: this one's last connection there may not be forgotten yet
+_TAKEN: Final = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EINVAL, errno.EACCES)
+
+
+class Socket(RawConnection):  # type: ignore[misc]  # libp2p's types are not followed
+    """A connection that this node dialled. `is_shared`: from the port at which it listens."""
+
+    def __init__(self, stream: trio.SocketStream, *, is_initiator: bool = True, is_shared: bool = False) -> None:
+        super().__init__(TrioTCPStream(stream), is_initiator)
+        self.is_shared: Final = is_shared
+        self.is_punched = False
+
+
+def under_key(swarm: Any, raw: Any) -> Any:
+    """The connection under the flock's key, where there is one."""
+    return raw if swarm.psk is None else PrivateConnection(raw, swarm.psk)
+
+
+def raw_of(muxed: Any) -> Any:
+    """What a connection lies on at last."""
+    conn = muxed.secured_conn
+    while (below := getattr(conn, "_conn", None)) is not None:
+        conn = below
+    return conn
+
+
+class Sockets(tcp.TCP):  # type: ignore[misc]  # libp2p's types are not followed
+    """The sockets of a node."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._listening: dict[int, tuple[str, int]] = {}  # by family
+
+    def ports(self) -> list[int]:
+        """Where this node listens, for others than itself."""
+        return list(dict.fromkeys(port for _, port in self._listening.values()))
+
+    def create_listener(self, handler_function: THandler) -> "_Listener":
+        """See `ITransport`."""
+        return _Listener(handler_function, self)
+
+    def share(self, listener: Any) -> None:
+        """Let dials use the port of a socket that listens already."""
+        with suppress(OSError, AttributeError):  # where a system has no such thing, dials take other ports
+            host, port = listener.socket.getsockname()[:2]
+            listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if not host.startswith("127.") and host != "::1":
+                self._listening.setdefault(listener.socket.family, (host, port))
+
+    async def dial(self, maddr: Any) -> Any:
+        """See `ITransport`."""
+        endpoint = Endpoint.parse(str(maddr))
+        if endpoint is not None and endpoint.is_public:
+            with trio.move_on_after(SHARED_DIAL_S):
+                if (stream := await self.dial_shared(endpoint)) is not None:
+                    return Socket(stream, is_shared=True)
+        return await self.dial_fresh(maddr)
+
+    async def dial_fresh(self, maddr: Any) -> Any:
+        """Dial from a port of its own. Raises: OpenConnectionError."""
+        return await super().dial(maddr)
+
+    async def probe(self, swarm: Any, address: str, peer_id: Any) -> None:
+        """See `Network.probe`. From a port of its own: to the one that we listen on, a router may have a way open."""
+        try:
+            with trio.fail_after(PROBE_TIMEOUT_S):
+                raw = await self.dial_fresh(parse(address))
+                try:
+                    await swarm.upgrader.upgrade_security(under_key(swarm, raw), True, peer_id)
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await raw.close()
+        except trio.TooSlowError:
+            raise DialFailed(f"no answer at {address} within {PROBE_TIMEOUT_S:g} s") from None
+        except Exception as error:  # noqa: BLE001 - whatever libp2p raises, this address led nowhere
+            raise DialFailed(f"{address}: {error}") from None
+
+    async def dial_shared(self, to: Endpoint) -> trio.SocketStream | None:
+        """Dial from the port at which this node listens; None where that cannot be. Raises: OpenConnectionError."""
+        family = socket.AF_INET6 if ":" in to.host else socket.AF_INET
+        source = self._listening.get(family)
+        if source is None:
+            return None
+        sock = trio.socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            await sock.bind(source)
+            await sock.connect((to.host, to.port))
+        except (OSError, AttributeError) as error:
+            sock.close()
+            if isinstance(error, AttributeError) or error.errno in _TAKEN:
+                return None
+            raise OpenConnectionError(f"cannot connect to {to.text}: {error}") from error
+        except BaseException:
+            sock.close()
+            raise
+        return trio.SocketStream(sock)
+
+
+class _Listener(tcp.TCPListener):  # type: ignore[misc]  # libp2p's types are not followed
+    def __init__(self, handler_function: THandler, sockets: Sockets) -> None:
+        super().__init__(handler_function)
+        self._sockets = sockets
+
+    async def listen(self, maddr: Any) -> None:
+        """See `IListener`."""
+        await super().listen(maddr)
+        for listener in self.listeners:
+            self._sockets.share(listener)
