@@ -5,16 +5,21 @@ its handler is kept from returning; but it notes streams by peer, so that the en
 same peer, asks nobody who may reserve and connect, and does not count strangers apart.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+import structlog
 import trio
 from libp2p.abc import IRawConnection, ITransport
 from libp2p.connection_types import ConnectionType
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.io.exceptions import ConnectionClosedError
 
-from protocols.errors import DialFailed, Malformed, ProtocolError, StreamBroken
+from protocols.dcutr import shell as dcutr
+from protocols.dcutr.wire import PROTOCOL as DCUTR
+from protocols.endpoints import Endpoint
+from protocols.errors import DialFailed, Malformed, ProtocolError, ProtocolRefused, Remote, StreamBroken
 from protocols.net import PeerInfo, Stream
 from protocols.net_libp2p.addresses import (
     CIRCUIT,
@@ -25,6 +30,8 @@ from protocols.net_libp2p.addresses import (
     parse,
     to_peer,
 )
+from protocols.net_libp2p.meeting import Meetings
+from protocols.net_libp2p.sockets import Sockets
 from protocols.relay import shell
 from protocols.relay.wire import STOP
 from storage.keys import PeerId
@@ -38,6 +45,9 @@ READ_BYTES: Final = 256 << 10
 TELL_S: Final = 2.0  # in which a peer that came says where it listens
 DIRECT_TIMEOUT_S: Final = 5.0
 DRAIN_S: Final = 5.0  # for what is under way over a relay when there is a direct connection
+
+log = structlog.get_logger(__name__)
+
 _FAILURES: Final = (BaseLibp2pError, OSError, EOFError, ValueError)
 
 
@@ -93,13 +103,16 @@ class Circuits(ITransport):  # type: ignore[misc]  # libp2p's types are not foll
 
     def __init__(self) -> None:
         self._network: LibP2pNetwork | None = None
+        self._meet: dcutr.Meet = _meet_nobody
         self._swarm: Any = None
         self._reserved: dict[PeerId, tuple[float, list[str]]] = {}  # until when, and where others find the relay
         self._arrived = trio.CapacityLimiter(MAX_ARRIVED)
 
-    def attach(self, network: "LibP2pNetwork", swarm: Any) -> None:
-        """Use this network, which answers relays from now on."""
+    def attach(self, network: "LibP2pNetwork", swarm: Any, sockets: Sockets) -> None:
+        """Use this network, which answers relays from now on, and peers at the other end of one."""
         self._network, self._swarm = network, swarm
+        self._meet = Meetings(network, swarm, sockets).meet
+        network.serve(DCUTR, dcutr.answering(network, self._meet))
         network.serve(STOP, shell.arriving(lambda relay: relay in self._held(), self._take))
 
     def addresses(self, end: str) -> list[Any]:
@@ -157,24 +170,38 @@ class Circuits(ITransport):  # type: ignore[misc]  # libp2p's types are not foll
                 nursery.cancel_scope.cancel()
 
     async def _straighten(self, muxed: Any) -> None:
-        """Dial whom a relay brought: who can be dialled needs no relay from this side. New streams take what is direct.
+        """Reach whom a relay brought without it, if that can be. New streams go there, and the relay is let go."""
+        peer = to_peer(muxed.peer_id)
+        await trio.sleep(TELL_S)
+        if peer is not None and (await self._dial_back(peer, muxed.peer_id) or await self._punch(peer)):
+            await trio.sleep(DRAIN_S)
+            await muxed.close()
+
+    async def _punch(self, peer: PeerId) -> bool:
+        """Dial a peer that dials at the same time. Returns: whether there is a direct connection now."""
+        try:
+            return await dcutr.punch(self._attached(), peer, self._meet)
+        except ProtocolRefused:
+            return False
+        except Remote as error:
+            log.info("punch_failed", peer=str(peer), error=str(error))
+            return False
+
+    async def _dial_back(self, peer: PeerId, peer_id: Any) -> bool:
+        """Dial a peer. Returns: whether there is a direct connection now.
 
         Dialled are addresses on the public internet, and others of peers that are kept: a stranger shall not have this
         node knock at the doors of its own network.
         """
-        network, peer = self._attached(), to_peer(muxed.peer_id)
-        await trio.sleep(TELL_S)
-        if peer is None:
-            return
+        network = self._attached()
         may_all = network.is_protected(peer)
         told = [text for text in network.peer_addresses(peer) if not is_circuit(text) and (may_all or is_public(text))]
         for text in told:
             with trio.move_on_after(DIRECT_TIMEOUT_S), suppress(*_FAILURES):
-                await self._swarm.dial_addr(parse(text), muxed.peer_id)
+                await self._swarm.dial_addr(parse(text), peer_id)
             if any(link.peer == peer and not link.is_relayed for link in network.connections()):
-                await trio.sleep(DRAIN_S)
-                await muxed.close()
-                return
+                return True
+        return False
 
     def _attached(self) -> "LibP2pNetwork":
         if self._network is None:
@@ -198,7 +225,11 @@ class Circuits(ITransport):  # type: ignore[misc]  # libp2p's types are not foll
         return ["p2p-circuit"]
 
 
+async def _meet_nobody(peer: PeerId, endpoints: Sequence[Endpoint], is_dialler: bool) -> bool:
+    return False
+
+
 def _multiaddr(address: str) -> str:
     """`host:port` of a connection as a multiaddr; empty where it is none."""
-    host, _, port = address.rpartition(":")
-    return f"/ip6/{host.strip('[]')}/tcp/{port}" if "[" in host else f"/ip4/{host}/tcp/{port}" if host else ""
+    endpoint = Endpoint.of_socket(address)
+    return endpoint.text if endpoint else ""

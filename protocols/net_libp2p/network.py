@@ -157,7 +157,7 @@ class LibP2pNetwork:
         self._flock: Final = config.flock_key.fingerprint if config.flock_key else None
         self._sockets: Final = sockets
         self._circuits: Final = circuits
-        circuits.attach(self, self._swarm)
+        circuits.attach(self, self._swarm, sockets)
 
     @property
     def peer_id(self) -> PeerId:

@@ -19,10 +19,13 @@ IP, TC, NFT, TUN = "ip", "tc", "nft", "tun"
 STEP_LIMIT_S: Final = 20.0
 NAT_RULES: Final = """
 table ip covey {
-  chain after { type nat hook postrouting priority 100; oifname "wan" masquerade; }
+  chain after { type nat hook postrouting priority 100; oifname "wan" masquerade%s; }
   chain between { type filter hook forward priority 0; iifname "wan" ct state new drop; }
+  chain to { type filter hook input priority 0; iifname "wan" ct state new %s; }
 }
 """
+KEEPS, ANY_PORT = "", " random"  # the port of who is behind the router, where it is free; another for each connection
+SILENT, LOUD = "drop", "reject with tcp reset"  # to strangers
 
 
 def why_not(*needs: str) -> str:
@@ -109,25 +112,37 @@ def cable(mbit_per_s: float | None = None) -> Iterator[Ends]:
 
 
 @contextmanager
+def line(
+    names: tuple[str, str], devices: tuple[str, str], addresses: tuple[str, str], *options: str
+) -> Iterator[subprocess.Popen[str]]:
+    """Put a link of `tests.netns.relay`, with these options of it, between two namespaces."""
+    relay = subprocess.Popen(
+        [sys.executable, "-m", "tests.netns.relay", *options],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    try:
+        assert relay.stdout is not None
+        made = relay.stdout.readline().split()
+        for at, name in enumerate(names):
+            do("ip", "link", "set", made[at], "netns", name)
+            do("ip", "-n", name, "link", "set", made[at], "name", devices[at])
+            do("ip", "-n", name, "addr", "add", addresses[at], "peer", addresses[1 - at], "dev", devices[at])
+            do("ip", "-n", name, "link", "set", devices[at], "up")
+        yield relay
+    finally:
+        relay.kill()
+        relay.communicate()
+
+
+@contextmanager
 def relayed(*options: str) -> Iterator[Ends]:
     """Two places on a link of `tests.netns.relay`, with these options of it."""
-    with namespaces("near", "far") as names:
-        relay = subprocess.Popen(
-            [sys.executable, "-m", "tests.netns.relay", *options],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
-        )  # fmt: skip
-        try:
-            assert relay.stdout is not None
-            devices = relay.stdout.readline().split()
-            addresses = ("10.77.1.1", "10.77.1.2")
-            for at, (name, device) in enumerate(zip(names, devices, strict=True)):
-                do("ip", "link", "set", device, "netns", name)
-                do("ip", "-n", name, "addr", "add", addresses[at], "peer", addresses[1 - at], "dev", device)
-                do("ip", "-n", name, "link", "set", device, "up")
-            yield Ends(Place(names[0], addresses[0]), Place(names[1], addresses[1]), relay)
-        finally:
-            relay.kill()
-            relay.communicate()
+    addresses = ("10.77.1.1", "10.77.1.2")
+    with (
+        namespaces("near", "far") as (near, far),
+        line((near, far), ("cable", "cable"), addresses, *options) as relay,
+    ):
+        yield Ends(Place(near, addresses[0]), Place(far, addresses[1]), relay)
 
 
 @contextmanager
@@ -138,7 +153,7 @@ def behind_nat() -> Iterator[Ends]:
         join(nat, far, ("wan", "lan"), ("45.77.1.1", "45.77.1.2"))
         do("ip", "-n", near, "route", "add", "default", "via", "192.168.77.1")
         do("ip", "netns", "exec", nat, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
-        do("ip", "netns", "exec", nat, "nft", "-f", "-", given=NAT_RULES)
+        do("ip", "netns", "exec", nat, "nft", "-f", "-", given=NAT_RULES % (KEEPS, SILENT))
         yield Ends(Place(near, "192.168.77.2"), Place(far, "45.77.1.2"))
 
 
@@ -153,15 +168,26 @@ class Hidden:
 
 
 @contextmanager
-def both_behind_nat() -> Iterator[Hidden]:
-    """The routers' outer sides meet at `open`, which passes packets on: only the routers keep the two apart."""
-    with namespaces("one", "nat1", "open", "nat2", "other") as (one, nat1, middle, nat2, other):
+def both_behind_nat(ports: str = KEEPS, manner: str = SILENT, delay_ms: float = 0.0) -> Iterator[Hidden]:
+    """The routers' outer sides meet at `open`, which passes packets on: only the routers keep the two apart.
+
+    Args:
+        ports: Which port the routers give to a connection: KEEPS, ANY_PORT.
+        manner: What they say to strangers: SILENT, LOUD.
+        delay_ms: Of the first router's line to the others, each way; it takes TUN devices.
+    """
+    with ExitStack() as stack:
+        one, nat1, middle, nat2, other = stack.enter_context(namespaces("one", "nat1", "open", "nat2", "other"))
         for hidden, nat, lan, wan in ((one, nat1, 78, "45.77.1"), (other, nat2, 79, "45.78.1")):
             join(hidden, nat, ("wan", "lan"), (f"192.168.{lan}.2", f"192.168.{lan}.1"))
-            join(nat, middle, ("wan", f"net{lan}"), (f"{wan}.1", f"{wan}.2"))
+            outer = ((nat, middle), ("wan", f"net{lan}"), (f"{wan}.1", f"{wan}.2"))
+            if delay_ms and nat == nat1:
+                stack.enter_context(line(*outer, "--delay-ms", f"{delay_ms:g}"))
+            else:
+                join(*outer[0], *outer[1:])
             do("ip", "-n", hidden, "route", "add", "default", "via", f"192.168.{lan}.1")
             do("ip", "-n", nat, "route", "add", "default", "via", f"{wan}.2")
-            do("ip", "netns", "exec", nat, "nft", "-f", "-", given=NAT_RULES)
+            do("ip", "netns", "exec", nat, "nft", "-f", "-", given=NAT_RULES % (ports, manner))
         for router in (nat1, middle, nat2):
             do("ip", "netns", "exec", router, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
         yield Hidden(

@@ -26,7 +26,7 @@ from protocols.relay.circuits import FRIEND, Relay
 from protocols.relay.shell import relaying
 from protocols.relay.wire import HOP
 from storage.cid import Cid
-from storage.keys import Identity
+from storage.keys import Identity, PeerId
 from storage.packs import PackBlockstore
 from storage.unixfs import add_path
 from tests.netns.network import Place
@@ -42,13 +42,15 @@ def say(text: str) -> None:
 
 
 async def relay(address: str, most_bytes: int) -> None:
-    """Be everybody's relay; a circuit carries so much."""
+    """Be everybody's relay, where a circuit carries so much; say at each line of input how much all have carried."""
     terms = FRIEND._replace(limit=FRIEND.limit._replace(n_bytes=most_bytes))
     async with open_network(Identity.generate(), NetConfig((f"/ip4/{address}/tcp/0",), mdns=False)) as network:
-        network.serve(HOP, relaying(network, Relay(), lambda peer: terms, time.time))
+        core = Relay()
+        network.serve(HOP, relaying(network, core, lambda peer: terms, time.time))
         network.serve(AUTONAT, answering(network, Dialbacks(trio.current_time())))
         say(network.addresses()[0])
-        await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
+        while await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
+            say(str(core.n_carried + sum(circuit.n_bytes for circuit in core.circuits)))
 
 
 async def ask_reach(address: str, dial: str) -> bool | None:
@@ -81,8 +83,8 @@ async def serve(address: str, path: Path, folder: Path, dial: str, is_relay: boo
             nursery.cancel_scope.cancel()
 
 
-async def get(address: str, folder: Path, idle_timeout_s: float) -> dict[str, Any]:
-    """Fetch what the input names."""
+async def get(address: str, folder: Path, idle_timeout_s: float, direct_s: float) -> dict[str, Any]:
+    """Fetch what the input names; wait so long for a connection without a relay before."""
     store = PackBlockstore(folder)
     async with open_network(Identity.generate(), NetConfig((f"/ip4/{address}/tcp/0",), mdns=False)) as network:
         exchange = Exchange(network, store, may_see=lambda peer, cid: True)
@@ -92,6 +94,9 @@ async def get(address: str, folder: Path, idle_timeout_s: float) -> dict[str, An
             cid, provider = (await trio.to_thread.run_sync(sys.stdin.readline)).split()
             info = PeerInfo.parse(provider)
             await reach(network, info)
+            with trio.move_on_after(direct_s):
+                while "relayed" in ways(network, info.peer):
+                    await trio.sleep(0.05)
             began_s = last_s = time.perf_counter()
             gaps_s: list[float] = []
 
@@ -105,13 +110,21 @@ async def get(address: str, folder: Path, idle_timeout_s: float) -> dict[str, An
                 exchange, Cid.parse(cid), providers=[info], on_progress=on_progress, idle_timeout_s=idle_timeout_s
             )
             took_s = time.perf_counter() - began_s
+            found = sorted(ways(network, info.peer))
             nursery.cancel_scope.cancel()
     return {
         "took_s": took_s,
         "n_bytes": done.n_bytes,
         "n_duplicates": exchange.wants.n_duplicates,
         "longest_gap_s": max(gaps_s),
+        "ways": found,
     }
+
+
+def ways(network: Network, peer: PeerId) -> set[str]:
+    """How a peer is connected."""
+    links = [link for link in network.connections() if link.peer == peer]
+    return {"relayed" if link.is_relayed else "punched" if link.is_punched else "direct" for link in links}
 
 
 async def reach(network: Network, info: PeerInfo) -> None:
@@ -137,6 +150,14 @@ def node(place: Place, *args: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+def asked(process: subprocess.Popen[str]) -> str:
+    """What a node says to a line."""
+    assert process.stdin is not None
+    process.stdin.write("?\n")
+    process.stdin.flush()
+    return heard(process)
+
+
 def heard(process: subprocess.Popen[str]) -> str:
     """The next line that a node says."""
     assert process.stdout is not None
@@ -155,9 +176,10 @@ def fetching(
     giver_dials: bool = False,
     relay: str = "",
     idle_timeout_s: float = 60.0,
+    direct_s: float = 0.0,
 ) -> Iterator[subprocess.Popen[str]]:
     """A fetch that has begun; what it says next is how it went. `relay` is the address of one between the two."""
-    with node(taker, "get", taker.address, str(folder / "taken"), str(idle_timeout_s)) as getting:
+    with node(taker, "get", taker.address, str(folder / "taken"), str(idle_timeout_s), str(direct_s)) as getting:
         dial = heard(getting) if giver_dials else relay
         how = "reserve" if relay else "dial"
         with node(giver, "serve", giver.address, str(path), str(folder / "given"), dial, how) as serving:
@@ -184,5 +206,5 @@ if __name__ == "__main__":
             say(json.dumps(trio.run(ask_reach, address, dial)))
         case ["serve", address, path, folder, dial, how]:
             trio.run(serve, address, Path(path), Path(folder), dial, how == "reserve")
-        case ["get", address, folder, idle_timeout_s]:
-            say(json.dumps(trio.run(get, address, Path(folder), float(idle_timeout_s))))
+        case ["get", address, folder, idle_timeout_s, direct_s]:
+            say(json.dumps(trio.run(get, address, Path(folder), float(idle_timeout_s), float(direct_s))))

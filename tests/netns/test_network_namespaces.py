@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.netns.network import NFT, TC, TUN, behind_nat, both_behind_nat, cable, relayed, why_not
-from tests.netns.nodes import fetch, fetching, heard, node
+from tests.netns.network import ANY_PORT, LOUD, NFT, TC, TUN, behind_nat, both_behind_nat, cable, relayed, why_not
+from tests.netns.nodes import asked, fetch, fetching, heard, node
 from tests.netns.relay import MAX_QUEUED_S, Wire
 
 
@@ -79,6 +79,38 @@ def test_two_nodes_behind_routers_that_let_nobody_in_fetch_from_each_other_over_
         assert address.startswith((f"/ip4/{ends.open.address}/", "/ip4/45.78.1.2/"))
         row = fetch(ends.one, ends.other, file, tmp_path, relay=address)
     assert row["n_bytes"] >= 1 << 20 and row["n_duplicates"] == 0
+
+
+@pytest.mark.parametrize("needs", [(NFT,)], indirect=True)
+def test_two_nodes_behind_routers_meet_and_what_they_fetch_goes_past_the_relay(
+    needs: None, file: Path, tmp_path: Path
+) -> None:
+    with both_behind_nat() as ends, node(ends.open, "relay", "0.0.0.0") as relay:
+        row = fetch(ends.one, ends.other, file, tmp_path, relay=heard(relay), direct_s=20)
+        n_carried = int(asked(relay))
+    assert row["ways"] == ["punched"] and row["n_bytes"] >= 1 << 20
+    assert 0 < n_carried < 100_000
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("needs", [(NFT, TUN)], indirect=True)
+def test_two_nodes_meet_through_routers_that_refuse_strangers_aloud_when_their_packets_cross(
+    needs: None, file: Path, tmp_path: Path
+) -> None:
+    with both_behind_nat(manner=LOUD, delay_ms=20) as ends, node(ends.open, "relay", "0.0.0.0") as relay:
+        row = fetch(ends.one, ends.other, file, tmp_path, relay=heard(relay), direct_s=30)
+    assert row["ways"] == ["punched"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("needs", [(NFT,)], indirect=True)
+def test_routers_that_give_each_connection_another_port_leave_two_nodes_to_the_relay(
+    needs: None, file: Path, tmp_path: Path
+) -> None:
+    with both_behind_nat(ports=ANY_PORT) as ends, node(ends.open, "relay", "0.0.0.0") as relay:
+        row = fetch(ends.one, ends.other, file, tmp_path, relay=heard(relay), direct_s=25)
+        assert int(asked(relay)) > 1 << 20
+    assert row["ways"] == ["relayed"] and row["n_bytes"] >= 1 << 20
 
 
 @pytest.mark.parametrize("needs", [(NFT,)], indirect=True)

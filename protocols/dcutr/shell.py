@@ -1,0 +1,117 @@
+"""DCUtR over the network port: two ends of a relayed connection agree when to dial each other.
+
+    who was brought by the relay       who came over it
+      |--- CONNECT: where I am seen -------->|
+      |<-- CONNECT: where I am seen ---------|   a round trip, measured
+      |--- SYNC ---------------------------->|
+      | half a round trip later              | at once
+      |=== both dial: their routers let the other's packets in ===|
+
+In the handshake over what they make, who came over the relay is the one that dialled.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import Final
+
+import trio
+
+from protocols.dcutr.wire import MAX_ENDPOINTS, MAX_MESSAGE_BYTES, PROTOCOL, Kind, Message, read, write
+from protocols.endpoints import Endpoint
+from protocols.errors import Malformed, TimedOut
+from protocols.framing import read_frame, write_frame
+from protocols.net import Handler, Network, Stream
+from storage.keys import PeerId
+
+ATTEMPTS: Final = 3
+ANSWER_TIMEOUT_S: Final = 10.0
+MAX_ROUND_TRIP_S: Final = 4.0  # of a relayed connection; who takes longer is not waited for
+
+Meet = Callable[[PeerId, Sequence[Endpoint], bool], Awaitable[bool]]
+"""Dial a peer at all these addresses at once; the last argument says whether we are the dialler in the handshake.
+
+Returns: whether there is a direct connection now.
+"""
+
+
+def own_endpoints(network: Network) -> list[Endpoint]:
+    """Where this node may be met: what others see first."""
+    texts = [*network.observed_addresses(), *network.addresses()]
+    found = [endpoint for text in texts if (endpoint := Endpoint.parse(text)) is not None and endpoint.is_public]
+    return list(dict.fromkeys(found))[:MAX_ENDPOINTS]
+
+
+async def punch(network: Network, peer: PeerId, meet: Meet) -> bool:
+    """Meet a peer that a relay brought. Returns: whether that worked.
+
+    Raises: ProtocolRefused, and what streams raise.
+    """
+    for _ in range(ATTEMPTS):
+        own = own_endpoints(network)
+        if not own:
+            return False
+        stream = await network.open_stream(peer, [PROTOCOL])  # a new one each time: some close it after the first
+        async with aclosing(stream):
+            began_s = trio.current_time()
+            await _say(stream, write(Kind.CONNECT, own))
+            told = _of(Kind.CONNECT, await _hear(stream))
+            trip_s = min(trio.current_time() - began_s, MAX_ROUND_TRIP_S)
+            if told is None or not told.endpoints:
+                return False
+            await _say(stream, write(Kind.SYNC))
+            await stream.finish()
+            await trio.sleep(trip_s / 2)
+            if await meet(peer, told.endpoints, False):
+                return True
+    return False
+
+
+def answering(network: Network, meet: Meet) -> Handler:
+    """Meets peers that this node has reached over a relay, and no others."""
+    busy: set[PeerId] = set()
+
+    async def answer(stream: Stream) -> None:
+        if stream.peer in busy or not _is_reached_by_relay(network, stream.peer):
+            return
+        busy.add(stream.peer)
+        try:
+            for _ in range(ATTEMPTS):
+                told = _of(Kind.CONNECT, await _hear(stream))
+                if told is None:
+                    return
+                await _say(stream, write(Kind.CONNECT, own_endpoints(network)))
+                if _of(Kind.SYNC, await _hear(stream)) is None or await meet(stream.peer, told.endpoints, True):
+                    return
+        finally:
+            busy.discard(stream.peer)
+
+    return answer
+
+
+def _is_reached_by_relay(network: Network, peer: PeerId) -> bool:
+    links = [link for link in network.connections() if link.peer == peer]
+    return bool(links) and all(link.is_relayed for link in links) and any(link.is_dialled for link in links)
+
+
+def _of(kind: Kind, message: Message | None) -> Message | None:
+    """The message, which has to be of that kind; None at the end of the stream. Raises: Malformed."""
+    if message is not None and message.kind is not kind:
+        raise Malformed(f"{message.kind.name} came where {kind.name} belongs")
+    return message
+
+
+async def _say(stream: Stream, message: bytes) -> None:
+    with trio.move_on_after(ANSWER_TIMEOUT_S) as scope:
+        await write_frame(stream, message, MAX_MESSAGE_BYTES)
+    if scope.cancelled_caught:
+        raise TimedOut(f"{stream.peer} did not read within {ANSWER_TIMEOUT_S:g} s")
+
+
+async def _hear(stream: Stream) -> Message | None:
+    """The next message; None at the end of the stream. Raises: TimedOut, StreamBroken, Malformed, TooBig."""
+    try:
+        with trio.fail_after(ANSWER_TIMEOUT_S):
+            data = await read_frame(stream, MAX_MESSAGE_BYTES)
+    except trio.TooSlowError:
+        raise TimedOut(f"{stream.peer} said nothing within {ANSWER_TIMEOUT_S:g} s") from None
+    return None if data is None else read(data)

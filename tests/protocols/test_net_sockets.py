@@ -1,0 +1,167 @@
+"""Dials from the port that listens, dials beside all connections, and what others say of where this node is."""
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+import trio
+
+from protocols.endpoints import Endpoint
+from protocols.errors import DialFailed
+from protocols.net import PeerInfo, Stream
+from protocols.net_libp2p import NetConfig, meeting, open_network
+from protocols.net_libp2p.addresses import parse
+from protocols.net_libp2p.meeting import Meetings
+from protocols.net_libp2p.network import LibP2pNetwork
+from protocols.net_libp2p.observed import MAX_OBSERVED, MAX_OBSERVERS, Observed
+from protocols.net_libp2p.sockets import Sockets
+from protocols.pnet import FlockKey
+from storage.keys import Identity
+
+
+@pytest.fixture(params=[None, FlockKey(bytes(32))], ids=["open", "private"])
+async def two(request: pytest.FixtureRequest) -> AsyncIterator[list[LibP2pNetwork]]:
+    config = NetConfig(("/ip4/0.0.0.0/tcp/0",), mdns=False, flock_key=request.param)
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(open_network(Identity.generate(), config)) for _ in range(2)]
+
+
+def near(node: LibP2pNetwork) -> Endpoint:
+    return Endpoint("127.0.0.1", int(node.addresses()[0].split("/")[4]))
+
+
+async def test_a_dial_leaves_from_the_port_that_listens_and_a_second_node_finds_that_port_taken(
+    two: list[LibP2pNetwork],
+) -> None:
+    one, other = two
+    stream = await one._sockets.dial_shared(near(other))
+    assert stream is not None
+    assert stream.socket.getsockname() == ("127.0.0.1", near(one).port)
+    assert await one._sockets.dial_shared(near(other)) is None  # there is such a connection already
+    await stream.aclose()
+    taken = f"/ip4/0.0.0.0/tcp/{near(one).port}"
+    async with open_network(Identity.generate(), NetConfig((taken,), mdns=False)) as third:
+        assert near(third).port != near(one).port
+    with socket.socket() as plain:
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="in use"):
+            plain.bind(("0.0.0.0", near(one).port))
+
+
+async def test_a_probe_finds_the_peer_and_leaves_no_connection(two: list[LibP2pNetwork]) -> None:
+    one, other = two
+    with trio.fail_after(10):
+        await one.probe(other.peer_id, near(other).text)
+        with pytest.raises(DialFailed):
+            await one.probe(Identity.generate().peer_id, near(other).text)
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))
+            with pytest.raises(DialFailed):
+                await one.probe(other.peer_id, Endpoint(*silent.getsockname()).text)
+    assert one.peers() == other.peers() == []
+
+
+async def shout(stream: Stream) -> None:
+    await stream.write((await stream.read(100)).upper())
+
+
+async def joined() -> tuple[trio.SocketStream, trio.SocketStream]:
+    """The two sockets of a connection in which, as far as they tell, nobody was called."""
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        stream = await trio.open_tcp_stream(*listener.socket.getsockname())
+        return stream, await listener.accept()
+
+
+@pytest.mark.parametrize("is_expected", [True, False])
+async def test_of_two_sockets_that_met_comes_a_connection_if_each_finds_whom_it_expects(
+    two: list[LibP2pNetwork], is_expected: bool
+) -> None:
+    sockets = await joined()
+    expected = [two[1].peer_id, two[0].peer_id if is_expected else Identity.generate().peer_id]
+    made: dict[int, bool] = {}
+
+    async def shake(number: int) -> None:
+        meetings = Meetings(two[number], two[number]._swarm, two[number]._sockets)
+        made[number] = await meetings._shake(expected[number], near(two[1]), sockets[number], number == 0)
+
+    two[0].serve("/shout", shout)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shake, 0)
+            nursery.start_soon(shake, 1)
+        if is_expected:
+            stream = await two[1].open_stream(two[0].peer_id, ["/shout"])
+            await stream.write(b"here")
+            assert await stream.read(9) == b"HERE"
+            await stream.aclose()
+            assert made == {0: True, 1: True}
+            links = [node.connections()[0] for node in two]
+            assert [(link.is_dialled, link.is_punched, link.is_relayed) for link in links] == [
+                (True, True, False),
+                (False, True, False),
+            ]
+        else:
+            assert not made[1]
+            while two[0].peers() or two[1].peers():
+                await trio.sleep(0.01)
+
+
+async def test_who_meets_nobody_gives_up_and_who_is_there_already_is_not_dialled(
+    two: list[LibP2pNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = two
+    monkeypatch.setattr(meeting, "MEET_S", 0.5)
+    meetings = Meetings(one, one._swarm, one._sockets)
+    with socket.socket() as silent, trio.fail_after(10):
+        silent.bind(("127.0.0.1", 0))
+        assert not await meetings.meet(other.peer_id, [Endpoint(*silent.getsockname())], True)
+        assert not await meetings.meet(other.peer_id, [near(other)], False)  # both would wait to be called
+        await one.connect(PeerInfo(other.peer_id, (near(other).text,)))
+        assert await meetings.meet(other.peer_id, [Endpoint(*silent.getsockname())], True)
+        assert [await meetings.meet(other.peer_id, [], True)] == [False]
+    for _ in range(meeting.MINUTES_MEETINGS):
+        await meetings.meet(other.peer_id, [near(other)], True)
+    assert not await meetings.meet(other.peer_id, [near(other)], True)
+
+
+class Conn:
+    """As much of a connection as is looked at."""
+
+    def __init__(self, number: int) -> None:
+        from libp2p.connection_types import ConnectionType
+        from libp2p.rcmgr import Direction
+
+        self.direction = Direction.INBOUND
+        self.muxed_conn = self
+        self.peer_id = number
+        self.type = ConnectionType.DIRECT
+
+    def get_connection_type(self) -> object:
+        return self.type
+
+
+def test_of_what_peers_say_where_this_node_is_the_public_is_kept_and_most_count_first() -> None:
+    from libp2p.connection_types import ConnectionType
+
+    observed = Observed(Sockets())
+    for number, text in enumerate(["/ip4/8.8.8.8/tcp/1", "/ip4/8.8.4.4/tcp/2", "/ip4/8.8.4.4/tcp/2"]):
+        observed.record_observation(Conn(number), parse(text), [])
+    assert observed.endpoints() == [Endpoint("8.8.4.4", 2), Endpoint("8.8.8.8", 1)]
+    over = Conn(9)
+    over.type = ConnectionType.RELAYED
+    observed.record_observation(over, parse("/ip4/1.1.1.1/tcp/1"), [])
+    for text in ("/ip4/10.0.0.1/tcp/1", "/ip4/1.1.1.1/udp/1/quic-v1", "/dns4/a.example/tcp/1"):
+        observed.record_observation(Conn(9), parse(text), [])
+    assert len(observed.endpoints()) == 2
+    for number in range(3 * MAX_OBSERVERS):
+        observed.record_observation(Conn(number), parse(f"/ip4/8.8.{number}.1/tcp/1"), [])
+    assert len(observed.endpoints()) == MAX_OBSERVED and len(observed._seen) == MAX_OBSERVERS
+
+
+async def test_a_node_on_loopback_alone_dials_from_other_ports() -> None:
+    async with open_network(Identity.generate(), NetConfig(("/ip4/127.0.0.1/tcp/0",), mdns=False)) as node:
+        assert await node._sockets.dial_shared(Endpoint("127.0.0.1", 9)) is None
+        assert node._sockets.ports() == []
+        assert node.observed_addresses() == []
