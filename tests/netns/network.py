@@ -103,12 +103,12 @@ def join(one: str, other: str, devices: tuple[str, str], addresses: tuple[str, s
 def cable(mbit_per_s: float | None = None) -> Iterator[Ends]:
     """Two places on a cable, which tc's token bucket may bound, both ways."""
     with namespaces("near", "far") as (near, far):
-        join(near, far, ("cable", "cable"), ("10.77.0.1", "10.77.0.2"))
+        join(near, far, ("cable", "cable"), ("45.77.0.1", "45.77.0.2"))
         if mbit_per_s is not None:
             shape = ("root", "tbf", "rate", f"{mbit_per_s:g}mbit", "burst", "32kb", "latency", "400ms")
             for name in (near, far):
                 do("tc", "-n", name, "qdisc", "add", "dev", "cable", *shape)
-        yield Ends(Place(near, "10.77.0.1"), Place(far, "10.77.0.2"))
+        yield Ends(Place(near, "45.77.0.1"), Place(far, "45.77.0.2"))
 
 
 @contextmanager
@@ -159,12 +159,11 @@ def behind_nat() -> Iterator[Ends]:
 
 @dataclass
 class Hidden:
-    """Two places, each behind a router of its own that lets nobody in, `router` the first one's; both reach `open`."""
+    """Two places, each behind a router of its own that lets nobody in; both reach `open`."""
 
     one: Place
     other: Place
     open: Place
-    router: Place
 
 
 @contextmanager
@@ -190,9 +189,4 @@ def both_behind_nat(ports: str = KEEPS, manner: str = SILENT, delay_ms: float = 
             do("ip", "netns", "exec", nat, "nft", "-f", "-", given=NAT_RULES % (ports, manner))
         for router in (nat1, middle, nat2):
             do("ip", "netns", "exec", router, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
-        yield Hidden(
-            Place(one, "192.168.78.2"),
-            Place(other, "192.168.79.2"),
-            Place(middle, "45.77.1.2"),
-            Place(nat1, "45.77.1.1"),
-        )
+        yield Hidden(Place(one, "192.168.78.2"), Place(other, "192.168.79.2"), Place(middle, "45.77.1.2"))
