@@ -219,6 +219,12 @@ class LibP2pNetwork:
             self.gossip.came(peer)
         self._watchers.send(PeerChange(peer, peer in self._told))
 
+    def note_straight(self, peer: PeerId) -> None:
+        """A connection over a relay is gone, and with it gossip's streams, though not the peer: it gets new ones."""
+        if peer in self._told and self._is_connected(peer):
+            self.gossip.went(peer)
+            self.gossip.came(peer)
+
     async def connect(self, info: PeerInfo) -> None:
         """See `Network`."""
         if info.peer == self._peer:
@@ -475,6 +481,8 @@ class _Notifee(INotifee):  # type: ignore[misc]  # libp2p's types are not follow
         if peer is not None and getattr(conn.muxed_conn, "is_abused", False):
             self._network.report(peer, "bad_connection")
         self._network.note_change(conn.muxed_conn.peer_id)
+        if peer is not None and relay_of(conn.muxed_conn):
+            self._network.note_straight(peer)
 
     async def opened_stream(self, network: Any, stream: Any) -> None:
         """Of no interest here."""

@@ -123,6 +123,21 @@ async def test_whom_a_relay_brought_is_dialled_where_it_may_be_and_the_relay_is_
     assert [link.is_relayed for link in links] == [not is_kept]
 
 
+async def test_gossip_goes_on_past_the_relay(three: Three, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(circuits, "TELL_S", 0.5)
+    monkeypatch.setattr(circuits, "DRAIN_S", 0.1)
+    three.target.protect([three.asker.peer_id])
+    async with three.target.subscribe("news") as heard, three.asker.subscribe("news"):
+        with trio.fail_after(20):
+            await three.asker.connect(three.circuit)
+            while three.core.circuits or any(link.is_relayed for link in three.asker.connections()):
+                await trio.sleep(0.02)
+            while three.target.peer_id not in three.asker.topic_peers("news"):
+                await trio.sleep(0.02)
+            await three.asker.publish("news", b"direct")
+            assert (await heard.receive()).data == b"direct"
+
+
 async def test_nobody_is_relayed_to_a_relay_by_another_or_twice(three: Three) -> None:
     with trio.fail_after(20):
         await three.asker.connect(three.circuit)
