@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
+from daemon import wall
 from daemon.config import Config
 from daemon.paths import Home
 from protocols.net import Network
@@ -31,6 +32,7 @@ async def joined(identity: Identity, config: Config, *, home: Home, first_sequen
         first_sequence=first_sequence,
         only_protected=config.network.is_private,
         flock_key=flock_key,
+        unix_s=wall.unix_s,
     )
     async with open_network(identity, chosen) as network:
         yield network

@@ -215,6 +215,17 @@ class Network(Protocol):
     async def find_providers(self, cid: Cid, limit: int) -> list[PeerInfo]:
         """Ask the DHT who has `cid`; never ourselves, no duplicates."""
 
+    async def publish_record(self, name: PeerId, raw: bytes, unix_s: float) -> int:
+        """Give an IPNS record to the peers of the DHT that are closest to its name; it is kept here, too.
+
+        `unix_s` is the time by the wall clock. Reaching nobody is no error. Returns: how many peers took it.
+
+        Raises: Malformed, TooBig, Forged, Expired for a record that is none of `name`; Replayed: a better one is known.
+        """
+
+    async def find_record(self, name: PeerId, unix_s: float) -> bytes | None:
+        """Ask the DHT for the IPNS record of a name: of those that are good, the one of the highest sequence."""
+
 
 class Broadcast(Generic[T]):
     """Tell every listener of each item; a listener whose channel is full loses its oldest item, never the newest."""

@@ -35,14 +35,13 @@ from protocols.net import (
     answer,
 )
 from protocols.topics import Subscriptions
+from simulations import dht
 from simulations.links import SimLink
 from simulations.pipes import Pipe
 from simulations.streams import SimStream
-from storage.cid import Cid
 from storage.keys import PeerId
 
 DIAL_TIMEOUT_S: Final = 5.0
-PROVIDER_RECORD_S: Final = 48 * 3600.0
 SEEN_MESSAGES: Final = 4096
 MAX_NODES: Final = 1 << 16
 
@@ -193,10 +192,11 @@ async def open_world(
         nursery.cancel_scope.cancel()
 
 
-class SimNetwork:
+class SimNetwork(dht.Member):
     """One node's end of the simulated network: the port `protocols.net.Network`."""
 
     def __init__(self, world: SimWorld, peer: PeerId, address: str) -> None:
+        super().__init__(PeerInfo(peer, (address,)))
         self.address: Final = address
         self.up, self.down = Pipe(world), Pipe(world)
         self.is_behind_nat = False
@@ -211,7 +211,6 @@ class SimNetwork:
         self._topics_of: dict[PeerId, frozenset[str]] = {}
         self._seen: OrderedDict[tuple[PeerId, int], None] = OrderedDict()
         self._n_published = 0
-        self._provided: dict[Cid, float] = {}  # when the record expires
         self._refused: frozenset[PeerId] = frozenset()
         self._protected: frozenset[PeerId] = frozenset()
         self.conduct: Final = Conduct()
@@ -451,23 +450,15 @@ class SimNetwork:
         """See `Network`."""
         return [peer for peer in self._links if topic in self._topics_of.get(peer, ())]
 
-    async def provide(self, cid: Cid) -> None:
-        """See `Network`."""
-        await trio.sleep(2 * self._world.latency_s[1])
-        self._provided[cid] = trio.current_time() + PROVIDER_RECORD_S
-
-    async def provide_many(self, cids: Sequence[Cid]) -> int:
-        """See `Network`."""
-        for cid in cids:
-            await self.provide(cid)
-        return len(cids)
-
-    async def find_providers(self, cid: Cid, limit: int) -> list[PeerInfo]:
-        """See `Network`. Found are those to whom a path of connections leads."""
-        await trio.sleep(4 * self._world.latency_s[1])
+    def others(self) -> list[dht.Share]:
+        """See `Member`. Those to whom a path of connections leads."""
         near = sorted(self._world.component(self) - {self}, key=lambda node: node.peer_id)
-        now_s = trio.current_time()
-        found = [node for node in near if node._provided.get(cid, -math.inf) > now_s]
-        if len(found) > limit:
-            found = random.Random(f"{self._world.seed}/{self._peer}/{now_s}").sample(found, limit)
-        return [PeerInfo(node.peer_id, (node.address,)) for node in found[:limit]]
+        return [node.share for node in near]
+
+    def hop_s(self) -> float:
+        """See `Member`."""
+        return self._world.latency_s[1]
+
+    def chance(self) -> random.Random:
+        """See `Member`."""
+        return random.Random(f"{self._world.seed}/{self._peer}/{trio.current_time()}")

@@ -13,6 +13,7 @@ from libp2p.peer.peerinfo import PeerInfo as LibP2pInfo
 from libp2p.peer.peerstore import PeerStoreError, env_to_send_in_RPC
 
 from protocols.framing import frame
+from protocols.lookup import CLOSEST
 from protocols.net import PeerInfo
 from protocols.net_libp2p.addresses import to_id, to_peer, to_texts
 from protocols.net_libp2p.host import MAX_CONNECTIONS, PROVIDES_PER_WINDOW, BoundedRecords, survive
@@ -25,22 +26,21 @@ PARALLEL_QUERIES: Final = 10  # alpha of the specification
 PARALLEL_TELLINGS: Final = 32  # peers that get records at a time: each has its own pace
 MAX_STREAMS_PER_PEER: Final = 8
 STREAM_LIMIT_S: Final = 60.0  # a peer that asks for longer opens another one
-CLOSEST: Final = 20  # k of the specification
 RECORDS_PER_STREAM: Final = 500  # at their pace within STREAM_LIMIT_S
 READ_BYTES: Final = 64 << 10
 RECORD_GAP_S: Final = 10.0 / PROVIDES_PER_WINDOW * 1.2
 
 
-def prepare(dht: Any, report: Callable[[PeerId, str], None]) -> None:
+def prepare(dht: Any, handle: Callable[[Any], Awaitable[None]], report: Callable[[PeerId, str], None]) -> None:
     """Bound what peers can make the DHT server keep, and let honest ones provide faster than once a second.
 
-    `report` is told of those whose records it refuses. Its own limit, twelve streams of all peers together and for
-    ever, would let one idle peer shut out everybody.
+    `handle` answers its streams; `report` is told of those whose records it refuses. Its own limit, twelve streams of
+    all peers together and for ever, would let one idle peer shut out everybody.
     """
     dht.provider_store.providers = BoundedRecords()
     dht._provider_rate_max = PROVIDES_PER_WINDOW
     dht._inbound_limiter = trio.CapacityLimiter(MAX_CONNECTIONS * MAX_STREAMS_PER_PEER)
-    dht.host.set_stream_handler(kad_dht.PROTOCOL_ID, _bounded(dht.handle_stream, report))
+    dht.host.set_stream_handler(kad_dht.PROTOCOL_ID, _bounded(handle, report))
 
 
 def _bounded(
@@ -79,7 +79,7 @@ def _bounded(
 
 async def provide(dht: Any, cid: Cid) -> None:
     """Send our record for `cid` to the peers closest to it."""
-    await _learn_connected(dht)
+    await learn_connected(dht)
     await survive(dht.provider_store.provide, cid.multihash)
     # The schedule of protocols.routing re-provides; libp2p's own would do it a second time.
     dht.provider_store.providing_keys.discard(cid.multihash)
@@ -90,7 +90,7 @@ async def provide_many(dht: Any, cids: Sequence[Cid]) -> int:
 
     A peer gets its records one after the other, at a pace that Covey's own servers take.
     """
-    await _learn_connected(dht)
+    await learn_connected(dht)
     records: dict[Any, list[bytes]] = {}
     told: set[bytes] = set()
     near = _Near([], 0, 0)
@@ -177,7 +177,7 @@ def _near(multihash: bytes, peers: list[Any]) -> _Near:
 
 async def find_providers(dht: Any, cid: Cid, limit: int) -> list[PeerInfo]:
     """Ask the peers closest to `cid`, nearest first, until `limit` providers other than ourselves are known."""
-    await _learn_connected(dht)
+    await learn_connected(dht)
     found: dict[PeerId, PeerInfo] = {}
     _collect(dht, found, dht.provider_store.get_providers(cid.multihash))
     closest = [peer_id for peer_id in await _closest(dht, cid.multihash) if peer_id != dht.local_peer_id]
@@ -192,7 +192,7 @@ async def find_providers(dht: Any, cid: Cid, limit: int) -> list[PeerInfo]:
 
 async def find_peer(dht: Any, peer: PeerId) -> PeerInfo:
     """Ask the peers closest to `peer` where it is, until one knows; what was known before does not count."""
-    await _learn_connected(dht)
+    await learn_connected(dht)
     target = to_id(peer)
     await _closest(dht, target.to_bytes())  # peers tell of each other on the way, with addresses
     try:
@@ -225,7 +225,7 @@ def _collect(dht: Any, found: dict[PeerId, PeerInfo], providers: list[Any]) -> N
             found[peer] = PeerInfo(peer, tuple(to_texts([*known, *provider.addrs])))
 
 
-async def _learn_connected(dht: Any) -> None:
+async def learn_connected(dht: Any) -> None:
     """Take the connected peers that serve our DHT into the routing table; libp2p does so minutes later, if at all."""
     for peer_id in dht.host.get_live_peers():
         await survive(partial(dht.add_peer, peer_id))  # asks the peerstore whether the peer serves our DHT

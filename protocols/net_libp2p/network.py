@@ -3,7 +3,7 @@
 import os
 import random
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from libp2p.rcmgr import Direction
 from protocols.conduct import Conduct
 from protocols.errors import DialFailed, Local, ProtocolRefused
 from protocols.gossipsub.shell import Gossip, run_gossip
+from protocols.name_records import NameRecords
 from protocols.net import (
     MAX_TOPIC_MESSAGE_BYTES,
     PEER_CHANNEL_CHANGES,
@@ -55,6 +56,7 @@ from protocols.net_libp2p.host import (
 )
 from protocols.net_libp2p.sockets import Sockets, raw_of
 from protocols.net_libp2p.streams import LibP2pStream
+from protocols.net_libp2p.values import Values, answering, find, publish
 from protocols.pnet import FlockKey
 from protocols.sources import is_http
 from protocols.strangers import MAX_OF_SUBNET_IN_TABLE, MAX_STRANGERS, reason_against
@@ -82,6 +84,7 @@ class NetConfig:
         first_sequence: For messages of topics: above every number that this identity used before.
         only_protected: Turn away whoever is not protected, and dial nobody else.
         flock_key: Speak with nodes that have this key, and with no other.
+        unix_s: The wall clock by which records of names are judged; without it none are kept for others.
     """
 
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4701",)
@@ -90,6 +93,7 @@ class NetConfig:
     first_sequence: int = 1
     only_protected: bool = False
     flock_key: FlockKey | None = None
+    unix_s: Callable[[], float] | None = None
 
 
 @asynccontextmanager
@@ -103,11 +107,12 @@ async def open_network(identity: Identity, config: NetConfig | None = None) -> A
     host = build_host(identity, config.kad_protocol, circuits, sockets, config.flock_key)
     swarm = host.get_network()
     dht = KadDHT(host, DHTMode.SERVER, strict_validation=True, max_peers_per_subnet_table=MAX_OF_SUBNET_IN_TABLE)
+    values = Values(NameRecords(identity.peer_id), config.unix_s)
     async with AsyncExitStack() as stack:
         nursery = await stack.enter_async_context(trio.open_nursery())
         stack.callback(nursery.cancel_scope.cancel)
-        network = LibP2pNetwork(host, dht, identity, config, nursery, circuits, sockets)
-        prepare(dht, network.report)
+        network = LibP2pNetwork(host, dht, identity, config, nursery, circuits, sockets, values)
+        prepare(dht, answering(dht, values), network.report)
         swarm.register_notifee(_Notifee(network))
         await stack.enter_async_context(running(swarm))
         stack.push_async_callback(hang_up, swarm)
@@ -134,6 +139,7 @@ class LibP2pNetwork:
         nursery: trio.Nursery,
         circuits: Circuits,
         sockets: Sockets,
+        values: Values,
     ) -> None:
         peer = to_peer(host.get_id())
         if peer is None:
@@ -142,6 +148,7 @@ class LibP2pNetwork:
         self._host = host
         self._swarm = host.get_network()
         self._dht = dht
+        self._values: Final = values
         self._subscriptions = Subscriptions()
         rng = random.Random(os.urandom(16))
         self.gossip: Final = Gossip(self, identity, self._subscriptions, self._is_dialled, rng, config.first_sequence)
@@ -455,6 +462,14 @@ class LibP2pNetwork:
     async def find_providers(self, cid: Cid, limit: int) -> list[PeerInfo]:
         """See `Network`."""
         return await find_providers(self._dht, cid, limit)
+
+    async def publish_record(self, name: PeerId, raw: bytes, unix_s: float) -> int:
+        """See `Network`."""
+        return await publish(self._dht, self._values, name, raw, unix_s)
+
+    async def find_record(self, name: PeerId, unix_s: float) -> bytes | None:
+        """See `Network`."""
+        return await find(self._dht, self._values, name, unix_s, self._nursery)
 
 
 def _address_of(connection: Any) -> str:

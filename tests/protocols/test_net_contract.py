@@ -9,7 +9,17 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from protocols.errors import DialFailed, Local, Malformed, ProtocolError, ProtocolRefused, StreamBroken
+from protocols.errors import (
+    DialFailed,
+    Forged,
+    Local,
+    Malformed,
+    ProtocolError,
+    ProtocolRefused,
+    Replayed,
+    StreamBroken,
+)
+from protocols.ipns import DEFAULT_LIFETIME_S, make_record
 from protocols.net import MAX_TOPIC_MESSAGE_BYTES, Network, PeerChange, PeerInfo, Stream, TopicMessage
 from protocols.net_libp2p import NetConfig, open_network
 from simulations.net import open_world
@@ -17,7 +27,8 @@ from storage.cid import Cid
 from storage.keys import Identity
 
 TOPIC = "/covey/adapters/1/contract"
-LOOPBACK = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False)
+NOW = 1.9e9
+LOOPBACK = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False, unix_s=lambda: NOW)
 
 
 class Three(NamedTuple):
@@ -402,3 +413,29 @@ async def test_a_peer_that_is_no_relay_reserves_nothing(three: Three, clock: Moc
     with pytest.raises(ProtocolRefused):
         await three.a.reserve(three.b.peer_id, 1_800_000_000.0)
     assert three.a.addresses() == before
+
+
+async def test_a_record_of_a_name_is_found_through_a_third_node_and_the_newest_counts(
+    three: Three, clock: MockClock | None
+) -> None:
+    a, b, c = three
+    owner = Identity(b"\x09" * 32)
+    name, older, newer = (owner.peer_id, *(make_record(owner, "/ipfs/x", sequence=at, unix_s=NOW) for at in (1, 2)))
+    assert await a.publish_record(name, older, NOW) == 0  # reaching nobody is no error
+    assert await a.find_record(name, NOW) == older
+    await a.connect(info(b))
+    await c.connect(info(b))
+    with trio.fail_after(20):
+        while await a.publish_record(name, older, NOW) < 1:
+            await trio.sleep(0.05)  # until it is known whose DHT it is
+        while await c.find_record(name, NOW) != older:
+            await trio.sleep(0.05)
+        assert await c.publish_record(name, newer, NOW) >= 1
+        assert await a.find_record(name, NOW) == newer
+        assert await b.find_record(name, NOW) == newer
+    with pytest.raises(Replayed):
+        await c.publish_record(name, older, NOW)
+    with pytest.raises(Forged):
+        await c.publish_record(Identity(b"\x08" * 32).peer_id, newer, NOW)
+    assert await a.find_record(name, NOW + DEFAULT_LIFETIME_S) is None  # expired
+    assert await a.find_record(Identity(b"\x08" * 32).peer_id, NOW) is None

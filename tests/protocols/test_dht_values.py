@@ -1,0 +1,122 @@
+"""What our DHT server says to questions for values, byte by byte; libp2p's own answers go on beside them."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+from libp2p.kad_dht.pb.kademlia_pb2 import Message
+
+from protocols.errors import StreamBroken
+from protocols.framing import frame, read_frame
+from protocols.ipns import make_record
+from protocols.name_records import key_of_name
+from protocols.net import Network, PeerInfo, Stream
+from protocols.net_libp2p import NetConfig, open_network
+from protocols.net_libp2p.values import MAX_ANSWER_BYTES
+from storage.keys import Identity
+
+NOW = 1.9e9
+KAD = "/ipfs/lan/kad/1.0.0"
+LOOPBACK = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False, unix_s=lambda: NOW)
+ALICE = Identity(b"\x07" * 32)
+KEY = key_of_name(ALICE.peer_id)
+GET, PUT, PING = Message.MessageType.GET_VALUE, Message.MessageType.PUT_VALUE, Message.MessageType.PING
+RECORDS = {at: make_record(ALICE, f"/ipfs/{at}", sequence=at, unix_s=NOW) for at in (1, 2)}
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Network]:
+    async with open_network(Identity(b"s" * 32), LOOPBACK) as node:
+        yield node
+
+
+@pytest.fixture
+async def stream(server: Network) -> AsyncIterator[Stream]:
+    async with open_network(Identity(b"a" * 32), LOOPBACK) as asker:
+        await asker.connect(PeerInfo.parse(server.addresses()[0]))
+        yield await asker.open_stream(server.peer_id, [KAD])
+
+
+async def told(stream: Stream) -> Message:
+    with trio.fail_after(10):
+        body = await read_frame(stream, MAX_ANSWER_BYTES)
+    assert body is not None
+    message = Message()
+    message.ParseFromString(body)
+    return message
+
+
+async def ask(stream: Stream, message: Message) -> Message:
+    await stream.write(frame(message.SerializeToString()))
+    return await told(stream)
+
+
+def put(sequence: int, key: bytes = KEY, record_key: bytes | None = None) -> Message:
+    message = Message(type=PUT, key=key)
+    message.record.key, message.record.value = record_key or key, RECORDS[sequence]
+    return message
+
+
+async def test_a_record_is_put_and_got_on_one_stream_with_other_questions_between(stream: Stream) -> None:
+    assert not (await ask(stream, Message(type=GET, key=KEY))).HasField("record")
+    stored = await ask(stream, put(1))
+    assert (stored.type, stored.key, stored.record.value) == (PUT, KEY, RECORDS[1])
+    assert (await ask(stream, Message(type=PING))).type == PING
+    got = await ask(stream, Message(type=GET, key=KEY))
+    assert (got.record.key, got.record.value) == (KEY, RECORDS[1])
+    assert got.record.timeReceived == "2030-03-17T17:46:40.000000000Z"
+    await stream.write(b"".join(frame(one.SerializeToString()) for one in (put(2), Message(type=PING), put(2))))
+    assert [(await told(stream)).type for _ in range(3)] == [PUT, PING, PUT]
+
+
+async def test_keys_of_other_kinds_have_nothing_here_and_are_told_who_is_closer(stream: Stream) -> None:
+    got = await ask(stream, Message(type=GET, key=b"/pk/" + ALICE.peer_id))
+    assert got.type == GET and not got.HasField("record")
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        put(1, key_of_name(Identity(b"\x08" * 32).peer_id)),  # another's name
+        put(1, record_key=b"/ipns/other"),
+        put(1, b"/pk/" + ALICE.peer_id),
+        put(1, b"/ipns/nobody"),
+        Message(type=PUT, key=KEY),
+        Message(type=GET),
+        Message(type=GET, key=bytes(129)),
+    ],
+    ids=["forged", "two keys", "other kind", "no name", "no record", "no key", "long key"],
+)
+async def test_what_is_no_good_ends_the_stream_and_is_not_kept(server: Network, stream: Stream, lie: Message) -> None:
+    await stream.write(frame(lie.SerializeToString()))
+    with trio.fail_after(10), pytest.raises((StreamBroken, AssertionError)):
+        await told(stream)
+    assert await server.find_record(ALICE.peer_id, NOW) is None
+
+
+async def test_an_older_record_is_refused(stream: Stream) -> None:
+    await ask(stream, put(2))
+    await stream.write(frame(put(1).SerializeToString()))
+    with trio.fail_after(10), pytest.raises((StreamBroken, AssertionError)):
+        await told(stream)
+
+
+@pytest.mark.parametrize("garbage", [b"\x05hello", b"\xff\xff\xff\xff\x7f", frame(bytes(300 << 10))])
+async def test_garbage_ends_its_stream_alone(server: Network, stream: Stream, garbage: bytes) -> None:
+    await stream.write(garbage)
+    with trio.fail_after(10), pytest.raises((StreamBroken, AssertionError)):
+        await told(stream)
+    async with open_network(Identity(b"b" * 32), LOOPBACK) as other:
+        await other.connect(PeerInfo.parse(server.addresses()[0]))
+        assert (await ask(await other.open_stream(server.peer_id, [KAD]), put(1))).record.value == RECORDS[1]
+
+
+async def test_a_node_without_a_clock_keeps_nothing_for_others() -> None:
+    without = NetConfig(listen=LOOPBACK.listen, mdns=False)
+    async with open_network(Identity(b"s" * 32), without) as server, open_network(ALICE, LOOPBACK) as asker:
+        await asker.connect(PeerInfo.parse(server.addresses()[0]))
+        stream = await asker.open_stream(server.peer_id, [KAD])
+        assert (await ask(stream, Message(type=GET, key=KEY))).type == GET
+        await stream.write(frame(put(1).SerializeToString()))
+        with trio.fail_after(10), pytest.raises((StreamBroken, AssertionError)):
+            await told(stream)
