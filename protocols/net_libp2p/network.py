@@ -38,7 +38,6 @@ from protocols.net_libp2p import mdns
 from protocols.net_libp2p.addresses import (
     MAX_ADDRESSES_PER_PEER,
     is_circuit,
-    parse,
     places_of,
     subnet_of,
     to_id,
@@ -47,6 +46,7 @@ from protocols.net_libp2p.addresses import (
 )
 from protocols.net_libp2p.circuits import Circuits, relay_of
 from protocols.net_libp2p.dht import find_peer, find_providers, prepare, provide, provide_many
+from protocols.net_libp2p.dialling import MAX_REASON_CHARS, dial
 from protocols.net_libp2p.host import (
     build_host,
     hang_up,
@@ -64,11 +64,8 @@ from protocols.topics import Subscriptions
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
 
-DIAL_TIMEOUT_S: Final = 10.0
-HEAD_START_S: Final = 0.25  # of one address before the next is tried beside it (RFC 8305)
 NEGOTIATION_TIMEOUT_S: Final = 10.0
 MAX_KNOWN_PEERS: Final = 4096
-MAX_REASON_CHARS: Final = 300
 
 log = structlog.get_logger(__name__)
 
@@ -253,44 +250,7 @@ class LibP2pNetwork:
         known = to_texts([*info.addresses, *self.peer_addresses(info.peer)])
         texts = [text for text in known if not is_http(text)]
         texts.sort(key=is_circuit)  # what is direct goes first
-        ends = [f"{text}/p2p/{info.peer}" if is_circuit(text) else text for text in texts]
-        targets = [
-            (text, address) for text, end in zip(texts, ends, strict=True) if (address := parse(end)) is not None
-        ]
-        if not targets:
-            raise DialFailed(f"no address of {info.peer} is known: give one that ends with /p2p/{info.peer}")
-        reached: list[str] = []
-        failures: list[str] = []
-        with trio.move_on_after(DIAL_TIMEOUT_S):
-            async with trio.open_nursery() as nursery:
-                for text, address in targets:
-                    over = trio.Event()
-                    nursery.start_soon(self._try, text, address, to_id(info.peer), reached, failures, over, nursery)
-                    with trio.move_on_after(HEAD_START_S):
-                        await over.wait()
-        if not reached:
-            why = "; ".join(failures) or f"no answer within {DIAL_TIMEOUT_S:g} s"
-            raise DialFailed(f"{info.peer} cannot be reached at {', '.join(texts)}: {why}")
-        self._remember(info.peer, [*reached, *texts])
-
-    async def _try(
-        self,
-        text: str,
-        address: Any,
-        peer_id: Any,
-        reached: list[str],
-        failures: list[str],
-        over: trio.Event,
-        others: trio.Nursery,
-    ) -> None:
-        try:
-            await self._swarm.dial_addr(address, peer_id)
-        except Exception as error:  # noqa: BLE001 - whatever libp2p raises, this address led nowhere
-            failures.append(str(error.__cause__ or error)[:MAX_REASON_CHARS])
-        else:
-            reached.append(text)
-            others.cancel_scope.cancel()
-        over.set()
+        self._remember(info.peer, [await dial(self._swarm, info.peer, texts), *texts])
 
     async def probe(self, peer: PeerId, address: str) -> None:
         """See `Network`."""

@@ -9,7 +9,7 @@ import trio
 from protocols.bitswap.shell import Exchange
 from protocols.errors import DialFailed
 from protocols.fetch import fetch_dag
-from protocols.net_libp2p import network
+from protocols.net_libp2p import dialling
 from storage.cid import Cid
 from storage.unixfs.exporter import export
 from storage.unixfs.importer import add_path
@@ -35,6 +35,6 @@ async def test_files_pass_both_ways_inside_a_private_flock(
 async def test_kubo_turns_a_node_without_the_key_away(
     private_kubo: Stranger, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(network, "DIAL_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(dialling, "DIAL_TIMEOUT_S", 2.0)
     with trio.fail_after(30), pytest.raises(DialFailed):
         await exchange.network.connect(private_kubo.info)

@@ -13,7 +13,7 @@ from nacl.secret import SecretBox
 
 from protocols.errors import BadFlockKey, DialFailed
 from protocols.net import PeerInfo, Stream
-from protocols.net_libp2p import NetConfig, network, open_network
+from protocols.net_libp2p import NetConfig, dialling, open_network
 from protocols.pnet import MAX_FILE_BYTES, FlockKey, hsalsa20
 from storage.keys import Identity
 
@@ -116,7 +116,7 @@ async def test_members_speak_with_each_other() -> None:
 @pytest.mark.parametrize("key", [None, OTHER_KEY])
 async def test_strangers_get_in_neither_way(key: FlockKey | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither side understands a word, and both wait for more."""
-    monkeypatch.setattr(network, "DIAL_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(dialling, "DIAL_TIMEOUT_S", 1.0)
     async with member(KEY) as inside, member(key) as outside:
         for a, b in ((inside, outside), (outside, inside)):
             with trio.fail_after(20), pytest.raises(DialFailed):
