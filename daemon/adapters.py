@@ -23,6 +23,7 @@ from agents.errors import BadAdapter, Untrusted
 from agents.models import card_of
 from daemon.api.faults import fault_of
 from daemon.config import Config
+from daemon.naming import Names, label_of
 from daemon.provide import Provider
 from protocols.errors import Remote
 from storage.blockstore import Visibility
@@ -51,6 +52,7 @@ class Adapters:
     published: trio.MemorySendChannel[Cid]
     news: trio.MemorySendChannel[News]
     provider: Provider
+    names: Names | None = None
 
     async def listen(self) -> None:
         """Hear of adapters for every model that is here by now; those that are known already cost nothing."""
@@ -91,6 +93,9 @@ class Adapters:
         )
         row = await publish(self.ports, folder, release, self.published)
         self.provider.provide_adapter_soon(row)
+        if visibility is Visibility.PUBLIC and self.names is not None:
+            await self.ports.exchange.work(partial(self.names.point, label_of(name), row.manifest))
+            self.names.tell_soon()
         return row
 
     async def publish_found(self, folder: Path) -> None:
@@ -132,6 +137,8 @@ class Adapters:
             entry, manifest = read_stored(self.ports.store, row.manifest)
             hide(self.ports, entry)  # first: whoever is killed in between may ask for all of it once more
             unpin_files(self.ports, entry, manifest)
+        if row.is_own and self.names is not None:
+            self.names.let_go(label_of(row.name), row.manifest)
         self.ports.catalog.adapters.set_state(row.manifest, AdapterState.REMOVED, self.ports.unix_s())
         if row.folder is not None:
             shutil.rmtree(row.folder, ignore_errors=True)

@@ -54,6 +54,7 @@ from daemon.keeper import Keeper, quota_of
 from daemon.lifecycle import Service, running, stop_on_signals, supervise, unwrapped
 from daemon.lock import sole_daemon
 from daemon.memories import encoding_of
+from daemon.naming import Names
 from daemon.paths import Home, make_home
 from daemon.peering import keep_connected, note_peers
 from daemon.provide import Provider
@@ -114,6 +115,7 @@ class Node:
     relay: Relay | None
     exchange: Exchange
     provider: Provider
+    names: Names
     adapters: Adapters
     engine: Engine
     trainer: Engine
@@ -349,6 +351,7 @@ def _assemble(
     engine, trainer, workshop = engines
     rng = random.Random(os.urandom(16))
     provider = Provider(ports, rng)
+    names = Names(ports)
     publish, published = trio.open_memory_channel[Cid](MAX_QUEUED)
     tell, news = trio.open_memory_channel[News](MAX_QUEUED)
     desk = Desk(engine)
@@ -371,7 +374,8 @@ def _assemble(
         relay=serve_as_relay(config.network.relay, network, catalog.peers, wall.unix_s),
         exchange=ports.exchange,
         provider=provider,
-        adapters=Adapters(ports, publish, tell, provider),
+        names=names,
+        adapters=Adapters(ports, publish, tell, provider, names),
         engine=engine,
         trainer=trainer,
         workshop=workshop,
@@ -392,6 +396,7 @@ def _assemble(
         "announcer": partial(run_announcer, ports, published, rng),
         "subscriber": partial(run_subscriber, ports, news, rng, on_ready=node.adapters.became_ready),
         "provider": provider.run,
+        "names": names.run,
     }
     return node, services | _services(node, ports) | outside.services
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from agents.adapters.manifests import read_entry_of
 from daemon.api.operation import Progress as Told
 from daemon.errors import Unfit
+from daemon.naming import followed
 from protocols.artifacts import describe
 from protocols.entry import read_entry
 from protocols.errors import NoProviders, Remote, TimedOut
@@ -58,9 +59,11 @@ async def fetch_reference(
 async def files_of(node: "Node", reference: str, *, timeout_s: float, providers: Sequence[str] = ()) -> str:
     """The same reference, where it begins with the manifest of an artifact: to the files that it describes.
 
-    Only the manifest is fetched, and its signature is checked. What else is named by DAG-CBOR is left as it is.
+    A name (`/ipns/NAME`) is followed first. Only the manifest is fetched, and its signature is checked. What else is
+    named by DAG-CBOR is left as it is.
     Raises: Remote, InvalidCid.
     """
+    reference = await followed(node, reference)
     cid, names = parse(reference)
     if cid.codec != DAG_CBOR:
         return reference

@@ -11,7 +11,8 @@ from typing import Final
 
 import trio
 
-from protocols.errors import Remote
+from protocols.errors import Remote, Replayed
+from protocols.ipns import read_record
 from protocols.lookup import CLOSEST
 from protocols.name_records import NameRecords, key_of_name
 from protocols.net import PeerInfo
@@ -81,8 +82,11 @@ class Member:
     async def publish_record(self, name: PeerId, raw: bytes, unix_s: float) -> int:
         """See `Network`."""
         own, place = self.share.info.peer, key_of(key_of_name(name))
-        self.share.put(name, raw, own, unix_s)
         await trio.sleep(2 * self.hop_s())
+        known = await self.find_record(name, unix_s)
+        if known and read_record(known, name, unix_s).rank > read_record(raw, name, unix_s).rank:
+            raise Replayed("the DHT has a better record")
+        self.share.put(name, raw, own, unix_s)
         n_taken = 0
         for share in sorted(self.others(), key=lambda share: key_of(share.info.peer) ^ place)[:CLOSEST]:
             with suppress(Remote):

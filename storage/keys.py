@@ -5,6 +5,7 @@ where that has at most 42 bytes (Ed25519: the key can be read back from the id),
 """
 
 import os
+from hashlib import blake2b
 from pathlib import Path
 from typing import Final, Self
 
@@ -133,6 +134,12 @@ class Identity:
     def sign(self, data: bytes) -> bytes:
         """The 64-byte Ed25519 signature (RFC 8032) of `data`."""
         return self._key.sign(data).signature
+
+    def derived(self, label: str) -> "Identity":
+        """Another identity, of the same holder: for one label always the same, and nobody else can tell that it is."""
+        return Identity(
+            blake2b(label.encode(), key=self.seed, digest_size=SEED_BYTES, person=b"covey name key").digest()
+        )
 
     def agree(self, public_key: bytes) -> bytes:
         """The X25519 secret (RFC 7748) shared with the holder of a key. Raises: InvalidKey for one of low order."""

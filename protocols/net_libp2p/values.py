@@ -16,7 +16,7 @@ from libp2p.kad_dht import kad_dht
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from multiaddr import Multiaddr
 
-from protocols.errors import Malformed, Remote, StreamBroken
+from protocols.errors import Malformed, Remote, Replayed, StreamBroken
 from protocols.framing import frame, read_frame, write_frame
 from protocols.ipns import Record, read_record
 from protocols.lookup import CLOSEST, Lookup
@@ -170,8 +170,11 @@ def _parsed(body: bytes) -> Any:
 
 async def publish(dht: Any, values: Values, name: PeerId, raw: bytes, unix_s: float) -> int:
     """Give a record to the peers closest to its name. Returns: how many took it. Raises: Remote where it is no good."""
-    values.records.put(name, raw, values.records.own, now_s=trio.current_time(), unix_s=unix_s)
+    record = read_record(raw, name, unix_s)
     search = await _search(dht, values, name, unix_s, is_enough=lambda search: False)
+    if search.best is not None and search.best.rank > record.rank:
+        raise Replayed(f"the DHT has a record of sequence {search.best.sequence}; this one has {record.sequence}")
+    values.records.put(name, raw, values.records.own, now_s=trio.current_time(), unix_s=unix_s)
     return await _give(dht, search.lookup.closest(), name, raw)
 
 

@@ -18,6 +18,7 @@ MIGRATIONS: Final = (
     names.SCHEMA,
     lineage.ORIGINS,
     ";\n".join((peers.BANS, sweeps.SCHEMA)),
+    names.OWN,
 )
 REMEDY: Final = (
     "Restore it from a backup, or move catalog.db* away and run covey up: that fills it again from the blocks, but "

@@ -3,8 +3,9 @@
 A sequence has 64 bits without a sign, more than SQLite's integers: it is kept as eight bytes, which sort as it does.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from storage.catalog.database import Database
 from storage.errors import TooLarge
@@ -26,6 +27,15 @@ CREATE TABLE names (
     received_unix_s REAL NOT NULL
 ) STRICT, WITHOUT ROWID"""
 
+# What this node signs: by which of its keys, for how long at a time, and since when the DHT has it (0: not yet).
+OWN: Final = """
+CREATE TABLE own_names (
+    name BLOB PRIMARY KEY,
+    label TEXT NOT NULL UNIQUE,
+    lifetime_s INTEGER NOT NULL,
+    told_unix_s REAL NOT NULL
+) STRICT, WITHOUT ROWID"""
+
 _SELECT: Final = "SELECT name, record, value, sequence, expires_unix_s, expires_ns, ttl_ns, received_unix_s FROM names"
 
 
@@ -45,6 +55,15 @@ class NameRow:
     def rank(self) -> tuple[int, int]:
         """The higher sequence wins, then the later end of validity."""
         return self.sequence, self.expires_unix_ns
+
+
+class OwnName(NamedTuple):
+    """A name whose key this node has: the label names the key. Its record is made anew in time."""
+
+    name: PeerId
+    label: str
+    lifetime_s: int
+    told_unix_s: float = 0.0
 
 
 class NameTable:
@@ -94,8 +113,23 @@ class NameTable:
         return int(row[0]) if row else 0
 
     def remove(self, name: PeerId) -> bool:
-        """Forget a name. Was it there?"""
-        return self._database.write("DELETE FROM names WHERE name = ?", (bytes(name),)) > 0
+        """Forget a name, and sign for it no more. Was it there?"""
+        with self._database.transaction():
+            self._database.write("DELETE FROM own_names WHERE name = ?", (bytes(name),))
+            return self._database.write("DELETE FROM names WHERE name = ?", (bytes(name),)) > 0
+
+    def own(self) -> Sequence[OwnName]:
+        """The names that this node signs for, by label."""
+        rows = self._database.read("SELECT name, label, lifetime_s, told_unix_s FROM own_names ORDER BY label")
+        return tuple(OwnName(PeerId(row[0]), *row[1:]) for row in rows)
+
+    def own_of(self, name: PeerId) -> OwnName | None:
+        """What there is to know of a name that this node signs for."""
+        return next((own for own in self.own() if own.name == name), None)
+
+    def put_own(self, own: OwnName) -> None:
+        """Note that, or how, this node signs for a name."""
+        self._database.write("INSERT OR REPLACE INTO own_names VALUES (?, ?, ?, ?)", (bytes(own.name), *own[1:]))
 
 
 def _row(values: tuple[Any, ...]) -> NameRow:

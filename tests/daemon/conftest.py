@@ -34,6 +34,7 @@ class LonelyNetwork:
         self.served: dict[str, Any] = {}
         self.flock: str | None = None
         self.conduct = Conduct()
+        self.records: dict[PeerId, bytes] = {}  # of names, in the DHT
 
     @classmethod
     @asynccontextmanager
@@ -116,6 +117,15 @@ class LonelyNetwork:
     async def find_providers(self, cid: Any, limit: int) -> list[PeerInfo]:
         await trio.lowlevel.checkpoint()
         return []
+
+    async def publish_record(self, name: PeerId, raw: bytes, unix_s: float) -> int:
+        await trio.lowlevel.checkpoint()
+        self.records[name] = raw
+        return len(self.connected)
+
+    async def find_record(self, name: PeerId, unix_s: float) -> bytes | None:
+        await trio.lowlevel.checkpoint()
+        return self.records.get(name)
 
 
 class Answered:

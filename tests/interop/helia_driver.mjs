@@ -1,5 +1,7 @@
 // A Helia node on loopback, told what to do by JSON lines on stdin; one JSON line on stdout answers each.
-// Asks: {do: "add", path} {do: "get", cid, path} {do: "connect", address} {do: "provide", cid} {do: "find", cid}.
+// Asks: {do: "add", path} {do: "get", cid, path} {do: "connect", address} {do: "provide", cid} {do: "find", cid}
+// {do: "publish", key, cid} (gives the name) {do: "resolve", name} (gives a path) {do: "listen", topic}
+// {do: "hear", topic} (waits for a message) {do: "say", topic, data} {do: "hearers", topic} {do: "speaks", peer}.
 // Answers: {ok: value} or {error: text}; the first line says {ok: {id, addresses}} when the node is up.
 import { createWriteStream, createReadStream } from 'node:fs'
 import { mkdir, readdir, stat } from 'node:fs/promises'
@@ -9,8 +11,10 @@ import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
+import { ipns } from '@helia/ipns'
 import { unixfs } from '@helia/unixfs'
 import { circuitRelayTransport } from '@libp2p/circuit-relay-v2'
+import { gossipsub } from '@libp2p/gossipsub'
 import { identify } from '@libp2p/identify'
 import { kadDHT, passthroughMapper } from '@libp2p/kad-dht'
 import { ping } from '@libp2p/ping'
@@ -40,12 +44,33 @@ const helia = await createHelia({
         clientMode: false,
         allowQueryWithZeroPeers: true,
         peerInfoMapper: passthroughMapper
-      })
+      }),
+      pubsub: gossipsub({ emitSelf: false, allowPublishToZeroTopicPeers: true, floodPublish: false })
     }
   }
 })
 await helia.start?.()
 const files = unixfs(helia)
+// The DHT alone: Helia's own choice asks servers on the internet beside it, and fails where they do not answer.
+const { datastore, logger, keychain, events, libp2p } = helia
+const names = ipns({ datastore, logger, keychain, events, libp2p, routing: libp2p.contentRouting })
+const pubsub = helia.libp2p.services.pubsub
+
+const heard = [] // messages that nobody asked for yet, and those who wait for one
+const waiting = []
+pubsub.addEventListener('message', ({ detail: { topic, data } }) => {
+  heard.push({ topic, text: Buffer.from(data).toString() })
+  waiting.splice(0).forEach((wake) => wake())
+})
+
+async function hear (topic, signal) {
+  for (;;) {
+    const at = heard.findIndex((message) => message.topic === topic)
+    if (at !== -1) return heard.splice(at, 1)[0].text
+    signal.throwIfAborted()
+    await new Promise((resolve) => { waiting.push(resolve); setTimeout(resolve, 100) })
+  }
+}
 
 async function save (cid, path, signal) {
   const about = await files.stat(cid, { signal })
@@ -75,6 +100,23 @@ const operations = {
     const found = []
     for await (const peer of helia.libp2p.contentRouting.findProviders(CID.parse(cid), { signal })) found.push(String(peer.id))
     return found
+  },
+  publish: async ({ key, cid }, signal) => {
+    return (await names.publish(key, CID.parse(cid), { signal })).name
+  },
+  resolve: async ({ name }, signal) => {
+    for await (const { value, record } of names.resolve(name, { signal, nocache: true })) {
+      return String(value ?? record.value)
+    }
+    return null
+  },
+  listen: ({ topic }) => { pubsub.subscribe(topic); return 0 },
+  hear: ({ topic }, signal) => hear(topic, signal),
+  say: async ({ topic, data }) => (await pubsub.publish(topic, Buffer.from(data))).recipients.length,
+  hearers: ({ topic }) => pubsub.getSubscribers(topic).map(String),
+  speaks: async ({ peer }) => {
+    const known = await helia.libp2p.peerStore.all()
+    return known.find(({ id }) => String(id) === peer)?.protocols ?? []
   }
 }
 

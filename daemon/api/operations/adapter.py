@@ -97,7 +97,8 @@ class Details(Adapter, frozen=True, kw_only=True):
 class Published(Result, frozen=True):
     """It is signed, stored and announced (unless private); `is_new` unless it was before.
 
-    `note` says what keeps others from it, if anything does.
+    `note` says what keeps others from it, if anything does. `ipns` is the name that stands for the latest public
+    version, for ever the same: `covey get /ipns/NAME`.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Published(Result, frozen=True):
     manifest: str
     is_new: bool
     note: str | None = None
+    ipns: str | None = None
 
 
 def described(node: "Node", row: "AdapterRow") -> Adapter:
@@ -199,6 +201,7 @@ async def publish(node: "Node", params: Publish) -> Published:
 
     from agents.errors import UnknownName
     from daemon.kubo import publish_beside
+    from daemon.naming import label_of
     from storage.catalog.adapters import AdapterState
 
     trained = node.home.training / params.adapter
@@ -227,6 +230,7 @@ async def publish(node: "Node", params: Publish) -> Published:
         manifest=str(row.manifest),
         is_new=row.manifest not in before,
         note="\n".join((*lonely, *beside)) or None,
+        ipns=node.names.text_of(label_of(row.name)) if params.visibility == "public" else None,
     )
 
 

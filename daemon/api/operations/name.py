@@ -1,4 +1,4 @@
-"""IPNS names: the records that this node keeps, and serves at its gateway."""
+"""IPNS names: those of this node, kept alive in the DHT, and records of others, served at its gateway."""
 
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from storage.keys import PeerId
 
 _NS: Final = 1_000_000_000
-_SEQUENCE: Final = b"ipns"
 Name = Annotated[str, Meta(max_length=512, description="An IPNS name: k51..., 12D3KooW... or Qm...")]
 
 
@@ -38,9 +37,12 @@ class Named(Params, frozen=True):
 
 
 class Publish(Params, frozen=True):
-    """What this node's own name stands for from now on."""
+    """What a name of this node stands for from now on; `self` is the key that the node itself is known by."""
 
     cid: Annotated[str, Meta(max_length=4096, description="CID, /ipfs/CID/path or /ipns/NAME.")]
+    key: Annotated[
+        str, Meta(max_length=80, description="Any word of yours: each has a name of its own, always the same.")
+    ] = "self"
     lifetime_s: Annotated[int, Meta(ge=60, le=10 * 366 * 86_400, description="How long the record is valid.")] = (
         48 * 3600
     )
@@ -65,6 +67,14 @@ class NameAdded(NameRecord, frozen=True):
     is_new: bool
 
 
+class NamePublished(NameAdded, frozen=True):
+    """The record that is kept, and given to the DHT, from now on; `n_peers` took it already."""
+
+    key: str
+    n_peers: int
+    note: str | None = None
+
+
 async def add(node: "Node", params: Add) -> NameAdded:
     """Verify and keep a record."""
     import trio
@@ -74,13 +84,40 @@ async def add(node: "Node", params: Add) -> NameAdded:
     return await trio.to_thread.run_sync(_add, node, params, wall.unix_s())
 
 
-async def publish(node: "Node", params: Publish) -> NameAdded:
-    """Sign a record with the node's own key, and keep it."""
+async def publish(node: "Node", params: Publish) -> NamePublished:
+    """Sign a record with one of the node's keys, keep it, and give it to the DHT."""
+    from functools import partial
+
     import trio
 
     from daemon import wall
+    from daemon.naming import key_of
 
-    return await trio.to_thread.run_sync(_publish, node, params, wall.unix_s())
+    value = _value(params.cid)
+    name = key_of(node.identity, params.key).peer_id
+    if node.network.peers() and await trio.to_thread.run_sync(node.catalog.names.get, name) is None:
+        await _learn(node, name)  # from before this catalog: its sequence is to grow on
+    row, is_new = await trio.to_thread.run_sync(
+        partial(node.names.sign, value, params.key, lifetime_s=params.lifetime_s, ttl_s=params.ttl_s)
+    )
+    n_peers = await node.names.tell(row)
+    note = None if n_peers else "nobody of the DHT has it yet: it is told again as soon as a peer is connected"
+    return NamePublished(**_told(row, wall.unix_s()), is_new=is_new, key=params.key, n_peers=n_peers, note=note)
+
+
+async def _learn(node: "Node", name: "PeerId") -> None:
+    from contextlib import suppress
+
+    import trio
+
+    from daemon import wall
+    from daemon.naming import look_up
+    from protocols.errors import Remote
+
+    records = await look_up(node, name)
+    if records:
+        with suppress(Remote):
+            await trio.to_thread.run_sync(keep_best, node, records, name, wall.unix_s())
 
 
 async def ls(node: "Node", _params: Nothing) -> list[NameRecord]:
@@ -154,23 +191,6 @@ def _name_of(params: Add, raw: bytes) -> "PeerId":
     raise Unfit("the record does not hold its key; say whose it is: covey name add FILE --name NAME")
 
 
-def _publish(node: "Node", params: Publish, unix_s: float) -> NameAdded:
-    from protocols.ipns import make_record
-
-    value = _value(params.cid)
-    before = node.catalog.names.get(node.identity.peer_id)
-    given = node.catalog.sequences.next(_SEQUENCE)  # it grows for ever, also where the last record was forgotten
-    raw = make_record(
-        node.identity,
-        value,
-        sequence=max(given, before.sequence + 1 if before else 0),
-        unix_s=unix_s,
-        lifetime_s=params.lifetime_s,
-        ttl_s=params.ttl_s,
-    )
-    return _keep(node, raw, node.identity.peer_id, unix_s)
-
-
 def _value(text: str) -> str:
     """A content path in its standard form. Raises: InvalidCid, Malformed."""
     from protocols.ipns import name_text, parse_name
@@ -184,19 +204,9 @@ def _value(text: str) -> str:
 
 
 def _keep(node: "Node", raw: bytes, name: "PeerId", unix_s: float) -> NameAdded:
-    from protocols.ipns import read_record
-    from storage.catalog.names import NameRow
+    from daemon.naming import row_of
 
-    record = read_record(raw, name, unix_s)
-    row = NameRow(
-        name=name,
-        record=raw,
-        value=record.value,
-        sequence=record.sequence,
-        expires_unix_ns=record.expires_unix_ns,
-        ttl_ns=record.ttl_ns,
-        received_unix_s=unix_s,
-    )
+    row = row_of(raw, name, unix_s)
     is_new = node.catalog.names.put(row)
     kept = node.catalog.names.get(name) or row
     return NameAdded(**_told(kept, unix_s), is_new=is_new)
@@ -246,11 +256,12 @@ OPERATIONS = (
     Operation(
         noun="name",
         verb="publish",
-        summary="Let this node's own IPNS name stand for content.",
+        summary="Let an IPNS name of this node stand for content.",
         params=Publish,
-        result=NameAdded,
+        result=NamePublished,
         handler=publish,
         arguments=("cid",),
+        begins="telling the DHT",
     ),
     Operation(
         noun="name",

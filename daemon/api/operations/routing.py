@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from daemon.app import Node
-    from protocols.delegated_routing import Routers
     from protocols.net import PeerInfo
 
     Finder = Callable[[], Awaitable[Sequence[PeerInfo]]]
@@ -66,28 +65,20 @@ async def providers(node: "Node", params: Sought) -> list[Provider]:
 
 
 async def name_find(node: "Node", params: Looked) -> NameAdded:
-    """Ask the routers for the record of a name, verify it, and keep it."""
+    """Ask for the record of a name, verify it, and keep it."""
     import trio
 
     from daemon import wall
     from daemon.api.operations.name import keep_best
     from daemon.errors import NotFoundHere
-    from protocols.delegated_routing import find_records
+    from daemon.naming import look_up
     from protocols.ipns import parse_name
 
     name = parse_name(params.name)
-    records = await find_records(_routers(node), name)
+    records = await look_up(node, name)
     if not records:
-        raise NotFoundHere(f"no router has a record of {params.name}")
+        raise NotFoundHere(f"nobody who can be asked has a record of {params.name}")
     return await trio.to_thread.run_sync(keep_best, node, records, name, wall.unix_s())
-
-
-def _routers(node: "Node") -> "Routers":
-    from daemon.errors import Unfit
-
-    if node.routers is None:
-        raise Unfit("no router is named here. To name one: covey config set fetch.routers URL, then restart the daemon")
-    return node.routers
 
 
 def _told(node: "Node", said: "dict[str, list[PeerInfo]]") -> list[Provider]:
@@ -122,11 +113,11 @@ OPERATIONS = (
     Operation(
         noun="name",
         verb="find",
-        summary="Ask the routers for the record of a name; keep it.",
+        summary="Ask DHT and routers for the record of a name; keep it.",
         params=Looked,
         result=NameAdded,
         handler=name_find,
         arguments=("name",),
-        begins="asking the routers for {name}",
+        begins="asking for {name}",
     ),
 )
