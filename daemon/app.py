@@ -351,7 +351,7 @@ def _assemble(
     engine, trainer, workshop = engines
     rng = random.Random(os.urandom(16))
     provider = Provider(ports, rng)
-    names = Names(ports)
+    names = Names(ports, outside.routers)
     publish, published = trio.open_memory_channel[Cid](MAX_QUEUED)
     tell, news = trio.open_memory_channel[News](MAX_QUEUED)
     desk = Desk(engine)

@@ -183,6 +183,7 @@ class GatewayConfig(Section, frozen=True):
     n_requests: Annotated[Count, _said("Served at once; more are told to come again")] = 64
     n_connections: Annotated[Count, _said("Open at once; more are closed")] = 256
     has_routing: Annotated[bool, _said("Also tell who has what is public here: itself (delegated routing)")] = False
+    takes_names: Annotated[bool, _said("Also keep records of names that others put here; needs has_routing")] = False
     request_timeout_s: Annotated[Seconds, _said("The longest time for one reply")] = 3600.0
     max_reply_bytes: Annotated[int, Meta(ge=1 << 20), _said("The longest reply; more goes in ranges")] = 64 << 30
 

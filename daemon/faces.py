@@ -27,6 +27,7 @@ async def gateway_served(config: Config, ports: Ports) -> AsyncIterator[str | No
         return
     from daemon.api.gateway.answer import Site
     from daemon.api.gateway.asgi import GatewayApp, Limits
+    from daemon.api.gateway.records import PutRecords
     from daemon.api.gateway.routing import Routing
     from daemon.api.gateway.view import public_view
     from daemon.api.served import Patience, http_served
@@ -35,12 +36,13 @@ async def gateway_served(config: Config, ports: Ports) -> AsyncIterator[str | No
         row = ports.catalog.names.get(name)
         return row.record if row else None
 
+    put = PutRecords(ports.identity.peer_id, record_of) if wish.has_routing and wish.takes_names else None
     site = Site(public_view(ports.store, ports.roots), record_of, wish.max_reply_bytes)
     app = GatewayApp(site, ports.unix_s, Limits(wish.n_requests, wish.request_timeout_s))
     async with http_served(app, wish.host, wish.port, Patience(n_connections=wish.n_connections)) as url:
         log.info("gateway_serves", url=url)
         if wish.has_routing:
-            app.routing = Routing(site, ports.network.peer_id, ports.network.addresses, url)
+            app.routing = Routing(site, ports.network.peer_id, ports.network.addresses, url, put)
         yield url
 
 

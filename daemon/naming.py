@@ -65,8 +65,9 @@ def key_of(identity: Identity, label: str) -> Identity:
 class Names:
     """The names of a node."""
 
-    def __init__(self, ports: Ports) -> None:
+    def __init__(self, ports: Ports, routers: "Routers | None" = None) -> None:
         self._ports = ports
+        self._routers = routers
         self._table = ports.catalog.names
         self._wake = trio.Event()
 
@@ -113,11 +114,12 @@ class Names:
         return self._table.put(row_of(raw, key.peer_id, unix_s))
 
     async def tell(self, row: NameRow) -> int:
-        """Give a record to the DHT. Returns: how many peers took it; whether any did is noted for an own name."""
+        """Give a record to the DHT, and to routers. Returns: how many took it; where any did, that is noted."""
         n_taken = 0
         with trio.move_on_after(TELL_LIMIT_S):
             try:
                 n_taken = await self._ports.network.publish_record(row.name, row.record, self._ports.unix_s())
+                n_taken += await self._tell_routers(row)
             except Replayed as error:  # another machine has this key, and signs with it
                 log.warning("name_not_told", name=name_text(row.name), error=str(error))
                 await self._ports.exchange.work(partial(self._note_told, row))  # to be tried again no sooner
@@ -126,6 +128,11 @@ class Names:
         if n_taken:
             await self._ports.exchange.work(partial(self._note_told, row))
         return n_taken
+
+    async def _tell_routers(self, row: NameRow) -> int:
+        from protocols.delegated_routing import put_record
+
+        return await put_record(self._routers, row.name, row.record) if self._routers is not None else 0
 
     def tell_soon(self) -> None:
         """Something was signed: the next look is now."""
@@ -141,7 +148,7 @@ class Names:
         while True:
             for own in await self._ports.exchange.work(self._table.own):
                 row = await self._ports.exchange.work(partial(self._renewed, own))
-                if row is not None and self._ports.network.peers():
+                if row is not None and (self._ports.network.peers() or self._routers is not None):
                     await self.tell(row)
             with trio.move_on_after(LOOK_S):
                 await self._wake.wait()

@@ -172,6 +172,28 @@ async def find_records(routers: Routers, name: PeerId) -> list[bytes]:
     return found
 
 
+async def put_record(routers: Routers, name: PeerId, raw: bytes) -> int:
+    """Give every router the record of a name. Returns: how many took it; that one does not take any is no error."""
+    taken: list[str] = []
+
+    async def put(router: str) -> None:
+        ask = Ask(f"{router}{PATH}/ipns/{name_text(name)}", method="PUT", body=raw, kind=RECORD)
+        try:
+            with trio.move_on_after(ROUTER_LIMIT_S):
+                async with routers.send(ask) as reply:
+                    if reply.status in (200, 201, 202, 204):
+                        taken.append(router)
+                    else:
+                        log.info("router_takes_no_record", router=router, status=reply.status)
+        except ProtocolError as error:
+            log.info("router_failed", router=router, error=str(error))
+
+    async with trio.open_nursery() as nursery:
+        for router in routers.urls:
+            nursery.start_soon(put, router)
+    return len(taken)
+
+
 def _is_dialled(info: PeerInfo) -> bool:
     return not info.addresses or not all(map(is_http, info.addresses))
 

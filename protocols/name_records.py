@@ -40,9 +40,13 @@ def name_of_key(key: bytes) -> PeerId:
         raise Malformed(f"the key is not that of a name: {error}") from None
 
 
+Source = PeerId | str
+"""Who brings records: a peer, or whatever a client over HTTP is told by."""
+
+
 class _Kept(NamedTuple):
     record: Record
-    source: PeerId
+    source: Source
     unix_s: float
 
     def has_ended(self, unix_s: float) -> bool:
@@ -55,9 +59,9 @@ class NameRecords:
     def __init__(self, own: PeerId) -> None:
         self.own: Final = own
         self._kept: OrderedDict[PeerId, _Kept] = OrderedDict()
-        self._n_records = Counter[PeerId]()  # by source
-        self._n_bytes = Counter[PeerId]()
-        self._buckets: OrderedDict[PeerId, Bucket] = OrderedDict()
+        self._n_records = Counter[Source]()  # by source
+        self._n_bytes = Counter[Source]()
+        self._buckets: OrderedDict[Source, Bucket] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
@@ -75,7 +79,7 @@ class NameRecords:
             return None
         return kept.record if kept else None
 
-    def put(self, name: PeerId, raw: bytes, source: PeerId, *, now_s: float, unix_s: float) -> Record:
+    def put(self, name: PeerId, raw: bytes, source: Source, *, now_s: float, unix_s: float) -> Record:
         """Keep a record that `source` brings, if it is good and no worse than the one here.
 
         Raises: TooBig (also for what comes too fast), Malformed, Forged, Expired, Replayed: there is a better one.
@@ -105,7 +109,7 @@ class NameRecords:
             if not self._n_records[kept.source]:
                 del self._n_records[kept.source], self._n_bytes[kept.source]
 
-    def _make_room(self, source: PeerId, unix_s: float) -> None:
+    def _make_room(self, source: Source, unix_s: float) -> None:
         while source != self.own and (
             self._n_records[source] > MAX_RECORDS_OF_PEER or self._n_bytes[source] > MAX_BYTES_OF_PEER
         ):
@@ -120,10 +124,10 @@ class NameRecords:
                 return  # all is our own, which the catalog bounds
             self._drop_oldest_of(max(others, key=lambda peer: (self._n_records[peer], self._n_bytes[peer])))
 
-    def _drop_oldest_of(self, source: PeerId) -> None:
+    def _drop_oldest_of(self, source: Source) -> None:
         self.drop(next(name for name, kept in self._kept.items() if kept.source == source))
 
-    def _bucket(self, source: PeerId, now_s: float) -> Bucket:
+    def _bucket(self, source: Source, now_s: float) -> Bucket:
         bucket = self._buckets.setdefault(source, Bucket(PUTS, PUTS_REFILL_S, now_s))
         self._buckets.move_to_end(source)
         if len(self._buckets) > MAX_BUCKETS:

@@ -11,11 +11,13 @@ MAX_RETRY_AFTER_S: Final = 3600.0
 
 
 class Ask(NamedTuple):
-    """One request. `accept` is the Accept header."""
+    """One request. `accept` is the Accept header; `body` is of the media type `kind`."""
 
     url: str
     accept: str = "*/*"
     method: str = "GET"
+    body: bytes = b""
+    kind: str = ""
 
 
 @dataclass(frozen=True)

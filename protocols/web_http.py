@@ -123,9 +123,13 @@ def _request(site: _Site, url: httpx.URL, address: str, ask: Ask) -> httpx.Reque
         "accept": ask.accept,
         "user-agent": "covey",
         "accept-encoding": "identity",
+        **({"content-type": ask.kind} if ask.kind else {}),
     }
     there = url.copy_with(host=address, port=_port(url), fragment=None)
-    return site.client.build_request(ask.method, there, headers=headers, extensions={"sni_hostname": url.host})
+    extensions = {"sni_hostname": url.host}
+    return site.client.build_request(
+        ask.method, there, content=ask.body or None, headers=headers, extensions=extensions
+    )
 
 
 async def _chunks(url: httpx.URL, response: httpx.Response) -> AsyncGenerator[bytes, None]:

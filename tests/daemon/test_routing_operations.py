@@ -103,3 +103,20 @@ async def test_what_is_no_url_stops_the_start_and_names_the_setting(home, lonely
     while isinstance(error, ExceptionGroup):
         (error,) = error.exceptions
     assert isinstance(error, BadConfig) and "fetch" in str(error)
+
+
+TAKING = Config(
+    gateway=GatewayConfig(is_enabled=True, port=PORT, has_routing=True, takes_names=True),
+    fetch=FetchConfig(routers=(URL,)),
+)
+
+
+@pytest.mark.parametrize("opened", [TAKING], indirect=True)
+async def test_a_record_is_put_to_a_router_that_takes_some(opened):
+    block = MadeBlock.of(b"for everybody")
+    published = (await opened.post("name/publish", cid=str(block.cid), key="word")).json
+    assert published["n_peers"] == 1  # its own router, here
+    await opened.post("name/rm", name=published["name"])
+    opened.node.network.records.clear()
+    found = (await opened.post("name/find", name=published["name"])).json
+    assert found["value"] == f"/ipfs/{block.cid}" and found["is_new"]

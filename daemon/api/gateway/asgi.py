@@ -13,13 +13,15 @@ from daemon.api.gateway.answer import Site, answer, refused
 from daemon.api.gateway.refusal import Refusal
 from daemon.api.gateway.reply import Reply, text_reply
 from daemon.api.gateway.request import Asked, read_request
-from daemon.api.gateway.routing import Routing, Wish, answer_routing, is_routing
+from daemon.api.gateway.routing import Routing, Wish, answer_routing, is_routing, takes
+from storage.catalog.names import MAX_RECORD_BYTES
 from storage.errors import StorageError
 
 MAX_REQUESTS: Final = 64
 MAX_REPLY_BYTES: Final = 1 << 36
 REQUEST_LIMIT_S: Final = 3600.0
 FINISH_LIMIT_S: Final = 5.0
+BODY_LIMIT_S: Final = 10.0
 N_THREADS: Final = 4  # of its own: strangers never take the threads that the node works with
 BATCH_BYTES: Final = 256 << 10
 BATCH_STEPS: Final = 64
@@ -63,11 +65,12 @@ class GatewayApp:
         self.n_running += 1
         failed: Exception | None = None
         try:
+            body = await self._body(scope, receive)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_cancel_when_gone, receive, nursery.cancel_scope)
                 try:
                     with trio.fail_after(self._limits.request_s):
-                        await self._serve(scope, send)
+                        await self._serve(scope, send, body)
                 except Exception as error:  # noqa: BLE001 - the supervisor of one request: its end is no other's
                     failed = error
                 nursery.cancel_scope.cancel()
@@ -76,10 +79,25 @@ class GatewayApp:
         if failed is not None:
             raise BrokenOff(_reason(failed)) from None
 
-    async def _serve(self, scope: Scope, send: Send) -> None:
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        """What a request brings, where that is taken: as much of it, and for so long, as a record may need."""
+        body = b""
+        if self.routing is None or not takes(self.routing, scope["method"], scope["raw_path"]):
+            return body
+        with trio.move_on_after(BODY_LIMIT_S):
+            while len(body) <= MAX_RECORD_BYTES:
+                message = await receive()
+                body += message.get("body", b"")[: MAX_RECORD_BYTES + 1]
+                if not message.get("more_body"):
+                    break
+        return body
+
+    async def _serve(self, scope: Scope, send: Send, body: bytes) -> None:
         make: Callable[[], Reply]
         if self.routing is not None and is_routing(scope["raw_path"]) and scope["http_version"] != "2":
-            wish = Wish(scope["method"], scope["raw_path"], scope["query_string"], list(scope["headers"]))
+            client = (scope.get("client") or ("", 0))[0]
+            headers = list(scope["headers"])
+            wish = Wish(scope["method"], scope["raw_path"], scope["query_string"], headers, body, client)
             make = partial(answer_routing, self.routing, wish, self.routing.addresses(), self._unix_s())
             reply = await trio.to_thread.run_sync(make, limiter=self._threads)
         elif isinstance(asked := _asked(scope), Reply):

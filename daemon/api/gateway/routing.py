@@ -1,5 +1,7 @@
 """Delegated routing beside the gateway: this node tells of itself, and of what everybody may see here. It asks nobody.
 
+Where it is let, it keeps records of names that anybody puts here.
+
 Source: the Delegated Routing V1 HTTP API (specs.ipfs.tech/routing/http-routing-v1), with its filters (IPIP-484).
 """
 
@@ -10,12 +12,13 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from daemon.api.gateway.answer import Site, answer, refused
+from daemon.api.gateway.records import PutRecords
 from daemon.api.gateway.refusal import Header, Refusal
 from daemon.api.gateway.reply import Reply, common_headers, text_reply
 from daemon.api.gateway.request import MAX_PATH_BYTES, MAX_QUERY_BYTES, joined, read_request
 from protocols.addresses import is_loopback
 from protocols.delegated_routing import JSON, NDJSON, PATH, RECORD, filtered, peer_record, protocols_of
-from protocols.errors import Malformed
+from protocols.errors import Malformed, Remote
 from protocols.ipns import name_text, parse_name
 from protocols.net import PeerInfo
 from storage.cid import Cid
@@ -30,30 +33,36 @@ _CACHE_NOTHING: Final = "public, max-age=15"
 _CACHE_NO_RECORD: Final = "public, max-age=60"
 _ANYTHING: Final = ("", "*/*", "application/*")
 _PREFLIGHT: Final = [
-    ("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS"),
-    ("Access-Control-Allow-Headers", "Accept"),
+    ("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS, PUT"),
+    ("Access-Control-Allow-Headers", "Accept, Content-Type"),
     ("Access-Control-Max-Age", "86400"),
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """What is told: who this node is, where, and by what URL its gateway is reached. `addresses` have no IO."""
+    """What is told: who this node is, where, and by what URL its gateway is reached. `addresses` have no IO.
+
+    `records` takes those of names, where it does (PUT).
+    """
 
     site: Site
     peer: PeerId
     addresses: Callable[[], Sequence[str]]
     gateway_url: str
+    records: PutRecords | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A request, read."""
+    """A request, read; `body` as far as it is read, and `client` who sends it."""
 
     method: str
     path: bytes
     query: bytes
     headers: Sequence[tuple[bytes, bytes]] = field(default=())
+    body: bytes = b""
+    client: str = ""
 
 
 def is_routing(path: bytes) -> bool:
@@ -88,13 +97,15 @@ def own_addresses(addresses: Iterable[str], gateway_url: str) -> tuple[str, ...]
 def _answer(routing: Routing, wish: Wish, addresses: Sequence[str], unix_s: float) -> Reply:
     if wish.method == "OPTIONS":
         return Reply(204, [*common_headers(), *_PREFLIGHT])
+    if wish.method == "PUT" and routing.records is not None:
+        return _take(routing.records, wish, unix_s)
     if wish.method not in ("GET", "HEAD"):
         raise Refusal(501, "this router only answers: it takes no records")
     if len(wish.path) > MAX_PATH_BYTES or len(wish.query) > MAX_QUERY_BYTES:
         raise Refusal(414, f"the path or the query is over {MAX_PATH_BYTES} bytes")
     kind, name = _parts(wish.path)
     if kind == "ipns":
-        return _record(routing.site, name, wish, unix_s)
+        return _record(routing, name, wish, unix_s)
     is_here = _has(routing.site, _cid(name)) if kind == "providers" else _peer(name) == routing.peer
     own = own_addresses(addresses, routing.gateway_url)
     record = filtered(
@@ -104,6 +115,27 @@ def _answer(routing: Routing, wish: Wish, addresses: Sequence[str], unix_s: floa
     )
     found = [record] if is_here and record is not None else []
     return _records("Providers" if kind == "providers" else "Peers", found, wish.headers)
+
+
+def takes(routing: Routing, method: str, path: bytes) -> bool:
+    """Is the body of such a request to be read?"""
+    return routing.records is not None and method == "PUT" and path.startswith(f"{PATH}/ipns/".encode())
+
+
+def _take(records: PutRecords, wish: Wish, unix_s: float) -> Reply:
+    """Keep the record of a name."""
+    if len(wish.path) > MAX_PATH_BYTES:
+        raise Refusal(414, f"the path is over {MAX_PATH_BYTES} bytes")
+    kind, name = _parts(wish.path)
+    if kind != "ipns":
+        raise Refusal(501, "this router takes records of names alone")
+    if joined(wish.headers).get("content-type", "").partition(";")[0].strip().lower() != RECORD:
+        raise Refusal(406, f"records are taken as they are: Content-Type: {RECORD}")
+    try:
+        records.put(_peer(name), wish.body, wish.client, unix_s)
+    except Remote as error:
+        raise Refusal(400, f"the record is not taken: {error}") from None
+    return Reply(200, [*common_headers(), ("Content-Type", "text/plain; charset=utf-8")], iter(()), 0)
 
 
 def _has(site: Site, cid: Cid) -> bool:
@@ -158,14 +190,18 @@ def _records(what: str, records: list[dict[str, Any]], headers: Iterable[tuple[b
     return Reply(200, [*said, *common_headers()], iter((body,)), len(body))
 
 
-def _record(site: Site, name: str, wish: Wish, unix_s: float) -> Reply:
-    """The record of a name, as the gateway gives it."""
+def _record(routing: Routing, name: str, wish: Wish, unix_s: float) -> Reply:
+    """The record of a name, as the gateway gives it; or one that was put here, which is everybody's to see."""
     accepted = [part.partition(";")[0].strip().lower() for part in joined(wish.headers).get("accept", "").split(",")]
     if not {RECORD, *_ANYTHING} & set(accepted):
         raise Refusal(406, f"records are given as they are: Accept: {RECORD}")
+    peer = _peer(name)
+    if routing.records is not None and (raw := routing.records.better(peer, unix_s)) is not None:
+        said: list[Header] = [("Content-Type", RECORD), ("Cache-Control", _CACHE_NO_RECORD), ("Vary", "Accept")]
+        return Reply(200, [*said, *common_headers()], iter((raw,)), len(raw))
     kept = [pair for pair in wish.headers if pair[0].lower() == b"if-none-match"]
-    asked = read_request(f"/ipns/{name_text(_peer(name))}".encode(), b"format=ipns-record", kept)
-    reply = answer(site, asked, unix_s)
+    asked = read_request(f"/ipns/{name_text(peer)}".encode(), b"format=ipns-record", kept)
+    reply = answer(routing.site, asked, unix_s)
     return _nothing("there is no valid record of that name here", _CACHE_NO_RECORD) if reply.status == 404 else reply
 
 

@@ -5,10 +5,13 @@ import json
 import pytest
 
 from daemon.api.gateway.answer import Site
-from daemon.api.gateway.routing import Routing, Wish, answer_routing, is_routing, own_addresses
+from daemon.api.gateway.records import PutRecords
+from daemon.api.gateway.routing import Routing, Wish, answer_routing, is_routing, own_addresses, takes
 from daemon.api.gateway.view import public_view
 from protocols.delegated_routing import read_peer, read_peers
+from protocols.errors import TooBig
 from protocols.ipns import make_record, name_text, read_record
+from protocols.name_records import PUTS
 from protocols.net import PeerInfo
 from storage.blockstore import MadeBlock, Visibility
 from storage.cid import Cid
@@ -167,3 +170,54 @@ def test_only_its_own_paths_are_taken_from_the_gateway():
 )
 def test_addresses_are_those_that_others_can_use(listening, url, told):
     assert list(own_addresses(listening, url)) == told
+
+
+@pytest.fixture
+def putting(store, records):
+    """A router that takes records; `records` are the catalog's."""
+    put = PutRecords(ME.peer_id, records.get)
+    site = Site(public_view(store, Roots(store)), records.get, 1 << 20)
+    routing = Routing(site, ME.peer_id, list, "http://0.0.0.0:4702", put)
+
+    def asking(name, raw=None, client="192.0.2.1", kind="application/vnd.ipfs.ipns-record", path="/routing/v1/ipns/"):
+        method, sent = ("GET", []) if raw is None else ("PUT", [(b"content-type", kind.encode())])
+        wish = Wish(method, f"{path}{name}".encode(), b"", sent, raw or b"", client)
+        assert takes(routing, method, wish.path) == (raw is not None and "ipns" in path)
+        return answer_routing(routing, wish, [], NOW)
+
+    return asking
+
+
+def test_a_record_that_is_put_is_given_and_the_better_of_two_stays(putting, records, store):
+    name = name_text(OTHER.peer_id)
+    raw = {at: make_record(OTHER, f"/ipfs/{put(store, b'')}", sequence=at, unix_s=NOW) for at in (1, 2, 3)}
+    assert putting(name).status == 404
+    assert putting(name, raw[2]).status == 200
+    assert body(putting(name)) == raw[2]
+    assert putting(name, raw[1]).status == 400
+    records[OTHER.peer_id] = raw[3]
+    assert body(putting(name)) == raw[3]
+    records[OTHER.peer_id] = raw[1]
+    assert body(putting(name)) == raw[2]
+
+
+def test_what_is_no_record_of_the_name_is_not_taken(putting):
+    name, raw = name_text(OTHER.peer_id), make_record(OTHER, "/ipfs/x", sequence=1, unix_s=NOW)
+    assert putting(name_text(ME.peer_id), raw).status == 400
+    assert putting(name, raw[:-1]).status == 400
+    assert putting(name, b"").status == 400
+    assert putting(name, bytes(11 << 10)).status == 400
+    assert putting("nobody", raw).status == 422
+    assert putting(name, raw, kind="application/json").status == 406
+    assert putting(name, raw, path="/routing/v1/providers/").status == 501
+    assert putting(name).status == 404
+
+
+def test_a_client_puts_no_more_than_its_share():
+    raw = make_record(OTHER, "/ipfs/x", sequence=1, unix_s=NOW)
+    put = PutRecords(ME.peer_id, lambda name: None)
+    for number in range(PUTS):
+        put.put(OTHER.peer_id, raw, f"2001:db8::{number:x}", NOW)  # one network, whatever the address
+    with pytest.raises(TooBig):
+        put.put(OTHER.peer_id, raw, "2001:db8::ffff", NOW)
+    put.put(OTHER.peer_id, raw, "192.0.2.1", NOW)
