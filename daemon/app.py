@@ -395,8 +395,6 @@ def _assemble(
     services: dict[str, Service] = {
         "announcer": partial(run_announcer, ports, published, rng),
         "subscriber": partial(run_subscriber, ports, news, rng, on_ready=node.adapters.became_ready),
-        "provider": provider.run,
-        "names": names.run,
     }
     return node, services | _services(node, ports) | outside.services
 
@@ -420,6 +418,8 @@ def _services(node: Node, ports: Ports) -> dict[str, Service]:
         | others
         | {
             "bitswap": partial(run_exchange, ports.exchange),
+            "provider": node.provider.run,
+            "names": node.names.run,
             "rounds": node.rounds.run,
             "workspaces": node.workspaces.run,
             "keeper": node.keeper.run,
