@@ -144,6 +144,18 @@ async def test_lora_asks_the_engine_for_the_noise_of_the_plan_and_says_what_a_st
     assert not task_of({"task": "given"}).hides_examples
 
 
+async def test_lora_asks_the_engine_for_the_steps_of_the_plan_and_the_correction_of_the_round(tmp_path: Path) -> None:
+    layout = Layout.of({"a": (3, 2)})
+    write(tmp_path / "base", layout, np.zeros(6))
+    engine = FakeEngine(layout, np.ones(6))
+    (tmp_path / "text").write_text("words")
+    work = Work(tmp_path / "base", tmp_path / "text", b"", tmp_path / "out", engine, correction=tmp_path / "correction")
+    await task_of(LORA | {"optimizer": "sgd", "momentum": 0.5, "proximal_mu": 0.25}).train(work)
+    asked = engine.wishes[0]
+    assert (asked.optimizer, asked.momentum, asked.proximal_mu) == ("sgd", 0.5, 0.25)
+    assert asked.correction == tmp_path / "correction"
+
+
 async def test_an_adapter_of_another_shape_is_not_submitted(tmp_path: Path) -> None:
     write(tmp_path / "base", Layout.of({"a": (3, 2)}), np.zeros(6))
     engine = FakeEngine(Layout.of({"a": (2, 3)}), np.ones(6))

@@ -11,10 +11,10 @@ import trio
 from agents.engine import messages
 from agents.engine.messages import ModelCard, Reply, Request
 from agents.errors import EngineFailed
-from agents.federation.tasks import BadTask, Score, Trained, Training
+from agents.federation.tasks import BadTask, Fitted, Fitting, Score, Trained, Training
 from agents.federation.tensors import Layout, flush, new_vector, read_layout
 from agents.federation.training import RoundEngine, find_base
-from agents.training.settings import ExampleNoise
+from agents.training.settings import ExampleNoise, FitSettings
 from simulations.world import TINY
 from storage.catalog import Catalog
 from storage.catalog.models import ModelRow
@@ -51,6 +51,15 @@ class FakeTrainer:
             async for reply in replies:
                 last = reply
         return last
+
+
+class FakeFitter(FakeTrainer):
+    """Answers a request for a module."""
+
+    async def one(self, request: Request) -> Reply:
+        await trio.lowlevel.checkpoint()
+        self.asked.append(request)
+        return self.replies[0]
 
 
 def nobody_else(row: ModelRow, use: str) -> AbstractContextManager[None]:
@@ -121,6 +130,33 @@ async def test_the_engine_is_asked_for_the_noise_of_the_plan_and_for_none_withou
     for one in (asked_for, asked_for._replace(noise=None)):
         await RoundEngine(catalog, trainer, nobody_else).train(one)
     assert [asked.noise for asked in trainer.asked if isinstance(asked, messages.Train)] == [noise, None]
+
+
+async def test_sgd_has_one_rate_in_all_its_steps_and_a_correction_is_passed_on(
+    catalog: Catalog, tmp_path: Path
+) -> None:
+    trainer = FakeTrainer(READY, TRAINED)
+    plain = wish(tmp_path)
+    corrected = plain._replace(optimizer="sgd", momentum=0.5, proximal_mu=0.25, correction=tmp_path / "correction")
+    for one in (corrected, plain):
+        await RoundEngine(catalog, trainer, nobody_else).train(one)
+    sgd, usual = (asked for asked in trainer.asked if isinstance(asked, messages.Train))
+    assert (sgd.settings.optimizer, sgd.settings.momentum, sgd.settings.proximal_mu) == ("sgd", 0.5, 0.25)
+    assert (sgd.settings.schedule, sgd.settings.n_warmup) == ("constant", 0)
+    assert sgd.correction == str(tmp_path / "correction") and usual.correction is None
+    assert (usual.settings.optimizer, usual.settings.schedule, usual.settings.n_warmup) == ("adamw", "cosine", 3)
+
+
+async def test_a_module_is_made_trained_and_measured_by_the_engine(catalog: Catalog, tmp_path: Path) -> None:
+    trainer = FakeFitter(messages.Fitted(n_learned=9, n_held_out=1, loss=0.5, accuracy=0.75))
+    engine = RoundEngine(catalog, trainer, nobody_else)
+    settings = FitSettings(n_steps=7)
+    found = await engine.fit(Fitting("net", settings, tmp_path / "base", data=tmp_path / "rows"))
+    assert found == Fitted(9, 1, 0.5, 0.75)
+    base, data = str(tmp_path / "base"), str(tmp_path / "rows")
+    assert trainer.asked == [messages.Fit(factory="net", settings=settings, initial=base, data=data)]
+    with pytest.raises(EngineFailed, match="trained no module"):
+        await RoundEngine(catalog, FakeFitter(TRAINED), nobody_else).fit(Fitting("net", settings))
 
 
 async def test_a_training_that_was_stopped_is_no_update(catalog: Catalog, tmp_path: Path) -> None:
