@@ -11,11 +11,13 @@ import pytest
 from agents.adapters.inspect import inspect_folder
 from agents.engine.client import open_engine
 from agents.engine.worker.models import read_card
+from agents.federation.compatibility import problems
 from agents.federation.lora import scatter
 from agents.federation.outcome import compute
 from agents.federation.tasks import Exam, Work, task_of
 from agents.federation.tensors import canonical, flush, new_vector, read_layout, read_vector
 from agents.federation.training import RoundEngine, find_base
+from agents.federation.variates import moved, write_correction
 from agents.training.settings import ExampleNoise
 from protocols.rounds import read_plan
 from tests.agents.federation.test_lora_ways import submitted
@@ -110,6 +112,46 @@ async def test_rounds_of_two_members_lower_the_loss_in_every_way(catalog, tmp_pa
         as_adapter = task_of(SETTINGS | {"base": task.base, "rank": found.rank, "alpha": found.alpha, "lora": "fedit"})
         score = await as_adapter.evaluate(Exam(tmp_path / "whole" / "adapter", texts[0], engine))
         assert score.loss == pytest.approx(losses[-1], abs=1e-4)
+
+
+@pytest.mark.parametrize("way", ["fedit", "ffa"])
+async def test_corrected_rounds_of_members_with_unlike_texts_keep_the_common_variate_the_mean_of_their_own(
+    catalog, tmp_path, way
+):
+    find = partial(find_base, catalog)
+    steps = {"optimizer": "sgd", "learning_rate": 0.5, "n_steps": 6}
+    task = task_of(SETTINGS | steps | {"lora": way}).completed(find)
+    texts = [tmp_path / "ada", tmp_path / "bob"]
+    for text, topic in zip(texts, ("debugger", "assignment"), strict=True):
+        text.write_text(pydoc_data.topics.topics[topic])
+    base, states = tmp_path / "base-0", []
+    task.initial(base, find)
+    layout = read_layout(base)
+    settings = msgspec.json.decode(msgspec.json.encode(task))
+    plan = read_plan(make_plan(2, task=settings, server={"server": "scaffold"})[1])
+    assert problems(plan) == []
+    own = [np.zeros(layout.n_params, np.float32) for _ in texts]
+    async with open_engine(threads=1) as trainer:
+        engine = RoundEngine(catalog, trainer, lambda row, use: nullcontext())
+        before = (await task.evaluate(Exam(base, texts[0], engine))).loss
+        for number in (1, 2, 3):
+            ones, common = [], read_vector(states[0], layout) if states else None
+            for client, text in enumerate(texts):
+                folder = tmp_path / f"{number}-{client}"
+                folder.mkdir()
+                write_correction(folder / "correction", layout, own[client], common)
+                work = Work(base, text, bytes([number, client] * 16), folder / "update", engine, number)
+                await task.train(work._replace(correction=folder / "correction"))
+                own[client] = moved(own[client], common, read_vector(folder / "update", layout), 6 * 0.5)
+                ones.append(submitted(folder / "update", client))
+            (tmp_path / f"out-{number}").mkdir()
+            outcome = compute(plan, base, ones, tmp_path / f"out-{number}", seed=b"", number=number, states=states)
+            assert not outcome.failed and len(outcome.admitted) == 2
+            base, states = outcome.tensors, list(outcome.states)
+            np.testing.assert_allclose(read_vector(states[0], layout), sum(own) / 2, atol=1e-6)
+        assert (await task.evaluate(Exam(base, texts[0], engine))).loss < before
+    # An own variate is a mean of gradients, each of which was shortened to a norm of 1.
+    assert all(0.0 < np.linalg.norm(one) < 1.01 for one in own)
 
 
 @pytest.mark.parametrize("way", ["ffa", "rolora"])
