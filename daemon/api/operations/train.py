@@ -81,6 +81,9 @@ class Train(Params, frozen=True):
     learning_rate: Annotated[float, Meta(gt=0, le=1, description="The greatest rate.")] = 2e-3
     schedule: Annotated[Literal["constant", "linear", "cosine"], Meta(description="How the rate goes.")] = "cosine"
     n_warmup: Annotated[int, Meta(ge=0, le=1_000_000, description="Steps over which the rate rises.")] = 3
+    optimizer: Annotated[Literal["adamw", "adam", "sgd"], Meta(description="What makes steps of gradients.")] = "adamw"
+    momentum: Annotated[float, Meta(ge=0, lt=1, description="Of sgd.")] = 0.0
+    proximal_mu: Annotated[float, Meta(ge=0, le=1000, description="Pulls weights to where they began; 0: not.")] = 0.0
     weight_decay: Annotated[float, Meta(ge=0, le=1, description="By how much weights shrink in a step.")] = 0.0
     clip_norm: Annotated[float, Meta(gt=0, le=1e6, description="The longest gradient.")] = 1.0
     precision: Annotated[
