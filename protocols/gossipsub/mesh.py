@@ -1,7 +1,9 @@
 """The meshes: for each topic that this node listens to, the few peers with whom it exchanges messages at once.
 
 Source: libp2p/specs, gossipsub v1.1: degrees, backoff after PRUNE, a share of connections that we dialled, and taking
-in better peers where the mesh has become poor.
+in better peers where the mesh has become poor. Beyond it, peers that failed their trials (`trials.py`) make room: all
+of them where the mesh has more than it wants, one a heartbeat where another stands ready. While a topic sees such, few
+of those who ask to be in the mesh, and have shown nothing yet, are let in beyond what it wants.
 """
 
 import random
@@ -11,6 +13,7 @@ from typing import Final
 
 from protocols.gossipsub.peer import Peer
 from protocols.gossipsub.scores import OPPORTUNISTIC_THRESHOLD
+from protocols.gossipsub.trials import Trials
 from storage.keys import PeerId
 
 DEGREE: Final = 6
@@ -22,6 +25,7 @@ BACKOFF_S: Final = 60.0
 LEAVE_BACKOFF_S: Final = 10.0
 MAX_BACKOFF_S: Final = 3600.0
 MAX_BACKOFFS: Final = 1 << 14
+MIN_UNPROVEN: Final = 1  # of those who asked, beyond DEGREE, whatever was seen of others
 OPPORTUNISTIC_BEATS: Final = 60
 OPPORTUNISTIC_PEERS: Final = 2
 
@@ -36,6 +40,7 @@ class Meshes:
         rng: random.Random,
         graft: Callable[[str, PeerId], None],
         prune: Callable[[str, PeerId, bool], None],
+        trials: Trials,
     ) -> None:
         """`graft` and `prune` tell a peer; the latter also whether we leave the topic."""
         self._peers = peers
@@ -43,6 +48,7 @@ class Meshes:
         self._rng = rng
         self._graft = graft
         self._prune = prune
+        self._trials = trials
         self._meshes: dict[str, set[PeerId]] = {}
         self._backoff: dict[tuple[str, PeerId], float] = {}
         self._n_beats = 0
@@ -96,10 +102,23 @@ class Meshes:
         if self._backoff.get((topic, peer), 0.0) > now_s:
             known.score.n_rude += 1
             self._refuse(topic, peer, now_s)
-        elif known.score.value() < 0 or (len(mesh) >= HIGH and not known.is_dialled):
+        elif known.score.value() < 0 or (not known.is_dialled and not self._has_room(topic, peer)):
             self._refuse(topic, peer, now_s)
         else:
             mesh.add(peer)  # even where our own stream to it does not stand yet
+
+    def _has_room(self, topic: str, peer: PeerId) -> bool:
+        """Is there room for one that asked? Those whom we dialled, and whom the user named, always find some."""
+        mesh = self._meshes[topic]
+        if len(mesh) < DEGREE or self._peers[peer].score.is_liked:
+            return True
+        n_unproven = sum(
+            not (self._peers[one].is_dialled or self._peers[one].score.is_liked or self._trials.is_proven(topic, one))
+            for one in mesh
+        )
+        n_most = max(MIN_UNPROVEN, HIGH - DEGREE - int(self._trials.suspicion(topic)))
+        is_crowded = self._trials.suspicion(topic) >= 1 and n_unproven >= n_most
+        return len(mesh) < HIGH and not is_crowded
 
     def pruned(self, topic: str, peer: PeerId, backoff_s: int, now_s: float) -> None:
         """A peer has taken us out of its mesh."""
@@ -114,12 +133,29 @@ class Meshes:
         for topic, mesh in self._meshes.items():
             for peer in [peer for peer in mesh if self._score(peer) < 0 or not self._peers[peer].is_open]:
                 self._take_out(topic, peer, now_s)
+            self._make_room(topic, mesh, now_s)
             if len(mesh) < LOW:
                 self._take_in(topic, self._candidates(topic, now_s)[: DEGREE - len(mesh)])
             elif len(mesh) > HIGH:
                 self._shrink(topic, mesh, now_s)
             elif self._n_beats % OPPORTUNISTIC_BEATS == 0:
                 self._improve(topic, mesh, now_s)
+
+    def _make_room(self, topic: str, mesh: set[PeerId], now_s: float) -> None:
+        """Take out who failed its trials, as far as others are there."""
+        silent = [
+            peer for peer in self._shuffled(mesh)
+            if self._trials.is_silent(topic, peer) and not self._peers[peer].score.is_liked
+        ]  # fmt: skip
+        if not silent:
+            return
+        for peer in silent[: max(0, len(mesh) - DEGREE)]:
+            self._take_out(topic, peer, now_s)
+        rest = [peer for peer in silent if peer in mesh]
+        others = [peer for peer in self._candidates(topic, now_s) if not self._trials.n_failed(topic, peer)]
+        if rest and others:
+            self._take_in(topic, others[:1])
+            self._take_out(topic, rest[0], now_s)
 
     def _shrink(self, topic: str, mesh: set[PeerId], now_s: float) -> None:
         ranked = self._shuffled(mesh)
@@ -141,10 +177,13 @@ class Meshes:
             self._take_in(topic, better[:OPPORTUNISTIC_PEERS])
 
     def _candidates(self, topic: str, now_s: float) -> list[PeerId]:
-        """Those who could be taken in, in no order."""
+        """Those who could be taken in: whom we dialled and who never failed first, else in no order."""
         mesh = self._meshes[topic]
         fit = {peer for peer in self._listeners.get(topic, ()) if peer not in mesh and self._is_fit(topic, peer, now_s)}
-        return self._shuffled(fit)
+        ordered = self._shuffled(fit)
+        if self._trials.suspicion(topic) >= 1:
+            ordered.sort(key=lambda peer: (self._trials.n_failed(topic, peer), not self._peers[peer].is_dialled))
+        return ordered
 
     def _shuffled(self, peers: set[PeerId]) -> list[PeerId]:
         """In an order that the generator alone decides."""
@@ -169,7 +208,8 @@ class Meshes:
 
     def _refuse(self, topic: str, peer: PeerId, now_s: float) -> None:
         self._prune(topic, peer, False)
-        self._back_off(topic, peer, BACKOFF_S, now_s)
+        again = min(6, self._trials.n_failed(topic, peer))
+        self._back_off(topic, peer, min(MAX_BACKOFF_S, BACKOFF_S * 2**again), now_s)
 
     def _back_off(self, topic: str, peer: PeerId, backoff_s: float, now_s: float) -> None:
         if len(self._backoff) < MAX_BACKOFFS:

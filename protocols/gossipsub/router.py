@@ -24,8 +24,9 @@ from protocols.bucket import Bucket
 from protocols.errors import Malformed, TooBig
 from protocols.gossipsub import scores, wire
 from protocols.gossipsub.memory import TOLD_WINDOWS, Name, Recent, Seen
-from protocols.gossipsub.mesh import BACKOFF_S, LEAVE_BACKOFF_S, Meshes
+from protocols.gossipsub.mesh import BACKOFF_S, DEGREE, LEAVE_BACKOFF_S, Meshes
 from protocols.gossipsub.peer import Peer
+from protocols.gossipsub.trials import Trials
 from protocols.net import TopicMessage
 from storage.keys import Identity, PeerId
 
@@ -76,7 +77,8 @@ class Router:
         self._seen = Seen()
         self._recent = Recent()
         self._authors: dict[tuple[str, PeerId], Bucket] = {}
-        self._meshes = Meshes(self._peers, self._topics, rng, self._send_graft, self._send_prune)
+        self._trials = Trials()
+        self._meshes = Meshes(self._peers, self._topics, rng, self._send_graft, self._send_prune, self._trials)
 
     # --- who is there
 
@@ -141,6 +143,10 @@ class Router:
         """What we think of a peer; 0 of one that is not there."""
         known = self._peers.get(peer)
         return known.score.value() if known else 0.0
+
+    def silent(self, topic: str) -> list[PeerId]:
+        """Who was in our mesh of a topic and brought nothing when it was tried."""
+        return self._trials.failed(topic)
 
     def unheard(self) -> list[PeerId]:
         """Who is thought of so badly that nothing it says is read."""
@@ -247,6 +253,7 @@ class Router:
         name = Name(message.id, message.usual_id)
         known.keep_promise(name)
         if name.own in self._seen:
+            self._trials.heard(topic, peer, name)
             return None
         if not known.may_forward(topic, FORWARD_RATE, FORWARD_BURST, now_s):
             known.score.n_rude += 1
@@ -262,18 +269,24 @@ class Router:
             known.score.n_invalid += scores.REFUSED
             return None
         known.score.delivered_first()
-        self._pass_on(name, message, peer)
+        self._pass_on(name, message, peer, now_s)
         return heard
 
     def _see(self, name: Name, now_s: float) -> None:
         self._seen.add(name.own, now_s)
         self._seen.add(name.usual, now_s)
 
-    def _pass_on(self, name: Name, message: wire.Message, source: PeerId) -> None:
+    def _pass_on(self, name: Name, message: wire.Message, source: PeerId, now_s: float) -> None:
         framed = wire.frame_message(message.raw)
         self._recent.put(name, message.topic, framed)
         listeners = self._topics.get(message.topic, set())
-        targets = self._meshes.of(message.topic) | (self._direct & listeners)
+        mesh = self._meshes.of(message.topic)
+        targets = mesh | (self._direct & listeners)
+        others = [peer for peer in mesh - self._direct if peer not in (source, message.sender)]
+        tried = self._trials.passed_on(message.topic, source, others, is_full=len(mesh) >= DEGREE)
+        if tried is not None:
+            self._trials.hold(message.topic, tried, name, framed, now_s)
+            targets.discard(tried)
         is_noted = len(message.data) >= MIN_NOTED_BYTES
         for peer in targets:
             known = self._peers.get(peer)
@@ -334,6 +347,9 @@ class Router:
             score.decay(0.0)
             if score.is_blank:
                 del self._gone[peer]
+        for peer, held in self._trials.heartbeat(now_s, self._meshes.topics()):
+            if peer in self._peers and not self._peers[peer].unwanted.keys() & {held.name.own, held.name.usual}:
+                self._send(peer, held.framed)
         self._meshes.heartbeat(now_s)
         self._fanout = {topic: entry for topic, entry in self._fanout.items() if entry[1] > now_s}
         spoken = {*self._meshes.topics(), *self._fanout}

@@ -1,8 +1,9 @@
 """What this node thinks of a peer, by what it has done on topics: good deliveries, forgeries, broken manners.
 
 Source: libp2p/specs, gossipsub v1.1, "peer scoring". Of its parts we take P1 (time in the mesh), P2 (first deliveries),
-P4 (invalid messages), P5 (what the user says of the peer) and P7 (manners). P3 (too few deliveries in the mesh) stays
-off, for Covey's topics are quiet for days; P6 (many peers at one address) is the connections' own limit.
+P4 (invalid messages), P5 (what the user says of the peer) and P7 (manners). In place of P3 (too few deliveries in the
+mesh) peers are tried, see `trials.py`: Covey's topics are quiet for days; P6 (many peers at one address) is the
+connections' own limit.
 
 The numbers, so that they can be argued with: a peer that only ever delivers earns 23 at most. One forged message costs
 10, three cost 90, four make it unheard. A message that a topic's validator refuses counts a tenth of that, since an
