@@ -58,6 +58,7 @@ class _Record:
     n_breaches: int = 0
     n_refusals: int = 0
     until_s: float = 0.0
+    heard_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -95,7 +96,7 @@ class Conduct:
         if cost is None:
             return None
         record = self._record(peer, now_s)
-        record.code = code
+        record.code, record.heard_s = code, now_s
         record.n_breaches += 1
         is_too_much = record.points.wait_s(cost, now_s) > 0
         record.points.take(min(cost, MAX_POINTS), now_s)
@@ -158,7 +159,7 @@ class Conduct:
         return self._offenders.pop(peer, None) is not None
 
     def offenders(self, now_s: float) -> list[Offender]:
-        """Who is refused, or has points, or was refused within a day."""
+        """Who is refused, or was within a day, or broke a protocol within FORGIVE_S."""
         self._forget(now_s)
         both = (*self._offenders.items(), *self._suspects.items())
         return [
@@ -171,7 +172,7 @@ class Conduct:
         return {name: place.until_s - now_s for name, place in self._places.items() if place.until_s > now_s}
 
     def _forget(self, now_s: float) -> None:
-        for peer in [peer for peer, one in self._suspects.items() if one.points.is_full(now_s)]:
+        for peer in [peer for peer, one in self._suspects.items() if now_s >= one.heard_s + FORGIVE_S]:
             del self._suspects[peer]
         for peer in [peer for peer, one in self._offenders.items() if now_s >= one.until_s + REMEMBERED_S]:
             del self._offenders[peer]

@@ -121,6 +121,7 @@ def _peer_forgotten(result: Json) -> Iterator[str]:
 def _peers(rows: Json) -> Iterator[str]:
     if not rows:
         yield "no peers yet. Add one: covey peer add ADDRESS (the other side prints it with: covey id)"
+    has_offenders = any(row.get("breach") for row in rows)
     yield from table(
         [
             {
@@ -128,11 +129,20 @@ def _peers(rows: Json) -> Iterator[str]:
                 "name": row["name"],
                 "connected": row["way"] or "no",
                 "trusted": row["trusted"],
+                **({"conduct": _conduct(row)} if has_offenders else {}),
                 "address": (row["addresses"] or [None])[0],
             }
             for row in rows
         ]
     )
+
+
+def _conduct(row: Json) -> str | None:
+    """What a peer did against the protocols, and what came of it."""
+    if not row.get("breach"):
+        return None
+    refused = f", refused for {row['refused_s']:.0f} s" if row["refused_s"] else ""
+    return f"{clean(row['breach'])}{refused}"
 
 
 def _model_pulled(result: Json) -> Iterator[str]:

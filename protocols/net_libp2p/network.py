@@ -454,6 +454,7 @@ class _Notifee(INotifee):  # type: ignore[misc]  # libp2p's types are not follow
     async def disconnected(self, network: Any, conn: Any) -> None:
         peer = to_peer(conn.muxed_conn.peer_id)
         if peer is not None and getattr(conn.muxed_conn, "is_abused", False):
+            conn.muxed_conn.is_abused = False  # this is told of more than once
             self._network.report(peer, "bad_connection")
         self._network.note_change(conn.muxed_conn.peer_id)
         if peer is not None and relay_of(conn.muxed_conn):

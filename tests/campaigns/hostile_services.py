@@ -13,6 +13,7 @@ from protocols.ask import wire as ask
 from protocols.errors import ProtocolError
 from protocols.framing import frame, read_frame
 from protocols.net import Network, Stream
+from protocols.net_libp2p import open_network
 from protocols.relay import circuits
 from protocols.relay.wire import (
     HOP,
@@ -27,15 +28,18 @@ from protocols.relay.wire import (
     write,
 )
 from protocols.workspaces import sync
+from protocols.yamux.frames import DATA, pack
 from storage.cid import DAG_CBOR, Cid
 from storage.keys import Identity, PeerId
 from tests.campaigns.hostile_content import KAD
-from tests.campaigns.hostile_scene import Attack, Scene
+from tests.campaigns.hostile_scene import LOOPBACK, Attack, Scene
+from tests.campaigns.hostile_streams import own_muxer
 
 N_RESERVING: Final = circuits.MAX_STRANGERS + 4
 N_CONNECTS: Final = 300
 N_QUESTIONS: Final = 400  # on each protocol
 ANSWER_LIMIT_S: Final = 20.0
+N_INSISTS: Final = 12
 NOWHERE: Final = Cid.of(b"nowhere", DAG_CBOR)
 
 
@@ -168,8 +172,32 @@ async def names_replayed(scene: Scene) -> str:
     )
 
 
+async def insistent(scene: Scene) -> str:
+    """One who breaks its connection's rules, comes back, and does it again, under the same name."""
+    me, n_broken, is_in = Identity.generate(), 0, True
+    while is_in:
+        async with open_network(me, LOOPBACK) as network:
+            try:
+                await network.connect(scene.info)
+                await network.open_stream(scene.info.peer, [KAD])
+            except ProtocolError:
+                is_in = False
+                continue
+            n_broken += 1
+            assert n_broken < N_INSISTS, "it may come back for ever"
+            muxer = await own_muxer(network)
+            async with muxer._sending:
+                await muxer.secured_conn.write(pack(DATA, 0, 99_999, 4) + b"what")
+            with trio.move_on_after(ANSWER_LIMIT_S):
+                await muxer.event_closed.wait()
+    async with scene.stranger() as neighbour:  # of the same address
+        assert scene.info.peer in neighbour.peers()
+    return f"turned away behind {n_broken} connections; its neighbour was let in"
+
+
 ATTACKS: Final[dict[str, Attack]] = {
     "relay": relay_abused,
     "questions": questions_flood,
+    "insistent": insistent,
     "names-replayed": names_replayed,
 }

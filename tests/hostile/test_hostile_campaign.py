@@ -6,7 +6,7 @@ import trio
 from tests.campaigns.hostile import ATTACKS, Row, campaign, line, stand
 from tests.campaigns.hostile_scene import Scene, daemon_with_content
 
-QUICK = ("rapid-reset",)
+QUICK = ("insistent",)
 
 pytestmark = pytest.mark.e2e
 
@@ -19,6 +19,7 @@ def stand_all(names: tuple[str, ...]) -> list[Row]:
 def test_a_daemon_stands_attacks_serves_a_friend_meanwhile_and_does_not_grow() -> None:
     rows = stand_all(QUICK)
     assert [row.attack for row in rows] == list(QUICK)
+    assert rows[0].offender == "refused (bad_connection)"
     assert all(row.is_well for row in rows), "\n".join(map(line, rows))
 
 
