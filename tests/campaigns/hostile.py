@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 import structlog
 import trio
 
+from daemon.lifecycle import unwrapped
 from tests.campaigns import hostile_content, hostile_http, hostile_kills, hostile_services, hostile_streams
 from tests.campaigns.hostile_scene import CONTENT_BYTES, Attack, Scene, daemon_with_content
 
@@ -70,7 +71,7 @@ async def stand(scene: Scene, name: str, attack: Attack) -> Row:
             fetch_s = await scene.fetch()
         offenders = {became for peer, became in (await scene.offenders()).items() if peer not in before}
     except* Exception as group:  # noqa: BLE001 - the table tells of it
-        outcome, is_well = f"FAILED: {group.exceptions[0]!r}"[:300], False
+        outcome, is_well = f"FAILED: {unwrapped(group)!r}"[:300], False
     grew_mib = scene.daemon.resident_mib - began_mib
     is_well = is_well and grew_mib < MAX_GROWTH_MIB
     return Row(name, outcome, is_well, fetch_s, grew_mib, ", ".join(sorted(offenders)) or NOBODY)
