@@ -7,6 +7,9 @@ from typing import Final
 
 import trio
 
+from daemon import wall
+from protocols import ipns
+from storage.keys import Identity, PeerId
 from storage.memory import MemoryBlockstore
 from storage.unixfs import add_path
 from tests.campaigns.hostile_bombs import MODES
@@ -15,6 +18,7 @@ from tests.campaigns.hostile_scene import Attack, Scene
 N_LORIS: Final = 200
 LORIS_LIMIT_S: Final = 60.0
 ANSWER_LIMIT_S: Final = 20.0
+N_NAMES: Final = 500
 N_BROKEN_OFF: Final = 10_000
 N_PIPELINED: Final = 2000
 MAX_ANSWER_BYTES: Final = 64 << 20
@@ -94,6 +98,42 @@ async def gateway_http2(scene: Scene) -> str:
     return "HTTP/2 is not spoken"
 
 
+async def names_put(scene: Scene) -> str:
+    """Records of names put to its routing: no records, another's, old ones, replayed ones, and masses of good ones."""
+    at, owner = await _gateway(scene), Identity.generate()
+    now_s = wall.unix_s()
+
+    def record(by: Identity, sequence: int, unix_s: float) -> bytes:
+        return ipns.make_record(by, f"/ipfs/{scene.cid}", sequence=sequence, unix_s=unix_s, lifetime_s=3600)
+
+    async def put(name: PeerId, body: bytes) -> bytes:
+        lines = (f"PUT /routing/v1/ipns/{ipns.name_text(name)} HTTP/1.1", "host: x", "connection: close")
+        more = ("content-type: application/vnd.ipfs.ipns-record", f"content-length: {len(body)}")
+        return (await _quietly(at, "\r\n".join((*lines, *more, "", "")).encode() + body))[9:12]
+
+    newest = record(owner, 2, now_s)
+    assert await put(owner.peer_id, newest) == b"200", "it takes no records of names"
+    forged = record(Identity.generate(), 4, now_s)
+    bad = (
+        b"",
+        secrets.token_bytes(5000),
+        bytes(1 << 20),
+        forged,
+        record(owner, 3, now_s - 7200),
+        newest[:-9] + bytes(9),
+    )
+    said = [await put(owner.peer_id, body) for body in bad]
+    assert b"200" not in said, said
+    await put(owner.peer_id, record(owner, 1, now_s))
+    heard = await _say(at, _get(f"/routing/v1/ipns/{ipns.name_text(owner.peer_id)}"))
+    assert heard.endswith(newest), "an older record took its place"
+    n_taken = 0
+    for _ in range(N_NAMES):
+        one = Identity.generate()
+        n_taken += await put(one.peer_id, record(one, 1, now_s)) == b"200"
+    return f"{len(bad)} refused, the newest stays; of {N_NAMES} good ones at once {n_taken} taken"
+
+
 async def gateway_loris(scene: Scene) -> str:
     """Hundreds of requests whose heads come byte by byte, and replies that nobody reads."""
     at = await _gateway(scene)
@@ -162,6 +202,7 @@ async def hostile_gateway(scene: Scene) -> str:
 ATTACKS: Final[dict[str, Attack]] = {
     "gateway-nonsense": gateway_nonsense,
     "gateway-http2": gateway_http2,
+    "names-put": names_put,
     "gateway-loris": gateway_loris,
     "hostile-gateway": hostile_gateway,
 }

@@ -117,11 +117,13 @@ class Story:
         await fetch_dag(exchange, cid, providers=[self.scene.info])
 
     async def _until_done(self, errand: Callable[[], Awaitable[None]]) -> None:
-        while True:
+        is_done = False
+        while not is_done:
             try:
                 with trio.fail_after(TRY_S):
-                    return await errand()
-            except (Remote, trio.TooSlowError, AssertionError):
+                    await errand()
+                is_done = True
+            except* (Remote, trio.TooSlowError, AssertionError):
                 self.n_tries += 1
                 await trio.sleep(0.2)
 
@@ -161,7 +163,7 @@ class Story:
                 exchange = Exchange(network, MemoryBlockstore(), lambda peer, cid: False)
                 async with running(run_exchange, exchange):
                     for cid in (*fresh, *older):
-                        await self._fetch(exchange, cid)
+                        await self._until_done(partial(self._fetch, exchange, cid))
         self.older += fresh
 
     async def check_trust(self) -> None:

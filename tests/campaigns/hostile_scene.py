@@ -45,6 +45,7 @@ is_enabled = true
 is_enabled = true
 port = 0
 has_routing = true
+takes_names = true
 [fetch]
 gateways = ["BOMBER"]
 routers = ["BOMBER"]
