@@ -7,9 +7,11 @@
       | half a round trip later              | at once
       |=== both dial: their routers let the other's packets in ===|
 
-In the handshake over what they make, who came over the relay is the one that dialled.
+In the handshake over what they make, who came over the relay is the one that dialled, says the standard; go-libp2p, and
+Kubo with it, has it the other way round. So the second of three attempts is made as they do it.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Final
@@ -25,6 +27,7 @@ from storage.keys import PeerId
 
 ATTEMPTS: Final = 3
 ANSWER_TIMEOUT_S: Final = 10.0
+TURNS_S: Final = 30.0  # attempts that follow each other within so long belong together
 MAX_ROUND_TRIP_S: Final = 4.0  # of a relayed connection; who takes longer is not waited for
 
 Meet = Callable[[PeerId, Sequence[Endpoint], bool], Awaitable[bool]]
@@ -46,7 +49,7 @@ async def punch(network: Network, peer: PeerId, meet: Meet) -> bool:
 
     Raises: ProtocolRefused, and what streams raise.
     """
-    for _ in range(ATTEMPTS):
+    for number in range(ATTEMPTS):
         own = own_endpoints(network)
         if not own:
             return False
@@ -61,31 +64,50 @@ async def punch(network: Network, peer: PeerId, meet: Meet) -> bool:
             await _say(stream, write(Kind.SYNC))
             await stream.finish()
             await trio.sleep(trip_s / 2)
-            if await meet(peer, told.endpoints, False):
+            if await meet(peer, told.endpoints, number % 2 == 1):
                 return True
     return False
 
 
 def answering(network: Network, meet: Meet) -> Handler:
     """Meets peers that this node has reached over a relay, and no others."""
-    busy: set[PeerId] = set()
+    turns: dict[PeerId, _Turns] = {}
 
     async def answer(stream: Stream) -> None:
-        if stream.peer in busy or not _is_reached_by_relay(network, stream.peer):
-            return
-        busy.add(stream.peer)
-        try:
+        for gone in [peer for peer, each in turns.items() if each.is_over(trio.current_time())]:
+            del turns[gone]
+        turn = turns.setdefault(stream.peer, _Turns())
+        async with turn.lock:  # a next attempt may come before this end has given up the last
             for _ in range(ATTEMPTS):
                 told = _of(Kind.CONNECT, await _hear(stream))
-                if told is None:
+                if told is None or not _is_reached_by_relay(network, stream.peer):
                     return
                 await _say(stream, write(Kind.CONNECT, own_endpoints(network)))
-                if _of(Kind.SYNC, await _hear(stream)) is None or await meet(stream.peer, told.endpoints, True):
+                if _of(Kind.SYNC, await _hear(stream)) is None:
                     return
-        finally:
-            busy.discard(stream.peer)
+                if await meet(stream.peer, told.endpoints, turn.next(trio.current_time()) % 2 == 0):
+                    return
 
     return answer
+
+
+class _Turns:
+    """How many attempts a peer has made of late, each perhaps on a stream of its own."""
+
+    def __init__(self) -> None:
+        self.lock = trio.Lock()
+        self._n_attempts = 0
+        self._at_s = -math.inf
+
+    def next(self, now_s: float) -> int:
+        """The number of the attempt that begins, from 0."""
+        self._n_attempts = self._n_attempts + 1 if now_s < self._at_s + TURNS_S else 0
+        self._at_s = now_s
+        return self._n_attempts
+
+    def is_over(self, now_s: float) -> bool:
+        """Will the next attempt be a first one?"""
+        return not self.lock.locked() and now_s >= self._at_s + TURNS_S
 
 
 def _is_reached_by_relay(network: Network, peer: PeerId) -> bool:

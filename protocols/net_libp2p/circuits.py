@@ -28,6 +28,7 @@ from protocols.net_libp2p.addresses import (
     is_loopback,
     is_public,
     parse,
+    to_id,
     to_peer,
 )
 from protocols.net_libp2p.meeting import Meetings
@@ -112,7 +113,7 @@ class Circuits(ITransport):  # type: ignore[misc]  # libp2p's types are not foll
         """Use this network, which answers relays from now on, and peers at the other end of one."""
         self._network, self._swarm = network, swarm
         self._meet = Meetings(network, swarm, sockets).meet
-        network.serve(DCUTR, dcutr.answering(network, self._meet))
+        network.serve(DCUTR, dcutr.answering(network, self._meet_and_let_go))
         network.serve(STOP, shell.arriving(lambda relay: relay in self._held(), self._take))
 
     def addresses(self, end: str) -> list[Any]:
@@ -186,6 +187,16 @@ class Circuits(ITransport):  # type: ignore[misc]  # libp2p's types are not foll
         except Remote as error:
             log.info("punch_failed", peer=str(peer), error=str(error))
             return False
+
+    async def _meet_and_let_go(self, peer: PeerId, endpoints: Sequence[Endpoint], is_dialler: bool) -> bool:
+        """Meet whom this node reached over a relay, which is let go then, if the other end has not done so."""
+        if not await self._meet(peer, endpoints, is_dialler):
+            return False
+        await trio.sleep(DRAIN_S)
+        for connection in list(self._swarm.get_connections(to_id(peer))):
+            if relay_of(connection.muxed_conn):
+                await connection.muxed_conn.close()
+        return True
 
     async def _dial_back(self, peer: PeerId, peer_id: Any) -> bool:
         """Dial a peer. Returns: whether there is a direct connection now.

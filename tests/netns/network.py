@@ -20,8 +20,8 @@ STEP_LIMIT_S: Final = 20.0
 NAT_RULES: Final = """
 table ip covey {
   chain after { type nat hook postrouting priority 100; oifname "wan" masquerade%s; }
-  chain between { type filter hook forward priority 0; iifname "wan" ct state new drop; }
-  chain to { type filter hook input priority 0; iifname "wan" ct state new %s; }
+  chain between { type filter hook forward priority 0; iifname "wan" ct state { new, invalid } drop; }
+  chain to { type filter hook input priority 0; iifname "wan" ct state { new, invalid } %s; }
 }
 """
 KEEPS, ANY_PORT = "", " random"  # the port of who is behind the router, where it is free; another for each connection

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,9 +19,11 @@ from protocols.autonat.dialbacks import Dialbacks
 from protocols.autonat.shell import answering, ask
 from protocols.autonat.wire import PROTOCOL as AUTONAT
 from protocols.bitswap.shell import Exchange, run_exchange
+from protocols.errors import DialFailed
 from protocols.fetch import Progress, fetch_dag
 from protocols.net import Network, PeerInfo
 from protocols.net_libp2p import NetConfig, open_network
+from protocols.ping import ping
 from protocols.relay.circuits import FRIEND, Relay
 from protocols.relay.shell import relaying
 from protocols.relay.wire import HOP
@@ -47,10 +49,63 @@ async def relay(address: str, most_bytes: int) -> None:
     async with open_network(Identity.generate(), NetConfig((f"/ip4/{address}/tcp/0",), mdns=False)) as network:
         core = Relay()
         network.serve(HOP, relaying(network, core, lambda peer: terms, time.time))
-        network.serve(AUTONAT, answering(network, Dialbacks(trio.current_time())))
+        network.serve(AUTONAT, answering(Telling(network), Dialbacks(trio.current_time())))
         say(network.addresses()[0])
         while await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
             say(str(core.n_carried + sum(circuit.n_bytes for circuit in core.circuits)))
+
+
+class Telling:
+    """A network that says what came of its dials for others."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+    async def probe(self, peer: PeerId, address: str) -> None:
+        """See `Network`."""
+        try:
+            await self._network.probe(peer, address)
+        except DialFailed:
+            say(f"no {address}")
+            raise
+        say(f"yes {address}")
+
+
+async def observe(addresses: list[str]) -> None:
+    """Be as many nodes, which tell who connects where they see it."""
+    async with AsyncExitStack() as stack:
+        for address in addresses:
+            config = NetConfig((f"/ip4/{address}/tcp/0",), mdns=False)
+            say((await stack.enter_async_context(open_network(Identity.generate(), config))).addresses()[0])
+        await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
+
+
+async def meet(relay: str, is_brought: bool) -> None:
+    """Meet a peer: one that a relay brings, told where this node is, or one that the input names. Say how often."""
+    async with open_network(Identity.generate(), NetConfig(("/ip4/0.0.0.0/tcp/0",), mdns=False)) as network:
+        info = PeerInfo.parse(relay)
+        await reach(network, info)
+        if is_brought:
+            await network.reserve(info.peer, time.time())
+            say(next(each for each in network.addresses() if "/p2p-circuit/" in each))
+        else:
+            say("ready")
+            other = PeerInfo.parse((await trio.to_thread.run_sync(sys.stdin.readline)).strip())
+            with trio.fail_after(DIAL_LIMIT_S):
+                while other.peer not in network.peers():
+                    with suppress(DialFailed):  # it may not have reserved yet
+                        await network.connect(other)
+                    await trio.sleep(1)
+        while True:
+            for peer in set(network.peers()) - {info.peer}:
+                if ways(network, peer) == {"punched"}:
+                    trips_s = await ping(network, peer, 2)
+                    say(f"punched {len(trips_s)}")
+                    return
+            await trio.sleep(0.1)
 
 
 async def ask_reach(address: str, dial: str) -> bool | None:
@@ -202,6 +257,10 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["relay", address, *most_bytes]:
             trio.run(relay, address, int(most_bytes[0]) if most_bytes else FRIEND.limit.n_bytes)
+        case ["observe", *addresses]:
+            trio.run(observe, addresses)
+        case ["meet", relay_address, how]:
+            trio.run(meet, relay_address, how == "brought")
         case ["ask", address, dial]:
             say(json.dumps(trio.run(ask_reach, address, dial)))
         case ["serve", address, path, folder, dial, how]:

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from protocols.dcutr.shell import ANSWER_TIMEOUT_S, ATTEMPTS, answering, punch
+from protocols.dcutr.shell import ANSWER_TIMEOUT_S, ATTEMPTS, TURNS_S, answering, punch
 from protocols.dcutr.wire import PROTOCOL, Kind, read, write
 from protocols.endpoints import Endpoint
 from protocols.errors import Malformed, ProtocolRefused, TimedOut
@@ -64,6 +64,11 @@ async def test_it_is_tried_thrice(scene: Scene, works_at: int, expected: bool, a
     scene.works_at = works_at
     assert await scene.punch() is expected
     assert len(scene.dials) == 2 * ATTEMPTS
+    for peer, parts in ((BROUGHT, [True, False, True]), (CAME, [False, True, False])):  # as who dials it
+        assert [dial[2] for dial in scene.dials if dial[0] == peer] == parts
+    await trio.sleep(TURNS_S)
+    await scene.punch()
+    assert [dial[2] for dial in scene.dials if dial[0] == BROUGHT][ATTEMPTS]
 
 
 async def test_who_is_connected_directly_or_did_not_want_the_connection_dials_nobody(
