@@ -6,8 +6,10 @@ import pytest
 import trio
 
 from daemon.app import open_node
-from daemon.config import Config
+from daemon.config import Config, NetworkConfig
 from protocols.bitswap.trace import MAX_TRACED, Origin, Trace
+from protocols.net import Link
+from protocols.relay.circuits import FRIEND as RELAY_FRIEND
 from storage.blockstore import MadeBlock
 from storage.catalog import Catalog
 from storage.cid import DAG_CBOR, Cid
@@ -70,6 +72,40 @@ async def test_stats_tell_of_each_connection_and_of_all_together(node, post):
     stats = (await post("net/stats")).json
     assert (stats["n_connections"], stats["sent_bytes"], stats["received_bytes"]) == (2, 4000, 6000)
     assert {each["peer"]: each["name"] for each in stats["connections"]} == {str(FRIEND): "ann", str(OTHER): None}
+
+
+async def test_stats_tell_how_peers_are_connected_who_reaches_this_node_and_whom_it_brings(
+    home, lonely, ask, monkeypatch
+):
+    config = Config(network=NetworkConfig(relay="server"))
+    async with open_node(home, ME, config, lambda _reason: None, lonely.opened) as node:
+        await _look(node, partial(_post, ask), monkeypatch)
+
+
+async def _post(ask, name, /, **params):
+    return await trio.to_thread.run_sync(partial(ask, f"/v1/{name}", params))
+
+
+async def _look(node, post, monkeypatch):
+    links = [
+        Link(FRIEND, "/p2p/x/p2p-circuit", True, 1, 0, 0, is_relayed=True),
+        Link(FRIEND, "8.8.8.8:1", True, 1, 0, 0, is_punched=True),
+        Link(OTHER, "/p2p/x/p2p-circuit", False, 1, 0, 0, is_relayed=True),
+    ]
+    node.network.connected = [FRIEND, OTHER]
+    monkeypatch.setattr(node.network, "connections", lambda: links)
+    stats = (await post("net/stats")).json
+    assert (stats["reachable"], stats["reserved"], stats["relays"]) == ("unknown", [], [])
+    assert sorted(each["way"] for each in stats["connections"]) == ["punched", "relayed", "relayed"]
+    ways = {each["peer"]: each["way"] for each in (await post("peer/ls")).json}
+    assert ways == {str(FRIEND): "punched", str(OTHER): "relayed"}
+    node.relay.reserve(FRIEND, RELAY_FRIEND, trio.current_time())
+    node.relay.connect(OTHER, FRIEND, RELAY_FRIEND, trio.current_time()).spend(1000)
+    node.outlook.heard(links[1], False, [FRIEND], trio.current_time())
+    stats = (await post("net/stats")).json
+    assert (stats["reachable"], stats["n_circuits"], stats["carried_bytes"]) == ("no", 1, 1000)
+    [row] = stats["reserved"]
+    assert (row["peer"], row["n_circuits"]) == (str(FRIEND), 1) and 3500 < row["hold_s"] <= 3600
 
 
 async def test_a_trace_says_who_gave_what_and_what_was_here_before(node, post):
