@@ -5,6 +5,7 @@ bounded by the budget of blocks. What the store has already is walked through an
 killed resumes by being called once more.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final, NamedTuple
@@ -13,6 +14,7 @@ import trio
 
 from protocols.bitswap.session import Got
 from protocols.bitswap.shell import Exchange, next_arrivals, offer, open_session, want
+from protocols.contest import QUIET_S
 from protocols.errors import NoProviders, ProtocolError, Remote, Tampered, TimedOut
 from protocols.fetch_peers import (
     FIRST_LOOK_S,
@@ -23,6 +25,7 @@ from protocols.fetch_peers import (
     look_for_more,
 )
 from protocols.fetch_state import Announce, Fetch, FindMore, Level, Links
+from protocols.fetch_stream import begin_stream, choose_stream
 from protocols.net import PeerInfo
 from protocols.walk import MAX_BLOCKS, MAX_BYTES, Progress, Walk
 from storage.blockstore import Block, Blockstore, MadeBlock, Visibility
@@ -116,6 +119,7 @@ async def fetch_blocks(
         find_more,
         lambda progress: None,
         idle_timeout_s,
+        is_whole=False,
     )
 
 
@@ -129,17 +133,19 @@ async def _fetch(
     on_progress: Callable[[Progress], None],
     idle_timeout_s: float,
     announce: Announce | None = None,
+    is_whole: bool = True,
 ) -> Progress:
     known = {info.peer: info for info in providers[:MAX_KNOWN_PROVIDERS]}
     with open_session(exchange) as session:
         fetch = Fetch(exchange, session, walk, links, level, known, find_more, trio.current_time(), announce)
+        fetch.stream = choose_stream(fetch) if is_whole else None
         failure: ProtocolError | StorageError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keep_providers, fetch)
             nursery.start_soon(look_for_more, fetch)
             nursery.start_soon(announce_part, fetch)
             try:
-                await _walk(fetch, on_progress, idle_timeout_s)
+                await _walk(fetch, nursery, on_progress, idle_timeout_s)
             except (ProtocolError, StorageError) as error:
                 failure = error  # raised outside of the nursery, which would wrap it in a group
             nursery.cancel_scope.cancel()
@@ -148,7 +154,9 @@ async def _fetch(
     return walk.progress()
 
 
-async def _walk(fetch: Fetch, on_progress: Callable[[Progress], None], idle_timeout_s: float) -> None:
+async def _walk(
+    fetch: Fetch, nursery: trio.Nursery, on_progress: Callable[[Progress], None], idle_timeout_s: float
+) -> None:
     """Look up, want, keep, until nothing is missing. Raises: when no block comes for too long."""
     is_looked_at = False
     while True:
@@ -157,23 +165,38 @@ async def _walk(fetch: Fetch, on_progress: Callable[[Progress], None], idle_time
             is_looked_at = True
             wanted = [*fetch.walk.wanted.values()]
             fetch.walk.damaged = await fetch.exchange.work(partial(_damaged, fetch.exchange.store, wanted))
+            begin_stream(fetch, nursery)
         on_progress(fetch.walk.progress())
         if fetch.walk.is_done:
             return
         arrived = await _arrivals(fetch, idle_timeout_s)
+        if arrived is None:
+            continue
         if not arrived:
             damaged = await fetch.exchange.work(partial(_damaged, fetch.exchange.store, [*fetch.walk.wanted.values()]))
             raise _why(fetch, idle_timeout_s, damaged)
+        fetch.is_keeping = True
         await _keep(fetch, arrived)
+        fetch.is_keeping = False
+        fetch.kept.set()
         fetch.active_s = trio.current_time()
+        if fetch.contest is not None:
+            n_bytes = sum(len(got.data) for got in arrived if got.peer != fetch.stream)
+            fetch.contest.peers_gave(n_bytes, fetch.active_s)
 
 
-async def _arrivals(fetch: Fetch, idle_timeout_s: float) -> Sequence[Got]:
-    """Blocks, as soon as there are any; none when nothing came for too long, and be it a part of one."""
+async def _arrivals(fetch: Fetch, idle_timeout_s: float) -> Sequence[Got] | None:
+    """Blocks, as soon as there are any; none when nothing came for too long, and be it a part of one.
+
+    None: it is time to look whether peers may be asked for more.
+    """
     while True:
         deadline_s = fetch.active_s + idle_timeout_s
-        with trio.move_on_at(deadline_s) as fetch.patience:
+        again_s = math.inf if fetch.contest is None else trio.current_time() + QUIET_S
+        with trio.move_on_at(min(deadline_s, again_s)) as fetch.patience:
             return await next_arrivals(fetch.session)
+        if again_s <= trio.current_time() < deadline_s:
+            return None
         fetch.active_s = max(fetch.active_s, fetch.exchange.wants.grew_s(fetch.session.number))
         if trio.current_time() < deadline_s or fetch.active_s + idle_timeout_s <= deadline_s:
             return ()  # before its time where there is no hope left
@@ -182,13 +205,20 @@ async def _arrivals(fetch: Fetch, idle_timeout_s: float) -> Sequence[Got]:
 async def _look_up(fetch: Fetch) -> None:
     """Walk on through what the store has, until enough is wanted from others or nothing is left to look up."""
     walk, store = fetch.walk, fetch.exchange.store
-    while batch := walk.take(walk.window_blocks - len(walk.wanted)):
+    while batch := walk.take(_room(fetch), is_from_end=fetch.contest is not None):
         known = await fetch.exchange.work(partial(_inspect, store, batch, fetch.links))
         for cid, block in zip(batch, known, strict=True):
             if block is not None:
                 walk.reused(cid, block.size_bytes, block.links)
                 fetch.active_s = trio.current_time()
         want(fetch.session, [cid for cid, block in zip(batch, known, strict=True) if block is None])
+
+
+def _room(fetch: Fetch) -> int:
+    """For how many blocks more peers may be asked now."""
+    if fetch.contest is not None and not fetch.contest.lets_peers(trio.current_time()):
+        return 0
+    return fetch.walk.window_blocks - len(fetch.walk.wanted)
 
 
 def _inspect(store: Blockstore, cids: Sequence[Cid], links: Links) -> list[_Known | None]:
@@ -218,7 +248,8 @@ async def _keep(fetch: Fetch, arrived: Sequence[Got]) -> None:
     if fetch.level.show > Visibility.PRIVATE and any(vouched):
         fetch.shown.set()
     for got, block, links in zip(arrived, blocks, below, strict=True):
-        fetch.walk.fetched(block.cid, len(block.data), links, got.peer)
+        is_from_end = fetch.contest is not None and got.peer != fetch.stream
+        fetch.walk.fetched(block.cid, len(block.data), links, got.peer, is_from_end=is_from_end)
     await offer(fetch.exchange, cids)
 
 

@@ -44,6 +44,8 @@ async def keep_providers(fetch: Fetch) -> None:
             pause_s = LOOK_AGAIN_S
             continue
         fetch.session.is_needy = trio.Event()
+        if fetch.is_met:
+            fetch.stream = None  # single blocks may be asked of it, too
         tamperers = set(wants.tamperers(number))
         is_last = bool(tamperers) and fetch.walk.bytes_from.keys() <= tamperers
         with trio.move_on_after(LAST_LOOK_S if is_last else math.inf):
@@ -112,7 +114,8 @@ async def _connect_all(fetch: Fetch, infos: Sequence[PeerInfo]) -> None:
     limiter = trio.CapacityLimiter(MAX_DIALS)
     if fetch.find_more is not None:
         web = fetch.exchange.web
-        sources = [*web.named(), *(source for info in infos for source in web.found(info))]
+        named = [source for source in web.named() if source != fetch.stream]
+        sources = [*named, *(source for info in infos for source in web.found(info))]
         fetch.sources.update(sources)
         add_providers(fetch.session, sources)
     async with trio.open_nursery() as nursery:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import trio
 
 from protocols.bitswap.shell import Exchange, Session
+from protocols.contest import Contest
 from protocols.net import PeerInfo
 from protocols.sources import HttpSource
 from protocols.walk import Walk
@@ -39,6 +40,11 @@ class Fetch:
     find_more: FindMore | None
     active_s: float  # when a block came last, or some of one
     announce: Announce | None = None
+    stream: HttpSource | None = None  # that gives the whole of it, or is about to
+    is_met: bool = False  # the stream came to what peers had given, and ended
+    contest: Contest | None = None  # of that stream with the peers
+    is_keeping: bool = False  # what arrived is being written
+    kept: trio.Event = field(default_factory=trio.Event)  # some of it was
     shown: trio.Event = field(default_factory=trio.Event)  # the first block that others may have is in the store
     sources: set[HttpSource] = field(default_factory=set)  # that were asked
     patience: trio.CancelScope = field(default_factory=trio.CancelScope)  # around the wait for blocks

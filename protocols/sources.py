@@ -1,12 +1,15 @@
 """Who can give a block: a peer, or a server that is asked over HTTP. To the core of wanting they are alike."""
 
-from collections.abc import Iterable, Sequence
-from typing import Final, Protocol, Self
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Final, NamedTuple, Protocol, Self
 from urllib.parse import urlsplit
 
 from protocols.bitswap.wire import Entry
-from protocols.errors import Malformed
+from protocols.errors import HttpFailed, Malformed
 from protocols.net import MAX_ADDRESS_CHARS, PeerInfo
+from storage.blockstore import MadeBlock
+from storage.cid import Cid
 from storage.keys import PeerId
 
 MAX_URL_CHARS: Final = 512
@@ -79,6 +82,13 @@ def is_http(address: str) -> bool:
     return not {"http", "https"}.isdisjoint(address.split("/")[3:])  # behind the host, which may be called so
 
 
+class Streamed(NamedTuple):
+    """Some blocks of a DAG, in its order; each matches its CID. What links to it is for the receiver to know."""
+
+    n_bytes: int
+    blocks: Sequence[MadeBlock]
+
+
 class Web(Protocol):
     """The sources that give blocks over HTTP, as an exchange of blocks sees them."""
 
@@ -90,6 +100,12 @@ class Web(Protocol):
 
     def tell(self, source: HttpSource, entries: Iterable[Entry]) -> None:
         """Carry news of the wantlist to a source; what comes of it is told to the core of wanting."""
+
+    def streams(self) -> Sequence[HttpSource]:
+        """Of those that the user named, the ones that may give whole DAGs."""
+
+    def dag(self, source: HttpSource, root: Cid) -> AbstractAsyncContextManager[AsyncIterator[Streamed]]:
+        """Ask for all that is below `root`. Raises: Remote, also while it comes."""
 
 
 class NoWeb:
@@ -105,3 +121,11 @@ class NoWeb:
 
     def tell(self, source: HttpSource, entries: Iterable[Entry]) -> None:
         """Nobody is there to hear it."""
+
+    def streams(self) -> Sequence[HttpSource]:
+        """None."""
+        return ()
+
+    def dag(self, source: HttpSource, root: Cid) -> AbstractAsyncContextManager[AsyncIterator[Streamed]]:
+        """Nobody gives any."""
+        raise HttpFailed(f"{source} is not asked: there is nothing to ask it with")

@@ -1,6 +1,6 @@
 """Which blocks of a DAG are still to be looked at, and whether the budget holds: the core of a fetch."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -41,7 +41,9 @@ class Walk:
         """Raises: TooBig when the roots alone are over the budget."""
         self._max_blocks = max_blocks
         self._max_bytes = max_bytes
-        self._stack: list[Cid] = []
+        self._stack: deque[Cid] = deque()  # as they are to be looked at, the next one last
+        self._stack_of_end: deque[Cid] = deque()  # what is linked to by blocks that were taken from the end
+        self._pending: dict[bytes, Cid] = {}  # of these, what nobody has taken out of turn
         self._met: set[bytes] = set()
         roots = list(roots)
         self.root = roots[0] if roots else None
@@ -54,7 +56,7 @@ class Walk:
     @property
     def is_done(self) -> bool:
         """Is every block of the DAG in the store?"""
-        return not self._stack and not self.wanted
+        return not self._pending and not self.wanted
 
     @property
     def window_blocks(self) -> int:
@@ -62,11 +64,29 @@ class Walk:
         mean_bytes = max(1, self.n_bytes // max(1, self.n_blocks))
         return max(MIN_WINDOW_BLOCKS, min(WINDOW_BLOCKS, WINDOW_BYTES // mean_bytes))
 
-    def take(self, n_blocks: int) -> list[Cid]:
-        """The next blocks to look up in the store, in order of the walk."""
-        taken = [self._stack.pop() for _ in range(min(max(0, n_blocks), len(self._stack)))]
+    def take(self, n_blocks: int, *, is_from_end: bool = False) -> list[Cid]:
+        """The next blocks to look at, or the last ones; they are wanted until `reused` or `fetched`."""
+        taken: list[Cid] = []
+        while len(taken) < n_blocks and (self._stack or self._stack_of_end):
+            if is_from_end:
+                cid = (self._stack_of_end or self._stack).popleft()
+            else:
+                cid = (self._stack or self._stack_of_end).pop()
+            if self._pending.pop(cid.multihash, None) is not None:
+                taken.append(cid)
         self.wanted |= {cid.multihash: cid for cid in taken}
         return taken
+
+    def claim(self, multihash: bytes) -> Cid | None:
+        """Take one block out of turn, for it is here; None where it is not to be looked at, or was."""
+        cid = self._pending.pop(multihash, None)
+        if cid is not None:
+            self.wanted[multihash] = cid
+        return cid
+
+    def has_met(self, multihash: bytes) -> bool:
+        """Does a block that was looked at link to it?"""
+        return multihash in self._met
 
     def reused(self, cid: Cid, size_bytes: int, links: Iterable[Cid]) -> None:
         """A block was in the store. Raises: TooBig."""
@@ -75,7 +95,9 @@ class Walk:
         self.n_reused_bytes += size_bytes
         self._push(links)
 
-    def fetched(self, cid: Cid, size_bytes: int, links: Iterable[Cid], peer: Giver) -> None:
+    def fetched(
+        self, cid: Cid, size_bytes: int, links: Iterable[Cid], peer: Giver, *, is_from_end: bool = False
+    ) -> None:
         """A block came from a peer and is in the store now. Raises: TooBig."""
         del self.wanted[cid.multihash]
         self.n_blocks += 1
@@ -83,7 +105,7 @@ class Walk:
         self.bytes_from[peer] += size_bytes
         if cid == self.damaged:
             self.damaged = None
-        self._push(links)
+        self._push(links, is_from_end=is_from_end)
 
     def progress(self) -> Progress:
         """Where the walk stands."""
@@ -96,7 +118,7 @@ class Walk:
             self.damaged,
         )
 
-    def _push(self, links: Iterable[Cid]) -> None:
+    def _push(self, links: Iterable[Cid], *, is_from_end: bool = False) -> None:
         if self.n_bytes + self.n_reused_bytes > self._max_bytes:
             raise TooBig(f"the content has over {self._max_bytes} bytes, the limit of this fetch")
         fresh: list[Cid] = []
@@ -108,6 +130,7 @@ class Walk:
                 raise Malformed(f"{cid} is named by a hash function that cannot be checked here")
             self._met.add(key)
             fresh.append(cid)
+            self._pending[key] = cid
             if len(self._met) > self._max_blocks:
                 raise TooBig(f"the content has over {self._max_blocks} blocks, the limit of this fetch")
-        self._stack += reversed(fresh)
+        (self._stack_of_end if is_from_end else self._stack).extend(reversed(fresh))

@@ -216,6 +216,17 @@ class Wants:
                 self._refuse(name, peer)
         return actions + self._assign(now_s)
 
+    def wants(self, session: int, multihash: bytes) -> bool:
+        """Does a session want this block of its peers?"""
+        return multihash in self._sessions[session].wants
+
+    def came(self, giver: Giver, cid: Cid, data: bytes, now_s: float) -> list[Action]:
+        """A wanted block came in another way; whoever was asked for it is told."""
+        cancels: dict[Giver, list[Entry]] = {}
+        key = cid.multihash
+        got = self._got(key, self._wants[key], giver, data, 0.0, cancels)
+        return [got, *_sends(cancels), *self._assign(now_s)]
+
     def tick(self, now_s: float) -> list[Action]:
         """Let time pass: silent peers lose their asks, rested ones get new ones."""
         for name, peer in self._peers.items():
@@ -265,14 +276,19 @@ class Wants:
                 peer.note_gap(now_s - peer.gave_s)
         peer.gave(key, now_s)
         peer.resume_s, peer.pause_s = -math.inf, PAUSE_S
+        want.told.discard(name)  # who sends a block takes it off our list without being told
+        wait_s = now_s - asked_s if asked_s is not None else 0.0
+        actions.append(self._got(key, want, name, block.data, wait_s, cancels))
+        return True
+
+    def _got(
+        self, key: bytes, want: Want, giver: Giver, data: bytes, wait_s: float, cancels: dict[Giver, list[Entry]]
+    ) -> Got:
         sessions = tuple(sorted(want.sessions))
         for session in sessions:
             self._sessions[session].wants.discard(key)
-        want.told.discard(name)  # who sends a block takes it off our list without being told
         self._drop(key, want, cancels)
-        wait_s = now_s - asked_s if asked_s is not None else 0.0
-        actions.append(Got(sessions, name, want.cid, block.data, wait_s))
-        return True
+        return Got(sessions, giver, want.cid, data, wait_s)
 
     def _drop(self, key: bytes, want: Want, cancels: dict[Giver, list[Entry]]) -> None:
         del self._wants[key]

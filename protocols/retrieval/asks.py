@@ -11,6 +11,7 @@ from typing import Final
 from protocols.bitswap.session import Arrived
 from protocols.bitswap.wire import Entry, WantType
 from protocols.errors import Malformed
+from protocols.retrieval.cars import CAR_TYPE
 from protocols.sources import HttpSource
 from protocols.web import Ask, Reply
 from storage.blockstore import MAX_BLOCK_BYTES
@@ -19,7 +20,6 @@ from storage.cid import Cid
 from storage.errors import InvalidCar, StoreFull
 
 RAW_TYPE: Final = "application/vnd.ipld.raw"
-CAR_TYPE: Final = "application/vnd.ipld.car"
 MAX_CAR_BYTES: Final = MAX_BLOCK_BYTES + (64 << 10)  # one block, with a header and an index
 _PLAIN: Final = (RAW_TYPE, "application/octet-stream", "")
 _NO_SUCH_FORM: Final = (400, 406, 415, 501)

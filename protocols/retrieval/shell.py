@@ -1,6 +1,7 @@
 """Blocks over HTTP: carries wants to the sources that the core of wanting chose, and brings back what comes of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -15,8 +16,9 @@ from protocols.bitswap.wire import Entry, WantType
 from protocols.errors import HttpFailed, Remote, TooBig
 from protocols.net import PeerInfo
 from protocols.retrieval.asks import MAX_CAR_BYTES, Said, arrived, arrived_in_car, ask_for, judge
+from protocols.retrieval.cars import ask_for_dag, streamed
 from protocols.retrieval.line import N_AT_ONCE, N_AT_ONCE_FOUND, Line, Pull
-from protocols.sources import HttpSource
+from protocols.sources import HttpSource, Streamed
 from protocols.web import Reply, Send
 from storage.blockstore import MAX_BLOCK_BYTES
 from storage.cid import Cid
@@ -51,6 +53,7 @@ class Retrieval:
     sources: Sequence[HttpSource] = ()
     takes_found: bool = False
     lines: dict[HttpSource, Line] = field(default_factory=dict)
+    no_dags: set[HttpSource] = field(default_factory=set)  # those that give single blocks alone
     scopes: dict[tuple[HttpSource, int], trio.CancelScope] = field(default_factory=dict)
     nursery: trio.Nursery | None = None
 
@@ -73,6 +76,14 @@ class Retrieval:
             return
         self._break_off(source, line.heard(entries, trio.current_time()))
         self.begin(source, line)
+
+    def streams(self) -> Sequence[HttpSource]:
+        """Of those that the user named, the ones that may give whole DAGs."""
+        return [source for source in self.named() if not source.is_kubo and source not in self.no_dags]
+
+    def dag(self, source: HttpSource, root: Cid) -> AbstractAsyncContextManager[AsyncIterator[Streamed]]:
+        """Ask for all that is below `root`. Raises: Remote, also while it comes."""
+        return _dag(self, source, root)
 
     def begin(self, source: HttpSource, line: Line) -> None:
         """Ask a source as much as it may be asked at once."""
@@ -120,6 +131,20 @@ async def run_retrieval(retrieval: Retrieval, *, task_status: trio.TaskStatus[No
         finally:
             retrieval.nursery = None
             retrieval.lines.clear()
+
+
+@asynccontextmanager
+async def _dag(retrieval: Retrieval, source: HttpSource, root: Cid) -> AsyncIterator[AsyncIterator[Streamed]]:
+    async with retrieval.send(ask_for_dag(source, root)) as reply:
+        said = judge(source, reply)
+        if said is Said.BUSY:
+            retrieval.failed(source, retrieval.lines[source], reply.retry_after_s)
+        if said is not Said.CAR:
+            if said in (Said.BLOCK, Said.OTHER_FORM):
+                retrieval.no_dags.add(source)
+            raise HttpFailed(f"{source} answers {reply.status}, and gives no CAR")
+        async with aclosing(streamed(source, reply.chunks, retrieval.exchange.work)) as batches:
+            yield batches
 
 
 async def _pull(retrieval: Retrieval, source: HttpSource, line: Line, pull: Pull) -> None:
