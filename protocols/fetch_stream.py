@@ -11,6 +11,7 @@ import trio
 
 from protocols.bitswap.session import TAMPERED, Got
 from protocols.bitswap.shell import add_providers, carry_out
+from protocols.bitswap.standing import LARGE_BYTES
 from protocols.contest import Contest
 from protocols.errors import Remote, Tampered
 from protocols.fetch_state import Fetch
@@ -54,11 +55,13 @@ def _end(fetch: Fetch) -> None:
 
 async def _stream(fetch: Fetch, source: HttpSource, contest: Contest) -> None:
     assert fetch.walk.root is not None
-    vain = _Vain()
+    vain, n_grown = _Vain(), 0
     try:
         async with fetch.exchange.web.dag(source, fetch.walk.root) as batches:
             async for some in batches:
                 contest.stream_gave(some.n_bytes, trio.current_time())
+                if (n_grown := n_grown + some.n_bytes) >= LARGE_BYTES:
+                    fetch.active_s, n_grown = trio.current_time(), 0  # a large block takes its time on a slow link
                 for block in some.blocks:
                     vain.note(len(block.data), await _take(fetch, source, block))
                     if vain.is_enough:

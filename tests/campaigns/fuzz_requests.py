@@ -20,6 +20,7 @@ from protocols.net import PeerInfo
 from protocols.net_libp2p import addresses, mdns
 from protocols.relay import wire as relay
 from protocols.retrieval.asks import arrived_in_car
+from protocols.retrieval.cars import CarFeed
 from protocols.sources import HttpSource
 from storage.blockstore import MadeBlock, Visibility
 from storage.car.wire import header, section
@@ -192,6 +193,14 @@ def _lines(data: bytes) -> object:
     return [*lines.feed(data[:cut]), *lines.feed(data[cut:]), *lines.rest()]
 
 
+def _blocks_of_dag(data: bytes) -> object:
+    feed = CarFeed()
+    cut = len(data) // 3
+    found = [block for part in (data[:cut], data[cut:]) for block in feed.feed(part)]
+    assert all(block.cid.matches(block.data) for block in found)
+    return found, feed.is_cut_off
+
+
 _ADDRESS: Final = f"/ip4/192.0.2.7/tcp/4701/p2p/{_ME.peer_id}"
 _CIRCUIT: Final = f"{_ADDRESS}/p2p-circuit/p2p/{_ME.peer_id}"
 _AAD: Final = b"purpose"
@@ -287,6 +296,12 @@ READERS: Final = (
         lambda data: arrived_in_car(_LEAF, data),
         (Remote,),
         (header([_LEAF]) + section(_LEAF, b"0123456789" * 5),),
+    ),
+    Reader(
+        "car-of-a-dag",
+        _blocks_of_dag,
+        (Remote,),
+        (header([_LEAF]) + section(_LEAF, b"0123456789" * 5) + section(Cid.of(b"x"), b"x"), header([_LEAF])),
     ),
     Reader("kubo-lines", _lines, (Remote,), (b'{"a": 1}\n\n{"b": 2}\n{"c"',)),
 )

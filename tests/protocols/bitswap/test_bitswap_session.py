@@ -242,7 +242,7 @@ class Peer:
                 continue
             if self.kind == "empty":
                 lacks.append(entry.cid)
-            elif entry.want_type is WantType.HAVE or self.kind == "boaster":
+            elif entry.want_type is WantType.HAVE or self.kind in ("boaster", "delayer"):
                 haves.append(entry.cid)
             elif self.kind == "forger":
                 blocks.append(Arrived(Cid.of(b"forged"), b"forged"))
@@ -253,7 +253,12 @@ class Peer:
         return blocks, haves, lacks
 
 
-KINDS = ["honest", "mute", "flaky", "empty", "boaster", "forger", "stutterer"]
+    def pending_bytes(self) -> int:
+        """Of some it is said that others have their turn first, be that true or not."""
+        return self.rng.choice((0, 1 << 20)) if self.kind in ("delayer", "flaky", "honest") else 0
+
+
+KINDS = ["honest", "mute", "flaky", "empty", "boaster", "delayer", "forger", "stutterer"]
 
 
 @settings(max_examples=150)
@@ -298,6 +303,7 @@ def test_whatever_peers_do_only_wanted_blocks_come_and_an_honest_one_suffices(
             carry_out(wants.lost(name, now_s))
             carry_out(wants.found(name, now_s))
         else:
+            carry_out(wants.received(name, [], [], [], now_s, peers[name].pending_bytes()))
             carry_out(wants.received(name, *peers[name].answer(), now_s))
         carry_out(wants.tick(now_s))
         assert all(len(peer.in_flight) <= MAX_IN_FLIGHT for peer in wants._peers.values())
