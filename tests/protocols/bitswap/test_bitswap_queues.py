@@ -12,7 +12,7 @@ from protocols.bitswap.errand import MAX_ASKED
 from protocols.bitswap.pace import MAX_AHEAD_BYTES, Pace
 from protocols.bitswap.session import Action, Arrived, Got, NeedProviders, Send, Wants
 from protocols.bitswap.shell import Exchange, in_turn, run_exchange
-from protocols.bitswap.standing import MAX_QUEUED_S, QUEUED_STALL_S, SLOW_S, STALL_S
+from protocols.bitswap.standing import MAX_QUEUED_S, QUEUED_STALL_S, SLOW_S, STALL_S, Peer
 from protocols.bitswap.talking import NOTICE_AGAIN_S, NOTICE_S
 from protocols.bitswap.wire import Entry, WantType
 from protocols.fetch import IDLE_TIMEOUT_S, fetch_dag
@@ -111,7 +111,7 @@ def test_who_says_that_it_comes_and_falls_silent_is_replaced_in_under_two_second
     assert wanted(actions, A) == [CIDS[0]]
 
 
-def test_who_said_in_vain_that_it_comes_is_not_believed_again_before_it_gives() -> None:
+def test_who_says_that_it_comes_and_goes_on_talking_is_replaced_all_the_same() -> None:
     wants, _ = waiting(2)
     wants.received(B, [], CIDS[:2], [], 0.6)
     wants.received(B, [], [], [], 1.1, BIG)
@@ -123,9 +123,19 @@ def test_who_said_in_vain_that_it_comes_is_not_believed_again_before_it_gives() 
         wants.received(B, [], [], [], now_s, BIG)  # it goes on talking
         asked_again = wanted(wants.tick(now_s), A)
     assert now_s <= 2.0 + SLOW_S and CIDS[0] in asked_again
-    wants.tick(now_s + 10.0)
-    wants.received(B, [], [], [], now_s + 10.1, BIG)
-    assert not cancelled(wants.received(B, [], CIDS[:2], [], now_s + 10.2), A)
+
+
+def test_an_announcement_is_believed_once_for_each_block_that_comes() -> None:
+    peer, key = Peer(in_flight={b"key": 0.0}), b"key"
+    assert not peer.announced(key, 0.0)  # where nobody has to wait, it says no more than that it has it
+    peer.queued(1.0)
+    assert peer.announced(key, 2.0)
+    assert peer.release() == [key]
+    peer.in_flight[key] = 3.0
+    peer.queued(3.0)
+    assert not peer.announced(key, 4.0)
+    peer.gave(key, 5.0)
+    assert peer.announced(key, 6.0)
 
 
 def test_a_want_that_stands_in_two_queues_needs_nobody_else_when_one_is_lost_or_lacks_it() -> None:

@@ -252,7 +252,6 @@ class Peer:
         self.owed = []
         return blocks, haves, lacks
 
-
     def pending_bytes(self) -> int:
         """Of some it is said that others have their turn first, be that true or not."""
         return self.rng.choice((0, 1 << 20)) if self.kind in ("delayer", "flaky", "honest") else 0
