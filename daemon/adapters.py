@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import structlog
 import trio
 
 from agents.adapters.bases import base_of
@@ -23,14 +24,17 @@ from agents.errors import BadAdapter, Untrusted
 from agents.models import card_of
 from daemon.api.faults import fault_of
 from daemon.config import Config
+from daemon.errors import DaemonError
 from daemon.naming import Names, label_of
 from daemon.provide import Provider
-from protocols.errors import Remote
+from protocols.errors import ProtocolError, Remote
 from storage.blockstore import Visibility
 from storage.catalog.adapters import AdapterRow, AdapterState
 from storage.cid import Cid
 from storage.errors import CorruptBlock, InvalidName, NotFound, StorageError, TooLarge
 from storage.keys import PeerId
+
+log = structlog.get_logger(__name__)
 
 
 def policy_of(config: Config) -> Policy:
@@ -94,9 +98,16 @@ class Adapters:
         row = await publish(self.ports, folder, release, self.published)
         self.provider.provide_adapter_soon(row)
         if visibility is Visibility.PUBLIC and self.names is not None:
-            await self.ports.exchange.work(partial(self.names.point, label_of(name), row.manifest))
-            self.names.tell_soon()
+            await self._name(self.names, row)
         return row
+
+    async def _name(self, names: Names, row: AdapterRow) -> None:
+        """Let the adapter's IPNS name stand for this version; it is published, whatever becomes of that."""
+        try:
+            await self.ports.exchange.work(partial(names.point, label_of(row.name), row.manifest))
+        except (DaemonError, ProtocolError, StorageError) as error:
+            log.warning("adapter_not_named", name=row.name, error=str(error))
+        names.tell_soon()
 
     async def publish_found(self, folder: Path) -> None:
         """Publish what a watcher found, named after its folder; a damaged block under it is told of by an event.

@@ -50,7 +50,9 @@ class Publish(Params, frozen=True):
 
 
 class NameRecord(Result, frozen=True):
-    """A name, and what it stands for. `is_valid` says whether its time is not over."""
+    """A name, and what it stands for. `is_valid` says whether its time is not over, `key` by which of this node's keys
+    it is signed.
+    """
 
     name: str
     value: str
@@ -59,18 +61,18 @@ class NameRecord(Result, frozen=True):
     ttl_s: float
     is_valid: bool
     received_unix_s: float
+    key: str | None = None
 
 
-class NameAdded(NameRecord, frozen=True):
+class NameAdded(NameRecord, frozen=True, kw_only=True):
     """The record that is kept now; `is_new` says whether it is the one that was given."""
 
     is_new: bool
 
 
-class NamePublished(NameAdded, frozen=True):
+class NamePublished(NameAdded, frozen=True, kw_only=True):
     """The record that is kept, and given to the DHT, from now on; `n_peers` took it already."""
 
-    key: str
     n_peers: int
     note: str | None = None
 
@@ -102,7 +104,7 @@ async def publish(node: "Node", params: Publish) -> NamePublished:
     )
     n_peers = await node.names.tell(row)
     note = None if n_peers else "nobody of the DHT has it yet: it is told again as soon as a peer is connected"
-    return NamePublished(**_told(row, wall.unix_s()), is_new=is_new, key=params.key, n_peers=n_peers, note=note)
+    return NamePublished(**_told(node, row, wall.unix_s()), is_new=is_new, n_peers=n_peers, note=note)
 
 
 async def _learn(node: "Node", name: "PeerId") -> None:
@@ -128,7 +130,7 @@ async def ls(node: "Node", _params: Nothing) -> list[NameRecord]:
 
     unix_s = wall.unix_s()
     rows = await trio.to_thread.run_sync(node.catalog.names.list)
-    return [NameRecord(**_told(row, unix_s)) for row in rows]
+    return [NameRecord(**_told(node, row, unix_s)) for row in rows]
 
 
 async def show(node: "Node", params: Named) -> NameRecord:
@@ -142,7 +144,7 @@ async def show(node: "Node", params: Named) -> NameRecord:
     row = await trio.to_thread.run_sync(node.catalog.names.get, parse_name(params.name))
     if row is None:
         raise NotFoundHere(f"no record of {params.name} is kept. See: covey name ls")
-    return NameRecord(**_told(row, wall.unix_s()))
+    return NameRecord(**_told(node, row, wall.unix_s()))
 
 
 async def rm(node: "Node", params: Named) -> Done:
@@ -209,7 +211,7 @@ def _keep(node: "Node", raw: bytes, name: "PeerId", unix_s: float) -> NameAdded:
     row = row_of(raw, name, unix_s)
     is_new = node.catalog.names.put(row)
     kept = node.catalog.names.get(name) or row
-    return NameAdded(**_told(kept, unix_s), is_new=is_new)
+    return NameAdded(**_told(node, kept, unix_s), is_new=is_new)
 
 
 def keep_best(node: "Node", records: "list[bytes]", name: "PeerId", unix_s: float) -> NameAdded:
@@ -229,7 +231,7 @@ def keep_best(node: "Node", records: "list[bytes]", name: "PeerId", unix_s: floa
     return added
 
 
-def _told(row: "NameRow", unix_s: float) -> dict[str, Any]:
+def _told(node: "Node", row: "NameRow", unix_s: float) -> dict[str, Any]:
     from protocols.ipns import name_text
 
     return {
@@ -240,6 +242,7 @@ def _told(row: "NameRow", unix_s: float) -> dict[str, Any]:
         "ttl_s": row.ttl_ns / _NS,
         "is_valid": row.expires_unix_ns > unix_s * _NS,
         "received_unix_s": row.received_unix_s,
+        "key": own.label if (own := node.catalog.names.own_of(row.name)) else None,
     }
 
 
