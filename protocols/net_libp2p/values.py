@@ -109,9 +109,9 @@ class _Rest:
             body = await read_frame(self._port, MAX_ASK_BYTES)
             if body is None:
                 return b""
-            message = _parsed(body)
+            message = parsed(body)
             if message.type in (Message.MessageType.GET_VALUE, Message.MessageType.PUT_VALUE):
-                reply = _answer(self._dht, self._values, self._peer, message)
+                reply = answer_value(self._dht, self._values, self._peer, message, trio.current_time())
                 await write_frame(self._port, reply.SerializeToString(), MAX_ANSWER_BYTES)
             else:
                 self._unread = frame(body)
@@ -119,8 +119,8 @@ class _Rest:
         return given
 
 
-def _answer(dht: Any, values: Values, peer: PeerId, asked: Any) -> Any:
-    """Raises: Remote."""
+def answer_value(dht: Any, values: Values, peer: PeerId, asked: Any, now_s: float) -> Any:
+    """What is said to GET_VALUE and PUT_VALUE. Raises: Remote."""
     reply = Message(type=asked.type, key=asked.key)
     if asked.type == Message.MessageType.GET_VALUE:
         _find(dht, values, peer, asked.key, reply)
@@ -131,7 +131,7 @@ def _answer(dht: Any, values: Values, peer: PeerId, asked: Any) -> Any:
     if asked.record.key != asked.key:
         raise Malformed("a record is put under another key than its own")
     unix_s = values.unix_s()
-    values.records.put(name, asked.record.value, peer, now_s=trio.current_time(), unix_s=unix_s)
+    values.records.put(name, asked.record.value, peer, now_s=now_s, unix_s=unix_s)
     _fill(reply, asked.record.value, unix_s)
     return reply
 
@@ -155,8 +155,8 @@ def _fill(message: Any, value: bytes, unix_s: float | None = None) -> None:
         message.record.timeReceived = f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%dT%H:%M:%S.%f}000Z"
 
 
-def _parsed(body: bytes) -> Any:
-    """Raises: Malformed."""
+def parsed(body: bytes) -> Any:
+    """A message of the DHT. Raises: Malformed."""
     message = Message()
     try:
         message.ParseFromString(body)
@@ -231,7 +231,7 @@ async def _ask(dht: Any, peer: PeerId, search: _Search) -> None:
     if reply is None:
         search.lookup.failed(peer)
         return
-    search.lookup.answered(peer, _note_closer(dht, reply))
+    search.lookup.answered(peer, note_closer(dht, reply))
     if reply.record.value:
         try:
             search.take(peer, reply.record.value[: MAX_RECORD_BYTES + 1])
@@ -239,7 +239,7 @@ async def _ask(dht: Any, peer: PeerId, search: _Search) -> None:
             log.info("bad_record", peer=str(peer), error=str(error))
 
 
-def _note_closer(dht: Any, reply: Any) -> list[PeerId]:
+def note_closer(dht: Any, reply: Any) -> list[PeerId]:
     """The peers that an answer names, with their addresses put where dials find them."""
     found = []
     for said in reply.closerPeers[:CLOSEST]:
@@ -290,7 +290,7 @@ async def _call(dht: Any, peer: PeerId, message: Any) -> Any:
             body = await read_frame(stream, MAX_ANSWER_BYTES)
             if body is None:
                 raise StreamBroken(f"{peer} ended the stream")
-            answers.append(_parsed(body))
+            answers.append(parsed(body))
         finally:
             await stream.aclose()
 

@@ -30,7 +30,7 @@ from storage.sealed import table as sealed_table
 from storage.sealed.keys import make_root
 from storage.unixfs import data as unixfs
 from storage.unixfs import hamt, profile_of
-from tests.campaigns import fuzz_faces, fuzz_requests, fuzz_streams, fuzz_workspaces
+from tests.campaigns import fuzz_dht, fuzz_faces, fuzz_requests, fuzz_streams, fuzz_workspaces
 from tests.campaigns.fuzz_reader import Reader
 
 UNIX_S: Final = 1_800_000_000
@@ -288,4 +288,5 @@ READERS: Final = (
     *fuzz_requests.READERS,
     *fuzz_workspaces.READERS,
     *fuzz_faces.READERS,
+    *fuzz_dht.READERS,
 )
