@@ -1,14 +1,19 @@
 """A node's own names: one for each key, signed again in time, told to the DHT, found and followed by others."""
 
+import random
+
 import pytest
 import trio
 
+from daemon.adapters import Adapters
 from daemon.errors import Unfit
 from daemon.lifecycle import running
 from daemon.naming import LOOK_S, TELL_AGAIN_S, Names, due, followed, key_of, label_of
+from daemon.provide import Provider
 from protocols.ipns import make_record, name_text, read_record
 from protocols.net import PeerInfo
-from simulations.world import make_node
+from simulations.world import make_node, write_adapter
+from storage.blockstore import Visibility
 from storage.catalog.names import NameRow, OwnName
 from storage.cid import Cid
 from storage.keys import Identity
@@ -132,3 +137,23 @@ async def test_a_lost_catalog_does_not_take_the_sequence_back(node_here):
     node.network.connected.append(Identity(b"9" * 32).peer_id)
     published = (await post("name/publish", cid=str(CID), key="word")).json
     assert (published["sequence"], published["n_peers"], published["note"]) == (41, 1, None)
+
+
+async def test_the_name_of_an_adapter_stands_for_its_latest_public_version(pair, tmp_path, autojump_clock):
+    ann, bob = pair
+    ann.add_model()
+    names = Names(ann.ports)
+    adapters = Adapters(ann.ports, ann.publish, ann.tell, Provider(ann.ports, random.Random(1)), names)
+    name = key_of(ann.ports.identity, label_of("poet")).peer_id
+    await meet(ann, bob)
+    seen = []
+    async with running(names.run):
+        for fill, visibility in ((0, Visibility.PUBLIC), (1, Visibility.FLOCK), (2, Visibility.PUBLIC)):
+            folder = write_adapter(tmp_path / f"poet {fill}", fill=fill)
+            row = await adapters.publish(folder, name="poet", visibility=visibility)
+            await trio.sleep(LOOK_S)
+            raw = await bob.network.find_record(name, ann.ports.unix_s())
+            seen.append(read_record(raw, name, ann.ports.unix_s()).value == f"/ipfs/{row.manifest}".encode())
+        await adapters.forget(row)
+    assert seen == [True, False, True]  # what is for few is not told of
+    assert ann.ports.catalog.names.own() == ()
