@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from daemon.adapters import Adapters
+from daemon.api.gateway.paths import walk
 from daemon.errors import Unfit
 from daemon.lifecycle import running
 from daemon.naming import LOOK_S, TELL_AGAIN_S, Names, due, followed, key_of, label_of
@@ -154,6 +155,8 @@ async def test_the_name_of_an_adapter_stands_for_its_latest_public_version(pair,
             await trio.sleep(LOOK_S)
             raw = await bob.network.find_record(name, ann.ports.unix_s())
             seen.append(read_record(raw, name, ann.ports.unix_s()).value == f"/ipfs/{row.manifest}".encode())
+        way = walk(ann.ports.store, row.manifest, ("body", "files", "adapter_config.json"))  # a stranger's path
+        assert ann.ports.store.get(way.end) == (folder / "adapter_config.json").read_bytes()
         await adapters.forget(row)
     assert seen == [True, False, True]  # what is for few is not told of
     assert ann.ports.catalog.names.own() == ()
