@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SELF: Final = "self"
 MAX_LABEL_CHARS: Final = 80
 TELL_AGAIN_S: Final = 4 * 3600.0  # peers of the DHT come and go; as often as others do it
+SETTLE_S: Final = 120.0  # a fresh record is told at each look for so long: who just joined a DHT knows few of it
 LOOK_S: Final = 60.0
 TELL_LIMIT_S: Final = 120.0
 FIND_LIMIT_S: Final = 60.0
@@ -114,7 +115,7 @@ class Names:
         return self._table.put(row_of(raw, key.peer_id, unix_s))
 
     async def tell(self, row: NameRow) -> int:
-        """Give a record to the DHT, and to routers. Returns: how many took it; where any did, that is noted."""
+        """Give a record to the DHT, and to routers. Returns: how many took it; where any did, that is noted soon."""
         n_taken = 0
         with trio.move_on_after(TELL_LIMIT_S):
             try:
@@ -125,7 +126,7 @@ class Names:
                 await self._ports.exchange.work(partial(self._note_told, row))  # to be tried again no sooner
             except Remote as error:
                 log.warning("name_not_told", name=name_text(row.name), error=str(error))
-        if n_taken:
+        if n_taken and self._ports.unix_s() - row.received_unix_s >= SETTLE_S:
             await self._ports.exchange.work(partial(self._note_told, row))
         return n_taken
 

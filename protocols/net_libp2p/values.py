@@ -7,6 +7,7 @@ it: `answering` takes them out of the stream, and hands on the rest.
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -231,6 +232,7 @@ async def _ask(dht: Any, peer: PeerId, search: _Search) -> None:
     if reply is None:
         search.lookup.failed(peer)
         return
+    await survive(partial(dht.add_peer, to_id(peer), skip_server_mode_check=True))  # it serves, as was just seen
     search.lookup.answered(peer, note_closer(dht, reply))
     if reply.record.value:
         try:
