@@ -28,6 +28,7 @@ from agents.artifacts.rebuild import needs_rebuild, rebuild
 from agents.cache.answers import AnswerCache
 from agents.chat.sessions import Chat, Sessions
 from agents.engine.client import WORKER, Engine, open_engine
+from agents.federation.device import Device
 from agents.federation.service import Rounds
 from agents.federation.training import RoundEngine
 from agents.models import Desk, mend_models
@@ -352,6 +353,7 @@ def _assemble(
     rng = random.Random(os.urandom(16))
     provider = Provider(ports, rng)
     names = Names(ports, outside.routers)
+    device = Device(trainer, lambda: config.engine.device == "cuda" and not trainer.n_calls)
     publish, published = trio.open_memory_channel[Cid](MAX_QUEUED)
     tell, news = trio.open_memory_channel[News](MAX_QUEUED)
     desk = Desk(engine)
@@ -383,7 +385,7 @@ def _assemble(
         desk=desk,
         chats=Sessions(),
         answers=answers,
-        rounds=Rounds(ports, home.rounds, home.scratch, RoundEngine(catalog, trainer, desk.keeping)),
+        rounds=Rounds(ports, home.rounds, home.scratch, RoundEngine(catalog, trainer, desk.keeping), device),
         workspaces=Workspaces(ports, home.workspaces, agents=crew, max_bytes=config.workspaces.max_mib << 20),
         crew=crew,
         routers=outside.routers,

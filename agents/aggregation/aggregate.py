@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -56,6 +57,16 @@ def aggregate(
     starts = range(0, len(out), place.block)
     with ThreadPoolExecutor(n_threads) as threads:
         list(threads.map(work.run, (starts[at::n_threads] for at in range(n_threads))))
+
+
+class Aggregating(Protocol):
+    """What does as `aggregate` does, maybe elsewhere."""
+
+    def __call__(
+        self, updates: Sequence[Update], recipe: Recipe, out: Vector, *, seed: bytes, states: Sequence[Vector]
+    ) -> None:
+        """Raises: CannotAggregate."""
+        ...
 
 
 def shortfall(recipe: Recipe, peers: Sequence[str]) -> str:

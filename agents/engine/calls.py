@@ -10,7 +10,8 @@ import trio
 
 from agents.engine.death import cause, n_oom_kills
 from agents.engine.framing import BrokenFrame, Unframer, encode
-from agents.engine.messages import Cancel, EngineStatus, Failed, Load, Message, Pong, Reply, Request, Stage
+from agents.engine.message import Message
+from agents.engine.messages import Cancel, EngineStatus, Failed, Load, Pong, Reply, Request, Stage
 from agents.engine.watchdog import Watchdog
 from agents.errors import (
     AgentError,

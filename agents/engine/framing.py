@@ -5,7 +5,7 @@ from typing import Any, Final
 import cbor2
 import msgspec
 
-from agents.engine.messages import Message
+from agents.engine.message import Message
 
 MAX_FRAME_BYTES: Final = 32 << 20
 _LENGTH_BYTES: Final = 4

@@ -5,25 +5,14 @@ final reply (`is_final`); `Failed` may end any. Bulk tensors pass as safetensors
 Bounds are checked as a message is read, on both sides.
 """
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+from agents.engine.aggregation import Aggregate, Aggregated
+from agents.engine.message import Message, Path, Seed, Text
 from agents.training.settings import ExampleNoise, FitSettings, Settings
-
-MAX_TEXT_CHARS = 4 << 20
-Text = Annotated[str, Meta(max_length=MAX_TEXT_CHARS)]
-Path = Annotated[str, Meta(min_length=1, max_length=4096)]
-Seed = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-
-
-class Message(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True, kw_only=True):
-    """Base of all messages."""
-
-    is_final: ClassVar[bool] = False
-
-    id: Annotated[int, Meta(ge=0)] = 0
 
 
 class Turn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -469,7 +458,8 @@ class Failed(Message, frozen=True, tag="failed"):
     text: str
 
 
-Request = Import | Load | Stage | Generate | Status | Ping | Cancel | Train | Measure | Fit | Merge | Export | Embed
+_Work = Train | Measure | Fit | Aggregate | Merge | Export
+Request = Import | Load | Stage | Generate | Embed | Status | Ping | Cancel | _Work
 Reply = (
     ImportStep
     | Imported
@@ -486,6 +476,7 @@ Reply = (
     | Trained
     | Measured
     | Fitted
+    | Aggregated
     | Merged
     | Exported
     | Embedded

@@ -21,10 +21,12 @@ from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fet
 from agents.federation.activity import Activity, end_of, ending_of, words
 from agents.federation.book import Book
 from agents.federation.bringing import Bringing
+from agents.federation.device import Device
 from agents.federation.heard import known_of, lacking, members_here
 from agents.federation.journal import Journal
 from agents.federation.member import Member
 from agents.federation.needs import named, older
+from agents.federation.offload import Offloaded
 from agents.federation.options import options_of
 from agents.federation.outcome import Document, refusals
 from agents.federation.secrets import Secrets
@@ -68,6 +70,7 @@ class Experiment(Bringing, Trainee):
         data: Path | None,
         engine: Engine | None = None,
         rank: int = 0,
+        device: Device | None = None,
     ) -> None:
         self._ports = ports
         self.plan_entry: Final = plan
@@ -83,7 +86,7 @@ class Experiment(Bringing, Trainee):
         self._scratch = scratch
         self._memory = journal.path.with_suffix(".memories")
         self._variates = Variates(journal.path.with_suffix(".variates"))
-        self._engine = engine
+        self._engine, self._device = engine, device
         self._lock = trio.Lock()
         self._durable: set[Cid] = set()
         self._author_bytes: dict[PeerId, int] = {}
@@ -405,7 +408,8 @@ class Experiment(Bringing, Trainee):
             shelf, out = Shelf(self._ports, folder), folder / "out"
             out.mkdir()
             with self._ports.store.lease():
-                found = recompute(book, number, close, shelf, out)
+                aggregating = Offloaded(self._device, folder) if self._device is not None else None
+                found = recompute(book, number, close, shelf, out, aggregating)
                 if close.noise is not None:
                     self.secrets.charge(book, number, found.result)
                 self.keep.result(found)

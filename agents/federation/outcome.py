@@ -7,13 +7,14 @@ peer), and the tensors: no time, no signature, no coordinator. Whoever has the s
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from agents.aggregation.aggregate import Recipe, aggregate
+from agents.aggregation.aggregate import Aggregating, Recipe, aggregate
 from agents.aggregation.geometry import measure
 from agents.aggregation.registry import before_of, rule_of, server_of
 from agents.aggregation.updates import CannotAggregate, Update, Vector, largest
@@ -176,12 +177,13 @@ def compute(
     unmasking: Unmasking | None = None,
     noise: Path | None = None,
     bound: float | None = None,
+    aggregating: Aggregating | None = None,
 ) -> Outcome:
     """Admit, aggregate, and write the new tensors and states into `folder`, which is empty.
 
     `number` is the round's, `states` are the server's from the round before; without any they begin as zeros.
     `unmasking` under secure aggregation, where updates are words of masked sums; `noise` under central noise; `bound`
-    is the round's clip bound, where it is not the plan's.
+    is the round's clip bound, where it is not the plan's. `aggregating`: who does it, if not this thread.
 
     Raises: BadTensors, FalseShares, OSError.
     """
@@ -214,7 +216,8 @@ def compute(
                 averaged = [Update(b"", "", told.mean)]
             recipe = replace(recipe, server=in_round(plan, recipe.server, len(admitted)))
             change = new if wanted == layout else _nameless(folder, wanted.n_params)
-            aggregate(averaged, recipe, change, seed=seed, states=state_vectors, n_threads=n_threads)
+            aggregating = aggregating or partial(aggregate, n_threads=n_threads)
+            aggregating(averaged, recipe, change, seed=seed, states=state_vectors)
             if change is not new:
                 scatter(change, wanted, new, layout)
             _add(before, new)

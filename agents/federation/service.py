@@ -14,6 +14,7 @@ import trio
 from agents.adapters.announce import Turnstile
 from agents.adapters.ports import Ports
 from agents.errors import AgentError
+from agents.federation.device import Device
 from agents.federation.journal import Journal
 from agents.federation.tasks import Engine
 from protocols import rounds_sync as sync
@@ -58,13 +59,21 @@ class _Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 class Rounds:
-    """All experiments of a node."""
+    """All experiments of a node.
 
-    def __init__(self, ports: Ports, folder: Path, scratch: Path, engine: Engine | None = None) -> None:
+    Args:
+        engine: trains, where a task asks for it.
+        device: where large rounds are aggregated.
+    """
+
+    def __init__(
+        self, ports: Ports, folder: Path, scratch: Path, engine: Engine | None = None, device: Device | None = None
+    ) -> None:
         self._ports = ports
         self._folder = folder
         self._scratch = scratch
         self.engine: Final = engine
+        self._device = device
         self._experiments: dict[Cid, Experiment] = {}
         self._journals: list[Journal] = []
         self._nursery: trio.Nursery | None = None
@@ -146,7 +155,7 @@ class Rounds:
         from agents.federation.neighbours.experiment import GossipExperiment
 
         kind = GossipExperiment if read_plan(plan).gossip is not None else Experiment
-        return kind(self._ports, plan, entries, journal, self._scratch, data, self.engine, rank)
+        return kind(self._ports, plan, entries, journal, self._scratch, data, self.engine, rank, self._device)
 
     def _note_local(self, experiment: Cid, data: Path, rank: int) -> None:
         write_file(self._local(experiment), msgspec.json.encode(_Local(str(data), rank)))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, cast
 
+from agents.aggregation.aggregate import Aggregating
 from agents.aggregation.updates import CannotAggregate
 from agents.federation.book import Book, Said
 from agents.federation.compatibility import undecidable
@@ -74,7 +75,9 @@ class Computed(NamedTuple):
     outcome: Outcome
 
 
-def recompute(book: Book, number: int, close: Close, files: Files, folder: Path, n_threads: int = 1) -> Computed:
+def recompute(
+    book: Book, number: int, close: Close, files: Files, folder: Path, aggregating: Aggregating | None = None
+) -> Computed:
     """The result of a close, from its updates. Raises: NotFound for what is missing, BadTensors, OSError."""
     base, states = tensors_before(book, number, files)
     submitted = []
@@ -95,7 +98,7 @@ def recompute(book: Book, number: int, close: Close, files: Files, folder: Path,
         seed=book.seed(number) or b"",
         number=number,
         states=[files.path(cid) for cid in states],
-        n_threads=n_threads,
+        aggregating=aggregating,
         unmasking=unmasking,
         noise=files.path(close.noise) if close.noise is not None else None,
         bound=bound_before(book, number, files),

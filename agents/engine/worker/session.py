@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+from agents.engine.aggregation import Aggregate
 from agents.engine.messages import (
     Embed,
     EngineStatus,
@@ -24,6 +25,7 @@ from agents.engine.messages import (
     Staged,
     Train,
 )
+from agents.engine.worker.aggregation import aggregate_on_device
 from agents.engine.worker.embed import Embedder
 from agents.engine.worker.endings import cancelled, failed
 from agents.engine.worker.generation.batch import Batch
@@ -157,6 +159,8 @@ class Session:
                 return fit(request, is_cancelled)
             case Measure():
                 return measure(request, is_cancelled)
+            case Aggregate():
+                return aggregate_on_device(request, is_cancelled)
             case Merge():
                 return merge(request)
             case Export():

@@ -4,7 +4,8 @@ from typing import Final
 
 import msgspec
 
-from agents.engine.messages import MAX_TEXT_CHARS, Generate, ModelCard, Turn
+from agents.engine.message import MAX_TEXT_CHARS
+from agents.engine.messages import Generate, ModelCard, Turn
 from daemon.api.openai.problems import invalid
 from daemon.api.openai.wire import MAX_CHOICES, MAX_SCHEMA_BYTES, Chat, Completion, Sampling
 

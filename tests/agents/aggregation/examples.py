@@ -1,10 +1,11 @@
 """Updates to aggregate, made of whole numbers, so that they are the same everywhere; and settings for each rule."""
 
 import hashlib
+from functools import partial
 
 import numpy as np
 
-from agents.aggregation.aggregate import Recipe, aggregate
+from agents.aggregation.aggregate import Aggregating, Recipe, aggregate
 from agents.aggregation.arrays import HERE, Place
 from agents.aggregation.registry import SERVER, before_of, rule_of, server_of
 from agents.aggregation.updates import Update, Vector
@@ -74,15 +75,22 @@ RECIPES = {
 
 
 def digest(
-    updates: list[Update], recipe: Recipe, n_threads: int = 1, *, place: Place = HERE, is_finite: bool = True
+    updates: list[Update],
+    recipe: Recipe,
+    n_threads: int = 1,
+    *,
+    place: Place = HERE,
+    is_finite: bool = True,
+    aggregating: Aggregating | None = None,
 ) -> str:
     """The hash of what two rounds give, with the states that they leave; any NaN is one of them."""
     n_params = len(updates[0].vector)
     states = [np.zeros(n_params, np.float32) for _ in range(recipe.server.n_states if recipe.server else 0)]
     hashed = hashlib.sha256()
+    aggregating = aggregating or partial(aggregate, n_threads=n_threads, place=place)
     for _ in range(2 if recipe.server else 1):
         out = np.empty(n_params, np.float32)
-        aggregate(updates, recipe, out, seed=SEED, states=states, n_threads=n_threads, place=place)
+        aggregating(updates, recipe, out, seed=SEED, states=states)
         assert np.isfinite(out).all() or not is_finite
         hashed.update(_bytes(out))
     for state in states:
