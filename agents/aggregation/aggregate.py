@@ -8,8 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from agents.aggregation.arrays import HERE, Array, Place, number
+from agents.aggregation.fixed import sum_in_order
 from agents.aggregation.geometry import Geometry, measure
-from agents.aggregation.rule import Before, Combination, Given, Known, Row, Rule, ServerStep, total
+from agents.aggregation.rule import Before, Combination, Given, Known, Row, Rule, ServerStep
 from agents.aggregation.updates import CannotAggregate, Update, Vector, in_order
 
 Groups = Sequence[tuple[int, ...]]
@@ -103,7 +104,7 @@ def _known(given: Given, groups: Groups) -> list[Known]:
     return [
         Known(
             given.known[group[0]].peer if len(group) == 1 else "",
-            total([given.known[i].weight for i in group]) / len(group),
+            sum_in_order([given.known[i].weight for i in group]) / len(group),
             max(given.known[i].n_steps for i in group),
             max(given.known[i].staleness for i in group),
         )

@@ -1,8 +1,10 @@
 """Linear algebra whose every rounding is fixed: the same bits on every machine, at the price of speed.
 
-Sums are made by halving, products by adding one rank at a time; no library chooses an order. float64 throughout.
+Sums over arrays are made by halving, products by adding one rank at a time; no library chooses an order. float64
+throughout.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -12,6 +14,14 @@ Matrix = npt.NDArray[np.float64]
 
 MAX_SWEEPS: Final = 60
 _TINY: Final = 2.0**-52
+
+
+def sum_in_order(values: Iterable[float]) -> float:
+    """A sum of few numbers, one after the other: the built-in one may compensate, and not everywhere."""
+    result = 0.0
+    for value in values:
+        result += value
+    return result
 
 
 def total(values: Matrix) -> Matrix:

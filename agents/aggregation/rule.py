@@ -92,15 +92,17 @@ def weighted(factors: Sequence[float]) -> Combination:
     return Combination((Row(tuple(enumerate(factors))),))
 
 
-def total(values: Sequence[float]) -> float:
-    """A sum in the order given: the built-in one may compensate, and not everywhere."""
-    result = 0.0
-    for value in values:
-        result += value
-    return result
+def lower_median(values: Sequence[float]) -> float:
+    """The middle one, or the smaller of the two middle ones."""
+    return sorted(values)[(len(values) - 1) // 2]
 
 
-def at_most(given: Given, n_bad: int, needed: int, what: str) -> None:
+def shortening(length: float, bound: float) -> float:
+    """The factor by which what is so long is brought to the bound; 1 for what is within."""
+    return min(1.0, bound / length) if length > 0.0 else 1.0
+
+
+def check_bears(given: Given, n_bad: int, needed: int, what: str) -> None:
     """Raises: CannotAggregate when there are too few updates for a rule to bear `n_bad` bad ones."""
     if len(given) < needed:
         raise CannotAggregate(f"{what} bears {n_bad} bad updates among {needed} or more, and there are {len(given)}")

@@ -16,8 +16,7 @@ from msgspec import Meta
 from agents.aggregation.fixed import Matrix
 from agents.aggregation.lora.adapters import LoraWay, Pair, Sent
 from agents.aggregation.registry import lora_of, rule_of
-from agents.aggregation.rule import total
-from agents.aggregation.rules.fedavg import FedAvg
+from agents.aggregation.rules.fedavg import FedAvg, shares
 from agents.aggregation.updates import CannotAggregate, Update, Vector
 from agents.federation.tensors import Layout
 from protocols.rounds import Plan
@@ -206,8 +205,7 @@ def _parts(plan: Plan, admitted: Sequence[Update]) -> list[float]:
         raise CannotAggregate("there is no update to aggregate")
     rule = rule_of(plan.rule)
     weights = [one.weight if isinstance(rule, FedAvg) and rule.weights == "samples" else 1.0 for one in admitted]
-    whole = total(weights)
-    return [weight / whole for weight in weights]
+    return shares(weights)
 
 
 def _rank_in(vector: Vector, wanted: Layout) -> int:

@@ -5,7 +5,7 @@ What makes robust rules work on data that differ from client to client.
 Source: Allouah et al. (arXiv 2302.01772), algorithm 2.
 """
 
-from agents.aggregation.rule import Before, Count, Given, at_most
+from agents.aggregation.rule import Before, Count, Given, check_bears
 
 
 class Nnm(Before, frozen=True, tag="nnm"):
@@ -15,6 +15,6 @@ class Nnm(Before, frozen=True, tag="nnm"):
 
     def groups(self, given: Given, seed: bytes) -> list[tuple[int, ...]]:
         """For each update, those nearest to it."""
-        at_most(given, self.n_bad, 2 * self.n_bad + 1, "nearest-neighbour mixing")
+        check_bears(given, self.n_bad, 2 * self.n_bad + 1, "nearest-neighbour mixing")
         n_near = len(given) - self.n_bad
         return [tuple(sorted(given.geometry.nearest(i)[:n_near])) for i in range(len(given))]

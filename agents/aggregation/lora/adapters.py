@@ -98,6 +98,14 @@ def same_rank(sent: Sequence[Sent], name: str) -> None:
         raise CannotAggregate(f"{name} has ranks {ranks} or several scales: use hetlora, flora or flexlora")
 
 
+def same_half(sent: Sequence[Sent], name: str, half: str, why: str) -> Matrix:
+    """The half of a module that all have alike. Raises: CannotAggregate, and says `why` they should."""
+    first: Matrix = getattr(sent[0].adapter[name], half)
+    if any(not np.array_equal(getattr(one.adapter[name], half), first) for one in sent):
+        raise CannotAggregate(f"{name}: {half.upper()} was trained {why}")
+    return first
+
+
 def mean_half(sent: Sequence[Sent], name: str, half: str) -> Matrix:
     """The weighted mean of one half, in the clients' order."""
     result: Matrix = np.zeros_like(getattr(sent[0].adapter[name], half))

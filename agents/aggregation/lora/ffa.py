@@ -9,10 +9,7 @@ Source: Sun et al. (arXiv 2403.12313), section 3.
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
-
-from agents.aggregation.lora.adapters import Combined, LoraWay, Pair, Sent, mean_half, modules_of, same_rank
-from agents.aggregation.updates import CannotAggregate
+from agents.aggregation.lora.adapters import Combined, LoraWay, Pair, Sent, mean_half, modules_of, same_half, same_rank
 
 
 class Ffa(LoraWay, frozen=True, tag="ffa"):
@@ -26,8 +23,6 @@ class Ffa(LoraWay, frozen=True, tag="ffa"):
         adapter = {}
         for name in modules_of(sent):
             same_rank(sent, name)
-            first = sent[0].adapter[name]
-            if any(not np.array_equal(one.adapter[name].a, first.a) for one in sent):
-                raise CannotAggregate(f"{name}: A was trained, and FFA-LoRA keeps it as it is")
-            adapter[name] = Pair(first.a, mean_half(sent, name, "b"), first.scale)
+            a = same_half(sent, name, "a", "though FFA-LoRA keeps it as it is")
+            adapter[name] = Pair(a, mean_half(sent, name, "b"), sent[0].adapter[name].scale)
         return Combined(adapter, {})

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from agents.aggregation.fixed import dot, matmul
+from agents.aggregation.fixed import dot, matmul, sum_in_order
 from agents.aggregation.lora.adapters import Combined, LoraWay, Pair, Sent, modules_of
 
 
@@ -26,9 +26,7 @@ class HetLora(LoraWay, frozen=True, tag="hetlora"):
             pairs = [one.adapter[name] for one in sent]
             rank = max(pair.rank for pair in pairs)
             norms = [norm(pair) for pair in pairs]
-            whole = 0.0
-            for value in norms:
-                whole += value
+            whole = sum_in_order(norms)
             a, b = np.zeros((rank, pairs[0].a.shape[1])), np.zeros((pairs[0].b.shape[0], rank))
             for pair, value in zip(pairs, norms, strict=True):
                 part = value / whole if whole > 0.0 else 1.0 / len(pairs)

@@ -8,10 +8,7 @@ Source: Chen et al. (arXiv 2502.01755), algorithm 1.
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
-
-from agents.aggregation.lora.adapters import Combined, LoraWay, Sent, mean_half, modules_of, same_rank
-from agents.aggregation.updates import CannotAggregate
+from agents.aggregation.lora.adapters import Combined, LoraWay, Sent, mean_half, modules_of, same_half, same_rank
 
 
 class RoLora(LoraWay, frozen=True, tag="rolora"):
@@ -26,13 +23,13 @@ class RoLora(LoraWay, frozen=True, tag="rolora"):
 
     def combine(self, sent: Sequence[Sent], number: int) -> Combined:
         """The mean of the half whose turn it is."""
-        fixed = "a" if self.trains(number) == "b" else "b"
+        trained = self.trains(number)
+        fixed = "a" if trained == "b" else "b"
         adapter = {}
         for name in modules_of(sent):
             same_rank(sent, name)
             first = sent[0].adapter[name]
-            if any(not np.array_equal(getattr(one.adapter[name], fixed), getattr(first, fixed)) for one in sent):
-                raise CannotAggregate(f"{name}: {fixed.upper()} was trained in a round that is the other half's")
-            trained = mean_half(sent, name, "b" if fixed == "a" else "a")
-            adapter[name] = first._replace(b=trained) if fixed == "a" else first._replace(a=trained)
+            same_half(sent, name, fixed, "in a round that is the other half's")
+            mean = mean_half(sent, name, trained)
+            adapter[name] = first._replace(a=mean) if trained == "a" else first._replace(b=mean)
         return Combined(adapter, {})

@@ -4,7 +4,7 @@ Source: El Mhamdi et al. (arXiv 1802.07927), section 4.
 """
 
 from agents.aggregation.networks import around_median
-from agents.aggregation.rule import Combination, Count, Given, Row, Rule, at_most
+from agents.aggregation.rule import Combination, Count, Given, Row, Rule, check_bears
 from agents.aggregation.rules.krum import ranked
 
 
@@ -15,7 +15,7 @@ class Bulyan(Rule, frozen=True, tag="bulyan"):
 
     def combine(self, given: Given) -> Combination:
         """n - 2f are chosen, and n - 4f values of each coordinate averaged."""
-        at_most(given, self.n_bad, 4 * self.n_bad + 3, "Bulyan")
+        check_bears(given, self.n_bad, 4 * self.n_bad + 3, "Bulyan")
         left = list(range(len(given)))
         chosen: list[int] = []
         while len(chosen) < len(given) - 2 * self.n_bad:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from agents.aggregation.rule import Combination, Given, Rule, weighted
+from agents.aggregation.rule import Combination, Given, Rule, lower_median, shortening, weighted
 from agents.aggregation.rules.geometric_median import distances_from
 
 
@@ -24,10 +24,10 @@ class CentredClipping(Rule, frozen=True, tag="centred_clipping"):
         """The last centre."""
         geometry, n_updates = given.geometry, len(given)
         distances = [geometry.norm(i) for i in range(n_updates)]
-        radius = self.radius or sorted(distances)[(n_updates - 1) // 2]
+        radius = self.radius or lower_median(distances)
         weights = [0.0] * n_updates
         for _ in range(self.n_iterations):
-            clips = [min(1.0, radius / distance) if distance > 0.0 else 1.0 for distance in distances]
+            clips = [shortening(distance, radius) for distance in distances]
             kept = 1.0
             for clip in clips:
                 kept -= clip / n_updates

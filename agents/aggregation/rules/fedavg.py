@@ -8,7 +8,8 @@ Source: McMahan et al. (arXiv 1602.05629), algorithm 1; Li et al., FedProx (arXi
 
 from typing import Literal
 
-from agents.aggregation.rule import Combination, Given, Rule, mean_of, total, weighted
+from agents.aggregation.fixed import sum_in_order
+from agents.aggregation.rule import Combination, Given, Rule, mean_of, weighted
 
 
 class FedAvg(Rule, frozen=True, tag="fedavg"):
@@ -25,5 +26,5 @@ class FedAvg(Rule, frozen=True, tag="fedavg"):
 
 def shares(weights: list[float]) -> list[float]:
     """Weights as parts of one."""
-    whole = total(weights)
+    whole = sum_in_order(weights)
     return [weight / whole for weight in weights]

@@ -9,7 +9,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from agents.aggregation.rule import Combination, Given, Rule, total, weighted
+from agents.aggregation.fixed import sum_in_order
+from agents.aggregation.rule import Combination, Given, Rule, weighted
 from agents.aggregation.rules.fedavg import shares
 
 
@@ -25,5 +26,5 @@ class FedNova(Rule, frozen=True, tag="fednova"):
         """The normalised mean."""
         parts = shares([one.weight for one in given.known])
         steps = [float(min(one.n_steps, self.max_steps)) for one in given.known]
-        effective = total([part * step for part, step in zip(parts, steps, strict=True)])
+        effective = sum_in_order([part * step for part, step in zip(parts, steps, strict=True)])
         return weighted([part * effective / step for part, step in zip(parts, steps, strict=True)])

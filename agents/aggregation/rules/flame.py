@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from agents.aggregation.arrays import Array, beside
 from agents.aggregation.geometry import Geometry
-from agents.aggregation.rule import Combination, Given, Row, Rule
+from agents.aggregation.rule import Combination, Given, Row, Rule, lower_median, shortening
 
 N_UNIFORM: Final = 12
 _SPREAD: Final = 65536.0  # the standard deviation of the sum of twelve numbers below 2^16, but for one in 10^10
@@ -39,8 +39,8 @@ class Flame(Rule, frozen=True, tag="flame"):
         geometry = given.geometry
         crowd = largest_crowd(geometry, self.slack)
         norms = [geometry.norm(i) for i in range(len(given))]
-        bound = sorted(norms)[(len(norms) - 1) // 2]
-        parts = tuple((i, min(1.0, bound / norms[i]) if norms[i] > 0.0 else 1.0) for i in crowd)
+        bound = lower_median(norms)
+        parts = tuple((i, shortening(norms[i], bound)) for i in crowd)
         return Combination((Row(parts, float(len(crowd))),), finish=blur(self.seed, self.noise * bound))
 
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from agents.aggregation.rule import Combination, Given, Rule, total, weighted
+from agents.aggregation.fixed import sum_in_order
+from agents.aggregation.rule import Combination, Given, Rule, weighted
 from agents.aggregation.updates import CannotAggregate
 
 
@@ -30,7 +31,7 @@ class FLTrust(Rule, frozen=True, tag="fltrust"):
             cosine = geometry.real(geometry.dot(i, root)) / norm / length if is_counted else 0.0
             scores.append(max(cosine, 0.0))
             factors.append(length / norm if is_counted else 0.0)
-        whole = total(scores)
+        whole = sum_in_order(scores)
         if whole <= 0.0:
             raise CannotAggregate("no update points the way of the trusted one")
         return weighted([score / whole * factor for score, factor in zip(scores, factors, strict=True)])

@@ -11,8 +11,9 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from agents.aggregation.fixed import sum_in_order
 from agents.aggregation.geometry import Geometry
-from agents.aggregation.rule import Combination, Given, Rule, total, weighted
+from agents.aggregation.rule import Combination, Given, Rule, weighted
 from agents.aggregation.rules.fedavg import shares
 
 
@@ -38,6 +39,6 @@ class GeometricMedian(Rule, frozen=True, tag="geometric_median"):
 def distances_from(geometry: Geometry, weights: list[float]) -> list[float]:
     """How far each update is from the weighted sum of all."""
     n_updates, dots = range(len(geometry)), geometry.reals
-    towards = [total([weights[j] * dots[i][j] for j in n_updates]) for i in n_updates]
-    own = total([weights[i] * towards[i] for i in n_updates])
+    towards = [sum_in_order([weights[j] * dots[i][j] for j in n_updates]) for i in n_updates]
+    own = sum_in_order([weights[i] * towards[i] for i in n_updates])
     return [math.sqrt(max(dots[i][i] - 2.0 * towards[i] + own, 0.0)) for i in n_updates]

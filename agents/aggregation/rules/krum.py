@@ -7,7 +7,7 @@ Source: Blanchard et al. (NeurIPS 2017), section 4.
 """
 
 from agents.aggregation.geometry import Geometry
-from agents.aggregation.rule import Combination, Count, Given, Rule, at_most, mean_of
+from agents.aggregation.rule import Combination, Count, Given, Rule, check_bears, mean_of
 
 
 class Krum(Rule, frozen=True, tag="krum"):
@@ -17,7 +17,7 @@ class Krum(Rule, frozen=True, tag="krum"):
 
     def combine(self, given: Given) -> Combination:
         """The chosen update, alone."""
-        at_most(given, self.n_bad, 2 * self.n_bad + 3, "Krum")
+        check_bears(given, self.n_bad, 2 * self.n_bad + 3, "Krum")
         return mean_of(ranked(given.geometry, range(len(given)), self.n_bad)[:1])
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from agents.aggregation.rule import Combination, Given, Rule, weighted
+from agents.aggregation.rule import Combination, Given, Rule, lower_median, shortening, weighted
 
 
 class NormBound(Rule, frozen=True, tag="norm_bound"):
@@ -18,5 +18,5 @@ class NormBound(Rule, frozen=True, tag="norm_bound"):
     def combine(self, given: Given) -> Combination:
         """Each at most as long as the bound, then the mean."""
         norms = [given.geometry.norm(i) for i in range(len(given))]
-        bound = self.bound or sorted(norms)[(len(norms) - 1) // 2]
-        return weighted([(min(1.0, bound / norm) if norm > 0.0 else 1.0) / len(given) for norm in norms])
+        bound = self.bound or lower_median(norms)
+        return weighted([shortening(norm, bound) / len(given) for norm in norms])

@@ -4,7 +4,7 @@ Source: Yin et al. (arXiv 1803.01498), definition 2.
 """
 
 from agents.aggregation.networks import trimmed
-from agents.aggregation.rule import Combination, Count, Given, Rule, at_most, every
+from agents.aggregation.rule import Combination, Count, Given, Rule, check_bears, every
 
 
 class TrimmedMean(Rule, frozen=True, tag="trimmed_mean"):
@@ -14,5 +14,5 @@ class TrimmedMean(Rule, frozen=True, tag="trimmed_mean"):
 
     def combine(self, given: Given) -> Combination:
         """What is left, averaged."""
-        at_most(given, self.n_bad, 2 * self.n_bad + 1, "a trimmed mean")
+        check_bears(given, self.n_bad, 2 * self.n_bad + 1, "a trimmed mean")
         return Combination(every(len(given)), trimmed(self.n_bad))

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from agents.aggregation.fixed import sum_in_order
 from agents.aggregation.geometry import measure
 from agents.aggregation.updates import Vector, largest
 from agents.federation.neighbours.views import Views
@@ -95,9 +96,7 @@ def _order(one: Given) -> tuple[Cid, bytes]:
 
 def _average(mean: Vector, parts: Sequence[tuple[Vector, float]]) -> None:
     """The weighted mean, in blocks: no more than one block of one vector is held at a time."""
-    whole = 0.0
-    for _, mass in parts:
-        whole += mass
+    whole = sum_in_order(mass for _, mass in parts)
     for start in range(0, len(mean), BLOCK):
         block = slice(start, start + BLOCK)
         total = np.zeros(len(mean[block]))
