@@ -38,9 +38,10 @@ class Aggregate(Message, frozen=True, tag="aggregate", kw_only=True):
 
 
 class Aggregated(Message, frozen=True, tag="aggregated"):
-    """The result is whole, to the bit what numpy makes of it."""
+    """The result is whole, to the bit what numpy makes of it; or `refused` says why the rule makes none."""
 
     is_final = True
 
     device: str
     total_s: float
+    refused: str = ""

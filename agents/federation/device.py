@@ -40,7 +40,8 @@ class Device:
         """Have it done there; False where it is to be done here."""
         with trio.move_on_after(LIMIT_S):
             try:
-                return isinstance(await self._trainer.one(request), Aggregated)
+                reply = await self._trainer.one(request)
+                return isinstance(reply, Aggregated) and not reply.refused
             except AgentError as error:
                 log.warning("device_left_alone", text=str(error))
         self._has_failed = True

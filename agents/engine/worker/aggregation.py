@@ -10,7 +10,7 @@ import torch
 from agents.aggregation.aggregate import Recipe, aggregate
 from agents.aggregation.arrays import Array, Place, has_same_bits
 from agents.aggregation.registry import before_of, rule_of, server_of
-from agents.aggregation.updates import Update, Vector
+from agents.aggregation.updates import CannotAggregate, Update, Vector
 from agents.engine.aggregation import Aggregate, Aggregated
 from agents.engine.worker.models import choose_device
 from agents.errors import EngineFailed
@@ -22,7 +22,10 @@ _BYTES_EACH: Final = 3 * 4  # of a parameter of an update: as it came, in a row,
 
 
 def aggregate_on_device(request: Aggregate, is_cancelled: Callable[[], bool]) -> Aggregated:
-    """Write the result, and the states after it. Raises: CannotAggregate, EngineFailed, OSError."""
+    """Write the result, and the states after it, for who maps the same files: nothing is to outlive a crash.
+
+    Raises: CannotAggregate for settings that are no rule's, EngineFailed, OSError.
+    """
     began_s = time.perf_counter()
     device, n_updates = choose_device(), len(request.updates)
     block = max(MIN_BLOCK, min(DEVICE_BYTES // (_BYTES_EACH * max(n_updates, 1)), MAX_BLOCK))
@@ -46,11 +49,12 @@ def aggregate_on_device(request: Aggregate, is_cancelled: Callable[[], bool]) ->
     )
     states = [mapped(path, "r+") for path in request.states]
     out = mapped(request.out, "w+")
-    aggregate(updates, recipe, out, seed=request.seed, states=states, place=place)
-    for vector in (out, *states):
-        assert isinstance(vector, np.memmap)
-        vector.flush()
-    return Aggregated(id=request.id, device=str(device), total_s=time.perf_counter() - began_s)
+    refused = ""
+    try:
+        aggregate(updates, recipe, out, seed=request.seed, states=states, place=place)
+    except CannotAggregate as error:
+        refused = str(error)
+    return Aggregated(id=request.id, device=str(device), total_s=time.perf_counter() - began_s, refused=refused)
 
 
 def place_on(device: torch.device, block: int, is_cancelled: Callable[[], bool] = lambda: False) -> Place:

@@ -4,6 +4,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import trio
@@ -53,6 +54,13 @@ def test_a_device_that_rounds_otherwise_is_refused_and_nothing_is_written(tmp_pa
     with pytest.raises(EngineFailed, match="rounds otherwise"):
         aggregation.aggregate_on_device(request_of(tmp_path), lambda: False)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_rule_that_makes_nothing_of_updates_says_why_and_that_is_an_answer(tmp_path):
+    from agents.engine.worker.aggregation import aggregate_on_device
+
+    request = msgspec.structs.replace(request_of(tmp_path), rule={"rule": "krum", "n_bad": 1})
+    assert "Krum bears 1 bad updates" in aggregate_on_device(request, lambda: False).refused
 
 
 def test_an_aggregation_that_nobody_waits_for_ends_at_the_next_block(tmp_path):
