@@ -7,13 +7,14 @@ from typing import Protocol
 
 import numpy as np
 
-from agents.aggregation.arrays import HERE, Array, Place, number
+from agents.aggregation.arrays import HERE, Array, Place, made, number
 from agents.aggregation.fixed import sum_in_order
 from agents.aggregation.geometry import Geometry, measure
 from agents.aggregation.rule import Before, Combination, Given, Known, Row, Rule, ServerStep
 from agents.aggregation.updates import CannotAggregate, Update, Vector, in_order
 
 Groups = Sequence[tuple[int, ...]]
+Memory = list[list[Array | None]]
 
 
 @dataclass(frozen=True)
@@ -135,41 +136,50 @@ class _Work:
         self._server = server
         self._states = [np.asarray(state) for state in states]
         self._out = np.asarray(out)
-        self._levels = [[_plain(group) for group in groups] for groups in levels]
+        self._levels = [*([_plain(group) for group in groups] for groups in levels), combination.rows]
         self._place = place
 
     def run(self, starts: range) -> None:
         """Do some of the blocks. What overflows is infinite in the result: whoever takes it looks at that."""
+        memory = self._no_memory()
         with np.errstate(all="ignore"):
             for start in starts:
-                self._block(start, slice(start, min(start + self._place.block, len(self._out))))
+                part = slice(start, min(start + self._place.block, len(self._out)))
+                if part.stop - start < self._place.block:
+                    memory = self._no_memory()  # the last block, which is narrower than what there is of it
+                self._block(part, memory)
 
-    def _block(self, start: int, part: slice) -> None:
+    def _no_memory(self) -> Memory:
+        return [[None] * len(rows) for rows in self._levels]
+
+    def _block(self, part: slice, memory: Memory) -> None:
+        """`memory` holds the sums of the block before, and then those of this one."""
         take, give = self._place.take, self._place.give
-        blocks = [take(vector[part]) for vector in self._vectors]
-        for rows in self._levels:
-            blocks = [weighted_sum(blocks, row) for row in rows]
-        made = self._combination.reduce([weighted_sum(blocks, row) for row in self._combination.rows])
+        blocks: list[Array] = [take(vector[part]) for vector in self._vectors]
+        for rows, held in zip(self._levels, memory, strict=True):
+            held[:] = [weighted_sum(blocks, row, into) for row, into in zip(rows, held, strict=True)]
+            blocks = held
+        block = self._combination.reduce(blocks)
         if self._combination.finish is not None:
-            self._combination.finish(start, made)
+            self._combination.finish(part.start, block)
         if self._server is not None:
             kept = [state[part] for state in self._states]
             states = [take(state) for state in kept]
-            made = self._server.step(made, states)
+            block = self._server.step(block, states)
             for state, into in zip(states, kept, strict=True):
                 give(state, into)
-        give(made, self._out[part])
+        give(block, self._out[part])
 
 
 def _plain(group: tuple[int, ...]) -> Row:
     return Row(tuple((index, 1.0) for index in group), float(len(group)))
 
 
-def weighted_sum(blocks: Sequence[Array], row: Row) -> Array:
-    """A row of the result. +0 is added to it, so that no -0 is left to decide anything. Shape: as each block."""
+def weighted_sum(blocks: Sequence[Array], row: Row, into: Array | None) -> Array:
+    """A row of the result, in the memory of another. +0 is added, so that no -0 is left to decide anything."""
     like = blocks[0]
     parts = (blocks[index] if factor == 1.0 else blocks[index] * number(factor, like) for index, factor in row.parts)
-    total = next(parts) + number(0.0, like)
+    total = made("add", next(parts), number(0.0, like), into)
     for part in parts:
         total += part
     if row.divisor != 1.0:

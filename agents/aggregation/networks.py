@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from agents.aggregation.arrays import Array, namespace, number
+from agents.aggregation.arrays import Array, made, namespace, number
 
 
 class Comparator(NamedTuple):
@@ -54,19 +54,21 @@ def _merge_sort(n_rows: int) -> list[tuple[int, int]]:
 
 
 def sort_rows(rows: Sequence[Array], first: int, last: int) -> list[Array]:
-    """The rows of rank `first` to `last`, elementwise."""
-    xp, found = namespace(rows[0]), list(rows)
+    """The rows of rank `first` to `last`, elementwise; all of `rows` are used up for it."""
+    found, spare = list(rows), None
     for low, high, has_min, has_max in network(len(found), first, last):
         a, b = found[low], found[high]
-        if has_min:
-            found[low] = xp.minimum(a, b)
-        if has_max:
-            found[high] = xp.maximum(a, b)
+        if has_min and has_max:
+            found[low], found[high], spare = made("minimum", a, b, spare), made("maximum", a, b, b), a
+        elif has_min:
+            found[low] = made("minimum", a, b, a)
+        else:
+            found[high] = made("maximum", a, b, b)
     return found[first : last + 1]
 
 
 Reduce = Callable[[list[Array]], Array]
-"""Makes one row of many, elementwise."""
+"""Makes one row of many, elementwise. May use up the rows."""
 
 
 def only(rows: list[Array]) -> Array:

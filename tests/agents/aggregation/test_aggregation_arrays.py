@@ -127,4 +127,5 @@ def test_aggregation_on_numpy_brings_no_torch() -> None:
 def test_a_middle_that_overflows_leaves_nothing_to_memory_that_held_something_else() -> None:
     rows = [np.full(3, value, np.float32) for value in (-1.0, 2.0, 3e38, 3.1e38, 3.2e38, 3.3e38)]
     with np.errstate(over="ignore"):
-        assert around_median(3)(rows).tolist() == networks.mean(rows[:3]).tolist()
+        expected = networks.mean(rows[:3]).tolist()
+        assert around_median(3)(rows).tolist() == expected

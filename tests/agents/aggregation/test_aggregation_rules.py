@@ -51,7 +51,7 @@ def test_a_pruned_network_puts_every_wanted_rank_in_its_place(n_rows: int, data:
     first = data.draw(st.integers(0, n_rows - 1))
     last = data.draw(st.integers(first, n_rows - 1))
     bits = np.array(list(itertools.product([0, 1], repeat=n_rows)), np.float32).T  # the 0-1 principle
-    rows = sort_rows(list(bits), first, last)
+    rows = sort_rows(list(bits.copy()), first, last)
     np.testing.assert_array_equal(rows, np.sort(bits, axis=0)[first : last + 1])
 
 
