@@ -15,11 +15,12 @@ from agents.aggregation.updates import CannotAggregate
 S = TypeVar("S", bound=msgspec.Struct)
 
 
-def _found_in(package: ModuleType, base: type[S]) -> dict[str, type[S]]:
+def _found_in(package: ModuleType, base: type[S], *, with_hidden: bool = False) -> dict[str, type[S]]:
     found: dict[str, type[S]] = {}
     for module in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
         for item in vars(import_module(f"{package.__name__}.{module}")).values():
-            if isinstance(item, type) and issubclass(item, base) and item is not base and item.__name__[0] != "_":
+            is_one = isinstance(item, type) and issubclass(item, base) and item is not base
+            if is_one and (with_hidden or item.__name__[0] != "_"):
                 tag = str(item.__struct_config__.tag)
                 assert found.setdefault(tag, item) is item, f"two files define {tag}"
     return found
@@ -28,6 +29,7 @@ def _found_in(package: ModuleType, base: type[S]) -> dict[str, type[S]]:
 RULES: Final = _found_in(rules, Rule)
 BEFORE: Final = _found_in(before, Before)
 SERVER: Final = _found_in(server, ServerStep)
+_IN_ROUNDS: Final = _found_in(server, ServerStep, with_hidden=True)
 LORA: Final = _found_in(lora, LoraWay)
 
 
@@ -44,6 +46,14 @@ def before_of(settings: object) -> Before:
 def server_of(settings: object) -> ServerStep:
     """A server step from a plan. Raises: CannotAggregate."""
     return _made(settings, "server", SERVER)
+
+
+def server_in_round(settings: object) -> ServerStep:
+    """A server step as it is in one round: also one that is made of a plan's, and that no plan can name.
+
+    Raises: CannotAggregate.
+    """
+    return _made(settings, "server", _IN_ROUNDS)
 
 
 def lora_of(settings: object) -> LoraWay:

@@ -23,8 +23,8 @@ class FlatUpdate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 class Aggregate(Message, frozen=True, tag="aggregate", kw_only=True):
     """Make one vector of updates on the device, as `agents.aggregation.aggregate` does. Ends with `Aggregated`.
 
-    Rule, pre-steps and server step stand as in a plan. The result goes into the new file `out`; `states` are files of
-    vectors that go on in place.
+    Rule and pre-steps stand as in a plan, the server step as it is in the round. The result goes into the new file
+    `out`; `states` are files of vectors that go on in place.
     """
 
     n_params: Annotated[int, Meta(ge=0, le=1 << 40)]

@@ -9,7 +9,7 @@ import torch
 
 from agents.aggregation.aggregate import Recipe, aggregate
 from agents.aggregation.arrays import Array, Place, has_same_bits
-from agents.aggregation.registry import before_of, rule_of, server_of
+from agents.aggregation.registry import before_of, rule_of, server_in_round
 from agents.aggregation.updates import CannotAggregate, Update, Vector
 from agents.engine.aggregation import Aggregate, Aggregated
 from agents.engine.worker.models import choose_device
@@ -45,7 +45,7 @@ def aggregate_on_device(request: Aggregate, is_cancelled: Callable[[], bool]) ->
     recipe = Recipe(
         rule_of(request.rule),
         tuple(before_of(step) for step in request.before),
-        server_of(request.server) if request.server is not None else None,
+        server_in_round(request.server) if request.server is not None else None,
     )
     states = [mapped(path, "r+") for path in request.states]
     out = mapped(request.out, "w+")

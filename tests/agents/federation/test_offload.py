@@ -11,7 +11,8 @@ import pytest
 import trio
 
 from agents.aggregation.aggregate import Recipe, aggregate
-from agents.aggregation.registry import before_of, rule_of, server_of
+from agents.aggregation.registry import before_of, rule_of, server_in_round, server_of
+from agents.aggregation.server.scaffold import Scaffold
 from agents.aggregation.updates import CannotAggregate, Update
 from agents.engine.aggregation import Aggregate, Aggregated
 from agents.engine.messages import Reply, Request
@@ -44,7 +45,9 @@ class Trainer:
                 state[:] = 7.0
             raise self._failure
         recipe = Recipe(
-            rule_of(request.rule), tuple(map(before_of, request.before)), request.server and server_of(request.server)
+            rule_of(request.rule),
+            tuple(map(before_of, request.before)),
+            request.server and server_in_round(request.server),
         )  # fmt: skip
         updates = [
             Update(
@@ -78,6 +81,16 @@ async def test_every_recipe_goes_there_and_its_result_comes_back(name: str, tmp_
     assert await digest_of(RECIPES[name], updates, offloaded(trainer, tmp_path)) == digest(updates, RECIPES[name])
     assert len(trainer.asked) == (2 if RECIPES[name].server else 1)
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_step_that_knows_the_round_goes_there_as_well(tmp_path: Path) -> None:
+    """Such as no plan can name."""
+    trainer, updates = Trainer(), examples(100)
+    recipe = Recipe(rule_of({"rule": "fedavg"}), (), Scaffold(n_clients=20).in_round(11, 11, 0.5))
+    assert await digest_of(recipe, updates, offloaded(trainer, tmp_path)) == digest(updates, recipe)
+    assert len(trainer.asked) == 2
+    with pytest.raises(CannotAggregate, match="there is no server"):
+        server_of(trainer.asked[0].server)
 
 
 async def test_updates_that_lie_in_files_are_read_where_they_are_and_others_are_written(tmp_path: Path) -> None:
