@@ -335,6 +335,12 @@ def _ports(
     )
 
 
+def _rounds(home: Home, config: Config, ports: Ports, trainer: Engine, desk: Desk) -> Rounds:
+    """Of large rounds the trainer's device makes the results, where the settings name one that can."""
+    device = Device(trainer, lambda: config.engine.device == "cuda" and not trainer.n_calls)
+    return Rounds(ports, home.rounds, home.scratch, RoundEngine(ports.catalog, trainer, desk.keeping), device)
+
+
 def _assemble(
     home: Home,
     config: Config,
@@ -353,7 +359,6 @@ def _assemble(
     rng = random.Random(os.urandom(16))
     provider = Provider(ports, rng)
     names = Names(ports, outside.routers)
-    device = Device(trainer, lambda: config.engine.device == "cuda" and not trainer.n_calls)
     publish, published = trio.open_memory_channel[Cid](MAX_QUEUED)
     tell, news = trio.open_memory_channel[News](MAX_QUEUED)
     desk = Desk(engine)
@@ -385,7 +390,7 @@ def _assemble(
         desk=desk,
         chats=Sessions(),
         answers=answers,
-        rounds=Rounds(ports, home.rounds, home.scratch, RoundEngine(catalog, trainer, desk.keeping), device),
+        rounds=_rounds(home, config, ports, trainer, desk),
         workspaces=Workspaces(ports, home.workspaces, agents=crew, max_bytes=config.workspaces.max_mib << 20),
         crew=crew,
         routers=outside.routers,

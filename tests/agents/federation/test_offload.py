@@ -48,7 +48,7 @@ class Trainer:
             rule_of(request.rule),
             tuple(map(before_of, request.before)),
             request.server and server_in_round(request.server),
-        )  # fmt: skip
+        )
         updates = [
             Update(
                 one.cid, one.peer, np.memmap(one.path, np.float32, "r", one.offset, shape), one.weight, one.n_steps,
