@@ -9,7 +9,7 @@ import msgspec
 import trio
 
 from agents.errors import AgentError
-from agents.federation.archive import Packed, pack, unpack
+from agents.federation.archive import Packed, Unpacked, pack, unpack
 from agents.federation.audit import audit, verdict_of
 from agents.federation.compatibility import limits, undecidable
 from agents.federation.experiment import Experiment
@@ -235,19 +235,21 @@ async def verify(node: "Node", params: "fl_proof.Verify", report: "Report") -> "
     path = Path(params.what)
     if path.is_absolute() and await trio.to_thread.run_sync(path.is_file):
         with node.store.lease():
-            plan, entries = await trio.to_thread.run_sync(_read_car, node, path)
-            return await _audited(node, plan, entries, report)
+            found = await trio.to_thread.run_sync(_read_car, node, path)
+            return await _audited(node, *found, report)
     if path.suffix or len(path.parts) != 1:  # no CID has a dot or a slash
         raise NotFoundHere(f"there is no file {params.what}: `covey fl export` writes one")
     one = find(node, params.what)
     if not params.is_offline:
         await bring_all(one, report)
-    return await _audited(node, one.plan_entry, one.book.entries(), report)
+    return await _audited(node, one.plan_entry, one.book.entries(), 0, report)
 
 
-async def _audited(node: "Node", plan: Entry, entries: list[Entry], report: "Report") -> "fl_proof.Verified":
+async def _audited(
+    node: "Node", plan: Entry, entries: list[Entry], n_lost: int, report: "Report"
+) -> "fl_proof.Verified":
     def work(on_done: "Callable[[int], None]") -> list[Finding]:
-        return audit(node.adapters.ports, plan, entries, node.home.scratch, lambda finding: on_done(1))
+        return audit(node.adapters.ports, plan, entries, node.home.scratch, lambda finding: on_done(1), n_lost)
 
     findings = await in_thread(work, "computing each round again", None, report, "findings")
     return fl_proof.Verified(
@@ -262,7 +264,7 @@ async def _audited(node: "Node", plan: Entry, entries: list[Entry], report: "Rep
     )
 
 
-def _read_car(node: "Node", path: Path) -> tuple[Entry, list[Entry]]:
+def _read_car(node: "Node", path: Path) -> Unpacked:
     """Its blocks go to the store, unpinned: what is there already is not written again."""
     from storage import car
 

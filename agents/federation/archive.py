@@ -34,6 +34,14 @@ class Packed(NamedTuple):
     n_missing: int
 
 
+class Unpacked(NamedTuple):
+    """What a CAR holds of an experiment; `n_lost` events that it lists are not in it, or nobody signed them."""
+
+    plan: Entry
+    entries: list[Entry]
+    n_lost: int
+
+
 def root_of(store: Blockstore, plan: Entry, entries: Sequence[Entry]) -> tuple[Cid, list[Cid]]:
     """Store the blocks of an experiment's events, their pages and the root; the root, and what is to be written."""
     pages = paged(entries)
@@ -100,13 +108,13 @@ def named_by(store: Blockstore, plan: Entry, entries: Sequence[Entry]) -> Iterat
             yield file
 
 
-def unpack(store: Blockstore, root: Cid) -> tuple[Entry, list[Entry]]:
+def unpack(store: Blockstore, root: Cid) -> Unpacked:
     """The plan and events of an experiment whose root is here. Raises: InvalidBlock, Remote, NotFound."""
     plan, links = read_pages_root(store, root, "plan", "experiment that `covey fl export` wrote")
-    entries = []
+    entries, n_lost = [], 0
     for link in links:
         try:
             entries.append(entry_of(store, link))
         except (NotFound, Remote):
-            continue  # what is not here, or is not true, proves nothing
-    return entry_of(store, plan), entries
+            n_lost += 1  # what is not here, or is not true, proves nothing
+    return Unpacked(entry_of(store, plan), entries, n_lost)

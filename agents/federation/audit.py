@@ -16,6 +16,7 @@ from agents.federation.shelf import Shelf
 from agents.federation.verify import Finding, verify
 from protocols.entry import Entry
 from protocols.errors import Malformed
+from protocols.rounds import EVENTS, scope_of
 
 Verdict = Literal["proved", "refuted", "not decidable"]
 
@@ -38,10 +39,18 @@ def audit(
     entries: Iterable[Entry],
     scratch: Path,
     on_finding: Callable[[Finding], None] = lambda finding: None,
+    n_lost: int = 0,
 ) -> list[Finding]:
-    """Check everything anew, in a thread, with a book that believes no result. Raises: Malformed, StorageError."""
+    """Check everything anew, in a thread, with a book that believes no result. Raises: Malformed, StorageError.
+
+    n_lost: how many events there are said to be beside these.
+    """
     book = Book(plan)
     findings = []
+    if n_lost:
+        what = f"{n_lost} events that belong to it are not here, or nobody signed them: they may contradict the others"
+        findings.append(Finding(0, "not decidable", what))
+        on_finding(findings[-1])
     for entry in entries:
         if entry.author not in book.plan.members:
             continue  # anybody can sign anything and pack it with what members said: it blames none of them
@@ -49,6 +58,9 @@ def audit(
             book.add(entry)
         except Malformed as error:
             finding = Finding(0, "refuted", f"{entry.cid} is no event that a member may say: {error}", entry.author)
+            if entry.scope == scope_of(book.experiment) and entry.kind not in EVENTS:  # of another version: see below
+                what = f"{entry.cid} of {entry.author} says {entry.kind}, which this node does not know"
+                finding = Finding(0, "not decidable", what)
             findings.append(finding)
             on_finding(finding)
     try:

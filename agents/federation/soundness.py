@@ -8,7 +8,7 @@ from agents.federation import claims
 from agents.federation.book import Book, Said
 from agents.federation.grants import was_let_in, was_let_out
 from agents.federation.secure.stages import Stages, is_doomed, is_split
-from protocols.rounds import Close, Join, Leave, Plan, Promise, Submit, Vote
+from protocols.rounds import Close, Join, Leave, Plan, Promise, Result, Submit, Vote
 from storage.cid import Cid
 from storage.keys import PeerId
 
@@ -36,6 +36,33 @@ def _why_not_next(book: Book, close: Close) -> str:
     if joined.intersection(book.roster(close.round) or ()) - gone - set(close.joined):
         return "it leaves somebody out of the next round who has neither left nor broken the rules"
     return ""
+
+
+def unknown_to(book: Book, said: Said) -> str:
+    """What a close rests on and is not known here, for who verifies: without it nobody is to blame. Or nothing."""
+    close = cast(Close, said.event)
+    promises = [one.event for one in map(book.get, close.promises) if one is not None]
+    votes = [event.vote for event in promises if isinstance(event, Promise) and event.vote is not None]
+    named = [one.event.close for one in map(book.get, votes) if one is not None and isinstance(one.event, Vote)]
+    unknown = [link for link in (*close.submissions, *close.promises, *votes, *named) if book.get(link) is None]
+    if unknown:
+        return f"{len(unknown)} events that it names, {unknown[0]} among them"
+    joined = {one.author for one, _ in book.all_of(Join)}
+    if strangers := sorted(set(close.joined) - joined):
+        return f"that {strangers[0]} joined"
+    gone = {one.author for one, _ in book.all_of(Leave)} | book.broken().keys()
+    left_out = joined.intersection(book.roster(close.round) or ()) - gone - set(close.joined)
+    left_out -= {peer for peer in joined if was_let_out(book, peer)}
+    if unsure := sorted(peer for peer in left_out if not _is_followed(book, peer, said)):
+        return f"whether {unsure[0]} had left by then"
+    return ""
+
+
+def _is_followed(book: Book, peer: PeerId, said: Said) -> bool:
+    """Is all known here that a member said until it knew of a close?"""
+    told = [(one, event.close) for one, event in book.said_by(peer, Vote)]
+    told += [(one, event.close) for one, event in book.said_by(peer, Result)]
+    return any(close == said.cid and one.entry.sequence < book.height(peer) for one, close in told)
 
 
 def why_not(book: Book, said: Said, *, is_final: bool = False) -> str:

@@ -7,23 +7,27 @@ and each result is computed again from the updates that the final close lists.
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, cast
+from typing import Final, NamedTuple, Protocol, cast
 
 from agents.aggregation.aggregate import Aggregating
 from agents.aggregation.updates import CannotAggregate
 from agents.federation.book import Book, Said
 from agents.federation.compatibility import undecidable
+from agents.federation.findings import Finding as Finding
 from agents.federation.outcome import Outcome, Submitted, compute, document, read_document, refusals
 from agents.federation.privacy.accounts import Accounts
 from agents.federation.secure.complaints import because
 from agents.federation.secure.sides import FalseShares
 from agents.federation.secure.stages import Stages, Unmasking
-from agents.federation.soundness import why_not
+from agents.federation.soundness import unknown_to, why_not
+from agents.federation.statements import at_all, beyond_budget, in_round
 from agents.federation.tensors import BadTensors
 from protocols.rounds import Close, Complain, Result, Submit, Unmask, Vote
 from storage.cid import Cid
 from storage.errors import NotFound
 from storage.keys import PeerId
+
+MAX_NAMED: Final = 4  # members, in a finding
 
 
 class Files(Protocol):
@@ -50,19 +54,6 @@ class StillMasked(NotFound):
     """Too few true answers are known to unmask a sum. Wait for members who submitted to come back."""
 
     code = "still_masked"
-
-
-class Finding(NamedTuple):
-    """One thing that was checked. `round` is 0 for the experiment as a whole; `by` is who is to blame.
-
-    is_of_plan: what the plan's options leave undecidable for everybody and for ever; not for lack of something.
-    """
-
-    round: int
-    verdict: Literal["proved", "refuted", "not decidable"]
-    what: str
-    by: PeerId | None = None
-    is_of_plan: bool = False
 
 
 class Computed(NamedTuple):
@@ -153,6 +144,7 @@ def verify(book: Book, files: Files) -> Iterator[Finding]:
     for peer, (first, second) in sorted(book.broken().items()):
         what = f"two events contradict each other: {first.cid} and {second.cid}"
         yield Finding(0, "refuted", because(second) if isinstance(second.event, Complain) else what, peer)
+    yield from at_all(book)
     for why in undecidable(book.plan):
         yield Finding(0, "not decidable", why, is_of_plan=True)
     if book.start() is None:
@@ -162,20 +154,16 @@ def verify(book: Book, files: Files) -> Iterator[Finding]:
     for number in range(1, book.plan.n_rounds + 1):
         if not accounts.bears(book, number):
             yield Finding(number, "proved", "there is no such round: the privacy budget does not bear it")
+            yield from beyond_budget(book, number)
             return
-        said = book.final(number)
-        if said is None and book.cancelled() is not None:
-            yield Finding(number, "proved", "no such round is known: the plan's author cancelled the experiment")
-            return
-        if said is None:
-            yield Finding(number, "not decidable", "no close is known that over half of the selected countersigned")
-            return
-        if why := why_not(book, said, is_final=True):
-            yield Finding(number, "refuted", f"the close is not sound: {why}", said.author)
+        said = _closed(book, number)
+        if isinstance(said, Finding):
+            yield said
             return
         close = cast(Close, said.event)
         if close.void:
             yield Finding(number, "proved", f"void: {close.void}")
+            yield from in_round(book, number, said, None)
             continue
         if book.secure is not None:
             yield from _secure_faults(book, said)
@@ -184,7 +172,7 @@ def verify(book: Book, files: Files) -> Iterator[Finding]:
                 found = recompute(book, number, close, files, Path(folder))
                 files.remember(found)
         except StillMasked as error:
-            yield Finding(number, "not decidable", f"the sum is still masked: {error}")
+            yield Finding(number, "not decidable", f"the sum is still masked: {_unanswered(book, said, error)}")
             return
         except NotFound as error:
             yield Finding(number, "not decidable", f"an update is missing: {error}")
@@ -197,7 +185,55 @@ def verify(book: Book, files: Files) -> Iterator[Finding]:
             yield Finding(number, "refuted", what, book.author)
             return
         yield from _compare(book, number, said, found)
+        yield from in_round(book, number, said, found.result)
         book.settle(number, found.result)
+
+
+def _closed(book: Book, number: int) -> Said | Finding:
+    """The close that ended a round and is sound, or why nothing can be gone on from."""
+    said = book.final(number)
+    if said is None:
+        return _without_close(book, number)
+    if why := unknown_to(book, said):
+        return Finding(number, "not decidable", f"the close rests on what is not known here: {why}")
+    if why := why_not(book, said, is_final=True):
+        return Finding(number, "refuted", f"the close is not sound: {why}", said.author)
+    return said
+
+
+def _without_close(book: Book, number: int) -> Finding:
+    """Of a round that no close is known to have ended."""
+    if book.cancelled() is None:
+        return Finding(number, "not decidable", "no close is known that over half of the selected countersigned")
+    voters = book.countersigners(number)
+    counts = [
+        (len(voters.get((close.term, said.cid), ())), book.n_votes_needed(close) or 1)
+        for said, close in book.said_in(number, Close)
+        if said.author == book.coordinator(close.term) and not close.void
+    ]
+    if not counts:
+        return Finding(number, "proved", "it came to no close: the plan's author cancelled the experiment")
+    n_votes, n_needed = max(counts)
+    what = (
+        f"the plan's author cancelled the experiment, and a close is known that {n_votes} of {n_needed} countersigned: "
+        f"{n_needed - n_votes} more votes for it, if there are any, would decide it"
+    )
+    return Finding(number, "not decidable", what)
+
+
+def _unanswered(book: Book, final: Said, error: StillMasked) -> str:
+    """Who could still unmask a sum; nobody does any more once the author has cancelled."""
+    unmasking = Stages(book, cast(Close, final.event).round).unmasking(final)
+    silent = [peer for peer in unmasking.active if peer not in unmasking.answers] if unmasking is not None else []
+    what = f"{error}, of any of {', '.join(map(str, silent[:MAX_NAMED]))}" if silent else str(error)
+    if len(silent) > MAX_NAMED:
+        what += f" and {len(silent) - MAX_NAMED} others"
+    if book.cancelled() is None:
+        return f"{what}. They decide it"
+    return (
+        f"{what}. The plan's author cancelled the experiment, so nobody answers any more: only answers that were "
+        "signed before, and are not known here, would decide it"
+    )
 
 
 def _secure_faults(book: Book, final: Said) -> Iterator[Finding]:

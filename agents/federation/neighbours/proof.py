@@ -15,6 +15,7 @@ from agents.federation.book import Book, Said
 from agents.federation.compatibility import undecidable
 from agents.federation.neighbours.blend import Given, blend
 from agents.federation.neighbours.views import Views, share
+from agents.federation.statements import at_all
 from agents.federation.tensors import BadTensors, read_layout
 from agents.federation.verify import Files, Finding
 from protocols.rounds import Mix, State
@@ -35,6 +36,7 @@ def verify_gossip(book: Book, files: Files) -> Iterator[Finding]:
     """Check every round, in order."""
     for peer, (first, second) in sorted(book.broken().items()):
         yield Finding(0, "refuted", f"two events contradict each other: {first.cid} and {second.cid}", peer)
+    yield from at_all(book)
     for why in undecidable(book.plan):
         yield Finding(0, "not decidable", why, is_of_plan=True)
     views = Views(book)
@@ -79,6 +81,11 @@ def _check(views: Views, one: _Round, files: Files) -> Iterator[Finding]:
         yield Finding(number, "not decidable", "no mean of any member is known")
     elif n_proved:
         yield Finding(number, "proved", f"{n_proved} means follow from the states that they name{_balance(views, one)}")
+        if (total := _total(views, one)) is not None and abs(total - len(views.roster)) > TOLERANCE * len(views.roster):
+            what = (
+                f"weights come to {total:.6g}, where {len(views.roster)} were handed out: not all states are known here"
+            )
+            yield Finding(number, "not decidable", what)
 
 
 def _judged(number: int, fault: str | None, what: str, said: Said) -> Iterator[Finding]:
@@ -119,21 +126,27 @@ def _given(views: Views, link: Cid, files: Files) -> Given:
 def _balance(views: Views, one: _Round) -> str:
     """What can be said of the round as a whole."""
     if views.gossip.mixing == "push_sum":
-        under_way, held = in_flight(views, one.number), {}
-        for said in one.mixes:
-            held[said.author] = cast(Mix, said.event).weight
+        held = _held(one)
         if len(held) < len(views.roster):
             return f"; the sum of weights is known of {len(held)} of {len(views.roster)}"
-        total = math.fsum([*held.values(), under_way])
-        off = abs(total - len(views.roster)) > TOLERANCE * len(views.roster)
-        return f"; weights {math.fsum(held.values()):.6g} held and {under_way:.6g} under way" + (
-            f", where {len(views.roster)} were handed out" if off else ""
-        )
+        return f"; weights {math.fsum(held.values()):.6g} held and {in_flight(views, one.number):.6g} under way"
     lists = {cast(Mix, said.event).states for said in one.mixes}
     if views.gossip.mixing == "moshpit":
         return f"; {len(lists)} groups" if len(lists) > 1 else "; one group"
     n_one_sided = _one_sided(views, one)
     return f"; {n_one_sided} of them took what was not taken back" if n_one_sided else "; each edge was taken both ways"
+
+
+def _held(one: _Round) -> dict[PeerId, float]:
+    return {said.author: cast(Mix, said.event).weight for said in one.mixes}
+
+
+def _total(views: Views, one: _Round) -> float | None:
+    """All weights at the end of a round, where sums are passed on and every member's mean is known."""
+    held = _held(one)
+    if views.gossip.mixing != "push_sum" or len(held) < len(views.roster):
+        return None
+    return math.fsum([*held.values(), in_flight(views, one.number)])
 
 
 def in_flight(views: Views, number: int) -> float:

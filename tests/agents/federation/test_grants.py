@@ -242,7 +242,8 @@ async def test_members_train_once_they_are_let_in_and_no_more_when_they_are_let_
         rosters = [set(dan.book.roster(number) or ()) for number in range(1, 5)]
         assert rosters[0] == {homes[0].identity.peer_id, bobs} and all(dans not in roster for roster in rosters)
         findings = audit(homes[0].node.ports, plan, dan.book.entries(), homes[0].folder / "scratch")
-        assert verdict_of(findings) == "proved"
+        wrong = [(one.by, one.what.partition(":")[0]) for one in findings if one.verdict != "proved"]
+        assert wrong == [(dans, "it grants what it does not hold")]
 
 
 async def test_whose_grant_has_expired_when_a_round_closes_comes_into_none(

@@ -155,10 +155,19 @@ async def test_members_come_to_one_result_and_its_archive_is_proved_by_who_has_n
 
     with (tmp_path / "all.car").open("rb") as file:
         import_car(store, file, needs_whole_roots=False)
-    found, entries = unpack(store, packed.root)
+    found, entries, _ = unpack(store, packed.root)
     beside = make_entry(stranger.identity, Join.kind, scope_of(found.body_cid), 0, [], content_of(Join()))
     findings = audit(stranger.node.ports, found, [*entries, beside], stranger.folder / "scratch")
     assert [finding.verdict for finding in findings] == ["proved", "proved"] and verdict_of(findings) == "proved"
+    # One whose event says what a later version knows, and one whose event was taken out, or is not signed.
+    later = make_entry(homes[0].identity, "wave", scope_of(found.body_cid), 1 << 10, [], {})
+    findings = audit(stranger.node.ports, found, [*entries, later], stranger.folder / "scratch")
+    assert verdict_of(findings) == "not decidable" and "says wave" in findings[0].what and findings[0].by is None
+    store.delete_many([entries[0].body_cid])
+    found, entries, n_lost = unpack(store, packed.root)
+    findings = audit(stranger.node.ports, found, entries, stranger.folder / "scratch", n_lost=n_lost)
+    assert n_lost == 1 and verdict_of(findings) == "not decidable"
+    assert "1 events that belong to it are not here" in findings[0].what
 
 
 async def test_who_is_started_again_goes_on_from_its_journal(homes: list[Home], autojump_clock: Any) -> None:

@@ -47,7 +47,7 @@ async def test_members_average_without_a_coordinator_and_the_archive_is_proved(
             open_sealed(homes[0].node.ports.store, next(iter(sealed)), stranger.identity)  # type: ignore[arg-type]
     with (tmp_path / "all.car").open("rb") as file:
         import_car(stranger.node.ports.store, file, needs_whole_roots=False)
-    found, entries = unpack(stranger.node.ports.store, packed.root)
+    found, entries, _ = unpack(stranger.node.ports.store, packed.root)
     findings = audit(stranger.node.ports, found, entries, stranger.folder / "scratch")
     assert verdict_of(findings) == "proved" and [one.round for one in findings if not one.is_of_plan] == [1, 2, 3]
 

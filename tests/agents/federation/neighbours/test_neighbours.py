@@ -77,6 +77,18 @@ def test_all_come_to_the_mean_of_all_and_each_step_is_proved(folder: Path, mixin
     assert verdicts(crowd) == {"proved"}
 
 
+def test_weights_that_do_not_come_to_the_number_of_members_are_no_proof(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each mean follows from what it names, and still something is not known: it is said to be undecided."""
+    crowd = begun(folder, "push_sum", n_rounds=2)
+    ended(crowd)
+    monkeypatch.setattr("agents.federation.neighbours.proof.in_flight", lambda views, number: 1.0)
+    findings = [one for one in crowd.findings(0) if not one.is_of_plan]
+    assert {one.verdict for one in findings} == {"proved", "not decidable"}
+    assert any("were handed out: not all states are known here" in one.what for one in findings)
+
+
 def test_a_full_grid_holds_the_exact_mean_after_a_round_for_each_dimension(folder: Path) -> None:
     crowd = begun(folder, "moshpit", n_rounds=2)
     models = ended(crowd)

@@ -180,7 +180,9 @@ def test_without_enough_answers_the_sum_stays_masked_and_verify_says_so(the_roun
         the_round.say(member, the_round.unmask(member, close))
     last = the_round.check()[-1]
     assert last.verdict == "not decidable"
-    assert last.what == "the sum is still masked: 1 more true answers are needed to unmask the sum of round 1"
+    asked = "the sum is still masked: 1 more true answers are needed to unmask the sum of round 1, of any of "
+    silent = sorted(map(str, (the_round.me(member) for member in range(T - 1, N))))
+    assert last.what == asked + ", ".join(silent) + ". They decide it"
 
 
 def test_a_false_share_is_left_out_and_names_who_told_it(the_round: Round) -> None:

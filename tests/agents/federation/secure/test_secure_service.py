@@ -11,7 +11,8 @@ import trio
 
 from agents.federation.actions import Deal
 from agents.federation.audit import audit, verdict_of
-from protocols.rounds import Close, Result, Unmask
+from protocols.entry import make_entry
+from protocols.rounds import Close, Result, Unmask, content_of, scope_of
 from simulations.net import SimWorld
 from tests.agents.federation.secure.liars import false_shares
 from tests.agents.federation.test_service import Home, begun, connected, until
@@ -75,6 +76,12 @@ async def test_an_experiment_ends_when_its_budget_is_spent_and_anybody_can_prove
         assert verdict_of(findings) == "proved", findings
         assert [one.verdict for one in findings if one.is_of_plan]
         assert "the privacy budget does not bear it" in findings[-1].what
+        beyond = Result(round=n_done + 1, close=plan.cid, result=plan.cid)  # what no honest member says
+        height, scope = ones[3].book.height(four[0].identity.peer_id), scope_of(ones[3].cid)
+        entry = make_entry(four[0].identity, Result.kind, scope, height, [], content_of(beyond))
+        findings = audit(four[3].node.ports, plan, [*ones[3].book.entries(), entry], four[3].folder / "scratch")
+        refuted = [one for one in findings if one.verdict == "refuted"]
+        assert [(one.round, one.by) for one in refuted] == [(n_done + 1, four[0].identity.peer_id)]
 
 
 async def test_a_ledger_that_cannot_be_written_keeps_the_sum_masked(four: list[Home], autojump_clock: Any) -> None:
