@@ -95,16 +95,13 @@ class Book(Attendance):
         said = self._read(entry, self.experiment)
         is_first = self._histories.add(said)
         self._said[entry.cid] = said
-        if (listed := self.answers.get((_LISTED, type(said.event)))) is not None:
+        if (listed := self.answers.get((_LISTED, said.kind))) is not None:
             insert(listed, said)
         self._rounds.add(said)
-        if isinstance(said.event, Complain) and self.secure is not None:
+        if said.kind is Complain and self.secure is not None:
             self.complaints[said.cid] = None
         is_harmless = self._is_harmless(said)
-        number = getattr(said.event, "round", 0)
-        is_suspect = self._suspicions.rises(
-            said, is_first=is_first, closes=lambda: self.said_in(number, Close), book=self
-        )
+        is_suspect = self._suspicions.rises(said, is_first=is_first, book=self)
         if is_suspect or not is_harmless:
             self.answers.forget()
         return said
@@ -113,7 +110,7 @@ class Book(Attendance):
 
     def _is_harmless(self, said: Said) -> bool:
         """Drop the answers that an event of an honest member touches; False for one that may touch any."""
-        if any(proves is not False for proves in self.complaints.values()):
+        if self.complaints and any(proves is not False for proves in self.complaints.values()):
             return False  # whom they prove false hangs on most of what is heard
         match said.event:
             case Join() | Leave():

@@ -4,10 +4,10 @@ Each event is looked at quickly as it comes, and who may have broken something i
 looked at in full, and a suspicion accuses nobody: it may come of the order in which things were heard.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final, Protocol, TypeVar
 
-from agents.federation.pledges import Pledges, place_of
+from agents.federation.pledges import Pledges
 from agents.federation.said import Said, censored, faithless, rank
 from protocols.rounds import Close, Event, Gather, Mix, Promise, Receipt, Start, State, Vote
 from storage.cid import Cid
@@ -29,6 +29,10 @@ class Known(Protocol):
         """An author's events of one kind."""
         ...
 
+    def said_in(self, number: int, kind: type[E]) -> list[tuple[Said, E]]:
+        """The events of one kind in a round."""
+        ...
+
     def receipts(self, number: int, coordinator: PeerId) -> Mapping[Cid, Said]:
         """What a coordinator gave receipts for in a round."""
         ...
@@ -48,18 +52,16 @@ class Suspicions:
         other._pledges = self._pledges.copy()
         return other
 
-    def rises(
-        self, said: Said, *, is_first: bool, closes: Callable[[], Iterable[tuple[Said, Close]]], book: Known
-    ) -> bool:
+    def rises(self, said: Said, *, is_first: bool, book: Known) -> bool:
         """Look at one more event of the book. Does its author come under suspicion, or anew?
 
-        is_first: of its author and sequence. closes: those of a receipt's round.
+        is_first: of its author and sequence.
         """
         is_suspect = not self._pledges.fits(said) or not is_first
         if isinstance(said.event, Close):
-            is_suspect |= censored(book.receipts(said.event.round, said.author), said, said.event) is not None
+            is_suspect |= censored(book.receipts(said.number, said.author), said, said.event) is not None
         elif isinstance(said.event, Receipt):
-            own = ((one, close) for one, close in closes() if one.author == said.author)
+            own = ((one, close) for one, close in book.said_in(said.number, Close) if one.author == said.author)
             is_suspect |= any(censored({said.event.submission: said}, one, close) is not None for one, close in own)
         if is_suspect:
             self.of.add(said.author)
@@ -73,7 +75,7 @@ def breach(book: Known, peer: PeerId) -> tuple[Said, Said] | None:
     for kind in _ONCE:
         seen: dict[tuple[object, ...], Said] = {}
         for said, _ in sorted(book.said_by(peer, kind), key=lambda pair: pair[0].rank):
-            first = seen.setdefault(place_of(said), said)
+            first = seen.setdefault(said.place, said)
             if first.entry.body_cid != said.entry.body_cid:
                 return first, said
     bonds: dict[int, list[Said]] = {}

@@ -67,7 +67,7 @@ class Histories:
         other = own.at(said.entry.sequence)
         if other is None:
             own.add(said)
-            if (listed := self._kinds.get((said.author, type(said.event)))) is not None:
+            if self._kinds and (listed := self._kinds.get((said.author, said.kind))) is not None:
                 insert(listed, said)
             return True
         if other.entry.body_cid != said.entry.body_cid:
@@ -80,7 +80,7 @@ class Histories:
         listed = self._kinds.get((author, kind))
         if listed is None:
             own = self._of.get(author)
-            listed = [said.pair for said in own.all() if type(said.event) is kind] if own is not None else []
+            listed = [said.pair for said in own.all() if said.kind is kind] if own is not None else []
             self._kinds[author, kind] = listed
         return listed
 

@@ -20,9 +20,13 @@ class RoundLists:
 
     def add(self, said: Said) -> None:
         """There is an event more."""
-        rounds = self._of.get(type(said.event))
+        rounds = self._of.get(said.kind)
         if rounds is not None:
-            insert(rounds.setdefault(_round_of(said), []), said)
+            listed = rounds.get(said.number)
+            if listed is None:
+                rounds[said.number] = [said.pair]
+            else:
+                insert(listed, said)
 
     def of(self, kind: type[E], number: int) -> list[tuple[Said, E]]:
         """The events of one kind in one round: by author, then sequence."""
@@ -30,14 +34,13 @@ class RoundLists:
         if rounds is None:
             rounds = self._of[kind] = {}
             for said in sorted((said for said in self._said.values() if isinstance(said.event, kind)), key=rank):
-                rounds.setdefault(_round_of(said), []).append(said.pair)
+                rounds.setdefault(said.number, []).append(said.pair)
         return rounds.get(number, [])
 
 
 def insert(listed: list[tuple[Said, Any]], said: Said) -> None:
     """Put an event where it belongs in a list of one kind."""
-    bisect.insort(listed, said.pair, key=rank_of_pair)
-
-
-def _round_of(said: Said) -> int:
-    return int(getattr(said.event, "round", 0))
+    if not listed or listed[-1][0].rank < said.rank:
+        listed.append(said.pair)
+    else:
+        bisect.insort(listed, said.pair, key=rank_of_pair)

@@ -7,17 +7,8 @@ from protocols.rounds import Close, Gather, Mix, Promise, Result, Start, State, 
 from storage.cid import Cid
 from storage.keys import PeerId
 
-ONCE: Final = (Start, Gather, Close, Vote, Promise, Result, State, Mix)
+ONCE: Final = frozenset((Start, Gather, Close, Vote, Promise, Result, State, Mix))
 """What an honest member says once in its place."""
-
-
-def place_of(said: Said) -> tuple[object, ...]:
-    """Where an honest member says one thing of a kind."""
-    event = said.event
-    return (
-        said.author, event.kind, getattr(event, "round", 0), getattr(event, "term", 0), getattr(event, "stage", ""),
-        getattr(event, "without", ()),
-    )  # fmt: skip
 
 
 class Pledges:
@@ -35,17 +26,17 @@ class Pledges:
 
     def fits(self, said: Said) -> bool:
         """Take it in. False where it may contradict something, or came before what stands before it."""
-        event = said.event
-        if not isinstance(event, ONCE):
+        if said.kind not in ONCE:
             return True
-        key = place_of(said)
-        is_first = key not in self._said
-        self._said.add(key)
+        n_before = len(self._said)
+        self._said.add(said.place)
+        is_first = len(self._said) > n_before
+        event = said.event
         return self._is_kept(said, event) and is_first if isinstance(event, Vote | Promise) else is_first
 
     def _is_kept(self, said: Said, event: Vote | Promise) -> bool:
         """Does it keep the promises of its author in that round, and hide no vote?"""
-        at = (said.author, event.round)
+        at = (said.author, said.number)
         sequence, promised, voted, vote = self._last.get(at, (-1, -1, -1, None))
         is_next = said.entry.sequence > sequence
         if isinstance(event, Vote):

@@ -13,10 +13,11 @@ class Said:
     """An event with who signed it, in which entry. What many ask of it is worked out once.
 
     cid: of its entry block: how other events name it. rank: the order of events that does not depend on when they were
-    heard. pair: as lists of one kind hold it.
+    heard. pair: as lists of one kind hold it. number: of its round, 0 for none. place: where an honest member says one
+    thing of a kind.
     """
 
-    __slots__ = ("author", "cid", "entry", "event", "pair", "rank")
+    __slots__ = ("author", "cid", "entry", "event", "kind", "number", "pair", "place", "rank")
 
     def __init__(self, entry: Entry, event: Event) -> None:
         self.entry: Final = entry
@@ -25,6 +26,12 @@ class Said:
         self.author: Final[PeerId] = entry.author
         self.rank: Final = (entry.author, entry.sequence, entry.cid)
         self.pair: Final[tuple[Said, Any]] = (self, event)
+        self.kind: Final = type(event)
+        self.number: Final[int] = getattr(event, "round", 0)
+        self.place: Final = (
+            self.author, event.kind, self.number, getattr(event, "term", 0), getattr(event, "stage", ""),
+            getattr(event, "without", ()),
+        )  # fmt: skip
 
     def __eq__(self, other: object) -> bool:
         return self.cid == other.cid if isinstance(other, Said) else NotImplemented

@@ -44,7 +44,8 @@ def unknown_to(book: Book, said: Said) -> str:
     promises = [one.event for one in map(book.get, close.promises) if one is not None]
     votes = [event.vote for event in promises if isinstance(event, Promise) and event.vote is not None]
     named = [one.event.close for one in map(book.get, votes) if one is not None and isinstance(one.event, Vote)]
-    unknown = [link for link in (*close.submissions, *close.promises, *votes, *named) if book.get(link) is None]
+    links = (*close.submissions, *close.joins, *close.promises, *votes, *named)
+    unknown = [link for link in links if book.get(link) is None]
     if unknown:
         return f"{len(unknown)} events that it names, {unknown[0]} among them"
     joined = {one.author for one, _ in book.all_of(Join)}
@@ -52,7 +53,7 @@ def unknown_to(book: Book, said: Said) -> str:
         return f"that {strangers[0]} joined"
     gone = {one.author for one, _ in book.all_of(Leave)} | book.broken().keys()
     left_out = joined.intersection(book.roster(close.round) or ()) - gone - set(close.joined)
-    left_out -= {peer for peer in joined if was_let_out(book, peer)}
+    left_out -= {peer for peer in joined if was_let_out(book, peer)} | claims.was_unfit(book)
     if unsure := sorted(peer for peer in left_out if not _is_followed(book, peer, said)):
         return f"whether {unsure[0]} had left by then"
     return ""
