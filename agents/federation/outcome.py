@@ -24,7 +24,7 @@ from agents.federation.lora import combine, is_idle, scatter, update_fault, upda
 from agents.federation.privacy.accounts import lattice_of, next_bound
 from agents.federation.privacy.clipping import MAX_BOUND, MIN_BOUND
 from agents.federation.privacy.lattice import BadLattice, Told, noise_fault, noisy_mean
-from agents.federation.privacy.noise import MAX_DEVIATION, MAX_MAGNITUDE, discrete_gaussian
+from agents.federation.privacy.noise import MAX_DEVIATION, MAX_MAGNITUDE, Whole, discrete_gaussian
 from agents.federation.secure.sides import FalseShares, SecureRefused
 from agents.federation.secure.stages import Unmasking
 from agents.federation.secure.total import mean_of
@@ -282,8 +282,23 @@ def noise_layout(plan: Plan, wanted: Layout) -> Layout:
 
 def _noisy(plan: Plan, wanted: Layout, admitted: Sequence[Update], path: Path, bound: float | None) -> Told:
     """The mean of clipped updates with the noise in a file. Raises: BadLattice for noise that is none, NotFinite."""
-    grid, layout = lattice_of(plan, bound), noise_layout(plan, wanted)
+    grid = lattice_of(plan, bound)
     assert grid is not None
+    return noisy_mean((update.vector for update in admitted), grid, _read_noise(plan, wanted, path))
+
+
+def false_noise(plan: Plan, number: int, base: Path, path: Path) -> str:
+    """Why a file holds no noise for a round over such tensors, or nothing. Raises: BadTensors of the base."""
+    try:
+        _read_noise(plan, wanted_layout(plan, number, read_layout(base)), path)
+    except BadLattice as error:
+        return str(error)
+    return ""
+
+
+def _read_noise(plan: Plan, wanted: Layout, path: Path) -> Whole:
+    """The steps in a file. Raises: BadLattice for noise that is none."""
+    layout = noise_layout(plan, wanted)
     try:
         if difference := read_layout(path).differs_from(layout):
             raise BadLattice(f"the noise does not fit the base: {difference}")
@@ -295,7 +310,7 @@ def _noisy(plan: Plan, wanted: Layout, admitted: Sequence[Update], path: Path, b
     noise = values.astype(np.int64)
     if why := noise_fault(noise):
         raise BadLattice(why)
-    return noisy_mean((update.vector for update in admitted), grid, noise)
+    return noise
 
 
 def draw_noise(plan: Plan, number: int, base: Path, out: Path) -> None:

@@ -14,7 +14,15 @@ from agents.aggregation.updates import CannotAggregate
 from agents.federation.book import Book, Said
 from agents.federation.compatibility import undecidable
 from agents.federation.findings import Finding as Finding
-from agents.federation.outcome import Outcome, Submitted, compute, document, read_document, refusals
+from agents.federation.outcome import (
+    Outcome,
+    Submitted,
+    compute,
+    document,
+    false_noise,
+    read_document,
+    refusals,
+)
 from agents.federation.privacy.accounts import Accounts
 from agents.federation.secure.complaints import because
 from agents.federation.secure.sides import FalseShares
@@ -184,6 +192,8 @@ def verify(book: Book, files: Files) -> Iterator[Finding]:
             what = f"the plan's first tensors are none that its rounds could go on from: {error}"
             yield Finding(number, "refuted", what, book.author)
             return
+        if close.noise is not None and found.outcome.failed:
+            yield from _noise_faults(book, number, close.noise, files)
         yield from _compare(book, number, said, found)
         yield from in_round(book, number, said, found.result)
         book.settle(number, found.result)
@@ -234,6 +244,15 @@ def _unanswered(book: Book, final: Said, error: StillMasked) -> str:
         f"{what}. The plan's author cancelled the experiment, so nobody answers any more: only answers that were "
         "signed before, and are not known here, would decide it"
     )
+
+
+def _noise_faults(book: Book, number: int, noise: Cid, files: Files) -> Iterator[Finding]:
+    """Central noise that is none: whoever named it first drew it, and a deputy that is bound to its close did not."""
+    why = false_noise(book.plan, number, files.path(tensors_before(book, number, files)[0]), files.path(noise))
+    closes = [(close.term, said) for said, close in book.said_in(number, Close) if close.noise == noise]
+    if why:
+        _, first = min(closes, key=lambda pair: pair[0])
+        yield Finding(number, "refuted", f"it closed the round with noise that is none: {why}", first.author)
 
 
 def _secure_faults(book: Book, final: Said) -> Iterator[Finding]:

@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agents.federation.audit import verdict_of
+from agents.federation.outcome import draw_noise
 from agents.federation.secure.sides import State as Secrets
+from agents.federation.tensors import Layout, flush, new_vector, read_vector
 from protocols.rounds import (
     Accuse,
     Cancel,
@@ -18,6 +21,7 @@ from protocols.rounds import (
     Keys,
     Mix,
     Open,
+    Promise,
     Receipt,
     Result,
     Revoke,
@@ -30,12 +34,13 @@ from storage.cid import DAG_CBOR, RAW, Cid
 from storage.keys import PeerId
 from tests.agents.federation.secure.test_secure_proofs import Round, T
 from tests.agents.federation.secure.test_secure_proofs import the_round as the_round
-from tests.agents.federation.test_verify import Experiment, N, Shelf, blamed, peers
+from tests.agents.federation.test_verify import LAYOUT, Experiment, N, Shelf, blamed, peers
 from tests.agents.federation.test_verify import honest as honest
 from tests.agents.federation.village import identity
 
 UNKNOWN, FILE = Cid.of(b"not known here", DAG_CBOR), Cid.of(b"a file", RAW)
 LIAR = 3
+PRIVACY = {"noise": "central", "bound": 1.0, "multiplier": 0.5, "budget": {"epsilon": 100.0, "delta": 1e-5}}
 
 
 def liar() -> PeerId:
@@ -144,8 +149,6 @@ def test_a_close_that_is_not_sound_names_its_coordinator_though_nobody_countersi
 
 
 def close_by_deputy(honest: Experiment, links: list[Cid]) -> None:
-    from protocols.rounds import Promise
-
     honest.say(1, Open(round=2, term=1))
     promises = [honest.say(member, Promise(round=2, term=1)) for member in range(N)]
     close = honest.say(
@@ -203,7 +206,58 @@ def test_an_event_with_others_missing_before_it_leaves_it_undecided(honest: Expe
     assert "and 100 is not" in findings[0].what and [one.round for one in findings[1:]] == [1, 2]
 
 
-# --- of secure rounds
+# --- of rounds with noise, and under masks
+
+
+@pytest.mark.parametrize("is_bound", [False, True], ids=["its own", "a deputy's that is bound to it"])
+@pytest.mark.parametrize("kind", ["drawn", "zero", "between the steps", "of another shape", "no file"])
+def test_who_closes_a_round_with_noise_that_is_none_is_named(tmp_path: Path, kind: str, is_bound: bool) -> None:
+    one = Experiment(Shelf(tmp_path), n_rounds=1, is_evaluated=False, privacy=PRIVACY)
+    one.begin()
+    noise = noise_of(one, kind, tmp_path / "noise")
+    one.say(0, Open(round=1, term=0))
+    found = [one.submit(1, member) for member in range(N)]
+    for entry in found[1:]:
+        one.say(0, Receipt(round=1, submission=entry.cid))
+    one.say(1, Receipt(round=1, submission=found[0].cid))
+    links = tuple(sorted(entry.cid for entry in found))
+    close = one.say(0, Close(round=1, term=0, submissions=links, joined=peers(range(N)), noise=noise))
+    if is_bound:
+        voted = one.say(1, Vote(round=1, term=0, close=close.cid))
+        one.say(1, Open(round=1, term=1))
+        promises = [
+            one.say(member, Promise(round=1, term=1, vote=voted.cid if member == 1 else None)) for member in range(1, 4)
+        ]
+        bound = tuple(sorted(promise.cid for promise in promises))
+        again = Close(round=1, term=1, submissions=links, joined=peers(range(N)), noise=noise, promises=bound)
+        close = one.say(1, again)
+    for member in range(1, N):
+        one.say(member, Vote(round=1, term=int(is_bound), close=close.cid))
+    one.settle(1)
+    findings = [finding for finding in one.check() if not finding.is_of_plan]
+    assert blamed(findings) == [identity(0).peer_id] * (kind != "drawn")
+    assert findings[-1].verdict == "proved" and ("stay what they were" in findings[-1].what) == (kind != "drawn")
+
+
+def noise_of(one: Experiment, kind: str, path: Path) -> Cid:
+    draw_noise(one.own.plan, 1, one.shelf.path(one.own.plan.initial), path)
+    drawn = np.array(read_vector(path, LAYOUT))
+    match kind:
+        case "drawn":
+            return one.shelf.tensors(drawn)
+        case "zero":
+            return one.shelf.tensors(np.zeros(8))
+        case "between the steps":
+            return one.shelf.tensors(drawn + np.float32(0.5))
+        case "of another shape":
+            path.unlink()
+            layout = Layout.of({"other": (4,)})
+            vector = new_vector(path, layout)
+            vector[:] = drawn[:4]
+            flush(vector, path)
+            return one.shelf.cid(path)
+        case _:
+            return one.shelf.keep(b"noise")
 
 
 def test_a_complaint_that_proves_nothing_names_who_complains(the_round: Round) -> None:
