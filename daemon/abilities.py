@@ -35,7 +35,7 @@ async def has_of(node: "Node", plan: Plan, data: Path | None, given: tuple[str, 
     )
     has = asked_of(plan, msgspec.structs.replace(measured, **said)) or wanted
     if why := unmet(plan, has):
-        raise UnmetNeeds(f"this plan needs {why}. Without --data this node follows it; --has NAME=VALUE says more")
+        raise UnmetNeeds(f"this plan needs {why}")
     return has
 
 

@@ -13,7 +13,7 @@ from agents.federation.archive import Packed, Unpacked, pack, unpack
 from agents.federation.audit import audit, verdict_of
 from agents.federation.compatibility import limits, undecidable
 from agents.federation.experiment import Experiment
-from agents.federation.grants import in_words
+from agents.federation.grants import NotGranted, in_words, may_join
 from agents.federation.needs import needed, noises
 from agents.federation.planning import BadPlan, check_rank, complete, faults, lean, plan_of, read_file
 from agents.federation.possession import possession
@@ -36,6 +36,7 @@ from protocols.net import PeerInfo
 from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Join, Plan, content_of, read_plan
 from storage.cid import Cid
 from storage.errors import DiskFull, InvalidCid, StorageError, StoreFull
+from storage.keys import PeerId
 from storage.unixfs import COVEY_WEIGHTS, add_path
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from daemon.app import Node
 
 MODEL_IDLE_S: Final = 60.0
+HEAR_S: Final = 10.0  # of who is let in
 
 
 def find(node: "Node", text: str) -> Experiment:
@@ -168,7 +170,7 @@ def _finder(node: "Node") -> FindBase:
 
 
 async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
-    """Raises: UnknownExperiment, NoMember, UnmetNeeds, BadTask, NotFoundHere, Unfit, StorageError, OSError."""
+    """Raises: UnknownExperiment, NoMember, NotGranted, UnmetNeeds, BadTask, NotFoundHere, Unfit, StorageError."""
     cid = Cid.parse(params.experiment)
     known = next((one for one in node.rounds.all() if one.cid == cid), None)
     entry = known.plan_entry if known else await node.rounds.plan_from(await whom(node, params.from_), cid)
@@ -184,6 +186,8 @@ async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
         await _bring_base(node, task)
     has = await has_of(node, plan, data, params.has)
     one = await node.rounds.follow(entry, data, params.rank)
+    if data is not None:
+        await _let_in(one, node.identity.peer_id)
     joined = one.book.joins_now().get(node.identity.peer_id)
     if data is not None and (joined is None or cast(Join, joined.event).has != has):
         await one.do(lambda now_s: one.member.join(now_s, has))
@@ -197,6 +201,20 @@ async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
         says=in_claims(cast(Join, said.event).has) if said is not None else "",
         state=state_of(one.book),
     )
+
+
+async def _let_in(one: Experiment, me: PeerId) -> None:
+    """Wait until this node has heard that a grant lets it in, where the plan does not name it. Raises: NotGranted."""
+    if one.book.is_named(me):
+        return
+    with trio.move_on_after(HEAR_S):
+        while not one.book.is_member(me) or not may_join(one.book, me):
+            await one.news()
+    if not one.book.is_member(me):
+        raise NotGranted(
+            f"no grant that lets in this node came from a member in {HEAR_S:.0f} s. It goes on asking: try again later,"
+            f" or have {one.book.author} say: covey fl grant {one.cid} {me}"
+        )
 
 
 async def _bring_base(node: "Node", task: Task) -> None:
@@ -241,7 +259,7 @@ async def verify(node: "Node", params: "fl_proof.Verify", report: "Report") -> "
         raise NotFoundHere(f"there is no file {params.what}: `covey fl export` writes one")
     one = find(node, params.what)
     if not params.is_offline:
-        await bring_all(one, report)
+        await bring_all(one, report, node.identity.peer_id)
     return await _audited(node, one.plan_entry, one.book.entries(), 0, report)
 
 
@@ -288,14 +306,17 @@ def _as_far_as_it_can_be_had() -> "Iterator[None]":
         pass
 
 
-async def bring_all(one: Experiment, report: "Report") -> None:
-    """Fetch what verifying needs and is not here, as far as members have it. Raises: StoreFull, DiskFull."""
+async def bring_all(one: Experiment, report: "Report", me: PeerId | None = None) -> None:
+    """Fetch what verifying needs and is not here, as far as members have it, and `me` is one to whom it is sealed.
+
+    Raises: StoreFull, DiskFull.
+    """
     with _as_far_as_it_can_be_had():
         await one.fetch_file(one.plan.initial)
     for noise in noises(one.book):
         with _as_far_as_it_can_be_had():
             await one.fetch_file(noise)
-    wanted = needed(one.book)
+    wanted = needed(one.book, me)
     for n_done, files in enumerate(wanted):
         report(Progress(step="fetching updates", n_done=n_done, n_total=len(wanted), unit="updates"))
         with _as_far_as_it_can_be_had():
@@ -306,7 +327,7 @@ async def export(node: "Node", params: "fl_proof.Export", report: "Report") -> "
     """Raises: UnknownExperiment, NotFoundHere, TargetExists, StorageError."""
     one, target = find(node, params.experiment), new_target(params.out)
     if not params.is_offline:
-        await bring_all(one, report)
+        await bring_all(one, report, node.identity.peer_id)
         await bring_results(one)
 
     def write(on_bytes: "Callable[[int], None]") -> Packed:

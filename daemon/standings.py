@@ -44,7 +44,7 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
         is_over=one.is_over,
         task=str(one.plan.task.get("task")),
         is_training=one.data is not None and node.identity.peer_id in book.joined_now(),
-        n_members=len(one.plan.members),
+        n_members=len(one.told()),
         n_joined=len(book.joined_now()),
         n_reachable=activity.n_reachable,
         n_events=book.n_events,
@@ -149,7 +149,7 @@ def _report(one: Experiment, called: Mapping[PeerId, str], apart: dict[int, floa
         ("task", str(one.plan.task.get("task"))),
         ("rule", " + ".join([*(str(step.get("before")) for step in one.plan.before), str(one.plan.rule.get("rule"))])),
         ("compression", str((one.plan.compression or {}).get("codec", "none"))),
-        ("members", f"{len(one.plan.members)}, of which {len(book.joined_now())} train"),
+        ("members", f"{len(one.told())}, of which {len(book.joined_now())} train"),
         ("deputies", ", ".join(called.get(peer, str(peer)) for peer in coordinators)),
     ]
     if (words := _gossip_words(one)) is not None:

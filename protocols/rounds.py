@@ -18,7 +18,7 @@ from protocols.content import content_of as content_of  # for those who sign
 from protocols.content import read_content
 from protocols.entry import Entry
 from protocols.errors import Malformed
-from protocols.joining import Chances, Has
+from protocols.joining import MAX_PLACES, Chances, Has, LetIn
 from storage.cid import DAG_PB, RAW, Cid
 from storage.keys import PeerId
 
@@ -69,11 +69,13 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     deadline_s: from the opening of a round; lease_s: how long a silent coordinator is waited for.
     before, rule, server: the recipe (agents.aggregation).
     max_samples: what a claimed number of samples counts at most; max_norm: of an update; 0 for no bound.
-    is_sealed: are updates sealed to the members; false for files that members alone are given, and others could read.
+    is_sealed: are updates sealed to their round's members; false for files that these are given, and others could read.
     is_evaluated: do participants tell how each result does on data that they held out.
     secure, privacy, compression, gossip: what agents.federation.options says; None for without.
-    members: who may see and join; deputies: who coordinates, in order.
+    members: who may see and join, beside those whom grants let in; deputies: who coordinates, in order.
     joining: does every member train that says so, or only one that holds a grant, its author's or passed on from it?
+    let_in: how many may be let in by grants whom the plan does not name; None for nobody.
+    max_participants: of one round's list; 0 for as many as there are.
     needs: what a participant says that it has; chances: how the draw of n_selected is weighed; None for neither.
     """
 
@@ -83,6 +85,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     initial: Cid
     n_rounds: Round = 1
     min_participants: Annotated[int, Meta(ge=1, le=MAX_MEMBERS)] = 1
+    max_participants: Annotated[int, Meta(ge=0, le=MAX_MEMBERS)] = 0
     n_selected: Annotated[int, Meta(ge=0, le=MAX_MEMBERS)] = 0
     deadline_s: Seconds = 3600.0
     lease_s: Seconds = 30.0
@@ -100,6 +103,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     members: Annotated[tuple[PeerId, ...], Meta(min_length=1, max_length=MAX_MEMBERS)]
     deputies: Annotated[tuple[PeerId, ...], Meta(min_length=1, max_length=MAX_MEMBERS)]
     joining: Literal["members", "granted"] = "members"
+    let_in: LetIn | None = None
     needs: Has | None = None
     chances: Chances | None = None
     created_unix_s: UnixSeconds = 0
@@ -135,6 +139,7 @@ class Grant(Event, frozen=True):
     depth: how many times it may be passed on; less than that of its proof.
     expires_unix_s: until when it lets somebody in, as no grant above it has ended before; None for no end of its own.
         Who is in the list of a round by then stays.
+    place: which of its issuer's places, for a peer that the plan does not name: its own, ever. None for one it names.
     """
 
     kind = "grant"
@@ -143,6 +148,7 @@ class Grant(Event, frozen=True):
     depth: Annotated[int, Meta(ge=0, le=MAX_DEPTH)] = 0
     proof: Cid | None = None
     expires_unix_s: UnixSeconds | None = None
+    place: Annotated[int, Meta(ge=0, lt=MAX_PLACES)] | None = None
 
 
 class Revoke(Event, frozen=True):

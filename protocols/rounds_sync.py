@@ -1,6 +1,6 @@
 """How members of an experiment bring each other up to date: each asks each for the events that it lacks.
 
-`PROTOCOL`: one frame asks. To a member of the plan the answer is `Here`, the events that it lacks, each as the two
+`PROTOCOL`: one frame asks. To a member the answer is `Here`, the events that it lacks, each as the two
 blocks of its entry, an author's in order, then the end of the stream. Where there is nothing to tell, the answer is
 held open until there is something, or the asker's wait is over: an answered question is a sign of life. Who is no
 member gets what one gets for an experiment that is not known: the end of the stream.

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from agents.federation.answers import Answers, remembered
 from agents.federation.claims import asks, chance, claims
-from agents.federation.grants import joins
+from agents.federation.grants import Grants, by_audience, capacity, ended, joins, let_in
 from agents.federation.said import Said
 from agents.federation.selection import chosen, round_seed, taking_part
 from protocols.rounds import Cancel, Close, Event, Plan, Start
@@ -49,10 +49,38 @@ class Attendance:
         """The result's document after a round."""
         raise NotImplementedError
 
+    def is_named(self, peer: PeerId) -> bool:
+        """Does the plan name this member?"""
+        return peer in self._members
+
+    def is_member(self, peer: PeerId) -> bool:
+        """Does the plan name it, or was it ever let in? Then what it says counts."""
+        return peer in self._members or peer in self.let_in()
+
+    @remembered
+    def grants(self) -> dict[PeerId, Grants]:
+        """Every grant, by whom it is for."""
+        return by_audience(self._whole)
+
+    @remembered
+    def let_in(self) -> dict[PeerId, int]:
+        """Those whom the plan does not name, and who were ever let in: what they say counts."""
+        return let_in(self._whole)
+
+    @remembered
+    def ended_grants(self) -> set[Cid]:
+        """The grants that let in nobody any more."""
+        return ended(self._whole)
+
     @remembered
     def start(self) -> Start | None:
         """The list that the plan's author gave out; of several, none counts (`broken` names him)."""
-        found = {said.entry.body_cid: event for said, event in self.all_of(Start) if said.author == self.author}
+        most = capacity(self.plan)
+        found = {
+            said.entry.body_cid: event
+            for said, event in self.all_of(Start)
+            if said.author == self.author and len(set(event.joined)) <= most
+        }
         return next(iter(found.values())) if len(found) == 1 else None
 
     def cancelled(self) -> Cancel | None:
@@ -76,12 +104,18 @@ class Attendance:
 
     @remembered
     def roster(self, number: int) -> tuple[PeerId, ...] | None:
-        """Who has joined a round; without whom a list names that does not say it has what the plan needs."""
+        """Who has joined a round; without whom a list names that does not say it has what the plan needs.
+
+        What lets others in was looked at by over half, and may not be known here yet: the list is what all go by.
+        """
         listed = self._listed(number)
-        if listed is None or not asks(self.plan):
-            return taking_part(listed.joined, self._members) if listed is not None else None
+        if listed is None:
+            return None
+        members = self._members.union(listed.joined) if self.plan.let_in is not None else self._members
+        if not asks(self.plan):
+            return taking_part(listed.joined, members)
         fit = claims(self._whole, listed)
-        return taking_part(tuple(fit), self._members) if fit is not None else None
+        return taking_part(tuple(fit), members) if fit is not None else None
 
     @remembered
     def _chances(self, number: int) -> tuple[int, ...] | None:

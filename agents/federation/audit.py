@@ -15,7 +15,6 @@ from agents.federation.neighbours.proof import verify_gossip
 from agents.federation.shelf import Shelf
 from agents.federation.verify import Finding, verify
 from protocols.entry import Entry
-from protocols.errors import Malformed
 from protocols.rounds import EVENTS, scope_of
 
 Verdict = Literal["proved", "refuted", "not decidable"]
@@ -51,18 +50,15 @@ def audit(
         what = f"{n_lost} events that belong to it are not here, or nobody signed them: they may contradict the others"
         findings.append(Finding(0, "not decidable", what))
         on_finding(findings[-1])
-    for entry in entries:
-        if entry.author not in book.plan.members:
+    for entry, error in book.add_all(entries):
+        if not book.is_member(entry.author):
             continue  # anybody can sign anything and pack it with what members said: it blames none of them
-        try:
-            book.add(entry)
-        except Malformed as error:
-            finding = Finding(0, "refuted", f"{entry.cid} is no event that a member may say: {error}", entry.author)
-            if entry.scope == scope_of(book.experiment) and entry.kind not in EVENTS:  # of another version: see below
-                what = f"{entry.cid} of {entry.author} says {entry.kind}, which this node does not know"
-                finding = Finding(0, "not decidable", what)
-            findings.append(finding)
-            on_finding(finding)
+        finding = Finding(0, "refuted", f"{entry.cid} is no event that a member may say: {error}", entry.author)
+        if entry.scope == scope_of(book.experiment) and entry.kind not in EVENTS:  # of another version: see below
+            what = f"{entry.cid} of {entry.author} says {entry.kind}, which this node does not know"
+            finding = Finding(0, "not decidable", what)
+        findings.append(finding)
+        on_finding(finding)
     try:
         check_plan(book.plan)
     except Unreckonable as error:

@@ -56,6 +56,10 @@ _KEPT: Final = frozenset({_LISTED})
 E = TypeVar("E", bound=Event)
 
 
+class NotLetIn(Malformed):
+    """Nothing that is known here lets in who says this. It may be heard later."""
+
+
 class Book(Attendance):
     """What is known of one experiment. `add` takes events in any order, each once or many times."""
 
@@ -88,8 +92,9 @@ class Book(Attendance):
         """Take in an event; None when it was known. Raises: Malformed for what no member may say."""
         if entry.cid in self._said:
             return None
-        if entry.author not in self._members:
-            raise Malformed(f"{entry.author} is no member of this experiment")
+        if not self.is_member(entry.author):
+            known = NotLetIn if self.plan.let_in is not None else Malformed
+            raise known(f"{entry.author} is no member of this experiment")
         if entry.sequence >= MAX_EVENTS_OF_AUTHOR:
             raise Malformed(f"{entry.author} has said {MAX_EVENTS_OF_AUTHOR} things: no more are taken")
         said = self._read(entry, self.experiment)
@@ -107,6 +112,25 @@ class Book(Attendance):
         return said
 
     # With a thousand members each event is heard by each of them: what it does not touch is not worked out again.
+
+    def add_all(self, entries: Iterable[Entry]) -> list[tuple[Entry, Malformed]]:
+        """Take in events, also where one that lets in a member comes behind what that says. What was wrong with which.
+
+        Of whom nothing here tells that it was let in is left out, and is nobody's fault: that may be heard later.
+        """
+        wrong: list[tuple[Entry, Malformed]] = []
+        todo, n_before = list(entries), -1
+        while len(todo) != n_before:
+            later: list[Entry] = []
+            for entry in todo:
+                try:
+                    self.add(entry)
+                except NotLetIn:
+                    later.append(entry)
+                except Malformed as error:
+                    wrong.append((entry, error))
+            todo, n_before = later, len(todo)
+        return wrong
 
     def _is_harmless(self, said: Said) -> bool:
         """Drop the answers that an event of an honest member touches; False for one that may touch any."""
@@ -210,7 +234,7 @@ class Book(Attendance):
 
     def since(self, heights: Mapping[PeerId, int]) -> Iterator[Entry]:
         """The entries that somebody with these heights lacks, each author's in order."""
-        return self._histories.since(heights)
+        yield from self._histories.since(heights, self.let_in())
 
     @remembered
     def all_of(self, kind: type[E]) -> list[tuple[Said, E]]:

@@ -9,7 +9,7 @@ from typing import Final, Protocol, TypeVar
 
 from agents.federation.pledges import Pledges
 from agents.federation.said import Said, censored, faithless, rank
-from protocols.rounds import Close, Event, Gather, Mix, Promise, Receipt, Start, State, Vote
+from protocols.rounds import Close, Event, Gather, Grant, Mix, Promise, Receipt, Start, State, Vote
 from storage.cid import Cid
 from storage.keys import PeerId
 
@@ -78,6 +78,8 @@ def breach(book: Known, peer: PeerId) -> tuple[Said, Said] | None:
             first = seen.setdefault(said.place, said)
             if first.entry.body_cid != said.entry.body_cid:
                 return first, said
+    if pair := _places_given_twice(book, peer):
+        return pair
     bonds: dict[int, list[Said]] = {}
     for said, promise in book.said_by(peer, Promise):
         bonds.setdefault(promise.round, []).append(said)
@@ -91,4 +93,14 @@ def breach(book: Known, peer: PeerId) -> tuple[Said, Said] | None:
         assert isinstance(said.event, Close)
         if missing := censored(book.receipts(said.event.round, peer), said, said.event):
             return missing, said
+    return None
+
+
+def _places_given_twice(book: Known, peer: PeerId) -> tuple[Said, Said] | None:
+    """Two grants of one place to two peers: so nobody lets in more than the plan has places for."""
+    seen: dict[int, Said] = {}
+    for said, grant in sorted(book.said_by(peer, Grant), key=lambda pair: pair[0].rank):
+        first = seen.setdefault(grant.place, said) if grant.place is not None else said
+        if isinstance(first.event, Grant) and first.event.audience != grant.audience:
+            return first, said
     return None

@@ -15,6 +15,7 @@ import trio
 
 from agents.adapters.ports import Ports
 from agents.federation.book import Book
+from agents.federation.grants import readers, told
 from agents.federation.outcome import Document, read_document
 from agents.federation.possession import claimed
 from agents.federation.shelf import MAX_TENSORS_BYTES, Keep, limit_of
@@ -70,22 +71,38 @@ class Bringing:
                     return
                 left.discard((await self.bring_document(result)).tensors)
 
-    async def bring_update(self, update: Cid, sealed: Cid | None) -> None:
-        """An update, here and held; out of its seal, where it has one. Raises: BadTensors; as `fetch_file` does."""
+    def readers(self, number: int) -> tuple[PeerId, ...]:
+        """Whom the updates of a round are sealed to, and who is shown them."""
+        return readers(self.book, number)
+
+    def told(self) -> list[PeerId]:
+        """Who is asked of the experiment, and told of it, now."""
+        return told(self.book, self._ports.unix_s())
+
+    async def bring_update(self, update: Cid, sealed: Cid | None, number: int) -> None:
+        """A round's update, here and held; out of its seal, where it has one.
+
+        Raises: BadTensors, NotARecipient, BrokenSeal; as `fetch_file` does.
+        """
         if await trio.to_thread.run_sync(self.keep.is_held, update):
             return
         await self.fetch_file(self.plan.initial)
         n_most = await trio.to_thread.run_sync(limit_of, self._ports, self.plan)
+        listed = self.readers(number)
         if sealed is None:
-            await self.fetch_file(update, n_most)
+            await self.fetch_file(update, n_most, listed)
             return
-        await self.fetch_file(sealed, n_most + n_most // SEAL_PART + SEAL_BYTES)
+        await self.fetch_file(sealed, n_most + n_most // SEAL_PART + SEAL_BYTES, listed)
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
-            open_it = partial(self.keep.open_update, sealed, update, Path(folder), n_most)
+            open_it = partial(self.keep.open_update, sealed, update, Path(folder), n_most, listed)
             await trio.to_thread.run_sync(open_it)
 
-    async def fetch_file(self, cid: Cid, max_bytes: int = MAX_TENSORS_BYTES) -> None:
+    async def fetch_file(
+        self, cid: Cid, max_bytes: int = MAX_TENSORS_BYTES, readers: tuple[PeerId, ...] | None = None
+    ) -> None:
         """Bring a file here, hold it for the experiment, and pass it on to members where who named it has it.
+
+        readers: to whom, where it is a round's and not for all who are members now.
 
         Raises: NoProviders, TimedOut, Tampered, TooBig, Malformed, BadTensors, StorageError.
         """
@@ -103,17 +120,17 @@ class Bringing:
             turn_s = max(self.plan.deadline_s, LEAST_TURN_S)
             progress = await at_pace(lambda on_progress: fetch(on_progress=on_progress), turn_s)
             self._fetched_bytes += progress.n_bytes
-            await trio.to_thread.run_sync(self._hold, cid, claimed(self.book, cid), max_bytes)
+            await trio.to_thread.run_sync(self._hold, cid, claimed(self.book, cid), max_bytes, readers)
 
-    def _hold(self, cid: Cid, claims: set[bytes], max_bytes: int) -> None:
+    def _hold(self, cid: Cid, claims: set[bytes], max_bytes: int, readers: tuple[PeerId, ...] | None) -> None:
         self.keep.check_size(cid, max_bytes)
-        if self.keep.may_pass_on(cid, claims):
-            self.keep.show(cid)
+        if self.keep.may_pass_on(cid, claims, readers):
+            self.keep.show(cid, readers)
         self.keep.hold(cid)
 
     def _providers(self) -> list[PeerInfo]:
         """Members that can be reached; those that answer, first."""
-        peers = [*self._reached, *(peer for peer in self.plan.members if peer not in self._reached)]
+        peers = [*self._reached, *(peer for peer in self.told() if peer not in self._reached)]
         return [PeerInfo(peer) for peer in peers if peer != self._ports.identity.peer_id]
 
 

@@ -14,6 +14,7 @@ from agents.aggregation.rules.fednova import FedNova
 from agents.aggregation.server.scaffold import Scaffold
 from agents.aggregation.updates import CannotAggregate
 from agents.federation import claims
+from agents.federation.grants import capacity
 from agents.federation.lora import terms_of, way_of
 from agents.federation.options import BadOption, Options, options_of
 from agents.federation.privacy import examples
@@ -21,7 +22,7 @@ from agents.federation.privacy.accounts import lattice_of, noise_of
 from agents.federation.secure.terms import check_threshold, default_threshold
 from agents.federation.tasks import BadTask, Task, task_of
 from agents.federation.variates import has_variates, steps_of
-from protocols.rounds import Plan
+from protocols.rounds import MAX_MEMBERS, Plan
 
 
 class Unreckonable(BadOption):
@@ -53,6 +54,11 @@ def _is_weighted(asked: _Asked) -> bool:
 
 def _is_drawn_by_samples(asked: _Asked) -> bool:
     return asked.plan.chances is not None and asked.plan.chances.by == "n_samples"
+
+
+def _lets_in(asked: _Asked) -> bool:
+    plan = asked.plan
+    return plan.let_in is not None and plan.let_in.most(len(plan.members)) > 0
 
 
 def _lora(is_so: Callable[[LoraWay], bool]) -> Asks:
@@ -103,6 +109,7 @@ OPTIONS: Final[dict[str, Asks]] = {
         asked.options.privacy is not None and asked.options.privacy.budget.accountant == "pld"
     ),
     "evaluation": lambda asked: asked.plan.is_evaluated,
+    "members whom grants let in": lambda asked: _lets_in(asked),
     "a selection": lambda asked: asked.plan.n_selected > 0,
     "no selection": lambda asked: asked.plan.n_selected == 0,
     "chances by what members say that they have": lambda asked: asked.plan.chances is not None,
@@ -286,6 +293,18 @@ TABLE: Final = (
     ),
     ("gossip", "fedbuff", "there is no buffer that somebody closes"),
     (
+        "fedbuff",
+        "members whom grants let in",
+        "an update that waits for a later round is given to who was in its own, and grants let in others meanwhile:"
+        " name all members in the plan, or let in nobody (let_in = { direct = 0 })",
+    ),
+    (
+        "gossip",
+        "members whom grants let in",
+        "nobody closes a list that one could be left out of again: name all members in the plan, or let in nobody"
+        " (let_in = { direct = 0 })",
+    ),
+    (
         "chances by what members say that they have",
         "no selection",
         "all who joined take part in every round, so nobody is drawn: say how many with selected",
@@ -340,6 +359,11 @@ LIMITS: Final = (
         "a LoRA way that adds to the base",
         "each result holds a full matrix for each layer: updates stay small, results are as large as those weights;"
         " an adapter made of one has a rank of 512 at most, and says what it lacks",
+    ),
+    (
+        "members whom grants let in",
+        "who may let in as many as half of a round's members decides with them what is final: see let_in and"
+        " max_participants",
     ),
     (
         "samples that count twice",
@@ -400,15 +424,27 @@ def limits(plan: Plan) -> list[str]:
     return [why for option, why in LIMITS if OPTIONS[option](asked) and (is_private or option != "a selection")]
 
 
+def _places(plan: Plan) -> list[str]:
+    """Whether as many as grants let in can take part."""
+    found = []
+    if plan.let_in is not None and plan.joining != "granted":
+        found.append('let_in: grants let in, and this plan asks for none: set joining = "granted", or leave it out')
+    if plan.let_in is not None and (n_all := len(plan.members) + plan.let_in.most(len(plan.members))) > MAX_MEMBERS:
+        found.append(f"let_in: with these numbers there could be {n_all:,} members, and {MAX_MEMBERS:,} are the most")
+    if 0 < plan.max_participants < max(plan.min_participants, plan.n_selected):
+        found.append(f"max_participants: {plan.max_participants} is less than the fewest that a round takes")
+    return found
+
+
 def _numbers(asked: _Asked) -> list[str]:
     """Numbers that contradict each other."""
     plan, (secure, privacy) = asked.plan, (asked.options.secure, asked.options.privacy)
     found = []
     rule = rule_of(plan.rule)
-    if isinstance(rule, FedBuff) and rule.n_buffer and not plan.min_participants <= rule.n_buffer <= len(plan.members):
+    if isinstance(rule, FedBuff) and rule.n_buffer and not plan.min_participants <= rule.n_buffer <= capacity(plan):
         found.append(f"fedbuff: a buffer of {rule.n_buffer} is less than min_participants, or more than the members")
-    n_most = plan.n_selected or len(plan.members)
-    found += _of_variates(plan)
+    n_most = plan.n_selected or capacity(plan)
+    found += _places(plan) + _of_variates(plan)
     if secure is not None:
         threshold = secure.threshold or default_threshold(n_most)
         if why := check_threshold(n_most, threshold, secure.n_colluders):

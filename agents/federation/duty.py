@@ -1,12 +1,13 @@
 """What every part of a member does its duties with: it signs, asks for each work once, notes when it first saw what."""
 
+import hashlib
 from collections.abc import Callable, Iterable
 from typing import Final, cast
 
 from agents.federation.actions import Action, Fetch, Say, Work
 from agents.federation.book import Book, Said
 from agents.federation.claims import links
-from agents.federation.grants import late
+from agents.federation.grants import capacity, late
 from protocols.entry import make_entry
 from protocols.rounds import Close, Event, Join, Submit, content_of, scope_of
 from storage.cid import Cid
@@ -50,7 +51,19 @@ class Duty:
         """Who takes part from the round after this one on, by what is known and the time; 0 for those of the first."""
         joined = self.book.joined_now()
         over = late(self.book, joined, number, self.unix_s)
-        return tuple(peer for peer in joined if peer not in over)
+        return self._at_most(capacity(self.book.plan), number, tuple(peer for peer in joined if peer not in over))
+
+    def _at_most(self, n_most: int, number: int, joined: tuple[PeerId, ...]) -> tuple[PeerId, ...]:
+        """Who is in stays; then whom the plan names, then who was let in by the fewest; by the seed among equals."""
+        if len(joined) <= n_most:
+            return joined
+        levels, roster = self.book.let_in(), (self.book.roster(number) if number else None) or ()
+        seed = (self.book.seed(number) if number else None) or bytes(self.book.experiment)
+
+        def rank(peer: PeerId) -> tuple[bool, int, bytes]:
+            return peer not in roster, levels.get(peer, -1), hashlib.sha256(seed + peer).digest()
+
+        return tuple(sorted(sorted(joined, key=rank)[:n_most]))
 
     def _next(self, number: int) -> tuple[tuple[PeerId, ...], tuple[Cid, ...]]:
         """The next list, and the joins that it names."""

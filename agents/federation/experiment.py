@@ -22,6 +22,7 @@ from agents.federation.activity import Activity, end_of, ending_of, words
 from agents.federation.book import Book
 from agents.federation.bringing import Bringing
 from agents.federation.device import Device
+from agents.federation.grants import is_told
 from agents.federation.heard import known_of, lacking, members_here
 from agents.federation.journal import Journal
 from agents.federation.member import Member
@@ -99,6 +100,8 @@ class Experiment(Bringing, Trainee):
         self._own = trio.Lock()
         self._fetches = trio.CapacityLimiter(MAX_FETCHES)
         self._turns: dict[PeerId, trio.Lock] = {}
+        self._followed: set[PeerId] = set()
+        self._showing = trio.Lock()
         self._reached: set[PeerId] = set()
         self._where: dict[PeerId, tuple[str, ...]] = {}
         self._met_s: dict[PeerId, float] = {}
@@ -113,13 +116,12 @@ class Experiment(Bringing, Trainee):
         return Member(identity, self.book, self.secrets.bears)
 
     def _restore(self, entries: Iterable[Entry]) -> None:
-        for entry in entries:
-            try:
-                self.book.add(entry)
-            except Remote as error:
-                log.warning("event_left_out", experiment=str(self.cid), error=str(error))
-                continue
-            self._count(entry)
+        known = list(entries)
+        for _, error in self.book.add_all(known):
+            log.warning("event_left_out", experiment=str(self.cid), error=str(error))
+        for entry in known:
+            if entry.cid in self.book:
+                self._count(entry)
         self._told_round = self.member.current() - 1
         self._is_ended = self.is_over
 
@@ -191,13 +193,12 @@ class Experiment(Bringing, Trainee):
         """Drive the core, for ever. Raises: what the journal fails with."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            for peer in self.plan.members:
-                if peer != self._ports.identity.peer_id:
-                    nursery.start_soon(self._follow, peer)
+            self._follow_members()
             task_status.started()
             while True:
                 await self._step(self.member.tick)
                 self._look_around()
+                self._follow_members()
                 with trio.move_on_after(min(TICK_S, self.plan.lease_s / 4)):
                     await self._news.wait()
                 if self._failure is not None:
@@ -255,10 +256,35 @@ class Experiment(Bringing, Trainee):
 
     # --- other members
 
+    def is_told(self, peer: PeerId) -> bool:
+        """May this peer know of the experiment, now?"""
+        return is_told(self.book, peer, self._ports.unix_s())
+
+    def _follow_members(self) -> None:
+        """Ask those who are members now; show these what is to be seen, and others no more."""
+        for peer in self.told():
+            if peer not in self._followed and peer != self._ports.identity.peer_id and self._nursery is not None:
+                self._followed.add(peer)
+                self._nursery.start_soon(self._follow, peer)
+        self._note_readers()
+
+    def _note_readers(self) -> None:
+        if (now := self.readers(self.book.current())) != self.keep.readers and self._nursery is not None:
+            self.keep.readers = now
+            self._nursery.start_soon(self._show_again)
+
+    async def _show_again(self) -> None:
+        results = [self.book.result(number) for number in range(1, self.book.current())]
+        async with self._showing:
+            try:
+                await trio.to_thread.run_sync(self.keep.show_again, [one for one in results if one is not None])
+            except (AgentError, StorageError, OSError) as error:
+                self._trouble = f"showing results to members: {error}"
+                log.warning("round_trouble", experiment=str(self.cid), what="showing", error=repr(error))
+
     def desk(self) -> Desk:
         """What answers a member that asks."""
-        where = partial(members_here, self._ports.network, self.plan)
-        return Desk(self.plan_entry, self._since, self.news, where)
+        return Desk(self.plan_entry, self._since, self.news, lambda: members_here(self._ports.network, self.told()))
 
     def _since(self, known: Known) -> Iterator[Entry]:
         return lacking(self.book, known, self._durable)
@@ -266,7 +292,7 @@ class Experiment(Bringing, Trainee):
     async def _follow(self, peer: PeerId) -> None:
         """Ask one member for news, again and again; it may be away, or talk nonsense."""
         wait_s = FIRST_RETRY_S
-        while True:
+        while self.is_told(peer):
             began_s = trio.current_time()
             try:
                 await self._ask(peer)
@@ -278,6 +304,8 @@ class Experiment(Bringing, Trainee):
                     self._ports.emit("peer_misbehaved", by=peer, code=error.code)
                 pause_s, wait_s = wait_s, min(2 * wait_s, LONGEST_RETRY_S, max(1.0, self.plan.lease_s))
             await trio.sleep(pause_s)
+        self._followed.discard(peer)
+        self._reached.discard(peer)
 
     async def _ask(self, peer: PeerId) -> None:
         network = self._ports.network
@@ -296,10 +324,11 @@ class Experiment(Bringing, Trainee):
         on_here()
         if entries:
             await self._hear(entries)
-        if len(self._reached) < len(self.plan.members) - 1 and trio.current_time() >= self._met_s.get(peer, -math.inf):
+        members = set(self.told())
+        if len(self._reached) < len(members) - 1 and trio.current_time() >= self._met_s.get(peer, -math.inf):
             self._met_s[peer] = trio.current_time() + MEET_S
             for found in await sync.ask_members(network, peer, self.cid):
-                if found.peer in self.plan.members:
+                if found.peer in members:
                     self._where[found.peer] = found.addresses
 
     async def _hear(self, entries: Sequence[Entry]) -> None:
@@ -324,6 +353,7 @@ class Experiment(Bringing, Trainee):
 
     async def _carry_out(self, action: Action) -> None:
         """Do it; what goes wrong is told, and it is tried again after a while."""
+        self._note_readers()
         what = words(action)
         self._doing[what] = self._doing.get(what, 0) + 1
         try:
@@ -363,10 +393,11 @@ class Experiment(Bringing, Trainee):
         async with self._turns.setdefault(action.author, trio.Lock()), self._fetches:
             said = self.book.get(action.submission)
             if said is None:  # the noise of a close
-                await self.fetch_file(action.update, await trio.to_thread.run_sync(limit_of, self._ports, self.plan))
+                n_most = await trio.to_thread.run_sync(limit_of, self._ports, self.plan)
+                await self.fetch_file(action.update, n_most, self.readers(self.book.current()))
             else:
                 submit = cast(Submit, said.event)
-                await self.bring_update(submit.update, submit.sealed)
+                await self.bring_update(submit.update, submit.sealed, submit.round)
                 if self.book.secure is not None:
                     await trio.to_thread.run_sync(self.secrets.check_size, submit.round, action.update)
         await self._step(partial(self.member.fetched, action.submission))

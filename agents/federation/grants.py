@@ -6,17 +6,23 @@ a close that was made by it: a revocation keeps a member out of the next list, a
 Only a clock tells that a grant has expired, and no event says when a close was made. So whoever coordinates leaves out
 newcomers whose grants are over, by its own clock, and others countersign no close that lets them in, by theirs. Neither
 is anything that `verify` could find.
+
+Where a plan has places for them (`let_in`), grants make members of peers whom it does not name. What such a member said
+counts for ever: whose grant was ended may have countersigned what is final. Who it is told of, asked, sealed to and
+shown things as a member is another matter, and is answered by `is_told` and `readers` alone.
 """
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, cast
 
 from agents.errors import AgentError
 from agents.federation.claims import is_fit
-from protocols.rounds import MAX_DEPTH, Grant, Join, Leave, Revoke
+from protocols.rounds import MAX_DEPTH, MAX_MEMBERS, Grant, Join, Leave, Plan, Revoke
 from storage.cid import Cid
 from storage.keys import PeerId
+from storage.sealed.keys import is_recipient
 
 if TYPE_CHECKING:
     from agents.federation.book import Book, Said
@@ -25,8 +31,11 @@ if TYPE_CHECKING:
 CLOCK_SLACK_S: Final = 120.0  # that the clocks of members differ, and a close takes to come to them
 
 
+Grants = list[tuple["Said", Grant]]
+
+
 class NotGranted(AgentError):
-    """A grant is missing. The plan's author gives it: covey fl grant EXPERIMENT PEER."""
+    """There is no grant for it, or no place for one. The plan's author gives them: covey fl grant EXPERIMENT PEER."""
 
     code = "no_grant"
 
@@ -34,6 +43,20 @@ class NotGranted(AgentError):
 def needs_grant(book: "Book", peer: PeerId) -> bool:
     """Is it not enough that the plan names this member?"""
     return book.plan.joining == "granted" and peer != book.author
+
+
+def capacity(plan: Plan) -> int:
+    """How many can be in a round at most."""
+    n_all = len(plan.members) + (plan.let_in.most(len(plan.members)) if plan.let_in is not None else 0)
+    return min(n_all, MAX_MEMBERS, plan.max_participants or n_all)
+
+
+def by_audience(book: "Book") -> dict[PeerId, Grants]:
+    """Every grant that was heard, by whom it is for."""
+    found: dict[PeerId, Grants] = {}
+    for said, event in book.all_of(Grant):
+        found.setdefault(event.audience, []).append((said, event))
+    return found
 
 
 def chain(book: "Book", grant: "Said") -> list["Said"] | None:
@@ -46,11 +69,43 @@ def chain(book: "Book", grant: "Said") -> list["Said"] | None:
         if above.event.audience != found[-1].author or not given.depth < above.event.depth:
             return None
         found.append(above)
-    return found if found[-1].author == book.author else None
+    if found[-1].author != book.author:
+        return None
+    return found if all(_has_place(book, one, n_passed) for n_passed, one in enumerate(reversed(found))) else None
 
 
-def revoked(book: "Book") -> set[Cid]:
-    """The grants that somebody ended who may: its issuer, one above it, or the author."""
+def _has_place(book: "Book", grant: "Said", n_passed: int) -> bool:
+    """Does the plan have room for whom this lets in, so far below its author?"""
+    event, let_in = cast(Grant, grant.event), book.plan.let_in
+    if book.is_named(event.audience):
+        return event.place is None
+    if let_in is None or event.place is None or n_passed > let_in.depth or not _can_be_sealed_to(event.audience):
+        return False
+    return event.place < (let_in.each if n_passed else let_in.direct)
+
+
+@lru_cache(maxsize=MAX_MEMBERS)
+def _can_be_sealed_to(peer: PeerId) -> bool:
+    """One to whom nothing can be would keep all others from sealing an update to its round."""
+    return is_recipient(peer)
+
+
+def let_in(book: "Book") -> dict[PeerId, int]:
+    """Those whom the plan does not name, and who were ever let in; how many times the shortest way was passed on.
+
+    It only grows, and so does what they may have said.
+    """
+    found: dict[PeerId, int] = {}
+    for peer, grants in book.grants().items() if book.plan.let_in is not None else ():
+        chains = () if book.is_named(peer) else (chain(book, said) for said, _ in grants)
+        levels = [len(above) - 1 for above in chains if above is not None]
+        if levels:
+            found[peer] = min(levels)
+    return found
+
+
+def ended(book: "Book") -> set[Cid]:
+    """The grants that its issuer ended, one above it, or the author; and all of those who broke the rules."""
     found = set()
     for said, event in book.all_of(Revoke):
         grant = book.get(event.grant)
@@ -58,18 +113,51 @@ def revoked(book: "Book") -> set[Cid]:
             continue
         if said.author == book.author or any(one.author == said.author for one in chain(book, grant) or ()):
             found.add(event.grant)
-    return found
+    broken = book.broken().keys() - {book.author}
+    return found | {said.cid for said, _ in book.all_of(Grant) if said.author in broken} if broken else found
 
 
 def grants_of(book: "Book", peer: PeerId) -> list["Said"]:
     """The grants that a member holds and that count, those that may be passed on most often first."""
-    gone = revoked(book)
+    gone = book.ended_grants()
     found = []
-    for said, event in book.all_of(Grant):
-        above = chain(book, said) if event.audience == peer else None
+    for said, _ in book.grants().get(peer, ()):
+        above = chain(book, said)
         if above is not None and not any(one.cid in gone for one in above):
             found.append(said)
     return sorted(found, key=lambda said: (-cast(Grant, said.event).depth, said.cid))
+
+
+def is_told(book: "Book", peer: PeerId, unix_s: float) -> bool:
+    """May this peer be told of the experiment, asked of it, and given its plan, now?
+
+    Whom the plan names; who is in the round now, or was in the one before, and hears how that ended; who may come in by
+    a grant that is good.
+    """
+    if book.is_named(peer):
+        return True
+    if peer not in book.let_in():
+        return False
+    number = book.current()
+    if any(peer in (book.roster(one) or ()) for one in (number, max(number - 1, 1))):
+        return True
+    return peer not in book.broken() and bool(valid_grants(book, peer, unix_s))
+
+
+def told(book: "Book", unix_s: float) -> list[PeerId]:
+    """Everybody of whom that is so."""
+    return [*book.plan.members, *(peer for peer in sorted(book.let_in()) if is_told(book, peer, unix_s))]
+
+
+def readers(book: "Book", number: int) -> tuple[PeerId, ...]:
+    """Whom a round's updates are sealed to, and who is shown them and the results before: its list, and all named.
+
+    All members agree on it, for the list is what they agreed on in the round before.
+    """
+    named = book.plan.members
+    if book.plan.let_in is None:
+        return named
+    return tuple(sorted({*named, *(book.roster(number) or ())}))
 
 
 def joins(book: "Book") -> dict[PeerId, "Said"]:
@@ -93,13 +181,13 @@ def was_let_in(book: "Book", peer: PeerId) -> bool:
     """Was there ever a grant for this member? What a list may rest on does not change by what is heard later."""
     if not needs_grant(book, peer):
         return True
-    return any(event.audience == peer and chain(book, said) is not None for said, event in book.all_of(Grant))
+    return any(chain(book, said) is not None for said, _ in book.grants().get(peer, ()))
 
 
 def was_let_out(book: "Book", peer: PeerId) -> bool:
     """Was there ever a grant for this member that somebody ended? Then a list may be without it."""
-    gone = revoked(book) if needs_grant(book, peer) else set()
-    chains = (chain(book, said) for said, event in book.all_of(Grant) if event.audience == peer) if gone else ()
+    gone = book.ended_grants() if needs_grant(book, peer) else set()
+    chains = (chain(book, said) for said, _ in book.grants().get(peer, ())) if gone else ()
     return any(one.cid in gone for found in chains for one in found or ())
 
 
@@ -154,13 +242,39 @@ def _time(unix_s: int) -> str:
 def granting(
     book: "Book", me: PeerId, peer: PeerId, depth: int, unix_s: float = 0.0, expires_unix_s: int | None = None
 ) -> list[Grant]:
-    """What lets a member train, who may let others, `depth` deep; nothing where this one has nothing to pass on."""
-    if me == book.author:
-        return [Grant(audience=peer, depth=depth, expires_unix_s=expires_unix_s)]
-    own = valid_grants(book, me, unix_s)
-    if not own or not depth < cast(Grant, own[0].event).depth:
-        return []
-    return [Grant(audience=peer, depth=depth, proof=own[0].cid, expires_unix_s=expires_unix_s)]
+    """What lets a member train, who may let others, `depth` deep; nothing where this one has nothing to pass on.
+
+    Raises: NotGranted where the plan has no place left for one whom it does not name.
+    """
+    proof, n_passed = None, 0
+    if me != book.author:
+        own = valid_grants(book, me, unix_s)
+        if not own or not depth < cast(Grant, own[0].event).depth:
+            return []
+        proof, n_passed = own[0].cid, len(chain(book, own[0]) or ())
+    place = None if book.is_named(peer) else _place(book, me, peer, n_passed)
+    return [Grant(audience=peer, depth=depth, proof=proof, expires_unix_s=expires_unix_s, place=place)]
+
+
+def _place(book: "Book", me: PeerId, peer: PeerId, n_passed: int) -> int:
+    """The place that this one gave a peer before, or its next one. Raises: NotGranted."""
+    plan_let_in = book.plan.let_in
+    if not _can_be_sealed_to(peer):
+        raise NotGranted(f"nothing can be sealed to {peer}, so it can be no member")
+    if plan_let_in is None:
+        raise NotGranted(f"the plan does not name {peer} among its members, and has no places for others (let_in)")
+    if n_passed > plan_let_in.depth:
+        raise NotGranted(
+            f"by this plan a grant that was passed on {n_passed} times lets in nobody whom it does not name"
+        )
+    given = {event.place: event.audience for _, event in book.said_by(me, Grant) if event.place is not None}
+    n_places = plan_let_in.each if n_passed else plan_let_in.direct
+    free = (place for place in range(n_places) if given.get(place, peer) == peer)
+    mine = next((place for place, audience in given.items() if audience == peer), None)
+    place = mine if mine is not None else next(free, None)
+    if place is None:
+        raise NotGranted(f"this node has let in {n_places} whom the plan does not name, and that is all that it may")
+    return place
 
 
 def ending(book: "Book", me: PeerId, peer: PeerId) -> list[Revoke]:

@@ -1,7 +1,7 @@
 """What members of an experiment tell each other when they ask: what one knows, and what another lacks of it."""
 
 from collections import deque
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -11,7 +11,6 @@ from protocols import rounds_sync as sync
 from protocols import telling
 from protocols.entry import Entry
 from protocols.net import Network
-from protocols.rounds import Plan
 from protocols.rounds_sync import Known
 from protocols.telling import Mark, Where
 from storage.cid import Cid
@@ -21,9 +20,9 @@ MAX_BELOW: Final = sync.MAX_ANSWERS // 2
 MAX_BELOW_BYTES: Final = telling.TELL_BYTES // 2
 
 
-def members_here(network: Network, plan: Plan) -> Iterator[Where]:
-    """Where the members are that this node is connected to."""
-    for peer in sorted(set(plan.members) & set(network.peers())):
+def members_here(network: Network, members: Iterable[PeerId]) -> Iterator[Where]:
+    """Where those of the members are that this node is connected to."""
+    for peer in sorted(set(members) & set(network.peers())):
         texts = [text for text in network.peer_addresses(peer) if len(text) <= telling.MAX_ADDRESS_CHARS]
         if texts:
             yield Where(peer=peer, addresses=tuple(texts[: telling.MAX_ADDRESSES]))
@@ -85,10 +84,12 @@ def links_of(event: msgspec.Struct) -> Iterator[Cid]:
 
 
 def _in_a_row(book: Book, known: Known, durable: Container[Cid]) -> Iterator[Entry]:
-    heights = book.heights()
-    for author, forked in sorted(book.forks().items()):
-        if author not in known.forks:
-            yield from (said.entry for said in forked if said.cid in durable)
+    """Proofs of forks first, but for members that others let in: who is told must know of that before."""
+    heights, levels = book.heights(), book.let_in()
+    forks = [pair for pair in sorted(book.forks().items()) if pair[0] not in known.forks]
+    proofs = {author: [said.entry for said in forked if said.cid in durable] for author, forked in forks}
+    for author in sorted(proofs.keys() - levels.keys()):
+        yield from proofs[author]
     for peer, mark in known.marks.items():
         own = book.at(peer, mark.height - 1)
         if own is not None and peer not in known.forks and sync.digest_of(own) != mark.latest:
@@ -96,3 +97,5 @@ def _in_a_row(book: Book, known: Known, durable: Container[Cid]) -> Iterator[Ent
     for entry in book.since({peer: mark.height for peer, mark in known.marks.items()}):
         if entry.sequence < heights[entry.author] and entry.cid in durable:
             yield entry
+    for author in sorted(proofs.keys() & levels.keys(), key=lambda author: (levels[author], author)):
+        yield from proofs[author]

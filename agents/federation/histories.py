@@ -98,9 +98,12 @@ class Histories:
         own = self._of.get(author)
         return own.at(sequence) if own is not None else None
 
-    def since(self, heights: Mapping[PeerId, int]) -> Iterator[Entry]:
-        """The entries that somebody with these heights lacks, each author's in order."""
-        for author in sorted(self._of):
+    def since(self, heights: Mapping[PeerId, int], levels: Mapping[PeerId, int] | None = None) -> Iterator[Entry]:
+        """The entries that somebody with these heights lacks, each author's in order.
+
+        levels: of those who were let in by others, who come behind these.
+        """
+        for author in sorted(self._of, key=lambda author: ((levels or {}).get(author, -1), author)):
             own, sequence = self._of[author], heights.get(author, 0)
             while (said := own.at(sequence)) is not None:
                 yield said.entry

@@ -52,12 +52,7 @@ class Member(Coordinator):
 
     def receive(self, entries: Iterable[Entry], now_s: float) -> tuple[list[Action], list[Malformed]]:
         """Take in events; returns what to do, and what was wrong with those that were refused."""
-        wrong = []
-        for entry in entries:
-            try:
-                self.book.add(entry)
-            except Malformed as error:
-                wrong.append(error)
+        wrong = [error for _, error in self.book.add_all(entries)]
         return self.tick(now_s), wrong
 
     def alive(self, peer: PeerId, now_s: float) -> None:
@@ -161,7 +156,9 @@ class Member(Coordinator):
     # What its user wants
 
     def join(self, now_s: float, has: Has | None = None) -> list[Action]:
-        """Take part from the next round on; with what of its own the plan asks for."""
+        """Take part from the next round on; with what of its own the plan asks for. Nothing for who is no member."""
+        if not self.book.is_member(self._me):
+            return []
         return [self._say(Join(has=asked_of(self.book.plan, has or NOTHING))), *self.tick(now_s)]
 
     def leave(self, now_s: float) -> list[Action]:
@@ -208,6 +205,8 @@ class Member(Coordinator):
         book = self.book
         if book.cancelled() is not None or book.height(self._me) >= MAX_EVENTS_OF_AUTHOR:
             return []  # of nobody more is taken: what is said no more stops nothing else
+        if not book.is_member(self._me):
+            return []  # it was not heard yet that somebody let it in
         if accusation := self._accuse():
             return accusation
         number = book.current()

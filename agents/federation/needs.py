@@ -4,19 +4,28 @@ from collections.abc import Iterator
 from typing import cast
 
 from agents.federation.book import Book
+from agents.federation.grants import readers
 from protocols.rounds import Close, State, Submit
 from storage.cid import Cid
+from storage.keys import PeerId
 
-Sealed = tuple[Cid, Cid | None]
-"""A file, and what it is sealed in."""
+Sealed = tuple[Cid, Cid | None, int]
+"""A file, what it is sealed in, and whose round it is of."""
 
 
-def needed(book: Book) -> list[Sealed]:
-    """Updates that final closes list; under gossip, the states that members were given."""
+def needed(book: Book, me: PeerId | None = None) -> list[Sealed]:
+    """Updates that final closes list; under gossip, the states that members were given.
+
+    me: without those of rounds before, or after, this one was let in: they are sealed to others.
+    """
+    return [files for files in _needed(book) if me is None or me in readers(book, files[2])]
+
+
+def _needed(book: Book) -> list[Sealed]:
     if book.plan.gossip is not None:
-        return [(state.tensors, state.sealed) for _, state in book.all_of(State)]
+        return [(state.tensors, state.sealed, state.round) for _, state in book.all_of(State)]
     submitted = [said.event for close in _finals(book) for said in map(book.get, close.submissions) if said is not None]
-    return [(event.update, event.sealed) for event in submitted if isinstance(event, Submit)]
+    return [(event.update, event.sealed, event.round) for event in submitted if isinstance(event, Submit)]
 
 
 def named(book: Book) -> list[tuple[Cid, int]]:

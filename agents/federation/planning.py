@@ -9,11 +9,13 @@ from agents.aggregation.aggregate import shortfall
 from agents.errors import AgentError
 from agents.federation.book import MAX_EVENTS_OF_AUTHOR
 from agents.federation.compatibility import problems
+from agents.federation.grants import capacity
 from agents.federation.options import options_of
 from agents.federation.outcome import recipe_of
 from agents.federation.tasks import task_of
 from protocols.errors import Malformed
-from protocols.rounds import Plan, check_plan, content_of
+from protocols.joining import LetIn
+from protocols.rounds import MAX_MEMBERS, Plan, check_plan, content_of
 from storage.cid import Cid
 from storage.codecs import dag_cbor
 from storage.errors import InvalidBlock
@@ -21,16 +23,18 @@ from storage.keys import PeerId
 
 MAX_FILE_BYTES: Final = 1 << 20
 EVENTS_OF_ROUND: Final = 10  # that one member says, as a rule at most, beside receipts
+DIRECT, EACH = 32, 4  # whom grants let in beside a plan's members, where it does not say: by the author; by each other
 KEYS: Final = frozenset(
     {
         "title", "task", "initial", "rounds", "min_participants", "selected", "deadline_s", "lease_s", "before", "rule",
         "server", "max_samples", "max_norm", "members", "deputies", "compression", "evaluated", "sealed", "secure",
         "privacy", "joining", "gossip", "needs", "chances",
+        "let_in", "max_participants",
     }
 )  # fmt: skip
 # What can be written as a name, or as a table with its settings -> what the name is called in the table.
 _TABLES: Final = {"task": "task", "rule": "rule", "server": "server", "compression": "codec", "gossip": "mixing"}
-_SETTINGS: Final = ("secure", "privacy", "needs", "chances")
+_SETTINGS: Final = ("secure", "privacy", "needs", "chances", "let_in")
 _NAMES: Final = {"rounds": "n_rounds", "selected": "n_selected", "evaluated": "is_evaluated", "sealed": "is_sealed"}
 
 
@@ -77,9 +81,26 @@ def complete(wish: Mapping[str, Any], resolve: Callable[[str], PeerId], me: Peer
     deputies = [me if name == "me" else resolve(name) for name in fields.get("deputies", ())]
     fields["members"] = tuple(sorted({me, *members}))
     fields["deputies"] = tuple(deputies or [me, *(peer for peer in members if peer != me)])
+    # Masks and buffers are bound to how many there are, or who they are; and without closes nobody is let out again.
+    is_bound = "secure" in fields or "gossip" in fields or _is_fedbuff(fields)
+    if fields.get("joining") == "granted" and "let_in" not in fields and not is_bound:
+        fields["let_in"] = _usual_places(len(fields["members"]))
     if "task" not in fields:
         raise BadPlan("a plan names what is trained: [task] with task = 'softmax' and its settings")
     return fields
+
+
+def _is_fedbuff(fields: Mapping[str, Any]) -> bool:
+    rule = fields.get("rule")
+    return isinstance(rule, dict) and rule.get("rule") == "fedbuff"
+
+
+def _usual_places(n_members: int) -> dict[str, int]:
+    """How many others grants let in where a plan does not say: few, and only as many as there can be."""
+    usual = LetIn(direct=DIRECT, each=EACH, depth=1)
+    if n_members + usual.most(n_members) > MAX_MEMBERS:
+        usual = LetIn(direct=max(0, min(DIRECT, MAX_MEMBERS - n_members)))
+    return {"direct": usual.direct, "each": usual.each, "depth": usual.depth}
 
 
 def plan_of(fields: Mapping[str, Any], initial: Cid, unix_s: int) -> Plan:
@@ -101,9 +122,9 @@ def plan_of(fields: Mapping[str, Any], initial: Cid, unix_s: int) -> Plan:
             f"a round of {plan.n_selected} selected needs a minimum of {plan.n_selected // 2 + 1} to {plan.n_selected} "
             f"participants, not {plan.min_participants}: over half of them make a close final"
         )
-    if plan.min_participants > len(plan.members):
-        raise BadPlan(f"{plan.min_participants} participants are needed, and there are {len(plan.members)} members")
-    n_events = plan.n_rounds * ((plan.n_selected or len(plan.members)) + EVENTS_OF_ROUND)
+    if plan.min_participants > (n_most := capacity(plan)):
+        raise BadPlan(f"{plan.min_participants} participants are needed, and there are {n_most} members at most")
+    n_events = plan.n_rounds * (min(plan.n_selected or n_most, n_most) + EVENTS_OF_ROUND)
     if n_events > MAX_EVENTS_OF_AUTHOR:
         raise BadPlan(
             f"{plan.n_rounds} rounds may take a coordinator {n_events:,} events, a receipt for each update among them, "
@@ -137,13 +158,14 @@ def lean(plan: Plan) -> list[str]:
 
 
 def _n_most(plan: Plan) -> int:
-    return int(plan.rule.get("n_buffer") or plan.n_selected or len(plan.members))
+    return int(plan.rule.get("n_buffer") or plan.n_selected or capacity(plan))
 
 
 def _shortfall_of(plan: Plan, n: int) -> str:
     """Why nothing comes of the updates of so many members, of the trusted one among them; or nothing."""
     trusted = plan.rule.get("trusted")
-    names = sorted(map(str, plan.members), key=lambda name: name != trusted)
+    others = (f"another {place}" for place in range(capacity(plan) - len(plan.members)))
+    names = [*sorted(map(str, plan.members), key=lambda name: name != trusted), *others]
     return shortfall(recipe_of(plan), names[:n]) if plan.gossip is None else ""
 
 

@@ -3,11 +3,11 @@
 from typing import Final
 
 from agents.federation.said import Said
-from protocols.rounds import Close, Gather, Mix, Promise, Result, Start, State, Vote
+from protocols.rounds import Close, Gather, Grant, Mix, Promise, Result, Start, State, Vote
 from storage.cid import Cid
 from storage.keys import PeerId
 
-ONCE: Final = frozenset((Start, Gather, Close, Vote, Promise, Result, State, Mix))
+ONCE: Final = frozenset((Start, Gather, Close, Vote, Promise, Result, State, Mix, Grant))
 """What an honest member says once in its place."""
 
 
@@ -26,7 +26,7 @@ class Pledges:
 
     def fits(self, said: Said) -> bool:
         """Take it in. False where it may contradict something, or came before what stands before it."""
-        if said.kind not in ONCE:
+        if said.kind not in ONCE or (isinstance(said.event, Grant) and said.event.place is None):
             return True
         n_before = len(self._said)
         self._said.add(said.place)

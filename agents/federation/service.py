@@ -124,7 +124,8 @@ class Rounds:
                     await trio.to_thread.run_sync(self._note_local, known.cid, data, rank)
                     known.data, known.rank = data, rank
                 return known
-            if self._ports.identity.peer_id not in read_plan(plan).members:
+            found = read_plan(plan)
+            if self._ports.identity.peer_id not in found.members and found.let_in is None:
                 raise NoMember("")
             if len(self._experiments) >= MAX_EXPERIMENTS or self._nursery is None:
                 raise TooManyExperiments(f"this node takes part in {len(self._experiments)} experiments already")
@@ -192,7 +193,7 @@ class Rounds:
     def _desk(self, peer: PeerId, cid: Cid) -> Desk | None:
         """Only members learn that there is such an experiment."""
         one = self._experiments.get(cid)
-        return one.desk() if one is not None and peer in one.plan.members else None
+        return one.desk() if one is not None and one.is_told(peer) else None
 
     async def plan_from(self, peers: list[PeerId], cid: Cid) -> Entry:
         """The plan of an experiment, from the first of these peers that gives it. Raises: Remote, UnknownExperiment."""
@@ -204,5 +205,5 @@ class Rounds:
                 failure = failure or error
         raise UnknownExperiment(
             f"none of {len(peers)} peers gave the plan {cid}: name one who takes part with --from, who must be "
-            f"connected, and of whose plan this node is a member{f' ({failure})' if failure else ''}"
+            f"connected, and whose plan names this node, or grants let it in{f' ({failure})' if failure else ''}"
         )

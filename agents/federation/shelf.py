@@ -1,7 +1,6 @@
 """The store as rounds use it: tensors as files under their CIDs, kept for the experiment and shown to its members."""
 
-from collections.abc import Callable, Container, Iterable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +21,7 @@ from storage.unixfs import COVEY_WEIGHTS, add_path, export, stat
 
 SLACK_BYTES: Final = 1 << 20
 MAX_TENSORS_BYTES: Final = 64 << 30  # where the base's own size is not known
+Readers = tuple[PeerId, ...]
 _NO_FILE: Final = (NotAFile, NotUnixfs, InvalidBlock, InvalidName, TooLarge)
 
 
@@ -67,26 +67,26 @@ class Keep:
         self._plan = plan
         self.pin: Final = f"rounds/{experiment}"
         self.owned: Final[dict[Cid, bytes]] = {}  # by file that was made here: what shows others that it is here
+        self.readers: Readers = plan.members
+        """Who is shown things now: whom the plan names, and who is in the round at hand (`grants.readers`)."""
 
-    @cached_property
-    def _others(self) -> Sequence[PeerId]:
-        return [peer for peer in self._plan.members if peer != self._ports.identity.peer_id]
-
-    def own_update(self, path: Path, charge: Callable[[Cid], None] = lambda cid: None) -> tuple[Cid, Cid | None]:
+    def own_update(
+        self, path: Path, charge: Callable[[Cid], None] = lambda cid: None, readers: Readers | None = None
+    ) -> tuple[Cid, Cid | None]:
         """Add an update that was made here, and keep it: its CID, and that of what the members are shown of it.
 
         The second is the update sealed to them, or None where the plan has updates shown as they are. `charge` counts
-        what it tells before anybody may see it; what it raises keeps the update here.
+        what it tells before anybody may see it; what it raises keeps the update here. readers: of its round.
         """
-        store = self._ports.store
+        store, readers = self._ports.store, readers or self.readers
         with store.lease():
             cid = add_path(store, path, COVEY_WEIGHTS)
             charge(cid)
             self.hold(cid)
-            sealed = seal_path(store, path, self._plan.members).cid if self._plan.is_sealed else None
+            sealed = seal_path(store, path, readers).cid if self._plan.is_sealed else None
             if sealed is not None:
                 self.hold(sealed)
-        self._give(sealed or cid)
+        self._give(sealed or cid, readers)
         return cid, sealed
 
     def own_file(self, path: Path) -> Cid:
@@ -97,14 +97,16 @@ class Keep:
         self._give(cid)
         return cid
 
-    def _give(self, cid: Cid) -> None:
-        self.owned[cid] = possession(self._ports.store, cid, self._plan.members)
-        self.show(cid)
+    def _give(self, cid: Cid, readers: Readers | None = None) -> None:
+        self.owned[cid] = possession(self._ports.store, cid, readers or self.readers)
+        self.show(cid, readers)
 
-    def open_update(self, sealed: Cid, update: Cid, folder: Path, max_bytes: int) -> None:
-        """Take an update out of its seal, and keep it for this node alone.
+    def open_update(
+        self, sealed: Cid, update: Cid, folder: Path, max_bytes: int, readers: Readers | None = None
+    ) -> None:
+        """Take an update out of its seal, and keep it for this node alone. readers: whom it must be sealed to.
 
-        Raises: BadTensors where it is another, NotARecipient, BrokenSeal, NotFound.
+        Raises: BadTensors where it is another, or some of them cannot open it; NotARecipient, BrokenSeal, NotFound.
         """
         store = self._ports.store
         opened = open_sealed(store, sealed, self._ports.identity)
@@ -119,6 +121,8 @@ class Keep:
             with store.lease():
                 if (found := add_path(store, path, COVEY_WEIGHTS)) != update:
                     raise BadTensors(f"what is sealed in {sealed} is {found}, and not the update {update}")
+                if n_without := len(set(readers or self.readers).difference(opened.recipients)):
+                    raise BadTensors(f"{sealed} is not sealed to {n_without} of its round's members")
                 self.hold(update)
         finally:
             path.unlink()
@@ -139,7 +143,24 @@ class Keep:
         document = read_document(self._ports.store.get(cid))
         below = [document.base, document.tensors, *document.states, *document.updates]
         plan = [link for link in _links(self._ports, cid) if link not in below]
-        self._ports.roots.publish(cid, Visibility.MEMBERS, self._plan.members, without=[*below, *plan])
+        self._ports.roots.publish(cid, Visibility.MEMBERS, self.readers, without=[*below, *plan])
+
+    def show_again(self, results: Iterable[Cid]) -> None:
+        """Show the first tensors and results to who are members now, as far as they are here and are shown to any."""
+        self._show_to_these(self._plan.initial)
+        for cid in results:
+            if cid == self._plan.initial or not self._ports.store.has(cid):
+                continue
+            document = read_document(self._ports.store.get(cid))
+            for file in (document.tensors, *document.states):
+                self._show_to_these(file)
+            if self._ports.roots.level(cid) is Visibility.MEMBERS:
+                self.show_document(cid)
+
+    def _show_to_these(self, cid: Cid) -> None:
+        roots = self._ports.roots
+        if roots.level(cid) is Visibility.MEMBERS and roots.members(cid) != frozenset(self.readers):
+            self.show(cid)
 
     def check_size(self, cid: Cid, max_bytes: int) -> None:
         """Refuse what would be written out to more than that: a few blocks, linked to often, can be any length.
@@ -159,25 +180,26 @@ class Keep:
         pin = self._ports.pins.get(cid, self.pin)
         return pin is not None and pin.state is PinState.COMPLETE
 
-    def show(self, cid: Cid) -> None:
-        """Show a file to the members."""
-        self._ports.roots.publish(cid, Visibility.MEMBERS, self._plan.members)
+    def show(self, cid: Cid, readers: Readers | None = None) -> None:
+        """Show a file to the members, or to those of a round."""
+        self._ports.roots.publish(cid, Visibility.MEMBERS, readers or self.readers)
 
-    def may_pass_on(self, cid: Cid, claims: Container[bytes]) -> bool:
+    def may_pass_on(self, cid: Cid, claims: Container[bytes], readers: Readers | None = None) -> bool:
         """May a file that somebody else named be shown to the members? `claims`: what they gave to show they have it.
 
         Only where one of them has all of it, or the members may see it already: a link to a block proves nothing about
         who may have it. What is private here, or was given to this node alone, must not come out because it was named.
         """
-        store = self._ports.store
+        store, others = self._ports.store, set(readers or self.readers) - {self._ports.identity.peer_id}
         if cid.codec in (RAW, DAG_PB) and all(
-            one.hash_code == IDENTITY or self._is_seen(one) for one, _ in reach(store, cid)
+            one.hash_code == IDENTITY or self._is_seen(one, others) for one, _ in reach(store, cid)
         ):
             return True
-        return possession(store, cid, self._plan.members) in claims
+        # What the plan names is for those whom it names, and for whom it has them let in.
+        return possession(store, cid, readers or self._plan.members) in claims
 
-    def _is_seen(self, cid: Cid) -> bool:
-        return all(self._ports.roots.may_see(peer, cid, is_flock=False) for peer in self._others)
+    def _is_seen(self, cid: Cid, others: Iterable[PeerId]) -> bool:
+        return all(self._ports.roots.may_see(peer, cid, is_flock=False) for peer in others)
 
 
 def _links(ports: Ports, cid: Cid) -> list[Cid]:

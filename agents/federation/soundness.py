@@ -6,7 +6,7 @@ from typing import cast
 
 from agents.federation import claims
 from agents.federation.book import Book, Said
-from agents.federation.grants import was_let_in, was_let_out
+from agents.federation.grants import capacity, was_let_in, was_let_out
 from agents.federation.secure.stages import Stages, is_doomed, is_split
 from protocols.rounds import Close, Join, Leave, Plan, Promise, Result, Submit, Vote
 from storage.cid import Cid
@@ -29,6 +29,8 @@ def _why_not_next(book: Book, close: Close) -> str:
         return "it has somebody in the next round of whom no join is known here"
     if any(not was_let_in(book, peer) for peer in close.joined):
         return "it lets in who holds no grant that is known here"
+    if len(set(close.joined)) > capacity(book.plan):
+        return f"it has more in the next round than {capacity(book.plan)}, the most of the plan"
     if why := claims.fault(book, close):
         return why
     gone = {said.author for said, _ in book.all_of(Leave)} | book.broken().keys()

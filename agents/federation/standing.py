@@ -119,7 +119,7 @@ def members_of(book: Book, number: int) -> list[MemberStanding]:
         selected, submissions, voters = neighbours.acted(book, number)
     return [
         MemberStanding(peer, peer in joined, peer in selected, peer in submissions, peer in voters, peer in broken)
-        for peer in book.plan.members
+        for peer in (*book.plan.members, *sorted(book.let_in()))
     ]
 
 

@@ -31,6 +31,7 @@ from agents.federation.variates import Variates, has_variates, kept, moved, step
 from protocols.rounds import Plan, Submit
 from storage.cid import Cid
 from storage.errors import NotFound
+from storage.keys import PeerId
 
 Act = Callable[[float], list[Action]]
 
@@ -57,6 +58,10 @@ class Trainee:
     async def _step(self, act: Act) -> None:
         raise NotImplementedError
 
+    def readers(self, number: int) -> tuple[PeerId, ...]:
+        """Whom the updates of a round are sealed to."""
+        raise NotImplementedError
+
     async def _bring_base(self, number: int) -> Document:
         raise NotImplementedError
 
@@ -72,7 +77,7 @@ class Trainee:
         """A file, here and held."""
         raise NotImplementedError
 
-    async def bring_update(self, update: Cid, sealed: Cid | None) -> None:
+    async def bring_update(self, update: Cid, sealed: Cid | None, number: int) -> None:
         """An update, here and held."""
         raise NotImplementedError
 
@@ -136,7 +141,7 @@ class Trainee:
             states = () if base == self.plan.initial else (await self.bring_document(base)).states[:1]
             for cid in states:
                 await self.fetch_file(cid)
-            await self.bring_update(update, self._sealed(before, update))
+            await self.bring_update(update, self._sealed(before, update), before)
             take = partial(_after, self.plan, layout, shelf, states, update)
             own = await trio.to_thread.run_sync(take, own)
         if (last := results[-1]) is not None and at < number - 1:
@@ -167,7 +172,7 @@ class Trainee:
             path, made = path.with_name("masked"), Made(1, 1, None)
         else:
             gather, path = None, await trio.to_thread.run_sync(encoded, self.plan, self._memory, number, path)
-        update, sealed = await trio.to_thread.run_sync(self.keep.own_update, path, charge)
+        update, sealed = await trio.to_thread.run_sync(self.keep.own_update, path, charge, self.readers(number))
         what = (number, base, update, made.n_samples, made.n_steps, signable(made.loss))
         return lambda now_s: self.member.trained(*what, now_s, sealed, gather)
 

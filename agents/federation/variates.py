@@ -20,6 +20,7 @@ from msgspec import Meta
 from agents.aggregation.rule import ServerStep
 from agents.aggregation.server.scaffold import Scaffold
 from agents.aggregation.updates import CannotAggregate, Vector
+from agents.federation.grants import capacity
 from agents.federation.tensors import Layout, flush, new_vector
 from protocols.rounds import Plan
 from storage.cid import Cid
@@ -59,7 +60,7 @@ def in_round(plan: Plan, server: ServerStep | None, n_updates: int) -> ServerSte
     """A plan's server step as it is in a round of so many admitted updates. Raises: CannotAggregate."""
     if not isinstance(server, Scaffold):
         return server
-    return server.in_round(n_updates, len(plan.members), steps_of(plan).reach)
+    return server.in_round(n_updates, capacity(plan), steps_of(plan).reach)
 
 
 def moved(own: Vector, common: Vector | None, update: Vector, reach: float) -> Vector:

@@ -115,6 +115,15 @@ def wrap(content_key: bytes, peer: PeerId, binding: bytes, entropy: Entropy) -> 
     return ephemeral + encrypt(key, _NO_NONCE, content_key, binding)
 
 
+def is_recipient(peer: PeerId) -> bool:
+    """Can anything be sealed to this peer? There are keys, of no curve or of few points, to which nothing can."""
+    try:
+        wrap(bytes(KEY_BYTES), peer, b"", lambda n_bytes: b"\1" * n_bytes)
+    except BadRecipient:
+        return False
+    return True
+
+
 def unwrap(root: Root, identity: Identity) -> bytes | None:
     """The content key, if a wrap was made for this identity; None where none was. Tries each."""
     for wrapped in root.wraps:

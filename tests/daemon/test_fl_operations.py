@@ -301,7 +301,8 @@ async def test_that_there_is_no_room_for_what_is_proved_is_said_and_what_members
 
 
 async def test_grants_let_members_in_and_out_where_the_plan_asks_for_them(node_here, tmp_path, data):
-    plan = f'title = "asked"\njoining = "granted"\nmembers = ["{OTHER}"]\n[task]\ntask = "softmax"\n'
+    plan = f'title = "asked"\njoining = "granted"\nlet_in = {{ direct = 1 }}\nmembers = ["{OTHER}"]\n'
+    plan += '[task]\ntask = "softmax"\n'
     (tmp_path / "plan.toml").write_text(plan + "n_features = 4\nn_classes = 3\n")
     experiment = (await node_here.post("fl/plan", file=str(tmp_path / "plan.toml"))).json["experiment"]
     joined = (await node_here.post("fl/join", experiment=experiment, data=data)).json
@@ -312,9 +313,13 @@ async def test_grants_let_members_in_and_out_where_the_plan_asks_for_them(node_h
     assert "no more" in (await node_here.post("fl/revoke", experiment=experiment, peer=OTHER)).json["text"]
     brief = await node_here.post("fl/grant", experiment=experiment, peer=OTHER, lifetime_s=60)
     assert "if it comes into a round within 60 s" in brief.json["text"]
-    stranger = str(Identity(b"s" * 32).peer_id)
-    answer = await node_here.post("fl/grant", experiment=experiment, peer=stranger)
-    assert answer.json["error"]["code"] == "no_grant" and "no grant makes it one" in answer.json["error"]["text"]
+    strangers = [str(Identity(bytes([number]) * 32).peer_id) for number in (7, 8)]
+    told = (await node_here.post("fl/grant", experiment=experiment, peer=strangers[0])).json["text"]
+    assert f"once it has joined with `covey fl join {experiment} --from" in told
+    (row,) = (await node_here.post("fl/status")).json
+    assert (row["n_members"], {one["peer"] for one in row["members"]} & set(strangers)) == (3, {strangers[0]})
+    answer = await node_here.post("fl/grant", experiment=experiment, peer=strangers[1])
+    assert answer.json["error"]["code"] == "no_grant" and "has let in 1 whom the plan" in answer.json["error"]["text"]
     assert (await node_here.post("fl/grant", experiment=experiment, peer=OTHER, depth=9)).status == 400
     other = await planned(node_here, title="open")
     answer = await node_here.post("fl/grant", experiment=other, peer=OTHER)

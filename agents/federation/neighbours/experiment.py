@@ -65,7 +65,7 @@ class GossipExperiment(Experiment):
     async def _bring(self, link: Cid) -> None:
         state = self.book.get(link)
         if state is not None and isinstance(state.event, State):
-            await self.bring_update(state.event.tensors, state.event.sealed)
+            await self.bring_update(state.event.tensors, state.event.sealed, state.event.round)
 
     async def _learn(self, action: Learn) -> None:
         if self.data is None:
@@ -79,7 +79,9 @@ class GossipExperiment(Experiment):
                     made = await self._made(work)
                     path = await trio.to_thread.run_sync(moved, work.base, work.out, Path(folder) / STATE_FILE)
                     charge = self._charge(action.round, made.n_samples)
-                    tensors, sealed = await trio.to_thread.run_sync(self.keep.own_update, path, charge)
+                    tensors, sealed = await trio.to_thread.run_sync(
+                        self.keep.own_update, path, charge, self.readers(action.round)
+                    )
             finally:
                 self._training = None
             await self._step(partial(self._learned, action.round, tensors, sealed, made))

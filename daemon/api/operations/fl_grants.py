@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from daemon.app import Node
 
 CidText = Annotated[str, Meta(max_length=128, description="The experiment, as `covey fl plan` names it.")]
-PeerText = Annotated[str, Meta(max_length=512, description="A member of the plan, by id or name.")]
+PeerText = Annotated[str, Meta(max_length=512, description="Whom: a peer, by id or name.")]
 
 
 class GrantIt(Params, frozen=True):
@@ -40,8 +40,6 @@ async def grant(node: "Node", params: GrantIt) -> Done:
 
     one = _experiment(node, params.experiment)
     peer = await resolve(node, params.peer)
-    if peer not in one.plan.members:
-        raise NotGranted(f"the plan does not name {peer} among its members, and no grant makes it one")
     unix_s = wall.unix_s()
     end = int(unix_s) + params.lifetime_s if params.lifetime_s else None
     events = granting(one.book, node.identity.peer_id, peer, params.depth, unix_s, end)
@@ -51,7 +49,8 @@ async def grant(node: "Node", params: GrantIt) -> Done:
         )
     await one.do(lambda now_s: one.member.declare(events, now_s))
     within = f", if it comes into a round within {params.lifetime_s} s" if params.lifetime_s else ""
-    return Done(text=f"{peer} may train from the next round on, once it has joined{within}")
+    how = "" if peer in one.plan.members else f" with `covey fl join {one.cid} --from {node.identity.peer_id}`"
+    return Done(text=f"{peer} may train from the next round on, once it has joined{how}{within}")
 
 
 async def revoke(node: "Node", params: RevokeIt) -> Done:

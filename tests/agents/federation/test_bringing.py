@@ -134,7 +134,7 @@ async def test_who_submits_again_and_again_has_one_turn_at_a_time(
             one.book.add(entry)
         brought = []
 
-        async def bring(update: Cid, sealed: Cid | None) -> None:
+        async def bring(update: Cid, sealed: Cid | None, number: int) -> None:
             if update != updates[0]:
                 await trio.sleep_forever()
             brought.append(update)

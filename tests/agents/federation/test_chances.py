@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agents.federation.audit import audit, verdict_of
 from agents.federation.book import Book, Said
@@ -18,7 +19,7 @@ from agents.federation.soundness import why_not
 from protocols.entry import Entry, make_entry
 from protocols.errors import Malformed
 from protocols.joining import MAX_CLAIM, Chances, Has
-from protocols.rounds import Close, Event, Join, Start, Vote, content_of, scope_of
+from protocols.rounds import Close, Event, Join, Open, Promise, Start, Vote, content_of, scope_of
 from simulations.net import SimWorld
 from storage.cid import Cid
 from tests.agents.federation.test_service import Home, connected, until, village
@@ -208,6 +209,26 @@ def test_a_close_cannot_give_somebody_anothers_claim() -> None:
     assert "no join of its own" in room.fault(joins=(links[1], links[0], *links[2:]))
     twice = tuple(room.book.joins_now())[:1] * 2
     assert "one join of each" in room.fault(joined=twice, joins=(links[0], links[0]))
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_deputy_bound_to_a_close_takes_over_the_joins_that_it_names(is_same: bool) -> None:
+    room = begun()
+    first = room.close()
+    selected = [number for number in range(N) if room.book.is_selected(1, identity(number).peer_id)]
+    room.say(1, Open(round=1, term=1))
+    promises = []
+    for number in selected:
+        vote = room.say(number, Vote(round=1, term=0, close=first.cid))
+        promises.append(room.say(number, Promise(round=1, term=1, vote=vote.cid)).cid)
+    bound = first.event
+    assert isinstance(bound, Close)
+    room.join(4, n_samples=1)
+    links = bound.joins if is_same else tuple(said.cid for said in room.book.joins_now().values())
+    again = room.say(1, replace(bound, term=1, joins=links, promises=tuple(sorted(promises))))
+    assert why_not(room.book, again) == (
+        "" if is_same else "a close that was countersigned before it lists something else"
+    )
 
 
 def test_joins_are_named_by_no_close_of_a_plan_that_asks_for_nothing() -> None:
