@@ -150,12 +150,7 @@ def staleness(book: Book, number: int, submit: Submit, files: Files) -> int | No
 
 def verify(book: Book, files: Files) -> Iterator[Finding]:
     """Check every round that is final, in order. `book` must have settled nothing itself: see `Book.settle`."""
-    for peer, (first, second) in sorted(book.broken().items()):
-        what = f"two events contradict each other: {first.cid} and {second.cid}"
-        yield Finding(0, "refuted", because(second) if isinstance(second.event, Complain) else what, peer)
-    yield from at_all(book)
-    for why in undecidable(book.plan):
-        yield Finding(0, "not decidable", why, is_of_plan=True)
+    yield from _of_all(book)
     if book.start() is None:
         yield Finding(0, "not decidable", "no list of participants is known that the plan's author signed")
         return
@@ -260,6 +255,16 @@ def _noise_faults(book: Book, number: int, noise: Cid, files: Files) -> Iterator
     if why:
         _, first = min(closes, key=lambda pair: pair[0])
         yield Finding(number, "refuted", f"it closed the round with noise that is none: {why}", first.author)
+
+
+def _of_all(book: Book) -> Iterator[Finding]:
+    """Of the experiment as a whole: who broke the rules, and what its plan leaves to anybody's word."""
+    for peer, (first, second) in sorted(book.broken().items()):
+        what = f"two events contradict each other: {first.cid} and {second.cid}"
+        yield Finding(0, "refuted", because(second) if isinstance(second.event, Complain) else what, peer)
+    yield from at_all(book)
+    for why in undecidable(book.plan):
+        yield Finding(0, "not decidable", why, is_of_plan=True)
 
 
 def _on_word(finding: Finding) -> Finding:
