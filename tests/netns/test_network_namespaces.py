@@ -113,6 +113,7 @@ def test_routers_that_give_each_connection_another_port_leave_two_nodes_to_the_r
     assert row["ways"] == ["relayed"] and row["n_bytes"] >= 1 << 20
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("needs", [(NFT,)], indirect=True)
 def test_a_node_behind_a_router_hears_that_it_cannot_be_dialled_and_one_in_the_open_that_it_can(needs: None) -> None:
     for network, answer in ((behind_nat(), "false"), (cable(), "true")):
