@@ -7,9 +7,9 @@ processes of one machine, the slower of the two only takes time from the other.
 import math
 from typing import Final
 
-ALONE_S: Final = 0.1  # how long the stream has to show what it gives alone
-TOGETHER_S: Final = 0.2  # how long both have
-QUIET_S: Final = 0.1  # without a byte of the stream, and peers are asked in any case
+ALONE_S: Final = 0.25  # how long the stream has to show what it gives alone
+TOGETHER_S: Final = 0.25  # how long both have
+QUIET_S: Final = 0.15  # without a byte of the stream, and peers are asked in any case
 GAIN: Final = 1.1  # the two together are worth it where they give so many times as much
 REST_S: Final = 1.0  # for peers that do not help; doubled each time, up to:
 MAX_REST_S: Final = 16.0

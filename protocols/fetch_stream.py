@@ -13,14 +13,15 @@ from protocols.bitswap.session import TAMPERED, Got
 from protocols.bitswap.shell import add_providers, carry_out
 from protocols.bitswap.standing import LARGE_BYTES
 from protocols.contest import Contest
-from protocols.errors import Remote, Tampered
+from protocols.errors import Malformed, Remote, Tampered
 from protocols.fetch_state import Fetch
 from protocols.sources import HttpSource
 from storage.blockstore import MadeBlock
 from storage.cid import RAW
 
-MAX_IN_VAIN: Final = 32  # blocks in a row that are here already, or belong to nothing; and
-MAX_VAIN_BYTES: Final = 2 << 20  # of these
+MAX_IN_VAIN: Final = 32  # blocks in a row that are here already, where all others are asked of peers
+MAX_STRAY_BLOCKS: Final = 1024  # in a row that are here already, or belong to nothing, in any case; and
+MAX_STRAY_BYTES: Final = 8 << 20  # of these
 MAX_WAITING_BLOCKS: Final = 64  # brought and not yet written
 MAX_WAITING_BYTES: Final = 8 << 20
 
@@ -64,9 +65,11 @@ async def _stream(fetch: Fetch, source: HttpSource, contest: Contest) -> None:
                     fetch.active_s, n_grown = trio.current_time(), 0  # a large block takes its time on a slow link
                 for block in some.blocks:
                     vain.note(len(block.data), await _take(fetch, source, block))
-                    if vain.is_enough:
+                    if vain.n_blocks >= MAX_IN_VAIN and not fetch.walk.has_pending:
                         fetch.is_met, fetch.contest = True, None
                         return
+                    if vain.n_blocks >= MAX_STRAY_BLOCKS or vain.n_bytes >= MAX_STRAY_BYTES:
+                        raise Malformed(f"{source} streams what is no part of {fetch.walk.root}, or is here")
                 if fetch.walk.is_done:
                     return
     except Remote as error:
@@ -80,14 +83,11 @@ class _Vain:
     """How much came in a row that was of no use."""
 
     def __init__(self) -> None:
-        self._n_blocks = self._n_bytes = 0
+        self.n_blocks = self.n_bytes = 0
 
     def note(self, n_bytes: int, was_of_use: bool) -> None:
-        self._n_blocks, self._n_bytes = (0, 0) if was_of_use else (self._n_blocks + 1, self._n_bytes + n_bytes)
-
-    @property
-    def is_enough(self) -> bool:
-        return self._n_blocks >= MAX_IN_VAIN or self._n_bytes >= MAX_VAIN_BYTES
+        """A block came."""
+        self.n_blocks, self.n_bytes = (0, 0) if was_of_use else (self.n_blocks + 1, self.n_bytes + n_bytes)
 
 
 async def _take(fetch: Fetch, source: HttpSource, block: MadeBlock) -> bool:

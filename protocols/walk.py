@@ -59,6 +59,11 @@ class Walk:
         return not self._pending and not self.wanted
 
     @property
+    def has_pending(self) -> bool:
+        """Is there a block that nobody was asked for yet?"""
+        return bool(self._pending)
+
+    @property
     def window_blocks(self) -> int:
         """How many blocks may be wanted or not yet written, so that they fit in the memory they may take."""
         mean_bytes = max(1, self.n_bytes // max(1, self.n_blocks))

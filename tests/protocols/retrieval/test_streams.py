@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from protocols.contest import ALONE_S, QUIET_S, REST_S, TOGETHER_S, Contest
 from protocols.errors import Malformed, NoProviders, Tampered, TooBig
 from protocols.fetch import fetch_dag
-from protocols.fetch_stream import MAX_IN_VAIN
+from protocols.fetch_stream import MAX_IN_VAIN, MAX_STRAY_BLOCKS
 from protocols.retrieval.cars import CarFeed
 from protocols.sources import HttpSource
 from protocols.walk import Walk
@@ -113,9 +113,20 @@ FORGED = Block(Cid.of(b"no part of it"), b"no part of it")
         lambda blocks: varint_encode(MAX_SECTION_BYTES + 1) + bytes(100),
         lambda blocks: PRAGMA + car(blocks),
         lambda blocks: car(blocks[:3]) + section(FORGED.cid, FORGED.data) * 100,
+        lambda blocks: car(blocks[:3]) + section(FORGED.cid, FORGED.data) * 2 * MAX_STRAY_BLOCKS + b"never read",
         lambda blocks: car(list(reversed(blocks))),
     ],
-    ids=["cut off", "a part", "nothing", "a page", "too long", "version 2", "foreign blocks", "upside down"],
+    ids=[
+        "cut off",
+        "a part",
+        "nothing",
+        "a page",
+        "too long",
+        "version 2",
+        "foreign blocks",
+        "many foreign blocks",
+        "upside down",
+    ],
 )
 async def test_a_bad_stream_is_given_up_and_single_blocks_are_asked_for(autojump_clock, start, servers, whole, body):
     blocks = tree(1, 20)
@@ -210,7 +221,7 @@ def test_peers_help_as_long_as_both_give_more_than_the_stream_alone():
 
 
 def test_peers_that_do_not_help_rest_and_have_another_chance():
-    contest, now_s = raced(1000, 2000), ALONE_S + TOGETHER_S
+    contest, now_s = raced(1000, 1000), ALONE_S + TOGETHER_S
     assert not contest.lets_peers(now_s)
     contest.stream_gave(1000, now_s + REST_S - 0.01)
     assert not contest.lets_peers(now_s + REST_S - 0.01)
