@@ -80,10 +80,11 @@ async def open_stock() -> AsyncIterator[Any]:
 
     from protocols.net_libp2p import host as hosts
     from protocols.net_libp2p.circuits import Circuits
+    from protocols.net_libp2p.sockets import Sockets
     from storage.keys import Identity
 
     hosts.Muxer, hosts.Noise = Yamux, Transport  # type: ignore[misc,assignment]
-    host = hosts.build_host(Identity.generate(), "/ipfs/lan/kad/1.0.0", Circuits())
+    host = hosts.build_host(Identity.generate(), "/ipfs/lan/kad/1.0.0", Circuits(), Sockets())
     router = GossipSub(
         protocols=[TProtocol("/meshsub/1.2.0"), TProtocol("/meshsub/1.1.0")],
         degree=6, degree_low=4, degree_high=12, heartbeat_interval=1, spam_protection_enabled=False,

@@ -100,7 +100,10 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        (folder / "file").write_bytes(random.Random(1).randbytes(args.mib << 20))
+        rng = random.Random(1)
+        with (folder / "file").open("wb") as file:
+            for _ in range(args.mib):
+                file.write(rng.randbytes(1 << 20))
         giver = stack.enter_context(
             running(folder / "giver", {"gateway.is_enabled": "true", "gateway.port": "0"}),
         )
