@@ -12,13 +12,14 @@ import trio
 from protocols.bitswap.session import TAMPERED, Got
 from protocols.bitswap.shell import add_providers, carry_out
 from protocols.bitswap.standing import LARGE_BYTES
-from protocols.contest import Contest
+from protocols.contest import QUIET_S, Contest
 from protocols.errors import Malformed, Remote, Tampered
 from protocols.fetch_state import Fetch
 from protocols.sources import HttpSource
 from storage.blockstore import MadeBlock
 from storage.cid import RAW
 
+PEERS_QUIET_S: Final = 1.0
 MAX_IN_VAIN: Final = 32  # blocks in a row that are here already, where all others are asked of peers
 MAX_STRAY_BLOCKS: Final = 1024  # in a row that are here already, or belong to nothing, in any case; and
 MAX_STRAY_BYTES: Final = 8 << 20  # of these
@@ -72,11 +73,26 @@ async def _stream(fetch: Fetch, source: HttpSource, contest: Contest) -> None:
                         raise Malformed(f"{source} streams what is no part of {fetch.walk.root}, or is here")
                 if fetch.walk.is_done:
                     return
+                while not contest.lets_stream(trio.current_time()):  # the server waits, as long as it is not read
+                    with trio.move_on_after(QUIET_S):
+                        await _kept(fetch)
+                if contest.is_lost(trio.current_time()):
+                    fetch.contest = None
+                    break
     except Remote as error:
         log.info("http_stream_ended", source=str(source), error=str(error))
         if isinstance(error, Tampered):
             fetch.exchange.report(source, TAMPERED)
+    if contest.is_lost(trio.current_time()):
+        await _quiet(fetch)  # only then it is asked for blocks, one by one
     _end(fetch)
+
+
+async def _quiet(fetch: Fetch) -> None:
+    """Wait until nothing has come for a while."""
+    while trio.current_time() < (until_s := fetch.active_s + PEERS_QUIET_S):
+        with trio.move_on_at(until_s):
+            await _kept(fetch)
 
 
 class _Vain:

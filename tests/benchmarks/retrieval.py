@@ -2,6 +2,8 @@
 
 The same daemon gives it each time, as a peer and as a gateway; each way has a fresh daemon that takes it, verifies
 it and writes it out. CPU seconds are those of both daemons during the fetch. `--chunk` sets the size of the blocks.
+Figures are medians over the rounds, every other of which goes the other way round, each way with all before it on the
+disk: what one way leaves to be written would slow the next.
 """
 
 import argparse
@@ -9,6 +11,8 @@ import json
 import os
 import platform
 import random
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -69,23 +73,23 @@ def running(home: Path, settings: dict[str, str]) -> Iterator[Daemon]:
         daemon.process.wait()
 
 
-def measure(way: str, giver: Daemon, cid: str, folder: Path, n_mib: int) -> str:
-    """One row."""
+def measure(way: str, giver: Daemon, cid: str, folder: Path, n_mib: int) -> list[float]:
+    """The figures of one fetch, in the order of the table."""
     status = giver.ask("status")
     settings = {} if way == "Bitswap" else {"fetch.gateways": status["gateway"]}
     options = () if way == "HTTP" else ("--provider", status["addresses"][0])
-    with running(folder / way, settings) as taker:
+    os.sync()
+    with running(folder / "taker", settings) as taker:
         before_s = giver.cpu_s(), taker.cpu_s()
-        got = taker.ask("get", cid, *options, "--out", str(folder / f"{way}.out"))
+        got = taker.ask("get", cid, *options, "--out", str(folder / "out"))
         spent_s = giver.cpu_s() - before_s[0], taker.cpu_s() - before_s[1]
         peers = taker.ask("net", "trace", cid)["peers"]
         by_http = sum(one["n_blocks"] for one in peers if one["peer"].startswith("http"))
-        n_blocks = sum(one["n_blocks"] for one in peers)
         n_twice = taker.ask("net", "stats")["n_duplicates"]
-        return (
-            f"| {way} | {n_mib / got['took_s']:.1f} | {spent_s[0]:.2f} | {spent_s[1]:.2f} | {by_http} of {n_blocks} | "
-            f"{n_twice} | {taker.most_mib()} |"
-        )
+        found = [n_mib / got["took_s"], *spent_s, by_http, n_twice, taker.most_mib()]
+    shutil.rmtree(folder / "taker")
+    (folder / "out").unlink()
+    return found
 
 
 def main() -> None:
@@ -94,10 +98,9 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=100)
     parser.add_argument("--chunk", default="", help="a chunker, such as size-16384")
     parser.add_argument("--ways", nargs="*", default=WAYS, choices=WAYS)
+    parser.add_argument("--rounds", type=int, default=4)
     args = parser.parse_args()
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; {args.mib} MiB")
-    print("| way | MiB/s | CPU s, giver | CPU s, taker | blocks over HTTP | blocks twice | taker's memory, MiB |")
-    print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    found: dict[str, list[list[float]]] = {way: [] for way in args.ways}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         rng = random.Random(1)
@@ -109,8 +112,16 @@ def main() -> None:
         )
         cut = ("--chunker", args.chunk) if args.chunk else ()
         cid = giver.ask("add", str(folder / "file"), "--visibility", "public", *cut)["cid"]
-        for way in args.ways:
-            print(measure(way, giver, cid, folder, args.mib), flush=True)
+        for number in range(args.rounds):
+            for way in args.ways if number % 2 else reversed(args.ways):
+                found[way].append(measure(way, giver, cid, folder, args.mib))
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}; {args.mib} MiB")
+    print("| way | MiB/s | CPU s, giver | CPU s, taker | blocks over HTTP | blocks twice | taker's memory, MiB |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for way, rows in found.items():
+        speed, giver_s, taker_s, by_http, *others = (statistics.median(each) for each in zip(*rows, strict=True))
+        rest = " | ".join(f"{each:.0f}" for each in (by_http, *others))
+        print(f"| {way} | {speed:.1f} | {giver_s:.2f} | {taker_s:.2f} | {rest} |")
 
 
 if __name__ == "__main__":

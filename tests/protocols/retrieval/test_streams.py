@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.contest import ALONE_S, QUIET_S, REST_S, TOGETHER_S, Contest
+from protocols import fetch_stream
+from protocols.contest import Contest
 from protocols.errors import Malformed, NoProviders, Tampered, TooBig
 from protocols.fetch import fetch_dag
 from protocols.fetch_stream import MAX_IN_VAIN, MAX_STRAY_BLOCKS
@@ -89,6 +90,32 @@ async def test_a_server_that_hangs_holds_nobody_up(autojump_clock, start, server
     peer, node = await start(1, blocks), await start(2, sources=[GATE])
     done = await get(node, blocks, providers=[peer.info])
     assert node.holds(blocks) and done.bytes_from[peer.info.peer] > done.n_bytes / 2
+
+
+class Lost(Contest):
+    """The peers have won after the first bytes."""
+
+    def lets_peers(self, now_s):
+        return True
+
+    def is_lost(self, now_s):
+        return True
+
+
+@pytest.mark.parametrize("n_at_peer", [None, 70])
+async def test_a_stream_that_only_slows_peers_is_ended_and_asked_for_blocks_once_they_have_no_more(
+    autojump_clock, start, servers, whole, monkeypatch, n_at_peer
+):
+    monkeypatch.setattr(fetch_stream, "Contest", Lost)
+    blocks = tree()
+    servers.serving[GATE] = whole(blocks, gap_s=0.01)
+    peer, node = await start(1, blocks[:n_at_peer]), await start(2, sources=[GATE])
+    done = await get(node, blocks, providers=[peer.info])
+    assert node.holds(blocks)
+    asked = [ask for ask in servers.asked if "dag-scope=all" not in ask.url and ask.method == "GET"]
+    assert bool(asked) is (n_at_peer is not None)
+    if n_at_peer is None:
+        assert done.bytes_from[peer.info.peer] > 0.9 * done.n_bytes
 
 
 async def test_what_is_here_in_part_is_not_streamed_anew(autojump_clock, start, servers, whole):
@@ -201,35 +228,3 @@ def test_blocks_are_taken_from_both_ends_and_out_of_turn_and_each_of_them_once()
     for cid in [*cids[:8], *below]:
         walk.fetched(cid, 1, (), None)
     assert walk.is_done
-
-
-def raced(alone: int, together: int) -> Contest:
-    """A stream that gave so much alone, and so much with the peers."""
-    contest = Contest(0.0)
-    contest.stream_gave(1, 0.0)
-    contest.stream_gave(alone, ALONE_S / 2)
-    assert not contest.lets_peers(ALONE_S - 0.01) and contest.lets_peers(ALONE_S)
-    contest.stream_gave(together // 2, ALONE_S + TOGETHER_S / 2)
-    contest.peers_gave(together // 2, ALONE_S + TOGETHER_S / 2)
-    contest.stream_gave(0, ALONE_S + TOGETHER_S)
-    return contest
-
-
-def test_peers_help_as_long_as_both_give_more_than_the_stream_alone():
-    contest, now_s = raced(1000, 3000), ALONE_S + TOGETHER_S
-    assert contest.lets_peers(now_s) and contest.lets_peers(now_s + 100.0)
-
-
-def test_peers_that_do_not_help_rest_and_have_another_chance():
-    contest, now_s = raced(1000, 1000), ALONE_S + TOGETHER_S
-    assert not contest.lets_peers(now_s)
-    contest.stream_gave(1000, now_s + REST_S - 0.01)
-    assert not contest.lets_peers(now_s + REST_S - 0.01)
-    assert contest.lets_peers(now_s + REST_S)
-
-
-def test_a_stream_that_is_silent_keeps_nobody_waiting():
-    contest = Contest(0.0)
-    assert not contest.lets_peers(QUIET_S / 2) and contest.lets_peers(QUIET_S)
-    contest.stream_gave(1, 0.2)
-    assert not contest.lets_peers(0.2) and contest.lets_peers(0.2 + QUIET_S)
