@@ -79,12 +79,25 @@ def build_host(
     own = host.get_addrs  # a factory's addresses would lose what names their relay
     host.get_addrs = lambda: [*own(), *circuits.addresses(f"/p2p/{host.get_id()}")]
     host._observed_addr_manager = Observed(sockets)
+    _identify_each_time(host)
     network = host.get_network()
     network.auto_connector.maybe_connect = _dial_nobody
     network.retry_config = RetryConfig(max_retries=0)
     network.set_stream_handler(guarded(network.common_stream_handler))
     host.set_stream_handler(ping.PROTOCOL, ping.pong)
     return host
+
+
+def _identify_each_time(host: Any) -> None:
+    """Ask a peer where it is at every connection: libp2p asks at its first, and who comes back may have moved."""
+    identified, on_connected = host._identified_peers, host._on_notifee_connected
+
+    async def ask_again(connection: Any) -> None:
+        identified.pop(connection.muxed_conn.peer_id, None)
+        await on_connected(connection)
+
+    host._has_cached_protocols = identified.__contains__
+    host._on_notifee_connected = ask_again
 
 
 async def _dial_nobody() -> None:

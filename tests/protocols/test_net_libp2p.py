@@ -93,6 +93,18 @@ async def test_a_host_name_is_resolved() -> None:
         assert second.peers() == [first.peer_id]
 
 
+async def test_where_a_peer_is_now_is_known_after_it_moved_and_came_back() -> None:
+    moving = Identity.generate()
+    async with open_network(Identity.generate(), LOOPBACK) as node:
+        for _ in range(2):  # each time on another port
+            async with open_network(moving, LOOPBACK) as away:
+                await away.connect(PeerInfo.parse(node.addresses()[0]))
+                here = away.addresses()[0].rpartition("/p2p/")[0]
+                with trio.fail_after(10):
+                    while here not in node.peer_addresses(moving.peer_id):
+                        await trio.sleep(0.01)
+
+
 async def test_a_name_that_does_not_exist_is_a_failed_dial() -> None:
     from protocols.errors import DialFailed
 
