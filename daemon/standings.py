@@ -40,7 +40,7 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
     return fl.Standing(
         experiment=str(one.cid),
         title=one.plan.title,
-        state=state_of(book) if one.is_borne or book.cancelled() is not None else "over: its privacy budget is spent",
+        state=_state(one),
         is_over=one.is_over,
         task=str(one.plan.task.get("task")),
         is_training=one.data is not None and node.identity.peer_id in book.joined_now(),
@@ -59,6 +59,12 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
         rounds=[_round(found, one.update_bytes(found.number), bounds.get(found.number)) for found in rounds],
         members=[_member(member, called.get(member.peer)) for member in members_of(book, current)],
     )
+
+
+def _state(one: Experiment) -> str:
+    if one.is_borne or one.book.cancelled() is not None:
+        return state_of(one.book)
+    return "over: its privacy budget is spent"
 
 
 def _last_round(one: Experiment) -> int:
@@ -131,21 +137,34 @@ async def write_report(node: "Node", params: "fl_report.Report") -> "fl_report.R
         raise Unfit(f"{path.name} tells no form that a report can have: let its name end in .html or .png")
     await one.weigh()
     apart = await one.apart()
-    found = _report(one, await names(node), apart)
+    found = _report(one, await names(node), apart, await _epsilons(one))
     is_picture = path.suffix.lower() == ".png"
     data = await trio.to_thread.run_sync(lambda: as_picture(found) if is_picture else as_html(found).encode())
     await trio.to_thread.run_sync(write_file, path, data, 0o644)
     return fl_report.Reported(experiment=str(one.cid), out=params.out, n_rounds=len(found.rows), n_bytes=len(data))
 
 
-def _report(one: Experiment, called: Mapping[PeerId, str], apart: dict[int, float]) -> Report:
+async def _epsilons(one: Experiment) -> dict[int, float]:
+    """By round, what was spent of a privacy budget by its end; an accountant may take half a second for each."""
+    found = {}
+    for number in range(1, min(one.member.current() + 1, one.plan.n_rounds + 1)):
+        epsilon = one.secrets.epsilon(one.book, number)
+        if epsilon is not None and math.isfinite(epsilon):
+            found[number] = epsilon
+        await trio.lowlevel.checkpoint()
+    return found
+
+
+def _report(
+    one: Experiment, called: Mapping[PeerId, str], apart: dict[int, float], epsilons: Mapping[int, float]
+) -> Report:
     book = one.book
     last = _last_round(one) if book.start() is not None else 0
     rounds = [round_of(book, number) for number in range(1, last + 1)]
     coordinators, is_gossip = one.plan.deputies[:3], one.plan.gossip is not None
     facts = [
         ("experiment", str(one.cid)),
-        ("state", state_of(book)),
+        ("state", _state(one)),
         ("task", str(one.plan.task.get("task"))),
         ("rule", " + ".join([*(str(step.get("before")) for step in one.plan.before), str(one.plan.rule.get("rule"))])),
         ("compression", str((one.plan.compression or {}).get("codec", "none"))),
@@ -171,6 +190,7 @@ def _report(one: Experiment, called: Mapping[PeerId, str], apart: dict[int, floa
             loss=found.loss,
             result_loss=found.result_loss,
             result_accuracy=found.result_accuracy,
+            epsilon=epsilons.get(found.number),
             void=found.void,
             losses=tuple(score.loss for score in found.scores if score.loss is not None) if is_gossip else (),
             accuracies=tuple(score.accuracy for score in found.scores if score.accuracy is not None)

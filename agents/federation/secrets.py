@@ -121,13 +121,15 @@ class Secrets:
                 "bears no other: it leaves, and trains no more"
             )
 
-    def epsilon(self, book: Book) -> float | None:
-        """What was told so far, as far as it is known here; None without a promise of privacy."""
-        public = self.accounts.epsilon(book)
+    def epsilon(self, book: Book, until: int | None = None) -> float | None:
+        """What was told, or by the end of a round, as far as it is known here; None without a promise of privacy."""
+        public = self.accounts.epsilon(book, until)
         if public is None:
             return None
         ledger = self._open()
-        return max(public, ledger.epsilon if ledger is not None else 0.0)
+        if ledger is None:
+            return public
+        return max(public, ledger.epsilon if until is None else ledger.epsilon_until(until))
 
     def bears(self, book: Book, number: int) -> bool:
         """May another round begin? By the public accounts, which are the same for all members."""

@@ -254,6 +254,22 @@ async def test_a_report_is_written_as_a_page_or_a_picture(node_here, data, tmp_p
     assert answer.status == 409 and ".html or .png" in answer.json["error"]["text"]
 
 
+async def test_a_report_tells_what_each_round_spent_of_a_budget_and_that_nothing_is_left(node_here, data, tmp_path):
+    (tmp_path / "plan.toml").write_text(
+        'title = "spent"\nmin_participants = 1\nrounds = 9\n'
+        '[task]\ntask = "softmax"\nn_features = 4\nn_classes = 3\n' + NOISE.format(noise="central")
+    )
+    experiment = (await node_here.post("fl/plan", file=str(tmp_path / "plan.toml"))).json["experiment"]
+    await node_here.post("fl/join", experiment=experiment, data=data)
+    await node_here.post("fl/start", experiment=experiment)
+    row = await over(node_here, experiment)
+    await node_here.post("fl/report", experiment=experiment, out=str(tmp_path / "report.html"))
+    page = (tmp_path / "report.html").read_text()
+    assert row["state"] == "over: its privacy budget is spent" and row["state"] in page
+    assert "<title>Privacy spent</title>" in page and page.count("<td>settled</td>") == len(row["rounds"]) > 1
+    assert page.count(f"<td>{row['epsilon']:.4g}</td>") == 1
+
+
 async def test_a_result_that_is_no_adapter_is_not_kept_as_one(node_here, data):
     experiment = await planned(node_here)
     await node_here.post("fl/join", experiment=experiment, data=data)

@@ -135,16 +135,17 @@ class Accounts:
         self._costs: dict[tuple[Spent, ...], float] = {}
         self._borne: dict[tuple[Cid | None, ...], bool] = {}
 
-    def epsilon(self, book: Book) -> float | None:
-        """What the rounds so far told; None where the plan promises no privacy.
+    def epsilon(self, book: Book, until: int | None = None) -> float | None:
+        """What the rounds so far told, or those until one of them; None where the plan promises no privacy.
 
         Of examples it is the most that any participant's updates told, by what it says of them.
         """
+        before = (book.current() if until is None else until) + 1
         if (own := examples_of(book.plan)) is not None:
-            told_by = uses_of_examples(book, book.current() + 1).values()
+            told_by = uses_of_examples(book, before).values()
             return max((self._cost(own, spent) for spent in told_by), default=0.0)
         privacy = privacy_of(book.plan)
-        return self._cost(privacy, list(uses(book, book.current() + 1))) if privacy is not None else None
+        return self._cost(privacy, list(uses(book, before))) if privacy is not None else None
 
     def bears(self, book: Book, number: int) -> bool:
         """Does the budget bear a round of the fewest that it needs, after all before it?

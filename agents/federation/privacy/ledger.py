@@ -90,6 +90,10 @@ class Ledger:
         """What was told so far."""
         return self._file.budget.cost(_told(self.charges))
 
+    def epsilon_until(self, number: int) -> float:
+        """What the rounds until that one told."""
+        return self._file.budget.cost(_told([one for one in self.charges if one.round <= number]))
+
     def charge(self, number: int, result: Cid, told: Sequence[Spent]) -> float:
         """Count a result, durably; only then may it be published. Returns: the epsilon so far.
 
