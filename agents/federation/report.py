@@ -21,6 +21,7 @@ STYLE: Final = (
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 POLICY: Final = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'"
 MAX_REFUSALS_SHOWN: Final = 100
+_UNITS: Final = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("bytes", 1.0))
 
 
 class Row(NamedTuple):
@@ -82,21 +83,23 @@ def charts(rows: Sequence[Row]) -> list[tuple[str, list[Curve], str, str]]:
         curve("in the close", lambda row: row.n_closed, is_marks=True),
         curve("refused", lambda row: row.n_refused),
     ]
+    most = max((max(row.update_bytes, row.plain_bytes) for row in rows), default=0)
+    unit, n_bytes = next(((unit, n_bytes) for unit, n_bytes in _UNITS if most >= n_bytes), _UNITS[-1])
     updates = [
-        curve("as sent", lambda row: row.update_bytes / 1e6, is_marks=True),
-        curve("as plain floats", lambda row: row.plain_bytes / 1e6),
+        curve("as sent", lambda row: row.update_bytes / n_bytes, is_marks=True),
+        curve("as plain floats", lambda row: row.plain_bytes / n_bytes),
     ]
     found = [
         ("Loss", loss, "nats"),
         ("Accuracy", accuracy, "percent"),
         ("Models, how far apart", [curve("states, from their mean", lambda row: row.apart)], "part of the mean"),
         ("Participants", participants, "members"),
-        ("Updates", updates, "MB"),
+        ("Updates", updates, unit),
         ("Privacy spent", [curve("epsilon", lambda row: row.epsilon)], "epsilon"),
     ]
     return [
-        (title, [curve for curve in curves if curve.points], "round", unit)
-        for title, curves, unit in found
+        (title, [curve for curve in curves if curve.points], "round", axis)
+        for title, curves, axis in found
         if any(curve.points for curve in curves)
     ]
 

@@ -132,7 +132,8 @@ def box_of(curves: Sequence[Curve]) -> Box | None:
     if not points:
         return None
     xs, ys = [x for x, _ in points], [y for _, y in points]
-    room = max(0.04 * (max(ys) - min(ys)), 1e-6 * max(map(abs, ys))) or 0.5
+    span, size = max(ys) - min(ys), max(map(abs, ys))
+    room = max(0.04 * span, 1e-6 * size) if span else 0.05 * size or 0.5  # a level line has short numbers beside it
     return Box(min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1, min(ys) - room, max(ys) + room)
 
 

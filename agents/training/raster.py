@@ -96,13 +96,24 @@ def _draw_chart(canvas: Canvas, title: str, curves: Sequence[Curve], x_name: str
     _write(canvas, left, 4, title, _INK)
     _write(canvas, left, SVG_HEIGHT - _CHAR_HEIGHT - 2, y_name, _INK)
     _write(canvas, SVG_WIDTH - right - _CHAR_WIDTH * len(x_name), SVG_HEIGHT - _CHAR_HEIGHT - 2, x_name, _INK)
-    x = SVG_WIDTH - right
-    for number, curve in reversed(list(enumerate(shown))):
+    names = legend([curve.name for curve in shown], left + _CHAR_WIDTH * (len(title) + 1))
+    for number, (curve, (x, y)) in enumerate(zip(shown, names, strict=True)):
         colour = _colour(COLOURS[number % len(COLOURS)])
-        x -= _CHAR_WIDTH * len(curve.name) + 28
-        canvas[6:16, x : x + 10] = colour
-        _write(canvas, x + 16, 4, curve.name, _INK)
+        canvas[y + 2 : y + 12, max(0, x) : max(0, x + 10)] = colour
+        _write(canvas, x + 16, y, curve.name, _INK)
         _draw_curve(canvas, curve, [at(point) for point in curve.points], colour)
+
+
+def legend(names: Sequence[str], left: int) -> list[tuple[int, int]]:
+    """Where each name stands: right of the title, which ends at `left`; what has no room there, a line below."""
+    x, y, found = SVG_WIDTH - MARGIN[1], 4, list[tuple[int, int]]()
+    for name in reversed(names):
+        width = _CHAR_WIDTH * len(name) + 28
+        if x - width < left and y == 4:
+            x, y = SVG_WIDTH - MARGIN[1], 4 + _CHAR_HEIGHT + 2
+        x -= width
+        found.append((x, y))
+    return found[::-1]
 
 
 def _draw_curve(canvas: Canvas, curve: Curve, places: Sequence[tuple[int, int]], colour: Canvas) -> None:

@@ -4,11 +4,13 @@ import re
 import struct
 import zlib
 from html.parser import HTMLParser
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.federation.report import POLICY, Report, Row, as_html, as_picture, charts
+from agents.training.raster import legend
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>&"
 ROWS = [
@@ -67,6 +69,26 @@ def test_without_a_coordinator_the_best_and_the_worst_mean_have_curves_and_how_f
     assert found["Loss"] == {"best member's mean": [(1, 1.0), (2, 1.0)], "worst member's mean": [(1, 2.0), (2, 2.0)]}
     assert found["Accuracy"]["worst member's mean"] == [(1, 50.0), (2, 50.0)]
     assert found["Models, how far apart"]["states, from their mean"] == [(1, 1.0), (2, 0.5)]
+
+
+def test_updates_are_told_in_a_unit_of_their_size_and_a_level_line_has_short_numbers() -> None:
+    level = [Row(n, "settled", 3, 3, 0, 8_208, 8_208) for n in (1, 2)]
+    (title, curves, _, unit) = charts(level)[1]
+    assert (title, unit, list(curves[0].points)) == ("Updates", "kB", [(1, 8.208), (2, 8.208)])
+    page = as_html(Report("t", [], level))
+    labels = re.findall(r'text-anchor="end" fill="#555">([^<]+)<', page[page.index("<title>Updates") :])
+    assert labels and all(len(label) <= 4 for label in labels[:-1])
+
+
+def test_the_names_of_curves_stand_beside_the_title_or_below_it_and_all_in_the_picture() -> None:
+    names = ["result, held out", "after training", "best member's mean", "worst member's mean"]
+    places = legend(names, 140)
+    ends = [x + 16 + 12 * len(name) for name, (x, _) in zip(names, places, strict=True)]
+    for y in (4, 22):
+        line = sorted((x, end) for (x, at), end in zip(places, ends, strict=True) if at == y)
+        assert all(before[1] < after[0] for before, after in pairwise(line))
+        assert line[0][0] >= (140 if y == 4 else 0) and line[-1][1] <= 720
+    assert {y for _, y in places} == {4, 22} and {y for _, y in legend(names[:2], 140)} == {4}
 
 
 def test_rounds_are_counted_in_whole_numbers() -> None:
