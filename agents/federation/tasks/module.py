@@ -63,6 +63,14 @@ class Module(Task, frozen=True, tag="torch", kw_only=True):
     def check(self, data: Path) -> None:
         """Raises: BadTask, OSError."""
         self._look_for_factory()
+        self._n_rows(data)
+
+    def n_samples(self, data: Path) -> int:
+        """The rows that are not held out. Raises: BadTask, OSError."""
+        n_rows = self._n_rows(data)
+        return n_rows - round(n_rows * self.held_out)
+
+    def _n_rows(self, data: Path) -> int:
         try:
             shapes = {tensor.name: tensor.shape for tensor in read_header(data, DATA_DTYPES).tensors}
         except BadAdapter as error:
@@ -70,6 +78,7 @@ class Module(Task, frozen=True, tag="torch", kw_only=True):
         x, y = shapes.get(INPUTS, ()), shapes.get(LABELS, ())
         if not x or not y or x[0] != y[0] or not x[0]:
             raise BadTask(f"{data} has {INPUTS} of shape {x} and {LABELS} of {y}: as many rows of both are wanted")
+        return x[0]
 
     async def train(self, work: Work) -> Made:
         """Raises: BadTask, BadTensors, EngineFailed and its like, OSError."""

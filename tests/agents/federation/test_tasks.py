@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import trio
 
 from agents.adapters.inspect import inspect_folder
@@ -276,6 +277,15 @@ async def test_what_softmax_holds_out_is_never_learned_from(tmp_path: Path) -> N
     assert all(score is not None and score.n_samples == 15 for score in scores)
     assert scores[0].accuracy > 0.9 > 0.1 > scores[1].accuracy  # type: ignore[union-attr, operator]
     assert await task_of(SOFTMAX | {"held_out": 0.0}).evaluate(Exam(tmp_path / "one", data)) is None
+
+
+def test_a_task_with_a_factory_counts_the_rows_that_are_not_held_out(tmp_path: Path) -> None:
+    write = safetensors.numpy.save_file
+    write({"x": np.zeros((41, 3), np.float32), "y": np.zeros(41, np.int64)}, tmp_path / "rows.safetensors")
+    assert task_of({"task": "torch", "factory": "any", "held_out": 0.25}).n_samples(tmp_path / "rows.safetensors") == 31
+    write({"x": np.zeros((41, 3), np.float32)}, tmp_path / "half.safetensors")
+    with pytest.raises(BadTask, match="as many rows of both"):
+        task_of({"task": "torch", "factory": "any"}).n_samples(tmp_path / "half.safetensors")
 
 
 async def test_tensors_that_were_trained_elsewhere_are_submitted_as_they_are(tmp_path: Path) -> None:
