@@ -17,6 +17,7 @@ from agents.federation.grants import NotGranted, in_words, may_join
 from agents.federation.needs import needed, noises
 from agents.federation.planning import BadPlan, check_rank, complete, faults, lean, plan_of, read_file
 from agents.federation.possession import possession
+from agents.federation.privacy.accounts import beyond_budget
 from agents.federation.shelf import Shelf
 from agents.federation.standing import state_of
 from agents.federation.tasks import BadTask, FindBase, Task, task_of
@@ -182,7 +183,7 @@ async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
             raise BadPlan(f"this node does not train by this plan: {'; '.join(why)}")
         if params.rank:
             check_rank(plan, params.rank)
-        await trio.to_thread.run_sync(task.check, data)
+        await trio.to_thread.run_sync(_check_data, plan, task, data)
         await _bring_base(node, task)
     has = await has_of(node, plan, data, params.has)
     one = await node.rounds.follow(entry, data, params.rank)
@@ -201,6 +202,15 @@ async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
         says=in_claims(cast(Join, said.event).has) if said is not None else "",
         state=state_of(one.book),
     )
+
+
+def _check_data(plan: Plan, task: Task, data: Path) -> None:
+    """Raises: BadTask, OSError."""
+    task.check(data)
+    if plan.privacy is None or not task.has_examples_as_samples:
+        return
+    if why := beyond_budget(plan, task.n_samples(data)):
+        raise BadTask(f"{why}. Without --data this node follows")
 
 
 async def _let_in(one: Experiment, me: PeerId) -> None:

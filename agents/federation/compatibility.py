@@ -197,7 +197,11 @@ TABLE: Final = (
         "a variate is an update over its steps and their rate, and that is a mean of gradients with plain SGD alone:"
         " set optimizer = 'sgd', without momentum or proximal_mu",
     ),
-    ("scaffold", "a task that corrects no gradients", "this task has no steps to be corrected: take softmax or lora"),
+    (
+        "scaffold",
+        "a task that corrects no gradients",
+        "this task has no steps to be corrected: take softmax, lora or torch",
+    ),
     (
         "scaffold",
         "a rule or step that looks at single updates",

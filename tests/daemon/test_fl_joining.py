@@ -53,6 +53,18 @@ async def test_what_the_plan_does_not_ask_for_is_not_told_and_another_claim_join
     assert again["says"] == "memory_bytes 2,000" and one.book.n_events == n_events + 1
 
 
+async def test_who_has_too_few_examples_for_the_budget_of_one_round_is_told_before_it_trains(node_here, tmp_path, data):
+    hidden = '[privacy]\nnoise = "examples"\nbound = 1.0\nmultiplier = 1.0\nbudget = { epsilon = 2.0, delta = 1e-5 }\n'
+    experiment = (await planned(node_here, tmp_path, hidden)).json["experiment"]
+    error = (await node_here.post("fl/join", experiment=experiment, data=data)).json["error"]
+    assert error["code"] == "bad_task" and "of each of 27 examples, and the plan's budget is 2 at" in error["text"]
+    assert not (await node_here.post("fl/join", experiment=experiment)).json["is_training"]
+    many = np.random.default_rng(2).normal(size=(100_000, 4))
+    np.savez(tmp_path / "many.npz", x=many, y=np.arange(100_000) % 3)
+    joined = (await node_here.post("fl/join", experiment=experiment, data=str(tmp_path / "many.npz"))).json
+    assert joined["is_training"]
+
+
 @pytest.mark.parametrize("has", ["luck=1", "n_samples", "n_samples=many", "n_samples=-1", "device=A B"])
 async def test_what_no_node_can_have_is_refused(node_here, tmp_path, data, has):
     made = (await planned(node_here, tmp_path, "[needs]\nn_samples = 1\n")).json["experiment"]

@@ -53,6 +53,24 @@ def told_of_examples(plan: Plan, n_examples: int) -> Spent:
     return examples.told(noise, examples.sampling(batch, n_examples, n_steps))
 
 
+def beyond_budget(plan: Plan, n_examples: int) -> str:
+    """Why who learns from so many examples can end no round with the plan's budget, or nothing.
+
+    Raises: BadOption, BadTask.
+    """
+    privacy = examples_of(plan)
+    if privacy is None or not n_examples:
+        return ""
+    budget = privacy.budget
+    cost = budget.cost([told_of_examples(plan, n_examples)])
+    if cost <= budget.epsilon:
+        return ""
+    return (
+        f"one round tells epsilon {cost:.4g} of each of {n_examples:,} examples, and the plan's budget is"
+        f" {budget.epsilon:g} at delta {budget.delta:g}: of more examples it tells less of each"
+    )
+
+
 def lattice_of(plan: Plan, bound: float | None = None) -> Lattice | None:
     """The grid that a plan's noise for clients is made on; None without such noise. `bound`: the round's, if it moves.
 

@@ -175,6 +175,7 @@ class Task(msgspec.Struct, frozen=True, tag_field="task", forbid_unknown_fields=
 
     needs_data: ClassVar[bool] = True
     hides_examples: ClassVar[bool] = False  # can it train with noise?
+    has_examples_as_samples: ClassVar[bool] = False  # is an example one of `n_samples`?
     corrects_drift: ClassVar[bool] = False  # can it train with a correction?
 
     @property

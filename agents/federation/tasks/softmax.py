@@ -39,6 +39,7 @@ class Softmax(Task, frozen=True, tag="softmax", kw_only=True):
     """
 
     hides_examples: ClassVar[bool] = True
+    has_examples_as_samples: ClassVar[bool] = True
     corrects_drift: ClassVar[bool] = True
 
     n_features: Annotated[int, Meta(ge=1, le=1 << 20)]
