@@ -63,4 +63,4 @@ def test_each_codec_sends_what_it_says_learns_and_is_proved(new_node: Callable[[
             codec,
             sent,
         )
-        assert accuracy[codec] > 0.9, (codec, accuracy)
+        assert accuracy[codec] > 0.8, (codec, accuracy)  # of ten classes
