@@ -68,4 +68,7 @@ def _made(settings: object, field: str, known: dict[str, type[S]]) -> S:
     try:
         return msgspec.convert(settings, known[name])
     except msgspec.ValidationError as error:
-        raise CannotAggregate(f"the settings of {name} are not valid: {error}") from None
+        form = f'{{ {field} = "{name}", ... }}'
+        raise CannotAggregate(
+            f"the settings of {name} are not valid: {error}. A plan's file has them: {form}"
+        ) from None

@@ -1,5 +1,6 @@
 """From what a user writes to a plan that holds: read, complete, and refused with a reason before anybody signs it."""
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,6 +37,8 @@ KEYS: Final = frozenset(
 _TABLES: Final = {"task": "task", "rule": "rule", "server": "server", "compression": "codec", "gossip": "mixing"}
 _SETTINGS: Final = ("secure", "privacy", "needs", "chances", "let_in")
 _NAMES: Final = {"rounds": "n_rounds", "selected": "n_selected", "evaluated": "is_evaluated", "sealed": "is_sealed"}
+_WRITTEN: Final = {field: name for name, field in _NAMES.items()}
+_AT: Final = re.compile(r"`\$\.(\w+)([^`]*)`")
 
 
 class BadPlan(AgentError):
@@ -108,10 +111,12 @@ def plan_of(fields: Mapping[str, Any], initial: Cid, unix_s: int) -> Plan:
     for name in ("deadline_s", "lease_s", "max_norm"):
         if isinstance(fields.get(name), int):
             fields = {**fields, name: float(fields[name])}
+    if not fields.get("title"):
+        raise BadPlan('not a plan: it has no title, which people call it by: title = "...", or --title')
     try:
         plan = check_plan(Plan(**{"title": "", **fields, "initial": initial, "created_unix_s": unix_s}))
-    except (Malformed, TypeError) as error:
-        raise BadPlan(str(error)) from None
+    except (Malformed, TypeError) as error:  # told by the names that a user writes
+        raise BadPlan(_AT.sub(lambda at: f"`{_WRITTEN.get(at[1], at[1])}{at[2]}`", str(error))) from None
     _check_signable(plan)
     task_of(plan.task)
     recipe_of(plan)

@@ -102,7 +102,8 @@ async def test_a_plan_comes_from_a_file_and_options_go_before_it(node_here, tmp_
 @pytest.mark.parametrize(
     ("changes", "code", "says"),
     [
-        ({"title": ""}, "bad_plan", "title"),
+        ({"title": ""}, "bad_plan", "it has no title"),
+        ({"rule": "krum"}, "cannot_aggregate", 'A plan\'s file has them: { rule = "krum", ... }'),
         ({"task": "wishing"}, "bad_task", "there is no task 'wishing' here; there are:"),
         ({"settings": ["n_features=4"]}, "bad_task", "n_classes"),
         ({"settings": ["n_features"]}, "bad_plan", "is no setting"),
