@@ -122,7 +122,7 @@ def watched(row: Json) -> Iterator[str]:
     parts += [row["doing"]] if row["doing"] else []
     parts += [f"trouble: {row['trouble']}"] if row["trouble"] else []
     yield clean("  ".join(parts))
-    if row["is_over"]:
+    if row["is_over"] and (row["gossip"] or any(one["result"] for one in row["rounds"])):
         yield f"next: covey fl result {row['experiment']} --out FILE, or prove it: covey fl verify {row['experiment']}"
 
 

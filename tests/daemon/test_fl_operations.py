@@ -212,7 +212,7 @@ async def test_data_that_do_not_fit_the_task_are_refused_at_once(node_here, tmp_
 async def test_too_few_to_start_what_is_not_known_and_what_has_no_result_are_told(node_here):
     experiment = await planned(node_here, members=[OTHER], min_participants=2)
     error = (await node_here.post("fl/start", experiment=experiment)).json["error"]
-    assert error["code"] == "bad_plan" and "0 have joined, and 2 are needed" in error["text"]
+    assert error["code"] == "unfit" and "0 have joined, and 2 are needed" in error["text"]
     assert (await node_here.post("fl/result", experiment=experiment)).json["error"]["code"] == "not_found"
     unknown = "bafyreibdjatinztwkiymenotoazucsecl7tywhpxt3doifg7zo4ibmzo7y"
     assert (await node_here.post("fl/watch", experiment=unknown)).json["error"]["code"] == "unknown_experiment"
@@ -229,7 +229,7 @@ async def test_who_left_trains_no_more_and_what_is_cancelled_is_over(node_here, 
     assert not row["is_training"] and row["state"] == "waiting for participants"
     assert (await node_here.post("fl/cancel", experiment=experiment[-12:], reason="no time")).status == 200
     row = await over(node_here, experiment)
-    assert row["state"] == "cancelled: no time"
+    assert row["state"] == "cancelled: no time" and "covey fl result" not in " ".join(watched(row))
     again = await node_here.post("fl/cancel", experiment=experiment[-12:], reason="really")
     assert again.json["text"].startswith("it was over already")
 
@@ -340,7 +340,7 @@ async def test_grants_let_members_in_and_out_where_the_plan_asks_for_them(node_h
     assert (await node_here.post("fl/grant", experiment=experiment, peer=OTHER, depth=9)).status == 400
     other = await planned(node_here, title="open")
     answer = await node_here.post("fl/grant", experiment=other, peer=OTHER)
-    assert answer.json["error"]["code"] == "bad_plan" and "every member may train" in answer.json["error"]["text"]
+    assert answer.json["error"]["code"] == "unfit" and "every member may train" in answer.json["error"]["text"]
 
 
 @pytest.mark.parametrize(("joining", "rank", "says"), [("members", 3, "leave out --rank"), ("anybody", 0, "joining")])

@@ -280,19 +280,19 @@ async def plan(node: "Node", params: Plan) -> Planned:
 
 async def start(node: "Node", params: One) -> Done:
     """Begin, with those who have joined by now. For the plan's author, once."""
-    from agents.federation.planning import BadPlan
+    from daemon.errors import Unfit
     from daemon.experiments import find
 
     one = find(node, params.experiment)
     book = one.book
     if book.author != node.identity.peer_id:
-        raise BadPlan(f"{book.author} made this plan, and alone can start it")
+        raise Unfit(f"{book.author} made this plan, and alone can start it")
     if book.start() is not None:
         return Done(text="it has started already")
     joined = one.member.next_list(0)
     needed = max(one.plan.min_participants, len(joined) // 2 + 1)
     if len(joined) < needed:
-        raise BadPlan(f"{len(joined)} have joined, and {needed} are needed: covey fl status {one.cid}")
+        raise Unfit(f"{len(joined)} have joined, and {needed} are needed: covey fl status {one.cid}")
     await one.do(one.member.start)
     return Done(text=f"started with {len(joined)} participants. To see it: covey fl watch {one.cid}")
 
@@ -353,12 +353,12 @@ async def result(node: "Node", params: Fetch) -> Fetched:
 
 async def cancel(node: "Node", params: CancelIt) -> Done:
     """End an experiment for all its members. For the plan's author."""
-    from agents.federation.planning import BadPlan
+    from daemon.errors import Unfit
     from daemon.experiments import find
 
     one = find(node, params.experiment)
     if one.book.author != node.identity.peer_id:
-        raise BadPlan(f"{one.book.author} made this plan, and alone can cancel it. To train no more: covey fl leave")
+        raise Unfit(f"{one.book.author} made this plan, and alone can cancel it. To train no more: covey fl leave")
     if one.is_over:
         return Done(text="it was over already, and stays as it is")
     await one.do(lambda now_s: one.member.cancel(params.reason))

@@ -68,12 +68,12 @@ async def revoke(node: "Node", params: RevokeIt) -> Done:
 
 
 def _experiment(node: "Node", text: str) -> "Experiment":
-    from agents.federation.planning import BadPlan
+    from daemon.errors import Unfit
     from daemon.experiments import find
 
     one = find(node, text)
     if one.plan.joining != "granted":
-        raise BadPlan('by this plan every member may train: it asks for no grants (joining = "granted")')
+        raise Unfit('by this plan every member may train: it asks for no grants (joining = "granted")')
     return one
 
 
