@@ -41,6 +41,13 @@ async def whom(node: "Node", text: str | None) -> list[PeerId]:
     return [peer]
 
 
+def way_here(node: "Node") -> str:
+    """What one who has not met this node gives for --from: an address, from elsewhere if it can be; else the id."""
+    texts = node.network.addresses()
+    outward = [text for text in texts if not text.startswith(("/ip4/127.", "/ip6/::1/"))]
+    return next(iter([*outward, *texts]), str(node.identity.peer_id))
+
+
 async def names(node: "Node") -> dict[PeerId, str]:
     """What peers are called here: `me`, and those that the user gave a name; of the others nothing is said."""
     return await trio.to_thread.run_sync(node.catalog.peers.names) | {node.identity.peer_id: ME}

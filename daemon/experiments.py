@@ -29,7 +29,7 @@ from daemon.abilities import has_of, in_claims
 from daemon.api.operation import Progress
 from daemon.api.operations import fl, fl_proof
 from daemon.api.progress import in_thread
-from daemon.asked import new_target, whom
+from daemon.asked import new_target, way_here, whom
 from daemon.errors import NotFoundHere, Unfit
 from protocols.entry import Entry, make_entry
 from protocols.errors import Remote
@@ -93,7 +93,7 @@ async def make_plan(node: "Node", params: "fl.Plan") -> "fl.Planned":
         initial=str(plan.initial),
         n_params=n_params,
         n_members=len(plan.members),
-        join=f"covey fl join {one.cid} --from {me} --data PATH",
+        join=f"covey fl join {one.cid} --from {way_here(node)} --data PATH",
         limits=[*limits(plan), *lean(plan)],
         undecidable=undecidable(plan),
     )

@@ -1,10 +1,11 @@
 """What operations share: whom a text means, what peers are called here, where something may be written."""
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
-from daemon.asked import ME, names, new_target, whom
+from daemon.asked import ME, names, new_target, way_here, whom
 from daemon.errors import NotFoundHere
 from storage.cid import RAW, Cid
 from storage.errors import TargetExists
@@ -25,6 +26,15 @@ async def test_who_is_named_is_connected_to_and_asked_and_without_a_name_all_who
     assert await whom(node, f"/ip4/192.0.2.7/tcp/4701/p2p/{STRANGER}") == [STRANGER]  # who is silent is told later
     with pytest.raises(NotFoundHere):
         await whom(node, "nobody")
+
+
+def test_who_has_not_met_this_node_is_given_an_address_that_leads_here_from_elsewhere():
+    def way(*addresses):
+        network = SimpleNamespace(addresses=lambda: list(addresses))
+        return way_here(SimpleNamespace(network=network, identity=SimpleNamespace(peer_id=OTHER)))
+
+    assert way("/ip4/127.0.0.1/tcp/1/p2p/x", "/ip4/192.0.2.7/tcp/1/p2p/x") == "/ip4/192.0.2.7/tcp/1/p2p/x"
+    assert way("/ip6/::1/tcp/1/p2p/x") == "/ip6/::1/tcp/1/p2p/x" and way() == str(OTHER)
 
 
 async def test_peers_are_called_what_the_user_calls_them(node_here):

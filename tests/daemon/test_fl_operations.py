@@ -332,7 +332,8 @@ async def test_grants_let_members_in_and_out_where_the_plan_asks_for_them(node_h
     assert "if it comes into a round within 60 s" in brief.json["text"]
     strangers = [str(Identity(bytes([number]) * 32).peer_id) for number in (7, 8)]
     told = (await node_here.post("fl/grant", experiment=experiment, peer=strangers[0])).json["text"]
-    assert f"once it has joined with `covey fl join {experiment} --from" in told
+    where = node_here.node.network.addresses()[0]  # who is not known here has met nobody yet
+    assert f"once it has joined with `covey fl join {experiment} --from {where} --data PATH`" in told
     (row,) = (await node_here.post("fl/status")).json
     assert (row["n_members"], {one["peer"] for one in row["members"]} & set(strangers)) == (3, {strangers[0]})
     answer = await node_here.post("fl/grant", experiment=experiment, peer=strangers[1])

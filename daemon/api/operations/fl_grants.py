@@ -37,6 +37,7 @@ async def grant(node: "Node", params: GrantIt) -> Done:
     from agents.federation.grants import NotGranted, granting
     from daemon import wall
     from daemon.api.operations.peer import resolve
+    from daemon.asked import way_here
 
     one = _experiment(node, params.experiment)
     peer = await resolve(node, params.peer)
@@ -49,7 +50,7 @@ async def grant(node: "Node", params: GrantIt) -> Done:
         )
     await one.do(lambda now_s: one.member.declare(events, now_s))
     within = f", if it comes into a round within {params.lifetime_s} s" if params.lifetime_s else ""
-    how = "" if peer in one.plan.members else f" with `covey fl join {one.cid} --from {node.identity.peer_id}`"
+    how = "" if peer in one.plan.members else f" with `covey fl join {one.cid} --from {way_here(node)} --data PATH`"
     return Done(text=f"{peer} may train from the next round on, once it has joined{how}{within}")
 
 
