@@ -17,7 +17,7 @@ from daemon.api.operation import Done
 from daemon.api.operations import agent as op
 from daemon.errors import DaemonError, NotFoundHere
 from daemon.workspaces import find, need, plain
-from protocols.fetch import fetch_blocks
+from protocols.fetch.dag import fetch_blocks
 from protocols.net import PeerInfo
 from storage.blockstore import Visibility
 from storage.cid import Cid

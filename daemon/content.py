@@ -14,7 +14,7 @@ from daemon.naming import followed
 from protocols.artifacts import describe
 from protocols.entry import read_entry
 from protocols.errors import NoProviders, Remote, TimedOut
-from protocols.fetch import Links, Progress, fetch_dag
+from protocols.fetch.dag import Links, Progress, fetch_dag
 from protocols.net import PeerInfo
 from storage.blockstore import MAX_BLOCK_BYTES, MadeBlock
 from storage.cid import DAG_CBOR, DAG_PB, HASHES, Cid

@@ -37,7 +37,7 @@ from agents.roster.shown import members_of, state_pin
 from daemon.api.operation import Done
 from daemon.api.operations import agent_memory as op
 from daemon.workspaces import find, need
-from protocols.fetch import fetch_blocks, fetch_dag
+from protocols.fetch.dag import fetch_blocks, fetch_dag
 from protocols.net import PeerInfo
 from protocols.workspaces.entries import Drop, Put, check
 from storage.blockstore import MadeBlock, Visibility

@@ -21,7 +21,7 @@ import msgspec
 import trio
 
 from protocols.errors import KuboRefused, Malformed, ProtocolError, Tampered, TooBig
-from protocols.walk import MAX_BLOCKS, MAX_BYTES, Walk
+from protocols.fetch.walk import MAX_BLOCKS, MAX_BYTES, Walk
 from storage.blockstore import MAX_BLOCK_BYTES, MAX_BLOCK_MADE_BYTES, Block, Blockstore
 from storage.cid import HASHES, RAW, Cid
 from storage.codecs import CODECS, links

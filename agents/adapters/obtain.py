@@ -19,7 +19,7 @@ from protocols import adapters as wire
 from protocols.adapters import Announcement, Manifest
 from protocols.entry import Entry, read_entry
 from protocols.errors import DialFailed, Malformed, NoProviders, Remote, StreamBroken, Tampered, TimedOut
-from protocols.fetch import Progress, fetch_blocks, fetch_dag
+from protocols.fetch.dag import Progress, fetch_blocks, fetch_dag
 from protocols.net import PeerInfo
 from storage.catalog.adapters import AdapterState
 from storage.cid import DAG_PB, RAW, Cid

@@ -35,7 +35,7 @@ from agents.models import BadName, card_of, check_name, put_aside
 from protocols.adapters import Base, Fact
 from protocols.artifacts import Model, open_artifact
 from protocols.errors import TooBig
-from protocols.fetch import IDLE_TIMEOUT_S, Progress
+from protocols.fetch.dag import IDLE_TIMEOUT_S, Progress
 from protocols.net import PeerInfo
 from storage import unixfs
 from storage.blockstore import Visibility

@@ -23,7 +23,7 @@ from agents.errors import Untrusted
 from protocols import adapters as adapter_wire
 from protocols.artifacts import describe
 from protocols.entry import Entry
-from protocols.fetch import IDLE_TIMEOUT_S, MAX_BLOCKS, Progress, fetch_dag
+from protocols.fetch.dag import IDLE_TIMEOUT_S, MAX_BLOCKS, Progress, fetch_dag
 from protocols.net import PeerInfo
 from storage.blockstore import Visibility
 from storage.catalog.artifacts import ArtifactRow

@@ -10,7 +10,7 @@ from typing import Final
 
 from agents.adapters.ports import Ports
 from protocols.errors import TooBig
-from protocols.fetch import FindMore, fetch_blocks
+from protocols.fetch.dag import FindMore, fetch_blocks
 from protocols.net import PeerInfo
 from storage import unixfs
 from storage.blockstore import Visibility
@@ -29,7 +29,7 @@ WINDOW_BLOCKS: Final = 64
 class Peek:
     """One look into a folder, and what is left of its budget.
 
-    `providers`, `find_more`, `show` and `voucher` are as for `protocols.fetch.fetch_dag`.
+    `providers`, `find_more`, `show` and `voucher` are as for `protocols.fetch.dag.fetch_dag`.
     """
 
     ports: Ports

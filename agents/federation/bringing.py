@@ -20,7 +20,7 @@ from agents.federation.outcome import Document, read_document
 from agents.federation.possession import claimed
 from agents.federation.shelf import MAX_TENSORS_BYTES, Keep, limit_of
 from protocols.errors import TimedOut
-from protocols.fetch import Progress, fetch_blocks, fetch_dag
+from protocols.fetch.dag import Progress, fetch_blocks, fetch_dag
 from protocols.net import PeerInfo
 from protocols.rounds import Plan
 from storage.cid import Cid

@@ -13,7 +13,7 @@ import trio.testing
 from protocols.bitswap.pace import Pace
 from protocols.bitswap.shell import Exchange, in_turn, run_exchange
 from protocols.errors import Remote
-from protocols.fetch import fetch_dag
+from protocols.fetch.dag import fetch_dag
 from protocols.net import PeerInfo
 from simulations.crowd import outcome
 from simulations.net import SimNetwork, SimWorld, open_world, seed_scheduler

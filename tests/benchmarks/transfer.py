@@ -65,7 +65,7 @@ async def serve_covey(path: Path, folder: Path, most_mb_s: float) -> None:
 async def get_covey(addresses: list[str], cid: str, folder: Path) -> Row:
     """Fetch a file from these providers, and write it out."""
     from protocols.bitswap.shell import Exchange, run_exchange
-    from protocols.fetch import fetch_dag
+    from protocols.fetch.dag import fetch_dag
     from protocols.net import PeerInfo
     from protocols.net_libp2p import NetConfig, open_network
     from storage.cid import Cid

@@ -17,7 +17,7 @@ import trio
 from daemon.lifecycle import running
 from protocols.bitswap.shell import Exchange, run_exchange
 from protocols.errors import Remote
-from protocols.fetch import fetch_dag
+from protocols.fetch.dag import fetch_dag
 from protocols.net_libp2p import open_network
 from storage.cid import Cid
 from storage.keys import Identity

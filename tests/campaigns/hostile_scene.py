@@ -20,7 +20,7 @@ import trio
 from daemon.lifecycle import running
 from protocols import adapters as wire
 from protocols.bitswap.shell import Exchange, run_exchange
-from protocols.fetch import fetch_dag
+from protocols.fetch.dag import fetch_dag
 from protocols.net import Network, PeerInfo
 from protocols.net_libp2p import NetConfig, open_network
 from simulations.world import TINY

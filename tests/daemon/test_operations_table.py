@@ -167,7 +167,7 @@ def every_error(base):
 
 
 def test_every_code_of_an_error_has_its_status_on_purpose():
-    import protocols.fetch  # noqa: F401 - to know their errors too
+    import protocols.fetch.dag  # noqa: F401 - to know their errors too
     from agents.errors import AgentError
     from daemon.errors import DaemonError
     from protocols.errors import Remote

@@ -14,7 +14,7 @@ from libp2p.peer.peerstore import PeerStoreError
 from daemon.lifecycle import running
 from protocols.bitswap.shell import Exchange, run_exchange
 from protocols.errors import ProtocolError
-from protocols.fetch import fetch_dag
+from protocols.fetch.dag import fetch_dag
 from protocols.net import PeerInfo
 from protocols.net_libp2p import NetConfig, open_network
 from protocols.net_libp2p.addresses import to_id

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from protocols.bitswap.shell import Exchange
-from protocols.fetch import fetch_dag
+from protocols.fetch.dag import fetch_dag
 from protocols.net import PeerInfo
 from storage.cid import Cid
 from storage.unixfs.exporter import export

@@ -8,7 +8,7 @@ import trio
 
 from protocols.bitswap.shell import Exchange
 from protocols.errors import DialFailed
-from protocols.fetch import fetch_dag
+from protocols.fetch.dag import fetch_dag
 from protocols.net_libp2p import dialling
 from storage.cid import Cid
 from storage.unixfs.exporter import export

@@ -20,7 +20,7 @@ from protocols.autonat.shell import answering, ask
 from protocols.autonat.wire import PROTOCOL as AUTONAT
 from protocols.bitswap.shell import Exchange, run_exchange
 from protocols.errors import DialFailed
-from protocols.fetch import Progress, fetch_dag
+from protocols.fetch.dag import Progress, fetch_dag
 from protocols.net import Network, PeerInfo
 from protocols.net_libp2p import NetConfig, open_network
 from protocols.ping import ping

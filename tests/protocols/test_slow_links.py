@@ -12,7 +12,7 @@ from protocols.bitswap.talking import WRITE_TIMEOUT_S
 from protocols.bitswap.wire import BITSWAP_1_2, Message, encode, payload_of
 from protocols.entry import make_entry
 from protocols.errors import NoProviders, TimedOut
-from protocols.fetch import IDLE_TIMEOUT_S, Progress, fetch_dag
+from protocols.fetch.dag import IDLE_TIMEOUT_S, Progress, fetch_dag
 from protocols.framing import MIN_BYTES_PER_S, frame, patient, read_frame, write_pieces
 from protocols.message import encode as encode_message
 from protocols.net import PeerInfo, Stream

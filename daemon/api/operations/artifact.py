@@ -310,7 +310,7 @@ def _base(node: "Node", name: str) -> "tuple[Base, str | None]":
 async def add(node: "Node", params: Add, report: "Report") -> Added:
     """Fetch a manifest by its CID, verify it, and register what it describes, where its publisher is trusted."""
     from agents.artifacts.obtain import fetch_files, register
-    from protocols.fetch import Progress as Fetched
+    from protocols.fetch.dag import Progress as Fetched
     from protocols.net import PeerInfo
     from storage.catalog.artifacts import ADAPTER
     from storage.cid import Cid

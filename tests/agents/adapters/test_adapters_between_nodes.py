@@ -17,7 +17,7 @@ from daemon.adapters import Adapters
 from daemon.provide import Provider
 from protocols import adapters as wire
 from protocols.errors import NoProviders
-from protocols.fetch import fetch_blocks
+from protocols.fetch.dag import fetch_blocks
 from protocols.net import PeerInfo
 from simulations.world import START_UNIX_S, TINY, make_identity, write_adapter
 from storage import unixfs

@@ -11,7 +11,7 @@ from agents.adapters.publish import Release, store_adapter
 from agents.adapters.shelf import mend_shelf
 from daemon.adapters import Adapters
 from daemon.provide import Provider
-from protocols.fetch import fetch_dag
+from protocols.fetch.dag import fetch_dag
 from protocols.net import PeerInfo
 from simulations.world import TINY, make_identity, write_adapter
 from storage import durable, unixfs

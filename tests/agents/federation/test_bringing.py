@@ -14,7 +14,7 @@ from agents.federation.experiment import MAX_FETCHES
 from protocols.bitswap.shell import offer
 from protocols.entry import make_entry
 from protocols.errors import TimedOut
-from protocols.fetch import Progress
+from protocols.fetch.dag import Progress
 from protocols.rounds import Submit, content_of, scope_of
 from storage.blockstore import MadeBlock, Visibility
 from storage.cid import DAG_PB, RAW, Cid

@@ -15,7 +15,7 @@ from protocols.bitswap.session import Arrived, Send, Wants
 from protocols.bitswap.shell import Exchange, in_turn, run_exchange
 from protocols.bitswap.standing import LONG_WAIT_S
 from protocols.bitswap.wire import Entry, WantType
-from protocols.fetch import FIRST_LOOK_S, fetch_dag
+from protocols.fetch.dag import FIRST_LOOK_S, fetch_dag
 from protocols.net import PeerInfo
 from simulations.net import SimWorld
 from storage.blockstore import Block, Visibility

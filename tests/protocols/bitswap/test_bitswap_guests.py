@@ -22,7 +22,7 @@ from protocols.bitswap.shell import (
 from protocols.bitswap.talking import LINGER_S
 from protocols.bitswap.wire import BITSWAP_1_2, PROTOCOLS, Entry, Message, decode, encode, payload_of
 from protocols.conduct import FORGIVE_S, MAX_POINTS
-from protocols.fetch import fetch_blocks
+from protocols.fetch.dag import fetch_blocks
 from protocols.framing import frame, read_frame
 from protocols.net import PeerInfo, Stream
 from simulations.net import SimWorld

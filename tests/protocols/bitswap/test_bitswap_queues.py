@@ -15,7 +15,7 @@ from protocols.bitswap.shell import Exchange, in_turn, run_exchange
 from protocols.bitswap.standing import MAX_QUEUED_S, QUEUED_STALL_S, SLOW_S, STALL_S, Peer
 from protocols.bitswap.talking import NOTICE_AGAIN_S, NOTICE_S
 from protocols.bitswap.wire import Entry, WantType
-from protocols.fetch import IDLE_TIMEOUT_S, fetch_dag
+from protocols.fetch.dag import IDLE_TIMEOUT_S, fetch_dag
 from protocols.net import PeerInfo
 from simulations.net import SimWorld
 from storage.cid import Cid

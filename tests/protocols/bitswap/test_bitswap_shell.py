@@ -21,7 +21,7 @@ from protocols.bitswap.shell import (
 )
 from protocols.bitswap.wire import BITSWAP_1_2, PROTOCOLS, Entry, Message, Payload, WantType, decode, encode, payload_of
 from protocols.errors import NoProviders, Tampered, TimedOut, TooBig
-from protocols.fetch import LAST_LOOK_S, Progress, fetch_blocks, fetch_dag
+from protocols.fetch.dag import LAST_LOOK_S, Progress, fetch_blocks, fetch_dag
 from protocols.framing import frame, read_frame
 from protocols.net import PeerInfo, Stream
 from simulations.net import SimNetwork, SimWorld

@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from protocols.errors import HttpFailed, NoProviders, Tampered
-from protocols.fetch import Progress, fetch_blocks, fetch_dag
+from protocols.fetch.dag import Progress, fetch_blocks, fetch_dag
 from protocols.net import PeerInfo
 from protocols.retrieval.line import N_AT_ONCE, N_AT_ONCE_FOUND
 from protocols.retrieval.shell import MAX_FOUND, run_retrieval

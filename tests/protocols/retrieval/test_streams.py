@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols import fetch_stream
-from protocols.contest import Contest
 from protocols.errors import Malformed, NoProviders, Tampered, TooBig
-from protocols.fetch import fetch_dag
-from protocols.fetch_stream import MAX_IN_VAIN, MAX_STRAY_BLOCKS
+from protocols.fetch import stream as fetch_stream
+from protocols.fetch.contest import Contest
+from protocols.fetch.dag import fetch_dag
+from protocols.fetch.stream import MAX_IN_VAIN, MAX_STRAY_BLOCKS
+from protocols.fetch.walk import Walk
 from protocols.retrieval.cars import CarFeed
 from protocols.sources import HttpSource
-from protocols.walk import Walk
 from storage.blockstore import Block
 from storage.car.wire import MAX_SECTION_BYTES, PRAGMA, header, section
 from storage.cid import DAG_CBOR, Cid, varint_encode

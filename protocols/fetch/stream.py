@@ -12,9 +12,9 @@ import trio
 from protocols.bitswap.session import TAMPERED, Got
 from protocols.bitswap.shell import add_providers, carry_out
 from protocols.bitswap.standing import LARGE_BYTES
-from protocols.contest import QUIET_S, Contest
 from protocols.errors import Malformed, Remote, Tampered
-from protocols.fetch_state import Fetch
+from protocols.fetch.contest import QUIET_S, Contest
+from protocols.fetch.state import Fetch
 from protocols.sources import HttpSource
 from storage.blockstore import MadeBlock
 from storage.cid import RAW

@@ -8,9 +8,9 @@ from trio.testing import MockClock
 
 from protocols.bitswap.shell import Exchange, in_turn, run_exchange
 from protocols.errors import Malformed, NoProviders, TooBig
-from protocols.fetch import Progress, fetch_dag
+from protocols.fetch.dag import Progress, fetch_dag
+from protocols.fetch.walk import Walk
 from protocols.net import PeerInfo
-from protocols.walk import Walk
 from simulations.net import SimWorld
 from storage.blockstore import Block, Visibility
 from storage.cid import DAG_CBOR, RAW, Cid

@@ -14,9 +14,9 @@ import trio
 
 from protocols.bitswap.session import Got
 from protocols.bitswap.shell import Exchange, next_arrivals, offer, open_session, want
-from protocols.contest import QUIET_S
 from protocols.errors import NoProviders, ProtocolError, Remote, Tampered, TimedOut
-from protocols.fetch_peers import (
+from protocols.fetch.contest import QUIET_S
+from protocols.fetch.peers import (
     FIRST_LOOK_S,
     LAST_LOOK_S,
     MAX_KNOWN_PROVIDERS,
@@ -24,10 +24,10 @@ from protocols.fetch_peers import (
     keep_providers,
     look_for_more,
 )
-from protocols.fetch_state import Announce, Fetch, FindMore, Level, Links
-from protocols.fetch_stream import begin_stream, choose_stream
+from protocols.fetch.state import Announce, Fetch, FindMore, Level, Links
+from protocols.fetch.stream import begin_stream, choose_stream
+from protocols.fetch.walk import MAX_BLOCKS, MAX_BYTES, Progress, Walk
 from protocols.net import PeerInfo
-from protocols.walk import MAX_BLOCKS, MAX_BYTES, Progress, Walk
 from storage.blockstore import Block, Blockstore, MadeBlock, Visibility
 from storage.cid import RAW, Cid
 from storage.codecs import links as codec_links

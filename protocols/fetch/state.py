@@ -7,10 +7,10 @@ from typing import NamedTuple
 import trio
 
 from protocols.bitswap.shell import Exchange, Session
-from protocols.contest import Contest
+from protocols.fetch.contest import Contest
+from protocols.fetch.walk import Walk
 from protocols.net import PeerInfo
 from protocols.sources import HttpSource
-from protocols.walk import Walk
 from storage.blockstore import Visibility
 from storage.cid import Cid
 from storage.keys import PeerId

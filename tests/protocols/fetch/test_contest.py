@@ -1,6 +1,6 @@
 """A stream, its peers, or both: each is tried, and the quickest is gone on with."""
 
-from protocols.contest import LEAST_TRIAL_S, QUIET_S, REST_S, TRIAL_BYTES, TRIAL_S, Contest
+from protocols.fetch.contest import LEAST_TRIAL_S, QUIET_S, REST_S, TRIAL_BYTES, TRIAL_S, Contest
 
 AFTER_S = 3 * TRIAL_S
 

@@ -10,7 +10,7 @@ import trio
 
 from protocols.bitswap.shell import add_providers
 from protocols.errors import Remote
-from protocols.fetch_state import Fetch, FindMore
+from protocols.fetch.state import Fetch, FindMore
 from protocols.net import PeerInfo
 from protocols.sources import is_http
 from storage.keys import PeerId
