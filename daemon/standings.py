@@ -161,7 +161,6 @@ def _report(
     book = one.book
     last = _last_round(one) if book.start() is not None else 0
     rounds = [round_of(book, number) for number in range(1, last + 1)]
-    coordinators, is_gossip = one.plan.deputies[:3], one.plan.gossip is not None
     facts = [
         ("experiment", str(one.cid)),
         ("state", _state(one)),
@@ -169,7 +168,7 @@ def _report(
         ("rule", " + ".join([*(str(step.get("before")) for step in one.plan.before), str(one.plan.rule.get("rule"))])),
         ("compression", str((one.plan.compression or {}).get("codec", "none"))),
         ("members", f"{len(one.told())}, of which {len(book.joined_now())} train"),
-        ("deputies", ", ".join(called.get(peer, str(peer)) for peer in coordinators)),
+        ("deputies", ", ".join(called.get(peer, str(peer)) for peer in one.plan.deputies[:3])),
     ]
     if (words := _gossip_words(one)) is not None:
         facts[-1] = ("without a coordinator", words)
@@ -178,31 +177,31 @@ def _report(
         facts.append(("privacy", f"{told} at delta {privacy.budget.delta:g}"))
     if rounds and rounds[-1].result is not None:
         facts.append(("result", str(rounds[-1].result)))
-    rows = [
-        Row(
-            number=found.number,
-            phase=found.phase,
-            n_selected=found.n_selected,
-            n_closed=found.n_closed,
-            n_refused=len(found.refused),
-            update_bytes=one.update_bytes(found.number),
-            plain_bytes=one.plain_bytes * found.n_submitted,
-            loss=found.loss,
-            result_loss=found.result_loss,
-            result_accuracy=found.result_accuracy,
-            epsilon=epsilons.get(found.number),
-            void=found.void,
-            losses=tuple(score.loss for score in found.scores if score.loss is not None) if is_gossip else (),
-            accuracies=tuple(score.accuracy for score in found.scores if score.accuracy is not None)
-            if is_gossip
-            else (),
-            apart=apart.get(found.number),
-        )
-        for found in rounds
-    ]
+    rows = [_row(one, found, apart, epsilons) for found in rounds]
     refusals = [
         (found.number, called.get(refused.peer, str(refused.peer)), refused.reason)
         for found in rounds
         for refused in found.refused
     ]
     return Report(one.plan.title, facts, rows, refusals)
+
+
+def _row(one: Experiment, found: RoundStanding, apart: Mapping[int, float], epsilons: Mapping[int, float]) -> Row:
+    scores = found.scores if one.plan.gossip is not None else ()
+    return Row(
+        number=found.number,
+        phase=found.phase,
+        n_selected=found.n_selected,
+        n_closed=found.n_closed,
+        n_refused=len(found.refused),
+        update_bytes=one.update_bytes(found.number),
+        plain_bytes=one.plain_bytes * found.n_submitted,
+        loss=found.loss,
+        result_loss=found.result_loss,
+        result_accuracy=found.result_accuracy,
+        epsilon=epsilons.get(found.number),
+        void=found.void,
+        losses=tuple(score.loss for score in scores if score.loss is not None),
+        accuracies=tuple(score.accuracy for score in scores if score.accuracy is not None),
+        apart=apart.get(found.number),
+    )
