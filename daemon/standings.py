@@ -12,7 +12,7 @@ from agents.federation.options import gossip_of, options_of
 from agents.federation.report import Report, Row, as_html, as_picture
 from agents.federation.standing import MemberStanding, RoundStanding, members_of, round_of, state_of
 from daemon.api.operations import fl, fl_report
-from daemon.asked import names
+from daemon.asked import in_a_folder, names
 from daemon.errors import Unfit
 from daemon.experiments import find
 from storage.durable import write_file
@@ -131,10 +131,11 @@ def _member(member: MemberStanding, name: str | None) -> "fl.Member":
 
 
 async def write_report(node: "Node", params: "fl_report.Report") -> "fl_report.Reported":
-    """Raises: UnknownExperiment, Unfit, StoreFull, OSError."""
+    """Raises: UnknownExperiment, Unfit, NotFoundHere, StoreFull, OSError."""
     one, path = find(node, params.experiment), Path(params.out)
     if path.suffix.lower() not in (".html", ".htm", ".png"):
         raise Unfit(f"{path.name} tells no form that a report can have: let its name end in .html or .png")
+    in_a_folder(path)
     await one.weigh()
     apart = await one.apart()
     found = _report(one, await names(node), apart, await _epsilons(one))

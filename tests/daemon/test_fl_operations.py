@@ -253,6 +253,8 @@ async def test_a_report_is_written_as_a_page_or_a_picture(node_here, data, tmp_p
     assert picture.read_bytes().startswith(b"\x89PNG")
     answer = await node_here.post("fl/report", experiment=experiment, out=str(tmp_path / "report.pdf"))
     assert answer.status == 409 and ".html or .png" in answer.json["error"]["text"]
+    answer = await node_here.post("fl/report", experiment=experiment, out=str(tmp_path / "nowhere" / "report.png"))
+    assert answer.status == 404 and f"no folder {tmp_path / 'nowhere'} to write" in answer.json["error"]["text"]
 
 
 async def test_a_report_tells_what_each_round_spent_of_a_budget_and_that_nothing_is_left(node_here, data, tmp_path):
