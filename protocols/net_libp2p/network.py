@@ -195,7 +195,9 @@ class LibP2pNetwork:
             heard = to_texts(self._host.get_peerstore().addrs(to_id(peer)))
         except PeerStoreError:
             heard = []
-        return list(dict.fromkeys(self._known.get(peer, []) + heard))[:MAX_ADDRESSES_PER_PEER]
+        # Who is here says where it is now. Others may have said more of it since: that has half of the places at most.
+        now = heard[: MAX_ADDRESSES_PER_PEER // 2] if peer in self._told else []
+        return list(dict.fromkeys([*now, *self._known.get(peer, []), *heard]))[:MAX_ADDRESSES_PER_PEER]
 
     def _remember(self, peer: PeerId, addresses: Sequence[str]) -> None:
         self._known[peer] = list(dict.fromkeys(addresses))[:MAX_ADDRESSES_PER_PEER]
