@@ -68,10 +68,17 @@ class _Command(click.Command):
         super().format_options(ctx, formatter)
 
 
+def beginning(operation: Operation, params: dict[str, Any]) -> str:
+    """What is said before the operation is carried out; what was not given has its default there."""
+    fields = msgspec.structs.fields(operation.params)
+    defaults = {field.name: field.default for field in fields if field.default is not msgspec.NODEFAULT}
+    return operation.begins.format(**defaults | params)
+
+
 def _run(home: Home, operation: Operation, params: dict[str, Any], *, as_json: bool) -> None:
     if not operation.is_stream:
         if operation.begins and not as_json:
-            click.echo(clean(operation.begins.format(**params)), err=True)
+            click.echo(clean(beginning(operation, params)), err=True)
         result = client.call(home, operation.name, params)
         forms.show(result, as_json=as_json, name=operation.name)
         if operation.name in BESIDE and not as_json:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from daemon.api.document import TARGET, document, type_text
 from daemon.api.faults import EXITS, STATUSES, Fault, fault_of
 from daemon.api.operation import Done, Nothing, Operation, operations, table_of
-from daemon.cli.generate import command_of
+from daemon.cli.generate import beginning, command_of
 from daemon.errors import BadRequest
 
 
@@ -207,3 +207,15 @@ def test_an_error_of_no_kind_of_its_own_has_no_empty_hint():
     from storage.errors import StorageError
 
     assert [fault_of(error("why")).hint for error in (AgentError, DaemonError, StorageError)] == ["", "", ""]
+
+
+@pytest.mark.parametrize("operation", [one for one in operations().values() if one.begins], ids=lambda one: one.name)
+def test_what_is_said_at_the_beginning_needs_no_more_than_what_has_to_be_given(operation: Operation):
+    required = {field.name: "given" for field in msgspec.structs.fields(operation.params) if field.required}
+    assert "{" not in beginning(operation, required)
+
+
+def test_a_default_is_told_at_the_beginning_like_what_is_given():
+    bench = operations()["net/bench"]
+    assert beginning(bench, {"peer": "ann"}) == "sending 32 MB to ann and back"
+    assert beginning(bench, {"peer": "ann", "mb": 5}) == "sending 5 MB to ann and back"
