@@ -381,6 +381,7 @@ class Wants:
         if self._in_line or not self._wants:
             return  # there is work for everybody, or for nobody
         self._sound_out(now_s, asks)
+        self._spare_the_wait(now_s, asks)
         idle = [name for name, peer in self._peers.items() if peer.is_idle(now_s)]
         for name in idle:
             busy = (each for each in self._peers.values() if each.in_flight and not each.is_queue(now_s))
@@ -395,6 +396,22 @@ class Wants:
                     del busiest.in_flight[key]
                     self._in_line[key] = None
                     self._ask(key, want, name, now_s, asks)
+
+    def _spare_the_wait(self, now_s: float, asks: dict[Giver, list[Entry]]) -> None:
+        """Ask peers that gave blocks and have nothing in hand for what only waits in queues, however many those are.
+
+        A queue may be one for ever; the places there are kept all the same.
+        """
+        givers = ((name, peer) for name, peer in self._peers.items() if peer.block_s is not None)
+        idle = [name for name, peer in givers if peer.is_idle(now_s) and not peer.is_queue(now_s)]
+        queues = [peer for peer in self._peers.values() if idle and peer.is_queue(now_s)]
+        for key in dict.fromkeys(key for peer in queues for key in peer.in_flight):
+            want = self._wants[key]
+            if all(self._peers[name].lets_wait(key, now_s) for name in want.counted_on(self._peers)):
+                fit = [name for name in self._candidates(want, now_s) if self._peers[name].has_room()]
+                able = [name for name in idle if name in fit and (name in want.has or not self._peers[name].is_partial)]
+                if able:
+                    self._count_on(key, want, self._quickest(able, now_s), now_s, asks)
 
     def _sound_out(self, now_s: float, asks: dict[Giver, list[Entry]]) -> None:
         """Ask peers of which it is not known whether they have what was asked of others that have much in hand.

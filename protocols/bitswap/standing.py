@@ -101,7 +101,9 @@ class Peer:
         """It says that it has a block. Returns: whether that is to say that it sends it now, as our turn has come."""
         if key not in self.in_flight or self.is_boasting or not self.is_queue(now_s):
             return False
-        self.gave_s, self.is_waiting = now_s, False
+        if not self.coming:
+            self.gave_s = now_s  # one word after the other, and no block, gives it no more time
+        self.is_waiting = False
         self.coming.add(key)
         return True
 

@@ -125,6 +125,31 @@ def test_who_says_that_it_comes_and_goes_on_talking_is_replaced_all_the_same() -
     assert now_s <= 2.0 + SLOW_S and CIDS[0] in asked_again
 
 
+def test_one_word_after_the_other_that_something_comes_buys_no_more_time_than_the_first() -> None:
+    wants, _ = waiting(4, peers=[A])
+    assert wants.received(A, [], [CIDS[0]], [], 1.0) == []
+    for cid, now_s in zip(CIDS[1:4], (4.0, 7.0, 10.0), strict=True):
+        wants.received(A, [], [cid], [], now_s)
+    assert wants.next_deadline_s() == 1.0 + SLOW_S
+
+
+@pytest.mark.parametrize("n_liars", [1, MAX_ASKED + 1])
+def test_who_has_nothing_in_hand_is_asked_for_what_others_let_wait_for_ever(n_liars: int) -> None:
+    *liars, honest = PEERS[: n_liars + 1]
+    wants = Wants()
+    wants.add_providers(wants.open(), [*liars, honest], 0.0)
+    owed: list[Cid] = wanted(wants.want(1, CIDS, 0.0), honest)
+    now_s = 0.0
+    while now_s < 5.0:
+        now_s += 0.5
+        for liar in liars:
+            owed += wanted(wants.received(liar, [], CIDS, [], now_s), honest)
+            owed += wanted(wants.received(liar, [], [], [], now_s, BIG), honest)
+        blocks = [Arrived(cid, DATA[CIDS.index(cid)]) for cid in owed]
+        owed = wanted(wants.received(honest, blocks, [], [], now_s), honest)
+    assert not any(wants.wants(1, cid.multihash) for cid in CIDS)
+
+
 def test_an_announcement_is_believed_once_for_each_block_that_comes() -> None:
     peer, key = Peer(in_flight={b"key": 0.0}), b"key"
     assert not peer.announced(key, 0.0)  # where nobody has to wait, it says no more than that it has it
