@@ -248,8 +248,8 @@ class Router:
 
     def _hear(self, message: wire.Message, peer: PeerId, known: Peer, now_s: float) -> TopicMessage | None:
         topic = message.topic
-        if topic not in self._meshes.topics():
-            return None
+        if topic not in self._meshes.topics() or known.score.value() < scores.GRAYLIST_THRESHOLD:
+            return None  # what it forged before in the same RPC counts, too
         name = Name(message.id, message.usual_id)
         known.keep_promise(name)
         if name.own in self._seen:
@@ -258,10 +258,12 @@ class Router:
         if not known.may_forward(topic, FORWARD_RATE, FORWARD_BURST, now_s):
             known.score.n_rude += 1
             return None
-        if message.sender == self._me or message.is_foreign or not self._may_say(topic, message.sender, now_s):
+        if message.sender == self._me or message.is_foreign or not self._has_room(topic, message.sender, now_s):
             return None  # nobody hears itself; and who floods is not passed on, whoever brings it
         if not message.is_signed():
             known.score.n_invalid += scores.FORGED
+            return None
+        if not self._may_say(topic, message.sender, now_s):
             return None
         heard = TopicMessage(topic, message.sender, message.data)
         self._see(name, now_s)
@@ -296,6 +298,11 @@ class Router:
                 self._send(peer, wire.frame_dont_want([name.own if known.is_kin else name.usual]))
             if name.own not in known.unwanted and name.usual not in known.unwanted:
                 self._send(peer, framed)
+
+    def _has_room(self, topic: str, author: PeerId, now_s: float) -> bool:
+        """May an author say more? What bears its name and not its signature takes none of that."""
+        bucket = self._authors.get((topic, author))
+        return bucket is None or not bucket.wait_s(1, now_s)
 
     def _may_say(self, topic: str, author: PeerId, now_s: float) -> bool:
         bucket = self._authors.get((topic, author))

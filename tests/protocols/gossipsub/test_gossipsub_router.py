@@ -175,6 +175,24 @@ def test_a_forger_is_put_out_of_the_mesh_then_not_heard_and_forgiven_in_time() -
     assert flock.routers[0].mesh(TOPIC) == {flock.ids[1]}
 
 
+def test_forgeries_in_its_name_silence_no_author_and_are_not_all_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(router, "AUTHOR_BURST", 3.0)
+    flock = ring(3)
+    author, looked_at = Identity(b"z" * 32), list[bytes]()
+    is_signed = wire.Message.is_signed
+
+    def counted(message: wire.Message) -> bool:
+        looked_at.append(message.data)
+        return is_signed(message)
+
+    monkeypatch.setattr(wire.Message, "is_signed", counted)
+    forged = [signed(author, b"%d" % number) for number in range(20)]
+    flock.tell(0, 1, b"".join(raw[:-50] + bytes([raw[-50] ^ 1]) + raw[-49:] for raw in forged))
+    assert len(looked_at) == 4  # then its forger is not heard, and be it in the middle of what it says
+    flock.tell(0, 2, signed(author, b"true"))
+    assert flock.heard[0] == [b"true"]
+
+
 def test_a_message_whose_sender_has_a_key_of_another_kind_is_neither_heard_nor_blamed_on_anybody() -> None:
     flock = ring(2)
     before = flock.routers[0].score(flock.ids[1])
