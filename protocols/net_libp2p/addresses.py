@@ -11,6 +11,7 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
+from protocols.addresses import is_public as is_public_host
 from protocols.net import MAX_ADDRESS_CHARS
 from storage.errors import StorageError
 from storage.keys import PeerId
@@ -67,10 +68,7 @@ def is_loopback(text: str) -> bool:
 def is_public(text: str) -> bool:
     """Is this an address on the public internet? A name is none: where it leads is its owner's to say."""
     parts = text.split("/", 3)
-    try:
-        return parts[1] in ("ip4", "ip6") and ipaddress.ip_address(parts[2]).is_global
-    except (ValueError, IndexError):
-        return False
+    return len(parts) > 2 and parts[1] in ("ip4", "ip6") and is_public_host(parts[2])
 
 
 def parse(text: str) -> Any | None:

@@ -204,4 +204,6 @@ def test_of_an_address_over_a_relay_the_relay_stays() -> None:
     assert to_texts([f"/p2p/{R}/p2p-circuit/p2p/{A}", f"/ip4/192.0.2.1/udp/1/p2p/{R}/p2p-circuit/p2p/{A}"]) == []
     assert is_public("/ip4/1.1.1.1/tcp/1") and is_public("/ip6/2606:4700::1/tcp/1")
     assert not any(map(is_public, ["/ip4/192.168.1.1/tcp/1", "/ip6/::1/tcp/1", "/dns4/a.example/tcp/1", "x", over]))
+    embedded = ["/ip6/64:ff9b::a00:1/tcp/22", "/ip6/2002:a00:1::1/tcp/22", "/ip4/224.0.0.1/tcp/1"]
+    assert not any(map(is_public, embedded))  # a gateway would lead to 10.0.0.1 from there
     assert is_circuit(over) and not is_circuit("/ip4/192.0.2.1/tcp/2")
