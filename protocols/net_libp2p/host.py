@@ -10,7 +10,7 @@ import logging
 import re
 import socket
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
@@ -24,6 +24,7 @@ from libp2p.custom_types import TProtocol
 from libp2p.kad_dht import common, kad_dht, peer_routing, provider_store, value_store
 from libp2p.network import swarm as swarm_module
 from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.peer.peerdata import PeerData
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
 from libp2p.stream_muxer import muxer_multistream
 from libp2p.tools.anyio_service.trio_manager import TrioManager
@@ -45,6 +46,8 @@ from storage.keys import Identity
 MAX_CONNECTIONS: Final = 300
 MIN_DIALLED: Final = 60  # of these, places that only connections which we dial can take
 MAX_PROVIDED_KEYS: Final = 10_000  # of others, kept for them
+MAX_HEARD_ADDRESSES: Final = 64  # of one peer, whoever tells of them; the oldest make room
+MAX_DHT_BYTES: Final = 512 << 10  # of one answer: 20 peers, their addresses and a record; libp2p reads 4 MiB
 PROVIDES_PER_WINDOW: Final = 200  # accepted from one peer in 10 s
 RESTART_S: Final = 1.0
 STOP_TIMEOUT_S: Final = 2.0
@@ -112,10 +115,18 @@ def _patch(kad_protocol: str) -> None:
     muxer_multistream.Yamux = Muxer  # it makes this class whatever `muxer_opt` says
     swarm_module.new_protected_conn = PrivateConnection
     tcp._set_reuse_flags = _set_listen_flags
+    PeerData.add_addrs = _add_addresses
     for module in (swarm_module, tcp):
         module.DNSResolver = SystemResolver
     for module in (common, kad_dht, peer_routing, provider_store, value_store):
         module.PROTOCOL_ID = TProtocol(kad_protocol)
+        module.MAX_DHT_MESSAGE_SIZE = MAX_DHT_BYTES
+
+
+def _add_addresses(data: Any, addresses: Sequence[Any]) -> None:
+    """libp2p keeps all, and looks each up among all: one answer of the DHT could hold up the node for an hour."""
+    data.addrs += [each for each in dict.fromkeys(addresses[:MAX_HEARD_ADDRESSES]) if each not in data.addrs]
+    del data.addrs[:-MAX_HEARD_ADDRESSES]
 
 
 def _set_listen_flags(sock: Any) -> None:

@@ -10,11 +10,13 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from libp2p.kad_dht import peer_routing, provider_store
 
 from protocols.errors import Local
 from protocols.net import PeerChange, PeerInfo, Stream
 from protocols.net_libp2p import NetConfig, network, open_network
-from protocols.net_libp2p.addresses import expand, parse
+from protocols.net_libp2p.addresses import expand, parse, to_id
+from protocols.net_libp2p.host import MAX_DHT_BYTES, MAX_HEARD_ADDRESSES
 from protocols.net_libp2p.lean import LEFT_OUT
 from protocols.net_libp2p.mdns import MAX_TXT_STRINGS, read_txt, write_txt
 from storage.keys import Identity
@@ -44,6 +46,16 @@ def test_a_running_node_has_loaded_nothing_that_it_never_uses() -> None:
     modules = json.loads(done.stdout)
     assert [name for name in modules if name.split(".")[0] in HEAVY] == []
     assert [name for name in modules if name.startswith(LEFT_OUT)] == []
+
+
+async def test_of_one_peer_so_many_addresses_are_kept_however_many_a_stranger_tells() -> None:
+    async with open_network(Identity(b"a" * 32), LOOPBACK) as node:
+        store, told = node._host.get_peerstore(), [parse(f"/ip4/1.1.1.1/tcp/{port}") for port in range(1, 301)]
+        store.add_addrs(to_id(PEER), told, 60)
+        store.add_addrs(to_id(PEER), told[-1:], 60)
+        kept = store.addrs(to_id(PEER))
+        assert len(kept) == MAX_HEARD_ADDRESSES and kept[-1] == told[-1]
+        assert peer_routing.MAX_DHT_MESSAGE_SIZE == provider_store.MAX_DHT_MESSAGE_SIZE == MAX_DHT_BYTES
 
 
 LEAN = """
