@@ -25,6 +25,7 @@ from libp2p.kad_dht import common, kad_dht, peer_routing, provider_store, value_
 from libp2p.network import swarm as swarm_module
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.peer.peerdata import PeerData
+from libp2p.peer.peerinfo import PeerInfo
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
 from libp2p.stream_muxer import muxer_multistream
 from libp2p.tools.anyio_service.trio_manager import TrioManager
@@ -116,6 +117,7 @@ def _patch(kad_protocol: str) -> None:
     swarm_module.new_protected_conn = PrivateConnection
     tcp._set_reuse_flags = _set_listen_flags
     PeerData.add_addrs = _add_addresses
+    PeerInfo.__init__ = _name_addresses
     for module in (swarm_module, tcp):
         module.DNSResolver = SystemResolver
     for module in (common, kad_dht, peer_routing, provider_store, value_store):
@@ -127,6 +129,11 @@ def _add_addresses(data: Any, addresses: Sequence[Any]) -> None:
     """libp2p keeps all, and looks each up among all: one answer of the DHT could hold up the node for an hour."""
     data.addrs += [each for each in dict.fromkeys(addresses[:MAX_HEARD_ADDRESSES]) if each not in data.addrs]
     del data.addrs[:-MAX_HEARD_ADDRESSES]
+
+
+def _name_addresses(info: Any, peer_id: Any, addrs: Sequence[Any]) -> None:
+    """Of these are records of providers, ten thousand of them, and the routing table: libp2p bounds how many alone."""
+    info.peer_id, info.addrs = peer_id, list(addrs[:MAX_HEARD_ADDRESSES])
 
 
 def _set_listen_flags(sock: Any) -> None:

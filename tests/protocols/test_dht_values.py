@@ -12,6 +12,8 @@ from protocols.ipns import make_record
 from protocols.name_records import key_of_name
 from protocols.net import Network, PeerInfo, Stream
 from protocols.net_libp2p import NetConfig, open_network
+from protocols.net_libp2p.host import MAX_HEARD_ADDRESSES
+from protocols.net_libp2p.network import LibP2pNetwork
 from protocols.net_libp2p.values import MAX_ANSWER_BYTES
 from storage.keys import Identity
 
@@ -92,6 +94,19 @@ async def test_what_is_no_good_ends_the_stream_and_is_not_kept(server: Network, 
     with trio.fail_after(10), pytest.raises((StreamBroken, AssertionError)):
         await told(stream)
     assert await server.find_record(ALICE.peer_id, NOW) is None
+
+
+async def test_of_a_provider_few_addresses_are_kept_however_many_it_tells(server: Network, stream: Stream) -> None:
+    message = Message(type=Message.MessageType.ADD_PROVIDER, key=KEY)
+    told = message.providerPeers.add()
+    told.id = Identity(b"a" * 32).peer_id
+    ports = (port.to_bytes(2, "big") for port in range(1, 1000))
+    told.addrs.extend(b"\x04\x08\x08\x08\x08\x06" + port for port in ports)
+    await stream.write(frame(message.SerializeToString()))
+    await ask(stream, Message(type=PING))
+    assert isinstance(server, LibP2pNetwork)
+    (kept,) = server._dht.provider_store.get_providers(KEY)
+    assert len(kept.addrs) == MAX_HEARD_ADDRESSES
 
 
 async def test_an_older_record_is_refused(stream: Stream) -> None:
