@@ -274,11 +274,22 @@ def _checked(table: dict[str, Any], name: str) -> Config:
     """The settings in a table. Raises: BadConfig."""
     _refuse_unknown(table, Config, "", name)
     _refuse_out_of_range(table, name)
+    _refuse_no_choice(table, name)
     try:
         return msgspec.convert(table, Config)
     except msgspec.ValidationError as error:
         text, _, where = str(error).partition(" - at `$")
         raise BadConfig(f"{name}: {where.strip('.`') or 'the file'}: {text}") from None
+
+
+def _refuse_no_choice(table: dict[str, Any], name: str) -> None:
+    """Words where a setting is one of several, with these. What is no text is left to the types."""
+    for section, values in table.items():
+        for key, value in values.items() if isinstance(values, dict) else ():
+            kind = _fields(_fields(Config)[section])[key]
+            choices = typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+            if choices and isinstance(value, str) and value not in choices:
+                raise BadConfig(f"{name}: {section}.{key} cannot be {value[:80]!r}; it is one of: {', '.join(choices)}")
 
 
 def _refuse_out_of_range(table: dict[str, Any], name: str) -> None:

@@ -168,3 +168,11 @@ def test_a_heading_inside_a_text_is_not_mistaken_for_one(tmp_path):
     with pytest.raises(BadConfig, match=r"set network\.port = 1 by hand"):
         config.edit(path, "network.port", "1")
     assert path.read_text() == before
+
+
+def test_a_word_that_is_no_choice_is_refused_with_those_that_are(tmp_path):
+    path = tmp_path / "config.toml"
+    with pytest.raises(BadConfig, match=r"network\.relay cannot be 'bogus'; it is one of: off, client, server, public"):
+        config.edit(path, "network.relay", "bogus")
+    with pytest.raises(BadConfig, match=r"network\.dht cannot be 'wan'; it is one of: lan, public"):
+        config.parse('[network]\ndht = "wan"\n')
