@@ -357,12 +357,27 @@ def edit(path: Path, key: str, value: str) -> Config:
         _checked(wanted, "nothing is changed")  # first of all: what is out of range may have no form in a file either
     except BadConfig as error:
         raise BadSetting(str(error)) from None
+    _refuse_no_address(f"{section}.{name}", read)
     after = _with_line(before, section, name, _toml(read))
     if _table(after) != wanted:
         raise BadConfig(f"{path} is written in a way that cannot be edited by line; set {key} = {_toml(read)} by hand")
     config = parse(after, str(path))
     write_file(path, after.encode())
     return config
+
+
+def _refuse_no_address(setting: str, values: Any) -> None:
+    """Peers and servers that the daemon could not start with. Raises: BadSetting."""
+    from protocols.errors import Malformed
+    from protocols.net import PeerInfo
+    from protocols.sources import HttpSource
+
+    read = {"network.bootstrap": PeerInfo.parse, "fetch.gateways": HttpSource.parse, "fetch.routers": HttpSource.parse}
+    for value in values if setting in read else ():
+        try:
+            read[setting](value)
+        except Malformed as error:
+            raise BadSetting(f"nothing is changed: {setting}: {error}") from None
 
 
 def _read(path: Path) -> str:

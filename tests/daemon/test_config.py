@@ -128,7 +128,11 @@ def test_a_file_written_in_another_style_is_left_alone(tmp_path):
     for text in ("network = {port = 4701}\n", "network.port = 4701\n", "[network]\nbootstrap = [\n]\nport = 4701\n"):
         path.write_text(text)
         try:
-            config.edit(path, "network.bootstrap", "/ip4/192.0.2.1/tcp/1")
+            config.edit(
+                path,
+                "network.bootstrap",
+                "/ip4/192.0.2.1/tcp/1/p2p/12D3KooWBCf5JZ6EzvCAqStgQMCH2JYoqfvBS4oX1hqJaCXBs4ro",
+            )
         except BadConfig:
             assert path.read_text() == text
         else:
@@ -176,3 +180,11 @@ def test_a_word_that_is_no_choice_is_refused_with_those_that_are(tmp_path):
         config.edit(path, "network.relay", "bogus")
     with pytest.raises(BadConfig, match=r"network\.dht cannot be 'wan'; it is one of: lan, public"):
         config.parse('[network]\ndht = "wan"\n')
+
+
+def test_an_address_that_no_daemon_could_start_with_is_refused(tmp_path):
+    path = tmp_path / "config.toml"
+    for key, value in [("network.bootstrap", "foo"), ("fetch.gateways", "ftp://x"), ("fetch.routers", "x")]:
+        with pytest.raises(BadConfig, match=f"nothing is changed: {key}: "):
+            config.edit(path, key, value)
+    assert not path.exists()
