@@ -19,7 +19,6 @@ MAX_RUN_BYTES: Final = 1 << 30
 MAX_RUNS: Final = 2  # at a time
 RUN_TIMEOUT_S: Final = 60.0
 PIECE_BYTES: Final = 1 << 20
-TRUSTED_ALONE: Final = "it measures with peers alone that its user trusts"
 
 
 class Speed(NamedTuple):
@@ -79,9 +78,13 @@ async def measure(network: Network, peer: PeerId, n_bytes: int) -> Speed:
     except trio.TooSlowError:
         raise TimedOut(f"{peer} did not finish within {RUN_TIMEOUT_S:g} s: try fewer bytes") from None
     except StreamBroken:
-        raise ProtocolRefused(f"{peer} broke off: {TRUSTED_ALONE}") from None
+        raise ProtocolRefused(f"{peer} broke off: {_trusted_alone(network)}") from None
     finally:
         await stream.aclose()
     if n_read != n_bytes:
-        raise ProtocolRefused(f"{peer} sent {n_read} of {n_bytes} bytes: {TRUSTED_ALONE}")
+        raise ProtocolRefused(f"{peer} sent {n_read} of {n_bytes} bytes: {_trusted_alone(network)}")
     return Speed(n_bytes / max(1e-9, sent_s - begin_s), n_bytes / max(1e-9, done_s - sent_s))
+
+
+def _trusted_alone(network: Network) -> str:
+    return f"it measures with peers alone that its user trusts. There: covey peer trust {network.peer_id}"

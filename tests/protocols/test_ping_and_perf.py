@@ -66,7 +66,7 @@ async def test_a_run_moves_so_many_bytes_each_way(sim_world: SimWorld, autojump_
 async def test_who_may_not_measure_is_told_nothing(sim_world: SimWorld, autojump_clock: object) -> None:
     one, other = await pair(sim_world)
     other.serve(perf.PROTOCOL, perf.answering(lambda peer: False))
-    with pytest.raises(ProtocolRefused, match="trusts"):
+    with pytest.raises(ProtocolRefused, match="There: covey peer trust 12D3"):
         await perf.measure(one, other.peer_id, 1000)
 
 
