@@ -109,7 +109,7 @@ def _number_text(key: str, value: float) -> str:
     if key.endswith("unix_s"):
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
     if key.endswith("_ms"):
-        return f"{value:.0f} ms"
+        return f"{value:.3g} ms" if value < 10 else f"{value:.0f} ms"
     if key.endswith("bytes_per_s"):
         return f"{bytes_text(value)}/s"
     if key.endswith("_per_s"):

@@ -10,6 +10,7 @@ import trio
 from daemon.app import open_node
 from daemon.config import Config, GatewayConfig
 from protocols.ipns import make_record, name_text, read_record
+from storage.blockstore import Block, Visibility
 from storage.cid import Cid
 from storage.keys import Identity
 
@@ -104,6 +105,15 @@ async def test_the_nodes_own_name_gets_records_of_growing_sequence(here):
     here.node.catalog.names.put(dataclasses.replace(row, sequence=1000))
     assert (await here.post("publish", cid=f"/ipns/{THEIRS}")).json["sequence"] == 1001
     assert (await here.post("publish", cid="nonsense")).status == 400
+
+
+async def test_a_name_for_what_strangers_may_not_see_says_so(here):
+    block = Block(Cid.of(b"private"), b"private")
+    here.node.store.put_many([block])
+    told = (await here.post("publish", cid=str(block.cid))).json
+    assert f"covey share {block.cid} --visibility public" in told["note"]
+    here.node.roots.publish(block.cid, Visibility.PUBLIC)
+    assert "covey share" not in (await here.post("publish", cid=str(block.cid))).json["note"]
 
 
 async def test_the_status_tells_the_gateways_url(here, home, ask, lonely):

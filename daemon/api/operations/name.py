@@ -103,8 +103,22 @@ async def publish(node: "Node", params: Publish) -> NamePublished:
         partial(node.names.sign, value, params.key, lifetime_s=params.lifetime_s, ttl_s=params.ttl_s)
     )
     n_peers = await node.names.tell(row)
-    note = None if n_peers else "nobody of the DHT has it yet: it is told again as soon as a peer is connected"
+    note = await trio.to_thread.run_sync(_hidden, node, value)
+    if note is None and not n_peers:
+        note = "nobody of the DHT has it yet: it is told again as soon as a peer is connected"
     return NamePublished(**_told(node, row, wall.unix_s()), is_new=is_new, n_peers=n_peers, note=note)
+
+
+def _hidden(node: "Node", value: str) -> str | None:
+    """Whether strangers find the name and get nothing by it: the content is here, and not for all."""
+    from storage.cid import Cid
+
+    if not value.startswith("/ipfs/"):
+        return None
+    root = Cid.parse(value.removeprefix("/ipfs/").partition("/")[0])
+    if node.store.seen(root) is None or node.roots.may_see(None, root, is_flock=False):
+        return None
+    return f"what it stands for is not for all to see. To change that: covey share {root} --visibility public"
 
 
 async def _learn(node: "Node", name: "PeerId") -> None:
