@@ -16,6 +16,7 @@ from libp2p.connection_types import ConnectionType
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.io.exceptions import ConnectionClosedError
 
+from protocols.bucket import Bucket
 from protocols.dcutr import shell as dcutr
 from protocols.dcutr.wire import PROTOCOL as DCUTR
 from protocols.endpoints import Endpoint
@@ -45,6 +46,8 @@ MAX_ARRIVED: Final = 64  # connections at a time that relays brought
 READ_BYTES: Final = 256 << 10
 TELL_S: Final = 2.0  # in which a peer that came says where it listens
 DIRECT_TIMEOUT_S: Final = 5.0
+MAX_STRANGERS_DIALS: Final = 3  # of the addresses that a stranger tells, and
+MINUTES_STRANGERS_DIALS: Final = 30.0  # of all strangers': they may be somebody else's
 DRAIN_S: Final = 5.0  # for what is under way over a relay when there is a direct connection
 
 log = structlog.get_logger(__name__)
@@ -113,6 +116,7 @@ class Circuits(ITransport):  # type: ignore[misc]  # libp2p's types are not foll
         """Use this network, which answers relays from now on, and peers at the other end of one."""
         self._network, self._swarm = network, swarm
         self._meet = Meetings(network, swarm, sockets).meet
+        self._strangers_dials = Bucket(MINUTES_STRANGERS_DIALS, 60.0, trio.current_time())
         network.serve(DCUTR, dcutr.answering(network, self._meet_and_let_go))
         network.serve(STOP, shell.arriving(lambda relay: relay in self._held(), self._take))
 
@@ -207,7 +211,9 @@ class Circuits(ITransport):  # type: ignore[misc]  # libp2p's types are not foll
         network = self._attached()
         may_all = network.is_protected(peer)
         told = [text for text in network.peer_addresses(peer) if not is_circuit(text) and (may_all or is_public(text))]
-        for text in told:
+        for text in told if may_all else told[:MAX_STRANGERS_DIALS]:
+            if not may_all and not self._strangers_dials.may_take(1, trio.current_time()):
+                return False
             with trio.move_on_after(DIRECT_TIMEOUT_S), suppress(*_FAILURES):
                 await self._swarm.dial_addr(parse(text), peer_id)
             if any(link.peer == peer and not link.is_relayed for link in network.connections()):

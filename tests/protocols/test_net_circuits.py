@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import trio
@@ -10,7 +10,7 @@ import trio
 from protocols.errors import DialFailed, RelayRefused, StreamBroken
 from protocols.net import PeerInfo, Stream
 from protocols.net_libp2p import NetConfig, circuits, open_network
-from protocols.net_libp2p.addresses import is_circuit, is_public, parse, to_texts
+from protocols.net_libp2p.addresses import is_circuit, is_public, parse, to_id, to_texts
 from protocols.net_libp2p.network import LibP2pNetwork
 from protocols.pnet import FlockKey
 from protocols.relay.circuits import FRIEND, Relay
@@ -182,6 +182,30 @@ async def test_a_stranger_may_reserve_where_it_is_let_and_nowhere_else(three: Th
         await three.target.reserve(three.relay.peer_id, NOW)
     with pytest.raises(DialFailed, match="not connected"):
         await three.target.reserve(three.asker.peer_id, NOW)
+
+
+async def test_few_of_the_addresses_that_strangers_tell_are_dialled_when_a_relay_brings_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dialled: list[str] = []
+
+    async def dial(address: Any, peer_id: Any) -> None:
+        dialled.append(str(address))
+        raise OSError("nobody there")
+
+    async with open_network(Identity.generate(), NetConfig(("/ip4/127.0.0.1/tcp/0",), mdns=False)) as node:
+        monkeypatch.setattr(node._swarm, "dial_addr", dial)
+        monkeypatch.setattr(node, "peer_addresses", lambda peer: [f"/ip4/1.1.1.{n}/tcp/1" for n in range(9)])
+        counts = []
+        for number in range(20):
+            stranger = Identity(bytes([number + 1]) * 32).peer_id
+            assert not await node._circuits._dial_back(stranger, to_id(stranger))
+            counts.append(len(dialled))
+        assert counts[0] == circuits.MAX_STRANGERS_DIALS
+        assert counts[-1] < circuits.MINUTES_STRANGERS_DIALS + circuits.MAX_STRANGERS_DIALS
+        node.protect([stranger])
+        assert not await node._circuits._dial_back(stranger, to_id(stranger))
+        assert len(dialled) == counts[-1] + 9
 
 
 @pytest.mark.parametrize(
