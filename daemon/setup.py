@@ -33,7 +33,7 @@ def initialise(home: Home) -> tuple[Identity, bool]:
 
 def join_flock(home: Home, file: Path | None) -> FlockKey:
     """Keep the key in `file`, or a new one; it holds from the next start. Raises: BadFlockKey, BadInput, Unfit."""
-    key = FlockKey.generate() if file is None else _read_key(file)
+    key = FlockKey.generate() if file is None else read_flock_key(file)
     if not home.flock_key.exists():
         key.save(home.flock_key)
     elif file is None or FlockKey.load(home.flock_key) != key:
@@ -41,8 +41,8 @@ def join_flock(home: Home, file: Path | None) -> FlockKey:
     return key
 
 
-def _read_key(file: Path) -> FlockKey:
-    """A key on its way here: it may lie on a stick, where no file is its owner's alone."""
+def read_flock_key(file: Path) -> FlockKey:
+    """A key on its way here: it may lie on a stick, where no file is its owner's alone. Raises as `join_flock`."""
     try:
         with file.open("rb") as source:
             return FlockKey.parse(source.read(MAX_FILE_BYTES + 1))

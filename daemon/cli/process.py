@@ -32,10 +32,12 @@ _LOOK_S: Final = 0.05
 @click.pass_obj
 def init(home: Home, flock: Path | None, new_flock: bool, as_json: bool) -> None:
     """Make this machine a node: a home folder and an identity. `covey up` does it too."""
-    from daemon.setup import initialise, join_flock
+    from daemon.setup import initialise, join_flock, read_flock_key
 
     if flock and new_flock:
         raise click.UsageError("a flock is either begun (--new-flock) or joined (--flock FILE)")
+    if flock:
+        read_flock_key(flock)  # before there is a home: one without its key would start as a node open to everybody
     identity, is_new = initialise(home)
     key = join_flock(home, flock) if flock or new_flock else None
     result = {"peer": str(identity.peer_id), "home": str(home.root), "is_new": is_new}

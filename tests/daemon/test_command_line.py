@@ -392,6 +392,16 @@ def test_init_makes_a_node_once(tmp_path, covey, monkeypatch):
     assert covey("id")[1].strip() == first["peer"] == again["peer"]
 
 
+def test_init_with_a_key_that_cannot_be_used_makes_no_node_that_would_be_open_to_everybody(
+    tmp_path, covey, monkeypatch
+):
+    monkeypatch.setenv("COVEY_HOME", str(tmp_path / "new"))
+    (tmp_path / "damaged").write_text("no key")
+    for name in ("damaged", "nowhere"):
+        assert covey("init", "--flock", str(tmp_path / name))[0] == 1
+    assert not (tmp_path / "new").exists()
+
+
 def test_every_command_has_help_and_json(covey):
     import click
 
