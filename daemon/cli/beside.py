@@ -28,4 +28,12 @@ def _why_no_adapters(ask: Ask, params: Json) -> str:
     return "no adapters yet. Train one: covey train FILE --name NAME; or trust a peer that has: covey peer trust PEER"
 
 
-BESIDE: Final[dict[str, Callable[[Ask, Json, Json], Iterator[str]]]] = {"adapter/ls": _beside_adapters}
+def _beside_providers(ask: Ask, params: Json, rows: Json) -> Iterator[str]:
+    if not rows:
+        yield "nobody says so. Connected peers are asked themselves by: covey get CID"
+
+
+BESIDE: Final[dict[str, Callable[[Ask, Json, Json], Iterator[str]]]] = {
+    "adapter/ls": _beside_adapters,
+    "net/providers": _beside_providers,
+}

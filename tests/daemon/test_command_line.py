@@ -280,6 +280,12 @@ def test_a_folder_is_listed_by_cid_size_and_name(daemon, covey):
     assert covey("ls", "bafy")[1] == "bafk     1.5 KiB  a\\x1b.txt\nbafy           -  b/\n"
 
 
+def test_that_nobody_provides_something_is_said(daemon, covey):
+    daemon.answers["net/providers"] = (200, [[]])
+    assert "covey get" in covey("net", "providers", "bafy")[1]
+    assert covey("net", "providers", "bafy", "--json")[1] == "[]\n"
+
+
 def test_events_are_lines_with_ids(daemon, covey):
     daemon.answers["events/read"] = (
         200,
