@@ -24,6 +24,7 @@ from storage.codecs import dag_pb
 from storage.errors import StorageError
 
 SPREAD_S: Final = 600.0  # what was public before a start is provided within this time
+MAX_AT_START: Final = 256  # so many are told again after every start: who kept their records may be new, too
 LOOK_S: Final = 300.0  # for what became public without being told here: fetched adapters
 SWEEP_LOOK_S: Final = 300.0
 SWEEP_TIMEOUT_S: Final = 900.0  # for one arc
@@ -58,8 +59,9 @@ class Provider:
         """Provide every public root, and what is asked for, until cancelled."""
         schedule = ProvideSchedule(self._rng, reprovide_s=math.inf)
         state = await self._ports.exchange.work(self._ports.catalog.sweeps.get)
-        for request in await self._ports.exchange.work(self._all_public):
-            if state is None:
+        public = await self._ports.exchange.work(self._all_public)
+        for request in public:
+            if state is None or len(public) <= MAX_AT_START:
                 schedule.add(request, trio.current_time())
             else:
                 schedule.know(request.cid)

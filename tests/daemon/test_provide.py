@@ -116,7 +116,24 @@ async def test_an_adapter_that_was_brought_in_is_provided_at_once(pair, autojump
         assert await is_found(neighbour, row.manifest)
 
 
-async def test_after_a_restart_what_is_out_is_not_told_of_again_at_once_but_in_its_turn(pair, autojump_clock):
+async def test_after_a_restart_few_cids_are_told_of_again_for_who_kept_them_may_be_new_too(pair, autojump_clock):
+    ann, _ = pair
+    root, provided = publish_bytes(ann, b"old", Visibility.PUBLIC), []
+
+    async def count(cid):
+        provided.append(cid)
+
+    ann.network.provide = count
+    for n_starts in (1, 2):
+        async with running(Provider(ann.ports, random.Random(1)).run):
+            await trio.sleep(SPREAD_S + LOOK_S)
+        assert provided.count(root) == n_starts
+
+
+async def test_after_a_restart_what_is_out_is_not_told_of_again_at_once_but_in_its_turn(
+    pair, autojump_clock, monkeypatch
+):
+    monkeypatch.setattr("daemon.provide.MAX_AT_START", 0)
     ann, neighbour = pair
     old = publish_bytes(ann, b"old", Visibility.PUBLIC)
     provided = []
