@@ -42,7 +42,10 @@ MAX_OFFENDERS_OF_PLACE: Final = 32
 
 
 class Offender(NamedTuple):
-    """A peer, and what it did last. `refused_s`: for how long it is still refused; `n_refusals`: how often it was."""
+    """A peer, and what it did last, or is refused for.
+
+    `refused_s`: for how long it is still refused; `n_refusals`: how often it was.
+    """
 
     peer: PeerId
     code: str
@@ -96,14 +99,16 @@ class Conduct:
         if cost is None:
             return None
         record = self._record(peer, now_s)
-        record.code, record.heard_s = code, now_s
+        record.heard_s = now_s
         record.n_breaches += 1
+        if record.until_s <= now_s:  # what is still on its way from one that was cut off is not why it was
+            record.code = code
         is_too_much = record.points.wait_s(cost, now_s) > 0
         record.points.take(min(cost, MAX_POINTS), now_s)
         if not is_too_much or is_kept:
             return 0.0 if is_too_much else None
         if record.until_s > now_s:
-            return record.until_s - now_s  # what was on its way when it was cut off
+            return record.until_s - now_s
         record.n_refusals += 1
         refused_s = min(LONGEST_REFUSAL_S, FIRST_REFUSAL_S * 2.0 ** min(record.n_refusals - 1, 32))
         record.until_s = now_s + refused_s

@@ -46,7 +46,10 @@ def prepare(dht: Any, handle: Callable[[Any], Awaitable[None]], report: Callable
 def _bounded(
     handle: Callable[[Any], Awaitable[None]], report: Callable[[PeerId, str], None]
 ) -> Callable[[Any], Awaitable[None]]:
-    """A peer has few streams, and each of them its time. A stream that the server resets held what it refuses."""
+    """A peer has few streams, and each of them its time. A stream that the server resets held what it refuses.
+
+    Unless the peer had broken it off before, or its connection ended: libp2p's server resets that one as well.
+    """
     n_open: Counter[Any] = Counter()
 
     async def stream_handler(stream: Any) -> None:
@@ -58,7 +61,7 @@ def _bounded(
         reset, peer = stream.reset, to_peer(peer_id)
 
         async def refuse() -> None:
-            if peer is not None:
+            if peer is not None and not stream.muxed_stream.is_closed:
                 report(peer, "bad_record")
             await reset()
 

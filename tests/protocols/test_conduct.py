@@ -77,6 +77,14 @@ def test_a_broken_connection_costs_more_than_a_broken_stream() -> None:
     assert said == [None, None, None, None, FIRST_REFUSAL_S]
 
 
+def test_what_comes_in_behind_a_refusal_does_not_change_what_it_is_for() -> None:
+    book = Conduct()
+    for _ in range(5):
+        book.report(peer(1), "bad_connection", 0.0)
+    book.report(peer(1), "bad_record", 0.0)
+    assert [(one.code, one.n_breaches) for one in book.offenders(0.0)] == [("bad_connection", 6)]
+
+
 def test_a_peer_that_the_user_keeps_is_cut_off_and_never_refused() -> None:
     book = Conduct()
     said = [book.report(peer(1), "malformed", 0.0, (HOST, SUBNET), is_kept=True) for _ in range(ENOUGH + 3)]

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import trio
+import trio.testing
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 
 from protocols.errors import StreamBroken
@@ -14,6 +15,7 @@ from protocols.net import Network, PeerInfo, Stream
 from protocols.net_libp2p import NetConfig, open_network
 from protocols.net_libp2p.host import MAX_HEARD_ADDRESSES
 from protocols.net_libp2p.network import LibP2pNetwork
+from protocols.net_libp2p.streams import LibP2pStream
 from protocols.net_libp2p.values import MAX_ANSWER_BYTES
 from storage.keys import Identity
 
@@ -124,6 +126,22 @@ async def test_garbage_ends_its_stream_alone(server: Network, stream: Stream, ga
     async with open_network(Identity(b"b" * 32), LOOPBACK) as other:
         await other.connect(PeerInfo.parse(server.addresses()[0]))
         assert (await ask(await other.open_stream(server.peer_id, [KAD]), put(1))).record.value == RECORDS[1]
+
+
+async def test_who_breaks_off_its_own_stream_or_connection_broke_no_rule(server: Network) -> None:
+    assert isinstance(server, LibP2pNetwork)
+    async with open_network(Identity(b"c" * 32), LOOPBACK) as asker:
+        await asker.connect(PeerInfo.parse(server.addresses()[0]))
+        broken, asked = [await asker.open_stream(server.peer_id, [KAD]) for _ in range(2)]
+        assert (await ask(broken, Message(type=PING))).type == PING
+        assert isinstance(broken, LibP2pStream)
+        await broken._stream.reset()
+        assert (await ask(asked, Message(type=PING))).type == PING
+    with trio.fail_after(10):
+        while asker.peer_id in server.peers():
+            await trio.sleep(0.01)
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert server.conduct.offenders(trio.current_time()) == []
 
 
 async def test_a_node_without_a_clock_keeps_nothing_for_others() -> None:
