@@ -45,6 +45,7 @@ from daemon.api.openai.face import Face, Token
 from daemon.api.operation import Nothing
 from daemon.api.operations.node import status
 from daemon.backend import engine_opened, run_acquaintance, settle
+from daemon.buffers import keep_buffers
 from daemon.config import Config
 from daemon.crafting import NodeAdapters
 from daemon.errors import BadConfig
@@ -152,6 +153,7 @@ C = TypeVar("C", bound=Closable)
 def run_daemon(home: Home, identity: Identity, *, is_foreground: bool, on_ready: OnReady) -> int:
     """Run the node of `home` until a signal or `covey down`; return the exit code."""
     config = settings.load(home.config)
+    keep_buffers()
     with sole_daemon(home):
         shutil.rmtree(home.scratch, ignore_errors=True)
         make_home(home)

@@ -29,6 +29,7 @@ from typing import Any
 
 import trio
 
+from daemon.buffers import keep_buffers
 from tests.benchmarks.muxer import serve_tcp
 from tests.benchmarks.storage import Kubo
 from tests.interop.strangers import CannotInstall, kubo_command
@@ -325,6 +326,8 @@ def report(found: dict[str, list[Row]], n_mb: int) -> None:
 
 
 if __name__ == "__main__":
+    if "covey" in sys.argv:
+        keep_buffers()  # as the daemon does
     match sys.argv[1:]:
         case ["serve", "tcp"]:
             trio.run(serve_tcp)
