@@ -37,6 +37,7 @@ CREATE TABLE own_names (
 ) STRICT, WITHOUT ROWID"""
 
 _SELECT: Final = "SELECT name, record, value, sequence, expires_unix_s, expires_ns, ttl_ns, received_unix_s FROM names"
+_SELECT_OWN: Final = "SELECT name, label, lifetime_s, told_unix_s FROM own_names"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,16 +121,20 @@ class NameTable:
 
     def own(self) -> Sequence[OwnName]:
         """The names that this node signs for, by label."""
-        rows = self._database.read("SELECT name, label, lifetime_s, told_unix_s FROM own_names ORDER BY label")
-        return tuple(OwnName(PeerId(row[0]), *row[1:]) for row in rows)
+        return tuple(_own(row) for row in self._database.read(f"{_SELECT_OWN} ORDER BY label"))
 
     def own_of(self, name: PeerId) -> OwnName | None:
         """What there is to know of a name that this node signs for."""
-        return next((own for own in self.own() if own.name == name), None)
+        row = self._database.read_one(f"{_SELECT_OWN} WHERE name = ?", (bytes(name),))
+        return _own(row) if row else None
 
     def put_own(self, own: OwnName) -> None:
         """Note that, or how, this node signs for a name."""
         self._database.write("INSERT OR REPLACE INTO own_names VALUES (?, ?, ?, ?)", (bytes(own.name), *own[1:]))
+
+
+def _own(values: tuple[Any, ...]) -> OwnName:
+    return OwnName(PeerId(values[0]), *values[1:])
 
 
 def _row(values: tuple[Any, ...]) -> NameRow:

@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage.catalog import Catalog, names
-from storage.catalog.names import MAX_RECORD_BYTES, NameRow
+from storage.catalog.names import MAX_RECORD_BYTES, NameRow, OwnName
 from storage.errors import TooLarge
 from storage.keys import PeerId
 
@@ -71,3 +71,15 @@ def test_there_is_an_end_to_how_many_are_kept_and_known_ones_are_renewed(
 def test_a_record_over_the_limit_is_not_kept(catalog: Catalog) -> None:
     with pytest.raises(TooLarge):
         catalog.names.put(dataclasses.replace(ROW, record=b"x" * (MAX_RECORD_BYTES + 1)))
+
+
+def test_of_the_names_that_are_signed_for_each_is_found_by_itself(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = [OwnName(PeerId.of(bytes([number]) * 32), f"key {number}", 60, 1.5) for number in range(3)]
+    for each in own:
+        catalog.names.put_own(each)
+    assert catalog.names.own() == tuple(own)
+    monkeypatch.setattr(catalog.names, "own", None)  # a list asks for each of its rows: no row reads all
+    assert [catalog.names.own_of(each.name) for each in own] == own
+    assert catalog.names.own_of(PeerId.of(b"\x09" * 32)) is None
