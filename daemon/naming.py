@@ -3,6 +3,7 @@
 The keys come of the identity: whoever restores that has all names again. Where the records stand is in the catalog.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -14,9 +15,9 @@ from daemon import wall
 from daemon.errors import NotFoundHere, Unfit
 from protocols.errors import Local, ProtocolError, Remote, Replayed
 from protocols.ipns import DEFAULT_LIFETIME_S, DEFAULT_TTL_S, make_record, name_text, parse_name, read_record
-from storage.catalog.names import NameRow, OwnName
+from storage.catalog.names import NameRow, NameTable, OwnName
 from storage.cid import Cid
-from storage.errors import StorageError
+from storage.errors import StorageError, TooLarge
 from storage.keys import Identity, PeerId
 
 if TYPE_CHECKING:
@@ -213,21 +214,36 @@ async def followed(node: "Node", reference: str) -> str:
 
 
 async def _current(node: "Node", name: PeerId) -> NameRow:
-    table, unix_s = node.catalog.names, wall.unix_s()
-    kept = await trio.to_thread.run_sync(table.get, name)
-    if kept is not None and unix_s >= kept.expires_unix_ns / _NS:
-        kept = None
-    if kept is not None and (table.own_of(name) or unix_s - kept.received_unix_s < kept.ttl_ns / _NS):
+    unix_s = wall.unix_s()
+    kept, is_fresh = await trio.to_thread.run_sync(_kept, node.catalog.names, name, unix_s)
+    if kept is not None and is_fresh:
         return kept
-    for raw in await look_up(node, name):
-        try:
-            table.put(row_of(raw, name, unix_s))
-        except Remote as error:
-            log.info("bad_record", name=name_text(name), error=str(error))
-    row = table.get(name) or kept
+    found = await look_up(node, name)
+    row = await trio.to_thread.run_sync(_best, node.catalog.names, name, found, unix_s) or kept
     if row is None or unix_s >= row.expires_unix_ns / _NS:
         raise NotFoundHere(f"nobody who can be asked has a record of {name_text(name)}")
     return row
+
+
+def _kept(table: NameTable, name: PeerId, unix_s: float) -> tuple[NameRow | None, bool]:
+    """The record that is here and valid, and whether nobody needs to be asked for a newer one."""
+    row = table.get(name)
+    if row is None or unix_s >= row.expires_unix_ns / _NS:
+        return None, False
+    return row, table.own_of(name) is not None or unix_s - row.received_unix_s < row.ttl_ns / _NS
+
+
+def _best(table: NameTable, name: PeerId, found: Sequence[bytes], unix_s: float) -> NameRow | None:
+    """The best of what was found and of what is kept. It is kept where there is room."""
+    good = [row for row in [table.get(name)] if row is not None]
+    for raw in found:
+        try:
+            row = row_of(raw, name, unix_s)
+            good.append(row)
+            table.put(row)
+        except (Remote, TooLarge) as error:
+            log.info("record_not_kept", name=name_text(name), error=str(error))
+    return max(good, key=lambda row: row.rank, default=None)
 
 
 def row_of(raw: bytes, name: PeerId, unix_s: float) -> NameRow:

@@ -14,6 +14,7 @@ from daemon.provide import Provider
 from protocols.ipns import make_record, name_text, read_record
 from protocols.net import PeerInfo
 from simulations.world import make_node, write_adapter
+from storage import catalog
 from storage.blockstore import Visibility
 from storage.catalog.names import NameRow, OwnName
 from storage.cid import Cid
@@ -129,6 +130,14 @@ async def test_a_published_name_is_shown_and_followed_through_the_dht(node_here)
     for reference in (f"/ipns/{name}", f"/ipns/{Identity(b'8' * 32).peer_id}"):
         missing = await post("content/get", reference=reference)
         assert "not_found" in missing.body.decode()
+
+
+async def test_a_name_is_followed_also_where_no_more_records_are_kept(node_here, monkeypatch):
+    node, other = node_here.node, Identity(b"\x07" * 32)
+    monkeypatch.setattr(catalog.names, "MAX_NAMES", 0)
+    node.network.records[other.peer_id] = make_record(other, f"/ipfs/{CID}", sequence=1, unix_s=1.9e9)
+    assert await followed(node, f"/ipns/{other.peer_id}") == f"/ipfs/{CID}"
+    assert node.catalog.names.list() == []
 
 
 async def test_a_lost_catalog_does_not_take_the_sequence_back(node_here):
