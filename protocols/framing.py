@@ -8,7 +8,7 @@ from typing import Final
 
 import trio
 
-from protocols.errors import Malformed, StreamBroken, TooBig
+from protocols.errors import Malformed, StreamBroken, TimedOut, TooBig
 from protocols.net import Stream
 from storage.cid import varint_encode
 
@@ -156,6 +156,29 @@ async def write_frame(stream: Stream, message: bytes, max_bytes: int) -> None:
     if len(message) > max_bytes:
         raise TooBig(f"a message of {len(message)} bytes; the limit is {max_bytes}")
     await stream.write(frame(message))
+
+
+async def read_within(limit_s: float, stream: Stream, max_bytes: int) -> bytes | None:
+    """As `read_frame`, from a peer that has so long for it. Raises: TimedOut; as `read_frame`."""
+    with trio.move_on_after(limit_s):
+        return await read_frame(stream, max_bytes)
+    raise TimedOut(f"{stream.peer} said nothing within {limit_s:g} s")
+
+
+async def next_within(limit_s: float, stream: Stream, max_bytes: int) -> bytes:
+    """The same where a message has to come. Raises: as `read_within`; StreamBroken where the peer has finished."""
+    message = await read_within(limit_s, stream, max_bytes)
+    if message is None:
+        raise StreamBroken(f"{stream.peer} ended the stream")
+    return message
+
+
+async def write_within(limit_s: float, stream: Stream, message: bytes, max_bytes: int) -> None:
+    """As `write_frame`, to a peer that has so long to read it. Raises: TimedOut; as `write_frame`."""
+    with trio.move_on_after(limit_s):
+        await write_frame(stream, message, max_bytes)
+        return
+    raise TimedOut(f"{stream.peer} did not read within {limit_s:g} s")
 
 
 async def write_pieces(stream: Stream, pieces: Iterable[bytes], on_bytes: OnBytes) -> None:

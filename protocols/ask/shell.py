@@ -9,7 +9,7 @@ import trio
 from protocols.ask import wire
 from protocols.ask.wire import Ask, Describe, Dialogue, Offer, Refused, Reply, Waiting
 from protocols.errors import Malformed, Remote, TimedOut
-from protocols.framing import read_frame, write_frame
+from protocols.framing import read_frame, write_within
 from protocols.message import Message, decode_form, encode
 from protocols.net import Network, Stream
 from storage.keys import PeerId
@@ -169,7 +169,4 @@ async def _within(limit_s: float, stream: Stream, max_bytes: int, peer: PeerId) 
 
 async def _send(stream: Stream, message: Message, max_bytes: int) -> None:
     """Send within a time: a peer that reads nothing holds nothing. Raises: TimedOut, StreamBroken."""
-    with trio.move_on_after(WRITE_LIMIT_S):
-        await write_frame(stream, encode(message, max_bytes), max_bytes)
-        return
-    raise TimedOut(f"{stream.peer} did not read for {WRITE_LIMIT_S:g} s")
+    await write_within(WRITE_LIMIT_S, stream, encode(message, max_bytes), max_bytes)

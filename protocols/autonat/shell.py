@@ -14,8 +14,8 @@ import trio
 from protocols.autonat.dialbacks import Dialbacks, targets
 from protocols.autonat.wire import MAX_MESSAGE_BYTES, PROTOCOL, Status, Told, read_ask, read_told, write_ask, write_told
 from protocols.endpoints import Endpoint
-from protocols.errors import DialFailed, Malformed, StreamBroken, TimedOut
-from protocols.framing import read_frame, write_frame
+from protocols.errors import DialFailed, Malformed
+from protocols.framing import next_within, write_within
 from protocols.net import Handler, Network, Stream
 from storage.keys import PeerId
 
@@ -37,7 +37,7 @@ async def ask(network: Network, peer: PeerId) -> bool | None:
     stream = await network.open_stream(peer, [PROTOCOL])
     async with aclosing(stream):
         await _say(stream, write_ask(network.peer_id, list(dict.fromkeys(told))))
-        answer = read_told(await _hear(stream, TOLD_TIMEOUT_S))
+        answer = read_told(await next_within(TOLD_TIMEOUT_S, stream, MAX_MESSAGE_BYTES))
     return {int(Status.OK): True, int(Status.DIAL_ERROR): False}.get(answer.status)
 
 
@@ -47,7 +47,7 @@ def answering(network: Network, dialbacks: Dialbacks) -> Handler:
 
     async def answer(stream: Stream) -> None:
         try:
-            asked = read_ask(await _hear(stream, ANSWER_TIMEOUT_S))
+            asked = read_ask(await next_within(ANSWER_TIMEOUT_S, stream, MAX_MESSAGE_BYTES))
         except Malformed:
             await _say(stream, write_told(Told(Status.BAD_REQUEST)))
             raise
@@ -88,19 +88,4 @@ async def _try(network: Network, peer: PeerId, endpoints: list[Endpoint]) -> End
 
 
 async def _say(stream: Stream, message: bytes) -> None:
-    with trio.move_on_after(ANSWER_TIMEOUT_S) as scope:
-        await write_frame(stream, message, MAX_MESSAGE_BYTES)
-    if scope.cancelled_caught:
-        raise TimedOut(f"{stream.peer} did not read within {ANSWER_TIMEOUT_S:g} s")
-
-
-async def _hear(stream: Stream, timeout_s: float) -> bytes:
-    """The next message. Raises: TimedOut, StreamBroken, Malformed, TooBig."""
-    try:
-        with trio.fail_after(timeout_s):
-            data = await read_frame(stream, MAX_MESSAGE_BYTES)
-    except trio.TooSlowError:
-        raise TimedOut(f"{stream.peer} said nothing within {timeout_s:g} s") from None
-    if data is None:
-        raise StreamBroken(f"{stream.peer} ended the stream")
-    return data
+    await write_within(ANSWER_TIMEOUT_S, stream, message, MAX_MESSAGE_BYTES)

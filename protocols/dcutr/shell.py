@@ -20,8 +20,8 @@ import trio
 
 from protocols.dcutr.wire import MAX_ENDPOINTS, MAX_MESSAGE_BYTES, PROTOCOL, Kind, Message, read, write
 from protocols.endpoints import Endpoint
-from protocols.errors import Malformed, TimedOut
-from protocols.framing import read_frame, write_frame
+from protocols.errors import Malformed
+from protocols.framing import read_within, write_within
 from protocols.net import Handler, Network, Stream
 from storage.keys import PeerId
 
@@ -123,17 +123,10 @@ def _of(kind: Kind, message: Message | None) -> Message | None:
 
 
 async def _say(stream: Stream, message: bytes) -> None:
-    with trio.move_on_after(ANSWER_TIMEOUT_S) as scope:
-        await write_frame(stream, message, MAX_MESSAGE_BYTES)
-    if scope.cancelled_caught:
-        raise TimedOut(f"{stream.peer} did not read within {ANSWER_TIMEOUT_S:g} s")
+    await write_within(ANSWER_TIMEOUT_S, stream, message, MAX_MESSAGE_BYTES)
 
 
 async def _hear(stream: Stream) -> Message | None:
     """The next message; None at the end of the stream. Raises: TimedOut, StreamBroken, Malformed, TooBig."""
-    try:
-        with trio.fail_after(ANSWER_TIMEOUT_S):
-            data = await read_frame(stream, MAX_MESSAGE_BYTES)
-    except trio.TooSlowError:
-        raise TimedOut(f"{stream.peer} said nothing within {ANSWER_TIMEOUT_S:g} s") from None
+    data = await read_within(ANSWER_TIMEOUT_S, stream, MAX_MESSAGE_BYTES)
     return None if data is None else read(data)

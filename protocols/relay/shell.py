@@ -16,8 +16,8 @@ from typing import Final, NamedTuple
 
 import trio
 
-from protocols.errors import Malformed, ProtocolError, RelayRefused, Remote, StreamBroken, TimedOut
-from protocols.framing import read_frame, write_frame
+from protocols.errors import Malformed, ProtocolError, RelayRefused, Remote
+from protocols.framing import next_within, write_within
 from protocols.net import Handler, Network, PeerInfo, Stream
 from protocols.relay.circuits import Circuit, Relay, Terms
 from protocols.relay.wire import (
@@ -180,19 +180,9 @@ def _granted(stream: Stream, answer: Message) -> Message:
 
 
 async def _say(stream: Stream, form: Form, message: Message) -> None:
-    with trio.move_on_after(ANSWER_TIMEOUT_S) as scope:
-        await write_frame(stream, write(form, message), MAX_MESSAGE_BYTES)
-    if scope.cancelled_caught:
-        raise TimedOut(f"{stream.peer} did not read within {ANSWER_TIMEOUT_S:g} s")
+    await write_within(ANSWER_TIMEOUT_S, stream, write(form, message), MAX_MESSAGE_BYTES)
 
 
 async def _hear(stream: Stream, form: Form, timeout_s: float = ANSWER_TIMEOUT_S) -> Message:
     """The next message. Raises: TimedOut, StreamBroken, Malformed, TooBig."""
-    try:
-        with trio.fail_after(timeout_s):
-            data = await read_frame(stream, MAX_MESSAGE_BYTES)
-    except trio.TooSlowError:
-        raise TimedOut(f"{stream.peer} said nothing within {timeout_s:g} s") from None
-    if data is None:
-        raise StreamBroken(f"{stream.peer} ended the stream")
-    return read(form, data)
+    return read(form, await next_within(timeout_s, stream, MAX_MESSAGE_BYTES))

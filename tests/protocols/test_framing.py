@@ -2,11 +2,22 @@ import tracemalloc
 from collections.abc import Iterable
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.errors import Malformed, StreamBroken, TooBig
-from protocols.framing import MERGE_BYTES, FrameReader, frame, read_frame, write_frame
+from protocols.errors import Malformed, StreamBroken, TimedOut, TooBig
+from protocols.framing import (
+    MERGE_BYTES,
+    FrameReader,
+    frame,
+    next_within,
+    read_frame,
+    read_within,
+    write_frame,
+    write_within,
+)
 from storage.keys import Identity, PeerId
 
 MAX_BYTES = 1000
@@ -41,6 +52,17 @@ class Pipe:
 
     async def aclose(self) -> None:
         raise NotImplementedError
+
+
+class Stuck(Pipe):
+    """A stream to a peer that neither says nor reads anything."""
+
+    async def read(self, max_bytes: int) -> bytes:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def write(self, data: bytes) -> None:
+        await trio.sleep_forever()
 
 
 @given(st.lists(st.binary(max_size=300), max_size=9), st.data())
@@ -126,3 +148,23 @@ async def test_write_frame_sends_one_message_and_refuses_a_large_one() -> None:
     with pytest.raises(TooBig):
         await write_frame(pipe, bytes(MAX_BYTES + 1), MAX_BYTES)
     assert pipe.written == b"\3abc"
+
+
+async def test_a_peer_has_so_long_to_say_something_or_to_read_it(autojump_clock: trio.testing.MockClock) -> None:
+    for waiting in (
+        lambda: read_within(5.0, Stuck(), MAX_BYTES),
+        lambda: next_within(5.0, Stuck(), MAX_BYTES),
+        lambda: write_within(5.0, Stuck(), b"abc", MAX_BYTES),
+    ):
+        began_s = trio.current_time()
+        with pytest.raises(TimedOut, match="within 5 s"):
+            await waiting()
+        assert trio.current_time() == began_s + 5.0
+
+
+async def test_where_a_message_has_to_come_the_end_of_the_stream_is_a_fault() -> None:
+    assert await read_within(5.0, Pipe(frame(b"a")), MAX_BYTES) == b"a"
+    assert await next_within(5.0, Pipe(frame(b"a")), MAX_BYTES) == b"a"
+    assert await read_within(5.0, Pipe(), MAX_BYTES) is None
+    with pytest.raises(StreamBroken, match="ended the stream"):
+        await next_within(5.0, Pipe(), MAX_BYTES)
