@@ -11,10 +11,11 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Final
 
 from protocols.errors import Expired, Forged, Local, Malformed, TooBig
-from protocols.ipns_keys import PublicKey, read_uint64
+from protocols.ipns_keys import PublicKey
+from protocols.protobuf import bytes_field, read_varint
 from storage import multibase
 from storage.catalog.names import MAX_RECORD_BYTES
-from storage.cid import IDENTITY, MAX_CID_TEXT, SHA2_256, Cid, varint_encode
+from storage.cid import IDENTITY, MAX_CID_TEXT, SHA2_256, Cid
 from storage.codecs import dag_cbor
 from storage.errors import InvalidCid, StorageError
 from storage.keys import Identity, InvalidPeerId, PeerId
@@ -100,7 +101,7 @@ def make_record(
             "TTL": ttl_s * _NS,
         }
     )
-    raw = _field(8, identity.sign(_SIGNED + data)) + _field(9, data)
+    raw = bytes_field(8, identity.sign(_SIGNED + data)) + bytes_field(9, data)
     if len(raw) > MAX_RECORD_BYTES:
         raise TooBig(f"the record would have {len(raw)} bytes; the limit is {MAX_RECORD_BYTES}")
     return raw
@@ -206,16 +207,12 @@ def _expiry(validity: bytes) -> int:
         raise Malformed("the record's Validity is not ASCII") from None
 
 
-def _field(number: int, body: bytes) -> bytes:
-    return varint_encode(number << 3 | 2) + varint_encode(len(body)) + body
-
-
 def _read_fields(raw: bytes) -> dict[str, Any]:
     """The protobuf's fields. Unknown ones are passed over; a known one that stands twice is refused."""
     fields: dict[str, Any] = {}
     at = 0
     while at < len(raw):
-        tag, at = read_uint64(raw, at)
+        tag, at = read_varint(raw, at)
         number, wire = tag >> 3, tag & 7
         value, at = _read_value(raw, at, wire)
         name = (_NUMBERS if wire == 0 else _TEXTS).get(number) if wire in (0, 2) else None
@@ -231,9 +228,9 @@ def _read_fields(raw: bytes) -> dict[str, Any]:
 
 def _read_value(raw: bytes, at: int, wire: int) -> tuple[int | bytes, int]:
     if wire == 0:
-        return read_uint64(raw, at)
+        return read_varint(raw, at)
     if wire == 2:
-        length, at = read_uint64(raw, at)
+        length, at = read_varint(raw, at)
     elif wire in (1, 5):
         length = 8 if wire == 1 else 4
     else:

@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import Final, Self
 
 from protocols.errors import Malformed
+from protocols.protobuf import read_varint
 from storage.keys import MAX_INLINED_BYTES, PeerId
 
 MAX_KEY_BYTES: Final = 2 << 10
@@ -41,7 +42,7 @@ class PublicKey:
             raise Malformed(f"a key of {len(raw)} bytes; the limit is {MAX_KEY_BYTES}")
         if len(raw) < 4 or raw[0] != 0x08 or raw[1] not in tuple(Kind) or raw[2] != 0x12:
             raise Malformed("not a public key as libp2p writes it")
-        length, at = read_uint64(raw, 3)
+        length, at = read_varint(raw, 3)
         if length != len(raw) - at:
             raise Malformed(f"a key of {len(raw) - at} bytes says {length}")
         key = cls(Kind(raw[1]), raw[at:], raw)
@@ -95,16 +96,3 @@ def _verifies(key: PublicKey, signature: bytes, data: bytes) -> bool:
     except InvalidSignature:
         return False
     return True
-
-
-def read_uint64(raw: bytes, at: int) -> tuple[int, int]:
-    """A protobuf varint of at most 64 bits, and the offset behind it. Raises: Malformed."""
-    value = shift = 0
-    for index in range(at, min(at + 10, len(raw))):
-        value |= (raw[index] & 0x7F) << shift
-        if raw[index] < 0x80:
-            if value >> 64:
-                break
-            return value, index + 1
-        shift += 7
-    raise Malformed(f"a number at byte {at} is cut short or over 64 bits")

@@ -4,8 +4,12 @@ Source: the encoding of Protocol Buffers (protobuf.dev, programming-guides/encod
 """
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from protocols.errors import Malformed
+from storage.cid import varint_encode
+
+MAX_NUMBER: Final = (1 << 64) - 1
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -21,16 +25,16 @@ def fields(data: memoryview, spend: Callable[[], None]) -> Iterator[tuple[int, i
     at, end = 0, len(data)
     while at < end:
         spend()
-        tag, at = _varint(data, at)
+        tag, at = read_varint(data, at)
         field, wire_type = tag >> 3, tag & 7
         if field == 0:
             raise Malformed("a protobuf field has the number 0")
         if wire_type == _VARINT:
-            value, at = _varint(data, at)
+            value, at = read_varint(data, at)
             yield field, value
             continue
         if wire_type == _BYTES:
-            length, at = _varint(data, at)
+            length, at = read_varint(data, at)
         elif wire_type in (_FIXED32, _FIXED64):
             length = 4 if wire_type == _FIXED32 else 8
         else:
@@ -41,18 +45,34 @@ def fields(data: memoryview, spend: Callable[[], None]) -> Iterator[tuple[int, i
         at += length
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """A protobuf varint: up to 10 bytes, since negative numbers travel as 64 bits."""
+def counting(most: int, what: str) -> Callable[[], None]:
+    """What `fields` calls for each field: there may be so many, of all messages that it is given for together."""
+    n_fields = 0
+
+    def spend() -> None:
+        nonlocal n_fields
+        n_fields += 1
+        if n_fields > most:
+            raise Malformed(f"{what} has more than {most} fields")
+
+    return spend
+
+
+def read_varint(data: bytes | memoryview, at: int) -> tuple[int, int]:
+    """The number at `at`, and the offset behind it: up to 10 bytes, since negative ones travel as 64 bits.
+
+    Raises: Malformed.
+    """
     value = shift = 0
     for index in range(at, min(at + 10, len(data))):
         byte = data[index]
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            if value >> 64:
+            if value > MAX_NUMBER:
                 break
             return value, index + 1
         shift += 7
-    raise Malformed("a varint is cut short or too long")
+    raise Malformed(f"a number at byte {at} is cut short or over 64 bits")
 
 
 def as_view(value: int | memoryview) -> memoryview:
@@ -69,9 +89,7 @@ def as_bytes(value: int | memoryview) -> bytes:
 
 def as_int32(value: int | memoryview) -> int:
     """A signed number of 32 bits. Raises: Malformed where the field holds bytes."""
-    if not isinstance(value, int):
-        raise Malformed("bytes stand where a number belongs")
-    low = value & (1 << 32) - 1
+    low = as_number(value) & (1 << 32) - 1
     return low - (1 << 32) if low >> 31 else low
 
 
@@ -80,3 +98,22 @@ def as_bool(value: int | memoryview) -> bool:
     if value not in (0, 1):
         raise Malformed("neither 0 nor 1 stands where one of the two belongs")
     return value == 1
+
+
+def as_number(value: int | memoryview) -> int:
+    """The number of a field, without a sign. Raises: Malformed where it holds bytes."""
+    if not isinstance(value, int):
+        raise Malformed("bytes stand where a number belongs")
+    return value
+
+
+def number_field(number: int, value: int) -> bytes:
+    """A field that holds a number. Raises: Malformed for one that 64 bits do not hold."""
+    if not 0 <= value <= MAX_NUMBER:
+        raise Malformed(f"{value} is no number of 64 bits")
+    return varint_encode(number << 3 | _VARINT) + varint_encode(value)
+
+
+def bytes_field(number: int, value: bytes) -> bytes:
+    """A field that holds bytes, a text or a message."""
+    return varint_encode(number << 3 | _BYTES) + varint_encode(len(value)) + value

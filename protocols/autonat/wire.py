@@ -9,8 +9,7 @@ from typing import Final, NamedTuple
 
 from protocols.endpoints import Endpoint
 from protocols.errors import Malformed
-from protocols.protobuf import as_bytes, as_view, fields
-from storage.cid import varint_encode
+from protocols.protobuf import as_bytes, as_view, bytes_field, counting, fields, number_field
 from storage.keys import InvalidPeerId, PeerId
 
 PROTOCOL: Final = "/libp2p/autonat/1.0.0"
@@ -46,21 +45,21 @@ class Told(NamedTuple):
 
 def write_ask(peer: PeerId, endpoints: Sequence[Endpoint]) -> bytes:
     """The bytes of a question."""
-    info = _field(1, bytes(peer)) + b"".join(_field(2, bytes(each)) for each in endpoints[:MAX_ENDPOINTS])
-    return _number(1, _DIAL) + _field(2, _field(1, info))
+    info = bytes_field(1, bytes(peer)) + b"".join(bytes_field(2, bytes(each)) for each in endpoints[:MAX_ENDPOINTS])
+    return number_field(1, _DIAL) + bytes_field(2, bytes_field(1, info))
 
 
 def write_told(told: Told) -> bytes:
     """The bytes of an answer."""
-    answer = _number(1, told.status)
+    answer = number_field(1, told.status)
     if told.endpoint is not None:
-        answer += _field(3, bytes(told.endpoint))
-    return _number(1, _RESPONSE) + _field(3, answer)
+        answer += bytes_field(3, bytes(told.endpoint))
+    return number_field(1, _RESPONSE) + bytes_field(3, answer)
 
 
 def read_ask(data: bytes) -> Ask:
     """The question in these bytes; endpoints that are no TCP over IP are left out. Raises: Malformed."""
-    spend = _counting()
+    spend = counting(MAX_FIELDS, "a message about a dial")
     found = _message(data, _DIAL, 2, spend)
     infos = [value for number, value in fields(as_view(found), spend) if number == 1]
     if not infos:
@@ -78,7 +77,7 @@ def read_ask(data: bytes) -> Ask:
 
 def read_told(data: bytes) -> Told:
     """The answer in these bytes. Raises: Malformed."""
-    spend = _counting()
+    spend = counting(MAX_FIELDS, "a message about a dial")
     found = dict(fields(as_view(_message(data, _RESPONSE, 3, spend)), spend))
     status = found.get(1)
     if not isinstance(status, int):
@@ -99,23 +98,3 @@ def _peer(value: int | memoryview) -> PeerId:
         return PeerId(as_bytes(value))
     except InvalidPeerId as error:
         raise Malformed(f"who asks to be dialled is no peer: {error}") from None
-
-
-def _counting() -> Callable[[], None]:
-    n_fields = 0
-
-    def spend() -> None:
-        nonlocal n_fields
-        n_fields += 1
-        if n_fields > MAX_FIELDS:
-            raise Malformed(f"a message about a dial has more than {MAX_FIELDS} fields")
-
-    return spend
-
-
-def _number(field: int, value: int) -> bytes:
-    return varint_encode(field << 3) + varint_encode(value)
-
-
-def _field(field: int, value: bytes) -> bytes:
-    return varint_encode(field << 3 | 2) + varint_encode(len(value)) + value

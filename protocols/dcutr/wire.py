@@ -3,14 +3,13 @@
 Source: libp2p/specs, relay/DCUtR. Each message stands behind its length; unknown fields are skipped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
 from protocols.endpoints import Endpoint
 from protocols.errors import Malformed
-from protocols.protobuf import as_bytes, fields
-from storage.cid import varint_encode
+from protocols.protobuf import as_bytes, bytes_field, counting, fields, number_field
 
 PROTOCOL: Final = "/libp2p/dcutr"
 MAX_MESSAGE_BYTES: Final = 4096
@@ -34,17 +33,14 @@ class Message(NamedTuple):
 
 def write(kind: Kind, endpoints: Sequence[Endpoint] = ()) -> bytes:
     """The bytes of a message."""
-    parts = [varint_encode(1 << 3), varint_encode(kind)]
-    for endpoint in endpoints[:MAX_ENDPOINTS]:
-        parts += [varint_encode(2 << 3 | 2), varint_encode(len(bytes(endpoint))), bytes(endpoint)]
-    return b"".join(parts)
+    return number_field(1, kind) + b"".join(bytes_field(2, bytes(each)) for each in endpoints[:MAX_ENDPOINTS])
 
 
 def read(data: bytes) -> Message:
     """The message in these bytes; endpoints that are no TCP over public IP are left out. Raises: Malformed."""
     kind: int | memoryview = 0
     endpoints: dict[Endpoint, None] = {}
-    for number, value in fields(memoryview(data), _counting()):
+    for number, value in fields(memoryview(data), counting(MAX_FIELDS, "a message about a meeting")):
         if number == 1:
             kind = value
         elif number == 2 and len(endpoints) < MAX_ENDPOINTS:
@@ -53,15 +49,3 @@ def read(data: bytes) -> Message:
     if kind not in (Kind.CONNECT, Kind.SYNC):
         raise Malformed("a message about a meeting is of no known kind")
     return Message(Kind(kind), tuple(endpoints))
-
-
-def _counting() -> Callable[[], None]:
-    n_fields = 0
-
-    def spend() -> None:
-        nonlocal n_fields
-        n_fields += 1
-        if n_fields > MAX_FIELDS:
-            raise Malformed(f"a message about a meeting has more than {MAX_FIELDS} fields")
-
-    return spend

@@ -12,8 +12,7 @@ from protocols.errors import Malformed, TooBig
 from protocols.framing import frame
 from protocols.gossipsub.signing import can_verify, key_of, verifies
 from protocols.net import MAX_TOPIC_MESSAGE_BYTES
-from protocols.protobuf import as_bool, as_bytes, as_view, fields
-from storage.cid import varint_encode
+from protocols.protobuf import as_bool, as_bytes, as_number, as_view, bytes_field, fields, number_field
 from storage.keys import Identity, InvalidPeerId, PeerId
 
 MESHSUB_1_2: Final = "/meshsub/1.2.0"
@@ -96,57 +95,55 @@ def sign(identity: Identity, topic: str, sequence: int, data: bytes) -> Message:
     sender, number = identity.peer_id, sequence.to_bytes(SEQUENCE_BYTES, "big")
     body = _body(topic, sender, number, data)
     signature = identity.sign(_PREFIX + body)
-    raw = body + _field(5, signature)  # the key stands in the sender's id
+    raw = body + bytes_field(5, signature)  # the key stands in the sender's id
     return Message(topic, sender, number, data, signature, b"", raw)
 
 
 def _body(topic: str, sender: bytes, sequence: bytes, data: bytes) -> bytes:
     """What a signature covers."""
-    return b"".join((_field(1, sender), _field(2, data), _field(3, sequence), _field(4, topic.encode())))
+    return b"".join(
+        (bytes_field(1, sender), bytes_field(2, data), bytes_field(3, sequence), bytes_field(4, topic.encode()))
+    )
 
 
 def frame_message(raw: bytes) -> bytes:
     """An RPC, framed, that carries one message."""
-    return frame(_field(2, raw))
+    return frame(bytes_field(2, raw))
 
 
 def frame_subscriptions(topics: Iterable[str], is_subscribed: bool) -> bytes:
     """An RPC, framed, that says which topics this node listens to, or has left."""
     flag = b"\x08\x01" if is_subscribed else b"\x08\x00"
-    return frame(b"".join(_field(1, flag + _field(2, topic.encode())) for topic in topics))
+    return frame(b"".join(bytes_field(1, flag + bytes_field(2, topic.encode())) for topic in topics))
 
 
 def frame_have(topic: str, ids: Iterable[bytes]) -> bytes:
     """IHAVE, framed."""
-    return _frame_control(1, _field(1, topic.encode()) + b"".join(_field(2, one) for one in ids))
+    return _frame_control(1, bytes_field(1, topic.encode()) + b"".join(bytes_field(2, one) for one in ids))
 
 
 def frame_want(ids: Iterable[bytes]) -> bytes:
     """IWANT, framed."""
-    return _frame_control(2, b"".join(_field(1, one) for one in ids))
+    return _frame_control(2, b"".join(bytes_field(1, one) for one in ids))
 
 
 def frame_graft(topic: str) -> bytes:
     """GRAFT, framed."""
-    return _frame_control(3, _field(1, topic.encode()))
+    return _frame_control(3, bytes_field(1, topic.encode()))
 
 
 def frame_prune(prune: Prune) -> bytes:
     """PRUNE, framed; other peers are never named in it."""
-    return _frame_control(4, _field(1, prune.topic.encode()) + b"\x18" + varint_encode(prune.backoff_s))
+    return _frame_control(4, bytes_field(1, prune.topic.encode()) + number_field(3, prune.backoff_s))
 
 
 def frame_dont_want(ids: Iterable[bytes]) -> bytes:
     """IDONTWANT, framed; for peers that speak 1.2."""
-    return _frame_control(5, b"".join(_field(1, one) for one in ids))
+    return _frame_control(5, b"".join(bytes_field(1, one) for one in ids))
 
 
 def _frame_control(number: int, body: bytes) -> bytes:
-    return frame(_field(3, _field(number, body)))
-
-
-def _field(number: int, value: bytes) -> bytes:
-    return b"".join((bytes((number << 3 | 2,)), varint_encode(len(value)), value))
+    return frame(bytes_field(3, bytes_field(number, body)))
 
 
 # --- reading
@@ -289,9 +286,7 @@ def _read_prune(data: memoryview, budget: _Budget) -> Prune:
         if number == 1:
             topic = _as_topic(value)
         elif number == 3:
-            if not isinstance(value, int):
-                raise Malformed("bytes stand where a number belongs")
-            backoff_s = value
+            backoff_s = as_number(value)
     return Prune(topic, backoff_s)
 
 

@@ -8,15 +8,13 @@ from enum import IntEnum, StrEnum
 from typing import Final, NamedTuple
 
 from protocols.errors import Malformed
-from protocols.protobuf import as_bytes, as_view, fields
-from storage.cid import varint_encode
+from protocols.protobuf import as_bytes, as_number, as_view, bytes_field, counting, fields, number_field
 from storage.keys import InvalidPeerId, PeerId
 
 HOP: Final = "/libp2p/circuit/relay/0.2.0/hop"
 STOP: Final = "/libp2p/circuit/relay/0.2.0/stop"
 MAX_MESSAGE_BYTES: Final = 4096
 MAX_FIELDS: Final = 64
-_MAX_NUMBER: Final = (1 << 64) - 1
 
 
 class Kind(StrEnum):
@@ -72,25 +70,25 @@ STOP_FORM: Final = Form((Kind.CONNECT, Kind.STATUS), 0, 3, 4)
 
 def write(form: Form, message: Message) -> bytes:
     """The bytes of a message."""
-    parts = [_number(1, form.kinds.index(message.kind))]
+    parts = [number_field(1, form.kinds.index(message.kind))]
     if message.peer is not None:
-        parts.append(_field(2, _field(1, bytes(message.peer))))
+        parts.append(bytes_field(2, bytes_field(1, bytes(message.peer))))
     if message.expire_unix_s is not None:
-        parts.append(_field(form.reservation, _number(1, message.expire_unix_s)))
+        parts.append(bytes_field(form.reservation, number_field(1, message.expire_unix_s)))
     if message.limit is not None:
         parts.append(
-            _field(form.limit, _number(1, message.limit.duration_s) + _number(2, message.limit.n_bytes)),
+            bytes_field(form.limit, number_field(1, message.limit.duration_s) + number_field(2, message.limit.n_bytes)),
         )
     if message.status is not None:
-        parts.append(_number(form.status, message.status))
+        parts.append(number_field(form.status, message.status))
     return b"".join(parts)
 
 
 def read(form: Form, data: bytes) -> Message:
     """The message in these bytes. Raises: Malformed."""
-    spend = _counting()
+    spend = counting(MAX_FIELDS, "a message of a relay")
     found = dict(fields(memoryview(data), spend))  # of a field that comes twice, the last counts
-    kind = _as_number(found[1]) if 1 in found else len(form.kinds)
+    kind = as_number(found[1]) if 1 in found else len(form.kinds)
     if kind >= len(form.kinds):
         raise Malformed("a message of a relay is of no known kind")
     reservation = found.get(form.reservation) if form.reservation else None
@@ -99,7 +97,7 @@ def read(form: Form, data: bytes) -> Message:
         peer=_peer(found[2], spend) if 2 in found else None,
         expire_unix_s=None if reservation is None else _inner(reservation, spend).get(1, 0),
         limit=_limit(found[form.limit], spend) if form.limit in found else None,
-        status=_as_number(found[form.status]) if form.status in found else None,
+        status=as_number(found[form.status]) if form.status in found else None,
     )
 
 
@@ -119,31 +117,3 @@ def _limit(value: int | memoryview, spend: Callable[[], None]) -> Limit:
 def _inner(value: int | memoryview, spend: Callable[[], None]) -> dict[int, int]:
     """The numbers of a message in a field."""
     return {number: inner for number, inner in fields(as_view(value), spend) if isinstance(inner, int)}
-
-
-def _counting() -> Callable[[], None]:
-    n_fields = 0
-
-    def spend() -> None:
-        nonlocal n_fields
-        n_fields += 1
-        if n_fields > MAX_FIELDS:
-            raise Malformed(f"a message of a relay has more than {MAX_FIELDS} fields")
-
-    return spend
-
-
-def _as_number(value: int | memoryview) -> int:
-    if not isinstance(value, int):
-        raise Malformed("bytes stand where a number belongs")
-    return value
-
-
-def _number(field: int, value: int) -> bytes:
-    if not 0 <= value <= _MAX_NUMBER:
-        raise Malformed(f"{value} is no number of 64 bits")
-    return varint_encode(field << 3) + varint_encode(value)
-
-
-def _field(field: int, value: bytes) -> bytes:
-    return varint_encode(field << 3 | 2) + varint_encode(len(value)) + value
