@@ -33,11 +33,17 @@ def _why_not_next(book: Book, close: Close) -> str:
         return f"it has more in the next round than {capacity(book.plan)}, the most of the plan"
     if why := claims.fault(book, close):
         return why
-    gone = {said.author for said, _ in book.all_of(Leave)} | book.broken().keys()
-    gone |= {peer for peer in joined if was_let_out(book, peer)} | claims.was_unfit(book)
-    if joined.intersection(book.roster(close.round) or ()) - gone - set(close.joined):
+    if _left_out(book, close):
         return "it leaves somebody out of the next round who has neither left nor broken the rules"
     return ""
+
+
+def _left_out(book: Book, close: Close) -> set[PeerId]:
+    """Who was in the round, is not in the next, and by all that is known here had no end: no leave, no breach."""
+    joined = {said.author for said, _ in book.all_of(Join)}
+    gone = {said.author for said, _ in book.all_of(Leave)} | book.broken().keys() | claims.was_unfit(book)
+    gone |= {peer for peer in joined if was_let_out(book, peer)}
+    return joined.intersection(book.roster(close.round) or ()) - gone - set(close.joined)
 
 
 def unknown_to(book: Book, said: Said) -> str:
@@ -53,10 +59,7 @@ def unknown_to(book: Book, said: Said) -> str:
     joined = {one.author for one, _ in book.all_of(Join)}
     if strangers := sorted(set(close.joined) - joined):
         return f"that {strangers[0]} joined"
-    gone = {one.author for one, _ in book.all_of(Leave)} | book.broken().keys()
-    left_out = joined.intersection(book.roster(close.round) or ()) - gone - set(close.joined)
-    left_out -= {peer for peer in joined if was_let_out(book, peer)} | claims.was_unfit(book)
-    if unsure := sorted(peer for peer in left_out if not _is_followed(book, peer, said)):
+    if unsure := sorted(peer for peer in _left_out(book, close) if not _is_followed(book, peer, said)):
         return f"whether {unsure[0]} had left by then"
     return ""
 
