@@ -125,7 +125,7 @@ class Bringing:
     def _hold(self, cid: Cid, claims: set[bytes], max_bytes: int, readers: tuple[PeerId, ...] | None) -> None:
         self.keep.check_size(cid, max_bytes)
         if self.keep.may_pass_on(cid, claims, readers):
-            self.keep.show(cid, readers)
+            self.keep.pass_on(cid, readers)
         self.keep.hold(cid)
 
     def _providers(self) -> list[PeerInfo]:

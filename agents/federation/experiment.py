@@ -270,7 +270,7 @@ class Experiment(Bringing, Trainee):
 
     def _note_readers(self) -> None:
         if (now := self.readers(self.book.current())) != self.keep.readers and self._nursery is not None:
-            self.keep.readers = now
+            self.keep.readers, self.keep.ever = now, {*self.plan.members, *self.book.let_in(), *now}
             self._nursery.start_soon(self._show_again)
 
     async def _show_again(self) -> None:

@@ -1,6 +1,6 @@
 """The store as rounds use it: tensors as files under their CIDs, kept for the experiment and shown to its members."""
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -69,6 +69,8 @@ class Keep:
         self.owned: Final[dict[Cid, bytes]] = {}  # by file that was made here: what shows others that it is here
         self.readers: Readers = plan.members
         """Who is shown things now: whom the plan names, and who is in the round at hand (`grants.readers`)."""
+        self.ever: Collection[PeerId] = plan.members
+        """Who can have been shown things for this experiment. Others whom a file is shown to have it by another way."""
 
     def own_update(
         self, path: Path, charge: Callable[[Cid], None] = lambda cid: None, readers: Readers | None = None
@@ -143,7 +145,7 @@ class Keep:
         document = read_document(self._ports.store.get(cid))
         below = [document.base, document.tensors, *document.states, *document.updates]
         plan = [link for link in _links(self._ports, cid) if link not in below]
-        self._ports.roots.publish(cid, Visibility.MEMBERS, self.readers, without=[*below, *plan])
+        self._publish(cid, self.readers, [*below, *plan])
 
     def show_again(self, results: Iterable[Cid]) -> None:
         """Show the first tensors and results to who are members now, as far as they are here and are shown to any."""
@@ -154,13 +156,20 @@ class Keep:
             document = read_document(self._ports.store.get(cid))
             for file in (document.tensors, *document.states):
                 self._show_to_these(file)
-            if self._ports.roots.level(cid) is Visibility.MEMBERS:
+            if self._is_shown(cid):
                 self.show_document(cid)
 
     def _show_to_these(self, cid: Cid) -> None:
-        roots = self._ports.roots
-        if roots.level(cid) is Visibility.MEMBERS and roots.members(cid) != frozenset(self.readers):
+        if self._is_shown(cid) and self._ports.roots.members(cid) != frozenset(self.readers):
             self.show(cid)
+
+    def _is_shown(self, cid: Cid) -> bool:
+        """Is it shown to all whom the plan names? What is shown to others was named here, and is no one's here to see.
+
+        A plan can name what it likes as its first tensors, and a majority as a result.
+        """
+        roots, others = self._ports.roots, {*self._plan.members} - {self._ports.identity.peer_id}
+        return roots.level(cid) is Visibility.MEMBERS and others <= roots.members(cid)
 
     def check_size(self, cid: Cid, max_bytes: int) -> None:
         """Refuse what would be written out to more than that: a few blocks, linked to often, can be any length.
@@ -182,7 +191,19 @@ class Keep:
 
     def show(self, cid: Cid, readers: Readers | None = None) -> None:
         """Show a file to the members, or to those of a round."""
-        self._ports.roots.publish(cid, Visibility.MEMBERS, readers or self.readers)
+        self._publish(cid, readers or self.readers)
+
+    def pass_on(self, cid: Cid, readers: Readers | None = None) -> None:
+        """The same, of what somebody else named: what this node's user shows to more is not his to narrow."""
+        if self._ports.roots.level(cid) <= Visibility.MEMBERS:
+            self.show(cid, readers)
+
+    def _publish(self, cid: Cid, readers: Readers, without: Iterable[Cid] = ()) -> None:
+        """Show it to these, and take it from no one else's: a workspace or another experiment may have it too."""
+        roots = self._ports.roots
+        if roots.level(cid) < Visibility.PUBLIC:
+            others = roots.members(cid).difference(self.ever)
+            roots.publish(cid, Visibility.MEMBERS, others.union(readers), without)
 
     def may_pass_on(self, cid: Cid, claims: Container[bytes], readers: Readers | None = None) -> bool:
         """May a file that somebody else named be shown to the members? `claims`: what they gave to show they have it.

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from agents.federation.experiment import Experiment
 from agents.federation.possession import possession
+from agents.federation.shelf import Keep
 from protocols.bitswap.shell import offer, run_exchange
 from protocols.entry import Entry, make_entry
 from protocols.errors import NoProviders
-from protocols.rounds import Close, Event, State, Submit, content_of, scope_of
+from protocols.rounds import Close, Event, State, Submit, content_of, read_plan, scope_of
 from storage.blockstore import Block, MadeBlock, Visibility
 from storage.cid import DAG_PB, RAW, Cid
 from storage.codecs import dag_pb
@@ -200,3 +201,41 @@ def test_a_digest_is_of_each_byte_and_of_the_members(parts: list[bytes], data: s
         found += [possession(store, root.cid, who) for who in (members, members[::-1], members[:1])]
     assert found[0] == found[1] and found[3] == found[4]
     assert len({*found}) == 4
+
+
+async def test_a_plan_that_names_what_is_shown_to_others_has_it_shown_to_nobody(
+    homes: list[Home],  # noqa: F811
+    autojump_clock: Any,
+) -> None:
+    """Bob keeps a diary for Ada. Cleo's plan begins with it, and lets somebody in, so that Ada shows things anew."""
+    ada, bob, cleo = homes
+    roots, fay = ada.node.ports.roots, PeerId(bytes([0, 36, 8, 1, 18, 32]) + bytes(32))
+    diary = add_bytes(ada.node.ports.store, b"dear diary")
+    roots.publish(diary, Visibility.MEMBERS, [home.identity.peer_id for home in (ada, bob)])
+    keep = Keep(ada.node.ports, Cid.of(b"experiment"), read_plan(ada.plan([ada, cleo], initial=diary)))
+    keep.readers = keep.ever = (*keep.readers, fay)
+    keep.show_again([])
+    assert shown(ada, cleo, [diary]) == [False] and shown(ada, bob, [diary]) == [True]
+    roots.publish(diary, Visibility.MEMBERS, [home.identity.peer_id for home in homes])
+    keep.show_again([])
+    assert fay in roots.members(diary) and shown(ada, bob, [diary]) == [True], "it is Bob's to see beside"
+    keep.readers = keep.readers[:-1]
+    keep.show_again([])
+    assert roots.members(diary) == {home.identity.peer_id for home in homes}
+
+
+@pytest.mark.parametrize("level", [Visibility.FLOCK, Visibility.PUBLIC])
+async def test_who_names_what_is_shown_to_more_than_members_takes_it_from_nobody(
+    homes: list[Home],  # noqa: F811
+    level: Visibility,
+    autojump_clock: Any,
+) -> None:
+    ada, _, cleo = homes
+    async with village(homes):
+        one = await ada.rounds.follow(ada.plan(homes, is_sealed=False))
+        store, roots = ada.node.ports.store, ada.node.ports.roots
+        model = add_bytes(store, b"a model")
+        roots.publish(model, level)
+        say(one, cleo.identity, naming("update", model, possession(store, model, others(homes)), one.plan.initial))
+        await one.fetch_file(model)
+        assert one.keep.is_held(model) and roots.level(model) is level
