@@ -1,18 +1,20 @@
 """Who takes part in which round, read out of a book: the part of it that says who is on which list."""
 
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from agents.federation.answers import Answers, remembered
 from agents.federation.claims import asks, chance, claims
 from agents.federation.grants import Grants, by_audience, capacity, ended, joins, let_in
 from agents.federation.said import Said
 from agents.federation.selection import chosen, round_seed, taking_part
-from protocols.rounds import Cancel, Close, Event, Plan, Start
+from protocols.rounds import MAX_DEPTH, Cancel, Close, Event, Plan, Start
 from storage.cid import Cid
 from storage.keys import PeerId
 
 if TYPE_CHECKING:
     from agents.federation.book import Book
+
+NAMED: Final = -1  # the level of whom the plan names
 
 E = TypeVar("E", bound=Event)
 
@@ -49,13 +51,37 @@ class Attendance:
         """The result's document after a round."""
         raise NotImplementedError
 
+    def current(self) -> int:
+        """The first round whose result is not known."""
+        raise NotImplementedError
+
     def is_named(self, peer: PeerId) -> bool:
         """Does the plan name this member?"""
         return peer in self._members
 
     def is_member(self, peer: PeerId) -> bool:
-        """Does the plan name it, or was it ever let in? Then what it says counts."""
-        return peer in self._members or peer in self.let_in()
+        """Does the plan name it, or was it ever let in, or on a list? Then what it says counts."""
+        return self.level(peer) is not None
+
+    def level(self, peer: PeerId) -> int | None:
+        """How far below the plan a member is: who is told of several hears of those first whom others rest on.
+
+        Those of a list come last: what let them in may be known no more than that over half agreed on it.
+        """
+        if peer in self._members:
+            return NAMED
+        level = self.let_in().get(peer)
+        return MAX_DEPTH + 1 if level is None and self._was_listed(peer) else level
+
+    def _was_listed(self, peer: PeerId) -> bool:
+        """Was it on the list of any round?"""
+        if self.plan.let_in is None:
+            return False
+        return any(peer in self._roster_set(number) for number in range(1, self.current() + 1))
+
+    @remembered
+    def _roster_set(self, number: int) -> frozenset[PeerId]:
+        return frozenset(self.roster(number) or ())
 
     @remembered
     def grants(self) -> dict[PeerId, Grants]:

@@ -234,7 +234,7 @@ class Book(Attendance):
 
     def since(self, heights: Mapping[PeerId, int]) -> Iterator[Entry]:
         """The entries that somebody with these heights lacks, each author's in order."""
-        yield from self._histories.since(heights, self.let_in())
+        yield from self._histories.since(heights, self.level)
 
     @remembered
     def all_of(self, kind: type[E]) -> list[tuple[Said, E]]:

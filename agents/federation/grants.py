@@ -12,7 +12,7 @@ counts for ever: whose grant was ended may have countersigned what is final. Who
 shown things as a member is another matter, and is answered by `is_told` and `readers` alone.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, cast
@@ -93,12 +93,22 @@ def _can_be_sealed_to(peer: PeerId) -> bool:
 def let_in(book: "Book") -> dict[PeerId, int]:
     """Those whom the plan does not name, and who were ever let in; how many times the shortest way was passed on.
 
-    It only grows, and so does what they may have said.
+    It only grows, and so does what they may have said. But who gives its places to more than there can be lets in none.
     """
+    if book.plan.let_in is None:
+        return {}
+    found = _levels(book, set())
+    return found if len(found) + len(book.plan.members) <= MAX_MEMBERS else _levels(book, book.broken().keys())
+
+
+def _levels(book: "Book", without: Set[PeerId]) -> dict[PeerId, int]:
+    """Of each who was let in; `without`: whose grants let in nobody."""
     found: dict[PeerId, int] = {}
-    for peer, grants in book.grants().items() if book.plan.let_in is not None else ():
+    for peer, grants in book.grants().items():
         chains = () if book.is_named(peer) else (chain(book, said) for said, _ in grants)
-        levels = [len(above) - 1 for above in chains if above is not None]
+        levels = [
+            len(above) - 1 for above in chains if above is not None and without.isdisjoint(one.author for one in above)
+        ]
         if levels:
             found[peer] = min(levels)
     return found

@@ -6,11 +6,13 @@ from typing import Final
 
 import msgspec
 
+from agents.federation.attendance import NAMED
 from agents.federation.book import Book
 from protocols import rounds_sync as sync
 from protocols import telling
 from protocols.entry import Entry
 from protocols.net import Network
+from protocols.rounds import MAX_MEMBERS
 from protocols.rounds_sync import Known
 from protocols.telling import Mark, Where
 from storage.cid import Cid
@@ -29,10 +31,12 @@ def members_here(network: Network, members: Iterable[PeerId]) -> Iterator[Where]
 
 
 def known_of(book: Book) -> Known:
-    """What this book knows, for a question."""
-    marks = {}
-    for peer, height in book.heights().items():
-        if height and (last := book.at(peer, height - 1)) is not None:
+    """What this book knows, for a question: of no more than that holds, those first whom others rest on."""
+    marks: dict[PeerId, Mark] = {}
+    levels = [(level, peer) for peer in book.heights() if (level := book.level(peer)) is not None]
+    for _, peer in sorted(levels) if len(levels) > MAX_MEMBERS else levels:
+        height = book.height(peer)
+        if height and len(marks) < MAX_MEMBERS and (last := book.at(peer, height - 1)) is not None:
             marks[peer] = Mark(height, sync.digest_of(last))
     return Known(marks, frozenset(book.forks()))
 
@@ -85,11 +89,11 @@ def links_of(event: msgspec.Struct) -> Iterator[Cid]:
 
 def _in_a_row(book: Book, known: Known, durable: Container[Cid]) -> Iterator[Entry]:
     """Proofs of forks first, but for members that others let in: who is told must know of that before."""
-    heights, levels = book.heights(), book.let_in()
-    forks = [pair for pair in sorted(book.forks().items()) if pair[0] not in known.forks]
-    proofs = {author: [said.entry for said in forked if said.cid in durable] for author, forked in forks}
-    for author in sorted(proofs.keys() - levels.keys()):
-        yield from proofs[author]
+    heights = book.heights()
+    levels = {author: level for author in book.forks() if (level := book.level(author)) is not None}
+    forks = sorted((level, author) for author, level in levels.items() if author not in known.forks)
+    proofs = [(level, said.entry) for level, author in forks for said in book.forks()[author] if said.cid in durable]
+    yield from (entry for level, entry in proofs if level == NAMED)
     for peer, mark in known.marks.items():
         own = book.at(peer, mark.height - 1)
         if own is not None and peer not in known.forks and sync.digest_of(own) != mark.latest:
@@ -97,5 +101,4 @@ def _in_a_row(book: Book, known: Known, durable: Container[Cid]) -> Iterator[Ent
     for entry in book.since({peer: mark.height for peer, mark in known.marks.items()}):
         if entry.sequence < heights[entry.author] and entry.cid in durable:
             yield entry
-    for author in sorted(proofs.keys() & levels.keys(), key=lambda author: (levels[author], author)):
-        yield from proofs[author]
+    yield from (entry for level, entry in proofs if level != NAMED)

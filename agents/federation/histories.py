@@ -1,6 +1,6 @@
 """What each author said, in its own order: how far it is known in a row, and whose history forks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from agents.federation.lists import insert
@@ -98,12 +98,15 @@ class Histories:
         own = self._of.get(author)
         return own.at(sequence) if own is not None else None
 
-    def since(self, heights: Mapping[PeerId, int], levels: Mapping[PeerId, int] | None = None) -> Iterator[Entry]:
+    def since(
+        self, heights: Mapping[PeerId, int], level_of: Callable[[PeerId], int | None] = lambda author: 0
+    ) -> Iterator[Entry]:
         """The entries that somebody with these heights lacks, each author's in order.
 
-        levels: of those who were let in by others, who come behind these.
+        level_of: those who were let in by others come behind these; whose words count no more (None) are left out.
         """
-        for author in sorted(self._of, key=lambda author: ((levels or {}).get(author, -1), author)):
+        levels = {author: level for author in self._of if (level := level_of(author)) is not None}
+        for author in sorted(levels, key=lambda author: (levels[author], author)):
             own, sequence = self._of[author], heights.get(author, 0)
             while (said := own.at(sequence)) is not None:
                 yield said.entry

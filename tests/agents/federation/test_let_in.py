@@ -404,3 +404,30 @@ def test_a_plan_that_asks_for_grants_has_some_places_where_it_does_not_say() -> 
     assert places(3, gossip={}) is None is places(3, joining="members")
     made = plan_of(FIELDS | {"min_participants": 6, "let_in": {"direct": 3}}, cid_of("initial"), 1)
     assert capacity(made) == 6
+
+
+def test_a_crowd_that_holds_one_place_together_leaves_all_others_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More authors than a question names: a question about all of them would be refused by everybody."""
+    monkeypatch.setattr("agents.federation.grants.MAX_MEMBERS", 6)
+    monkeypatch.setattr("agents.federation.heard.MAX_MEMBERS", 6)
+    door = Door()
+    own, last = door.grant(0, 1, None, depth=1), max((3, 4, 5), key=peer)
+    for number in (0, last):
+        door.grant(0, number, None if number == 0 else 0)
+        door.say(number, Join())
+    crowd = range(20, 30)
+    door.grant(1, 20, 0, proof=own)
+    door.say(20, Join())
+    door.start(0, 1, last, 20)
+    for number in crowd[1:]:
+        door.grant(1, number, 0, proof=own)
+        if number < 22:
+            door.say(number, Join())
+    assert set(door.book.broken()) == {peer(1)} and door.book.let_in() == {peer(last): 0}
+    with pytest.raises(NotLetIn):
+        door.book.add(door.entry(25, Join()))
+    assert door.book.add(door.entry(20, Leave())), "who is on a list is heard"
+    assert set(known_of(door.book).marks) == {peer(0), peer(1), peer(last), peer(20)}
+    late = told_bit_by_bit(door, 2)
+    assert late.heights().keys() == {peer(0), peer(1), peer(last), peer(20)}
+    assert set(late.joined_now()) == {peer(0), peer(last)} == set(door.book.joined_now())
