@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from agents.federation.answers import Answers, remembered
 from agents.federation.claims import asks, chance, claims
-from agents.federation.grants import Grants, by_audience, capacity, ended, joins, let_in
+from agents.federation.grants import Grants, by_audience, capacity, ended, joins, let_in, levels, note_level
 from agents.federation.said import Said
 from agents.federation.selection import chosen, round_seed, taking_part
-from protocols.rounds import MAX_DEPTH, Cancel, Close, Event, Plan, Start
+from protocols.rounds import MAX_DEPTH, Cancel, Close, Event, Grant, Plan, Start
 from storage.cid import Cid
 from storage.keys import PeerId
 
@@ -92,6 +92,20 @@ class Attendance:
     def let_in(self) -> dict[PeerId, int]:
         """Those whom the plan does not name, and who were ever let in: what they say counts."""
         return let_in(self._whole)
+
+    @remembered
+    def ever_let_in(self) -> dict[PeerId, int]:
+        """The same, whoever gave the grants; kept, for there may be a great many, and one more is soon added."""
+        return levels(self._whole)
+
+    def _note_grant(self, said: Said) -> None:
+        """There is a grant more."""
+        if (found := self.answers.get(("ever_let_in",))) is None:
+            return
+        if cast(Grant, said.event).depth:
+            self.answers.drop(("ever_let_in",))  # others may have been passed on from it
+        else:
+            note_level(self._whole, found, said)
 
     @remembered
     def ended_grants(self) -> set[Cid]:

@@ -25,6 +25,7 @@ from protocols.rounds import (
     Close,
     Complain,
     Event,
+    Grant,
     Join,
     Keys,
     Leave,
@@ -51,7 +52,7 @@ MAX_EVENTS_OF_AUTHOR: Final = 1 << 16
 
 # Answers that `add` keeps right by itself.
 _LISTED: Final = "all_of"
-_KEPT: Final = frozenset({_LISTED})
+_KEPT: Final = frozenset({_LISTED, "ever_let_in"})
 
 E = TypeVar("E", bound=Event)
 
@@ -103,6 +104,8 @@ class Book(Attendance):
         if (listed := self.answers.get((_LISTED, said.kind))) is not None:
             insert(listed, said)
         self._rounds.add(said)
+        if said.kind is Grant:
+            self._note_grant(said)
         if said.kind is Complain and self.secure is not None:
             self.complaints[said.cid] = None
         is_harmless = self._is_harmless(said)

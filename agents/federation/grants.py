@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from agents.federation.book import Book, Said
 
 
+N_SEALABLE: Final = 1 << 16  # peers of which it is remembered: it takes a tenth of a millisecond to see
 CLOCK_SLACK_S: Final = 120.0  # that the clocks of members differ, and a close takes to come to them
 
 
@@ -84,7 +85,7 @@ def _has_place(book: "Book", grant: "Said", n_passed: int) -> bool:
     return event.place < (let_in.each if n_passed else let_in.direct)
 
 
-@lru_cache(maxsize=MAX_MEMBERS)
+@lru_cache(maxsize=N_SEALABLE)
 def _can_be_sealed_to(peer: PeerId) -> bool:
     """One to whom nothing can be would keep all others from sealing an update to its round."""
     return is_recipient(peer)
@@ -95,23 +96,25 @@ def let_in(book: "Book") -> dict[PeerId, int]:
 
     It only grows, and so does what they may have said. But who gives its places to more than there can be lets in none.
     """
-    if book.plan.let_in is None:
-        return {}
-    found = _levels(book, set())
-    return found if len(found) + len(book.plan.members) <= MAX_MEMBERS else _levels(book, book.broken().keys())
+    found = book.ever_let_in()
+    return found if len(found) + len(book.plan.members) <= MAX_MEMBERS else levels(book, book.broken().keys())
 
 
-def _levels(book: "Book", without: Set[PeerId]) -> dict[PeerId, int]:
-    """Of each who was let in; `without`: whose grants let in nobody."""
+def levels(book: "Book", without: Set[PeerId] = frozenset()) -> dict[PeerId, int]:
+    """The same of every grant, but for those of these members, and what was passed on from them."""
     found: dict[PeerId, int] = {}
-    for peer, grants in book.grants().items():
-        chains = () if book.is_named(peer) else (chain(book, said) for said, _ in grants)
-        levels = [
-            len(above) - 1 for above in chains if above is not None and without.isdisjoint(one.author for one in above)
-        ]
-        if levels:
-            found[peer] = min(levels)
+    for said, _ in book.all_of(Grant) if book.plan.let_in is not None else ():
+        if said.author not in without:
+            note_level(book, found, said, without)
     return found
+
+
+def note_level(book: "Book", found: dict[PeerId, int], grant: "Said", without: Set[PeerId] = frozenset()) -> None:
+    """Add whom a grant lets in."""
+    peer = cast(Grant, grant.event).audience
+    above = chain(book, grant) if not book.is_named(peer) else None
+    if above is not None and without.isdisjoint(one.author for one in above):
+        found[peer] = min(len(above) - 1, found.get(peer, MAX_DEPTH))
 
 
 def ended(book: "Book") -> set[Cid]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from agents.federation.actions import Say
 from agents.federation.book import Book, NotLetIn, Said
-from agents.federation.grants import NotGranted, capacity, ending, granting, grants_of, is_told, readers, told
+from agents.federation.grants import NotGranted, capacity, ending, granting, grants_of, is_told, levels, readers, told
 from agents.federation.heard import known_of, lacking
 from agents.federation.member import Member
 from agents.federation.planning import BadPlan, complete, plan_of
@@ -17,7 +17,20 @@ from agents.federation.soundness import why_not
 from protocols.entry import Entry, make_entry
 from protocols.errors import Malformed
 from protocols.joining import LetIn
-from protocols.rounds import MAX_MEMBERS, Close, Event, Grant, Join, Leave, Revoke, Start, Vote, content_of, scope_of
+from protocols.rounds import (
+    MAX_MEMBERS,
+    Cancel,
+    Close,
+    Event,
+    Grant,
+    Join,
+    Leave,
+    Revoke,
+    Start,
+    Vote,
+    content_of,
+    scope_of,
+)
 from storage.cid import Cid
 from storage.keys import PeerId
 from tests.agents.federation.village import cid_of, identity, make_plan
@@ -158,6 +171,10 @@ def test_what_is_heard_in_any_order_comes_to_the_same(order: list[int]) -> None:
     book = Book(door.plan)
     assert book.add_all([door.entries[at] for at in order] + [door.entry(7, Join())]) == []
     assert book.n_events == 9 and book.let_in() == door.book.let_in() and book.roster(1) == door.book.roster(1)
+    one_by_one = Book(door.plan)
+    for at in order:
+        one_by_one.add_all([door.entries[at]])
+        assert one_by_one.let_in() == levels(one_by_one), "what is kept is what it comes to anew"
 
 
 def test_a_place_that_is_given_to_two_proves_who_gave_it_and_lets_in_nobody_any_more() -> None:
@@ -431,3 +448,14 @@ def test_a_crowd_that_holds_one_place_together_leaves_all_others_heard(monkeypat
     late = told_bit_by_bit(door, 2)
     assert late.heights().keys() == {peer(0), peer(1), peer(last), peer(20)}
     assert set(late.joined_now()) == {peer(0), peer(last)} == set(door.book.joined_now())
+
+
+def test_who_grants_without_end_costs_each_event_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    door, seen = Door(), []
+    for number in range(20, 60):
+        door.grant(0, number, 0)
+    assert len(door.book.let_in()) == 40
+    monkeypatch.setattr("agents.federation.grants.chain", lambda book, grant: seen.append(grant))
+    door.grant(0, 60, 0)
+    door.say(1, Cancel())  # it may touch anything
+    assert len(door.book.let_in()) == 40 and len(seen) == 1
