@@ -286,7 +286,7 @@ def _why(fetch: Fetch, idle_timeout_s: float, damaged: Cid | None) -> Remote:
         names = " and ".join(map(str, tamperers[:MAX_NAMED]))
         return Tampered(f"{names} sent bytes that do not match, and nobody else has the content; {missing}")
     rest = f"{missing}; no block came for {idle_timeout_s:g} s"
-    if not wants.useful_providers(number) or fetch.session.is_needy.is_set():
+    if not wants.has_hope(number) or fetch.session.is_needy.is_set():
         tried = _count(len(fetch.known), "peer")
         if fetch.sources:
             tried += f" and {_count(len(fetch.sources), 'HTTP server')}"

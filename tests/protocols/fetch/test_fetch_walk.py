@@ -1,14 +1,17 @@
 """The core of a fetch, and what it makes of names and stores that are not as they should be."""
 
 from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from protocols.bitswap.session import Wants
 from protocols.bitswap.shell import Exchange, in_turn, run_exchange
-from protocols.errors import Malformed, NoProviders, TooBig
-from protocols.fetch.dag import Progress, fetch_dag
+from protocols.errors import Malformed, NoProviders, TimedOut, TooBig
+from protocols.fetch.dag import Progress, _why, fetch_dag
 from protocols.fetch.walk import Walk
 from protocols.net import PeerInfo
 from simulations.net import SimWorld
@@ -122,3 +125,18 @@ async def test_a_block_that_came_some_other_way_meanwhile_is_not_called_damaged(
         with pytest.raises(NoProviders, match="among them; no block"):
             await fetch_dag(alone, block.cid, idle_timeout_s=2)
         nursery.cancel_scope.cancel()
+
+
+def test_providers_that_said_they_lack_it_are_not_called_silent() -> None:
+    cid, peer, wants = Cid.of(b"leaf"), Identity(bytes(32)).peer_id, Wants()
+    number = wants.open()
+    wants.add_providers(number, [peer], 0)
+    wants.want(number, [cid], 0)
+    session = SimpleNamespace(number=number, is_needy=trio.Event())  # others were looked for meanwhile, in vain
+    fetch: Any = SimpleNamespace(
+        exchange=SimpleNamespace(wants=wants), session=session, walk=Walk([cid]), known={peer: peer}, sources=()
+    )
+    fetch.walk.take(1)
+    assert isinstance(_why(fetch, 30, None), TimedOut)
+    wants.received(peer, [], [], [cid], 0.1)
+    assert isinstance(_why(fetch, 30, None), NoProviders)
