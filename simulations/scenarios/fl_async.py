@@ -12,7 +12,7 @@ SUMMARY: Final = "FedBuff with three in ten slow: rounds wait for nobody, and co
 N_ROUNDS: Final = 12
 SLOW_S: Final = 100.0
 # Everybody is in every round, says some forty events, and hears everybody else's: both grow with the square.
-PARTICIPANTS: Final = "how many, up to 1,000 (default 60); 200 take 22 s of CPU and 0.35 GB, 1,000 take 8 min and 5.4 GB"
+PARTICIPANTS: Final = "how many, up to 1,000 (default 60); 200 take 22 s and 0.35 GB, 1,000 take 8 min and 5.4 GB"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
