@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from daemon.errors import NotFoundHere
+from protocols.addresses import host_of, is_loopback
 from protocols.errors import Remote
 from protocols.net import PeerInfo
 from storage.keys import PeerId
@@ -44,7 +45,7 @@ async def whom(node: "Node", text: str | None) -> list[PeerId]:
 def way_here(node: "Node") -> str:
     """What one who has not met this node gives for --from: an address, from elsewhere if it can be; else the id."""
     texts = node.network.addresses()
-    outward = [text for text in texts if not text.startswith(("/ip4/127.", "/ip6/::1/"))]
+    outward = [text for text in texts if not is_loopback(host_of(text))]
     return next(iter([*outward, *texts]), str(node.identity.peer_id))
 
 

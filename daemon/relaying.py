@@ -1,6 +1,5 @@
 """Relays: carry for peers that nobody can dial, and, where this node is one of them, be reached over trusted peers."""
 
-import ipaddress
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -41,7 +40,7 @@ class Reservations:
 
         Who can be dialled (`reach`) needs none; while nobody says, that somebody from outside came says so.
         """
-        if any(_is_from_outside(link) for link in links):
+        if any(link.is_from_outside for link in links):
             self._reached_s = now_s
         dialled = [link.peer for link in links if link.is_dialled and not link.is_relayed and link.peer in trusted]
         for gone in self._renew_s.keys() - set(dialled):
@@ -61,16 +60,6 @@ class Reservations:
         """`peer` does not relay for us (`is_refused`), or did not answer."""
         self._renew_s.pop(peer, None)
         self._rest_s[peer] = now_s + (REFUSED_S if is_refused else FAILED_S)
-
-
-def _is_from_outside(link: Link) -> bool:
-    """Did somebody on the public internet dial us?"""
-    if link.is_dialled or link.is_relayed or link.is_punched:
-        return False
-    try:
-        return ipaddress.ip_address(link.address.rpartition(":")[0].strip("[]")).is_global
-    except ValueError:
-        return False
 
 
 def serve_as_relay(wish: str, network: Network, book: PeerBook, unix_s: Callable[[], float]) -> Relay | None:

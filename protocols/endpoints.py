@@ -30,6 +30,17 @@ class Endpoint(NamedTuple):
         """Could everybody reach this address?"""
         return addresses.is_public(self.host)
 
+    @property
+    def network(self) -> str:
+        """The /24 or /48 of the public internet that it is in; empty where it is in none."""
+        return addresses.network_of(self.host)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Who answers for this address, and its network; nothing for what is not public."""
+        network = self.network
+        return (addresses.holder_of(self.host), network) if network else ()
+
     @classmethod
     def parse(cls, text: str) -> Self | None:
         """Read `/ip4/.../tcp/...` or `/ip6/.../tcp/...`, with or without a peer behind it; None for all else."""

@@ -12,6 +12,7 @@ import structlog
 import trio
 
 from protocols.conduct import Conduct
+from protocols.endpoints import Endpoint
 from protocols.errors import Malformed, ProtocolError, Remote
 from storage.cid import Cid
 from storage.keys import InvalidPeerId, PeerId
@@ -68,6 +69,17 @@ class Link(NamedTuple):
     received_bytes: int
     is_relayed: bool = False
     is_punched: bool = False
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Where the other end's packets come from; None over a relay, and where the adapter does not know."""
+        return None if self.is_relayed else Endpoint.of_socket(self.address)
+
+    @property
+    def is_from_outside(self) -> bool:
+        """Did somebody on the public internet dial us, without a relay's help?"""
+        endpoint = self.endpoint
+        return not (self.is_dialled or self.is_punched) and endpoint is not None and endpoint.is_public
 
 
 class TopicMessage(NamedTuple):

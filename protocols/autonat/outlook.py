@@ -5,12 +5,10 @@ one that believes to be in the open has none. So strangers count once a network,
 that the user trusts is enough. A view that stands gives way to twice as many who say otherwise.
 """
 
-import ipaddress
 from collections.abc import Collection, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from protocols.endpoints import Endpoint
 from protocols.net import Link
 from storage.keys import PeerId
 
@@ -90,9 +88,6 @@ class Outlook:
 
 
 def _network(link: Link) -> str:
-    """The /24 or /48 of the public internet where a peer is; empty where it is in none."""
-    endpoint = Endpoint.of_socket(link.address)
-    if endpoint is None or not endpoint.is_public:
-        return ""
-    bits = 48 if ":" in endpoint.host else 24
-    return str(ipaddress.ip_network((endpoint.host, bits), strict=False))
+    """Where on the public internet a peer is; empty where it is not there."""
+    endpoint = link.endpoint
+    return "" if endpoint is None else endpoint.network

@@ -71,7 +71,7 @@ def _seen_at(network: Network, peer: PeerId) -> Endpoint | None:
     links = [link for link in network.connections() if link.peer == peer]
     if any(link.is_relayed for link in links):
         return None
-    return next((endpoint for link in links if (endpoint := Endpoint.of_socket(link.address)) is not None), None)
+    return next((endpoint for link in links if (endpoint := link.endpoint) is not None), None)
 
 
 async def _try(network: Network, peer: PeerId, endpoints: list[Endpoint]) -> Endpoint | None:

@@ -11,16 +11,13 @@ from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
-from protocols.addresses import is_public as is_public_host
+from protocols import addresses
 from protocols.net import MAX_ADDRESS_CHARS
 from storage.errors import StorageError
 from storage.keys import PeerId
 
 MAX_ADDRESSES_PER_PEER: Final = 16
 CIRCUIT: Final = "/p2p-circuit"
-V4_SUBNET_BITS: Final = 24
-V6_SUBNET_BITS: Final = 48
-V6_HOST_BITS: Final = 64
 
 _WILDCARDS: Final = {"0.0.0.0": "ip4", "::": "ip6"}  # noqa: S104 - recognised, not bound
 _FAMILIES: Final = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
@@ -62,13 +59,12 @@ def is_circuit(text: str) -> bool:
 
 def is_loopback(text: str) -> bool:
     """Does an address lead to whoever dials it?"""
-    return text.startswith(("/ip4/127.", "/ip6/::1/"))
+    return addresses.is_loopback(addresses.host_of(text))
 
 
 def is_public(text: str) -> bool:
     """Is this an address on the public internet? A name is none: where it leads is its owner's to say."""
-    parts = text.split("/", 3)
-    return len(parts) > 2 and parts[1] in ("ip4", "ip6") and is_public_host(parts[2])
+    return addresses.is_public(addresses.host_of(text))
 
 
 def parse(text: str) -> Any | None:
@@ -90,30 +86,6 @@ def expand(addresses: Sequence[Any]) -> list[Any]:
         else:
             expanded.append(address)
     return expanded
-
-
-def subnet_of(address: str) -> str:
-    """The network that somebody at `host:port` has to rent to have many addresses; empty for what is not public."""
-    try:
-        ip = ipaddress.ip_address(address.rpartition(":")[0].strip("[]"))
-    except ValueError:
-        return ""
-    if not ip.is_global:
-        return ""
-    bits = V4_SUBNET_BITS if ip.version == 4 else V6_SUBNET_BITS
-    return str(ipaddress.ip_network((ip, bits), strict=False))
-
-
-def places_of(address: str) -> tuple[str, ...]:
-    """The address that somebody at `host:port` answers for, and its network; nothing for what is not public.
-
-    Of IPv6 that is the /64 of one customer: who has one has all its addresses.
-    """
-    subnet = subnet_of(address)
-    if not subnet:
-        return ()
-    ip = ipaddress.ip_address(address.rpartition(":")[0].strip("[]"))
-    return str(ipaddress.ip_network((ip, V6_HOST_BITS), strict=False)) if ip.version == 6 else str(ip), subnet
 
 
 def _interface_ips(protocol: str) -> list[str]:

@@ -19,6 +19,7 @@ from libp2p.peer.peerstore import PeerStoreError
 from libp2p.rcmgr import Direction
 
 from protocols.conduct import Conduct
+from protocols.endpoints import Endpoint
 from protocols.errors import DialFailed, Local, ProtocolRefused
 from protocols.gossipsub.shell import Gossip, run_gossip
 from protocols.name_records import NameRecords
@@ -38,8 +39,6 @@ from protocols.net_libp2p import mdns
 from protocols.net_libp2p.addresses import (
     MAX_ADDRESSES_PER_PEER,
     is_circuit,
-    places_of,
-    subnet_of,
     to_id,
     to_peer,
     to_texts,
@@ -276,8 +275,7 @@ class LibP2pNetwork:
 
     def report(self, peer: PeerId, code: str) -> None:
         """See `Network`."""
-        addresses = [_address_of(each) for each in self._swarm.get_connections(to_id(peer))]
-        places = next((places_of(address) for address in addresses), ())
+        places = next((_places_of(each) for each in self._swarm.get_connections(to_id(peer))), ())
         refused_s = self.conduct.report(peer, code, trio.current_time(), places, is_kept=self.is_protected(peer))
         if refused_s is not None and not self._nursery.cancel_scope.cancel_called:
             log.info("peer_cut_off", peer=str(peer), code=code, refused_s=refused_s)
@@ -308,13 +306,12 @@ class LibP2pNetwork:
             return "not known"
         if not self._is_strangers(connection):
             return ""
-        if (peer := to_peer(peer_id)) is not None:
-            places = places_of(_address_of(connection))
-            if reason := self.conduct.reason_against(peer, trio.current_time(), places):
-                return reason
+        peer, places = to_peer(peer_id), _places_of(connection)
+        if peer is not None and (reason := self.conduct.reason_against(peer, trio.current_time(), places)):
+            return reason
         strangers = [each for each in self._swarm.get_connections() if self._is_strangers(each)]
-        subnets = [subnet_of(_address_of(each)) for each in strangers]
-        return reason_against(subnets, subnet_of(_address_of(connection)), MAX_STRANGERS)
+        subnets = [_subnet_of(each) for each in strangers]
+        return reason_against(subnets, _subnet_of(connection), MAX_STRANGERS)
 
     def received_bytes(self, peer: PeerId) -> int:
         """See `Network`."""
@@ -441,6 +438,16 @@ def _address_of(connection: Any) -> str:
     except (OSError, TypeError, ValueError):
         return ""
     return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+
+
+def _places_of(connection: Any) -> tuple[str, ...]:
+    endpoint = Endpoint.of_socket(_address_of(connection))
+    return endpoint.places if endpoint is not None else ()
+
+
+def _subnet_of(connection: Any) -> str:
+    endpoint = Endpoint.of_socket(_address_of(connection))
+    return "" if endpoint is None else endpoint.network
 
 
 class _Notifee(INotifee):  # type: ignore[misc]  # libp2p's types are not followed
