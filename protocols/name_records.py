@@ -13,7 +13,7 @@ from protocols.ipns import Record, read_record
 from storage.keys import InvalidPeerId, PeerId
 
 NAMESPACE: Final = b"/ipns/"
-MAX_KEY_BYTES: Final = len(NAMESPACE) + 64
+MAX_NAME_KEY_BYTES: Final = len(NAMESPACE) + 64
 
 MAX_RECORDS: Final = 4096
 MAX_BYTES: Final = 8 << 20
@@ -32,7 +32,7 @@ def key_of_name(name: PeerId) -> bytes:
 
 def name_of_key(key: bytes) -> PeerId:
     """The name that a key of the DHT is of. Raises: Malformed."""
-    if not key.startswith(NAMESPACE) or len(key) > MAX_KEY_BYTES:
+    if not key.startswith(NAMESPACE) or len(key) > MAX_NAME_KEY_BYTES:
         raise Malformed("the key is not that of a name")
     try:
         return PeerId(key.removeprefix(NAMESPACE))

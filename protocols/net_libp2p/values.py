@@ -33,7 +33,7 @@ QUORUM: Final = 16  # records that are enough, as others have it
 PARALLEL: Final = 10  # alpha of the specification
 ASK_LIMIT_S: Final = 10.0
 SEARCH_LIMIT_S: Final = 60.0
-MAX_KEY_BYTES: Final = 128
+MAX_ANY_KEY_BYTES: Final = 128  # who asks for peers may do so by any key; those of names are shorter yet
 MAX_ASK_BYTES: Final = 256 << 10  # of a question to our server
 MAX_ANSWER_BYTES: Final = 512 << 10  # 20 peers with their addresses, and a record
 ADDRESS_LIFE_S: Final = 3600
@@ -139,7 +139,7 @@ def answer_value(dht: Any, values: Values, peer: PeerId, asked: Any, now_s: floa
 
 def _find(dht: Any, values: Values, peer: PeerId, key: bytes, reply: Any) -> None:
     """What is here under a key, and who is closer to it. Keys of other kinds than names have nothing here."""
-    if not 0 < len(key) <= MAX_KEY_BYTES:
+    if not 0 < len(key) <= MAX_ANY_KEY_BYTES:
         raise Malformed(f"a key of {len(key)} bytes")
     if values.unix_s is not None and key.startswith(NAMESPACE):
         unix_s = values.unix_s()
