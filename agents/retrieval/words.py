@@ -51,10 +51,9 @@ class Words:
         """Add texts by their names, in place of those of the same names. Raises: StorageError."""
         with self._lock, self._database.transaction():
             self.remove(texts.keys())
-            row = self._database.read_one("SELECT coalesce(max(id), 0) FROM names")
-            assert row is not None, "an aggregate has a row"
-            self._database.write_many("INSERT INTO names (id, name) VALUES (?, ?)", enumerate(texts, row[0] + 1))
-            rows = enumerate(texts.values(), row[0] + 1)
+            first = self._database.read_number("SELECT max(id) FROM names") + 1
+            self._database.write_many("INSERT INTO names (id, name) VALUES (?, ?)", enumerate(texts, first))
+            rows = enumerate(texts.values(), first)
             self._database.write_many("INSERT INTO texts (rowid, text) VALUES (?, ?)", rows)
 
     def remove(self, names: Collection[str]) -> None:

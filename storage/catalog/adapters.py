@@ -203,12 +203,9 @@ class AdapterTable:
 
     def n_bytes_since(self, unix_s: float) -> int:
         """Bytes of others' adapters that became ready since then."""
-        row = self._database.read_one(
-            "SELECT coalesce(sum(n_bytes), 0) FROM adapters JOIN artifacts USING (manifest)"
-            " WHERE NOT is_own AND ready_unix_s >= ?",
-            (unix_s,),
+        return self._database.read_number(
+            f"SELECT sum(n_bytes) {_FROM} WHERE NOT is_own AND ready_unix_s >= ?", (unix_s,)
         )
-        return int(row[0]) if row else 0
 
     def newest_own(self, *, base: str | None = None, limit: int = MAX_ROWS_READ) -> list[AdapterRow]:
         """Of each name and base the highest version that this node published; the latest published first."""
@@ -232,8 +229,7 @@ class AdapterTable:
 
     def _drop_oldest(self, newest: Cid) -> None:
         """Make room; but the row that was just stored stays, also where all others must."""
-        row = self._database.read_one("SELECT count(*) FROM adapters")
-        surplus = (row[0] if row else 0) - self._max_rows
+        surplus = self._database.read_number("SELECT count(*) FROM adapters") - self._max_rows
         if surplus > 0:
             self._artifacts.remove_all(
                 f"SELECT artifacts.id {_FROM} WHERE NOT is_own"

@@ -296,13 +296,12 @@ class ArtifactTable:
         )
 
     def _check_room(self, row: ArtifactRow) -> None:
-        highest = self._database.read_one("SELECT max(id) FROM artifacts")
-        if row.kind == ADAPTER or highest is None or (highest[0] or 0) < self._max_rows:
+        if row.kind == ADAPTER or self._database.read_number("SELECT max(id) FROM artifacts") < self._max_rows:
             return  # there are no more rows than the highest number says: so they need not be counted
-        n_rows = self._database.read_one("SELECT count(*) FROM artifacts WHERE kind != ?", (ADAPTER,))
-        if n_rows is not None and n_rows[0] >= self._max_rows:
+        n_rows = self._database.read_number("SELECT count(*) FROM artifacts WHERE kind != ?", (ADAPTER,))
+        if n_rows >= self._max_rows:
             raise TooLarge(
-                f"the catalog holds {n_rows[0]} artifacts, the most that it takes. Remove some: covey artifact rm"
+                f"the catalog holds {n_rows} artifacts, the most that it takes. Remove some: covey artifact rm"
             )
 
 

@@ -114,6 +114,11 @@ class Database:
             row: Row | None = self._connection.execute(sql, values).fetchone()
             return row
 
+    def read_number(self, sql: str, values: Sequence[object] = ()) -> int:
+        """The number that a query asks for, as a count is; 0 where it finds none."""
+        row = self.read_one(sql, values)
+        return int(row[0] or 0) if row else 0
+
     def close(self) -> None:
         """Let go of the file. Closing twice is harmless."""
         with self._lock:

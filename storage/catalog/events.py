@@ -60,5 +60,4 @@ class EventLog:
     @property
     def last_id(self) -> int:
         """The newest id; 0 before the first event."""
-        row = self._database.read_one("SELECT coalesce(max(id), 0) FROM events")
-        return int(row[0]) if row else 0
+        return self._database.read_number("SELECT max(id) FROM events")

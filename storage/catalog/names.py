@@ -110,8 +110,7 @@ class NameTable:
 
     def count(self) -> int:
         """How many there are."""
-        row = self._database.read_one("SELECT count(*) FROM names")
-        return int(row[0]) if row else 0
+        return self._database.read_number("SELECT count(*) FROM names")
 
     def remove(self, name: PeerId) -> bool:
         """Forget a name, and sign for it no more. Was it there?"""

@@ -122,8 +122,7 @@ class PeerBook:
             raise InvalidName(f"a reason has at most {MAX_REASON_CHARS} printable characters")
         with self._database.transaction():
             self._flock = None
-            row = self._database.read_one("SELECT count(*) FROM bans WHERE peer != ?", (peer,))
-            if row and row[0] >= MAX_BANS:
+            if self._database.read_number("SELECT count(*) FROM bans WHERE peer != ?", (peer,)) >= MAX_BANS:
                 raise InvalidName(f"{MAX_BANS} peers are banned, the limit: unban some")
             self._database.write("DELETE FROM trust WHERE peer = ?", (peer,))
             self._database.write("INSERT OR REPLACE INTO bans VALUES (?, ?, ?)", (peer, reason, unix_s))
@@ -221,8 +220,7 @@ class PeerBook:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        row = self._database.read_one("SELECT count(*) FROM peers")
-        surplus = (row[0] if row else 0) - self._max_peers
+        surplus = self._database.read_number("SELECT count(*) FROM peers") - self._max_peers
         if surplus > 0:
             self._database.write(
                 "DELETE FROM peers WHERE peer IN"

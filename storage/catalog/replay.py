@@ -81,5 +81,4 @@ class ReplayTable:
         return self._database.write("DELETE FROM replay_windows WHERE expires_unix_s <= ?", (unix_s,)) > 0
 
     def __len__(self) -> int:
-        row = self._database.read_one("SELECT count(*) FROM replay_windows")
-        return int(row[0]) if row else 0
+        return self._database.read_number("SELECT count(*) FROM replay_windows")

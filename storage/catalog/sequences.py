@@ -38,7 +38,7 @@ class Sequences:
 
     def _reserve(self, purpose: bytes, given: int, floor: int) -> tuple[int, int]:
         with self._database.transaction(alone=True):
-            row = self._database.read_one("SELECT reserved FROM sequences WHERE purpose = ?", (purpose,))
-            start = max(given, floor, row[0] if row else 0)
+            reserved = self._database.read_number("SELECT reserved FROM sequences WHERE purpose = ?", (purpose,))
+            start = max(given, floor, reserved)
             self._database.write("INSERT OR REPLACE INTO sequences VALUES (?, ?)", (purpose, start + N_RESERVED))
         return start, start + N_RESERVED
