@@ -45,6 +45,8 @@ CREATE TABLE bans (
 MAX_BANS: Final = 10_000
 MAX_REASON_CHARS: Final = 200
 
+_SELECT: Final = "SELECT peer, name, is_kept, heard_unix_s FROM peers"
+
 
 @dataclass(frozen=True, slots=True)
 class PeerRow:
@@ -152,13 +154,13 @@ class PeerBook:
     def get(self, peer: PeerId) -> PeerRow | None:
         """What is known of a peer."""
         with self._database.transaction():
-            rows = self._database.read("SELECT peer, name, is_kept, heard_unix_s FROM peers WHERE peer = ?", (peer,))
+            rows = self._database.read(f"{_SELECT} WHERE peer = ?", (peer,))
             return next((self._row(*row) for row in rows), None)
 
     def named(self, name: str) -> list[PeerRow]:
         """The peers that the user calls so; names need not be unique."""
         with self._database.transaction():
-            rows = self._database.read("SELECT peer, name, is_kept, heard_unix_s FROM peers WHERE name = ?", (name,))
+            rows = self._database.read(f"{_SELECT} WHERE name = ?", (name,))
             return [self._row(*row) for row in rows]
 
     def names(self) -> dict[PeerId, str]:
@@ -169,19 +171,13 @@ class PeerBook:
     def kept(self) -> list[PeerRow]:
         """The peers that the user added or trusted."""
         with self._database.transaction():
-            rows = self._database.read(
-                "SELECT peer, name, is_kept, heard_unix_s FROM peers WHERE is_kept ORDER BY peer"
-            )
+            rows = self._database.read(f"{_SELECT} WHERE is_kept ORDER BY peer")
             return [self._row(*row) for row in rows]
 
     def list(self, limit: int = MAX_PEERS) -> list[PeerRow]:
         """The peers, those that the user keeps first, then the last heard of."""
         with self._database.transaction():
-            rows = self._database.read(
-                "SELECT peer, name, is_kept, heard_unix_s FROM peers"
-                " ORDER BY is_kept DESC, heard_unix_s DESC, peer LIMIT ?",
-                (limit,),
-            )
+            rows = self._database.read(f"{_SELECT} ORDER BY is_kept DESC, heard_unix_s DESC, peer LIMIT ?", (limit,))
             return [self._row(*row) for row in rows]
 
     def addresses(self, peer: PeerId) -> tuple[str, ...]:
