@@ -22,7 +22,6 @@ MAX_ARTIFACTS: Final = 50_000  # beside the adapters, which have a bound of thei
 MAX_ROW_TEXT_BYTES: Final = 64 << 10
 MAX_ROWS_READ: Final = 1000
 MAX_OWN_TAGS: Final = 64
-_MAX_ASKED: Final = 256  # in one statement
 
 SCHEMA: Final = """
 CREATE TABLE artifacts (
@@ -242,7 +241,7 @@ class ArtifactTable:
             if value is not None:
                 query.where(f"artifacts.{column} = ?", value)
         if bases:
-            query.where(f"artifacts.base IN ({_marks(bases)})", *bases)
+            query.where(f"artifacts.base IN ({', '.join('?' * len(bases))})", *bases)
         if capability is not None:
             query.where(_HAS_LABEL.format(marks="?"), capability, Sort.CAPABILITY)
         if tag is not None:
@@ -334,33 +333,21 @@ class _Query:
 def labels_of(database: Database, numbers: Sequence[int]) -> dict[tuple[int, str], list[str]]:
     """The labels of artifacts, by their number and sort, in the order in which they were given."""
     labels: dict[tuple[int, str], list[str]] = {}
-    for some in _some(numbers):
-        for number, sort, label in database.read(
-            f"SELECT artifact, sort, label FROM artifact_labels WHERE artifact IN ({_marks(some)}) ORDER BY id",  # noqa: S608
-            some,
-        ):
-            labels.setdefault((number, sort), []).append(label)
+    for number, sort, label in database.read_for(
+        numbers, "SELECT artifact, sort, label FROM artifact_labels WHERE artifact IN ({marks}) ORDER BY id"
+    ):
+        labels.setdefault((number, sort), []).append(label)
     return labels
 
 
 def metrics_of(database: Database, numbers: Sequence[int]) -> dict[int, dict[str, float]]:
     """The metrics of artifacts, by their number."""
     metrics: dict[int, dict[str, float]] = {}
-    for some in _some(numbers):
-        for number, name, value in database.read(
-            f"SELECT artifact, name, value FROM artifact_metrics WHERE artifact IN ({_marks(some)})",  # noqa: S608
-            some,
-        ):
-            metrics.setdefault(number, {})[name] = value
+    for number, name, value in database.read_for(
+        numbers, "SELECT artifact, name, value FROM artifact_metrics WHERE artifact IN ({marks})"
+    ):
+        metrics.setdefault(number, {})[name] = value
     return metrics
-
-
-def _marks(values: Collection[object]) -> str:
-    return ", ".join("?" * len(values))
-
-
-def _some(numbers: Sequence[int]) -> Iterable[Sequence[int]]:
-    return (numbers[at : at + _MAX_ASKED] for at in range(0, len(numbers), _MAX_ASKED))
 
 
 def _check(row: ArtifactRow) -> None:

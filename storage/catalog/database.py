@@ -14,6 +14,7 @@ from storage.errors import Corrupt, StorageError, StoreFull, StoreLocked, Unknow
 
 APPLICATION_ID: Final = 0x436F7679  # "Covy": tells `file` and other programs whose database this is
 _BUSY_TIMEOUT_S: Final = 5.0
+_MAX_ASKED: Final = 256  # in one statement
 _JOURNAL_LIMIT_BYTES: Final = 4 << 20
 _REMEDY: Final = "Restore it from a backup."
 
@@ -107,6 +108,17 @@ class Database:
         """The rows of a query."""
         with self._lock, _translated(self._path, self._remedy):
             return self._connection.execute(sql, values).fetchall()
+
+    def read_for(self, asked: Sequence[object], sql: str, *values: object) -> list[Row]:
+        """The rows of a query for many values, which belong where it has `{marks}`; `values` belong behind them.
+
+        It is run for so many at a time: a LIMIT, an ORDER BY hold for each run alone.
+        """
+        rows: list[Row] = []
+        for at in range(0, len(asked), _MAX_ASKED):
+            some = asked[at : at + _MAX_ASKED]
+            rows += self.read(sql.format(marks=", ".join("?" * len(some))), (*some, *values))
+        return rows
 
     def read_one(self, sql: str, values: Sequence[object] = ()) -> Row | None:
         """The first row of a query, if there is one."""

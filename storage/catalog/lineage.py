@@ -6,18 +6,17 @@ What an origin stands for is looked up in each walk: an artifact that consists o
 forgotten. Where none is known, the content stands in the walk for itself.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final, Literal, NamedTuple
 
-from storage.catalog.database import Database, Row
+from storage.catalog.database import Database
 from storage.cid import Cid
 from storage.errors import InvalidCid
 
 MAX_RELATIVES: Final = 1000
 MAX_LABEL_CHARS: Final = 256
 MAX_GENERATIONS: Final = 256
-_MAX_ASKED: Final = 256  # in one statement
 
 SCHEMA: Final = """
 CREATE TABLE lineage (
@@ -159,31 +158,35 @@ class LineageTable:
         return Kin(tuple(found), is_whole=False)
 
     def _edges(self, nodes: list[Cid], towards: Literal["parent", "child"], limit: int) -> list[Edge]:
-        edges = [(Cid(near), role, Cid(far)) for near, role, far in self._asked(_EDGES[towards], nodes, limit)]
+        edges = [
+            (Cid(near), role, Cid(far)) for near, role, far in self._database.read_for(nodes, _EDGES[towards], limit)
+        ]
         if towards == "parent":
-            told = [(Cid(near), role, Cid(content)) for near, role, content in self._asked(_ORIGINS_OF, nodes)]
+            told = [
+                (Cid(near), role, Cid(content)) for near, role, content in self._database.read_for(nodes, _ORIGINS_OF)
+            ]
             known = self._known([content for _, role, content in told if role != COPY_OF])
             copied = self._known([content for _, role, content in told if role == COPY_OF], with_copies=False)
             for near, role, content in told:
                 edges.append((near, role, (copied if role == COPY_OF else known).get(content, content)))
         else:
             contents = self._contents(nodes)
-            for content, role, child in self._asked(_MADE_OF, list(contents), limit):
+            for content, role, child in self._database.read_for(list(contents), _MADE_OF, limit):
                 edges.append((contents[Cid(content)], role, Cid(child)))
         return edges
 
     def _contents(self, nodes: list[Cid], *, with_copied: bool = True) -> dict[Cid, Cid]:
         """What artifacts are known by when others tell that they were made from them -> the artifact."""
         contents: dict[Cid, Cid] = {}
-        for manifest, files, kind, base in self._asked(
-            "SELECT manifest, files, kind, base FROM artifacts WHERE manifest IN ({marks})", nodes
+        for manifest, files, kind, base in self._database.read_for(
+            nodes, "SELECT manifest, files, kind, base FROM artifacts WHERE manifest IN ({marks})"
         ):
             if files is not None:
                 contents[Cid(files)] = Cid(manifest)
             if kind == "model" and base is not None:
                 with suppress(InvalidCid):  # a catalog of an older version took any text
                     contents[Cid.parse(base)] = Cid(manifest)
-        for manifest, role, content in self._asked(_ORIGINS_OF, nodes if with_copied else []):
+        for manifest, role, content in self._database.read_for(nodes if with_copied else [], _ORIGINS_OF):
             if role == COPY_OF:
                 contents[Cid(content)] = Cid(manifest)
         return contents
@@ -192,16 +195,14 @@ class LineageTable:
         """Contents -> the artifact that consists of it; for a model's fingerprint, a copy of it may stand in."""
         known: dict[Cid, Cid] = {}
         if with_copies:
-            known |= {Cid(content): Cid(child) for content, child in self._asked(_KNOWN_BY["copy"], contents)}
+            known |= {
+                Cid(content): Cid(child) for content, child in self._database.read_for(contents, _KNOWN_BY["copy"])
+            }
         by_text: dict[object, Cid] = {str(content): content for content in contents}
-        known |= {by_text[base]: Cid(manifest) for base, manifest in self._asked(_KNOWN_BY["base"], list(by_text))}
-        known |= {Cid(files): Cid(manifest) for files, manifest in self._asked(_KNOWN_BY["files"], contents)}
+        known |= {
+            by_text[base]: Cid(manifest) for base, manifest in self._database.read_for(list(by_text), _KNOWN_BY["base"])
+        }
+        known |= {
+            Cid(files): Cid(manifest) for files, manifest in self._database.read_for(contents, _KNOWN_BY["files"])
+        }
         return known
-
-    def _asked(self, sql: str, values: Sequence[object], limit: int | None = None) -> list[Row]:
-        rows: list[Row] = []
-        for at in range(0, len(values), _MAX_ASKED):
-            some = values[at : at + _MAX_ASKED]
-            filled = sql.format(marks=", ".join("?" * len(some)))
-            rows += self._database.read(filled, some if limit is None else (*some, limit))
-        return rows
