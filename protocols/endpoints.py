@@ -7,7 +7,7 @@ import ipaddress
 from typing import Final, NamedTuple, Self
 
 from protocols import addresses
-from storage.cid import varint_decode
+from storage.cid import bytes_decode, varint_decode
 from storage.keys import InvalidPeerId, PeerId
 
 _IP4, _TCP, _IP6, _P2P = 4, 6, 41, 421
@@ -89,8 +89,8 @@ def _is_peer_or_nothing(data: bytes) -> bool:
         return True
     try:
         code, at = varint_decode(data)
-        length, at = varint_decode(data, at)
-        PeerId(data[at:])
+        peer, at = bytes_decode(data, at)
+        PeerId(peer)
     except (ValueError, InvalidPeerId):
         return False
-    return code == _P2P and length == len(data) - at
+    return code == _P2P and at == len(data)

@@ -78,6 +78,17 @@ def varint_decode(data: bytes, at: int = 0) -> tuple[int, int]:
     raise ValueError("varint is cut short or longer than 9 bytes")
 
 
+def bytes_decode(data: bytes, at: int) -> tuple[bytes, int]:
+    """Read bytes that stand behind their length, a varint; return them and the offset behind them.
+
+    Raises: ValueError as `varint_decode`, and when they are cut short.
+    """
+    length, at = varint_decode(data, at)
+    if length > len(data) - at:
+        raise ValueError(f"a field of {length} bytes is cut short")
+    return data[at : at + length], at + length
+
+
 class Cid(bytes):
     """A CID in binary form: CIDv0 is the bare sha2-256 multihash, CIDv1 is version, codec, multihash.
 

@@ -8,7 +8,7 @@ from types import UnionType
 from typing import Any, Final, NamedTuple
 
 from storage.blockstore import MAX_BLOCK_BYTES
-from storage.cid import DAG_PB, Cid, varint_decode, varint_encode
+from storage.cid import DAG_PB, Cid, bytes_decode, varint_decode, varint_encode
 from storage.codecs import MAX_LINKS, Codec
 from storage.errors import InvalidBlock, TooLarge
 
@@ -97,7 +97,7 @@ def decode(data: bytes) -> PbNode:
             tag = data[at]
             if tag not in (_DATA, _LINKS):
                 raise InvalidBlock(f"not DAG-PB: the tag 0x{tag:02x} at {at}")
-            body, at = _read_bytes(data, at + 1)
+            body, at = bytes_decode(data, at + 1)
             if tag == _LINKS:
                 if links_ended:
                     raise InvalidBlock("not DAG-PB: data between links")
@@ -114,21 +114,14 @@ def decode(data: bytes) -> PbNode:
     return PbNode(content, tuple(found))
 
 
-def _read_bytes(data: bytes, at: int) -> tuple[bytes, int]:
-    length, at = varint_decode(data, at)
-    if length > len(data) - at:
-        raise ValueError(f"a field of {length} bytes is cut short")
-    return data[at : at + length], at + length
-
-
 def _decode_link(body: bytes) -> PbLink:
     if body[:1] != b"\x0a":
         raise ValueError("a link does not begin with a CID")
-    raw, at = _read_bytes(body, 1)
+    raw, at = bytes_decode(body, 1)
     name: str | None = None
     tsize: int | None = None
     if body[at : at + 1] == b"\x12":
-        raw_name, at = _read_bytes(body, at + 1)
+        raw_name, at = bytes_decode(body, at + 1)
         name = raw_name.decode("utf-8", "surrogateescape")
     if body[at : at + 1] == b"\x18":
         tsize, at = varint_decode(body, at + 1)

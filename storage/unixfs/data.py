@@ -7,7 +7,7 @@ import struct
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from storage.cid import varint_decode, varint_encode
+from storage.cid import bytes_decode, varint_decode, varint_encode
 from storage.errors import InvalidBlock
 
 MAX_FILE_BYTES: Final = (1 << 63) - 1
@@ -99,7 +99,7 @@ def _decode(raw: bytes) -> UnixFsData:
             else:
                 numbers[field] = value
         elif wire == 2 and field in (2, 4, 8):
-            body, at = _read_bytes(raw, at)
+            body, at = bytes_decode(raw, at)
             if field == 2:
                 data = body
             elif field == 8:
@@ -113,13 +113,6 @@ def _decode(raw: bytes) -> UnixFsData:
     return UnixFsData(
         Kind(numbers[1]), data, numbers.get(3), tuple(sizes), numbers.get(5), numbers.get(6), numbers.get(7), mtime
     )
-
-
-def _read_bytes(raw: bytes, at: int) -> tuple[bytes, int]:
-    length, at = varint_decode(raw, at)
-    if length > len(raw) - at:
-        raise ValueError(f"a field of {length} bytes is cut short")
-    return raw[at : at + length], at + length
 
 
 def _decode_packed(body: bytes) -> list[int]:
