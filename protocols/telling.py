@@ -14,8 +14,17 @@ import trio
 from msgspec import Meta
 
 from protocols.entry import MAX_BODY_BYTES, MAX_ENTRY_BYTES, Entry, open_entry
-from protocols.errors import Malformed, ProtocolRefused, StreamBroken, TimedOut
-from protocols.framing import READ_BYTES, FrameReader, OnBytes, patient, read_frame, write_frame, write_frames
+from protocols.errors import Malformed, ProtocolRefused, StreamBroken
+from protocols.framing import (
+    READ_BYTES,
+    FrameReader,
+    OnBytes,
+    patient,
+    read_frame,
+    read_within,
+    write_frame,
+    write_frames,
+)
 from protocols.message import Message, decode, encode
 from protocols.net import Network, Stream
 from storage.cid import DAG_CBOR, Cid
@@ -178,9 +187,7 @@ def marks_of(authors: Sequence[PeerId], heights: Sequence[int], latest: Sequence
 
 async def read_question(stream: Stream, max_bytes: int) -> bytes | None:
     """The question that a peer opened the stream for; None where it asks nothing. Raises: TimedOut; as `read_frame`."""
-    with trio.move_on_after(ASK_TIMEOUT_S):
-        return await read_frame(stream, max_bytes)
-    raise TimedOut(f"{stream.peer} did not ask its question within {ASK_TIMEOUT_S:g} s")
+    return await read_within(ASK_TIMEOUT_S, stream, max_bytes)
 
 
 async def tell(stream: Stream, entries: Iterable[Entry], n_most: int, on_bytes: OnBytes) -> None:

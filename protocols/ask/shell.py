@@ -9,7 +9,7 @@ import trio
 from protocols.ask import wire
 from protocols.ask.wire import Ask, Describe, Dialogue, Offer, Refused, Reply, Waiting
 from protocols.errors import Malformed, Remote, TimedOut
-from protocols.framing import read_frame, write_within
+from protocols.framing import read_frame, read_within, write_within
 from protocols.message import Message, decode_form, encode
 from protocols.net import Network, Stream
 from storage.keys import PeerId
@@ -88,13 +88,8 @@ async def describe(network: Network, peer: PeerId) -> Offer:
 
 async def answer(stream: Stream, answerer: Answerer) -> None:
     """Answer the one question of a stream. Raises: what reading and writing raise."""
-    question: Ask | Describe | None = None
-    with trio.move_on_after(QUESTION_LIMIT_S) as time:
-        frame = await read_frame(stream, wire.MAX_ASK_BYTES)
-        if frame is not None:
-            question = decode_form(frame, Ask | Describe, wire.MAX_ASK_BYTES)
-    if time.cancelled_caught:
-        raise TimedOut(f"{stream.peer} did not ask its question within {QUESTION_LIMIT_S:g} s")
+    frame = await read_within(QUESTION_LIMIT_S, stream, wire.MAX_ASK_BYTES)
+    question: wire.Question | None = None if frame is None else decode_form(frame, wire.Question, wire.MAX_ASK_BYTES)
     try:
         if isinstance(question, Ask):
             await _answer(stream, answerer, question)
