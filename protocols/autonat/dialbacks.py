@@ -6,6 +6,7 @@ Dialled is no address but the one that the asker's connection comes from, so nob
 from collections.abc import Sequence
 from typing import Final
 
+from protocols.addresses import holder_of
 from protocols.bucket import Bucket
 from protocols.endpoints import Endpoint
 from storage.keys import PeerId
@@ -26,7 +27,7 @@ def targets(seen_at: Endpoint, told: Sequence[Endpoint]) -> list[Endpoint]:
 
 
 class Dialbacks:
-    """How often to dial for whom: a peer, an address, and all together have their rates."""
+    """How often to dial for whom: a peer, an address (of IPv6, a /64), and all together have their rates."""
 
     def __init__(self, now_s: float) -> None:
         self._all = Bucket(ALL_ASKS, REFILL_S, now_s)
@@ -38,7 +39,7 @@ class Dialbacks:
             self._each = {key: bucket for key, bucket in self._each.items() if not bucket.is_full(now_s)}
         if len(self._each) >= MAX_BUCKETS:
             return False
-        keys = (peer, host)
+        keys = (peer, holder_of(host))
         own = [self._each.setdefault(key, Bucket(PEER_ASKS, REFILL_S, now_s)) for key in keys]
         if any(bucket.wait_s(1, now_s) for bucket in (*own, self._all)):
             return False

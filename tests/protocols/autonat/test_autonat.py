@@ -157,6 +157,7 @@ def test_one_peer_one_address_and_all_together_have_their_rates() -> None:
     peers = [Identity(number.to_bytes(32, "big")).peer_id for number in range(2 * ALL_ASKS)]
     assert rate_of(Dialbacks(0.0), lambda number: (A, f"8.8.8.{number}")) == PEER_ASKS
     assert rate_of(Dialbacks(0.0), lambda number: (peers[number], "8.8.8.8")) == PEER_ASKS
+    assert rate_of(Dialbacks(0.0), lambda number: (peers[number], f"2606:4700:1:2::{number:x}")) == PEER_ASKS
     assert rate_of(Dialbacks(0.0), lambda number: (peers[number], f"8.8.8.{number}")) == ALL_ASKS
 
 
