@@ -115,7 +115,9 @@ class Stream(Protocol):
 
 
 Handler = Callable[[Stream], Awaitable[None]]
-Validator = Callable[[TopicMessage], bool]
+Validator = Callable[[TopicMessage], bool | None]
+"""May a message pass? None: not here and now, though another honest node may see it otherwise: by its clock, or whom it
+knows. So whoever passed it on is not to blame."""
 
 
 class Network(Protocol):
@@ -204,9 +206,9 @@ class Network(Protocol):
     def subscribe(
         self, topic: str, is_valid: Validator | None = None
     ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[TopicMessage]]:
-        """Join a topic. What `is_valid` refuses is neither delivered nor passed on. A full channel drops the oldest.
+        """Join a topic. What `is_valid` does not let in is neither delivered nor passed on.
 
-        Nobody hears itself: what this node publishes comes to others only.
+        A full channel drops the oldest. Nobody hears itself: what this node publishes comes to others only.
         """
 
     async def publish(self, topic: str, data: bytes) -> None:

@@ -1,7 +1,7 @@
 """Names of topics, their key in the DHT, and the fan-out of what arrives to this node's own subscribers."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -64,9 +64,10 @@ class Subscriptions:
         """The topics that somebody here listens to."""
         return list(self._listeners)
 
-    def accepts(self, message: TopicMessage) -> bool:
-        """Does every listener's validator let `message` in? One that fails refuses it."""
-        return all(_judge(is_valid, message) for is_valid in self._validators.get(message.topic, ()))
+    def accepts(self, message: TopicMessage) -> bool | None:
+        """Does every listener's validator let `message` in? See `Validator`; one that fails gives None."""
+        said = {_judge(is_valid, message) for is_valid in self._validators.get(message.topic, ())}
+        return False if False in said else None if None in said else True
 
     def deliver(self, message: TopicMessage) -> None:
         """Hand `message`, already accepted, to every listener of its topic."""
@@ -74,9 +75,9 @@ class Subscriptions:
             self._listeners[message.topic].send(message)
 
 
-def _judge(is_valid: Callable[[TopicMessage], bool], message: TopicMessage) -> bool:
+def _judge(is_valid: Validator, message: TopicMessage) -> bool | None:
     try:
         return is_valid(message)
     except Exception as error:  # noqa: BLE001 - a peer's message must not end the service that reads it
         log.error("topic_validator_failed", topic=message.topic, sender=str(message.sender), error=repr(error))
-        return False
+        return None

@@ -22,7 +22,7 @@ from protocols import adapters as wire
 from protocols import replay
 from protocols.adapters import Announcement
 from protocols.envelope import Signed
-from protocols.errors import Remote, Replayed, Tampered
+from protocols.errors import Expired, Remote, Replayed, Tampered
 from protocols.net import TopicMessage
 from protocols.routing import meet_subscribers
 from storage.catalog.adapters import AdapterRow, AdapterState
@@ -182,8 +182,11 @@ async def _add_base(intake: Intake, base: Cid, nursery: trio.Nursery) -> None:
 async def _listen(intake: Intake, base: Cid, is_listening: trio.Event) -> None:
     """Judge what comes over one topic, for ever."""
 
-    def is_valid(message: TopicMessage) -> bool:
-        return _open(intake, base, message.sender, message.data) is not None
+    def is_valid(message: TopicMessage) -> bool | None:
+        opened = _open(intake, base, message.sender, message.data)
+        if isinstance(opened, Refuse):
+            return None if opened.code == Expired.code else False  # its time may have run out on the way
+        return True
 
     async with intake.ports.network.subscribe(wire.topic_of(base), is_valid) as messages:
         is_listening.set()
@@ -323,7 +326,7 @@ def _note(manifests: OrderedDict[Cid, None], manifest: Cid) -> None:
 async def _hear(intake: Intake, base: Cid, sender: PeerId, envelope: bytes) -> None:
     """Verify, ask the trust policy, refuse replays, decide."""
     signed = _open(intake, base, sender, envelope)
-    if signed is None:
+    if isinstance(signed, Refuse):
         return
     try:
         decision = await intake.ports.exchange.work(partial(_judge, intake, base, signed))
@@ -335,12 +338,13 @@ async def _hear(intake: Intake, base: Cid, sender: PeerId, envelope: bytes) -> N
         _enqueue(intake, Job(base, sender, signed.body))
 
 
-def _open(intake: Intake, base: Cid, sender: PeerId, envelope: bytes) -> Signed[Announcement] | None:
+def _open(intake: Intake, base: Cid, sender: PeerId, envelope: bytes) -> Signed[Announcement] | Refuse:
     try:
         return wire.open_announcement(envelope, base, sender, intake.ports.unix_s())
     except Remote as error:
-        _tell(intake, base, sender, Refuse(error.code, str(error)))
-        return None
+        refusal = Refuse(error.code, str(error))
+        _tell(intake, base, sender, refusal)
+        return refusal
 
 
 def _judge(intake: Intake, base: Cid, signed: Signed[Announcement]) -> Accept | Refuse | object:

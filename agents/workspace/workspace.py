@@ -7,6 +7,7 @@ this; a disk that cannot be written to does, and the next start reads the journa
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -26,7 +27,7 @@ from agents.workspace.space import Space
 from protocols import replay
 from protocols.entry import Entry
 from protocols.envelope import Signed
-from protocols.errors import ProtocolError, Remote, Replayed
+from protocols.errors import Expired, ProtocolError, Remote, Replayed
 from protocols.net import PeerInfo, TopicMessage
 from protocols.telling import MAX_ADDRESS_CHARS, MAX_ADDRESSES, OPEN_TIMEOUT_S, Where
 from protocols.workspaces import announce, sync
@@ -279,12 +280,8 @@ class Workspace:
 
     async def _listen(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hear who has news, and ask who is not asked anyway."""
-
-        def is_valid(message: TopicMessage) -> bool:
-            return self._open(message) is not None
-
         async with (
-            self._ports.network.subscribe(announce.topic_of(self.cid), is_valid) as messages,
+            self._ports.network.subscribe(announce.topic_of(self.cid), self._is_valid) as messages,
             trio.open_nursery() as nursery,
         ):
             task_status.started()
@@ -294,15 +291,20 @@ class Workspace:
                     self._asking.add(peer)
                     nursery.start_soon(self._ask_once, peer, signed.body)
 
-    def _open(self, message: TopicMessage) -> Signed[News] | None:
-        """Live news of a member; nobody else is listened to."""
-        if not self.space.is_member(message.sender):
-            return None
+    def _is_valid(self, message: TopicMessage) -> bool | None:
+        """Is this live news of a member? Others may know of a member first, and have other clocks: see `Validator`."""
         try:
-            return announce.open_news(message.data, self.cid, message.sender, self._ports.unix_s())
+            return True if self._open(message) else None
         except Remote as error:
             self._ports.emit("peer_misbehaved", by=message.sender, code=error.code)
-            return None
+            return False
+
+    def _open(self, message: TopicMessage) -> Signed[News] | None:
+        """Live news of a member; nobody else is listened to. Raises: TooBig, Malformed, Forged."""
+        with suppress(Expired):
+            if self.space.is_member(message.sender):
+                return announce.open_news(message.data, self.cid, message.sender, self._ports.unix_s())
+        return None
 
     async def _news_of(self, message: TopicMessage) -> Signed[News] | None:
         is_asked = message.sender in self._followed and message.sender not in self._rests

@@ -57,11 +57,14 @@ class Router:
     def __init__(
         self,
         identity: Identity,
-        accepts: Callable[[TopicMessage], bool],
+        accepts: Callable[[TopicMessage], bool | None],
         rng: random.Random,
         first_sequence: int = 1,
     ) -> None:
-        """`accepts` judges a message that its sender signed. `first_sequence` is above all that were ever used."""
+        """`accepts` judges a message that its sender signed: None is no, and not its forwarder's fault.
+
+        `first_sequence` is above all that were ever used.
+        """
         self.waiting: set[PeerId] = set()
         self._identity = identity
         self._me = identity.peer_id
@@ -267,8 +270,8 @@ class Router:
             return None
         heard = TopicMessage(topic, message.sender, message.data)
         self._see(name, now_s)
-        if not self._accepts(heard):
-            known.score.n_invalid += scores.REFUSED
+        if not (verdict := self._accepts(heard)):
+            known.score.n_invalid += scores.REFUSED if verdict is False else 0.0
             return None
         known.score.delivered_first()
         self._pass_on(name, message, peer, now_s)

@@ -6,8 +6,9 @@ mesh) peers are tried, see `trials.py`: Covey's topics are quiet for days; P6 (m
 connections' own limit.
 
 The numbers, so that they can be argued with: a peer that only ever delivers earns 23 at most. One forged message costs
-10, three cost 90, four make it unheard. A message that a topic's validator refuses counts a tenth of that, since an
-honest peer may know of a member before we do. Half of every counter is gone in about seven seconds.
+10, three cost 90, four make it unheard. A message that a topic's validator refuses counts a tenth of that, and nothing
+where an honest peer may judge otherwise, by its clock or whom it knows: messages whose time runs out while they are
+passed on would have honest peers put each other out. Half of every counter is gone in about seven seconds.
 """
 
 from dataclasses import dataclass

@@ -74,7 +74,9 @@ def test_a_message_needs_every_validator_and_reaches_every_listener_of_its_topic
     assert subscriptions.accepts(message(b"bad"))
 
 
-def test_a_validator_that_fails_refuses() -> None:
+def test_a_validator_that_fails_lets_nothing_in_and_blames_nobody() -> None:
     subscriptions = Subscriptions()
     with subscriptions.join("t", lambda heard: bool(1 // 0)):
-        assert not subscriptions.accepts(message(b"x"))
+        assert subscriptions.accepts(message(b"x")) is None
+        with subscriptions.join("t", lambda heard: False):  # and who is sure that it is bad is believed
+            assert subscriptions.accepts(message(b"x")) is False

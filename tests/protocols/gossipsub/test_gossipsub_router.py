@@ -155,6 +155,14 @@ def test_what_is_forged_or_refused_is_not_passed_on_and_costs_its_forwarder_and_
     assert before > refused > forged and before - refused < (refused - forged) / 10
 
 
+def test_who_passes_on_what_honest_peers_may_judge_otherwise_is_not_blamed() -> None:
+    flock = ring(2)
+    flock.routers[0]._accepts = lambda message: None  # its clock is ahead, and each message expires on the way
+    for number in range(200):
+        flock.tell(0, 1, signed(Identity(b"z" * 32), b"late %d" % number))
+    assert flock.heard[0] == [] and flock.routers[0].score(flock.ids[1]) >= 0 and flock.routers[0].unheard() == []
+
+
 def test_a_forger_is_put_out_of_the_mesh_then_not_heard_and_forgiven_in_time() -> None:
     flock = ring(2)
     whole = signed(Identity(b"z" * 32), b"forged")
