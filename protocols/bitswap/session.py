@@ -139,8 +139,7 @@ class Wants:
         peer = self._peers.get(name)
         if peer is None:
             return []
-        peer.is_away, peer.is_proven = True, False
-        peer.remembered.clear()
+        peer.is_away, peer.is_proven, peer.is_fresh = True, False, True
         for want in self._wants.values():
             want.asked.pop(name, None)
             want.told.discard(name)
@@ -422,7 +421,7 @@ class Wants:
         fresh = [
             name
             for name, peer in self._peers.items()
-            if peer.sessions and (peer.is_partial or not peer.remembered) and peer.may_be_asked(now_s)
+            if peer.sessions and (peer.is_partial or peer.is_fresh) and peer.may_be_asked(now_s)
         ]
         for peer in self._peers.values() if fresh else ():
             for key in list(peer.in_flight)[not peer.is_queue(now_s) :]:

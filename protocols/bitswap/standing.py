@@ -27,6 +27,7 @@ class Peer:
     in_flight: dict[bytes, float] = field(default_factory=dict)  # multihash -> when it was asked
     remembered: OrderedDict[bytes, None] = field(default_factory=OrderedDict)
     is_away: bool = False
+    is_fresh: bool = True  # it was asked for nothing since it came
     is_proven: bool = False
     is_partial: bool = False  # has said of some block that it lacks it: asked again for what it says it has
     is_refused: bool = False  # sent tampered bytes: no more asks while any session that saw it lasts
@@ -129,6 +130,7 @@ class Peer:
 
     def remember(self, key: bytes) -> None:
         """It was asked for this; an answer that comes late is no fault."""
+        self.is_fresh = False
         self.remembered[key] = None
         self.remembered.move_to_end(key)
         if len(self.remembered) > MAX_REMEMBERED:

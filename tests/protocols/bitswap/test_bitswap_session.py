@@ -218,6 +218,17 @@ def test_a_want_is_answered_whatever_version_its_cid_comes_back_with() -> None:
     assert wants.received(A, [Arrived(Cid.of(b"x"), b"x")], [], [], 0.1) == [Got((session,), A, old, b"x", 0.1)]
 
 
+def test_what_was_asked_before_our_stream_to_a_peer_broke_may_still_come() -> None:
+    wants, session, _ = started([A, B], range(10))
+    owed = [number for number in range(10) if CIDS[number].multihash in wants._peers[A].in_flight]
+    wants.lost(A, 0.1)  # it was only we who could not write to it
+    for number in owed:
+        wants.received(B, [block(number)], [], [], 0.2)
+    assert entries(wants.add_providers(session, [A], 0.3), A)
+    late = wants.received(A, [block(number) for number in owed], [], [], 0.4)
+    assert owed and not any(isinstance(action, Misbehaved) for action in late) and not wants.tamperers(session)
+
+
 def test_nothing_is_remembered_of_peers_that_are_gone() -> None:
     wants, session, _ = started([A, B], range(10))
     wants.close(session)
