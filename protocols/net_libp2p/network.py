@@ -275,7 +275,11 @@ class LibP2pNetwork:
 
     def report(self, peer: PeerId, code: str) -> None:
         """See `Network`."""
-        places = next((_places_of(each) for each in self._swarm.get_connections(to_id(peer))), ())
+        self.blame(peer, code, self._swarm.get_connections(to_id(peer)))
+
+    def blame(self, peer: PeerId, code: str, connections: Iterable[Any]) -> None:
+        """As `report`, of a peer that has, or had, these connections: where the first direct one comes from answers."""
+        places = next(filter(None, map(_places_of, connections)), ())
         refused_s = self.conduct.report(peer, code, trio.current_time(), places, is_kept=self.is_protected(peer))
         if refused_s is not None and not self._nursery.cancel_scope.cancel_called:
             log.info("peer_cut_off", peer=str(peer), code=code, refused_s=refused_s)
@@ -464,7 +468,7 @@ class _Notifee(INotifee):  # type: ignore[misc]  # libp2p's types are not follow
         peer = to_peer(conn.muxed_conn.peer_id)
         if peer is not None and getattr(conn.muxed_conn, "is_abused", False):
             conn.muxed_conn.is_abused = False  # this is told of more than once
-            self._network.report(peer, "bad_connection")
+            self._network.blame(peer, "bad_connection", [conn])  # the swarm has it no more
         self._network.note_change(conn.muxed_conn.peer_id)
         if peer is not None and relay_of(conn.muxed_conn):
             self._network.note_straight(peer)

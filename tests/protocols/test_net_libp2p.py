@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from libp2p.kad_dht import peer_routing, provider_store
 
+from protocols import conduct
 from protocols.errors import Local
 from protocols.net import PeerChange, PeerInfo, Stream
 from protocols.net_libp2p import NetConfig, network, open_network
@@ -170,6 +171,24 @@ async def test_strangers_never_take_the_places_of_protected_peers_and_of_those_w
             while second.peer_id not in node.peers():
                 await trio.sleep(0.01)
         assert set(node.peers()) == {first.peer_id, second.peer_id, dialled.peer_id}
+
+
+async def test_who_breaks_the_rules_of_a_connection_answers_for_the_place_that_it_came_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(network, "places_of", lambda address: tuple(filter(None, (address.rpartition(":")[0],))))
+    monkeypatch.setattr(conduct, "PLACE_LIMITS", (1,))
+    monkeypatch.setitem(conduct.BREACHES, "bad_connection", 2 * conduct.MAX_POINTS)
+    async with AsyncExitStack() as stack:
+        node, breaker = [await stack.enter_async_context(open_network(Identity.generate(), LOOPBACK)) for _ in range(2)]
+        await breaker.connect(PeerInfo.parse(node.addresses()[0]))
+        muxed = breaker._swarm.get_connections()[0].muxed_conn
+        with trio.fail_after(20):
+            muxed._core._control += b"no frame at all"
+            muxed._work.set()
+            while not node.conduct.offenders(trio.current_time()):
+                await trio.sleep(0.01)
+        assert list(node.conduct.closed(trio.current_time())) == ["127.0.0.1"]
 
 
 def test_wildcards_become_the_addresses_of_this_machine_loopback_last() -> None:
