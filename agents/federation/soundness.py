@@ -8,7 +8,7 @@ from agents.federation import claims
 from agents.federation.book import Book, Said
 from agents.federation.grants import capacity, was_let_in, was_let_out
 from agents.federation.secure.stages import Stages, is_doomed, is_split
-from protocols.rounds import Close, Join, Leave, Plan, Promise, Result, Submit, Vote
+from protocols.rounds import Accuse, Close, Join, Leave, Plan, Promise, Result, Submit, Vote
 from storage.cid import Cid
 from storage.keys import PeerId
 
@@ -61,6 +61,19 @@ def unknown_to(book: Book, said: Said) -> str:
         return f"that {strangers[0]} joined"
     if unsure := sorted(peer for peer in _left_out(book, close) if not _is_followed(book, peer, said)):
         return f"whether {unsure[0]} had left by then"
+    if left_out and (why := _proof_unknown_to(book, left_out, said)):
+        return why
+    return ""
+
+
+def _proof_unknown_to(book: Book, peers: set[PeerId], said: Said) -> str:
+    """Whether one of them had broken the rules by a close, where what may prove it is not known here; or nothing."""
+    for _, accusation in book.all_of(Accuse):
+        pair = book.get(accusation.first), book.get(accusation.second)
+        if None in pair and any(one is None or one.author in peers for one in pair):
+            return f"what {accusation.first} and {accusation.second} prove"
+    if said.entry.sequence >= book.height(said.author):
+        return f"whom {said.author} had accused by then"
     return ""
 
 

@@ -20,6 +20,7 @@ from protocols.rounds import (
     Grant,
     Keys,
     Mix,
+    Promise,
     Result,
     Revoke,
     Score,
@@ -186,6 +187,9 @@ def _results(book: Book, number: int, final: Said, result: Cid | None) -> Iterat
         elif not isinstance(named.event, Close) or not _may_have_been_final(book, named, number):
             what = f"its result is of what was never a final close: {event.close}"
             yield Finding(number, "refuted", what, said.author)
+        elif (n_lacking := (book.n_votes_needed(named.event) or 0) - len(_voters(book, named))) > 0:
+            what = f"a result of {said.author} is of a close that was final only if {n_lacking} more countersigned it"
+            yield Finding(number, "not decidable", f"{what}: {event.close}")
     for said, score in book.said_in(number, Score):
         if score.result != result:
             what = f"it scores a result that is not this round's: {score.result}"
@@ -193,8 +197,31 @@ def _results(book: Book, number: int, final: Said, result: Cid | None) -> Iterat
 
 
 def _may_have_been_final(book: Book, said: Said, number: int) -> bool:
-    """Members who break the rules may countersign two; whoever knew one of them alone took it for final."""
+    """Have enough countersigned it, or could have, as far as is known here?
+
+    Of the closes of two terms, which list the same, each is final to whoever heard its votes first. The last that
+    somebody said may be missing here; and who breaks the rules may countersign two, or fork: up to half of them.
+    """
     close = cast(Close, said.event)
-    needed = book.n_votes_needed(close)
-    voters = book.countersigners(number).get((close.term, said.cid), set())
-    return close.round == number and needed is not None and len(voters) >= needed
+    needed, quorum, selected = book.n_votes_needed(close), book.quorum(number), book.selected(number)
+    if close.round != number or said.author != book.coordinator(close.term):
+        return False
+    if needed is None or quorum is None or selected is None:
+        return True
+    could = {peer for peer in selected if not _is_bound(book, peer, number, close.term)} | _voters(book, said)
+    return len(could) + len(selected) - quorum >= needed
+
+
+def _voters(book: Book, said: Said) -> set[PeerId]:
+    close = cast(Close, said.event)
+    return book.countersigners(close.round).get((close.term, said.cid), set())
+
+
+def _is_bound(book: Book, peer: PeerId, number: int, term: int) -> bool:
+    """Is all known that a member said until it countersigned in that term, or promised that it will not any more?"""
+    bonds = [(one, event) for kind in (Promise, Vote) for one, event in book.said_by(peer, kind)]
+    return any(
+        (event.round > number or (event.round == number and event.term >= term + isinstance(event, Promise)))
+        and one.entry.sequence < book.height(peer)
+        for one, event in bonds
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from agents.federation.audit import verdict_of
 from agents.federation.outcome import draw_noise
 from agents.federation.secure.sides import State as Secrets
 from agents.federation.tensors import Layout, flush, new_vector, read_vector
+from agents.federation.verify import recompute
 from protocols.rounds import (
     Accuse,
     Cancel,
@@ -29,6 +31,7 @@ from protocols.rounds import (
     Start,
     Submit,
     Vote,
+    read_event,
 )
 from storage.cid import DAG_CBOR, RAW, Cid
 from storage.keys import PeerId
@@ -196,6 +199,51 @@ def test_who_is_left_out_of_the_next_round_had_not_left_where_its_own_word_for_t
     findings = honest.check()
     assert blamed(findings) == [identity(0).peer_id] * is_told
     assert verdict_of(findings) == ("refuted" if is_told else "not decidable")
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_result_of_a_close_whose_votes_are_not_all_known_here_blames_nobody(
+    honest: Experiment, tmp_path: Path, is_first: bool
+) -> None:
+    """Two terms close one list, and each close is final to whoever heard its votes first: both are honest."""
+    honest.say(0, Open(round=2, term=0))
+    links = tuple(sorted(honest.submit(2, member).cid for member in range(N)))
+    first = honest.say(0, Close(round=2, term=0, submissions=links, joined=peers(range(N))))
+    votes = {member: honest.say(member, Vote(round=2, term=0, close=first.cid)) for member in (0, 3, 4)}
+    honest.say(1, Open(round=2, term=1))
+    bond = {0: votes[0].cid, 1: None, 2: None}
+    promises = [honest.say(member, Promise(round=2, term=1, vote=vote)) for member, vote in bond.items()]
+    shown = tuple(sorted(one.cid for one in promises))
+    second = honest.say(1, Close(round=2, term=1, submissions=links, joined=peers(range(N)), promises=shown))
+    votes_after = {member: honest.say(member, Vote(round=2, term=1, close=second.cid)) for member in bond}
+    (folder := tmp_path / "again").mkdir()
+    close = cast(Close, read_event(second, honest.experiment))
+    found = recompute(honest.own, 2, close, honest.shelf, folder)
+    for member in range(N):
+        honest.say(member, Result(round=2, close=(second if member in bond else first).cid, result=found.result))
+    assert verdict_of(honest.check()) == "proved"
+    honest.entries.remove(missing := votes[4] if is_first else votes_after[2])
+    findings = honest.check()
+    assert blamed(findings) == [] and verdict_of(findings) == "not decidable", missing
+
+
+def test_who_is_left_out_for_a_fork_of_which_half_is_not_known_here_blames_no_coordinator(honest: Experiment) -> None:
+    honest.say(0, Open(round=2, term=0))
+    found = [honest.submit(2, member) for member in range(N)]
+    again = Submit(round=2, base=honest.base(2), update=FILE, n_samples=10)
+    fork = honest.say(4, again, sequence=found[4].sequence)
+    honest.say(0, Accuse(first=found[4].cid, second=fork.cid))
+    links = tuple(sorted(entry.cid for entry in found))
+    close = honest.say(0, Close(round=2, term=0, submissions=links, joined=peers(range(N - 1))))
+    for member in range(N):
+        honest.say(member, Vote(round=2, term=0, close=close.cid))
+    assert set(blamed(honest.check())) == {identity(4).peer_id}
+    honest.entries.remove(fork)
+    findings = honest.check()
+    assert blamed(findings) == [] and verdict_of(findings) == "not decidable"
+    honest.entries = [one for one in honest.entries if one.kind != "accuse"]
+    findings = honest.check()
+    assert blamed(findings) == [] and verdict_of(findings) == "not decidable"
 
 
 def test_an_event_with_others_missing_before_it_leaves_it_undecided(honest: Experiment) -> None:
