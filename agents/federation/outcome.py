@@ -30,13 +30,14 @@ from agents.federation.secure.stages import Unmasking
 from agents.federation.secure.total import mean_of
 from agents.federation.tensors import BadTensors, Layout, flush, new_vector, read_layout, read_vector
 from agents.federation.variates import in_round
-from protocols.rounds import MAX_REFUSALS, MAX_VERDICT_CHARS, Plan, Refusal, Submit
+from protocols.rounds import MAX_MEMBERS, MAX_REFUSALS, MAX_VERDICT_CHARS, Plan, Refusal, Submit
 from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
 from storage.keys import PeerId
 
 TENSORS_FILE: Final = "tensors"
 ADD_BLOCK: Final = 1 << 16
+MOST: Final = 2.0**127 / MAX_MEMBERS  # of as many as there may be, each mixture is finite: rules weigh it
 
 
 class Submitted(NamedTuple):
@@ -88,18 +89,20 @@ def wanted_layout(plan: Plan, number: int, layout: Layout) -> Layout:
 def admit(plan: Plan, layout: Layout, submitted: Sequence[Submitted], max_staleness: int = 0) -> list[Verdict]:
     """Judge each update by itself, in the order of (update, peer); of equal ones, one is admitted.
 
-    Of those that could be, it is the one of most samples, or else the first: who copies an update, with another base or
-    fewer samples, takes neither it nor its weight from its author. `layout` is an update's.
+    Of those that could be, it is that of the peer whom the rule trusts, or the one of most samples, or else the first:
+    who copies an update, with another base or fewer samples, takes neither it nor its weight from its author, and
+    nobody takes the rule's measure from it. `layout` is an update's.
 
     Source of the list: what breaks aggregation rules when it is let through, one by one.
     """
     verdicts: list[Verdict] = []
     ordered = sorted(submitted, key=lambda one: (one.submit.update, one.peer))
     chosen: dict[Cid, Submitted] = {}
+    trusted = getattr(rule_of(plan.rule), "trusted", None)
     for one in ordered:
         held = chosen.get(one.submit.update)
         if one.staleness is not None and one.staleness <= max_staleness:
-            is_more = held is None or _samples(plan, one) > _samples(plan, held)
+            is_more = held is None or _claim(plan, one, trusted) > _claim(plan, held, trusted)
             chosen |= {one.submit.update: one} if is_more else {}
     for one in ordered:
         update = one.submit.update
@@ -119,6 +122,11 @@ def _samples(plan: Plan, one: Submitted) -> int:
     return min(one.submit.n_samples, plan.max_samples)
 
 
+def _claim(plan: Plan, one: Submitted, trusted: str | None) -> tuple[bool, int]:
+    """How much one of several equal updates is the one that counts."""
+    return str(one.peer) == trusted, _samples(plan, one)
+
+
 def _fault(plan: Plan, layout: Layout, path: Path) -> str:
     try:
         vector = _vector(plan, layout, path)
@@ -128,6 +136,8 @@ def _fault(plan: Plan, layout: Layout, path: Path) -> str:
         return "it holds NaN or infinity"
     if most == 0.0:
         return "it is zero everywhere"
+    if plan.before and most > MOST:
+        return f"it holds {most:.3g}, and a mixture of such numbers overflows"
     way = way_of(plan)
     if is_idle(way, layout if plan.compression is not None or way is None else read_layout(path), vector):
         return "it leaves every B as it was: nothing was learned"

@@ -3,13 +3,15 @@
 Source: Cao et al. (arXiv 2012.13995), section 4. The trusted peer trains on clean data of its own.
 """
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import Meta
 
 from agents.aggregation.fixed import sum_in_order
 from agents.aggregation.rule import Combination, Given, Rule, weighted
 from agents.aggregation.updates import CannotAggregate
+
+MOST: Final = 2.0**126  # times as long as an update: by more, nothing is brought to a length in float32
 
 
 class FLTrust(Rule, frozen=True, tag="fltrust"):
@@ -27,7 +29,7 @@ class FLTrust(Rule, frozen=True, tag="fltrust"):
         scores, factors = [], []
         for i in range(len(given)):
             norm = geometry.norm(i)
-            is_counted = i != root and norm > 0.0 and length > 0.0
+            is_counted = i != root and norm > 0.0 and 0.0 < length / norm < MOST
             cosine = geometry.real(geometry.dot(i, root)) / norm / length if is_counted else 0.0
             scores.append(max(cosine, 0.0))
             factors.append(length / norm if is_counted else 0.0)

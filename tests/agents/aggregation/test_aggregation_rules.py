@@ -169,6 +169,13 @@ def test_fltrust_counts_what_points_the_trusted_way() -> None:
     np.testing.assert_array_equal(result(updates, {"rule": "fltrust", "trusted": "p0"}), [1.0, 0.0])
 
 
+def test_fltrust_counts_nothing_that_is_too_short_to_be_brought_to_a_length() -> None:
+    updates = examples(3)
+    tiny = Update(b"\xff", "tiny", np.full_like(updates[0].vector, 1e-45) * np.sign(updates[0].vector))
+    rule = {"rule": "fltrust", "trusted": updates[0].peer}
+    np.testing.assert_array_equal(result([*updates, tiny], rule), result(updates, rule))
+
+
 def test_fltrust_without_its_trusted_peer_says_so() -> None:
     with pytest.raises(CannotAggregate, match="the trusted peer nobody is missing"):
         result(examples(10), {"rule": "fltrust", "trusted": "nobody"})

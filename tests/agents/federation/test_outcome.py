@@ -169,6 +169,25 @@ def test_who_copies_an_update_takes_neither_it_nor_its_weight_from_its_author(tm
         assert [one.peer for one in outcome.verdicts if one.reason] == [first]
 
 
+def test_who_copies_the_trusted_update_takes_not_the_measure_from_its_author(tmp_path: Path) -> None:
+    base(tmp_path)
+    others = [submitted(tmp_path, number, values(number)) for number in range(3)]
+    copy = others[0]._replace(peer=peer(6), submit=replace(others[0].submit, n_samples=500))
+    outcome = run(tmp_path, [*others, copy], plan(rule={"rule": "fltrust", "trusted": str(peer(0))}))
+    assert [one.peer for one in outcome.verdicts if one.reason] == [peer(6)] and not outcome.failed
+
+
+@pytest.mark.parametrize("rule", ["geometric_median", "centred_clipping", "norm_bound", "trimmed_mean"])
+def test_mixing_bears_as_many_that_would_overflow_as_it_says(tmp_path: Path, rule: str) -> None:
+    base(tmp_path)
+    ones = [submitted(tmp_path, number, values(number)) for number in range(5)]
+    bad = [submitted(tmp_path, number, np.full(LAYOUT.n_params, 3.4e38 - number * 1e36)) for number in (5, 6)]
+    settings = {"rule": rule} | ({"n_bad": 2} if rule == "trimmed_mean" else {})
+    outcome = run(tmp_path, ones + bad, plan(rule=settings, before=({"before": "nnm", "n_bad": 2},)))
+    assert not outcome.failed and cid_of(outcome.tensors) != cid_of(tmp_path / "base")
+    assert {one.peer for one in outcome.verdicts if "overflows" in one.reason} == {peer(5), peer(6)}
+
+
 def test_a_claim_of_samples_counts_up_to_the_cap(tmp_path: Path) -> None:
     base(tmp_path)
     ones = [submitted(tmp_path, 0, 5.0, n_samples=10**6), submitted(tmp_path, 1, values(1), n_samples=10)]
