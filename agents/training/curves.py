@@ -13,6 +13,7 @@ _DOTS: Final = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 COLOURS: Final = ("#3b6fb6", "#d1602a", "#4a8f3c", "#8253a8")
 _MARKS: Final = "ox+*"
 _MAX: Final = 1e30
+_LEAST: Final = 1e-30
 
 SVG_WIDTH: Final = 720
 SVG_HEIGHT: Final = 360
@@ -122,8 +123,12 @@ def _svg_curve(curve: Curve, colour: str, places: Sequence[Point]) -> Iterable[s
 
 
 def finite(points: Iterable[Point]) -> list[Point]:
-    """The points that can be drawn."""
-    return [(float(x), float(y)) for x, y in points if abs(x) <= _MAX and abs(y) <= _MAX]  # nor NaN
+    """The points that can be drawn. What is far below any scale is zero: steps between such would be none."""
+    return [
+        (float(x), float(y) if abs(y) >= _LEAST else 0.0)
+        for x, y in points
+        if abs(x) <= _MAX and abs(y) <= _MAX  # nor NaN
+    ]
 
 
 def box_of(curves: Sequence[Curve]) -> Box | None:

@@ -1,7 +1,7 @@
 import xml.dom.minidom
 from collections.abc import Sequence
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agents.training.curves import HEIGHT_CHARS, WIDTH_CHARS, Curve, as_svg, as_text
@@ -23,6 +23,8 @@ def test_a_falling_curve_goes_from_the_upper_left_to_the_lower_right():
     assert "x held out" in lines[0] and lines[-1].endswith("49 steps")
 
 
+@example([(1.0, 5e-324), (2.0, 1e-323)], [])
+@example([(1.0, 1e-30), (2.0, 1.0000000000000001e-30)], [(0.0, -5e-324)])
 @given(POINTS, POINTS)
 def test_any_points_can_be_drawn(one, other):
     curves: Sequence[Curve] = [Curve("a", one), Curve("b", other, is_marks=True)]
