@@ -24,6 +24,9 @@ from agents.federation.tasks import BadTask, Task, task_of
 from agents.federation.variates import has_variates, steps_of
 from protocols.rounds import MAX_MEMBERS, Plan
 
+MIN_GRID: Final = 2.0**-100  # of a grid whose levels are numbers, and none too large for float32
+MAX_GRID: Final = 2.0**100
+
 
 class Unreckonable(BadOption):
     """Numbers of a plan contradict each other, for whoever reads it. The message says which."""
@@ -455,6 +458,9 @@ def _numbers(asked: _Asked) -> list[str]:
             found.append(f"secure aggregation: {why}")
         elif plan.min_participants < threshold:
             found.append(f"secure aggregation: min_participants is below the threshold of {threshold}: raise it")
+        is_on_lattice = privacy is not None and privacy.noise != "examples"
+        if not is_on_lattice and not MIN_GRID <= plan.max_norm <= MAX_GRID:
+            found.append(f"secure aggregation: a max_norm of {plan.max_norm:g} gives no grid to put values on")
     if privacy is not None and privacy.noise != "examples":
         n_colluders = secure.n_colluders if secure is not None else 0
         why = "no client's noise would count beside those that may collude"

@@ -32,8 +32,8 @@ class Privacy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """
 
     noise: Literal["central", "distributed", "examples"]
-    bound: Annotated[float, Meta(gt=0.0, le=1e9)]
-    multiplier: Annotated[float, Meta(gt=0.0, le=1e4)]
+    bound: Annotated[float, Meta(ge=2.0**-40, le=1e9)]
+    multiplier: Annotated[float, Meta(ge=2.0**-100, le=1e4)]
     budget: Budget
     quantile: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
     rate: Annotated[float, Meta(gt=0.0, le=2.0)] = 0.2

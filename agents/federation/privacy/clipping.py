@@ -62,7 +62,8 @@ def noise_beside_count(multiplier: float, count_deviation: float) -> float:
     A bit less one half moves the count by at most a half. Raises: ValueError when the count alone costs more.
     Source: Andrew et al., section 2.2.
     """
-    left = multiplier**-2 - (2.0 * count_deviation) ** -2
+    is_more = 2.0 * count_deviation > multiplier  # less has a square that may be none
+    left = multiplier**-2 - (2.0 * count_deviation) ** -2 if is_more else 0.0
     if left <= 0.0:
         raise ValueError("the noise of the count is too small: it alone costs more than the whole may")
     return float(left**-0.5)

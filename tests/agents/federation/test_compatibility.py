@@ -1,6 +1,7 @@
 import pytest
 
-from agents.federation.compatibility import OPTIONS, TABLE, UNDECIDABLE, limits, problems, undecidable
+from agents.federation.compatibility import OPTIONS, TABLE, UNDECIDABLE, check, limits, problems, undecidable
+from agents.federation.options import BadOption
 from protocols.rounds import Plan
 from tests.agents.federation.village import cid_of, identity
 
@@ -167,6 +168,24 @@ def test_options_that_do_not_compose_are_refused_with_the_reason(changes: dict[s
         assert found == []
         return
     assert any(what in one for one in found), found
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"privacy": CENTRAL | {"multiplier": 5e-324}},
+        {"privacy": CENTRAL | {"multiplier": 1e-200, "quantile": 0.5}},
+        {"privacy": CENTRAL | {"quantile": 0.5, "count_noise": 5e-324}},
+        {"privacy": CENTRAL | {"bound": 5e-324}},
+        SECURE | {"max_norm": 5e-324},
+        SECURE | {"max_norm": 1e308},
+        SECURE | {"max_norm": 0.0},
+        SECURE | {"max_norm": 0.0, "privacy": EXAMPLES},
+    ],
+)
+def test_no_node_follows_a_plan_whose_numbers_end_in_none(changes: dict[str, object]) -> None:
+    with pytest.raises(BadOption):
+        check(plan(**changes))
 
 
 def test_every_row_of_the_table_is_about_options_that_there_are() -> None:
