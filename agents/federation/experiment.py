@@ -51,6 +51,7 @@ TICK_S: Final = 0.5
 FIRST_RETRY_S: Final = 0.5
 LONGEST_RETRY_S: Final = 15.0
 ASK_GAP_S: Final = 0.2  # between two questions to one member
+LONGEST_GAP_S: Final = 60.0  # the same where it is over, and for a while there has been nothing new
 MEET_S: Final = 3.0  # between two questions to one member for where others are
 MAX_AUTHOR_BYTES: Final = 64 << 20  # of one member's events: more are not kept
 MAX_FETCHES: Final = 4
@@ -103,6 +104,7 @@ class Experiment(Bringing, Trainee):
         self._followed: set[PeerId] = set()
         self._showing = trio.Lock()
         self._reached: set[PeerId] = set()
+        self._rests: dict[PeerId, trio.Event] = {}
         self._where: dict[PeerId, tuple[str, ...]] = {}
         self._met_s: dict[PeerId, float] = {}
         self._doing: dict[str, int] = {}
@@ -282,32 +284,55 @@ class Experiment(Bringing, Trainee):
                 self._trouble = f"showing results to members: {error}"
                 log.warning("round_trouble", experiment=str(self.cid), what="showing", error=repr(error))
 
-    def desk(self) -> Desk:
-        """What answers a member that asks."""
+    def desk(self, asker: PeerId) -> Desk:
+        """What answers a member that asks. It is there, so it is asked in turn."""
+        if asker in self._rests:
+            self._rests[asker].set()
         return Desk(self.plan_entry, self._since, self.news, lambda: members_here(self._ports.network, self.told()))
 
     def _since(self, known: Known) -> Iterator[Entry]:
         return lacking(self.book, known, self._durable)
 
+    @property
+    def _is_hurried(self) -> bool:
+        """Do leases go by? Before the start and after the end nobody waits for signs of life."""
+        return self.book.start() is not None and not self.is_over
+
     async def _follow(self, peer: PeerId) -> None:
         """Ask one member for news, again and again; it may be away, or talk nonsense."""
-        wait_s = FIRST_RETRY_S
+        wait_s, gap_s = FIRST_RETRY_S, ASK_GAP_S
         while self.is_told(peer):
             began_s = trio.current_time()
             try:
-                await self._ask(peer)
+                is_new = await self._ask(peer)
                 wait_s = FIRST_RETRY_S
-                pause_s = max(0.0, began_s + ASK_GAP_S - trio.current_time())
+                gap_s = min(2 * gap_s, LONGEST_GAP_S) if self.is_over and not is_new else ASK_GAP_S
+                pause_s = gap_s if self.is_over else max(0.0, began_s + gap_s - trio.current_time())
             except (ProtocolError, trio.TooSlowError, OSError) as error:
                 self._reached.discard(peer)
                 if isinstance(error, Remote) and error.code in ("malformed", "too_big", "forged"):
                     self._ports.emit("peer_misbehaved", by=peer, code=error.code)
-                pause_s, wait_s = wait_s, min(2 * wait_s, LONGEST_RETRY_S, max(1.0, self.plan.lease_s))
-            await trio.sleep(pause_s)
+                pause_s, wait_s = wait_s, min(2 * wait_s, self._longest_retry_s)
+            await self._rest(peer, pause_s)
         self._followed.discard(peer)
         self._reached.discard(peer)
 
-    async def _ask(self, peer: PeerId) -> None:
+    @property
+    def _longest_retry_s(self) -> float:
+        if self._is_hurried:
+            return min(LONGEST_RETRY_S, max(1.0, self.plan.lease_s))
+        return LONGEST_GAP_S if self.is_over else LONGEST_RETRY_S
+
+    async def _rest(self, peer: PeerId, pause_s: float) -> None:
+        """Return when that member is to be asked again: after the pause, or once it has asked."""
+        rest = self._rests[peer] = trio.Event()
+        with trio.move_on_after(pause_s):
+            await rest.wait()
+            await trio.sleep(ASK_GAP_S)
+        del self._rests[peer]
+
+    async def _ask(self, peer: PeerId) -> bool:
+        """Did it tell anything? A question is held open until there is something to tell, or the wait is over."""
         network = self._ports.network
         if peer not in network.peers():
             addresses = await trio.to_thread.run_sync(self._ports.catalog.peers.addresses, peer)
@@ -319,7 +344,7 @@ class Experiment(Bringing, Trainee):
             self._reached.add(peer)
             self.member.alive(peer, trio.current_time())
 
-        wait_s = min(sync.MAX_WAIT_S, self.plan.lease_s / 4)
+        wait_s = min(sync.MAX_WAIT_S, self.plan.lease_s / 4) if self._is_hurried else sync.MAX_WAIT_S
         entries = await sync.ask(network, peer, self.cid, known_of(self.book), wait_s, on_here)
         on_here()
         if entries:
@@ -330,6 +355,7 @@ class Experiment(Bringing, Trainee):
             for found in await sync.ask_members(network, peer, self.cid):
                 if found.peer in members:
                     self._where[found.peer] = found.addresses
+        return bool(entries)
 
     async def _hear(self, entries: Sequence[Entry]) -> None:
         async with self._lock:  # another may have told the same meanwhile

@@ -193,7 +193,7 @@ class Rounds:
     def _desk(self, peer: PeerId, cid: Cid) -> Desk | None:
         """Only members learn that there is such an experiment."""
         one = self._experiments.get(cid)
-        return one.desk() if one is not None and one.is_told(peer) else None
+        return one.desk(peer) if one is not None and one.is_told(peer) else None
 
     async def plan_from(self, peers: list[PeerId], cid: Cid) -> Entry:
         """The plan of an experiment, from the first of these peers that gives it. Raises: Remote, UnknownExperiment."""
