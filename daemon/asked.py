@@ -20,10 +20,10 @@ MAX_ASKED: Final = 32
 ME: Final = "me"
 
 
-async def whom(node: "Node", text: str | None) -> list[PeerId]:
+async def whom(node: "Node", text: str | None, *, is_needed: bool = False) -> list[PeerId]:
     """Whom to ask: the one of that id, name or address, connected to if need be; without one, all who are connected.
 
-    Raises: NotFoundHere, Unfit, Malformed.
+    Raises: NotFoundHere, Unfit, Malformed; where `is_needed`, DialFailed and trio.TooSlowError of one who is not there.
     """
     from daemon.api.operations.peer import resolve
 
@@ -38,7 +38,8 @@ async def whom(node: "Node", text: str | None) -> list[PeerId]:
         with trio.fail_after(DIAL_LIMIT_S):
             await node.network.connect(info)
     except (Remote, trio.TooSlowError):
-        pass  # told by the question
+        if is_needed and peer not in node.network.peers():
+            raise  # else told by the question
     return [peer]
 
 

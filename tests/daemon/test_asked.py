@@ -7,6 +7,7 @@ import pytest
 
 from daemon.asked import ME, names, new_target, way_here, whom
 from daemon.errors import NotFoundHere
+from protocols.errors import DialFailed
 from storage.cid import RAW, Cid
 from storage.errors import TargetExists
 from storage.keys import Identity
@@ -24,6 +25,8 @@ async def test_who_is_named_is_connected_to_and_asked_and_without_a_name_all_who
     assert await whom(node, "kim / desk") == [OTHER]
     assert set(await whom(node, None)) == {OTHER}
     assert await whom(node, f"/ip4/192.0.2.7/tcp/4701/p2p/{STRANGER}") == [STRANGER]  # who is silent is told later
+    with pytest.raises(DialFailed):
+        await whom(node, f"/ip4/192.0.2.7/tcp/4701/p2p/{STRANGER}", is_needed=True)
     with pytest.raises(NotFoundHere):
         await whom(node, "nobody")
 

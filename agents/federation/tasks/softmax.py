@@ -28,6 +28,7 @@ from agents.training.settings import ExampleNoise
 
 MAX_DATA_BYTES: Final = 1 << 30
 MAX_BLOCK_VALUES: Final = 1 << 21  # of single examples' gradients at a time
+FORMS: Final = "It reads .npz files with `x` (n, features) and `y` (n,), and CSV without a heading, the label last"
 SPLIT_SEED: Final = 5489  # which rows are held out follows from their number alone, in every round
 Places = NDArray[np.int64]
 
@@ -201,11 +202,11 @@ class Softmax(Task, frozen=True, tag="softmax", kw_only=True):
         try:
             x, labels = _read_npz(path) if path.suffix == ".npz" else _read_csv(path)
         except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise BadTask(f"{path} cannot be read as numbers: {error}") from None
+            raise BadTask(f"{path} cannot be read as numbers: {error}. {FORMS}") from None
         if x.ndim != 2 or x.shape[1] != self.n_features or labels.shape != (len(x),) or not len(x):
             raise BadTask(
                 f"{path} has features of shape {x.shape} and labels of {labels.shape}; "
-                f"expected are (n, {self.n_features}) and (n,)"
+                f"expected are (n, {self.n_features}) and (n,). {FORMS}"
             )
         y = labels.astype(np.int64)
         if (y != labels).any() or y.min() < 0 or y.max() >= self.n_classes:

@@ -52,6 +52,15 @@ async def test_training_lowers_the_loss_and_the_same_seed_gives_the_same_bytes(t
     assert read_layout(one).shapes == (("bias", (3,)), ("weight", (4, 3)))
 
 
+def test_what_has_another_form_is_told_which_forms_there_are(tmp_path: Path) -> None:
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    np.savez(tmp_path / "wide.npz", x=np.zeros((3, 9)), y=np.zeros(3))
+    (tmp_path / "text.txt").write_text("hello")
+    for name in ("other.npz", "wide.npz", "text.txt"):
+        with pytest.raises(BadTask, match="It reads"):
+            task_of(SOFTMAX).check(tmp_path / name)
+
+
 async def test_a_table_of_text_trains_as_an_archive_does(tmp_path: Path) -> None:
     with np.load(data_in(tmp_path)) as file:
         np.savetxt(tmp_path / "data.csv", np.column_stack([file["x"], file["y"]]), delimiter=",", fmt="%.17g")
