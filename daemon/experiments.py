@@ -1,7 +1,9 @@
 """Federated experiments as operations use them: texts in, what the room of federation knows out."""
 
+from collections.abc import Collection, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -15,7 +17,7 @@ from agents.federation.compatibility import limits, undecidable
 from agents.federation.experiment import Experiment
 from agents.federation.grants import NotGranted, in_words, may_join
 from agents.federation.needs import needed, noises
-from agents.federation.planning import BadPlan, check_rank, complete, faults, lean, plan_of, read_file
+from agents.federation.planning import BadPlan, bearing, check_rank, complete, faults, lean, plan_of, read_file
 from agents.federation.possession import possession
 from agents.federation.privacy.accounts import beyond_budget
 from agents.federation.shelf import Shelf
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 
 MODEL_IDLE_S: Final = 60.0
 HEAR_S: Final = 10.0  # of who is let in
+MAX_LISTED: Final = 10
+FIRST_NEWS_S: Final = 3.0  # of an experiment that is new here
 
 
 def find(node: "Node", text: str) -> Experiment:
@@ -55,13 +59,22 @@ def find(node: "Node", text: str) -> Experiment:
 
     Raises: UnknownExperiment, Unfit, InvalidCid.
     """
-    if len(text) >= 8:
-        fits = [one for one in node.rounds.all() if str(one.cid).startswith(text) or str(one.cid).endswith(text)]
-        if len(fits) == 1:
-            return fits[0]
-        if fits:
-            raise Unfit(f"{text!r} fits {len(fits)} experiments: give the whole CID")
-    return node.rounds.get(Cid.parse(text))
+    return _known(node, text) or node.rounds.get(Cid.parse(text))
+
+
+def listed(peers: Collection[PeerId], called: Mapping[PeerId, str]) -> str:
+    """Peers in a line, by name where they have one here."""
+    shown = [called.get(peer, str(peer)) for peer in islice(peers, MAX_LISTED)]
+    return ", ".join(shown) + (f" and {len(peers) - MAX_LISTED} more" if len(peers) > MAX_LISTED else "")
+
+
+def _known(node: "Node", text: str) -> Experiment | None:
+    """The same; nothing where there is none here. Raises: Unfit."""
+    all_here = node.rounds.all() if len(text) >= 8 else []
+    fits = [one for one in all_here if str(one.cid).startswith(text) or str(one.cid).endswith(text)]
+    if len(fits) > 1:
+        raise Unfit(f"{text!r} fits {len(fits)} experiments: give the whole CID")
+    return fits[0] if fits else None
 
 
 # --- planning
@@ -73,6 +86,8 @@ async def make_plan(node: "Node", params: "fl.Plan") -> "fl.Planned":
 
     wish = await trio.to_thread.run_sync(read_file, Path(params.file)) if params.file else {}
     wish |= _options(params, wish)
+    if params.n_bad is not None:
+        wish |= bearing(wish, params.n_bad)
     me = node.identity.peer_id
     names = {name for key in ("members", "deputies") for name in wish.get(key, ()) if isinstance(name, str)}
     peers = {name: await resolve(node, name) for name in sorted(names - {"me"})}
@@ -172,9 +187,11 @@ def _finder(node: "Node") -> FindBase:
 
 async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
     """Raises: UnknownExperiment, NoMember, NotGranted, UnmetNeeds, BadTask, NotFoundHere, Unfit, StorageError."""
-    cid = Cid.parse(params.experiment)
-    known = next((one for one in node.rounds.all() if one.cid == cid), None)
-    entry = known.plan_entry if known else await node.rounds.plan_from(await whom(node, params.from_), cid)
+    known = _known(node, params.experiment)
+    cid = known.cid if known else Cid.parse(params.experiment)
+    entry = (
+        known.plan_entry if known else await node.rounds.plan_from(await whom(node, params.from_, is_needed=True), cid)
+    )
     data = Path(params.data) if params.data is not None else None
     plan = known.plan if known else read_plan(entry)
     if data is not None:
@@ -186,8 +203,21 @@ async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
         await trio.to_thread.run_sync(_check_data, plan, task, data)
         await _bring_base(node, task)
     has = await has_of(node, plan, data, params.has)
-    one = await node.rounds.follow(entry, data, params.rank)
+    one = await node.rounds.follow(entry)
+    if known is None:
+        with trio.move_on_after(FIRST_NEWS_S):
+            await one.heard.wait()
     if data is not None:
+        start = one.book.start()
+        if one.plan.gossip is not None and start is not None and node.identity.peer_id not in start.joined:
+            raise Unfit(
+                f"it began without this node, and nobody comes in later. This node follows: covey fl status {cid}"
+            )
+        if one.is_over:
+            raise Unfit(
+                f"nobody trains in it any more ({state_of(one.book)}); this node follows: covey fl status {cid}"
+            )
+        await node.rounds.follow(entry, data, params.rank)
         await _let_in(one, node.identity.peer_id)
     joined = one.book.joins_now().get(node.identity.peer_id)
     if data is not None and (joined is None or cast(Join, joined.event).has != has):

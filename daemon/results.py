@@ -34,7 +34,8 @@ async def fetch_result(node: "Node", params: "fl.Fetch") -> "fl.Fetched":
     last = one.member.current() - 1
     number = params.round or last
     if number > last or number < 1:
-        raise NotFoundHere(f"round {max(number, 1)} has no result yet: covey fl status {one.cid}")
+        yet = "" if one.is_over else " yet"
+        raise NotFoundHere(f"round {max(number, 1)} has no result{yet}: covey fl status {one.cid}")
     out = new_target(params.out) if params.out is not None else None
     with sole(node, params.as_adapter) if params.as_adapter is not None else nullcontext():
         folder = _adapter_folder(node, params.as_adapter) if params.as_adapter is not None else None
@@ -62,7 +63,9 @@ async def _brought(node: "Node", one: Experiment, number: int, of: str | None) -
         assert isinstance(one, GossipExperiment)
         peer = await resolve(node, of) if of is not None else node.identity.peer_id
         if of is None and not one.neighbour.is_part:
-            raise NotFoundHere("this node has no model of its own in it: name a member with --of, as `covey fl status`")
+            raise NotFoundHere(
+                "this node has no model of its own in it: name a member with --of, as `covey fl status` tells them"
+            )
         said, mix = await one.mean_of(peer, number)
         return said.cid, Document(one.plan.initial, mix.tensors, (), mix.states)
     if of is not None:

@@ -40,7 +40,7 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
     return fl.Standing(
         experiment=str(one.cid),
         title=one.plan.title,
-        state=_state(one),
+        state=state(one),
         is_over=one.is_over,
         task=str(one.plan.task.get("task")),
         is_training=one.data is not None and node.identity.peer_id in book.joined_now(),
@@ -61,7 +61,8 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
     )
 
 
-def _state(one: Experiment) -> str:
+def state(one: Experiment) -> str:
+    """The same in a few words."""
     if one.is_borne or one.book.cancelled() is not None:
         return state_of(one.book)
     return "over: its privacy budget is spent"
@@ -164,7 +165,7 @@ def _report(
     rounds = [round_of(book, number) for number in range(1, last + 1)]
     facts = [
         ("experiment", str(one.cid)),
-        ("state", _state(one)),
+        ("state", state(one)),
         ("task", str(one.plan.task.get("task"))),
         ("rule", " + ".join([*(str(step.get("before")) for step in one.plan.before), str(one.plan.rule.get("rule"))])),
         ("compression", str((one.plan.compression or {}).get("codec", "none"))),

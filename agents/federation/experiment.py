@@ -96,14 +96,13 @@ class Experiment(Bringing, Trainee):
         self._nursery: trio.Nursery | None = None
         self._failure: Exception | None = None
         self._training: tuple[int, trio.CancelScope] | None = None
-        self._told_round = 0
-        self._is_ended = False
         self._own = trio.Lock()
         self._fetches = trio.CapacityLimiter(MAX_FETCHES)
         self._turns: dict[PeerId, trio.Lock] = {}
         self._followed: set[PeerId] = set()
         self._showing = trio.Lock()
         self._reached: set[PeerId] = set()
+        self.heard: Final = trio.Event()  # some member has told what it knows
         self._rests: dict[PeerId, trio.Event] = {}
         self._where: dict[PeerId, tuple[str, ...]] = {}
         self._met_s: dict[PeerId, float] = {}
@@ -345,10 +344,12 @@ class Experiment(Bringing, Trainee):
             self.member.alive(peer, trio.current_time())
 
         wait_s = min(sync.MAX_WAIT_S, self.plan.lease_s / 4) if self._is_hurried else sync.MAX_WAIT_S
+        wait_s = wait_s if peer in self._reached else 0.0  # what there is by now is told at once
         entries = await sync.ask(network, peer, self.cid, known_of(self.book), wait_s, on_here)
         on_here()
         if entries:
             await self._hear(entries)
+        self.heard.set()
         members = set(self.told())
         if len(self._reached) < len(members) - 1 and trio.current_time() >= self._met_s.get(peer, -math.inf):
             self._met_s[peer] = trio.current_time() + MEET_S

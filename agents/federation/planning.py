@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agents.aggregation.aggregate import shortfall
+from agents.aggregation.registry import BEFORE, RULES
 from agents.errors import AgentError
 from agents.federation.book import MAX_EVENTS_OF_AUTHOR
 from agents.federation.compatibility import problems
@@ -69,6 +70,27 @@ def read_file(path: Path) -> dict[str, Any]:
     if not isinstance(value.get("before", []), list) or not isinstance(value.get("initial", ""), str):
         raise BadPlan(f"{path}: before is a list of steps, and initial a file or a CID")
     return value
+
+
+def bearing(wish: Mapping[str, Any], n_bad: int) -> dict[str, Any]:
+    """The rule and the steps before it, those that bear a number of bad updates, with that number.
+
+    Raises: BadPlan where none does.
+    """
+    named = [("rule", wish.get("rule", "fedavg")), *(("before", step) for step in wish.get("before", ()))]
+    tables = [{field: step} if isinstance(step, str) else step for field, step in named]
+    bears = [_bears_bad(table) for table in tables]
+    if not any(bears):
+        raise BadPlan("nothing in this plan bears a number of bad updates: name a --rule that does, or --before nnm")
+    rule, *before = (table | {"n_bad": n_bad} if is_so else table for table, is_so in zip(tables, bears, strict=True))
+    return {"rule": rule, "before": before}
+
+
+def _bears_bad(table: object) -> bool:
+    if not isinstance(table, dict):
+        return False
+    kind = RULES.get(str(table.get("rule"))) or BEFORE.get(str(table.get("before")))
+    return kind is not None and "n_bad" in kind.__struct_fields__
 
 
 def complete(wish: Mapping[str, Any], resolve: Callable[[str], PeerId], me: PeerId) -> dict[str, Any]:

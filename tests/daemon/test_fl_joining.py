@@ -5,6 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from protocols.entry import make_entry
+from protocols.rounds import Join, content_of, scope_of
+from storage.keys import Identity
+
 PLAN = (
     'title = "strong"\nmin_participants = 1\n{more}\n[task]\ntask = "softmax"\nn_features = 4\nn_classes = 3\n'
     "held_out = 0.1\n{tables}"
@@ -83,3 +87,43 @@ async def test_what_no_node_can_have_is_refused(node_here, tmp_path, data, has):
 async def test_a_plan_that_weighs_or_needs_what_it_cannot_is_refused(node_here, tmp_path, tables, more, says):
     error = (await planned(node_here, tmp_path, tables, more)).json["error"]
     assert error["code"] == "bad_plan" and says in error["text"]
+
+
+async def test_who_would_train_in_what_is_over_or_cancelled_is_told_so_and_follows(node_here, tmp_path, data):
+    experiment = (await planned(node_here, tmp_path, "")).json["experiment"]
+    assert (await node_here.post("fl/join", experiment=experiment, data=data)).status == 200
+    assert (await node_here.post("fl/cancel", experiment=experiment, reason="wrong data")).status == 200
+    (one,) = node_here.node.rounds.all()
+    n_events = one.book.n_events
+    error = (await node_here.post("fl/join", experiment=experiment, data=data, rank=0)).json["error"]
+    assert error["code"] == "unfit" and "nobody trains in it any more (cancelled: wrong data)" in error["text"]
+    assert (await node_here.post("fl/join", experiment=experiment)).status == 200
+    error = (await node_here.post("fl/start", experiment=experiment)).json["error"]
+    assert error["code"] == "unfit" and "it is cancelled: wrong data" in error["text"]
+    left = (await node_here.post("fl/leave", experiment=experiment)).json["text"]
+    assert left == "nobody trains in it any more: it is cancelled: wrong data"
+    gone = (await node_here.post("fl/result", experiment=experiment)).json["error"]["text"]
+    assert gone.startswith("round 1 has no result: ")
+    assert one.book.n_events == n_events
+
+
+async def test_a_start_says_who_is_in_and_who_is_not_and_an_experiment_here_has_a_short_name(node_here, tmp_path, data):
+    other = Identity(b"o" * 32).peer_id
+    experiment = (await planned(node_here, tmp_path, "", f'members = ["{other}"]')).json["experiment"]
+    assert (await node_here.post("fl/join", experiment=experiment[:20], data=data)).json["experiment"] == experiment
+    said = (await node_here.post("fl/start", experiment=experiment)).json["text"]
+    assert said.startswith(f"started with 1 participants: me. Without {other}: who joins now trains in a later round.")
+    assert (await node_here.post("fl/start", experiment=experiment)).json["text"].startswith("it has started already: ")
+
+
+async def test_who_is_not_at_the_start_without_a_coordinator_is_told_that_it_is_too_late(node_here, tmp_path, data):
+    other = Identity(b"o" * 32)
+    more = f'gossip = "push_sum"\nmembers = ["{other.peer_id}"]'
+    experiment = (await planned(node_here, tmp_path, "", more)).json["experiment"]
+    (one,) = node_here.node.rounds.all()
+    join = make_entry(other, Join.kind, scope_of(one.cid), 0, [], content_of(Join()))
+    await one._hear([join])
+    said = (await node_here.post("fl/start", experiment=experiment)).json["text"]
+    assert "Without me: nobody comes in later." in said
+    error = (await node_here.post("fl/join", experiment=experiment, data=data)).json["error"]
+    assert error["code"] == "unfit" and "it began without this node" in error["text"]

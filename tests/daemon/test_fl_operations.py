@@ -104,6 +104,8 @@ async def test_a_plan_comes_from_a_file_and_options_go_before_it(node_here, tmp_
     [
         ({"title": ""}, "bad_plan", "it has no title"),
         ({"rule": "krum"}, "cannot_aggregate", 'A plan\'s file has them: { rule = "krum", ... }'),
+        ({"n_bad": 1}, "bad_plan", "nothing in this plan bears a number of bad updates"),
+        ({"n_bad": 1, "rule": "median", "before": ["bucketing"]}, "bad_plan", "nothing in this plan bears"),
         ({"task": "wishing"}, "bad_task", "there is no task 'wishing' here; there are:"),
         ({"settings": ["n_features=4"]}, "bad_task", "n_classes"),
         ({"settings": ["n_features"]}, "bad_plan", "is no setting"),
@@ -120,6 +122,24 @@ async def test_a_plan_that_would_not_hold_is_refused_with_the_reason(node_here, 
     error = (await node_here.post("fl/plan", **ALONE | changes)).json["error"]
     assert error["code"] == code and says in error["text"]
     assert node_here.node.rounds.all() == []
+
+
+async def test_how_many_bad_updates_are_borne_can_be_an_option(node_here, tmp_path):
+    many = [str(Identity(bytes([n]) * 32).peer_id) for n in range(1, 4)]
+    await planned(node_here, members=many, rule="trimmed_mean", before=["nnm"], n_bad=1)
+    (one,) = node_here.node.rounds.all()
+    assert one.plan.rule == {"rule": "trimmed_mean", "n_bad": 1}
+    assert one.plan.before == ({"before": "nnm", "n_bad": 1},)
+    (tmp_path / "plan.toml").write_text(
+        'before = [{ before = "nnm", n_bad = 9 }]\nrule = { rule = "krum", n_bad = 9 }\n'
+    )
+    answer = await node_here.post(
+        "fl/plan", **ALONE | {"file": str(tmp_path / "plan.toml"), "n_bad": 0, "members": many}
+    )
+    assert answer.status == 200, answer.json
+    (tmp_path / "plan.toml").write_text("before = [5, { before = [] }]\nrule = { rule = [] }\n")
+    answer = await node_here.post("fl/plan", **ALONE | {"file": str(tmp_path / "plan.toml"), "n_bad": 1})
+    assert answer.json["error"]["code"] == "bad_plan"
 
 
 async def test_a_plan_that_cannot_be_followed_leaves_no_tensors_behind_that_stay_for_ever(node_here, monkeypatch):

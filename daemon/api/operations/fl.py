@@ -63,6 +63,10 @@ class Plan(Params, frozen=True):
         tuple[Annotated[str, Meta(max_length=64)], ...],
         Meta(max_length=4, description="Steps before it: nnm, bucketing."),
     ] = ()
+    n_bad: (
+        Annotated[int, Meta(ge=0, le=1024, description="How many bad updates the rule and these steps are to bear.")]
+        | None
+    ) = None
 
 
 class Planned(Result, frozen=True):
@@ -280,21 +284,31 @@ async def plan(node: "Node", params: Plan) -> Planned:
 
 async def start(node: "Node", params: One) -> Done:
     """Begin, with those who have joined by now. For the plan's author, once."""
+    from daemon.asked import names
     from daemon.errors import Unfit
-    from daemon.experiments import find
+    from daemon.experiments import find, listed
+    from daemon.standings import state
 
     one = find(node, params.experiment)
     book = one.book
     if book.author != node.identity.peer_id:
         raise Unfit(f"{book.author} made this plan, and alone can start it")
+    if book.cancelled() is not None:
+        raise Unfit(f"it is {state(one)}: nothing starts in it any more. Make another: covey fl plan")
     if book.start() is not None:
-        return Done(text="it has started already")
+        return Done(text=f"it has started already: {state(one)}")
     joined = one.member.next_list(0)
     needed = max(one.plan.min_participants, len(joined) // 2 + 1)
     if len(joined) < needed:
         raise Unfit(f"{len(joined)} have joined, and {needed} are needed: covey fl status {one.cid}")
     await one.do(one.member.start)
-    return Done(text=f"started with {len(joined)} participants. To see it: covey fl watch {one.cid}")
+    called, others = await names(node), [peer for peer in one.told() if peer not in joined]
+    later = "who joins now trains in a later round" if one.plan.gossip is None else "nobody comes in later"
+    without = f" Without {listed(others, called)}: {later}." if others else ""
+    return Done(
+        text=f"started with {len(joined)} participants: {listed(joined, called)}.{without} "
+        f"To see it: covey fl watch {one.cid}"
+    )
 
 
 async def join(node: "Node", params: JoinIt) -> Joined:
@@ -307,8 +321,11 @@ async def join(node: "Node", params: JoinIt) -> Joined:
 async def leave(node: "Node", params: One) -> Done:
     """Train no more from the next round on; what was said stays, and can be verified."""
     from daemon.experiments import find
+    from daemon.standings import state
 
     one = find(node, params.experiment)
+    if one.is_over:
+        return Done(text=f"nobody trains in it any more: it is {state(one)}")
     if node.identity.peer_id in one.book.joined_now():
         await one.do(one.member.leave)
         return Done(text="left: this node trains no more from the next round on, and still follows")

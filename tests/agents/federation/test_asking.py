@@ -1,4 +1,4 @@
-"""How often members ask each other: one that comes is heard at once, and what is over takes nothing from what is not."""
+"""How often members ask each other: who comes is heard at once, and what is over takes nothing from what is not."""
 
 from typing import Any
 
