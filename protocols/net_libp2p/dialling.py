@@ -1,5 +1,6 @@
 """A peer's addresses are tried one after another, each with a head start on the next (RFC 8305)."""
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
@@ -8,6 +9,7 @@ import trio
 
 from protocols.errors import DialFailed
 from protocols.net_libp2p.addresses import is_circuit, parse, to_id
+from protocols.net_libp2p.sockets import came_up
 from storage.keys import PeerId
 
 DIAL_TIMEOUT_S: Final = 10.0
@@ -23,18 +25,21 @@ async def dial(swarm: Any, peer: PeerId, texts: Sequence[str]) -> str:
         raise DialFailed(f"no address of {peer} is known: give one that ends with /p2p/{peer}")
     reached: list[str] = []
     failures: list[str] = []
+    opened: list[str] = []
 
     async def attempt(text: str, address: Any, over: trio.Event, others: trio.Nursery) -> None:
+        came_up.set(opened)
         try:
             await swarm.dial_addr(address, to_id(peer))
         except Exception as error:  # noqa: BLE001 - whatever libp2p raises, this address led nowhere
-            failures.append(str(error.__cause__ or error)[:MAX_REASON_CHARS])
+            is_open = any(there.startswith(f"{text}/") for there in opened)
+            failures.append(_reason(error, swarm.psk is not None if is_open else None))
         else:
             reached.append(text)
             others.cancel_scope.cancel()
         over.set()
 
-    with trio.move_on_after(DIAL_TIMEOUT_S):
+    with trio.move_on_after(DIAL_TIMEOUT_S) as patience:
         async with trio.open_nursery() as nursery:
             for text, address in targets:
                 over = trio.Event()
@@ -42,6 +47,31 @@ async def dial(swarm: Any, peer: PeerId, texts: Sequence[str]) -> str:
                 with trio.move_on_after(HEAD_START_S):
                     await over.wait()
     if not reached:
-        why = "; ".join(failures) or f"no answer within {DIAL_TIMEOUT_S:g} s"
-        raise DialFailed(f"{peer} cannot be reached at {', '.join(texts)}: {why}")
+        if patience.cancelled_caught:
+            silence = f"no answer within {DIAL_TIMEOUT_S:g} s"
+            failures.append(f"{silence} in the handshake: {_other_flock(swarm.psk is not None)}" if opened else silence)
+        raise DialFailed(f"{peer} cannot be reached at {', '.join(texts)}: {'; '.join(dict.fromkeys(failures))}")
     return reached[0]
+
+
+def _reason(error: BaseException, is_private: bool | None) -> str:
+    """Why an address led nowhere: what the system says, where it was the system. With `is_private` TCP stood there."""
+    first = error
+    while (below := _below(first)) is not None:
+        first = below
+    if isinstance(first, OSError) and first.errno:
+        text = os.strerror(first.errno)
+        return text if is_private is None else f"{text} in the handshake: {_other_flock(is_private)}"
+    return str(error.__cause__ or error)[:MAX_REASON_CHARS]
+
+
+def _below(error: BaseException) -> BaseException | None:
+    if isinstance(error, BaseExceptionGroup):  # of a name with several addresses; trio makes one of one, too
+        return error.exceptions[0]
+    return error.__cause__
+
+
+def _other_flock(is_private: bool) -> str:
+    """Two keys, or one and none, look like this: each side takes the other's first bytes for the beginning of more."""
+    kind = "another private flock than this node, or in none" if is_private else "a private flock"
+    return f"it may be in {kind} (`covey status` tells)"

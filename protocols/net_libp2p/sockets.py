@@ -8,6 +8,7 @@ so that a second daemon finds its port taken, and lets others beside it afterwar
 import errno
 import socket
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any, Final
 
 import trio
@@ -24,6 +25,7 @@ from protocols.net_libp2p.private import PrivateConnection
 
 PROBE_TIMEOUT_S: Final = 5.0
 SHARED_DIAL_S: Final = 3.0  # then another port is tried: this one's last connection there may not be forgotten yet
+came_up: Final[ContextVar[list[str]]] = ContextVar("came_up")  # where a dial notes that TCP stands
 _TAKEN: Final = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EINVAL, errno.EACCES)
 
 
@@ -78,12 +80,17 @@ class Sockets(tcp.TCP):  # type: ignore[misc]  # libp2p's types are not followed
         if endpoint is not None and endpoint.is_public:
             with trio.move_on_after(SHARED_DIAL_S):
                 if (stream := await self.dial_shared(endpoint)) is not None:
-                    return Socket(stream, is_shared=True)
+                    return self._noted(maddr, Socket(stream, is_shared=True))
         return await self.dial_fresh(maddr)
+
+    def _noted(self, maddr: Any, raw: Any) -> Any:
+        with suppress(LookupError):  # not all who dial want to know
+            came_up.get().append(str(maddr))
+        return raw
 
     async def dial_fresh(self, maddr: Any) -> Any:
         """Dial from a port of its own. Raises: OpenConnectionError."""
-        return await super().dial(maddr)
+        return self._noted(maddr, await super().dial(maddr))
 
     async def probe(self, swarm: Any, address: str, peer_id: Any) -> None:
         """See `Network.probe`. From a port of its own: to the one that we listen on, a router may have a way open."""

@@ -10,7 +10,7 @@ import trio
 from protocols.endpoints import Endpoint
 from protocols.errors import DialFailed
 from protocols.net import PeerInfo, Stream
-from protocols.net_libp2p import NetConfig, meeting, open_network
+from protocols.net_libp2p import NetConfig, dialling, meeting, open_network
 from protocols.net_libp2p.addresses import parse
 from protocols.net_libp2p.meeting import Meetings
 from protocols.net_libp2p.network import LibP2pNetwork
@@ -165,3 +165,18 @@ async def test_a_node_on_loopback_alone_dials_from_other_ports() -> None:
         assert await node._sockets.dial_shared(Endpoint("127.0.0.1", 9)) is None
         assert node._sockets.ports() == []
         assert node.observed_addresses() == []
+
+
+async def test_who_does_not_listen_and_who_says_nothing_are_told_apart(
+    two: list[LibP2pNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialling, "DIAL_TIMEOUT_S", 0.5)
+    peer = Identity.generate().peer_id
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        address = f"/ip4/127.0.0.1/tcp/{other.getsockname()[1]}"
+        with pytest.raises(DialFailed, match=f"at {address}: Connection refused$"):
+            await two[0].connect(PeerInfo(peer, (address,)))
+        other.listen()
+        with pytest.raises(DialFailed, match=f"at {address}: no answer within 0.5 s in the handshake"):
+            await two[0].connect(PeerInfo(peer, (address,)))
