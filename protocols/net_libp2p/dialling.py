@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Final
 
 import trio
+from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 
 from protocols.errors import DialFailed
 from protocols.net_libp2p.addresses import is_circuit, parse, to_id
@@ -59,10 +60,11 @@ def _reason(error: BaseException, is_private: bool | None) -> str:
     first = error
     while (below := _below(first)) is not None:
         first = below
-    if isinstance(first, OSError) and first.errno:
-        text = os.strerror(first.errno)
-        return text if is_private is None else f"{text} in the handshake: {_other_flock(is_private)}"
-    return str(error.__cause__ or error)[:MAX_REASON_CHARS]
+    if isinstance(first, PeerIDMismatchesPubkey):
+        return "another peer is there"
+    system = os.strerror(first.errno) if isinstance(first, OSError) and first.errno else None
+    text = system or str(error.__cause__ or error)[:MAX_REASON_CHARS]
+    return text if is_private is None else f"{text} in the handshake: {_other_flock(is_private)}"
 
 
 def _below(error: BaseException) -> BaseException | None:

@@ -167,11 +167,13 @@ async def test_a_node_on_loopback_alone_dials_from_other_ports() -> None:
         assert node.observed_addresses() == []
 
 
-async def test_who_does_not_listen_and_who_says_nothing_are_told_apart(
+async def test_who_does_not_listen_who_says_nothing_and_who_is_another_are_told_apart(
     two: list[LibP2pNetwork], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dialling, "DIAL_TIMEOUT_S", 0.5)
     peer = Identity.generate().peer_id
+    with pytest.raises(DialFailed, match="another peer is there"):
+        await two[0].connect(PeerInfo(peer, (near(two[1]).text,)))
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         address = f"/ip4/127.0.0.1/tcp/{other.getsockname()[1]}"
