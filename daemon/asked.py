@@ -7,7 +7,7 @@ import trio
 
 from daemon.errors import NotFoundHere
 from protocols.addresses import host_of, is_loopback
-from protocols.errors import Remote
+from protocols.errors import DialFailed
 from protocols.net import PeerInfo
 from storage.keys import PeerId
 from storage.staging import refuse_existing
@@ -20,10 +20,10 @@ MAX_ASKED: Final = 32
 ME: Final = "me"
 
 
-async def whom(node: "Node", text: str | None, *, is_needed: bool = False) -> list[PeerId]:
+async def whom(node: "Node", text: str | None) -> list[PeerId]:
     """Whom to ask: the one of that id, name or address, connected to if need be; without one, all who are connected.
 
-    Raises: NotFoundHere, Unfit, Malformed; where `is_needed`, DialFailed and trio.TooSlowError of one who is not there.
+    Raises: NotFoundHere, Unfit, Malformed; DialFailed, with the reason, where who is named cannot be reached.
     """
     from daemon.api.operations.peer import resolve
 
@@ -37,9 +37,8 @@ async def whom(node: "Node", text: str | None, *, is_needed: bool = False) -> li
     try:
         with trio.fail_after(DIAL_LIMIT_S):
             await node.network.connect(info)
-    except (Remote, trio.TooSlowError):
-        if is_needed and peer not in node.network.peers():
-            raise  # else told by the question
+    except trio.TooSlowError:
+        raise DialFailed(f"{peer} was not reached within {DIAL_LIMIT_S:g} s") from None
     return [peer]
 
 

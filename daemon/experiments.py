@@ -190,7 +190,7 @@ async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
     known = _known(node, params.experiment)
     cid = known.cid if known else Cid.parse(params.experiment)
     entry = (
-        known.plan_entry if known else await node.rounds.plan_from(await whom(node, params.from_, is_needed=True), cid)
+        known.plan_entry if known else await node.rounds.plan_from(await whom(node, params.from_), cid)
     )
     data = Path(params.data) if params.data is not None else None
     plan = known.plan if known else read_plan(entry)
