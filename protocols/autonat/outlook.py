@@ -2,7 +2,8 @@
 
 Anybody can lie about it, and gains little: a node that believes to be hidden asks for a relay that it does not need,
 one that believes to be in the open has none. So strangers count once a network, and it takes several of them; a peer
-that the user trusts is enough. A view that stands gives way to twice as many who say otherwise.
+that the user trusts is enough. A view that stands gives way only to more than twice as many who say
+otherwise, NEEDED at least.
 """
 
 from collections.abc import Collection, Sequence
