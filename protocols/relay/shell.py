@@ -136,7 +136,7 @@ async def reserve(network: Network, relay: PeerId, unix_s: float) -> Reservation
     stream = await network.open_stream(relay, [HOP])
     async with aclosing(stream):
         await _say(stream, HOP_FORM, Message(Kind.RESERVE))
-        answer = _granted(stream, await _hear(stream, HOP_FORM))
+        answer = _granted(network, stream, await _hear(stream, HOP_FORM))
     told_s = MAX_HOLD_S if answer.expire_unix_s is None else answer.expire_unix_s - unix_s
     return Reservation(max(MIN_HOLD_S, min(MAX_HOLD_S, told_s)), answer.limit)
 
@@ -147,7 +147,7 @@ async def open_circuit(network: Network, relay: PeerInfo, target: PeerId) -> Str
     stream = await network.open_stream(relay.peer, [HOP])
     try:
         await _say(stream, HOP_FORM, Message(Kind.CONNECT, target))
-        _granted(stream, await _hear(stream, HOP_FORM, CONNECT_TIMEOUT_S))
+        _granted(network, stream, await _hear(stream, HOP_FORM, CONNECT_TIMEOUT_S))
     except BaseException:
         await stream.aclose()
         raise
@@ -170,12 +170,17 @@ def arriving(may_bring: Callable[[PeerId], bool], take: Take) -> Handler:
     return answer
 
 
-def _granted(stream: Stream, answer: Message) -> Message:
+def _granted(network: Network, stream: Stream, answer: Message) -> Message:
     if answer.kind is not Kind.STATUS or answer.status is None:
         raise Malformed(f"the relay {stream.peer} answered with something else than a status")
     if answer.status != Status.OK:
         known = {each.value: each.name.lower().replace("_", " ") for each in Status}
-        raise RelayRefused(f"the relay {stream.peer} refused: {known.get(answer.status, answer.status)}")
+        wish = ""
+        if answer.status == Status.PERMISSION_DENIED:
+            wish = f": it relays for peers that its user trusts. There: covey peer trust {network.peer_id}"
+        elif answer.status == Status.NO_RESERVATION:
+            wish = " of the peer there: each of the two has to trust the other (covey peer trust)"
+        raise RelayRefused(f"the relay {stream.peer} refused: {known.get(answer.status, answer.status)}{wish}")
     return answer
 
 
