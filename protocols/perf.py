@@ -5,6 +5,7 @@ other reads all of them, and then writes what was wanted. Covey answers peers th
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import trio
@@ -66,25 +67,36 @@ async def measure(network: Network, peer: PeerId, n_bytes: int) -> Speed:
     try:
         with trio.fail_after(RUN_TIMEOUT_S):
             begin_s = trio.current_time()
-            await stream.write(n_bytes.to_bytes(HEAD_BYTES, "big"))
-            await _write(stream, n_bytes)
-            await stream.finish()
-            n_read, sent_s = 0, begin_s
-            while data := await stream.read(PIECE_BYTES):
-                if not n_read:
-                    sent_s = trio.current_time()  # all of ours has been read by then
-                n_read += len(data)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_say, stream, n_bytes)
+                n_read, sent_s = await _count(stream)
+                nursery.cancel_scope.cancel()  # who refuses ends at once, and reads nothing
             done_s = trio.current_time()
     except trio.TooSlowError:
         raise TimedOut(f"{peer} did not finish within {RUN_TIMEOUT_S:g} s: try fewer bytes") from None
-    except StreamBroken:
-        raise ProtocolRefused(f"{peer} broke off: {_trusted_alone(network)}") from None
     finally:
         await stream.aclose()
+    if not n_read:
+        wish = f"it measures with peers alone that its user trusts. There: covey peer trust {network.peer_id}"
+        raise ProtocolRefused(f"{peer} sent nothing: {wish}")
     if n_read != n_bytes:
-        raise ProtocolRefused(f"{peer} sent {n_read} of {n_bytes} bytes: {_trusted_alone(network)}")
+        raise StreamBroken(f"{peer} broke off behind {n_read} of {n_bytes} bytes")
     return Speed(n_bytes / max(1e-9, sent_s - begin_s), n_bytes / max(1e-9, done_s - sent_s))
 
 
-def _trusted_alone(network: Network) -> str:
-    return f"it measures with peers alone that its user trusts. There: covey peer trust {network.peer_id}"
+async def _say(stream: Stream, n_bytes: int) -> None:
+    with suppress(StreamBroken):  # told by the reading
+        await stream.write(n_bytes.to_bytes(HEAD_BYTES, "big"))
+        await _write(stream, n_bytes)
+        await stream.finish()
+
+
+async def _count(stream: Stream) -> tuple[int, float]:
+    """How many bytes come, and when the first did: all of ours has been read by then."""
+    n_read, first_s = 0, trio.current_time()
+    with suppress(StreamBroken):
+        while data := await stream.read(PIECE_BYTES):
+            if not n_read:
+                first_s = trio.current_time()
+            n_read += len(data)
+    return n_read, first_s

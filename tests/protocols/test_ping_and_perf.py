@@ -1,6 +1,8 @@
 """How far away and how fast a peer is, over any network; and that nobody measures with a node that does not want it."""
 
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
@@ -68,6 +70,32 @@ async def test_who_may_not_measure_is_told_nothing(sim_world: SimWorld, autojump
     other.serve(perf.PROTOCOL, perf.answering(lambda peer: False))
     with pytest.raises(ProtocolRefused, match="There: covey peer trust 12D3"):
         await perf.measure(one, other.peer_id, 1000)
+
+
+class Deaf:
+    """A stream whose other end is over, and whose window never opens."""
+
+    async def write(self, data: bytes) -> None:
+        await trio.sleep_forever()
+
+    async def read(self, max_bytes: int) -> bytes:
+        await trio.sleep(0.1)
+        return b""
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+async def test_who_may_not_measure_hears_it_at_once(sim_world: SimWorld, autojump_clock: object) -> None:
+    one, other = await pair(sim_world)
+
+    async def open_stream(peer: object, protocols: object) -> Deaf:
+        await trio.lowlevel.checkpoint()
+        return Deaf()
+
+    network: Any = SimpleNamespace(open_stream=open_stream, peer_id=one.peer_id)
+    with trio.fail_after(1), pytest.raises(ProtocolRefused):
+        await perf.measure(network, other.peer_id, 1_000_000)
 
 
 async def test_a_peer_that_never_finishes_is_given_up(sim_world: SimWorld, autojump_clock: object) -> None:
