@@ -17,7 +17,7 @@ _BINARY_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _SHORT_CHARS: Final = 8
 _ID: Final = re.compile(r"(12D3KooW|16Uiu2|Qm)[1-9A-HJ-NP-Za-km-z]{40,}|b[a-z2-7]{50,}")
 _GAP: Final = "  "
-_SUFFIXES: Final = ("_unix_s", "_bytes", "_per_s", "_s", "_ms", "_frac")
+_SUFFIXES: Final = ("_bytes_per_s", "_unix_s", "_bytes", "_per_s", "_s", "_ms", "_frac")
 
 
 def lines_of(result: Json) -> Iterator[str]:
@@ -81,6 +81,8 @@ def title(key: str) -> str:
     """A field's name for people: its unit goes, for the value shows it."""
     if key == "n_bytes":
         return "size"
+    if key == "bytes_per_s":
+        return "speed"
     for suffix in _SUFFIXES:
         if key.endswith(suffix) and key != suffix:
             key = key[: -len(suffix)]

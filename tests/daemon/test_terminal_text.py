@@ -69,12 +69,17 @@ def test_every_size_has_a_text(n_bytes):
 
 
 def test_titles_lose_their_units():
-    assert [title(key) for key in ("is_connected", "n_peers", "took_s", "heard_unix_s", "n_bytes")] == [
+    assert [
+        title(key)
+        for key in ("is_connected", "n_peers", "took_s", "heard_unix_s", "n_bytes", "up_bytes_per_s", "bytes_per_s")
+    ] == [
         "connected",
         "peers",
         "took",
         "heard",
         "size",
+        "up",
+        "speed",
     ]
 
 
