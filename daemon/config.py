@@ -1,10 +1,12 @@
 """The settings of a node: config.toml into frozen structs. A key that is not known here is an error."""
 
 import difflib
+import ipaddress
 import math
 import tomllib
 import types
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -19,6 +21,7 @@ MAX_GB: Final = 1e9  # an exabyte: more is a slip of the hand
 MIN_QUOTA_GB: Final = 0.1  # below, no pack could be filled and compacted
 MIN_QUOTA_FILES: Final = 100  # a store needs some beside its packs
 MAX_QUOTA_FILES: Final = 1_000_000_000
+MIN_UPLOAD_MB_PER_S: Final = 0.001  # below, a block took over half an hour: a slip of the hand
 MAX_SERVERS: Final = 8  # of a kind, that are asked at once
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -253,7 +256,7 @@ class Config(Section, frozen=True):
     logs: LogsConfig = LogsConfig()
 
 
-_LEAST_UNLESS_ZERO: Final = {"storage.quota_gb": MIN_QUOTA_GB}
+_LEAST_UNLESS_ZERO: Final = {"storage.quota_gb": MIN_QUOTA_GB, "network.upload_mb_per_s": MIN_UPLOAD_MB_PER_S}
 
 
 def load(path: Path) -> Config:
@@ -372,11 +375,16 @@ def _refuse_no_address(setting: str, values: Any) -> None:
     from protocols.net import PeerInfo
     from protocols.sources import HttpSource
 
-    read = {"network.bootstrap": PeerInfo.parse, "fetch.gateways": HttpSource.parse, "fetch.routers": HttpSource.parse}
-    for value in values if setting in read else ():
+    read: dict[str, Callable[[str], object]] = {
+        "network.host": ipaddress.ip_address,
+        "network.bootstrap": PeerInfo.parse,
+        "fetch.gateways": HttpSource.parse,
+        "fetch.routers": HttpSource.parse,
+    }
+    for value in ([values] if isinstance(values, str) else values) if setting in read else ():
         try:
             read[setting](value)
-        except Malformed as error:
+        except (Malformed, ValueError) as error:
             raise BadSetting(f"nothing is changed: {setting}: {error}") from None
 
 

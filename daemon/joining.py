@@ -1,12 +1,14 @@
 """How this node joins the network: what its settings and its home say, as libp2p is told it."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from daemon import wall
 from daemon.config import Config
+from daemon.errors import BadConfig
 from daemon.paths import Home
+from protocols.errors import Local
 from protocols.net import Network
 from protocols.pnet import FlockKey
 from storage.keys import Identity
@@ -19,7 +21,8 @@ PRIVATE_DHT: Final = "/covey/kad/1.0.0"
 async def joined(identity: Identity, config: Config, *, home: Home, first_sequence: int) -> AsyncIterator[Network]:
     """The real network; the flock's own where the home has its key.
 
-    Raises: Local when a listen address cannot be used, BadFlockKey: a key that is damaged never opens the node to all.
+    Raises: BadConfig when the address cannot be listened on, BadFlockKey: a key that is damaged never opens the node to
+        all.
     """
     from protocols.net_libp2p import NetConfig, open_network  # a second of imports: only a daemon pays it
 
@@ -34,5 +37,9 @@ async def joined(identity: Identity, config: Config, *, home: Home, first_sequen
         flock_key=flock_key,
         unix_s=wall.unix_s,
     )
-    async with open_network(identity, chosen) as network:
+    async with AsyncExitStack() as stack:
+        try:
+            network = await stack.enter_async_context(open_network(identity, chosen))
+        except Local as error:
+            raise BadConfig(f"network.host, network.port: {error}") from None
         yield network

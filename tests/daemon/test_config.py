@@ -55,6 +55,7 @@ def test_every_setting_is_read_by_the_daemon():
         ("[engine]\nidle_timeout_s = inf", "engine.idle_timeout_s cannot be inf; allowed is above 0"),
         ("[network]\nport = -1", "network.port cannot be -1; allowed is from 0 to 65,535"),
         ("[storage]\nquota_gb = -1", "storage.quota_gb cannot be -1; allowed is 0, and from 0.1 to 1,000,000,000"),
+        ("[network]\nupload_mb_per_s = 1e-9", "network.upload_mb_per_s cannot be 1e-09; allowed is 0, and from 0.001"),
         ("[storage]\nquota_gb = 1e400", "storage.quota_gb cannot be inf"),
         ("[storage]\nquota_gb = nan", "storage.quota_gb cannot be nan"),
         ("[storage]\nquota_gb = 0.000001", "allowed is 0, and from 0.1 to"),
@@ -184,7 +185,12 @@ def test_a_word_that_is_no_choice_is_refused_with_those_that_are(tmp_path):
 
 def test_an_address_that_no_daemon_could_start_with_is_refused(tmp_path):
     path = tmp_path / "config.toml"
-    for key, value in [("network.bootstrap", "foo"), ("fetch.gateways", "ftp://x"), ("fetch.routers", "x")]:
+    for key, value in [
+        ("network.host", "example.org"),
+        ("network.bootstrap", "foo"),
+        ("fetch.gateways", "ftp://x"),
+        ("fetch.routers", "x"),
+    ]:
         with pytest.raises(BadConfig, match=f"nothing is changed: {key}: "):
             config.edit(path, key, value)
     assert not path.exists()
