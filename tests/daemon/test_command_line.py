@@ -195,6 +195,7 @@ def test_what_makes_or_finds_a_cid_prints_it_alone(daemon, covey, tmp_path):
 
 
 GOT = {"type": "got", "cid": "bafy", "out": "/w/b.txt", "fetched_bytes": 2048, "n_providers": 1, "took_s": 0.5}
+GOT |= {"visibility": "public"}
 
 
 def test_get_writes_by_name_into_the_working_folder(daemon, covey, tmp_path):
@@ -202,6 +203,8 @@ def test_get_writes_by_name_into_the_working_folder(daemon, covey, tmp_path):
     assert covey("get", "bafy/sub/b.txt")[:2] == (0, "bafy  fetched 2.0 KiB from 1 peer in 0.5 s -> /w/b.txt\n")
     assert covey("get", "bafy", "--out", "elsewhere")[0] == 0
     assert [asked[1]["out"] for asked in daemon.asked] == [str(tmp_path / "b.txt"), str(tmp_path / "elsewhere")]
+    daemon.answers["content/get"] = (200, [GOT | {"visibility": "private"}])
+    assert "not passed on to others; to do so: covey share bafy --visibility public" in covey("get", "bafy")[1]
 
 
 def test_results_stay_on_stdout_while_a_bar_is_drawn_on_the_terminal(daemon, covey, monkeypatch):

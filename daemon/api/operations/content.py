@@ -107,7 +107,10 @@ class Get(Params, frozen=True):
 
 
 class Got(Result, frozen=True, tag_field="type", tag="got"):
-    """The content is here, verified; `reused_bytes` were here before."""
+    """The content is here, verified; `reused_bytes` were here before.
+
+    `visibility` says whom this node passes it on to: what is fetched is private until it is shared.
+    """
 
     cid: str
     out: str | None
@@ -115,6 +118,7 @@ class Got(Result, frozen=True, tag_field="type", tag="got"):
     reused_bytes: int
     n_providers: int
     took_s: float
+    visibility: str
 
 
 class Read(Params, frozen=True):
@@ -276,7 +280,7 @@ async def get(node: "Node", params: Get, report: "Report") -> Got:
 
     from daemon.api.progress import in_thread
     from daemon.asked import new_target
-    from daemon.content import fetch_reference, files_of
+    from daemon.content import fetch_reference, files_of, seen_by
     from storage.unixfs import export
 
     target = None if params.out is None else new_target(params.out)
@@ -297,6 +301,7 @@ async def get(node: "Node", params: Get, report: "Report") -> Got:
         reused_bytes=progress.n_reused_bytes,
         n_providers=len(progress.bytes_from),
         took_s=trio.current_time() - began_s,
+        visibility=await trio.to_thread.run_sync(seen_by, node, cid),
     )
 
 
