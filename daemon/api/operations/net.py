@@ -99,7 +99,7 @@ class Speeds(Result, frozen=True):
 class Traced(Params, frozen=True):
     """What to trace."""
 
-    cid: Annotated[str, Meta(max_length=256, description="The root of a DAG that is here.")]
+    cid: Annotated[str, Meta(max_length=4096, description="CID, CID/path or /ipns/NAME/path of what is here.")]
 
 
 class From(Result, frozen=True):
@@ -208,10 +208,14 @@ async def trace(node: "Node", params: Traced) -> Trace:
     """Say who gave which part of a DAG."""
     import trio
 
-    from storage.cid import Cid
+    from daemon.content import parse
+    from daemon.naming import followed
     from storage.errors import NotFound
+    from storage.unixfs import resolve as below
 
-    root = Cid.parse(params.cid)
+    root, path = parse(await followed(node, params.cid))
+    for name in path:
+        root = await trio.to_thread.run_sync(below, node.store, root, name)
     sizes, is_whole = await trio.to_thread.run_sync(_sizes, node, root)
     if not sizes:
         raise NotFound(f"{root} is not here. To fetch it: covey get {root}")
