@@ -42,8 +42,9 @@ class PeerInfo(NamedTuple):
         head, mark, tail = address.rpartition("/p2p/")
         try:
             peer = PeerId.parse(tail)
-        except InvalidPeerId as error:
-            raise Malformed(f"no peer id at the end of {address!r}: {error}") from None
+        except InvalidPeerId:
+            wish = "`covey id` prints both on the other side: /ip4/HOST/tcp/PORT/p2p/PEER, and PEER alone"
+            raise Malformed(f"{address!r} is neither a peer id nor an address that ends with one; {wish}") from None
         return cls(peer, (head,) if mark else ())
 
 

@@ -35,6 +35,8 @@ def _got(result: Json) -> Iterator[str]:
     where = f" -> {clean(result['out'])}" if result["out"] else ""
     what = fetched if result["fetched_bytes"] else "was here already"
     yield f"{result['cid']}  {what} in {duration_text(result['took_s'])}{where}"
+    if result["fetched_bytes"] and result["visibility"] == "private":
+        yield f"  it is not passed on to others; to do so: covey share {result['cid']} --visibility public"
 
 
 def _car(result: Json) -> Iterator[str]:
@@ -111,6 +113,23 @@ def _peer_untrusted(result: Json) -> Iterator[str]:
     yield f"{clean(result['peer'])} {so} with {what}{rest}"
 
 
+def _peer_banned(result: Json) -> Iterator[str]:
+    so = "was banned already" if result["was_banned"] else "is banned, and trusted with nothing"
+    yield f"{clean(result['peer'])} {so}; to let it in again: covey peer unban {clean(result['peer'])}"
+
+
+def _peer_unbanned(result: Json) -> Iterator[str]:
+    was = [so for so in ("banned", "refused") if result[f"was_{so}"]]
+    if was:
+        yield f"{clean(result['peer'])} may connect again; trust does not come back by itself: covey peer trust"
+    else:
+        yield f"{clean(result['peer'])} was neither banned nor refused"
+
+
+def _bans(rows: Json) -> Iterator[str]:
+    yield from table(rows) if rows else ["nobody is banned. To ban somebody: covey peer ban PEER"]
+
+
 def _peer_forgotten(result: Json) -> Iterator[str]:
     if result["was_known"]:
         yield f"forgot {clean(result['peer'])}; it is trusted with nothing"
@@ -127,7 +146,7 @@ def _peers(rows: Json) -> Iterator[str]:
             {
                 "peer": row["peer"],
                 "name": row["name"],
-                "connected": row["way"] or "no",
+                "connected": row["way"] or ("banned" if row["is_banned"] else "no"),
                 "trusted": row["trusted"],
                 **({"conduct": _conduct(row)} if has_offenders else {}),
                 "address": (row["addresses"] or [None])[0],
@@ -422,9 +441,12 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "model/pull": _model_pulled,
     "model/rm": _model_removed,
     "peer/add": _peer_added,
+    "peer/ban": _peer_banned,
+    "peer/bans": _bans,
     "peer/ls": _peers,
     "peer/rm": _peer_forgotten,
     "peer/trust": _peer_trusted,
+    "peer/unban": _peer_unbanned,
     "peer/untrust": _peer_untrusted,
     "pin/ls": _pins,
     "sealed/add": _sealed,

@@ -17,7 +17,7 @@ from daemon.app import open_node
 from daemon.config import Config
 from daemon.paths import Home, make_home
 from protocols.conduct import Conduct
-from protocols.errors import DialFailed
+from protocols.errors import DialFailed, ProtocolRefused
 from protocols.net import Link, PeerInfo
 from storage.keys import Identity, PeerId
 
@@ -28,6 +28,7 @@ class LonelyNetwork:
     def __init__(self, peer_id: PeerId) -> None:
         self.peer_id = peer_id
         self.reachable: set[PeerId] = set()
+        self.hang_up: set[PeerId] = set()  # who lets itself be connected to, and no more
         self.connected: list[PeerId] = []
         self.protected: set[PeerId] = set()
         self.refused: set[PeerId] = set()
@@ -105,6 +106,8 @@ class LonelyNetwork:
 
     async def open_stream(self, peer: PeerId, protocols: Any) -> Any:
         await trio.lowlevel.checkpoint()
+        if peer in self.reachable - self.hang_up:
+            raise ProtocolRefused(f"{peer} speaks none of {', '.join(protocols)}")
         raise DialFailed(f"{peer} does not answer")
 
     async def provide(self, cid: Any) -> None:

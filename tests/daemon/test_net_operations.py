@@ -16,6 +16,7 @@ from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
 from storage.errors import InvalidName
 from storage.keys import Identity
+from storage.unixfs import add_path
 
 ME = Identity(b"\x01" * 32)
 FRIEND = Identity(b"\x07" * 32).peer_id
@@ -44,7 +45,9 @@ async def test_a_banned_peer_is_hung_up_on_loses_its_trust_and_can_be_let_in_aga
     assert answer == {"peer": str(FRIEND), "reason": "lies", "was_banned": False}
     assert node.network.refused == {FRIEND} and node.network.connected == []
     assert node.catalog.peers.flock() == frozenset()
-    assert (await post("peer/bans")).json == [{"peer": str(FRIEND), "reason": "lies", "was_banned": True}]
+    assert (await post("peer/bans")).json == [{"peer": str(FRIEND), "name": None, "reason": "lies"}]
+    again = (await post("peer/add", address=str(FRIEND))).json["error"]
+    assert again["code"] == "unfit" and f"covey peer unban {FRIEND}" in again["text"]
     assert (await post("peer/unban", peer=str(FRIEND))).json["was_banned"] is True
     assert node.network.refused == set()
     assert (await post("peer/unban", peer=str(FRIEND))).json["was_banned"] is False
@@ -57,7 +60,7 @@ async def test_this_node_itself_cannot_be_banned(post):
 async def test_a_peer_is_found_where_the_dht_or_the_book_says(node, post):
     node.network.reachable = {FRIEND}
     assert (await post("peer/find", peer=str(FRIEND))).json["addresses"] == ["/ip4/192.0.2.7/tcp/4701"]
-    assert (await post("peer/find", peer=str(OTHER))).json["addresses"] == []
+    assert (await post("peer/find", peer=str(OTHER))).json["error"]["code"] == "not_found"
 
 
 async def test_a_peer_that_does_not_answer_a_ping_is_an_error(post):
@@ -125,6 +128,14 @@ async def test_a_trace_says_who_gave_what_and_what_was_here_before(node, post):
     node.store.put_many([part])
     assert (await post("net/trace", cid=str(part.cid))).json["is_whole"] is False
     assert (await post("net/trace", cid=str(Cid.of(b"gone")))).status == 404
+
+
+async def test_a_trace_takes_paths(node, post, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "one.txt").write_text("one")
+    cid = await trio.to_thread.run_sync(add_path, node.store, tmp_path / "folder")
+    assert (await post("net/trace", cid=f"/ipfs/{cid}/one.txt")).json["n_blocks"] == 1
+    assert (await post("net/trace", cid=f"{cid}/two.txt")).json["error"]["code"] == "no_such_name"
 
 
 def test_a_trace_keeps_so_many_blocks_and_no_more():

@@ -38,7 +38,7 @@ async def test_a_bad_bootstrap_address_is_told_with_its_setting(home, lonely):
             pass
     error = unwrapped(caught.value)
     assert isinstance(error, BadConfig)
-    assert "network.bootstrap: no peer id at the end of '/ip4/192.0.2.1/tcp/1'" in str(error)
+    assert "network.bootstrap: '/ip4/192.0.2.1/tcp/1' is neither a peer id nor an address that ends" in str(error)
 
 
 async def test_a_stranger_who_asks_for_what_it_may_not_see_is_told_of_and_others_are_not(running_node, tmp_path):
@@ -187,6 +187,10 @@ async def test_peers_are_added_named_trusted_and_forgotten(running_node):
     assert away["is_connected"] is False
     assert "does not answer" in away["problem"]
     network.reachable = {FRIEND}
+    network.hang_up = {FRIEND}
+    gone = (await running_node.post("peer/add", address=f"/ip4/192.0.2.9/tcp/1/p2p/{FRIEND}")).json
+    assert gone["is_connected"] is False and "may have banned this node" in gone["problem"]
+    network.hang_up, network.connected = set(), []
     assert (await running_node.post("peer/add", address=f"/ip4/192.0.2.9/tcp/1/p2p/{FRIEND}")).json["is_connected"]
     assert (await running_node.post("peer/trust", peer="ann", kinds=["adapters", "ask"])).status == 200
     (row,) = (await running_node.post("peer/ls")).json

@@ -89,6 +89,7 @@ class Peer(Result, frozen=True):
     addresses: list[str]
     breach: str | None = None
     refused_s: float | None = None
+    is_banned: bool = False
 
 
 async def add(node: "Node", params: Add) -> Added:
@@ -96,23 +97,41 @@ async def add(node: "Node", params: Add) -> Added:
     import trio
 
     from daemon import wall
+    from daemon.errors import Unfit
     from protocols.errors import Remote
     from protocols.net import PeerInfo
 
     given = PeerInfo.parse(params.address)
     refuse_self(node, given.peer)
     book = node.catalog.peers
+    if given.peer in await trio.to_thread.run_sync(book.banned):
+        raise Unfit(f"{given.peer} is banned here. To speak with it again: covey peer unban {given.peer}")
     await trio.to_thread.run_sync(lambda: book.add(given.peer, given.addresses, wall.unix_s(), name=params.name))
     info = PeerInfo(given.peer, await trio.to_thread.run_sync(book.addresses, given.peer))
     problem = None
     try:
         with trio.fail_after(CONNECT_LIMIT_S):
             await node.network.connect(info)
+            await _heard(node, given.peer)
     except Remote as error:
         problem = str(error) or error.code
     except trio.TooSlowError:
         problem = f"no answer within {CONNECT_LIMIT_S:.0f} s"
     return Added(peer=str(info.peer), is_connected=problem is None, addresses=list(info.addresses), problem=problem)
+
+
+async def _heard(node: "Node", peer: "PeerId") -> None:
+    """Wait for one answer: who turns this node away lets it connect first. Raises: DialFailed."""
+    from protocols.errors import DialFailed, ProtocolRefused, Remote
+    from protocols.ping import ping
+
+    try:
+        await ping(node.network, peer, 1)
+    except ProtocolRefused:
+        pass
+    except Remote:
+        why = "it may have banned this node, keep to its own peers (network.is_private), or have no place left"
+        raise DialFailed(f"{peer} hung up at once: {why}") from None
 
 
 async def rm(node: "Node", params: Named) -> Forgotten:
@@ -130,6 +149,7 @@ async def ls(node: "Node", _params: Nothing) -> list[Peer]:
     import trio
 
     rows = await trio.to_thread.run_sync(node.catalog.peers.list)
+    banned = await trio.to_thread.run_sync(node.catalog.peers.banned)
     connected = set(node.network.peers())
     ways = {link.peer: way_of(link) for link in sorted(node.network.connections(), key=lambda link: -link.is_relayed)}
     offenders = {one.peer: one for one in node.network.conduct.offenders(trio.current_time())}
@@ -146,6 +166,7 @@ async def ls(node: "Node", _params: Nothing) -> list[Peer]:
             addresses=list(row.addresses) if row else node.network.peer_addresses(peer),
             breach=offender.code if offender else None,
             refused_s=round(offender.refused_s) or None if offender else None,
+            is_banned=peer in banned,
         )
 
     named = {row.peer for row in rows}

@@ -36,7 +36,15 @@ class Banned(Result, frozen=True):
 
     peer: str
     reason: str
-    was_banned: bool = True
+    was_banned: bool
+
+
+class OnList(Result, frozen=True):
+    """A peer that the user banned, and what it is called here."""
+
+    peer: str
+    name: str | None
+    reason: str
 
 
 class Unbanned(Result, frozen=True):
@@ -103,18 +111,20 @@ async def unban(node: "Node", params: Named) -> Unbanned:
     return Unbanned(peer=str(peer), was_banned=was_banned, was_refused=was_refused)
 
 
-async def bans(node: "Node", _params: Nothing) -> list[Banned]:
+async def bans(node: "Node", _params: Nothing) -> list[OnList]:
     """The banned peers."""
     import trio
 
     banned = await trio.to_thread.run_sync(node.catalog.peers.banned)
-    return [Banned(peer=str(peer), reason=reason) for peer, reason in banned.items()]
+    names = await trio.to_thread.run_sync(node.catalog.peers.names)
+    return [OnList(peer=str(peer), name=names.get(peer), reason=reason) for peer, reason in banned.items()]
 
 
 async def find(node: "Node", params: Named) -> Found:
     """Ask the DHT, and the routers, where a peer is."""
     import trio
 
+    from daemon.errors import NotFoundHere
     from protocols.delegated_routing import find_peer
 
     peer = await resolve(node, params.peer)
@@ -130,7 +140,11 @@ async def find(node: "Node", params: Named) -> Found:
             nursery.start_soon(ask, partial(find_peer, node.routers))
     noted = await trio.to_thread.run_sync(node.catalog.peers.addresses, peer)
     addresses = list(dict.fromkeys([*said, *noted]))
-    return Found(peer=str(peer), is_connected=peer in node.network.peers(), addresses=addresses)
+    is_connected = peer in node.network.peers()
+    if not (addresses or is_connected):
+        wish = "It may be off, or known to nobody that is connected here (covey peer ls)"
+        raise NotFoundHere(f"nobody who can be asked knows where {peer} is. {wish}")
+    return Found(peer=str(peer), is_connected=is_connected, addresses=addresses)
 
 
 async def ping(node: "Node", params: Ping) -> Pinged:
@@ -181,7 +195,7 @@ OPERATIONS = (
         verb="bans",
         summary="List the banned peers, with your reasons.",
         params=Nothing,
-        result=list[Banned],
+        result=list[OnList],
         handler=bans,
     ),
     Operation(
