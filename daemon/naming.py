@@ -80,9 +80,7 @@ class Names:
         """
         key = key_of(self._ports.identity, label)
         before = self._table.get(key.peer_id)
-        given = self._ports.catalog.sequences.next(
-            _SEQUENCE
-        )  # it grows for ever, also behind a record that is forgotten
+        given = self._ports.catalog.sequences.next(_SEQUENCE)  # it grows for ever, also behind a forgotten record
         sequence = max(given, before.sequence + 1 if before else 0)
         is_new = self._make(key, value, sequence, lifetime_s, ttl_s)
         self._table.put_own(OwnName(key.peer_id, label, lifetime_s))

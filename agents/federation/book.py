@@ -114,8 +114,6 @@ class Book(Attendance):
             self.answers.forget()
         return said
 
-    # With a thousand members each event is heard by each of them: what it does not touch is not worked out again.
-
     def add_all(self, entries: Iterable[Entry]) -> list[tuple[Entry, Malformed]]:
         """Take in events, also where one that lets in a member comes behind what that says. What was wrong with which.
 
@@ -135,6 +133,7 @@ class Book(Attendance):
             todo, n_before = later, len(todo)
         return wrong
 
+    # With a thousand members each event is heard by each of them: what it does not touch is not worked out again.
     def _is_harmless(self, said: Said) -> bool:
         """Drop the answers that an event of an honest member touches; False for one that may touch any."""
         if self.complaints and any(proves is not False for proves in self.complaints.values()):

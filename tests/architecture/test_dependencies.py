@@ -27,9 +27,9 @@ DISTRIBUTIONS = {
     "huggingface_hub": "huggingface-hub",
     "prompt_toolkit": "prompt-toolkit",
 }
-# Declared for their commands and plugins, which nobody imports.
 # Imported by another dependency when we call it, and by that one not declared.
 BEHIND_OTHERS = {"accelerate"}  # transformers, for GGUF files
+# Declared for their commands and plugins, which nobody imports.
 TOOLS = {"pytest-trio", "pytest-cov", "pytest-xdist", "ruff", "mypy", "import-linter"}
 
 
