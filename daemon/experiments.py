@@ -189,9 +189,7 @@ async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
     """Raises: UnknownExperiment, NoMember, NotGranted, UnmetNeeds, BadTask, NotFoundHere, Unfit, StorageError."""
     known = _known(node, params.experiment)
     cid = known.cid if known else Cid.parse(params.experiment)
-    entry = (
-        known.plan_entry if known else await node.rounds.plan_from(await whom(node, params.from_), cid)
-    )
+    entry = known.plan_entry if known else await node.rounds.plan_from(await whom(node, params.from_), cid)
     data = Path(params.data) if params.data is not None else None
     plan = known.plan if known else read_plan(entry)
     if data is not None:

@@ -196,6 +196,11 @@ async def look_up(node: "Node", name: PeerId) -> list[bytes]:
     return found
 
 
+def unrecorded(name: PeerId) -> NotFoundHere:
+    """The error of a name that was looked up, and of which there is no record."""
+    return NotFoundHere(f"nobody who can be asked has a record of {name_text(name)}")
+
+
 async def followed(node: "Node", reference: str) -> str:
     """The same reference, where it begins with an IPNS name: to the content that the name stands for now.
 
@@ -219,7 +224,7 @@ async def _current(node: "Node", name: PeerId) -> NameRow:
     found = await look_up(node, name)
     row = await trio.to_thread.run_sync(_best, node.catalog.names, name, found, unix_s) or kept
     if row is None or unix_s >= row.expires_unix_ns / _NS:
-        raise NotFoundHere(f"nobody who can be asked has a record of {name_text(name)}")
+        raise unrecorded(name)
     return row
 
 

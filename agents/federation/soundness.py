@@ -59,7 +59,8 @@ def unknown_to(book: Book, said: Said) -> str:
     joined = {one.author for one, _ in book.all_of(Join)}
     if strangers := sorted(set(close.joined) - joined):
         return f"that {strangers[0]} joined"
-    if unsure := sorted(peer for peer in _left_out(book, close) if not _is_followed(book, peer, said)):
+    left_out = _left_out(book, close)
+    if unsure := sorted(peer for peer in left_out if not _is_followed(book, peer, said)):
         return f"whether {unsure[0]} had left by then"
     if left_out and (why := _proof_unknown_to(book, left_out, said)):
         return why

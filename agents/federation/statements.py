@@ -219,7 +219,7 @@ def _voters(book: Book, said: Said) -> set[PeerId]:
 
 def _is_bound(book: Book, peer: PeerId, number: int, term: int) -> bool:
     """Is all known that a member said until it countersigned in that term, or promised that it will not any more?"""
-    bonds = [(one, event) for kind in (Promise, Vote) for one, event in book.said_by(peer, kind)]
+    bonds: list[tuple[Said, Promise | Vote]] = [*book.said_by(peer, Promise), *book.said_by(peer, Vote)]
     return any(
         (event.round > number or (event.round == number and event.term >= term + isinstance(event, Promise)))
         and one.entry.sequence < book.height(peer)

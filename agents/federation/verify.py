@@ -282,10 +282,13 @@ def _secure_faults(book: Book, final: Said) -> Iterator[Finding]:
     for peer in unmasking.false_dealers() if unmasking is not None and not unmasking.n_lacking else ():
         yield Finding(close.round, "refuted", "it dealt shares that are not those of its secrets", peer)
     seen: dict[PeerId, tuple[Cid, ...]] = {}
-    consents: list[tuple[Said, Vote | Unmask]] = [*book.all_of(Vote), *book.all_of(Unmask)]
+    consents: list[tuple[Said, Vote | Unmask]] = [
+        *book.said_in(close.round, Vote),
+        *book.said_in(close.round, Unmask),
+    ]
     for said, event in consents:
         named = book.get(event.close)
-        if event.round != close.round or named is None or not isinstance(named.event, Close) or named.event.void:
+        if named is None or not isinstance(named.event, Close) or named.event.void:
             continue
         if seen.setdefault(said.author, named.event.submissions) != named.event.submissions:
             yield Finding(close.round, "refuted", "it consented to two active sets of one round", said.author)
@@ -294,8 +297,8 @@ def _secure_faults(book: Book, final: Said) -> Iterator[Finding]:
 def _compare(book: Book, number: int, final: Said, found: Computed) -> Iterator[Finding]:
     """What was computed here beside what members said it came to."""
     n_agree = 0
-    for said, event in book.all_of(Result):
-        if event.round == number and event.close == final.cid:
+    for said, event in book.said_in(number, Result):
+        if event.close == final.cid:
             n_agree += event.result == found.result
             if event.result != found.result:
                 yield Finding(number, "refuted", f"the result {event.result} is not {found.result}", said.author)

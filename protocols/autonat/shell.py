@@ -13,7 +13,7 @@ import trio
 
 from protocols.autonat.dialbacks import Dialbacks, targets
 from protocols.autonat.wire import MAX_MESSAGE_BYTES, PROTOCOL, Status, Told, read_ask, read_told, write_ask, write_told
-from protocols.endpoints import Endpoint
+from protocols.endpoints import Endpoint, own_endpoints
 from protocols.errors import DialFailed, Malformed
 from protocols.framing import next_within, write_within
 from protocols.net import Handler, Network, Stream
@@ -30,13 +30,12 @@ async def ask(network: Network, peer: PeerId) -> bool | None:
 
     Raises: ProtocolRefused, and what streams raise.
     """
-    texts = [*network.observed_addresses(), *network.addresses()]
-    told = [endpoint for text in texts if (endpoint := Endpoint.parse(text)) is not None]
+    told = own_endpoints(network)
     if not told:
         return None
     stream = await network.open_stream(peer, [PROTOCOL])
     async with aclosing(stream):
-        await _say(stream, write_ask(network.peer_id, list(dict.fromkeys(told))))
+        await _say(stream, write_ask(network.peer_id, told))
         answer = read_told(await next_within(TOLD_TIMEOUT_S, stream, MAX_MESSAGE_BYTES))
     return {int(Status.OK): True, int(Status.DIAL_ERROR): False}.get(answer.status)
 

@@ -19,7 +19,7 @@ from typing import Final
 import trio
 
 from protocols.dcutr.wire import MAX_ENDPOINTS, MAX_MESSAGE_BYTES, PROTOCOL, Kind, Message, read, write
-from protocols.endpoints import Endpoint
+from protocols.endpoints import Endpoint, own_endpoints
 from protocols.errors import Malformed
 from protocols.framing import read_within, write_within
 from protocols.net import Handler, Network, Stream
@@ -37,11 +37,8 @@ Returns: whether there is a direct connection now.
 """
 
 
-def own_endpoints(network: Network) -> list[Endpoint]:
-    """Where this node may be met: what others see first."""
-    texts = [*network.observed_addresses(), *network.addresses()]
-    found = [endpoint for text in texts if (endpoint := Endpoint.parse(text)) is not None and endpoint.is_public]
-    return list(dict.fromkeys(found))[:MAX_ENDPOINTS]
+def _public_endpoints(network: Network) -> list[Endpoint]:
+    return [endpoint for endpoint in own_endpoints(network) if endpoint.is_public][:MAX_ENDPOINTS]
 
 
 async def punch(network: Network, peer: PeerId, meet: Meet) -> bool:
@@ -50,7 +47,7 @@ async def punch(network: Network, peer: PeerId, meet: Meet) -> bool:
     Raises: ProtocolRefused, and what streams raise.
     """
     for number in range(ATTEMPTS):
-        own = own_endpoints(network)
+        own = _public_endpoints(network)
         if not own:
             return False
         stream = await network.open_stream(peer, [PROTOCOL])  # a new one each time: some close it after the first
@@ -82,7 +79,7 @@ def answering(network: Network, meet: Meet) -> Handler:
                 told = _of(Kind.CONNECT, await _hear(stream))
                 if told is None or not _is_reached_by_relay(network, stream.peer):
                     return
-                await _say(stream, write(Kind.CONNECT, own_endpoints(network)))
+                await _say(stream, write(Kind.CONNECT, _public_endpoints(network)))
                 if _of(Kind.SYNC, await _hear(stream)) is None:
                     return
                 if await meet(stream.peer, told.endpoints, turn.next(trio.current_time()) % 2 == 0):

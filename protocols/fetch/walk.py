@@ -35,7 +35,7 @@ class Progress:
 
 
 class Walk:
-    """The core: which blocks of a DAG are still to be looked at, and whether the budget holds."""
+    """A block that is linked to is pending until it is taken, then wanted until it is `reused` or `fetched`."""
 
     def __init__(self, roots: Iterable[Cid], max_blocks: int = MAX_BLOCKS, max_bytes: int = MAX_BYTES) -> None:
         """Raises: TooBig when the roots alone are over the budget."""

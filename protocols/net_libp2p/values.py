@@ -23,14 +23,13 @@ from protocols.ipns import Record, read_record
 from protocols.lookup import CLOSEST, Lookup
 from protocols.name_records import NAMESPACE, NameRecords, key_of_name, name_of_key
 from protocols.net_libp2p.addresses import MAX_ADDRESSES_PER_PEER, to_id, to_peer
-from protocols.net_libp2p.dht import learn_connected
+from protocols.net_libp2p.dht import PARALLEL_QUERIES, learn_connected
 from protocols.net_libp2p.host import survive
 from protocols.net_libp2p.streams import LibP2pStream
 from storage.catalog.names import MAX_RECORD_BYTES
 from storage.keys import InvalidPeerId, PeerId
 
 QUORUM: Final = 16  # records that are enough, as others have it
-PARALLEL: Final = 10  # alpha of the specification
 ASK_LIMIT_S: Final = 10.0
 SEARCH_LIMIT_S: Final = 60.0
 MAX_ANY_KEY_BYTES: Final = 128  # who asks for peers may do so by any key; those of names are shorter yet
@@ -213,7 +212,7 @@ async def _search(
     with trio.move_on_after(SEARCH_LIMIT_S):
         async with trio.open_nursery() as nursery:
             while not is_enough(search):
-                peer = search.lookup.take() if n_asking < PARALLEL else None
+                peer = search.lookup.take() if n_asking < PARALLEL_QUERIES else None
                 if peer is not None:
                     n_asking += 1
                     nursery.start_soon(ask, peer)
@@ -266,7 +265,7 @@ async def _give(dht: Any, peers: list[PeerId], name: PeerId, raw: bytes) -> int:
     message = Message(type=Message.MessageType.PUT_VALUE, key=key_of_name(name))
     _fill(message, raw)
     taken: list[PeerId] = []
-    limiter = trio.CapacityLimiter(PARALLEL)
+    limiter = trio.CapacityLimiter(PARALLEL_QUERIES)
 
     async def give(peer: PeerId) -> None:
         async with limiter:

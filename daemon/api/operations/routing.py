@@ -70,14 +70,13 @@ async def name_find(node: "Node", params: Looked) -> NameAdded:
 
     from daemon import wall
     from daemon.api.operations.name import keep_best
-    from daemon.errors import NotFoundHere
-    from daemon.naming import look_up
+    from daemon.naming import look_up, unrecorded
     from protocols.ipns import parse_name
 
     name = parse_name(params.name)
     records = await look_up(node, name)
     if not records:
-        raise NotFoundHere(f"nobody who can be asked has a record of {params.name}")
+        raise unrecorded(name)
     return await trio.to_thread.run_sync(keep_best, node, records, name, wall.unix_s())
 
 
