@@ -7,7 +7,6 @@ import ipaddress
 from typing import Final, NamedTuple, Self
 
 from protocols import addresses
-from protocols.net import Network
 from storage.cid import bytes_decode, varint_decode
 from storage.keys import InvalidPeerId, PeerId
 
@@ -83,13 +82,6 @@ class Endpoint(NamedTuple):
         if not port or not _is_peer_or_nothing(data[length + 4 :]):
             return None
         return cls(str(ipaddress.ip_address(data[1 : length + 1])), port)
-
-
-def own_endpoints(network: Network) -> list[Endpoint]:
-    """Where this node may be met: what others see first."""
-    texts = [*network.observed_addresses(), *network.addresses()]
-    found = [endpoint for text in texts if (endpoint := Endpoint.parse(text)) is not None]
-    return list(dict.fromkeys(found))
 
 
 def _is_peer_or_nothing(data: bytes) -> bool:

@@ -13,10 +13,10 @@ import trio
 
 from protocols.autonat.dialbacks import Dialbacks, targets
 from protocols.autonat.wire import MAX_MESSAGE_BYTES, PROTOCOL, Status, Told, read_ask, read_told, write_ask, write_told
-from protocols.endpoints import Endpoint, own_endpoints
+from protocols.endpoints import Endpoint
 from protocols.errors import DialFailed, Malformed
 from protocols.framing import next_within, write_within
-from protocols.net import Handler, Network, Stream
+from protocols.net import Handler, Network, Stream, own_endpoints
 from storage.keys import PeerId
 
 ANSWER_TIMEOUT_S: Final = 10.0

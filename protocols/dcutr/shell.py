@@ -19,10 +19,10 @@ from typing import Final
 import trio
 
 from protocols.dcutr.wire import MAX_ENDPOINTS, MAX_MESSAGE_BYTES, PROTOCOL, Kind, Message, read, write
-from protocols.endpoints import Endpoint, own_endpoints
+from protocols.endpoints import Endpoint
 from protocols.errors import Malformed
 from protocols.framing import read_within, write_within
-from protocols.net import Handler, Network, Stream
+from protocols.net import Handler, Network, Stream, own_endpoints
 from storage.keys import PeerId
 
 ATTEMPTS: Final = 3
