@@ -311,3 +311,10 @@ def _leaves(group: BaseExceptionGroup[ProtocolError]) -> Iterator[ProtocolError]
             yield from _leaves(error)
         else:
             yield error
+
+
+def own_endpoints(network: Network) -> list[Endpoint]:
+    """Where this node may be met: what others see first."""
+    texts = [*network.observed_addresses(), *network.addresses()]
+    found = [endpoint for text in texts if (endpoint := Endpoint.parse(text)) is not None]
+    return list(dict.fromkeys(found))
