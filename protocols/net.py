@@ -280,13 +280,6 @@ class Broadcast(Generic[T]):
                 continue  # this listener closed its channel before it left the block
 
 
-def own_endpoints(network: Network) -> list[Endpoint]:
-    """Where this node may be met: what others see first."""
-    texts = [*network.observed_addresses(), *network.addresses()]
-    found = [endpoint for text in texts if (endpoint := Endpoint.parse(text)) is not None]
-    return list(dict.fromkeys(found))
-
-
 async def answer(handler: Handler, stream: Stream, report: Callable[[PeerId, str], None]) -> None:
     """Run `handler` on a peer's stream: the one place where its failure ends, whatever it is, and the stream closes.
 
