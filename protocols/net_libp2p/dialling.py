@@ -25,22 +25,26 @@ async def dial(swarm: Any, peer: PeerId, texts: Sequence[str]) -> str:
     if not targets:
         raise DialFailed(f"no address of {peer} is known: give one that ends with /p2p/{peer}")
     reached: list[str] = []
-    failures: list[str] = []
+    failures: dict[str, str] = {}
     opened: list[str] = []
+
+    def where(text: str) -> str | None:
+        """Of which flock the other side may be, where TCP stood and what followed did not."""
+        is_open = any(there.startswith(f"{text}/") for there in opened)
+        return _other_flock(swarm.psk is not None) if is_open else None
 
     async def attempt(text: str, address: Any, over: trio.Event, others: trio.Nursery) -> None:
         came_up.set(opened)
         try:
             await swarm.dial_addr(address, to_id(peer))
         except Exception as error:  # noqa: BLE001 - whatever libp2p raises, this address led nowhere
-            is_open = any(there.startswith(f"{text}/") for there in opened)
-            failures.append(_reason(error, swarm.psk is not None if is_open else None))
+            failures[text] = _reason(error, where(text))
         else:
             reached.append(text)
             others.cancel_scope.cancel()
         over.set()
 
-    with trio.move_on_after(DIAL_TIMEOUT_S) as patience:
+    with trio.move_on_after(DIAL_TIMEOUT_S):
         async with trio.open_nursery() as nursery:
             for text, address in targets:
                 over = trio.Event()
@@ -48,15 +52,17 @@ async def dial(swarm: Any, peer: PeerId, texts: Sequence[str]) -> str:
                 with trio.move_on_after(HEAD_START_S):
                     await over.wait()
     if not reached:
-        if patience.cancelled_caught:
-            silence = f"no answer within {DIAL_TIMEOUT_S:g} s"
-            failures.append(f"{silence} in the handshake: {_other_flock(swarm.psk is not None)}" if opened else silence)
-        raise DialFailed(f"{peer} cannot be reached at {', '.join(texts)}: {'; '.join(dict.fromkeys(failures))}")
+        led: dict[str, list[str]] = {}
+        for text, _ in targets:  # those without a failure were waited for till the end
+            why = failures.get(text) or _told(f"no answer within {DIAL_TIMEOUT_S:g} s", where(text))
+            led.setdefault(why, []).append(text)
+        reasons = "; ".join(f"at {', '.join(ends)}: {why}" for why, ends in led.items())
+        raise DialFailed(f"{peer} cannot be reached {reasons}")
     return reached[0]
 
 
-def _reason(error: BaseException, is_private: bool | None) -> str:
-    """Why an address led nowhere: what the system says, where it was the system. With `is_private` TCP stood there."""
+def _reason(error: BaseException, where: str | None) -> str:
+    """Why an address led nowhere: what the system says, where it was the system."""
     first = error
     while (below := _below(first)) is not None:
         first = below
@@ -64,7 +70,11 @@ def _reason(error: BaseException, is_private: bool | None) -> str:
         return "another peer is there"
     system = os.strerror(first.errno) if isinstance(first, OSError) and first.errno else None
     text = system or str(error.__cause__ or error)[:MAX_REASON_CHARS]
-    return text if is_private is None else f"{text} in the handshake: {_other_flock(is_private)}"
+    return _told(text, where)
+
+
+def _told(text: str, where: str | None) -> str:
+    return f"{text} in the handshake: {where}" if where else text
 
 
 def _below(error: BaseException) -> BaseException | None:
