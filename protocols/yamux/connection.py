@@ -237,7 +237,7 @@ class Connection:
     def open(self, now_s: float) -> Stream:
         """Open a stream; one may write on it at once. Raises: StreamBroken, TooBig (the peer does not read)."""
         if self.is_going or self._is_over:
-            raise StreamBroken("the peer takes no more streams on this connection")
+            raise StreamBroken("the peer takes no more streams here: it stops, or turned this node away")
         if len(self.streams) - self._n_inbound >= MAX_OUTBOUND or self._next_number > MAX_NUMBER:
             raise StreamBroken(f"{MAX_OUTBOUND} streams to this peer are open; close some")
         number = self._next_number
