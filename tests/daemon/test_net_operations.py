@@ -43,6 +43,7 @@ async def test_a_banned_peer_is_hung_up_on_loses_its_trust_and_can_be_let_in_aga
     await post("peer/trust", peer=str(FRIEND), kinds=["adapters"])
     answer = (await post("peer/ban", peer=str(FRIEND), reason="lies")).json
     assert answer == {"peer": str(FRIEND), "reason": "lies", "was_banned": False}
+    assert (await post("peer/ban", peer=str(FRIEND))).json["reason"] == "lies"
     assert node.network.refused == {FRIEND} and node.network.connected == []
     assert node.catalog.peers.flock() == frozenset()
     assert (await post("peer/bans")).json == [{"peer": str(FRIEND), "name": None, "reason": "lies"}]

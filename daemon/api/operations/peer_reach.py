@@ -91,10 +91,11 @@ async def ban(node: "Node", params: Ban) -> Banned:
     refuse_self(node, peer)
     book = node.catalog.peers
     before = await trio.to_thread.run_sync(book.banned)
-    await trio.to_thread.run_sync(lambda: book.ban(peer, params.reason, wall.unix_s()))
+    reason = params.reason or before.get(peer, "")
+    await trio.to_thread.run_sync(lambda: book.ban(peer, reason, wall.unix_s()))
     node.network.refuse([*before, peer])
-    node.events.note("peer_banned", {"peer": str(peer), "text": params.reason})
-    return Banned(peer=str(peer), reason=params.reason, was_banned=peer in before)
+    node.events.note("peer_banned", {"peer": str(peer), "text": reason})
+    return Banned(peer=str(peer), reason=reason, was_banned=peer in before)
 
 
 async def unban(node: "Node", params: Named) -> Unbanned:
