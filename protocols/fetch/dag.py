@@ -36,6 +36,7 @@ from storage.keys import PeerId
 
 IDLE_TIMEOUT_S: Final = 60.0
 MAX_NAMED: Final = 3  # in an error
+MAX_REASON_CHARS: Final = 300
 
 __all__ = (
     "FIRST_LOOK_S",
@@ -290,7 +291,10 @@ def _why(fetch: Fetch, idle_timeout_s: float, damaged: Cid | None) -> Remote:
         tried = _count(len(fetch.known), "peer")
         if fetch.sources:
             tried += f" and {_count(len(fetch.sources), 'HTTP server')}"
-        return NoProviders(f"nobody who can be reached has the content: {tried} tried; {rest}")
+        tried += " tried"
+        if unreached := list(fetch.unreached.values()):
+            tried += f", {len(unreached)} of them in vain ({unreached[0][:MAX_REASON_CHARS]})"
+        return NoProviders(f"nobody who can be reached has the content: {tried}; {rest}")
     return TimedOut(f"the providers are connected and silent; {rest}")
 
 

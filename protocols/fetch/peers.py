@@ -132,6 +132,8 @@ async def _connect(fetch: Fetch, info: PeerInfo, limiter: trio.CapacityLimiter) 
         try:
             with trio.fail_after(DIAL_TIMEOUT_S):
                 await fetch.exchange.network.connect(PeerInfo(info.peer, to_dial))
-        except (Remote, trio.TooSlowError):
-            return  # tried again as long as the fetch lasts
+        except (Remote, trio.TooSlowError) as error:  # tried again as long as the fetch lasts
+            fetch.unreached[info.peer] = str(error) or f"{info.peer} was not reached within {DIAL_TIMEOUT_S:g} s"
+            return
+        fetch.unreached.pop(info.peer, None)
         add_providers(fetch.session, [info.peer])

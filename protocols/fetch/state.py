@@ -46,5 +46,6 @@ class Fetch:
     is_keeping: bool = False  # what arrived is being written
     kept: trio.Event = field(default_factory=trio.Event)  # some of it was
     shown: trio.Event = field(default_factory=trio.Event)  # the first block that others may have is in the store
+    unreached: dict[PeerId, str] = field(default_factory=dict)  # who of the known, and why
     sources: set[HttpSource] = field(default_factory=set)  # that were asked
     patience: trio.CancelScope = field(default_factory=trio.CancelScope)  # around the wait for blocks

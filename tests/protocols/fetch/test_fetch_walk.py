@@ -134,9 +134,28 @@ def test_providers_that_said_they_lack_it_are_not_called_silent() -> None:
     wants.want(number, [cid], 0)
     session = SimpleNamespace(number=number, is_needy=trio.Event())  # others were looked for meanwhile, in vain
     fetch: Any = SimpleNamespace(
-        exchange=SimpleNamespace(wants=wants), session=session, walk=Walk([cid]), known={peer: peer}, sources=()
+        exchange=SimpleNamespace(wants=wants),
+        session=session,
+        walk=Walk([cid]),
+        known={peer: peer},
+        unreached={},
+        sources=(),
     )
     fetch.walk.take(1)
     assert isinstance(_why(fetch, 30, None), TimedOut)
     wants.received(peer, [], [], [cid], 0.1)
     assert isinstance(_why(fetch, 30, None), NoProviders)
+
+
+async def test_of_who_was_named_and_not_reached_the_reason_is_told(
+    sim_world: SimWorld, autojump_clock: MockClock
+) -> None:
+    away = Identity(b"a" * 32).peer_id
+    alone = Exchange(
+        sim_world.node(Identity(bytes(32)).peer_id), MemoryBlockstore(), lambda *_: True, lambda *_: None, in_turn
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run_exchange, alone)
+        with pytest.raises(NoProviders, match=f"1 peer tried, 1 of them in vain .*{away}"):
+            await fetch_dag(alone, Cid.of(b"leaf"), providers=[PeerInfo(away)], idle_timeout_s=1)
+        nursery.cancel_scope.cancel()
