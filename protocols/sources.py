@@ -101,6 +101,9 @@ class Web(Protocol):
     def tell(self, source: HttpSource, entries: Iterable[Entry]) -> None:
         """Carry news of the wantlist to a source; what comes of it is told to the core of wanting."""
 
+    def troubles(self) -> Sequence[str]:
+        """Of those that the user named, what keeps the ones from answering that failed last, one line each."""
+
     def streams(self) -> Sequence[HttpSource]:
         """Of those that the user named, the ones that may give whole DAGs."""
 
@@ -121,6 +124,10 @@ class NoWeb:
 
     def tell(self, source: HttpSource, entries: Iterable[Entry]) -> None:
         """Nobody is there to hear it."""
+
+    def troubles(self) -> Sequence[str]:
+        """None."""
+        return ()
 
     def streams(self) -> Sequence[HttpSource]:
         """None."""

@@ -294,6 +294,8 @@ def _why(fetch: Fetch, idle_timeout_s: float, damaged: Cid | None) -> Remote:
         tried += " tried"
         if unreached := list(fetch.unreached.values()):
             tried += f", {len(unreached)} of them in vain ({unreached[0][:MAX_REASON_CHARS]})"
+        if fetch.find_more is not None and (troubles := fetch.exchange.web.troubles()):
+            tried += f", {'; '.join(troubles)[:MAX_REASON_CHARS]}"
         return NoProviders(f"nobody who can be reached has the content: {tried}; {rest}")
     return TimedOut(f"the providers are connected and silent; {rest}")
 

@@ -31,6 +31,7 @@ class Line:
         self._running: dict[int, Entry] = {}
         self._last = 0
         self._rest_s = REST_S
+        self.trouble = ""  # what kept it from answering when it was asked last
         self._resume_s = -math.inf
         self.speaks_car = False  # it refused the other form last
 
@@ -74,7 +75,7 @@ class Line:
 
     def answered(self) -> None:
         """It answered as it should: its failures are forgotten."""
-        self._rest_s = REST_S
+        self._rest_s, self.trouble = REST_S, ""
 
     def failed(self, now_s: float, asked_s: float | None = None) -> list[int]:
         """It cannot be asked now; `asked_s` is for how long, where it said so. Returns: the pulls to break off."""

@@ -77,6 +77,11 @@ class Retrieval:
         self._break_off(source, line.heard(entries, trio.current_time()))
         self.begin(source, line)
 
+    def troubles(self) -> Sequence[str]:
+        """Of those that the user named, what keeps the ones from answering that failed last, one line each."""
+        lines = [self.lines[source] for source in self.sources if source in self.lines]
+        return [line.trouble for line in lines if line.trouble]
+
     def streams(self) -> Sequence[HttpSource]:
         """Of those that the user named, the ones that may give whole DAGs."""
         return [source for source in self.named() if not source.is_kubo and source not in self.no_dags]
@@ -163,6 +168,7 @@ async def _pull(retrieval: Retrieval, source: HttpSource, line: Line, pull: Pull
         del retrieval.scopes[source, pull.number]
     if line.done(pull.number) and failure is not None:
         log.info("http_source_failed", source=str(source), error=str(failure))
+        line.trouble = str(failure)
         retrieval.failed(source, line, failure.asked_s if isinstance(failure, Busy) else None)
     retrieval.begin(source, line)
 

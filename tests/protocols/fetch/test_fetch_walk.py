@@ -140,6 +140,7 @@ def test_providers_that_said_they_lack_it_are_not_called_silent() -> None:
         known={peer: peer},
         unreached={},
         sources=(),
+        find_more=None,
     )
     fetch.walk.take(1)
     assert isinstance(_why(fetch, 30, None), TimedOut)

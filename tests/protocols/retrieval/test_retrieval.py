@@ -209,6 +209,15 @@ async def test_a_gateway_that_is_not_there_is_tried_again_and_again_ever_less(
     assert len(servers.asked) < 20 + len(blocks)
 
 
+async def test_of_a_gateway_that_is_not_there_it_is_told_why_nothing_came(autojump_clock, start, gateway, servers):
+    node = await start(1, sources=[GATE])
+    with pytest.raises(NoProviders, match=rf"tried, {GATE}\S* cannot be reached; 1 block"):
+        await get(node, Cid.of(b"a block"))
+    servers.serving[GATE] = gateway([])
+    with pytest.raises(NoProviders, match="tried; 1 block"):  # that is forgotten once it answers
+        await get(node, Cid.of(b"a block"))
+
+
 async def test_a_gateway_that_gives_cars_alone_is_asked_for_those(autojump_clock, start, servers, said, content):
     blocks = content(5)
     held = MemoryBlockstore()
