@@ -4,6 +4,7 @@ It decides nothing. It says who is selected, what is countersigned, what is fina
 members that know the same events read the same out of it.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, TypeVar, cast
 
@@ -144,13 +145,14 @@ class Book(Attendance):
                 if self._is_asking:
                     self.answers.forget_unknown()  # a list may name it
             case Open(number):
-                self.answers.drop(("opened", number))
+                self.answers.drop(("opened", number), ("promised", number))
             case Submit(number):
                 self._amend(("submissions", number), said.author, said)
             case Keys() | Shares() | Unmask():
                 pass
             case Promise(number, term):
                 self._amend(("_of_selected", Promise, number, term), said.author, said)
+                self.answers.drop(("promised", number))
             case Receipt(number, submission):
                 self._amend(("receipts", number, said.author), submission, said)
                 if (receivers := self.answers.get(("receivers", number))) is not None:
@@ -292,10 +294,11 @@ class Book(Attendance):
             if said.author == self.coordinator(event.term)
         }
         found: dict[int, Said] = {}
+        last = -1
         for term in sorted(said):
-            if term - max(found, default=-1) > len(self.plan.deputies):
+            if term - last > len(self.plan.deputies):
                 break
-            found[term] = said[term]
+            found[term], last = said[term], term
         return found
 
     @remembered
@@ -335,6 +338,14 @@ class Book(Attendance):
     def promises(self, number: int, term: int) -> dict[PeerId, Said]:
         """The promises that the selected made to a term's coordinator."""
         return self._of_selected(Promise, number, term)
+
+    @remembered
+    def promised(self, number: int) -> int:
+        """The last opened term that over half of the selected have promised to; -1 for none."""
+        selected, opened = self._selected_set(number), self.opened(number)
+        pairs = {(event.term, said.author) for said, event in self.said_in(number, Promise) if said.author in selected}
+        n_promised = Counter(term for term, _ in pairs if term in opened)
+        return max((term for term, n in n_promised.items() if n >= (self.quorum(number) or n + 1)), default=-1)
 
     @remembered
     def closes(self, number: int) -> dict[int, Said]:
@@ -468,6 +479,7 @@ class Book(Attendance):
 
         return proved_false(self, number) if self.complaints else {}
 
+    @remembered
     def accused(self) -> set[frozenset[Cid]]:
         """The pairs that somebody has published already."""
         return {frozenset((event.first, event.second)) for _, event in self.all_of(Accuse)}

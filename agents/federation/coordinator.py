@@ -1,6 +1,7 @@
 """A member whose turn it is to coordinate: it opens a round, collects what others send, and closes. No IO."""
 
 import math
+from bisect import bisect_right
 from typing import Final, cast
 
 from agents.federation.actions import Action, Draw, Say
@@ -20,9 +21,11 @@ class Coordinator(Duty):
 
     def _coordinate(self, number: int, now_s: float) -> list[Action]:
         book = self.book
-        opened = book.opened(number)
-        for known in opened:
-            self._notice(("open", number, known), now_s)
+        if (opened := book.opened(number)) is not self._seen_open:
+            self._seen_open = opened
+            for known in opened:
+                self._notice(("open", number, known), now_s)
+                self._notice(("opened", number), now_s)
         term = self._term(number, now_s)
         mine = next((t for t in range(term + 1, term + 1 + len(book.plan.deputies)) if self._is_turn(t)), None)
         if (
@@ -41,13 +44,15 @@ class Coordinator(Duty):
         A deputy that opens its turns as fast as it can would else take every round from all others. On this member's
         clock half of what a deputy waits must be over; or over half have gone along, or it has itself.
         """
-        book, term = self.book, -1
-        promised = [event.term for _, event in book.said_by(self._me, Promise) if event.round == number]
-        last = max(promised, default=0)
-        for opened in sorted(book.opened(number)):
-            due_s = self._stalled_s(number, term, now_s) + self._patience_s(term, opened) / 2
-            if opened <= last or now_s >= due_s or len(book.promises(number, opened)) >= cast(int, book.quorum(number)):
-                term = opened
+        opened = list(self.book.opened(number))  # in order, and perhaps very many
+        promised = [event.term for _, event in self.book.said_by(self._me, Promise) if event.round == number]
+        n_gone_along = bisect_right(opened, max(promised, default=0))
+        n_gone_along = max(n_gone_along, bisect_right(opened, self.book.promised(number)))
+        term = opened[n_gone_along - 1] if n_gone_along else -1
+        for next_one in opened[n_gone_along:]:
+            if now_s < self._stalled_s(number, term, now_s) + self._patience_s(term, next_one) / 2:
+                break  # those behind it wait longer still
+            term = next_one
         return term
 
     def _is_turn(self, term: int) -> bool:
@@ -73,7 +78,7 @@ class Coordinator(Duty):
 
     def _deadline_s(self, number: int, term: int) -> float:
         """The round's deadline counts from its first opening that was heard; a deputy has at least a lease."""
-        first_s = min(self._noticed_s[("open", number, known)] for known in self.book.opened(number))
+        first_s = self._noticed_s[("opened", number)]
         own_s = self._noticed_s[("open", number, term)]
         return max(first_s + self.book.plan.deadline_s, own_s + (self.book.plan.lease_s if term else 0.0))
 

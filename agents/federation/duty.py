@@ -1,7 +1,7 @@
 """What every part of a member does its duties with: it signs, asks for each work once, notes when it first saw what."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, cast
 
 from agents.federation.actions import Action, Fetch, Say, Work
@@ -33,6 +33,7 @@ class Duty:
         self._asked: set[tuple[object, ...]] = set()
         self._alive_s: dict[PeerId, float] = {}
         self._noticed_s: dict[tuple[object, ...], float] = {}
+        self._seen_open: Mapping[int, Said] = {}
         self._gone: tuple[int, frozenset[PeerId]] = (0, frozenset())
         self.owned: dict[Cid, bytes] = {}
         """What shows of files that were made here that all of them is here."""

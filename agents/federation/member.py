@@ -238,10 +238,12 @@ class Member(Coordinator):
 
     def _accuse(self) -> list[Action]:
         """Publish what proves that somebody broke the rules: of each once, for who signs more of it is as broken."""
+        if not (broken := self.book.broken()):
+            return []
         known = self.book.accused()
         own = [self.book.get(event.first) for _, event in self.book.said_by(self._me, Accuse)]
         told = {said.author for said in own if said is not None}
-        for peer, (first, second) in self.book.broken().items():
+        for peer, (first, second) in broken.items():
             if peer not in told and frozenset((first.cid, second.cid)) not in known:
                 return [self._say(Accuse(first=first.cid, second=second.cid))]
         return []

@@ -70,6 +70,31 @@ def test_deputies_that_open_terms_without_end_use_nobody_up() -> None:
     assert said == [Promise.kind]
 
 
+def test_a_deputy_that_opens_all_of_its_turns_costs_nobody_a_look_at_each_of_them() -> None:
+    table, looked = Table(), []
+    member = Member(identity(2), table.book)
+    stalled_s = member._stalled_s
+    member._stalled_s = lambda *of: looked.append(of) or stalled_s(*of)  # type: ignore[method-assign, func-returns-value]
+    terms = range(4, 3000, N)
+    for term in (0, *terms):
+        table.say(term % N, Open(round=1, term=term))
+    member.tick(0.0)
+    assert len(looked) < 20
+    for number in (0, 1, 3):
+        table.say(number, Promise(round=1, term=terms[-2]))
+    assert table.book.promised(1) == terms[-2], "over half go along with it"
+    said = [one.entry.kind for one in member.tick(0.0) if isinstance(one, Say)]
+    assert said == [Promise.kind] and len(looked) < 40
+
+
+def test_who_accuses_without_end_costs_nobody_a_look_at_each_of_it() -> None:
+    table = Table()
+    member = Member(identity(2), table.book)
+    table.say(4, Accuse(first=cid_of("a"), second=cid_of("b")))
+    table.book.accused = lambda: pytest.fail("nobody has broken anything")
+    member.tick(0.0)
+
+
 def test_who_has_said_all_that_is_taken_says_no_more_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     table = Table()
     member = Member(identity(0), table.book)
