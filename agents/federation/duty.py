@@ -13,6 +13,8 @@ from protocols.rounds import Close, Event, Join, Submit, content_of, scope_of
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
 
+MAX_VERSIONS: Final = 3  # of one member's update in a round: who forks its history could else fill the disk
+
 
 class Duty:
     """One member of an experiment, with its book and what it has seen and asked for."""
@@ -28,6 +30,7 @@ class Duty:
         self._fetched: set[Cid] = set()
         self._at_it: int | None = None
         self._made: tuple[int, Submit] | None = None
+        self._wanted: dict[tuple[PeerId, int], set[Cid]] = {}
         self._inspected: set[Cid] = set()
         self._noise: dict[tuple[int, int], Cid] = {}
         self._asked: set[tuple[object, ...]] = set()
@@ -44,9 +47,18 @@ class Duty:
         return Fetch(said.cid, cast(Submit, said.event).update, said.author)
 
     def _bring_all(self, submissions: Iterable[Said]) -> list[Action]:
-        """Ask for each update that is not here: all at once, for there may be a thousand."""
-        lacking = (said for said in submissions if said.cid not in self._fetched)
+        """Ask for each update that is not here: all at once, for there may be a thousand.
+
+        Of one member in one round a few, whatever its history forks to: of the others those that a close lists.
+        """
+        lacking = (said for said in submissions if said.cid not in self._fetched and self._is_wanted(said))
         return [action for said in lacking for action in self._ask(self._fetch(said))]
+
+    def _is_wanted(self, said: Said) -> bool:
+        wanted = self._wanted.setdefault((said.author, said.number), set())
+        if len(wanted) < MAX_VERSIONS:
+            wanted.add(said.cid)
+        return said.cid in wanted
 
     def next_list(self, number: int) -> tuple[PeerId, ...]:
         """Who takes part from the round after this one on, by what is known and the time; 0 for those of the first."""

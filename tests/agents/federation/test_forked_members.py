@@ -5,14 +5,31 @@ from collections.abc import Callable, Iterable
 import pytest
 
 import tests.agents.federation.test_member as members
+from agents.federation.actions import Fetch
 from agents.federation.book import Book
+from agents.federation.duty import MAX_VERSIONS
 from agents.federation.heard import MAX_BELOW, known_of, lacking, links_of
+from agents.federation.member import Member
 from protocols import rounds_sync as sync
 from protocols.entry import Entry, make_entry
-from protocols.rounds import Close, Event, Join, Leave, Mix, Promise, Receipt, Submit, Unfit, Vote, content_of, scope_of
+from protocols.rounds import (
+    Close,
+    Event,
+    Join,
+    Leave,
+    Mix,
+    Open,
+    Promise,
+    Receipt,
+    Submit,
+    Unfit,
+    Vote,
+    content_of,
+    scope_of,
+)
 from tests.agents.federation.table import PEERS, N, Table
 from tests.agents.federation.test_hostile_rounds import Hostile
-from tests.agents.federation.village import SYNC_S, Village, Villager, cid_of
+from tests.agents.federation.village import SYNC_S, Village, Villager, cid_of, identity
 
 
 class All:
@@ -104,3 +121,28 @@ def test_what_a_mean_refused_hangs_below_it_as_what_it_took_does() -> None:
     took, refused, tensors = cid_of("took"), cid_of("refused"), cid_of("mean")
     mix = Mix(round=1, states=(took,), tensors=tensors, weight=1.0, unfit=(Unfit(refused, "it holds NaN"),))
     assert set(links_of(mix)) == {took, refused, tensors}
+
+
+def test_who_submits_ever_other_updates_in_a_forked_history_fills_no_disk() -> None:
+    """Each one comes before those that were heard, so it is the one that counts."""
+    table = Table()
+    member = Member(identity(2), table.book)
+    table.say(0, Open(round=1, term=0))
+    scope, base = scope_of(table.book.experiment), table.book.plan.initial
+    submits = [content_of(Submit(round=1, base=base, update=cid_of(number), n_samples=1)) for number in range(30)]
+    entries = [make_entry(identity(4), Submit.kind, scope, 1, [], content) for content in submits]
+    fetched = []
+    for entry in sorted(entries, key=lambda entry: entry.cid, reverse=True):
+        for action in member.receive([entry], 0.0)[0]:
+            if isinstance(action, Fetch):
+                member.failed(action)
+                fetched += [again.submission for again in member.tick(0.0) if isinstance(again, Fetch)]
+    assert len(fetched) == MAX_VERSIONS, "what failed is asked for again"
+    last = min(entry.cid for entry in entries)
+    assert last not in fetched and table.book.submissions(1)[PEERS[4]].cid == last
+    joined = PEERS[:4]
+    listed = [table.say(n, Submit(round=1, base=base, update=cid_of("u", n), n_samples=1)).cid for n in (0, 1, 3)]
+    member.fetched_all(listed, 0.0)
+    table.say(0, Close(round=1, term=0, submissions=tuple(sorted([last, *listed])), joined=joined))
+    asked = [action.submission for action in member.tick(61.0) if isinstance(action, Fetch)]
+    assert last in asked, "a close lists it"
