@@ -84,11 +84,12 @@ class Bringing:
 
         Raises: BadTensors, NotARecipient, BrokenSeal; as `fetch_file` does.
         """
+        listed = self.readers(number)
         if await trio.to_thread.run_sync(self.keep.is_held, update):
+            await trio.to_thread.run_sync(self._show_late, sealed or update, listed)
             return
         await self.fetch_file(self.plan.initial)
         n_most = await trio.to_thread.run_sync(limit_of, self._ports, self.plan)
-        listed = self.readers(number)
         if sealed is None:
             await self.fetch_file(update, n_most, listed)
             return
@@ -127,6 +128,12 @@ class Bringing:
         if self.keep.may_pass_on(cid, claims, readers):
             self.keep.pass_on(cid, readers)
         self.keep.hold(cid)
+
+    def _show_late(self, cid: Cid, readers: tuple[PeerId, ...]) -> None:
+        """Pass on what is held, where who has it names it behind somebody who named it without a digest that fits."""
+        is_hidden = self.keep.is_held(cid) and not self.keep.is_shown_to_any(cid)
+        if is_hidden and self.keep.may_pass_on(cid, claimed(self.book, cid), readers):
+            self.keep.pass_on(cid, readers)
 
     def _providers(self) -> list[PeerInfo]:
         """Members that can be reached; those that answer, first."""

@@ -189,6 +189,10 @@ class Keep:
         pin = self._ports.pins.get(cid, self.pin)
         return pin is not None and pin.state is PinState.COMPLETE
 
+    def is_shown_to_any(self, cid: Cid) -> bool:
+        """Is it shown to members, or to more?"""
+        return self._ports.roots.level(cid) is not Visibility.PRIVATE
+
     def show(self, cid: Cid, readers: Readers | None = None) -> None:
         """Show a file to the members, or to those of a round."""
         self._publish(cid, readers or self.readers)

@@ -8,6 +8,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agents.federation.experiment import Experiment
 from agents.federation.possession import possession
@@ -239,3 +240,26 @@ async def test_who_names_what_is_shown_to_more_than_members_takes_it_from_nobody
         say(one, cleo.identity, naming("update", model, possession(store, model, others(homes)), one.plan.initial))
         await one.fetch_file(model)
         assert one.keep.is_held(model) and roots.level(model) is level
+
+
+@pytest.mark.parametrize("is_sealed", [False, True])
+async def test_who_names_anothers_update_first_keeps_nobody_from_passing_it_on(
+    homes: list[Home],  # noqa: F811
+    is_sealed: bool,
+    autojump_clock: Any,
+) -> None:
+    ada, bob, cleo = homes
+    async with village(homes):
+        one = await ada.rounds.follow(plan := ada.plan(homes, is_sealed=is_sealed))
+        ada.node.ports.roots.publish(one.plan.initial, Visibility.MEMBERS, others(homes))
+        (bob.folder / "update").write_bytes(b"an update")
+        keep = Keep(bob.node.ports, plan.body_cid, read_plan(plan))
+        update, sealed = await trio.to_thread.run_sync(keep.own_update, bob.folder / "update")
+        file = sealed or update
+        named = Submit(round=1, base=one.plan.initial, update=update, n_samples=1, sealed=sealed)
+        say(one, cleo.identity, named)
+        await one.bring_update(update, sealed, 1)
+        assert one.keep.is_held(file) and shown(ada, cleo, [file]) == [False]
+        say(one, bob.identity, replace(named, possession=keep.owned[file]))
+        await one.bring_update(update, sealed, 1)
+        assert shown(ada, cleo, [file]) == [True]
