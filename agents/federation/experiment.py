@@ -236,6 +236,10 @@ class Experiment(Bringing, Trainee):
         n_bytes = entry.n_bytes
         self._author_bytes[entry.author] = self._author_bytes.get(entry.author, 0) + n_bytes
 
+    def _is_full(self, author: PeerId) -> bool:
+        """Has it said as much as is kept of one?"""
+        return self._author_bytes.get(author, 0) >= MAX_AUTHOR_BYTES
+
     def _wake(self) -> None:
         self._news.set()
         self._news = trio.Event()
@@ -345,7 +349,8 @@ class Experiment(Bringing, Trainee):
 
         wait_s = min(sync.MAX_WAIT_S, self.plan.lease_s / 4) if self._is_hurried else sync.MAX_WAIT_S
         wait_s = wait_s if peer in self._reached else 0.0  # what there is by now is told at once
-        entries = await sync.ask(network, peer, self.cid, known_of(self.book), wait_s, on_here)
+        known = known_of(self.book, {author for author in self._author_bytes if self._is_full(author)})
+        entries = await sync.ask(network, peer, self.cid, known, wait_s, on_here)
         on_here()
         if entries:
             await self._hear(entries)
@@ -360,11 +365,7 @@ class Experiment(Bringing, Trainee):
 
     async def _hear(self, entries: Sequence[Entry]) -> None:
         async with self._lock:  # another may have told the same meanwhile
-            new = [
-                entry
-                for entry in entries
-                if entry.cid not in self.book and self._author_bytes.get(entry.author, 0) < MAX_AUTHOR_BYTES
-            ]
+            new = [entry for entry in entries if entry.cid not in self.book and not self._is_full(entry.author)]
             if not new:
                 return
             actions, wrong = self.member.receive(new, trio.current_time())

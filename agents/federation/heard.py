@@ -30,13 +30,18 @@ def members_here(network: Network, members: Iterable[PeerId]) -> Iterator[Where]
             yield Where(peer=peer, addresses=tuple(texts[: telling.MAX_ADDRESSES]))
 
 
-def known_of(book: Book) -> Known:
-    """What this book knows, for a question: of no more than that holds, those first whom others rest on."""
+def known_of(book: Book, full: Container[PeerId] = ()) -> Known:
+    """What this book knows, for a question: of no more than that holds, those first whom others rest on.
+
+    full: of whom no more is taken. It is as if all was known: it would be told again and again, and others' words not.
+    """
     marks: dict[PeerId, Mark] = {}
     levels = [(level, peer) for peer in book.heights() if (level := book.level(peer)) is not None]
     for _, peer in sorted(levels) if len(levels) > MAX_MEMBERS else levels:
         height = book.height(peer)
-        if height and len(marks) < MAX_MEMBERS and (last := book.at(peer, height - 1)) is not None:
+        if peer in full and len(marks) < MAX_MEMBERS:
+            marks[peer] = Mark(sync.MAX_HEIGHT, bytes(telling.DIGEST_BYTES))
+        elif height and len(marks) < MAX_MEMBERS and (last := book.at(peer, height - 1)) is not None:
             marks[peer] = Mark(height, sync.digest_of(last))
     return Known(marks, frozenset(book.forks()))
 

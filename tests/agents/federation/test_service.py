@@ -13,7 +13,7 @@ import trio.testing
 
 from agents.federation.archive import pack, unpack
 from agents.federation.audit import audit, verdict_of
-from agents.federation.experiment import Experiment
+from agents.federation.experiment import MAX_AUTHOR_BYTES, Experiment
 from agents.federation.journal import Journal
 from agents.federation.options import BadOption
 from agents.federation.service import NoMember, Rounds, UnknownExperiment
@@ -367,3 +367,26 @@ async def test_what_is_sealed_and_is_another_update_is_not_kept(
 def _fields(homes: list[Home], initial: Cid) -> dict[str, Any]:
     peers = tuple(home.identity.peer_id for home in homes)
     return {"title": "t", "task": TASK, "initial": initial, "members": peers, "deputies": peers}
+
+
+async def test_of_whom_no_more_is_taken_is_told_no_more_and_others_are_heard(
+    homes: list[Home], autojump_clock: Any
+) -> None:
+    """It comes first in each answer, and fills it: part of what it said lies beyond a gap here, and not there."""
+    wordy, ada, bob = sorted(homes, key=lambda home: home.identity.peer_id)
+    plan = ada.plan(homes)
+    scope = scope_of(plan.body_cid)
+    said = [
+        make_entry(wordy.identity, Join.kind, scope, number, [], content_of(Join()))
+        for number in range(sync.MAX_ANSWERS + 1)
+    ]
+    async with ada.running(), bob.running():
+        first, second = await ada.rounds.follow(plan), await bob.rounds.follow(plan)
+        await first._hear(said[-1:])
+        await second._hear(said)
+        first._author_bytes[wordy.identity.peer_id] = MAX_AUTHOR_BYTES
+        await second.do(second.member.join)
+        network = bob.node.network
+        await ada.node.network.connect(PeerInfo(network.peer_id, (network.addresses()[0].split("/p2p")[0],)))
+        await until(lambda: first.book.height(bob.identity.peer_id) == 1)
+        assert first.book.height(wordy.identity.peer_id) == 0
