@@ -132,9 +132,17 @@ def question_of(experiment: Cid, known: Known, wait_s: float) -> Ask:
 
 
 async def ask(
-    network: Network, peer: PeerId, experiment: Cid, known: Known, wait_s: float, on_here: Callable[[], None]
+    network: Network,
+    peer: PeerId,
+    experiment: Cid,
+    known: Known,
+    wait_s: float,
+    on_here: Callable[[], None],
+    is_known: Callable[[Cid], bool] = lambda cid: False,
 ) -> list[Entry]:
     """Ask `peer` for what is not known here, waiting up to `wait_s` for it. `on_here`: it gave a sign of life.
+
+    `is_known`: of an entry block; what came from others meanwhile is not verified again.
 
     Raises: ProtocolRefused where the peer does not let us know of such an experiment; DialFailed, StreamBroken,
     TooBig, Malformed, Forged; trio.TooSlowError.
@@ -143,7 +151,7 @@ async def ask(
     with trio.fail_after(question.wait_s + ANSWER_TIMEOUT_S) as scope:
         async with asked(network, peer, PROTOCOL, encode(question, MAX_ASK_BYTES), MAX_ASK_BYTES, WHAT) as stream:
             on_here()
-            return (await read_told(stream, MAX_ANSWERS, patient(scope, PATIENT_BYTES))).entries
+            return (await read_told(stream, MAX_ANSWERS, patient(scope, PATIENT_BYTES), is_known)).entries
 
 
 async def ask_plan(network: Network, peer: PeerId, experiment: Cid) -> Entry:

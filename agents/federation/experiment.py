@@ -303,14 +303,17 @@ class Experiment(Bringing, Trainee):
 
     async def _follow(self, peer: PeerId) -> None:
         """Ask one member for news, again and again; it may be away, or talk nonsense."""
-        wait_s, gap_s = FIRST_RETRY_S, ASK_GAP_S
+        wait_s, gap_s, vain_s = FIRST_RETRY_S, ASK_GAP_S, 0.0
         while self.is_told(peer):
             began_s = trio.current_time()
             try:
-                is_new = await self._ask(peer)
+                is_new, is_vain = await self._ask(peer)
                 wait_s = FIRST_RETRY_S
                 gap_s = min(2 * gap_s, LONGEST_GAP_S) if self.is_over and not is_new else ASK_GAP_S
                 pause_s = gap_s if self.is_over else max(0.0, began_s + gap_s - trio.current_time())
+                # Who tells what strangers signed, and so has to be verified, is not asked as fast as it answers or asks.
+                vain_s = max(ASK_GAP_S, min(2 * vain_s, self.plan.lease_s / 4)) if is_vain else 0.0
+                await trio.sleep(vain_s)
             except (ProtocolError, trio.TooSlowError, OSError) as error:
                 self._reached.discard(peer)
                 if isinstance(error, Remote) and error.code in ("malformed", "too_big", "forged"):
@@ -334,8 +337,11 @@ class Experiment(Bringing, Trainee):
             await trio.sleep(ASK_GAP_S)
         del self._rests[peer]
 
-    async def _ask(self, peer: PeerId) -> bool:
-        """Did it tell anything? A question is held open until there is something to tell, or the wait is over."""
+    async def _ask(self, peer: PeerId) -> tuple[bool, bool]:
+        """Did it tell anything that was taken; or nothing but what was not?
+
+        A question is held open until there is something to tell, or the wait is over.
+        """
         network = self._ports.network
         if peer not in network.peers():
             addresses = await trio.to_thread.run_sync(self._ports.catalog.peers.addresses, peer)
@@ -350,10 +356,9 @@ class Experiment(Bringing, Trainee):
         wait_s = min(sync.MAX_WAIT_S, self.plan.lease_s / 4) if self._is_hurried else sync.MAX_WAIT_S
         wait_s = wait_s if peer in self._reached else 0.0  # what there is by now is told at once
         known = known_of(self.book, {author for author in self._author_bytes if self._is_full(author)})
-        entries = await sync.ask(network, peer, self.cid, known, wait_s, on_here)
+        entries = await sync.ask(network, peer, self.cid, known, wait_s, on_here, self.book.__contains__)
         on_here()
-        if entries:
-            await self._hear(entries)
+        is_vain = bool(entries) and not await self._hear(entries)
         self.heard.set()
         members = set(self.told())
         if len(self._reached) < len(members) - 1 and trio.current_time() >= self._met_s.get(peer, -math.inf):
@@ -361,13 +366,14 @@ class Experiment(Bringing, Trainee):
             for found in await sync.ask_members(network, peer, self.cid):
                 if found.peer in members:
                     self._where[found.peer] = found.addresses
-        return bool(entries)
+        return bool(entries) and not is_vain, is_vain
 
-    async def _hear(self, entries: Sequence[Entry]) -> None:
+    async def _hear(self, entries: Sequence[Entry]) -> bool:
+        """Take in what was told; is any of it known now? Raises: Malformed, for what no member may say."""
         async with self._lock:  # another may have told the same meanwhile
             new = [entry for entry in entries if entry.cid not in self.book and not self._is_full(entry.author)]
             if not new:
-                return
+                return any(entry.cid in self.book for entry in entries)
             actions, wrong = self.member.receive(new, trio.current_time())
             said = [action.entry for action in actions if isinstance(action, Say)]
             await self._record([*(entry for entry in new if entry.cid in self.book), *said])
@@ -376,6 +382,7 @@ class Experiment(Bringing, Trainee):
                 self._nursery.start_soon(self._carry_out, action)
         if wrong:
             raise wrong[0]
+        return any(entry.cid in self.book for entry in entries)
 
     # --- what the core wants done
 

@@ -16,7 +16,7 @@ from agents.federation.tensors import BadTensors
 from protocols.entry import Entry, make_entry
 from protocols.joining import LetIn
 from protocols.net import PeerInfo
-from protocols.rounds import Result, Submit, Vote, content_of, read_plan, scope_of
+from protocols.rounds import Join, Result, Submit, Vote, content_of, read_plan, scope_of
 from simulations.net import SimWorld
 from storage.cid import Cid
 from storage.errors import NotARecipient
@@ -199,3 +199,23 @@ async def test_who_came_late_proves_on_the_word_of_others_and_refutes_nobody_by_
     assert "from what over half say came of the rounds before" in proved.what
     findings = audit(ada.node.ports, plan, [*third.book.entries(), entry], ada.folder / "scratch")
     assert [finding.by for finding in findings if finding.verdict == "refuted"] == [bob.identity.peer_id]
+
+
+async def test_who_tells_nothing_but_what_strangers_say_is_asked_less_and_less(
+    sim_world: SimWorld, tmp_path: Path, autojump_clock: Any
+) -> None:
+    """Each is signed, and so has to be verified; each is nobody's fault, for a grant may come."""
+    ada, bob, dan = (Home(sim_world, name, tmp_path) for name in ("ada", "bob", "dan"))
+    plan = ada.plan([ada, bob], joining="granted", let_in=LET_IN, lease_s=40.0)
+    strange = make_entry(dan.identity, Join.kind, scope_of(plan.body_cid), 0, [], content_of(Join()))
+    asked = []
+    async with ada.running(), bob.running():
+        network = ada.node.network
+        await bob.node.network.connect(PeerInfo(network.peer_id, (network.addresses()[0].split("/p2p")[0],)))
+        one, hostile = await ada.rounds.follow(plan), await bob.rounds.follow(plan)
+        hostile._since = lambda known: asked.append(known) or iter([strange])  # type: ignore[method-assign]
+        await trio.sleep(120.0)
+        assert 10 < len(asked) < 50 and strange.cid not in one.book, "it answers, so it lives"
+        del hostile._since
+        await hostile.do(hostile.member.join)
+        await until(lambda: one.book.height(bob.identity.peer_id) == 1, 15.0)
