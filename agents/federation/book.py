@@ -83,6 +83,8 @@ class Book(Attendance):
         self._rounds = RoundLists(self._said)
         self._histories = Histories()
         self._suspicions = Suspicions()
+        self._n_said: Counter[PeerId] = Counter()
+        self._breaches: dict[PeerId, tuple[int, tuple[Said, Said] | None]] = {}
         self._results: dict[int, tuple[Cid | None, Cid]] = {}
         self.complaints: Final[dict[Cid, bool | None]] = {}  # does each prove its dealer false? None: not known yet
         self.answers = Answers(_KEPT)
@@ -102,6 +104,7 @@ class Book(Attendance):
         said = self._read(entry, self.experiment)
         is_first = self._histories.add(said)
         self._said[entry.cid] = said
+        self._n_said[said.author] += 1
         if (listed := self.answers.get((_LISTED, said.kind))) is not None:
             insert(listed, said)
         self._rounds.add(said)
@@ -218,7 +221,7 @@ class Book(Attendance):
         other._said = dict(self._said)
         other._rounds = RoundLists(other._said)
         other._histories, other._suspicions = self._histories.copy(), self._suspicions.copy()
-        other._results = dict(self._results)
+        other._results, other._n_said, other._breaches = dict(self._results), self._n_said.copy(), dict(self._breaches)
         other.answers = Answers(_KEPT)
         return other
 
@@ -463,8 +466,15 @@ class Book(Attendance):
     @remembered
     def broken(self) -> dict[PeerId, tuple[Said, Said]]:
         """Members of whom two events prove what no honest one does, with the two."""
-        found = {peer: pair for peer in sorted(self._suspicions.of) if (pair := breach(self, peer)) is not None}
+        found = {peer: pair for peer in sorted(self._suspicions.of) if (pair := self._breach(peer)) is not None}
         return self.false_shares() | found
+
+    def _breach(self, peer: PeerId) -> tuple[Said, Said] | None:
+        """Looked for among what a member said itself, and so again only when it has said more."""
+        n_said = self._n_said[peer]
+        if self._breaches.get(peer, (0, None))[0] != n_said:
+            self._breaches[peer] = (n_said, breach(self, peer))
+        return self._breaches[peer][1]
 
     def false_shares(self) -> dict[PeerId, tuple[Said, Said]]:
         """Whose shares of a secure round a complaint proves false, with those and it."""

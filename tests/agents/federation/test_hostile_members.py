@@ -87,6 +87,19 @@ def test_a_deputy_that_opens_all_of_its_turns_costs_nobody_a_look_at_each_of_the
     assert said == [Promise.kind] and len(looked) < 40
 
 
+def test_who_is_suspected_is_looked_at_again_only_when_it_has_said_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, looked = Table(), []
+    monkeypatch.setattr("agents.federation.book.breach", lambda book, peer: looked.append(peer))
+    for term in (3, 2):  # heard in this order, it may have broken a promise
+        table.say(4, Vote(round=1, term=term, close=cid_of("x")), 9 + term)
+    for number in (0, 1, 2):
+        table.say(number, Accuse(first=cid_of("a"), second=cid_of("b")))
+        assert not table.book.broken() and not table.book.copy().broken()
+    assert looked == [PEERS[4]]
+    table.say(4, Accuse(first=cid_of("a"), second=cid_of("b")))
+    assert not table.book.broken() and looked == [PEERS[4]] * 2
+
+
 def test_who_accuses_without_end_costs_nobody_a_look_at_each_of_it() -> None:
     table = Table()
     member = Member(identity(2), table.book)
