@@ -311,7 +311,7 @@ class Experiment(Bringing, Trainee):
                 wait_s = FIRST_RETRY_S
                 gap_s = min(2 * gap_s, LONGEST_GAP_S) if self.is_over and not is_new else ASK_GAP_S
                 pause_s = gap_s if self.is_over else max(0.0, began_s + gap_s - trio.current_time())
-                # Who tells what strangers signed, and so has to be verified, is not asked as fast as it answers or asks.
+                # Who tells what strangers signed, which has to be verified, is not asked as fast as it answers.
                 vain_s = max(ASK_GAP_S, min(2 * vain_s, self.plan.lease_s / 4)) if is_vain else 0.0
                 await trio.sleep(vain_s)
             except (ProtocolError, trio.TooSlowError, OSError) as error:
