@@ -8,7 +8,7 @@ from agents.federation import claims
 from agents.federation.book import Book, Said
 from agents.federation.grants import capacity, was_let_in, was_let_out
 from agents.federation.secure.stages import Stages, is_doomed, is_split
-from protocols.rounds import Accuse, Close, Join, Leave, Plan, Promise, Result, Submit, Vote
+from protocols.rounds import Accuse, Close, Complain, Gather, Join, Leave, Plan, Promise, Result, Shares, Submit, Vote
 from storage.cid import Cid
 from storage.keys import PeerId
 
@@ -48,23 +48,59 @@ def _left_out(book: Book, close: Close) -> set[PeerId]:
 
 def unknown_to(book: Book, said: Said) -> str:
     """What a close rests on and is not known here, for who verifies: without it nobody is to blame. Or nothing."""
+    seen: set[Cid] = set()
+    todo = [said]
+    while todo:
+        one = todo.pop()
+        if one.cid not in seen:
+            seen.add(one.cid)
+            if why := _links_unknown_to(book, one) or _absence_unknown_to(book, one):
+                return why
+            todo += _named(book, one)
+    return ""
+
+
+def _links_unknown_to(book: Book, said: Said) -> str:
     close = cast(Close, said.event)
     promises = [one.event for one in map(book.get, close.promises) if one is not None]
     votes = [event.vote for event in promises if isinstance(event, Promise) and event.vote is not None]
     named = [one.event.close for one in map(book.get, votes) if one is not None and isinstance(one.event, Vote)]
-    links = (*close.submissions, *close.joins, *close.promises, *votes, *named)
+    links = [*close.submissions, *close.joins, *close.promises, *votes, *named]
+    if book.secure is not None:
+        links += _masked_by(book, close)
     unknown = [link for link in links if book.get(link) is None]
-    if unknown:
-        return f"{len(unknown)} events that it names, {unknown[0]} among them"
+    return f"{len(unknown)} events that it names, {unknown[0]} among them" if unknown else ""
+
+
+def _masked_by(book: Book, close: Close) -> list[Cid]:
+    """The lists of shares that a close's updates are masked with, and what those rest on."""
+    submits = [one.event for one in map(book.get, close.submissions) if one is not None]
+    todo = [event.gather for event in submits if isinstance(event, Submit) and event.gather is not None]
+    found: dict[Cid, None] = {}
+    while todo:
+        if (link := todo.pop()) in found:
+            continue
+        found[link] = None
+        event = one.event if (one := book.get(link)) is not None else None
+        if isinstance(event, Gather):
+            todo += (*event.said, *event.without)
+        elif isinstance(event, Shares):
+            todo.append(event.gather)
+        elif isinstance(event, Complain):
+            todo.append(event.shares)
+    return list(found)
+
+
+def _absence_unknown_to(book: Book, said: Said) -> str:
+    """Who is left out had left, or broken the rules: what of that may not be known here?"""
+    close = cast(Close, said.event)
     joined = {one.author for one, _ in book.all_of(Join)}
     if strangers := sorted(set(close.joined) - joined):
         return f"that {strangers[0]} joined"
     left_out = _left_out(book, close)
     if unsure := sorted(peer for peer in left_out if not _is_followed(book, peer, said)):
         return f"whether {unsure[0]} had left by then"
-    if left_out and (why := _proof_unknown_to(book, left_out, said)):
-        return why
-    return ""
+    return _proof_unknown_to(book, left_out, said) if left_out else ""
 
 
 def _proof_unknown_to(book: Book, peers: set[PeerId], said: Said) -> str:
@@ -73,13 +109,18 @@ def _proof_unknown_to(book: Book, peers: set[PeerId], said: Said) -> str:
         pair = book.get(accusation.first), book.get(accusation.second)
         if None in pair and any(one is None or one.author in peers for one in pair):
             return f"what {accusation.first} and {accusation.second} prove"
-    if said.entry.sequence >= book.height(said.author):
-        return f"whom {said.author} had accused by then"
+    if undecided := [cid for cid, proves in book.complaints.items() if proves is None]:
+        return f"what the complaint {undecided[0]} proves"
+    others = {said.author, *(book.roster(cast(Close, said.event).round) or ())} - peers
+    if unsure := sorted(peer for peer in others if not _is_followed(book, peer, said)):
+        return f"whom {unsure[0]} had accused by then"
     return ""
 
 
 def _is_followed(book: Book, peer: PeerId, said: Said) -> bool:
     """Is all known here that a member said until it knew of a close?"""
+    if peer == said.author and said.entry.sequence < book.height(peer):
+        return True
     told = [(one, event.close) for one, event in book.said_by(peer, Vote)]
     told += [(one, event.close) for one, event in book.said_by(peer, Result)]
     return any(close == said.cid and one.entry.sequence < book.height(peer) for one, close in told)
