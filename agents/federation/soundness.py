@@ -8,7 +8,21 @@ from agents.federation import claims
 from agents.federation.book import Book, Said
 from agents.federation.grants import capacity, was_let_in, was_let_out
 from agents.federation.secure.stages import Stages, is_doomed, is_split
-from protocols.rounds import Accuse, Close, Complain, Gather, Join, Leave, Plan, Promise, Result, Shares, Submit, Vote
+from protocols.rounds import (
+    Accuse,
+    Close,
+    Complain,
+    Gather,
+    Grant,
+    Join,
+    Leave,
+    Plan,
+    Promise,
+    Result,
+    Shares,
+    Submit,
+    Vote,
+)
 from storage.cid import Cid
 from storage.keys import PeerId
 
@@ -92,7 +106,7 @@ def _masked_by(book: Book, close: Close) -> list[Cid]:
 
 
 def _absence_unknown_to(book: Book, said: Said) -> str:
-    """Who is left out had left, or broken the rules: what of that may not be known here?"""
+    """Who is left out had left, or broken the rules; who is in was let in: what of that may not be known here?"""
     close = cast(Close, said.event)
     joined = {one.author for one, _ in book.all_of(Join)}
     if strangers := sorted(set(close.joined) - joined):
@@ -100,7 +114,12 @@ def _absence_unknown_to(book: Book, said: Said) -> str:
     left_out = _left_out(book, close)
     if unsure := sorted(peer for peer in left_out if not _is_followed(book, peer, said)):
         return f"whether {unsure[0]} had left by then"
-    return _proof_unknown_to(book, left_out, said) if left_out else ""
+    if left_out and (why := _proof_unknown_to(book, left_out, said)):
+        return why
+    if not all(was_let_in(book, peer) for peer in close.joined):
+        granting = {book.author, *(event.audience for _, event in book.all_of(Grant))}
+        return _unheard(book, granting, said, "let in")
+    return ""
 
 
 def _proof_unknown_to(book: Book, peers: set[PeerId], said: Said) -> str:
@@ -111,10 +130,14 @@ def _proof_unknown_to(book: Book, peers: set[PeerId], said: Said) -> str:
             return f"what {accusation.first} and {accusation.second} prove"
     if undecided := [cid for cid, proves in book.complaints.items() if proves is None]:
         return f"what the complaint {undecided[0]} proves"
-    others = {said.author, *(book.roster(cast(Close, said.event).round) or ())} - peers
-    if unsure := sorted(peer for peer in others if not _is_followed(book, peer, said)):
-        return f"whom {unsure[0]} had accused by then"
-    return ""
+    roster = book.roster(cast(Close, said.event).round) or ()
+    return _unheard(book, {said.author, *roster} - peers, said, "accused")
+
+
+def _unheard(book: Book, peers: set[PeerId], said: Said, what: str) -> str:
+    """Of whom of these it is not known all here that they said before a close; or nothing."""
+    unsure = sorted(peer for peer in peers if not _is_followed(book, peer, said))
+    return f"whom {unsure[0]} had {what} by then" if unsure else ""
 
 
 def _is_followed(book: Book, peer: PeerId, said: Said) -> bool:

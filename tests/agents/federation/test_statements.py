@@ -254,6 +254,23 @@ def test_an_event_with_others_missing_before_it_leaves_it_undecided(honest: Expe
     assert "and 100 is not" in findings[0].what and [one.round for one in findings[1:]] == [1, 2]
 
 
+@pytest.mark.parametrize("is_missing", [True, False])
+def test_who_takes_part_by_a_grant_that_is_not_known_here_blames_no_coordinator(
+    tmp_path: Path, is_missing: bool
+) -> None:
+    one = Experiment(Shelf(tmp_path), n_rounds=1, joining="granted")
+    for member in range(N if is_missing else N - 1):
+        one.say(0, Grant(audience=identity(member).peer_id))
+    one.begin()
+    one.round(1)
+    assert (verdict_of(one.check()) == "proved") == is_missing
+    if is_missing:
+        one.entries.pop(next(at for at, entry in enumerate(one.entries) if entry.kind == "grant"))
+    findings = one.check()
+    assert blamed(findings) == ([] if is_missing else [identity(0).peer_id])
+    assert verdict_of(findings) == ("not decidable" if is_missing else "refuted")
+
+
 # --- of rounds with noise, and under masks
 
 
