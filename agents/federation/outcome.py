@@ -33,6 +33,7 @@ from agents.federation.variates import in_round
 from protocols.rounds import MAX_MEMBERS, MAX_REFUSALS, MAX_VERDICT_CHARS, Plan, Refusal, Submit
 from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
+from storage.errors import InvalidBlock
 from storage.keys import PeerId
 
 TENSORS_FILE: Final = "tensors"
@@ -388,9 +389,9 @@ class Document(NamedTuple):
 
 
 def read_document(data: bytes) -> Document:
-    """Read a document that was found through its CID. Raises: BadTensors, InvalidBlock."""
-    value = dag_cbor.decode(data)
+    """Read a document that was found through its CID, which is what some say it is. Raises: BadTensors."""
     try:
+        value = dag_cbor.decode(data)
         found = Document(
             value["base"],
             value["tensors"],
@@ -400,7 +401,7 @@ def read_document(data: bytes) -> Document:
             tuple(str(one["peer"]) for one in value["updates"]),
             str(value["failed"]),
         )
-    except (AttributeError, TypeError, KeyError):
+    except (AttributeError, TypeError, KeyError, InvalidBlock):
         raise BadTensors("this is not the document of a round's result") from None
     if not (found.bound is None or (isinstance(found.bound, float) and MIN_BOUND <= found.bound <= MAX_BOUND)):
         raise BadTensors("this document names a clip bound that is none")

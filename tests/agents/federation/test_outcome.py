@@ -234,6 +234,12 @@ def test_a_document_says_what_it_covers(tmp_path: Path) -> None:
 # The files
 
 
+@pytest.mark.parametrize("data", [b"", b"no DAG-CBOR", b"\x80", b"\xa0", b"\x00"])
+def test_what_is_no_document_is_refused_in_one_way(data: bytes) -> None:
+    with pytest.raises(BadTensors, match="not the document"):
+        read_document(data)
+
+
 def test_one_set_of_tensors_has_one_file(tmp_path: Path) -> None:
     path = write(tmp_path / "a", np.arange(LAYOUT.n_params))
     assert read_layout(path) == LAYOUT
