@@ -205,6 +205,8 @@ class Views:
         if not self.roster:
             return None
         own = self.state(peer, mix.round) if peer in self._places else None
+        if own is None and peer in self._places and self.book.height(peer) <= said.entry.sequence:
+            return None  # not all is known here that its author said before it
         if own is None or own.cid not in mix.states or own.entry.sequence > said.entry.sequence:
             return "it is no mean of its author's own state"
         links = [*mix.states, *(one.state for one in mix.unfit)]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from agents.aggregation.updates import Vector
-from agents.federation.neighbours.proof import in_flight
+from agents.federation.book import Book
+from agents.federation.neighbours.proof import in_flight, verify_gossip
 from agents.federation.said import Said
 from agents.federation.tensors import Layout
 from protocols.entry import Entry, make_entry
@@ -242,6 +243,17 @@ def test_an_event_that_does_not_hold_is_refuted_by_name_and_not_taken(
             link for n in range(N) if n != 6 for r in (1, 2, 3) if (mix := crowd.mean(n, r)) for link in mix.states
         }
         assert not liar & taken
+
+
+def test_a_mean_of_a_state_that_is_not_known_here_blames_nobody(folder: Path) -> None:
+    crowd = begun(folder, "push_sum", "full", n_rounds=3)
+    ended(crowd)
+    entries = crowd.members[0].book.entries()
+    for at in [at for at, entry in enumerate(entries) if entry.kind == State.kind][:N]:
+        book = Book(crowd.plan)
+        book.add_all(entries[:at] + entries[at + 1 :])
+        found = {one.verdict for one in verify_gossip(book, crowd.shelf) if not one.is_of_plan}
+        assert "refuted" not in found and "not decidable" in found
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, 2000.0])
