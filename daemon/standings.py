@@ -63,6 +63,8 @@ async def standing(node: "Node", one: Experiment) -> "fl.Standing":
 
 def state(one: Experiment) -> str:
     """The same in a few words."""
+    if one.is_let_out and not one.is_over:
+        return f"let out: this node hears of it no more. The last: {state_of(one.book)}"
     if one.is_borne or one.book.cancelled() is not None:
         return state_of(one.book)
     return "over: its privacy budget is spent"

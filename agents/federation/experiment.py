@@ -22,7 +22,7 @@ from agents.federation.activity import Activity, end_of, ending_of, words
 from agents.federation.book import Book
 from agents.federation.bringing import Bringing
 from agents.federation.device import Device
-from agents.federation.grants import is_told
+from agents.federation.grants import is_let_out, is_told
 from agents.federation.heard import known_of, lacking, members_here
 from agents.federation.journal import Journal
 from agents.federation.member import Member
@@ -139,6 +139,11 @@ class Experiment(Bringing, Trainee):
         """Does the plan's privacy budget bear the next round, if there is one?"""
         number = self.member.current()
         return number > self.plan.n_rounds or self.secrets.bears(self.book, number)
+
+    @property
+    def is_let_out(self) -> bool:
+        """Was this node let in by a grant, and is it shown nothing any more, and told at most how this round ends?"""
+        return is_let_out(self.book, self._ports.identity.peer_id, self._ports.unix_s())
 
     @property
     def activity(self) -> Activity:

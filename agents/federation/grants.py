@@ -157,6 +157,13 @@ def is_told(book: "Book", peer: PeerId, unix_s: float) -> bool:
     return peer not in book.broken() and bool(valid_grants(book, peer, unix_s))
 
 
+def is_let_out(book: "Book", peer: PeerId, unix_s: float) -> bool:
+    """Was this peer let in by a grant, and is it neither in the round now nor may it come in again?"""
+    if peer not in book.let_in() or peer in (book.roster(book.current()) or ()):
+        return False
+    return not valid_grants(book, peer, unix_s)
+
+
 def told(book: "Book", unix_s: float) -> list[PeerId]:
     """Everybody of whom that is so."""
     return [*book.plan.members, *(peer for peer in sorted(book.let_in()) if is_told(book, peer, unix_s))]

@@ -9,6 +9,7 @@ import trio
 
 from agents.federation import service
 from agents.federation.audit import Refuted, Undecided
+from agents.federation.experiment import Experiment
 from agents.federation.tensors import BadTensors
 from daemon.api.faults import EXIT_FAILED, EXIT_NOT_FOUND, fault_of
 from daemon.cli.fl_forms import status, watched
@@ -333,10 +334,21 @@ async def test_that_there_is_no_room_for_what_is_proved_is_said_and_what_members
 
     plan = SimpleNamespace(initial=CIDS[0], n_rounds=0)
     book = SimpleNamespace(current=lambda: 3, result=lambda number: CIDS[number])
-    one = SimpleNamespace(plan=plan, book=book, fetch_file=fail, bring_result=fail)
+    one = SimpleNamespace(plan=plan, book=book, fetch_file=fail, bring_result=fail, is_let_out=False)
     await bring_results(one)
     with pytest.raises(type(error)):
         await bring_all(one, lambda progress: None)
+    one.is_let_out = True
+    await bring_all(one, lambda progress: None)  # nobody would give it anything, and it asks for nothing
+
+
+async def test_who_was_let_out_is_told_so_and_watches_no_longer(node_here, monkeypatch):
+    experiment = await planned(node_here)
+    monkeypatch.setattr(Experiment, "is_let_out", True)
+    (row,) = (await node_here.post("fl/status", experiment=experiment)).json
+    assert row["state"] == "let out: this node hears of it no more. The last: waiting for participants"
+    with trio.fail_after(60):
+        assert (await node_here.post("fl/watch", experiment=experiment)).lines[-1]["state"] == row["state"]
 
 
 async def test_grants_let_members_in_and_out_where_the_plan_asks_for_them(node_here, tmp_path, data):

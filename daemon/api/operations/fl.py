@@ -342,7 +342,10 @@ async def status(node: "Node", params: Which) -> list[Standing]:
 
 
 async def watch(node: "Node", params: One) -> AsyncIterator[Standing]:
-    """How an experiment stands, again with every change, until it is over and its last result was looked at."""
+    """How an experiment stands, again with every change, until it is over and its last result was looked at.
+
+    Or until this node was let out, and hears no more.
+    """
     import trio
 
     from daemon.experiments import find
@@ -355,6 +358,8 @@ async def watch(node: "Node", params: One) -> AsyncIterator[Standing]:
         if now != before:
             yield now
         over_s = over_s or (trio.current_time() if now.is_over else None)
+        if one.is_let_out:
+            return
         if over_s is not None and (is_settled(one) or trio.current_time() > over_s + SCORES_S):
             return
         before = now

@@ -109,6 +109,7 @@ async def test_who_is_let_in_trains_and_countersigns_is_sealed_to_from_then_on_a
                 shown = {peer for peer in peers if ada.node.ports.roots.may_see(peer, sealed, is_flock=False)}
                 assert shown == readers
         assert len({one.book.result(left - 1) for one in (first, second, third, fourth)}) == 1
+        assert [one.is_let_out for one in (first, second, third)] == [False, False, True]
         assert not first.book.broken() and not first.is_told(peers[2]) and not first.is_told(peers[3])
         with pytest.raises(UnknownExperiment):
             await dan.rounds.plan_from([peers[0]], first.cid)
