@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from agents.federation.claims import UnmetNeeds, asked_of, unmet
+from agents.federation.claims import UnmetNeeds, asked_of, names_of, unmet
 from agents.federation.tasks import task_of
 from daemon.errors import Unfit
 from protocols.joining import Has
@@ -22,9 +22,13 @@ async def has_of(node: "Node", plan: Plan, data: Path | None, given: tuple[str, 
 
     Raises: UnmetNeeds where the plan takes nobody with so little, Unfit, BadTask, OSError.
     """
+    said = _given(given)
+    if vain := sorted(said.keys() - names_of(plan)):
+        raise Unfit(f"this plan does not ask for {', '.join(vain)}: leave it out of --has")
+    if said and data is None:
+        raise Unfit("--has tells what this node trains with: say --data too, or leave it out and follow")
     if data is None or (wanted := asked_of(plan, Has())) is None:
         return None
-    said = _given(given)
     status = await node.engine.status()
     device = status.device if status is not None else node.config.engine.device
     measured = Has(

@@ -64,7 +64,7 @@ def find(node: "Node", text: str) -> Experiment:
 
 def listed(peers: Collection[PeerId], called: Mapping[PeerId, str]) -> str:
     """Peers in a line, by name where they have one here."""
-    shown = [called.get(peer, str(peer)) for peer in islice(peers, MAX_LISTED)]
+    shown = [called.get(peer) or f"…{str(peer)[-8:]}" for peer in islice(peers, MAX_LISTED)]
     return ", ".join(shown) + (f" and {len(peers) - MAX_LISTED} more" if len(peers) > MAX_LISTED else "")
 
 
@@ -191,6 +191,8 @@ async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
     cid = known.cid if known else Cid.parse(params.experiment)
     entry = known.plan_entry if known else await node.rounds.plan_from(await whom(node, params.from_), cid)
     data = Path(params.data) if params.data is not None else None
+    if data is None and params.rank:
+        raise Unfit("--rank is of what this node trains: say --data too, or leave it out and follow")
     plan = known.plan if known else read_plan(entry)
     if data is not None:
         task = task_of(plan.task)

@@ -34,9 +34,13 @@ def asked_of(plan: Plan, has: Has) -> Has | None:
     """Of what a member has, what the plan asks for: no more of it is anybody's business."""
     if not asks(plan):
         return None
+    return Has(**{name: getattr(has, name) for name in names_of(plan)})
+
+
+def names_of(plan: Plan) -> set[str]:
+    """What the plan asks for, by name."""
     wanted = {name for name in Has.__struct_fields__ if plan.needs is not None and getattr(plan.needs, name)}
-    wanted |= {plan.chances.by} if plan.chances is not None else set()
-    return Has(**{name: getattr(has, name) for name in wanted})
+    return wanted | ({plan.chances.by} if plan.chances is not None else set())
 
 
 def unmet(plan: Plan, has: Has | None) -> str:

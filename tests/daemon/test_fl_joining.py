@@ -57,6 +57,17 @@ async def test_what_the_plan_does_not_ask_for_is_not_told_and_another_claim_join
     assert again["says"] == "memory_bytes 2,000" and one.book.n_events == n_events + 1
 
 
+async def test_what_would_count_for_nothing_is_refused_and_not_passed_over(node_here, tmp_path, data):
+    made = (await planned(node_here, tmp_path, "[needs]\nmemory_bytes = 1000\n")).json["experiment"]
+    for changes, says in (
+        ({"has": ["n_samples=9"], "data": data}, "does not ask for n_samples"),
+        ({"has": ["memory_bytes=2000"]}, "say --data too"),
+        ({"rank": 2}, "say --data too"),
+    ):
+        error = (await node_here.post("fl/join", experiment=made, **changes)).json["error"]
+        assert error["code"] == "unfit" and says in error["text"]
+
+
 async def test_who_has_too_few_examples_for_the_budget_of_one_round_is_told_before_it_trains(node_here, tmp_path, data):
     hidden = '[privacy]\nnoise = "examples"\nbound = 1.0\nmultiplier = 1.0\nbudget = { epsilon = 2.0, delta = 1e-5 }\n'
     experiment = (await planned(node_here, tmp_path, hidden)).json["experiment"]
@@ -112,7 +123,9 @@ async def test_a_start_says_who_is_in_and_who_is_not_and_an_experiment_here_has_
     experiment = (await planned(node_here, tmp_path, "", f'members = ["{other}"]')).json["experiment"]
     assert (await node_here.post("fl/join", experiment=experiment[:20], data=data)).json["experiment"] == experiment
     said = (await node_here.post("fl/start", experiment=experiment)).json["text"]
-    assert said.startswith(f"started with 1 participants: me. Without {other}: who joins now trains in a later round.")
+    assert said.startswith(
+        f"started with 1 participants: me. Without …{str(other)[-8:]}: who joins now trains in a later round."
+    )
     assert (await node_here.post("fl/start", experiment=experiment)).json["text"].startswith("it has started already: ")
 
 
