@@ -24,7 +24,7 @@ BREACHES: Final[dict[str, float]] = {
     "unwanted": 1.0,  # blocks that nobody asked for
     "tampered": 1.0,
     "forged": 2.0,
-    "bad_record": 0.25,  # a stream to the DHT that it broke off, for a record that is none or for too many of them
+    "bad_record": 0.25,  # a stream to the DHT that had to be broken off, mostly for a record that is none
     "bad_connection": 4.0,  # broken rules of the connection itself, which ended it
     "bad_gossip": 2.0,  # a heartbeat during which gossip thought too badly of it to read it
 }

@@ -40,15 +40,27 @@ def prepare(dht: Any, handle: Callable[[Any], Awaitable[None]], report: Callable
     dht.provider_store.providers = BoundedRecords()
     dht._provider_rate_max = PROVIDES_PER_WINDOW
     dht._inbound_limiter = trio.CapacityLimiter(MAX_CONNECTIONS * MAX_STREAMS_PER_PEER)
-    dht.host.set_stream_handler(kad_dht.PROTOCOL_ID, _bounded(handle, report))
+    hasty: set[Any] = set()
+    keeps_pace = dht._check_provider_rate_limit
+
+    def is_in_time(peer_id: Any) -> bool:
+        is_good = bool(keeps_pace(peer_id))
+        if not is_good:
+            hasty.add(peer_id)
+        return is_good
+
+    dht._check_provider_rate_limit = is_in_time
+    dht.host.set_stream_handler(kad_dht.PROTOCOL_ID, _bounded(handle, report, hasty))
 
 
 def _bounded(
-    handle: Callable[[Any], Awaitable[None]], report: Callable[[PeerId, str], None]
+    handle: Callable[[Any], Awaitable[None]], report: Callable[[PeerId, str], None], hasty: set[Any]
 ) -> Callable[[Any], Awaitable[None]]:
     """A peer has few streams, and each of them its time. A stream that the server resets held what it refuses.
 
-    Unless the peer had broken it off before, or its connection ended: libp2p's server resets that one as well.
+    Unless the peer had broken it off before, or its connection ended: libp2p's server resets that one as well. Nor is
+    a peer blamed that is `hasty`, as its stream held more records than we take: Kubo knows no such limit, and where
+    peers are few, all that it provides comes here.
     """
     n_open: Counter[Any] = Counter()
 
@@ -61,7 +73,9 @@ def _bounded(
         reset, peer = stream.reset, to_peer(peer_id)
 
         async def refuse() -> None:
-            if peer is not None and not stream.muxed_stream.is_closed:
+            if peer_id in hasty:
+                hasty.discard(peer_id)
+            elif peer is not None and not stream.muxed_stream.is_closed:
                 report(peer, "bad_record")
             await reset()
 

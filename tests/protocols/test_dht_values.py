@@ -144,6 +144,21 @@ async def test_who_breaks_off_its_own_stream_or_connection_broke_no_rule(server:
     assert server.conduct.offenders(trio.current_time()) == []
 
 
+async def test_who_provides_faster_than_we_take_it_is_not_refused_for_it(server: Network) -> None:
+    assert isinstance(server, LibP2pNetwork)
+    server._dht._provider_rate_max = 1  # others know no such limit, and in a small network all their records come here
+    record = Message(type=Message.MessageType.ADD_PROVIDER, key=b"k")
+    async with open_network(Identity(b"c" * 32), LOOPBACK) as asker:
+        await asker.connect(PeerInfo.parse(server.addresses()[0]))
+        stream = await asker.open_stream(server.peer_id, [KAD])
+        await ask(stream, record)
+        for said in (record, put(1, record_key=b"lie")):
+            with pytest.raises(StreamBroken):
+                await ask(stream, said)
+            stream = await asker.open_stream(server.peer_id, [KAD])
+    assert [one.n_breaches for one in server.conduct.offenders(trio.current_time())] == [1]  # the lie
+
+
 async def test_a_node_without_a_clock_keeps_nothing_for_others() -> None:
     without = NetConfig(listen=LOOPBACK.listen, mdns=False)
     async with open_network(Identity(b"s" * 32), without) as server, open_network(ALICE, LOOPBACK) as asker:
