@@ -267,11 +267,14 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
         self._after(core)
 
     def _act(self, act: Callable[[], None]) -> None:
-        """Do something that may find out that the peer has stopped reading: then the connection is over."""
+        """Do something that may find out that the peer has stopped reading: then the connection is over.
+
+        That breaks no rule: what waits is of our own doing, and its link may be dead.
+        """
         try:
             act()
         except Remote as error:
-            self._break(error)
+            self._break(error, is_abuse=False)
         self._work.set()
 
     def _after(self, core: Stream) -> None:
@@ -360,7 +363,7 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
             try:
                 self._notice(self._core.tick(trio.current_time()))
             except Remote as error:
-                self._break(error)
+                self._break(error, is_abuse=False)
                 return
             if self._core.has_messages:
                 self._work.set()
@@ -369,9 +372,10 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
 
     # --- its end
 
-    def _break(self, error: Remote) -> None:
+    def _break(self, error: Remote, *, is_abuse: bool = True) -> None:
         """Close the connection, without cutting off what is being sent: the peer shall read why."""
-        self.is_abused = self.is_abused or isinstance(error, (Malformed, TooBig))
+        is_over = self.event_shutting_down.is_set()  # what still came, came in ignorance
+        self.is_abused = self.is_abused or (is_abuse and not is_over and isinstance(error, (Malformed, TooBig)))
         log.info("connection_broken", peer=str(self.peer_id), code=error.code, error=str(error))
         if self._nursery is not None and not self.event_shutting_down.is_set():
             self._nursery.start_soon(self.close)

@@ -20,6 +20,7 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from protocols.net_libp2p.muxer import SEND_AHEAD_BYTES, Muxer
+from protocols.yamux.connection import MAX_CONTROL_BYTES
 from protocols.yamux.frames import DATA, INITIAL_WINDOW_BYTES, RST, SYN, WINDOW, pack
 
 Make = Callable[..., Any]
@@ -251,3 +252,16 @@ async def test_a_connection_that_is_cancelled_says_goodbye() -> None:
             await dialler.event_closed.wait()
         assert listener._core.is_going
         assert not dialler.is_established
+
+
+async def test_a_link_that_is_dead_ends_the_connection_and_is_nobodys_fault(autojump_clock: MockClock) -> None:
+    async with pair() as (one, other):
+        streams = [await one.open_stream() for _ in range(3)]
+        await streams[0].write(b"x")
+        await other.accept_stream()
+        async with one._sending:  # nothing goes out any more
+            one._core._control += bytes(MAX_CONTROL_BYTES)
+            await streams[1].reset()
+            await wait_all_tasks_blocked()
+            assert one.event_shutting_down.is_set() and not one.is_abused
+            one._core._control.clear()
