@@ -12,6 +12,7 @@ import socket
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final
 
@@ -33,7 +34,7 @@ from libp2p.transport.tcp import tcp
 
 from protocols.net import MAX_INBOUND_STREAMS_PER_PEER
 from protocols.net_libp2p import ping
-from protocols.net_libp2p.addresses import SystemResolver, expand, parse
+from protocols.net_libp2p.addresses import SystemResolver, expand, is_public, parse
 from protocols.net_libp2p.circuits import Circuits
 from protocols.net_libp2p.muxer import Muxer
 from protocols.net_libp2p.observed import Observed
@@ -50,10 +51,13 @@ MAX_PROVIDED_KEYS: Final = 10_000  # of others, kept for them
 MAX_HEARD_ADDRESSES: Final = 64  # of one peer, whoever tells of them; the oldest make room
 MAX_DHT_BYTES: Final = 512 << 10  # of one answer: 20 peers, their addresses and a record; libp2p reads 4 MiB
 PROVIDES_PER_WINDOW: Final = 200  # accepted from one peer in 10 s
+PUBLIC_DHT: Final = "/ipfs/kad/1.0.0"
 RESTART_S: Final = 1.0
 STOP_TIMEOUT_S: Final = 2.0
 
 _LISTEN: Final = re.compile(r"(/ip4/[0-9.]+|/ip6/[0-9a-fA-F:]+)/tcp/[0-9]{1,5}")
+
+_IS_TOLD: Final = ContextVar("_IS_TOLD", default=False)  # within a dial of whom others told of
 
 log = structlog.get_logger(__name__)
 
@@ -87,6 +91,8 @@ def build_host(
     network = host.get_network()
     network.auto_connector.maybe_connect = _dial_nobody
     network.retry_config = RetryConfig(max_retries=0)
+    if kad_protocol == PUBLIC_DHT:
+        _dial_no_private(network)
     network.set_stream_handler(guarded(network.common_stream_handler))
     host.set_stream_handler(ping.PROTOCOL, ping.pong)
     return host
@@ -106,6 +112,27 @@ def _identify_each_time(host: Any) -> None:
 
 async def _dial_nobody() -> None:
     """Stands where libp2p would dial every peer that it heard of: whom to connect to is ours to say."""
+
+
+def _dial_no_private(network: Any) -> None:
+    """Let libp2p's own dials, of whom the DHT told it, lead to public addresses alone: all the world answers there.
+
+    Whom the user or the local network names is dialled in another way: see `dialling`. libp2p asks its gate of what
+    comes in, too, and that may be from anywhere.
+    """
+    dial_peer = network.dial_peer
+
+    async def dial_told(peer_id: Any) -> Any:
+        token = _IS_TOLD.set(True)
+        try:
+            return await dial_peer(peer_id)
+        finally:
+            _IS_TOLD.reset(token)
+
+    async def is_allowed(address: Any) -> bool:
+        return not _IS_TOLD.get() or is_public(str(address))
+
+    network.dial_peer, network.connection_gate.is_allowed = dial_told, is_allowed
 
 
 def _patch(kad_protocol: str) -> None:

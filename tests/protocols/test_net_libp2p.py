@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from protocols.errors import Local
 from protocols.net import PeerChange, PeerInfo, Stream
 from protocols.net_libp2p import NetConfig, network, open_network
 from protocols.net_libp2p.addresses import expand, parse, to_id
-from protocols.net_libp2p.host import MAX_DHT_BYTES, MAX_HEARD_ADDRESSES
+from protocols.net_libp2p.host import MAX_DHT_BYTES, MAX_HEARD_ADDRESSES, PUBLIC_DHT
 from protocols.net_libp2p.lean import LEFT_OUT
 from protocols.net_libp2p.mdns import MAX_TXT_STRINGS, read_txt, write_txt
 from storage.keys import Identity
@@ -189,6 +189,22 @@ async def test_who_breaks_the_rules_of_a_connection_answers_for_the_place_that_i
             while not node.conduct.offenders(trio.current_time()):
                 await trio.sleep(0.01)
         assert list(node.conduct.closed(trio.current_time())) == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize(("kad_protocol", "is_dialled"), [(PUBLIC_DHT, False), (NetConfig.kad_protocol, True)])
+async def test_on_the_public_dht_nobody_sends_this_node_to_private_addresses(
+    kad_protocol: str, *, is_dialled: bool
+) -> None:
+    config = NetConfig(listen=LOOPBACK.listen, mdns=False, kad_protocol=kad_protocol)
+    async with open_network(Identity.generate(), LOOPBACK) as other, open_network(Identity.generate(), config) as node:
+        there = PeerInfo.parse(other.addresses()[0])
+        told = [parse(text) for text in there.addresses]
+        node._host.get_peerstore().add_addrs(to_id(other.peer_id), told, 60)
+        with trio.fail_after(10), suppress(Exception):
+            await node._host.new_stream(to_id(other.peer_id), [kad_protocol])
+        assert bool(node.peers()) == is_dialled
+        await node.connect(there)  # who is named here is reached
+        assert node.peers() == [other.peer_id]
 
 
 def test_wildcards_become_the_addresses_of_this_machine_loopback_last() -> None:
