@@ -4,6 +4,7 @@ A peer that cannot be dialled reserves; who wants to reach it asks for a circuit
 they are to this node, which the caller says as `Terms`; strangers never have more than their share of the places.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -111,9 +112,10 @@ class Relay:
             self._circuits.discard(circuit)
             self.n_carried += circuit.n_bytes
 
-    def left(self, peer: PeerId) -> None:
-        """`peer` is not connected any more: a reservation lasts no longer than that."""
-        self._reserved.pop(peer, None)
+    def keep(self, connected: Iterable[PeerId]) -> None:
+        """These are connected now: the reservations of others are over, and their places free."""
+        there = set(connected)
+        self._reserved = {peer: held for peer, held in self._reserved.items() if peer in there}
 
     def _n_of(self, peer: PeerId) -> int:
         return sum(peer in (circuit.source, circuit.target) for circuit in self._circuits)

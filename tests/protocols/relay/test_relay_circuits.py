@@ -26,7 +26,7 @@ def test_who_reserved_is_reached_until_the_time_is_up_and_longer_when_it_reserve
     assert relay.connect(B, A, FRIEND, RESERVATION_S) is Status.NO_RESERVATION
     relay.reserve(A, FRIEND, RESERVATION_S)
     assert isinstance(relay.connect(B, A, FRIEND, RESERVATION_S + 1), Circuit)
-    relay.left(A)
+    relay.keep([B])
     assert relay.connect(B, A, FRIEND, RESERVATION_S + 2) is Status.NO_RESERVATION
 
 
@@ -114,7 +114,7 @@ def test_whatever_peers_do_a_circuit_leads_to_who_reserved_in_time_within_the_bo
         elif act == "end" and relay.circuits:
             relay.end(relay.circuits[one % len(relay.circuits)])
         elif act == "left":
-            relay.left(source)
+            relay.keep(peer for peer in PEERS if peer != source)
             until_s.pop(source, None)
         for peer in PEERS[:6]:
             assert sum(peer in (each.source, each.target) for each in relay.circuits) <= FRIEND.n_circuits

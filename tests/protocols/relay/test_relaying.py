@@ -9,6 +9,7 @@ import trio
 from protocols.errors import Malformed, RelayRefused, StreamBroken, TimedOut
 from protocols.framing import frame, read_frame
 from protocols.net import PeerInfo, Stream
+from protocols.relay import circuits
 from protocols.relay.circuits import FRIEND, Relay, Terms
 from protocols.relay.shell import MAX_HOLD_S, MIN_HOLD_S, arriving, open_circuit, relaying, reserve
 from protocols.relay.wire import HOP, HOP_FORM, STOP, STOP_FORM, Kind, Limit, Message, Status, read, write
@@ -120,6 +121,18 @@ async def test_who_left_the_relay_is_not_reached_and_its_reservation_is_over(
     with pytest.raises(RelayRefused, match="no reservation"):
         await open_circuit(scene.asker, scene.where, scene.target.peer_id)
     assert scene.core.n_reserved == 0
+
+
+async def test_who_left_the_relay_takes_no_place_of_those_who_are_there(
+    sim_world: SimWorld, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuits, "MAX_RESERVATIONS", 1)
+    scene = await Scene(sim_world).ready()
+    with pytest.raises(RelayRefused, match="reservation refused"):
+        await reserve(scene.asker, scene.relay.peer_id, NOW)
+    await scene.target.disconnect(scene.relay.peer_id)
+    await reserve(scene.asker, scene.relay.peer_id, NOW)
+    assert list(scene.core.reserved(trio.current_time())) == [scene.asker.peer_id]
 
 
 async def hang_up(stream: Stream) -> None:
