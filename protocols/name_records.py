@@ -40,6 +40,10 @@ def name_of_key(key: bytes) -> PeerId:
         raise Malformed(f"the key is not that of a name: {error}") from None
 
 
+class TooFast(TooBig):
+    """Somebody brings more records than this node takes of one; honest peers with many names do."""
+
+
 Source = PeerId | str
 """Who brings records: a peer, or whatever a client over HTTP is told by."""
 
@@ -82,10 +86,10 @@ class NameRecords:
     def put(self, name: PeerId, raw: bytes, source: Source, *, now_s: float, unix_s: float) -> Record:
         """Keep a record that `source` brings, if it is good and no worse than the one here.
 
-        Raises: TooBig (also for what comes too fast), Malformed, Forged, Expired, Replayed: there is a better one.
+        Raises: TooBig, TooFast, Malformed, Forged, Expired, Replayed: there is a better one.
         """
         if source != self.own and not self._bucket(source, now_s).may_take(1, now_s):
-            raise TooBig(f"over {PUTS} records in {PUTS_REFILL_S:g} s")
+            raise TooFast(f"over {PUTS} records in {PUTS_REFILL_S:g} s")
         record = read_record(raw, name, unix_s)
         before = self.get(name, unix_s)
         if before is not None and before.rank > record.rank:

@@ -17,11 +17,11 @@ from libp2p.kad_dht import kad_dht
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 from multiaddr import Multiaddr
 
-from protocols.errors import Malformed, Remote, Replayed, StreamBroken
+from protocols.errors import Expired, Malformed, Remote, Replayed, StreamBroken
 from protocols.framing import frame, read_frame, write_frame
 from protocols.ipns import Record, read_record
 from protocols.lookup import CLOSEST, Lookup
-from protocols.name_records import NAMESPACE, NameRecords, key_of_name, name_of_key
+from protocols.name_records import NAMESPACE, NameRecords, TooFast, key_of_name, name_of_key
 from protocols.net_libp2p.addresses import MAX_ADDRESSES_PER_PEER, to_id, to_peer
 from protocols.net_libp2p.dht import PARALLEL_QUERIES, learn_connected
 from protocols.net_libp2p.host import survive
@@ -111,7 +111,11 @@ class _Rest:
                 return b""
             message = parsed(body)
             if message.type in (Message.MessageType.GET_VALUE, Message.MessageType.PUT_VALUE):
-                reply = answer_value(self._dht, self._values, self._peer, message, trio.current_time())
+                try:
+                    reply = answer_value(self._dht, self._values, self._peer, message, trio.current_time())
+                except (Expired, Replayed, TooFast):  # so do honest peers: broken off here, it is blamed on nobody
+                    await self._stream.muxed_stream.reset()
+                    raise
                 await write_frame(self._port, reply.SerializeToString(), MAX_ANSWER_BYTES)
             else:
                 self._unread = frame(body)

@@ -7,6 +7,7 @@ import trio
 import trio.testing
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 
+from protocols import name_records
 from protocols.errors import StreamBroken
 from protocols.framing import frame, read_frame
 from protocols.ipns import make_record
@@ -141,6 +142,21 @@ async def test_who_breaks_off_its_own_stream_or_connection_broke_no_rule(server:
         while asker.peer_id in server.peers():
             await trio.sleep(0.01)
     await trio.testing.wait_all_tasks_blocked(0.05)
+    assert server.conduct.offenders(trio.current_time()) == []
+
+
+async def test_who_brings_an_old_record_or_one_too_many_is_not_refused_for_it(
+    server: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(name_records, "PUTS", 2)
+    async with open_network(Identity(b"c" * 32), LOOPBACK) as asker:
+        await asker.connect(PeerInfo.parse(server.addresses()[0]))
+        stream = await asker.open_stream(server.peer_id, [KAD])
+        await ask(stream, put(2))
+        for _ in ("old", "one too many"):
+            with pytest.raises(StreamBroken):
+                await ask(stream, put(1))
+            stream = await asker.open_stream(server.peer_id, [KAD])
     assert server.conduct.offenders(trio.current_time()) == []
 
 
