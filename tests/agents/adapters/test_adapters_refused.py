@@ -14,6 +14,7 @@ from agents.adapters.publish import Release, store_adapter
 from agents.errors import BadAdapter
 from protocols import adapters as wire
 from protocols import envelope
+from protocols.net import TopicMessage
 from simulations.world import TINY, make_identity, write_adapter
 from storage import unixfs
 from storage.blockstore import Block, Visibility
@@ -82,6 +83,8 @@ async def test_an_expired_announcement_is_refused(autojump_clock, flock, announc
     await ann.network.publish(wire.topic_of(BASE), data)
     await trio.sleep(5)
     assert refusals(bob) == ["expired"]
+    judged = [bob.network._subscriptions.accepts(TopicMessage(wire.topic_of(BASE), ann.peer, it)) for it in (data, b"")]
+    assert judged == [None, False]  # whoever passes on what runs out on the way is not to blame, as with garbage
 
 
 async def test_a_replayed_announcement_is_refused_also_after_a_restart(
