@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from agents.federation.claims import UnmetNeeds, asked_of, names_of, unmet
+from agents.federation.events.claims import UnmetNeeds, asked_of, names_of, unmet
 from agents.federation.tasks import task_of
 from daemon.errors import Unfit
 from protocols.joining import Has

@@ -28,9 +28,9 @@ from agents.artifacts.rebuild import needs_rebuild, rebuild
 from agents.cache.answers import AnswerCache
 from agents.chat.sessions import Chat, Sessions
 from agents.engine.client import WORKER, Engine, open_engine
-from agents.federation.device import Device
-from agents.federation.service import Rounds
-from agents.federation.training import RoundEngine
+from agents.federation.node.device import Device
+from agents.federation.node.service import Rounds
+from agents.federation.node.training import RoundEngine
 from agents.models import Desk, mend_models
 from agents.roster.crew import Crew
 from agents.workspace.service import Workspaces

@@ -11,21 +11,21 @@ import msgspec
 import trio
 
 from agents.errors import AgentError
-from agents.federation.archive import Packed, Unpacked, pack, unpack
-from agents.federation.audit import audit, verdict_of
-from agents.federation.compatibility import limits, undecidable
-from agents.federation.experiment import Experiment
-from agents.federation.grants import NotGranted, in_words, may_join
-from agents.federation.needs import needed, noises
-from agents.federation.planning import BadPlan, bearing, check_rank, complete, faults, lean, plan_of, read_file
-from agents.federation.possession import possession
-from agents.federation.privacy.accounts import beyond_budget
-from agents.federation.shelf import Shelf
-from agents.federation.standing import state_of
+from agents.federation.events.grants import NotGranted, in_words, may_join
+from agents.federation.files.archive import Packed, Unpacked, pack, unpack
+from agents.federation.files.audit import audit, verdict_of
+from agents.federation.files.needs import needed, noises
+from agents.federation.files.possession import possession
+from agents.federation.files.shelf import Shelf
+from agents.federation.node.experiment import Experiment
+from agents.federation.node.planning import BadPlan, bearing, check_rank, complete, faults, lean, plan_of, read_file
+from agents.federation.node.standing import state_of
+from agents.federation.node.training import find_base
+from agents.federation.plans.compatibility import limits, undecidable
+from agents.federation.plans.privacy_accounts import beyond_budget
+from agents.federation.results.verify import Finding
 from agents.federation.tasks import BadTask, FindBase, Task, task_of
-from agents.federation.tensors import canonical, read_layout
-from agents.federation.training import find_base
-from agents.federation.verify import Finding
+from agents.federation.updates.tensors import canonical, read_layout
 from daemon import wall
 from daemon.abilities import has_of, in_claims
 from daemon.api.operation import Progress

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from agents.federation.experiment import Experiment
-from agents.federation.outcome import Document
-from agents.federation.standing import round_of
+from agents.federation.node.experiment import Experiment
+from agents.federation.node.standing import round_of
+from agents.federation.node.training import find_base
+from agents.federation.results.outcome import Document
 from agents.federation.tasks import task_of
-from agents.federation.training import find_base
 from daemon.api.operations import fl
 from daemon.asked import new_target
 from daemon.errors import NotFoundHere, Unfit
@@ -57,7 +57,7 @@ async def fetch_result(node: "Node", params: "fl.Fetch") -> "fl.Fetched":
 
 async def _brought(node: "Node", one: Experiment, number: int, of: str | None) -> tuple[Cid, Document]:
     if one.plan.gossip is not None:
-        from agents.federation.neighbours.experiment import GossipExperiment
+        from agents.federation.node.neighbours import GossipExperiment
         from daemon.api.operations.peer import resolve
 
         assert isinstance(one, GossipExperiment)

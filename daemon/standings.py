@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from agents.federation.experiment import Experiment
-from agents.federation.options import gossip_of, options_of
-from agents.federation.report import Report, Row, as_html, as_picture
-from agents.federation.standing import MemberStanding, RoundStanding, members_of, round_of, state_of
+from agents.federation.node.experiment import Experiment
+from agents.federation.node.report import Report, Row, as_html, as_picture
+from agents.federation.node.standing import MemberStanding, RoundStanding, members_of, round_of, state_of
+from agents.federation.plans.options import gossip_of, options_of
 from daemon.api.operations import fl, fl_report
 from daemon.asked import in_a_folder, names
 from daemon.errors import Unfit

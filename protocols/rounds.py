@@ -71,7 +71,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     max_samples: what a claimed number of samples counts at most; max_norm: of an update; 0 for no bound.
     is_sealed: are updates sealed to their round's members; false for files that these are given, and others could read.
     is_evaluated: do participants tell how each result does on data that they held out.
-    secure, privacy, compression, gossip: what agents.federation.options says; None for without.
+    secure, privacy, compression, gossip: what agents.federation.plans.options says; None for without.
     members: who may see and join, beside those whom grants let in; deputies: who coordinates, in order.
     joining: does every member train that says so, or only one that holds a grant, its author's or passed on from it?
     let_in: how many may be let in by grants whom the plan does not name; None for nobody.

@@ -11,10 +11,10 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from agents.federation.actions import Action, Compute, Fetch, Say, Train
-from agents.federation.book import Book
-from agents.federation.member import Member
-from agents.federation.said import Said, read_said
+from agents.federation.events.book import Book
+from agents.federation.events.said import Said, read_said
+from agents.federation.members.actions import Action, Compute, Fetch, Say, Train
+from agents.federation.members.member import Member
 from protocols.entry import Entry, make_entry
 from protocols.errors import Malformed
 from protocols.rounds import MAX_MEMBERS, PLAN_KIND, PLAN_SCOPE, Close, Plan, Submit, content_of

@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.aggregation.updates import Vector
-from agents.federation.actions import Action, Compute, Train
-from agents.federation.book import Book
-from agents.federation.member import Member
-from agents.federation.outcome import refusals
-from agents.federation.tensors import Layout, new_vector, read_layout, read_vector
-from agents.federation.verify import Computed, recompute, tensors_before
+from agents.federation.events.book import Book
+from agents.federation.members.actions import Action, Compute, Train
+from agents.federation.members.member import Member
+from agents.federation.results.outcome import refusals
+from agents.federation.results.verify import Computed, recompute, tensors_before
+from agents.federation.updates.tensors import Layout, new_vector, read_layout, read_vector
 from protocols.rounds import Close, Submit
 from simulations.crowd import STEP_S, Crowd, outcome
 from storage.cid import RAW, Cid

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from agents.aggregation.updates import Vector
-from agents.federation.actions import Action, Average, Evaluate, Fetch, Learn, Say
-from agents.federation.book import Book
+from agents.federation.events.book import Book
+from agents.federation.members.actions import Action, Average, Evaluate, Fetch, Learn, Say
+from agents.federation.members.neighbour import Neighbour
 from agents.federation.neighbours.blend import Given, blend
-from agents.federation.neighbours.member import Neighbour
-from agents.federation.neighbours.proof import verify_gossip
 from agents.federation.neighbours.views import Views
-from agents.federation.tensors import Layout
-from agents.federation.verify import Finding
+from agents.federation.results.neighbours import verify_gossip
+from agents.federation.results.verify import Finding
+from agents.federation.updates.tensors import Layout
 from protocols.entry import Entry
 from protocols.rounds import Mix, State
 from simulations.crowd import STEP_S, Crowd

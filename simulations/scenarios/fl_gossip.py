@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from agents.federation.neighbours.proof import in_flight
+from agents.federation.results.neighbours import in_flight
 from simulations.crowd import outcome
 from simulations.learning import new_folder
 from simulations.neighbourhood import Neighbourhood

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from agents.aggregation.updates import Vector
-from agents.federation.gossip import Mass, gathered, groups, mean, metropolis, mixed, shares
+from agents.federation.neighbours.gossip import Mass, gathered, groups, mean, metropolis, mixed, shares
 from tests.benchmarks.digits import (
     SPREADS,
     Data,

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.aggregation.updates import Vector
-from agents.federation.outcome import Outcome, Submitted, compute
-from agents.federation.tensors import Layout, new_vector, read_vector
+from agents.federation.results.outcome import Outcome, Submitted, compute
+from agents.federation.updates.tensors import Layout, new_vector, read_vector
 from protocols.rounds import Plan, Submit
 from storage.cid import RAW, Cid
 from storage.keys import Identity

@@ -15,10 +15,10 @@ import trio
 from agents.aggregation.aggregate import Recipe, aggregate
 from agents.aggregation.registry import rule_of, server_of
 from agents.aggregation.updates import Update, Vector
-from agents.federation.steps import Pull
 from agents.federation.tasks import task_of
 from agents.federation.tasks.softmax import Softmax
-from agents.federation.variates import moved
+from agents.federation.tasks.steps import Pull
+from agents.federation.updates.variates import moved
 from tests.benchmarks.digits import Data, split, two_class_shards
 
 N_CLIENTS: Final = 10

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agents.federation.compression.registry import codec_of
+from agents.federation.updates.compression.registry import codec_of
 from tests.benchmarks.digits import (
     LAYOUT,
     SPREADS,

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from agents import journal
-from agents.federation.journal import Journal
+from agents.federation.node.journal import Journal
 from agents.federation.secure import vault
 from protocols import adapters, entry, envelope, kubo_rpc, message, rounds, rounds_sync, telling
 from protocols.adapters import Announcement

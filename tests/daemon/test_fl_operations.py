@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import trio
 
-from agents.federation import service
-from agents.federation.audit import Refuted, Undecided
-from agents.federation.experiment import Experiment
-from agents.federation.tensors import BadTensors
+from agents.federation.files.audit import Refuted, Undecided
+from agents.federation.node import service
+from agents.federation.node.experiment import Experiment
+from agents.federation.updates.tensors import BadTensors
 from daemon.api.faults import EXIT_FAILED, EXIT_NOT_FOUND, fault_of
 from daemon.cli.fl_forms import status, watched
 from daemon.experiments import bring_all, bring_results

@@ -12,8 +12,8 @@ from agents.adapters.ports import Ports
 from agents.engine import messages
 from agents.engine.messages import ModelCard
 from agents.errors import BackendRefused, BadData, EngineDied, InUse
+from agents.federation.node.training import find_base
 from agents.federation.tasks import BadTask
-from agents.federation.training import find_base
 from agents.models import BadName
 from agents.training import keep, runs
 from agents.training.runs import Run, State

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.federation.tensors import flush, new_vector, read_layout, read_vector
+from agents.federation.updates.tensors import flush, new_vector, read_layout, read_vector
 from tests.e2e.village import Village, is_over
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]

@@ -14,9 +14,9 @@ import numpy as np
 from agents.aggregation.fixed import sum_in_order
 from agents.aggregation.geometry import measure
 from agents.aggregation.updates import Vector, largest
+from agents.federation.events.said import Said
 from agents.federation.neighbours.views import Views
-from agents.federation.said import Said
-from agents.federation.tensors import BadTensors, Layout, flush, new_vector, read_layout, read_vector
+from agents.federation.updates.tensors import BadTensors, Layout, flush, new_vector, read_layout, read_vector
 from protocols.rounds import MAX_VERDICT_CHARS, Plan, State, Unfit
 from storage.cid import Cid
 

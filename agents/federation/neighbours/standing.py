@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from agents.federation.book import Book
+from agents.federation.events.book import Book
 from agents.federation.neighbours.views import Views
 from protocols.rounds import Mix, Refusal, Score, State
 
@@ -28,7 +28,7 @@ def phase_of(views: Views, number: int) -> str:
 
 
 def round_of(book: Book, number: int) -> dict[str, Any]:
-    """The fields of `agents.federation.standing.RoundStanding`: submitted are states, in the close are means."""
+    """The fields of `agents.federation.node.standing.RoundStanding`: submitted are states, in the close are means."""
     views = Views(book)
     states = [(said, event) for said, event in book.all_of(State) if event.round == number]
     mixes = [event for _, event in book.all_of(Mix) if event.round == number]

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Final
 
-from agents.federation.book import Book, Said
-from agents.federation.gossip import groups
-from agents.federation.options import Gossip, gossip_of
+from agents.federation.events.book import Book, Said
+from agents.federation.neighbours.gossip import groups
+from agents.federation.plans.options import Gossip, gossip_of
 from protocols.rounds import Mix, State
 from storage.cid import Cid
 from storage.keys import PeerId

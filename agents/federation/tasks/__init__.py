@@ -20,7 +20,7 @@ from agents.errors import AgentError
 from agents.training.settings import ExampleNoise, FitSettings
 
 if TYPE_CHECKING:
-    from agents.federation.tensors import Layout  # numpy comes with it
+    from agents.federation.updates.tensors import Layout  # numpy comes with it
 
 GROUP: Final = "covey.tasks"
 

@@ -13,7 +13,7 @@ import trio
 from agents.adapters.safetensors_header import read_header
 from agents.errors import BadAdapter
 from agents.federation.tasks import BadTask, Made, Task, Work
-from agents.federation.tensors import canonical, flush, new_vector, read_layout, read_vector
+from agents.federation.updates.tensors import canonical, flush, new_vector, read_layout, read_vector
 
 
 class Given(Task, frozen=True, tag="given", kw_only=True):

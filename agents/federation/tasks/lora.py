@@ -34,11 +34,11 @@ from agents.adapters.fits import read_layers
 from agents.adapters.inspect import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, Fact
 from agents.aggregation.lora.adapters import LoraWay
 from agents.aggregation.registry import lora_of
-from agents.federation import lora as adapters
-from agents.federation.lora import ALPHA, RANK, half_name, layer_of, layers_in, merged_name, places
-from agents.federation.steps import Kind, Momentum, Mu, check_momentum, is_plain
 from agents.federation.tasks import BadTask, Base, Exam, FindBase, Made, Score, Task, Training, Work, no_base
-from agents.federation.tensors import Layout, canonical, flush, new_vector, read_layout, read_vector
+from agents.federation.tasks.steps import Kind, Momentum, Mu, check_momentum, is_plain
+from agents.federation.updates import lora as adapters
+from agents.federation.updates.lora import ALPHA, RANK, half_name, layer_of, layers_in, merged_name, places
+from agents.federation.updates.tensors import Layout, canonical, flush, new_vector, read_layout, read_vector
 from agents.training.check import read, refuse_bad
 from agents.training.records import read_data
 

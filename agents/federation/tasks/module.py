@@ -14,10 +14,10 @@ from msgspec import Meta
 
 from agents.adapters.safetensors_header import DATA_DTYPES, read_header
 from agents.errors import BadAdapter
-from agents.federation.factories import INPUTS, LABELS, factories
-from agents.federation.steps import Kind, Momentum, Mu, check_momentum, is_plain
 from agents.federation.tasks import BadTask, Engine, Exam, FindBase, Fitting, Made, Score, Task, Work
-from agents.federation.tensors import canonical, flush, new_vector, read_vector
+from agents.federation.tasks.factories import INPUTS, LABELS, factories
+from agents.federation.tasks.steps import Kind, Momentum, Mu, check_momentum, is_plain
+from agents.federation.updates.tensors import canonical, flush, new_vector, read_vector
 from agents.training.settings import FitSettings
 
 SEED_BYTES: Final = 7

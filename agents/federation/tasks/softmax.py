@@ -3,7 +3,7 @@
 The data are an .npz with `x` (n, n_features) and `y` (n,), or CSV without a heading, the label in its last column.
 Minibatch gradient descent on the cross-entropy, in float64, in an order that follows from the seed; or DP-SGD, with
 batches and noise from the system's source of secrets. A part of the data is held out of every round's training, and
-every result is looked at on it. `agents.federation.steps` has the optimizers, and what pulls beside the data.
+every result is looked at on it. `agents.federation.tasks.steps` has the optimizers, and what pulls beside the data.
 
 Source: Bishop, Pattern Recognition and Machine Learning (2006), section 4.3.4.
 """
@@ -21,9 +21,9 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from agents.federation.privacy.examples import NoisySum, taken
-from agents.federation.steps import Floats, Kind, Momentum, Mu, NSteps, Optimizer, Pull, check_momentum, is_plain
 from agents.federation.tasks import BadTask, Exam, FindBase, Made, Score, Task, Work, no_base
-from agents.federation.tensors import Layout, flush, new_vector, read_layout, read_vector
+from agents.federation.tasks.steps import Floats, Kind, Momentum, Mu, NSteps, Optimizer, Pull, check_momentum, is_plain
+from agents.federation.updates.tensors import Layout, flush, new_vector, read_layout, read_vector
 from agents.training.settings import ExampleNoise
 
 MAX_DATA_BYTES: Final = 1 << 30

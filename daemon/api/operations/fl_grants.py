@@ -7,7 +7,7 @@ from msgspec import Meta
 from daemon.api.operation import Done, Operation, Params
 
 if TYPE_CHECKING:
-    from agents.federation.experiment import Experiment
+    from agents.federation.node.experiment import Experiment
     from daemon.app import Node
 
 CidText = Annotated[str, Meta(max_length=128, description="The experiment, as `covey fl plan` names it.")]
@@ -34,7 +34,7 @@ class RevokeIt(Params, frozen=True):
 
 async def grant(node: "Node", params: GrantIt) -> Done:
     """Let a member train, by a grant of this node's: as the plan's author, or passed on from one that it holds."""
-    from agents.federation.grants import NotGranted, granting
+    from agents.federation.events.grants import NotGranted, granting
     from daemon import wall
     from daemon.api.operations.peer import resolve
     from daemon.asked import way_here
@@ -56,7 +56,7 @@ async def grant(node: "Node", params: GrantIt) -> Done:
 
 async def revoke(node: "Node", params: RevokeIt) -> Done:
     """End the grants of a member that come from this node, and what was passed on from them."""
-    from agents.federation.grants import NotGranted, ending
+    from agents.federation.events.grants import NotGranted, ending
     from daemon.api.operations.peer import resolve
 
     one = _experiment(node, params.experiment)

@@ -78,7 +78,7 @@ async def verify(node: "Node", params: Verify) -> AsyncIterator[Progress | Verif
     """Read every signed event again, compute every round again, and say what is proved, or refuted by whom."""
     from functools import partial
 
-    from agents.federation.audit import Refuted, Undecided
+    from agents.federation.files.audit import Refuted, Undecided
     from daemon.api.progress import telling
     from daemon.experiments import verify as verify_it
 

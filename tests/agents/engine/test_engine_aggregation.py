@@ -12,8 +12,8 @@ import trio
 from agents.engine.aggregation import Aggregate, Aggregated, FlatUpdate
 from agents.engine.client import open_engine
 from agents.errors import EngineFailed
-from agents.federation.device import Device
-from agents.federation.offload import Offloaded
+from agents.federation.node.device import Device
+from agents.federation.node.offload import Offloaded
 from tests.agents.aggregation.examples import N_PARAMS, RECIPES, digest, examples
 
 pytestmark = pytest.mark.engine

@@ -8,9 +8,9 @@ import pytest
 
 from agents.engine.client import open_engine
 from agents.errors import BadAdapter
+from agents.federation.node.training import RoundEngine, find_base
 from agents.federation.tasks import Exam, task_of
-from agents.federation.tensors import Layout, flush, new_vector, read_layout
-from agents.federation.training import RoundEngine, find_base
+from agents.federation.updates.tensors import Layout, flush, new_vector, read_layout
 
 pytestmark = pytest.mark.engine
 SETTINGS = {"task": "lora", "lora": "flora", "base": "tiny", "targets": ["v_proj"], "rank": 2, "context_tokens": 32}

@@ -9,9 +9,9 @@ import pytest
 from agents.engine.client import open_engine
 from agents.engine.messages import Fit
 from agents.errors import BadData, EngineFailed
+from agents.federation.node.training import RoundEngine
 from agents.federation.tasks import BadTask, Exam, Work, task_of
-from agents.federation.tensors import flush, new_vector, read_layout, read_vector
-from agents.federation.training import RoundEngine
+from agents.federation.updates.tensors import flush, new_vector, read_layout, read_vector
 from agents.training.settings import FitSettings
 
 pytestmark = pytest.mark.engine

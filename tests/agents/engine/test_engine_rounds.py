@@ -11,16 +11,16 @@ import pytest
 from agents.adapters.inspect import inspect_folder
 from agents.engine.client import open_engine
 from agents.engine.worker.models import read_card
-from agents.federation.compatibility import problems
-from agents.federation.lora import scatter
-from agents.federation.outcome import compute
+from agents.federation.node.training import RoundEngine, find_base
+from agents.federation.plans.compatibility import problems
+from agents.federation.results.outcome import compute
 from agents.federation.tasks import Exam, Work, task_of
-from agents.federation.tensors import canonical, flush, new_vector, read_layout, read_vector
-from agents.federation.training import RoundEngine, find_base
-from agents.federation.variates import moved, write_correction
+from agents.federation.updates.lora import scatter
+from agents.federation.updates.tensors import canonical, flush, new_vector, read_layout, read_vector
+from agents.federation.updates.variates import moved, write_correction
 from agents.training.settings import ExampleNoise
 from protocols.rounds import read_plan
-from tests.agents.federation.test_lora_ways import submitted
+from tests.agents.federation.results.test_lora_ways import submitted
 from tests.agents.federation.village import make_plan
 
 pytestmark = [pytest.mark.engine, pytest.mark.long]

@@ -6,10 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from agents.federation.lora import resized, update_layout
-from agents.federation.outcome import Submitted, compute
 from agents.federation.privacy.clipping import AdaptiveBound
-from agents.federation.tensors import Layout, flush, new_vector, read_layout
+from agents.federation.results.outcome import Submitted, compute
+from agents.federation.updates.lora import resized, update_layout
+from agents.federation.updates.tensors import Layout, flush, new_vector, read_layout
 from protocols.rounds import Plan, Submit, read_plan
 from storage.cid import RAW, Cid
 from tests.agents.federation.lora_examples import RANK, WAYS, initial, numbers, settings, task

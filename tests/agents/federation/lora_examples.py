@@ -9,10 +9,10 @@ import trio
 
 from agents.adapters.inspect import WEIGHTS_FILE
 from agents.aggregation.registry import LORA
-from agents.federation.lora import Views, layer_of, product
 from agents.federation.tasks import Base, Score, Trained, Training, task_of
 from agents.federation.tasks.lora import Lora
-from agents.federation.tensors import Layout, flush, new_vector, read_layout, read_vector
+from agents.federation.updates.lora import Views, layer_of, product
+from agents.federation.updates.tensors import Layout, flush, new_vector, read_layout, read_vector
 
 LAYERS = {"model.layers.0.self_attn.q_proj": (6, 9), "model.layers.0.self_attn.v_proj": (5, 9)}
 RANK, ALPHA = 4, 8.0

@@ -1,7 +1,7 @@
 """A table at which anybody may say anything: an experiment of five that has begun."""
 
-from agents.federation.book import Book
-from agents.federation.soundness import why_not
+from agents.federation.events.book import Book
+from agents.federation.events.soundness import why_not
 from protocols.entry import Entry, make_entry
 from protocols.rounds import Close, Event, Join, Start, Submit, content_of, scope_of
 from storage.keys import PeerId

@@ -12,13 +12,25 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from agents.federation.actions import Action, Compute, Deal, Draw, Evaluate, Fetch, Inspect, Prepare, Reveal, Say, Train
-from agents.federation.book import Book
-from agents.federation.member import Member
-from agents.federation.secure.client import complaints, keys_event, masked, shares_event, unmask_event
+from agents.federation.events.book import Book
+from agents.federation.events.secure_stages import Stages
+from agents.federation.members.actions import (
+    Action,
+    Compute,
+    Deal,
+    Draw,
+    Evaluate,
+    Fetch,
+    Inspect,
+    Prepare,
+    Reveal,
+    Say,
+    Train,
+)
+from agents.federation.members.member import Member
+from agents.federation.members.secure_client import complaints, keys_event, masked, shares_event, unmask_event
 from agents.federation.secure.quantise import Words
 from agents.federation.secure.sides import Adder, SecureRefused, State
-from agents.federation.secure.stages import Stages
 from protocols.entry import Entry, make_entry
 from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Close, Complain, Keys, Plan, Shares, Submit, Unmask, content_of
 from storage.cid import RAW, Cid

@@ -21,7 +21,7 @@ from agents.engine.worker.models import choose_device
 from agents.engine.worker.training.loop import make_optimizer
 from agents.engine.worker.training.train import same_threads
 from agents.errors import BadData, EngineFailed
-from agents.federation.factories import GROUP, INPUTS, LABELS
+from agents.federation.tasks.factories import GROUP, INPUTS, LABELS
 from agents.training.settings import FitSettings
 
 SPLIT_SEED: Final = 5489

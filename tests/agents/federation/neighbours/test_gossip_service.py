@@ -6,15 +6,15 @@ from typing import Any
 import pytest
 import trio
 
-from agents.federation.archive import pack, unpack
-from agents.federation.audit import audit, verdict_of
-from agents.federation.neighbours.experiment import GossipExperiment
+from agents.federation.files.archive import pack, unpack
+from agents.federation.files.audit import audit, verdict_of
+from agents.federation.node.neighbours import GossipExperiment
 from protocols.rounds import Mix, State
 from simulations.net import SimWorld
 from storage.car import import_car
 from storage.errors import NotARecipient
 from storage.sealed import open_sealed
-from tests.agents.federation.test_service import NAMES, Home, begun, connected, until, village
+from tests.agents.federation.node.test_service import NAMES, Home, begun, connected, until, village
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from agents.aggregation.updates import Vector
-from agents.federation.book import Book
-from agents.federation.neighbours.proof import in_flight, verify_gossip
-from agents.federation.said import Said
-from agents.federation.tensors import Layout
+from agents.federation.events.book import Book
+from agents.federation.events.said import Said
+from agents.federation.results.neighbours import in_flight, verify_gossip
+from agents.federation.updates.tensors import Layout
 from protocols.entry import Entry, make_entry
 from protocols.rounds import Mix, State, read_event, scope_of
 from simulations.neighbourhood import Neighbourhood, Training
@@ -84,7 +84,7 @@ def test_weights_that_do_not_come_to_the_number_of_members_are_no_proof(
     """Each mean follows from what it names, and still something is not known: it is said to be undecided."""
     crowd = begun(folder, "push_sum", n_rounds=2)
     ended(crowd)
-    monkeypatch.setattr("agents.federation.neighbours.proof.in_flight", lambda views, number: 1.0)
+    monkeypatch.setattr("agents.federation.results.neighbours.in_flight", lambda views, number: 1.0)
     findings = [one for one in crowd.findings(0) if not one.is_of_plan]
     assert {one.verdict for one in findings} == {"proved", "not decidable"}
     assert any("were handed out: not all states are known here" in one.what for one in findings)

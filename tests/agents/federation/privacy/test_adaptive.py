@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.federation.audit import audit, verdict_of
-from agents.federation.compatibility import problems
-from agents.federation.experiment import Experiment
-from agents.federation.outcome import Outcome, Submitted, compute, document, draw_noise, read_document
-from agents.federation.planning import faults
-from agents.federation.privacy.accounts import lattice_of, told
+from agents.federation.files.audit import audit, verdict_of
+from agents.federation.node.experiment import Experiment
+from agents.federation.node.planning import faults
+from agents.federation.plans.compatibility import problems
+from agents.federation.plans.privacy_accounts import lattice_of, told
 from agents.federation.privacy.clipping import AdaptiveBound
 from agents.federation.privacy.lattice import Lattice, hidden, mean_of_sum, on_grid
 from agents.federation.privacy.noise import MAX_DEVIATION
-from agents.federation.tensors import BadTensors, Layout, flush, new_vector, read_vector
-from agents.federation.verify import bound_before
+from agents.federation.results.outcome import Outcome, Submitted, compute, document, draw_noise, read_document
+from agents.federation.results.verify import bound_before
+from agents.federation.updates.tensors import BadTensors, Layout, flush, new_vector, read_vector
 from protocols.rounds import Plan, Submit, read_plan
 from simulations.net import SimWorld
 from storage.cid import RAW, Cid
 from storage.codecs import dag_cbor
+from tests.agents.federation.node.test_service import Home, begun, until
 from tests.agents.federation.secure.test_secure_service import SECURE, all_up
-from tests.agents.federation.test_service import Home, begun, until
 from tests.agents.federation.village import identity, make_plan
 
 LAYOUT = Layout.of({"weight": (20, 20)})

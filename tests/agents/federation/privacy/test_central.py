@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agents.federation.book import Book
-from agents.federation.outcome import Outcome, Submitted, compute, draw_noise
-from agents.federation.privacy.accounts import Accounts, lattice_of, told
+from agents.federation.events.book import Book
+from agents.federation.events.said import Said
+from agents.federation.events.soundness import why_not
+from agents.federation.plans.privacy_accounts import Accounts, lattice_of, told
 from agents.federation.privacy.noise import MAX_DEVIATION, MAX_MAGNITUDE
-from agents.federation.said import Said
-from agents.federation.soundness import why_not
-from agents.federation.tensors import Layout, flush, new_vector, read_vector
+from agents.federation.results.outcome import Outcome, Submitted, compute, draw_noise
+from agents.federation.updates.tensors import Layout, flush, new_vector, read_vector
 from protocols.rounds import Close, Plan, Submit, read_plan
 from storage.cid import RAW, Cid
-from tests.agents.federation.test_member import LONG_S, begin, is_done, kill_when, results
+from tests.agents.federation.members.test_member import LONG_S, begin, is_done, kill_when, results
 from tests.agents.federation.village import identity, make_plan
 
 LAYOUT = Layout.of({"weight": (20, 20)})

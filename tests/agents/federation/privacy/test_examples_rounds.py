@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import trio
 
-from agents.federation.audit import audit, verdict_of
-from agents.federation.privacy.accounts import Accounts, examples_of, told_of_examples, uses_of_examples
+from agents.federation.files.audit import audit, verdict_of
+from agents.federation.files.shelf import Keep
+from agents.federation.plans.privacy_accounts import Accounts, examples_of, told_of_examples, uses_of_examples
 from agents.federation.privacy.ledger import Ledger
-from agents.federation.shelf import Keep
 from agents.federation.tasks import Made, Work, task_of
-from agents.federation.tensors import read_layout, read_vector
+from agents.federation.updates.tensors import read_layout, read_vector
 from agents.training.settings import ExampleNoise
 from protocols.rounds import Leave, State, Submit
 from simulations.net import SimWorld
 from storage.cid import Cid
+from tests.agents.federation.node.test_service import TASK, Home, begun, until
 from tests.agents.federation.secure.test_secure_service import SECURE, all_up
-from tests.agents.federation.test_service import TASK, Home, begun, until
 
 DELTA = 1e-5
 HIDDEN: dict[str, Any] = {"task": TASK | {"batch": 8}, "is_evaluated": False}

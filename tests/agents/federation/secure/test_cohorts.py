@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import trio
 
-from agents.federation.audit import audit, verdict_of
-from agents.federation.experiment import Experiment
-from agents.federation.planning import faults
-from agents.federation.shelf import Shelf
+from agents.federation.files.audit import audit, verdict_of
+from agents.federation.files.shelf import Shelf
+from agents.federation.node.experiment import Experiment
+from agents.federation.node.planning import faults
 from agents.federation.tasks import Made, Work
-from agents.federation.tensors import flush, new_vector, read_layout, read_vector
+from agents.federation.updates.tensors import flush, new_vector, read_layout, read_vector
 from protocols.rounds import Submit
 from simulations.net import SimWorld
 from storage.cid import Cid
+from tests.agents.federation.node.test_service import Home, begun, until
 from tests.agents.federation.secure.test_secure_service import SECURE, all_up
-from tests.agents.federation.test_service import Home, begun, until
 
 COHORT: dict[str, Any] = SECURE | {"n_rounds": 1, "is_evaluated": False}
 ABOVE: dict[str, Any] = {

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from agents.federation.member import Member
+from agents.federation.events.secure_stages import Stages, is_doomed
+from agents.federation.events.soundness import why_not
+from agents.federation.members.member import Member
+from agents.federation.members.secure_client import complaints, shares_event
+from agents.federation.results.verify import recompute
 from agents.federation.secure import group, shamir
-from agents.federation.secure.client import complaints, shares_event
 from agents.federation.secure.sides import COMPLAINT, Client
-from agents.federation.secure.stages import Stages, is_doomed
-from agents.federation.soundness import why_not
-from agents.federation.tensors import read_vector
-from agents.federation.verify import recompute
+from agents.federation.updates.tensors import read_vector
 from protocols.entry import Entry
 from protocols.rounds import Close, Complain, Gather, Keys, Open, Promise, Result, Shares, Submit, Unmask, Vote
 from storage.cid import RAW, Cid

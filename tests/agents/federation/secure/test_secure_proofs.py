@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from agents.federation.actions import Say
-from agents.federation.book import Book
-from agents.federation.member import Member
-from agents.federation.secure.client import keys_event, masked, shares_event, unmask_event
+from agents.federation.events.book import Book
+from agents.federation.events.secure_stages import Stages, consented, is_split
+from agents.federation.events.soundness import why_not
+from agents.federation.members.actions import Say
+from agents.federation.members.member import Member
+from agents.federation.members.secure_client import keys_event, masked, shares_event, unmask_event
+from agents.federation.results.secure_total import levels_of, write_words
+from agents.federation.results.verify import Finding, recompute, verify
 from agents.federation.secure.sides import SecureRefused, State
-from agents.federation.secure.stages import Stages, consented, is_split
-from agents.federation.secure.total import levels_of, write_words
-from agents.federation.soundness import why_not
-from agents.federation.tensors import read_vector
-from agents.federation.verify import Finding, recompute, verify
+from agents.federation.updates.tensors import read_vector
 from protocols.entry import Entry, make_entry
 from protocols.errors import Malformed
 from protocols.rounds import (
@@ -35,7 +35,7 @@ from protocols.rounds import (
     scope_of,
 )
 from storage.cid import RAW, Cid
-from tests.agents.federation.test_verify import LAYOUT, Shelf, peers
+from tests.agents.federation.results.test_verify import LAYOUT, Shelf, peers
 from tests.agents.federation.village import identity, make_plan
 
 N, T = 4, 3

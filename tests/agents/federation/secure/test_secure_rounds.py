@@ -6,7 +6,7 @@ import pytest
 
 from protocols.entry import Entry
 from protocols.rounds import Close
-from tests.agents.federation.test_member import LONG_S, begin, is_done, kill_when, results
+from tests.agents.federation.members.test_member import LONG_S, begin, is_done, kill_when, results
 from tests.agents.federation.village import Village, Villager, levels_of
 
 N = 4

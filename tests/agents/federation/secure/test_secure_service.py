@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import trio
 
-from agents.federation.actions import Deal
-from agents.federation.audit import audit, verdict_of
+from agents.federation.files.audit import audit, verdict_of
+from agents.federation.members.actions import Deal
 from protocols.entry import make_entry
 from protocols.rounds import Close, Result, Unmask, content_of, scope_of
 from simulations.net import SimWorld
+from tests.agents.federation.node.test_service import Home, begun, connected, until
 from tests.agents.federation.secure.liars import false_shares
-from tests.agents.federation.test_service import Home, begun, connected, until
 
 SECURE: dict[str, Any] = {"secure": {}, "max_norm": 4.0, "min_participants": 3, "lease_s": 5.0, "deadline_s": 60.0}
 

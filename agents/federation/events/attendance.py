@@ -1,0 +1,187 @@
+"""Who takes part in which round, read out of a book: the part of it that says who is on which list."""
+
+from typing import TYPE_CHECKING, Final, TypeVar, cast
+
+from agents.federation.events.answers import Answers, remembered
+from agents.federation.events.claims import asks, chance, claims
+from agents.federation.events.grants import Grants, by_audience, capacity, ended, joins, let_in, levels, note_level
+from agents.federation.events.said import Said
+from agents.federation.events.selection import chosen, round_seed, taking_part
+from protocols.rounds import MAX_DEPTH, Cancel, Close, Event, Grant, Plan, Start
+from storage.cid import Cid
+from storage.keys import PeerId
+
+if TYPE_CHECKING:
+    from agents.federation.events.book import Book
+
+NAMED: Final = -1  # the level of whom the plan names
+
+E = TypeVar("E", bound=Event)
+
+
+class Attendance:
+    """A part of a book; the rest of it is what this needs."""
+
+    plan: Plan
+    author: PeerId
+    answers: Answers
+    _members: frozenset[PeerId]
+
+    @property
+    def _whole(self) -> "Book":
+        return cast("Book", self)
+
+    def get(self, cid: Cid) -> Said | None:
+        """The event in that entry, if it was heard."""
+        raise NotImplementedError
+
+    def all_of(self, kind: type[E]) -> list[tuple[Said, E]]:
+        """Every event of one kind."""
+        raise NotImplementedError
+
+    def broken(self) -> dict[PeerId, tuple[Said, Said]]:
+        """Members of whom two events prove what no honest one does."""
+        raise NotImplementedError
+
+    def final(self, number: int) -> Said | None:
+        """The close that enough of the selected countersigned."""
+        raise NotImplementedError
+
+    def result(self, number: int) -> Cid | None:
+        """The result's document after a round."""
+        raise NotImplementedError
+
+    def current(self) -> int:
+        """The first round whose result is not known."""
+        raise NotImplementedError
+
+    def is_named(self, peer: PeerId) -> bool:
+        """Does the plan name this member?"""
+        return peer in self._members
+
+    def is_member(self, peer: PeerId) -> bool:
+        """Does the plan name it, or was it ever let in, or on a list? Then what it says counts."""
+        return self.level(peer) is not None
+
+    def level(self, peer: PeerId) -> int | None:
+        """How far below the plan a member is: who is told of several hears of those first whom others rest on.
+
+        Those of a list come last: what let them in may be known no more than that over half agreed on it.
+        """
+        if peer in self._members:
+            return NAMED
+        level = self.let_in().get(peer)
+        return MAX_DEPTH + 1 if level is None and self._was_listed(peer) else level
+
+    def _was_listed(self, peer: PeerId) -> bool:
+        """Was it on the list of any round?"""
+        if self.plan.let_in is None:
+            return False
+        return any(peer in self._roster_set(number) for number in range(1, self.current() + 1))
+
+    @remembered
+    def _roster_set(self, number: int) -> frozenset[PeerId]:
+        return frozenset(self.roster(number) or ())
+
+    @remembered
+    def grants(self) -> dict[PeerId, Grants]:
+        """Every grant, by whom it is for."""
+        return by_audience(self._whole)
+
+    @remembered
+    def let_in(self) -> dict[PeerId, int]:
+        """Those whom the plan does not name, and who were ever let in: what they say counts."""
+        return let_in(self._whole)
+
+    @remembered
+    def ever_let_in(self) -> dict[PeerId, int]:
+        """The same, whoever gave the grants; kept, for there may be a great many, and one more is soon added."""
+        return levels(self._whole)
+
+    def _note_grant(self, said: Said) -> None:
+        """There is a grant more."""
+        if (found := self.answers.get(("ever_let_in",))) is None:
+            return
+        if cast(Grant, said.event).depth:
+            self.answers.drop(("ever_let_in",))  # others may have been passed on from it
+        else:
+            note_level(self._whole, found, said)
+
+    @remembered
+    def ended_grants(self) -> set[Cid]:
+        """The grants that let in nobody any more."""
+        return ended(self._whole)
+
+    @remembered
+    def start(self) -> Start | None:
+        """The list that the plan's author gave out; of several, none counts (`broken` names him)."""
+        most = capacity(self.plan)
+        found = {
+            said.entry.body_cid: event
+            for said, event in self.all_of(Start)
+            if said.author == self.author and len(set(event.joined)) <= most
+        }
+        return next(iter(found.values())) if len(found) == 1 else None
+
+    def cancelled(self) -> Cancel | None:
+        """The end that the plan's author declared."""
+        return next((event for said, event in self.all_of(Cancel) if said.author == self.author), None)
+
+    @remembered
+    def joined_now(self) -> tuple[PeerId, ...]:
+        """Who has joined and not left again, as far as is known, without who broke the rules or lacks a grant."""
+        return tuple(self.joins_now())
+
+    @remembered
+    def joins_now(self) -> dict[PeerId, Said]:
+        """The join of each of them, the last one."""
+        return joins(self._whole)
+
+    def _listed(self, number: int) -> Start | Close | None:
+        """What says who is in a round: the start for the first, the final close before it for any other."""
+        close = self.final(number - 1) if number > 1 else None
+        return cast(Close, close.event) if close is not None else self.start() if number == 1 else None
+
+    @remembered
+    def roster(self, number: int) -> tuple[PeerId, ...] | None:
+        """Who has joined a round; without whom a list names that does not say it has what the plan needs.
+
+        What lets others in was looked at by over half, and may not be known here yet: the list is what all go by.
+        """
+        listed = self._listed(number)
+        if listed is None:
+            return None
+        members = self._members.union(listed.joined) if self.plan.let_in is not None else self._members
+        if not asks(self.plan):
+            return taking_part(listed.joined, members)
+        fit = claims(self._whole, listed)
+        return taking_part(tuple(fit), members) if fit is not None else None
+
+    @remembered
+    def _chances(self, number: int) -> tuple[int, ...] | None:
+        """What each of a round's roster weighs in the draw; None where all weigh the same."""
+        listed, roster = self._listed(number), self.roster(number)
+        said = claims(self._whole, listed) if listed is not None and self.plan.chances is not None else None
+        return tuple(chance(self.plan, said[peer]) for peer in roster) if said is not None and roster else None
+
+    @remembered
+    def seed(self, number: int) -> bytes | None:
+        """The round's public seed: a hash over the result before it and the list of the joined."""
+        roster, before = self.roster(number), self.result(number - 1)
+        return round_seed(number, before, roster) if roster is not None and before is not None else None
+
+    @remembered
+    def selected(self, number: int) -> tuple[PeerId, ...] | None:
+        """Who trains in a round and countersigns its close; None while what it depends on is not known."""
+        roster, seed = self.roster(number), self.seed(number)
+        if roster is None or seed is None:
+            return None
+        return chosen(roster, seed, self.plan.n_selected, self._chances(number))
+
+    @remembered
+    def _selected_set(self, number: int) -> frozenset[PeerId]:
+        return frozenset(self.selected(number) or ())
+
+    def is_selected(self, number: int, peer: PeerId) -> bool:
+        """Is this one of them?"""
+        return peer in self._selected_set(number)

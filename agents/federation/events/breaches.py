@@ -1,0 +1,106 @@
+"""Who broke the rules: two events of one member that no honest member signs both.
+
+Each event is looked at quickly as it comes, and who may have broken something is suspected. The suspects alone are
+looked at in full, and a suspicion accuses nobody: it may come of the order in which things were heard.
+"""
+
+from collections.abc import Mapping
+from typing import Final, Protocol, TypeVar
+
+from agents.federation.events.pledges import Pledges
+from agents.federation.events.said import Said, censored, faithless, rank
+from protocols.rounds import Close, Event, Gather, Grant, Mix, Promise, Receipt, Start, State, Vote
+from storage.cid import Cid
+from storage.keys import PeerId
+
+E = TypeVar("E", bound=Event)
+
+_ONCE: Final[tuple[type[Event], ...]] = (Start, Gather, Close, Vote, State, Mix)
+
+
+class Known(Protocol):
+    """What is asked of a book here."""
+
+    def forks(self) -> dict[PeerId, tuple[Said, Said]]:
+        """Whose history forks, with the two events."""
+        ...
+
+    def said_by(self, author: PeerId, kind: type[E]) -> list[tuple[Said, E]]:
+        """An author's events of one kind."""
+        ...
+
+    def said_in(self, number: int, kind: type[E]) -> list[tuple[Said, E]]:
+        """The events of one kind in a round."""
+        ...
+
+    def receipts(self, number: int, coordinator: PeerId) -> Mapping[Cid, Said]:
+        """What a coordinator gave receipts for in a round."""
+        ...
+
+
+class Suspicions:
+    """Who is to be looked at in full."""
+
+    def __init__(self) -> None:
+        self.of: Final[set[PeerId]] = set()
+        self._pledges = Pledges()
+
+    def copy(self) -> "Suspicions":
+        """One that knows the same and goes its own way."""
+        other = Suspicions()
+        other.of.update(self.of)
+        other._pledges = self._pledges.copy()
+        return other
+
+    def rises(self, said: Said, *, is_first: bool, book: Known) -> bool:
+        """Look at one more event of the book. Does its author come under suspicion, or anew?
+
+        is_first: of its author and sequence.
+        """
+        is_suspect = not self._pledges.fits(said) or not is_first
+        if isinstance(said.event, Close):
+            is_suspect |= censored(book.receipts(said.number, said.author), said, said.event) is not None
+        elif isinstance(said.event, Receipt):
+            own = ((one, close) for one, close in book.said_in(said.number, Close) if one.author == said.author)
+            is_suspect |= any(censored({said.event.submission: said}, one, close) is not None for one, close in own)
+        if is_suspect:
+            self.of.add(said.author)
+        return is_suspect
+
+
+def breach(book: Known, peer: PeerId) -> tuple[Said, Said] | None:
+    """Two events of one member that contradict each other, if there are such."""
+    if fork := book.forks().get(peer):
+        return fork
+    for kind in _ONCE:
+        seen: dict[tuple[object, ...], Said] = {}
+        for said, _ in sorted(book.said_by(peer, kind), key=lambda pair: pair[0].rank):
+            first = seen.setdefault(said.place, said)
+            if first.entry.body_cid != said.entry.body_cid:
+                return first, said
+    if pair := _places_given_twice(book, peer):
+        return pair
+    bonds: dict[int, list[Said]] = {}
+    for said, promise in book.said_by(peer, Promise):
+        bonds.setdefault(promise.round, []).append(said)
+    for said, vote in book.said_by(peer, Vote):
+        bonds.setdefault(vote.round, []).append(said)
+    for number in sorted(bonds):
+        if pair := faithless(bonds[number]):
+            return pair
+    closes = sorted((said for said, _ in book.said_by(peer, Close)), key=rank)
+    for said in closes:
+        assert isinstance(said.event, Close)
+        if missing := censored(book.receipts(said.event.round, peer), said, said.event):
+            return missing, said
+    return None
+
+
+def _places_given_twice(book: Known, peer: PeerId) -> tuple[Said, Said] | None:
+    """Two grants of one place to two peers: so nobody lets in more than the plan has places for."""
+    seen: dict[int, Said] = {}
+    for said, grant in sorted(book.said_by(peer, Grant), key=lambda pair: pair[0].rank):
+        first = seen.setdefault(grant.place, said) if grant.place is not None else said
+        if isinstance(first.event, Grant) and first.event.audience != grant.audience:
+            return first, said
+    return None

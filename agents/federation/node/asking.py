@@ -1,0 +1,150 @@
+"""Whom a member of an experiment asks for news, when, and where it is to be found."""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from agents.adapters.ports import Ports
+from agents.federation.events.book import Book
+from agents.federation.events.grants import is_told
+from agents.federation.members.member import Member
+from agents.federation.node.heard import known_of
+from protocols import rounds_sync as sync
+from protocols import telling
+from protocols.entry import Entry
+from protocols.errors import ProtocolError, Remote
+from protocols.net import PeerInfo
+from protocols.rounds import Plan
+from storage.cid import Cid
+from storage.keys import PeerId
+
+FIRST_RETRY_S: Final = 0.5
+LONGEST_RETRY_S: Final = 15.0
+ASK_GAP_S: Final = 0.2  # between two questions to one member
+LONGEST_GAP_S: Final = 60.0  # the same where it is over, and for a while there has been nothing new
+MEET_S: Final = 3.0  # between two questions to one member for where others are
+
+
+class Asking:
+    """A part of an experiment on a node; the rest of it is what this needs."""
+
+    cid: Cid
+    plan: Plan
+    book: Book
+    member: Member
+    _ports: Ports
+    _nursery: trio.Nursery | None
+    _author_bytes: dict[PeerId, int]
+
+    def __init__(self) -> None:
+        self.heard: Final = trio.Event()  # some member has told what it knows
+        self._followed: set[PeerId] = set()
+        self._reached: set[PeerId] = set()
+        self._rests: dict[PeerId, trio.Event] = {}
+        self._where: dict[PeerId, tuple[str, ...]] = {}
+        self._met_s: dict[PeerId, float] = {}
+
+    @property
+    def is_over(self) -> bool:
+        """Has it come to its end?"""
+        raise NotImplementedError
+
+    def told(self) -> list[PeerId]:
+        """Who may know of it."""
+        raise NotImplementedError
+
+    async def _hear(self, entries: Sequence[Entry]) -> bool:
+        raise NotImplementedError
+
+    def _is_full(self, author: PeerId) -> bool:
+        raise NotImplementedError
+
+    def is_told(self, peer: PeerId) -> bool:
+        """May this peer know of the experiment, now?"""
+        return is_told(self.book, peer, self._ports.unix_s())
+
+    def follow_members(self) -> None:
+        """Ask those who are members now, each again and again."""
+        for peer in self.told():
+            if peer not in self._followed and peer != self._ports.identity.peer_id and self._nursery is not None:
+                self._followed.add(peer)
+                self._nursery.start_soon(self._follow, peer)
+
+    def call_back(self, peer: PeerId) -> None:
+        """A member asks: it is there, so it is asked in turn."""
+        if peer in self._rests:
+            self._rests[peer].set()
+
+    @property
+    def _is_hurried(self) -> bool:
+        """Do leases go by? Before the start and after the end nobody waits for signs of life."""
+        return self.book.start() is not None and not self.is_over
+
+    async def _follow(self, peer: PeerId) -> None:
+        """Ask one member for news, again and again; it may be away, or talk nonsense."""
+        wait_s, gap_s, vain_s = FIRST_RETRY_S, ASK_GAP_S, 0.0
+        while self.is_told(peer):
+            began_s = trio.current_time()
+            try:
+                is_new, is_vain = await self._ask(peer)
+                wait_s = FIRST_RETRY_S
+                gap_s = min(2 * gap_s, LONGEST_GAP_S) if self.is_over and not is_new else ASK_GAP_S
+                pause_s = gap_s if self.is_over else max(0.0, began_s + gap_s - trio.current_time())
+                # Who tells what strangers signed, which has to be verified, is not asked as fast as it answers.
+                vain_s = max(ASK_GAP_S, min(2 * vain_s, self.plan.lease_s / 4)) if is_vain else 0.0
+                await trio.sleep(vain_s)
+            except (ProtocolError, trio.TooSlowError, OSError) as error:
+                self._reached.discard(peer)
+                if isinstance(error, Remote) and error.code in ("malformed", "too_big", "forged"):
+                    self._ports.emit("peer_misbehaved", by=peer, code=error.code)
+                pause_s, wait_s = wait_s, min(2 * wait_s, self._longest_retry_s)
+            await self._rest(peer, pause_s)
+        self._followed.discard(peer)
+        self._reached.discard(peer)
+
+    @property
+    def _longest_retry_s(self) -> float:
+        if self._is_hurried:
+            return min(LONGEST_RETRY_S, max(1.0, self.plan.lease_s))
+        return LONGEST_GAP_S if self.is_over else LONGEST_RETRY_S
+
+    async def _rest(self, peer: PeerId, pause_s: float) -> None:
+        """Return when that member is to be asked again: after the pause, or once it has asked."""
+        rest = self._rests[peer] = trio.Event()
+        with trio.move_on_after(pause_s):
+            await rest.wait()
+            await trio.sleep(ASK_GAP_S)
+        del self._rests[peer]
+
+    async def _ask(self, peer: PeerId) -> tuple[bool, bool]:
+        """Did it tell anything that was taken; or nothing but what was not?
+
+        A question is held open until there is something to tell, or the wait is over.
+        """
+        network = self._ports.network
+        if peer not in network.peers():
+            addresses = await trio.to_thread.run_sync(self._ports.catalog.peers.addresses, peer)
+            addresses = (*addresses, *self._where.get(peer, ()))
+            with trio.fail_after(telling.OPEN_TIMEOUT_S):
+                await network.connect(PeerInfo(peer, addresses))
+
+        def on_here() -> None:
+            self._reached.add(peer)
+            self.member.alive(peer, trio.current_time())
+
+        wait_s = min(sync.MAX_WAIT_S, self.plan.lease_s / 4) if self._is_hurried else sync.MAX_WAIT_S
+        wait_s = wait_s if peer in self._reached else 0.0  # what there is by now is told at once
+        known = known_of(self.book, {author for author in self._author_bytes if self._is_full(author)})
+        entries = await sync.ask(network, peer, self.cid, known, wait_s, on_here, self.book.__contains__)
+        on_here()
+        is_vain = bool(entries) and not await self._hear(entries)
+        self.heard.set()
+        members = set(self.told())
+        if len(self._reached) < len(members) - 1 and trio.current_time() >= self._met_s.get(peer, -math.inf):
+            self._met_s[peer] = trio.current_time() + MEET_S
+            for found in await sync.ask_members(network, peer, self.cid):
+                if found.peer in members:
+                    self._where[found.peer] = found.addresses
+        return bool(entries) and not is_vain, is_vain

@@ -1,0 +1,418 @@
+"""One experiment on one node: its core driven by the clock, what it wants carried out, its members asked for news.
+
+What was said or heard is in the journal before anybody hears of it. Nothing that a member says or gives can stop this;
+a disk that cannot be written to does, and the next start reads the journal again.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, cast
+
+import structlog
+import trio
+
+from agents.adapters.ports import Ports
+from agents.errors import AgentError
+from agents.federation.events.book import Book
+from agents.federation.events.grants import is_let_out
+from agents.federation.files.bringing import Bringing
+from agents.federation.files.needs import named, older
+from agents.federation.files.shelf import Keep, Shelf, limit_of, moved_bounds, sizes_of
+from agents.federation.members.actions import (
+    Action,
+    Compute,
+    Deal,
+    Draw,
+    Evaluate,
+    Fetch,
+    Inspect,
+    Prepare,
+    Reveal,
+    Say,
+    Train,
+)
+from agents.federation.members.member import Member
+from agents.federation.node.activity import Activity, end_of, ending_of, words
+from agents.federation.node.asking import FIRST_RETRY_S, LONGEST_RETRY_S, Asking
+from agents.federation.node.device import Device
+from agents.federation.node.heard import lacking, members_here
+from agents.federation.node.journal import Journal
+from agents.federation.node.offload import Offloaded
+from agents.federation.node.secrets import Secrets
+from agents.federation.node.trainee import Trainee
+from agents.federation.plans.options import options_of
+from agents.federation.results.outcome import Document, refusals
+from agents.federation.results.verify import Computed, recompute
+from agents.federation.tasks import Engine
+from agents.federation.updates.variates import Variates
+from protocols.entry import Entry
+from protocols.errors import ProtocolError
+from protocols.rounds import Close, Submit
+from protocols.rounds_sync import Desk, Known
+from storage.cid import Cid
+from storage.errors import StorageError
+from storage.keys import Identity, PeerId
+
+TICK_S: Final = 0.5
+MAX_AUTHOR_BYTES: Final = 64 << 20  # of one member's events: more are not kept
+MAX_FETCHES: Final = 4
+
+log = structlog.get_logger(__name__)
+
+
+class Experiment(Bringing, Asking, Trainee):
+    """Runs one. `data` is what this node trains on; without it, it follows and does not train. `rank`: see `Work`."""
+
+    def __init__(
+        self,
+        ports: Ports,
+        plan: Entry,
+        entries: Iterable[Entry],
+        journal: Journal,
+        scratch: Path,
+        data: Path | None,
+        engine: Engine | None = None,
+        rank: int = 0,
+        device: Device | None = None,
+    ) -> None:
+        super().__init__()
+        self._ports = ports
+        self.plan_entry: Final = plan
+        self.book = Book(plan)
+        self.plan = self.book.plan
+        self.cid = self.book.experiment
+        self.keep = Keep(ports, self.cid, self.plan)
+        self.secrets = Secrets(ports, self.book, self.keep, journal.path, scratch)
+        self.member = self._new_member(ports.identity)
+        self.member.owned = self.keep.owned
+        self.data, self.rank = data, rank
+        self._journal = journal
+        self._scratch = scratch
+        self._memory = journal.path.with_suffix(".memories")
+        self._variates = Variates(journal.path.with_suffix(".variates"))
+        self._engine, self._device = engine, device
+        self._lock = trio.Lock()
+        self._durable: set[Cid] = set()
+        self._author_bytes: dict[PeerId, int] = {}
+        self._news = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._failure: Exception | None = None
+        self._training: tuple[int, trio.CancelScope] | None = None
+        self._own = trio.Lock()
+        self._fetches = trio.CapacityLimiter(MAX_FETCHES)
+        self._turns: dict[PeerId, trio.Lock] = {}
+        self._showing = trio.Lock()
+        self._doing: dict[str, int] = {}
+        self._trouble = ""
+        self._fetched_bytes = 0
+        self._sizes: dict[Cid, int] = {}
+        self._bounds: dict[Cid, float] = {}
+        self._restore(entries)
+
+    def _new_member(self, identity: Identity) -> Member:
+        return Member(identity, self.book, self.secrets.bears)
+
+    def _restore(self, entries: Iterable[Entry]) -> None:
+        known = list(entries)
+        for _, error in self.book.add_all(known):
+            log.warning("event_left_out", experiment=str(self.cid), error=str(error))
+        for entry in known:
+            if entry.cid in self.book:
+                self._count(entry)
+        self._told_round = self.member.current() - 1
+        self._is_ended = self.is_over
+
+    # --- what its user sees and wants
+
+    @property
+    def is_over(self) -> bool:
+        """Has it come to its end, been cancelled, or told all that it may?"""
+        number = self.member.current()
+        return self.book.cancelled() is not None or number > self.plan.n_rounds or not self.is_borne
+
+    @property
+    def is_borne(self) -> bool:
+        """Does the plan's privacy budget bear the next round, if there is one?"""
+        number = self.member.current()
+        return number > self.plan.n_rounds or self.secrets.bears(self.book, number)
+
+    @property
+    def is_let_out(self) -> bool:
+        """Was this node let in by a grant, and is it shown nothing any more, and told at most how this round ends?"""
+        return is_let_out(self.book, self._ports.identity.peer_id, self._ports.unix_s())
+
+    @property
+    def activity(self) -> Activity:
+        """What happens now."""
+        doing = ", ".join(sorted(self._doing))
+        return Activity(doing, self._trouble or self._spent, self._fetched_bytes, len(self._reached))
+
+    async def weigh(self) -> None:
+        """See how many bytes the updates have that are here."""
+        updates = {self.plan.initial, *(update for update, _ in named(self.book))} - self._sizes.keys()
+        if updates:
+            self._sizes |= await trio.to_thread.run_sync(sizes_of, self._ports, updates)
+
+    def update_bytes(self, number: int) -> int:
+        """What the updates of a round take together, as far as they were weighed."""
+        return sum(self._sizes.get(update, 0) for update in {update for update, of in named(self.book) if of == number})
+
+    @property
+    def plain_bytes(self) -> int:
+        """What an update would take as it is trained, as the first tensors do; 0 where those are not here."""
+        return self._sizes.get(self.plan.initial, 0)
+
+    async def clip_bounds(self, numbers: Iterable[int]) -> dict[int, float]:
+        """By round, what updates, or single gradients, are clipped to; without those whose bound is not known here."""
+        privacy, before = options_of(self.plan).privacy, {number: self.book.result(number - 1) for number in numbers}
+        if privacy is None:
+            return {}
+        new = {result for result in before.values() if result is not None} - self._bounds.keys()
+        if privacy.quantile and new - {self.plan.initial}:
+            self._bounds |= await trio.to_thread.run_sync(moved_bounds, self._ports, new - {self.plan.initial})
+        found = {
+            number: self._bounds.get(result) if privacy.quantile and result != self.plan.initial else privacy.bound
+            for number, result in before.items()
+            if result is not None
+        }
+        return {number: bound for number, bound in found.items() if bound is not None}
+
+    async def apart(self) -> dict[int, float]:
+        """By round, how far members' models are apart: not at all, but for those without a coordinator."""
+        return {}
+
+    async def do(self, wish: Callable[[float], list[Action]]) -> None:
+        """Let the core act on its user's wish; what it says is durable when this returns. Raises: StorageError."""
+        await self._step(wish)
+
+    async def news(self) -> None:
+        """Return when something was said or heard."""
+        await self._news.wait()
+
+    # --- what runs
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Drive the core, for ever. Raises: what the journal fails with."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._look_at_members()
+            task_status.started()
+            while True:
+                await self._step(self.member.tick)
+                self._look_around()
+                self._look_at_members()
+                with trio.move_on_after(min(TICK_S, self.plan.lease_s / 4)):
+                    await self._news.wait()
+                if self._failure is not None:
+                    raise self._failure
+
+    async def _step(self, act: Callable[[float], list[Action]]) -> None:
+        async with self._lock:
+            self.member.unix_s = self._ports.unix_s()
+            actions = act(trio.current_time())
+            await self._record([action.entry for action in actions if isinstance(action, Say)])
+        for action in actions:
+            if not isinstance(action, Say) and self._nursery is not None:
+                self._nursery.start_soon(self._carry_out, action)
+
+    async def _record(self, entries: Sequence[Entry]) -> None:
+        """Make entries durable, then let others hear of them. One that failed ends it all: its place must stay free."""
+        if self._failure is not None:
+            raise self._failure
+        if not entries:
+            return
+        with trio.CancelScope(shield=True):  # what the core has said is in its book already
+            try:
+                await trio.to_thread.run_sync(self._journal.append, entries)
+            except (StorageError, OSError) as error:
+                self._failure = error
+                raise
+            finally:
+                self._wake()
+        for entry in entries:
+            self._count(entry)
+
+    def _count(self, entry: Entry) -> None:
+        self._durable.add(entry.cid)
+        n_bytes = entry.n_bytes
+        self._author_bytes[entry.author] = self._author_bytes.get(entry.author, 0) + n_bytes
+
+    def _is_full(self, author: PeerId) -> bool:
+        """Has it said as much as is kept of one?"""
+        return self._author_bytes.get(author, 0) >= MAX_AUTHOR_BYTES
+
+    def _wake(self) -> None:
+        self._news.set()
+        self._news = trio.Event()
+
+    def _look_around(self) -> None:
+        """Tell what came to an end, and stop a training that is for nothing."""
+        current = self.member.current()
+        is_cancelled = self.book.cancelled() is not None
+        if self._training is not None and (self.member.is_vain(self._training[0]) or is_cancelled):
+            self._training[1].cancel()
+        for number in range(self._told_round + 1, current):
+            kind, fields = ending_of(self.book, number)
+            self._ports.emit(kind, experiment=str(self.cid), title=self.plan.title, round=number, **fields)
+        self._told_round = max(self._told_round, current - 1)
+        if self.is_over and not self._is_ended:
+            self._is_ended = True
+            text = end_of(self.book, self.is_borne)
+            self._ports.emit("experiment_ended", experiment=str(self.cid), title=self.plan.title, text=text)
+
+    # --- other members
+
+    def _look_at_members(self) -> None:
+        """Ask those who are members now; show these what is to be seen, and others no more."""
+        self.follow_members()
+        self._note_readers()
+
+    def _note_readers(self) -> None:
+        if (now := self.readers(self.book.current())) != self.keep.readers and self._nursery is not None:
+            self.keep.readers, self.keep.ever = now, {*self.plan.members, *self.book.let_in(), *now}
+            self._nursery.start_soon(self._show_again)
+
+    async def _show_again(self) -> None:
+        results = [self.book.result(number) for number in range(1, self.book.current())]
+        async with self._showing:
+            try:
+                await trio.to_thread.run_sync(self.keep.show_again, [one for one in results if one is not None])
+            except (AgentError, StorageError, OSError) as error:
+                self._trouble = f"showing results to members: {error}"
+                log.warning("round_trouble", experiment=str(self.cid), what="showing", error=repr(error))
+
+    def desk(self, asker: PeerId) -> Desk:
+        """What answers a member that asks."""
+        self.call_back(asker)
+        return Desk(self.plan_entry, self._since, self.news, lambda: members_here(self._ports.network, self.told()))
+
+    def _since(self, known: Known) -> Iterator[Entry]:
+        return lacking(self.book, known, self._durable)
+
+    async def _hear(self, entries: Sequence[Entry]) -> bool:
+        """Take in what was told; is any of it known now? Raises: Malformed, for what no member may say."""
+        async with self._lock:  # another may have told the same meanwhile
+            new = [entry for entry in entries if entry.cid not in self.book and not self._is_full(entry.author)]
+            if not new:
+                return any(entry.cid in self.book for entry in entries)
+            actions, wrong = self.member.receive(new, trio.current_time())
+            said = [action.entry for action in actions if isinstance(action, Say)]
+            await self._record([*(entry for entry in new if entry.cid in self.book), *said])
+        for action in actions:
+            if not isinstance(action, Say) and self._nursery is not None:
+                self._nursery.start_soon(self._carry_out, action)
+        if wrong:
+            raise wrong[0]
+        return any(entry.cid in self.book for entry in entries)
+
+    # --- what the core wants done
+
+    async def _carry_out(self, action: Action) -> None:
+        """Do it; what goes wrong is told, and it is tried again after a while."""
+        self._note_readers()
+        what = words(action)
+        self._doing[what] = self._doing.get(what, 0) + 1
+        try:
+            await self._act(action)
+        except (AgentError, StorageError, ProtocolError, OSError, trio.TooSlowError) as error:
+            self._trouble = f"{what}: {error}"
+            log.warning("round_trouble", experiment=str(self.cid), what=what, error=repr(error))
+            if not isinstance(action, Fetch):
+                code = getattr(error, "code", type(error).__name__)
+                fields: dict[str, Any] = {"experiment": str(self.cid), "what": what, "code": code, "text": str(error)}
+                self._ports.emit("round_trouble", **fields)
+            pause_s = FIRST_RETRY_S * 2 if isinstance(action, Fetch) else max(2.0, self.plan.lease_s / 2)
+            await trio.sleep(min(pause_s, LONGEST_RETRY_S))
+            self.member.failed(action)
+        else:
+            self._trouble = ""
+        finally:
+            self._doing[what] -= 1
+            if not self._doing[what]:
+                del self._doing[what]
+
+    async def _act(self, action: Action) -> None:
+        match action:
+            case Fetch():
+                await self._fetch_update(action)
+            case Train():
+                await self._train_within_budget(action.round, partial(self._train, action))
+            case Compute():
+                await self._compute(action)
+            case Evaluate():
+                await self._evaluate(action)
+            case Prepare() | Deal() | Inspect() | Reveal() | Draw():
+                await self._answer(action)
+
+    async def _fetch_update(self, action: Fetch) -> None:
+        # One at a time of each member: who signs one after the other, and gives them slowly, holds up no others.
+        async with self._turns.setdefault(action.author, trio.Lock()), self._fetches:
+            said = self.book.get(action.submission)
+            if said is None:  # the noise of a close
+                n_most = await trio.to_thread.run_sync(limit_of, self._ports, self.plan)
+                await self.fetch_file(action.update, n_most, self.readers(self.book.current()))
+            else:
+                submit = cast(Submit, said.event)
+                await self.bring_update(submit.update, submit.sealed, submit.round)
+                if self.book.secure is not None:
+                    await trio.to_thread.run_sync(self.secrets.check_size, submit.round, action.update)
+        await self._step(partial(self.member.fetched, action.submission))
+
+    async def _answer(self, action: Prepare | Deal | Inspect | Reveal | Draw) -> None:
+        """What needs this node's secrets, one at a time."""
+        async with self._own:
+            if isinstance(action, Draw):
+                await self.fetch_file(self.plan.initial)
+                noise = await trio.to_thread.run_sync(self.secrets.draw, action.round)
+                say = partial(self.member.drawn, action.round, action.term, noise)
+            elif isinstance(action, Inspect):
+                found = await trio.to_thread.run_sync(self.secrets.complaints, self.book.copy(), action)
+                say = partial(self.member.inspected, action.gather, found)
+            else:
+                event = await trio.to_thread.run_sync(self.secrets.answer, self.book.copy(), action)
+                say = partial(self.member.answer, event)
+        await self._step(say)
+
+    async def _compute(self, action: Compute) -> None:
+        base = await self._bring_base(action.round)
+        book = self.book.copy()
+        final = book.final(action.round)
+        if final is None or final.cid != action.close:
+            return  # another one is final by now, and asked for
+        await self.bring_bases(*older(book, cast(Close, final.event), base.tensors))
+        found = await trio.to_thread.run_sync(self._recompute, book, action.round, cast(Close, final.event))
+        if found is not None:
+            refused = refusals(found.outcome)
+            say = partial(self.member.computed, action.round, found.result, refused=refused, close=action.close)
+            await self._step(lambda now_s: say(now_s=now_s))
+            if self.book.secure is not None:
+                async with self._own:
+                    await trio.to_thread.run_sync(self.secrets.forget, action.round)
+
+    def _recompute(self, book: Book, number: int, close: Close) -> Computed | None:
+        folder = Path(tempfile.mkdtemp(dir=self._scratch))
+        try:
+            shelf, out = Shelf(self._ports, folder), folder / "out"
+            out.mkdir()
+            with self._ports.store.lease():
+                aggregating = Offloaded(self._device, folder) if self._device is not None else None
+                found = recompute(book, number, close, shelf, out, aggregating)
+                if close.noise is not None:
+                    self.secrets.charge(book, number, found.result)
+                self.keep.result(found)
+            return found
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # --- bringing things here
+
+    async def _bring_base(self, number: int) -> Document:
+        """The tensors and states that a round starts from, here and held; a document without updates for the first."""
+        result = self.book.result(number - 1)
+        if result is None or result == self.plan.initial:
+            await self.fetch_file(self.plan.initial)
+            return Document(self.plan.initial, self.plan.initial, (), ())
+        return await self.bring_result(result)

@@ -1,0 +1,109 @@
+"""What members of an experiment tell each other when they ask: what one knows, and what another lacks of it."""
+
+from collections import deque
+from collections.abc import Container, Iterable, Iterator
+from typing import Final
+
+import msgspec
+
+from agents.federation.events.attendance import NAMED
+from agents.federation.events.book import Book
+from protocols import rounds_sync as sync
+from protocols import telling
+from protocols.entry import Entry
+from protocols.net import Network
+from protocols.rounds import MAX_MEMBERS
+from protocols.rounds_sync import Known
+from protocols.telling import Mark, Where
+from storage.cid import Cid
+from storage.keys import PeerId
+
+MAX_BELOW: Final = sync.MAX_ANSWERS // 2
+MAX_BELOW_BYTES: Final = telling.TELL_BYTES // 2
+
+
+def members_here(network: Network, members: Iterable[PeerId]) -> Iterator[Where]:
+    """Where those of the members are that this node is connected to."""
+    for peer in sorted(set(members) & set(network.peers())):
+        texts = [text for text in network.peer_addresses(peer) if len(text) <= telling.MAX_ADDRESS_CHARS]
+        if texts:
+            yield Where(peer=peer, addresses=tuple(texts[: telling.MAX_ADDRESSES]))
+
+
+def known_of(book: Book, full: Container[PeerId] = ()) -> Known:
+    """What this book knows, for a question: of no more than that holds, those first whom others rest on.
+
+    full: of whom no more is taken. It is as if all was known: it would be told again and again, and others' words not.
+    """
+    marks: dict[PeerId, Mark] = {}
+    levels = [(level, peer) for peer in book.heights() if (level := book.level(peer)) is not None]
+    for _, peer in sorted(levels) if len(levels) > MAX_MEMBERS else levels:
+        height = book.height(peer)
+        if peer in full and len(marks) < MAX_MEMBERS:
+            marks[peer] = Mark(sync.MAX_HEIGHT, bytes(telling.DIGEST_BYTES))
+        elif height and len(marks) < MAX_MEMBERS and (last := book.at(peer, height - 1)) is not None:
+            marks[peer] = Mark(height, sync.digest_of(last))
+    return Known(marks, frozenset(book.forks()))
+
+
+def lacking(book: Book, known: Known, durable: Container[Cid]) -> Iterator[Entry]:
+    """What somebody lacks, of what is durable here: events in a row, and the proofs of histories that fork."""
+    lacked = _in_a_row(book, known, durable)
+    if not (forks := known.forks.union(book.forks())):
+        yield from lacked
+        return
+    told: set[Cid] = set()
+    for entry in lacked:
+        for one in (*_below(book, entry, forks), entry):
+            if one.cid not in told and one.cid in durable:
+                told.add(one.cid)
+                yield one
+
+
+def _below(book: Book, entry: Entry, forks: Container[PeerId]) -> list[Entry]:
+    """What an event names of authors whose history forks, and what that names of them: the lowest first.
+
+    In a row of theirs each member may know another event: who hears of one by its CID alone could not go by it. No more
+    than fits into an answer with the event itself: whoever lies could else put so much below it that it is never told.
+    """
+    found: dict[Cid, Entry] = {}
+    todo, n_bytes = deque([entry]), 0
+    while todo:
+        said = book.get(todo.popleft().cid)
+        for one in map(book.get, links_of(said.event) if said is not None else ()):
+            if one is None or one.author not in forks or one.cid in found:
+                continue
+            n_bytes += len(one.entry.block) + len(one.entry.body_block)
+            if len(found) == MAX_BELOW or n_bytes > MAX_BELOW_BYTES:
+                return list(found.values())[::-1]
+            found[one.cid] = one.entry
+            todo.append(one.entry)
+    return list(found.values())[::-1]
+
+
+def links_of(event: msgspec.Struct) -> Iterator[Cid]:
+    """Every CID in an event, or in a part of one: of other events, and of files."""
+    for name in event.__struct_fields__:
+        value = getattr(event, name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, Cid):
+                yield one
+            elif isinstance(one, msgspec.Struct):
+                yield from links_of(one)
+
+
+def _in_a_row(book: Book, known: Known, durable: Container[Cid]) -> Iterator[Entry]:
+    """Proofs of forks first, but for members that others let in: who is told must know of that before."""
+    heights = book.heights()
+    levels = {author: level for author in book.forks() if (level := book.level(author)) is not None}
+    forks = sorted((level, author) for author, level in levels.items() if author not in known.forks)
+    proofs = [(level, said.entry) for level, author in forks for said in book.forks()[author] if said.cid in durable]
+    yield from (entry for level, entry in proofs if level == NAMED)
+    for peer, mark in known.marks.items():
+        own = book.at(peer, mark.height - 1)
+        if own is not None and peer not in known.forks and sync.digest_of(own) != mark.latest:
+            yield own
+    for entry in book.since({peer: mark.height for peer, mark in known.marks.items()}):
+        if entry.sequence < heights[entry.author] and entry.cid in durable:
+            yield entry
+    yield from (entry for level, entry in proofs if level != NAMED)

@@ -1,0 +1,209 @@
+"""The experiments of a node: read from their journals at the start, run side by side, and answered for.
+
+A journal is `<experiment>` in the folder, its plan first; `<experiment>.json` says what this node trains on, which is
+nobody else's business and stands in no plan.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import trio
+
+from agents.adapters.announce import Turnstile
+from agents.adapters.ports import Ports
+from agents.errors import AgentError
+from agents.federation.node.device import Device
+from agents.federation.node.journal import Journal
+from agents.federation.tasks import Engine
+from protocols import rounds_sync as sync
+from protocols.entry import Entry
+from protocols.errors import Remote
+from protocols.net import Stream
+from protocols.rounds import read_plan
+from protocols.rounds_sync import Desk
+from storage.cid import Cid
+from storage.durable import make_folder, write_file
+from storage.keys import PeerId
+
+if TYPE_CHECKING:
+    from agents.federation.node.experiment import Experiment
+
+MAX_EXPERIMENTS: Final = 256
+ASK_EVERY_S: Final = 0.1
+ASK_BURST: Final = 200
+
+
+class UnknownExperiment(AgentError):
+    """There is no such experiment here. See those there are: covey fl status. To take part: covey fl join CID."""
+
+    code = "unknown_experiment"
+
+
+class NoMember(AgentError):
+    """The plan does not name this node among its members. Ask who made it for another plan."""
+
+    code = "no_member"
+
+
+class TooManyExperiments(AgentError):
+    """This node takes part in as many experiments as it can."""
+
+    code = "too_many_experiments"
+
+
+class _Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    data: str | None = None
+    rank: int = 0
+
+
+class Rounds:
+    """All experiments of a node.
+
+    Args:
+        engine: trains, where a task asks for it.
+        device: where large rounds are aggregated.
+    """
+
+    def __init__(
+        self, ports: Ports, folder: Path, scratch: Path, engine: Engine | None = None, device: Device | None = None
+    ) -> None:
+        self._ports = ports
+        self._folder = folder
+        self._scratch = scratch
+        self.engine: Final = engine
+        self._device = device
+        self._experiments: dict[Cid, Experiment] = {}
+        self._journals: list[Journal] = []
+        self._nursery: trio.Nursery | None = None
+        self._adding = trio.Lock()
+        self._turnstile = Turnstile(ASK_EVERY_S, ASK_BURST)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run every experiment, and answer members, for ever."""
+        try:
+            self._experiments = {one.cid: one for one in await trio.to_thread.run_sync(lambda: list(self._load()))}
+            self._ports.network.serve(sync.PROTOCOL, self._handle)
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                for one in self._experiments.values():
+                    nursery.start_soon(one.run)
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+            for journal in self._journals:
+                journal.close()
+            self._journals.clear()
+
+    def all(self) -> "list[Experiment]":
+        """Every experiment, those that are not over first."""
+        return sorted(self._experiments.values(), key=lambda one: (one.is_over, one.plan.created_unix_s, one.cid))
+
+    def get(self, cid: Cid) -> "Experiment":
+        """Raises: UnknownExperiment."""
+        try:
+            return self._experiments[cid]
+        except KeyError:
+            raise UnknownExperiment(
+                f"there is no experiment {cid} here. To take part: covey fl join {cid} --from PEER"
+            ) from None
+
+    async def follow(self, plan: Entry, data: Path | None = None, rank: int = 0) -> "Experiment":
+        """Take part in what a plan describes, from now on; without `data`, without training. Durable when it returns.
+
+        `rank`: what to train of an adapter, where the plan lets participants choose; 0 for the plan's.
+
+        Raises: Malformed, BadOption, CannotAggregate, NoMember, TooManyExperiments, StorageError, OSError.
+        """
+        async with self._adding:
+            known = self._experiments.get(plan.body_cid)
+            if known is not None:
+                if data is not None:
+                    await trio.to_thread.run_sync(self._note_local, known.cid, data, rank)
+                    known.data, known.rank = data, rank
+                return known
+            found = read_plan(plan)
+            if self._ports.identity.peer_id not in found.members and found.let_in is None:
+                raise NoMember("")
+            if len(self._experiments) >= MAX_EXPERIMENTS or self._nursery is None:
+                raise TooManyExperiments(f"this node takes part in {len(self._experiments)} experiments already")
+            with trio.CancelScope(shield=True):
+                made = await trio.to_thread.run_sync(self._begin, plan, data, rank)
+            self._experiments[made.cid] = made
+            self._nursery.start_soon(made.run)
+        self._ports.emit("experiment_followed", experiment=str(made.cid), title=made.plan.title)
+        return made
+
+    def _begin(self, plan: Entry, data: Path | None, rank: int) -> "Experiment":
+        self._check(plan)
+        make_folder(self._folder)
+        if data is not None:
+            self._note_local(plan.body_cid, data, rank)
+        journal = Journal.create(self._folder / str(plan.body_cid), plan)
+        self._journals.append(journal)
+        return self._made(plan, [], journal, data, rank)
+
+    def _check(self, plan: Entry) -> None:
+        from agents.federation.plans.compatibility import check
+
+        check(read_plan(plan))
+
+    def _made(self, plan: Entry, entries: list[Entry], journal: Journal, data: Path | None, rank: int) -> "Experiment":
+        # numpy comes with it: only who takes part pays for that
+        from agents.federation.node.experiment import Experiment
+        from agents.federation.node.neighbours import GossipExperiment
+
+        kind = GossipExperiment if read_plan(plan).gossip is not None else Experiment
+        return kind(self._ports, plan, entries, journal, self._scratch, data, self.engine, rank, self._device)
+
+    def _note_local(self, experiment: Cid, data: Path, rank: int) -> None:
+        write_file(self._local(experiment), msgspec.json.encode(_Local(str(data), rank)))
+
+    def _local(self, experiment: Cid) -> Path:
+        return self._folder / f"{experiment}.json"
+
+    def _load(self) -> "Iterator[Experiment]":
+        """What the journals tell; one that cannot be read is told of and left alone."""
+        for cid, journal, entries in Journal.load(self._folder):
+            try:
+                self._check(entries[0])
+                one = self._made(entries[0], entries[1:], journal, *self._local_of(cid))
+            except (Remote, AgentError) as error:  # of a plan that nobody could carry out, too
+                journal.refuse(error)
+                continue
+            self._journals.append(journal)
+            yield one
+
+    def _local_of(self, experiment: Cid) -> tuple[Path | None, int]:
+        """What this node trains on, and which rank."""
+        try:
+            local = msgspec.json.decode(self._local(experiment).read_bytes(), type=_Local)
+        except FileNotFoundError:
+            return None, 0
+        except (msgspec.ValidationError, msgspec.DecodeError):
+            return None, 0
+        return Path(local.data) if local.data is not None else None, local.rank
+
+    async def _handle(self, stream: Stream) -> None:
+        if self._turnstile.admits(stream.peer, trio.current_time()):
+            await sync.answer(stream, self._desk)
+
+    def _desk(self, peer: PeerId, cid: Cid) -> Desk | None:
+        """Only members learn that there is such an experiment."""
+        one = self._experiments.get(cid)
+        return one.desk(peer) if one is not None and one.is_told(peer) else None
+
+    async def plan_from(self, peers: list[PeerId], cid: Cid) -> Entry:
+        """The plan of an experiment, from the first of these peers that gives it. Raises: Remote, UnknownExperiment."""
+        failure: Exception | None = None
+        for peer in peers:
+            try:
+                return await sync.ask_plan(self._ports.network, peer, cid)
+            except (Remote, trio.TooSlowError) as error:
+                failure = failure or error
+        raise UnknownExperiment(
+            f"none of {len(peers)} peers gave the plan {cid}: name one who takes part with --from, who must be "
+            f"connected, and whose plan names this node, or grants let it in{f' ({failure})' if failure else ''}"
+        )

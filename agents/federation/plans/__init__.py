@@ -1,0 +1,1 @@
+"""What a plan may ask for, what of it does not compose, and what its privacy costs."""

@@ -1,0 +1,205 @@
+"""What the rounds of an experiment tell, read out of its book: any member comes to the same accounts.
+
+A round is accounted with the noise of those who reported in it, which its close lists. A void round tells nothing.
+
+Where participants hide their own examples, each has an account of its own: of what it submitted, by the number of
+examples that it said it has. Under masks nobody says that, and each keeps its account alone.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Final, cast
+
+from agents.federation.events.book import Book
+from agents.federation.plans.options import BadOption, Privacy, options_of
+from agents.federation.privacy import examples, rdp
+from agents.federation.privacy.clipping import AdaptiveBound, noise_beside_count
+from agents.federation.privacy.lattice import Lattice
+from agents.federation.privacy.ledger import merged
+from agents.federation.privacy.noise import MAX_DEVIATION
+from agents.federation.privacy.spent import Spent
+from agents.federation.tasks import BadTask, task_of
+from agents.training.settings import ExampleNoise
+from protocols.rounds import Close, Plan, Submit
+from storage.cid import Cid
+from storage.keys import PeerId
+
+MAX_VALUES: Final = 1 << 40  # of one result: at the deviation of a client's noise, not even so many change the account
+
+
+def privacy_of(plan: Plan) -> Privacy | None:
+    """The privacy of clients that a plan promises. Raises: BadOption."""
+    privacy = options_of(plan).privacy
+    return privacy if privacy is not None and privacy.noise != "examples" else None
+
+
+def examples_of(plan: Plan) -> Privacy | None:
+    """The privacy of single examples that a plan promises. Raises: BadOption."""
+    privacy = options_of(plan).privacy
+    return privacy if privacy is not None and privacy.noise == "examples" else None
+
+
+def noise_of(plan: Plan) -> ExampleNoise | None:
+    """The noise that each participant's training is done with; None without. Raises: BadOption."""
+    privacy = examples_of(plan)
+    return ExampleNoise(bound=privacy.bound, multiplier=privacy.multiplier) if privacy is not None else None
+
+
+def told_of_examples(plan: Plan, n_examples: int) -> Spent:
+    """What a round's update tells of each of so many examples. Raises: BadOption, BadTask."""
+    noise = noise_of(plan)
+    assert noise is not None
+    batch, n_steps = task_of(plan.task).steps(n_examples)
+    return examples.told(noise, examples.sampling(batch, n_examples, n_steps))
+
+
+def beyond_budget(plan: Plan, n_examples: int) -> str:
+    """Why who learns from so many examples can end no round with the plan's budget, or nothing.
+
+    Raises: BadOption, BadTask.
+    """
+    privacy = examples_of(plan)
+    if privacy is None or not n_examples:
+        return ""
+    budget = privacy.budget
+    cost = budget.cost([told_of_examples(plan, n_examples)])
+    if cost <= budget.epsilon:
+        return ""
+    return (
+        f"one round tells epsilon {cost:.4g} of each of {n_examples:,} examples, and the plan's budget is"
+        f" {budget.epsilon:g} at delta {budget.delta:g}: of more examples it tells less of each"
+    )
+
+
+def lattice_of(plan: Plan, bound: float | None = None) -> Lattice | None:
+    """The grid that a plan's noise for clients is made on; None without such noise. `bound`: the round's, if it moves.
+
+    Raises: BadOption.
+    """
+    privacy, secure = privacy_of(plan), options_of(plan).secure
+    if privacy is None:
+        return None
+    n_needed = plan.min_participants - secure.n_colluders if privacy.noise == "distributed" and secure else 1
+    n_needed, multiplier, bit_steps = max(n_needed, 1), privacy.multiplier, 0
+    if privacy.quantile:
+        deviation = privacy.count_noise or max(plan.min_participants / 20.0, 2.0 * privacy.multiplier)
+        try:
+            multiplier = noise_beside_count(multiplier, deviation)
+        except ValueError as error:
+            raise BadOption(f"count_noise of {deviation:g} clients: {error}") from None
+        bit_steps = math.floor(MAX_DEVIATION * math.sqrt(n_needed) / (2.0 * deviation))
+    return Lattice(bound or privacy.bound, multiplier, n_needed, bit_steps)
+
+
+def next_bound(plan: Plan, bound: float | None, n_within: float | None, n_clients: int) -> float | None:
+    """The clip bound after a round that told so much; None where the plan's does not move. Raises: BadOption."""
+    privacy = privacy_of(plan)
+    if privacy is None or not privacy.quantile:
+        return None
+    now = AdaptiveBound(bound or privacy.bound, privacy.quantile, privacy.rate)
+    return (now if n_within is None else now.moved(n_within, n_clients)).bound
+
+
+def told(plan: Plan, n_reported: int) -> Spent:
+    """What a result of so many updates tells: those who may collude know their own noise, and count for nothing."""
+    options, grid = options_of(plan), lattice_of(plan)
+    assert options.privacy is not None and grid is not None
+    if options.privacy.noise == "central":
+        return Spent(grid.multiplier_of(1))
+    n_colluders = options.secure.n_colluders if options.secure is not None else 0
+    return Spent(
+        grid.multiplier_of(n_reported, n_colluders),
+        parts=max(n_reported - n_colluders, 1),
+        part_deviation=float(MAX_DEVIATION),
+        n_values=MAX_VALUES,
+    )
+
+
+def uses(book: Book, before: int) -> Iterator[Spent]:
+    """What the final closes of the rounds before one told."""
+    for number in range(1, before):
+        final = book.final(number)
+        close = cast(Close, final.event) if final is not None else None
+        if close is not None and not close.void:
+            yield told(book.plan, len(close.submissions))
+
+
+def _is_accounted(plan: Plan) -> bool:
+    """Can it be told here what an update costs? Who only follows may lack the task, and nobody checked its plan."""
+    noise = noise_of(plan)
+    try:
+        return noise is not None and task_of(plan.task).hides_examples and not examples.problem(noise)
+    except BadTask:
+        return False
+
+
+def uses_of_examples(book: Book, before: int) -> dict[PeerId, list[Spent]]:
+    """What each participant's updates told of its examples in the rounds before one, as the final closes list them."""
+    found: dict[PeerId, list[Spent]] = {}
+    if book.secure is not None or not _is_accounted(book.plan):
+        return found
+    for number in range(1, before):
+        final = book.final(number)
+        for said in map(book.get, cast(Close, final.event).submissions if final is not None else ()):
+            if said is not None and isinstance(said.event, Submit):
+                found.setdefault(said.author, []).append(told_of_examples(book.plan, said.event.n_samples))
+    return found
+
+
+class Accounts:
+    """One experiment's, remembered by what they were made of: looked at with every event."""
+
+    def __init__(self) -> None:
+        self._costs: dict[tuple[Spent, ...], float] = {}
+        self._borne: dict[tuple[Cid | None, ...], bool] = {}
+
+    def epsilon(self, book: Book, until: int | None = None) -> float | None:
+        """What the rounds so far told, or those until one of them; None where the plan promises no privacy.
+
+        Of examples it is the most that any participant's updates told, by what it says of them.
+        """
+        before = (book.current() if until is None else until) + 1
+        if (own := examples_of(book.plan)) is not None:
+            told_by = uses_of_examples(book, before).values()
+            return max((self._cost(own, spent) for spent in told_by), default=0.0)
+        privacy = privacy_of(book.plan)
+        return self._cost(privacy, list(uses(book, before))) if privacy is not None else None
+
+    def bears(self, book: Book, number: int) -> bool:
+        """Does the budget bear a round of the fewest that it needs, after all before it?
+
+        Of examples: do enough participants have something left of theirs?
+        """
+        if book.plan.privacy is None:
+            return True
+        if (own := examples_of(book.plan)) is not None:
+            return self._bear(own, book, number)
+        if (privacy := privacy_of(book.plan)) is None:
+            return True
+        after = [*uses(book, number), told(book.plan, book.minimum(number))]
+        return self._cost(privacy, after) <= privacy.budget.epsilon
+
+    def _bear(self, privacy: Privacy, book: Book, number: int) -> bool:
+        roster = book.roster(number)
+        if roster is None:
+            return True
+        finals = (book.final(before) for before in range(1, number))
+        key = tuple(final.cid if final is not None else None for final in finals)
+        if key not in self._borne:
+            told_by = uses_of_examples(book, number)
+            n_left = sum(
+                peer not in told_by or self._is_within(privacy, [*told_by[peer], told_by[peer][-1]]) for peer in roster
+            )
+            self._borne[key] = n_left >= book.minimum(number)
+        return self._borne[key]
+
+    def _is_within(self, privacy: Privacy, spent: list[Spent]) -> bool:
+        # Renyi's orders are quick, and never below the tighter accountant.
+        quick = rdp.epsilon(merged(spent), privacy.budget.delta)
+        return quick <= privacy.budget.epsilon or self._cost(privacy, spent) <= privacy.budget.epsilon
+
+    def _cost(self, privacy: Privacy, spent: list[Spent]) -> float:
+        key = tuple(spent := merged(spent))
+        if key not in self._costs:
+            self._costs[key] = privacy.budget.cost(spent)
+        return self._costs[key]

@@ -1,0 +1,123 @@
+import random
+from collections.abc import Callable
+
+import pytest
+
+from agents.federation.events.book import Book
+from protocols.entry import Entry, make_entry
+from protocols.rounds import Close, Open, Promise, Receipt, Result, Score, Start, Submit, Vote, content_of, scope_of
+from storage.keys import Identity
+from tests.agents.federation.village import Village, cid_of, identity, make_plan
+
+N_ROUNDS = 2
+
+
+def forged(who: Identity, sequence: int, event: object, plan: Entry) -> Entry:
+    return make_entry(who, event.kind, scope_of(plan.body_cid), sequence, [], content_of(event))  # type: ignore[attr-defined, arg-type]
+
+
+def history(seed: int) -> tuple[Entry, list[Entry]]:
+    """All that was said in an experiment with deaths and losses, and then lies of two of its members."""
+    chance = random.Random(seed)
+    _, plan = make_plan(5, n_rounds=N_ROUNDS)
+    village = Village(seed, plan, 5, loss=0.2)
+    for one in village.villagers:
+        village.do(one, one.member.join(0.0))
+    village.run(3.0)
+    village.do(village.villagers[0], village.villagers[0].member.start(village.now_s))
+    village.after(chance.uniform(1.0, 40.0), lambda: village.kill(village.villagers[chance.randrange(5)]))
+    village.run(300.0)
+    known = {entry.cid: entry for one in village.villagers for entry in one.disk}
+    heard = list(known.values())
+    liar, author = identity(chance.randrange(1, 5)), identity(0)
+    votes = [entry for entry in heard if entry.kind == Vote.kind]
+    closes = [entry for entry in heard if entry.kind == Close.kind]
+    lies: list[object] = [
+        Vote(round=1, term=0, close=cid_of("nothing")),
+        Vote(round=1, term=3, close=closes[0].cid if closes else cid_of("x")),
+        Result(round=1, close=closes[0].cid if closes else cid_of("x"), result=cid_of("false")),
+        Submit(round=1, base=cid_of("b"), update=cid_of("second"), n_samples=1),
+        Receipt(round=1, submission=cid_of("s")),
+        Promise(round=1, term=2),
+        Open(round=2, term=1),
+        Close(round=1, term=0, submissions=(cid_of("s"),), joined=(liar.peer_id,)),
+    ]
+    for at, lie in enumerate(chance.sample(lies, 4)):
+        heard.append(forged(liar, 40 + at, lie, plan))
+    if chance.random() < 0.5:
+        heard.append(forged(author, 60, Start(joined=(author.peer_id,)), plan))
+    if votes and chance.random() < 0.5:
+        heard.append(forged(liar, 1, Vote(round=2, term=0, close=cid_of("fork")), plan))
+    return plan, heard
+
+
+QUESTIONS: list[Callable[[Book], object]] = [
+    lambda book: book.heights(),
+    lambda book: [book.latest(peer) for peer in book.plan.members],
+    lambda book: (book.start(), book.joined_now(), book.broken(), book.accused(), book.current()),
+    lambda book: [book.roster(n) for n in (1, 2, 3)],
+    lambda book: [(book.seed(n), book.selected(n), book.quorum(n)) for n in (1, 2, 3)],
+    lambda book: [(book.final(n), book.result(n)) for n in (1, 2)],
+    lambda book: [book.said_in(n, kind) for n in (1, 2) for kind in (Open, Vote, Result, Score)],
+    lambda book: (book.n_events, [book.all_of(kind) for kind in (Open, Vote, Start)]),
+    lambda book: [(book.opened(n), book.submissions(n), book.closes(n)) for n in (1, 2)],
+    lambda book: [(book.votes(n, term), book.promises(n, term)) for n in (1, 2) for term in range(4)],
+    lambda book: [(book.receivers(n), [book.receipts(n, peer) for peer in book.plan.members]) for n in (1, 2)],
+    lambda book: [book.is_received(said, n) for n in (1, 2) for said in book.submissions(n).values()],
+    lambda book: [book.said_by(peer, Vote) for peer in book.plan.members],
+    lambda book: [[said.cid for said, _ in book.all_of(kind)] for kind in (Start, Vote, Close, Submit, Receipt)],
+]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_what_is_remembered_is_what_a_new_book_reads(seed: int) -> None:
+    """After every event, whatever was asked before it."""
+    plan, heard = history(seed)
+    chance = random.Random(seed)
+    chance.shuffle(heard)
+    book, known = Book(plan), []
+    for at, entry in enumerate(heard):
+        book.add(entry)
+        known.append(entry)
+        if at % 17 == 0 or at > len(heard) - 12:
+            fresh = Book(plan)
+            for one in known:
+                fresh.add(one)
+            for ask in QUESTIONS:
+                assert ask(book) == ask(fresh)
+        else:
+            for ask in chance.sample(QUESTIONS, 3):
+                ask(book)
+
+
+def test_histories_hold_what_they_are_meant_to() -> None:
+    plan, heard = history(0)
+    book = Book(plan)
+    for entry in heard:
+        book.add(entry)
+    assert book.broken() and book.all_of(Vote) and len(heard) > 40
+
+
+@pytest.mark.parametrize("kind", ["vote", "result"])
+def test_what_was_final_stays_so_when_an_earlier_word_of_the_same_member_is_heard(kind: str) -> None:
+    """A member that says two things is found out late; what it undoes of its own, it undoes of nobody else's round."""
+    _, plan = make_plan(3, n_rounds=1)
+    peers = tuple(identity(number).peer_id for number in range(3))
+    submit = forged(identity(2), 0, Submit(round=1, base=cid_of("b"), update=cid_of("u"), n_samples=1), plan)
+    close = forged(identity(0), 1, Close(round=1, term=0, submissions=(submit.cid,), joined=peers), plan)
+    heard = [forged(identity(0), 0, Start(joined=peers), plan), submit, close]
+    heard += [forged(identity(n), 5, Vote(round=1, term=0, close=close.cid), plan) for n in (0, 1)]
+    heard += [forged(identity(n), 6, Result(round=1, close=close.cid, result=cid_of("r")), plan) for n in (0, 1)]
+    late: list[object] = [Vote(round=1, term=0, close=cid_of("other"))]
+    if kind == "result":
+        late = [Result(round=1, close=close.cid, result=cid_of("other"))]
+    book = Book(plan)
+    for entry in heard:
+        book.add(entry)
+    assert book.final(1) is not None and book.result(1) == cid_of("r") and not book.broken()
+    book.add(forged(identity(1), 3, late[0], plan))
+    fresh = Book(plan)
+    for entry in [forged(identity(1), 3, late[0], plan), *heard]:
+        fresh.add(entry)
+    assert (book.final(1), book.result(1), book.broken()) == (fresh.final(1), fresh.result(1), fresh.broken())
+    assert book.final(1) is not None and book.result(1) == cid_of("r")

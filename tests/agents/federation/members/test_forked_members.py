@@ -1,0 +1,148 @@
+"""A member whose history forks tells each of the others another thing: they come by what they go by all the same."""
+
+from collections.abc import Callable, Iterable
+
+import pytest
+
+import tests.agents.federation.members.test_member as members
+from agents.federation.events.book import Book
+from agents.federation.members.actions import Fetch
+from agents.federation.members.duty import MAX_VERSIONS
+from agents.federation.members.member import Member
+from agents.federation.node.heard import MAX_BELOW, known_of, lacking, links_of
+from protocols import rounds_sync as sync
+from protocols.entry import Entry, make_entry
+from protocols.rounds import (
+    Close,
+    Event,
+    Join,
+    Leave,
+    Mix,
+    Open,
+    Promise,
+    Receipt,
+    Submit,
+    Unfit,
+    Vote,
+    content_of,
+    scope_of,
+)
+from tests.agents.federation.members.test_hostile_rounds import Hostile
+from tests.agents.federation.table import PEERS, N, Table
+from tests.agents.federation.village import SYNC_S, Village, Villager, cid_of, identity
+
+
+class All:
+    """Everything is durable."""
+
+    def __contains__(self, cid: object) -> bool:
+        return True
+
+
+def told(teller: Book, asker: Book) -> list[Entry]:
+    """One answer."""
+    return list(lacking(teller, known_of(asker), All()))[: sync.MAX_ANSWERS]
+
+
+class Asking(Village):
+    """Members hear of nothing but what they ask each other for, as they do on a network."""
+
+    def _sync(self, villager: Villager) -> Callable[[], None]:
+        def ask() -> None:
+            self.after(SYNC_S, ask)
+            for other in self.villagers if villager.is_up else ():
+                if other is not villager and other.is_up:
+                    self._take(other, villager, told(other.book, villager.book))
+            if villager.is_up:
+                self.do(villager, villager.member.tick(self.now_s))
+
+        return ask
+
+    def _tell(self, sender: Villager, entry: Entry) -> None:
+        pass
+
+
+def say_to(hostile: Hostile, sequence: int, event: Event, whom: Iterable[int]) -> None:
+    """Some alone hear this."""
+    scope = scope_of(hostile.one.book.experiment)
+    entry = make_entry(hostile.one.identity, event.kind, scope, sequence, [], content_of(event))
+    for villager in (hostile.village.villagers[who] for who in whom):
+        hostile.village._take(hostile.one, villager, [entry])
+
+
+def test_who_submits_to_each_another_update_in_a_forked_history_keeps_no_round_from_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(members, "Village", Asking)
+    village = members.begin(3, n_rounds=1)
+    village.run(4.0)
+    hostile = Hostile(village, N - 1)
+    height = hostile.one.book.height(PEERS[-1])
+    for who, event in enumerate((Join(), Leave())):
+        say_to(hostile, height, event, [who])
+    village.run(8.0)
+    assert all(PEERS[-1] in one.book.forks() for one in village.villagers[:-1])
+    for who, one in enumerate(village.villagers[:-1]):
+        one.updates |= {cid_of("hostile", number) for number in range(N)}
+        base, update = one.book.plan.initial, cid_of("hostile", who)
+        say_to(hostile, height + 1, Submit(round=1, base=base, update=update, n_samples=1), [who])
+    village.run(300.0, lambda: members.is_done(village))
+    assert members.is_done(village)
+    members.results(village)
+
+
+def test_what_hangs_below_a_forked_event_keeps_nobody_from_hearing_of_it() -> None:
+    table, late = Table(), Book(Table().plan)
+    promises = [table.say(4, Promise(round=1, term=term), 1000 + term).cid for term in range(1, 2 * MAX_BELOW + 50)]
+    closes = [
+        table.say(4, Close(round=1, term=4, submissions=(), joined=PEERS, promises=tuple(promises), void=why), 900)
+        for why in ("one", "other")
+    ]
+    vote = table.say(2, Vote(round=1, term=4, close=closes[0].cid))
+    for _ in range(20):
+        for entry in told(table.book, late):
+            late.add(entry)
+    assert vote.cid in late and closes[0].cid in late
+
+
+def test_who_knows_of_no_fork_tells_what_it_names_to_who_does() -> None:
+    table, other = Table(), Table()
+    one = table.say(4, Submit(round=1, base=cid_of("b"), update=cid_of("one"), n_samples=1))
+    receipt = table.say(0, Receipt(round=1, submission=one.cid))
+    for update in ("two", "three"):
+        other.say(4, Submit(round=1, base=cid_of("b"), update=cid_of(update), n_samples=1), 1)
+    other.say(4, Leave(), 2)
+    assert not table.book.forks() and PEERS[4] in other.book.forks()
+    found = [entry.cid for entry in told(table.book, other.book)]
+    assert found.index(one.cid) < found.index(receipt.cid)
+
+
+def test_what_a_mean_refused_hangs_below_it_as_what_it_took_does() -> None:
+    took, refused, tensors = cid_of("took"), cid_of("refused"), cid_of("mean")
+    mix = Mix(round=1, states=(took,), tensors=tensors, weight=1.0, unfit=(Unfit(refused, "it holds NaN"),))
+    assert set(links_of(mix)) == {took, refused, tensors}
+
+
+def test_who_submits_ever_other_updates_in_a_forked_history_fills_no_disk() -> None:
+    """Each one comes before those that were heard, so it is the one that counts."""
+    table = Table()
+    member = Member(identity(2), table.book)
+    table.say(0, Open(round=1, term=0))
+    scope, base = scope_of(table.book.experiment), table.book.plan.initial
+    submits = [content_of(Submit(round=1, base=base, update=cid_of(number), n_samples=1)) for number in range(30)]
+    entries = [make_entry(identity(4), Submit.kind, scope, 1, [], content) for content in submits]
+    fetched = []
+    for entry in sorted(entries, key=lambda entry: entry.cid, reverse=True):
+        for action in member.receive([entry], 0.0)[0]:
+            if isinstance(action, Fetch):
+                member.failed(action)
+                fetched += [again.submission for again in member.tick(0.0) if isinstance(again, Fetch)]
+    assert len(fetched) == MAX_VERSIONS, "what failed is asked for again"
+    last = min(entry.cid for entry in entries)
+    assert last not in fetched and table.book.submissions(1)[PEERS[4]].cid == last
+    joined = PEERS[:4]
+    listed = [table.say(n, Submit(round=1, base=base, update=cid_of("u", n), n_samples=1)).cid for n in (0, 1, 3)]
+    member.fetched_all(listed, 0.0)
+    table.say(0, Close(round=1, term=0, submissions=tuple(sorted([last, *listed])), joined=joined))
+    asked = [action.submission for action in member.tick(61.0) if isinstance(action, Fetch)]
+    assert last in asked, "a close lists it"

@@ -1,0 +1,38 @@
+"""How often members ask each other: who comes is heard at once, and what is over takes nothing from what is not."""
+
+from typing import Any
+
+import trio
+
+from tests.agents.federation.node.test_service import Home, connected, homes, until, village
+
+__all__ = ["homes"]
+
+
+async def test_a_member_that_joins_after_a_long_silence_is_heard_at_once(
+    homes: list[Home], autojump_clock: Any
+) -> None:
+    async with village(homes):
+        plan = homes[0].plan(homes, lease_s=60.0)
+        one = await homes[0].rounds.follow(plan, homes[0].data)
+        await trio.sleep(100.0)  # the others know of no such experiment, and are asked ever less
+        late = await homes[2].rounds.follow(plan, homes[2].data)
+        await late.do(late.member.join)
+        await until(lambda: homes[2].identity.peer_id in one.book.joined_now(), limit_s=1.0)
+
+
+async def test_what_is_over_or_waits_keeps_no_member_of_another_experiment_out_of_reach(
+    homes: list[Home], autojump_clock: Any
+) -> None:
+    async with village(homes):
+        for number in range(40):
+            plan = homes[0].plan(homes, title=str(number), lease_s=1.0)
+            for home in homes:
+                one = await home.rounds.follow(plan)
+                if number < 30 and home is homes[0]:
+                    await one.do(lambda now_s, one=one: one.member.cancel("enough"))
+        await connected(homes)
+        await trio.sleep(120.0)
+        for _ in range(60):
+            assert {one.activity.n_reachable for home in homes for one in home.rounds.all()} == {2}
+            await trio.sleep(1.0)
