@@ -131,7 +131,8 @@ class Meshes:
         self._n_beats += 1
         self._backoff = {key: until_s for key, until_s in self._backoff.items() if until_s > now_s}
         for topic, mesh in self._meshes.items():
-            for peer in [peer for peer in mesh if self._score(peer) < 0 or not self._peers[peer].is_open]:
+            mesh -= {peer for peer in mesh if not self._peers[peer].is_open}  # unblamed: again when a stream stands
+            for peer in [peer for peer in mesh if self._score(peer) < 0]:
                 self._take_out(topic, peer, now_s)
             self._make_room(topic, mesh, now_s)
             if len(mesh) < LOW:

@@ -46,6 +46,7 @@ class Peer:
     def end(self) -> None:
         """The stream is gone, and what waited for it."""
         self.is_open = self.is_stuck = False
+        self.promises.clear()  # what was asked for may never have been read: nobody owes it
         self._queue.clear()
         self._n_queued = 0
 

@@ -196,8 +196,11 @@ class Router:
 
     # --- what comes in
 
-    def receive(self, peer: PeerId, data: bytes, now_s: float) -> list[TopicMessage]:
-        """Take in an RPC; give the messages that are to be delivered here. Raises: Malformed, TooBig."""
+    def receive(self, peer: PeerId, data: bytes, now_s: float, is_first: bool = False) -> list[TopicMessage]:
+        """Take in an RPC; give the messages that are to be delivered here. Raises: Malformed, TooBig.
+
+        `is_first`: a stream begins with it, so it names all that the peer listens to.
+        """
         known = self._peers.get(peer)
         if known is None or known.score.value() < scores.GRAYLIST_THRESHOLD:
             return []
@@ -208,6 +211,8 @@ class Router:
             raise
         if rpc.n_refused:
             known.score.n_invalid += rpc.n_refused * scores.FORGED
+        if is_first:
+            self._hear_anew(rpc.subscriptions, peer, known, now_s)
         for topic, is_subscribed in rpc.subscriptions:
             self._hear_subscription(topic, is_subscribed, peer, known, now_s)
         delivered = [heard for each in rpc.messages if (heard := self._hear(each, peer, known, now_s)) is not None]
@@ -222,6 +227,15 @@ class Router:
         for name in rpc.dont_want:
             known.note_unwanted(name)
         return delivered
+
+    def _hear_anew(self, subscriptions: tuple[tuple[str, bool], ...], peer: PeerId, known: Peer, now_s: float) -> None:
+        """The end of what went over an earlier stream may be lost: that a topic was left, or what we were asked for."""
+        told = {topic for topic, is_subscribed in subscriptions if is_subscribed}
+        for topic in sorted(known.topics):
+            if topic not in told:
+                self._hear_subscription(topic, False, peer, known, now_s)
+            elif known.is_open:
+                self._meet(topic, peer, now_s)
 
     def _hear_subscription(self, topic: str, is_subscribed: bool, peer: PeerId, known: Peer, now_s: float) -> None:
         if not is_subscribed:

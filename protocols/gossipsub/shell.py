@@ -69,6 +69,19 @@ class Gossip:
         if scope is not None:
             scope.cancel()
 
+    def renew(self, peer: PeerId) -> None:
+        """Our stream to a peer is lost, though not the peer: it gets a new one.
+
+        What it listens to stays known: it may have said so on a new stream of its own before we see that ours is lost,
+        and says it once.
+        """
+        self.router.close_to(peer)
+        self._news.pop(peer, None)
+        scope = self._scopes.pop(peer, None)
+        if scope is not None:
+            scope.cancel()
+        self.came(peer)
+
     def join(self, topic: str) -> None:
         """Listen to a topic."""
         self.router.join(topic, trio.current_time())
@@ -88,9 +101,9 @@ class Gossip:
         """These are the peers that the user named."""
         self.router.set_direct(peers)
 
-    def hear(self, peer: PeerId, rpc: bytes) -> None:
-        """Take in what a peer says. Raises: Malformed, TooBig."""
-        for message in self.router.receive(peer, rpc, trio.current_time()):
+    def hear(self, peer: PeerId, rpc: bytes, is_first: bool) -> None:
+        """Take in what a peer says, first on a stream or later. Raises: Malformed, TooBig."""
+        for message in self.router.receive(peer, rpc, trio.current_time(), is_first):
             self._subscriptions.deliver(message)
 
     def beat(self) -> None:
@@ -100,8 +113,7 @@ class Gossip:
         self.router.heartbeat(trio.current_time())
         for peer in self.router.stuck():
             log.info("gossip_stuck", peer=str(peer))
-            self.went(peer)
-            self.came(peer)
+            self.renew(peer)
         self.wake()
 
     def wake(self) -> None:
@@ -128,11 +140,12 @@ async def run_gossip(gossip: Gossip, *, task_status: trio.TaskStatus[None] = tri
 
 async def _hear(gossip: Gossip, stream: Stream) -> None:
     """Read what a peer says, for as long as it says something. Raises: Malformed, TooBig."""
-    reader = FrameReader(MAX_RPC_BYTES)
+    reader, is_first = FrameReader(MAX_RPC_BYTES), True
     gossip.came(stream.peer)
     while data := await _read(stream):
         for number, rpc in enumerate(reader.feed(data), 1):
-            gossip.hear(stream.peer, rpc)
+            gossip.hear(stream.peer, rpc, is_first)
+            is_first = False
             if number % RPCS_A_TURN == 0:
                 gossip.wake()
                 await trio.lowlevel.checkpoint()

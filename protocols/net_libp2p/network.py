@@ -225,10 +225,9 @@ class LibP2pNetwork:
         self._watchers.send(PeerChange(peer, peer in self._told))
 
     def note_straight(self, peer: PeerId) -> None:
-        """A connection over a relay is gone, and with it gossip's streams, though not the peer: it gets new ones."""
+        """A connection over a relay is gone, and with it gossip's stream, though not the peer: it gets a new one."""
         if peer in self._told and self._is_connected(peer):
-            self.gossip.went(peer)
-            self.gossip.came(peer)
+            self.gossip.renew(peer)
 
     async def connect(self, info: PeerInfo) -> None:
         """See `Network`."""

@@ -138,6 +138,23 @@ async def test_gossip_goes_on_past_the_relay(three: Three, monkeypatch: pytest.M
             assert (await heard.receive()).data == b"direct"
 
 
+async def test_who_sees_later_that_the_relay_is_out_of_it_still_knows_what_the_other_said_meanwhile(
+    three: Three,
+) -> None:
+    async with three.target.subscribe("news") as heard, three.asker.subscribe("news") as back:
+        with trio.fail_after(20):
+            await three.asker.connect(PeerInfo.parse(three.target.addresses()[0]))
+            for node, other in ((three.target, three.asker), (three.asker, three.target)):
+                while other.peer_id not in node.topic_peers("news"):
+                    await trio.sleep(0.02)
+            three.asker.note_straight(three.target.peer_id)  # whose own stream is new by now, and begins once
+            assert three.target.peer_id in three.asker.topic_peers("news")
+            await three.asker.publish("news", b"there")
+            assert (await heard.receive()).data == b"there"
+            await three.target.publish("news", b"back")
+            assert (await back.receive()).data == b"back"
+
+
 async def test_nobody_is_relayed_to_a_relay_by_another_or_twice(three: Three) -> None:
     with trio.fail_after(20):
         await three.asker.connect(three.circuit)
