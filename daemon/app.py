@@ -10,7 +10,7 @@ import random
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
@@ -61,7 +61,7 @@ from daemon.paths import Home, make_home
 from daemon.peering import keep_connected, note_peers
 from daemon.provide import Provider
 from daemon.reaching import keep_asking, serve_dialbacks
-from daemon.relaying import keep_reserved, serve_as_relay
+from daemon.relaying import Reservations, keep_reserved, serve_as_relay
 from daemon.retrieval import Outside, outside_opened
 from protocols import perf
 from protocols.autonat.outlook import Outlook
@@ -134,6 +134,7 @@ class Node:
     openai: Face
     started_s: float
     stop: Callable[[str], None]
+    reservations: Reservations = field(default_factory=Reservations)
 
 
 NetworkOpener = Callable[[Identity, Config], AbstractAsyncContextManager[Network]]
@@ -419,7 +420,7 @@ def _services(node: Node, ports: Ports) -> dict[str, Service]:
     }
     others: dict[str, Service] = {"backend": partial(run_acquaintance, node)} if config.backend.url else {}
     if config.network.relay == "client":
-        others["relays"] = partial(keep_reserved, network, catalog.peers, wall.unix_s, node.outlook)
+        others["relays"] = partial(keep_reserved, network, catalog.peers, wall.unix_s, node.outlook, node.reservations)
     if config.network.has_autonat:
         others["reach"] = partial(keep_asking, network, catalog.peers, node.outlook, node.events)
     return (

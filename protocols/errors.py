@@ -34,6 +34,10 @@ class RelayRefused(Remote):
 
     code = "relay_refused"
 
+    def __init__(self, text: str, *, is_denied: bool = False) -> None:
+        super().__init__(text)
+        self.is_denied = is_denied  # its owner has to trust this node first, which may come at any time
+
 
 class StreamBroken(Remote):
     """The peer went away in mid-stream. Covey tries again where it can."""

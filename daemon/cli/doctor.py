@@ -171,6 +171,16 @@ def check_daemon(home: Home) -> Iterator[Finding]:
         yield Finding("ok" if n_peers else "warn", "peers", f"{n_peers} connected", hint)
 
 
+def check_relay(home: Home) -> Iterator[Finding]:
+    """Does a running daemon that nobody can dial lack a relay?"""
+    try:
+        found = client.call(home, "net/stats", timeout_s=5.0)
+    except (client.Refused, client.NotRunning, OSError):
+        return  # told by check_daemon
+    if found["no_relay"]:
+        yield Finding("warn", "relay", found["no_relay"], "See covey net stats; this node asks again by itself.")
+
+
 def check_port(home: Home) -> Iterator[Finding]:
     """Is the port free, or ours?"""
     try:
@@ -268,6 +278,7 @@ CHECKS: Final[tuple[Callable[[Home], Iterator[Finding]], ...]] = (
     check_engine,
     check_port,
     check_daemon,
+    check_relay,
     check_store,
 )
 

@@ -179,7 +179,8 @@ def _granted(network: Network, stream: Stream, answer: Message) -> Message:
             wish = f": it relays for peers that its user trusts. There: covey peer trust {network.peer_id}"
         elif answer.status == Status.NO_RESERVATION:
             wish = " of the peer there: each of the two has to trust the other (covey peer trust)"
-        raise RelayRefused(f"the relay {stream.peer} refused: {known.get(answer.status, answer.status)}{wish}")
+        text = f"the relay {stream.peer} refused: {known.get(answer.status, answer.status)}{wish}"
+        raise RelayRefused(text, is_denied=answer.status == Status.PERMISSION_DENIED)
     return answer
 
 

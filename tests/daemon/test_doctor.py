@@ -145,6 +145,14 @@ def test_a_daemon_without_peers_is_told_how_to_find_some(home, monkeypatch, n_pe
     assert bool(peers.next_step) == (not n_peers)
 
 
+def test_a_node_that_a_relay_refuses_is_told_what_its_owner_has_to_do(home, monkeypatch):
+    assert list(doctor.check_relay(home)) == []  # no daemon runs
+    monkeypatch.setattr(client, "call", lambda *_, **__: {"no_relay": None})
+    assert list(doctor.check_relay(home)) == []
+    monkeypatch.setattr(client, "call", lambda *_, **__: {"no_relay": "There: covey peer trust ME"})
+    assert only(doctor.check_relay(home))[:3] == ("warn", "relay", "There: covey peer trust ME")
+
+
 @pytest.mark.parametrize(("n_damaged", "level"), [(0, "ok"), (3, "fail")])
 def test_a_store_that_is_known_to_be_damaged_is_not_well(home, monkeypatch, n_damaged, level):
     assert list(doctor.check_store(home)) == []  # no daemon runs

@@ -8,6 +8,7 @@ import trio
 from daemon.app import open_node
 from daemon.config import Config, NetworkConfig
 from protocols.bitswap.trace import MAX_TRACED, Origin, Trace
+from protocols.errors import RelayRefused
 from protocols.net import Link
 from protocols.relay.circuits import FRIEND as RELAY_FRIEND
 from storage.blockstore import MadeBlock
@@ -84,6 +85,12 @@ async def test_stats_tell_how_peers_are_connected_who_reaches_this_node_and_whom
     config = Config(network=NetworkConfig(relay="server"))
     async with open_node(home, ME, config, lambda _reason: None, lonely.opened) as node:
         await _look(node, partial(_post, ask), monkeypatch)
+
+
+async def test_stats_tell_why_no_relay_brings_others_here(node, post):
+    assert (await post("net/stats")).json["no_relay"] is None
+    node.reservations.failed(FRIEND, RelayRefused("There: covey peer trust ME", is_denied=True), trio.current_time())
+    assert (await post("net/stats")).json["no_relay"] == "There: covey peer trust ME"
 
 
 async def _post(ask, name, /, **params):

@@ -9,7 +9,16 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.relaying import FAILED_S, REACHED_S, REFUSED_S, RELAYS, Reservations, keep_reserved, serve_as_relay
+from daemon.relaying import (
+    DENIED_S,
+    FAILED_S,
+    REACHED_S,
+    REFUSED_S,
+    RELAYS,
+    Reservations,
+    keep_reserved,
+    serve_as_relay,
+)
 from protocols.autonat.outlook import Outlook, Reach
 from protocols.errors import ProtocolRefused, RelayRefused
 from protocols.net import Link, PeerInfo
@@ -46,12 +55,40 @@ def test_trusted_peers_that_we_dialled_are_asked_up_to_enough_and_again_at_half_
 
 def test_who_refused_is_left_alone_for_longer_than_who_failed() -> None:
     core = Reservations()
-    core.failed(A, True, 0.0)
-    core.failed(B, False, 0.0)
+    core.failed(A, ProtocolRefused("no relay"), 0.0)
+    core.failed(B, None, 0.0)
     links = [link(A), link(B)]
     assert core.due(links, ALL, FAILED_S - 1) == []
     assert core.due(links, ALL, FAILED_S) == [B]
     assert core.due(links, ALL, REFUSED_S) == [A, B]
+
+
+def test_who_does_not_trust_this_node_yet_is_asked_again_soon_and_one_that_is_full_later() -> None:
+    core = Reservations()
+    core.failed(A, RelayRefused("permission denied", is_denied=True), 0.0)
+    core.failed(B, RelayRefused("no place"), 0.0)
+    assert DENIED_S < REFUSED_S
+    assert core.due([link(A), link(B)], ALL, DENIED_S - 1) == []
+    assert core.due([link(A), link(B)], ALL, DENIED_S) == [A]
+    core.held(A, 3600, DENIED_S)
+    assert core.due([link(A), link(B)], ALL, REFUSED_S) == [B]
+
+
+def test_why_there_is_no_relay_is_told_while_a_relay_refuses_or_nobody_can_dial_this_node() -> None:
+    core = Reservations()
+    assert core.why_none(0.0) is None
+    assert "network.relay to server" in (core.why_none(0.0, Reach.NO) or "")
+    core.failed(B, ProtocolRefused("other software"), 0.0)  # no relay: neither told nor waited for
+    assert core.why_none(0.0) is None
+    core.failed(A, RelayRefused("covey peer trust ME", is_denied=True), 0.0)
+    core.due([link(A)], ALL, 1.0)
+    assert core.why_none(1.0) == core.why_none(1.0, Reach.NO) == "covey peer trust ME"
+    assert core.why_none(1.0, Reach.YES) is None
+    core.held(A, 3600, 2.0)
+    assert core.why_none(2.0, Reach.NO) is None
+    core.failed(A, RelayRefused("covey peer trust ME", is_denied=True), 3.0)
+    core.due([], ALL, 4.0)  # it went away, and what it said with it
+    assert core.why_none(4.0) is None
 
 
 def test_a_node_that_was_dialled_from_the_internet_needs_no_relay() -> None:
@@ -93,7 +130,7 @@ def test_never_more_are_held_than_enough_and_nobody_is_asked_in_its_rest(acts: l
                 core.held(peer, 3600, now_s)
                 held.add(peer)
             else:
-                core.failed(peer, act == "refused", now_s)
+                core.failed(peer, RelayRefused("no") if act == "refused" else None, now_s)
                 held.discard(peer)
                 rest_s[peer] = now_s + (REFUSED_S if act == "refused" else FAILED_S)
 
@@ -122,7 +159,7 @@ async def test_a_node_reserves_at_a_peer_that_it_trusts_and_that_trusts_it_and_o
             await node.reserve(relay.peer_id, NOW)
         serve_as_relay("server", relay, of_relay, lambda: NOW)
         async with trio.open_nursery() as nursery:
-            await nursery.start(keep_reserved, node, of_node, lambda: NOW, Outlook())
+            await nursery.start(keep_reserved, node, of_node, lambda: NOW, Outlook(), Reservations())
             await until(lambda: len(node.addresses()) == 2)
             await other.connect(PeerInfo.parse(node.addresses()[1]))
             await until(lambda: other.peer_id in node.peers())
@@ -139,5 +176,6 @@ async def test_strangers_are_served_where_the_settings_say_so_and_get_little(tmp
         if wish == "public":
             assert (await reserve(node, relay.peer_id, NOW)).limit == STRANGER.limit
         else:
-            with pytest.raises(RelayRefused, match="permission denied"):
+            with pytest.raises(RelayRefused, match="permission denied") as refused:
                 await reserve(node, relay.peer_id, NOW)
+            assert refused.value.is_denied

@@ -58,7 +58,8 @@ class Stats(Result, frozen=True):
     """What the node does in the network now. `n_duplicates`: blocks that came twice since the start.
 
     `n_suspects`: peers that broke a protocol of late, and are not refused.
-    `reachable`: what those say who tried to dial this node. `relays`: where it has reserved, to be reached by them.
+    `reachable`: what those say who tried to dial this node. `relays`: where it has reserved, to be reached by them;
+    `no_relay`: why nowhere, and what to do, where it lacks one.
     `n_circuits`, `carried_bytes`, `reserved`: what it carries for others as a relay.
     """
 
@@ -66,6 +67,7 @@ class Stats(Result, frozen=True):
     observed: list[str]
     reachable: Reachable
     relays: list[str]
+    no_relay: str | None
     n_circuits: int
     carried_bytes: int
     n_peers: int
@@ -138,12 +140,14 @@ async def stats(node: "Node", _params: Nothing) -> Stats:
     holds_s = node.relay.reserved(now_s) if node.relay else {}
     circuits = node.relay.circuits if node.relay else []
     names = await trio.to_thread.run_sync(_names, node, [*(link.peer for link in links), *holds_s])
-    addresses = node.network.addresses()
+    addresses, reach = node.network.addresses(), node.outlook.reach(now_s)
+    is_client = node.config.network.relay == "client"
     return Stats(
         addresses=addresses,
         observed=node.network.observed_addresses(),
-        reachable=node.outlook.reach(now_s).value,
+        reachable=reach.value,
         relays=sorted({text.partition(CIRCUIT)[0].rpartition("/")[2] for text in addresses if CIRCUIT in text}),
+        no_relay=node.reservations.why_none(now_s, reach) if is_client else None,
         n_circuits=len(circuits),
         carried_bytes=(node.relay.n_carried if node.relay else 0) + sum(circuit.n_bytes for circuit in circuits),
         n_peers=len(node.network.peers()),
