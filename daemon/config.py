@@ -256,6 +256,7 @@ class Config(Section, frozen=True):
     logs: LogsConfig = LogsConfig()
 
 
+_ADDRESSES: Final = ("network.host", "network.bootstrap", "fetch.gateways", "fetch.routers")
 _LEAST_UNLESS_ZERO: Final = {"storage.quota_gb": MIN_QUOTA_GB, "network.upload_mb_per_s": MIN_UPLOAD_MB_PER_S}
 
 
@@ -358,9 +359,9 @@ def edit(path: Path, key: str, value: str) -> Config:
     wanted[section] = {**wanted.get(section, {}), name: read}
     try:
         _checked(wanted, "nothing is changed")  # first of all: what is out of range may have no form in a file either
+        _refuse_no_address(f"{section}.{name}", read, "nothing is changed")
     except BadConfig as error:
         raise BadSetting(str(error)) from None
-    _refuse_no_address(f"{section}.{name}", read)
     after = _with_line(before, section, name, _toml(read))
     if _table(after) != wanted:
         raise BadConfig(f"{path} is written in a way that cannot be edited by line; set {key} = {_toml(read)} by hand")
@@ -369,23 +370,32 @@ def edit(path: Path, key: str, value: str) -> Config:
     return config
 
 
-def _refuse_no_address(setting: str, values: Any) -> None:
-    """Peers and servers that the daemon could not start with. Raises: BadSetting."""
+def refuse_no_addresses(config: Config, name: str) -> None:
+    """Addresses, in a file that was written by hand, that the daemon could not start with. Raises: BadConfig."""
+    for setting in _ADDRESSES:
+        _refuse_no_address(setting, get(config, setting), name)
+
+
+def _refuse_no_address(setting: str, values: Any, name: str) -> None:
     from protocols.errors import Malformed
-    from protocols.net import PeerInfo
+
+    for value in ([values] if isinstance(values, str) else values) if setting in _ADDRESSES else ():
+        try:
+            _reader(setting)(value)
+        except (Malformed, ValueError) as error:
+            raise BadConfig(f"{name}: {setting}: {error}") from None
+
+
+def _reader(setting: str) -> Callable[[str], object]:
+    if setting == "network.host":
+        return ipaddress.ip_address
+    if setting == "network.bootstrap":
+        from protocols.net import PeerInfo
+
+        return PeerInfo.parse
     from protocols.sources import HttpSource
 
-    read: dict[str, Callable[[str], object]] = {
-        "network.host": ipaddress.ip_address,
-        "network.bootstrap": PeerInfo.parse,
-        "fetch.gateways": HttpSource.parse,
-        "fetch.routers": HttpSource.parse,
-    }
-    for value in ([values] if isinstance(values, str) else values) if setting in read else ():
-        try:
-            read[setting](value)
-        except (Malformed, ValueError) as error:
-            raise BadSetting(f"nothing is changed: {setting}: {error}") from None
+    return HttpSource.parse
 
 
 def _read(path: Path) -> str:

@@ -1,5 +1,6 @@
 """`covey doctor`: is everything well, and if not, what to do. Each check is a function that returns what it found."""
 
+import errno
 import importlib.util
 import json
 import os
@@ -28,6 +29,9 @@ ENGINE_PACKAGES: Final = (
     "torch", "transformers", "tokenizers", "huggingface_hub", "jinja2", "safetensors", "accelerate", "gguf",
     "llguidance",
 )  # fmt: skip
+SERVER_LIMIT_S: Final = 4.0
+LEAST_BROKEN: Final = 500  # a status from here on is no answer of the server that is meant
+EMPTY: Final = "bafkqaaa"  # the CID of no bytes: every gateway has it
 _MARKS: Final = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
 
 
@@ -95,7 +99,7 @@ def check_disk(home: Home) -> Iterator[Finding]:
 def check_config(home: Home) -> Iterator[Finding]:
     """Does config.toml hold?"""
     try:
-        settings.load(home.config)
+        settings.refuse_no_addresses(settings.load(home.config), str(home.config))
     except DaemonError as error:
         yield Finding("fail", "config", str(error), f"Mend {home.config}.")
     else:
@@ -182,15 +186,14 @@ def check_relay(home: Home) -> Iterator[Finding]:
 
 
 def check_port(home: Home) -> Iterator[Finding]:
-    """Is the port free, or ours?"""
+    """Is the port free, or ours? Is the host one of this machine?"""
     try:
-        network = settings.load(home.config).network
+        config = settings.load(home.config)
+        settings.refuse_no_addresses(config, str(home.config))
     except DaemonError:
         return  # told by check_config
-    if network.port == 0:
-        yield Finding("ok", "port", "any free one, as configured")
-        return
-    if daemon_pid(home) is not None:
+    network = config.network
+    if daemon_pid(home) is not None and network.port:
         host = "127.0.0.1" if network.host == "0.0.0.0" else network.host  # noqa: S104 - compared, not bound
         try:
             socket.create_connection((host, network.port), timeout=1.0).close()
@@ -203,10 +206,67 @@ def check_port(home: Home) -> Iterator[Finding]:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((network.host, network.port))
-            yield Finding("ok", "port", f"tcp/{network.port} is free")
+            text = f"tcp/{network.port} is free" if network.port else "any free one, as configured"
+            yield Finding("ok", "port", text)
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                text = f"network.host: {network.host} is no address of this machine"
+                yield Finding("fail", "port", text, "Listen on every one: covey config set network.host 0.0.0.0")
+                return
             text = f"tcp/{network.port} on {network.host}: {error.strerror}"
             yield Finding("warn", "port", text, "The daemon will take a free one; or: covey config set network.port N")
+
+
+def check_servers(home: Home) -> Iterator[Finding]:
+    """Do the servers that the settings name answer?"""
+    try:
+        config = settings.load(home.config)
+        settings.refuse_no_addresses(config, str(home.config))
+    except DaemonError:
+        return  # told by check_config
+    wish = config.fetch
+    named = [
+        *(("fetch.gateways", url, f"/ipfs/{EMPTY}?format=raw") for url in wish.gateways),
+        *(("fetch.routers", url, f"/routing/v1/providers/{EMPTY}") for url in wish.routers),
+        *((("kubo.api", config.kubo.api, "/api/v0/version"),) if wish.has_kubo else ()),
+    ]
+    if not named:
+        return
+    import trio
+
+    questions = [url.rstrip("/") + path for _, url, path in named]
+    for (setting, url, _), trouble in zip(named, trio.run(_troubles, questions), strict=True):
+        if trouble:
+            step = f"Start it, or name another: covey config set {setting} URL"
+            yield Finding("fail", setting, f"{url} does not answer: {trouble}", step)
+        else:
+            yield Finding("ok", setting, f"{url} answers")
+
+
+async def _troubles(urls: list[str]) -> list[str]:
+    """Ask all at once. Returns: what is wrong with each; empty where it answers, be it by a refusal."""
+    import trio
+
+    from protocols.errors import HttpFailed, Malformed
+    from protocols.sources import HttpSource
+    from protocols.web import Ask
+    from protocols.web_http import web_opened
+
+    troubles = [f"it said nothing within {SERVER_LIMIT_S:g} s"] * len(urls)
+
+    async def ask(at: int) -> None:
+        with trio.move_on_after(SERVER_LIMIT_S):
+            try:
+                HttpSource.parse(urls[at].partition("?")[0])
+                async with web_opened([urls[at]]) as send, send(Ask(urls[at])) as reply:
+                    troubles[at] = f"it says {reply.status}" if reply.status >= LEAST_BROKEN else ""
+            except (HttpFailed, Malformed) as error:
+                troubles[at] = str(error)
+
+    async with trio.open_nursery() as nursery:
+        for at in range(len(urls)):
+            nursery.start_soon(ask, at)
+    return troubles
 
 
 def check_clock(_home: Home) -> Iterator[Finding]:
@@ -277,6 +337,7 @@ CHECKS: Final[tuple[Callable[[Home], Iterator[Finding]], ...]] = (
     check_network_library,
     check_engine,
     check_port,
+    check_servers,
     check_daemon,
     check_relay,
     check_store,

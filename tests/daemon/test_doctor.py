@@ -7,7 +7,9 @@ import shutil
 import socket
 import sqlite3
 import sys
+import threading
 import tomllib
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -51,6 +53,68 @@ def test_a_config_that_is_broken_is_told_once_with_its_file(home):
     assert (found.level, "is not TOML" in found.text) == ("fail", True)
     assert found.next_step == f"Mend {home.config}."
     assert list(doctor.check_port(home)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[network]\nhost = "300.0.0.1"\n', "network.host: '300.0.0.1'"),
+        ('[network]\nhost = "example.org"\nport = 0\n', "network.host: 'example.org'"),
+        ('[fetch]\nrouters = ["ftp://x"]\n', "fetch.routers: 'ftp://x'"),
+    ],
+)
+def test_an_address_that_no_daemon_can_start_with_is_told_once(home, text, told):
+    home.config.write_text(text)
+    found = only(doctor.check_config(home))
+    assert (found.level, told in found.text) == ("fail", True)
+    assert list(doctor.check_port(home)) == list(doctor.check_servers(home)) == []
+
+
+@pytest.mark.parametrize("port", [0, 47012])
+def test_a_host_of_another_machine_is_told(home, port):
+    home.config.write_text(f'[network]\nhost = "192.0.2.7"\nport = {port}\n')
+    found = only(doctor.check_port(home))
+    assert (found.level, found.text) == ("fail", "network.host: 192.0.2.7 is no address of this machine")
+
+
+def test_servers_that_the_settings_name_are_tried(home):
+    assert list(doctor.check_servers(home)) == []
+    with closed_port() as dead, answering(b"404 Not Found") as alive, answering(b"502 Bad Gateway") as broken:
+        home.config.write_text(
+            f'[fetch]\ngateways = ["{dead}", "{alive}"]\nrouters = ["{broken}"]\nhas_kubo = true\n[kubo]\napi = "http://["\n'
+        )
+        found = {each.text.split()[0]: each for each in doctor.check_servers(home)}
+    assert {url: (each.level, each.check) for url, each in found.items()} == {
+        dead: ("fail", "fetch.gateways"),
+        alive: ("ok", "fetch.gateways"),
+        broken: ("fail", "fetch.routers"),
+        "http://[": ("fail", "kubo.api"),
+    }
+    assert "cannot be reached" in found[dead].text and "502" in found[broken].text
+    assert "covey config set fetch.gateways" in found[dead].next_step
+
+
+@contextmanager
+def closed_port():
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        port = bound.getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def answering(status):
+    """A server that answers one request, and then goes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            with listener.accept()[0] as connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread.join(5)
 
 
 def test_a_key_that_is_missing_damaged_or_open_to_others(home):
