@@ -32,16 +32,19 @@ def status(home: Home, as_json: bool) -> None:
 @click.pass_obj
 def identity(home: Home, as_json: bool) -> None:
     """Show the node's peer id, and its addresses while it runs."""
+    is_running = True
     try:
         answer = client.call(home, "node/status", timeout_s=STATUS_LIMIT_S)
         result = {"peer": answer["peer"], "addresses": answer["addresses"]}
     except client.NotRunning:
-        result = {"peer": _peer_on_disk(home), "addresses": []}
+        result, is_running = {"peer": _peer_on_disk(home), "addresses": []}, False
     if as_json:
         forms.show(result, as_json=True)
         return
     for line in [result["peer"], *result["addresses"]]:
         click.echo(line)
+    if not is_running:
+        click.echo("the node does not run; its addresses are known while it does: covey up", err=True)
 
 
 @click.command
