@@ -1,4 +1,4 @@
-"""What a command adds for people below its result, where that takes another question to the daemon."""
+"""What a command adds for people: below its result, where that takes another question to the daemon; or on stderr."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -33,7 +33,13 @@ def _beside_providers(ask: Ask, params: Json, rows: Json) -> Iterator[str]:
         yield "nobody says so. Connected peers are asked themselves by: covey get CID"
 
 
+def _note_of_added(params: Json, result: Json) -> Iterator[str]:
+    if "visibility" not in params and result.get("is_stored") and result["visibility"] == "private":
+        yield f"only this node sees it; to let others have it: covey share {result['cid']} --visibility public"
+
+
 BESIDE: Final[dict[str, Callable[[Ask, Json, Json], Iterator[str]]]] = {
     "adapter/ls": _beside_adapters,
     "net/providers": _beside_providers,
 }
+NOTES: Final[dict[str, Callable[[Json, Json], Iterator[str]]]] = {"content/add": _note_of_added}  # of params and result

@@ -15,7 +15,7 @@ import msgspec
 
 from daemon.api.operation import Operation, operations
 from daemon.cli import client, forms
-from daemon.cli.beside import BESIDE
+from daemon.cli.beside import BESIDE, NOTES
 from daemon.cli.options import json_option
 from daemon.cli.progress import Display, is_progress, may_progress
 from daemon.cli.text import clean
@@ -107,6 +107,9 @@ def _run(home: Home, operation: Operation, params: dict[str, Any], *, as_json: b
                 else:
                     display.clear()
                     forms.show(item, as_json=as_json, name=operation.name)
+                    if operation.name in NOTES and not as_json:
+                        for line in NOTES[operation.name](params, item):
+                            click.echo(line, err=True)
     except KeyboardInterrupt:
         if operation.interrupted and last:
             click.echo(clean(operation.interrupted.format(**last)), err=True)

@@ -108,6 +108,18 @@ def test_paths_are_made_absolute_and_flags_are_sent(daemon, covey, tmp_path):
     assert daemon.asked == [("content/add", {"path": str(tmp_path / "x"), "is_pinned": False, "visibility": "public"})]
 
 
+def test_what_is_added_and_seen_by_nobody_else_is_told_so_where_that_was_not_asked_for(daemon, covey):
+    added = {"type": "added", "cid": "bafy", "name": "x", "visibility": "private", "is_stored": True, "warnings": []}
+    daemon.answers["content/add"] = (200, [added])
+    note = "only this node sees it; to let others have it: covey share bafy --visibility public\n"
+    assert covey("add", "x") == (0, "bafy  x\n", note)
+    assert covey("add", "x", "--visibility", "private") == (0, "bafy  x\n", "")
+    assert covey("add", "x", "--json")[2] == ""
+    for other in ({"visibility": "flock"}, {"is_stored": False}):
+        daemon.answers["content/add"] = (200, [added | other])
+        assert covey("add", "x") == (0, "bafy  x\n", "")
+
+
 def test_a_car_is_named_after_its_content_or_goes_to_stdout(daemon, covey, tmp_path):
     done = {
         "type": "exported",
@@ -398,7 +410,10 @@ def test_init_makes_a_node_once(tmp_path, covey, monkeypatch):
     first = json.loads(covey("init", "--json")[1])
     again = json.loads(covey("init", "--json")[1])
     assert (first["is_new"], again["is_new"]) == (True, False)
-    assert covey("id")[1].strip() == first["peer"] == again["peer"]
+    code, out, err = covey("id")
+    assert (code, out.strip()) == (0, first["peer"]) and first["peer"] == again["peer"]
+    assert err == "the node does not run; its addresses are known while it does: covey up\n"
+    assert covey("id", "--json")[2] == ""
 
 
 def test_init_with_a_key_that_cannot_be_used_makes_no_node_that_would_be_open_to_everybody(
