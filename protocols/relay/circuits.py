@@ -14,6 +14,7 @@ from storage.keys import PeerId
 RESERVATION_S: Final = 3600.0
 MAX_RESERVATIONS: Final = 128
 MAX_STRANGERS: Final = 32  # of these
+MAX_STRANGERS_OF_NETWORK: Final = 4  # of these, for identities cost nothing, and addresses of one network little
 MAX_CIRCUITS: Final = 64
 MAX_STRANGERS_CIRCUITS: Final = 16  # of these
 
@@ -48,6 +49,7 @@ class Circuit:
 class _Reservation(NamedTuple):
     until_s: float
     terms: Terms
+    place: str
 
 
 class Relay:
@@ -72,18 +74,20 @@ class Relay:
         """Those that stand."""
         return list(self._circuits)
 
-    def reserve(self, peer: PeerId, terms: Terms | None, now_s: float) -> Status:
-        """`peer` wants to be reached over this node; again, to stay so. `terms` is None where it gets nothing."""
+    def reserve(self, peer: PeerId, terms: Terms | None, now_s: float, place: str = "") -> Status:
+        """`peer` wants to be reached over this node; again, to stay so. `terms` is None where it gets nothing.
+
+        `place`: the network of the public internet that it is in; empty where it is in none.
+        """
         if terms is None:
             self._reserved.pop(peer, None)
             return Status.PERMISSION_DENIED
         for gone in [each for each, held in self._reserved.items() if held.until_s <= now_s]:
             del self._reserved[gone]
-        if peer not in self._reserved:
-            strangers = sum(held.terms.is_stranger for held in self._reserved.values())
-            if len(self._reserved) >= MAX_RESERVATIONS or (terms.is_stranger and strangers >= MAX_STRANGERS):
-                return Status.RESERVATION_REFUSED
-        self._reserved[peer] = _Reservation(now_s + RESERVATION_S, terms)
+        is_full = len(self._reserved) >= MAX_RESERVATIONS or (terms.is_stranger and not self._has_place(place))
+        if is_full and peer not in self._reserved:
+            return Status.RESERVATION_REFUSED
+        self._reserved[peer] = _Reservation(now_s + RESERVATION_S, terms, place)
         return Status.OK
 
     def connect(self, source: PeerId, target: PeerId, terms: Terms | None, now_s: float) -> Circuit | Status:
@@ -116,6 +120,11 @@ class Relay:
         """These are connected now: the reservations of others are over, and their places free."""
         there = set(connected)
         self._reserved = {peer: held for peer, held in self._reserved.items() if peer in there}
+
+    def _has_place(self, place: str) -> bool:
+        """Is there room for one more stranger from there?"""
+        places = [held.place for held in self._reserved.values() if held.terms.is_stranger]
+        return len(places) < MAX_STRANGERS and not (place and places.count(place) >= MAX_STRANGERS_OF_NETWORK)
 
     def _n_of(self, peer: PeerId) -> int:
         return sum(peer in (circuit.source, circuit.target) for circuit in self._circuits)

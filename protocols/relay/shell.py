@@ -73,7 +73,7 @@ def relaying(
         terms = None if is_relayed(network, stream.peer) else terms_of(stream.peer)
         relay.keep(network.peers())
         if asked.kind is Kind.RESERVE:
-            status = relay.reserve(stream.peer, terms, trio.current_time())
+            status = relay.reserve(stream.peer, terms, trio.current_time(), _place_of(network, stream.peer))
             expire = int(unix_s() + MAX_HOLD_S) if status is Status.OK else None
             limit = terms.limit if terms and status is Status.OK else None
             await _say(stream, HOP_FORM, Message(Kind.STATUS, None, expire, limit, status))
@@ -90,6 +90,12 @@ def relaying(
             await _say(stream, HOP_FORM, Message(Kind.STATUS, status=Status.UNEXPECTED_MESSAGE))
 
     return answer
+
+
+def _place_of(network: Network, peer: PeerId) -> str:
+    """The network of the public internet that a connected peer is in; empty where it is in none."""
+    ends = [link.endpoint for link in network.connections() if link.peer == peer]
+    return next((end.network for end in ends if end is not None and end.network), "")
 
 
 async def _join(network: Network, source: Stream, circuit: Circuit) -> None:

@@ -75,6 +75,20 @@ def test_strangers_take_their_share_of_reservations_and_lapsed_ones_make_room() 
     assert relay.n_reserved == 2
 
 
+def test_strangers_of_one_network_take_few_of_the_places_that_strangers_have() -> None:
+    relay = Relay()
+    most = circuits.MAX_STRANGERS_OF_NETWORK
+    told = [relay.reserve(peer, STRANGER, 0.0, "8.8.8.0/24") for peer in PEERS[: most + 1]]
+    assert told == [Status.OK] * most + [Status.RESERVATION_REFUSED]
+    assert relay.reserve(A, STRANGER, 1.0, "8.8.8.0/24") is Status.OK  # it has a place
+    assert relay.reserve(PEERS[most], FRIEND, 1.0, "8.8.8.0/24") is Status.OK
+    assert relay.reserve(PEERS[most + 1], STRANGER, 1.0, "9.9.9.0/24") is Status.OK
+    told = [
+        relay.reserve(peer, STRANGER, 1.0) for peer in PEERS[10:20]
+    ]  # of no public network: these are not told apart
+    assert told == [Status.OK] * 10
+
+
 def test_strangers_take_their_share_of_circuits() -> None:
     relay = Relay()
     many = Terms(100, Limit(1, 1), is_stranger=True)

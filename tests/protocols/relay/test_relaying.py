@@ -8,9 +8,9 @@ import trio
 
 from protocols.errors import Malformed, RelayRefused, StreamBroken, TimedOut
 from protocols.framing import frame, read_frame
-from protocols.net import PeerInfo, Stream
+from protocols.net import Link, PeerInfo, Stream
 from protocols.relay import circuits
-from protocols.relay.circuits import FRIEND, Relay, Terms
+from protocols.relay.circuits import FRIEND, STRANGER, Relay, Terms
 from protocols.relay.shell import MAX_HOLD_S, MIN_HOLD_S, arriving, open_circuit, relaying, reserve
 from protocols.relay.wire import HOP, HOP_FORM, STOP, STOP_FORM, Kind, Limit, Message, Status, read, write
 from simulations.net import SimNetwork, SimWorld
@@ -133,6 +133,24 @@ async def test_who_left_the_relay_takes_no_place_of_those_who_are_there(
     await scene.target.disconnect(scene.relay.peer_id)
     await reserve(scene.asker, scene.relay.peer_id, NOW)
     assert list(scene.core.reserved(trio.current_time())) == [scene.asker.peer_id]
+
+
+async def test_a_relay_counts_strangers_by_where_their_connections_come_from(
+    sim_world: SimWorld, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(circuits, "MAX_STRANGERS_OF_NETWORK", 1)
+    scene = Scene(sim_world, STRANGER)
+    links = [
+        Link(scene.target.peer_id, "8.8.8.1:1", False, 1, 0, 0),
+        Link(scene.asker.peer_id, "/p2p/x/p2p-circuit", False, 1, 0, 0, is_relayed=True),
+        Link(scene.asker.peer_id, "8.8.8.2:1", False, 1, 0, 0),
+    ]
+    monkeypatch.setattr(scene.relay, "connections", lambda: links)
+    await scene.ready()
+    with pytest.raises(RelayRefused, match="reservation refused"):
+        await reserve(scene.asker, scene.relay.peer_id, NOW)
+    links[-1] = links[-1]._replace(address="8.8.9.2:1")
+    await reserve(scene.asker, scene.relay.peer_id, NOW)
 
 
 async def hang_up(stream: Stream) -> None:
