@@ -48,7 +48,8 @@ from storage.keys import Identity
 MAX_CONNECTIONS: Final = 300
 MIN_DIALLED: Final = 60  # of these, places that only connections which we dial can take
 MAX_PROVIDED_KEYS: Final = 10_000  # of others, kept for them
-MAX_HEARD_ADDRESSES: Final = 64  # of one peer, whoever tells of them; the oldest make room
+MAX_HEARD_ADDRESSES: Final = 64  # of one peer, whoever tells of them
+KEPT_ADDRESSES: Final = 32  # of these, the first: behind them the oldest make room
 MAX_DHT_BYTES: Final = 512 << 10  # of one answer: 20 peers, their addresses and a record; libp2p reads 4 MiB
 PROVIDES_PER_WINDOW: Final = 200  # accepted from one peer in 10 s
 PUBLIC_DHT: Final = "/ipfs/kad/1.0.0"
@@ -153,9 +154,13 @@ def _patch(kad_protocol: str) -> None:
 
 
 def _add_addresses(data: Any, addresses: Sequence[Any]) -> None:
-    """libp2p keeps all, and looks each up among all: one answer of the DHT could hold up the node for an hour."""
+    """libp2p keeps all, and looks each up among all: one answer of the DHT could hold up the node for an hour.
+
+    A peer that says where it is begins the list anew, so what others tell of it later pushes none of that out.
+    """
     data.addrs += [each for each in dict.fromkeys(addresses[:MAX_HEARD_ADDRESSES]) if each not in data.addrs]
-    del data.addrs[:-MAX_HEARD_ADDRESSES]
+    n_over = max(0, len(data.addrs) - MAX_HEARD_ADDRESSES)
+    del data.addrs[KEPT_ADDRESSES : KEPT_ADDRESSES + n_over]
 
 
 def _name_addresses(info: Any, peer_id: Any, addrs: Sequence[Any]) -> None:

@@ -59,6 +59,25 @@ async def test_of_one_peer_so_many_addresses_are_kept_however_many_a_stranger_te
         assert peer_routing.MAX_DHT_MESSAGE_SIZE == provider_store.MAX_DHT_MESSAGE_SIZE == MAX_DHT_BYTES
 
 
+async def test_what_others_tell_of_a_peer_does_not_push_out_where_it_says_that_it_is() -> None:
+    async with (
+        open_network(Identity(b"a" * 32), LOOPBACK) as node,
+        open_network(Identity(b"b" * 32), LOOPBACK) as other,
+    ):
+        await node.connect(PeerInfo.parse(other.addresses()[0]))
+        own, store = PeerInfo.parse(other.addresses()[0]).addresses[0], node._host.get_peerstore()
+        peer_id = to_id(other.peer_id)
+        store.clear_addrs(peer_id)  # so identify begins
+        store.add_addrs(peer_id, [parse(own)], 60)
+        for octet in range(5):
+            store.add_addrs(peer_id, [parse(f"/ip4/1.1.1.{octet}/tcp/{port}") for port in range(1, 65)], 60)
+        assert str(store.addrs(peer_id)[0]) == own
+        assert (
+            str(store.addrs(peer_id)[-1]) == "/ip4/1.1.1.4/tcp/64" and len(store.addrs(peer_id)) == MAX_HEARD_ADDRESSES
+        )
+        assert node.peer_addresses(other.peer_id)[0] == own
+
+
 LEAN = """
 import sys
 from protocols.net_libp2p.lean import LeftOut, lean_imports
