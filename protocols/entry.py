@@ -14,7 +14,7 @@ from dataclasses import InitVar, dataclass, field, replace
 from typing import Any, Final
 
 from protocols import cose
-from protocols.errors import Local, Malformed, TooBig
+from protocols.errors import Local, Malformed, Oversize, TooBig
 from protocols.message import canonical
 from storage.blockstore import Block
 from storage.cid import DAG_CBOR, SHA2_256, Cid
@@ -97,7 +97,7 @@ def make_entry(
 ) -> Entry:
     """Sign a new entry. `prev` are the CIDs of entry blocks, in any order.
 
-    Raises: Local (a field outside its limits), TooBig.
+    Raises: Local (a field outside its limits), Oversize.
     """
     if taken := sorted(_RESERVED & content.keys()):
         raise Local(f"content may not be called {', '.join(taken)}: an entry's own fields are")
@@ -107,8 +107,8 @@ def make_entry(
         sig = cose.sign_detached(identity, body_block, external_aad(kind, scope))
         block = dag_cbor.encode({"body": Cid.of(body_block, DAG_CBOR), "sig": sig})
         return open_entry(block, body_block)
-    except TooLarge as error:
-        raise TooBig(str(error)) from None
+    except (TooLarge, TooBig) as error:
+        raise Oversize(str(error)) from None
     except (InvalidBlock, Malformed) as error:
         raise Local(f"this cannot be an entry: {error}") from None
 

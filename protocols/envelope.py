@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 import msgspec
 
 from protocols import cose, message
-from protocols.errors import Expired, Forged, Local, Malformed, TooBig
+from protocols.errors import Expired, Forged, Local, Malformed, Oversize, TooBig
 from protocols.message import Message
 from protocols.net import MAX_TOPIC_MESSAGE_BYTES
 from storage.cid import Cid
@@ -86,7 +86,7 @@ def seal(identity: Identity, purpose: Purpose, body: Message, *, sequence: int, 
 
     A `ttl_s` below MAX_SKEW_S shuts out receivers whose clocks are fast by as much as that.
 
-    Raises: TooBig, Local (a sequence or time to live outside its limits).
+    Raises: Oversize, Local (a sequence or time to live outside its limits).
     """
     if not 1 <= sequence <= MAX_SEQUENCE or not 1 <= ttl_s <= MAX_TTL_S:
         raise Local(f"sequence {sequence} or time to live {ttl_s} s is outside its limits")
@@ -94,7 +94,7 @@ def seal(identity: Identity, purpose: Purpose, body: Message, *, sequence: int, 
     payload = _Payload(body=body, sequence=sequence, issued=issued, expires=issued + ttl_s)
     data = cose.sign(identity, message.encode(payload, MAX_ENVELOPE_BYTES), purpose.external_aad)
     if len(data) > MAX_ENVELOPE_BYTES:
-        raise TooBig(f"an envelope of {len(data)} bytes; the limit is {MAX_ENVELOPE_BYTES}")
+        raise Oversize(f"an envelope of {len(data)} bytes; the limit is {MAX_ENVELOPE_BYTES}")
     return data
 
 

@@ -63,6 +63,10 @@ class TooBig(Remote):
     code = "too_big"
 
 
+class Oversize(TooBig):
+    """What this node would send or sign is over the size limit; no peer is to blame. Say less at once."""
+
+
 class Forged(Remote):
     """A signature does not fit the message, its purpose or its author."""
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import trio
 
-from protocols.errors import Malformed, StreamBroken, TimedOut, TooBig
+from protocols.errors import Malformed, Oversize, StreamBroken, TimedOut, TooBig
 from protocols.net import Stream
 from storage.cid import varint_encode
 
@@ -136,12 +136,12 @@ async def read_frame(stream: Stream, max_bytes: int, on_bytes: OnBytes = lambda 
 async def write_frames(
     stream: Stream, messages: Iterable[bytes], max_bytes: int, on_bytes: OnBytes = lambda n_bytes: None
 ) -> None:
-    """Send several messages, small ones together; `on_bytes` as for `read_frame`. Raises: TooBig, StreamBroken."""
+    """Send several messages, small ones together; `on_bytes` as for `read_frame`. Raises: Oversize, StreamBroken."""
     parts: list[bytes] = []
     n_bytes = 0
     for message in messages:
         if len(message) > max_bytes:
-            raise TooBig(f"a message of {len(message)} bytes; the limit is {max_bytes}")
+            raise Oversize(f"a message of {len(message)} bytes; the limit is {max_bytes}")
         parts.append(frame(message))
         n_bytes += len(parts[-1])
         if n_bytes >= WRITE_BYTES:
@@ -152,9 +152,9 @@ async def write_frames(
 
 
 async def write_frame(stream: Stream, message: bytes, max_bytes: int) -> None:
-    """Send one message. Raises: TooBig, StreamBroken."""
+    """Send one message. Raises: Oversize, StreamBroken."""
     if len(message) > max_bytes:
-        raise TooBig(f"a message of {len(message)} bytes; the limit is {max_bytes}")
+        raise Oversize(f"a message of {len(message)} bytes; the limit is {max_bytes}")
     await stream.write(frame(message))
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, Final
 
-from protocols.errors import Expired, Forged, Local, Malformed, TooBig
+from protocols.errors import Expired, Forged, Local, Malformed, Oversize, TooBig
 from protocols.ipns_keys import PublicKey
 from protocols.protobuf import bytes_field, read_varint
 from storage import multibase
@@ -89,7 +89,7 @@ def make_record(
     lifetime_s: int = DEFAULT_LIFETIME_S,
     ttl_s: int = DEFAULT_TTL_S,
 ) -> bytes:
-    """Sign that the identity's name stands for `value` (`/ipfs/...` or `/ipns/...`). Raises: TooBig, Local."""
+    """Sign that the identity's name stands for `value` (`/ipfs/...` or `/ipns/...`). Raises: Oversize, Local."""
     if not 0 <= sequence <= _MAX_UINT64 or not 0 <= ttl_s * _NS <= _MAX_UINT64:
         raise Local(f"sequence {sequence} or TTL {ttl_s} s is out of range")
     data = dag_cbor.encode(
@@ -103,7 +103,7 @@ def make_record(
     )
     raw = bytes_field(8, identity.sign(_SIGNED + data)) + bytes_field(9, data)
     if len(raw) > MAX_RECORD_BYTES:
-        raise TooBig(f"the record would have {len(raw)} bytes; the limit is {MAX_RECORD_BYTES}")
+        raise Oversize(f"the record would have {len(raw)} bytes; the limit is {MAX_RECORD_BYTES}")
     return raw
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar, Union
 import cbor2
 import msgspec
 
-from protocols.errors import Local, Malformed, TooBig
+from protocols.errors import Local, Malformed, Oversize, TooBig
 from storage.cid import Cid
 from storage.keys import PeerId
 
@@ -39,14 +39,18 @@ class Message(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fiel
 
 
 def encode(message: msgspec.Struct, max_bytes: int) -> bytes:
-    """The bytes of a message. Raises: TooBig, Local (the message holds what CBOR cannot carry)."""
+    """The bytes of a message. Raises: Oversize, Local (the message holds what CBOR cannot carry)."""
+    data = _encoded(message)
+    if len(data) > max_bytes:
+        raise Oversize(f"a {type(message).__name__} of {len(data)} bytes; the limit is {max_bytes}")
+    return data
+
+
+def _encoded(message: msgspec.Struct) -> bytes:
     try:
-        data = canonical(msgspec.to_builtins(message, builtin_types=(bytes,), enc_hook=_plain))
+        return canonical(msgspec.to_builtins(message, builtin_types=(bytes,), enc_hook=_plain))
     except (TypeError, ValueError, NotImplementedError) as error:
         raise Local(f"a {type(message).__name__} cannot be encoded: {error}") from error
-    if len(data) > max_bytes:
-        raise TooBig(f"a {type(message).__name__} of {len(data)} bytes; the limit is {max_bytes}")
-    return data
 
 
 def decode(data: bytes, kinds: type[S] | tuple[type[S], ...], max_bytes: int) -> S:
@@ -64,7 +68,7 @@ def decode_form(data: bytes, form: Any, max_bytes: int) -> Any:
     except (cbor2.CBORDecodeError, msgspec.ValidationError) as error:
         raise Malformed(f"not a message of this protocol: {error}") from None
     # Catches what the walk lets pass: unsorted or doubled keys, text for bytes, 1 for 1.0, a default left out.
-    if encode(message, max_bytes) != data:
+    if _encoded(message) != data:
         raise Malformed("the message is not in its deterministic encoding")
     return message
 

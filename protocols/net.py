@@ -13,7 +13,7 @@ import trio
 
 from protocols.conduct import Conduct
 from protocols.endpoints import Endpoint
-from protocols.errors import Malformed, ProtocolError, Remote
+from protocols.errors import Malformed, Oversize, ProtocolError, Remote
 from storage.cid import Cid
 from storage.keys import InvalidPeerId, PeerId
 
@@ -290,7 +290,7 @@ async def answer(handler: Handler, stream: Stream, report: Callable[[PeerId, str
     except* ProtocolError as group:
         error = next(_leaves(group))
         log.info("stream_ended", peer=str(stream.peer), protocol=stream.protocol, error=repr(error))
-        if isinstance(error, Remote):
+        if isinstance(error, Remote) and not isinstance(error, Oversize):
             report(stream.peer, error.code)
     except* Exception as group:
         log.error("stream_handler_failed", peer=str(stream.peer), protocol=stream.protocol, exc_info=group)

@@ -72,7 +72,7 @@ def answer_block(text: str) -> Block:
 
 
 def sign_record(identity: Identity, record: Record, sequence: int, asker: PeerId | None) -> Entry:
-    """Sign what was answered. Raises: Local, TooBig."""
+    """Sign what was answered. Raises: Local, Oversize."""
     content = {field: getattr(record, field) for field in Record.__struct_fields__}
     content |= {"options": _plain(record.options)}
     return make_entry(identity, KIND, str(record.question), sequence, [], content, asker)

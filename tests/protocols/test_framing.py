@@ -7,7 +7,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.errors import Malformed, StreamBroken, TimedOut, TooBig
+from protocols.errors import Malformed, Oversize, StreamBroken, TimedOut, TooBig
 from protocols.framing import (
     MERGE_BYTES,
     FrameReader,
@@ -18,6 +18,7 @@ from protocols.framing import (
     write_frame,
     write_within,
 )
+from protocols.net import Stream, answer
 from storage.keys import Identity, PeerId
 
 MAX_BYTES = 1000
@@ -52,6 +53,13 @@ class Pipe:
 
     async def aclose(self) -> None:
         raise NotImplementedError
+
+
+class Closed(Pipe):
+    """A stream that may be closed."""
+
+    async def aclose(self) -> None:
+        pass
 
 
 class Stuck(Pipe):
@@ -145,9 +153,23 @@ async def test_write_frame_sends_one_message_and_refuses_a_large_one() -> None:
     pipe = Pipe()
     await write_frame(pipe, b"abc", MAX_BYTES)
     assert pipe.written == b"\3abc"
-    with pytest.raises(TooBig):
+    with pytest.raises(Oversize):
         await write_frame(pipe, bytes(MAX_BYTES + 1), MAX_BYTES)
     assert pipe.written == b"\3abc"
+
+
+async def test_an_answer_of_ours_that_is_too_long_is_not_the_fault_of_who_asked() -> None:
+    told: list[str] = []
+
+    async def say_too_much(stream: Stream) -> None:
+        await write_frame(stream, bytes(MAX_BYTES + 1), MAX_BYTES)
+
+    async def hear_too_much(stream: Stream) -> None:
+        await read_frame(stream, 2)
+
+    for handler in (say_too_much, hear_too_much):
+        await answer(handler, Closed(frame(b"abc")), lambda peer, code: told.append(code))
+    assert told == ["too_big"]
 
 
 async def test_a_peer_has_so_long_to_say_something_or_to_read_it(autojump_clock: trio.testing.MockClock) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.errors import Local, Malformed, TooBig
+from protocols.errors import Local, Malformed, Oversize, TooBig
 from protocols.message import MAX_DEPTH, MAX_ITEMS, Message, check_shape, decode, encode
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
@@ -191,13 +191,21 @@ def test_size_is_bounded_both_ways() -> None:
     note = Note(peer=PEER, data=bytes(1000))
     data = encode(note, MAX_BYTES)
     assert decode(data, Note, len(data)) == note
+    with pytest.raises(Oversize):
+        encode(note, len(data) - 1)
     for call in (
-        lambda: encode(note, len(data) - 1),
         lambda: decode(data, Note, len(data) - 1),
         lambda: decode(b"\xff" * 100, Note, 99),  # before anything is read
     ):
         with pytest.raises(TooBig):
             call()
+
+
+def test_a_message_that_would_be_longer_in_its_one_form_is_a_lie_of_the_peer() -> None:
+    data = written({"type": "note", "peer": PEER})
+    assert len(encode(Note(peer=PEER), MAX_BYTES)) >= len(data)
+    with pytest.raises(Malformed):
+        decode(data, Note, len(data))
 
 
 def test_a_field_of_a_type_without_a_form_is_our_own_mistake() -> None:
