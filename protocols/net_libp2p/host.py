@@ -27,6 +27,7 @@ from libp2p.network import swarm as swarm_module
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.peer.peerdata import PeerData
 from libp2p.peer.peerinfo import PeerInfo
+from libp2p.peer.peerstore import PeerStore
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
 from libp2p.stream_muxer import muxer_multistream
 from libp2p.tools.anyio_service.trio_manager import TrioManager
@@ -50,6 +51,8 @@ MIN_DIALLED: Final = 60  # of these, places that only connections which we dial 
 MAX_PROVIDED_KEYS: Final = 10_000  # of others, kept for them
 MAX_HEARD_ADDRESSES: Final = 64  # of one peer, whoever tells of them
 KEPT_ADDRESSES: Final = 32  # of these, the first: behind them the oldest make room
+MAX_ADDRESS_BYTES: Final = 256  # longer ones, such as paths, are none that anybody dials
+MAX_SIGNED_BYTES: Final = 8 << 10  # of what a peer signs of where it is
 MAX_DHT_BYTES: Final = 512 << 10  # of one answer: 20 peers, their addresses and a record; libp2p reads 4 MiB
 PROVIDES_PER_WINDOW: Final = 200  # accepted from one peer in 10 s
 PUBLIC_DHT: Final = "/ipfs/kad/1.0.0"
@@ -57,6 +60,8 @@ RESTART_S: Final = 1.0
 STOP_TIMEOUT_S: Final = 2.0
 
 _LISTEN: Final = re.compile(r"(/ip4/[0-9.]+|/ip6/[0-9a-fA-F:]+)/tcp/[0-9]{1,5}")
+
+_consume_record: Final = PeerStore.consume_peer_record  # as it is in libp2p
 
 _IS_TOLD: Final = ContextVar("_IS_TOLD", default=False)  # within a dial of whom others told of
 
@@ -145,6 +150,7 @@ def _patch(kad_protocol: str) -> None:
     swarm_module.new_protected_conn = PrivateConnection
     tcp._set_reuse_flags = _set_listen_flags
     PeerData.add_addrs = _add_addresses
+    PeerStore.consume_peer_record = _consume_short_record
     PeerInfo.__init__ = _name_addresses
     for module in (swarm_module, tcp):
         module.DNSResolver = SystemResolver
@@ -158,14 +164,27 @@ def _add_addresses(data: Any, addresses: Sequence[Any]) -> None:
 
     A peer that says where it is begins the list anew, so what others tell of it later pushes none of that out.
     """
-    data.addrs += [each for each in dict.fromkeys(addresses[:MAX_HEARD_ADDRESSES]) if each not in data.addrs]
+    data.addrs += [each for each in dict.fromkeys(_short(addresses)) if each not in data.addrs]
     n_over = max(0, len(data.addrs) - MAX_HEARD_ADDRESSES)
     del data.addrs[KEPT_ADDRESSES : KEPT_ADDRESSES + n_over]
 
 
 def _name_addresses(info: Any, peer_id: Any, addrs: Sequence[Any]) -> None:
     """Of these are records of providers, ten thousand of them, and the routing table: libp2p bounds how many alone."""
-    info.peer_id, info.addrs = peer_id, list(addrs[:MAX_HEARD_ADDRESSES])
+    info.peer_id, info.addrs = peer_id, _short(addrs)
+
+
+def _short(addresses: Sequence[Any]) -> list[Any]:
+    """Of what somebody tells, so much that 20 peers fit into an answer of the DHT. A path may have any length."""
+    return [each for each in addresses[:MAX_HEARD_ADDRESSES] if len(each.to_bytes()) <= MAX_ADDRESS_BYTES]
+
+
+def _consume_short_record(store: Any, envelope: Any, ttl: int) -> bool:
+    """libp2p keeps what a peer signed as it came, however long, and all its addresses beside it."""
+    is_short = len(envelope.raw_payload) + len(envelope.signature) <= MAX_SIGNED_BYTES
+    is_good = is_short and bool(_consume_record(store, envelope, ttl))
+    envelope._cached_record = None
+    return is_good
 
 
 def _set_listen_flags(sock: Any) -> None:

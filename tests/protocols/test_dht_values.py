@@ -5,7 +5,11 @@ from collections.abc import AsyncIterator
 import pytest
 import trio
 import trio.testing
+from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
+from libp2p.peer.envelope import seal_record
+from libp2p.peer.peer_record import PeerRecord
+from multiaddr import Multiaddr
 
 from protocols import name_records
 from protocols.errors import StreamBroken
@@ -14,6 +18,7 @@ from protocols.ipns import make_record
 from protocols.name_records import key_of_name
 from protocols.net import Network, PeerInfo, Stream
 from protocols.net_libp2p import NetConfig, open_network
+from protocols.net_libp2p.addresses import to_id
 from protocols.net_libp2p.host import MAX_HEARD_ADDRESSES
 from protocols.net_libp2p.network import LibP2pNetwork
 from protocols.net_libp2p.streams import LibP2pStream
@@ -110,6 +115,36 @@ async def test_of_a_provider_few_addresses_are_kept_however_many_it_tells(server
     assert isinstance(server, LibP2pNetwork)
     (kept,) = server._dht.provider_store.get_providers(KEY)
     assert len(kept.addrs) == MAX_HEARD_ADDRESSES
+
+
+async def test_of_a_provider_no_address_is_kept_that_nobody_could_dial(server: Network, stream: Stream) -> None:
+    message = Message(type=Message.MessageType.ADD_PROVIDER, key=KEY)
+    told = message.providerPeers.add()
+    told.id = Identity(b"a" * 32).peer_id
+    good = b"\x04\x08\x08\x08\x08\x06\x12\x34"
+    path = b"/" * 16_000
+    told.addrs.extend([good + b"\x90\x03" + b"\x80\x7d" + path, good])  # /ip4/8.8.8.8/tcp/4660/unix/...
+    await stream.write(frame(message.SerializeToString()))
+    await ask(stream, Message(type=PING))
+    assert isinstance(server, LibP2pNetwork)
+    (kept,) = server._dht.provider_store.get_providers(KEY)
+    assert [str(each) for each in kept.addrs] == ["/ip4/8.8.8.8/tcp/4660"]
+    store = server._host.get_peerstore()
+    store.add_addrs(to_id(ALICE.peer_id), [Multiaddr(told.addrs[0]), Multiaddr(good)], 60)
+    assert [str(each) for each in store.addrs(to_id(ALICE.peer_id))] == ["/ip4/8.8.8.8/tcp/4660"]
+
+
+@pytest.mark.parametrize(("n_addresses", "is_taken"), [(64, True), (5000, False)])
+async def test_what_a_peer_signs_of_where_it_is_is_kept_while_it_is_short(
+    server: Network, n_addresses: int, is_taken: bool
+) -> None:
+    assert isinstance(server, LibP2pNetwork)
+    store, peer_id = server._host.get_peerstore(), to_id(ALICE.peer_id)
+    addresses = [Multiaddr(f"/ip4/8.8.8.8/tcp/{port}") for port in range(1, n_addresses + 1)]
+    envelope = seal_record(PeerRecord(peer_id, addresses, seq=1), create_new_key_pair(seed=ALICE.seed).private_key)
+    assert store.consume_peer_record(envelope, 60) is is_taken
+    assert store.get_peer_record(peer_id) is (envelope if is_taken else None)
+    assert envelope._cached_record is None  # which holds all addresses as objects
 
 
 async def test_an_older_record_is_refused(stream: Stream) -> None:
