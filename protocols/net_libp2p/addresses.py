@@ -36,6 +36,14 @@ def to_peer(peer_id: Any) -> PeerId | None:
         return None
 
 
+def text_of(address: Any) -> str:
+    """A multiaddr, or its text, as text; empty where its bytes are none, which is seen as late as this."""
+    try:
+        return str(address)
+    except (MultiaddrError, ValueError):
+        return ""
+
+
 def to_texts(addresses: Iterable[Any]) -> list[str]:
     """Multiaddrs as texts without the /p2p part: bounded, without duplicates, what cannot be dialled left out.
 
@@ -43,7 +51,7 @@ def to_texts(addresses: Iterable[Any]) -> list[str]:
     """
     texts: dict[str, None] = {}
     for address in addresses:
-        head, circuit, _ = str(address).partition(CIRCUIT)
+        head, circuit, _ = text_of(address).partition(CIRCUIT)
         text, _, relay = head.partition("/p2p/")
         if "/tcp/" in text and not text.endswith(("/ws", "/wss")) and len(head) <= MAX_ADDRESS_CHARS - len(CIRCUIT):
             texts[f"{text}/p2p/{relay}{CIRCUIT}" if circuit else text] = None

@@ -22,6 +22,7 @@ from libp2p import new_host
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_x25519_key_pair
 from libp2p.custom_types import TProtocol
+from libp2p.identity import update
 from libp2p.kad_dht import common, kad_dht, peer_routing, provider_store, value_store
 from libp2p.network import swarm as swarm_module
 from libp2p.network.config import ConnectionConfig, RetryConfig
@@ -32,10 +33,11 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL_ID
 from libp2p.stream_muxer import muxer_multistream
 from libp2p.tools.anyio_service.trio_manager import TrioManager
 from libp2p.transport.tcp import tcp
+from multiaddr import Multiaddr
 
 from protocols.net import MAX_INBOUND_STREAMS_PER_PEER
 from protocols.net_libp2p import ping
-from protocols.net_libp2p.addresses import SystemResolver, expand, is_public, parse
+from protocols.net_libp2p.addresses import SystemResolver, expand, is_public, parse, text_of
 from protocols.net_libp2p.circuits import Circuits
 from protocols.net_libp2p.muxer import Muxer
 from protocols.net_libp2p.observed import Observed
@@ -52,6 +54,8 @@ MAX_PROVIDED_KEYS: Final = 10_000  # of others, kept for them
 MAX_HEARD_ADDRESSES: Final = 64  # of one peer, whoever tells of them
 KEPT_ADDRESSES: Final = 32  # of these, the first: behind them the oldest make room
 MAX_ADDRESS_BYTES: Final = 256  # longer ones, such as paths, are none that anybody dials
+MAX_SPOKEN: Final = 128  # protocols of one peer, of so many characters at most
+MAX_SPOKEN_CHARS: Final = 128
 MAX_SIGNED_BYTES: Final = 8 << 10  # of what a peer signs of where it is
 MAX_DHT_BYTES: Final = 512 << 10  # of one answer: 20 peers, their addresses and a record; libp2p reads 4 MiB
 PROVIDES_PER_WINDOW: Final = 200  # accepted from one peer in 10 s
@@ -150,6 +154,8 @@ def _patch(kad_protocol: str) -> None:
     swarm_module.new_protected_conn = PrivateConnection
     tcp._set_reuse_flags = _set_listen_flags
     PeerData.add_addrs = _add_addresses
+    PeerData.add_protocols = _add_protocols
+    update._safe_parse_multiaddr_cached = _parse_short
     PeerStore.consume_peer_record = _consume_short_record
     PeerInfo.__init__ = _name_addresses
     for module in (swarm_module, tcp):
@@ -164,9 +170,25 @@ def _add_addresses(data: Any, addresses: Sequence[Any]) -> None:
 
     A peer that says where it is begins the list anew, so what others tell of it later pushes none of that out.
     """
-    data.addrs += [each for each in dict.fromkeys(_short(addresses)) if each not in data.addrs]
+    data.addrs += [each for each in dict.fromkeys(_short(addresses)) if each not in data.addrs and text_of(each)]
     n_over = max(0, len(data.addrs) - MAX_HEARD_ADDRESSES)
     del data.addrs[KEPT_ADDRESSES : KEPT_ADDRESSES + n_over]
+
+
+def _parse_short(raw: bytes) -> Any:
+    """libp2p keeps the last thousand that it parsed for anybody, of up to a MiB each."""
+    if len(raw) > MAX_ADDRESS_BYTES:
+        return None
+    try:
+        return Multiaddr(raw)
+    except Exception:  # noqa: BLE001 - whatever it raises, that is no address
+        return None
+
+
+def _add_protocols(data: Any, protocols: Sequence[str]) -> None:
+    """libp2p keeps all, as often as they are told: of the thousand peers that came last, a MiB of names each."""
+    told = [each for each in protocols[:MAX_SPOKEN] if len(each) <= MAX_SPOKEN_CHARS]
+    data.protocols = list(dict.fromkeys([*data.protocols, *told]))[:MAX_SPOKEN]
 
 
 def _name_addresses(info: Any, peer_id: Any, addrs: Sequence[Any]) -> None:

@@ -10,14 +10,23 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from libp2p.identity import update
+from libp2p.identity.identify.pb.identify_pb2 import Identify
 from libp2p.kad_dht import peer_routing, provider_store
+from multiaddr import Multiaddr
 
 from protocols import conduct
 from protocols.errors import Local
 from protocols.net import PeerChange, PeerInfo, Stream
 from protocols.net_libp2p import NetConfig, network, open_network
-from protocols.net_libp2p.addresses import expand, parse, to_id
-from protocols.net_libp2p.host import MAX_DHT_BYTES, MAX_HEARD_ADDRESSES, PUBLIC_DHT
+from protocols.net_libp2p.addresses import expand, parse, to_id, to_texts
+from protocols.net_libp2p.host import (
+    MAX_DHT_BYTES,
+    MAX_HEARD_ADDRESSES,
+    MAX_SPOKEN,
+    MAX_SPOKEN_CHARS,
+    PUBLIC_DHT,
+)
 from protocols.net_libp2p.lean import LEFT_OUT
 from protocols.net_libp2p.mdns import MAX_TXT_STRINGS, read_txt, write_txt
 from storage.keys import Identity
@@ -57,6 +66,44 @@ async def test_of_one_peer_so_many_addresses_are_kept_however_many_a_stranger_te
         kept = store.addrs(to_id(PEER))
         assert len(kept) == MAX_HEARD_ADDRESSES and kept[-1] == told[-1]
         assert peer_routing.MAX_DHT_MESSAGE_SIZE == provider_store.MAX_DHT_MESSAGE_SIZE == MAX_DHT_BYTES
+
+
+async def test_of_what_a_peer_says_of_itself_no_more_is_kept_than_is_of_use() -> None:
+    async with open_network(Identity(b"a" * 32), LOOPBACK) as node:
+        store, peer_id = node._host.get_peerstore(), to_id(PEER)
+        raw = b"\x04\x08\x08\x08\x08\x06\x12\x34"
+        path = raw + b"\x90\x03" + b"\x80\x7d" + b"/" * 16_000  # /ip4/8.8.8.8/tcp/4660/unix/...
+        told = Identify(
+            listen_addrs=[path, raw, b"nonsense"],
+            protocols=["/ours/1", "x" * (MAX_SPOKEN_CHARS + 1), *(f"/{at}" for at in range(100_000))],
+        )
+        for _ in range(2):
+            await update.update_peerstore_from_identify(store, peer_id, told)
+            kept = store.get_protocols(peer_id)
+            assert kept[:2] == ["/ours/1", "/0"] and len(kept) < MAX_SPOKEN
+            assert [str(each) for each in store.addrs(peer_id)] == ["/ip4/8.8.8.8/tcp/4660"]
+        assert update._safe_parse_multiaddr_cached(path) is None  # before it is kept anywhere
+        store.add_protocols(peer_id, [f"/{at}" for at in range(1000, 2000)])
+        assert len(store.get_protocols(peer_id)) == MAX_SPOKEN
+
+
+DAMAGED = [
+    b"nonsense",
+    b"\x04\x08\x08\x08\x08\x06",
+    b"\x36\x02\xff\xfe\x06\x00\x01",
+    b"",
+    b"\xff" * 10,
+]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED)
+async def test_damaged_addresses_that_somebody_tells_of_a_peer_do_not_keep_this_node_from_it(damaged: bytes) -> None:
+    good = parse("/ip4/8.8.8.8/tcp/4660")
+    assert to_texts([Multiaddr(damaged), good]) == ["/ip4/8.8.8.8/tcp/4660"]
+    async with open_network(Identity(b"a" * 32), LOOPBACK) as node:
+        node._host.get_peerstore().add_addrs(to_id(PEER), [Multiaddr(damaged), good], 60)
+        assert node.peer_addresses(PEER) == ["/ip4/8.8.8.8/tcp/4660"]
+        assert node._host.get_peerstore().addrs(to_id(PEER)) == [good]
 
 
 async def test_what_others_tell_of_a_peer_does_not_push_out_where_it_says_that_it_is() -> None:
