@@ -14,6 +14,7 @@ import trio
 
 from protocols.errors import DialFailed, Malformed
 from protocols.net import PeerInfo
+from protocols.net_libp2p.addresses import CIRCUIT
 from storage.keys import PeerId
 
 SERVICE: Final = "_p2p._udp.local."
@@ -71,6 +72,27 @@ def read_txt(record: bytes) -> PeerInfo | None:
             peers.add(info.peer)
             addresses |= dict.fromkeys(info.addresses)
     return PeerInfo(peers.pop(), tuple(addresses)) if len(peers) == 1 and addresses else None
+
+
+async def keep_discovering(network: Dialler) -> None:
+    """Discover until cancelled, anew wherever this machine is in another network than before.
+
+    What is announced, and on which interfaces, is settled when it begins: a laptop that moved, or a machine whose
+    network came up later than this node, would be found by nobody.
+    """
+    while True:
+        here = _places(network)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(discover, network)
+            while _places(network) == here:
+                await trio.sleep(RETRY_S)
+            log.info("mdns_begins_anew")
+            nursery.cancel_scope.cancel()
+
+
+def _places(network: Dialler) -> set[str]:
+    """Where others of the local network reach this node: over no relay."""
+    return {address for address in network.addresses() if CIRCUIT not in address}
 
 
 async def discover(network: Dialler) -> None:

@@ -117,7 +117,7 @@ async def open_network(identity: Identity, config: NetConfig | None = None) -> A
             await stack.enter_async_context(running(dht))
             await nursery.start(run_gossip, network.gossip)
             if config.mdns:
-                nursery.start_soon(partial(survive, mdns.discover, network, restart=True))
+                nursery.start_soon(partial(survive, mdns.keep_discovering, network, restart=True))
             yield network
     if refused:  # raised out here, where no nursery wraps it
         raise Local(f"cannot listen on {', '.join(refused)}: give an address of this machine as /ip4/HOST/tcp/PORT")

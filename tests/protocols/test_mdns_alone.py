@@ -35,6 +35,46 @@ async def test_a_machine_without_multicast_goes_on_without_discovery(monkeypatch
     await discover(Lonely())
 
 
+class Moving(Lonely):
+    """A network of which the addresses change."""
+
+    def __init__(self) -> None:
+        self.now = ["/ip4/127.0.0.1/tcp/1"]
+
+    def addresses(self) -> list[str]:
+        return self.now
+
+
+async def test_a_machine_that_comes_into_another_network_is_announced_there(
+    nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[list[str]] = []
+    running: list[int] = []
+
+    async def discover_here(network: mdns.Dialler) -> None:
+        begun.append(network.addresses())
+        if len(begun) == 1:
+            return  # without multicast, for there is no network yet
+        running.append(len(begun))
+        try:
+            await trio.sleep_forever()
+        finally:
+            running.remove(running[0])
+
+    monkeypatch.setattr(mdns, "discover", discover_here)
+    network = Moving()
+    nursery.start_soon(mdns.keep_discovering, network)
+    first, home, circuit, office = [
+        f"/ip4/{where}"
+        for where in ("127.0.0.1/tcp/1", "10.0.0.5/tcp/1", "8.8.8.8/tcp/1/p2p/X/p2p-circuit", "10.9.0.5/tcp/1")
+    ]
+    for now in ([first], [first, home], [first, home, circuit], [first, office]):
+        network.now = now
+        await trio.sleep(2 * mdns.RETRY_S)
+        assert len(running) <= 1
+    assert begun == [[first], [first, home], [first, office]] and running == [3]
+
+
 class Crowded:
     """A network on which every dial takes ten seconds and fails."""
 
