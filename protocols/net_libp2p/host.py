@@ -51,6 +51,7 @@ from storage.keys import Identity
 MAX_CONNECTIONS: Final = 300
 MIN_DIALLED: Final = 60  # of these, places that only connections which we dial can take
 MAX_PROVIDED_KEYS: Final = 10_000  # of others, kept for them
+MAX_PROVIDED: Final = 40_000  # records of all these; libp2p keeps 20 of each
 MAX_HEARD_ADDRESSES: Final = 64  # of one peer, whoever tells of them
 KEPT_ADDRESSES: Final = 32  # of these, the first: behind them the oldest make room
 MAX_ADDRESS_BYTES: Final = 256  # longer ones, such as paths, are none that anybody dials
@@ -306,9 +307,32 @@ async def running(service: Any) -> AsyncIterator[None]:
 
 
 class BoundedRecords(OrderedDict[bytes, Any]):
-    """Provider records by key; the oldest key makes room for a new one."""
+    """Provider records, by key and then by peer. The oldest keys make room for new ones, and for peers of others."""
 
-    def __setitem__(self, key: bytes, records: Any) -> None:
-        super().__setitem__(key, records)
+    def __init__(self) -> None:
+        super().__init__()
+        self._n_most = 0  # records that there may be: what was dropped since they were counted is among them
+
+    def __setitem__(self, key: bytes, records: dict[str, Any]) -> None:
+        super().__setitem__(key, _RecordsOfKey(records, self._note_one))
         if len(self) > MAX_PROVIDED_KEYS:
             self.popitem(last=False)
+
+    def _note_one(self) -> None:
+        self._n_most += 1
+        if self._n_most > MAX_PROVIDED:
+            self._n_most = sum(map(len, self.values()))
+            while self._n_most > MAX_PROVIDED - MAX_PROVIDED // 10:
+                self._n_most -= len(self.popitem(last=False)[1])
+
+
+class _RecordsOfKey(dict[str, Any]):
+    def __init__(self, records: dict[str, Any], note_one: Callable[[], None]) -> None:
+        super().__init__(records)
+        self._note_one = note_one
+
+    def __setitem__(self, peer: str, record: Any) -> None:
+        is_new = peer not in self
+        super().__setitem__(peer, record)
+        if is_new:
+            self._note_one()

@@ -18,7 +18,7 @@ from multiaddr import Multiaddr
 from protocols import conduct
 from protocols.errors import Local
 from protocols.net import PeerChange, PeerInfo, Stream
-from protocols.net_libp2p import NetConfig, network, open_network
+from protocols.net_libp2p import NetConfig, host, network, open_network
 from protocols.net_libp2p.addresses import expand, parse, to_id, to_texts
 from protocols.net_libp2p.host import (
     MAX_DHT_BYTES,
@@ -85,6 +85,25 @@ async def test_of_what_a_peer_says_of_itself_no_more_is_kept_than_is_of_use() ->
         assert update._safe_parse_multiaddr_cached(path) is None  # before it is kept anywhere
         store.add_protocols(peer_id, [f"/{at}" for at in range(1000, 2000)])
         assert len(store.get_protocols(peer_id)) == MAX_SPOKEN
+
+
+def test_records_of_providers_are_bounded_by_keys_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "MAX_PROVIDED_KEYS", 8)
+    monkeypatch.setattr(host, "MAX_PROVIDED", 20)
+    kept = host.BoundedRecords()
+    for key in range(10):
+        kept[bytes([key])] = {}
+        kept[bytes([key])]["ann"] = kept[bytes([key])]["ann"] = key
+    assert [*map(ord, kept)] == [2, 3, 4, 5, 6, 7, 8, 9]
+    for _ in range(100):  # one that comes and goes fills nothing
+        kept[b"\2"]["bob"] = 0
+        del kept[b"\2"]["bob"]
+    assert len(kept) == 8
+    for number in range(12):
+        kept[b"\5"][str(number)] = number
+    assert len(kept[b"\5"]) == 13 and sum(map(len, kept.values())) == 20
+    kept[b"\5"]["one more"] = 0
+    assert [*map(ord, kept)] == [5, 6, 7, 8, 9] and sum(map(len, kept.values())) == 18
 
 
 DAMAGED = [
