@@ -374,9 +374,9 @@ async def export(node: "Node", params: "fl_proof.Export", report: "Report") -> "
 
     def write(on_bytes: "Callable[[int], None]") -> Packed:
         with node.store.lease():
-            return pack(node.store, one.plan_entry, entries, target, on_bytes)
+            return pack(node.store, one.keep, one.plan_entry, book, target, on_bytes)
 
-    entries = one.book.entries()
+    book = one.book.copy()
     packed = await in_thread(write, f"writing {target.name}", None, report)
     return fl_proof.Exported(
         experiment=str(one.cid),

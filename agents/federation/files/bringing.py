@@ -44,6 +44,7 @@ class Bringing:
     _scratch: Path
     _reached: set[PeerId]
     _fetched_bytes: int
+    _came_bytes: dict[Cid, int]  # by file: of its blocks, what came from members, in all tries since the start
 
     async def bring_result(self, result: Cid) -> Document:
         """A result's document, tensors and states. Raises: NoProviders, TimedOut, BadTensors, StorageError."""
@@ -119,9 +120,24 @@ class Bringing:
                 max_bytes=max_bytes,
             )
             turn_s = max(self.plan.deadline_s, LEAST_TURN_S)
-            progress = await at_pace(lambda on_progress: fetch(on_progress=on_progress), turn_s)
+            progress = await at_pace(lambda on_progress: fetch(on_progress=self._counting(cid, on_progress)), turn_s)
             self._fetched_bytes += progress.n_bytes
             await trio.to_thread.run_sync(self._hold, cid, claimed(self.book, cid), max_bytes, readers)
+            # Nothing of it was here before but what came in other tries: none of it is here for other reasons.
+            if progress.n_reused_bytes <= self._came_bytes.get(cid, 0) - progress.n_bytes:
+                await trio.to_thread.run_sync(self.keep.note_own, cid)
+
+    def _counting(self, cid: Cid, on_progress: Callable[[Progress], None]) -> Callable[[Progress], None]:
+        """Count what comes of a file, also where the rest does not."""
+        told = 0
+
+        def count(progress: Progress) -> None:
+            nonlocal told
+            self._came_bytes[cid] = self._came_bytes.get(cid, 0) + progress.n_bytes - told
+            told = progress.n_bytes
+            on_progress(progress)
+
+        return count
 
     def _hold(self, cid: Cid, claims: set[bytes], max_bytes: int, readers: tuple[PeerId, ...] | None) -> None:
         self.keep.check_size(cid, max_bytes)

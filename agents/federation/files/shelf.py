@@ -66,6 +66,7 @@ class Keep:
         self._ports = ports
         self._plan = plan
         self.pin: Final = f"rounds/{experiment}"
+        self.own_pin: Final = f"{self.pin}/own"  # beside it, of what became the experiment's here: see `note_own`
         self.owned: Final[dict[Cid, bytes]] = {}  # by file that was made here: what shows others that it is here
         self.readers: Readers = plan.members
         """Who is shown things now: whom the plan names, and who is in the round at hand (`grants.readers`)."""
@@ -85,6 +86,7 @@ class Keep:
             cid = add_path(store, path, COVEY_WEIGHTS)
             charge(cid)
             self.hold(cid)
+            self.note_own(cid)
             sealed = seal_path(store, path, readers).cid if self._plan.is_sealed else None
             if sealed is not None:
                 self.hold(sealed)
@@ -96,6 +98,7 @@ class Keep:
         with self._ports.store.lease():
             cid = add_path(self._ports.store, path, COVEY_WEIGHTS)
             self.hold(cid)
+            self.note_own(cid)
         self._give(cid)
         return cid
 
@@ -126,6 +129,7 @@ class Keep:
                 if n_without := len(set(readers or self.readers).difference(opened.recipients)):
                     raise BadTensors(f"{sealed} is not sealed to {n_without} of its round's members")
                 self.hold(update)
+                self.note_own(update)
         finally:
             path.unlink()
 
@@ -136,6 +140,7 @@ class Keep:
             self._ports.pins.add(found.result, self.pin, PinKind.DIRECT, PinState.COMPLETE)
             for cid in (found.tensors, *found.states):
                 self.hold(cid)
+                self.note_own(cid)
         for cid in (found.tensors, *found.states):
             self.show(cid)
         self.show_document(found.result)
@@ -184,6 +189,20 @@ class Keep:
         """Pin a whole file that is here."""
         self._ports.pins.add(cid, self.pin, PinKind.RECURSIVE, PinState.COMPLETE)
 
+    def note_own(self, cid: Cid) -> None:
+        """Note that a file became the experiment's here: made for it, out of a seal, or come whole from its members.
+
+        What is held is not that by itself: a file that was here before is held, too, when a member names it.
+        """
+        self._ports.pins.add(cid, self.own_pin, PinKind.RECURSIVE, PinState.COMPLETE)
+
+    def may_hand_out(self, cid: Cid, claims: Container[bytes], readers: Readers | None = None) -> bool:
+        """May a file stand in what is handed out of the experiment, because its events name it? As `may_pass_on`.
+
+        Raises: NotFound, Corrupt, InvalidBlock, UnknownCodec, TooLarge.
+        """
+        return self._ports.pins.get(cid, self.own_pin) is not None or self.may_pass_on(cid, claims, readers)
+
     def is_held(self, cid: Cid) -> bool:
         """Is the file here, whole?"""
         pin = self._ports.pins.get(cid, self.pin)
@@ -216,7 +235,8 @@ class Keep:
         who may have it. What is private here, or was given to this node alone, must not come out because it was named.
         """
         store, others = self._ports.store, set(readers or self.readers) - {self._ports.identity.peer_id}
-        if cid.codec in (RAW, DAG_PB) and all(
+        is_seen_by_some = cid.codec in (RAW, DAG_PB) and others  # of nobody else, all see everything
+        if is_seen_by_some and all(
             one.hash_code == IDENTITY or self._is_seen(one, others) for one, _ in reach(store, cid)
         ):
             return True

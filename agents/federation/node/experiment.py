@@ -108,6 +108,7 @@ class Experiment(Bringing, Asking, Trainee):
         self._doing: dict[str, int] = {}
         self._trouble = ""
         self._fetched_bytes = 0
+        self._came_bytes: dict[Cid, int] = {}
         self._sizes: dict[Cid, int] = {}
         self._bounds: dict[Cid, float] = {}
         self._restore(entries)

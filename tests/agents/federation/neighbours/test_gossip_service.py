@@ -37,7 +37,7 @@ async def test_members_average_without_a_coordinator_and_the_archive_is_proved(
         said, mix = await ones[0].mean_of(homes[2].identity.peer_id, 3)
         assert said.author == homes[2].identity.peer_id and mix.tensors in last
         packed = await trio.to_thread.run_sync(
-            pack, homes[2].node.ports.store, plan, book.entries(), tmp_path / "all.car"
+            pack, homes[2].node.ports.store, ones[2].keep, plan, book, tmp_path / "all.car"
         )
         assert packed.n_missing == 0
         sealed = {event.sealed for _, event in book.all_of(State)}

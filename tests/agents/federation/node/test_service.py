@@ -146,7 +146,7 @@ async def test_members_come_to_one_result_and_its_archive_is_proved_by_who_has_n
         book = ones[2].book
         assert len(book.submissions(2)) == 3
         packed = await trio.to_thread.run_sync(
-            pack, homes[2].node.ports.store, plan, book.entries(), tmp_path / "all.car"
+            pack, homes[2].node.ports.store, ones[2].keep, plan, book, tmp_path / "all.car"
         )
         assert packed.n_missing == 0
     stranger = Home(sim_world, "stranger", tmp_path)

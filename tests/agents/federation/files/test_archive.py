@@ -1,0 +1,90 @@
+"""Who names a private file finds it in nothing that is handed out; what the experiment is made of is all there."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from agents.federation.files.archive import Packed, pack
+from agents.federation.node.experiment import Experiment
+from protocols.rounds import Event, Result
+from storage.blockstore import MadeBlock, Visibility
+from storage.car import import_car
+from storage.cid import DAG_CBOR, RAW, Cid
+from storage.codecs import dag_cbor
+from storage.memory import MemoryBlockstore
+from storage.unixfs import add_bytes
+from tests.agents.federation.files.test_possession import NAMED, file_of, naming, say
+from tests.agents.federation.node.test_service import Home, homes, village  # noqa: F401
+
+
+async def packed_by(home: Home, one: Experiment, out: Path) -> tuple[Packed, MemoryBlockstore]:
+    made = await trio.to_thread.run_sync(pack, home.node.ports.store, one.keep, one.plan_entry, one.book, out)
+    found = MemoryBlockstore()
+    with out.open("rb") as file:
+        import_car(found, file, needs_whole_roots=False)
+    return made, found
+
+
+def document_of(one: Experiment, tensors: Cid) -> MadeBlock:
+    fields = {"format": 1, "plan": one.cid, "round": 1, "base": tensors, "updates": [], "failed": "", "states": []}
+    return MadeBlock.of(dag_cbor.encode(fields | {"tensors": tensors}), DAG_CBOR)
+
+
+def said(home: Home, one: Experiment, kind: str, file: Cid) -> Event:
+    """What a member signs to have a file handed out; documents are of its making, and anybody can give them here."""
+    if kind == "a result":
+        return Result(round=1, close=one.cid, result=file)
+    if kind == "tensors of a result":
+        document = document_of(one, file)
+        home.node.ports.store.put_many([document])
+        return Result(round=1, close=one.cid, result=document.cid)
+    return naming(kind, file, bytes(32), one.plan.initial)
+
+
+@pytest.mark.parametrize("kind", [*NAMED, "a result", "tensors of a result"])
+@pytest.mark.parametrize("is_bait", [False, True], ids=["its CID", "a file made of it"])
+async def test_a_private_file_that_a_member_names_is_not_handed_out(
+    homes: list[Home],  # noqa: F811
+    tmp_path: Path,
+    kind: str,
+    is_bait: bool,
+    autojump_clock: Any,
+) -> None:
+    ada, _, cleo = homes
+    async with village(homes):
+        one = await ada.rounds.follow(ada.plan(homes, is_sealed=False))
+        ada.node.ports.store.put_many([diary := MadeBlock.of(b"dear diary", RAW)])
+        file = bait = file_of([diary]) if is_bait else diary
+        cleo.node.ports.store.put_many([bait] if is_bait else [], Visibility.PUBLIC)
+        say(one, cleo.identity, said(ada, one, kind, file.cid))
+        await one.fetch_file(file.cid)
+        assert one.keep.is_held(file.cid)
+        made, found = await packed_by(ada, one, tmp_path / "all.car")
+        assert not found.has(diary.cid) and not found.has(bait.cid)
+        assert made.n_missing == (2 if kind != "sealed" else 1), "the first tensors are not here"
+
+
+async def test_what_came_from_members_is_handed_out_and_in_parts_too(
+    homes: list[Home],  # noqa: F811
+    tmp_path: Path,
+    autojump_clock: Any,
+) -> None:
+    """Who comes late has the result it began with from others, who sign no digest of it."""
+    ada, bob, cleo = homes
+    async with village(homes):
+        one = await ada.rounds.follow(ada.plan(homes, is_sealed=False))
+        leaves = [MadeBlock.of(bytes([number]) * 64, RAW) for number in (1, 2)]
+        root = file_of(leaves)
+        store = bob.node.ports.store
+        store.put_many([root, leaves[0]], Visibility.PUBLIC)
+        with pytest.raises(Exception, match="block wanted"):
+            await one.fetch_file(root.cid)
+        assert ada.node.ports.store.has(leaves[0].cid)
+        store.put_many(leaves, Visibility.PUBLIC)
+        say(one, cleo.identity, said(ada, one, "tensors of a result", root.cid))
+        await one.fetch_file(root.cid)
+        own = add_bytes(ada.node.ports.store, b"not asked for")
+        _, found = await packed_by(ada, one, tmp_path / "all.car")
+        assert all(found.has(cid) for cid in (root.cid, *(leaf.cid for leaf in leaves))) and not found.has(own)
