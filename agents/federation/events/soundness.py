@@ -6,7 +6,7 @@ from typing import cast
 
 from agents.federation.events import claims
 from agents.federation.events.book import Book, Said
-from agents.federation.events.grants import capacity, was_let_in, was_let_out
+from agents.federation.events.grants import capacity, needs_grant, was_let_in, was_let_out
 from agents.federation.events.secure_stages import Stages, is_doomed, is_split
 from protocols.rounds import (
     Accuse,
@@ -116,8 +116,10 @@ def _absence_unknown_to(book: Book, said: Said) -> str:
         return f"whether {unsure[0]} had left by then"
     if left_out and (why := _proof_unknown_to(book, left_out, said)):
         return why
+    granting = {book.author, *(event.audience for _, event in book.all_of(Grant))}
+    if any(needs_grant(book, peer) for peer in left_out) and (why := _unheard(book, granting, said, "let out")):
+        return why
     if not all(was_let_in(book, peer) for peer in close.joined):
-        granting = {book.author, *(event.audience for _, event in book.all_of(Grant))}
         return _unheard(book, granting, said, "let in")
     return ""
 

@@ -248,14 +248,19 @@ class Member(Coordinator):
         return self._ask(Compute(number, final.cid) if lacking is None else lacking)
 
     def _accuse(self) -> list[Action]:
-        """Publish what proves that somebody broke the rules: of each once, for who signs more of it is as broken."""
+        """Publish what proves that somebody broke the rules: of each once, for who signs more of it is as broken.
+
+        Who may close a round does so even if others have: a close that leaves somebody out rests on it, and what its
+        own coordinator said before cannot be kept from who verifies, as what others said can.
+        """
         if not (broken := self.book.broken()):
             return []
         known = self.book.accused()
         own = [self.book.get(event.first) for _, event in self.book.said_by(self._me, Accuse)]
         told = {said.author for said in own if said is not None}
+        is_deputy = self._me in self.book.plan.deputies
         for peer, (first, second) in broken.items():
-            if peer not in told and frozenset((first.cid, second.cid)) not in known:
+            if peer not in told and (is_deputy or frozenset((first.cid, second.cid)) not in known):
                 return [self._say(Accuse(first=first.cid, second=second.cid))]
         return []
 

@@ -18,12 +18,12 @@ from agents.federation.events.grants import (
     late,
     was_let_in,
 )
-from agents.federation.events.soundness import why_not
+from agents.federation.events.soundness import unknown_to, why_not
 from agents.federation.files.audit import audit, verdict_of
 from agents.federation.members.member import Member
 from protocols.entry import make_entry
 from protocols.errors import Local, Malformed
-from protocols.rounds import Close, Event, Grant, Join, Revoke, Start, content_of, scope_of
+from protocols.rounds import Close, Event, Grant, Join, Revoke, Start, Submit, Vote, content_of, scope_of
 from simulations.net import SimWorld
 from storage.cid import Cid
 from tests.agents.federation.node.test_service import Home, until
@@ -283,3 +283,24 @@ async def test_whose_grant_has_expired_when_a_round_closes_comes_into_none(
         assert rosters == [{adas, bobs}] * 3
         findings = audit(homes[0].node.ports, plan, ones[2].book.entries(), homes[0].folder / "scratch")
         assert verdict_of(findings) == "proved"
+
+
+def test_a_revocation_that_is_left_out_leaves_open_whether_a_close_left_somebody_out_rightly() -> None:
+    """The author only follows: nothing that it says later shows a gap."""
+    room = Room(deputies=tuple(peer(number) for number in range(1, N)))
+    listed, joined = range(1, N), tuple(sorted(peer(number) for number in range(1, N)))
+    grants = [room.grant(0, number) for number in listed]
+    for number in listed:
+        room.say(number, Join())
+    room.say(0, Start(joined=joined))
+    base = room.book.plan.initial
+    submits = [room.say(at, Submit(round=1, base=base, update=cid_of(at), n_samples=1)).cid for at in listed]
+    room.say(0, Revoke(grant=grants[-1]))
+    left = tuple(sorted(peer(number) for number in range(1, N - 1)))
+    close = room.say(1, Close(round=1, term=0, submissions=tuple(sorted(submits)), joined=left))
+    for number in listed:
+        room.say(number, Vote(round=1, term=0, close=close.cid))
+    assert not unknown_to(room.book, close) and not why_not(room.book, close)
+    without = Room(deputies=room.book.plan.deputies).book
+    without.add_all(entry for entry in room.book.entries() if entry.kind != Revoke.kind)
+    assert "had let out by then" in unknown_to(without, close)

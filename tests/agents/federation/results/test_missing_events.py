@@ -5,8 +5,9 @@ out what it likes. What is proved of a round then may be less, and nobody is to 
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -14,16 +15,18 @@ from agents.federation.events.book import Book
 from agents.federation.results import verify as verifying
 from agents.federation.results.outcome import Outcome
 from agents.federation.results.verify import Computed, unmasking_of, verify
-from protocols.entry import Entry
-from protocols.rounds import Close
+from protocols.entry import Entry, make_entry
+from protocols.rounds import Accuse, Close, Score, Vote, content_of, scope_of
 from storage.cid import Cid
 from storage.errors import NotFound
 from storage.keys import PeerId
+from tests.agents.federation.members.test_hostile_rounds import Hostile
 from tests.agents.federation.members.test_member import LONG_S, begin, is_done
 from tests.agents.federation.secure.test_secure_dealers import LIES, lying, secure
-from tests.agents.federation.village import Village, Villager, cid_of, identity, result_of
+from tests.agents.federation.village import Village, Villager, cid_of, identity, make_plan, result_of
 
 N, N_SETS = 5, 30
+Recompute = Callable[..., Computed]
 
 
 class NoFiles:
@@ -77,10 +80,7 @@ def parts_of(entries: list[Entry], chance: random.Random) -> Iterator[list[Entry
         yield [one for one in entries if chance.random() > share]
 
 
-@pytest.mark.parametrize(("seed", "is_secure"), [(3, False), (4, False), (101, True), (121, True)])
-def test_what_is_missing_blames_nobody_honest(monkeypatch: pytest.MonkeyPatch, seed: int, is_secure: bool) -> None:
-    village, liar = lived(seed, is_secure=is_secure)
-
+def computing(village: Village, *, is_secure: bool) -> Recompute:
     def made(book: Book, number: int, close: Close, files: NoFiles, folder: Path) -> Computed:
         final = book.final(number)
         assert final is not None
@@ -91,12 +91,60 @@ def test_what_is_missing_blames_nobody_honest(monkeypatch: pytest.MonkeyPatch, s
             result = result_of(book, number, final.cid)
         return Computed(result, b"", result, (), Outcome((), (), folder, (), ""))
 
-    monkeypatch.setattr(verifying, "recompute", made)
-    entries = sorted(
+    return made
+
+
+def known(village: Village) -> list[Entry]:
+    return sorted(
         {one.cid: one for villager in village.villagers for one in villager.book.entries()}.values(),
         key=lambda one: (one.author, one.sequence),
     )
+
+
+def refuted(village: Village, part: list[Entry]) -> set[PeerId | None]:
+    book = Book(village.plan)
+    book.add_all(part)
+    return {one.by for one in verify(book, NoFiles()) if one.verdict == "refuted"}
+
+
+@pytest.mark.parametrize(("seed", "is_secure"), [(3, False), (4, False), (101, True), (121, True)])
+def test_what_is_missing_blames_nobody_honest(monkeypatch: pytest.MonkeyPatch, seed: int, is_secure: bool) -> None:
+    village, liar = lived(seed, is_secure=is_secure)
+    monkeypatch.setattr(verifying, "recompute", computing(village, is_secure=is_secure))
+    entries = known(village)
     for part in parts_of(entries, random.Random(seed)):
-        book = Book(village.plan)
-        book.add_all(part)
-        assert {one.by for one in verify(book, NoFiles()) if one.verdict == "refuted"} <= {liar}
+        assert refuted(village, part) <= {liar}
+
+
+def test_who_leaves_out_a_forked_member_is_not_to_blame_where_a_fork_and_a_followers_accusation_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another than those in the round proved it, so its members had nothing to add."""
+    _, plan = make_plan(N, n_rounds=1)
+    village = Village(7, plan, N, train_s=2.0)
+    *honest, bad, follower = village.villagers
+    for one in (*honest, bad):
+        village.do(one, one.member.join(0.0))
+    village.after(3.0, lambda: village.do(honest[0], honest[0].member.start(village.now_s)))
+    village.run(3.5, lambda: all(one.book.start() is not None for one in village.villagers))
+    hostile = Hostile(village, N - 2)
+    scope, height = scope_of(bad.book.experiment), bad.book.height(bad.identity.peer_id)
+    forks = [
+        make_entry(bad.identity, Score.kind, scope, height, [], content_of(Score(1, cid_of("r"), number)))
+        for number in (1, 2)
+    ]
+    village._take(bad, follower, forks)
+    (accusation,) = follower.disk[-1:]
+    assert accusation.kind == Accuse.kind
+    for one in honest:
+        village._take(follower, one, [*forks, accusation])
+    bad.book.add_all(forks)
+    village.run(LONG_S, lambda: is_done(village))
+    final = honest[0].book.final(1)
+    assert final is not None and bad.identity.peer_id not in cast(Close, final.event).joined
+    hostile.say(Vote(round=1, term=0, close=final.cid))
+    monkeypatch.setattr(verifying, "recompute", computing(village, is_secure=False))
+    entries = known(village)
+    for half in forks:
+        part = [one for one in entries if one not in (half, accusation)]
+        assert refuted(village, part) <= {bad.identity.peer_id}
