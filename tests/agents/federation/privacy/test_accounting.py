@@ -76,3 +76,29 @@ def test_what_has_no_proven_bound_is_not_accounted() -> None:
         pld.epsilon([Spent(1e-4)], 1e-5)
     with pytest.raises(ValueError, match="finite"):
         Spent(math.nan)
+
+
+def test_what_has_very_little_noise_is_accounted_on_a_coarse_grid_and_as_closely() -> None:
+    """One Gaussian's losses are normal, so that its epsilon is known without a grid."""
+
+    def beyond(epsilon: float, multiplier: float) -> float:
+        alone, both = 1.0 / (2.0 * multiplier) - epsilon * multiplier, -1.0 / (2.0 * multiplier) - epsilon * multiplier
+        cdf = [math.erfc(-one / math.sqrt(2.0)) / 2.0 for one in (alone, both)]
+        return cdf[0] - (math.exp(epsilon + math.log(cdf[1])) if cdf[1] else 0.0)
+
+    for multiplier in (0.05, 0.1):
+        found = pld.epsilon([Spent(multiplier)], 1e-5)
+        assert beyond(found, multiplier) <= 1e-5 < beyond(found - 1e-3, multiplier)
+    assert pld.MAX_LOSS <= pld.INTERVAL * pld.MAX_COARSER * pld.MAX_POINTS / 2.0, "all losses fit on some grid"
+    with pytest.raises(pld.TooWide):
+        pld.epsilon([Spent(0.02)], 1e-5)
+    with pytest.raises(pld.TooWide):
+        pld.epsilon([Spent(1.0, times=2000)], 1e-5)
+
+
+def test_tails_are_those_of_the_c_library_and_a_grid_is_small() -> None:
+    at = np.linspace(0.0, 37.0, 5003)
+    exact = np.array([math.erfc(one / math.sqrt(2.0)) / 2.0 for one in at])
+    assert np.abs(pld._tails(at) / exact - 1.0).max() < 1e-11
+    assert list(pld._tails(np.array([np.inf, 50.0]))) == [0.0, 0.0]
+    assert 0 < pld.MAX_POINTS <= 1 << 20, "above, an account takes many seconds, on an event loop"
