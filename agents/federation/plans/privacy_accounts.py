@@ -7,7 +7,7 @@ examples that it said it has. Under masks nobody says that, and each keeps its a
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, cast
 
 from agents.federation.events.book import Book
@@ -62,9 +62,10 @@ def beyond_budget(plan: Plan, n_examples: int) -> str:
     if privacy is None or not n_examples:
         return ""
     budget = privacy.budget
-    cost = budget.cost([told_of_examples(plan, n_examples)])
-    if cost <= budget.epsilon:
+    one_round = [told_of_examples(plan, n_examples)]
+    if budget.is_within(one_round):
         return ""
+    cost = budget.cost(one_round)
     return (
         f"one round tells epsilon {cost:.4g} of each of {n_examples:,} examples, and the plan's budget is"
         f" {budget.epsilon:g} at delta {budget.delta:g}: of more examples it tells less of each"
@@ -151,6 +152,7 @@ class Accounts:
 
     def __init__(self) -> None:
         self._costs: dict[tuple[Spent, ...], float] = {}
+        self._within: dict[tuple[Spent, ...], bool] = {}
         self._borne: dict[tuple[Cid | None, ...], bool] = {}
 
     def epsilon(self, book: Book, until: int | None = None) -> float | None:
@@ -160,8 +162,7 @@ class Accounts:
         """
         before = (book.current() if until is None else until) + 1
         if (own := examples_of(book.plan)) is not None:
-            told_by = uses_of_examples(book, before).values()
-            return max((self._cost(own, spent) for spent in told_by), default=0.0)
+            return self._most(own, uses_of_examples(book, before).values())
         privacy = privacy_of(book.plan)
         return self._cost(privacy, list(uses(book, before))) if privacy is not None else None
 
@@ -177,7 +178,7 @@ class Accounts:
         if (privacy := privacy_of(book.plan)) is None:
             return True
         after = [*uses(book, number), told(book.plan, book.minimum(number))]
-        return self._cost(privacy, after) <= privacy.budget.epsilon
+        return self._is_within(privacy, after)
 
     def _bear(self, privacy: Privacy, book: Book, number: int) -> bool:
         roster = book.roster(number)
@@ -194,9 +195,21 @@ class Accounts:
         return self._borne[key]
 
     def _is_within(self, privacy: Privacy, spent: list[Spent]) -> bool:
-        # Renyi's orders are quick, and never below the tighter accountant.
-        quick = rdp.epsilon(merged(spent), privacy.budget.delta)
-        return quick <= privacy.budget.epsilon or self._cost(privacy, spent) <= privacy.budget.epsilon
+        key = tuple(spent := merged(spent))
+        if key not in self._within:
+            self._within[key] = privacy.budget.is_within(spent)
+        return self._within[key]
+
+    def _most(self, privacy: Privacy, told_by: Iterable[list[Spent]]) -> float:
+        """The most of several accounts; only those are made that may be it, by Renyi's orders."""
+        quick = {tuple(spent): spent for spent in map(merged, told_by)}
+        ranked = sorted(((rdp.epsilon(one, privacy.budget.delta), key) for key, one in quick.items()), reverse=True)
+        most = 0.0
+        for bound, key in ranked:
+            if bound <= most:
+                break
+            most = max(most, self._cost(privacy, quick[key]))
+        return most
 
     def _cost(self, privacy: Privacy, spent: list[Spent]) -> float:
         key = tuple(spent := merged(spent))

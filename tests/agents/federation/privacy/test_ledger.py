@@ -1,8 +1,12 @@
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from agents.federation.privacy.ledger import BadLedger, Budget, BudgetSpent, Ledger
+from agents.federation.privacy import pld, rdp
+from agents.federation.privacy.ledger import PLD_BITS, RDP_BITS, BadLedger, Budget, BudgetSpent, Ledger, rounded_up
 from agents.federation.privacy.spent import Spent
 from storage.cid import RAW, Cid
 
@@ -76,3 +80,32 @@ def test_a_damaged_ledger_is_refused_whatever_was_cut_or_changed(tmp_path: Path)
         path.write_bytes(changed)
         with pytest.raises(BadLedger):
             open_ledger(tmp_path)
+
+
+@pytest.mark.parametrize("accountant", ["rdp", "pld"])
+@pytest.mark.parametrize("part", [1.0 - 1e-13, 1.0 + 1e-13])
+def test_a_cost_that_differs_in_its_last_bits_is_the_same_on_all_machines(
+    monkeypatch: pytest.MonkeyPatch, accountant: Literal["rdp", "pld"], part: float
+) -> None:
+    """A budget that is just what one machine makes of the rounds is borne by all."""
+    told = [Spent(4.0, times=5)]
+    cost = Budget(3.0, 1e-5, accountant).cost(told)
+    bare = {"rdp": rdp, "pld": pld}[accountant].epsilon
+    assert bare(told, 1e-5) <= cost <= bare(told, 1e-5) * (1.0 + 1e-5)
+    monkeypatch.setattr(rdp if accountant == "rdp" else pld, "epsilon", lambda *spent: bare(*spent) * part)
+    assert Budget(3.0, 1e-5, accountant).cost(told) == cost
+    assert Budget(cost, 1e-5, accountant).is_within(told)
+    assert not Budget(cost * (1.0 - 1e-9), 1e-5, accountant).is_within(told)
+
+
+@given(st.floats(0.0, 1e6), st.sampled_from([PLD_BITS, RDP_BITS]))
+def test_what_is_rounded_up_is_little_more_and_stays_what_it_is(value: float, n_bits: int) -> None:
+    found = rounded_up(value, n_bits)
+    assert value <= found <= value * (1.0 + 2.0 ** (1 - n_bits)) + 5e-324
+    assert rounded_up(found, n_bits) == found
+
+
+def test_what_the_tighter_accountant_cannot_count_is_borne_where_renyis_orders_say_so() -> None:
+    told = [Spent(1.0, times=2000)]
+    assert Budget(1e6, 1e-5, "pld").cost(told) == Budget(1e6, 1e-5, "rdp").cost(told)
+    assert Budget(1e6, 1e-5, "pld").is_within(told) and not Budget(1e2, 1e-5, "pld").is_within(told)
