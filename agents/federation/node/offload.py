@@ -56,9 +56,22 @@ class Offloaded:
             )
             if not trio.from_thread.run(self._device.aggregate, request):
                 return False
-            for vector, path in zip((out, *states), (made, *after), strict=True):
-                vector[:] = np.memmap(path, np.float32, "r", shape=(len(out),))
+            found = [_vector_in(path, len(out)) for path in (made, *after)]
+            if any(one is None for one in found):
+                return False
+            for vector, one in zip((out, *states), found, strict=True):
+                vector[:] = one
             return True
+
+
+def _vector_in(path: Path, n_params: int) -> Vector | None:
+    """So many numbers in a file, neither more nor less; None where it has others, or is not there."""
+    try:
+        if path.stat().st_size != n_params * np.dtype(np.float32).itemsize:
+            return None
+        return np.memmap(path, np.float32, "r", shape=(n_params,))
+    except (OSError, ValueError):
+        return None
 
 
 def _in_file(update: Update, path: Path) -> FlatUpdate:

@@ -1,5 +1,6 @@
 """Large rounds may be aggregated on the engine's device; whatever happens there, the result is the same."""
 
+import os
 from collections.abc import AsyncIterable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -117,6 +118,22 @@ async def test_what_fails_there_is_done_here_and_never_tried_again(failure: Exce
     trainer, updates = Trainer(failure), examples(100)
     assert await digest_of(ADAM, updates, offloaded(trainer, tmp_path)) == digest(updates, ADAM)
     assert len(trainer.asked) == 1, "two rounds, and one question"
+
+
+@pytest.mark.parametrize("file", ["made", "state-0"])
+@pytest.mark.parametrize("n_bytes", [None, 0, 399, 404], ids=["not there", "empty", "short", "long"])
+async def test_what_does_not_come_back_whole_is_made_here(file: str, n_bytes: int | None, tmp_path: Path) -> None:
+    class Cut(Trainer):
+        async def one(self, request: Request) -> Reply:
+            reply = await super().one(request)
+            assert isinstance(request, Aggregate)
+            path = Path(request.out).with_name(file)
+            if path.exists():
+                path.unlink() if n_bytes is None else os.truncate(path, n_bytes)
+            return reply
+
+    updates = examples(100)
+    assert await digest_of(ADAM, updates, offloaded(Cut(), tmp_path)) == digest(updates, ADAM)
 
 
 async def test_a_device_that_is_busy_or_hardly_worth_the_way_is_not_asked(tmp_path: Path) -> None:
