@@ -4,15 +4,16 @@ Links stay `Cid`, peers are bytes, tuples are lists, a struct in a field is a ma
 """
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
-from protocols.errors import Malformed
+from protocols.errors import Malformed, Unknown
 from storage.cid import Cid
 from storage.keys import InvalidPeerId, PeerId
 
 S = TypeVar("S", bound=msgspec.Struct)
+_UNKNOWN_FIELD: Final = "Object contains unknown field"  # as msgspec says it, of a field at any depth
 
 
 def content_of(said: msgspec.Struct) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def content_of(said: msgspec.Struct) -> dict[str, Any]:
 
 
 def read_content(content: Mapping[str, Any], form: type[S], what: str, *, every_field: bool) -> S:
-    """What content says; it is a struct of this form, `what` to people. Raises: Malformed.
+    """What content says; it is a struct of this form, `what` to people. Raises: Malformed; Unknown for another field.
 
     Args:
         every_field: Refuse content that lacks a field, also one with a default: so there is one way to write it.
@@ -31,7 +32,8 @@ def read_content(content: Mapping[str, Any], form: type[S], what: str, *, every_
     try:
         return msgspec.convert(content, form, dec_hook=_revive)
     except msgspec.ValidationError as error:
-        raise Malformed(f"not {what}: {error}") from None
+        failure = Unknown if str(error).startswith(_UNKNOWN_FIELD) else Malformed
+        raise failure(f"not {what}: {error}") from None
 
 
 def _plain(value: object) -> object:

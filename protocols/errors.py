@@ -57,6 +57,10 @@ class Malformed(Remote):
     code = "malformed"
 
 
+class Unknown(Malformed):
+    """It says what this version knows nothing of, and a later one may."""
+
+
 class TooBig(Remote):
     """The peer's message is over the size limit."""
 

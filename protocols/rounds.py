@@ -17,7 +17,7 @@ from msgspec import Meta
 from protocols.content import content_of as content_of  # for those who sign
 from protocols.content import read_content
 from protocols.entry import Entry
-from protocols.errors import Malformed
+from protocols.errors import Malformed, Unknown
 from protocols.joining import MAX_PLACES, Chances, Has, LetIn
 from storage.cid import DAG_PB, RAW, Cid
 from storage.keys import PeerId
@@ -452,9 +452,11 @@ def scope_of(experiment: Cid) -> str:
 
 
 def read_event(entry: Entry, experiment: Cid) -> Event:
-    """The event that an entry of this experiment is. Raises: Malformed."""
-    if entry.scope != scope_of(experiment) or entry.kind not in EVENTS:
+    """The event that an entry of this experiment is. Raises: Malformed; Unknown for what a later version may know."""
+    if entry.scope != scope_of(experiment):
         raise Malformed(f"a {entry.kind} in {entry.scope} is no event of this experiment")
+    if entry.kind not in EVENTS:
+        raise Unknown(f"this node knows no event {entry.kind}")
     event = _read(entry.content, EVENTS[entry.kind])
     if isinstance(event, Submit) and not {event.base.codec, event.update.codec} <= _FILES:
         raise Malformed("a submission names what is no file")

@@ -15,7 +15,7 @@ from agents.federation.plans.compatibility import check as check_plan
 from agents.federation.results.neighbours import verify_gossip
 from agents.federation.results.verify import Finding, verify
 from protocols.entry import Entry
-from protocols.rounds import EVENTS, scope_of
+from protocols.errors import Unknown
 
 Verdict = Literal["proved", "refuted", "not decidable"]
 
@@ -54,8 +54,8 @@ def audit(
         if not book.is_member(entry.author):
             continue  # anybody can sign anything and pack it with what members said: it blames none of them
         finding = Finding(0, "refuted", f"{entry.cid} is no event that a member may say: {error}", entry.author)
-        if entry.scope == scope_of(book.experiment) and entry.kind not in EVENTS:  # of another version: see below
-            what = f"{entry.cid} of {entry.author} says {entry.kind}, which this node does not know"
+        if isinstance(error, Unknown):  # of another version: see below
+            what = f"{entry.cid} of {entry.author} says {entry.kind}, which this node does not know: {error}"
             finding = Finding(0, "not decidable", what)
         findings.append(finding)
         on_finding(finding)

@@ -160,9 +160,14 @@ async def test_members_come_to_one_result_and_its_archive_is_proved_by_who_has_n
     findings = audit(stranger.node.ports, found, [*entries, beside], stranger.folder / "scratch")
     assert [finding.verdict for finding in findings] == ["proved", "proved"] and verdict_of(findings) == "proved"
     # One whose event says what a later version knows, and one whose event was taken out, or is not signed.
-    later = make_entry(homes[0].identity, "wave", scope_of(found.body_cid), 1 << 10, [], {})
-    findings = audit(stranger.node.ports, found, [*entries, later], stranger.folder / "scratch")
-    assert verdict_of(findings) == "not decidable" and "says wave" in findings[0].what and findings[0].by is None
+    has = {"device": "cpu", "memory_bytes": 1, "n_samples": 1, "tokens_per_s": 1}
+    for kind, content in (("wave", {}), ("join", {"mood": "good"}), ("join", {"has": has | {"mood": "good"}})):
+        later = make_entry(homes[0].identity, kind, scope_of(found.body_cid), 1 << 10, [], content)
+        findings = audit(stranger.node.ports, found, [*entries, later], stranger.folder / "scratch")
+        assert verdict_of(findings) == "not decidable" and f"says {kind}" in findings[0].what
+        assert findings[0].by is None and not findings[0].round
+    bad = make_entry(homes[0].identity, "join", scope_of(found.body_cid), 1 << 10, [], {"has": 1})
+    assert audit(stranger.node.ports, found, [*entries, bad], stranger.folder / "scratch")[0].verdict == "refuted"
     store.delete_many([entries[0].body_cid])
     found, entries, n_lost = unpack(store, packed.root)
     findings = audit(stranger.node.ports, found, entries, stranger.folder / "scratch", n_lost=n_lost)
