@@ -31,7 +31,7 @@ from agents.federation.results.outcome import (
 from agents.federation.results.statements import at_all, beyond_budget, in_round
 from agents.federation.secure.sides import FalseShares
 from agents.federation.updates.tensors import BadTensors
-from protocols.rounds import Close, Complain, Result, Submit, Unmask, Vote
+from protocols.rounds import Close, Complain, Promise, Result, Submit, Unmask, Vote
 from storage.cid import Cid
 from storage.errors import NotFound
 from storage.keys import PeerId
@@ -195,7 +195,7 @@ def verify(book: Book, files: Files) -> Iterator[Finding]:
             yield Finding(number, "refuted", what, book.author)
             return
         if close.noise is not None and found.outcome.failed:
-            yield from _noise_faults(book, number, close.noise, files)
+            yield from _noise_faults(book, said, files)
         compared = chain(_compare(book, number, said, found), in_round(book, number, said, found.result))
         yield from map(_on_word, compared) if is_on_word else compared
         book.settle(number, found.result)
@@ -248,13 +248,30 @@ def _unanswered(book: Book, final: Said, error: StillMasked) -> str:
     )
 
 
-def _noise_faults(book: Book, number: int, noise: Cid, files: Files) -> Iterator[Finding]:
-    """Central noise that is none: whoever named it first drew it, and a deputy that is bound to its close did not."""
+def _noise_faults(book: Book, final: Said, files: Files) -> Iterator[Finding]:
+    """Central noise that is none: who drew it is to blame, and a deputy that was bound to its close is not.
+
+    Whatever other close names the same noise: who signs one where it was not its turn, or bound nobody, drew nothing.
+    """
+    close = cast(Close, final.event)
+    number, noise = close.round, cast(Cid, close.noise)
     why = false_noise(book.plan, number, files.path(tensors_before(book, number, files)[0]), files.path(noise))
-    closes = [(close.term, said) for said, close in book.said_in(number, Close) if close.noise == noise]
-    if why:
-        _, first = min(closes, key=lambda pair: pair[0])
-        yield Finding(number, "refuted", f"it closed the round with noise that is none: {why}", first.author)
+    if not why:
+        return
+    drawn = final
+    while (bound := _bound_to(book, drawn)) is not None and cast(Close, bound.event).noise == noise:
+        drawn = bound
+    yield Finding(number, "refuted", f"it closed the round with noise that is none: {why}", drawn.author)
+
+
+def _bound_to(book: Book, said: Said) -> Said | None:
+    """The close of an earlier term that the promises of a close bound it to."""
+    close = cast(Close, said.event)
+    promises = [one for one in map(book.get, close.promises) if one is not None]
+    at = (close.round, close.term)
+    return book.highest_vote(
+        one for one in promises if isinstance(one.event, Promise) and (one.event.round, one.event.term) == at
+    )
 
 
 def _of_all(book: Book) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """Noise that its coordinator draws: part of what is agreed on, computed again by all, refused where it is none."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -10,12 +11,14 @@ from agents.federation.events.said import Said
 from agents.federation.events.soundness import why_not
 from agents.federation.plans.privacy_accounts import Accounts, lattice_of, told
 from agents.federation.privacy.noise import MAX_DEVIATION, MAX_MAGNITUDE
+from agents.federation.results import verify
 from agents.federation.results.outcome import Outcome, Submitted, compute, draw_noise
 from agents.federation.updates.tensors import Layout, flush, new_vector, read_vector
-from protocols.rounds import Close, Plan, Submit, read_plan
+from protocols.entry import make_entry
+from protocols.rounds import Close, Event, Plan, Promise, Submit, Vote, content_of, read_plan, scope_of
 from storage.cid import RAW, Cid
 from tests.agents.federation.members.test_member import LONG_S, begin, is_done, kill_when, results
-from tests.agents.federation.village import identity, make_plan
+from tests.agents.federation.village import cid_of, identity, make_plan
 
 LAYOUT = Layout.of({"weight": (20, 20)})
 PRIVACY = {"noise": "central", "bound": 1.0, "multiplier": 0.5, "budget": {"epsilon": 100.0, "delta": 1e-5}}
@@ -144,3 +147,45 @@ def test_a_round_that_the_budget_does_not_bear_never_begins() -> None:
     assert all(not one.book.opened(1) for one in village.villagers)
     assert Accounts().epsilon(village.villagers[0].book) == 0.0
     assert Accounts().bears(Book(make_plan(N)[1]), 1)
+
+
+class Room:
+    """A round with noise that is none, closed by whom it says; with the files that verifying asks for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        write(folder / "base", np.zeros(400))
+        self.noise = cid_of("noise")
+        write(folder / "noise", np.zeros(400))
+        self.book = Book(make_plan(N, privacy=PRIVACY, min_participants=3)[1])
+        self._next = dict.fromkeys(range(N), 0)
+
+    def path(self, cid: Cid) -> Path:
+        return self.folder / ("noise" if cid == self.noise else "base")
+
+    def say(self, number: int, event: Event) -> Said:
+        self._next[number] += 1
+        scope = scope_of(self.book.experiment)
+        entry = make_entry(identity(number), event.kind, scope, self._next[number] - 1, [], content_of(event))
+        said = self.book.add(entry)
+        assert said is not None
+        return said
+
+    def close(self, by: int, term: int, *promises: Cid) -> Said:
+        event = Close(round=1, term=term, submissions=(), joined=(), noise=self.noise, promises=promises)
+        return self.say(by, event)
+
+    def blamed(self, final: Said) -> list[int]:
+        found = {one.by for one in verify._noise_faults(self.book, final, cast(verify.Files, self))}
+        return [number for number in range(N) if identity(number).peer_id in found]
+
+
+def test_who_drew_noise_that_is_none_is_blamed_and_neither_its_deputy_nor_who_names_it_besides(tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    room.close(3, 0)  # an accomplice, whose turn it is not
+    final = room.close(1, 1)
+    room.close(0, 0)  # and one whose turn it was, once it knows of the other
+    assert room.blamed(final) == [1]
+    vote = room.say(2, Vote(round=1, term=1, close=final.cid))
+    promise = room.say(2, Promise(round=1, term=2, vote=vote.cid))
+    assert room.blamed(room.close(2, 2, promise.cid)) == [1], "a deputy is bound to what was countersigned"
