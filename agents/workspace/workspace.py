@@ -16,6 +16,7 @@ import trio
 
 from agents.adapters.ports import Ports
 from agents.errors import AgentError
+from agents.whereabouts import Whereabouts
 from agents.workspace.claims import Allowance
 from agents.workspace.duties import due, rekey_due
 from agents.workspace.history import Node, Unlinked
@@ -96,7 +97,7 @@ class Workspace:
         self._failure: Exception | None = None
         self._followed: set[PeerId] = set()
         self._retry: dict[PeerId, tuple[float, float]] = {}  # not before, and the wait after the next failure
-        self._where: dict[PeerId, tuple[str, ...]] = {}
+        self._where: Final = Whereabouts()
         self._met_s: dict[PeerId, float] = {}
         self._rests: dict[PeerId, trio.Event] = {}  # of who is followed and not asked just now
         self._heard_s = -math.inf
@@ -416,7 +417,7 @@ class Workspace:
         if peer not in network.peers():
             addresses = await self._work(partial(self._ports.catalog.peers.addresses, peer))
             with trio.fail_after(OPEN_TIMEOUT_S):
-                await network.connect(PeerInfo(peer, (*addresses, *self._where.get(peer, ()))))
+                await network.connect(PeerInfo(peer, self._where.next_of(peer, addresses)))
         self._n_asked += 1
         known = self.space.history.known(self._n_asked * TURN_HEADS)
         is_known = self.space.history.__contains__
@@ -491,7 +492,7 @@ class Workspace:
             members = set(self._members())
             for found in await sync.ask_members(self._ports.network, peer, self.cid):
                 if found.peer in members:
-                    self._where[found.peer] = found.addresses
+                    self._where.note(peer, found.peer, found.addresses)
 
 
 _REFUSED: Final = ("foreign", "bad_links", "bad_sequence", "full")

@@ -11,6 +11,7 @@ from agents.federation.events.book import Book
 from agents.federation.events.grants import is_told
 from agents.federation.members.member import Member
 from agents.federation.node.heard import known_of
+from agents.whereabouts import Whereabouts
 from protocols import rounds_sync as sync
 from protocols import telling
 from protocols.entry import Entry
@@ -43,7 +44,7 @@ class Asking:
         self._followed: set[PeerId] = set()
         self._reached: set[PeerId] = set()
         self._rests: dict[PeerId, trio.Event] = {}
-        self._where: dict[PeerId, tuple[str, ...]] = {}
+        self._where: Final = Whereabouts()
         self._met_s: dict[PeerId, float] = {}
 
     @property
@@ -126,9 +127,8 @@ class Asking:
         network = self._ports.network
         if peer not in network.peers():
             addresses = await trio.to_thread.run_sync(self._ports.catalog.peers.addresses, peer)
-            addresses = (*addresses, *self._where.get(peer, ()))
             with trio.fail_after(telling.OPEN_TIMEOUT_S):
-                await network.connect(PeerInfo(peer, addresses))
+                await network.connect(PeerInfo(peer, self._where.next_of(peer, addresses)))
 
         def on_here() -> None:
             self._reached.add(peer)
@@ -146,5 +146,5 @@ class Asking:
             self._met_s[peer] = trio.current_time() + MEET_S
             for found in await sync.ask_members(network, peer, self.cid):
                 if found.peer in members:
-                    self._where[found.peer] = found.addresses
+                    self._where.note(peer, found.peer, found.addresses)
         return bool(entries) and not is_vain, is_vain
