@@ -11,6 +11,7 @@ from agents.federation.events.book import Book
 from agents.federation.events.grants import is_told
 from agents.federation.members.member import Member
 from agents.federation.node.heard import known_of
+from agents.federation.node.room import Room
 from agents.whereabouts import Whereabouts
 from protocols import rounds_sync as sync
 from protocols import telling
@@ -37,7 +38,7 @@ class Asking:
     member: Member
     _ports: Ports
     _nursery: trio.Nursery | None
-    _author_bytes: dict[PeerId, int]
+    room: Room
 
     def __init__(self) -> None:
         self.heard: Final = trio.Event()  # some member has told what it knows
@@ -57,9 +58,6 @@ class Asking:
         raise NotImplementedError
 
     async def _hear(self, entries: Sequence[Entry]) -> bool:
-        raise NotImplementedError
-
-    def _is_full(self, author: PeerId) -> bool:
         raise NotImplementedError
 
     def is_told(self, peer: PeerId) -> bool:
@@ -136,7 +134,7 @@ class Asking:
 
         wait_s = min(sync.MAX_WAIT_S, self.plan.lease_s / 4) if self._is_hurried else sync.MAX_WAIT_S
         wait_s = wait_s if peer in self._reached else 0.0  # what there is by now is told at once
-        known = known_of(self.book, {author for author in self._author_bytes if self._is_full(author)})
+        known = known_of(self.book, self.room.full())
         entries = await sync.ask(network, peer, self.cid, known, wait_s, on_here, self.book.__contains__)
         on_here()
         is_vain = bool(entries) and not await self._hear(entries)

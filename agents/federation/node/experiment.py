@@ -41,6 +41,7 @@ from agents.federation.node.device import Device
 from agents.federation.node.heard import lacking, members_here
 from agents.federation.node.journal import Journal
 from agents.federation.node.offload import Offloaded
+from agents.federation.node.room import Room
 from agents.federation.node.secrets import Secrets
 from agents.federation.node.trainee import Trainee
 from agents.federation.plans.options import options_of
@@ -57,7 +58,6 @@ from storage.errors import StorageError
 from storage.keys import Identity, PeerId
 
 TICK_S: Final = 0.5
-MAX_AUTHOR_BYTES: Final = 64 << 20  # of one member's events: more are not kept
 MAX_FETCHES: Final = 4
 
 log = structlog.get_logger(__name__)
@@ -96,7 +96,7 @@ class Experiment(Bringing, Asking, Trainee):
         self._engine, self._device = engine, device
         self._lock = trio.Lock()
         self._durable: set[Cid] = set()
-        self._author_bytes: dict[PeerId, int] = {}
+        self.room = Room(self.book)
         self._news = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._failure: Exception | None = None
@@ -238,12 +238,7 @@ class Experiment(Bringing, Asking, Trainee):
 
     def _count(self, entry: Entry) -> None:
         self._durable.add(entry.cid)
-        n_bytes = entry.n_bytes
-        self._author_bytes[entry.author] = self._author_bytes.get(entry.author, 0) + n_bytes
-
-    def _is_full(self, author: PeerId) -> bool:
-        """Has it said as much as is kept of one?"""
-        return self._author_bytes.get(author, 0) >= MAX_AUTHOR_BYTES
+        self.room.take(entry)
 
     def _wake(self) -> None:
         self._news.set()
@@ -296,7 +291,7 @@ class Experiment(Bringing, Asking, Trainee):
     async def _hear(self, entries: Sequence[Entry]) -> bool:
         """Take in what was told; is any of it known now? Raises: Malformed, for what no member may say."""
         async with self._lock:  # another may have told the same meanwhile
-            new = [entry for entry in entries if entry.cid not in self.book and not self._is_full(entry.author)]
+            new = [entry for entry in entries if entry.cid not in self.book and not self.room.is_full(entry.author)]
             if not new:
                 return any(entry.cid in self.book for entry in entries)
             actions, wrong = self.member.receive(new, trio.current_time())

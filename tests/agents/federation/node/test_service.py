@@ -14,8 +14,9 @@ import trio.testing
 from agents.federation.files.archive import pack, unpack
 from agents.federation.files.audit import audit, verdict_of
 from agents.federation.files.shelf import Keep
-from agents.federation.node.experiment import MAX_AUTHOR_BYTES, Experiment
+from agents.federation.node.experiment import Experiment
 from agents.federation.node.journal import Journal
+from agents.federation.node.room import MAX_AUTHOR_BYTES
 from agents.federation.node.service import NoMember, Rounds, UnknownExperiment
 from agents.federation.plans.options import BadOption
 from agents.federation.tasks import task_of
@@ -389,7 +390,7 @@ async def test_of_whom_no_more_is_taken_is_told_no_more_and_others_are_heard(
         first, second = await ada.rounds.follow(plan), await bob.rounds.follow(plan)
         await first._hear(said[-1:])
         await second._hear(said)
-        first._author_bytes[wordy.identity.peer_id] = MAX_AUTHOR_BYTES
+        first.room._signed[wordy.identity.peer_id] = MAX_AUTHOR_BYTES
         await second.do(second.member.join)
         network = bob.node.network
         await ada.node.network.connect(PeerInfo(network.peer_id, (network.addresses()[0].split("/p2p")[0],)))
