@@ -103,13 +103,13 @@ class Coordinator(Duty):
     def _promises(self, number: int, term: int, now_s: float) -> dict[PeerId, Said]:
         """Those to close by. Over half are enough, any of them: some bind to what keeps the round from its end.
 
-        Who calls a round void, lists what it alone has, or keeps who is gone, and countersigns that alone, would bind
-        all who come after.
+        Who calls a round void, lists what it alone has, keeps who is gone or leaves out who waits, and countersigns
+        that alone, would bind all who come after.
         """
         book = self.book
         found = usable(book, book.promises(number, term))
         highest = self._bound(number, found)
-        if highest is None or (self._can_end(highest) and not self._keeps_the_gone(cast(Close, highest.event))):
+        if highest is None or (self._can_end(highest) and not self._is_unfair(cast(Close, highest.event))):
             return found
         if now_s < self._notice(("open", number, term), now_s) + book.plan.lease_s / 2:
             return {}  # more may promise, or what is lacking come

@@ -6,7 +6,7 @@ from typing import Final, cast
 
 from agents.federation.events.book import Book, Said
 from agents.federation.events.claims import links
-from agents.federation.events.grants import capacity, late
+from agents.federation.events.grants import CLOCK_SLACK_S, capacity, late
 from agents.federation.members.actions import Action, Fetch, Say, Work
 from protocols.entry import make_entry
 from protocols.rounds import Close, Event, Join, Submit, content_of, scope_of
@@ -38,6 +38,8 @@ class Duty:
         self._noticed_s: dict[tuple[object, ...], float] = {}
         self._seen_open: Mapping[int, Said] = {}
         self._gone: tuple[int, frozenset[PeerId]] = (0, frozenset())
+        self._waiting: frozenset[PeerId] = frozenset()
+        self._spoken_for: dict[PeerId, int] = {}
         self.owned: dict[Cid, bytes] = {}
         """What shows of files that were made here that all of them is here."""
         self.unix_s: float | None = None
@@ -83,11 +85,14 @@ class Duty:
         listed = self.next_list(number)
         return listed, links(self.book.plan, self.book.joins_now(), listed)
 
-    def _note_the_gone(self, number: int) -> None:
-        """Remember, when a round begins here, who had joined once and is out: left, broken, or without its grant."""
+    def _note_who_is_there(self, number: int) -> None:
+        """Remember, when a round begins here, who may be in the next, and who had joined once and is out: left, broken,
+        or without its grant.
+        """
         if self._gone[0] != number:
             joined = {said.author for said, _ in self.book.all_of(Join)}
-            self._gone = (number, frozenset(joined.difference(self.book.joined_now())))
+            self._waiting = frozenset(self.book.joined_now())
+            self._gone = (number, frozenset(joined - self._waiting))
 
     def _keeps_the_gone(self, close: Close) -> bool:
         """Does a close have somebody in the next round who was out when this one began here, and has not come back?
@@ -96,6 +101,25 @@ class Duty:
         """
         number, gone = self._gone
         return number == close.round and not gone.isdisjoint(set(close.joined).difference(self.book.joined_now()))
+
+    def _leaves_waiting(self, close: Close) -> bool:
+        """Does a close leave out who had joined when this round began here, and still may be in the next?
+
+        Its coordinator had all of the round to hear of it, but nobody can prove that it did: no such close is unsound.
+        For each member one round is held up and no second one: who is heard by some alone could else do so for ever.
+        """
+        number, unix_s = close.round, self.unix_s
+        waiting = self._waiting.intersection(self.book.joined_now()).difference(close.joined)
+        if self._gone[0] != number or not waiting:
+            return False
+        waiting -= late(self.book, waiting, number, unix_s + CLOCK_SLACK_S if unix_s is not None else None)
+        listed = self._at_most(capacity(self.book.plan), number, tuple(sorted(waiting.union(close.joined))))
+        held_up = [self._spoken_for.setdefault(peer, number) == number for peer in waiting.intersection(listed)]
+        return any(held_up)
+
+    def _is_unfair(self, close: Close) -> bool:
+        """Does a close keep who is gone, or leave out who waits?"""
+        return self._keeps_the_gone(close) or self._leaves_waiting(close)
 
     def _have(self, files: Iterable[Cid]) -> None:
         """These are here, and not asked for any more."""

@@ -227,7 +227,7 @@ class Member(Coordinator):
         if number > book.plan.n_rounds or selected is None or not self._bears(book, number):
             return []
         self._notice(("round", number), now_s)
-        self._note_the_gone(number)
+        self._note_who_is_there(number)
         if final := book.final(number):
             return self._finish(number, final) if self._me in selected else []
         return self._coordinate(number, now_s) or (self._take_part(number, now_s) if self._me in selected else [])
@@ -338,7 +338,7 @@ class Member(Coordinator):
         return None if gather is not None else []
 
     def _is_doubtful(self, number: int, said: Said, now_s: float) -> bool:
-        """Does a close end the round before its time, or for nothing, or keep who is gone? None of it chooses anything.
+        """Does a close end the round before its time, or for nothing, or make its own choice of who is in the next?
 
         By what is known here, for no more than a turn of each deputy: on other clocks and disks it may be true.
         """
@@ -347,7 +347,7 @@ class Member(Coordinator):
             return False
         if any(book.bound_to(one) is not None for one in map(book.get, close.promises) if one is not None):
             return False
-        if self._keeps_the_gone(close):
+        if self._is_unfair(close):
             return True
         expected = len(book.selected(number) or ())
         if book.secure is not None and (gather := Stages(book, number).gather_of(close)) is not None:

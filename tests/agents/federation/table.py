@@ -14,8 +14,8 @@ PEERS = tuple(identity(number).peer_id for number in range(N))
 class Table:
     """An experiment that has begun, at which anybody may say anything."""
 
-    def __init__(self, n_joined: int = N) -> None:
-        _, self.plan = make_plan(N)
+    def __init__(self, n_joined: int = N, **changes: object) -> None:
+        _, self.plan = make_plan(N, **changes)
         self.book = Book(self.plan)
         self.n_joined = n_joined
         self._sequences = dict.fromkeys(range(N), 0)
