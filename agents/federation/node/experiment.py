@@ -21,6 +21,7 @@ from agents.federation.events.grants import is_let_out
 from agents.federation.files.bringing import Bringing
 from agents.federation.files.needs import named, older
 from agents.federation.files.shelf import Keep, Shelf, limit_of, moved_bounds, sizes_of
+from agents.federation.files.turns import Turns
 from agents.federation.members.actions import (
     Action,
     Compute,
@@ -58,7 +59,6 @@ from storage.errors import StorageError
 from storage.keys import Identity, PeerId
 
 TICK_S: Final = 0.5
-MAX_FETCHES: Final = 4
 
 log = structlog.get_logger(__name__)
 
@@ -102,8 +102,7 @@ class Experiment(Bringing, Asking, Trainee):
         self._failure: Exception | None = None
         self._training: tuple[int, trio.CancelScope] | None = None
         self._own = trio.Lock()
-        self._fetches = trio.CapacityLimiter(MAX_FETCHES)
-        self._turns: dict[PeerId, trio.Lock] = {}
+        self._turns = Turns(self.plan.deadline_s)
         self._showing = trio.Lock()
         self._doing: dict[str, int] = {}
         self._trouble = ""
@@ -344,8 +343,7 @@ class Experiment(Bringing, Asking, Trainee):
                 await self._answer(action)
 
     async def _fetch_update(self, action: Fetch) -> None:
-        # One at a time of each member: who signs one after the other, and gives them slowly, holds up no others.
-        async with self._turns.setdefault(action.author, trio.Lock()), self._fetches:
+        async with self._turns.turn(action.author):
             said = self.book.get(action.submission)
             if said is None:  # the noise of a close
                 n_most = await trio.to_thread.run_sync(limit_of, self._ports, self.plan)

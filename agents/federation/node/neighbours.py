@@ -58,7 +58,7 @@ class GossipExperiment(Experiment):
                 await super()._act(action)
 
     async def _fetch_state(self, action: Fetch) -> None:
-        async with self._fetches:
+        async with self._turns.turn(action.author):
             await self._bring(action.submission)
         await self._step(partial(self.member.fetched, action.submission))
 

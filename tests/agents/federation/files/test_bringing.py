@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 import trio
 
 from agents.federation.files.bringing import LEAST_TURN_S, PACE_BYTES, PACE_S, at_pace
+from agents.federation.files.turns import AT_ONCE, TURNS_IN_A_DEADLINE, Turns
 from agents.federation.members.actions import Fetch
-from agents.federation.node.experiment import MAX_FETCHES
 from protocols.bitswap.shell import offer
 from protocols.entry import make_entry
 from protocols.errors import TimedOut
@@ -21,6 +21,7 @@ from storage.cid import DAG_PB, RAW, Cid
 from storage.codecs import dag_pb
 from storage.unixfs import data as unixfs
 from tests.agents.federation.node.test_service import Home, begun, connected, homes, until, village  # noqa: F401
+from tests.agents.federation.village import identity
 
 
 def dripping(
@@ -95,27 +96,64 @@ async def test_members_that_drip_hold_no_slot_for_longer_than_a_span(
     async with village(homes):
         plan = homes[0].plan(homes, is_sealed=False, deadline_s=600.0)
         one = await homes[0].rounds.follow(plan)
-        async with drips(homes[2], MAX_FETCHES) as roots, trio.open_nursery() as nursery:
+        async with drips(homes[2], AT_ONCE) as roots, trio.open_nursery() as nursery:
             began_s, ended_s = trio.current_time(), []
 
-            async def fetch(cid: Any) -> None:
-                async with one._fetches:
-                    try:
+            async def fetch(cid: Any, number: int) -> None:
+                try:
+                    async with one._turns.turn(identity(number).peer_id):
                         await one.fetch_file(cid, 1 << 20)
-                    except TimedOut:
-                        ended_s.append(trio.current_time() - began_s)
+                except TimedOut:
+                    ended_s.append(trio.current_time() - began_s)
 
-            for cid in roots:
-                nursery.start_soon(fetch, cid)
+            for number, cid in enumerate(roots):
+                nursery.start_soon(fetch, cid, number)
             await trio.sleep(1.0)
             honest = homes[1].data
             from storage.unixfs import COVEY_WEIGHTS, add_path
 
             made = add_path(homes[1].node.ports.store, honest, COVEY_WEIGHTS)
             homes[1].node.ports.roots.publish(made, Visibility.PUBLIC, ())
-            await fetch(made)
+            await fetch(made, AT_ONCE)
             assert one.keep.is_held(made)
-            assert len(ended_s) == MAX_FETCHES and max(ended_s) < 2 * PACE_S < LEAST_TURN_S + 1.0
+            assert len(ended_s) == AT_ONCE and max(ended_s) < 2 * PACE_S < LEAST_TURN_S + 1.0
+
+
+async def test_who_gives_just_fast_enough_leaves_each_who_waits_a_turn(autojump_clock: Any) -> None:
+    """However many do so, all through a round."""
+    deadline_s = 160.0
+    turns, turn_s = Turns(deadline_s), deadline_s / TURNS_IN_A_DEADLINE
+    n_hostile, brought_s = 3 * AT_ONCE, []
+
+    async def drip(number: int) -> None:
+        while True:
+            with suppress(TimedOut):
+                async with turns.turn(identity(number).peer_id):
+                    await trio.sleep_forever()
+            await trio.sleep(1.0)
+
+    async def honest(number: int) -> None:
+        async with turns.turn(identity(number).peer_id):
+            await trio.sleep(turn_s / 2)
+        brought_s.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        for number in range(n_hostile):
+            nursery.start_soon(drip, number)
+        await trio.sleep(1.0)
+        async with trio.open_nursery() as friends:
+            friends.cancel_scope.deadline = trio.current_time() + deadline_s
+            for number in range(AT_ONCE):
+                friends.start_soon(honest, n_hostile + number)
+        nursery.cancel_scope.cancel()
+    assert len(brought_s) == AT_ONCE and max(brought_s) < deadline_s / 2
+
+
+async def test_where_nobody_waits_a_turn_is_as_long_as_it_takes(autojump_clock: Any) -> None:
+    turns = Turns(1.0)
+    async with turns.turn(identity(0).peer_id):
+        await trio.sleep(3600.0)
+    assert trio.current_time() >= 3600.0
 
 
 async def test_who_submits_again_and_again_has_one_turn_at_a_time(
@@ -126,7 +164,7 @@ async def test_who_submits_again_and_again_has_one_turn_at_a_time(
     async with homes[0].running():
         one = await homes[0].rounds.follow(homes[0].plan(homes, deadline_s=600.0))
         mallory, scope = homes[2].identity, scope_of(one.cid)
-        updates = [Cid.of(bytes([number]), RAW) for number in range(MAX_FETCHES + 1)]
+        updates = [Cid.of(bytes([number]), RAW) for number in range(AT_ONCE + 1)]
         submits = [Submit(round=1, base=one.plan.initial, update=update, n_samples=1) for update in updates]
         forks = [make_entry(mallory, Submit.kind, scope, 0, [], content_of(submit)) for submit in submits[1:]]
         honest = make_entry(homes[1].identity, Submit.kind, scope, 0, [], content_of(submits[0]))
