@@ -6,6 +6,7 @@ a disk that cannot be written to does, and the next start reads the journal agai
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -48,17 +49,22 @@ from agents.federation.node.trainee import Trainee
 from agents.federation.plans.options import options_of
 from agents.federation.results.outcome import Document, refusals
 from agents.federation.results.verify import Computed, recompute
+from agents.federation.secure.sides import SecureRefused
 from agents.federation.tasks import Engine
+from agents.federation.updates.tensors import BadTensors
 from agents.federation.updates.variates import Variates
 from protocols.entry import Entry
 from protocols.errors import ProtocolError
 from protocols.rounds import Close, Submit
 from protocols.rounds_sync import Desk, Known
 from storage.cid import Cid
-from storage.errors import StorageError
+from storage.errors import BrokenSeal, NotARecipient, StorageError
 from storage.keys import Identity, PeerId
 
 TICK_S: Final = 0.5
+LONGEST_LOOK_S: Final = 600.0  # between two looks at what somebody submitted, and is no update
+
+_NO_UPDATE: Final = (BadTensors, SecureRefused, NotARecipient, BrokenSeal)
 
 log = structlog.get_logger(__name__)
 
@@ -105,6 +111,7 @@ class Experiment(Bringing, Asking, Trainee):
         self._turns = Turns(self.plan.deadline_s)
         self._showing = trio.Lock()
         self._doing: dict[str, int] = {}
+        self._unfit: Counter[Cid] = Counter()
         self._trouble = ""
         self._fetched_bytes = 0
         self._came_bytes: dict[Cid, int] = {}
@@ -319,8 +326,7 @@ class Experiment(Bringing, Asking, Trainee):
                 code = getattr(error, "code", type(error).__name__)
                 fields: dict[str, Any] = {"experiment": str(self.cid), "what": what, "code": code, "text": str(error)}
                 self._ports.emit("round_trouble", **fields)
-            pause_s = FIRST_RETRY_S * 2 if isinstance(action, Fetch) else max(2.0, self.plan.lease_s / 2)
-            await trio.sleep(min(pause_s, LONGEST_RETRY_S))
+            await trio.sleep(self._pause_s(action, error))
             self.member.failed(action)
         else:
             self._trouble = ""
@@ -328,6 +334,15 @@ class Experiment(Bringing, Asking, Trainee):
             self._doing[what] -= 1
             if not self._doing[what]:
                 del self._doing[what]
+
+    def _pause_s(self, action: Action, error: Exception) -> float:
+        """Until it is tried again. What came, and is no update, is looked at ever less: it stays what it is."""
+        if not isinstance(action, Fetch):
+            return min(max(2.0, self.plan.lease_s / 2), LONGEST_RETRY_S)
+        if not isinstance(error, _NO_UPDATE):
+            return 2 * FIRST_RETRY_S
+        self._unfit[action.submission] += 1
+        return min(2 * FIRST_RETRY_S * 4.0 ** (self._unfit[action.submission] - 1), LONGEST_LOOK_S)
 
     async def _act(self, action: Action) -> None:
         match action:

@@ -11,6 +11,7 @@ import trio
 from agents.federation.files.bringing import LEAST_TURN_S, PACE_BYTES, PACE_S, at_pace
 from agents.federation.files.turns import AT_ONCE, TURNS_IN_A_DEADLINE, Turns
 from agents.federation.members.actions import Fetch
+from agents.federation.updates.tensors import BadTensors
 from protocols.bitswap.shell import offer
 from protocols.entry import make_entry
 from protocols.errors import TimedOut
@@ -186,3 +187,29 @@ async def test_who_submits_again_and_again_has_one_turn_at_a_time(
                 await until(lambda: bool(brought))
             nursery.cancel_scope.cancel()
         assert brought == [updates[0]]
+
+
+async def test_what_is_no_update_is_looked_at_ever_less_and_what_may_still_come_is_not(
+    homes: list[Home],  # noqa: F811
+    autojump_clock: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To open a seal costs all of it, whatever is in it: who signs a false one would else have it opened for ever."""
+    async with homes[0].running():
+        one = await homes[0].rounds.follow(homes[0].plan(homes))
+        scope, update = scope_of(one.cid), Cid.of(b"false", RAW)
+        submit = Submit(round=1, base=one.plan.initial, update=update, n_samples=1)
+        entry = make_entry(homes[2].identity, Submit.kind, scope, 0, [], content_of(submit))
+        one.book.add(entry)
+        looks_s: dict[type[Exception], list[float]] = {}
+        for error in (BadTensors("it is another"), TimedOut("not yet")):
+
+            async def bring(update: Cid, sealed: Cid | None, number: int, error: Exception = error) -> None:
+                raise error
+
+            monkeypatch.setattr(one, "bring_update", bring)
+            for _ in range(6):
+                began_s = trio.current_time()
+                await one._carry_out(Fetch(entry.cid, update, entry.author))
+                looks_s.setdefault(type(error), []).append(round(trio.current_time() - began_s, 1))
+        assert looks_s == {BadTensors: [1.0, 4.0, 16.0, 64.0, 256.0, 600.0], TimedOut: [1.0] * 6}
