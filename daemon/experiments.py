@@ -29,7 +29,7 @@ from agents.federation.updates.tensors import canonical, read_layout
 from daemon import wall
 from daemon.abilities import has_of, in_claims
 from daemon.api.operation import Progress
-from daemon.api.operations import fl, fl_proof
+from daemon.api.operations import fl, fl_forget, fl_proof
 from daemon.api.progress import in_thread
 from daemon.asked import new_target, way_here, whom
 from daemon.errors import NotFoundHere, Unfit
@@ -283,6 +283,25 @@ async def _bring_base(node: "Node", task: Task) -> None:
         row = await pull_model(ports, node.home.models, offer.manifest, wish, lambda step, n_done, n_total: None)
         node.events.note("model_pulled", {"name": row.name, "fingerprint": row.fingerprint, "source": row.source})
         await node.adapters.listen()
+
+
+# --- letting go
+
+
+async def forget(node: "Node", params: "fl.One") -> "fl_forget.Forgotten":
+    """Raises: UnknownExperiment, Unfit, InvalidCid, StorageError, OSError."""
+    one, me = _known(node, params.experiment), node.identity.peer_id
+    if one is not None and not one.is_over and not one.is_let_out:
+        if one.book.author == me:
+            raise Unfit(f"its members count on it: first covey fl cancel {one.cid}")
+        if me in one.book.joined_now():
+            raise Unfit(f"this node trains in it, and others count on that: first covey fl leave {one.cid}")
+        if one.book.start() is not None and me in (one.book.roster(one.book.current()) or ()):
+            raise Unfit(f"this node is still in round {one.book.current()}: wait for its end, see covey fl status")
+    cid = one.cid if one is not None else Cid.parse(params.experiment)
+    found = await node.rounds.forget(cid)
+    title = one.plan.title if one is not None else ""
+    return fl_forget.Forgotten(experiment=str(cid), title=title, **found._asdict())
 
 
 # --- proving

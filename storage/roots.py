@@ -9,7 +9,7 @@ What was fetched because its publisher lets it be passed on has no root here: it
 came (their floor), which says nothing about any block that was here before.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import starmap
 from threading import Lock
@@ -94,6 +94,14 @@ class Roots:
             self._lower(Root(root, Visibility.PRIVATE, without=frozenset(without)))
             return was_published
 
+    def withdraw_all(self, roots: Collection[Root]) -> None:
+        """The same of many, at the price of one: each as it was published, without its `without`."""
+        if not roots:
+            return
+        with self._lock, self._lowering():
+            for root in roots:
+                self._drop(Root(root.cid, Visibility.PRIVATE, without=root.without))
+
     def level(self, root: Cid) -> Visibility:
         """Who may see a root; PRIVATE where it was never published."""
         entry = self._roots.get(root)
@@ -171,12 +179,15 @@ class Roots:
 
     def _lower(self, entry: Root) -> None:
         with self._lowering():
-            if entry.level > Visibility.PRIVATE:
-                self._save(entry)
-            elif self._roots.pop(entry.cid, None) is not None:
-                self._store.delete_note(_key(entry.cid))
-            below = reach(self._store, entry.cid, without=entry.without)
-            self._store.set_floor((reached.cid for reached in below), Visibility.PRIVATE)
+            self._drop(entry)
+
+    def _drop(self, entry: Root) -> None:
+        if entry.level > Visibility.PRIVATE:
+            self._save(entry)
+        elif self._roots.pop(entry.cid, None) is not None:
+            self._store.delete_note(_key(entry.cid))
+        below = reach(self._store, entry.cid, without=entry.without)
+        self._store.set_floor((reached.cid for reached in below), Visibility.PRIVATE)
 
     @contextmanager
     def _lowering(self) -> Iterator[None]:

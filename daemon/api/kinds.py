@@ -35,6 +35,7 @@ EVENT_KINDS: Final = {
     "events_lost": "So many events were not written: the disk was full, or they came too fast.",
     "experiment_ended": "A federated experiment came to its end, or was cancelled; `text` says which.",
     "experiment_followed": "This node takes part in a federated experiment, or follows it.",
+    "experiment_forgotten": "This node has nothing more to do with a federated experiment: its user let go of it.",
     "garbage_collected": "What was unused for longest was dropped, for the quota was nearly full.",
     "garbage_not_collected": "The quota is nearly full, and nothing can be dropped; `text` says why.",
     "kubo_failed": "Content that was published here could not be sent to Kubo, too; `code` and `text` say why.",

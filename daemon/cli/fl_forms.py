@@ -169,6 +169,17 @@ def planned(result: Json) -> Iterator[str]:
     yield f"then here: covey fl start {result['experiment']}"
 
 
+def forgotten(result: Json) -> Iterator[str]:
+    """What went, and how to have its room."""
+    yield clean(f"forgotten: {result['title'] or result['experiment']}")
+    yield (
+        f"{result['n_files']:,} files are held no more, {result['n_hidden']:,} shown no more; "
+        f"{bytes_text(result['n_journal_bytes'])} of its history are gone"
+    )
+    if result["n_bytes"]:
+        yield f"next: covey repo gc frees {bytes_text(result['n_bytes'])} that nothing else holds"
+
+
 def exported(result: Json) -> Iterator[str]:
     """What was written."""
     what = f"{result['n_events']:,} events, {result['n_blocks']:,} blocks, {bytes_text(result['size_bytes'])}"

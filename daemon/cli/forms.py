@@ -430,6 +430,7 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "embed/run": _embedded,
     "events/read": lambda event: [event_line(event)],
     "fl/export": fl_forms.exported,
+    "fl/forget": fl_forms.forgotten,
     "fl/plan": fl_forms.planned,
     "fl/result": fl_forms.fetched,
     "fl/status": fl_forms.status,

@@ -25,6 +25,11 @@ Readers = tuple[PeerId, ...]
 _NO_FILE: Final = (NotAFile, NotUnixfs, InvalidBlock, InvalidName, TooLarge)
 
 
+def pins_of(experiment: Cid) -> tuple[str, str]:
+    """The names of the pins under which an experiment holds what it needs, and notes what became its own here."""
+    return f"rounds/{experiment}", f"rounds/{experiment}/own"
+
+
 class Shelf:
     """What `agents.federation.results.verify.Files` asks for, over a store; files of the moment stand in `folder`."""
 
@@ -65,8 +70,7 @@ class Keep:
     def __init__(self, ports: Ports, experiment: Cid, plan: Plan) -> None:
         self._ports = ports
         self._plan = plan
-        self.pin: Final = f"rounds/{experiment}"
-        self.own_pin: Final = f"{self.pin}/own"  # beside it, of what became the experiment's here: see `note_own`
+        self.pin, self.own_pin = pins_of(experiment)  # of what is its own: see `note_own`
         self.owned: Final[dict[Cid, bytes]] = {}  # by file that was made here: what shows others that it is here
         self.readers: Readers = plan.members
         """Who is shown things now: whom the plan names, and who is in the round at hand (`grants.readers`)."""

@@ -152,6 +152,11 @@ class Experiment(Bringing, Asking, Trainee):
         return is_let_out(self.book, self._ports.identity.peer_id, self._ports.unix_s())
 
     @property
+    def shown_to(self) -> frozenset[PeerId]:
+        """Who can have been shown things for this experiment."""
+        return frozenset((*self.keep.ever, *self.plan.members, *self.book.let_in()))
+
+    @property
     def activity(self) -> Activity:
         """What happens now."""
         doing = ", ".join(sorted(self._doing))

@@ -1,20 +1,22 @@
 """The experiments of a node: read from their journals at the start, run side by side, and answered for.
 
 A journal is `<experiment>` in the folder, its plan first; `<experiment>.json` says what this node trains on, which is
-nobody else's business and stands in no plan.
+nobody else's business and stands in no plan. How one goes: see `forgetting`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
+import structlog
 import trio
 
 from agents.adapters.announce import Turnstile
 from agents.adapters.ports import Ports
 from agents.errors import AgentError
 from agents.federation.node.device import Device
+from agents.federation.node.forgetting import Forgotten, brought_back, clear, is_marked, mark, marked
 from agents.federation.node.journal import Journal
 from agents.federation.tasks import Engine
 from protocols import rounds_sync as sync
@@ -25,6 +27,7 @@ from protocols.rounds import read_plan
 from protocols.rounds_sync import Desk
 from storage.cid import Cid
 from storage.durable import make_folder, write_file
+from storage.errors import StorageError
 from storage.keys import PeerId
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 MAX_EXPERIMENTS: Final = 256
 ASK_EVERY_S: Final = 0.1
 ASK_BURST: Final = 200
+
+log = structlog.get_logger(__name__)
 
 
 class UnknownExperiment(AgentError):
@@ -48,7 +53,7 @@ class NoMember(AgentError):
 
 
 class TooManyExperiments(AgentError):
-    """This node takes part in as many experiments as it can."""
+    """This node takes part in as many experiments as it can. Let go of one that is over: covey fl forget EXPERIMENT."""
 
     code = "too_many_experiments"
 
@@ -56,6 +61,14 @@ class TooManyExperiments(AgentError):
 class _Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     data: str | None = None
     rank: int = 0
+
+
+class _Life:
+    """What runs an experiment."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.over = trio.Event()
 
 
 class Rounds:
@@ -75,7 +88,8 @@ class Rounds:
         self.engine: Final = engine
         self._device = device
         self._experiments: dict[Cid, Experiment] = {}
-        self._journals: list[Journal] = []
+        self._journals: dict[Cid, Journal] = {}
+        self._lives: dict[Cid, _Life] = {}
         self._nursery: trio.Nursery | None = None
         self._adding = trio.Lock()
         self._turnstile = Turnstile(ASK_EVERY_S, ASK_BURST)
@@ -83,19 +97,20 @@ class Rounds:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run every experiment, and answer members, for ever."""
         try:
-            self._experiments = {one.cid: one for one in await trio.to_thread.run_sync(lambda: list(self._load()))}
+            await trio.to_thread.run_sync(self._start)
             self._ports.network.serve(sync.PROTOCOL, self._handle)
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 for one in self._experiments.values():
-                    nursery.start_soon(one.run)
+                    self._begin_life(nursery, one)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
             self._nursery = None
-            for journal in self._journals:
+            for journal in self._journals.values():
                 journal.close()
             self._journals.clear()
+            self._lives.clear()
 
     def all(self) -> "list[Experiment]":
         """Every experiment, those that are not over first."""
@@ -103,12 +118,10 @@ class Rounds:
 
     def get(self, cid: Cid) -> "Experiment":
         """Raises: UnknownExperiment."""
-        try:
-            return self._experiments[cid]
-        except KeyError:
-            raise UnknownExperiment(
-                f"there is no experiment {cid} here. To take part: covey fl join {cid} --from PEER"
-            ) from None
+        return self._experiments[cid] if cid in self._experiments else self._none(cid)
+
+    def _none(self, cid: Cid) -> NoReturn:
+        raise UnknownExperiment(f"there is no experiment {cid} here. To take part: covey fl join {cid} --from PEER")
 
     async def follow(self, plan: Entry, data: Path | None = None, rank: int = 0) -> "Experiment":
         """Take part in what a plan describes, from now on; without `data`, without training. Durable when it returns.
@@ -128,22 +141,65 @@ class Rounds:
             if self._ports.identity.peer_id not in found.members and found.let_in is None:
                 raise NoMember("")
             if len(self._experiments) >= MAX_EXPERIMENTS or self._nursery is None:
-                raise TooManyExperiments(f"this node takes part in {len(self._experiments)} experiments already")
+                raise TooManyExperiments(
+                    f"there is room for {MAX_EXPERIMENTS} experiments here, and no more. See those that are over with "
+                    "covey fl status, and let go of one: covey fl forget EXPERIMENT"
+                )
             with trio.CancelScope(shield=True):
                 made = await trio.to_thread.run_sync(self._begin, plan, data, rank)
             self._experiments[made.cid] = made
-            self._nursery.start_soon(made.run)
+            self._begin_life(self._nursery, made)
         self._ports.emit("experiment_followed", experiment=str(made.cid), title=made.plan.title)
         return made
 
     def _begin(self, plan: Entry, data: Path | None, rank: int) -> "Experiment":
         self._check(plan)
         make_folder(self._folder)
+        if is_marked(self._folder, plan.body_cid):
+            clear(self._ports, self._folder, plan.body_cid, self._holders())
         if data is not None:
             self._note_local(plan.body_cid, data, rank)
-        journal = Journal.create(self._folder / str(plan.body_cid), plan)
-        self._journals.append(journal)
-        return self._made(plan, [], journal, data, rank)
+        journal, entries = brought_back(self._folder, plan) or (
+            Journal.create(self._folder / str(plan.body_cid), plan),
+            [plan],
+        )
+        self._journals[plan.body_cid] = journal
+        return self._made(plan, entries[1:], journal, data, rank)
+
+    async def forget(self, cid: Cid) -> Forgotten:
+        """Have nothing to do with an experiment any more, which is not asked here whether others count on it.
+
+        Nobody who asks brings it back: only who follows it again. Raises: UnknownExperiment, StorageError, OSError.
+        """
+        async with self._adding:
+            one = self._experiments.get(cid)
+            if one is None and not await trio.to_thread.run_sync(is_marked, self._folder, cid):
+                return self._none(cid)
+            with trio.CancelScope(shield=True):
+                if one is not None:
+                    await trio.to_thread.run_sync(mark, self._folder, cid, one.shown_to)
+                    del self._experiments[cid]
+                    life = self._lives.pop(cid)
+                    life.scope.cancel()
+                    await life.over.wait()
+                    self._journals.pop(cid).close()
+                found = await trio.to_thread.run_sync(clear, self._ports, self._folder, cid, self._holders())
+        self._ports.emit("experiment_forgotten", experiment=str(cid), title=one.plan.title if one is not None else "")
+        return found
+
+    def _holders(self) -> dict[str, Collection[PeerId]]:
+        return {pin: one.shown_to for one in self._experiments.values() for pin in (one.keep.pin, one.keep.own_pin)}
+
+    def _begin_life(self, nursery: trio.Nursery, one: "Experiment") -> None:
+        self._lives[one.cid] = life = _Life()
+        nursery.start_soon(self._live, one, life)
+
+    async def _live(self, one: "Experiment", life: _Life) -> None:
+        try:
+            with life.scope:
+                await one.run()
+        finally:
+            life.over.set()
 
     def _check(self, plan: Entry) -> None:
         from agents.federation.plans.compatibility import check
@@ -167,14 +223,26 @@ class Rounds:
     def _load(self) -> "Iterator[Experiment]":
         """What the journals tell; one that cannot be read is told of and left alone."""
         for cid, journal, entries in Journal.load(self._folder):
+            if is_marked(self._folder, cid):
+                journal.close()
+                continue
             try:
                 self._check(entries[0])
                 one = self._made(entries[0], entries[1:], journal, *self._local_of(cid))
             except (Remote, AgentError) as error:  # of a plan that nobody could carry out, too
                 journal.refuse(error)
                 continue
-            self._journals.append(journal)
+            self._journals[cid] = journal
             yield one
+
+    def _start(self) -> None:
+        """Read what there is, and finish what was being forgotten; one that will not go is told of, and tried again."""
+        self._experiments = {one.cid: one for one in self._load()}
+        for cid in marked(self._folder):
+            try:
+                clear(self._ports, self._folder, cid, self._holders())
+            except (StorageError, OSError) as error:
+                log.error("experiment_not_forgotten", experiment=str(cid), error=str(error))
 
     def _local_of(self, experiment: Cid) -> tuple[Path | None, int]:
         """What this node trains on, and which rank."""

@@ -364,6 +364,7 @@ async def watch(node: "Node", params: One) -> AsyncIterator[Standing]:
             return
         before = now
         await trio.sleep(WATCH_S)
+        one = node.rounds.get(one.cid)  # unless it was forgotten
 
 
 async def result(node: "Node", params: Fetch) -> Fetched:
