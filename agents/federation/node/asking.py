@@ -25,7 +25,7 @@ from storage.keys import PeerId
 FIRST_RETRY_S: Final = 0.5
 LONGEST_RETRY_S: Final = 15.0
 ASK_GAP_S: Final = 0.2  # between two questions to one member
-LONGEST_GAP_S: Final = 60.0  # the same where it is over, and for a while there has been nothing new
+LONGEST_GAP_S: Final = 60.0  # the same where no leases go by, and for a while there has been nothing new
 MEET_S: Final = 3.0  # between two questions to one member for where others are
 
 
@@ -47,6 +47,8 @@ class Asking:
         self._rests: dict[PeerId, trio.Event] = {}
         self._where: Final = Whereabouts()
         self._met_s: dict[PeerId, float] = {}
+        self._n_stirred = 0
+        self._has_begun = False
 
     @property
     def is_over(self) -> bool:
@@ -76,6 +78,14 @@ class Asking:
         if peer in self._rests:
             self._rests[peer].set()
 
+    def stir(self) -> None:
+        """Something is known that was not, and it has not begun, or just has: who rests is asked, and asks in turn."""
+        if not self._has_begun:
+            self._has_begun = self.book.start() is not None
+            self._n_stirred += 1
+            for rest in self._rests.values():
+                rest.set()
+
     @property
     def _is_hurried(self) -> bool:
         """Do leases go by? Before the start and after the end nobody waits for signs of life."""
@@ -85,12 +95,13 @@ class Asking:
         """Ask one member for news, again and again; it may be away, or talk nonsense."""
         wait_s, gap_s, vain_s = FIRST_RETRY_S, ASK_GAP_S, 0.0
         while self.is_told(peer):
-            began_s = trio.current_time()
+            began_s, n_stirred = trio.current_time(), self._n_stirred
             try:
                 is_new, is_vain = await self._ask(peer)
                 wait_s = FIRST_RETRY_S
-                gap_s = min(2 * gap_s, LONGEST_GAP_S) if self.is_over and not is_new else ASK_GAP_S
-                pause_s = gap_s if self.is_over else max(0.0, began_s + gap_s - trio.current_time())
+                is_quiet = not self._is_hurried and not is_new and n_stirred == self._n_stirred
+                gap_s = min(2 * gap_s, LONGEST_GAP_S) if is_quiet else ASK_GAP_S
+                pause_s = gap_s if not self._is_hurried else max(0.0, began_s + gap_s - trio.current_time())
                 # Who tells what strangers signed, which has to be verified, is not asked as fast as it answers.
                 vain_s = max(ASK_GAP_S, min(2 * vain_s, self.plan.lease_s / 4)) if is_vain else 0.0
                 await trio.sleep(vain_s)
@@ -107,7 +118,7 @@ class Asking:
     def _longest_retry_s(self) -> float:
         if self._is_hurried:
             return min(LONGEST_RETRY_S, max(1.0, self.plan.lease_s))
-        return LONGEST_GAP_S if self.is_over else LONGEST_RETRY_S
+        return LONGEST_GAP_S
 
     async def _rest(self, peer: PeerId, pause_s: float) -> None:
         """Return when that member is to be asked again: after the pause, or once it has asked."""

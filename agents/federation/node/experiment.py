@@ -246,6 +246,7 @@ class Experiment(Bringing, Asking, Trainee):
                 self._wake()
         for entry in entries:
             self._count(entry)
+        self.stir()
 
     def _count(self, entry: Entry) -> None:
         self._durable.add(entry.cid)

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import pytest
 import trio
 
+from agents.federation.node import service
 from tests.agents.federation.node.test_service import Home, connected, homes, until, village
 
 __all__ = ["homes"]
@@ -36,3 +38,30 @@ async def test_what_is_over_or_waits_keeps_no_member_of_another_experiment_out_o
         for _ in range(60):
             assert {one.activity.n_reachable for home in homes for one in home.rounds.all()} == {2}
             await trio.sleep(1.0)
+
+
+async def test_what_was_never_started_is_asked_of_ever_less_and_its_start_is_heard_at_once(
+    homes: list[Home], monkeypatch: pytest.MonkeyPatch, autojump_clock: Any
+) -> None:
+    """Twenty, where the turnstile lets through a question a second: as two hundred for the one that there is."""
+    monkeypatch.setattr(service, "ASK_EVERY_S", 10 * service.ASK_EVERY_S)
+    monkeypatch.setattr(service, "ASK_BURST", service.ASK_BURST // 10)
+    for home in homes:
+        home.rounds = home.fresh()
+    ada, bob, _ = homes
+    async with ada.running(), bob.running():
+        await connected(homes[:2])
+        for number in range(20):
+            plan = ada.plan(homes[:2], title=str(number), lease_s=5.0)
+            for home in (ada, bob):
+                one = await home.rounds.follow(plan, home.data)
+                await one.do(one.member.join)
+            await trio.sleep(1.0)
+        await trio.sleep(200.0)
+        for one in ada.rounds.all()[:4]:
+            await trio.sleep(67.0)  # whoever asks, or rests, at that time
+            assert {here.activity.n_reachable for home in (ada, bob) for here in home.rounds.all()} == {1}
+            await one.do(one.member.start)
+            there = bob.rounds.get(one.cid).book
+            await until(lambda there=there: there.start() is not None, limit_s=1.0)
+            await one.do(lambda now_s, one=one: one.member.cancel("enough"))
