@@ -73,11 +73,11 @@ def read(name: str, data: bytes, form: Form | None, stratify: str) -> tuple[Form
 
 
 def refuse_bad(name: str, records: Sequence[Record], problems: Sequence[Problem]) -> None:
-    """Raises: BadData, naming the first lines that are wrong."""
+    """Raises: BadData, naming the file and the first lines that are wrong."""
     if problems:
         first = "; ".join(f"line {problem.line}: {problem.text}" for problem in problems[:3])
         more = f"; and {len(problems) - 3} more lines. See all: covey train --check FILE" if len(problems) > 3 else ""
-        raise BadData(f"{first}{more}")
+        raise BadData(f"{name}: {first}{more}")
     if not records:
         raise BadData(f"{name} holds nothing to learn from")
 

@@ -151,7 +151,7 @@ def detect(name: str, data: bytes) -> tuple[Form, bool]:
         if is_json:
             there = ", ".join(sorted(map(repr, fields)))[:100]
             raise BadData(
-                f"line {number} has {there or 'no keys'}, which is none of the forms that can be trained on: "
+                f"{name}: line {number} has {there or 'no keys'}, which is none of the forms that can be trained on: "
                 f"{'; '.join(_EXAMPLES.values())}"
             )
         return "text", False

@@ -119,7 +119,7 @@ def test_a_bad_line_is_named_by_its_number_and_reason_and_the_others_are_read(fo
 def test_bad_lines_are_refused_together():
     form, found, problems = read("x.jsonl", GOOD + b"\n{\n{\n{\n{", None, "")
     assert form == "chat"
-    with pytest.raises(BadData, match=r"line 2: .*line 4: .*and 1 more lines"):
+    with pytest.raises(BadData, match=r"^x.jsonl: line 2: .*line 4: .*and 1 more lines"):
         refuse_bad("x.jsonl", found, problems)
 
 
