@@ -31,7 +31,7 @@ from daemon.abilities import has_of, in_claims
 from daemon.api.operation import Progress
 from daemon.api.operations import fl, fl_forget, fl_proof
 from daemon.api.progress import in_thread
-from daemon.asked import new_target, way_here, whom
+from daemon.asked import names, new_target, way_here, whom
 from daemon.errors import NotFoundHere, Unfit
 from protocols.entry import Entry, make_entry
 from protocols.errors import Remote
@@ -80,7 +80,7 @@ def _known(node: "Node", text: str) -> Experiment | None:
 # --- planning
 
 
-async def make_plan(node: "Node", params: "fl.Plan") -> "fl.Planned":
+async def make_plan(node: "Node", params: "fl.Plan", report: "Report") -> "fl.Planned":
     """Raises: BadPlan, BadTask, CannotAggregate, BadTensors, NotFoundHere."""
     from daemon.api.operations.peer import resolve
 
@@ -89,14 +89,16 @@ async def make_plan(node: "Node", params: "fl.Plan") -> "fl.Planned":
     if params.n_bad is not None:
         wish |= bearing(wish, params.n_bad)
     me = node.identity.peer_id
-    names = {name for key in ("members", "deputies") for name in wish.get(key, ()) if isinstance(name, str)}
-    peers = {name: await resolve(node, name) for name in sorted(names - {"me"})}
+    given = {name for key in ("members", "deputies") for name in wish.get(key, ()) if isinstance(name, str)}
+    peers = {name: await resolve(node, name) for name in sorted(given - {"me"})}
     fields = complete(wish, peers.__getitem__, me)
     task = await trio.to_thread.run_sync(task_of(fields["task"]).completed, _finder(node))
     fields["task"] = msgspec.json.decode(msgspec.json.encode(task))
     with _folder(node) as folder, node.store.lease():  # until the experiment holds its first tensors
         if (initial := wish.get("initial")) is None:
             initial = str(folder / "first")
+            if task.starts_engine:
+                report(Progress(step="having the engine make the first tensors", n_done=0, unit="files"))
             await task.first(folder / "first", _finder(node), node.rounds.engine)
         plan, n_params = await trio.to_thread.run_sync(_with_tensors, node, fields, initial, folder)
         entry = make_entry(node.identity, PLAN_KIND, PLAN_SCOPE, int(wall.unix_s()), [], content_of(plan))
@@ -285,6 +287,39 @@ async def _bring_base(node: "Node", task: Task) -> None:
         await node.adapters.listen()
 
 
+async def start(node: "Node", params: "fl.One") -> "fl.Started":
+    """Raises: UnknownExperiment, Unfit, StorageError."""
+    from daemon.standings import state  # which imports what is here
+
+    one, called = find(node, params.experiment), await names(node)
+    book = one.book
+    if book.author != node.identity.peer_id:
+        raise Unfit(f"{book.author} made this plan, and alone can start it")
+    if book.cancelled() is not None:
+        raise Unfit(f"it is {state(one)}: nothing starts in it any more. Make another: covey fl plan")
+    if (begun := book.start()) is not None:
+        return _started(f"it has started already: {state(one)}", one, begun.joined, called)
+    joined = one.member.next_list(0)
+    needed = max(one.plan.min_participants, len(joined) // 2 + 1)
+    if len(joined) < needed:
+        raise Unfit(f"{len(joined)} have joined, and {needed} are needed: covey fl status {one.cid}")
+    await one.do(one.member.start)
+    others = [peer for peer in one.told() if peer not in joined]
+    later = "who joins now trains in a later round" if one.plan.gossip is None else "nobody comes in later"
+    without = f" Without {listed(others, called)}: {later}." if others else ""
+    text = f"started with {len(joined)} participants: {listed(joined, called)}.{without}"
+    return _started(f"{text} To see it: covey fl watch {one.cid}", one, joined, called)
+
+
+def _started(text: str, one: Experiment, joined: Collection[PeerId], called: Mapping[PeerId, str]) -> "fl.Started":
+    others = [peer for peer in one.told() if peer not in joined]
+
+    def rows(peers: Collection[PeerId]) -> list[fl.Called]:
+        return [fl.Called(peer=str(peer), name=called.get(peer)) for peer in peers]
+
+    return fl.Started(text=text, participants=rows(joined), others=rows(others))
+
+
 # --- letting go
 
 
@@ -329,13 +364,20 @@ async def _audited(
         return audit(node.adapters.ports, plan, entries, node.home.scratch, lambda finding: on_done(1), n_lost)
 
     findings = await in_thread(work, "computing each round again", None, report, "findings")
+    called = await names(node)
     return fl_proof.Verified(
         experiment=str(plan.body_cid),
         title=str(plan.content.get("title", "")),
         verdict=verdict_of(findings),
         n_events=len(entries),
         findings=[
-            fl_proof.Finding(round=one.round, verdict=one.verdict, what=one.what, by=str(one.by) if one.by else None)
+            fl_proof.Finding(
+                round=one.round,
+                verdict=one.verdict,
+                what=one.what,
+                by=str(one.by) if one.by else None,
+                name=called.get(one.by) if one.by else None,
+            )
             for one in findings
         ],
     )

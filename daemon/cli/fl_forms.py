@@ -122,6 +122,10 @@ def watched(row: Json) -> Iterator[str]:
     parts += [row["doing"]] if row["doing"] else []
     parts += [f"trouble: {row['trouble']}"] if row["trouble"] else []
     yield clean("  ".join(parts))
+
+
+def watched_to_the_end(row: Json) -> Iterator[str]:
+    """What there is to do once the last line was shown."""
     if row["is_over"] and (row["gossip"] or any(one["result"] for one in row["rounds"])):
         yield f"next: covey fl result {row['experiment']} --out FILE, or prove it: covey fl verify {row['experiment']}"
 
@@ -151,13 +155,18 @@ def verified(result: Json) -> Iterator[str]:
             {
                 "round": one["round"] or "all",
                 "verdict": one["verdict"],
-                "by": short(one["by"]) if one["by"] else "-",
+                "by": one["name"] or (short(one["by"]) if one["by"] else "-"),
                 "what": one["what"],
             }
             for one in result["findings"]
         ]
     )
     yield f"{clean(result['title'])}: {result['verdict']}, from {result['n_events']:,} signed events"
+
+
+def started(result: Json) -> Iterator[str]:
+    """What its author reads."""
+    yield clean(result["text"])
 
 
 def planned(result: Json) -> Iterator[str]:

@@ -433,6 +433,7 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "fl/forget": fl_forms.forgotten,
     "fl/plan": fl_forms.planned,
     "fl/result": fl_forms.fetched,
+    "fl/start": fl_forms.started,
     "fl/status": fl_forms.status,
     "fl/verify": fl_forms.verified,
     "fl/watch": fl_forms.watched,
@@ -485,6 +486,10 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
 }
 
 
+ENDS: dict[str, Callable[[Json], Iterator[str]]] = {"fl/watch": fl_forms.watched_to_the_end}
+"""What is said behind the last item of a stream that came to its end."""
+
+
 def show(result: Json, *, as_json: bool, name: str = "") -> None:
     """Print a result on stdout; `name` is the operation that gave it."""
     if as_json:
@@ -494,4 +499,10 @@ def show(result: Json, *, as_json: bool, name: str = "") -> None:
     for warning in warnings:
         print(f"covey: warning: {clean(warning)}", file=sys.stderr, flush=True)
     for line in FORMS.get(name, lines_of)(result):
+        print(line, flush=True)
+
+
+def conclude(last: Json, name: str) -> None:
+    """Print what is said behind the last item of a stream."""
+    for line in ENDS[name](last) if name in ENDS else ():
         print(line, flush=True)

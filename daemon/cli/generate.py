@@ -96,6 +96,7 @@ def _run(home: Home, operation: Operation, params: dict[str, Any], *, as_json: b
         return
     has_result = not may_progress(operation.result)
     last: dict[str, Any] = {}
+    shown: Any = None
     try:
         with Display() as display:
             for item in client.stream(home, operation.name, params):
@@ -107,6 +108,7 @@ def _run(home: Home, operation: Operation, params: dict[str, Any], *, as_json: b
                 else:
                     display.clear()
                     forms.show(item, as_json=as_json, name=operation.name)
+                    shown = item
                     if operation.name in NOTES and not as_json:
                         for line in NOTES[operation.name](params, item):
                             click.echo(line, err=True)
@@ -116,6 +118,8 @@ def _run(home: Home, operation: Operation, params: dict[str, Any], *, as_json: b
         raise
     if params.get("is_follow") or not has_result:
         raise client.Refused(client.STOPPED)
+    if shown is not None and not as_json:
+        forms.conclude(shown, operation.name)
 
 
 def _defaults_from(fields: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -177,6 +177,7 @@ class Task(msgspec.Struct, frozen=True, tag_field="task", forbid_unknown_fields=
     hides_examples: ClassVar[bool] = False  # can it train with noise?
     has_examples_as_samples: ClassVar[bool] = False  # is an example one of `n_samples`?
     corrects_drift: ClassVar[bool] = False  # can it train with a correction?
+    starts_engine: ClassVar[bool] = False  # does the engine make its first tensors, which takes seconds?
 
     @property
     def wanted_base(self) -> str | None:

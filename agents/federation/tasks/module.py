@@ -29,6 +29,7 @@ class Module(Task, frozen=True, tag="torch", kw_only=True):
     """
 
     corrects_drift: ClassVar[bool] = True
+    starts_engine: ClassVar[bool] = True
 
     factory: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"

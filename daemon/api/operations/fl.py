@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from daemon.api.operation import Done, Operation, Params, Result
+from daemon.api.operation import Done, Operation, Params, Progress, Result, reporting
 
 if TYPE_CHECKING:
+    from daemon.api.progress import Report
     from daemon.app import Node
 
 CidText = Annotated[str, Meta(max_length=128, description="The experiment, as `covey fl plan` names it.")]
@@ -69,7 +70,7 @@ class Plan(Params, frozen=True):
     ) = None
 
 
-class Planned(Result, frozen=True):
+class Planned(Result, frozen=True, tag_field="type", tag="planned"):
     """The plan is signed. Members take part with `covey fl join EXPERIMENT --from PEER`.
 
     limits: what it promises less of than one may think; undecidable: what `covey fl verify` can never prove of it.
@@ -136,6 +137,21 @@ class Joined(Result, frozen=True):
     let_in_by: str
     says: str
     state: str
+
+
+class Called(Result, frozen=True):
+    """A peer, and what it is called here."""
+
+    peer: str
+    name: str | None
+
+
+class Started(Result, frozen=True):
+    """It has begun with `participants`; `others` are the members who follow, or come in later where one can."""
+
+    text: str
+    participants: list[Called]
+    others: list[Called]
 
 
 class Which(Params, frozen=True):
@@ -275,40 +291,19 @@ class CancelIt(Params, frozen=True):
     reason: Annotated[str, Meta(max_length=500, description="What the members read.")] = ""
 
 
-async def plan(node: "Node", params: Plan) -> Planned:
+@reporting
+async def plan(node: "Node", params: Plan, report: "Report") -> Planned:
     """Check a plan, sign it, and follow it. A plan that would not hold is refused with the reason."""
     from daemon.experiments import make_plan
 
-    return await make_plan(node, params)
+    return await make_plan(node, params, report)
 
 
-async def start(node: "Node", params: One) -> Done:
+async def start(node: "Node", params: One) -> Started:
     """Begin, with those who have joined by now. For the plan's author, once."""
-    from daemon.asked import names
-    from daemon.errors import Unfit
-    from daemon.experiments import find, listed
-    from daemon.standings import state
+    from daemon.experiments import start as start_it
 
-    one = find(node, params.experiment)
-    book = one.book
-    if book.author != node.identity.peer_id:
-        raise Unfit(f"{book.author} made this plan, and alone can start it")
-    if book.cancelled() is not None:
-        raise Unfit(f"it is {state(one)}: nothing starts in it any more. Make another: covey fl plan")
-    if book.start() is not None:
-        return Done(text=f"it has started already: {state(one)}")
-    joined = one.member.next_list(0)
-    needed = max(one.plan.min_participants, len(joined) // 2 + 1)
-    if len(joined) < needed:
-        raise Unfit(f"{len(joined)} have joined, and {needed} are needed: covey fl status {one.cid}")
-    await one.do(one.member.start)
-    called, others = await names(node), [peer for peer in one.told() if peer not in joined]
-    later = "who joins now trains in a later round" if one.plan.gossip is None else "nobody comes in later"
-    without = f" Without {listed(others, called)}: {later}." if others else ""
-    return Done(
-        text=f"started with {len(joined)} participants: {listed(joined, called)}.{without} "
-        f"To see it: covey fl watch {one.cid}"
-    )
+    return await start_it(node, params)
 
 
 async def join(node: "Node", params: JoinIt) -> Joined:
@@ -394,8 +389,9 @@ OPERATIONS = (
         verb="plan",
         summary="Check, sign and follow a new experiment; print its CID.",
         params=Plan,
-        result=Planned,
+        result=Progress | Planned,
         handler=plan,
+        is_stream=True,
         arguments=("file",),
     ),
     Operation(
@@ -403,7 +399,7 @@ OPERATIONS = (
         verb="start",
         summary="Begin an experiment with those who have joined.",
         params=One,
-        result=Done,
+        result=Started,
         handler=start,
         arguments=("experiment",),
     ),

@@ -29,12 +29,14 @@ class Verify(Params, frozen=True):
 
 
 class Finding(Result, frozen=True):
-    """One thing that was checked; `round` is 0 for the experiment as a whole, `by` who is to blame."""
+    """One thing that was checked; `round` is 0 for the experiment as a whole, `by` who is to blame, `name` what that
+    peer is called here."""
 
     round: int
     verdict: Verdict
     what: str
     by: str | None
+    name: str | None = None
 
 
 class Verified(Result, frozen=True, tag_field="type", tag="verified"):

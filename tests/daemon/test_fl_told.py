@@ -1,0 +1,82 @@
+"""What `covey fl` tells beside a result: names, who is in it, how far it is, and what to do next, once."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from agents.errors import BadData
+from agents.federation.results.verify import Finding
+from agents.federation.tasks import Fitted, task_of
+from agents.federation.tasks.module import Module
+from agents.federation.updates.tensors import Layout, flush, new_vector
+from daemon import experiments
+from daemon.api.operation import operations
+from daemon.api.operations import fl
+from daemon.cli import client, generate
+from daemon.cli.fl_forms import started, verified
+from storage.keys import Identity
+from tests.daemon.test_fl_operations import ALONE, OTHER, data, over, planned
+
+__all__ = ["data"]
+
+
+async def test_what_to_do_next_is_said_once_behind_the_last_line_of_a_watch(node_here, data, monkeypatch, capsys):
+    experiment = await planned(node_here)
+    await node_here.post("fl/join", experiment=experiment, data=data)
+    await node_here.post("fl/start", experiment=experiment)
+    row = await over(node_here, experiment)
+    monkeypatch.setattr(client, "stream", lambda home, name, params: iter([row] * 3))
+    generate._run(node_here.node.home, operations()["fl/watch"], {}, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4 and [line.startswith("next: covey fl result") for line in lines] == [False] * 3 + [True]
+    generate._run(node_here.node.home, operations()["fl/watch"], {}, as_json=True)
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+async def test_who_is_in_it_is_told_in_fields_too_at_the_start_and_later(node_here, data):
+    experiment = await planned(node_here, members=[OTHER], min_participants=1)
+    await node_here.post("fl/join", experiment=experiment, data=data)
+    for _ in range(2):
+        told = (await node_here.post("fl/start", experiment=experiment)).json
+        assert told["participants"] == [{"peer": str(node_here.node.identity.peer_id), "name": "me"}]
+        assert told["others"] == [{"peer": OTHER, "name": None}]
+        assert list(started(told)) == [told["text"]]
+
+
+async def test_who_is_to_blame_is_called_by_the_name_that_the_user_gave(node_here, monkeypatch):
+    experiment = await planned(node_here)
+    peer = Identity(b"o" * 32).peer_id
+    node_here.node.catalog.peers.add(peer, [], 0.0, "olga")
+    found = [Finding(1, "refuted", "it lied", peer), Finding(2, "refuted", "so did it", Identity(b"p" * 32).peer_id)]
+    monkeypatch.setattr(experiments, "audit", lambda *_: found)
+    (told,) = [line for line in (await node_here.post("fl/verify", what=experiment)).lines if "findings" in line]
+    assert [(one["by"], one["name"]) for one in told["findings"]] == [
+        (str(found[0].by), "olga"),
+        (str(found[1].by), None),
+    ]
+    table = "\n".join(verified(told))
+    assert "olga" in table and str(found[1].by)[-8:] in table and str(found[0].by)[-8:] not in table
+
+
+async def test_that_the_engine_is_started_for_a_plan_is_told_before_it_is(node_here, monkeypatch):
+    told = []
+
+    async def fit(wish):
+        assert told, "told while it is waited for"
+        layout = Layout.of({"w": (2, 3)})
+        flush(new_vector(wish.out, layout), wish.out)
+        return Fitted(1, 1, 0.0, None)
+
+    monkeypatch.setattr(Module, "_look_for_factory", lambda self: None)
+    monkeypatch.setattr(node_here.node.rounds, "engine", SimpleNamespace(fit=fit))
+    wish = fl.Plan(title="net", task="torch", settings=("factory=net",), rounds=1, min_participants=1)
+    assert (await experiments.make_plan(node_here.node, wish, told.append)).n_params == 6
+    assert [one.step for one in told] == ["having the engine make the first tensors"]
+    await experiments.make_plan(node_here.node, fl.Plan(**ALONE | {"settings": tuple(ALONE["settings"])}), told.append)
+    assert len(told) == 1
+
+
+def test_a_text_that_is_not_utf_8_is_named_by_its_file_and_line(tmp_path):
+    (tmp_path / "poem.txt").write_bytes(b"roses\nvi\xf6lets\n")
+    with pytest.raises(BadData, match=r"^poem.txt: line 2: byte 0xf6 is not UTF-8"):
+        task_of({"task": "lora", "base": "any"}).check(tmp_path / "poem.txt")
