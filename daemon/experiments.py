@@ -18,7 +18,17 @@ from agents.federation.files.needs import needed, noises
 from agents.federation.files.possession import possession
 from agents.federation.files.shelf import Shelf
 from agents.federation.node.experiment import Experiment
-from agents.federation.node.planning import BadPlan, bearing, check_rank, complete, faults, lean, plan_of, read_file
+from agents.federation.node.planning import (
+    BadPlan,
+    bearing,
+    brief,
+    check_rank,
+    complete,
+    faults,
+    lean,
+    plan_of,
+    read_file,
+)
 from agents.federation.node.standing import state_of
 from agents.federation.node.training import find_base
 from agents.federation.plans.compatibility import limits, undecidable
@@ -104,6 +114,7 @@ async def make_plan(node: "Node", params: "fl.Plan", report: "Report") -> "fl.Pl
         entry = make_entry(node.identity, PLAN_KIND, PLAN_SCOPE, int(wall.unix_s()), [], content_of(plan))
         one = await node.rounds.follow(entry)
         await trio.to_thread.run_sync(_hold_initial, one)
+        notes = await trio.to_thread.run_sync(lambda: [*limits(plan), *lean(plan), *brief(plan)])
     return fl.Planned(
         experiment=str(one.cid),
         title=plan.title,
@@ -111,7 +122,7 @@ async def make_plan(node: "Node", params: "fl.Plan", report: "Report") -> "fl.Pl
         n_params=n_params,
         n_members=len(plan.members),
         join=f"covey fl join {one.cid} --from {way_here(node)} --data PATH",
-        limits=[*limits(plan), *lean(plan)],
+        limits=notes,
         undecidable=undecidable(plan),
     )
 

@@ -17,13 +17,14 @@ _LEAST: Final = 1e-30
 
 SVG_WIDTH: Final = 720
 SVG_HEIGHT: Final = 360
+DASH: Final = 6  # pixels of each dash and gap
 MARGIN: Final = (56, 16, 28, 44)  # left, right, top, bottom
 
 Point = tuple[float, float]
 
 
 class Curve(NamedTuple):
-    """A line through points, or single marks."""
+    """A line through points, or marks, with dashes between them where there is room."""
 
     name: str
     points: Sequence[Point]
@@ -116,7 +117,9 @@ def as_svg(title: str, curves: Sequence[Curve], x_name: str, y_name: str, x_step
 def _svg_curve(curve: Curve, colour: str, places: Sequence[Point]) -> Iterable[str]:
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     if line:
-        yield f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.6" stroke-linejoin="round"/>'
+        dashes = f' stroke-dasharray="{DASH}"' if curve.is_marks else ""  # what runs below it is seen
+        stroke = f'fill="none" stroke="{colour}" stroke-width="1.6" stroke-linejoin="round"'
+        yield f'<polyline points="{line}" {stroke}{dashes}/>'
     if curve.is_marks:
         for x, y in places:
             yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>'

@@ -8,7 +8,19 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.training.curves import COLOURS, MARGIN, SVG_HEIGHT, SVG_WIDTH, Box, Curve, Point, box_of, finite, ticks
+from agents.training.curves import (
+    COLOURS,
+    DASH,
+    MARGIN,
+    SVG_HEIGHT,
+    SVG_WIDTH,
+    Box,
+    Curve,
+    Point,
+    box_of,
+    finite,
+    ticks,
+)
 
 # The 95 printable characters of ASCII, five columns each, a bit for each of seven rows, the top one lowest.
 _FONT: Final = bytes.fromhex(
@@ -120,6 +132,8 @@ def _draw_curve(canvas: Canvas, curve: Curve, places: Sequence[tuple[int, int]],
     for (x0, y0), (x1, y1) in zip(places, [*places[1:], *places[-1:]], strict=True):
         n = max(abs(x1 - x0), abs(y1 - y0), 1)
         steps = np.arange(n + 1)
+        if curve.is_marks and len(steps) > 1:  # in dashes: what runs below it is seen
+            steps = steps[steps // DASH % 2 == 0]
         xs, ys = x0 + steps * (x1 - x0) // n, y0 + steps * (y1 - y0) // n
         for down in range(_THICK):
             for across in range(_THICK):

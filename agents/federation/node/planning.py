@@ -13,6 +13,7 @@ from agents.federation.events.book import MAX_EVENTS_OF_AUTHOR
 from agents.federation.events.grants import capacity
 from agents.federation.plans.compatibility import problems
 from agents.federation.plans.options import options_of
+from agents.federation.plans.privacy_accounts import rounds_borne
 from agents.federation.results.outcome import recipe_of
 from agents.federation.tasks import task_of
 from protocols.errors import Malformed
@@ -181,6 +182,17 @@ def lean(plan: Plan) -> list[str]:
     return [
         f"a round of {plan.min_participants} updates, the minimum, leaves the tensors what they were: {why}. With "
         f"{next(enough)} its rule can do: see min_participants"
+    ]
+
+
+def brief(plan: Plan) -> list[str]:
+    """Whether the plan's budget ends it before its rounds do. An accountant may take seconds for it."""
+    n_most = _n_most(plan)
+    if (n_borne := rounds_borne(plan, n_most)) == plan.n_rounds:
+        return []
+    return [
+        f"its privacy budget bears {n_borne} of {plan.n_rounds} rounds, where {n_most} take part in each, and then it "
+        "is over: for more, a larger multiplier or budget"
     ]
 
 

@@ -7,8 +7,11 @@ examples that it said it has. Under masks nobody says that, and each keeps its a
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import Final, cast
+
+import msgspec
 
 from agents.federation.events.book import Book
 from agents.federation.plans.options import BadOption, Privacy, options_of
@@ -114,6 +117,25 @@ def told(plan: Plan, n_reported: int) -> Spent:
         part_deviation=float(MAX_DEVIATION),
         n_values=MAX_VALUES,
     )
+
+
+def rounds_borne(plan: Plan, n_reported: int) -> int:
+    """How many rounds of so many updates each the budget bears, of the plan's; all, where none of it is clients'.
+
+    Raises: BadOption.
+    """
+    privacy = privacy_of(plan)
+    if privacy is None:
+        return plan.n_rounds
+    one, budget = told(plan, n_reported), privacy.budget
+
+    def is_beyond(n_rounds: int) -> bool:
+        spent = [msgspec.structs.replace(one, times=n_rounds)]
+        return rdp.epsilon(spent, budget.delta) > budget.epsilon and budget.cost(spent) > budget.epsilon
+
+    if not is_beyond(plan.n_rounds):
+        return plan.n_rounds
+    return bisect_left(range(1, plan.n_rounds), True, key=is_beyond)
 
 
 def uses(book: Book, before: int) -> Iterator[Spent]:

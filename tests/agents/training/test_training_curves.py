@@ -1,10 +1,12 @@
 import xml.dom.minidom
+import zlib
 from collections.abc import Sequence
 
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agents.training.curves import HEIGHT_CHARS, WIDTH_CHARS, Curve, as_svg, as_text
+from agents.training.curves import COLOURS, HEIGHT_CHARS, WIDTH_CHARS, Curve, as_svg, as_text
+from agents.training.raster import as_png
 
 POINTS = st.lists(
     st.tuples(st.integers(0, 1000).map(float), st.floats(allow_infinity=True, allow_nan=True)), max_size=30
@@ -35,3 +37,18 @@ def test_any_points_can_be_drawn(one, other):
 def test_no_points_make_no_text_and_names_are_escaped():
     assert as_text([Curve("a", [])], "x", "y") == ""
     assert "held out &lt;&amp;&gt;" in as_svg("<b>", [FALLING, SEEN], "x", "y")
+
+
+def test_a_curve_of_marks_lets_what_runs_below_it_be_seen():
+    flat = [(0.0, 1.0), (9.0, 1.0)]
+    hidden = as_png(["t"], [("t", [Curve("a", flat), Curve("b", flat)], "x", "y")], 1.0)
+    seen = as_png(["t"], [("t", [Curve("a", flat), Curve("b", flat, is_marks=True)], "x", "y")], 1.0)
+    blue = bytes.fromhex(COLOURS[0][1:])
+    assert pixels(hidden).count(blue) < pixels(seen).count(blue) / 3
+    assert "stroke-dasharray" in as_svg("t", [Curve("b", flat, is_marks=True)], "x", "y")
+    assert "stroke-dasharray" not in as_svg("t", [Curve("b", flat)], "x", "y")
+
+
+def pixels(png: bytes) -> bytes:
+    at = png.index(b"IDAT")
+    return zlib.decompress(png[at + 4 : at + 4 + int.from_bytes(png[at - 4 : at], "big")])

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agents.federation.node.planning import BadPlan, complete, lean, plan_of, read_file
+from agents.federation.node.planning import BadPlan, brief, complete, lean, plan_of, read_file
 from protocols.rounds import Plan
 from storage.keys import PeerId
 from tests.agents.federation.village import cid_of, identity
@@ -166,3 +166,14 @@ def test_a_file_of_more_than_a_mebibyte_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_bytes(b"#" * ((1 << 20) + 1))
     with pytest.raises(BadPlan, match="over 1048576 bytes"):
         read_file(tmp_path / "plan.toml")
+
+
+def test_a_budget_that_ends_a_plan_before_its_rounds_do_is_told_with_how_many_it_bears() -> None:
+    noise = {"noise": "central", "bound": 1.0, "multiplier": 1.0, "budget": {"epsilon": 8.0, "delta": 1e-5}}
+    (said,) = brief(plan(is_evaluated=False, privacy=noise, n_rounds=9))
+    assert said.startswith("its privacy budget bears 2 of 9 rounds, where 6 take part in each")
+    assert brief(plan(is_evaluated=False, privacy=noise, n_rounds=2)) == brief(plan(n_rounds=9)) == []
+    assert (
+        len(brief(plan(privacy=noise | {"budget": {"epsilon": 0.1, "delta": 1e-5}}, is_evaluated=False, n_rounds=1)))
+        == 1
+    )
