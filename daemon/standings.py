@@ -141,7 +141,9 @@ async def write_report(node: "Node", params: "fl_report.Report") -> "fl_report.R
     in_a_folder(path)
     await one.weigh()
     apart = await one.apart()
-    found = _report(one, await names(node), apart, await _epsilons(one))
+    called = await names(node)
+    del called[node.identity.peer_id]  # others read it, to whom this node is not "me"
+    found = _report(one, called, apart, await _epsilons(one))
     is_picture = path.suffix.lower() == ".png"
     data = await trio.to_thread.run_sync(lambda: as_picture(found) if is_picture else as_html(found).encode())
     await trio.to_thread.run_sync(write_file, path, data, 0o644)
@@ -175,7 +177,8 @@ def _report(
         ("deputies", ", ".join(called.get(peer, str(peer)) for peer in one.plan.deputies[:3])),
     ]
     if (words := _gossip_words(one)) is not None:
-        facts[-1] = ("without a coordinator", words)
+        facts = [fact for fact in facts if fact[0] not in ("rule", "deputies")]
+        facts.append(("without a coordinator", words))
     if (privacy := options_of(one.plan).privacy) is not None:
         told = f"epsilon {one.secrets.epsilon(book) or 0.0:.4g} of {privacy.budget.epsilon:g}"
         facts.append(("privacy", f"{told} at delta {privacy.budget.delta:g}"))
@@ -187,7 +190,7 @@ def _report(
         for found in rounds
         for refused in found.refused
     ]
-    return Report(one.plan.title, facts, rows, refusals)
+    return Report(one.plan.title, facts, rows, refusals, is_gossip=one.plan.gossip is not None)
 
 
 def _row(one: Experiment, found: RoundStanding, apart: Mapping[int, float], epsilons: Mapping[int, float]) -> Row:

@@ -182,11 +182,15 @@ def forgotten(result: Json) -> Iterator[str]:
     """What went, and how to have its room."""
     yield clean(f"forgotten: {result['title'] or result['experiment']}")
     yield (
-        f"{result['n_files']:,} files are held no more, {result['n_hidden']:,} shown no more; "
-        f"{bytes_text(result['n_journal_bytes'])} of its history are gone"
+        f"held no more: {_files(result['n_files'])}; shown no more: {_files(result['n_hidden'])}; "
+        f"gone: {bytes_text(result['n_journal_bytes'])} of its history"
     )
     if result["n_bytes"]:
         yield f"next: covey repo gc frees {bytes_text(result['n_bytes'])} that nothing else holds"
+
+
+def _files(n: int) -> str:
+    return f"{n:,} file{'' if n == 1 else 's'}"
 
 
 def exported(result: Json) -> Iterator[str]:

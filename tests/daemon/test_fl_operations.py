@@ -270,6 +270,7 @@ async def test_a_report_is_written_as_a_page_or_a_picture(node_here, data, tmp_p
     written = (await node_here.post("fl/report", experiment=experiment, out=str(page))).json
     assert written["n_rounds"] == 1 and written["n_bytes"] == page.stat().st_size
     assert "&lt;b&gt;alone&lt;/b&gt;" in page.read_text() and "<b>" not in page.read_text()
+    assert str(node_here.node.identity.peer_id) in page.read_text()  # and not "me", which it is to nobody else
     await node_here.post("fl/report", experiment=experiment, out=str(picture))
     assert picture.read_bytes().startswith(b"\x89PNG")
     answer = await node_here.post("fl/report", experiment=experiment, out=str(tmp_path / "report.pdf"))

@@ -21,6 +21,7 @@ STYLE: Final = (
 _STYLE_HASH: Final = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 POLICY: Final = f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'"
 MAX_REFUSALS_SHOWN: Final = 100
+_GOSSIP_WORDS: Final = {"selected": "taking part", "in the close": "made a mean"}
 _UNITS: Final = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("bytes", 1.0))
 
 
@@ -49,15 +50,19 @@ class Row(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What is shown. `facts` are pairs of a name and a value; `refusals` are of a round, a member and a reason."""
+    """What is shown. `facts` are pairs of a name and a value; `refusals` are of a round, a member and a reason.
+
+    is_gossip: nobody coordinates: nobody is selected, and no close lists anybody.
+    """
 
     title: str
     facts: Sequence[tuple[str, str]]
     rows: Sequence[Row]
     refusals: Sequence[tuple[int, str, str]] = ()
+    is_gossip: bool = False
 
 
-def charts(rows: Sequence[Row]) -> list[tuple[str, list[Curve], str, str]]:
+def charts(rows: Sequence[Row], *, is_gossip: bool = False) -> list[tuple[str, list[Curve], str, str]]:
     """Titles, curves, and the names of the axes; what nobody told has no chart."""
 
     def curve(name: str, told: Callable[[Row], float | None], *, is_marks: bool = False) -> Curve:
@@ -79,9 +84,9 @@ def charts(rows: Sequence[Row]) -> list[tuple[str, list[Curve], str, str]]:
         curve("worst member's mean", lambda row: 100 * min(row.accuracies) if row.accuracies else None),
     ]
     participants = [
-        curve("selected", lambda row: row.n_selected),
-        curve("in the close", lambda row: row.n_closed, is_marks=True),
-        curve("refused", lambda row: row.n_refused),
+        curve(_GOSSIP_WORDS["selected"] if is_gossip else "selected", lambda row: row.n_selected),
+        curve(_GOSSIP_WORDS["in the close"] if is_gossip else "in the close", lambda row: row.n_closed, is_marks=True),
+        *([] if is_gossip else [curve("refused", lambda row: row.n_refused)]),
     ]
     most = max((max(row.update_bytes, row.plain_bytes) for row in rows), default=0)
     unit, n_bytes = next(((unit, n_bytes) for unit, n_bytes in _UNITS if most >= n_bytes), _UNITS[-1])
@@ -118,9 +123,12 @@ def as_html(report: Report) -> str:
             for name, value in report.facts
         ),
         "</table>",
-        *(as_svg(title, curves, x_name, y_name, 1.0) for title, curves, x_name, y_name in charts(report.rows)),
+        *(
+            as_svg(title, curves, x_name, y_name, 1.0)
+            for title, curves, x_name, y_name in charts(report.rows, is_gossip=report.is_gossip)
+        ),
         "<h2>Rounds</h2><table><tr>",
-        *(f"<th>{escape(name)}</th>" for name in _COLUMNS),
+        *(f"<th>{escape(_GOSSIP_WORDS.get(name, name) if report.is_gossip else name)}</th>" for name in _COLUMNS),
         "</tr>",
         *(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _cells(row))}</tr>" for row in report.rows),
         "</table>",
@@ -139,7 +147,7 @@ def as_html(report: Report) -> str:
 def as_picture(report: Report) -> bytes:
     """The same as PNG, without the table."""
     facts = [f"{name}: {value}" for name, value in report.facts]
-    return as_png([report.title, *facts], charts(report.rows), 1.0)
+    return as_png([report.title, *facts], charts(report.rows, is_gossip=report.is_gossip), 1.0)
 
 
 _COLUMNS: Final = (

@@ -132,3 +132,9 @@ def test_no_word_and_no_number_breaks_a_report(title: str, told: list[tuple[floa
     report = Report(title, [(title, title)], rows)
     assert looked_at(as_html(report)).tags <= looked_at(as_html(Report("x", [("a", "b")], ROWS))).tags
     read_png(as_picture(report))
+
+
+def test_where_nobody_coordinates_nobody_is_selected_nor_in_a_close() -> None:
+    page = as_html(Report("t", [], ROWS, is_gossip=True))
+    assert "taking part" in page and "made a mean" in page and "selected" not in page and "in the close" not in page
+    assert "in the close" in as_html(Report("t", [], ROWS))
