@@ -1,8 +1,8 @@
 """How experiments look on a terminal: a line for each change while they are watched, tables when asked for."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from daemon.cli.render import bytes_text, pairs, short, table
 from daemon.cli.text import clean
@@ -199,3 +199,17 @@ def exported(result: Json) -> Iterator[str]:
     yield f"{result['root']}  {what} -> {clean(result['out'])}"
     if result["n_missing"]:
         yield f"{result['n_missing']:,} blocks that events name are not here and were left out"
+
+
+FORMS: Final[dict[str, Callable[[Json], Iterator[str]]]] = {
+    "fl/export": exported,
+    "fl/forget": forgotten,
+    "fl/plan": planned,
+    "fl/result": fetched,
+    "fl/start": started,
+    "fl/status": status,
+    "fl/verify": verified,
+    "fl/watch": watched,
+}
+ENDS: Final[dict[str, Callable[[Json], Iterator[str]]]] = {"fl/watch": watched_to_the_end}
+"""What is said behind the last item of a stream that came to its end."""

@@ -429,14 +429,7 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
     "engine/status": engine_lines,
     "embed/run": _embedded,
     "events/read": lambda event: [event_line(event)],
-    "fl/export": fl_forms.exported,
-    "fl/forget": fl_forms.forgotten,
-    "fl/plan": fl_forms.planned,
-    "fl/result": fl_forms.fetched,
-    "fl/start": fl_forms.started,
-    "fl/status": fl_forms.status,
-    "fl/verify": fl_forms.verified,
-    "fl/watch": fl_forms.watched,
+    **fl_forms.FORMS,
     "model/ls": _models,
     "model/ps": _models_in_memory,
     "model/publish": _artifact_published,
@@ -486,10 +479,6 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
 }
 
 
-ENDS: dict[str, Callable[[Json], Iterator[str]]] = {"fl/watch": fl_forms.watched_to_the_end}
-"""What is said behind the last item of a stream that came to its end."""
-
-
 def show(result: Json, *, as_json: bool, name: str = "") -> None:
     """Print a result on stdout; `name` is the operation that gave it."""
     if as_json:
@@ -504,5 +493,5 @@ def show(result: Json, *, as_json: bool, name: str = "") -> None:
 
 def conclude(last: Json, name: str) -> None:
     """Print what is said behind the last item of a stream."""
-    for line in ENDS[name](last) if name in ENDS else ():
+    for line in fl_forms.ENDS[name](last) if name in fl_forms.ENDS else ():
         print(line, flush=True)
