@@ -2,17 +2,18 @@
 
 from collections import deque
 from collections.abc import Container, Iterable, Iterator
+from functools import cache, partial
 from typing import Final
 
 import msgspec
 
 from agents.federation.events.attendance import NAMED
-from agents.federation.events.book import Book
+from agents.federation.events.book import Book, Said
 from protocols import rounds_sync as sync
 from protocols import telling
 from protocols.entry import Entry
 from protocols.net import Network
-from protocols.rounds import MAX_MEMBERS
+from protocols.rounds import MAX_MEMBERS, Result, Unmask, Vote
 from protocols.rounds_sync import Known
 from protocols.telling import Mark, Where
 from storage.cid import Cid
@@ -53,31 +54,54 @@ def lacking(book: Book, known: Known, durable: Container[Cid]) -> Iterator[Entry
         yield from lacked
         return
     told: set[Cid] = set()
+    ended = cache(partial(_ended_by, book, forks))
     for entry in lacked:
-        for one in (*_below(book, entry, forks), entry):
+        for one in (*_below(book, entry, forks, ended(*_ending_of(book, entry))), entry):
             if one.cid not in told and one.cid in durable:
                 told.add(one.cid)
                 yield one
 
 
-def _below(book: Book, entry: Entry, forks: Container[PeerId]) -> list[Entry]:
+def _ending_of(book: Book, entry: Entry) -> tuple[int, Cid | None]:
+    """The round that is over where this is said, and what ended it: that of a result, or the one before."""
+    said = book.get(entry.cid)
+    if said is not None and isinstance(said.event, Result):
+        return said.number, said.event.close
+    final = book.final(said.number - 1) if said is not None and said.number > 1 else None
+    return (final.number, final.cid) if final is not None else (0, None)
+
+
+def _ended_by(book: Book, forks: Container[PeerId], number: int, close: Cid | None) -> tuple[Cid, ...]:
+    """The votes for a close, and the answers to it, of authors whose history forks: one of each.
+
+    No event names them. Who told them to one member alone had the round over for this one, and for nobody else ever.
+    """
+    if close is None:
+        return ()
+    said: list[tuple[Said, Vote | Unmask]] = [*book.said_in(number, Vote), *book.said_in(number, Unmask)]
+    of_these = ((one, event) for one, event in said if event.close == close and one.author in forks)
+    return tuple({(one.author, one.kind): one.cid for one, event in of_these}.values())
+
+
+def _below(book: Book, entry: Entry, forks: Container[PeerId], unnamed: tuple[Cid, ...]) -> list[Entry]:
     """What an event names of authors whose history forks, and what that names of them: the lowest first.
 
     In a row of theirs each member may know another event: who hears of one by its CID alone could not go by it. No more
     than fits into an answer with the event itself: whoever lies could else put so much below it that it is never told.
     """
     found: dict[Cid, Entry] = {}
-    todo, n_bytes = deque([entry]), 0
+    todo, n_bytes = deque([(entry, unnamed)]), 0
     while todo:
-        said = book.get(todo.popleft().cid)
-        for one in map(book.get, links_of(said.event) if said is not None else ()):
+        one_above, links = todo.popleft()
+        said = book.get(one_above.cid)
+        for one in map(book.get, (*links, *(links_of(said.event) if said is not None else ()))):
             if one is None or one.author not in forks or one.cid in found:
                 continue
             n_bytes += len(one.entry.block) + len(one.entry.body_block)
             if len(found) == MAX_BELOW or n_bytes > MAX_BELOW_BYTES:
                 return list(found.values())[::-1]
             found[one.cid] = one.entry
-            todo.append(one.entry)
+            todo.append((one.entry, ()))
     return list(found.values())[::-1]
 
 

@@ -21,6 +21,7 @@ from protocols.rounds import (
     Open,
     Promise,
     Receipt,
+    Result,
     Submit,
     Unfit,
     Vote,
@@ -115,6 +116,41 @@ def test_who_knows_of_no_fork_tells_what_it_names_to_who_does() -> None:
     assert not table.book.forks() and PEERS[4] in other.book.forks()
     found = [entry.cid for entry in told(table.book, other.book)]
     assert found.index(one.cid) < found.index(receipt.cid)
+
+
+@pytest.mark.parametrize("void", ["", "0 updates came in time"])
+def test_a_vote_that_was_told_to_one_alone_ends_the_round_for_whoever_hears_that_it_is_over(void: str) -> None:
+    table, other = Table(), Table()
+    submits = [
+        table.say(who, Submit(round=1, base=cid_of("b"), update=cid_of(who), n_samples=1)).cid for who in range(N)
+    ]
+    listed = () if void else tuple(sorted(submits))
+    close = table.say(0, Close(round=1, term=0, submissions=listed, joined=PEERS, void=void))
+    for who in (1, 2):
+        table.say(who, Vote(round=1, term=0, close=close.cid))
+    for entry in table.book.entries():
+        other.book.add(entry)
+    fork = [table.say(4, event, 7) for event in (Join(), Leave())]
+    for entry in fork:
+        other.book.add(entry)
+    table.say(4, Vote(round=1, term=0, close=close.cid), 8)
+    assert table.book.final(1) is not None and other.book.final(1) is None
+    table.say(1, Open(round=2, term=1) if void else Result(round=1, close=close.cid, result=cid_of("result")))
+    for entry in told(table.book, other.book):
+        other.book.add(entry)
+    assert other.book.final(1) == table.book.final(1)
+
+
+def test_of_a_member_that_votes_without_end_one_vote_hangs_below_what_is_told() -> None:
+    table, late = Table(), Book(Table().plan)
+    close = table.say(0, Close(round=1, term=0, submissions=(), joined=PEERS, void="nothing came"))
+    for sequence in range(100, 100 + 2 * MAX_BELOW):
+        table.say(4, Vote(round=1, term=0, close=close.cid), sequence)
+    for event in (Join(), Leave()):
+        table.say(4, event, 7)
+    result = table.say(1, Result(round=1, close=close.cid, result=cid_of("result")))
+    found = [entry for entry in told(table.book, late) if entry.kind == Vote.kind]
+    assert len(found) == 1 and result in told(table.book, late)
 
 
 def test_what_a_mean_refused_hangs_below_it_as_what_it_took_does() -> None:
