@@ -60,7 +60,10 @@ class Histories:
         return other
 
     def add(self, said: Said) -> bool:
-        """Take an event in. False where its place was taken: by the same, signed again, or else the history forks."""
+        """Take an event in. False where its place was taken: by the same, signed again, or else the history forks.
+
+        So it does where an event names another as the one before it than stands there: who was told that one knows it.
+        """
         own = self._of.get(said.author)
         if own is None:
             own = self._of[said.author] = _History()
@@ -69,11 +72,20 @@ class Histories:
             own.add(said)
             if self._kinds and (listed := self._kinds.get((said.author, said.kind))) is not None:
                 insert(listed, said)
-            return True
+            return self._is_linked(own, said)
         if other.entry.body_cid != said.entry.body_cid:
             first, second = sorted((other, said), key=lambda one: one.cid)
             self.forks.setdefault(said.author, (first, second))
         return False
+
+    def _is_linked(self, own: _History, said: Said) -> bool:
+        """Does it name what stands before it, and what stands behind it this one? What names nothing tells nothing."""
+        at = said.entry.sequence
+        for first, second in ((own.at(at - 1) if at else None, said), (said, own.at(at + 1))):
+            if first is not None and second is not None and second.entry.prev not in ((), (first.cid,)):
+                self.forks.setdefault(said.author, (first, second))
+                return False
+        return True
 
     def of(self, author: PeerId, kind: type[Event]) -> list[tuple[Said, Any]]:
         """An author's events of one kind; from then on they are kept at hand."""

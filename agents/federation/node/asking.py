@@ -10,7 +10,7 @@ from agents.adapters.ports import Ports
 from agents.federation.events.book import Book
 from agents.federation.events.grants import is_told
 from agents.federation.members.member import Member
-from agents.federation.node.heard import known_of
+from agents.federation.node.heard import forks_in, known_of
 from agents.federation.node.room import Room
 from agents.whereabouts import Whereabouts
 from protocols import rounds_sync as sync
@@ -49,6 +49,7 @@ class Asking:
         self._met_s: dict[PeerId, float] = {}
         self._n_stirred = 0
         self._has_begun = False
+        self._proved: dict[PeerId, set[PeerId]] = {}  # by who told of it, whose history forks
 
     @property
     def is_over(self) -> bool:
@@ -145,10 +146,12 @@ class Asking:
 
         wait_s = min(sync.MAX_WAIT_S, self.plan.lease_s / 4) if self._is_hurried else sync.MAX_WAIT_S
         wait_s = wait_s if peer in self._reached else 0.0  # what there is by now is told at once
-        known = known_of(self.book, self.room.full())
+        proved = self._proved.setdefault(peer, set())
+        known = known_of(self.book, self.room.full(), proved)
         entries = await sync.ask(network, peer, self.cid, known, wait_s, on_here, self.book.__contains__)
         on_here()
         is_vain = bool(entries) and not await self._hear(entries)
+        proved |= forks_in(self.book, entries)
         self.heard.set()
         members = set(self.told())
         if len(self._reached) < len(members) - 1 and trio.current_time() >= self._met_s.get(peer, -math.inf):

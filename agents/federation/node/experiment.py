@@ -40,7 +40,7 @@ from agents.federation.members.member import Member
 from agents.federation.node.activity import Activity, end_of, ending_of, words
 from agents.federation.node.asking import FIRST_RETRY_S, LONGEST_RETRY_S, Asking
 from agents.federation.node.device import Device
-from agents.federation.node.heard import lacking, members_here
+from agents.federation.node.heard import is_linked, lacking, members_here
 from agents.federation.node.journal import Journal
 from agents.federation.node.offload import Offloaded
 from agents.federation.node.room import Room
@@ -54,7 +54,7 @@ from agents.federation.tasks import Engine
 from agents.federation.updates.tensors import BadTensors
 from agents.federation.updates.variates import Variates
 from protocols.entry import Entry
-from protocols.errors import ProtocolError
+from protocols.errors import Malformed, ProtocolError
 from protocols.rounds import Close, Submit
 from protocols.rounds_sync import Desk, Known
 from storage.cid import Cid
@@ -306,14 +306,17 @@ class Experiment(Bringing, Asking, Trainee):
             new = [entry for entry in entries if entry.cid not in self.book and not self.room.is_full(entry.author)]
             if not new:
                 return any(entry.cid in self.book for entry in entries)
-            actions, wrong = self.member.receive(new, trio.current_time())
+            linked = list(filter(is_linked, new))
+            actions, wrong = self.member.receive(linked, trio.current_time())
             said = [action.entry for action in actions if isinstance(action, Say)]
-            await self._record([*(entry for entry in new if entry.cid in self.book), *said])
+            await self._record([*(entry for entry in linked if entry.cid in self.book), *said])
         for action in actions:
             if not isinstance(action, Say) and self._nursery is not None:
                 self._nursery.start_soon(self._carry_out, action)
         if wrong:
             raise wrong[0]
+        if len(linked) < len(new):
+            raise Malformed("what a member says names the one event before it, and this does not")
         return any(entry.cid in self.book for entry in entries)
 
     # --- what the core wants done

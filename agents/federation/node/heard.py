@@ -9,6 +9,7 @@ import msgspec
 
 from agents.federation.events.attendance import NAMED
 from agents.federation.events.book import Book, Said
+from agents.federation.events.histories import Histories
 from protocols import rounds_sync as sync
 from protocols import telling
 from protocols.entry import Entry
@@ -31,10 +32,11 @@ def members_here(network: Network, members: Iterable[PeerId]) -> Iterator[Where]
             yield Where(peer=peer, addresses=tuple(texts[: telling.MAX_ADDRESSES]))
 
 
-def known_of(book: Book, full: Container[PeerId] = ()) -> Known:
+def known_of(book: Book, full: Container[PeerId] = (), proved: Container[PeerId] | None = None) -> Known:
     """What this book knows, for a question: of no more than that holds, those first whom others rest on.
 
     full: of whom no more is taken. It is as if all was known: it would be told again and again, and others' words not.
+    proved: whose forks the one that is asked has told of. Of any other it is to tell, and of what hangs on it there.
     """
     marks: dict[PeerId, Mark] = {}
     levels = [(level, peer) for peer in book.heights() if (level := book.level(peer)) is not None]
@@ -44,13 +46,26 @@ def known_of(book: Book, full: Container[PeerId] = ()) -> Known:
             marks[peer] = Mark(sync.MAX_HEIGHT, bytes(telling.DIGEST_BYTES))
         elif height and len(marks) < MAX_MEMBERS and (last := book.at(peer, height - 1)) is not None:
             marks[peer] = Mark(height, sync.digest_of(last))
-    return Known(marks, frozenset(book.forks()))
+    return Known(marks, frozenset(peer for peer in book.forks() if proved is None or peer in proved))
+
+
+def forks_in(book: Book, entries: Iterable[Entry]) -> set[PeerId]:
+    """Whose history forks by these entries alone, as far as the book took them."""
+    told = Histories()
+    for said in filter(None, (book.get(entry.cid) for entry in entries)):
+        told.add(said)
+    return set(told.forks)
+
+
+def is_linked(entry: Entry) -> bool:
+    """Does it name the one event before it? Who says what does not could hide where its history forks."""
+    return len(entry.prev) == 1 or not entry.sequence
 
 
 def lacking(book: Book, known: Known, durable: Container[Cid]) -> Iterator[Entry]:
     """What somebody lacks, of what is durable here: events in a row, and the proofs of histories that fork."""
     lacked = _in_a_row(book, known, durable)
-    if not (forks := known.forks.union(book.forks())):
+    if not (forks := known.forks.union(book.forks(), _in_other_rows(book, known))):
         yield from lacked
         return
     told: set[Cid] = set()
@@ -60,6 +75,25 @@ def lacking(book: Book, known: Known, durable: Container[Cid]) -> Iterator[Entry
             if one.cid not in told and one.cid in durable:
                 told.add(one.cid)
                 yield one
+
+
+def _in_other_rows(book: Book, known: Known) -> Iterator[PeerId]:
+    """Whose row ends there with another event than stands here in its place: that it forks shows in this answer."""
+    for peer, mark in known.marks.items():
+        own = book.at(peer, mark.height - 1)
+        if own is not None and sync.digest_of(own) != mark.latest:
+            yield peer
+
+
+def _heard_before(book: Book, forks: Container[PeerId]) -> Iterator[Entry]:
+    """What was said of closes by authors of whom the asker knows no fork; of the last rounds first.
+
+    It may have heard that before anybody knew of one, and then without those closes, which are not in its row.
+    """
+    said: list[tuple[Said, Vote | Result]] = [*book.all_of(Result), *book.all_of(Vote)]
+    for one, event in sorted(said, key=lambda pair: -pair[0].number):
+        if (close := book.get(event.close)) is not None and close.author in forks:
+            yield one.entry
 
 
 def _ending_of(book: Book, entry: Entry) -> tuple[int, Cid | None]:
@@ -123,11 +157,13 @@ def _in_a_row(book: Book, known: Known, durable: Container[Cid]) -> Iterator[Ent
     forks = sorted((level, author) for author, level in levels.items() if author not in known.forks)
     proofs = [(level, said.entry) for level, author in forks for said in book.forks()[author] if said.cid in durable]
     yield from (entry for level, entry in proofs if level == NAMED)
-    for peer, mark in known.marks.items():
-        own = book.at(peer, mark.height - 1)
-        if own is not None and peer not in known.forks and sync.digest_of(own) != mark.latest:
-            yield own
+    other = set(_in_other_rows(book, known)) - known.forks
+    yield from (own for peer in sorted(other) if (own := book.at(peer, known.marks[peer].height - 1)) is not None)
+    if new := other.union(author for level, author in forks if level == NAMED):
+        yield from _heard_before(book, new)
     for entry in book.since({peer: mark.height for peer, mark in known.marks.items()}):
         if entry.sequence < heights[entry.author] and entry.cid in durable:
             yield entry
     yield from (entry for level, entry in proofs if level != NAMED)
+    if new := {author for level, author in forks if level != NAMED} - other:
+        yield from _heard_before(book, new)

@@ -121,3 +121,17 @@ def test_what_was_final_stays_so_when_an_earlier_word_of_the_same_member_is_hear
         fresh.add(entry)
     assert (book.final(1), book.result(1), book.broken()) == (fresh.final(1), fresh.result(1), fresh.broken())
     assert book.final(1) is not None and book.result(1) == cid_of("r")
+
+
+def test_a_history_forks_where_an_event_names_another_before_it_than_is_known() -> None:
+    """Whoever was told that one would else never hear of the other: the ends of what both know are alike."""
+    _, plan = make_plan(2)
+    liar, scope = identity(1), scope_of(plan.body_cid)
+    votes = [forged(liar, 0, Vote(round=1, term=0, close=cid_of(which)), plan) for which in ("one", "other")]
+    last = make_entry(liar, Open.kind, scope, 1, [votes[0].cid], content_of(Open(round=1, term=1)))
+    for told in ([votes[1], last], [last, votes[1]]):
+        book = Book(plan)
+        assert not book.add_all(told)
+        assert liar.peer_id in book.broken()
+    book = Book(plan)
+    assert not book.add_all([last, votes[0]]) and not book.broken()

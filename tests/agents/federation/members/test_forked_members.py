@@ -9,7 +9,7 @@ from agents.federation.events.book import Book
 from agents.federation.members.actions import Fetch
 from agents.federation.members.duty import MAX_VERSIONS
 from agents.federation.members.member import Member
-from agents.federation.node.heard import MAX_BELOW, known_of, lacking, links_of
+from agents.federation.node.heard import MAX_BELOW, forks_in, known_of, lacking, links_of
 from protocols import rounds_sync as sync
 from protocols.entry import Entry, make_entry
 from protocols.rounds import (
@@ -28,6 +28,7 @@ from protocols.rounds import (
     content_of,
     scope_of,
 )
+from storage.keys import PeerId
 from tests.agents.federation.members.test_hostile_rounds import Hostile
 from tests.agents.federation.table import PEERS, N, Table
 from tests.agents.federation.village import SYNC_S, Village, Villager, cid_of, identity
@@ -45,15 +46,28 @@ def told(teller: Book, asker: Book) -> list[Entry]:
     return list(lacking(teller, known_of(asker), All()))[: sync.MAX_ANSWERS]
 
 
+def hear(asker: Book, teller: Book, proved: set[PeerId]) -> None:
+    """Ask, and take in the answer. `proved` holds whose forks that one told of before."""
+    entries = list(lacking(teller, known_of(asker, (), proved), All()))[: sync.MAX_ANSWERS]
+    for entry in entries:
+        asker.add(entry)
+    proved |= forks_in(asker, entries)
+
+
 class Asking(Village):
     """Members hear of nothing but what they ask each other for, as they do on a network."""
 
     def _sync(self, villager: Villager) -> Callable[[], None]:
+        proved: dict[int, set[PeerId]] = {}
+
         def ask() -> None:
             self.after(SYNC_S, ask)
             for other in self.villagers if villager.is_up else ():
                 if other is not villager and other.is_up:
-                    self._take(other, villager, told(other.book, villager.book))
+                    known = known_of(villager.book, (), proved.setdefault(other.name, set()))
+                    entries = list(lacking(other.book, known, All()))[: sync.MAX_ANSWERS]
+                    self._take(other, villager, entries)
+                    proved[other.name] |= forks_in(villager.book, entries)
             if villager.is_up:
                 self.do(villager, villager.member.tick(self.now_s))
 
@@ -151,6 +165,59 @@ def test_of_a_member_that_votes_without_end_one_vote_hangs_below_what_is_told() 
     result = table.say(1, Result(round=1, close=close.cid, result=cid_of("result")))
     found = [entry for entry in told(table.book, late) if entry.kind == Vote.kind]
     assert len(found) == 1 and result in told(table.book, late)
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["one asks first", "the other does"])
+@pytest.mark.parametrize("row", ["alike", "longer", "ends alike"])
+def test_of_two_closes_that_a_liar_made_final_before_anybody_knew_of_a_fork_all_come_to_one(
+    first: int, row: str
+) -> None:
+    """Each side hears the other's votes in the answer that shows the fork, or before, and not what they are for."""
+    table = Table()
+    submits = [
+        table.say(who, Submit(round=1, base=cid_of("b"), update=cid_of(who), n_samples=1)).cid for who in range(N)
+    ]
+    books, scope, closes = (Book(table.plan), Book(table.plan)), scope_of(table.book.experiment), []
+    for entry in table.book.entries():
+        for book in books:
+            book.add(entry)
+    height = table.book.height(PEERS[0])
+
+    def liar(sequence: int, event: Event, *prev: Entry) -> Entry:
+        return make_entry(identity(0), event.kind, scope, sequence, [one.cid for one in prev], content_of(event))
+
+    ending: Entry | None = None
+    for book, joined, others in ((books[0], PEERS, (1, 2)), (books[1], PEERS[1:], (3, 4))):
+        before = liar(height, Receipt(round=1, submission=submits[len(closes)]))
+        close = liar(height + 1, Close(round=1, term=0, submissions=tuple(sorted(submits)), joined=joined), before)
+        vote = liar(height + 2, Vote(round=1, term=0, close=close.cid), close)
+        said = [before, close, vote]
+        if row == "ends alike" or (row == "longer" and not closes):
+            ending = ending or liar(height + 3, Join(), vote)
+            said.append(ending)
+        said += [table.say(who, Vote(round=1, term=0, close=close.cid)) for who in others]
+        said += [table.say(who, Result(round=1, close=close.cid, result=cid_of("of", close.cid))) for who in others]
+        closes.append(close.cid)
+        for entry in said:
+            book.add(entry)
+    proved: tuple[set[PeerId], set[PeerId]] = (set(), set())
+    for at in (first, 1 - first) * 4:
+        hear(books[at], books[1 - at], proved[at])
+    finals = [book.final(1) for book in books]
+    assert all(link in book for link in closes for book in books)
+    assert finals[0] == finals[1] and all(PEERS[0] in book.broken() for book in books)
+
+
+def test_a_fork_that_was_told_is_told_once() -> None:
+    table, other = Table(), Book(Table().plan)
+    close = table.say(0, Close(round=1, term=0, submissions=(), joined=PEERS, void="one"))
+    table.say(2, Vote(round=1, term=0, close=close.cid))
+    for event in (Join(), Leave()):
+        table.say(0, event, 5)
+    proved: set[PeerId] = set()
+    hear(other, table.book, proved)
+    hear(other, table.book, proved)
+    assert PEERS[0] in proved and not list(lacking(table.book, known_of(other, (), proved), All()))
 
 
 def test_what_a_mean_refused_hangs_below_it_as_what_it_took_does() -> None:

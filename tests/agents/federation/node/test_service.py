@@ -24,6 +24,7 @@ from agents.federation.updates.tensors import BadTensors
 from protocols import rounds_sync as sync
 from protocols.bitswap.shell import run_exchange
 from protocols.entry import Entry, make_entry
+from protocols.errors import Malformed
 from protocols.framing import frame
 from protocols.net import PeerInfo, Stream
 from protocols.rounds import PLAN_KIND, PLAN_SCOPE, Join, Plan, Submit, content_of, scope_of
@@ -302,6 +303,22 @@ async def test_a_history_that_forks_reaches_those_who_heard_one_half_each(
         assert all(half.cid in one.book for one in ones for half in halves)
 
 
+async def test_an_event_that_does_not_name_the_one_before_it_is_left_out(
+    homes: list[Home], autojump_clock: Any
+) -> None:
+    async with homes[0].running():
+        one = await homes[0].rounds.follow(homes[0].plan(homes))
+        scope, cleo = scope_of(one.cid), homes[2].identity
+        first = make_entry(cleo, Join.kind, scope, 0, [], content_of(Join()))
+        for prev in ([], [first.cid, first.body_cid]):
+            second = make_entry(cleo, Join.kind, scope, 1, prev, content_of(Join()))
+            with pytest.raises(Malformed, match="names the one event before it"):
+                await one._hear([second, first])
+            assert first.cid in one.book and second.cid not in one.book
+        await one._hear([make_entry(cleo, Join.kind, scope, 1, [first.cid], content_of(Join()))])
+        assert one.book.height(cleo.peer_id) == 2
+
+
 async def test_an_event_that_cannot_be_written_is_told_to_nobody(homes: list[Home], autojump_clock: Any) -> None:
     async with homes[1].running(), homes[2].running():
         one = await homes[1].rounds.follow(homes[0].plan(homes))
@@ -382,10 +399,10 @@ async def test_of_whom_no_more_is_taken_is_told_no_more_and_others_are_heard(
     wordy, ada, bob = sorted(homes, key=lambda home: home.identity.peer_id)
     plan = ada.plan(homes)
     scope = scope_of(plan.body_cid)
-    said = [
-        make_entry(wordy.identity, Join.kind, scope, number, [], content_of(Join()))
-        for number in range(sync.MAX_ANSWERS + 1)
-    ]
+    said: list[Entry] = []
+    for number in range(sync.MAX_ANSWERS + 1):
+        prev = [one.cid for one in said[-1:]]
+        said.append(make_entry(wordy.identity, Join.kind, scope, number, prev, content_of(Join())))
     async with ada.running(), bob.running():
         first, second = await ada.rounds.follow(plan), await bob.rounds.follow(plan)
         await first._hear(said[-1:])
