@@ -18,6 +18,7 @@ from protocols.rounds import (
     Leave,
     Plan,
     Promise,
+    Receipt,
     Result,
     Shares,
     Submit,
@@ -270,9 +271,8 @@ def _why_not_received(book: Book, said: Said, close: Close) -> str:
         return ""
     received = {
         link: one.author
-        for link, receipt in book.receipts(close.round, said.author).items()
-        if receipt.entry.sequence < said.entry.sequence
-        and (one := book.get(link)) is not None
+        for link in _received_before(book, said, close)
+        if (one := book.get(link)) is not None
         and _is_of_round(one, close.round)
         and one.author in (book.selected(close.round) or ())
     }
@@ -283,6 +283,24 @@ def _why_not_received(book: Book, said: Said, close: Close) -> str:
     if not received.keys() <= set(close.submissions):
         return "it leaves out what its coordinator gave a receipt for"
     return ""
+
+
+def _received_before(book: Book, said: Said, close: Close) -> set[Cid]:
+    """What the coordinator of a close had given receipts for; of several histories of its own, in that of the close.
+
+    Who countersigned it may not know the others, and would else be bound to what is not sound any more.
+    """
+    if said.author not in book.forks():
+        given = book.receipts(close.round, said.author).items()
+        return {link for link, receipt in given if receipt.entry.sequence < said.entry.sequence}
+    found: set[Cid] = set()
+    while said.entry.prev and (one := book.get(said.entry.prev[0])) is not None:
+        if one.author != said.author or one.entry.sequence >= said.entry.sequence:
+            break
+        if isinstance(one.event, Receipt) and one.event.round == close.round:
+            found.add(one.event.submission)
+        said = one
+    return found
 
 
 def signable(value: float | None) -> float | None:

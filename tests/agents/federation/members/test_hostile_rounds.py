@@ -267,6 +267,54 @@ def test_one_vote_for_a_close_that_keeps_the_gone_binds_no_deputy_that_over_half
     assert not why_not(table.book, said)
 
 
+@pytest.mark.parametrize("void", ["", "too few came"])
+def test_a_receipt_in_another_history_of_its_coordinator_binds_nobody_to_a_close_that_nobody_may_countersign(
+    void: str,
+) -> None:
+    table = Table()
+    table.say(0, Open(round=1, term=0))
+    at = table._sequences[0]
+    submits = []
+    for who in range(N):
+        submits.append(
+            table.say(who, Submit(round=1, base=table.book.plan.initial, update=cid_of(who), n_samples=1)).cid
+        )
+        if who and not void and who < N - 1:
+            table.say(0, Receipt(round=1, submission=submits[-1]))
+    table.say(1, Receipt(round=1, submission=submits[0]))
+    deputy = Member(identity(1), table.book)
+    deputy.fetched_all(submits, 0.0)
+    listed = () if void else tuple(sorted(submits[:-1]))
+    close = table.say(0, Close(round=1, term=0, submissions=listed, joined=PEERS, void=void))
+    votes = [table.say(who, Vote(round=1, term=0, close=close.cid)).cid for who in (2, 3)]
+    for link in submits:
+        table.say(0, Receipt(round=1, submission=link), at)
+    assert PEERS[0] in table.book.forks()
+    said = table.book.get(close.cid)
+    assert said is not None and not why_not(table.book, said, is_final=True) and why_not(table.book, said)
+    deputy.tick(0.0)
+    assert 1 in table.book.opened(1) or deputy.tick(1000.0)
+    for who, vote in ((2, votes[0]), (3, votes[1]), (4, None)):
+        table.say(who, Promise(round=1, term=1, vote=vote))
+    for now_s in (1000.0, 1000.0 + table.book.plan.lease_s, 2000.0):
+        deputy.tick(now_s)
+    assert 1 in table.book.closes(1) and not why_not(table.book, table.book.closes(1)[1])
+
+
+def test_a_close_is_countersigned_once_all_is_known_that_its_coordinator_said_before() -> None:
+    """A receipt that it shows later would else undo what others are bound to, and no history forks."""
+    table = Table()
+    table.say(0, Open(round=1, term=0))
+    links = tuple(submitted(table))
+    at = table._sequences[0]
+    member = Member(identity(2), table.book)
+    member.fetched_all(links, 0.0)
+    table.say(0, Close(round=1, term=0, submissions=links, joined=PEERS), at + 1)
+    assert Vote not in map(type, said_by(member, 100.0))
+    table.say(0, Receipt(round=1, submission=links[0]), at)
+    assert Vote in map(type, said_by(member, 100.0))
+
+
 class Hostile:
     """The last of a village, dead, and in its place somebody who signs what he likes."""
 
