@@ -109,7 +109,8 @@ class Ledger:
     def charge(self, number: int, result: Cid, told: Sequence[Spent]) -> float:
         """Count a result, durably; only then may it be published. Returns: the epsilon so far.
 
-        Raises: BudgetSpent, and nothing is charged; BadLedger when the result was charged as something else.
+        Raises: BudgetSpent, and nothing is charged, also where the ledger is full; BadLedger when the result was
+        charged as something else.
         """
         new = Charge(number, str(result), tuple(told))
         for old in self.charges:
@@ -126,7 +127,13 @@ class Ledger:
                 f" delta {budget.delta:g}: its result is not published, and the experiment ends"
             )
         file = msgspec.structs.replace(self._file, charges=charges)
-        write_file(self._path, msgspec.json.encode(file))
+        data = msgspec.json.encode(file)
+        if len(data) > MAX_LEDGER_BYTES:  # or it could not be read again, and what was told would not be known
+            raise BudgetSpent(
+                f"the ledger has {len(self.charges):,} results, and no more fit in it: that of round {number} is not"
+                " published. Plan another experiment for more rounds"
+            )
+        write_file(self._path, data)
         self._file = file
         return epsilon
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.federation.privacy import ledger as ledgers
 from agents.federation.privacy import pld, rdp
 from agents.federation.privacy.ledger import PLD_BITS, RDP_BITS, BadLedger, Budget, BudgetSpent, Ledger, rounded_up
 from agents.federation.privacy.spent import Spent
@@ -109,3 +110,18 @@ def test_what_the_tighter_accountant_cannot_count_is_borne_where_renyis_orders_s
     told = [Spent(1.0, times=2000)]
     assert Budget(1e6, 1e-5, "pld").cost(told) == Budget(1e6, 1e-5, "rdp").cost(told)
     assert Budget(1e6, 1e-5, "pld").is_within(told) and not Budget(1e2, 1e-5, "pld").is_within(told)
+
+
+def test_a_ledger_that_is_full_charges_no_more_and_can_be_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledgers, "MAX_LEDGER_BYTES", 1000)
+    ledger, number = open_ledger(tmp_path, 1e6), 1
+    n_bytes = 0
+    while n_bytes + (n_bytes // max(number - 1, 1)) < 1000:
+        ledger.charge(number, result(number), [Spent(1e3)])
+        n_bytes, number = (tmp_path / "budget.json").stat().st_size, number + 1
+    with pytest.raises(BudgetSpent, match="no more fit in it"):
+        ledger.charge(number, result(number), [Spent(1e3)])
+    assert number > 3
+    assert open_ledger(tmp_path, 1e6).charges == ledger.charges and len(ledger.charges) == number - 1
