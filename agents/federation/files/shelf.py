@@ -42,12 +42,21 @@ class Shelf:
         return self._store.get(cid)
 
     def path(self, cid: Cid) -> Path:
-        """The file's bytes. What is no file, whoever submitted it, has none. Raises: NotFound, Corrupt, DiskFull."""
+        """The file's bytes. What is no file, whoever submitted it, has none.
+
+        Raises: NotFound, also for what is longer than tensors can be: a few blocks, linked to often, say any length,
+        and nobody computed anything from that; Corrupt, DiskFull.
+        """
         path = self._folder / str(cid)
         if not path.exists():
             try:
-                if stat(self._store, cid).target is not None or stat(self._store, cid).is_directory:
+                about = stat(self._store, cid)
+                if about.target is not None or about.is_directory:
                     raise NotAFile(f"{cid} is no file")
+                if about.n_bytes > MAX_TENSORS_BYTES:
+                    raise NotFound(
+                        f"{cid} is a file of {about.n_bytes:,} bytes, and {MAX_TENSORS_BYTES:,} are the most"
+                    )
                 export(self._store, cid, path)
             except Corrupt:
                 raise

@@ -7,14 +7,17 @@ import pytest
 import trio
 
 from agents.federation.files.archive import Packed, pack
+from agents.federation.files.shelf import MAX_TENSORS_BYTES, Shelf
 from agents.federation.node.experiment import Experiment
 from protocols.rounds import Event, Result
 from storage.blockstore import MadeBlock, Visibility
 from storage.car import import_car
-from storage.cid import DAG_CBOR, RAW, Cid
-from storage.codecs import dag_cbor
+from storage.cid import DAG_CBOR, DAG_PB, RAW, Cid
+from storage.codecs import dag_cbor, dag_pb
+from storage.errors import NotFound
 from storage.memory import MemoryBlockstore
 from storage.unixfs import add_bytes
+from storage.unixfs import data as unixfs
 from tests.agents.federation.files.test_possession import NAMED, file_of, naming, say
 from tests.agents.federation.node.test_service import Home, homes, village  # noqa: F401
 
@@ -64,6 +67,25 @@ async def test_a_private_file_that_a_member_names_is_not_handed_out(
         made, found = await packed_by(ada, one, tmp_path / "all.car")
         assert not found.has(diary.cid) and not found.has(bait.cid)
         assert made.n_missing == (2 if kind != "sealed" else 1), "the first tensors are not here"
+
+
+async def test_what_says_that_it_is_longer_than_tensors_can_be_is_not_written_out(
+    homes: list[Home],  # noqa: F811
+    tmp_path: Path,
+    autojump_clock: Any,
+) -> None:
+    """What nobody could compute from is not decidable, whatever else is in the CAR, and no full disk."""
+    ports = homes[0].node.ports
+    ports.store.put_many([leaf := MadeBlock.of(bytes(1 << 10), RAW)])
+    bomb, n_bytes = leaf, 1 << 10
+    while n_bytes <= MAX_TENSORS_BYTES:
+        links = tuple(dag_pb.PbLink(bomb.cid, "", n_bytes) for _ in range(16))
+        made = unixfs.UnixFsData(unixfs.Kind.FILE, file_bytes=16 * n_bytes, block_sizes=(n_bytes,) * 16)
+        ports.store.put_many([bomb := MadeBlock.of(dag_pb.encode(dag_pb.PbNode(unixfs.encode(made), links)), DAG_PB)])
+        n_bytes *= 16
+    with pytest.raises(NotFound, match="are the most"):
+        Shelf(ports, tmp_path).path(bomb.cid)
+    assert Shelf(ports, tmp_path).path(leaf.cid).stat().st_size == 1 << 10
 
 
 async def test_what_came_from_members_is_handed_out_and_in_parts_too(
