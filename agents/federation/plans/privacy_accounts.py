@@ -27,6 +27,7 @@ from protocols.rounds import Close, Plan, Submit
 from storage.cid import Cid
 from storage.keys import PeerId
 
+SLACK: Final = 2.0**-18  # two steps of what costs are rounded to: no two machines are further apart
 MAX_VALUES: Final = 1 << 40  # of one result: at the deviation of a client's noise, not even so many change the account
 
 
@@ -170,9 +171,13 @@ def uses_of_examples(book: Book, before: int) -> dict[PeerId, list[Spent]]:
 
 
 class Accounts:
-    """One experiment's, remembered by what they were made of: looked at with every event."""
+    """One experiment's, remembered by what they were made of: looked at with every event.
 
-    def __init__(self) -> None:
+    slack: what part more than the budget is borne, for who asks whether another machine may have said so.
+    """
+
+    def __init__(self, slack: float = 0.0) -> None:
+        self._slack = slack
         self._costs: dict[tuple[Spent, ...], float] = {}
         self._within: dict[tuple[Spent, ...], bool] = {}
         self._borne: dict[tuple[Cid | None, ...], bool] = {}
@@ -219,7 +224,8 @@ class Accounts:
     def _is_within(self, privacy: Privacy, spent: list[Spent]) -> bool:
         key = tuple(spent := merged(spent))
         if key not in self._within:
-            self._within[key] = privacy.budget.is_within(spent)
+            most = privacy.budget.epsilon * (1.0 + self._slack)
+            self._within[key] = msgspec.structs.replace(privacy.budget, epsilon=most).is_within(spent)
         return self._within[key]
 
     def _most(self, privacy: Privacy, told_by: Iterable[list[Spent]]) -> float:

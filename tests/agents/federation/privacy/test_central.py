@@ -10,6 +10,7 @@ from agents.federation.events.book import Book
 from agents.federation.events.said import Said
 from agents.federation.events.soundness import why_not
 from agents.federation.plans.privacy_accounts import Accounts, lattice_of, told
+from agents.federation.privacy.ledger import Budget
 from agents.federation.privacy.noise import MAX_DEVIATION, MAX_MAGNITUDE
 from agents.federation.results import verify
 from agents.federation.results.outcome import Outcome, Submitted, compute, draw_noise
@@ -147,6 +148,18 @@ def test_a_round_that_the_budget_does_not_bear_never_begins() -> None:
     assert all(not one.book.opened(1) for one in village.villagers)
     assert Accounts().epsilon(village.villagers[0].book) == 0.0
     assert Accounts().bears(Book(make_plan(N)[1]), 1)
+
+
+@pytest.mark.parametrize(("part", "verdict"), [(1.0 - 1e-7, "not decidable"), (1.0 - 1e-4, "proved")])
+def test_a_round_that_costs_the_budget_to_its_last_bits_refutes_nobody(part: float, verdict: str) -> None:
+    cost = Budget(100.0, 1e-5).cost([told(plan(), 3)])
+    privacy = PRIVACY | {"budget": {"epsilon": cost * part, "delta": 1e-5}}
+    village = begin(8, n_members=N, privacy=privacy, min_participants=3, n_rounds=1)
+    village.run(LONG_S, lambda: is_done(village))
+    book = village.villagers[0].book
+    assert not Accounts().bears(book, 1) and book.final(1) is not None
+    found = [one for one in verify.verify(book, cast(verify.Files, None)) if one.round == 1]
+    assert [one.verdict for one in found] == [verdict, *(["refuted"] * N if verdict == "proved" else [])]
 
 
 class Room:
