@@ -113,7 +113,7 @@ class Book(Attendance):
         if said.kind is Complain and self.secure is not None:
             self.complaints[said.cid] = None
         is_harmless = self._is_harmless(said)
-        is_suspect = self._suspicions.rises(said, is_first=is_first, book=self)
+        is_suspect = self._suspicions.rises(said, is_first=is_first)
         if is_suspect or not is_harmless:
             self.answers.forget()
         return said

@@ -4,13 +4,12 @@ Each event is looked at quickly as it comes, and who may have broken something i
 looked at in full, and a suspicion accuses nobody: it may come of the order in which things were heard.
 """
 
-from collections.abc import Mapping
 from typing import Final, Protocol, TypeVar
 
+from agents.federation.events.omissions import Omissions, censored, in_order
 from agents.federation.events.pledges import Pledges
-from agents.federation.events.said import Said, censored, faithless, rank
+from agents.federation.events.said import Said, faithless, rank_of_pair
 from protocols.rounds import Close, Event, Gather, Grant, Mix, Promise, Receipt, Start, State, Vote
-from storage.cid import Cid
 from storage.keys import PeerId
 
 E = TypeVar("E", bound=Event)
@@ -29,14 +28,6 @@ class Known(Protocol):
         """An author's events of one kind."""
         ...
 
-    def said_in(self, number: int, kind: type[E]) -> list[tuple[Said, E]]:
-        """The events of one kind in a round."""
-        ...
-
-    def receipts(self, number: int, coordinator: PeerId) -> Mapping[Cid, Said]:
-        """What a coordinator gave receipts for in a round."""
-        ...
-
 
 class Suspicions:
     """Who is to be looked at in full."""
@@ -44,25 +35,23 @@ class Suspicions:
     def __init__(self) -> None:
         self.of: Final[set[PeerId]] = set()
         self._pledges = Pledges()
+        self._omissions = Omissions()
 
     def copy(self) -> "Suspicions":
         """One that knows the same and goes its own way."""
         other = Suspicions()
         other.of.update(self.of)
-        other._pledges = self._pledges.copy()
+        other._pledges, other._omissions = self._pledges.copy(), self._omissions.copy()
         return other
 
-    def rises(self, said: Said, *, is_first: bool, book: Known) -> bool:
+    def rises(self, said: Said, *, is_first: bool) -> bool:
         """Look at one more event of the book. Does its author come under suspicion, or anew?
 
         is_first: of its author and sequence.
         """
         is_suspect = not self._pledges.fits(said) or not is_first
-        if isinstance(said.event, Close):
-            is_suspect |= censored(book.receipts(said.number, said.author), said, said.event) is not None
-        elif isinstance(said.event, Receipt):
-            own = ((one, close) for one, close in book.said_in(said.number, Close) if one.author == said.author)
-            is_suspect |= any(censored({said.event.submission: said}, one, close) is not None for one, close in own)
+        if is_first:  # whose history forks is proved to break the rules by that
+            is_suspect |= self._omissions.shows(said)
         if is_suspect:
             self.of.add(said.author)
         return is_suspect
@@ -88,10 +77,9 @@ def breach(book: Known, peer: PeerId) -> tuple[Said, Said] | None:
     for number in sorted(bonds):
         if pair := faithless(bonds[number]):
             return pair
-    closes = sorted((said for said, _ in book.said_by(peer, Close)), key=rank)
-    for said in closes:
-        assert isinstance(said.event, Close)
-        if missing := censored(book.receipts(said.event.round, peer), said, said.event):
+    receipts = in_order(book.said_by(peer, Receipt))
+    for said, close in sorted(book.said_by(peer, Close), key=rank_of_pair):
+        if missing := censored(receipts.get(close.round, {}).values(), said, close):
             return missing, said
     return None
 

@@ -1,10 +1,10 @@
 """An event that was heard, with the entry that it stands in."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from protocols.entry import Entry
-from protocols.rounds import Close, Event, Promise, Receipt, Vote, read_event
+from protocols.rounds import Event, Promise, Vote, read_event
 from storage.cid import Cid
 from storage.keys import PeerId
 
@@ -60,18 +60,6 @@ def rank(said: Said) -> tuple[PeerId, int, Cid]:
 def rank_of_pair(pair: tuple[Said, Any]) -> tuple[PeerId, int, Cid]:
     """The same, of an event in a list of one kind."""
     return pair[0].rank
-
-
-def censored(receipts: Mapping[Cid, Said], said: Said, close: Close) -> Said | None:
-    """The receipt of a close's own coordinator for a submission that the close leaves out, if there is one."""
-    if close.promises or close.void:
-        return None
-    for receipt in receipts.values():
-        event = receipt.event
-        is_before = receipt.entry.sequence < said.entry.sequence
-        if isinstance(event, Receipt) and event.submission not in close.submissions and is_before:
-            return receipt
-    return None
 
 
 def faithless(said: Iterable[Said]) -> tuple[Said, Said] | None:

@@ -1,4 +1,5 @@
 import random
+from cProfile import Profile
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,6 +81,30 @@ def test_a_second_receipt_behind_the_close_hides_no_censorship() -> None:
             book.add(heard[at])
         assert book.broken().keys() == {PEERS[0]}
         assert book.receipts(1, PEERS[0])[LINKS[0]].entry == heard[0]
+
+
+def n_calls(n_events: int, chance: random.Random) -> int:
+    """How much it is to take in closes of one member, and receipts that none of them leaves out, and to look at all."""
+    one = Receipt(round=1, submission=LINKS[0])
+    closes = [Close(round=1, term=term, submissions=LINKS[:1], joined=()) for term in range(n_events)]
+    behind = [Receipt(round=1, submission=cid_of("behind", number)) for number in range(n_events)]
+    said: list[Event] = [one, *closes, *behind]
+    heard = [forged(identity(0), sequence, event, PLAN) for sequence, event in enumerate(said)]
+    chance.shuffle(heard)
+    book, profile = Book(PLAN), Profile()
+    profile.enable()
+    for entry in heard:
+        book.add(entry)
+    found = breach(book, PEERS[0])
+    profile.disable()
+    assert found is None
+    return sum(stat.callcount for stat in profile.getstats())
+
+
+def test_many_closes_and_many_receipts_are_looked_at_once_each_and_not_in_pairs() -> None:
+    """A member could else keep all others from everything else, by what it may well say."""
+    chance = random.Random(1)
+    assert n_calls(800, chance) < 2.5 * n_calls(400, chance)
 
 
 def test_histories_tell_what_is_known_in_a_row_and_what_lies_beyond_a_gap() -> None:
