@@ -32,7 +32,7 @@ from agents.federation.node.planning import (
 from agents.federation.node.standing import state_of
 from agents.federation.node.training import find_base
 from agents.federation.plans.compatibility import limits, undecidable
-from agents.federation.plans.privacy_accounts import beyond_budget
+from agents.federation.plans.privacy_accounts import beyond_budget, own_rounds_borne
 from agents.federation.results.verify import Finding
 from agents.federation.tasks import BadTask, FindBase, Task, task_of
 from agents.federation.updates.tensors import canonical, read_layout
@@ -215,6 +215,7 @@ async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
             check_rank(plan, params.rank)
         await trio.to_thread.run_sync(_check_data, plan, task, data)
         await _bring_base(node, task)
+    notes = await trio.to_thread.run_sync(_brief, plan, data) if data is not None else []
     has = await has_of(node, plan, data, params.has)
     one = await node.rounds.follow(entry)
     if known is None:
@@ -244,7 +245,23 @@ async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
         let_in_by=in_words(one.book, node.identity.peer_id, wall.unix_s()),
         says=in_claims(cast(Join, said.event).has) if said is not None else "",
         state=state_of(one.book),
+        limits=notes,
     )
+
+
+def _brief(plan: Plan, data: Path) -> list[str]:
+    """Whether this node trains to the end, as far as its budget goes. Raises: BadTask, OSError."""
+    task = task_of(plan.task)
+    if plan.privacy is None or not task.has_examples_as_samples:
+        return []
+    n_examples = task.n_samples(data)
+    n_borne = own_rounds_borne(plan, n_examples)
+    if n_borne == plan.n_rounds:
+        return []
+    return [
+        f"the plan's privacy budget bears {n_borne} of its {plan.n_rounds} rounds on {n_examples:,} examples: then this"
+        " node leaves. Of more examples each round tells less"
+    ]
 
 
 def _check_data(plan: Plan, task: Task, data: Path) -> None:

@@ -164,6 +164,12 @@ def verified(result: Json) -> Iterator[str]:
     yield f"{clean(result['title'])}: {result['verdict']}, from {result['n_events']:,} signed events"
 
 
+def joined(result: Json) -> Iterator[str]:
+    """How this node takes part, and what to know of it."""
+    yield from pairs({key: value for key, value in result.items() if key != "limits"})
+    yield from (clean(f"note: {why}") for why in result["limits"])
+
+
 def started(result: Json) -> Iterator[str]:
     """What its author reads."""
     yield clean(result["text"])
@@ -204,6 +210,7 @@ def exported(result: Json) -> Iterator[str]:
 FORMS: Final[dict[str, Callable[[Json], Iterator[str]]]] = {
     "fl/export": exported,
     "fl/forget": forgotten,
+    "fl/join": joined,
     "fl/plan": planned,
     "fl/result": fetched,
     "fl/start": started,

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from daemon.cli.fl_forms import FORMS
 from protocols.entry import make_entry
 from protocols.rounds import Join, content_of, scope_of
 from storage.keys import Identity
@@ -77,7 +78,12 @@ async def test_who_has_too_few_examples_for_the_budget_of_one_round_is_told_befo
     many = np.random.default_rng(2).normal(size=(100_000, 4))
     np.savez(tmp_path / "many.npz", x=many, y=np.arange(100_000) % 3)
     joined = (await node_here.post("fl/join", experiment=experiment, data=str(tmp_path / "many.npz"))).json
-    assert joined["is_training"]
+    assert joined["is_training"] and joined["limits"] == []
+    few = (await planned(node_here, tmp_path, hidden, "rounds = 3000")).json["experiment"]
+    told = (await node_here.post("fl/join", experiment=few, data=str(tmp_path / "many.npz"))).json
+    (note,) = told["limits"]
+    assert list(FORMS["fl/join"](told))[-1] == f"note: {note}"
+    assert "of its 3000 rounds on 90,000 examples: then this node leaves" in note
 
 
 @pytest.mark.parametrize("has", ["luck=1", "n_samples", "n_samples=many", "n_samples=-1", "device=A B"])

@@ -257,7 +257,7 @@ TABLE: Final = (
     (
         "secure aggregation",
         "no norm bound",
-        "values are put on a grid that ends somewhere: set max_norm, to which each client clips its own update",
+        "values are put on a grid that ends somewhere: set max_norm, above the tables, to which each clips its own",
     ),
     (
         "privacy of clients",

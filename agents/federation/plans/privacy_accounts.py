@@ -126,13 +126,23 @@ def rounds_borne(plan: Plan, n_reported: int) -> int:
     Raises: BadOption.
     """
     privacy = privacy_of(plan)
-    if privacy is None:
-        return plan.n_rounds
-    one, budget = told(plan, n_reported), privacy.budget
+    return _borne(plan, privacy, told(plan, n_reported)) if privacy is not None else plan.n_rounds
+
+
+def own_rounds_borne(plan: Plan, n_examples: int) -> int:
+    """How many of the plan's rounds who learns from so many examples can train in; all, where none are hidden.
+
+    Raises: BadOption, BadTask.
+    """
+    privacy = examples_of(plan)
+    return _borne(plan, privacy, told_of_examples(plan, n_examples)) if privacy and n_examples else plan.n_rounds
+
+
+def _borne(plan: Plan, privacy: Privacy, one: Spent) -> int:
+    """One round tells `one`."""
 
     def is_beyond(n_rounds: int) -> bool:
-        spent = [msgspec.structs.replace(one, times=n_rounds)]
-        return rdp.epsilon(spent, budget.delta) > budget.epsilon and budget.cost(spent) > budget.epsilon
+        return not privacy.budget.is_within([msgspec.structs.replace(one, times=n_rounds * one.times)])
 
     if not is_beyond(plan.n_rounds):
         return plan.n_rounds

@@ -128,6 +128,7 @@ class Joined(Result, frozen=True):
 
     let_in_by: what lets it train, the plan or a grant; or which grant is missing.
     says: what this node says that it has, of what the plan asks for; all members read it.
+    limits: what it can do less of than one may think.
     """
 
     experiment: str
@@ -137,6 +138,7 @@ class Joined(Result, frozen=True):
     let_in_by: str
     says: str
     state: str
+    limits: list[str]
 
 
 class Called(Result, frozen=True):
