@@ -63,7 +63,7 @@ QUESTIONS: list[Callable[[Book], object]] = [
     lambda book: [(book.opened(n), book.submissions(n), book.closes(n)) for n in (1, 2)],
     lambda book: [(book.votes(n, term), book.promises(n, term)) for n in (1, 2) for term in range(4)],
     lambda book: [(book.receivers(n), [book.receipts(n, peer) for peer in book.plan.members]) for n in (1, 2)],
-    lambda book: [book.is_received(said, n) for n in (1, 2) for said in book.submissions(n).values()],
+    lambda book: [{who: book.is_received(one, n) for who, one in book.submissions(n).items()} for n in (1, 2)],
     lambda book: [book.said_by(peer, Vote) for peer in book.plan.members],
     lambda book: [[said.cid for said, _ in book.all_of(kind)] for kind in (Start, Vote, Close, Submit, Receipt)],
 ]
