@@ -17,7 +17,7 @@ from agents.federation.events.buffers import Buffer, buffer_of
 from agents.federation.events.claims import asks
 from agents.federation.events.histories import Histories
 from agents.federation.events.lists import RoundLists, insert
-from agents.federation.events.said import Reader, Said, rank, read_said
+from agents.federation.events.said import Reader, Said, alike, rank, read_said
 from agents.federation.secure.terms import Secure, secure_of
 from protocols.entry import Entry
 from protocols.errors import Malformed
@@ -449,8 +449,9 @@ class Book(Attendance):
             return self.result(number - 1)
         quorum, selected = self.quorum(number), self._selected_set(number)
         said: dict[Cid, set[PeerId]] = {}
+        same = alike(self.said_in(number, Close), cast(Close, final.event))
         for one, event in self.said_in(number, Result):
-            if event.close == final.cid and one.author in selected:
+            if event.close in same and one.author in selected:
                 said.setdefault(event.result, set()).add(one.author)
         return next((result for result, peers in said.items() if quorum and len(peers) >= quorum), None)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from protocols.entry import Entry
-from protocols.rounds import Event, Promise, Vote, read_event
+from protocols.rounds import Close, Event, Promise, Vote, read_event
 from storage.cid import Cid
 from storage.keys import PeerId
 
@@ -60,6 +60,15 @@ def rank(said: Said) -> tuple[PeerId, int, Cid]:
 def rank_of_pair(pair: tuple[Said, Any]) -> tuple[PeerId, int, Cid]:
     """The same, of an event in a list of one kind."""
     return pair[0].rank
+
+
+def alike(closes: Iterable[tuple[Said, Close]], close: Close) -> set[Cid]:
+    """Of the closes of a round those of which the same comes.
+
+    A deputy that heard of no majority for one closes the same again: each may be final first to some.
+    """
+    what = close.submissions, close.noise, bool(close.void)
+    return {said.cid for said, one in closes if (one.submissions, one.noise, bool(one.void)) == what}
 
 
 def faithless(said: Iterable[Said]) -> tuple[Said, Said] | None:

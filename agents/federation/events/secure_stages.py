@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple, cast
 
 from agents.federation.events.book import Book, Said
+from agents.federation.events.said import alike
 from agents.federation.secure import group
 from agents.federation.secure.shamir import BadShares
 from agents.federation.secure.sides import EPHEMERAL, KEY_SHARE, SEED_SHARE, Answer, Parcel, Setting, combined
@@ -272,12 +273,13 @@ class Stages:
     def _answers_of(
         self, peer: PeerId, final: Said, gather: Said, active: tuple[PeerId, ...], dropped: tuple[PeerId, ...]
     ) -> Iterator[Answer | None]:
-        """Each answer of a member to a final close; None for a false one.
+        """Each answer of a member to a final close, or to another of the same active set; None for a false one.
 
         A true one counts whatever else its author signs: there is only one, and what it unmasked once stays unmasked.
         """
         every = (event for _, event in self._book.said_by(peer, Unmask) if event.round == self._number)
-        said = [event for event in every if event.close == final.cid]
+        same = alike(self._book.said_in(self._number, Close), cast(Close, final.event))
+        said = [event for event in every if event.close in same]
         parcels = self.parcels(gather, peer) if said else {}
         for event in dict.fromkeys(said):
             yield self._checked(event, parcels, peer, active, dropped)

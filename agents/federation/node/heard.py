@@ -10,11 +10,12 @@ import msgspec
 from agents.federation.events.attendance import NAMED
 from agents.federation.events.book import Book, Said
 from agents.federation.events.histories import Histories
+from agents.federation.events.said import alike
 from protocols import rounds_sync as sync
 from protocols import telling
 from protocols.entry import Entry
 from protocols.net import Network
-from protocols.rounds import MAX_MEMBERS, Result, Unmask, Vote
+from protocols.rounds import MAX_MEMBERS, Close, Result, Unmask, Vote
 from protocols.rounds_sync import Known
 from protocols.telling import Mark, Where
 from storage.cid import Cid
@@ -113,7 +114,13 @@ def _ended_by(book: Book, forks: Container[PeerId], number: int, close: Cid | No
     if close is None:
         return ()
     said: list[tuple[Said, Vote | Unmask]] = [*book.said_in(number, Vote), *book.said_in(number, Unmask)]
-    of_these = ((one, event) for one, event in said if event.close == close and one.author in forks)
+    named = book.get(close)
+    same = alike(book.said_in(number, Close), named.event) if named and isinstance(named.event, Close) else ()
+    of_these = (
+        (one, event)
+        for one, event in said
+        if one.author in forks and (event.close == close or (isinstance(event, Unmask) and event.close in same))
+    )
     return tuple({(one.author, one.kind): one.cid for one, event in of_these}.values())
 
 

@@ -174,6 +174,39 @@ def test_any_answers_that_are_enough_lead_to_the_same_result(the_round: Round, t
     assert len(results) == 1
 
 
+def test_answers_to_closes_of_two_terms_that_list_the_same_unmask_one_sum(the_round: Round, tmp_path: Path) -> None:
+    """Each was final first to some; in a round a member answers once."""
+    first = the_round.closed()
+    answers = [the_round.unmask(member, first) for member in range(2)]
+    bound = the_round.book.get(first.cid)
+    assert bound is not None and isinstance(bound.event, Close)
+    the_round.say(1, Open(round=1, term=1))
+    votes = {vote.author: vote.cid for vote in the_round.entries if vote.kind == Vote.kind}
+    promises = [the_round.say(who, Promise(round=1, term=1, vote=votes[the_round.me(who)])) for who in range(T)]
+    links = tuple(sorted(one.cid for one in promises))
+    second = the_round.say(1, replace(bound.event, term=1, promises=links))
+    late = Book(the_round.plan)
+    of_the_first = [entry for entry in the_round.entries if entry.kind == Vote.kind]
+    for entry in the_round.entries:
+        if entry not in of_the_first[:2]:
+            late.add(entry)
+    for who in range(N):
+        late.add(the_round.say(who, Vote(round=1, term=1, close=second.cid)))
+    final = late.final(1)
+    assert final is not None and final.cid == second.cid
+    said = [*answers, unmask_event(late, 1, the_round.me(2), the_round.states[2], second.cid)]
+    for who, answer in enumerate(said):
+        the_round.say(who, answer)
+    final = the_round.book.final(1)
+    assert final is not None and isinstance(final.event, Close)
+    (tmp_path / "out").mkdir()
+    found = recompute(the_round.book, 1, final.event, the_round.shelf, tmp_path / "out")
+    for who, close in ((0, first), (1, first), (2, second)):
+        the_round.say(who, Result(round=1, close=close.cid, result=found.result))
+    assert the_round.book.result(1) == found.result
+    assert [one.verdict for one in the_round.check() if not one.is_of_plan] == ["proved"]
+
+
 def test_without_enough_answers_the_sum_stays_masked_and_verify_says_so(the_round: Round) -> None:
     close = the_round.closed()
     for member in range(T - 1):
