@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -175,14 +176,19 @@ def _shortfall(plan: Plan) -> str:
 
 
 def lean(plan: Plan) -> list[str]:
-    """What is lost in a round of a plan that holds when as few take part as it allows; nothing where that is enough."""
-    if not (why := _shortfall_of(plan, plan.min_participants)):
-        return []
-    enough = (n for n in range(plan.min_participants, _n_most(plan) + 1) if not _shortfall_of(plan, n))
-    return [
-        f"a round of {plan.min_participants} updates, the minimum, leaves the tensors what they were: {why}. With "
-        f"{next(enough)} its rule can do: see min_participants"
-    ]
+    """What is lost in a round of a plan that holds when as few take part as it allows; nothing where that is enough.
+
+    Of those, as many may send what is refused as the plan's rule takes for bad.
+    """
+    n_least, n_bad = plan.min_participants, max(int(table.get("n_bad", 0)) for table in (plan.rule, *plan.before))
+    for n_refused in (0, n_bad):
+        if n_refused < n_least and (why := _shortfall_of(plan, n_least - n_refused)):
+            so = f", of which {n_refused} may be refused," if n_refused else ","
+            enough = (n for n in range(n_least, _n_most(plan) + 1) if not _shortfall_of(plan, n - n_refused))
+            instead = "".join(f". With {n} its rule can do: see min_participants" for n in islice(enough, 1))
+            said = f"a round of {n_least} updates, the minimum{so} leaves the tensors what they were: {why}"
+            return [said + instead]
+    return []
 
 
 def brief(plan: Plan) -> list[str]:

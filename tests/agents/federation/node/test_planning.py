@@ -88,8 +88,18 @@ def test_a_minimum_that_the_rule_does_not_bear_is_told_with_the_number_that_it_d
     trimmed = {"rule": {"rule": "trimmed_mean", "n_bad": 2}}
     (said,) = lean(plan(**trimmed))
     assert said.startswith("a round of 4 updates, the minimum") and "With 5 its rule can do" in said
-    assert lean(plan(**trimmed, min_participants=5)) == lean(plan(min_participants=1)) == []
+    assert lean(plan(min_participants=1)) == []
     assert lean(plan(rule={"rule": "fltrust", "trusted": str(PEERS[5])})) == []
+
+
+def test_that_refused_updates_may_leave_a_rule_too_few_is_told() -> None:
+    one_bad = {"rule": {"rule": "trimmed_mean", "n_bad": 1}}
+    (said,) = lean(plan(**one_bad, min_participants=3))
+    assert said.startswith("a round of 3 updates, the minimum, of which 1 may be refused, leaves")
+    assert "With 4 its rule can do" in said
+    assert lean(plan(**one_bad, min_participants=4)) == []
+    (said,) = lean(plan(rule={"rule": "trimmed_mean", "n_bad": 2}, min_participants=5))
+    assert "of which 2 may be refused" in said and "With" not in said  # seven that there are not
 
 
 @pytest.mark.parametrize(("n_selected", "minimum"), [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (6, 4)])
