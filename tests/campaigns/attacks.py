@@ -131,7 +131,7 @@ class Live:
         while by.peer_id in self.one._followed:  # then it is asked, and not listened to
             await trio.sleep(1)
         message = TopicMessage(announce.topic_of(self.one.cid), by.peer_id, data)
-        if await self.one._news_of(message) is not None:
+        if self.one._is_valid(message) and await self.one._news_of(message) is not None:
             return True, ""
         if not self.one.space.is_member(by.peer_id):
             return False, "no_member"

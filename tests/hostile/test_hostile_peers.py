@@ -261,7 +261,7 @@ async def test_a_peer_killed_in_mid_stream_breaks_its_stream_and_nothing_else(sc
     async with scene.node.watch_peers() as changes:
         with trio.fail_after(30):
             assert process.stdout is not None
-            assert await process.stdout.receive_some() == b"going\n"
+            assert (await process.stdout.receive_some()).startswith(b"going")  # the end of the line may come later
             assert (await changes.receive()).is_connected
             await flows.wait()
             process.send_signal(signal.SIGKILL)

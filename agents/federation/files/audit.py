@@ -9,7 +9,7 @@ from typing import Literal
 from agents.adapters.ports import Ports
 from agents.errors import AgentError
 from agents.federation.events.book import Book
-from agents.federation.files.shelf import Shelf
+from agents.federation.files.shelf import CheckedShelf
 from agents.federation.plans.compatibility import Unreckonable
 from agents.federation.plans.compatibility import check as check_plan
 from agents.federation.results.neighbours import verify_gossip
@@ -77,7 +77,7 @@ def _checked(ports: Ports, book: Book, scratch: Path, on_finding: Callable[[Find
     try:
         with ports.store.lease():
             check = verify_gossip if book.plan.gossip is not None else verify
-            for finding in check(book, Shelf(ports, folder)):
+            for finding in check(book, CheckedShelf(ports, folder)):
                 findings.append(finding)
                 on_finding(finding)
     finally:

@@ -1,5 +1,7 @@
 """The store as rounds use it: tensors as files under their CIDs, kept for the experiment and shown to its members."""
 
+import os
+import shutil
 from collections.abc import Callable, Collection, Container, Iterable
 from pathlib import Path
 from typing import Final
@@ -17,7 +19,7 @@ from storage.errors import Corrupt, InvalidBlock, InvalidName, NotAFile, NotFoun
 from storage.keys import PeerId
 from storage.pins import PinKind, PinState
 from storage.sealed import open_sealed, seal_path
-from storage.unixfs import COVEY_WEIGHTS, add_path, export, stat
+from storage.unixfs import COVEY_WEIGHTS, add_path, cid_of_path, export, stat
 
 SLACK_BYTES: Final = 1 << 20
 MAX_TENSORS_BYTES: Final = 64 << 30  # where the base's own size is not known
@@ -71,6 +73,35 @@ class Shelf:
     def remember(self, found: Computed) -> None:
         """Store a result's document; its files are in the store since their CIDs were asked for."""
         self._store.put_many([MadeBlock(found.result, found.data)])
+
+
+class CheckedShelf(Shelf):
+    """The same for who only checks: what is computed is found by its CID, and stands in `folder` alone.
+
+    In the store it would pass for what was here before, and is the experiment's no more: see `Keep.note_own`.
+    """
+
+    def __init__(self, ports: Ports, folder: Path) -> None:
+        super().__init__(ports, folder)
+        self._documents: dict[Cid, bytes] = {}
+
+    def block(self, cid: Cid) -> bytes:
+        """See `Shelf`."""
+        return self._documents[cid] if cid in self._documents else super().block(cid)
+
+    def cid(self, path: Path) -> Cid:
+        """The CID that a file would have in the store."""
+        cid = cid_of_path(path, COVEY_WEIGHTS)
+        if not (here := self._folder / str(cid)).exists():
+            try:
+                os.link(path, here)
+            except OSError:  # from another file system
+                shutil.copyfile(path, here)
+        return cid
+
+    def remember(self, found: Computed) -> None:
+        """See `Shelf`; nothing is stored."""
+        self._documents[found.result] = found.data
 
 
 class Keep:

@@ -7,8 +7,10 @@ import pytest
 import trio
 
 from agents.federation.files.archive import Packed, pack
+from agents.federation.files.audit import audit
 from agents.federation.files.shelf import MAX_TENSORS_BYTES, Shelf
 from agents.federation.node.experiment import Experiment
+from agents.federation.results.outcome import read_document
 from protocols.rounds import Event, Result
 from storage.blockstore import MadeBlock, Visibility
 from storage.car import import_car
@@ -19,7 +21,7 @@ from storage.memory import MemoryBlockstore
 from storage.unixfs import add_bytes
 from storage.unixfs import data as unixfs
 from tests.agents.federation.files.test_possession import NAMED, file_of, naming, say
-from tests.agents.federation.node.test_service import Home, homes, village  # noqa: F401
+from tests.agents.federation.node.test_service import Home, begun, homes, until, village  # noqa: F401
 
 
 async def packed_by(home: Home, one: Experiment, out: Path) -> tuple[Packed, MemoryBlockstore]:
@@ -110,3 +112,22 @@ async def test_what_came_from_members_is_handed_out_and_in_parts_too(
         own = add_bytes(ada.node.ports.store, b"not asked for")
         _, found = await packed_by(ada, one, tmp_path / "all.car")
         assert all(found.has(cid) for cid in (root.cid, *(leaf.cid for leaf in leaves))) and not found.has(own)
+
+
+async def test_who_checks_keeps_nothing_of_what_it_computes(
+    homes: list[Home],  # noqa: F811
+    autojump_clock: Any,
+) -> None:
+    async with village(homes):
+        one, *_ = ones = await begun(homes, homes[0].plan(homes))
+        await until(lambda: all(each.is_over for each in ones))
+        ports = homes[0].node.ports
+        results = [result for number in (1, 2) if (result := one.book.result(number)) is not None]
+        await until(lambda: not ports.store.missing(results))  # it was over when two agreed
+        computed = [read_document(ports.store.get(result)).tensors for result in results]
+        ports.store.delete_many(computed)
+        findings = await trio.to_thread.run_sync(
+            audit, ports, one.plan_entry, one.book.entries(), homes[0].folder / "scratch"
+        )
+        assert [finding.verdict for finding in findings] == ["proved", "proved"]
+        assert len(computed) == 2 and ports.store.missing(computed) == computed
