@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from daemon import wall
 from daemon.errors import NotFoundHere
 from protocols.addresses import host_of, is_loopback
 from protocols.errors import DialFailed
@@ -39,6 +40,8 @@ async def whom(node: "Node", text: str | None) -> list[PeerId]:
             await node.network.connect(info)
     except trio.TooSlowError:
         raise DialFailed(f"{peer} was not reached within {DIAL_LIMIT_S:g} s") from None
+    # At once: what comes of this is counted on, and a node that dies now has to find that peer again.
+    await trio.to_thread.run_sync(node.catalog.peers.heard, peer, info.addresses, wall.unix_s())
     return [peer]
 
 

@@ -30,6 +30,13 @@ async def test_who_is_named_is_connected_to_and_asked_and_without_a_name_all_who
         await whom(node, "nobody")
 
 
+async def test_where_one_was_reached_is_noted_before_anything_is_asked_there(node_here):
+    node = node_here.node
+    node.network.reachable.add(STRANGER)
+    assert await whom(node, f"/ip4/192.0.2.7/tcp/4701/p2p/{STRANGER}") == [STRANGER]
+    assert node.catalog.peers.addresses(STRANGER) == ("/ip4/192.0.2.7/tcp/4701",)
+
+
 def test_who_has_not_met_this_node_is_given_an_address_that_leads_here_from_elsewhere():
     def way(*addresses):
         network = SimpleNamespace(addresses=lambda: list(addresses))
