@@ -90,6 +90,7 @@ def _bounded(
             n_open[peer_id] -= 1
             if not n_open[peer_id]:
                 del n_open[peer_id]
+                hasty.discard(peer_id)
 
     return stream_handler
 

@@ -156,7 +156,7 @@ def _patch(kad_protocol: str) -> None:
     tcp._set_reuse_flags = _set_listen_flags
     PeerData.add_addrs = _add_addresses
     PeerData.add_protocols = _add_protocols
-    update._safe_parse_multiaddr_cached = _parse_short
+    update._safe_parse_multiaddr_cached = parse_short
     PeerStore.consume_peer_record = _consume_short_record
     PeerInfo.__init__ = _name_addresses
     for module in (swarm_module, tcp):
@@ -176,8 +176,11 @@ def _add_addresses(data: Any, addresses: Sequence[Any]) -> None:
     del data.addrs[KEPT_ADDRESSES : KEPT_ADDRESSES + n_over]
 
 
-def _parse_short(raw: bytes) -> Any:
-    """libp2p keeps the last thousand that it parsed for anybody, of up to a MiB each."""
+def parse_short(raw: bytes) -> Any:
+    """An address as peers tell it; None where it is none, or too long to be dialled.
+
+    libp2p keeps the last thousand that it parsed for anybody, of up to a MiB each.
+    """
     if len(raw) > MAX_ADDRESS_BYTES:
         return None
     try:

@@ -15,7 +15,6 @@ import trio
 from libp2p.custom_types import TProtocol
 from libp2p.kad_dht import kad_dht
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
-from multiaddr import Multiaddr
 
 from protocols.errors import Expired, Malformed, Remote, Replayed, StreamBroken
 from protocols.framing import frame, read_frame, write_frame
@@ -24,7 +23,7 @@ from protocols.lookup import CLOSEST, Lookup
 from protocols.name_records import NAMESPACE, NameRecords, TooFast, key_of_name, name_of_key
 from protocols.net_libp2p.addresses import MAX_ADDRESSES_PER_PEER, to_id, to_peer
 from protocols.net_libp2p.dht import PARALLEL_QUERIES, learn_connected
-from protocols.net_libp2p.host import survive
+from protocols.net_libp2p.host import parse_short, survive
 from protocols.net_libp2p.streams import LibP2pStream
 from storage.catalog.names import MAX_RECORD_BYTES
 from storage.keys import InvalidPeerId, PeerId
@@ -252,13 +251,8 @@ def note_closer(dht: Any, reply: Any) -> list[PeerId]:
             peer = PeerId(said.id)
         except InvalidPeerId:
             continue
-        addresses = []
-        for raw in said.addrs[:MAX_ADDRESSES_PER_PEER]:
-            try:
-                addresses.append(Multiaddr(raw))
-            except Exception:  # noqa: BLE001, S112 - whatever it raises, that is no address
-                continue
-        if addresses:
+        told = map(parse_short, said.addrs[:MAX_ADDRESSES_PER_PEER])
+        if addresses := [address for address in told if address is not None]:
             dht.host.get_peerstore().add_addrs(to_id(peer), addresses, ADDRESS_LIFE_S)
         found.append(peer)
     return found

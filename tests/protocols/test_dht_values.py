@@ -166,16 +166,17 @@ async def test_garbage_ends_its_stream_alone(server: Network, stream: Stream, ga
 
 async def test_who_breaks_off_its_own_stream_or_connection_broke_no_rule(server: Network) -> None:
     assert isinstance(server, LibP2pNetwork)
-    async with open_network(Identity(b"c" * 32), LOOPBACK) as asker:
+    async with server.watch_peers() as changes, open_network(Identity(b"c" * 32), LOOPBACK) as asker:
         await asker.connect(PeerInfo.parse(server.addresses()[0]))
         broken, asked = [await asker.open_stream(server.peer_id, [KAD]) for _ in range(2)]
         assert (await ask(broken, Message(type=PING))).type == PING
         assert isinstance(broken, LibP2pStream)
         await broken._stream.reset()
         assert (await ask(asked, Message(type=PING))).type == PING
-    with trio.fail_after(10):
-        while asker.peer_id in server.peers():
-            await trio.sleep(0.01)
+        assert (await changes.receive()).is_connected
+        await asker.disconnect(server.peer_id)
+        with trio.fail_after(10):
+            assert not (await changes.receive()).is_connected
     await trio.testing.wait_all_tasks_blocked(0.05)
     assert server.conduct.offenders(trio.current_time()) == []
 

@@ -70,13 +70,9 @@ class Shelf:
         """Add a file: its CID."""
         return add_path(self._store, path, COVEY_WEIGHTS)
 
-    def remember(self, found: Computed) -> None:
-        """Store a result's document; its files are in the store since their CIDs were asked for."""
-        self._store.put_many([MadeBlock(found.result, found.data)])
-
 
 class CheckedShelf(Shelf):
-    """The same for who only checks: what is computed is found by its CID, and stands in `folder` alone.
+    """As `CheckedFiles` asks for it: for who only checks, what is computed stands in `folder` alone, found by its CID.
 
     In the store it would pass for what was here before, and is the experiment's no more: see `Keep.note_own`.
     """
@@ -100,7 +96,7 @@ class CheckedShelf(Shelf):
         return cid
 
     def remember(self, found: Computed) -> None:
-        """See `Shelf`; nothing is stored."""
+        """Have a result's document found by its CID, as its files are; nothing is stored."""
         self._documents[found.result] = found.data
 
 

@@ -54,6 +54,10 @@ class Files(Protocol):
         """The CID that a file has when it is added; from then on it is found by it."""
         ...
 
+
+class CheckedFiles(Files, Protocol):
+    """The same for who checks one round after the other."""
+
     def remember(self, found: "Computed") -> None:
         """Have a result's document, and its files, found by their CIDs while the next rounds are checked."""
         ...
@@ -148,7 +152,7 @@ def staleness(book: Book, number: int, submit: Submit, files: Files) -> int | No
     return None
 
 
-def verify(book: Book, files: Files) -> Iterator[Finding]:
+def verify(book: Book, files: CheckedFiles) -> Iterator[Finding]:
     """Check every round that is final, in order. `book` must have settled nothing itself: see `Book.settle`."""
     yield from _of_all(book)
     if book.start() is None:

@@ -21,7 +21,9 @@ from storage.memory import MemoryBlockstore
 from storage.unixfs import add_bytes
 from storage.unixfs import data as unixfs
 from tests.agents.federation.files.test_possession import NAMED, file_of, naming, say
-from tests.agents.federation.node.test_service import Home, begun, homes, until, village  # noqa: F401
+from tests.agents.federation.node.test_service import Home, begun, homes, until, village
+
+__all__ = ["homes"]
 
 
 async def packed_by(home: Home, one: Experiment, out: Path) -> tuple[Packed, MemoryBlockstore]:
@@ -51,7 +53,7 @@ def said(home: Home, one: Experiment, kind: str, file: Cid) -> Event:
 @pytest.mark.parametrize("kind", [*NAMED, "a result", "tensors of a result"])
 @pytest.mark.parametrize("is_bait", [False, True], ids=["its CID", "a file made of it"])
 async def test_a_private_file_that_a_member_names_is_not_handed_out(
-    homes: list[Home],  # noqa: F811
+    homes: list[Home],
     tmp_path: Path,
     kind: str,
     is_bait: bool,
@@ -72,7 +74,7 @@ async def test_a_private_file_that_a_member_names_is_not_handed_out(
 
 
 async def test_what_says_that_it_is_longer_than_tensors_can_be_is_not_written_out(
-    homes: list[Home],  # noqa: F811
+    homes: list[Home],
     tmp_path: Path,
     autojump_clock: Any,
 ) -> None:
@@ -91,7 +93,7 @@ async def test_what_says_that_it_is_longer_than_tensors_can_be_is_not_written_ou
 
 
 async def test_what_came_from_members_is_handed_out_and_in_parts_too(
-    homes: list[Home],  # noqa: F811
+    homes: list[Home],
     tmp_path: Path,
     autojump_clock: Any,
 ) -> None:
@@ -115,7 +117,7 @@ async def test_what_came_from_members_is_handed_out_and_in_parts_too(
 
 
 async def test_who_checks_keeps_nothing_of_what_it_computes(
-    homes: list[Home],  # noqa: F811
+    homes: list[Home],
     autojump_clock: Any,
 ) -> None:
     async with village(homes):
