@@ -84,6 +84,6 @@ def _below(error: BaseException) -> BaseException | None:
 
 
 def _other_flock(is_private: bool) -> str:
-    """Two keys, or one and none, look like this: each side takes the other's first bytes for the beginning of more."""
+    """Two keys, or one and none, look like this: whoever has a key ends the connection at the first words."""
     kind = "another private flock than this node, or in none" if is_private else "a private flock"
     return f"it may be in {kind} (`covey status` tells)"

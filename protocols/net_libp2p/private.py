@@ -10,6 +10,7 @@ from protocols.net_libp2p.layered import Layered
 from protocols.pnet import NONCE_BYTES, FlockKey
 
 READ_BYTES: Final = 256 << 10
+GREETING: Final = b"\x13/multistream/1.0.0\n"  # what both sides begin with
 
 
 class PrivateConnection(Layered, IRawConnection):  # type: ignore[misc]  # libp2p's types are not followed
@@ -20,6 +21,7 @@ class PrivateConnection(Layered, IRawConnection):  # type: ignore[misc]  # libp2
         self._key = key
         self._sending: Any = None
         self._receiving: Any = None
+        self._to_come = GREETING
         self.is_initiator = conn.is_initiator
 
     async def write(self, data: bytes) -> None:
@@ -36,7 +38,15 @@ class PrivateConnection(Layered, IRawConnection):  # type: ignore[misc]  # libp2
         if self._receiving is None:
             self._receiving = self._key.cipher(await self._nonce())
         data: bytes = self._receiving.decrypt(await self._conn.read(READ_BYTES if n is None else n))
+        if self._to_come:
+            self._greet(data)
         return data
+
+    def _greet(self, data: bytes) -> None:
+        """Under another key the first byte would be a length, and each side wait for so many from the other."""
+        expected, self._to_come = self._to_come[: len(data)], self._to_come[len(data) :]
+        if not data.startswith(expected):
+            raise ConnectionClosedError("the peer has another key")
 
     async def _nonce(self) -> bytes:
         nonce = b""
@@ -45,4 +55,6 @@ class PrivateConnection(Layered, IRawConnection):  # type: ignore[misc]  # libp2
             if not more:
                 raise ConnectionClosedError("the peer went away before its nonce")
             nonce += more
+            if nonce.startswith(GREETING):
+                raise ConnectionClosedError("the peer has no key")
         return nonce
