@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -51,13 +51,6 @@ KIND: Final = "agent"
 
 OpenModel = Callable[[Declaration], AbstractAsyncContextManager[LanguageModel]]
 log = structlog.get_logger(__name__)
-
-
-class Hosted(NamedTuple):
-    """An agent of this node's."""
-
-    workspace: Cid
-    declared: Declaration
 
 
 class Crew:

@@ -7,17 +7,20 @@ client has a model of its own; accuracy is the mean over them, and the spread ov
 
 import argparse
 import heapq
+import math
 import os
 import platform
 import statistics
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from agents.aggregation.updates import Vector
-from agents.federation.neighbours.gossip import Mass, gathered, groups, mean, metropolis, mixed, shares
+from simulations.learning import new_folder
+from simulations.neighbourhood import Neighbourhood
 from tests.benchmarks.digits import (
     SPREADS,
     Data,
@@ -38,10 +41,7 @@ SLOW_PART = 0.3
 SLOW_S = 4.0
 HOW = Training(n_epochs=5, batch=10, rate=0.1)
 MAX_STALENESS = 8
-RING = [{(place + 1) % N_CLIENTS, (place - 1) % N_CLIENTS} for place in range(N_CLIENTS)]
-HOPS = [hop for power in (1, 2, 4, 8) for hop in (power, -power)]
-EXPONENTIAL = [{(place + hop) % N_CLIENTS for hop in HOPS} for place in range(N_CLIENTS)]
-ONE_WAY = [{(place + 1) % N_CLIENTS, (place + 4) % N_CLIENTS} for place in range(N_CLIENTS)]
+FAST_S = 10.0  # of the simulation: how long a fast client trains in gossip mode
 
 
 class Ended(NamedTuple):
@@ -102,48 +102,33 @@ def fedbuff(clients: Clients) -> Ended:
     return clients.ended([rounds.model], now_s)
 
 
-def d_psgd(clients: Clients, edges: list[set[int]]) -> Ended:
-    weights = metropolis(edges)
-    models = [new_model(clients.seed)] * N_CLIENTS
-    for _ in range(N_ROUNDS):
-        trained = [model + clients.update(number, model) for number, model in enumerate(models)]
-        models = [mixed({place: trained[place] for place in own}, own) for own in weights]
-    return clients.ended(models, N_ROUNDS * max(clients.took_s))
+def gossip(clients: Clients, **options: Any) -> Ended:
+    """The daemon's cores over a simulated network: each state is signed, given, judged and blended as members do it."""
 
+    def learned(number: int, round_number: int, model: Vector) -> Vector:
+        return model + clients.update(number, model)
 
-def push_sum(clients: Clients) -> Ended:
-    held = [Mass(new_model(clients.seed).astype(np.float64), 1.0)] * N_CLIENTS
-    for _ in range(N_ROUNDS):
-        trained = []
-        for number, mass in enumerate(held):
-            update = clients.update(number, mass.mean.astype(np.float32))
-            trained.append(Mass(mass.vector + mass.weight * update, mass.weight))
-        sent = [shares(mass, len(to)) for mass, to in zip(trained, ONE_WAY, strict=True)]
-        held = [
-            gathered(sent[place], {other: sent[other] for other in range(N_CLIENTS) if place in ONE_WAY[other]})
-            for place in range(N_CLIENTS)
-        ]
-    return clients.ended([mass.mean.astype(np.float32) for mass in held], N_ROUNDS * max(clients.took_s))
-
-
-def moshpit(clients: Clients) -> Ended:
-    models = [new_model(clients.seed)] * N_CLIENTS
-    for round_number in range(N_ROUNDS):
-        trained = [model + clients.update(number, model) for number, model in enumerate(models)]
-        for group in groups(N_CLIENTS, 2, round_number):
-            common = mean({place: trained[place] for place in group})
-            for place in group:
-                models[place] = common
-    return clients.ended(models, N_ROUNDS * max(clients.took_s))
+    with new_folder() as folder:
+        crowd = Neighbourhood(
+            N_CLIENTS, clients.seed, Path(folder), new_model(clients.seed), learned, n_rounds=N_ROUNDS, gossip=options
+        )
+        crowd.train_s = [FAST_S * took for took in clients.took_s]
+        crowd.start()
+        began_s = crowd.now_s
+        crowd.run(math.inf)
+        means = [crowd.mean(number, N_ROUNDS) for number in range(N_CLIENTS)]
+        models = [crowd.model(mean.tensors) for mean in means if mean is not None]
+    assert len(models) == N_CLIENTS
+    return clients.ended(models, (crowd.now_s - began_s) / FAST_S)
 
 
 WAYS: dict[str, Callable[[Clients], Ended]] = {
     "rounds that wait, mean": sync,
     "FedBuff, buffer of 8": fedbuff,
-    "gossip: D-PSGD on a ring": partial(d_psgd, edges=RING),
-    "gossip: D-PSGD, exponential": partial(d_psgd, edges=EXPONENTIAL),
-    "gossip: push-sum, one way": push_sum,
-    "gossip: Moshpit, 4 x 4": moshpit,
+    "gossip: D-PSGD on a ring": partial(gossip, mixing="d_psgd", topology="ring"),
+    "gossip: D-PSGD, exponential": partial(gossip, mixing="d_psgd", topology="exponential"),
+    "gossip: push-sum, exponential": partial(gossip, mixing="push_sum", topology="exponential"),
+    "gossip: Moshpit, 4 x 4": partial(gossip, mixing="moshpit", n_dimensions=2),
 }
 
 

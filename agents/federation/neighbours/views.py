@@ -3,6 +3,9 @@
 Each member signs in each round a state, its model after training, and a mean of states that it was given. What is
 checked here needs events alone; `blend` computes means again from files. A member looks at its neighbours' last steps,
 these at theirs, and `proof` at all.
+
+Source: Lian et al. (arXiv 1705.09056), algorithm 1, with the weights of Xiao and Boyd (2004); Kempe et al. (FOCS 2003),
+push-sum, and Assran et al. (arXiv 1811.10792).
 """
 
 import hashlib
@@ -11,7 +14,7 @@ from itertools import pairwise
 from typing import Final
 
 from agents.federation.events.book import Book, Said
-from agents.federation.neighbours.gossip import groups
+from agents.federation.neighbours.grid import groups
 from agents.federation.plans.options import Gossip, gossip_of
 from protocols.rounds import Mix, State
 from storage.cid import Cid

@@ -173,7 +173,6 @@ class Exam(NamedTuple):
 class Task(msgspec.Struct, frozen=True, tag_field="task", forbid_unknown_fields=True, kw_only=True):
     """Base of all tasks: settings, as they stand in a plan, and what is done with them."""
 
-    needs_data: ClassVar[bool] = True
     hides_examples: ClassVar[bool] = False  # can it train with noise?
     has_examples_as_samples: ClassVar[bool] = False  # is an example one of `n_samples`?
     corrects_drift: ClassVar[bool] = False  # can it train with a correction?
