@@ -4,7 +4,7 @@ A peer that cannot be dialled reserves; who wants to reach it asks for a circuit
 they are to this node, which the caller says as `Terms`; strangers never have more than their share of the places.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -17,6 +17,7 @@ MAX_STRANGERS: Final = 32  # of these
 MAX_STRANGERS_OF_NETWORK: Final = 4  # of these, for identities cost nothing, and addresses of one network little
 MAX_CIRCUITS: Final = 64
 MAX_STRANGERS_CIRCUITS: Final = 16  # of these
+MAX_STRANGERS_CIRCUITS_OF_NETWORK: Final = 4  # of these
 
 
 class Terms(NamedTuple):
@@ -38,6 +39,7 @@ class Circuit:
     source: PeerId
     target: PeerId
     terms: Terms
+    place: str = ""  # where the source is
     n_bytes: int = 0
 
     def spend(self, n_bytes: int) -> bool:
@@ -59,11 +61,6 @@ class Relay:
         self._reserved: dict[PeerId, _Reservation] = {}
         self._circuits: set[Circuit] = set()
         self.n_carried = 0  # bytes of circuits that are over
-
-    @property
-    def n_reserved(self) -> int:
-        """How many peers have a reservation, the lapsed ones that nobody asked for included."""
-        return len(self._reserved)
 
     def reserved(self, now_s: float) -> dict[PeerId, float]:
         """Who has a reservation, and for how many seconds more."""
@@ -90,23 +87,24 @@ class Relay:
         self._reserved[peer] = _Reservation(now_s + RESERVATION_S, terms, place)
         return Status.OK
 
-    def connect(self, source: PeerId, target: PeerId, terms: Terms | None, now_s: float) -> Circuit | Status:
-        """`source` wants to reach `target`. A circuit is to be ended, whatever becomes of it."""
+    def connect(
+        self, source: PeerId, target: PeerId, terms: Terms | None, now_s: float, place: str = ""
+    ) -> Circuit | Status:
+        """`source`, at `place`, wants to reach `target`. A circuit is to be ended, whatever becomes of it."""
         held = self._reserved.get(target)
         if held is None or held.until_s <= now_s:
             return Status.NO_RESERVATION
         if terms is None or source == target:
             return Status.PERMISSION_DENIED
         lesser = min(terms, held.terms, key=lambda each: each.limit.n_bytes)
-        strangers = sum(circuit.terms.is_stranger for circuit in self._circuits)
         if (
             len(self._circuits) >= MAX_CIRCUITS
-            or (lesser.is_stranger and strangers >= MAX_STRANGERS_CIRCUITS)
+            or (lesser.is_stranger and not self._has_circuit(place))
             or self._n_of(source) >= terms.n_circuits
             or self._n_of(target) >= held.terms.n_circuits
         ):
             return Status.RESOURCE_LIMIT_EXCEEDED
-        circuit = Circuit(source, target, lesser)
+        circuit = Circuit(source, target, lesser, place)
         self._circuits.add(circuit)
         return circuit
 
@@ -124,7 +122,16 @@ class Relay:
     def _has_place(self, place: str) -> bool:
         """Is there room for one more stranger from there?"""
         places = [held.place for held in self._reserved.values() if held.terms.is_stranger]
-        return len(places) < MAX_STRANGERS and not (place and places.count(place) >= MAX_STRANGERS_OF_NETWORK)
+        return _has_room(places, place, MAX_STRANGERS, MAX_STRANGERS_OF_NETWORK)
+
+    def _has_circuit(self, place: str) -> bool:
+        """Is there a circuit left for a stranger from there?"""
+        places = [circuit.place for circuit in self._circuits if circuit.terms.is_stranger]
+        return _has_room(places, place, MAX_STRANGERS_CIRCUITS, MAX_STRANGERS_CIRCUITS_OF_NETWORK)
 
     def _n_of(self, peer: PeerId) -> int:
         return sum(peer in (circuit.source, circuit.target) for circuit in self._circuits)
+
+
+def _has_room(places: Sequence[str], place: str, most: int, most_of_network: int) -> bool:
+    return len(places) < most and not (place and places.count(place) >= most_of_network)

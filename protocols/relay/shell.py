@@ -71,14 +71,15 @@ def relaying(
             await _say(stream, HOP_FORM, Message(Kind.STATUS, status=Status.MALFORMED_MESSAGE))
             raise
         terms = None if is_relayed(network, stream.peer) else terms_of(stream.peer)
+        place = _place_of(network, stream.peer)
         relay.keep(network.peers())
         if asked.kind is Kind.RESERVE:
-            status = relay.reserve(stream.peer, terms, trio.current_time(), _place_of(network, stream.peer))
+            status = relay.reserve(stream.peer, terms, trio.current_time(), place)
             expire = int(unix_s() + MAX_HOLD_S) if status is Status.OK else None
             limit = terms.limit if terms and status is Status.OK else None
             await _say(stream, HOP_FORM, Message(Kind.STATUS, None, expire, limit, status))
         elif asked.kind is Kind.CONNECT and asked.peer is not None:
-            found = relay.connect(stream.peer, asked.peer, terms, trio.current_time())
+            found = relay.connect(stream.peer, asked.peer, terms, trio.current_time(), place)
             if isinstance(found, Status):
                 await _say(stream, HOP_FORM, Message(Kind.STATUS, status=found))
                 return

@@ -70,9 +70,9 @@ def test_strangers_take_their_share_of_reservations_and_lapsed_ones_make_room() 
     friends = [relay.reserve(peer, FRIEND, 0.0) for peer in PEERS[circuits.MAX_STRANGERS :]]
     assert friends.count(Status.OK) == circuits.MAX_RESERVATIONS - circuits.MAX_STRANGERS
     assert relay.reserve(A, STRANGER, 1.0) is Status.OK  # it has a place
-    assert relay.n_reserved == circuits.MAX_RESERVATIONS
+    assert len(relay.reserved(1.0)) == circuits.MAX_RESERVATIONS
     assert relay.reserve(PEERS[-1], STRANGER, RESERVATION_S) is Status.OK
-    assert relay.n_reserved == 2
+    assert len(relay.reserved(RESERVATION_S)) == 2
 
 
 def test_strangers_of_one_network_take_few_of_the_places_that_strangers_have() -> None:
@@ -98,6 +98,19 @@ def test_strangers_take_their_share_of_circuits() -> None:
     told = [relay.connect(C, A, FRIEND._replace(n_circuits=1000), 0.0) for _ in range(circuits.MAX_CIRCUITS)]
     assert told.count(Status.RESOURCE_LIMIT_EXCEEDED) == circuits.MAX_STRANGERS_CIRCUITS
     assert len(relay.circuits) == circuits.MAX_CIRCUITS
+
+
+def test_strangers_of_one_network_take_few_of_the_circuits_that_strangers_have() -> None:
+    relay = Relay()
+    relay.reserve(A, FRIEND._replace(n_circuits=1000), 0.0)
+    most = circuits.MAX_STRANGERS_CIRCUITS_OF_NETWORK
+    told = [relay.connect(peer, A, STRANGER, 0.0, "8.8.8.0/24") for peer in PEERS[10 : 11 + most]]
+    assert told[-1] is Status.RESOURCE_LIMIT_EXCEEDED and Status.RESOURCE_LIMIT_EXCEEDED not in told[:-1]
+    assert isinstance(relay.connect(B, A, FRIEND, 0.0, "8.8.8.0/24"), circuits.Circuit)
+    assert isinstance(relay.connect(C, A, STRANGER, 0.0, "9.9.9.0/24"), circuits.Circuit)
+    assert isinstance(told[0], circuits.Circuit)
+    relay.end(told[0])
+    assert isinstance(relay.connect(PEERS[10], A, STRANGER, 0.0, "8.8.8.0/24"), circuits.Circuit)
 
 
 ACTS = st.tuples(
