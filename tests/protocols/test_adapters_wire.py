@@ -13,8 +13,9 @@ from protocols.message import decode, encode
 from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
 from storage.keys import Identity
+from tests.protocols.scripted import BOB, ScriptedNetwork, ScriptedStream
 
-ANN, BOB = Identity(b"a" * 32), Identity(b"b" * 32)
+ANN = Identity(b"a" * 32)
 BASE, OTHER = Cid.of(b"base", DAG_CBOR), Cid.of(b"other", DAG_CBOR)
 MANIFEST = Manifest(
     name="poet",
@@ -36,37 +37,6 @@ MANIFEST = Manifest(
 ANNOUNCEMENT = Announcement(
     manifest=Cid.of(b"m", DAG_CBOR), name="poet", version=1, n_bytes=10, addresses=("/ip4/1.2.3.4/tcp/1",)
 )
-
-
-class FakeStream:
-    """A stream whose other end has said everything already."""
-
-    peer, protocol = BOB.peer_id, wire.PROTOCOL
-
-    def __init__(self, said: bytes = b"") -> None:
-        self.said, self.written, self.is_closed = said, b"", False
-
-    async def read(self, max_bytes):
-        piece, self.said = self.said[:max_bytes], self.said[max_bytes:]
-        return piece
-
-    async def write(self, data):
-        self.written += data
-
-    async def finish(self):
-        pass
-
-    async def aclose(self):
-        self.is_closed = True
-
-
-class FakeNetwork:
-    def __init__(self, stream):
-        self.stream = stream
-
-    async def open_stream(self, peer, protocols):
-        assert protocols == [wire.PROTOCOL]
-        return self.stream
 
 
 def sealed(identity=ANN, base=BASE, unix_s=1000.0, announcement=ANNOUNCEMENT):
@@ -173,17 +143,17 @@ def announcing(envelopes):
 
 
 async def test_a_question_is_answered_for_the_bases_asked_for():
-    stream = FakeStream(frame(encode(Ask(bases=(BASE, OTHER)), wire.MAX_ASK_BYTES)))
+    stream = ScriptedStream(frame(encode(Ask(bases=(BASE, OTHER)), wire.MAX_ASK_BYTES)))
     await wire.answer(stream, announcing({BASE: [b"one", b"two"]}))
-    replies = await wire.ask(FakeNetwork(FakeStream(stream.written)), BOB.peer_id, [BASE, OTHER])
+    replies = await wire.ask(ScriptedNetwork(ScriptedStream(stream.written)), BOB.peer_id, [BASE, OTHER])
     assert replies == [(BASE, b"one"), (BASE, b"two")]
 
 
 async def test_no_more_is_answered_nor_read_than_the_limit():
-    stream = FakeStream(frame(encode(Ask(bases=(BASE, OTHER)), wire.MAX_ASK_BYTES)))
+    stream = ScriptedStream(frame(encode(Ask(bases=(BASE, OTHER)), wire.MAX_ASK_BYTES)))
     await wire.answer(stream, announcing({BASE: [b"x"] * 1000, OTHER: [b"y"]}))
-    flood = FakeStream(stream.written * 2)
-    assert len(await wire.ask(FakeNetwork(flood), BOB.peer_id, [BASE])) == wire.MAX_ANSWERS
+    flood = ScriptedStream(stream.written * 2)
+    assert len(await wire.ask(ScriptedNetwork(flood), BOB.peer_id, [BASE])) == wire.MAX_ANSWERS
     assert flood.is_closed and flood.said
 
 
@@ -197,20 +167,20 @@ async def test_no_more_is_answered_nor_read_than_the_limit():
     ],
 )
 async def test_an_answer_that_breaks_the_protocol_is_refused_and_the_stream_closed(said, error):
-    stream = FakeStream(said)
+    stream = ScriptedStream(said)
     with pytest.raises(error):
-        await wire.ask(FakeNetwork(stream), BOB.peer_id, [BASE])
+        await wire.ask(ScriptedNetwork(stream), BOB.peer_id, [BASE])
     assert stream.is_closed
 
 
 @pytest.mark.parametrize("said", [frame(b""), frame(b"\xa0"), frame(bytes(wire.MAX_ASK_BYTES + 1)), b"\x05ab"])
 async def test_a_question_that_breaks_the_protocol_is_refused(said):
     with pytest.raises(ProtocolError):
-        await wire.answer(FakeStream(said), announcing({}))
+        await wire.answer(ScriptedStream(said), announcing({}))
 
 
 async def test_a_peer_that_asks_nothing_gets_nothing():
-    stream = FakeStream()
+    stream = ScriptedStream()
     await wire.answer(stream, announcing({BASE: [b"x"]}))
     assert stream.written == b""
 

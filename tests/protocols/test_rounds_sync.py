@@ -18,53 +18,13 @@ from protocols.rounds_sync import Ask, AskMembers, AskPlan, Desk, Known
 from protocols.telling import MAX_TOLD_BYTES, Here, Mark, Told, Where
 from storage.cid import DAG_CBOR, Cid
 from storage.keys import Identity
+from tests.protocols.scripted import BOB, ScriptedNetwork, ScriptedStream, framed, told
 
-ANN, BOB = Identity(b"a" * 32), Identity(b"b" * 32)
+ANN = Identity(b"a" * 32)
 EXPERIMENT = Cid.of(b"plan", DAG_CBOR)
 PLAN = make_entry(ANN, "plan", "rounds", 0, [], {})
 ENTRIES = [make_entry(ANN, "join", f"rounds/{EXPERIMENT}", number, [], {}) for number in range(3)]
 VECTORS = Path(__file__).parents[1] / "vectors" / "rounds_sync.json"
-
-
-class FakeStream:
-    """A stream whose other end has said everything already."""
-
-    peer, protocol = BOB.peer_id, sync.PROTOCOL
-
-    def __init__(self, said=b""):
-        self.said, self.written, self.is_closed = said, b"", False
-
-    async def read(self, max_bytes):
-        await trio.lowlevel.checkpoint()
-        piece, self.said = self.said[:max_bytes], self.said[max_bytes:]
-        return piece
-
-    async def write(self, data):
-        await trio.lowlevel.checkpoint()
-        self.written += data
-
-    async def finish(self):
-        pass
-
-    async def aclose(self):
-        self.is_closed = True
-
-
-class FakeNetwork:
-    def __init__(self, stream):
-        self.stream = stream
-
-    async def open_stream(self, peer, protocols):
-        assert protocols == [sync.PROTOCOL]
-        return self.stream
-
-
-def framed(*messages):
-    return b"".join(frame(encode(message, MAX_TOLD_BYTES)) for message in messages)
-
-
-def told(entry):
-    return Told(entry=entry.block, body=entry.body_block)
 
 
 def desk(since, news=trio.sleep_forever, where=tuple):
@@ -73,16 +33,16 @@ def desk(since, news=trio.sleep_forever, where=tuple):
 
 async def asked(*said, known=None, wait_s=0.0, tail=b""):
     signs = []
-    stream = FakeStream(framed(*said) + tail)
+    stream = ScriptedStream(framed(*said) + tail)
     entries = await sync.ask(
-        FakeNetwork(stream), BOB.peer_id, EXPERIMENT, known or Known({}), wait_s, lambda: signs.append(1)
+        ScriptedNetwork(stream), BOB.peer_id, EXPERIMENT, known or Known({}), wait_s, lambda: signs.append(1)
     )
     assert stream.is_closed
     return entries, signs
 
 
 async def answered(question, find_desk):
-    stream = FakeStream(frame(encode(question, sync.MAX_ASK_BYTES)))
+    stream = ScriptedStream(frame(encode(question, sync.MAX_ASK_BYTES)))
     await sync.answer(stream, find_desk)
     return stream.written
 
@@ -157,19 +117,19 @@ async def test_an_answer_takes_no_more_than_it_tells_of_what_is_lacking(autojump
 async def test_a_plan_is_given_by_its_cid_and_no_other_is_taken(autojump_clock):
     written = await answered(AskPlan(experiment=EXPERIMENT), desk(lambda known: ()))
     assert written == framed(Here(), told(PLAN))
-    found = await sync.ask_plan(FakeNetwork(FakeStream(written)), BOB.peer_id, PLAN.body_cid)
+    found = await sync.ask_plan(ScriptedNetwork(ScriptedStream(written)), BOB.peer_id, PLAN.body_cid)
     assert found.cid == PLAN.cid
     with pytest.raises(Malformed, match="of another experiment"):
-        await sync.ask_plan(FakeNetwork(FakeStream(written)), BOB.peer_id, EXPERIMENT)
+        await sync.ask_plan(ScriptedNetwork(ScriptedStream(written)), BOB.peer_id, EXPERIMENT)
     with pytest.raises(Malformed, match="did not give"):
-        await sync.ask_plan(FakeNetwork(FakeStream(framed(Here()))), BOB.peer_id, EXPERIMENT)
+        await sync.ask_plan(ScriptedNetwork(ScriptedStream(framed(Here()))), BOB.peer_id, EXPERIMENT)
 
 
 async def test_members_tell_where_others_are(autojump_clock):
     where = Where(peer=ANN.peer_id, addresses=("/ip4/192.0.2.7/tcp/4701",))
     written = await answered(AskMembers(experiment=EXPERIMENT), desk(lambda known: (), where=lambda: [where]))
     assert written == framed(Here(), where)
-    assert await sync.ask_members(FakeNetwork(FakeStream(written)), BOB.peer_id, EXPERIMENT) == [where]
+    assert await sync.ask_members(ScriptedNetwork(ScriptedStream(written)), BOB.peer_id, EXPERIMENT) == [where]
 
 
 async def test_an_entry_that_its_author_did_not_sign_is_refused(autojump_clock):
@@ -195,7 +155,7 @@ async def test_an_answer_that_is_cut_off_garbled_or_of_another_kind_is_refused(a
 
 
 async def test_a_silent_asker_does_not_keep_a_stream_for_ever(autojump_clock):
-    class Silent(FakeStream):
+    class Silent(ScriptedStream):
         async def read(self, max_bytes):
             await trio.sleep_forever()
 

@@ -16,54 +16,14 @@ from protocols.workspaces import sync
 from protocols.workspaces.sync import Ask, AskContent, AskMembers, AskRoot, Content, Desk, Known
 from storage.cid import DAG_CBOR, RAW, Cid
 from storage.keys import Identity
+from tests.protocols.scripted import BOB, ScriptedNetwork, ScriptedStream, framed, told
 
-ANN, BOB = Identity(b"a" * 32), Identity(b"b" * 32)
+ANN = Identity(b"a" * 32)
 ROOT = make_entry(ANN, "workspace", "workspaces", 0, [], {})
 WORKSPACE = Cid.of(b"workspace", DAG_CBOR)
 BACKWARDS = tuple(sorted((ANN.peer_id, BOB.peer_id), reverse=True))
 HEADS = (Cid.of(b"head", DAG_CBOR),)
 ENTRIES = [make_entry(ANN, "join", f"workspaces/{WORKSPACE}", number, [], {}) for number in range(3)]
-
-
-class FakeStream:
-    """A stream whose other end has said everything already."""
-
-    peer, protocol = BOB.peer_id, sync.PROTOCOL
-
-    def __init__(self, said=b""):
-        self.said, self.written, self.is_closed = said, b"", False
-
-    async def read(self, max_bytes):
-        await trio.lowlevel.checkpoint()
-        piece, self.said = self.said[:max_bytes], self.said[max_bytes:]
-        return piece
-
-    async def write(self, data):
-        await trio.lowlevel.checkpoint()
-        self.written += data
-
-    async def finish(self):
-        pass
-
-    async def aclose(self):
-        self.is_closed = True
-
-
-class FakeNetwork:
-    def __init__(self, stream):
-        self.stream = stream
-
-    async def open_stream(self, peer, protocols):
-        assert protocols == [sync.PROTOCOL]
-        return self.stream
-
-
-def framed(*messages):
-    return b"".join(frame(encode(message, MAX_TOLD_BYTES)) for message in messages)
-
-
-def told(entry):
-    return Told(entry=entry.block, body=entry.body_block)
 
 
 def desk(since, news=trio.sleep_forever, where=tuple):
@@ -72,18 +32,20 @@ def desk(since, news=trio.sleep_forever, where=tuple):
 
 async def asked(*said, known=None, wait_s=0.0, tail=b""):
     signs = []
-    answer = await asked_of(FakeStream(framed(*said) + tail), known, wait_s, lambda: signs.append(1))
+    answer = await asked_of(ScriptedStream(framed(*said) + tail), known, wait_s, lambda: signs.append(1))
     return answer.entries, signs
 
 
 async def asked_of(stream, known=None, wait_s=0.0, on_here=lambda: None, **more):
-    answer = await sync.ask(FakeNetwork(stream), BOB.peer_id, WORKSPACE, known or Known({}), wait_s, on_here, **more)
+    answer = await sync.ask(
+        ScriptedNetwork(stream), BOB.peer_id, WORKSPACE, known or Known({}), wait_s, on_here, **more
+    )
     assert stream.is_closed
     return answer
 
 
 async def answered(question, find_desk):
-    stream = FakeStream(frame(encode(question, sync.MAX_ASK_BYTES)))
+    stream = ScriptedStream(frame(encode(question, sync.MAX_ASK_BYTES)))
     await sync.answer(stream, find_desk)
     return stream.written
 
@@ -153,7 +115,7 @@ async def test_of_a_history_without_end_no_more_is_taken_than_one_answer_holds(a
 
 
 async def test_nor_of_an_answer_without_end(autojump_clock):
-    class Endless(FakeStream):
+    class Endless(ScriptedStream):
         n_read = 0
 
         async def read(self, max_bytes):
@@ -173,7 +135,7 @@ async def test_nor_of_an_answer_without_end(autojump_clock):
 
 async def test_what_was_heard_of_another_meanwhile_is_not_verified_once_more(autojump_clock):
     other = Told(entry=ENTRIES[0].block, body=b"not looked at")
-    answer = await asked_of(FakeStream(framed(Here(), other, told(ENTRIES[1]))), is_known=ENTRIES[0].cid.__eq__)
+    answer = await asked_of(ScriptedStream(framed(Here(), other, told(ENTRIES[1]))), is_known=ENTRIES[0].cid.__eq__)
     assert answer.known == [ENTRIES[0].cid] and [entry.cid for entry in answer.entries] == [ENTRIES[1].cid]
     assert answer.n_told == 2
 
@@ -181,19 +143,19 @@ async def test_what_was_heard_of_another_meanwhile_is_not_verified_once_more(aut
 async def test_a_root_is_given_by_its_cid_and_no_other_is_taken(autojump_clock):
     written = await answered(AskRoot(workspace=WORKSPACE), desk(lambda known: ()))
     assert written == framed(Here(), told(ROOT))
-    found = await sync.ask_root(FakeNetwork(FakeStream(written)), BOB.peer_id, ROOT.body_cid)
+    found = await sync.ask_root(ScriptedNetwork(ScriptedStream(written)), BOB.peer_id, ROOT.body_cid)
     assert found.cid == ROOT.cid
     with pytest.raises(Malformed, match="another"):
-        await sync.ask_root(FakeNetwork(FakeStream(written)), BOB.peer_id, WORKSPACE)
+        await sync.ask_root(ScriptedNetwork(ScriptedStream(written)), BOB.peer_id, WORKSPACE)
     with pytest.raises(Malformed, match="did not give"):
-        await sync.ask_root(FakeNetwork(FakeStream(framed(Here()))), BOB.peer_id, WORKSPACE)
+        await sync.ask_root(ScriptedNetwork(ScriptedStream(framed(Here()))), BOB.peer_id, WORKSPACE)
 
 
 async def test_members_tell_where_others_are(autojump_clock):
     where = Where(peer=ANN.peer_id, addresses=("/ip4/192.0.2.7/tcp/4701",))
     written = await answered(AskMembers(workspace=WORKSPACE), desk(lambda known: (), where=lambda: [where]))
     assert written == framed(Here(), where)
-    assert await sync.ask_members(FakeNetwork(FakeStream(written)), BOB.peer_id, WORKSPACE) == [where]
+    assert await sync.ask_members(ScriptedNetwork(ScriptedStream(written)), BOB.peer_id, WORKSPACE) == [where]
 
 
 async def test_content_is_given_to_members_and_no_other_bytes_are_taken_for_it(autojump_clock):
@@ -206,7 +168,9 @@ async def test_content_is_given_to_members_and_no_other_bytes_are_taken_for_it(a
         return Desk(ROOT, lambda known: (), trio.sleep_forever, tuple, content)
 
     async def take(cid, *said):
-        return await sync.ask_content(FakeNetwork(FakeStream(framed(Here(), *said))), BOB.peer_id, WORKSPACE, cid)
+        return await sync.ask_content(
+            ScriptedNetwork(ScriptedStream(framed(Here(), *said))), BOB.peer_id, WORKSPACE, cid
+        )
 
     asked_for = [await answered(AskContent(workspace=WORKSPACE, cid=cid), find_desk) for cid in there]
     assert asked_for == [framed(Here(), Content(data=b"content")), framed(Here())]
