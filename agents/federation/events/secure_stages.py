@@ -241,11 +241,13 @@ class Stages:
         return tuple(sorted(said.author for said in map(self._book.get, close.submissions) if said is not None))
 
     def gather_of(self, close: Close) -> Said | None:
-        """The one sound list of shares that all of a close's updates are masked with, or None."""
+        """The one sound list of shares that all of a close's updates are masked with, or None.
+
+        One that is not known here is in no list: it would pass for dropped out, and its mask be laid open.
+        """
         links = {
-            said.event.gather
+            said.event.gather if said is not None and isinstance(said.event, Submit) else None
             for said in map(self._book.get, close.submissions)
-            if said is not None and isinstance(said.event, Submit)
         }
         found = next((one for one in self.gathers("shares") if {one.cid} == links), None)
         return found if found is not None and set(self.active(close)) <= set(self.authors(found)) else None

@@ -233,8 +233,13 @@ class Member(Coordinator):
         return self._coordinate(number, now_s) or (self._take_part(number, now_s) if self._me in selected else [])
 
     def _finish(self, number: int, final: Said) -> list[Action]:
-        """A close is final: unmask what it adds up, where it is masked, and compute."""
+        """A close is final: unmask what it adds up, where it is masked, and compute.
+
+        Over half knew what it lists; here some of that may come later, for an answer holds no more than a part.
+        """
         close = cast(Close, final.event)
+        if any(self.book.get(link) is None for link in close.submissions):
+            return []
         if self.book.secure is not None and not close.void:
             stages = Stages(self.book, number)
             if self._me in stages.active(close) and stages.own(self._me, Unmask) is None:

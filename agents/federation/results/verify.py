@@ -86,8 +86,9 @@ def recompute(
     base, states = tensors_before(book, number, files)
     submitted = []
     for link in close.submissions:
-        said = cast(Said, book.get(link))
-        submit = cast(Submit, said.event)
+        said = book.get(link)
+        if said is None or not isinstance(submit := said.event, Submit):
+            raise NotFound(f"the submission {link} is not known")
         submitted.append(
             Submitted(said.author, submit, files.path(submit.update), staleness(book, number, submit, files))
         )

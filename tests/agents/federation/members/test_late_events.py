@@ -1,0 +1,85 @@
+"""Events come in parts, and whoever passes them on may keep some back: nobody is stopped by that, and nobody blamed."""
+
+from pathlib import Path
+
+import pytest
+
+from agents.federation.events.book import Book
+from agents.federation.events.secure_stages import Stages
+from agents.federation.members.actions import Action, Compute, Fetch
+from agents.federation.members.member import Member
+from agents.federation.results.verify import recompute
+from protocols.entry import Entry
+from protocols.rounds import Close, Result, Score, Submit, Unmask, Vote
+from storage.cid import Cid
+from storage.errors import NotFound
+from tests.agents.federation.members.test_member import LONG_S, begin, is_done
+from tests.agents.federation.results.test_missing_events import NoFiles
+from tests.agents.federation.secure.test_secure_rounds import secure
+from tests.agents.federation.village import Village, Villager
+
+
+class AnyFile(NoFiles):
+    """All are here."""
+
+    def path(self, cid: Cid) -> Path:
+        return Path(str(cid))
+
+
+def worked(member: Member, actions: list[Action]) -> list[Action]:
+    """What is left to be done once all is brought here."""
+    left = []
+    while actions:
+        action = actions.pop()
+        if isinstance(action, Fetch):
+            actions += member.fetched(action.submission, LONG_S)
+        else:
+            left.append(action)
+    return left
+
+
+def test_a_round_is_computed_once_all_is_known_that_its_close_lists(tmp_path: Path) -> None:
+    """As when an answer with all that one missed ends before what somebody submitted."""
+    village = begin(1, n_rounds=1)
+    village.run(LONG_S, lambda: is_done(village))
+    told = [one for one in village.villagers[0].book.entries() if one.kind not in (Result.kind, Score.kind)]
+    last = village.villagers[3].identity.peer_id
+    first_part = [one for one in told if one.author != last or one.kind not in (Submit.kind, Vote.kind)]
+    member = Member(village.villagers[1].identity, Book(village.plan))
+    actions, _ = member.receive(first_part, LONG_S)
+    final = member.book.final(1)
+    assert final is not None and isinstance(final.event, Close) and worked(member, actions) == []
+    with pytest.raises(NotFound, match="the submission"):
+        recompute(member.book, 1, final.event, AnyFile(), tmp_path)
+    actions, _ = member.receive(told, LONG_S)
+    assert [type(action) for action in worked(member, actions)] == [Compute]
+
+
+def test_under_masks_nobody_answers_for_a_close_before_it_knows_all_that_it_lists() -> None:
+    """Whose submission it does not know would pass for dropped out, and its mask be told; and there is one answer."""
+    village = secure(1, n_rounds=1)
+    author, victim = village.villagers[3], village.villagers[1]
+    take, is_kept_back = village._take, [True]
+
+    def without(sender: Villager, other: Villager, entries: list[Entry]) -> None:
+        if other is victim and is_kept_back[0]:
+            entries = [one for one in entries if (one.kind, one.author) != (Submit.kind, author.identity.peer_id)]
+        take(sender, other, entries)
+
+    village._take = without  # type: ignore[method-assign]
+    village.run(LONG_S, lambda: victim.book.final(1) is not None)
+    village.run(village.now_s + 20.0)
+    assert not victim.book.said_by(victim.identity.peer_id, Unmask)
+    is_kept_back[0] = False
+    village.run(LONG_S, lambda: is_done(village))
+    assert is_done(village) and not blamed(village)
+
+
+def blamed(village: Village) -> tuple[object, ...]:
+    """Who told shares that are none, by what the first knows."""
+    book = village.villagers[0].book
+    final = book.final(1)
+    assert final is not None and isinstance(final.event, Close)
+    unmasking = Stages(book, 1).unmasking(final)
+    assert unmasking is not None and len(unmasking.answers) >= book.threshold(1)
+    return unmasking.liars
