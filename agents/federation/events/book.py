@@ -102,6 +102,7 @@ class Book(Attendance):
         if entry.sequence >= MAX_EVENTS_OF_AUTHOR:
             raise Malformed(f"{entry.author} has said {MAX_EVENTS_OF_AUTHOR} things: no more are taken")
         said = self._read(entry, self.experiment)
+        height = self._histories.height(said.author)
         is_first = self._histories.add(said)
         self._said[entry.cid] = said
         self._n_said[said.author] += 1
@@ -114,7 +115,8 @@ class Book(Attendance):
             self.complaints[said.cid] = None
         is_harmless = self._is_harmless(said)
         is_suspect = self._suspicions.rises(said, is_first=is_first)
-        if is_suspect or not is_harmless:
+        is_gap_filled = self._histories.height(said.author) > height + 1
+        if is_suspect or is_gap_filled or not is_harmless:
             self.answers.forget()
         return said
 

@@ -24,6 +24,10 @@ class Known(Protocol):
         """Whose history forks, with the two events."""
         ...
 
+    def height(self, author: PeerId) -> int:
+        """How many events in a row, from the first on, are known of an author."""
+        ...
+
     def said_by(self, author: PeerId, kind: type[E]) -> list[tuple[Said, E]]:
         """An author's events of one kind."""
         ...
@@ -75,7 +79,7 @@ def breach(book: Known, peer: PeerId) -> tuple[Said, Said] | None:
     for said, vote in book.said_by(peer, Vote):
         bonds.setdefault(vote.round, []).append(said)
     for number in sorted(bonds):
-        if pair := faithless(bonds[number]):
+        if pair := faithless(bonds[number], book.height(peer)):
             return pair
     receipts = in_order(book.said_by(peer, Receipt))
     for said, close in sorted(book.said_by(peer, Close), key=rank_of_pair):

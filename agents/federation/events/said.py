@@ -71,14 +71,18 @@ def alike(closes: Iterable[tuple[Said, Close]], close: Close) -> set[Cid]:
     return {said.cid for said, one in closes if (one.submissions, one.noise, bool(one.void)) == what}
 
 
-def faithless(said: Iterable[Said]) -> tuple[Said, Said] | None:
+def faithless(said: Iterable[Said], height: int) -> tuple[Said, Said] | None:
     """Two events of one member in one round that break a promise, or a promise that hides what it countersigned.
 
     An honest one countersigns in no term below one that it promised to, and names the last that it did countersign.
+    height: how many of its events are known in a row. Beyond them a vote that is not known here may be that last one:
+    else whoever passes on the rest without it would prove the honest false.
     """
     voted: tuple[int, Said] | None = None
     promised: tuple[int, Said] | None = None
-    for one in sorted(said, key=rank):
+    ordered = sorted(said, key=rank)
+    known = {None, *(one.cid for one in ordered)}
+    for one in ordered:
         event = one.event
         if isinstance(event, Vote):
             if promised is not None and event.term < promised[0]:
@@ -86,7 +90,8 @@ def faithless(said: Iterable[Said]) -> tuple[Said, Said] | None:
             if voted is None or event.term > voted[0]:
                 voted = (event.term, one)
         elif isinstance(event, Promise):
-            if voted is not None and event.vote != voted[1].cid:
+            is_sure = one.entry.sequence < height or event.vote in known
+            if voted is not None and event.vote != voted[1].cid and is_sure:
                 return voted[1], one
             if promised is None or event.term > promised[0]:
                 promised = (event.term, one)

@@ -121,6 +121,8 @@ def _for_nothing(book: Book) -> Iterator[Finding]:
         first, second = book.get(accusation.first), book.get(accusation.second)
         if first is None or second is None or first.author in broken:
             continue  # what is not known here may prove it
+        if any(one.entry.sequence >= book.height(one.author) for one in (first, second)):
+            continue  # so may what it said before them
         if isinstance(second.event, Complain) and book.complaints.get(second.cid) is None:
             continue
         yield Finding(0, "refuted", f"it accuses {first.author} by two events that prove nothing", said.author)

@@ -9,8 +9,9 @@ from agents.federation.events.breaches import breach
 from agents.federation.events.histories import Histories
 from agents.federation.events.said import Said, read_said
 from protocols.entry import Entry
-from protocols.rounds import Close, Event, Gather, Mix, Open, Promise, Receipt, Start, State, Submit, Vote
+from protocols.rounds import Close, Event, Gather, Join, Mix, Open, Promise, Receipt, Start, State, Submit, Vote
 from storage.cid import Cid
+from storage.keys import PeerId
 from tests.agents.federation.events.test_book import forged
 from tests.agents.federation.village import cid_of, identity, make_plan
 
@@ -135,3 +136,27 @@ def test_a_reader_that_remembers_is_asked_for_each_event() -> None:
 def _said(sequence: int, update: str = "u") -> Said:
     submit = Submit(round=1, base=cid_of("b"), update=cid_of(update, sequence), n_samples=1)
     return read_said(forged(identity(1), sequence, submit, PLAN), PLAN.body_cid)
+
+
+def test_a_promise_that_names_a_vote_which_is_not_known_here_proves_nothing_until_all_before_it_is() -> None:
+    """Whoever passes on what an honest member said, but for its last vote, would else have it break the rules."""
+    who, round_1 = identity(0), {"round": 1, "close": cid_of("close")}
+    first, last = forged(who, 0, Vote(term=0, **round_1), PLAN), forged(who, 2, Vote(term=3, **round_1), PLAN)
+    between, other = Submit(round=1, base=cid_of(), update=cid_of(), n_samples=1), Join()
+    honest = [first, forged(who, 1, between, PLAN), last, forged(who, 3, Promise(round=1, term=6, vote=last.cid), PLAN)]
+    hides = forged(who, 3, Promise(round=1, term=6, vote=cid_of("no vote")), PLAN)
+    assert broken_by(honest[0], honest[3]) == [set(), set()]
+    assert broken_by(honest[3], first, last, honest[1])[-1] == set()
+    assert broken_by(first, last, hides, honest[1])[-2:] == [set(), {who.peer_id}]
+    assert broken_by(last, hides, forged(who, 0, other, PLAN), honest[1])[-2:] == [set(), {who.peer_id}]
+    old = forged(who, 3, Promise(round=1, term=6, vote=first.cid), PLAN)
+    assert broken_by(first, last, old)[-1] == {who.peer_id}
+
+
+def broken_by(*entries: Entry) -> list[set[PeerId]]:
+    """Who broke the rules, after each of these."""
+    book, found = Book(PLAN), []
+    for entry in entries:
+        book.add(entry)
+        found.append(set(book.broken()))
+    return found

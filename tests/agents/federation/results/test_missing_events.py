@@ -16,10 +16,11 @@ from agents.federation.results import verify as verifying
 from agents.federation.results.outcome import Outcome
 from agents.federation.results.verify import Computed, unmasking_of, verify
 from protocols.entry import Entry, make_entry
-from protocols.rounds import Accuse, Close, Score, Vote, content_of, scope_of
+from protocols.rounds import Accuse, Close, Promise, Score, Vote, content_of, scope_of
 from storage.cid import Cid
 from storage.errors import NotFound
 from storage.keys import PeerId
+from tests.agents.federation.events.test_book import forged
 from tests.agents.federation.members.test_hostile_rounds import Hostile
 from tests.agents.federation.members.test_member import LONG_S, begin, is_done
 from tests.agents.federation.secure.test_secure_dealers import LIES, lying, secure
@@ -148,3 +149,22 @@ def test_who_leaves_out_a_forked_member_is_not_to_blame_where_a_fork_and_a_follo
     for half in forks:
         part = [one for one in entries if one not in (half, accusation)]
         assert refuted(village, part) <= {bad.identity.peer_id}
+
+
+def test_who_accuses_a_member_is_not_to_blame_where_what_that_said_in_between_is_left_out() -> None:
+    """By all of it the promise hides a vote, or tells the last one: who knows less cannot say which."""
+    _, plan = make_plan(N)
+    who, accuser, round_1 = identity(1), identity(2), {"round": 1, "close": cid_of("close")}
+    first, last = (forged(who, at, Vote(term=at, **round_1), plan) for at in (0, 1))
+    hides = forged(who, 2, Promise(round=1, term=6, vote=cid_of("another vote")), plan)
+    tells = forged(who, 2, Promise(round=1, term=6, vote=last.cid), plan)
+    for promise, part, blamed in (
+        (hides, [first], set()),
+        (hides, [first, last], {who.peer_id}),
+        (tells, [first], set()),
+        (tells, [first, last], {accuser.peer_id}),
+    ):
+        accusation = forged(accuser, 0, Accuse(first=first.cid, second=promise.cid), plan)
+        book = Book(plan)
+        book.add_all([*part, promise, accusation])
+        assert {one.by for one in verify(book, NoFiles()) if one.verdict == "refuted"} == blamed
