@@ -153,8 +153,15 @@ class Neighbour(Member):
 
     def _take_in(self, number: int, own: Said, now_s: float) -> list[Action]:
         """Bring here what was given, and make the mean of it once all is here that is to be waited for."""
-        if (links := self._told(number, own)) is None:
-            here, since_s = [], self._notice(("state", number), now_s)
+        since_s = self._notice(("state", number), now_s)
+        links = self._told(number, own)
+        if links is not None and not self._fetched.issuperset(links):
+            if now_s < since_s + self.book.plan.deadline_s:
+                lacking = (said for said in map(self.book.get, links) if said and said.cid not in self._fetched)
+                return [action for said in lacking for action in self._ask(self._bring(said))]
+            links = None  # who lists what nobody gives holds up its group no longer
+        if links is None:
+            here = []
             for said in self.views.given_to(self._me, number):
                 fault = self.views.fault_of_state(said)
                 if fault == "" and said.cid not in self._fetched:
@@ -166,24 +173,24 @@ class Neighbour(Member):
                 return []
             here.sort(key=lambda said: (getattr(said.event, "round", 0), said.cid))
             links = tuple(sorted(said.cid for said in here[:MAX_TAKEN]))
-        for link in links:
-            found = self.book.get(link)
-            if link not in self._fetched and found is not None:
-                return self._ask(self._bring(found))
         return self._ask(Average(number, own.cid, links))
 
     def _told(self, number: int, own: Said) -> tuple[Cid, ...] | None:
-        """In a group, what a mate has made its mean of, the own state among it: all of a group then hold one mean."""
+        """In a group, what a mate has made its mean of, the own state among it: all of a group then hold one mean.
+
+        Of several lists one of which all is here, if there is one: a mate may have listed what it gives to nobody.
+        """
         if self.views.gossip.mixing != "moshpit":
             return None
+        given = {one.cid for one in self.views.given_to(self._me, number)}
+        found = []
         for mate in sorted(self.views.neighbours(self._me, number) & self.views.active()):
             said = self.views.mix(mate, number)
             if said is not None and isinstance(said.event, Mix) and own.cid in said.event.states:
-                given = {one.cid for one in self.views.given_to(self._me, number)}
                 links = tuple(link for link in said.event.states if link != own.cid)
-                if set(links) <= given and self.views.fault_of_mix(said) == "":
-                    return links
-        return None
+                if given.issuperset(links) and self.views.fault_of_mix(said) == "":
+                    found.append(links)
+        return next(filter(self._fetched.issuperset, found), found[0] if found else None)
 
     def _has_waited(self, number: int, own: Said, here: list[Said], since_s: float, now_s: float) -> bool:
         if now_s >= since_s + self.book.plan.deadline_s:

@@ -12,6 +12,7 @@ import pytest
 from agents.aggregation.updates import Vector
 from agents.federation.events.book import Book
 from agents.federation.events.said import Said
+from agents.federation.members.actions import Action, Fetch
 from agents.federation.results.neighbours import in_flight, verify_gossip
 from agents.federation.updates.tensors import Layout
 from protocols.entry import Entry, make_entry
@@ -142,6 +143,31 @@ def test_who_dies_for_good_is_waited_for_a_lease_and_no_longer(folder: Path, mix
     spread = np.ptp(np.array(models), axis=0)
     assert (spread < 1.0).all()
     assert "refuted" not in verdicts(crowd)
+
+
+def test_who_lists_in_a_group_what_it_gives_to_nobody_is_waited_for_until_the_deadline(folder: Path) -> None:
+    crowd = begun(folder, "moshpit", n_rounds=2, deadline_s=20.0)
+    crowd.train_s = [5.0] * N
+    crowd.train_s[6] = 2.0
+    carry_out, kept = crowd._do, set[Cid]()
+
+    def keeps_its_own(number: int, entry: Entry) -> None:
+        if (number, entry.kind) == (6, State.kind):
+            kept.add(entry.cid)
+
+    def fails(number: int, actions: list[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Fetch) and action.submission in kept and number != 6:
+                crowd.after(2.0, lambda failed=action: crowd.members[number].failed(failed))  # type: ignore[misc]
+            else:
+                carry_out(number, [action])
+
+    crowd.on_say, crowd._do = keeps_its_own, fails  # type: ignore[method-assign]
+    assert len(ended(crowd, 200.0)) == N and crowd.now_s < 100.0
+    mates = crowd.neighbour(0).views.neighbours(crowd.identities[6].peer_id, 1)
+    lists = [mean.states for n in range(N) if crowd.identities[n].peer_id in mates and (mean := crowd.mean(n, 1))]
+    assert [len(one) for one in lists] == [2, 2] and lists[0] == lists[1]
+    assert verdicts(crowd) == {"proved"}
 
 
 def test_a_straggler_is_waited_for_until_the_deadline_and_its_mass_is_taken_late(folder: Path) -> None:
