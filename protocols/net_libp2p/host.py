@@ -41,6 +41,7 @@ from protocols.net_libp2p.addresses import SystemResolver, expand, is_public, pa
 from protocols.net_libp2p.circuits import Circuits
 from protocols.net_libp2p.muxer import Muxer
 from protocols.net_libp2p.observed import Observed
+from protocols.net_libp2p.places import Places
 from protocols.net_libp2p.private import PrivateConnection
 from protocols.net_libp2p.secure import Noise
 from protocols.net_libp2p.sockets import Sockets
@@ -92,6 +93,7 @@ def build_host(
             min_connections=MIN_DIALLED,
         ),
         addrs_factory=expand,
+        resource_manager=Places(),
         psk=flock_key,  # it is only handed on, to what stands in for `new_protected_conn`
         disable_identify_address_discovery=True,
     )
