@@ -27,6 +27,8 @@ LONGEST_RETRY_S: Final = 15.0
 ASK_GAP_S: Final = 0.2  # between two questions to one member
 LONGEST_GAP_S: Final = 60.0  # the same where no leases go by, and for a while there has been nothing new
 MEET_S: Final = 3.0  # between two questions to one member for where others are
+DIALS_AT_ONCE: Final = 16  # to members: others tell where they are, and may make this node call at who knows whose door
+ABSENT_GAP_S: Final = 0.05  # between two dials to all who are away together, at least
 
 
 class Asking:
@@ -45,6 +47,7 @@ class Asking:
         self._followed: set[PeerId] = set()
         self._reached: set[PeerId] = set()
         self._rests: dict[PeerId, trio.Event] = {}
+        self._dials: Final = trio.CapacityLimiter(DIALS_AT_ONCE)
         self._where: Final = Whereabouts()
         self._met_s: dict[PeerId, float] = {}
         self._n_stirred = 0
@@ -110,7 +113,8 @@ class Asking:
                 self._reached.discard(peer)
                 if isinstance(error, Remote) and error.code in ("malformed", "too_big", "forged"):
                     self._ports.emit("peer_misbehaved", by=peer, code=error.code)
-                pause_s, wait_s = wait_s, min(2 * wait_s, self._longest_retry_s)
+                n_absent = len(self._followed) - len(self._reached)
+                pause_s, wait_s = max(wait_s, n_absent * ABSENT_GAP_S), min(2 * wait_s, self._longest_retry_s)
             await self._rest(peer, pause_s)
         self._followed.discard(peer)
         self._reached.discard(peer)
@@ -137,8 +141,9 @@ class Asking:
         network = self._ports.network
         if peer not in network.peers():
             addresses = await trio.to_thread.run_sync(self._ports.catalog.peers.addresses, peer)
-            with trio.fail_after(telling.OPEN_TIMEOUT_S):
-                await network.connect(PeerInfo(peer, self._where.next_of(peer, addresses)))
+            async with self._dials:
+                with trio.fail_after(telling.OPEN_TIMEOUT_S):
+                    await network.connect(PeerInfo(peer, self._where.next_of(peer, addresses)))
 
         def on_here() -> None:
             self._reached.add(peer)

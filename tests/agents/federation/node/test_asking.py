@@ -6,6 +6,10 @@ import pytest
 import trio
 
 from agents.federation.node import service
+from agents.federation.node.asking import ABSENT_GAP_S, DIALS_AT_ONCE
+from protocols.errors import DialFailed
+from protocols.net import PeerInfo
+from storage.keys import Identity
 from tests.agents.federation.node.test_service import Home, connected, homes, until, village
 
 __all__ = ["homes"]
@@ -65,3 +69,30 @@ async def test_what_was_never_started_is_asked_of_ever_less_and_its_start_is_hea
             there = bob.rounds.get(one.cid).book
             await until(lambda there=there: there.start() is not None, limit_s=1.0)
             await one.do(lambda now_s, one=one: one.member.cancel("enough"))
+
+
+async def test_a_crowd_that_is_away_has_this_node_call_at_few_doors_at_a_time(
+    homes: list[Home], monkeypatch: pytest.MonkeyPatch, autojump_clock: Any
+) -> None:
+    """A plan may name a thousand who never were, and a member tell of each that it is where somebody else is."""
+    crowd = [Identity(number.to_bytes(32)).peer_id for number in range(1, 201)]
+    me = homes[0].identity.peer_id
+    members = tuple(sorted((me, *crowd)))
+    plan = homes[0].plan(homes, members=members, deputies=(me,), lease_s=0.1, min_participants=1)
+    n_now, n_most, n_all = 0, 0, 0
+
+    async def connect(info: PeerInfo) -> None:
+        nonlocal n_now, n_most, n_all
+        n_now, n_all = n_now + 1, n_all + 1
+        n_most = max(n_most, n_now)
+        await trio.sleep(0.2)
+        n_now -= 1
+        raise DialFailed(f"{info.peer} is not there")
+
+    async with homes[0].running():
+        monkeypatch.setattr(homes[0].node.network, "connect", connect)
+        one = await homes[0].rounds.follow(plan)
+        await one.do(one.member.join)
+        await one.do(one.member.start)
+        await trio.sleep(300.0)
+    assert n_most == DIALS_AT_ONCE and n_all < 1.1 * 300.0 / ABSENT_GAP_S
