@@ -45,6 +45,7 @@ class Bringing:
     _reached: set[PeerId]
     _fetched_bytes: int
     _came_bytes: dict[Cid, int]  # by file: of its blocks, what came from members, in all tries since the start
+    _fetches: dict[Cid, trio.Lock]  # by file: two fetches would each count the same block as come
 
     async def bring_result(self, result: Cid) -> Document:
         """A result's document, tensors and states. Raises: NoProviders, TimedOut, BadTensors, StorageError."""
@@ -108,8 +109,11 @@ class Bringing:
 
         Raises: NoProviders, TimedOut, Tampered, TooBig, Malformed, BadTensors, StorageError.
         """
-        if await trio.to_thread.run_sync(self.keep.is_held, cid):
-            return
+        async with self._fetches.setdefault(cid, trio.Lock()):
+            if not await trio.to_thread.run_sync(self.keep.is_held, cid):
+                await self._fetch_file(cid, max_bytes, readers)
+
+    async def _fetch_file(self, cid: Cid, max_bytes: int, readers: tuple[PeerId, ...] | None) -> None:
         with self._ports.store.lease():
             fetch = partial(
                 fetch_dag,

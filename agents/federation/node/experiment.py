@@ -115,6 +115,7 @@ class Experiment(Bringing, Asking, Trainee):
         self._trouble = ""
         self._fetched_bytes = 0
         self._came_bytes: dict[Cid, int] = {}
+        self._fetches: dict[Cid, trio.Lock] = {}
         self._sizes: dict[Cid, int] = {}
         self._bounds: dict[Cid, float] = {}
         self._restore(entries)

@@ -116,6 +116,27 @@ async def test_what_came_from_members_is_handed_out_and_in_parts_too(
         assert all(found.has(cid) for cid in (root.cid, *(leaf.cid for leaf in leaves))) and not found.has(own)
 
 
+async def test_a_private_block_is_not_handed_out_because_its_file_was_fetched_by_several_at_a_time(
+    homes: list[Home],
+    tmp_path: Path,
+    autojump_clock: Any,
+) -> None:
+    """A plan's first tensors are brought for each update. What came once counts once."""
+    ada, _, cleo = homes
+    async with village(homes):
+        ada.node.ports.store.put_many([diary := MadeBlock.of(b"dear diary", RAW)])
+        leaves = [MadeBlock.of(bytes([number]) * 64, RAW) for number in range(1, 7)]
+        bait = file_of([*leaves, diary])
+        cleo.node.ports.store.put_many([bait, *leaves], Visibility.PUBLIC)
+        one = await ada.rounds.follow(ada.plan(homes, initial=bait.cid))
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(one.fetch_file, bait.cid)
+        assert one.keep.is_held(bait.cid)
+        _, found = await packed_by(ada, one, tmp_path / "all.car")
+        assert not found.has(diary.cid) and not found.has(bait.cid)
+
+
 async def test_who_checks_keeps_nothing_of_what_it_computes(
     homes: list[Home],
     autojump_clock: Any,
