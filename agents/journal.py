@@ -161,8 +161,9 @@ class EntryJournal:
         return self._n_bytes
 
     def close(self) -> None:
-        """Let go of the file."""
-        os.close(self._fd)
+        """Let go of the file. What is written behind that fails: another file has its number by then."""
+        fd, self._fd = self._fd, -1
+        os.close(fd)
 
 
 def read(data: bytes) -> Iterator[tuple[Entry, int]]:

@@ -16,7 +16,7 @@ from agents.federation.files.archive import Packed, Unpacked, pack, unpack
 from agents.federation.files.audit import audit, verdict_of
 from agents.federation.files.needs import needed, noises
 from agents.federation.files.possession import possession
-from agents.federation.files.shelf import Shelf
+from agents.federation.files.shelf import LetGo, Shelf
 from agents.federation.node.experiment import Experiment
 from agents.federation.node.planning import (
     BadPlan,
@@ -231,7 +231,7 @@ async def join(node: "Node", params: "fl.JoinIt") -> "fl.Joined":
             raise Unfit(
                 f"nobody trains in it any more ({state_of(one.book)}); this node follows: covey fl status {cid}"
             )
-        await node.rounds.follow(entry, data, params.rank)
+        one = await node.rounds.follow(entry, data, params.rank)
         await _let_in(one, node.identity.peer_id)
     joined = one.book.joins_now().get(node.identity.peer_id)
     if data is not None and (joined is None or cast(Join, joined.event).has != has):
@@ -426,10 +426,10 @@ def _read_car(node: "Node", path: Path) -> Unpacked:
 
 @contextmanager
 def _as_far_as_it_can_be_had() -> "Iterator[None]":
-    """What cannot be brought is told as not decidable, or left out; that there is no room for it is an error."""
+    """What cannot be brought is told as not decidable, or left out; that nothing can be is an error."""
     try:
         yield
-    except (StoreFull, DiskFull):
+    except (StoreFull, DiskFull, LetGo):
         raise
     except (AgentError, Remote, StorageError, trio.TooSlowError):
         pass
@@ -438,7 +438,7 @@ def _as_far_as_it_can_be_had() -> "Iterator[None]":
 async def bring_all(one: Experiment, report: "Report", me: PeerId | None = None) -> None:
     """Fetch what verifying needs and is not here, as far as members have it, and `me` is one to whom it is sealed.
 
-    Raises: StoreFull, DiskFull.
+    Raises: StoreFull, DiskFull, LetGo.
     """
     if one.is_let_out:
         return  # nobody gives it anything any more
@@ -479,7 +479,10 @@ async def export(node: "Node", params: "fl_proof.Export", report: "Report") -> "
 
 
 async def bring_results(one: Experiment) -> None:
-    """Fetch the results of the rounds that have one, as far as members have them. Raises: StoreFull, DiskFull."""
+    """Fetch the results of the rounds that have one, as far as members have them.
+
+    Raises: StoreFull, DiskFull, LetGo.
+    """
     for number in range(1, one.book.current()):
         result = one.book.result(number)
         if result is not None and result != one.plan.initial:

@@ -102,6 +102,7 @@ STATUSES: Final = {
     "unknown_name": 404,
     "unknown_chat": 404,
     "unknown_experiment": 404,
+    "let_go": 404,
     "unknown_workspace": 404,
     "unknown_agent": 404,
     "unknown_memory": 404,

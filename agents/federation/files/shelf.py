@@ -2,11 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Container, Iterable
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 from agents.adapters.ports import Ports
+from agents.errors import AgentError
 from agents.federation.files.possession import possession
 from agents.federation.results.outcome import read_document
 from agents.federation.results.verify import Computed
@@ -25,6 +28,15 @@ SLACK_BYTES: Final = 1 << 20
 MAX_TENSORS_BYTES: Final = 64 << 30  # where the base's own size is not known
 Readers = tuple[PeerId, ...]
 _NO_FILE: Final = (NotAFile, NotUnixfs, InvalidBlock, InvalidName, TooLarge)
+
+
+class LetGo(AgentError):
+    """The experiment was let go of here meanwhile. To take part again: covey fl join CID --from PEER."""
+
+    code = "let_go"
+
+    def __init__(self) -> None:
+        super().__init__("this node has let go of the experiment meanwhile")
 
 
 def pins_of(experiment: Cid) -> tuple[str, str]:
@@ -112,6 +124,20 @@ class Keep:
         """Who is shown things now: whom the plan names, and who is in the round at hand (`grants.readers`)."""
         self.ever: Collection[PeerId] = plan.members
         """Who can have been shown things for this experiment. Others whom a file is shown to have it by another way."""
+        self._lock: Final = Lock()
+        self._is_let_go = False
+
+    def let_go(self) -> None:
+        """From now on nothing is held or shown for it any more, whoever is at work with it."""
+        with self._lock:
+            self._is_let_go = True
+
+    @contextmanager
+    def _while_kept(self) -> Iterator[None]:
+        with self._lock:
+            if self._is_let_go:
+                raise LetGo
+            yield
 
     def own_update(
         self, path: Path, charge: Callable[[Cid], None] = lambda cid: None, readers: Readers | None = None
@@ -177,7 +203,8 @@ class Keep:
         """Keep what was computed here, and show it."""
         with self._ports.store.lease():
             self._ports.store.put_many([MadeBlock(found.result, found.data)])
-            self._ports.pins.add(found.result, self.pin, PinKind.DIRECT, PinState.COMPLETE)
+            with self._while_kept():
+                self._ports.pins.add(found.result, self.pin, PinKind.DIRECT, PinState.COMPLETE)
             for cid in (found.tensors, *found.states):
                 self.hold(cid)
                 self.note_own(cid)
@@ -226,15 +253,19 @@ class Keep:
             raise BadTensors(f"{cid} is a file of {n_bytes:,} bytes, and {max_bytes:,} are the most here")
 
     def hold(self, cid: Cid) -> None:
-        """Pin a whole file that is here."""
-        self._ports.pins.add(cid, self.pin, PinKind.RECURSIVE, PinState.COMPLETE)
+        """Pin a whole file that is here. Raises: LetGo."""
+        with self._while_kept():
+            self._ports.pins.add(cid, self.pin, PinKind.RECURSIVE, PinState.COMPLETE)
 
     def note_own(self, cid: Cid) -> None:
         """Note that a file became the experiment's here: made for it, out of a seal, or come whole from its members.
 
         What is held is not that by itself: a file that was here before is held, too, when a member names it.
+
+        Raises: LetGo.
         """
-        self._ports.pins.add(cid, self.own_pin, PinKind.RECURSIVE, PinState.COMPLETE)
+        with self._while_kept():
+            self._ports.pins.add(cid, self.own_pin, PinKind.RECURSIVE, PinState.COMPLETE)
 
     def may_hand_out(self, cid: Cid, claims: Container[bytes], readers: Readers | None = None) -> bool:
         """May a file stand in what is handed out of the experiment, because its events name it? As `may_pass_on`.
@@ -264,9 +295,10 @@ class Keep:
     def _publish(self, cid: Cid, readers: Readers, without: Iterable[Cid] = ()) -> None:
         """Show it to these, and take it from no one else's: a workspace or another experiment may have it too."""
         roots = self._ports.roots
-        if roots.level(cid) < Visibility.PUBLIC:
-            others = roots.members(cid).difference(self.ever)
-            roots.publish(cid, Visibility.MEMBERS, others.union(readers), without)
+        with self._while_kept():
+            if roots.level(cid) < Visibility.PUBLIC:
+                others = roots.members(cid).difference(self.ever)
+                roots.publish(cid, Visibility.MEMBERS, others.union(readers), without)
 
     def may_pass_on(self, cid: Cid, claims: Container[bytes], readers: Readers | None = None) -> bool:
         """May a file that somebody else named be shown to the members? `claims`: what they gave to show they have it.

@@ -21,7 +21,7 @@ from agents.federation.events.book import Book
 from agents.federation.events.grants import is_let_out
 from agents.federation.files.bringing import Bringing
 from agents.federation.files.needs import named, older
-from agents.federation.files.shelf import Keep, Shelf, limit_of, moved_bounds, sizes_of
+from agents.federation.files.shelf import Keep, LetGo, Shelf, limit_of, moved_bounds, sizes_of
 from agents.federation.files.turns import Turns
 from agents.federation.members.actions import (
     Action,
@@ -200,6 +200,12 @@ class Experiment(Bringing, Asking, Trainee):
     async def do(self, wish: Callable[[float], list[Action]]) -> None:
         """Let the core act on its user's wish; what it says is durable when this returns. Raises: StorageError."""
         await self._step(wish)
+
+    async def let_go(self) -> None:
+        """Say, hold and show nothing any more, whoever is at work with it: they are told so by what they do next."""
+        async with self._lock:
+            self._failure = self._failure or LetGo()
+        await trio.to_thread.run_sync(self.keep.let_go)
 
     async def news(self) -> None:
         """Return when something was said or heard."""

@@ -182,6 +182,7 @@ class Rounds:
                     life = self._lives.pop(cid)
                     life.scope.cancel()
                     await life.over.wait()
+                    await one.let_go()
                     self._journals.pop(cid).close()
                 found = await trio.to_thread.run_sync(clear, self._ports, self._folder, cid, self._holders())
         self._ports.emit("experiment_forgotten", experiment=str(cid), title=one.plan.title if one is not None else "")

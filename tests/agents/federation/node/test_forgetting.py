@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import trio
 
+from agents.federation.files.shelf import LetGo
 from agents.federation.node import forgetting, service
 from agents.federation.node.service import TooManyExperiments, UnknownExperiment
-from storage.blockstore import Visibility
-from storage.cid import Cid
+from protocols.bitswap.shell import offer
+from storage.blockstore import MadeBlock, Visibility
+from storage.cid import RAW, Cid
 from storage.pins import PinKind, PinState
 from tests.agents.federation.node.test_service import Home, begun, connected, homes, until, village
 
@@ -100,6 +102,34 @@ async def test_one_that_went_halfway_goes_the_whole_way_later(
             assert cleo.node.ports.roots.list() == []
             with pytest.raises(UnknownExperiment):
                 await cleo.rounds.forget(cid)
+
+
+async def test_who_is_at_work_with_what_goes_is_told_so_and_leaves_nothing_of_it(
+    homes: list[Home], autojump_clock: Any
+) -> None:
+    """A user verifies, and lets go of it from elsewhere; what comes then is nobody's to hold, and no event to sign."""
+    ada, _, cleo = homes
+    async with village(homes):
+        one = await ada.rounds.follow(ada.plan(homes), ada.data)
+        update = MadeBlock.of(b"an update", RAW)
+        async with trio.open_nursery() as nursery:
+
+            async def bring() -> None:
+                with pytest.raises(LetGo):
+                    await one.fetch_file(update.cid)
+
+            nursery.start_soon(bring)
+            await trio.sleep(1.0)
+            await ada.rounds.forget(one.cid)
+            cleo.node.ports.store.put_many([update], Visibility.PUBLIC)
+            await offer(cleo.node.ports.exchange, [update.cid])
+        assert ada.node.ports.store.has(update.cid) and left(ada, one.cid) == set()
+        with pytest.raises(LetGo):
+            await one.do(one.member.join)
+        for act in (one.keep.hold, one.keep.note_own, one.keep.show):
+            with pytest.raises(LetGo):
+                act(update.cid)
+        assert left(ada, one.cid) == set() and not ada.node.ports.roots.list()
 
 
 async def test_one_that_went_halfway_is_followed_anew(

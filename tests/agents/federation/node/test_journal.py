@@ -186,3 +186,14 @@ def test_a_torn_tail_that_cannot_be_put_aside_for_now_loses_no_history(tmp_path:
     [(_, journal, found)] = Journal.load(tmp_path)
     journal.close()
     assert [one.cid for one in found] == [one.cid for one in entries] and path.read_bytes() == whole
+
+
+def test_what_is_written_behind_its_end_goes_into_no_other_file(tmp_path: Path, entries: list[Entry]) -> None:
+    """The system gives the number of a file that was closed to the next one that is opened."""
+    journal = Journal.create(tmp_path / "journal", entries[0])
+    journal.close()
+    with (tmp_path / "other").open("w+b", buffering=0) as other:
+        other.write(bytes(4096))
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            journal.append(entries[1:])
+        assert (tmp_path / "other").read_bytes() == bytes(4096)
