@@ -21,7 +21,7 @@ from libp2p.stream_muxer.exceptions import (
     MuxedStreamReset,
 )
 
-from protocols.errors import Malformed, Remote, TooBig
+from protocols.errors import Malformed, Remote, StreamBroken, TooBig
 from protocols.yamux.connection import CLOSE_S, MESSAGE_BYTES, Connection, Event, Opened
 from protocols.yamux.memory import Memory
 from protocols.yamux.stream import Stream
@@ -142,7 +142,7 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
         self.event_closed = trio.Event()
         self.streams: dict[int, MuxedStream] = {}
         self._is_initiator = secured_conn.is_initiator if is_initiator is None else is_initiator
-        self._core = Connection(self._is_initiator, _MEMORY, trio.current_time())
+        self._core = Connection(self._is_initiator, _MEMORY, trio.current_time(), self._give_way)
         self._arrived: dict[int, MuxedStream] = {}  # not accepted yet
         self._arrival = trio.Event()
         self._work = trio.Event()  # for the sender
@@ -379,6 +379,10 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
         log.info("connection_broken", peer=str(self.peer_id), code=error.code, error=str(error))
         if self._nursery is not None and not self.event_shutting_down.is_set():
             self._nursery.start_soon(self.close)
+
+    def _give_way(self) -> None:
+        """All connections hold too much unread data, and this one the most: nobody's fault, for it was granted."""
+        self._break(StreamBroken("this node has too much to read, and the most of this peer"), is_abuse=False)
 
     def _end(self) -> None:
         self.event_shutting_down.set()

@@ -10,6 +10,7 @@ Each message that goes out fills at most one noise message, frames never straddl
 
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from protocols.bucket import Bucket
@@ -73,15 +74,20 @@ class Connection:
     Attributes:
         streams: Those that are not over, by number.
         is_going: The peer has said that it goes away: no stream can be opened any more.
+        is_over: Nothing is taken in any more; what is left to be said is the end.
         rtt_s: How long a ping took; `math.inf` before the first answer.
     """
 
-    def __init__(self, is_client: bool, memory: Memory, now_s: float) -> None:
+    def __init__(
+        self, is_client: bool, memory: Memory, now_s: float, on_giving_way: Callable[[], None] = lambda: None
+    ) -> None:
+        """`on_giving_way`: called when the connection is over because all hold too much, and it the most."""
         self.streams: dict[int, Stream] = {}
         self.is_going = False
         self.rtt_s = math.inf
         self._is_client = is_client
-        self._account = Account(memory)
+        self._account = Account(memory, self._give_way)
+        self._on_giving_way = on_giving_way
         self._next_number = 1 if is_client else 2
         self._highest_of_peer = 0
         self._n_inbound = 0
@@ -100,7 +106,7 @@ class Connection:
         self._ping_s = -math.inf  # when the last ping went out
         self._is_waiting = False  # for its answer
         self._n_pings = 0
-        self._is_over = False
+        self.is_over = False
 
     # --- what comes in
 
@@ -167,7 +173,7 @@ class Connection:
             raise Malformed(f"a peer opened stream {number}, which is not its own or stands open")
         self._highest_of_peer = max(self._highest_of_peer, number)
         _spend(self._openings, now_s, "opens streams faster than anybody could answer them")
-        if self._n_inbound >= MAX_INBOUND or len(self._backlog) >= MAX_BACKLOG or self._is_over:
+        if self._n_inbound >= MAX_INBOUND or len(self._backlog) >= MAX_BACKLOG or self.is_over:
             _spend(self._wasted, now_s, "opens stream after stream for which there is no room")
             self._say(WINDOW, RST, number, 0)
             return
@@ -199,7 +205,8 @@ class Connection:
                     events.append(Changed(stream))
             else:
                 self._account.hold(len(data))
-                stream.unread.put(data)
+                if not stream.is_reset:  # by that very thing
+                    stream.unread.put(data)
                 events.append(Changed(stream))
         if not self._n_body:
             self._body = None
@@ -236,7 +243,7 @@ class Connection:
 
     def open(self, now_s: float) -> Stream:
         """Open a stream; one may write on it at once. Raises: StreamBroken, TooBig (the peer does not read)."""
-        if self.is_going or self._is_over:
+        if self.is_going or self.is_over:
             raise StreamBroken("the peer takes no more streams here: it stops, or turned this node away")
         if len(self.streams) - self._n_inbound >= MAX_OUTBOUND or self._next_number > MAX_NUMBER:
             raise StreamBroken(f"{MAX_OUTBOUND} streams to this peer are open; close some")
@@ -266,7 +273,7 @@ class Connection:
         """Take what came, at most so much; b"" where nothing waits: see `has_ended` and `is_reset`."""
         data = stream.unread.take(max_bytes)
         if data:
-            self._account.release(0 if self._is_over else len(data))
+            self._account.release(0 if self.is_over else len(data))
             owed = stream.target_bytes - stream.receive_window_bytes - stream.unread.n_bytes
             if 2 * owed >= stream.target_bytes and not stream.has_ended and not stream.is_reset:
                 self._tune(stream, now_s)
@@ -304,16 +311,16 @@ class Connection:
         if not stream.is_reset:
             stream.is_reset = True
             stream.queue.clear()
-            if self._is_known(stream) and not self._is_over:
+            if self._is_known(stream) and not self.is_over:
                 self._say(WINDOW, RST, stream.number, 0)
         self._discard(stream)
         self._forget_if_over(stream)
 
     def go_away(self, code: Code = Code.NORMAL) -> None:
         """End the connection: whatever streams are left break, and this is the last that is said."""
-        if self._is_over:
+        if self.is_over:
             return
-        self._is_over = True
+        self.is_over = True
         for stream in self.streams.values():
             stream.is_reset = True
             stream.queue.clear()
@@ -327,18 +334,22 @@ class Connection:
         self._control = self._control[: (MESSAGE_BYTES // HEADER_BYTES - 1) * HEADER_BYTES]
         self._control += pack(GO_AWAY, 0, 0, code)
 
+    def _give_way(self) -> None:
+        self.go_away()
+        self._on_giving_way()
+
     # --- time
 
     def next_deadline_s(self) -> float:
         """When `tick` will next have something to do."""
-        if self._is_over:
+        if self.is_over:
             return math.inf
         ping_s = self._ping_s + (DEAD_S if self._is_waiting else KEEPALIVE_S)
         return min([ping_s, *map(self._closes_at_s, self._closing.values())])
 
     def tick(self, now_s: float) -> list[Event]:
         """Let time pass. Raises: StreamBroken when the peer has gone silent."""
-        if self._is_over:
+        if self.is_over:
             return []
         if self._is_waiting and now_s >= self._ping_s + DEAD_S:
             if self._heard_s < self._ping_s:
@@ -442,7 +453,7 @@ class Connection:
         return self.streams.get(stream.number) is stream
 
     def _discard(self, stream: Stream) -> None:
-        self._account.release(0 if self._is_over else stream.unread.n_bytes)
+        self._account.release(0 if self.is_over else stream.unread.n_bytes)
         stream.unread.clear()
 
     def _forget_if_over(self, stream: Stream) -> None:
@@ -453,7 +464,7 @@ class Connection:
         self._closing.pop(stream.number, None)
         self._grants.pop(stream.number, None)
         self._backlog.discard(stream.number)
-        if not self._is_over:
+        if not self.is_over:
             self._account.narrow(stream.target_bytes - INITIAL_WINDOW_BYTES)
         if stream.number % 2 != self._is_client:
             self._n_inbound -= 1

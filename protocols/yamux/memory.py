@@ -1,15 +1,17 @@
 """How much unread data all connections together may hold, and how far windows may grow beyond what the protocol gives.
 
 A peer can send what it was granted and no more, and a reader that rests is no reason to hang up; so the bounds bite
-where many streams, or many peers, are granted much and read little.
+where many streams, or many peers, are granted much and read little. When all together hold too much, whoever holds the
+most gives way, whoever asks for more: else a few who fill their windows and rest would keep everybody else out.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 from protocols.errors import TooBig
 
 MAX_UNREAD_BYTES: Final = 32 << 20  # of one connection, all streams
-MAX_UNREAD_IN_ALL_BYTES: Final = 256 << 20  # of all connections; beyond it, each may hold no more than:
+MAX_UNREAD_IN_ALL_BYTES: Final = 256 << 20  # of all connections; beyond it, those that hold most end, down to:
 SHARE_BYTES: Final = 1 << 20
 MAX_EXTRA_BYTES: Final = 16 << 20  # window beyond the initial one, of one connection, all streams
 MAX_EXTRA_IN_ALL_BYTES: Final = 128 << 20
@@ -21,29 +23,41 @@ class Memory:
     def __init__(self) -> None:
         self.n_unread = 0
         self.n_extra = 0
+        self.holders: dict[Account, None] = {}  # of unread data
+
+    def make_room(self) -> None:
+        """Have those give way that hold the most, if it is too much in all."""
+        while self.n_unread > MAX_UNREAD_IN_ALL_BYTES:
+            fullest = max(self.holders, key=lambda account: account.n_unread)
+            if fullest.n_unread <= SHARE_BYTES:
+                return
+            fullest.give_way()
 
 
 class Account:
-    """One connection's part of it."""
+    """One connection's part of it. `give_way` has to end the connection, and close this."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, give_way: Callable[[], None]) -> None:
         self._memory = memory
+        self.give_way = give_way
         self.n_unread = 0
         self.n_extra = 0
 
     def hold(self, n_bytes: int) -> None:
-        """So much more waits for its reader. Raises: TooBig."""
+        """So much more waits for its reader; connections may end by it, this one too. Raises: TooBig."""
         self.n_unread += n_bytes
         self._memory.n_unread += n_bytes
-        if self.n_unread > MAX_UNREAD_BYTES or (
-            self.n_unread > SHARE_BYTES and self._memory.n_unread > MAX_UNREAD_IN_ALL_BYTES
-        ):
+        self._memory.holders[self] = None
+        if self.n_unread > MAX_UNREAD_BYTES:
             raise TooBig(f"{self.n_unread} bytes unread on one connection")
+        self._memory.make_room()
 
     def release(self, n_bytes: int) -> None:
         """So much was read, or thrown away."""
         self.n_unread -= n_bytes
         self._memory.n_unread -= n_bytes
+        if not self.n_unread:
+            self._memory.holders.pop(self, None)
 
     def widen(self, n_bytes: int) -> bool:
         """May a window grow by so much? Then it is counted."""

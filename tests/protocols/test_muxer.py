@@ -20,6 +20,7 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from protocols.net_libp2p.muxer import SEND_AHEAD_BYTES, Muxer
+from protocols.yamux import memory
 from protocols.yamux.connection import MAX_CONTROL_BYTES
 from protocols.yamux.frames import DATA, INITIAL_WINDOW_BYTES, RST, SYN, WINDOW, pack
 
@@ -265,3 +266,22 @@ async def test_a_link_that_is_dead_ends_the_connection_and_is_nobodys_fault(auto
             await wait_all_tasks_blocked()
             assert one.event_shutting_down.is_set() and not one.is_abused
             one._core._control.clear()
+
+
+async def test_who_holds_the_most_of_too_much_loses_its_connection_and_is_not_blamed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "MAX_UNREAD_IN_ALL_BYTES", 100_000)
+    monkeypatch.setattr(memory, "SHARE_BYTES", 50_000)
+    async with pair() as (resting, here), pair() as (honest, there):
+        with trio.fail_after(10):
+            await (await resting.open_stream()).write(bytes(90_000))
+            await here.accept_stream()
+            stream = await honest.open_stream()
+            await stream.write(bytes(60_000))
+            await here.event_closed.wait()
+            taken = await there.accept_stream()
+            n_bytes = 0
+            while n_bytes < 60_000:
+                n_bytes += len(await taken.read(60_000))
+        assert not here.is_abused and there.is_established

@@ -1,5 +1,7 @@
 """What a peer cannot do: hold memory that it was not granted, open without end, ask without reading, fall silent."""
 
+from functools import partial
+
 import pytest
 
 from protocols.errors import Malformed, StreamBroken, TooBig
@@ -109,28 +111,48 @@ def test_a_stream_that_cannot_be_asked_for_is_not_open(server: Connection) -> No
     assert server.open(0.0).number == 2
 
 
-def test_unread_data_is_bounded_on_a_connection_and_over_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unread_data_is_bounded_on_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "MAX_UNREAD_BYTES", 3 * FULL)
+    shared = Memory()
+    server = new_server(shared)
+    for number in (1, 3, 5):
+        opened(server, number, bytes(FULL))
+    with pytest.raises(TooBig, match="unread on one connection"):
+        opened(server, 7, b"x")
+    assert shared.n_unread == 0
+
+
+def test_when_all_hold_too_much_whoever_holds_the_most_ends_and_not_who_gets_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(memory, "MAX_UNREAD_IN_ALL_BYTES", 4 * FULL)
     monkeypatch.setattr(memory, "SHARE_BYTES", FULL)
-    shared = Memory()
-    first, second, third = new_server(shared), new_server(shared), new_server(shared)
+    shared, gone = Memory(), list[str]()
+    resting, busy, third = (Connection(False, shared, 0.0, partial(gone.append, name)) for name in "abc")
     for number in (1, 3, 5):
-        opened(first, number, bytes(FULL))
-    with pytest.raises(TooBig, match="unread on one connection"):
-        opened(first, 7, b"x")
-    assert shared.n_unread == 0
-    streams = [opened(second, number, bytes(FULL)) for number in (1, 3, 5)]
+        opened(resting, number, bytes(FULL))
+    stream = opened(busy, 1, bytes(FULL))
+    more = opened(busy, 3, b"x")
+    assert gone == ["a"] and resting.is_over and not busy.is_over
+    assert busy.read(stream, FULL, 0.0) + busy.read(more, 1, 0.0) == bytes(FULL) + b"x"
+    for number in (5, 7, 9, 11):
+        opened(busy, number, bytes(FULL))
     opened(third, 1, bytes(FULL))
-    with pytest.raises(TooBig):
-        opened(third, 3, b"x")
-    fourth = new_server(shared)
-    opened(fourth, 1, bytes(FULL))  # its share is never denied
-    assert second.read(streams[0], FULL, 0.0) == bytes(FULL)
-    opened(fourth, 3, bytes(10))
-    for core in (second, fourth):
-        core.go_away()
-    assert (shared.n_unread, shared.n_extra) == (0, 0)
+    assert gone == ["a", "b"] and shared.n_unread == FULL
+    for name in "defg":  # nobody has more than a share, which is never denied
+        opened(Connection(False, shared, 0.0, partial(gone.append, name)), 1, bytes(FULL))
+    assert gone == ["a", "b"] and shared.n_unread == 5 * FULL
+
+
+def test_what_the_fullest_gets_when_it_ends_is_kept_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "MAX_UNREAD_IN_ALL_BYTES", FULL)
+    monkeypatch.setattr(memory, "SHARE_BYTES", 1)
+    shared = Memory()
+    server = new_server(shared)
+    stream, other = opened(server, 1, bytes(FULL)), opened(server, 3)
+    server.receive(pack(DATA, 0, 3, 2) + b"xy", 0.0)
+    assert server.is_over and not stream.unread.n_bytes and not other.unread.n_bytes
+    assert (shared.n_unread, shared.n_extra, shared.holders) == (0, 0, {})
 
 
 def test_one_byte_at_a_time_costs_little_more_than_its_bytes(server: Connection) -> None:
