@@ -167,7 +167,7 @@ class Circuits(ITransport):  # type: ignore[misc]  # libp2p's types are not foll
         async with self._arrived:
             try:
                 muxed = await self._swarm.upgrade_inbound_raw_conn(connection, parse(f"/p2p/{stream.peer}{CIRCUIT}"))
-            except _FAILURES as error:
+            except (*_FAILURES, ProtocolError) as error:  # what broke the rules was its bytes, and not the relay
                 raise StreamBroken(f"no connection came of what the relay {stream.peer} brought: {error}") from None
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._straighten, muxed)

@@ -9,7 +9,7 @@ import trio
 
 from protocols.errors import DialFailed, RelayRefused, StreamBroken
 from protocols.net import PeerInfo, Stream
-from protocols.net_libp2p import NetConfig, circuits, open_network
+from protocols.net_libp2p import NetConfig, circuits, open_network, secure
 from protocols.net_libp2p.addresses import is_circuit, is_public, parse, to_id, to_texts
 from protocols.net_libp2p.network import LibP2pNetwork
 from protocols.pnet import FlockKey
@@ -121,6 +121,24 @@ async def test_whom_a_relay_brought_is_dialled_where_it_may_be_and_the_relay_is_
             assert await stream.read(100) == b"RELAYED"
     links = [link for link in three.asker.connections() if link.peer == three.target.peer_id]
     assert [link.is_relayed for link in links] == [not is_kept]
+
+
+async def test_a_relay_is_not_blamed_for_what_comes_over_it(three: Three, monkeypatch: pytest.MonkeyPatch) -> None:
+    secure_outbound = secure.Noise.secure_outbound
+
+    async def say_garbage(noise: Any, conn: Any, peer_id: Any) -> Any:
+        session = await secure_outbound(noise, conn, peer_id)
+        await conn.write(b"\0\x20" + bytes(32))  # no message that the handshake's keys open
+        return session
+
+    await three.asker.connect(PeerInfo.parse(three.relay.addresses()[0]))
+    monkeypatch.setattr(secure.Noise, "secure_outbound", say_garbage)
+    with trio.fail_after(10):
+        with pytest.raises(DialFailed):
+            await three.asker.connect(three.circuit)
+        while three.core.circuits:
+            await trio.sleep(0.01)
+    assert not three.target.conduct.offenders(trio.current_time())
 
 
 async def test_gossip_goes_on_past_the_relay(three: Three, monkeypatch: pytest.MonkeyPatch) -> None:
