@@ -234,12 +234,13 @@ async def _listen(exchange: Exchange, stream: Stream, ear: Ear) -> None:
                 if stream.peer in exchange.counted:
                     exchange.counted[stream.peer] = exchange.network.received_bytes(stream.peer)
                 _hold(exchange, scope, n_bytes)
-                if bodies := reader.feed(data):
-                    scope.deadline = math.inf  # to take them in is up to us
-                    for body in bodies:
-                        async with ear.turn:
-                            await _admit(exchange, stream.peer, ear)
-                            await _receive(exchange, stream.peer, body)
+                is_any_whole = False
+                for body in reader.cut(data):
+                    is_any_whole, scope.deadline = True, math.inf  # to take them in is up to us
+                    async with ear.turn:
+                        await _admit(exchange, stream.peer, ear)
+                        await _receive(exchange, stream.peer, body)
+                if is_any_whole:
                     intake.done(scope)
                     if reader.n_unread:
                         _hold(exchange, scope, reader.n_unread)

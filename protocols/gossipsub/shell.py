@@ -143,7 +143,7 @@ async def _hear(gossip: Gossip, stream: Stream) -> None:
     reader, is_first = FrameReader(MAX_RPC_BYTES), True
     gossip.came(stream.peer)
     while data := await _read(stream):
-        for number, rpc in enumerate(reader.feed(data), 1):
+        for number, rpc in enumerate(reader.cut(data), 1):
             gossip.hear(stream.peer, rpc, is_first)
             is_first = False
             if number % RPCS_A_TURN == 0:

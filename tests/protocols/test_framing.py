@@ -120,6 +120,19 @@ def test_a_message_that_comes_in_crumbs_takes_no_more_memory_than_it_is_long() -
     assert taken < 2 * n_bytes
 
 
+def test_messages_that_are_cut_one_by_one_take_no_more_memory_than_their_bytes() -> None:
+    stream = frame(b"ab") * 50_000
+    reader, n_messages = FrameReader(MAX_BYTES), 0
+    tracemalloc.start()
+    for message in reader.cut(stream):
+        assert message == b"ab"
+        n_messages += 1
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert n_messages == 50_000 and reader.is_between
+    assert most < 2 * len(stream)
+
+
 @pytest.mark.parametrize(("hexed", "error"), [("8000", Malformed), ("ff00", Malformed), ("8080808080", Malformed)])
 def test_a_length_in_a_longer_form_is_refused(hexed: str, error: type[Exception]) -> None:
     with pytest.raises(error):

@@ -1,5 +1,6 @@
 """What other peers may cost: how long, how much and how many threads, and what happens while they are looked after."""
 
+import tracemalloc
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -114,6 +115,21 @@ async def test_what_is_wanted_most_is_served_first(
     stranger = Stranger(sim_world, 2)
     await stranger.want(server, *(Entry(block.cid, priority=number) for number, block in enumerate(BLOCKS)))
     assert stranger.heard[0].blocks == tuple(payload_of(*block) for block in reversed(BLOCKS))
+
+
+async def test_small_messages_that_have_to_wait_take_little_more_memory_than_their_bytes(
+    sim_world: SimWorld, start: Start, autojump_clock: MockClock
+) -> None:
+    server = await start(1)
+    flood = frame(b"\x28\0") * (MAX_MESSAGES + 60_000)  # a number of bytes in hand: none
+    stranger = Stranger(sim_world, 2)
+    await stranger.want(server)
+    tracemalloc.start()
+    await stranger.send(server, flood)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert server.ears[stranger.network.peer_id].messages.wait_s(1, trio.current_time())
+    assert taken < 5 * len(flood)
 
 
 async def test_strangers_leave_threads_for_our_own_work(
