@@ -23,7 +23,7 @@ from typing import Final
 
 from protocols.bitswap.actions import Action, Arrived, Got, Misbehaved, NeedProviders, Send
 from protocols.bitswap.errand import Errand, Want
-from protocols.bitswap.standing import LARGE_BYTES, MAX_PAUSE_S, PAUSE_S, STALL_S, Peer
+from protocols.bitswap.standing import LARGE_BYTES, MAX_IN_VAIN, MAX_PAUSE_S, PAUSE_S, STALL_S, Peer
 from protocols.bitswap.wire import Entry, WantType
 from protocols.errors import Local
 from protocols.sources import Giver
@@ -158,8 +158,13 @@ class Wants:
         peer = self._peers.get(name)
         if peer is not None:
             peer.heard_s = now_s
-            if n_bytes >= LARGE_BYTES and peer.remembered:
+            if n_bytes >= LARGE_BYTES and peer.remembered and peer.n_in_vain < MAX_IN_VAIN:
                 peer.grew_s = now_s
+
+    def took(self, name: Giver, n_bytes: int) -> None:
+        """A message was taken in: behind many large ones without a block of use, that more comes says nothing."""
+        if name in self._peers and n_bytes >= LARGE_BYTES:
+            self._peers[name].n_in_vain += 1
 
     def silent(self, now_s: float) -> list[Giver]:
         """Who owes blocks, and has said nothing for so long that `tick` would count on it no more."""

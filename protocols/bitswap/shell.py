@@ -279,6 +279,7 @@ async def _receive(exchange: Exchange, peer: PeerId, body: bytes) -> None:
         haves, dont_haves, now_s = message.haves, message.dont_haves, trio.current_time()
         pending_bytes = 0 if message.entries else message.pending_bytes
         carry_out(exchange, exchange.wants.received(peer, blocks, haves, dont_haves, now_s, pending_bytes))
+    exchange.wants.took(peer, len(body))
     if message.entries or message.is_full:
         await _note_wants(exchange, peer, message)
 

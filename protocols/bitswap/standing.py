@@ -16,6 +16,7 @@ LONG_WAIT_S: Final = 0.75  # idle peers may take over from one that needs longer
 QUEUED_STALL_S: Final = 5.0  # no word from a peer in whose queue we wait
 QUEUE_S: Final = 5.0  # a peer that let us wait will again
 MAX_QUEUED_S: Final = 600.0  # in its queue without a block, and to wait is no sign of life any more
+MAX_IN_VAIN: Final = 32  # large messages without a block of use, and that they come is no sign of life any more
 MAX_REMEMBERED: Final = 4096  # asks of one peer that a late answer may still refer to
 
 
@@ -34,6 +35,7 @@ class Peer:
     heard_s: float = -math.inf
     gave_s: float = -math.inf
     grew_s: float = -math.inf  # when a large message of its grew last
+    n_in_vain: int = 0  # large messages that came whole since its last block of use
     excused_s: float = -math.inf  # found slow, and nobody quicker
     block_s: float | None = None  # moving average of what a block takes; None before the first
     gap_s: float | None = None  # moving average between blocks that follow each other
@@ -87,7 +89,7 @@ class Peer:
 
     def gave(self, key: bytes, now_s: float) -> None:
         """A block of its came."""
-        self.gave_s, self.is_proven, self.n_lacks_in_a_row = now_s, True, 0
+        self.gave_s, self.is_proven, self.n_lacks_in_a_row, self.n_in_vain = now_s, True, 0, 0
         self.is_waiting, self.is_boasting, self.queued_since_s = False, False, math.inf
         self.coming.discard(key)
 

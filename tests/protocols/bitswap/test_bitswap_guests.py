@@ -20,12 +20,15 @@ from protocols.bitswap.shell import (
     offer,
     run_exchange,
 )
+from protocols.bitswap.standing import LARGE_BYTES, MAX_IN_VAIN
 from protocols.bitswap.talking import LINGER_S
 from protocols.bitswap.wire import BITSWAP_1_2, PROTOCOLS, Entry, Message, decode, encode, payload_of
 from protocols.conduct import FORGIVE_S, MAX_POINTS
+from protocols.errors import TimedOut
 from protocols.fetch.dag import fetch_blocks
 from protocols.framing import frame, read_frame
 from protocols.net import PeerInfo, Stream
+from protocols.protobuf import bytes_field
 from simulations.net import SimWorld
 from storage.blockstore import MadeBlock
 from storage.cid import Cid
@@ -247,3 +250,21 @@ async def test_who_sends_what_it_should_not_again_and_again_loses_its_connection
     await trio.sleep(FORGIVE_S)
     await clumsy.send(node, unwanted * (int(MAX_POINTS) - 1))
     assert node.network.peers() == [clumsy.network.peer_id]
+
+
+async def test_large_messages_with_nothing_of_use_do_not_keep_a_fetch_alive_for_ever(
+    sim_world: SimWorld, start: Start, autojump_clock: MockClock
+) -> None:
+    client, chatty = await start(1), Stranger(sim_world, 2)
+
+    async def chat(stream: Stream) -> None:
+        back = await chatty.network.open_stream(stream.peer, PROTOCOLS)
+        while True:
+            await back.write(frame(bytes_field(9, bytes(LARGE_BYTES))))  # a field that nobody knows
+            await trio.sleep(10)
+
+    chatty.network.serve(BITSWAP_1_2, chat)
+    provider = PeerInfo.parse(chatty.network.addresses()[0])
+    with trio.fail_after(3600), pytest.raises(TimedOut):
+        await fetch_blocks(client, [BLOCKS[0].cid], providers=[provider], idle_timeout_s=20)
+    assert trio.current_time() < 10 * (MAX_IN_VAIN + 1) + 20

@@ -19,7 +19,7 @@ from protocols.bitswap.session import (
     Send,
     Wants,
 )
-from protocols.bitswap.standing import LARGE_BYTES, MAX_IN_FLIGHT, PAUSE_S, STALL_S
+from protocols.bitswap.standing import LARGE_BYTES, MAX_IN_FLIGHT, MAX_IN_VAIN, PAUSE_S, STALL_S
 from protocols.bitswap.wire import Entry, WantType
 from protocols.errors import Local
 from storage.cid import Cid
@@ -123,6 +123,18 @@ def test_talk_is_no_block_that_grows() -> None:
     wants, session, _ = started([A], [0])
     wants.progress(A, LARGE_BYTES - 1, 5)
     assert wants.grew_s(session) == -math.inf
+
+
+def test_large_messages_of_no_use_are_no_block_that_grows_until_one_of_use_comes() -> None:
+    wants, session, _ = started([A], [0, 1])
+    for number in range(MAX_IN_VAIN):
+        wants.progress(A, LARGE_BYTES, number)
+        wants.took(A, LARGE_BYTES)
+    wants.progress(A, LARGE_BYTES, 99)
+    assert wants.grew_s(session) == MAX_IN_VAIN - 1
+    wants.received(A, [Arrived(CIDS[0], DATA[0])], [], [], 100)
+    wants.progress(A, LARGE_BYTES, 101)
+    assert wants.grew_s(session) == 101
 
 
 def test_the_only_peer_is_asked_again_after_a_rest() -> None:
