@@ -63,6 +63,7 @@ from daemon.provide import Provider
 from daemon.reaching import keep_asking, serve_dialbacks
 from daemon.relaying import Reservations, keep_reserved, serve_as_relay
 from daemon.retrieval import Outside, outside_opened
+from daemon.withheld import Withheld
 from protocols import perf
 from protocols.autonat.outlook import Outlook
 from protocols.bitswap.pace import Pace
@@ -71,7 +72,7 @@ from protocols.errors import Malformed
 from protocols.net import Network, PeerInfo
 from protocols.relay.circuits import Relay
 from protocols.sources import Giver
-from storage.blockstore import Store
+from storage.blockstore import Sight, Store
 from storage.catalog import Catalog
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
@@ -198,12 +199,14 @@ async def open_node(
         _opened(partial(Catalog.open, home.catalog)) as catalog,
     ):
         feed = EventFeed(catalog, wall.unix_s)
+        withheld = Withheld(store, lambda peer, cid: feed.note_by(peer, "block_withheld", {"cid": str(cid)}))
         config = await trio.to_thread.run_sync(settle, config, home, catalog)
         if open_network is None:
             start = await trio.to_thread.run_sync(catalog.sequences.next, GOSSIP_STARTS, wall.unix_s())
             open_network = partial(joined, home=home, first_sequence=start << GOSSIP_NUMBERS_BITS)
         async with (
             running(feed.run),
+            running(withheld.run),
             open_network(identity, config) as network,
             _engines(config, home, catalog, feed) as engines,
         ):
@@ -212,7 +215,7 @@ async def open_node(
             roots = await trio.to_thread.run_sync(Roots, store)
             for cid, reason in roots.hidden.items():
                 log.error("root_hidden", cid=str(cid), reason=reason)
-            ports = _ports(home, config, identity, store, roots, catalog, feed, network, engines.answering)
+            ports = _ports(home, config, identity, store, roots, catalog, feed, withheld, network, engines.answering)
             await ports.exchange.work(partial(_fill_catalog, ports, home))
             for name in await ports.exchange.work(partial(mend_models, catalog, home.models, wall.unix_s())):
                 log.warning("model_lost", name=name)
@@ -298,19 +301,14 @@ def _ports(
     roots: Roots,
     catalog: Catalog,
     feed: EventFeed,
+    withheld: Withheld,
     network: Network,
     engine: Engine,
 ) -> Ports:
     """Content exchange under the rules of visibility, and what the adapter services stand on."""
 
-    def may_see(peer: PeerId, cid: Cid) -> bool:
-        seen = store.seen(cid)
-        if seen is None:
-            return False
-        if roots.allows(peer, seen, is_flock=peer in catalog.peers.flock()):
-            return True
-        feed.note_by(peer, "block_withheld", {"cid": str(cid)})
-        return False
+    def sight_of(peer: PeerId) -> Sight:
+        return roots.sight(peer, is_flock=peer in catalog.peers.flock())
 
     def report(peer: Giver, code: str) -> None:
         feed.note_by(peer, "peer_misbehaved", {"code": code})
@@ -324,7 +322,14 @@ def _ports(
                 network.report(by, str(fields.get("code", "")))
 
     return Ports(
-        exchange=Exchange(network, store, may_see, report, pace=Pace(1e6 * config.network.upload_mb_per_s or math.inf)),
+        exchange=Exchange(
+            network,
+            store,
+            sight_of,
+            report,
+            pace=Pace(1e6 * config.network.upload_mb_per_s or math.inf),
+            on_refused=withheld.note,
+        ),
         identity=identity,
         store=store,
         roots=roots,

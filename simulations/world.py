@@ -22,7 +22,7 @@ from agents.adapters.subscribe import News, run_subscriber
 from agents.engine.messages import ModelCard
 from protocols.bitswap.shell import Exchange, in_turn, run_exchange
 from simulations.net import SimNetwork, SimWorld
-from storage.blockstore import Store
+from storage.blockstore import Sight, Store
 from storage.catalog import Catalog
 from storage.catalog.models import ModelRow
 from storage.cid import DAG_CBOR, Cid
@@ -131,11 +131,11 @@ def make_node(
     def emit(kind: str, *, by: PeerId | None = None, **fields: Any) -> None:
         events.append(SimEvent(trio.current_time(), kind, fields))
 
-    def may_see(peer: PeerId, cid: Cid) -> bool:
-        return roots.may_see(peer, cid, is_flock=peer in catalog.peers.flock())
+    def sight_of(peer: PeerId) -> Sight:
+        return roots.sight(peer, is_flock=peer in catalog.peers.flock())
 
     ports = Ports(
-        exchange=Exchange(network, store, may_see, work=in_turn),
+        exchange=Exchange(network, store, sight_of, work=in_turn),
         identity=identity,
         store=store,
         roots=roots,

@@ -1,6 +1,6 @@
 """The contract of every blockstore, and the words it uses. One suite in tests/ holds each implementation to it."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from enum import IntEnum
 from typing import Final, NamedTuple, Protocol, Self
@@ -56,6 +56,16 @@ class StoreStat(NamedTuple):
     n_blocks: int
     n_bytes: int
     disk_bytes: int
+
+
+class Sight(NamedTuple):
+    """What somebody may see: blocks of this level and of wider ones, and those below these member roots."""
+
+    level: Visibility = Visibility.PUBLIC
+    member_roots: Sequence[Cid] = ()
+
+
+EVERYTHING: Final = Sight(Visibility.PRIVATE)
 
 
 class Aged(NamedTuple):
@@ -133,6 +143,13 @@ class Blockstore(Reading, Protocol):
 
     def seen(self, cid: Cid) -> Seen | None:
         """Who may see the block; None where there is no such block."""
+
+    def visible(self, cids: Collection[Cid], sight: Sight) -> dict[Cid, int]:
+        """The sizes of those that are here, whole, and in `sight`.
+
+        What is here and out of sight costs what costs a block that is not here, and is not used by it: for answers
+        that may not tell one from the other.
+        """
 
     def show(self, root: Cid, cids: Iterable[Cid], level: Visibility) -> None:
         """Raise blocks below `root` (itself included) to at least `level`, durably; MEMBERS also notes the root.

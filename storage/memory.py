@@ -1,7 +1,7 @@
 """A blockstore in memory: for tests, simulations and throw-away nodes. The same contract, without the disk."""
 # ruff: noqa: D102 - the contract in storage.blockstore documents the methods
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from threading import Lock
 from typing import Final
@@ -11,6 +11,7 @@ from storage.blockstore import (
     Block,
     Reading,
     Seen,
+    Sight,
     Store,
     StoreStat,
     Swept,
@@ -122,6 +123,17 @@ class MemoryBlockstore(Store):
                 return None
             roots = tuple(sorted(self._member_roots.get(key, ())))
             return Seen(self._levels[key], roots, self._floors[key])
+
+    def visible(self, cids: Collection[Cid], sight: Sight) -> dict[Cid, int]:
+        with self._lock:
+            found = {cid: len(self._data[key]) for cid in cids if self._is_in(key := cid.multihash, sight)}
+            doomed = self._uses.touch_all(cid.multihash for cid in found)
+        return {cid: size for cid, size in found.items() if cid.multihash not in doomed}
+
+    def _is_in(self, key: bytes, sight: Sight) -> bool:
+        if key not in self._data or key in self._damaged:
+            return False
+        return self._levels[key] >= sight.level or not self._member_roots.get(key, set()).isdisjoint(sight.member_roots)
 
     def show(self, root: Cid, cids: Iterable[Cid], level: Visibility) -> None:
         for cid in cids:

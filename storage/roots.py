@@ -1,4 +1,4 @@
-"""Roots: what this node lets others see. Serving asks `may_see` for every block; nothing else decides.
+"""Roots: what this node lets others see. Serving asks `may_see` or `sight` for every block; nothing else decides.
 
 Publishing a root writes a note first, and then raises the levels of the blocks below it, the root's own last. So a
 crash in between leaves blocks hidden, never shown by mistake, and the next start goes on. Levels only rise: to lower a
@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from storage.blockstore import Seen, Store, Visibility
+from storage.blockstore import Sight, Store, Visibility
 from storage.cid import Cid
 from storage.codecs import dag_cbor
 from storage.dag import reach
@@ -119,13 +119,16 @@ class Roots:
     def may_see(self, asker: PeerId | None, cid: Cid, *, is_flock: bool) -> bool:
         """May `asker` (None: somebody unknown) be told that the block exists? False for blocks that are not here."""
         seen = self._store.seen(cid)
-        return seen is not None and self.allows(asker, seen, is_flock=is_flock)
-
-    def allows(self, asker: PeerId | None, seen: Seen, *, is_flock: bool) -> bool:
-        """The same, where the caller has looked the block up."""
+        if seen is None:
+            return False
         if seen.level == Visibility.PUBLIC or (seen.level == Visibility.FLOCK and is_flock):
             return True
         return asker is not None and any(asker in self.members(root) for root in seen.member_roots)
+
+    def sight(self, asker: PeerId | None, *, is_flock: bool) -> Sight:
+        """What `asker` (None: somebody unknown) may be told of; the same rule, for many blocks at once."""
+        level = Visibility.FLOCK if is_flock else Visibility.PUBLIC
+        return Sight(level, [root.cid for root in list(self._roots.values()) if asker in root.members])
 
     def _save(self, entry: Root) -> Root:
         value = {

@@ -128,7 +128,7 @@ def _versions(ports: Ports, newest: AdapterRow) -> Iterator[AdapterRow]:
 
 def _may_hear(ports: Ports, row: AdapterRow, asker: PeerId | None) -> bool:
     if asker is not None:
-        return ports.exchange.may_see(asker, row.manifest)
+        return bool(ports.exchange.visible(asker, [row.manifest]))
     return ports.roots.level(row.manifest) >= Visibility.FLOCK
 
 

@@ -50,7 +50,7 @@ def offers(ports: Ports, question: Ask, asker: PeerId) -> list[Offer]:
     found: list[Offer] = []
     for row in ports.catalog.artifacts.find(kind=KIND, name=question.name, capability=CAPABILITY, limit=MAX_LOOKED_AT):
         pin = ports.pins.get(row.files, pin_name(row.manifest)) if row.files else None
-        if pin is None or pin.state is not PinState.COMPLETE or not ports.exchange.may_see(asker, row.manifest):
+        if pin is None or pin.state is not PinState.COMPLETE or not ports.exchange.visible(asker, [row.manifest]):
             continue
         try:
             model = model_in(ports, row)

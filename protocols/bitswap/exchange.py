@@ -17,7 +17,7 @@ from protocols.bitswap.wire import Entry
 from protocols.bucket import Bucket
 from protocols.net import Network, PeerInfo
 from protocols.sources import Giver, NoWeb, Web
-from storage.blockstore import Blockstore
+from storage.blockstore import Blockstore, Sight
 from storage.cid import Cid
 from storage.keys import PeerId
 
@@ -77,16 +77,17 @@ class Exchange:
     """Everything that this node exchanges by Bitswap.
 
     Args:
-        may_see: May this peer know that we have this block? Called in worker threads.
+        sight_of: What a peer may know that we have. Called in worker threads.
         report: Told of each peer that sends what it should not, with a stable code.
         pace: How fast blocks go out.
         web: What gives blocks over HTTP, beside peers.
         routers: Who is asked for providers beside the DHT.
+        on_refused: Told of blocks that a peer asked for, and that are not here or out of its sight. In worker threads.
     """
 
     network: Network
     store: Blockstore
-    may_see: Callable[[PeerId, Cid], bool]
+    sight_of: Callable[[PeerId], Sight]
     report: Callable[[Giver, str], None] = lambda peer, code: None
     work: Worker = field(default_factory=in_threads)
     wants: Wants = field(default_factory=Wants)
@@ -95,6 +96,7 @@ class Exchange:
     trace: Trace = field(default_factory=Trace)
     web: Web = field(default_factory=NoWeb)
     routers: Callable[[Cid], Awaitable[Sequence[PeerInfo]]] | None = None
+    on_refused: Callable[[PeerId, Sequence[Cid]], None] = lambda peer, cids: None
     sessions: dict[int, "Session"] = field(default_factory=dict)
     talks: dict[PeerId, Talk] = field(default_factory=dict)
     nursery: trio.Nursery | None = None
@@ -104,6 +106,16 @@ class Exchange:
     counted: dict[PeerId, int] = field(default_factory=dict)  # bytes from whom we ask, when something was heard last
     armed_s: float = math.inf
     rearm: trio.Event = field(default_factory=trio.Event)
+
+    def visible(self, peer: PeerId, cids: Sequence[Cid]) -> dict[Cid, int]:
+        """The sizes of those blocks that are here and that a peer may know of, in a time that tells nothing of others.
+
+        For worker threads.
+        """
+        found = self.store.visible(cids, self.sight_of(peer))
+        if refused := [cid for cid in cids if cid not in found]:
+            self.on_refused(peer, refused)
+        return found
 
 
 @dataclass(eq=False)

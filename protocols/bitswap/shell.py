@@ -108,13 +108,14 @@ async def next_arrivals(session: Session) -> list[Got]:
 
 async def offer(exchange: Exchange, cids: Sequence[Cid]) -> None:
     """Blocks are in the store, or may be seen by more peers, since now: serve those who wait for them."""
-    waiting = exchange.serving.waiting_for(cids)
-    if not waiting:
-        return
-    sizes = await exchange.work(partial(_sizes, exchange, waiting))
-    for (peer, cid), size_bytes in sizes.items():
-        exchange.serving.arrived(peer, cid, size_bytes)
-        _wake_talk(exchange, peer)
+    waiting: dict[PeerId, list[Cid]] = {}
+    for peer, cid in exchange.serving.waiting_for(cids):
+        waiting.setdefault(peer, []).append(cid)
+    for peer, wanted in waiting.items():
+        sizes = await exchange.work(partial(exchange.visible, peer, wanted))
+        for cid, size_bytes in sizes.items():
+            exchange.serving.arrived(peer, cid, size_bytes)
+            _wake_talk(exchange, peer)
 
 
 async def offer_below(exchange: Exchange, root: Cid) -> None:
@@ -122,18 +123,6 @@ async def offer_below(exchange: Exchange, root: Cid) -> None:
     if exchange.serving.is_anybody_waiting:
         below = await exchange.work(lambda: [reached.cid for reached in reach(exchange.store, root)])
         await offer(exchange, below)
-
-
-def _sizes(exchange: Exchange, asked: Sequence[tuple[PeerId, Cid]]) -> dict[tuple[PeerId, Cid], int]:
-    """The sizes of those blocks that are here and that their asker may see."""
-    found: dict[tuple[PeerId, Cid], int] = {}
-    absent = set(exchange.store.missing({cid for _, cid in asked}))  # at once: who asks much has mostly to be refused
-    for peer, cid in asked:
-        if cid not in absent and cid.inline is None and exchange.may_see(peer, cid):
-            size_bytes = exchange.store.size(cid)
-            if size_bytes is not None:
-                found[peer, cid] = size_bytes
-    return found
 
 
 def carry_out(exchange: Exchange, actions: Iterable[Action]) -> None:
@@ -291,9 +280,9 @@ async def _note_wants(exchange: Exchange, peer: PeerId, message: Message) -> Non
         exchange.serving.heard(peer, entries, message.is_full and at == 0)
         wanted = [entry for entry in entries if not entry.is_cancel]
         if wanted:
-            asked = [(peer, entry.cid) for entry in wanted]
-            sizes = await work_for_guest(exchange, partial(_sizes, exchange, asked))
-            exchange.serving.looked_up(peer, wanted, {cid: size_bytes for (_, cid), size_bytes in sizes.items()})
+            asked = [entry.cid for entry in wanted]
+            sizes = await work_for_guest(exchange, partial(exchange.visible, peer, asked))
+            exchange.serving.looked_up(peer, wanted, sizes)
         if exchange.serving.has_answers(peer):
             _wake_talk(exchange, peer)
 

@@ -19,10 +19,9 @@ from simulations.crowd import outcome
 from simulations.net import SimNetwork, SimWorld, open_world, seed_scheduler
 from simulations.pictures import Chart, add_common, draw, quantile, share_below
 from simulations.world import make_identity
-from storage.blockstore import Block, MadeBlock, Visibility
+from storage.blockstore import Block, MadeBlock, Sight, Visibility
 from storage.cid import Cid
 from storage.dag import reach
-from storage.keys import PeerId
 from storage.memory import MemoryBlockstore
 from storage.unixfs.importer import add_bytes
 
@@ -138,13 +137,7 @@ async def _simulate(n_nodes: int, n_bytes: int, up: float, hidden_frac: float, s
 def _node(world: SimWorld, number: int, pool: dict[bytes, bytes], up: float, is_hidden: bool) -> Fetcher:
     peer = make_identity(world.seed, f"crowd-{number}").peer_id
     network = world.node(peer, up_bytes_per_s=up, is_behind_nat=is_hidden and number > 0)
-    store = Shelf(pool)
-
-    def may_see(asker: PeerId, cid: Cid) -> bool:
-        seen = store.seen(cid)
-        return seen is not None and seen.level is Visibility.PUBLIC
-
-    return Fetcher(network, Exchange(network, store, may_see, work=in_turn, pace=Pace(up)))
+    return Fetcher(network, Exchange(network, Shelf(pool), lambda asker: Sight(), work=in_turn, pace=Pace(up)))
 
 
 async def _fetch(node: Fetcher, first: Fetcher, root: Cid, wait_s: float, took_s: list[float]) -> None:

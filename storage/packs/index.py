@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from storage.blockstore import Seen, Visibility
+from storage.blockstore import Seen, Sight, Visibility
 from storage.cid import Cid
 from storage.errors import Corrupt, StorageError, StoreFull, UnknownVersion
 from storage.packs.record import Kind, Record
@@ -193,7 +193,7 @@ class Index:
         with self._reading() as connection:
             for at in range(0, len(keys), _KEYS_A_QUERY):
                 some = keys[at : at + _KEYS_A_QUERY]
-                marks = ",".join("?" * len(some))
+                marks = _marks(some)
                 query = f"SELECT key, pack, offset, length, is_damaged FROM blocks WHERE key IN ({marks})"  # noqa: S608 - nothing from outside
                 found.update((key, Place(*place)) for key, *place in connection.execute(query, some))
         return found
@@ -215,7 +215,7 @@ class Index:
         with self._reading() as connection:
             for at in range(0, len(keys), _KEYS_A_QUERY):
                 some = keys[at : at + _KEYS_A_QUERY]
-                marks = ",".join("?" * len(some))
+                marks = _marks(some)
                 query = f"SELECT key FROM blocks WHERE key IN ({marks}){whole}"  # noqa: S608 - nothing from outside
                 found.update(key for (key,) in connection.execute(query, some))
         return found - besides if besides else found
@@ -238,7 +238,7 @@ class Index:
         with self._reading() as connection:
             for at in range(0, len(keys), _KEYS_A_QUERY):
                 some = keys[at : at + _KEYS_A_QUERY]
-                marks = ",".join("?" * len(some))
+                marks = _marks(some)
                 query = f"SELECT key, length, used FROM blocks WHERE key IN ({marks})"  # noqa: S608 - nothing from outside
                 found.update((key, (length, used)) for key, length, used in connection.execute(query, some))
         return found
@@ -361,6 +361,21 @@ class Index:
             roots = tuple(Cid(root) for (root,) in connection.execute(query, (key,)))
         return Seen(Visibility(row[0]), roots, Visibility(row[1]))
 
+    def visible(self, keys: Sequence[bytes], sight: Sight) -> dict[bytes, int]:
+        """The lengths of those that are here, whole as far as is known, and in sight. No row of others is brought."""
+        found: dict[bytes, int] = {}
+        with self._reading() as connection:
+            for at in range(0, len(keys), _KEYS_A_QUERY):
+                some = keys[at : at + _KEYS_A_QUERY]
+                here = f"key IN ({_marks(some)}) AND NOT is_damaged"
+                query = f"SELECT key, length FROM blocks WHERE {here} AND level >= ?"  # noqa: S608 - nothing from outside
+                found.update(connection.execute(query, (*some, int(sight.level))))
+                for start in range(0, len(sight.member_roots), _KEYS_A_QUERY):
+                    few = sight.member_roots[start : start + _KEYS_A_QUERY]
+                    below = f"blocks JOIN member_roots USING (key) WHERE {here} AND root IN ({_marks(few)})"
+                    found.update(connection.execute(f"SELECT key, length FROM {below}", (*some, *few)))  # noqa: S608 - nothing from outside
+        return found
+
     def show(self, root: bytes, keys: Sequence[bytes], level: Visibility) -> None:
         """Raise blocks to at least `level`."""
         with self._writing() as connection:
@@ -421,3 +436,8 @@ def _apply(
             )
         case Kind.DELETE_NOTE:
             connection.executemany("DELETE FROM notes WHERE name = ?", [(r.key,) for r in records])
+
+
+def _marks(values: Sequence[bytes]) -> str:
+    """Where they stand in a query."""
+    return ",".join("?" * len(values))

@@ -6,7 +6,7 @@ See storage/FORMAT.md for the bytes and for why nothing acknowledged is lost.
 
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from storage.blockstore import (
     Block,
     Reading,
     Seen,
+    Sight,
     Store,
     StoreStat,
     Swept,
@@ -246,6 +247,11 @@ class PackBlockstore(Store):
 
     def seen(self, cid: Cid) -> Seen | None:
         return self._index.seen(cid.multihash)
+
+    def visible(self, cids: Collection[Cid], sight: Sight) -> dict[Cid, int]:
+        sizes = self._index.visible(list({cid.multihash for cid in cids}), sight)
+        doomed = self._uses.touch_all(sizes)
+        return {cid: sizes[key] for cid in cids if (key := cid.multihash) in sizes and key not in doomed}
 
     def show(self, root: Cid, cids: Iterable[Cid], level: Visibility) -> None:
         source = iter(cids)

@@ -46,6 +46,7 @@ async def serve_covey(path: Path, folder: Path, most_mb_s: float) -> None:
     from protocols.bitswap.pace import Pace
     from protocols.bitswap.shell import Exchange, run_exchange
     from protocols.net_libp2p import NetConfig, open_network
+    from storage.blockstore import EVERYTHING
     from storage.keys import Identity
     from storage.packs import PackBlockstore
     from storage.unixfs import add_path
@@ -54,7 +55,7 @@ async def serve_covey(path: Path, folder: Path, most_mb_s: float) -> None:
     root = add_path(store, path)
     async with open_network(Identity.generate(), NetConfig(("/ip4/127.0.0.1/tcp/0",), mdns=False)) as network:
         pace = Pace(most_mb_s * (1 << 20))
-        exchange = Exchange(network, store, may_see=lambda peer, cid: True, pace=pace)
+        exchange = Exchange(network, store, sight_of=lambda peer: EVERYTHING, pace=pace)
         async with trio.open_nursery() as nursery:
             await nursery.start(run_exchange, exchange)
             print(f"{network.addresses()[0]} {root}", flush=True)
@@ -69,6 +70,7 @@ async def get_covey(addresses: list[str], cid: str, folder: Path) -> Row:
     from protocols.fetch.dag import fetch_dag
     from protocols.net import PeerInfo
     from protocols.net_libp2p import NetConfig, open_network
+    from storage.blockstore import EVERYTHING
     from storage.cid import Cid
     from storage.keys import Identity
     from storage.packs import PackBlockstore
@@ -76,7 +78,7 @@ async def get_covey(addresses: list[str], cid: str, folder: Path) -> Row:
 
     store, root = PackBlockstore(folder), Cid.parse(cid)
     async with open_network(Identity.generate(), NetConfig(("/ip4/127.0.0.1/tcp/0",), mdns=False)) as network:
-        exchange = Exchange(network, store, may_see=lambda peer, cid: True)
+        exchange = Exchange(network, store, sight_of=lambda peer: EVERYTHING)
         async with trio.open_nursery() as nursery:
             await nursery.start(run_exchange, exchange)
             providers = [PeerInfo.parse(address) for address in addresses]

@@ -33,6 +33,7 @@ from protocols.framing import frame, read_frame
 from protocols.net import MAX_TOPIC_MESSAGE_BYTES, Network, Stream
 from protocols.net_libp2p import open_network
 from simulations.world import TINY
+from storage.blockstore import EVERYTHING
 from storage.cid import DAG_CBOR, RAW, Cid
 from storage.keys import Identity
 from storage.memory import MemoryBlockstore
@@ -168,7 +169,7 @@ async def _fetch_beside(scene: Scene, liar: Network) -> tuple[float, list[str]]:
         raise AssertionError("it got something from a liar")
     async with (
         open_network(Identity.generate(), LOOPBACK) as honest,
-        running(run_exchange, Exchange(honest, store, lambda peer, cid: True)),
+        running(run_exchange, Exchange(honest, store, lambda peer: EVERYTHING)),
     ):
         began_s = trio.current_time()
         await scene.ask("get", cid, *lying, "--provider", honest.addresses()[0], "--out", out)

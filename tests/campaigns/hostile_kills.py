@@ -19,6 +19,7 @@ from protocols.bitswap.shell import Exchange, run_exchange
 from protocols.errors import Remote
 from protocols.fetch.dag import fetch_dag
 from protocols.net_libp2p import open_network
+from storage.blockstore import EVERYTHING, Sight
 from storage.cid import Cid
 from storage.keys import Identity
 from storage.memory import MemoryBlockstore
@@ -86,7 +87,7 @@ class Story:
         """A friend fetches what is public, again and again; what came before a death counts behind it."""
         async with open_network(Identity.generate(), LOOPBACK) as network:
             while True:
-                exchange = Exchange(network, MemoryBlockstore(), lambda peer, cid: False)
+                exchange = Exchange(network, MemoryBlockstore(), lambda peer: Sight())
                 async with running(run_exchange, exchange):
                     await self._until_done(partial(self._fetch, exchange, self.scene.cid))
                 self.n_taken += 1
@@ -96,7 +97,7 @@ class Story:
         store = MemoryBlockstore()
         async with (
             open_network(Identity.generate(), LOOPBACK) as network,
-            running(run_exchange, Exchange(network, store, lambda peer, cid: True)),
+            running(run_exchange, Exchange(network, store, lambda peer: EVERYTHING)),
         ):
             while True:
                 content = self.scene.folder / "given"
@@ -160,7 +161,7 @@ class Story:
         fresh, self.fresh = self.fresh, []
         with trio.fail_after(CHECK_LIMIT_S):
             async with open_network(Identity.generate(), LOOPBACK) as network:
-                exchange = Exchange(network, MemoryBlockstore(), lambda peer, cid: False)
+                exchange = Exchange(network, MemoryBlockstore(), lambda peer: Sight())
                 async with running(run_exchange, exchange):
                     for cid in (*fresh, *older):
                         await self._until_done(partial(self._fetch, exchange, cid))

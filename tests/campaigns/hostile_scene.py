@@ -24,6 +24,7 @@ from protocols.fetch.dag import fetch_dag
 from protocols.net import Network, PeerInfo
 from protocols.net_libp2p import NetConfig, open_network
 from simulations.world import TINY
+from storage.blockstore import Sight
 from storage.catalog import Catalog
 from storage.catalog.models import ModelRow
 from storage.cid import Cid
@@ -172,7 +173,7 @@ class Scene:
         began_s = trio.current_time()
         with trio.fail_after(FETCH_LIMIT_S):
             async with open_network(Identity.generate(), LOOPBACK) as network:
-                exchange = Exchange(network, MemoryBlockstore(), lambda peer, cid: False)
+                exchange = Exchange(network, MemoryBlockstore(), lambda peer: Sight())
                 async with running(run_exchange, exchange):
                     await fetch_dag(exchange, self.cid, providers=[self.info])
         return trio.current_time() - began_s

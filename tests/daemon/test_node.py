@@ -46,12 +46,11 @@ async def test_a_stranger_who_asks_for_what_it_may_not_see_is_told_of_and_others
     (tmp_path / "secret.txt").write_text("for me alone")
     secret = Cid.parse((await running_node.post("content/add", path=str(tmp_path / "secret.txt"))).lines[-1]["cid"])
     for cid in (secret, Cid.of(b"not here"), secret):
-        assert not await trio.to_thread.run_sync(node.exchange.may_see, FRIEND, cid)
+        assert not await trio.to_thread.run_sync(node.exchange.visible, FRIEND, [cid])
     node.roots.publish(secret, Visibility.PUBLIC)
-    assert await trio.to_thread.run_sync(node.exchange.may_see, FRIEND, secret)
-    node.events.note("last", {})
-    withheld = [event.fields for event in await events_until(node, "last") if event.kind == "block_withheld"]
-    assert withheld == [{"peer": str(FRIEND), "cid": str(secret)}]
+    assert await trio.to_thread.run_sync(node.exchange.visible, FRIEND, [secret]) == {secret: 12}
+    told = (await events_until(node, "block_withheld"))[-1]
+    assert told.fields == {"peer": str(FRIEND), "cid": str(secret)}
 
 
 async def events_until(node, kind):
@@ -174,10 +173,10 @@ async def test_only_published_roots_may_be_seen(running_node, tmp_path):
     for who in ("private", "flock", "public"):
         (tmp_path / who).write_text(who)
         cid = (await running_node.post("content/add", path=str(tmp_path / who), visibility=who)).lines[-1]["cid"]
-        may_see = running_node.node.exchange.may_see
-        assert may_see(FRIEND, Cid.parse(cid)) == (who == "public")
+        visible = running_node.node.exchange.visible
+        assert bool(visible(FRIEND, [Cid.parse(cid)])) == (who == "public")
         await running_node.post("peer/trust", peer=str(FRIEND), kinds=["ask"])
-        assert may_see(FRIEND, Cid.parse(cid)) == (who != "private")
+        assert bool(visible(FRIEND, [Cid.parse(cid)])) == (who != "private")
         await running_node.post("peer/untrust", peer=str(FRIEND))
 
 

@@ -21,6 +21,7 @@ from protocols.entry import make_entry
 from protocols.net import Network
 from protocols.net_libp2p import NetConfig, open_network
 from simulations.world import TINY, write_adapter
+from storage.blockstore import EVERYTHING
 from storage.catalog import Catalog
 from storage.catalog.models import ModelRow
 from storage.cid import DAG_CBOR, Cid
@@ -139,7 +140,7 @@ async def mallory(tmp_path: Path) -> AsyncIterator[Mallory]:
     config = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False)
     async with (
         open_network(identity, config) as network,
-        running(run_exchange, Exchange(network, store, lambda peer, cid: True)),
+        running(run_exchange, Exchange(network, store, lambda peer: EVERYTHING)),
         network.subscribe(TOPIC),
     ):
         yield Mallory(identity, network, store, catalog)

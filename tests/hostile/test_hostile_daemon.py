@@ -18,6 +18,7 @@ from protocols.fetch.dag import fetch_dag
 from protocols.net import PeerInfo
 from protocols.net_libp2p import NetConfig, open_network
 from protocols.net_libp2p.addresses import to_id
+from storage.blockstore import Sight
 from storage.cid import Cid
 from storage.keys import Identity
 from storage.memory import MemoryBlockstore
@@ -50,7 +51,7 @@ class Victim:
         """A friend whom it never met is served, it answers its user, and it has not grown."""
         with trio.fail_after(60):
             async with open_network(Identity.generate(), LOOPBACK) as network:
-                exchange = Exchange(network, MemoryBlockstore(), lambda peer, cid: False)
+                exchange = Exchange(network, MemoryBlockstore(), lambda peer: Sight())
                 async with running(run_exchange, exchange):
                     await fetch_dag(exchange, self.cid, providers=[self.info])
             assert await trio.to_thread.run_sync(lambda: self.node.is_alive)

@@ -23,6 +23,7 @@ from protocols.bitswap.shell import Exchange, run_exchange
 from protocols.net import PeerInfo
 from protocols.net_libp2p import NetConfig, open_network
 from protocols.pnet import FlockKey
+from storage.blockstore import EVERYTHING
 from storage.keys import Identity
 from storage.memory import MemoryBlockstore
 from tests.interop import strangers
@@ -183,7 +184,7 @@ async def open_exchange(flock_key: FlockKey | None = None) -> AsyncIterator[Exch
     """A Covey node on loopback, everything in it public."""
     config = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False, flock_key=flock_key, unix_s=time.time)
     async with open_network(Identity.generate(), config) as network, trio.open_nursery() as own:
-        node = Exchange(network, MemoryBlockstore(), may_see=lambda peer, cid: True)
+        node = Exchange(network, MemoryBlockstore(), sight_of=lambda peer: EVERYTHING)
         await own.start(run_exchange, node)
         yield node
         own.cancel_scope.cancel()

@@ -27,6 +27,7 @@ from protocols.ping import ping
 from protocols.relay.circuits import FRIEND, Relay
 from protocols.relay.shell import relaying
 from protocols.relay.wire import HOP
+from storage.blockstore import EVERYTHING
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
 from storage.packs import PackBlockstore
@@ -124,7 +125,7 @@ async def serve(address: str, path: Path, folder: Path, dial: str, is_relay: boo
     store = PackBlockstore(folder)
     root = add_path(store, path)
     async with open_network(Identity.generate(), NetConfig((f"/ip4/{address}/tcp/0",), mdns=False)) as network:
-        exchange = Exchange(network, store, may_see=lambda peer, cid: True)
+        exchange = Exchange(network, store, sight_of=lambda peer: EVERYTHING)
         async with trio.open_nursery() as nursery:
             await nursery.start(run_exchange, exchange)
             if dial:
@@ -142,7 +143,7 @@ async def get(address: str, folder: Path, idle_timeout_s: float, direct_s: float
     """Fetch what the input names; wait so long for a connection without a relay before."""
     store = PackBlockstore(folder)
     async with open_network(Identity.generate(), NetConfig((f"/ip4/{address}/tcp/0",), mdns=False)) as network:
-        exchange = Exchange(network, store, may_see=lambda peer, cid: True)
+        exchange = Exchange(network, store, sight_of=lambda peer: EVERYTHING)
         async with trio.open_nursery() as nursery:
             await nursery.start(run_exchange, exchange)
             say(network.addresses()[0])

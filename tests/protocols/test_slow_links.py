@@ -18,6 +18,7 @@ from protocols.message import encode as encode_message
 from protocols.net import PeerInfo, Stream
 from protocols.telling import MAX_TOLD_BYTES, Here, Told
 from simulations.net import SimWorld
+from storage.blockstore import EVERYTHING
 from storage.cid import Cid
 from storage.keys import Identity
 from storage.memory import MemoryBlockstore
@@ -134,7 +135,7 @@ async def fetched(world: SimWorld, n_given: int) -> Progress:
             await trio.sleep(TURN_S)
 
     server.serve(BITSWAP_1_2, give)
-    exchange = Exchange(client, MemoryBlockstore(), lambda _peer, _cid: True, lambda *_: None, in_turn)
+    exchange = Exchange(client, MemoryBlockstore(), lambda peer: EVERYTHING, lambda *_: None, in_turn)
     async with trio.open_nursery() as nursery:
         await nursery.start(run_exchange, exchange)
         try:
@@ -177,7 +178,7 @@ async def test_a_peer_whose_next_message_is_on_the_wire_is_not_silent(
 
     server.serve(BITSWAP_1_2, give_nothing)
     monkeypatch.setattr(client, "received_bytes", lambda peer: int(speed * (trio.current_time() - began_s)))
-    exchange = Exchange(client, MemoryBlockstore(), lambda _peer, _cid: True, lambda *_: None, in_turn)
+    exchange = Exchange(client, MemoryBlockstore(), lambda peer: EVERYTHING, lambda *_: None, in_turn)
     async with trio.open_nursery() as nursery:
         await nursery.start(run_exchange, exchange)
         with pytest.raises((NoProviders, TimedOut)):

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from storage.blockstore import MadeBlock, Seen, Store, Visibility
+from storage.blockstore import MadeBlock, Seen, Sight, Store, Visibility
 from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
 from storage.errors import StoreFull, TooLarge
@@ -96,6 +96,33 @@ def test_who_may_see_what(store: Store, level: Visibility, anyone: bool, flock: 
         assert roots.may_see(ANN, block.cid, is_flock=False) == member
     assert not roots.may_see(ANN, OTHER.cid, is_flock=True)
     assert not roots.may_see(ANN, Cid.of(b"not here"), is_flock=True)
+    below = {block.cid: len(block.data) for block in (ROOT, *LEAVES, SHARED)}
+    asked = [*below, OTHER.cid, Cid.of(b"not here"), Cid(b"\x01\x55\x00\x01x")]
+    askers = [(None, False, anyone), (EVE, False, anyone), (BEN, True, flock), (ANN, False, member)]
+    for asker, is_flock, is_seen in askers:
+        assert store.visible(asked, roots.sight(asker, is_flock=is_flock)) == (below if is_seen else {})
+
+
+def test_what_is_out_of_sight_or_not_here_is_not_used_by_being_asked_for(store: Store) -> None:
+    store.put_many(EVERYTHING)
+    roots = Roots(store)
+    roots.publish(SHARED.cid, Visibility.PUBLIC)
+    store.note_uses()
+    tick, n_uses = store.begin_sweep(), len(store._uses)
+    store.visible([SHARED.cid, OTHER.cid, Cid.of(b"not here")], roots.sight(EVE, is_flock=True))
+    old = {aged.cid.multihash for aged in store.ages(tick)}
+    assert OTHER.cid.multihash in old and SHARED.cid.multihash not in old
+    assert len(store._uses) <= n_uses + 1
+
+
+def test_a_peer_in_the_lists_of_many_roots_sees_what_is_below_each(store: Store) -> None:
+    blocks = [MadeBlock.of(b"block %d" % number) for number in range(1100)]
+    store.put_many(blocks)
+    roots = [block.cid for block in blocks]
+    for cid in roots:
+        store.show(cid, [cid], Visibility.MEMBERS)
+    assert store.visible(roots, Sight(Visibility.PUBLIC, roots)).keys() == set(roots)
+    assert store.visible(roots, Sight(Visibility.PUBLIC, roots[-1:])).keys() == {roots[-1]}
 
 
 def test_a_shared_block_is_seen_through_any_of_its_roots(store: Store) -> None:

@@ -339,7 +339,7 @@ async def test_an_adapter_that_is_judged_first_can_still_be_passed_on(autojump_c
     _, manifest = read_stored(bob.ports.store, row.manifest)
     below = [reached.cid for reached in reach(bob.ports.store, manifest.files)]
     assert len(below) > 2
-    assert all(bob.ports.exchange.may_see(carol.peer, cid) for cid in below)
+    assert bob.ports.exchange.visible(carol.peer, list(below)).keys() == set(below)
 
 
 async def test_a_bomb_of_few_blocks_and_endless_bytes_is_refused_unwritten(

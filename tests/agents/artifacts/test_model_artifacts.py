@@ -303,8 +303,8 @@ async def test_private_content_that_a_peer_names_as_its_models_stays_private(
     eve.ports.store.delete_many(mine)
     got = await pull(bob, artifact.manifest, tmp_path, name="got", is_shared=is_shared)
     assert got.fingerprint == row.fingerprint
-    assert not any(bob.ports.exchange.may_see(eve.peer, cid) for cid in mine)
-    assert bob.ports.exchange.may_see(eve.peer, artifact.manifest)  # what she signed for everybody
+    assert not bob.ports.exchange.visible(eve.peer, list(mine))
+    assert bob.ports.exchange.visible(eve.peer, [artifact.manifest])  # what she signed for everybody
 
 
 async def test_a_dataset_is_no_model(autojump_clock, world, tmp_path):

@@ -18,7 +18,7 @@ from protocols.bitswap.wire import Entry, WantType
 from protocols.fetch.dag import FIRST_LOOK_S, fetch_dag
 from protocols.net import PeerInfo
 from simulations.net import SimWorld
-from storage.blockstore import Block, Visibility
+from storage.blockstore import EVERYTHING, Block, Visibility
 from storage.cid import Cid
 from storage.dag import reach
 from storage.keys import Identity, PeerId
@@ -151,7 +151,7 @@ async def test_a_fetch_says_that_it_has_a_part_and_finds_others_while_blocks_com
 
 
 def _exchange(world: SimWorld, peer: PeerId) -> Exchange:
-    return Exchange(world.node(peer), MemoryBlockstore(), lambda who, cid: True, work=in_turn, pace=Pace(0.5e6))
+    return Exchange(world.node(peer), MemoryBlockstore(), lambda peer: EVERYTHING, work=in_turn, pace=Pace(0.5e6))
 
 
 def _info(exchange: Exchange) -> PeerInfo:

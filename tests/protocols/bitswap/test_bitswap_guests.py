@@ -30,7 +30,7 @@ from protocols.framing import frame, read_frame
 from protocols.net import PeerInfo, Stream
 from protocols.protobuf import bytes_field
 from simulations.net import SimWorld
-from storage.blockstore import MadeBlock
+from storage.blockstore import EVERYTHING, MadeBlock, Sight
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
 from storage.memory import MemoryBlockstore
@@ -44,7 +44,7 @@ Start = Callable[..., Awaitable[Exchange]]
 async def start(sim_world: SimWorld, nursery: trio.Nursery) -> Start:
     async def start_exchange(number: int, blocks: Sequence[MadeBlock] = ()) -> Exchange:
         network = sim_world.node(Identity(number.to_bytes(32)).peer_id)
-        exchange = Exchange(network, MemoryBlockstore(), lambda peer, cid: True, work=in_turn)
+        exchange = Exchange(network, MemoryBlockstore(), lambda peer: EVERYTHING, work=in_turn)
         exchange.store.put_many(blocks)
         await nursery.start(run_exchange, exchange)
         return exchange
@@ -109,6 +109,23 @@ async def test_a_peer_that_left_while_its_wants_were_looked_up_is_forgotten(
     sim_world.crash(stranger.network)
     await trio.sleep(60)
     assert not server.serving._clients and not server.ears
+
+
+async def test_what_is_hidden_is_looked_up_as_what_is_not_here(
+    sim_world: SimWorld, nursery: trio.Nursery, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = sim_world.node(Identity((1).to_bytes(32)).peer_id)
+    server = Exchange(network, MemoryBlockstore(), lambda peer: Sight(), work=in_turn)
+    server.store.put_many(BLOCKS)
+    await nursery.start(run_exchange, server)
+    for look in ("get", "has", "missing", "seen", "size"):
+        monkeypatch.setattr(MemoryBlockstore, look, None)  # one look for all of a message, and no second one
+    refused: list[tuple[PeerId, Sequence[Cid]]] = []
+    server.on_refused = lambda *about: refused.append(about)
+    stranger, asked = Stranger(sim_world, 2), [BLOCKS[0].cid, Cid.of(b"not here")]
+    await stranger.want(server, *(Entry(cid, send_dont_have=True) for cid in asked))
+    assert [message.dont_haves for message in stranger.heard] == [tuple(asked)]
+    assert refused == [(stranger.network.peer_id, asked)]
 
 
 async def test_what_is_wanted_most_is_served_first(
@@ -176,7 +193,7 @@ async def test_what_is_posted_in_the_instant_in_which_a_talk_ends_is_said(
 ) -> None:
     """Which of the two tasks runs first in that instant is up to chance: hence the twenty of them."""
     network: Any = Instant()
-    exchange = Exchange(network, MemoryBlockstore(), lambda peer, cid: True, work=in_turn, nursery=nursery)
+    exchange = Exchange(network, MemoryBlockstore(), lambda peer: EVERYTHING, work=in_turn, nursery=nursery)
     peers = [Identity(number.to_bytes(32)).peer_id for number in range(1, 21)]
 
     async def post_at(peer: PeerId, when_s: float) -> None:

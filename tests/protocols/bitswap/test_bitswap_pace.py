@@ -10,7 +10,7 @@ from protocols.bitswap.pace import AHEAD_S, MIN_TURN_BYTES, Pace
 from protocols.bitswap.shell import Exchange, add_providers, in_turn, next_arrivals, open_session, run_exchange, want
 from protocols.net import PeerInfo
 from simulations.net import SimWorld
-from storage.blockstore import MadeBlock
+from storage.blockstore import EVERYTHING, MadeBlock
 from storage.keys import Identity
 from storage.memory import MemoryBlockstore
 
@@ -50,8 +50,8 @@ async def test_a_node_serves_no_faster_than_it_may(sim_world: SimWorld, autojump
 
     one, other = (sim_world.node(Identity(bytes([number]) * 32).peer_id) for number in (1, 2))
     blocks = [MadeBlock.of(bytes(100_000) + b"%d" % number) for number in range(20)]
-    giving = Exchange(one, MemoryBlockstore(), lambda peer, cid: True, work=in_turn, pace=Pace(200_000))
-    taking = Exchange(other, MemoryBlockstore(), lambda peer, cid: True, work=in_turn)
+    giving = Exchange(one, MemoryBlockstore(), lambda peer: EVERYTHING, work=in_turn, pace=Pace(200_000))
+    taking = Exchange(other, MemoryBlockstore(), lambda peer: EVERYTHING, work=in_turn)
     giving.store.put_many(blocks)
     async with trio.open_nursery() as nursery:
         for exchange in (giving, taking):

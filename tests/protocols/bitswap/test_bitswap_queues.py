@@ -18,6 +18,7 @@ from protocols.bitswap.wire import Entry, WantType
 from protocols.fetch.dag import IDLE_TIMEOUT_S, fetch_dag
 from protocols.net import PeerInfo
 from simulations.net import SimWorld
+from storage.blockstore import EVERYTHING
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
 from storage.memory import MemoryBlockstore
@@ -205,7 +206,7 @@ async def test_more_than_a_slow_provider_can_serve_at_once_wait_without_asking_t
     sim_world: SimWorld, autojump_clock: MockClock
 ) -> None:
     seed, *fetchers = (
-        Exchange(sim_world.node(peer), MemoryBlockstore(), lambda who, cid: True, work=in_turn, pace=Pace(2e5))
+        Exchange(sim_world.node(peer), MemoryBlockstore(), lambda peer: EVERYTHING, work=in_turn, pace=Pace(2e5))
         for peer in PEERS[:8]
     )
     root = add_bytes(seed.store, b"".join(bytes([number]) * BIG for number in range(3)))

@@ -25,17 +25,13 @@ from protocols.fetch.dag import LAST_LOOK_S, Progress, fetch_blocks, fetch_dag
 from protocols.framing import frame, read_frame
 from protocols.net import PeerInfo, Stream
 from simulations.net import SimNetwork, SimWorld
-from storage.blockstore import Block, Visibility
+from storage.blockstore import EVERYTHING, Block, Sight, Visibility
 from storage.cid import DAG_CBOR, Cid
 from storage.codecs.dag_cbor import CODEC as DAG_CBOR_CODEC
 from storage.keys import Identity, PeerId
 from storage.memory import MemoryBlockstore
 
 LEAF_BYTES = 64 << 10
-
-
-def everybody(peer: PeerId, cid: Cid) -> bool:
-    return True
 
 
 def content(n_leaves: int = 40, seed: int = 1) -> list[Block]:
@@ -53,11 +49,13 @@ def content(n_leaves: int = 40, seed: int = 1) -> list[Block]:
 class Node:
     """A node with a store and a running exchange."""
 
-    def __init__(self, network: SimNetwork, may_see: Callable[[PeerId, Cid], bool]) -> None:
+    def __init__(self, network: SimNetwork, sight: Sight) -> None:
         self.network = network
         self.store = MemoryBlockstore()
         self.reports: list[tuple[PeerId, str]] = []
-        self.exchange = Exchange(network, self.store, may_see, lambda *report: self.reports.append(report), in_turn)
+        self.exchange = Exchange(
+            network, self.store, lambda peer: sight, lambda *report: self.reports.append(report), in_turn
+        )
         self.info = PeerInfo.parse(network.addresses()[0])
 
 
@@ -70,10 +68,8 @@ def network_of(world: SimWorld, number: int) -> SimNetwork:
 
 @pytest.fixture
 async def start(sim_world: SimWorld, nursery: trio.Nursery) -> Start:
-    async def start_node(
-        number: int, blocks: Sequence[Block] = (), may_see: Callable[[PeerId, Cid], bool] = everybody
-    ) -> Node:
-        node = Node(network_of(sim_world, number), may_see)
+    async def start_node(number: int, blocks: Sequence[Block] = (), sight: Sight = EVERYTHING) -> Node:
+        node = Node(network_of(sim_world, number), sight)
         node.store.put_many(blocks)
         await nursery.start(run_exchange, node.exchange)
         return node
@@ -302,7 +298,7 @@ async def test_a_dag_over_the_budget_is_refused(start: Start, autojump_clock: Mo
 async def test_what_is_fetched_can_be_passed_on_meanwhile(start: Start, autojump_clock: MockClock) -> None:
     blocks = content()
     source, last = await start(1, blocks), await start(3)
-    middle = await start(2, (), lambda peer, cid: (seen := middle.store.seen(cid)) is not None and seen.level > 0)
+    middle = await start(2, (), Sight(Visibility.MEMBERS))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(fetch_dag, last.exchange, blocks[0].cid, providers=[middle.info]))
         await trio.sleep(1)
@@ -337,7 +333,7 @@ async def test_a_private_block_looks_exactly_like_a_missing_one(
     sim_world: SimWorld, start: Start, autojump_clock: MockClock, want_type: WantType, send_dont_have: bool
 ) -> None:
     secret, absent = content(seed=1)[5], content(seed=2)[5]
-    server = await start(1, [secret], may_see=lambda peer, cid: False)
+    server = await start(1, [secret], sight=Sight())
     answers = []
     for number, block in ((2, secret), (3, absent)):
         stranger = Stranger(network_of(sim_world, number))
@@ -353,15 +349,14 @@ async def test_a_want_is_served_when_its_block_comes_or_is_shown_later(
     sim_world: SimWorld, start: Start, autojump_clock: MockClock
 ) -> None:
     block = content()[5]
-    visible: set[Cid] = set()
-    server = await start(1, [], may_see=lambda peer, cid: cid in visible)
+    server = await start(1, [], sight=Sight())
     stranger = Stranger(network_of(sim_world, 2))
     await stranger.say(server, Message(entries=(Entry(block.cid),)))
     server.store.put_many([block])
     await offer(server.exchange, [block.cid])
     await trio.sleep(1)
     assert stranger.heard == []
-    visible.add(block.cid)
+    server.store.show(block.cid, [block.cid], Visibility.PUBLIC)
     await offer(server.exchange, [block.cid])
     await trio.sleep(1)
     assert [message.blocks for message in stranger.heard] == [(payload_of(*block),)]

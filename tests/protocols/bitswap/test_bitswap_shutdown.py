@@ -10,7 +10,7 @@ from protocols.bitswap.shell import Exchange, add_providers, in_turn, offer, ope
 from protocols.errors import Local
 from protocols.net import PeerInfo
 from simulations.net import SimWorld
-from storage.blockstore import Block
+from storage.blockstore import EVERYTHING, Block
 from storage.cid import Cid
 from storage.keys import Identity
 from storage.memory import MemoryBlockstore
@@ -20,7 +20,7 @@ BLOCKS = [Block(Cid.of(data), data) for data in (b"here", b"nowhere")]
 
 def exchange_of(world: SimWorld, number: int) -> Exchange:
     network = world.node(Identity(number.to_bytes(32)).peer_id)
-    return Exchange(network, MemoryBlockstore(), lambda peer, cid: True, work=in_turn)
+    return Exchange(network, MemoryBlockstore(), lambda peer: EVERYTHING, work=in_turn)
 
 
 async def test_what_outlives_the_exchange_does_nothing(

@@ -15,7 +15,7 @@ from protocols.fetch.dag import Progress, _why, fetch_dag
 from protocols.fetch.walk import Walk
 from protocols.net import PeerInfo
 from simulations.net import SimWorld
-from storage.blockstore import Block, Visibility
+from storage.blockstore import EVERYTHING, Block, Visibility
 from storage.cid import DAG_CBOR, RAW, Cid
 from storage.codecs.dag_cbor import CODEC
 from storage.errors import Corrupt
@@ -71,8 +71,8 @@ async def test_a_node_that_is_damaged_here_is_fetched_again(sim_world: SimWorld,
     for store in (full, rotten):
         store.put_many([root, leaf])
     rotten.rotten = root.cid
-    serving = Exchange(server, full, lambda _peer, _cid: True, lambda *_: None, in_turn)
-    fetching = Exchange(client, rotten, lambda _peer, _cid: True, lambda *_: None, in_turn)
+    serving = Exchange(server, full, lambda peer: EVERYTHING, lambda *_: None, in_turn)
+    fetching = Exchange(client, rotten, lambda peer: EVERYTHING, lambda *_: None, in_turn)
     async with trio.open_nursery() as nursery:
         await nursery.start(run_exchange, serving)
         await nursery.start(run_exchange, fetching)
@@ -94,7 +94,7 @@ async def test_a_block_that_is_damaged_here_and_that_nobody_has_is_told_of(
     store.put_many([block])
     store.rotten, store.is_noted = block.cid, True
     alone = Exchange(
-        sim_world.node(Identity(bytes(32)).peer_id), store, lambda _peer, _cid: True, lambda *_: None, in_turn
+        sim_world.node(Identity(bytes(32)).peer_id), store, lambda peer: EVERYTHING, lambda *_: None, in_turn
     )
     told: list[Progress] = []
     async with trio.open_nursery() as nursery:
@@ -112,7 +112,7 @@ async def test_a_block_that_came_some_other_way_meanwhile_is_not_called_damaged(
 ) -> None:
     store, block = MemoryBlockstore(), Block(Cid.of(b"leaf", RAW), b"leaf")
     alone = Exchange(
-        sim_world.node(Identity(bytes(32)).peer_id), store, lambda _peer, _cid: True, lambda *_: None, in_turn
+        sim_world.node(Identity(bytes(32)).peer_id), store, lambda peer: EVERYTHING, lambda *_: None, in_turn
     )
 
     async def bring() -> None:
@@ -153,7 +153,11 @@ async def test_of_who_was_named_and_not_reached_the_reason_is_told(
 ) -> None:
     away = Identity(b"a" * 32).peer_id
     alone = Exchange(
-        sim_world.node(Identity(bytes(32)).peer_id), MemoryBlockstore(), lambda *_: True, lambda *_: None, in_turn
+        sim_world.node(Identity(bytes(32)).peer_id),
+        MemoryBlockstore(),
+        lambda peer: EVERYTHING,
+        lambda *_: None,
+        in_turn,
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(run_exchange, alone)

@@ -16,7 +16,7 @@ from protocols.retrieval.shell import Retrieval, run_retrieval
 from protocols.sources import HttpSource
 from protocols.web import Ask, Reply
 from simulations.net import SimNetwork, SimWorld
-from storage.blockstore import Block
+from storage.blockstore import EVERYTHING, Block
 from storage.cid import DAG_CBOR, Cid
 from storage.codecs.dag_cbor import CODEC as DAG_CBOR_CODEC
 from storage.keys import Identity
@@ -111,7 +111,7 @@ class Node:
         self.reports: list[tuple[object, str]] = []
         self.network = network
         self.exchange = Exchange(
-            network, self.store, lambda peer, cid: True, lambda *report: self.reports.append(report), in_turn
+            network, self.store, lambda peer: EVERYTHING, lambda *report: self.reports.append(report), in_turn
         )
         self.info = PeerInfo.parse(network.addresses()[0])
         self.finds: list[PeerInfo] = []
