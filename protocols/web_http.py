@@ -100,8 +100,8 @@ async def _follow(web: _Web, url: httpx.URL, ask: Ask, stack: AsyncExitStack) ->
             response = await site.client.send(request, stream=True)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             failure = _reason(error)
-            site.addresses.remove(address)  # the last one tried next time
-            site.addresses.append(address)
+            # The last one tried next time; another ask may have let go of all of them meanwhile.
+            site.addresses.sort(key=address.__eq__)
         except httpx.HTTPError as error:
             raise HttpFailed(f"{url.host} does not answer: {_reason(error)}") from None
         else:

@@ -157,6 +157,23 @@ async def test_who_is_not_there_cannot_be_reached_and_is_looked_up_afresh():
             await get(send, "http://[::1")
 
 
+async def test_many_who_ask_at_once_who_is_not_there_are_each_told_so():
+    told = []
+
+    async def ask(send, url):
+        try:
+            await get(send, url)
+        except HttpFailed as error:
+            told.append(str(error))
+
+    async with listening() as site:
+        url = site.url
+    async with web_opened([url]) as send, trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(ask, send, url)
+    assert len(told) == 8 and all("cannot be reached" in text for text in told)
+
+
 @pytest.mark.parametrize(
     "said",
     [
