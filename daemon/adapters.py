@@ -128,8 +128,7 @@ class Adapters:
             raise Untrusted(
                 f"its publisher is not trusted. To trust it: covey peer trust {row.publisher} --kinds adapters"
             )
-        if row.state in (AdapterState.REMOVED, AdapterState.REFUSED):
-            self.ports.catalog.adapters.set_state(row.manifest, AdapterState.HEARD, self.ports.unix_s())
+        self.ports.catalog.adapters.set_state(row.manifest, AdapterState.WANTED, self.ports.unix_s())
         await self.news.send(Wanted(row.manifest))
 
     def became_ready(self, manifest: Cid) -> None:

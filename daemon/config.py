@@ -91,7 +91,7 @@ class AdaptersConfig(Section, frozen=True):
         _said("What comes of itself; newer: versions of what is here; none: what is asked for"),
     ] = "all"
     mb_per_day: Annotated[
-        float, Meta(ge=0, le=MAX_GB), _said("What may come of itself in 24 hours, in MB; 0 is no limit")
+        float, Meta(ge=0, le=MAX_GB), _said("In MB: once 24 hours brought so much, none comes of itself; 0: no limit")
     ] = 0.0
     only_idle: Annotated[bool, _said("Nothing comes of itself while the engine answers")] = False
 

@@ -7,9 +7,9 @@ from typing import Final, NamedTuple
 import trio
 
 from agents.adapters.decide import Refuse, judge_manifest
-from agents.adapters.manifests import pin, read_entry_of, read_stored, row_of, unpin
+from agents.adapters.manifests import pin, pinned_state, read_entry_of, read_stored, row_of, unpin
 from agents.adapters.passing import MAX_PROVIDERS, PASSED_ON
-from agents.adapters.policy import DAY_S, Fetch, Later, Leave, Moment, Verdict, judge_files
+from agents.adapters.policy import DAY_S, Fetch, Leave, Moment, Verdict, judge_files
 from agents.adapters.ports import Ports
 from agents.adapters.preflight import preflight
 from agents.adapters.shelf import put_on_shelf
@@ -60,12 +60,11 @@ class Held:
 
 
 class Job(NamedTuple):
-    """An adapter to be fetched: announced by `publisher` on the topic of `base`. `is_asked`: the user wants it."""
+    """An adapter to be fetched: announced by `publisher` on the topic of `base`."""
 
     base: Cid
     publisher: PeerId
     announcement: Announcement
-    is_asked: bool = False
 
 
 Outcome = Refuse | Waiting | Held | None
@@ -113,14 +112,13 @@ async def _obtain(ports: Ports, job: Job) -> Outcome:
     if isinstance(manifest, Refuse):
         return manifest
     is_news = await ports.exchange.work(partial(_note_heard, ports, entry, manifest))
-    verdict = await ports.exchange.work(partial(_verdict, ports, job, manifest))
+    verdict = await _let_in(ports, job, manifest)
     if is_news or isinstance(verdict, Fetch):
         _tell_heard(ports, job, entry, manifest)
-    if isinstance(verdict, Leave):
-        return Held("held", f"{verdict.text}. To fetch it: covey adapter fetch {manifest.name}")
-    if isinstance(verdict, Later):
-        return Waiting(verdict.code, verdict.text)
-    ports.spending.n_bytes += manifest.n_bytes
+    if not isinstance(verdict, Fetch):
+        await ports.exchange.work(partial(_note_put_off, ports, entry.cid))
+        text = f"{verdict.text}. To fetch it now: covey adapter fetch {manifest.name}"
+        return Held("held", text) if isinstance(verdict, Leave) else Waiting(verdict.code, text)
     try:
         await _bring_in(ports, job, entry, manifest, providers)
     finally:
@@ -141,17 +139,25 @@ def _tell_heard(ports: Ports, job: Job, entry: Entry, manifest: Manifest) -> Non
     )
 
 
-def _verdict(ports: Ports, job: Job, manifest: Manifest) -> Verdict:
-    if job.is_asked:
+async def _let_in(ports: Ports, job: Job, manifest: Manifest) -> Verdict:
+    """May its files come now? What may is counted as coming before anything else is decided."""
+    async with ports.spending.turn:
+        verdict = await ports.exchange.work(partial(_verdict, ports, job, manifest, ports.spending.n_bytes))
+        if isinstance(verdict, Fetch):
+            ports.spending.n_bytes += manifest.n_bytes
+    return verdict
+
+
+def _verdict(ports: Ports, job: Job, manifest: Manifest, n_coming_bytes: int) -> Verdict:
+    known = ports.catalog.adapters.get(job.announcement.manifest)
+    if known is not None and known.state is AdapterState.WANTED:
         return Fetch()
     versions = ports.catalog.adapters.query(
         publisher=job.publisher, name=manifest.name, base=str(job.base), state=AdapterState.READY
     )
     came = ports.catalog.adapters.n_bytes_since(ports.unix_s() - DAY_S)
     has_older = any(row.version < manifest.version for row in versions)
-    return judge_files(
-        ports.policy, manifest.n_bytes, Moment(has_older, came + ports.spending.n_bytes, ports.is_busy())
-    )
+    return judge_files(ports.policy, manifest.n_bytes, Moment(has_older, came + n_coming_bytes, ports.is_busy()))
 
 
 async def _bring_in(ports: Ports, job: Job, entry: Entry, manifest: Manifest, providers: list[PeerInfo]) -> None:
@@ -233,7 +239,9 @@ async def fetch_entry(
 
 
 def _note_heard(ports: Ports, entry: Entry, manifest: Manifest) -> bool:
-    """Keep what it says of itself. Returns: was that new?"""
+    """Keep what it says of itself, unless that is kept: one that waits is looked at often. Returns: was that new?"""
+    if ports.catalog.adapters.get(entry.cid) and pinned_state(ports, entry, manifest) is not AdapterState.REMOVED:
+        return False
     unix_s = ports.unix_s()
     pin(ports, entry, manifest, PinState.FETCHING)
     # Its author signed who may have these two; what they link to has levels of its own.
@@ -244,7 +252,18 @@ def _note_heard(ports: Ports, entry: Entry, manifest: Manifest) -> bool:
 
 
 def _note_fetching(ports: Ports, entry: Entry) -> None:
-    ports.catalog.adapters.set_state(entry.cid, AdapterState.FETCHING, ports.unix_s())
+    _move(ports, entry.cid, AdapterState.HEARD, AdapterState.FETCHING)
+
+
+def _note_put_off(ports: Ports, cid: Cid) -> None:
+    """What was begun before the settings were others is not under way any more."""
+    _move(ports, cid, AdapterState.FETCHING, AdapterState.HEARD)
+
+
+def _move(ports: Ports, cid: Cid, before: AdapterState, after: AdapterState) -> None:
+    row = ports.catalog.adapters.get(cid)
+    if row is not None and row.state is before:
+        ports.catalog.adapters.set_state(cid, after, ports.unix_s())
 
 
 def _note_ready(ports: Ports, entry: Entry, manifest: Manifest, folder: str) -> None:

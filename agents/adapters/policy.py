@@ -53,13 +53,6 @@ class Moment(NamedTuple):
     is_busy: bool
 
 
-@dataclass
-class Spending:
-    """Bytes of adapters that are coming now."""
-
-    n_bytes: int = 0
-
-
 def judge_files(policy: Policy, n_bytes: int, moment: Moment) -> Verdict:
     """May the files of an adapter that nobody asked for, of `n_bytes`, be fetched now?"""
     if policy.unasked == "none" or (policy.unasked == "newer" and not moment.has_older):

@@ -6,7 +6,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
-from agents.adapters.policy import Policy, Spending
+import trio
+
+from agents.adapters.policy import Policy
 from protocols.bitswap.shell import Exchange
 from protocols.net import Network
 from storage.blockstore import Store
@@ -21,6 +23,14 @@ class Emit(Protocol):
 
     def __call__(self, kind: str, *, by: PeerId | None = None, **fields: Any) -> None:
         """`fields` hold JSON values. `by` is the peer that can cause the event as often as it likes."""
+
+
+@dataclass
+class Spending:
+    """Bytes of adapters that are coming now. Who decides whether more may come holds `turn` until they are counted."""
+
+    n_bytes: int = 0
+    turn: trio.Lock = field(default_factory=trio.Lock)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,7 +83,7 @@ class NewTrust(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """The user asks for an adapter that is known, whatever became of it before."""
+    """The user asks for an adapter: its row says so, whatever it said before."""
 
     manifest: Cid
 
@@ -111,7 +111,6 @@ class Intake:
     in_hand: set[Cid] = field(default_factory=set)
     refused: OrderedDict[Cid, None] = field(default_factory=OrderedDict)  # for good, as long as no base is added
     held: OrderedDict[Cid, None] = field(default_factory=OrderedDict)  # by the settings
-    asked: OrderedDict[Cid, None] = field(default_factory=OrderedDict)  # by the user, and not ready yet
     late: OrderedDict[Cid, Late] = field(default_factory=OrderedDict)
     n_fetching: Counter[PeerId] = field(default_factory=Counter)
     passed_by: list[Job] = field(default_factory=list)  # all in hand
@@ -161,7 +160,6 @@ async def _take_up(intake: Intake, item: News, nursery: trio.Nursery) -> Collect
         case Wanted(manifest):
             for left in (intake.refused, intake.held):
                 left.pop(manifest, None)
-            _note(intake.asked, manifest)
             row = intake.ports.catalog.adapters.get(manifest)
             if row is None:
                 return []
@@ -235,21 +233,25 @@ async def _resume(intake: Intake) -> None:
 def _unfinished_rows(ports: Ports) -> list[AdapterRow]:
     return [
         row
-        for state in (AdapterState.FETCHING, AdapterState.HEARD)
+        for state in (AdapterState.WANTED, AdapterState.FETCHING, AdapterState.HEARD)
         for row in ports.catalog.adapters.query(state=state, is_own=False, limit=MAX_WAITING)
         if ports.catalog.peers.is_trusted(row.publisher, TRUST_KIND)
     ]
 
 
 def _unfinished(intake: Intake, rows: list[AdapterRow]) -> list[Job]:
-    """The jobs that failed or that a restart cut short, those untried for longest first."""
+    """The jobs that failed or that a restart cut short: what the user wants first, then those untried for longest."""
     now_s = trio.current_time()
+    wanted = {row.manifest for row in rows if row.state is AdapterState.WANTED}
+    for manifest in wanted & intake.held.keys():
+        del intake.held[manifest]  # it was asked for while it was looked at
     jobs = {row.manifest: _job_of(row) for row in rows}
     jobs |= {manifest: late.job for manifest, late in intake.late.items() if now_s - late.since_s < LATE_S}
     tried_s = {manifest: intake.tried_s.get(manifest, -math.inf) for manifest in jobs}
     intake.tried_s = {manifest: at_s for manifest, at_s in tried_s.items() if at_s > -math.inf}
     due = [manifest for manifest in jobs if manifest not in intake.held and now_s - tried_s[manifest] >= RETRY_S]
-    return [jobs[manifest] for manifest in sorted(due, key=lambda manifest: (tried_s[manifest], manifest))]
+    order = sorted(due, key=lambda manifest: (manifest not in wanted, tried_s[manifest], manifest))
+    return [jobs[manifest] for manifest in order]
 
 
 async def _fetch_jobs(intake: Intake, jobs: trio.MemoryReceiveChannel[Job]) -> None:
@@ -291,7 +293,7 @@ async def _fetch(intake: Intake, job: Job) -> None:
     try:
         known = intake.ports.catalog.adapters.get(manifest)
         is_removed = known is not None and known.state is AdapterState.REMOVED
-        outcome = None if is_removed else await obtain(intake.ports, job._replace(is_asked=manifest in intake.asked))
+        outcome = None if is_removed else await obtain(intake.ports, job)
         if outcome is None and not is_removed:
             _note_ready(intake, manifest)
     finally:
@@ -312,7 +314,6 @@ async def _fetch(intake: Intake, job: Job) -> None:
 
 def _note_ready(intake: Intake, manifest: Cid) -> None:
     """It is here. What is held may be a newer version of it: that is judged again."""
-    intake.asked.pop(manifest, None)
     intake.held.clear()
     intake.on_ready(manifest)
 

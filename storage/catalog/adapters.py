@@ -69,9 +69,11 @@ _SELECT: Final = (
 
 
 class AdapterState(StrEnum):
-    """How far an adapter has come on this node. REMOVED: the user wants it no more, however often it is announced."""
+    """How far an adapter has come on this node. WANTED: the user asked for it, and it is not ready yet. REMOVED: the
+    user wants it no more, however often it is announced."""
 
     HEARD = "heard"
+    WANTED = "wanted"
     FETCHING = "fetching"
     READY = "ready"
     REFUSED = "refused"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _LONELY: Final = "you trust nobody yet, so nobody can fetch it: covey peer trust PEER, or --visibility public"
 Reference = Annotated[str, Meta(max_length=256, description="NAME, NAME@VERSION, or the CID of its manifest.")]
-State = Literal["heard", "fetching", "ready", "refused", "removed"]
+State = Literal["heard", "wanted", "fetching", "ready", "refused", "removed"]
 
 
 class List(Params, frozen=True):

@@ -8,7 +8,7 @@ import trio
 
 from agents.adapters.policy import DAY_S, Fetch, Later, Leave, Moment, Policy, judge_files
 from agents.adapters.subscribe import Wanted
-from simulations.world import write_adapter
+from simulations.world import unix_now_s, write_adapter
 from storage.catalog.adapters import AdapterState
 
 QUIET = Moment(has_older=False, n_spent_bytes=0, is_busy=False)
@@ -45,6 +45,11 @@ def state(node, row):
     return node.ports.catalog.adapters.get(row.manifest).state
 
 
+async def ask_for(node, row):
+    node.ports.catalog.adapters.set_state(row.manifest, AdapterState.WANTED, unix_now_s())
+    await node.tell.send(Wanted(row.manifest))
+
+
 async def start(flock, tmp_path, release, **life):
     """Ann, who published one adapter, and Bob, who has heard of it and lives by his policy."""
     ann = await flock("ann")
@@ -63,7 +68,7 @@ async def test_what_the_settings_leave_is_listed_and_comes_when_it_is_asked_for(
     assert state(bob, row) is AdapterState.HEARD
     assert set(kinds(bob)) == {"adapter_heard", "adapter_held"} and kinds(bob).count("adapter_heard") == 1
     assert "covey adapter fetch poet" in next(e.fields["text"] for e in bob.events if e.kind == "adapter_held")
-    await bob.tell.send(Wanted(row.manifest))
+    await ask_for(bob, row)
     await trio.sleep(100)
     assert state(bob, row) is AdapterState.READY
 
@@ -71,7 +76,7 @@ async def test_what_the_settings_leave_is_listed_and_comes_when_it_is_asked_for(
 async def test_newer_versions_of_what_is_here_come_and_nothing_else(autojump_clock, flock, tmp_path, release):
     ann, bob, first = await start(flock, tmp_path, release, policy=Policy(unasked="newer"))
     assert state(bob, first) is AdapterState.HEARD
-    await bob.tell.send(Wanted(first.manifest))
+    await ask_for(bob, first)
     await trio.sleep(100)
     second = await release(ann, write_adapter(tmp_path / "v2", fill=2))
     other = await release(ann, write_adapter(tmp_path / "other", fill=3), name="other")
@@ -94,9 +99,58 @@ async def test_the_budget_of_a_day_is_kept_and_the_next_day_brings_more(autojump
 async def test_a_metered_line_carries_only_what_is_asked_for(autojump_clock, flock, tmp_path, release):
     ann, bob, row = await start(flock, tmp_path, release, policy=Policy(is_metered=True))
     other = await release(ann, write_adapter(tmp_path / "other", fill=3), name="other")
-    await bob.tell.send(Wanted(row.manifest))
+    await ask_for(bob, row)
     await trio.sleep(5000)
     assert (state(bob, row), state(bob, other)) == (AdapterState.READY, AdapterState.HEARD)
+
+
+@pytest.mark.parametrize("policy", [Policy(is_metered=True), Policy(unasked="none"), Policy(max_bytes_per_day=1)])
+async def test_what_the_user_asked_for_comes_also_when_its_publisher_is_back_after_a_restart(
+    autojump_clock, flock, tmp_path, release, policy
+):
+    ann, bob, row = await start(flock, tmp_path, release, policy=policy)
+    flock.stop(ann)
+    await ask_for(bob, row)
+    await trio.sleep(100)
+    flock.stop(bob)
+    life = {"store": bob.ports.store, "catalog": bob.ports.catalog, "policy": policy}
+    bob = await flock("bob", trusts=[ann], **life)
+    assert state(bob, row) is AdapterState.WANTED
+    await flock("ann", trusts=[bob], store=ann.ports.store, catalog=ann.ports.catalog)
+    await trio.sleep(500)
+    assert state(bob, row) is AdapterState.READY
+
+
+async def test_what_was_begun_before_the_line_was_metered_is_not_said_to_be_under_way(
+    autojump_clock, flock, tmp_path, release
+):
+    _, bob, row = await start(flock, tmp_path, release, policy=Policy(is_metered=True))
+    bob.ports.catalog.adapters.set_state(row.manifest, AdapterState.FETCHING, unix_now_s())
+    await trio.sleep(100)
+    assert state(bob, row) is AdapterState.HEARD
+
+
+async def test_one_that_waits_is_looked_at_and_nothing_is_written_for_that(autojump_clock, flock, tmp_path, release):
+    _, bob, row = await start(flock, tmp_path, release, policy=Policy(is_metered=True))
+    before = bob.ports.catalog.adapters.get(row.manifest)
+    await trio.sleep(1000)
+    assert bob.ports.catalog.adapters.get(row.manifest) == before
+    assert kinds(bob).count("adapter_heard") == 1
+
+
+async def test_the_budget_is_kept_where_threads_decide(autojump_clock, flock, tmp_path, release):
+    async def slowly(job):
+        done = job()
+        await trio.sleep(1)
+        return done
+
+    ann = await flock("ann")
+    rows = [await release(ann, write_adapter(tmp_path / f"{n}", fill=n), name=f"poet-{n}") for n in range(2)]
+    bob = await flock("bob", trusts=[ann], policy=Policy(max_bytes_per_day=1.5 * rows[0].n_bytes))
+    bob.ports.exchange.work = slowly
+    ann.trust(bob.peer)
+    await trio.sleep(1000)
+    assert sorted(state(bob, row) for row in rows) == [AdapterState.HEARD, AdapterState.READY]
 
 
 async def test_an_adapter_comes_when_the_engine_is_idle_again(autojump_clock, flock, tmp_path, release):
