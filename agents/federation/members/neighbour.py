@@ -13,7 +13,7 @@ from typing import Final
 from agents.federation.events.book import Book, Said
 from agents.federation.members.actions import Action, Average, Evaluate, Fetch, Learn
 from agents.federation.members.member import Member
-from agents.federation.neighbours.views import Views
+from agents.federation.neighbours.views import Views, can_be_split
 from protocols.rounds import MAX_MEMBERS, Mix, Score, State, Unfit
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
@@ -52,7 +52,7 @@ class Neighbour(Member):
             before=before.cid if before is not None else None,
             tensors=tensors,
             weight=weight,
-            to=self._receivers(number, now_s),
+            to=self._receivers(number, now_s) if can_be_split(weight) else (),
             n_samples=n_samples,
             n_steps=n_steps,
             loss=loss,
@@ -172,7 +172,8 @@ class Neighbour(Member):
             if not self._has_waited(number, own, here, since_s, now_s):
                 return []
             here.sort(key=lambda said: (getattr(said.event, "round", 0), said.cid))
-            links = tuple(sorted(said.cid for said in here[:MAX_TAKEN]))
+            assert isinstance(own.event, State)
+            links = tuple(sorted(said.cid for said in self.views.borne(own.event, here[:MAX_TAKEN])))
         return self._ask(Average(number, own.cid, links))
 
     def _told(self, number: int, own: Said) -> tuple[Cid, ...] | None:

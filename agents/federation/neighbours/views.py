@@ -20,6 +20,8 @@ from protocols.rounds import Mix, State
 from storage.cid import Cid
 from storage.keys import PeerId
 
+LEAST_SPLIT: Final = 2.0**-256  # of a weight: a state times that, or a part of it, is no subnormal number yet
+
 
 class Views:
     """A book, read for gossip. All questions are answered from what is known now."""
@@ -170,6 +172,21 @@ class Views:
             total += share(one)
         return total
 
+    def borne(self, own: State, given: Iterable[Said]) -> list[Said]:
+        """Of what was given, in this order, what makes no weight of more than there are members.
+
+        All weights come to that number. There is more where members fork, and it would count for more than all.
+        """
+        if self.gossip.mixing != "push_sum":
+            return list(given)
+        taken, total = [], share(own)
+        for said in given:
+            assert isinstance(said.event, State)
+            if total + share(said.event) <= len(self.roster):
+                taken.append(said)
+                total += share(said.event)
+        return taken
+
     def fault_of_state(self, said: Said) -> str | None:
         """Why nobody may take a state, or nothing; None while it rests on what is not known here."""
         if said.cid in self._sound:
@@ -233,6 +250,11 @@ class Views:
         if mix.weight != (weight := self.weight(own.event, others)):
             return f"its weight is {weight:.6g}, and not {mix.weight:.6g}"
         return ""
+
+
+def can_be_split(weight: float) -> bool:
+    """Is there enough of a weight to give some of it away? Who only gives comes ever nearer to none at all."""
+    return weight >= LEAST_SPLIT
 
 
 def share(state: State) -> float:

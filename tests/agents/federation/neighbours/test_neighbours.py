@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from agents.aggregation.updates import Vector
 from agents.federation.events.book import Book
@@ -143,6 +144,31 @@ def test_who_dies_for_good_is_waited_for_a_lease_and_no_longer(folder: Path, mix
     spread = np.ptp(np.array(models), axis=0)
     assert (spread < 1.0).all()
     assert "refuted" not in verdicts(crowd)
+
+
+def test_who_is_given_nothing_gives_no_more_once_hardly_a_weight_is_left(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a weight that is halved and halved nothing is left in the end, and no mean either."""
+    monkeypatch.setattr("agents.federation.neighbours.views.LEAST_SPLIT", 0.01)
+    crowd = begun(folder, "push_sum", "full", n_rounds=6)
+    for number in range(1, N):
+        crowd.neighbour(number)._receivers = lambda number, now_s: ()  # type: ignore[method-assign]
+    assert (ended(crowd)[0] == first_of(0)).all()
+    weights_of = [mean.weight for r in range(1, 7) if (mean := crowd.mean(0, r)) is not None]
+    assert weights_of == [pytest.approx(w) for w in (1 / 9, 1 / 81, 1 / 729, 1 / 729, 1 / 729, 1 / 729)]
+    assert verdicts(crowd) == {"proved"}
+
+
+def test_nobody_takes_more_weight_than_there_are_members(folder: Path) -> None:
+    """As members could give who fork, each to a few of them alone: it would count for more than all others."""
+    crowd = begun(folder, "push_sum", "full", n_rounds=1)
+    ended(crowd)
+    views = crowd.neighbour(0).views
+    own, *others = [said for said, _ in views.book.all_of(State)]
+    heavy = [replace(cast_state(said), weight=5.0 * N) for said in others[:2]]
+    given = [Said(others[0].entry, heavy[0]), others[2], Said(others[1].entry, heavy[1])]
+    assert [said.event for said in views.borne(cast_state(own), given)] == [heavy[0], others[2].event]
 
 
 def test_who_lists_in_a_group_what_it_gives_to_nobody_is_waited_for_until_the_deadline(folder: Path) -> None:
