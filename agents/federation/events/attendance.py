@@ -7,7 +7,7 @@ from agents.federation.events.claims import asks, chance, claims
 from agents.federation.events.grants import Grants, by_audience, capacity, ended, joins, let_in, levels, note_level
 from agents.federation.events.said import Said
 from agents.federation.events.selection import chosen, round_seed, taking_part
-from protocols.rounds import MAX_DEPTH, Cancel, Close, Event, Grant, Plan, Start
+from protocols.rounds import MAX_DEPTH, Cancel, Close, Event, Grant, Plan, Start, Vote
 from storage.cid import Cid
 from storage.keys import PeerId
 
@@ -114,14 +114,44 @@ class Attendance:
 
     @remembered
     def start(self) -> Start | None:
-        """The list that the plan's author gave out; of several, none counts (`broken` names him)."""
+        """The list that the plan's author gave out; of several, the first by which round 1 came to a final close.
+
+        So one more that he signs later, for which `broken` names him, undoes no round that is over.
+        """
+        found = self.starts()
+        return found[0] if len(found) == 1 else next(filter(self._has_ended_by, found), None)
+
+    def starts(self) -> list[Start]:
+        """All that he signed, in the order of his history: one that stands behind another takes nothing from it."""
         most = capacity(self.plan)
         found = {
             said.entry.body_cid: event
             for said, event in self.all_of(Start)
             if said.author == self.author and len(set(event.joined)) <= most
         }
-        return next(iter(found.values())) if len(found) == 1 else None
+        return list(found.values())
+
+    def _has_ended_by(self, start: Start) -> bool:
+        """Did enough of those whom this start selects countersign a close of the first round?"""
+        book, roster = self._whole, self._roster_of(start)
+        if not roster:
+            return False
+        seed = round_seed(1, self.plan.initial, roster)
+        selected = chosen(roster, seed, self.plan.n_selected, self._chances_of(start, roster))
+        voters: dict[tuple[int, Cid], set[PeerId]] = {}
+        for said, vote in book.said_in(1, Vote):
+            if said.author in selected:
+                voters.setdefault((vote.term, vote.close), set()).add(said.author)
+        return any(
+            len(voters.get((close.term, said.cid), ())) >= self.n_needed_of(len(selected), close)
+            for said, close in book.said_in(1, Close)
+            if said.author == book.coordinator(close.term)
+        )
+
+    def n_needed_of(self, n_selected: int, close: Close) -> int:
+        """How many of so many make a close final: over half; of one with masked updates, as many as unmask them."""
+        secure = self._whole.secure if not close.void else None
+        return max(n_selected // 2 + 1, secure.needed(n_selected) if secure is not None else 0)
 
     def cancelled(self) -> Cancel | None:
         """The end that the plan's author declared."""
@@ -149,8 +179,9 @@ class Attendance:
         What lets others in was looked at by over half, and may not be known here yet: the list is what all go by.
         """
         listed = self._listed(number)
-        if listed is None:
-            return None
+        return self._roster_of(listed) if listed is not None else None
+
+    def _roster_of(self, listed: Start | Close) -> tuple[PeerId, ...] | None:
         members = self._members.union(listed.joined) if self.plan.let_in is not None else self._members
         if not asks(self.plan):
             return taking_part(listed.joined, members)
@@ -161,8 +192,11 @@ class Attendance:
     def _chances(self, number: int) -> tuple[int, ...] | None:
         """What each of a round's roster weighs in the draw; None where all weigh the same."""
         listed, roster = self._listed(number), self.roster(number)
-        said = claims(self._whole, listed) if listed is not None and self.plan.chances is not None else None
-        return tuple(chance(self.plan, said[peer]) for peer in roster) if said is not None and roster else None
+        return self._chances_of(listed, roster) if listed is not None and roster else None
+
+    def _chances_of(self, listed: Start | Close, roster: tuple[PeerId, ...]) -> tuple[int, ...] | None:
+        said = claims(self._whole, listed) if self.plan.chances is not None else None
+        return tuple(chance(self.plan, said[peer]) for peer in roster) if said is not None else None
 
     @remembered
     def seed(self, number: int) -> bytes | None:

@@ -164,7 +164,9 @@ class Book(Attendance):
                     receivers.setdefault(submission, set()).add(said.author)
             case Vote(number, term, close):
                 final = self.answers.get(("final", number))
-                if final is not None and cast(Close, final.event).term != term:
+                if (final is not None and cast(Close, final.event).term != term) or (
+                    number == 1 and len(self.starts()) > 1
+                ):
                     return False
                 self._amend(("_of_selected", Vote, number, term), said.author, said)
                 voters = self.answers.get(("countersigners", number))
@@ -278,8 +280,8 @@ class Book(Attendance):
 
     def n_votes_needed(self, close: Close) -> int | None:
         """How many of the selected make this close final: one with masked updates needs as many as unmask them."""
-        quorum = self.quorum(close.round)
-        return max(quorum, 0 if close.void else self.threshold(close.round)) if quorum is not None else None
+        selected = self.selected(close.round)
+        return self.n_needed_of(len(selected), close) if selected is not None else None
 
     # What was said in a round
 

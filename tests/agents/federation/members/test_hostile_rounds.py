@@ -18,6 +18,7 @@ from protocols.rounds import (
     Promise,
     Receipt,
     Result,
+    Start,
     Submit,
     Vote,
     content_of,
@@ -72,6 +73,24 @@ def test_a_close_that_is_final_stays_final_whatever_who_countersigned_it_signs_l
     for book in (table.book, book_of(entries), book_of([table.plan, *entries[:0:-1]])):
         found = book.final(1)
         assert found is not None and found.cid == close.cid and PEERS[4] in book.broken()
+
+
+def test_a_second_start_undoes_no_round_that_is_over_and_before_that_none_counts() -> None:
+    table = Table()
+    table.say(0, Open(round=1, term=0))
+    close = table.say(0, Close(round=1, term=0, submissions=tuple(submitted(table)), joined=PEERS))
+    votes = [table.say(who, Vote(round=1, term=0, close=close.cid)) for who in (2, 3, 4)]
+    second = table.say(0, Start(joined=PEERS[2:]))
+    entries = [table.plan, *table.book.entries()]
+    for book in (table.book, book_of(entries), book_of([table.plan, *entries[:0:-1]])):
+        final = book.final(1)
+        assert final is not None and final.cid == close.cid and PEERS[0] in book.broken()
+        assert book.roster(1) == book.roster(2) == tuple(sorted(PEERS))
+    book = book_of([one for one in entries if one not in votes])
+    assert book.start() is None and book.selected(1) is None
+    for vote in votes:
+        book.add(vote)
+    assert book.final(1) == table.book.final(1) and second.cid in book
 
 
 def test_of_two_closes_that_a_liar_made_final_all_come_to_one_and_compute_it_again() -> None:
