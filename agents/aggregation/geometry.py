@@ -64,12 +64,10 @@ class Geometry:
     def mixed(self, groups: Sequence[Sequence[int]]) -> "Geometry":
         """The geometry of the means of groups of updates."""
         common = math.lcm(*(len(group) for group in groups))
+        sums = [[sum(self._dots[i][j] for i in group) for j in range(len(self))] for group in groups]
         dots = [
-            [
-                sum(self._dots[i][j] for i in one for j in other) * (common // len(one)) * (common // len(other))
-                for other in groups
-            ]
-            for one in groups
+            [sum(row[j] for j in other) * (common // len(one)) * (common // len(other)) for other in groups]
+            for one, row in zip(groups, sums, strict=True)
         ]
         return Geometry(dots, self.unit / common**2)
 

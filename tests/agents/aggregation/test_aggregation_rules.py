@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.aggregation.aggregate import Recipe, aggregate
-from agents.aggregation.geometry import measure
+from agents.aggregation.geometry import Geometry, measure
 from agents.aggregation.networks import network, sort_rows
 from agents.aggregation.registry import before_of, rule_of, server_of
 from agents.aggregation.updates import CannotAggregate, Update, Vector, largest
@@ -262,6 +263,27 @@ def test_the_geometry_of_mixtures_is_that_of_the_mixed_updates() -> None:
     x = np.stack([np.mean([vectors[i].astype(np.float64) for i in group], axis=0) for group in groups])
     for i, j in itertools.product(range(len(groups)), repeat=2):
         assert mixed.real(mixed.dot(i, j)) == pytest.approx(float(x[i] @ x[j]), rel=1e-3, abs=1e-3)
+
+
+class Counted(int):
+    """A whole number that counts its sums."""
+
+    n_sums = 0
+
+    def __add__(self, other: int) -> "Counted":
+        Counted.n_sums += 1
+        return Counted(int(self) + int(other))
+
+    __radd__ = __add__
+
+
+def test_what_mixtures_cost_grows_with_the_cube_of_their_number_and_no_faster() -> None:
+    """A thousand clients would else keep each member at it for hours."""
+    n = 20
+    groups = [tuple(sorted((place + step) % n for step in range(n - 4))) for place in range(n)]
+    Counted.n_sums = 0
+    Geometry([[Counted(i * j) for j in range(n)] for i in range(n)], Fraction(1)).mixed(groups)
+    assert 0 < Counted.n_sums <= 2 * n**3
 
 
 def test_buckets_hold_every_update_once() -> None:
