@@ -151,12 +151,14 @@ def _told(total: Whole, n_clients: int, lattice: Lattice) -> Told:
 def noise_fault(noise: Whole) -> str:
     """Why this is no noise of the grid's deviation, or nothing.
 
-    Far too little of it shows; a little less does not, nor whether it was drawn by chance. Source: a chi-square sum of
-    100 values falls under a quarter of its mean with a chance of 10^-14.
+    Far too little of it shows, and far too much; a little does not, nor whether it was drawn by chance. Source: a
+    chi-square sum of 100 values is under a quarter of its mean with a chance of 10^-14, over four times it of 10^-35.
     """
     square = sum(int(np.dot(block, block)) for block in np.split(noise, range(CHECK_BLOCK, len(noise), CHECK_BLOCK)))
     if len(noise) and np.abs(noise).max() >= MAX_MAGNITUDE:
         return "its noise is larger than any that is drawn"
     if square == 0 or (len(noise) >= MIN_CHECKED and 4 * square < len(noise) * MAX_DEVIATION**2):
         return "its noise is far less than the plan asks for"
+    if len(noise) >= MIN_CHECKED and square > 4 * len(noise) * MAX_DEVIATION**2:
+        return "its noise is far more than the plan asks for"
     return ""

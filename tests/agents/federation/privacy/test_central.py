@@ -72,6 +72,7 @@ def test_drawn_noise_has_the_grids_deviation_and_is_new_each_time(tmp_path: Path
     [
         (np.zeros(400), "far less than the plan"),
         (np.resize([1.0, -1.0], 400), "far less than the plan"),
+        (np.full(400, 9000.0), "far more than the plan"),
         (np.full(400, 0.5), "whole steps"),
         (np.full(400, np.nan), "whole steps"),
         (np.full(400, np.inf), "whole steps"),
