@@ -20,7 +20,7 @@ from agents.federation.members.actions import Action, Compute, Train
 from agents.federation.members.member import Member
 from agents.federation.results.outcome import refusals
 from agents.federation.results.verify import Computed, recompute, tensors_before
-from agents.federation.updates.tensors import Layout, new_vector, read_layout, read_vector
+from agents.federation.updates.tensors import MAX_TENSORS_BYTES, Layout, new_vector, read_layout, read_vector
 from protocols.rounds import Close, Submit
 from simulations.crowd import STEP_S, Crowd, outcome
 from storage.cid import RAW, Cid
@@ -76,7 +76,7 @@ class Shelf:
             raise NotFound(f"{cid} is not here")
         return self._blocks[cid]
 
-    def path(self, cid: Cid) -> Path:
+    def path(self, cid: Cid, max_bytes: int = MAX_TENSORS_BYTES) -> Path:
         """Raises: NotFound."""
         path = self.folder / str(cid)
         if not path.exists():

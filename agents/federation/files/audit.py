@@ -77,7 +77,7 @@ def _checked(ports: Ports, book: Book, scratch: Path, on_finding: Callable[[Find
     try:
         with ports.store.lease():
             check = verify_gossip if book.plan.gossip is not None else verify
-            for finding in check(book, CheckedShelf(ports, folder)):
+            for finding in check(book, CheckedShelf(ports, folder), folder):
                 findings.append(finding)
                 on_finding(finding)
     finally:

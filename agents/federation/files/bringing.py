@@ -17,8 +17,9 @@ from agents.adapters.ports import Ports
 from agents.federation.events.book import Book
 from agents.federation.events.grants import readers, told
 from agents.federation.files.possession import claimed
-from agents.federation.files.shelf import MAX_TENSORS_BYTES, Keep, limit_of
+from agents.federation.files.shelf import Keep, limit_of
 from agents.federation.results.outcome import Document, read_document
+from agents.federation.updates.tensors import MAX_TENSORS_BYTES
 from protocols.errors import TimedOut
 from protocols.fetch.dag import Progress, fetch_blocks, fetch_dag
 from protocols.net import PeerInfo

@@ -13,7 +13,7 @@ from agents.errors import AgentError
 from agents.federation.files.possession import possession
 from agents.federation.results.outcome import read_document
 from agents.federation.results.verify import Computed
-from agents.federation.updates.tensors import BadTensors
+from agents.federation.updates.tensors import MAX_TENSORS_BYTES, BadTensors, longest_update
 from protocols.rounds import Plan
 from storage.blockstore import MadeBlock, Visibility
 from storage.cid import DAG_PB, IDENTITY, RAW, Cid
@@ -24,8 +24,6 @@ from storage.pins import PinKind, PinState
 from storage.sealed import open_sealed, seal_path
 from storage.unixfs import COVEY_WEIGHTS, add_path, cid_of_path, export, stat
 
-SLACK_BYTES: Final = 1 << 20
-MAX_TENSORS_BYTES: Final = 64 << 30  # where the base's own size is not known
 Readers = tuple[PeerId, ...]
 _NO_FILE: Final = (NotAFile, NotUnixfs, InvalidBlock, InvalidName, TooLarge)
 
@@ -55,11 +53,11 @@ class Shelf:
         """A block. Raises: NotFound."""
         return self._store.get(cid)
 
-    def path(self, cid: Cid) -> Path:
+    def path(self, cid: Cid, max_bytes: int = MAX_TENSORS_BYTES) -> Path:
         """The file's bytes. What is no file, whoever submitted it, has none.
 
-        Raises: NotFound, also for what is longer than tensors can be: a few blocks, linked to often, say any length,
-        and nobody computed anything from that; Corrupt, DiskFull.
+        Raises: NotFound, also for what is longer than it can be: a few blocks, linked to often, say any length, and
+        nobody computed anything from that; Corrupt, DiskFull.
         """
         path = self._folder / str(cid)
         if not path.exists():
@@ -67,10 +65,8 @@ class Shelf:
                 about = stat(self._store, cid)
                 if about.target is not None or about.is_directory:
                     raise NotAFile(f"{cid} is no file")
-                if about.n_bytes > MAX_TENSORS_BYTES:
-                    raise NotFound(
-                        f"{cid} is a file of {about.n_bytes:,} bytes, and {MAX_TENSORS_BYTES:,} are the most"
-                    )
+                if about.n_bytes > max_bytes:
+                    raise NotFound(f"{cid} is a file of {about.n_bytes:,} bytes, and {max_bytes:,} are the most")
                 export(self._store, cid, path)
             except Corrupt:
                 raise
@@ -326,15 +322,11 @@ def _links(ports: Ports, cid: Cid) -> list[Cid]:
 
 
 def limit_of(ports: Ports, plan: Plan) -> int:
-    """How many bytes an update may have: as many as its base, and a little for the blocks above it.
-
-    No codec's update takes more than that: what is larger is refused when it is read.
-    """
+    """How many bytes an update may have, by the first tensors."""
     try:
-        n_bytes = stat(ports.store, plan.initial).n_bytes
+        return longest_update(stat(ports.store, plan.initial).n_bytes)
     except (*_NO_FILE, Corrupt):
         return MAX_TENSORS_BYTES
-    return n_bytes + n_bytes // 64 + SLACK_BYTES
 
 
 def sizes_of(ports: Ports, files: Iterable[Cid]) -> dict[Cid, int]:

@@ -17,7 +17,7 @@ from agents.federation.neighbours.views import Views, share
 from agents.federation.plans.compatibility import undecidable
 from agents.federation.results.statements import at_all
 from agents.federation.results.verify import Files, Finding
-from agents.federation.updates.tensors import BadTensors, read_layout
+from agents.federation.updates.tensors import BadTensors, longest_update, read_layout
 from protocols.rounds import Mix, State
 from storage.cid import Cid
 from storage.errors import NotFound
@@ -32,8 +32,8 @@ class _Round(NamedTuple):
     mixes: list[Said]
 
 
-def verify_gossip(book: Book, files: Files) -> Iterator[Finding]:
-    """Check every round, in order."""
+def verify_gossip(book: Book, files: Files, scratch: Path | None = None) -> Iterator[Finding]:
+    """Check every round, in order. scratch: as `verify` has it."""
     for peer, (first, second) in sorted(book.broken().items()):
         yield Finding(0, "refuted", f"two events contradict each other: {first.cid} and {second.cid}", peer)
     yield from at_all(book)
@@ -48,7 +48,7 @@ def verify_gossip(book: Book, files: Files) -> Iterator[Finding]:
         if event.round > book.plan.n_rounds:
             yield Finding(0, "refuted", f"the {event.kind} {said.cid} is of a round that there is not", said.author)
     for one in _rounds(book):
-        yield from _check(views, one, files)
+        yield from _check(views, one, files, scratch)
         if not one.states:
             return
 
@@ -59,7 +59,7 @@ def _rounds(book: Book) -> Iterator[_Round]:
         yield _Round(number, states, [said for said, event in book.all_of(Mix) if event.round == number])
 
 
-def _check(views: Views, one: _Round, files: Files) -> Iterator[Finding]:
+def _check(views: Views, one: _Round, files: Files, scratch: Path | None) -> Iterator[Finding]:
     number = one.number
     is_cancelled = views.book.cancelled() is not None
     if not one.states and is_cancelled:
@@ -72,7 +72,8 @@ def _check(views: Views, one: _Round, files: Files) -> Iterator[Finding]:
         yield from _judged(number, views.fault_of_state(said), "state", said)
     n_proved = 0
     for said in one.mixes:
-        found = list(_judged(number, views.fault_of_mix(said), "mean", said)) or list(_recomputed(views, said, files))
+        found = list(_judged(number, views.fault_of_mix(said), "mean", said))
+        found = found or list(_recomputed(views, said, files, scratch))
         yield from found
         n_proved += not found
     if not one.mixes and is_cancelled:
@@ -95,16 +96,17 @@ def _judged(number: int, fault: str | None, what: str, said: Said) -> Iterator[F
         yield Finding(number, "refuted", f"the {what} {said.cid} does not hold: {fault}", said.author)
 
 
-def _recomputed(views: Views, said: Said, files: Files) -> Iterator[Finding]:
+def _recomputed(views: Views, said: Said, files: Files, scratch: Path | None) -> Iterator[Finding]:
     """What is wrong with a mean, by its files; nothing when it is proved."""
     mix = cast(Mix, said.event)
     own = cast(Said, views.state(said.author, mix.round))
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=scratch) as folder:
+            initial = files.path(views.book.plan.initial)
+            layout, max_bytes = read_layout(initial), longest_update(initial.stat().st_size)
             links = [link for link in (*mix.states, *(one.state for one in mix.unfit)) if link != own.cid]
-            given = [_given(views, link, files) for link in links]
-            layout = read_layout(files.path(views.book.plan.initial))
-            found = blend(views, layout, _given(views, own.cid, files), given, Path(folder) / "mean")
+            mine, *given = (_given(views, link, files, max_bytes) for link in (own.cid, *links))
+            found = blend(views, layout, mine, given, Path(folder) / "mean")
             tensors = files.cid(found.tensors)
     except NotFound as error:
         yield Finding(mix.round, "not decidable", f"a state that {said.author} took is missing: {error}")
@@ -118,9 +120,9 @@ def _recomputed(views: Views, said: Said, files: Files) -> Iterator[Finding]:
         yield Finding(mix.round, "refuted", f"the mean {mix.tensors} is not {tensors}", said.author)
 
 
-def _given(views: Views, link: Cid, files: Files) -> Given:
+def _given(views: Views, link: Cid, files: Files, max_bytes: int) -> Given:
     said = cast(Said, views.book.get(link))
-    return Given(said, files.path(cast(State, said.event).tensors))
+    return Given(said, files.path(cast(State, said.event).tensors, max_bytes))
 
 
 def _balance(views: Views, one: _Round) -> str:

@@ -30,7 +30,7 @@ from agents.federation.results.outcome import (
 )
 from agents.federation.results.statements import at_all, beyond_budget, in_round
 from agents.federation.secure.sides import FalseShares
-from agents.federation.updates.tensors import BadTensors
+from agents.federation.updates.tensors import MAX_TENSORS_BYTES, BadTensors, longest_update
 from protocols.rounds import Close, Complain, Promise, Result, Submit, Unmask, Vote
 from storage.cid import Cid
 from storage.errors import NotFound
@@ -46,8 +46,8 @@ class Files(Protocol):
         """A block. Raises: NotFound."""
         ...
 
-    def path(self, cid: Cid) -> Path:
-        """A file's bytes, at a path. Raises: NotFound."""
+    def path(self, cid: Cid, max_bytes: int = MAX_TENSORS_BYTES) -> Path:
+        """A file's bytes, at a path. Raises: NotFound, also for more than that."""
         ...
 
     def cid(self, path: Path) -> Cid:
@@ -84,20 +84,22 @@ def recompute(
 ) -> Computed:
     """The result of a close, from its updates. Raises: NotFound for what is missing, BadTensors, OSError."""
     base, states = tensors_before(book, number, files)
+    base_path = files.path(base)
+    max_bytes = longest_update(base_path.stat().st_size)
     submitted = []
     for link in close.submissions:
         said = book.get(link)
         if said is None or not isinstance(submit := said.event, Submit):
             raise NotFound(f"the submission {link} is not known")
         submitted.append(
-            Submitted(said.author, submit, files.path(submit.update), staleness(book, number, submit, files))
+            Submitted(said.author, submit, files.path(submit.update, max_bytes), staleness(book, number, submit, files))
         )
     unmasking = None
     if book.secure is not None:
         unmasking = unmasking_of(book, close)
     outcome = compute(
         book.plan,
-        files.path(base),
+        base_path,
         submitted,
         folder,
         seed=book.seed(number) or b"",
@@ -153,8 +155,11 @@ def staleness(book: Book, number: int, submit: Submit, files: Files) -> int | No
     return None
 
 
-def verify(book: Book, files: CheckedFiles) -> Iterator[Finding]:
-    """Check every round that is final, in order. `book` must have settled nothing itself: see `Book.settle`."""
+def verify(book: Book, files: CheckedFiles, scratch: Path | None = None) -> Iterator[Finding]:
+    """Check every round that is final, in order. `book` must have settled nothing itself: see `Book.settle`.
+
+    scratch: where tensors are written until they were compared; without it, where the system has room for such.
+    """
     yield from _of_all(book)
     if book.start() is None:
         yield Finding(0, "not decidable", "no list of participants is known that the plan's author signed")
@@ -176,7 +181,7 @@ def verify(book: Book, files: CheckedFiles) -> Iterator[Finding]:
         if book.secure is not None:
             yield from _secure_faults(book, said)
         try:
-            with tempfile.TemporaryDirectory() as folder:
+            with tempfile.TemporaryDirectory(dir=scratch) as folder:
                 found = recompute(book, number, close, files, Path(folder))
                 files.remember(found)
         except StillMasked as error:

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -21,11 +21,22 @@ _LENGTH_BYTES = 8
 _ALIGNMENT = 8
 _F32_BYTES = 4
 
+MAX_TENSORS_BYTES: Final = 64 << 30
+SLACK_BYTES: Final = 1 << 20
+
 
 class BadTensors(AgentError):
     """The tensors are not in the form that rounds exchange."""
 
     code = "bad_tensors"
+
+
+def longest_update(base_bytes: int) -> int:
+    """How many bytes an update can have: as many as its base, and a little for the blocks above it.
+
+    No codec's update takes more than that: what is larger is refused when it is read.
+    """
+    return base_bytes + base_bytes // 64 + SLACK_BYTES
 
 
 class Layout(NamedTuple):

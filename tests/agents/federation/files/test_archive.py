@@ -1,27 +1,33 @@
 """Who names a private file finds it in nothing that is handed out; what the experiment is made of is all there."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from agents.federation.files import shelf
 from agents.federation.files.archive import Packed, pack
 from agents.federation.files.audit import audit
-from agents.federation.files.shelf import MAX_TENSORS_BYTES, Shelf
+from agents.federation.files.shelf import Shelf
 from agents.federation.node.experiment import Experiment
 from agents.federation.results.outcome import read_document
+from agents.federation.tasks import task_of
+from agents.federation.updates.tensors import MAX_TENSORS_BYTES, SLACK_BYTES
 from protocols.rounds import Event, Result
-from storage.blockstore import MadeBlock, Visibility
+from storage.blockstore import Blockstore, MadeBlock, Visibility
 from storage.car import import_car
 from storage.cid import DAG_CBOR, DAG_PB, RAW, Cid
 from storage.codecs import dag_cbor, dag_pb
 from storage.errors import NotFound
 from storage.memory import MemoryBlockstore
-from storage.unixfs import add_bytes
+from storage.unixfs import COVEY_WEIGHTS, add_bytes, add_path, export
 from storage.unixfs import data as unixfs
+from tests.agents.federation import village as village_module
 from tests.agents.federation.files.test_possession import NAMED, file_of, naming, say
-from tests.agents.federation.node.test_service import Home, begun, homes, until, village
+from tests.agents.federation.members.test_member import begin
+from tests.agents.federation.node.test_service import TASK, Home, begun, homes, until, village
 
 __all__ = ["homes"]
 
@@ -37,6 +43,18 @@ async def packed_by(home: Home, one: Experiment, out: Path) -> tuple[Packed, Mem
 def document_of(one: Experiment, tensors: Cid) -> MadeBlock:
     fields = {"format": 1, "plan": one.cid, "round": 1, "base": tensors, "updates": [], "failed": "", "states": []}
     return MadeBlock.of(dag_cbor.encode(fields | {"tensors": tensors}), DAG_CBOR)
+
+
+def bombs(store: Blockstore, n_least: int) -> list[MadeBlock]:
+    """Files of one block more each, the last one longer than that."""
+    made, n_bytes = [MadeBlock.of(bytes(1 << 10), RAW)], 1 << 10
+    while n_bytes <= n_least:
+        links = tuple(dag_pb.PbLink(made[-1].cid, "", n_bytes) for _ in range(16))
+        about = unixfs.UnixFsData(unixfs.Kind.FILE, file_bytes=16 * n_bytes, block_sizes=(n_bytes,) * 16)
+        made.append(MadeBlock.of(dag_pb.encode(dag_pb.PbNode(unixfs.encode(about), links)), DAG_PB))
+        n_bytes *= 16
+    store.put_many(made)
+    return made
 
 
 def said(home: Home, one: Experiment, kind: str, file: Cid) -> Event:
@@ -80,16 +98,32 @@ async def test_what_says_that_it_is_longer_than_tensors_can_be_is_not_written_ou
 ) -> None:
     """What nobody could compute from is not decidable, whatever else is in the CAR, and no full disk."""
     ports = homes[0].node.ports
-    ports.store.put_many([leaf := MadeBlock.of(bytes(1 << 10), RAW)])
-    bomb, n_bytes = leaf, 1 << 10
-    while n_bytes <= MAX_TENSORS_BYTES:
-        links = tuple(dag_pb.PbLink(bomb.cid, "", n_bytes) for _ in range(16))
-        made = unixfs.UnixFsData(unixfs.Kind.FILE, file_bytes=16 * n_bytes, block_sizes=(n_bytes,) * 16)
-        ports.store.put_many([bomb := MadeBlock.of(dag_pb.encode(dag_pb.PbNode(unixfs.encode(made), links)), DAG_PB)])
-        n_bytes *= 16
+    leaf, *_, bomb = bombs(ports.store, MAX_TENSORS_BYTES)
     with pytest.raises(NotFound, match="are the most"):
         Shelf(ports, tmp_path).path(bomb.cid)
     assert Shelf(ports, tmp_path).path(leaf.cid).stat().st_size == 1 << 10
+
+
+async def test_an_update_that_is_longer_than_its_base_lets_it_be_is_not_written_out(
+    homes: list[Home], monkeypatch: pytest.MonkeyPatch, autojump_clock: Any
+) -> None:
+    """Who is alone in an experiment says what it likes, and gives others a CAR of it: a few blocks that fill a disk."""
+    home = homes[0]
+    store = home.node.ports.store
+    *_, bomb = bombs(store, 2 * SLACK_BYTES)
+    path = home.folder / "initial"
+    task_of(TASK).initial(path)
+    initial = add_path(store, path, COVEY_WEIGHTS)
+    monkeypatch.setattr(village_module, "cid_of", lambda *words: bomb.cid)
+    alone = begin(0, n_members=1, task=TASK, initial=initial, n_rounds=1, is_sealed=False)
+    alone.run(300.0)
+    one = alone.villagers[0]
+    assert one.member.current() == 2
+    exported = []
+    monkeypatch.setattr(shelf, "export", lambda store, cid, path: (exported.append(cid), export(store, cid, path)))
+    findings = audit(home.node.ports, alone.plan, one.book.entries(), home.folder / "scratch")
+    assert ["are the most" in finding.what for finding in findings] == [True] and exported == [initial]
+    assert [finding.verdict for finding in findings] == ["not decidable"]
 
 
 async def test_what_came_from_members_is_handed_out_and_in_parts_too(
@@ -139,8 +173,10 @@ async def test_a_private_block_is_not_handed_out_because_its_file_was_fetched_by
 
 async def test_who_checks_keeps_nothing_of_what_it_computes(
     homes: list[Home],
+    monkeypatch: pytest.MonkeyPatch,
     autojump_clock: Any,
 ) -> None:
+    """Nor does it write anywhere but into its home: where the system keeps what is temporary, there may be no room."""
     async with village(homes):
         one, *_ = ones = await begun(homes, homes[0].plan(homes))
         await until(lambda: all(each.is_over for each in ones))
@@ -149,6 +185,7 @@ async def test_who_checks_keeps_nothing_of_what_it_computes(
         await until(lambda: not ports.store.missing(results))  # it was over when two agreed
         computed = [read_document(ports.store.get(result)).tensors for result in results]
         ports.store.delete_many(computed)
+        monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
         findings = await trio.to_thread.run_sync(
             audit, ports, one.plan_entry, one.book.entries(), homes[0].folder / "scratch"
         )

@@ -14,7 +14,7 @@ from agents.federation.privacy.ledger import Budget
 from agents.federation.privacy.noise import MAX_DEVIATION, MAX_MAGNITUDE
 from agents.federation.results import verify
 from agents.federation.results.outcome import Outcome, Submitted, compute, draw_noise
-from agents.federation.updates.tensors import Layout, flush, new_vector, read_vector
+from agents.federation.updates.tensors import MAX_TENSORS_BYTES, Layout, flush, new_vector, read_vector
 from protocols.entry import make_entry
 from protocols.rounds import Close, Event, Plan, Promise, Submit, Vote, content_of, read_plan, scope_of
 from storage.cid import RAW, Cid
@@ -174,7 +174,7 @@ class Room:
         self.book = Book(make_plan(N, privacy=PRIVACY, min_participants=3)[1])
         self._next = dict.fromkeys(range(N), 0)
 
-    def path(self, cid: Cid) -> Path:
+    def path(self, cid: Cid, max_bytes: int = MAX_TENSORS_BYTES) -> Path:
         return self.folder / ("noise" if cid == self.noise else "base")
 
     def say(self, number: int, event: Event) -> Said:

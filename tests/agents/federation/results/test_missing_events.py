@@ -15,6 +15,7 @@ from agents.federation.events.book import Book
 from agents.federation.results import verify as verifying
 from agents.federation.results.outcome import Outcome
 from agents.federation.results.verify import Computed, unmasking_of, verify
+from agents.federation.updates.tensors import MAX_TENSORS_BYTES
 from protocols.entry import Entry, make_entry
 from protocols.rounds import Accuse, Close, Promise, Score, Vote, content_of, scope_of
 from storage.cid import Cid
@@ -36,7 +37,7 @@ class NoFiles:
     def block(self, cid: Cid) -> bytes:
         raise NotFound(f"no block {cid}")
 
-    def path(self, cid: Cid) -> Path:
+    def path(self, cid: Cid, max_bytes: int = MAX_TENSORS_BYTES) -> Path:
         raise NotFound(f"no file {cid}")
 
     def cid(self, path: Path) -> Cid:

@@ -9,7 +9,7 @@ import pytest
 from agents.federation.events.book import Book
 from agents.federation.results.outcome import read_document, refusals
 from agents.federation.results.verify import Computed, Finding, recompute, tensors_before, verify
-from agents.federation.updates.tensors import Layout, flush, new_vector, read_vector
+from agents.federation.updates.tensors import MAX_TENSORS_BYTES, Layout, flush, new_vector, read_vector
 from protocols.entry import Entry, make_entry
 from protocols.rounds import (
     Cancel,
@@ -49,7 +49,7 @@ class Shelf:
         except KeyError:
             raise NotFound(f"no block {cid}") from None
 
-    def path(self, cid: Cid) -> Path:
+    def path(self, cid: Cid, max_bytes: int = MAX_TENSORS_BYTES) -> Path:
         path = self._folder / str(cid)
         if not path.exists():
             raise NotFound(f"no file {cid}")
