@@ -121,6 +121,7 @@ async def make_plan(node: "Node", params: "fl.Plan", report: "Report") -> "fl.Pl
         initial=str(plan.initial),
         n_params=n_params,
         n_members=len(plan.members),
+        needs_grants=plan.joining == "granted",
         join=f"covey fl join {one.cid} --from {way_here(node)} --data PATH",
         limits=notes,
         undecidable=undecidable(plan),

@@ -180,6 +180,8 @@ def planned(result: Json) -> Iterator[str]:
     yield result["experiment"]
     yield from (f"note: {why}" for why in result["limits"])
     yield from (f"nobody can prove: {why}" for why in result["undecidable"])
+    if result["needs_grants"]:
+        yield f"next, for each other who is to train: covey fl grant {result['experiment']} PEER"
     yield f"next, on each of {result['n_members']} members: {result['join']}"
     yield f"then here: covey fl start {result['experiment']}"
 

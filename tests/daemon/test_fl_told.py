@@ -13,6 +13,7 @@ from daemon import experiments
 from daemon.api.operation import operations
 from daemon.api.operations import fl
 from daemon.cli import client, generate
+from daemon.cli.fl_forms import planned as lines_of_plan
 from daemon.cli.fl_forms import started, verified
 from storage.keys import Identity
 from tests.daemon.test_fl_operations import ALONE, OTHER, data, over, planned
@@ -80,3 +81,22 @@ def test_a_text_that_is_not_utf_8_is_named_by_its_file_and_line(tmp_path):
     (tmp_path / "poem.txt").write_bytes(b"roses\nvi\xf6lets\n")
     with pytest.raises(BadData, match=r"^poem.txt: line 2: byte 0xf6 is not UTF-8"):
         task_of({"task": "lora", "base": "any"}).check(tmp_path / "poem.txt")
+
+
+async def test_an_author_is_told_of_grants_where_nobody_else_trains_without_one(node_here, tmp_path):
+    (tmp_path / "plan.toml").write_text('joining = "granted"\nlet_in = { direct = 0, each = 0, depth = 0 }\n')
+    asked = {**ALONE, "members": [OTHER], "file": str(tmp_path / "plan.toml")}
+    for given, n_told in ((asked, 1), (ALONE, 0)):
+        made = (await node_here.post("fl/plan", **given)).json
+        told = [line for line in lines_of_plan(made) if f"covey fl grant {made['experiment']} PEER" in line]
+        assert made["needs_grants"] == bool(n_told) and len(told) == n_told
+
+
+async def test_a_reason_of_several_lines_stands_on_one(node_here):
+    """Whoever cancels writes it, and it stands in the middle of what this node says."""
+    experiment = await planned(node_here)
+    await node_here.post("fl/cancel", experiment=experiment, reason="enough\nleft: this node trains no more")
+    (row,) = (await node_here.post("fl/status")).json
+    assert row["state"] == "cancelled: enough left: this node trains no more"
+    text = (await node_here.post("fl/leave", experiment=experiment)).json["text"]
+    assert text == f"nobody trains in it any more: it is {row['state']}"

@@ -18,6 +18,7 @@ from agents.federation.members.actions import (
     Say,
     Train,
 )
+from agents.federation.node.standing import state_of
 from protocols.rounds import Close, State
 
 
@@ -44,9 +45,8 @@ def ending_of(book: Book, number: int) -> tuple[str, dict[str, Any]]:
 
 def end_of(book: Book, is_borne: bool) -> str:
     """Why an experiment is over."""
-    cancelled = book.cancelled()
-    if cancelled is not None:
-        return f"cancelled: {cancelled.reason}"
+    if book.cancelled() is not None:
+        return state_of(book)
     return "all rounds are over" if is_borne else "its privacy budget is spent"
 
 

@@ -63,10 +63,11 @@ class MemberStanding(NamedTuple):
 
 
 def state_of(book: Book) -> str:
-    """The experiment in a few words."""
+    """The experiment in a few words, on one line whatever its author gives as a reason."""
     cancelled: Cancel | None = book.cancelled()
     if cancelled is not None:
-        return f"cancelled: {cancelled.reason}" if cancelled.reason else "cancelled"
+        reason = " ".join(cancelled.reason.split())
+        return f"cancelled: {reason}" if reason else "cancelled"
     if book.start() is None:
         return "waiting for its start" if book.joined_now() else "waiting for participants"
     if book.plan.gossip is not None:

@@ -73,7 +73,8 @@ class Plan(Params, frozen=True):
 class Planned(Result, frozen=True, tag_field="type", tag="planned"):
     """The plan is signed. Members take part with `covey fl join EXPERIMENT --from PEER`.
 
-    limits: what it promises less of than one may think; undecidable: what `covey fl verify` can never prove of it.
+    limits: what it promises less of than one may think; undecidable: what `covey fl verify` can never prove of it;
+    needs_grants: others train once `covey fl grant` lets them in, those too whom the plan names.
     """
 
     experiment: str
@@ -81,6 +82,7 @@ class Planned(Result, frozen=True, tag_field="type", tag="planned"):
     initial: str
     n_params: int
     n_members: int
+    needs_grants: bool
     join: str
     limits: list[str]
     undecidable: list[str]
