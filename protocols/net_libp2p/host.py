@@ -102,6 +102,7 @@ def build_host(
     host._observed_addr_manager = Observed(sockets)
     _identify_each_time(host)
     network = host.get_network()
+    sockets.attach(network, MAX_CONNECTIONS - MIN_DIALLED)
     network.auto_connector.maybe_connect = _dial_nobody
     network.retry_config = RetryConfig(max_retries=0)
     if kad_protocol == PUBLIC_DHT:

@@ -26,6 +26,7 @@ from protocols.net_libp2p.private import PrivateConnection
 PROBE_TIMEOUT_S: Final = 5.0
 SHARED_DIAL_S: Final = 3.0  # then another port is tried: this one's last connection there may not be forgotten yet
 came_up: Final[ContextVar[list[str]]] = ContextVar("came_up")  # where a dial notes that TCP stands
+_ANYWHERE: Final = parse("/ip4/0.0.0.0/tcp/0")  # where a connection came in; libp2p writes it into its own log alone
 _TAKEN: Final = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EINVAL, errno.EACCES)
 
 
@@ -57,6 +58,13 @@ class Sockets(tcp.TCP):  # type: ignore[misc]  # libp2p's types are not followed
     def __init__(self) -> None:
         super().__init__()
         self._listening: dict[int, tuple[str, int]] = {}  # by family
+        self._swarm: Any = None
+        self._places = trio.CapacityLimiter(1)
+
+    def attach(self, swarm: Any, n_places: int) -> None:
+        """Make connections of those that come, at most so many at a time, and give them to this swarm."""
+        self._swarm = swarm
+        self._places = trio.CapacityLimiter(n_places)
 
     def ports(self) -> list[int]:
         """Where this node listens, for others than itself."""
@@ -64,7 +72,23 @@ class Sockets(tcp.TCP):  # type: ignore[misc]  # libp2p's types are not followed
 
     def create_listener(self, handler_function: THandler) -> "_Listener":
         """See `ITransport`."""
-        return _Listener(handler_function, self)
+        return _Listener(self._take, self)
+
+    async def _take(self, stream: Any) -> None:
+        """Make a connection of a socket that came, and hold it until it is over.
+
+        libp2p's own handler rests until the node stops: of each connection that ever came it kept a task, and one of
+        the places for those that come, so that nobody could dial a node that had been dialled 240 times.
+        """
+        try:
+            self._places.acquire_on_behalf_of_nowait(stream)
+        except trio.WouldBlock:
+            return
+        try:
+            muxed = await self._swarm.upgrade_inbound_raw_conn(RawConnection(stream, False), _ANYWHERE)
+            await muxed.event_closed.wait()
+        finally:
+            self._places.release_on_behalf_of(stream)
 
     def share(self, listener: Any) -> None:
         """Let dials use the port of a socket that listens already."""

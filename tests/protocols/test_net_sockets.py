@@ -10,7 +10,7 @@ import trio
 from protocols.endpoints import Endpoint
 from protocols.errors import DialFailed
 from protocols.net import PeerInfo, Stream
-from protocols.net_libp2p import NetConfig, dialling, meeting, open_network
+from protocols.net_libp2p import NetConfig, dialling, host, meeting, open_network
 from protocols.net_libp2p.addresses import parse
 from protocols.net_libp2p.meeting import Meetings
 from protocols.net_libp2p.network import LibP2pNetwork
@@ -47,6 +47,27 @@ async def test_a_dial_leaves_from_the_port_that_listens_and_a_second_node_finds_
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with pytest.raises(OSError, match="in use"):
             plain.bind(("0.0.0.0", near(one).port))
+
+
+async def test_a_connection_that_came_gives_its_place_back_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "MIN_DIALLED", host.MAX_CONNECTIONS - 2)  # two may come at a time
+    config = NetConfig(("/ip4/127.0.0.1/tcp/0",), mdns=False)
+    async with AsyncExitStack() as stack:
+        node, *others = [await stack.enter_async_context(open_network(Identity.generate(), config)) for _ in range(4)]
+        info = PeerInfo.parse(node.addresses()[0])
+        with trio.fail_after(20):
+            await others[0].connect(info)
+            await others[1].connect(info)
+            with pytest.raises(DialFailed):
+                await others[2].connect(info)
+            n_tasks = trio.lowlevel.current_statistics().tasks_living
+            for _ in range(5):
+                await others[1].disconnect(info.peer)
+                while node._sockets._places.borrowed_tokens > 1:
+                    await trio.sleep(0.01)
+                await others[1].connect(info)
+                await trio.sleep(0.1)
+            assert trio.lowlevel.current_statistics().tasks_living < n_tasks + 5
 
 
 async def test_a_probe_finds_the_peer_and_leaves_no_connection(two: list[LibP2pNetwork]) -> None:
