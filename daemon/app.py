@@ -411,7 +411,7 @@ def _assemble(
         "announcer": partial(run_announcer, ports, published, rng),
         "subscriber": partial(run_subscriber, ports, news, rng, on_ready=node.adapters.became_ready),
     }
-    return node, services | _services(node, ports) | outside.services
+    return node, _services(node, ports) | services | outside.services
 
 
 def _services(node: Node, ports: Ports) -> dict[str, Service]:
@@ -429,10 +429,10 @@ def _services(node: Node, ports: Ports) -> dict[str, Service]:
     if config.network.has_autonat:
         others["reach"] = partial(keep_asking, network, catalog.peers, node.outlook, node.events)
     return (
-        watchers
+        {"bitswap": partial(run_exchange, ports.exchange)}  # first: others fetch as soon as they start
+        | watchers
         | others
         | {
-            "bitswap": partial(run_exchange, ports.exchange),
             "provider": node.provider.run,
             "names": node.names.run,
             "rounds": node.rounds.run,

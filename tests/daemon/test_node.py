@@ -1,7 +1,7 @@
 """A whole node in one process, without other machines: its operations over its real control socket."""
 
 import os
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from functools import partial
 from types import SimpleNamespace
 
@@ -13,7 +13,9 @@ from daemon.config import Config, NetworkConfig
 from daemon.errors import BadConfig
 from daemon.lifecycle import unwrapped
 from storage.blockstore import Visibility
-from storage.cid import Cid
+from storage.catalog import Catalog
+from storage.catalog.adapters import AdapterRow
+from storage.cid import DAG_CBOR, Cid
 from storage.errors import CorruptBlock, StoreFull
 from storage.keys import Identity
 
@@ -51,6 +53,26 @@ async def test_a_stranger_who_asks_for_what_it_may_not_see_is_told_of_and_others
     assert await trio.to_thread.run_sync(node.exchange.visible, FRIEND, [secret]) == {secret: 12}
     told = (await events_until(node, "block_withheld"))[-1]
     assert told.fields == {"peer": str(FRIEND), "cid": str(secret)}
+
+
+async def test_an_adapter_that_a_stop_cut_short_is_taken_up_at_the_next_start_without_trouble(home, lonely):
+    row = AdapterRow(
+        manifest=Cid.of(b"manifest", DAG_CBOR),
+        name="poet",
+        base=str(Cid.of(b"base", DAG_CBOR)),
+        publisher=FRIEND,
+        version=1,
+        rank=1,
+        n_bytes=1,
+        created_unix_s=0.0,
+        heard_unix_s=0.0,
+    )
+    with closing(Catalog.open(home.catalog)) as catalog:
+        catalog.peers.trust(FRIEND, ["adapters"], 0.0)
+        catalog.adapters.upsert(row)
+    async with open_node(home, Identity.generate(), Config(), print, lonely.opened) as node:
+        kinds = [event.kind for event in await events_until(node, "node_started")]
+    assert "service_restarts" not in kinds
 
 
 async def events_until(node, kind):
