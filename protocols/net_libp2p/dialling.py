@@ -69,7 +69,7 @@ def _reason(error: BaseException, where: str | None) -> str:
     if isinstance(first, PeerIDMismatchesPubkey):
         return "another peer is there"
     system = os.strerror(first.errno) if isinstance(first, OSError) and first.errno else None
-    text = system or str(error.__cause__ or error)[:MAX_REASON_CHARS]
+    text = system or str(error.__cause__ or error)[:MAX_REASON_CHARS] or "it hung up"
     return _told(text, where)
 
 

@@ -203,3 +203,14 @@ async def test_who_does_not_listen_who_says_nothing_and_who_is_another_are_told_
         other.listen()
         with pytest.raises(DialFailed, match=f"at {address}: no answer within 0.5 s in the handshake"):
             await two[0].connect(PeerInfo(peer, (address,)))
+
+
+async def test_a_reason_without_words_is_told_in_ours() -> None:
+    class Swarm:
+        psk = None
+
+        async def dial_addr(self, _address: object, _peer: object) -> None:
+            raise ConnectionError from trio.ClosedResourceError()
+
+    with pytest.raises(DialFailed, match=r"at /ip4/127.0.0.1/tcp/9: it hung up$"):
+        await dialling.dial(Swarm(), Identity.generate().peer_id, ["/ip4/127.0.0.1/tcp/9"])
