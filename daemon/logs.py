@@ -17,6 +17,8 @@ from daemon.config import LogsConfig
 from daemon.paths import Home
 
 MAX_LINE_CHARS: Final = 16 << 10
+CUT_CHARS: Final = 400  # of each end of a value, in a line that is too long
+MAX_CUT_FIELDS: Final = 10
 # They log what is normal on a network (a peer that hangs up) as warnings, some at each frame, or each request.
 _LOUD_LIBRARIES: Final = ("libp2p", "multiaddr", "hypercorn", "asyncio", "zeroconf", "httpx", "httpcore")
 _COLOURS: Final = {"debug": "2", "info": "0", "warning": "33", "error": "31", "critical": "31"}
@@ -66,8 +68,13 @@ def as_json(_logger: object, _method: str, event: Event) -> str:
     line = jsons.encode(ordered, str).decode()
     if len(line) <= MAX_LINE_CHARS:
         return line
-    short = {"time": ordered["time"], "level": ordered["level"], "event": str(ordered["event"])[:256]}
+    short = {key: _ends(str(value)) for key, value in list(ordered.items())[:MAX_CUT_FIELDS]}
     return jsons.encode({**short, "cut_chars": len(line)}).decode()
+
+
+def _ends(text: str) -> str:
+    """Beginning and end: of a trace, what ran and what went wrong."""
+    return text if len(text) <= 2 * CUT_CHARS else f"{text[:CUT_CHARS]} ... {text[-CUT_CHARS:]}"
 
 
 def as_line(_logger: object, _method: str, event: Event) -> str:

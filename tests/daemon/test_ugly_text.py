@@ -21,7 +21,7 @@ from daemon.api.operations.events import Event
 from daemon.cli import forms, root
 from daemon.cli.inspect import log_line
 from daemon.cli.text import json_text
-from daemon.logs import as_json, as_line
+from daemon.logs import MAX_LINE_CHARS, as_json, as_line
 
 ODD_NAME = os.fsdecode(b"caf\xe9")
 ANYTHING = st.text(st.characters(exclude_categories=()))  # surrogates too
@@ -137,3 +137,17 @@ def test_an_error_in_json_is_harmless_on_a_terminal(monkeypatch, as_json_):
     monkeypatch.setattr("sys.stderr", terminal)
     root._complain(faults.Fault("failed", "\x9b31m\u202e", ""), as_json=as_json_)
     assert terminal.getvalue().rstrip("\n").isprintable()
+
+
+def test_a_line_that_is_too_long_for_the_log_keeps_both_ends_of_what_it_says():
+    event = {
+        "time": "t",
+        "level": "warning",
+        "event": "service_restarts",
+        "error": "KeyError: x",
+        "exception": "a" * 40_000 + "z",
+    }
+    line = as_json(None, "", event)
+    read = msgspec.json.decode(line)
+    assert len(line) <= MAX_LINE_CHARS and read["error"] == "KeyError: x" and read["cut_chars"] > 40_000
+    assert read["exception"].startswith("aaa") and read["exception"].endswith("aaz")
