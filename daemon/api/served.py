@@ -1,5 +1,6 @@
 """The listener of an HTTP face: connections are counted, heads that never end are cut, and so is who stops reading."""
 
+import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -98,9 +99,13 @@ async def _listen(host: str, port: int, section: str) -> list[trio.SocketListene
         return await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise BadConfig(
-            f"{section}.host {host}, {section}.port {port}: cannot listen there ({reason}). "
+        remedy = (
             f"Choose another port, or 0 for any: covey config set {section}.port 0"
+            if error.errno in (errno.EADDRINUSE, errno.EACCES)
+            else f"Choose an address of this machine: covey config set {section}.host 127.0.0.1"
+        )
+        raise BadConfig(
+            f"{section}.host {host}, {section}.port {port}: cannot listen there ({reason}). {remedy}"
         ) from None
 
 

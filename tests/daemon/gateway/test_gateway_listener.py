@@ -341,3 +341,10 @@ async def test_a_long_car_takes_little_memory():
         tracemalloc.stop()
     assert n_bytes > 60 << 20
     assert peak < 8 << 20
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "nowhere.invalid"])
+async def test_an_address_of_another_machine_is_told_by_its_setting(app, host):
+    with pytest.raises(BadConfig, match=r"covey config set gateway\.host 127\.0\.0\.1$"):
+        async with http_served(app, host, 0):
+            pass
