@@ -1,18 +1,17 @@
 """The settings of a node: config.toml into frozen structs. A key that is not known here is an error."""
 
 import difflib
-import ipaddress
 import math
 import tomllib
 import types
 import typing
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
+from daemon import addresses
 from daemon.errors import BadConfig, BadSetting
 from storage.durable import write_file
 
@@ -256,7 +255,6 @@ class Config(Section, frozen=True):
     logs: LogsConfig = LogsConfig()
 
 
-_ADDRESSES: Final = ("network.host", "network.bootstrap", "fetch.gateways", "fetch.routers")
 _LEAST_UNLESS_ZERO: Final = {"storage.quota_gb": MIN_QUOTA_GB, "network.upload_mb_per_s": MIN_UPLOAD_MB_PER_S}
 
 
@@ -359,7 +357,7 @@ def edit(path: Path, key: str, value: str) -> Config:
     wanted[section] = {**wanted.get(section, {}), name: read}
     try:
         _checked(wanted, "nothing is changed")  # first of all: what is out of range may have no form in a file either
-        _refuse_no_address(f"{section}.{name}", read, "nothing is changed")
+        addresses.refuse(f"{section}.{name}", read, "nothing is changed")
     except BadConfig as error:
         raise BadSetting(str(error)) from None
     after = _with_line(before, section, name, _toml(read))
@@ -372,30 +370,9 @@ def edit(path: Path, key: str, value: str) -> Config:
 
 def refuse_no_addresses(config: Config, name: str) -> None:
     """Addresses, in a file that was written by hand, that the daemon could not start with. Raises: BadConfig."""
-    for setting in _ADDRESSES:
-        _refuse_no_address(setting, get(config, setting), name)
-
-
-def _refuse_no_address(setting: str, values: Any, name: str) -> None:
-    from protocols.errors import Malformed
-
-    for value in ([values] if isinstance(values, str) else values) if setting in _ADDRESSES else ():
-        try:
-            _reader(setting)(value)
-        except (Malformed, ValueError) as error:
-            raise BadConfig(f"{name}: {setting}: {error}") from None
-
-
-def _reader(setting: str) -> Callable[[str], object]:
-    if setting == "network.host":
-        return ipaddress.ip_address
-    if setting == "network.bootstrap":
-        from protocols.net import PeerInfo
-
-        return PeerInfo.parse
-    from protocols.sources import HttpSource
-
-    return HttpSource.parse
+    for setting in addresses.SETTINGS:
+        if (value := get(config, setting)) != get(Config(), setting):
+            addresses.refuse(setting, value, name)
 
 
 def _read(path: Path) -> str:

@@ -5,11 +5,10 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from daemon import addresses
 from daemon.config import Config
-from daemon.errors import BadConfig
 from daemon.lifecycle import Service
 from protocols.bitswap.shell import Exchange
-from protocols.errors import Malformed
 from protocols.sources import KUBO, HttpSource
 
 if TYPE_CHECKING:
@@ -27,12 +26,11 @@ class Outside(NamedTuple):
 async def outside_opened(config: Config, exchange: Exchange) -> AsyncIterator[Outside]:
     """Give the exchange what the settings name; nothing of it is loaded where they name nothing. Raises: BadConfig."""
     wish = config.fetch
-    sources = [_parsed("fetch.gateways", url) for url in wish.gateways]
-    if wish.has_kubo:
-        sources.append(_parsed("kubo.api", KUBO + config.kubo.api))
-    routers = [_parsed("fetch.routers", url) for url in wish.routers]
-    if any(source.is_kubo for source in (*sources[: len(wish.gateways)], *routers)):
-        raise BadConfig("fetch: kubo+ does not stand before a URL there; for the Kubo of kubo.api set fetch.has_kubo")
+    kubo = (config.kubo.api,) if wish.has_kubo else ()
+    for setting, urls in (("fetch.gateways", wish.gateways), ("fetch.routers", wish.routers), ("kubo.api", kubo)):
+        addresses.refuse(setting, urls, "config.toml")
+    sources = [HttpSource.parse(url) for url in (*wish.gateways, *(KUBO + url for url in kubo))]
+    routers = [HttpSource.parse(url) for url in wish.routers]
     if not sources and not routers and not wish.has_found_gateways:
         yield Outside()
         return
@@ -46,10 +44,3 @@ async def outside_opened(config: Config, exchange: Exchange) -> AsyncIterator[Ou
         exchange.web = retrieval
         exchange.routers = partial(find_providers, asked) if asked else None
         yield Outside(asked, {"http retrieval": partial(run_retrieval, retrieval)})
-
-
-def _parsed(setting: str, url: str) -> HttpSource:
-    try:
-        return HttpSource.parse(url)
-    except Malformed as error:
-        raise BadConfig(f"{setting}: {error}") from None

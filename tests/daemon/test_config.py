@@ -190,6 +190,11 @@ def test_an_address_that_no_daemon_could_start_with_is_refused(tmp_path):
         ("network.bootstrap", "foo"),
         ("fetch.gateways", "ftp://x"),
         ("fetch.routers", "x"),
+        ("fetch.routers", "kubo+http://127.0.0.1:5001"),
+        ("kubo.api", "nope"),
+        ("kubo.api", "/ip4/127.0.0.1/tcp/5001"),
+        ("backend.url", "127.0.0.1:8000"),
+        ("backend.url", "http://"),
     ]:
         with pytest.raises(BadConfig, match=f"nothing is changed: {key}: "):
             config.edit(path, key, value)

@@ -61,6 +61,7 @@ def test_a_config_that_is_broken_is_told_once_with_its_file(home):
         ('[network]\nhost = "300.0.0.1"\n', "network.host: '300.0.0.1'"),
         ('[network]\nhost = "example.org"\nport = 0\n', "network.host: 'example.org'"),
         ('[fetch]\nrouters = ["ftp://x"]\n', "fetch.routers: 'ftp://x'"),
+        ('[kubo]\napi = "http://["\n', "kubo.api: 'http://['"),
     ],
 )
 def test_an_address_that_no_daemon_can_start_with_is_told_once(home, text, told):
@@ -79,16 +80,22 @@ def test_a_host_of_another_machine_is_told(home, port):
 
 def test_servers_that_the_settings_name_are_tried(home):
     assert list(doctor.check_servers(home)) == []
-    with closed_port() as dead, answering(b"404 Not Found") as alive, answering(b"502 Bad Gateway") as broken:
+    with (
+        closed_port() as dead,
+        closed_port() as kubo,
+        answering(b"404 Not Found") as alive,
+        answering(b"502 Bad Gateway") as broken,
+    ):
         home.config.write_text(
-            f'[fetch]\ngateways = ["{dead}", "{alive}"]\nrouters = ["{broken}"]\nhas_kubo = true\n[kubo]\napi = "http://["\n'
+            f'[fetch]\ngateways = ["{dead}", "{alive}"]\nrouters = ["{broken}"]\nhas_kubo = true\n'
+            f'[kubo]\napi = "{kubo}"\n'
         )
         found = {each.text.split()[0]: each for each in doctor.check_servers(home)}
     assert {url: (each.level, each.check) for url, each in found.items()} == {
         dead: ("fail", "fetch.gateways"),
         alive: ("ok", "fetch.gateways"),
         broken: ("fail", "fetch.routers"),
-        "http://[": ("fail", "kubo.api"),
+        kubo: ("fail", "kubo.api"),
     }
     assert "cannot be reached" in found[dead].text and "502" in found[broken].text
     assert "covey config set fetch.gateways" in found[dead].next_step
