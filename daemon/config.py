@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 import tomllib
 import types
 import typing
@@ -255,6 +256,14 @@ class Config(Section, frozen=True):
     logs: LogsConfig = LogsConfig()
 
 
+_KINDS: Final = {  # as msgspec calls them, and people
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "array": "a list",
+    "object": "a section",
+}
 _LEAST_UNLESS_ZERO: Final = {"storage.quota_gb": MIN_QUOTA_GB, "network.upload_mb_per_s": MIN_UPLOAD_MB_PER_S}
 
 
@@ -281,7 +290,8 @@ def _checked(table: dict[str, Any], name: str) -> Config:
         return msgspec.convert(table, Config)
     except msgspec.ValidationError as error:
         text, _, where = str(error).partition(" - at `$")
-        raise BadConfig(f"{name}: {where.strip('.`') or 'the file'}: {text}") from None
+        told = re.sub("`([a-z]+)`", lambda kind: _KINDS.get(kind[1], kind[0]), text)
+        raise BadConfig(f"{name}: {where.strip('.`') or 'the file'}: {told}") from None
 
 
 def _refuse_no_choice(table: dict[str, Any], name: str) -> None:

@@ -57,6 +57,8 @@ def test_every_setting_is_read_by_the_daemon():
         ("[storage]\nquota_gb = -1", "storage.quota_gb cannot be -1; allowed is 0, and from 0.1 to 1,000,000,000"),
         ("[network]\nupload_mb_per_s = 1e-9", "network.upload_mb_per_s cannot be 1e-09; allowed is 0, and from 0.001"),
         ("[storage]\nquota_gb = 1e400", "storage.quota_gb cannot be inf"),
+        ("[network]\nhas_mdns = 1", "network.has_mdns: Expected true or false, got a whole number"),
+        ("network = 3", "network: Expected a section, got a whole number"),
         ("[storage]\nquota_gb = nan", "storage.quota_gb cannot be nan"),
         ("[storage]\nquota_gb = 0.000001", "allowed is 0, and from 0.1 to"),
         ("[storage]\nquota_gb = 2000000000", "storage.quota_gb"),
