@@ -97,15 +97,13 @@ async def add(node: "Node", params: Add) -> Added:
     import trio
 
     from daemon import wall
-    from daemon.errors import Unfit
     from protocols.errors import Remote
     from protocols.net import PeerInfo
 
     given = PeerInfo.parse(params.address)
     refuse_self(node, given.peer)
     book = node.catalog.peers
-    if given.peer in await trio.to_thread.run_sync(book.banned):
-        raise Unfit(f"{given.peer} is banned here. To speak with it again: covey peer unban {given.peer}")
+    await _refuse_banned(node, given.peer)
     await trio.to_thread.run_sync(lambda: book.add(given.peer, given.addresses, wall.unix_s(), name=params.name))
     info = PeerInfo(given.peer, await trio.to_thread.run_sync(book.addresses, given.peer))
     problem = None
@@ -187,6 +185,7 @@ async def trust(node: "Node", params: Trust) -> TrustChanged:
 
     peer = await resolve(node, params.peer)
     refuse_self(node, peer)
+    await _refuse_banned(node, peer)
     was = set(await _trusted(node, peer))
     await trio.to_thread.run_sync(lambda: node.catalog.peers.trust(peer, params.kinds, wall.unix_s()))
     if "adapters" in params.kinds:
@@ -223,6 +222,16 @@ def refuse_self(node: "Node", peer: "PeerId") -> None:
 
     if peer == node.identity.peer_id:
         raise Unfit("that is this node itself. Another node prints its address with: covey id")
+
+
+async def _refuse_banned(node: "Node", peer: "PeerId") -> None:
+    """Raises: Unfit where the user banned it: what it may do would come to nothing."""
+    import trio
+
+    from daemon.errors import Unfit
+
+    if peer in await trio.to_thread.run_sync(node.catalog.peers.banned):
+        raise Unfit(f"{peer} is banned here. To speak with it again: covey peer unban {peer}")
 
 
 async def resolve(node: "Node", text: str) -> "PeerId":
