@@ -103,7 +103,10 @@ def parse_header(header: bytes, n_data_bytes: int, dtypes: Mapping[str, int] = D
 
 
 def parse_json(text: bytes, what: str) -> dict[str, Any]:
-    """Read a JSON object strictly: UTF-8, no duplicate keys, no NaN or Infinity. Raises: BadAdapter."""
+    """Read a JSON object strictly: UTF-8, no duplicate keys, no NaN or Infinity. Raises: BadAdapter.
+
+    Nor half a surrogate pair, which JSON can escape: that is no character, and nothing can write or print it.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -116,6 +119,7 @@ def parse_json(text: bytes, what: str) -> dict[str, Any]:
 
     try:
         value = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BadAdapter(f"{what} cannot be read: {str(error)[:120]}") from None
     if not isinstance(value, dict):

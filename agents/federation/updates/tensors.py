@@ -20,6 +20,7 @@ from agents.errors import AgentError, BadAdapter
 _LENGTH_BYTES = 8
 _ALIGNMENT = 8
 _F32_BYTES = 4
+_NOT_THE_FORM = "the file is not in the one form that rounds exchange"
 
 MAX_TENSORS_BYTES: Final = 64 << 30
 SLACK_BYTES: Final = 1 << 20
@@ -77,20 +78,27 @@ class Layout(NamedTuple):
 
 
 def read_layout(path: Path) -> Layout:
-    """The layout of a file in this form. Raises: BadTensors, OSError."""
+    """The layout of a file in this form. Raises: BadTensors, OSError.
+
+    Members sign why they refused a file, and are held to it. So of a header that is none nothing is said but that: a
+    JSON reader's words differ from version to version, and how deep it reads hangs on the stack that it is called on.
+    """
     n_bytes = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(_LENGTH_BYTES)
         try:
             text = file.read(header_length(prefix, n_bytes))
-            found = parse_header(text, n_bytes - _LENGTH_BYTES - len(text))
         except BadAdapter as error:
             raise BadTensors(str(error)) from None
+    try:
+        found = parse_header(text, n_bytes - _LENGTH_BYTES - len(text))
+    except BadAdapter:
+        raise BadTensors(_NOT_THE_FORM) from None
     if other := next((tensor for tensor in found.tensors if tensor.dtype != "F32"), None):
         raise BadTensors(f"{other.name} is {other.dtype}: rounds exchange F32 alone")
     layout = Layout.of({tensor.name: tensor.shape for tensor in found.tensors})
     if layout.header() != prefix + text:
-        raise BadTensors("the file is not in the one form that rounds exchange")
+        raise BadTensors(_NOT_THE_FORM)
     return layout
 
 
