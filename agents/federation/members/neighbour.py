@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-from agents.federation.events.book import Book, Said
+from agents.federation.events.book import MAX_EVENTS_OF_AUTHOR, Book, Said
 from agents.federation.members.actions import Action, Average, Evaluate, Fetch, Learn
 from agents.federation.members.member import Member
 from agents.federation.neighbours.views import Views, can_be_split
@@ -89,8 +89,8 @@ class Neighbour(Member):
 
     def _step(self, now_s: float) -> list[Action]:
         book = self.book
-        if book.cancelled() is not None:
-            return []
+        if book.cancelled() is not None or book.height(self._me) >= MAX_EVENTS_OF_AUTHOR:
+            return []  # of nobody more is taken
         if accusation := self._accuse():
             return accusation
         if self._me not in self.views.active():

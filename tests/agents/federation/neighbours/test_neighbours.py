@@ -160,6 +160,16 @@ def test_who_is_given_nothing_gives_no_more_once_hardly_a_weight_is_left(
     assert verdicts(crowd) == {"proved"}
 
 
+def test_who_has_said_all_that_is_taken_of_one_member_says_no_more(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("events.book", "members.neighbour"):
+        monkeypatch.setattr(f"agents.federation.{module}.MAX_EVENTS_OF_AUTHOR", 8)
+    crowd = begun(folder, "push_sum", "full", n_rounds=6)
+    crowd.run(200.0)
+    assert {crowd.members[0].book.height(one.peer_id) for one in crowd.identities} == {8}
+
+
 def test_nobody_takes_more_weight_than_there_are_members(folder: Path) -> None:
     """As members could give who fork, each to a few of them alone: it would count for more than all others."""
     crowd = begun(folder, "push_sum", "full", n_rounds=1)
