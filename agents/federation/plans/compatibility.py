@@ -11,6 +11,7 @@ from agents.aggregation.registry import before_of, rule_of, server_of
 from agents.aggregation.rules.fedavg import FedAvg
 from agents.aggregation.rules.fedbuff import FedBuff
 from agents.aggregation.rules.fednova import FedNova
+from agents.aggregation.rules.fltrust import FLTrust
 from agents.aggregation.server.scaffold import Scaffold
 from agents.aggregation.updates import CannotAggregate
 from agents.federation.events import claims
@@ -89,6 +90,8 @@ OPTIONS: Final[dict[str, Asks]] = {
     "fedbuff": lambda asked: isinstance(rule_of(asked.plan.rule), FedBuff),
     "weights by samples": _is_weighted,
     "fednova": lambda asked: isinstance(rule_of(asked.plan.rule), FedNova),
+    "fltrust": lambda asked: isinstance(rule_of(asked.plan.rule), FLTrust),
+    "a step before the rule": lambda asked: bool(asked.plan.before),
     "scaffold": lambda asked: has_variates(asked.plan),
     "a task that corrects no gradients": _task(lambda task: not task.corrects_drift),
     "steps other than plain SGD's": _task(lambda task: not task.is_plain_sgd),
@@ -193,6 +196,11 @@ TABLE: Final = (
         "steps other than plain SGD's",
         "it divides an update by its number of steps, and how far n steps go is n times as far as one with plain SGD"
         " alone: set optimizer = 'sgd', without momentum or proximal_mu, or take fedavg",
+    ),
+    (
+        "fltrust",
+        "a step before the rule",
+        "it mixes the trusted peer's update with others', and none is left to measure by",
     ),
     (
         "scaffold",

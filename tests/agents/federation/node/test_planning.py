@@ -30,7 +30,8 @@ def test_a_plan_that_holds_is_made_and_whole_seconds_will_do() -> None:
 def test_a_plan_holds_that_some_number_of_updates_is_enough_for() -> None:
     trusted = {"rule": "fltrust", "trusted": str(PEERS[5])}
     selected = {"n_selected": 4, "min_participants": 3}
-    for rule in (trusted, {"rule": "trimmed_mean", "n_bad": 1}, {"rule": "median"}):
+    assert plan(rule=trusted, **selected).rule == trusted
+    for rule in ({"rule": "trimmed_mean", "n_bad": 1}, {"rule": "median"}):
         assert plan(rule=rule, before=({"before": "nnm", "n_bad": 1},), **selected).rule == rule
 
 

@@ -126,6 +126,10 @@ def test_options_that_compose_are_accepted(changes: dict[str, object]) -> None:
             )
         ),
         ({"task": {"task": "lora", "lora": "flora", "rank": 0}}, "rank or alpha is not valid"),
+        *(
+            ({"rule": {"rule": "fltrust", "trusted": "ada"}, "before": (step,)}, "none is left to measure by")
+            for step in ({"before": "nnm", "n_bad": 1}, {"before": "bucketing"})
+        ),
         (SECURE | {"compression": {"codec": "int8"}}, "do not add up"),
         (SECURE | {"privacy": CENTRAL}, "take distributed noise"),
         ({"privacy": DISTRIBUTED}, "only its part of the noise"),
