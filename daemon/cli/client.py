@@ -65,6 +65,9 @@ class _Connection(http.client.HTTPConnection):
             opened.connect(str(self._home.socket))
         except (FileNotFoundError, ConnectionRefusedError):
             raise NotRunning(self._home) from None
+        except OSError as error:
+            error.filename = error.filename or str(self._home.socket)  # of a socket the system names no file
+            raise
         opened.settimeout(None)
 
 

@@ -354,6 +354,12 @@ def test_no_daemon_is_one_line_and_exit_code_three(tmp_path, covey, monkeypatch)
         assert covey(*command) == (faults.EXIT_NOT_RUNNING, "", line)
 
 
+def test_a_home_that_is_no_folder_is_named(covey, tmp_path):
+    (tmp_path / "file").touch()
+    code, _, err = covey("--home", str(tmp_path / "file"), "fl", "status")
+    assert code == 1 and err.startswith(f"covey: {tmp_path / 'file'}/control.sock: Not a directory\n")
+
+
 def test_a_socket_that_nobody_listens_on_is_no_daemon(daemon, covey, tmp_path, monkeypatch):
     home = Home(tmp_path / "dead")
     make_home(home)
