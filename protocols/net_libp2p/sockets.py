@@ -18,10 +18,12 @@ from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.transport.exceptions import OpenConnectionError
 from libp2p.transport.tcp import tcp
 
+from protocols import addresses
 from protocols.endpoints import Endpoint
 from protocols.errors import DialFailed
 from protocols.net_libp2p.addresses import parse
 from protocols.net_libp2p.private import PrivateConnection
+from protocols.strangers import Doorstep
 
 PROBE_TIMEOUT_S: Final = 5.0
 SHARED_DIAL_S: Final = 3.0  # then another port is tried: this one's last connection there may not be forgotten yet
@@ -60,6 +62,7 @@ class Sockets(tcp.TCP):  # type: ignore[misc]  # libp2p's types are not followed
         self._listening: dict[int, tuple[str, int]] = {}  # by family
         self._swarm: Any = None
         self._places = trio.CapacityLimiter(1)
+        self._doorstep = Doorstep[Any]()
 
     def attach(self, swarm: Any, n_places: int) -> None:
         """Make connections of those that come, at most so many at a time, and give them to this swarm."""
@@ -85,10 +88,24 @@ class Sockets(tcp.TCP):  # type: ignore[misc]  # libp2p's types are not followed
         except trio.WouldBlock:
             return
         try:
-            muxed = await self._swarm.upgrade_inbound_raw_conn(RawConnection(stream, False), _ANYWHERE)
-            await muxed.event_closed.wait()
+            muxed = await self._prove(stream)
+            if muxed is not None:
+                await muxed.event_closed.wait()
         finally:
             self._places.release_on_behalf_of(stream)
+
+    async def _prove(self, stream: Any) -> Any:
+        """Shake hands; None where there is no room for that."""
+        place = _place_of(stream)
+        goes = self._doorstep.comes(stream, place, trio.current_time())
+        if goes is stream:
+            return None
+        try:
+            if goes is not None:
+                await goes.close()
+            return await self._swarm.upgrade_inbound_raw_conn(RawConnection(stream, False), _ANYWHERE)
+        finally:
+            self._doorstep.goes(stream, place)
 
     def share(self, listener: Any) -> None:
         """Let dials use the port of a socket that listens already."""
@@ -152,6 +169,12 @@ class Sockets(tcp.TCP):  # type: ignore[misc]  # libp2p's types are not followed
             sock.close()
             raise
         return trio.SocketStream(sock)
+
+
+def _place_of(stream: Any) -> str:
+    """Where somebody dials from: the network of the public internet, else the address; empty for this machine."""
+    host = str((stream.get_remote_address() or ("",))[0])
+    return "" if addresses.is_loopback(host) else addresses.network_of(host) or addresses.holder_of(host)
 
 
 class _Listener(tcp.TCPListener):  # type: ignore[misc]  # libp2p's types are not followed

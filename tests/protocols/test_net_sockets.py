@@ -2,15 +2,16 @@
 
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 import trio
 
+from protocols import strangers
 from protocols.endpoints import Endpoint
 from protocols.errors import DialFailed
 from protocols.net import PeerInfo, Stream
-from protocols.net_libp2p import NetConfig, dialling, host, meeting, open_network
+from protocols.net_libp2p import NetConfig, dialling, host, meeting, open_network, sockets
 from protocols.net_libp2p.addresses import parse
 from protocols.net_libp2p.meeting import Meetings
 from protocols.net_libp2p.network import LibP2pNetwork
@@ -68,6 +69,41 @@ async def test_a_connection_that_came_gives_its_place_back_when_it_is_over(monke
                 await others[1].connect(info)
                 await trio.sleep(0.1)
             assert trio.lowlevel.current_statistics().tasks_living < n_tasks + 5
+
+
+async def test_who_connects_and_says_nothing_gives_way_and_who_does_so_often_is_not_let_in(
+    two: list[LibP2pNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = two
+    places = iter(["192.0.2.0/24"] * 9 + ["honest"])
+    monkeypatch.setattr(sockets, "_place_of", lambda stream: next(places))
+    monkeypatch.setattr(strangers, "MAX_UNPROVEN", 4)
+    monkeypatch.setattr(strangers, "MAX_BEGUN", 8)
+    closed, is_news = list[trio.SocketStream](), trio.Event()
+
+    async def stay(task_status: trio.TaskStatus[None]) -> None:
+        nonlocal is_news
+        async with await trio.open_tcp_stream("127.0.0.1", near(one).port) as silent:
+            task_status.started()
+            with suppress(trio.BrokenResourceError):
+                while await silent.receive_some(100):
+                    pass
+        closed.append(silent)
+        is_news.set()
+        is_news = trio.Event()
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for _ in range(9):
+                await nursery.start(stay)
+            while len(closed) < 5:  # there is room for four, and the ninth came too soon
+                await is_news.wait()
+            await other.connect(PeerInfo(one.peer_id, (near(one).text,)))
+            while len(closed) < 6:  # and one made room
+                await is_news.wait()
+            assert other.peer_id in one.peers()
+            nursery.cancel_scope.cancel()
+    assert len(closed) == 6
 
 
 async def test_a_probe_finds_the_peer_and_leaves_no_connection(two: list[LibP2pNetwork]) -> None:
