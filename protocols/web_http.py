@@ -182,7 +182,7 @@ async def _addresses(url: httpx.URL, *, may_be_private: bool) -> list[str]:
         raise HttpFailed(f"{url.host} is not found: {error or 'it took too long'}") from None
     texts = list(dict.fromkeys(str(one[4][0]) for one in found))[:MAX_ADDRESSES]
     if not may_be_private and not all(map(is_public, texts)):
-        raise HttpFailed(f"{url.host} is in a private network, and nobody named it here")
+        raise HttpFailed(f"{url.host}:{_port(url)} is in a private network, and nobody named it here")
     return texts
 
 
