@@ -5,7 +5,7 @@ A router is believed nothing: where a peer is, the handshake proves; blocks are 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -59,6 +59,13 @@ class Routers:
     send: Send
     urls: Sequence[str]
     has_gateways: bool = False
+    troubles: dict[str, str] = field(default_factory=dict)  # what keeps which from answering
+
+    def note(self, router: str, trouble: str) -> None:
+        """Log what keeps a router from answering, but not again at each question."""
+        if trouble and trouble != self.troubles.get(router):
+            log.info("router_failed", router=router, error=trouble)
+        self.troubles[router] = trouble
 
 
 # --- the forms
@@ -209,11 +216,15 @@ async def _of_all(routers: Routers, path: str) -> list[PeerInfo]:
             found[info.peer] = PeerInfo(info.peer, addresses)
 
     async def ask_one(router: str) -> None:
+        trouble = ""
         try:
-            with trio.move_on_after(ROUTER_LIMIT_S):
+            with trio.move_on_after(ROUTER_LIMIT_S) as limit:
                 await _peers(routers.send, f"{router}{PATH}{path}", note)
+            if limit.cancelled_caught:
+                trouble = f"it was not done within {ROUTER_LIMIT_S:.0f} s"
         except ProtocolError as error:
-            log.info("router_failed", router=router, error=str(error))
+            trouble = str(error)
+        routers.note(router, trouble)
 
     async with trio.open_nursery() as nursery:
         for router in routers.urls:

@@ -167,7 +167,8 @@ async def _pull(retrieval: Retrieval, source: HttpSource, line: Line, pull: Pull
     finally:
         del retrieval.scopes[source, pull.number]
     if line.done(pull.number) and failure is not None:
-        log.info("http_source_failed", source=str(source), error=str(failure))
+        if str(failure) != line.trouble:  # a dead one is asked again and again
+            log.info("http_source_failed", source=str(source), error=str(failure))
         line.trouble = str(failure)
         retrieval.failed(source, line, failure.asked_s if isinstance(failure, Busy) else None)
     retrieval.begin(source, line)

@@ -9,6 +9,7 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from protocols.delegated_routing import (
     MAX_ADDRESSES,
@@ -111,6 +112,15 @@ async def test_all_routers_are_asked_and_one_that_fails_or_hangs_is_not_missed(s
     found = await find_providers(Routers(server.send, list(server.says)), CID)
     assert {info.peer for info in found} == set(PEERS[:3])
     assert set(next(info for info in found if info.peer == PEERS[0]).addresses) == {TCP, "/ip4/203.0.113.8/tcp/1"}
+
+
+async def test_what_keeps_a_router_from_answering_is_logged_once_until_it_answers_again(server, autojump_clock):
+    routers = Routers(server.send, [ROUTER, OTHER])
+    works, gone = in_lines(record(PEERS[0], TCP)), HttpFailed("gone")
+    with capture_logs() as logs:
+        for server.says in ({ROUTER: says, OTHER: None} for says in (gone, gone, works, works, gone)):
+            await find_providers(routers, CID)
+    assert [line["router"] for line in logs] == [ROUTER, OTHER, ROUTER]
 
 
 async def test_providers_over_http_alone_are_of_use_where_gateways_are_asked(server):

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import trio
 import trio.testing
+from structlog.testing import capture_logs
 
 from protocols.errors import HttpFailed, NoProviders, Tampered
 from protocols.fetch.dag import Progress, fetch_blocks, fetch_dag
@@ -345,6 +346,14 @@ async def test_whom_a_router_knows_is_asked_while_the_dht_still_looks(autojump_c
     await get(node, blocks[0].cid)
     assert node.holds(blocks) and trio.current_time() - began_s < 3.0
     assert set(asked) == {blocks[0].cid}
+
+
+async def test_a_gateway_that_is_gone_is_logged_once_however_often_it_is_tried(autojump_clock, start, servers, content):
+    node = await start(1, sources=[GATE])
+    with capture_logs() as logs, pytest.raises(NoProviders):
+        await fetch_blocks(node.exchange, [Cid.of(b"x")], find_more=node.find_more, idle_timeout_s=300.0)
+    assert len(servers.asked) > 3
+    assert [line["event"] for line in logs] == ["http_source_failed"]
 
 
 async def test_a_router_that_fails_is_not_missed(autojump_clock, start, servers, gateway, content):
