@@ -31,6 +31,10 @@ ENGINE_PACKAGES: Final = (
 )  # fmt: skip
 SERVER_LIMIT_S: Final = 4.0
 LEAST_BROKEN: Final = 500  # a status from here on is no answer of the server that is meant
+NEEDED: Final = {  # settings that do nothing without another
+    "gateway.takes_names": "gateway.has_routing",
+    "gateway.has_routing": "gateway.is_enabled",
+}
 EMPTY: Final = "bafkqaaa"  # the CID of no bytes: every gateway has it
 _MARKS: Final = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("FAIL", "red")}
 
@@ -97,13 +101,19 @@ def check_disk(home: Home) -> Iterator[Finding]:
 
 
 def check_config(home: Home) -> Iterator[Finding]:
-    """Does config.toml hold?"""
+    """Does config.toml hold, and has each setting an effect?"""
     try:
-        settings.refuse_no_addresses(settings.load(home.config), str(home.config))
+        config = settings.load(home.config)
+        settings.refuse_no_addresses(config, str(home.config))
     except DaemonError as error:
         yield Finding("fail", "config", str(error), f"Mend {home.config}.")
-    else:
-        yield Finding("ok", "config", str(home.config) if home.config.exists() else "the defaults")
+        return
+    yield Finding("ok", "config", str(home.config) if home.config.exists() else "the defaults")
+    for setting, needed in NEEDED.items():
+        if settings.get(config, setting) and not settings.get(config, needed):
+            yield Finding(
+                "warn", "config", f"{setting} does nothing without {needed}", f"covey config set {needed} true"
+            )
 
 
 def check_key(home: Home) -> Iterator[Finding]:

@@ -47,6 +47,13 @@ def test_a_home_that_is_missing_or_open_to_others(home):
     assert only(doctor.check_home(home)).next_step == "Make it: covey init"
 
 
+def test_a_setting_that_does_nothing_without_another_is_told(home):
+    home.config.write_text("[gateway]\nis_enabled = true\ntakes_names = true\n")
+    fine, idle = doctor.check_config(home)
+    assert (fine.level, idle.level, idle.next_step) == ("ok", "warn", "covey config set gateway.has_routing true")
+    assert idle.text == "gateway.takes_names does nothing without gateway.has_routing"
+
+
 def test_a_config_that_is_broken_is_told_once_with_its_file(home):
     home.config.write_text("[network\n")
     found = only(doctor.check_config(home))
