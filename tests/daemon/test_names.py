@@ -85,6 +85,14 @@ async def test_what_is_not_verified_is_not_kept(here, tmp_path, name, unix_s, st
     assert (await here.post("ls")).json == []
 
 
+async def test_a_file_that_is_no_record_is_named(here, tmp_path):
+    (tmp_path / "junk").write_bytes(b"hello")
+    for name in ({}, {"name": THEIRS}):
+        refused = (await here.post("add", path=str(tmp_path / "junk"), **name)).json["error"]
+        assert refused["code"] == "malformed" and refused["text"].startswith(f"{tmp_path / 'junk'}: the record ")
+        assert "takes a file with an IPNS record" in refused["text"]
+
+
 async def test_what_is_too_long_is_not_read(here, tmp_path):
     (tmp_path / "long").write_bytes(b"x" * (1 << 20))
     refused = await here.post("add", path=str(tmp_path / "long"), name=THEIRS)

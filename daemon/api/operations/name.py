@@ -178,27 +178,31 @@ def _add(node: "Node", params: Add, unix_s: float) -> NameAdded:
     from pathlib import Path
 
     from daemon.content import file_bytes
+    from protocols.errors import Malformed
+    from protocols.ipns import parse_name
     from storage.catalog.names import MAX_RECORD_BYTES
 
     file_bytes(Path(params.path))  # a pipe is refused
     with open(params.path, "rb") as file:
         raw = file.read(MAX_RECORD_BYTES + 1)
-    return _keep(node, raw, _name_of(params, raw), unix_s)
+    name = parse_name(params.name) if params.name is not None else None
+    try:
+        return _keep(node, raw, name or _holder(params.path, raw), unix_s)
+    except Malformed as error:
+        raise Malformed(f"{params.path}: {error}. `covey name add` takes a file with an IPNS record") from None
 
 
-def _name_of(params: Add, raw: bytes) -> "PeerId":
-    """Whose record this is. Raises: Unfit where nothing tells."""
+def _holder(path: str, raw: bytes) -> "PeerId":
+    """Whose record this is. Raises: Malformed; Unfit where nothing tells."""
     import os
 
     from daemon.errors import Unfit
     from protocols.errors import Malformed
     from protocols.ipns import holder_of, parse_name
 
-    if params.name is not None:
-        return parse_name(params.name)
     if (holder := holder_of(raw)) is not None:
         return holder
-    stem, _, ending = os.path.basename(params.path).partition(".")
+    stem, _, ending = os.path.basename(path).partition(".")
     try:
         if ending == "ipns-record":
             return parse_name(stem.partition("_")[0])
