@@ -164,8 +164,13 @@ async def _bring_in(ports: Ports, job: Job, entry: Entry, manifest: Manifest, pr
     started_s = trio.current_time()
     await ports.exchange.work(partial(_note_fetching, ports, entry))
     await preflight(ports, job.publisher, manifest, providers)
-    fetched = await _fetch_files(ports, job.publisher, entry.cid, manifest, providers)
-    folder = await ports.exchange.work(partial(put_on_shelf, ports, entry.cid, manifest))
+    try:
+        fetched = await _fetch_files(ports, job.publisher, entry.cid, manifest, providers)
+        folder = await ports.exchange.work(partial(put_on_shelf, ports, entry.cid, manifest))
+    except (Remote, AgentError, *_BAD_CONTENT) as error:
+        if not isinstance(error, _PASSING):  # what is refused only now cost as much as what is good
+            await ports.exchange.work(partial(ports.catalog.adapters.note_came, entry.cid, ports.unix_s()))
+        raise
     await ports.exchange.work(partial(_note_ready, ports, entry, manifest, str(folder)))
     ports.emit(
         "adapter_ready",

@@ -203,8 +203,12 @@ class AdapterTable:
         values = (*conditions.values(), max(0, min(limit, MAX_ROWS_READ)))
         return self._rows(f"{where} ORDER BY {_ORDER_BY[order]} LIMIT ?", values)
 
+    def note_came(self, manifest: Cid, unix_s: float) -> None:
+        """Note that an adapter's files came, though it does not become ready."""
+        self._database.write("UPDATE adapters SET ready_unix_s = ? WHERE manifest = ?", (unix_s, manifest))
+
     def n_bytes_since(self, unix_s: float) -> int:
-        """Bytes of others' adapters that became ready since then."""
+        """Bytes of others' adapters whose files came since then."""
         return self._database.read_number(
             f"SELECT sum(n_bytes) {_FROM} WHERE NOT is_own AND ready_unix_s >= ?", (unix_s,)
         )

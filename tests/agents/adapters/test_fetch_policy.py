@@ -1,6 +1,7 @@
 """What comes unasked, and when: the decision alone, and nodes that keep to it."""
 
 import math
+import struct
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import trio
 from agents.adapters.policy import DAY_S, Fetch, Later, Leave, Moment, Policy, judge_files
 from agents.adapters.subscribe import Wanted
 from simulations.world import unix_now_s, write_adapter
+from storage import unixfs
 from storage.catalog.adapters import AdapterState
 
 QUIET = Moment(has_older=False, n_spent_bytes=0, is_busy=False)
@@ -151,6 +153,27 @@ async def test_the_budget_is_kept_where_threads_decide(autojump_clock, flock, tm
     ann.trust(bob.peer)
     await trio.sleep(1000)
     assert sorted(state(bob, row) for row in rows) == [AdapterState.HEARD, AdapterState.READY]
+
+
+@pytest.mark.parametrize(("width", "value", "then"), [(16, 0.0, AdapterState.READY), (8, math.nan, AdapterState.HEARD)])
+async def test_of_what_is_refused_the_budget_counts_what_had_to_come_for_that(
+    autojump_clock, flock, tmp_path, release, plant, announce, sizes, width, value, then
+):
+    ann = await flock("ann")
+    bad = write_adapter(tmp_path / "bad", width=width)
+    with (bad / "adapter_model.safetensors").open("r+b") as file:
+        file.seek(-4, 2)
+        file.write(struct.pack("<f", value))
+    bob = await flock("bob", trusts=[ann], policy=Policy(max_bytes_per_day=1.5 * sizes(bad)))
+    ann.trust(bob.peer)
+    claims = {"name": "bad", "n_bytes": sizes(bad)}
+    manifest = plant(ann, unixfs.add_path(ann.ports.store, bad), n_params=8 * width, **claims)
+    await announce(ann, manifest, **claims)
+    await trio.sleep(100)
+    assert bob.ports.catalog.adapters.get(manifest).state is AdapterState.REFUSED
+    good = await release(ann, write_adapter(tmp_path / "good"))
+    await trio.sleep(100)
+    assert state(bob, good) is then
 
 
 async def test_an_adapter_comes_when_the_engine_is_idle_again(autojump_clock, flock, tmp_path, release):
