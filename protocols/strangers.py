@@ -8,6 +8,7 @@ from protocols.bucket import Bucket
 
 MAX_STRANGERS: Final = 200  # connections of peers that came by themselves and are not protected
 MAX_STRANGERS_PER_SUBNET: Final = 32  # of these, from one /24 or /48 of the public internet
+MAX_OF_PEER: Final = 8  # connections of one peer, stranger or not
 MAX_UNPROVEN: Final = 128  # connections in the handshake at a time
 MAX_BEGUN: Final = 64  # handshakes that one place may begin at once; as many again in:
 REFILL_S: Final = 16.0

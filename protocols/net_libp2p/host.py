@@ -103,6 +103,7 @@ def build_host(
     _identify_each_time(host)
     network = host.get_network()
     sockets.attach(network, MAX_CONNECTIONS - MIN_DIALLED)
+    network.set_resource_manager(None)  # it loses one of 1000 places with each connection that it denies, for ever
     network.auto_connector.maybe_connect = _dial_nobody
     network.retry_config = RetryConfig(max_retries=0)
     if kad_protocol == PUBLIC_DHT:

@@ -58,7 +58,7 @@ from protocols.net_libp2p.streams import LibP2pStream
 from protocols.net_libp2p.values import Values, answering, find, publish
 from protocols.pnet import FlockKey
 from protocols.sources import is_http
-from protocols.strangers import MAX_OF_SUBNET_IN_TABLE, MAX_STRANGERS, reason_against
+from protocols.strangers import MAX_OF_PEER, MAX_OF_SUBNET_IN_TABLE, MAX_STRANGERS, reason_against
 from protocols.topics import Subscriptions
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
@@ -307,6 +307,8 @@ class LibP2pNetwork:
             return "banned"
         if self._only_protected and peer_id not in self._protected:
             return "not known"
+        if len(self._swarm.get_connections(peer_id)) > MAX_OF_PEER:
+            return "connected often enough"
         if not self._is_strangers(connection):
             return ""
         peer, places = to_peer(peer_id), _places_of(connection)

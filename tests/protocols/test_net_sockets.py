@@ -11,8 +11,8 @@ from protocols import strangers
 from protocols.endpoints import Endpoint
 from protocols.errors import DialFailed
 from protocols.net import PeerInfo, Stream
-from protocols.net_libp2p import NetConfig, dialling, host, meeting, open_network, sockets
-from protocols.net_libp2p.addresses import parse
+from protocols.net_libp2p import NetConfig, dialling, host, meeting, network, open_network, sockets
+from protocols.net_libp2p.addresses import parse, to_id
 from protocols.net_libp2p.meeting import Meetings
 from protocols.net_libp2p.network import LibP2pNetwork
 from protocols.net_libp2p.observed import MAX_OBSERVED, MAX_OBSERVERS, Observed
@@ -69,6 +69,23 @@ async def test_a_connection_that_came_gives_its_place_back_when_it_is_over(monke
                 await others[1].connect(info)
                 await trio.sleep(0.1)
             assert trio.lowlevel.current_statistics().tasks_living < n_tasks + 5
+
+
+async def test_a_peer_has_so_many_connections_and_those_that_are_denied_cost_no_place(
+    two: list[LibP2pNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "MAX_OF_PEER", 2)
+    one, other = two
+    with trio.fail_after(20):
+        for _ in range(6):
+            await other._swarm.dial_addr(parse(near(one).text), to_id(one.peer_id))
+        while len(one.connections()) > 2 or one._sockets._places.borrowed_tokens > 2:
+            await trio.sleep(0.01)
+        assert other.peer_id in one.peers()
+        await other.disconnect(one.peer_id)
+        while one._sockets._places.borrowed_tokens:
+            await trio.sleep(0.01)
+    assert one._swarm._resource_manager is None  # which would have lost four places for ever
 
 
 async def test_who_connects_and_says_nothing_gives_way_and_who_does_so_often_is_not_let_in(
