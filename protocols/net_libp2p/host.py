@@ -41,7 +41,6 @@ from protocols.net_libp2p.addresses import SystemResolver, expand, is_public, pa
 from protocols.net_libp2p.circuits import Circuits
 from protocols.net_libp2p.muxer import Muxer
 from protocols.net_libp2p.observed import Observed
-from protocols.net_libp2p.places import Places
 from protocols.net_libp2p.private import PrivateConnection
 from protocols.net_libp2p.secure import Noise
 from protocols.net_libp2p.sockets import Sockets
@@ -93,7 +92,6 @@ def build_host(
             min_connections=MIN_DIALLED,
         ),
         addrs_factory=expand,
-        resource_manager=Places(),
         psk=flock_key,  # it is only handed on, to what stands in for `new_protected_conn`
         disable_identify_address_discovery=True,
     )
@@ -103,8 +101,11 @@ def build_host(
     _identify_each_time(host)
     network = host.get_network()
     sockets.attach(network, MAX_CONNECTIONS - MIN_DIALLED)
-    network.set_resource_manager(None)  # it loses one of 1000 places with each connection that it denies, for ever
+    # It loses one of 1000 places with each connection that it denies and each dial that is given up, for ever; and it
+    # counts the streams of all peers together, so that some could take those of others.
+    network.set_resource_manager(None)
     network.auto_connector.maybe_connect = _dial_nobody
+    network.auto_connector.record_disconnect = _note_nothing
     network.retry_config = RetryConfig(max_retries=0)
     if kad_protocol == PUBLIC_DHT:
         _dial_no_private(network)
@@ -127,6 +128,10 @@ def _identify_each_time(host: Any) -> None:
 
 async def _dial_nobody() -> None:
     """Stands where libp2p would dial every peer that it heard of: whom to connect to is ours to say."""
+
+
+def _note_nothing(peer_id: Any) -> None:
+    """Stands where libp2p would keep, for as long as the node runs, when each peer left that ever came."""
 
 
 def _dial_no_private(network: Any) -> None:
