@@ -106,6 +106,7 @@ def build_host(
     network.set_resource_manager(None)
     network.auto_connector.maybe_connect = _dial_nobody
     network.auto_connector.record_disconnect = _note_nothing
+    network.close_peer = partial(_close_connections, network)
     network.retry_config = RetryConfig(max_retries=0)
     if kad_protocol == PUBLIC_DHT:
         _dial_no_private(network)
@@ -132,6 +133,13 @@ async def _dial_nobody() -> None:
 
 def _note_nothing(peer_id: Any) -> None:
     """Stands where libp2p would keep, for as long as the node runs, when each peer left that ever came."""
+
+
+async def _close_connections(network: Any, peer_id: Any) -> None:
+    """libp2p forgets whatever a peer has when this is done, also what came meanwhile, which then stands for good."""
+    async with trio.open_nursery() as nursery:
+        for connection in network.get_connections(peer_id):
+            nursery.start_soon(survive, connection.close)
 
 
 def _dial_no_private(network: Any) -> None:
@@ -243,11 +251,13 @@ async def listen(swarm: Any, address: str) -> bool:
 
 
 async def hang_up(swarm: Any) -> None:
-    """Close all connections at once. Left to itself, a swarm that is cancelled leaves its sockets open."""
+    """Close all that is open at once. Left to itself, a swarm that is cancelled leaves its sockets open."""
     with trio.CancelScope(deadline=trio.current_time() + STOP_TIMEOUT_S, shield=True):
         async with trio.open_nursery() as nursery:
             for peer_id in list(swarm.connections):
-                nursery.start_soon(survive, swarm.close_peer, peer_id)
+                nursery.start_soon(swarm.close_peer, peer_id)
+            for listener in list(swarm.listeners.values()):
+                nursery.start_soon(survive, listener.close)
 
 
 def guarded(handle: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:

@@ -1,0 +1,37 @@
+"""Peers come and go as long as a node runs: what they took of it is given back, and what came meanwhile is known."""
+
+import trio
+
+from protocols.net import PeerInfo
+from protocols.net_libp2p import NetConfig, open_network
+from protocols.net_libp2p.network import LibP2pNetwork
+from storage.keys import Identity
+
+ALONE = NetConfig(("/ip4/127.0.0.1/tcp/0",), mdns=False)
+
+
+def where(node: LibP2pNetwork) -> PeerInfo:
+    return PeerInfo(node.peer_id, (node.addresses()[0].split("/p2p")[0],))
+
+
+async def test_a_connection_that_comes_while_others_are_closed_is_known() -> None:
+    """Else it stands for as long as both nodes run, and eight of them keep the peer out."""
+    async with open_network(Identity.generate(), ALONE) as node, open_network(Identity.generate(), ALONE) as other:
+        with trio.fail_after(30):
+            await node.connect(where(other))
+            async with trio.open_nursery() as nursery:
+                [connection] = node._swarm.get_connections()
+                nursery.start_soon(node.disconnect, other.peer_id)
+                await connection.event_closed.wait()
+                await node.connect(where(other))
+            assert node.peers() == [other.peer_id]
+
+
+async def test_who_came_and_left_is_not_kept_for_good() -> None:
+    async with open_network(Identity.generate(), ALONE) as node, node.watch_peers() as changes:
+        with trio.fail_after(30):
+            async with open_network(Identity.generate(), ALONE) as other:
+                await other.connect(where(node))
+                assert (await changes.receive()).is_connected
+            assert not (await changes.receive()).is_connected
+        assert not node._swarm.auto_connector._recent_disconnects
