@@ -23,6 +23,7 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_x25519_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.identity import update
+from libp2p.io.trio import TrioTCPStream
 from libp2p.kad_dht import common, kad_dht, peer_routing, provider_store, value_store
 from libp2p.network import swarm as swarm_module
 from libp2p.network.config import ConnectionConfig, RetryConfig
@@ -43,7 +44,7 @@ from protocols.net_libp2p.muxer import Muxer
 from protocols.net_libp2p.observed import Observed
 from protocols.net_libp2p.private import PrivateConnection
 from protocols.net_libp2p.secure import Noise
-from protocols.net_libp2p.sockets import Sockets
+from protocols.net_libp2p.sockets import Sockets, remote_address
 from protocols.pnet import FlockKey
 from protocols.yamux.frames import PROTOCOL as YAMUX
 from storage.keys import Identity
@@ -171,6 +172,7 @@ def _patch(kad_protocol: str) -> None:
     muxer_multistream.Yamux = Muxer  # it makes this class whatever `muxer_opt` says
     swarm_module.new_protected_conn = PrivateConnection
     tcp._set_reuse_flags = _set_listen_flags
+    TrioTCPStream.get_remote_address = remote_address
     PeerData.add_addrs = _add_addresses
     PeerData.add_protocols = _add_protocols
     update._safe_parse_multiaddr_cached = parse_short

@@ -41,6 +41,16 @@ class Socket(RawConnection):  # type: ignore[misc]  # libp2p's types are not fol
         self.is_punched = False
 
 
+def remote_address(stream: TrioTCPStream) -> tuple[str, int] | None:
+    """Where the other end of a socket is: of IPv6 libp2p says nothing. A socket that is closed tells it no more."""
+    if stream._cached_remote_address is None:
+        with suppress(OSError):
+            host, port = stream.stream.socket.getpeername()[:2]
+            stream._cached_remote_address = str(host), int(port)
+    known: tuple[str, int] | None = stream._cached_remote_address
+    return known
+
+
 def under_key(swarm: Any, raw: Any) -> Any:
     """The connection under the flock's key, where there is one."""
     return raw if swarm.psk is None else PrivateConnection(raw, swarm.psk)

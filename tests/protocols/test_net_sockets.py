@@ -267,3 +267,14 @@ async def test_a_reason_without_words_is_told_in_ours() -> None:
 
     with pytest.raises(DialFailed, match=r"at /ip4/127.0.0.1/tcp/9: it hung up$"):
         await dialling.dial(Swarm(), Identity.generate().peer_id, ["/ip4/127.0.0.1/tcp/9"])
+
+
+async def test_where_a_peer_comes_from_is_known_of_ipv6_as_well() -> None:
+    """Its network counts against strangers, and answers for who breaks the protocols."""
+    config = NetConfig(("/ip6/::1/tcp/0",), mdns=False)
+    with trio.fail_after(30):
+        async with open_network(Identity.generate(), config) as one, open_network(Identity.generate(), config) as other:
+            here = one.addresses()[0].split("/p2p")[0]
+            await other.connect(PeerInfo(one.peer_id, (here,)))
+            assert [link.address for link in other.connections()] == [f"[::1]:{here.split('/')[4]}"]
+            assert [link.address.rpartition(":")[0] for link in one.connections()] == ["[::1]"]
