@@ -57,7 +57,8 @@ def test_the_file_that_these_tests_change_is_fine(tmp_path: Path) -> None:
     ids=["fp16 overflows", "bf16", "drift to float64", "integer buffer", "flags"],
 )
 def test_any_dtype_but_the_rounds_is_refused(tmp_path: Path, bias: np.ndarray, dtype: str) -> None:  # type: ignore[type-arg]
-    assert dtype in judged(tmp_path, tensors(bias, dtype))
+    said = judged(tmp_path, tensors(bias, dtype))
+    assert dtype in said or "not in the one form" in said
 
 
 @pytest.mark.parametrize("shape", [(1,), (4, 1), (1, 4), ()])
