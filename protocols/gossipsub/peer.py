@@ -32,6 +32,7 @@ class Peer:
         self.is_open = self.is_modern = self.is_kin = self.is_dialled = self.is_stuck = False
         self.promises: dict[bytes, float] = {}
         self.unwanted: OrderedDict[bytes, float] = OrderedDict()
+        self.told: set[str] = set()  # topics whose newest messages it was told of as it came, since the last heartbeat
         self.n_have = self.n_asked = self.n_want = 0  # since the last heartbeat
         self._now_s = now_s
         self._rates: dict[str, Bucket] = {}
@@ -46,6 +47,7 @@ class Peer:
     def end(self) -> None:
         """The stream is gone, and what waited for it."""
         self.is_open = self.is_stuck = False
+        self.told.clear()
         self.promises.clear()  # what was asked for may never have been read: nobody owes it
         self._queue.clear()
         self._n_queued = 0
@@ -74,6 +76,7 @@ class Peer:
     def heartbeat(self, now_s: float) -> int:
         """Let time pass. Returns: how many promises it has broken."""
         self._now_s = now_s
+        self.told.clear()
         self.n_have = self.n_asked = self.n_want = 0
         while self.unwanted and next(iter(self.unwanted.values())) <= now_s:
             self.unwanted.popitem(last=False)

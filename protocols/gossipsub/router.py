@@ -231,6 +231,7 @@ class Router:
     def _hear_anew(self, subscriptions: tuple[tuple[str, bool], ...], peer: PeerId, known: Peer, now_s: float) -> None:
         """The end of what went over an earlier stream may be lost: that a topic was left, or what we were asked for."""
         told = {topic for topic, is_subscribed in subscriptions if is_subscribed}
+        known.told.clear()
         for topic in sorted(known.topics):
             if topic not in told:
                 self._hear_subscription(topic, False, peer, known, now_s)
@@ -250,11 +251,17 @@ class Router:
                 self._meet(topic, peer, now_s)
 
     def _meet(self, topic: str, peer: PeerId, now_s: float) -> None:
-        """A peer that listens can be told things: take it in where the mesh lacks peers, and tell it what is new."""
+        """A peer that listens can be told things: take it in where the mesh lacks peers, and tell it what is new.
+
+        Once in a heartbeat: who leaves a topic and comes back all the time would have us tell it all of that each time.
+        """
         self._meshes.welcome(topic, peer, now_s)
-        told = self._recent.told(topic)
-        if told and self.score(peer) >= scores.GOSSIP_THRESHOLD:
-            self._tell(topic, peer, told)
+        known = self._peers[peer]
+        if topic not in known.told and known.score.value() >= scores.GOSSIP_THRESHOLD:
+            told = self._recent.told(topic)
+            if told:
+                known.told.add(topic)
+                self._tell(topic, peer, told)
 
     def _unlisten(self, topic: str, peer: PeerId) -> None:
         listeners = self._topics.get(topic)

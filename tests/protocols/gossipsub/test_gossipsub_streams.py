@@ -144,3 +144,25 @@ def test_a_heartbeat_before_our_own_stream_stands_costs_nobody_a_place() -> None
     assert pair.meshes()[0] == set()  # nothing can be sent there yet
     pair.open(0)
     assert pair.meshes() == [{pair.ids[1]}, {pair.ids[0]}]
+
+
+def test_who_leaves_and_comes_back_all_the_time_is_told_what_is_new_once_in_a_heartbeat() -> None:
+    pair = Pair()
+    pair.publish(0, b"news")
+    pair.carry()
+    flapping = [FrameReader(wire.MAX_RPC_BYTES).feed(wire.frame_subscriptions([TOPIC], is_in))[0] for is_in in (0, 1)]
+    router, peer = pair.routers[0], pair.ids[1]
+
+    def n_told(beats: int) -> int:
+        n_have = 0
+        for _ in range(beats):
+            router.receive(peer, b"".join(flapping) * 100, pair.now_s)
+            said = FrameReader(wire.MAX_RPC_BYTES).feed(router.take(peer, 1 << 20))
+            n_have += sum(bool(wire.read_rpc(rpc).have) for rpc in said)
+            pair.now_s += 1
+            router.heartbeat(pair.now_s)
+            router.take(peer, 1 << 20)
+        return n_have
+
+    assert n_told(1) == 1
+    assert n_told(2) == 2  # as long as there is something to tell
