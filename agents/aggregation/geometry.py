@@ -20,7 +20,7 @@ from agents.aggregation.updates import CannotAggregate, Vector, largest
 
 QUANTUM_BITS: Final = 17  # of magnitude; one more for the sign
 COLUMNS: Final = 1 << 14  # of a block; up to 2^16 the sums are exact
-MAX_PARAMS: Final = 1 << 29  # sums of squares stay within 63 bits
+BLOCKS_OF_SUM: Final = (1 << 29) // COLUMNS  # of one sum: those of squares stay within 63 bits
 
 
 class Geometry:
@@ -77,19 +77,16 @@ def measure(vectors: Sequence[Vector], n_threads: int = 1) -> Geometry:
 
     Shape: each (n_params). Memory: one block of each a thread. Raises: CannotAggregate for what is not finite.
     """
-    n_params = len(vectors[0])
-    if n_params > MAX_PARAMS:
-        raise CannotAggregate(f"{n_params} parameters are more than the {MAX_PARAMS} whose products stay exact")
     exponents = [_exponent(vector) for vector in vectors]
-    starts = range(0, n_params, COLUMNS)
+    starts = range(0, len(vectors[0]), COLUMNS)
     shares = [starts[at::n_threads] for at in range(n_threads)]
+    parts = [share[at : at + BLOCKS_OF_SUM] for share in shares for at in range(0, len(share), BLOCKS_OF_SUM)]
     with ThreadPoolExecutor(n_threads) as threads:
-        sums = list(threads.map(lambda share: _products(vectors, exponents, share), shares))
-    total = sum(sums[1:], sums[0])
+        sums = list(threads.map(lambda part: _products(vectors, exponents, part), parts))
     # The dot of i and j counts in 2^-(e_i + e_j); all are brought to the smallest of these units.
     finest = max(exponents)
     dots = [
-        [int(total[i, j]) << (2 * finest - e_i - e_j) for j, e_j in enumerate(exponents)]
+        [sum(int(part[i, j]) for part in sums) << (2 * finest - e_i - e_j) for j, e_j in enumerate(exponents)]
         for i, e_i in enumerate(exponents)
     ]
     return Geometry(dots, Fraction(1, 4) ** finest)

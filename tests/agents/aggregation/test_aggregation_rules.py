@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.aggregation.aggregate import Recipe, aggregate
-from agents.aggregation.geometry import Geometry, measure
+from agents.aggregation.geometry import COLUMNS, Geometry, measure
 from agents.aggregation.networks import network, sort_rows
 from agents.aggregation.registry import before_of, rule_of, server_of
 from agents.aggregation.updates import CannotAggregate, Update, Vector, largest
@@ -254,6 +254,16 @@ def test_mixing_averages_each_update_with_its_nearest() -> None:
     kept = np.sort(mixed, axis=0)[2:-2].mean(0)
     before = [{"before": "nnm", "n_bad": 2}]
     assert_close(result(updates, {"rule": "trimmed_mean", "n_bad": 2}, before), kept)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_inner_products_of_any_length_stay_exact(n_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sum holds so many products and no more: longer vectors have several, which are added without a bound."""
+    largest = [np.full(6 * COLUMNS, 0.999, np.float32)]
+    quantum = 130941 / 2**17
+    monkeypatch.setattr("agents.aggregation.geometry.BLOCKS_OF_SUM", 2)
+    measured = measure(largest, n_threads)
+    assert measured.real(measured.dot(0, 0)) == len(largest[0]) * quantum**2
 
 
 def test_the_geometry_of_mixtures_is_that_of_the_mixed_updates() -> None:
