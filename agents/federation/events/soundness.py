@@ -265,24 +265,24 @@ def _why_not_listed(book: Book, close: Close, selected: tuple[PeerId, ...]) -> s
 def _why_not_received(book: Book, said: Said, close: Close) -> str:
     """A close that no earlier one binds lists all that its coordinator gave receipts for, and is void for lack of them.
 
-    Under masks only what is masked alike adds up: receipts for more are no promise there.
+    Under masks only what is masked alike adds up: a receipt for anything else is no promise there.
     """
-    if book.secure is not None:
-        return ""
-    received = {
-        link: one.author
-        for link in _received_before(book, said, close)
-        if (one := book.get(link)) is not None
-        and _is_of_round(one, close.round)
-        and one.author in (book.selected(close.round) or ())
-    }
+    received = [
+        one
+        for one in map(book.get, _received_before(book, said, close))
+        if one is not None and _is_of_round(one, close.round) and one.author in (book.selected(close.round) or ())
+    ]
     if close.void:
-        n_received = len(set(received.values()))
+        n_received = len({one.author for one in received}) if book.secure is None else 0
         is_enough = n_received >= book.minimum(close.round)
         return f"it is void, and its coordinator gave receipts for {n_received} updates" if is_enough else ""
-    if not received.keys() <= set(close.submissions):
-        return "it leaves out what its coordinator gave a receipt for"
-    return ""
+    left_out = [one for one in received if one.cid not in close.submissions]
+    if left_out and book.secure is not None:
+        stages = Stages(book, close.round)
+        gather = cast(Said, stages.gather_of(close))  # there is one: see `_fault`
+        sharers = stages.authors(gather)
+        left_out = [one for one in left_out if one.author in sharers and cast(Submit, one.event).gather == gather.cid]
+    return "it leaves out what its coordinator gave a receipt for" if left_out else ""
 
 
 def _received_before(book: Book, said: Said, close: Close) -> set[Cid]:

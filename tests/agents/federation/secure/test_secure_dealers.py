@@ -324,6 +324,31 @@ def assert_named(village: Village, liar: int) -> None:
         assert set(one.book.broken()) == {identity(liar).peer_id}
 
 
+def test_a_coordinator_is_not_to_blame_for_an_update_whose_list_was_given_up_behind_its_receipt() -> None:
+    """One is quick, and the victim is not heard for a while: its complaint comes behind the receipt."""
+    n_members, liar, victim, quick = 9, 8, 2, 1
+    village = secure(0, n_members=n_members)
+    lying(village, liar, LIES[0], {victim})
+    village.slow = dict.fromkeys(range(n_members), 12.0) | {quick: 2.0}
+    heard_s: list[float] = []
+
+    def on_say(villager: Villager, entry: Entry) -> None:
+        if entry.kind == "gather" and any(event.stage == "shares" for _, event in villager.book.all_of(Gather)):
+            heard_s.append(village.now_s + 4.0)
+
+    village.on_say = on_say
+    village.is_heard = lambda sender, receiver: (
+        not heard_s or village.now_s >= heard_s[0] or victim not in (sender.name, receiver.name)
+    )
+    village.run(LONG_S, lambda: is_done(village))
+    assert is_done(village)
+    assert_named(village, liar)
+    given = village.villagers[0].book.receipts(1, identity(0).peer_id)
+    close = close_of(village)
+    assert close.term == 0 and not given.keys() <= set(close.submissions)
+    assert summed(village) == set(range(n_members)) - {liar, quick}
+
+
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize("liar", [0, LIAR], ids=["coordinator", "client"])
 @pytest.mark.parametrize("n_victims", [1, 3])

@@ -135,6 +135,17 @@ def the_round(tmp_path: Path) -> Round:
     return Round(tmp_path)
 
 
+def test_a_close_without_an_update_that_is_masked_alike_and_has_a_receipt_is_not_sound(the_round: Round) -> None:
+    the_round.shared()
+    *listed, left_out = [the_round.submit(member) for member in range(N)]
+    the_round.say(0, Receipt(round=1, submission=left_out.cid))
+    close = the_round.close(listed)
+    said = the_round.book.get(close.cid)
+    assert said is not None and "leaves out" in why_not(the_round.book, said)
+    the_round.vote(range(N), close)
+    assert blamed(the_round.check()) == [the_round.me(0)]
+
+
 @pytest.mark.parametrize("members", [range(N), range(T)], ids=["all", "one dropped out"])
 def test_the_sum_is_computed_again_from_masked_updates_and_answers(
     the_round: Round, members: range, tmp_path: Path
@@ -325,7 +336,7 @@ def test_promises_that_prove_two_active_sets_let_a_deputy_void_the_round(the_rou
     """The coordinator shows one close to one member and another to two, and is gone."""
     the_round.shared()
     submitted = [the_round.submit(member) for member in range(N)]
-    one, other = the_round.close(submitted), the_round.close(submitted[:T])
+    other, one = the_round.close(submitted[:T]), the_round.close(submitted)
     votes = [*the_round.vote(range(1, 2), one), *the_round.vote(range(2, N), other)]
     the_round.say(1, Open(round=1, term=1))
     promises = [the_round.say(m, Promise(round=1, term=1, vote=votes[m - 1].cid)) for m in range(1, N)]
