@@ -24,7 +24,7 @@ from agents.federation.node.secrets import Secrets
 from agents.federation.plans.privacy_accounts import noise_of
 from agents.federation.privacy.ledger import BudgetSpent
 from agents.federation.results.outcome import Document
-from agents.federation.tasks import Engine, Exam, Made, Work, task_of
+from agents.federation.tasks import BadTask, Engine, Exam, Made, Work, task_of
 from agents.federation.updates.compression.memory import encoded
 from agents.federation.updates.tensors import Layout, read_layout, read_vector
 from agents.federation.updates.variates import Variates, has_variates, kept, moved, steps_of, write_correction
@@ -189,7 +189,7 @@ class Trainee:
     async def _examine(self, action: Evaluate, cid: Cid) -> None:
         assert self.data is not None
         with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
-            tensors = await trio.to_thread.run_sync(Shelf(self._ports, Path(folder)).path, cid)
+            tensors = await trio.to_thread.run_sync(self._fitting, cid, Path(folder))
             score = await task_of(self.plan.task).evaluate(Exam(tensors, self.data, self._engine))
         if score is not None:
             loss, accuracy = signable(score.loss), signable(score.accuracy)
@@ -198,9 +198,16 @@ class Trainee:
 
     def _work(self, action: Train | Learn, base: Cid, folder: Path) -> Work:
         own = hashlib.sha256(b"covey participant seed\0" + action.seed + self._ports.identity.peer_id).digest()
-        path = Shelf(self._ports, folder).path(base)
+        path = self._fitting(base, folder)
         noise = noise_of(self.plan)
         return Work(path, self.data, own, folder / "update", self._engine, action.round, self.rank, noise)
+
+    def _fitting(self, cid: Cid, folder: Path) -> Path:
+        """Tensors as a file, that are its task's: a plan's author may name any. Raises: BadTask, BadTensors."""
+        path = Shelf(self._ports, folder).path(cid)
+        if why := task_of(self.plan.task).misfit(read_layout(path)):
+            raise BadTask(f"the tensors {cid} are not those of the plan's task: {why}")
+        return path
 
 
 def _after(plan: Plan, layout: Layout, shelf: Shelf, states: Sequence[Cid], update: Cid, own: Vector) -> Vector:

@@ -108,8 +108,8 @@ def update_layout(way: LoraWay | None, number: int, layout: Layout) -> Layout:
 
 
 def resized(layout: Layout, rank: int) -> Layout:
-    """The same halves of another rank."""
-    shapes = {name: (rank, shape[1]) if layer_of(name, "a") else (shape[0], rank) for name, shape in layout.shapes}
+    """The same halves of another rank; what is no matrix is left for `misfit` to tell."""
+    shapes = {name: (rank, *shape[1:]) if layer_of(name, "a") else (*shape[:-1], rank) for name, shape in layout.shapes}
     return Layout.of(shapes)
 
 

@@ -15,7 +15,7 @@ from agents.federation.node.planning import faults
 from agents.federation.node.secrets import Secrets
 from agents.federation.node.service import Rounds
 from agents.federation.updates.lora import scatter
-from agents.federation.updates.tensors import Layout, read_layout
+from agents.federation.updates.tensors import Layout, flush, new_vector, read_layout
 from protocols.entry import Entry
 from protocols.rounds import Result, Submit
 from simulations.net import SimWorld
@@ -95,6 +95,21 @@ async def test_members_come_to_one_result_in_every_way_and_each_proves_it(
         assert proofs(homes[2], plan, ones[2]) == ("proved", ["proved", "proved"])
         first, second = [await tensors_of(homes[0], ones[0], number, tmp_path) for number in (1, 2)]
         assert np.isfinite(second).all() and (first != second).any()
+
+
+async def test_who_follows_a_plan_whose_first_tensors_are_none_of_its_task_says_so_and_lives(
+    homes: list[Home], tmp_path: Path, autojump_clock: Any
+) -> None:
+    ada = homes[0]
+    good = dict(read_layout(initial(tmp_path, "fedex")).shapes)
+    bad = Layout.of({name: shape[:1] for name, shape in good.items()})
+    flush(new_vector(tmp_path / "bad", bad), tmp_path / "bad")
+    async with all_up(homes):
+        tensors = add_path(ada.node.ports.store, tmp_path / "bad", COVEY_WEIGHTS)
+        plan = ada.plan(homes, task=settings("fedex"), initial=tensors, min_participants=3)
+        ones = await begun(homes, plan)
+        await until(lambda: all("not those of the plan's task" in one.activity.trouble for one in ones))
+        assert not any(one.book.all_of(Submit) for one in ones)
 
 
 async def test_each_trains_the_rank_that_it_chose_also_after_a_restart(

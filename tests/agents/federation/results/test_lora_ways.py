@@ -272,6 +272,16 @@ async def test_tensors_that_are_not_the_tasks_stay_what_they_are(tmp_path: Path)
     assert "has rank 2, the plan 4" in outcome.failed and outcome.tensors.read_bytes() == path.read_bytes()
 
 
+async def test_a_base_with_a_half_that_is_no_matrix_admits_nothing_and_stays_what_it_is(tmp_path: Path) -> None:
+    """A plan's author may name any tensors for the first."""
+    shapes, path = dict(halves(4, 4).shapes), tmp_path / "base"
+    bad = Layout.of({name: shape if "lora_B" in name else shape[:1] for name, shape in shapes.items()})
+    flush(new_vector(path, bad), path)
+    outcome = result(tmp_path, plan("flexlora"), path, [update_of(tmp_path, halves(4, 4))], 1)
+    assert [bool(verdict.reason) for verdict in outcome.verdicts] == [True]
+    assert outcome.failed and outcome.tensors.read_bytes() == path.read_bytes()
+
+
 async def test_products_that_overflow_leave_the_tensors_what_they_were(tmp_path: Path) -> None:
     for way in ("flexlora", "flora", "hetlora", "fedex"):
         base, layout = initial(tmp_path, way), halves(4, 4)
