@@ -347,12 +347,12 @@ class Book(Attendance):
         return self._of_selected(Promise, number, term)
 
     @remembered
-    def promised(self, number: int) -> int:
-        """The last opened term that over half of the selected have promised to; -1 for none."""
+    def promised(self, number: int) -> int | None:
+        """The last opened term that over half of the selected have promised to."""
         selected, opened = self._selected_set(number), self.opened(number)
         pairs = {(event.term, said.author) for said, event in self.said_in(number, Promise) if said.author in selected}
         n_promised = Counter(term for term, _ in pairs if term in opened)
-        return max((term for term, n in n_promised.items() if n >= (self.quorum(number) or n + 1)), default=-1)
+        return max((term for term, n in n_promised.items() if n >= (self.quorum(number) or n + 1)), default=None)
 
     @remembered
     def closes(self, number: int) -> dict[int, Said]:

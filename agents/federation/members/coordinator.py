@@ -46,8 +46,7 @@ class Coordinator(Duty):
         """
         opened = list(self.book.opened(number))  # in order, and perhaps very many
         promised = [event.term for _, event in self.book.said_by(self._me, Promise) if event.round == number]
-        n_gone_along = bisect_right(opened, max(promised, default=0))
-        n_gone_along = max(n_gone_along, bisect_right(opened, self.book.promised(number)))
+        n_gone_along = bisect_right(opened, max([0, *promised, self.book.promised(number) or 0]))
         term = opened[n_gone_along - 1] if n_gone_along else -1
         for next_one in opened[n_gone_along:]:
             if now_s < self._stalled_s(number, term, now_s) + self._patience_s(term, next_one) / 2:

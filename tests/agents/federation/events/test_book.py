@@ -64,6 +64,7 @@ QUESTIONS: list[Callable[[Book], object]] = [
     lambda book: [(book.votes(n, term), book.promises(n, term)) for n in (1, 2) for term in range(4)],
     lambda book: [(book.receivers(n), [book.receipts(n, peer) for peer in book.plan.members]) for n in (1, 2)],
     lambda book: [{who: book.is_received(one, n) for who, one in book.submissions(n).items()} for n in (1, 2)],
+    lambda book: [book.promised(n) for n in (1, 2)],
     lambda book: [book.said_by(peer, Vote) for peer in book.plan.members],
     lambda book: [[said.cid for said, _ in book.all_of(kind)] for kind in (Start, Vote, Close, Submit, Receipt)],
 ]
@@ -88,6 +89,22 @@ def test_what_is_remembered_is_what_a_new_book_reads(seed: int) -> None:
         else:
             for ask in chance.sample(QUESTIONS, 3):
                 ask(book)
+
+
+def test_promises_that_are_heard_before_who_is_selected_count_when_that_is_known() -> None:
+    _, plan = make_plan(3)
+    peers = tuple(sorted(identity(number).peer_id for number in range(3)))
+    submit = forged(identity(2), 0, Submit(round=1, base=cid_of("b"), update=cid_of("u"), n_samples=1), plan)
+    close = forged(identity(0), 1, Close(round=1, term=0, submissions=(submit.cid,), joined=peers), plan)
+    heard = [forged(identity(0), 0, Start(joined=peers), plan), submit, close]
+    heard += [forged(identity(n), 5, Vote(round=1, term=0, close=close.cid), plan) for n in (0, 1)]
+    heard += [forged(identity(1), 7, Open(round=2, term=1), plan)]
+    heard += [forged(identity(n), 8, Promise(round=2, term=1), plan) for n in (1, 2)]
+    book = Book(plan)
+    book.add_all(heard)
+    assert book.promised(2) is None
+    book.add_all(forged(identity(n), 6, Result(round=1, close=close.cid, result=cid_of("r")), plan) for n in (0, 1))
+    assert book.promised(2) == 1
 
 
 def test_histories_hold_what_they_are_meant_to() -> None:
