@@ -143,9 +143,9 @@ class Experiment(Bringing, Asking, Trainee):
 
     @property
     def is_borne(self) -> bool:
-        """Does the plan's privacy budget bear the next round, if there is one?"""
+        """Does the plan's privacy budget bear the next round, if there is one, by all that is known?"""
         number = self.member.current()
-        return number > self.plan.n_rounds or self.secrets.bears(self.book, number)
+        return number > self.plan.n_rounds or self.secrets.accounts.bears(self.book, number)
 
     @property
     def is_let_out(self) -> bool:

@@ -132,8 +132,8 @@ class Secrets:
         return max(public, ledger.epsilon if until is None else ledger.epsilon_until(until))
 
     def bears(self, book: Book, number: int) -> bool:
-        """May another round begin? By the public accounts, which are the same for all members."""
-        return self.accounts.bears(book, number)
+        """May another round begin? By the public accounts, which are the same for all who know what they hold."""
+        return self.accounts.knows(book, number) and self.accounts.bears(book, number)
 
     def _open(self) -> Ledger | None:
         privacy = options_of(self._plan).privacy

@@ -206,7 +206,7 @@ class Accounts:
     def bears(self, book: Book, number: int) -> bool:
         """Does the budget bear a round of the fewest that it needs, after all before it?
 
-        Of examples: do enough participants have something left of theirs?
+        Of examples: do enough participants have something left of theirs? Yes where that is not known: see `knows`.
         """
         if book.plan.privacy is None:
             return True
@@ -217,13 +217,21 @@ class Accounts:
         after = [*uses(book, number), told(book.plan, book.minimum(number))]
         return self._is_within(privacy, after)
 
+    def knows(self, book: Book, number: int) -> bool:
+        """Is all known that says whether a round is borne? Of examples, each update of the rounds before.
+
+        Who counted one that is not heard yet for nothing would go on where all others have ended.
+        """
+        if examples_of(book.plan) is None or book.secure is not None or _finals(book, number) in self._borne:
+            return True
+        closes = [cast(Close, one.event) for before in range(1, number) if (one := book.final(before)) is not None]
+        return all(book.get(link) is not None for close in closes for link in close.submissions)
+
     def _bear(self, privacy: Privacy, book: Book, number: int) -> bool:
         roster = book.roster(number)
-        if roster is None:
+        if roster is None or not self.knows(book, number):
             return True
-        finals = (book.final(before) for before in range(1, number))
-        key = tuple(final.cid if final is not None else None for final in finals)
-        if key not in self._borne:
+        if (key := _finals(book, number)) not in self._borne:
             told_by = uses_of_examples(book, number)
             n_left = sum(
                 peer not in told_by or self._is_within(privacy, [*told_by[peer], told_by[peer][-1]]) for peer in roster
@@ -254,3 +262,9 @@ class Accounts:
         if key not in self._costs:
             self._costs[key] = privacy.budget.cost(spent)
         return self._costs[key]
+
+
+def _finals(book: Book, before: int) -> tuple[Cid | None, ...]:
+    """What ended each of the rounds before one."""
+    finals = map(book.final, range(1, before))
+    return tuple(final.cid if final is not None else None for final in finals)

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import trio
 
+from agents.federation.events.book import Book
 from agents.federation.files.audit import audit, verdict_of
 from agents.federation.files.shelf import Keep
+from agents.federation.members.member import Member
+from agents.federation.node.secrets import Secrets
 from agents.federation.plans.privacy_accounts import Accounts, examples_of, told_of_examples, uses_of_examples
 from agents.federation.privacy.ledger import Ledger
 from agents.federation.tasks import Made, Work, task_of
@@ -64,6 +67,28 @@ async def test_an_experiment_ends_when_too_few_have_something_left_and_is_proved
         assert verdict_of(findings) == "proved", findings
         assert any("its noise is its own secret" in one.what for one in findings if one.verdict == "not decidable")
         assert "the privacy budget does not bear it" in findings[-1].what
+
+
+async def test_who_hears_of_updates_behind_the_close_that_lists_them_ends_where_the_others_do(
+    three: list[Home], autojump_clock: Any
+) -> None:
+    """What it counted for nothing meanwhile would have it open, and close, a round that there is not."""
+    ada = three[0]
+    async with all_up(three):
+        plan = ada.plan(three, n_rounds=9, **private(4.0))
+        ones = await begun(three, plan)
+        await until(lambda: all(one.is_over for one in ones))
+        await until(lambda: len(ones[0].book.all_of(Leave)) == 3)
+        entries = [one for one in ones[0].book.entries() if one.kind != Leave.kind]
+        number, me = ones[0].book.current(), ada.identity.peer_id
+    late = {said.cid for said, event in ones[0].book.all_of(Submit) if event.round == number - 1 and said.author != me}
+    book = Book(plan)
+    secrets = Secrets(ada.node.ports, book, Keep(ada.node.ports, ones[0].cid, book.plan), ada.folder / "j", ada.folder)
+    member = Member(ada.identity, book, secrets.bears)
+    before, _ = member.receive([one for one in entries if one.cid not in late], 0.0)
+    assert book.current() == number
+    after, _ = member.receive([one for one in entries if one.cid in late], 1.0)
+    assert [*before, *after, *member.tick(2.0 + book.plan.deadline_s)] == []
 
 
 async def test_who_has_nothing_left_leaves_and_the_others_go_on(three: list[Home], autojump_clock: Any) -> None:
