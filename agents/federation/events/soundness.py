@@ -269,7 +269,7 @@ def _why_not_received(book: Book, said: Said, close: Close) -> str:
     """
     received = [
         one
-        for one in map(book.get, _received_before(book, said, close))
+        for one in map(book.get, received_before(book, said, close))
         if one is not None and _is_of_round(one, close.round) and one.author in (book.selected(close.round) or ())
     ]
     if close.void:
@@ -285,7 +285,7 @@ def _why_not_received(book: Book, said: Said, close: Close) -> str:
     return "it leaves out what its coordinator gave a receipt for" if left_out else ""
 
 
-def _received_before(book: Book, said: Said, close: Close) -> set[Cid]:
+def received_before(book: Book, said: Said, close: Close) -> set[Cid]:
     """What the coordinator of a close had given receipts for; of several histories of its own, in that of the close.
 
     Who countersigned it may not know the others, and would else be bound to what is not sound any more.

@@ -10,13 +10,15 @@ from agents.federation.members.actions import Action, Compute, Fetch
 from agents.federation.members.member import Member
 from agents.federation.results.verify import recompute
 from protocols.entry import Entry
-from protocols.rounds import Close, Result, Score, Submit, Unmask, Vote
+from protocols.rounds import Close, Open, Receipt, Result, Score, Submit, Unmask, Vote
 from storage.cid import Cid
 from storage.errors import NotFound
+from tests.agents.federation.events.test_book import forged
 from tests.agents.federation.members.test_member import LONG_S, begin, is_done
 from tests.agents.federation.results.test_missing_events import NoFiles
 from tests.agents.federation.secure.test_secure_rounds import secure
-from tests.agents.federation.village import Village, Villager
+from tests.agents.federation.table import PEERS, Table
+from tests.agents.federation.village import Village, Villager, cid_of, identity
 
 
 class AnyFile(NoFiles):
@@ -73,6 +75,25 @@ def test_under_masks_nobody_answers_for_a_close_before_it_knows_all_that_it_list
     is_kept_back[0] = False
     village.run(LONG_S, lambda: is_done(village))
     assert is_done(village) and not blamed(village)
+
+
+@pytest.mark.parametrize("n_received", [0, 3])
+def test_nobody_countersigns_a_close_before_it_knows_what_its_coordinator_gave_receipts_for(n_received: int) -> None:
+    """Who is bound to what turns out to be unsound counts for no deputy: a round with too many of them never ends."""
+    table = Table()
+    table.say(0, Open(round=1, term=0))
+    submits = [
+        forged(identity(who), 1, Submit(round=1, base=cid_of("b"), update=cid_of(who), n_samples=1), table.plan)
+        for who in range(2, 2 + n_received)
+    ]
+    for one in submits:
+        table.say(0, Receipt(round=1, submission=one.cid))
+    member = Member(identity(1), table.book)
+    member.tick(0.0)
+    table.say(0, Close(round=1, term=0, submissions=(), joined=PEERS, void="nobody sent anything"))
+    for told in ([], submits):
+        member.receive(told, table.book.plan.deadline_s + 1.0)
+        assert len(table.book.said_by(PEERS[1], Vote)) == (not n_received)
 
 
 def blamed(village: Village) -> tuple[object, ...]:
