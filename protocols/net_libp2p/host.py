@@ -44,7 +44,7 @@ from protocols.net_libp2p.muxer import Muxer
 from protocols.net_libp2p.observed import Observed
 from protocols.net_libp2p.private import PrivateConnection
 from protocols.net_libp2p.secure import Noise
-from protocols.net_libp2p.sockets import Sockets, remote_address
+from protocols.net_libp2p.sockets import Sockets, open_listeners, remote_address
 from protocols.pnet import FlockKey
 from protocols.yamux.frames import PROTOCOL as YAMUX
 from storage.keys import Identity
@@ -172,6 +172,7 @@ def _patch(kad_protocol: str) -> None:
     muxer_multistream.Yamux = Muxer  # it makes this class whatever `muxer_opt` says
     swarm_module.new_protected_conn = PrivateConnection
     tcp._set_reuse_flags = _set_listen_flags
+    tcp._open_reuseport_listeners = open_listeners
     TrioTCPStream.get_remote_address = remote_address
     PeerData.add_addrs = _add_addresses
     PeerData.add_protocols = _add_protocols

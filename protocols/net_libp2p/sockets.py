@@ -7,10 +7,13 @@ so that a second daemon finds its port taken, and lets others beside it afterwar
 
 import errno
 import socket
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Final
 
+import structlog
 import trio
 from libp2p.custom_types import THandler
 from libp2p.io.trio import TrioTCPStream
@@ -29,7 +32,12 @@ PROBE_TIMEOUT_S: Final = 5.0
 SHARED_DIAL_S: Final = 3.0  # then another port is tried: this one's last connection there may not be forgotten yet
 came_up: Final[ContextVar[list[str]]] = ContextVar("came_up")  # where a dial notes that TCP stands
 _ANYWHERE: Final = parse("/ip4/0.0.0.0/tcp/0")  # where a connection came in; libp2p writes it into its own log alone
+LOST_S: Final = 0.1  # before the next one is taken: there may be no file left for it
 _TAKEN: Final = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EINVAL, errno.EACCES)
+
+_open_listeners: Final = tcp._open_reuseport_listeners  # as it is in libp2p
+
+log = structlog.get_logger(__name__)
 
 
 class Socket(RawConnection):  # type: ignore[misc]  # libp2p's types are not followed
@@ -39,6 +47,26 @@ class Socket(RawConnection):  # type: ignore[misc]  # libp2p's types are not fol
         super().__init__(TrioTCPStream(stream), is_initiator)
         self.is_shared: Final = is_shared
         self.is_punched = False
+
+
+async def open_listeners(host: str | None, port: int) -> list[trio.SocketListener]:
+    """libp2p's, which go on where one who comes is lost again: accept(2) tells what broke on the way.
+
+    libp2p serves them in a system task of trio's, so that any such error would end the process.
+    """
+    listeners: list[Any] = await _open_listeners(host, port)
+    for listener in listeners:
+        listener.accept = partial(_accept, listener.accept)
+    return listeners
+
+
+async def _accept(accept: Callable[[], Awaitable[trio.SocketStream]]) -> trio.SocketStream:
+    while True:
+        try:
+            return await accept()
+        except OSError as error:
+            log.warning("arrival_lost", error=str(error))
+            await trio.sleep(LOST_S)
 
 
 def remote_address(stream: TrioTCPStream) -> tuple[str, int] | None:

@@ -1,5 +1,8 @@
-"""Peers come and go as long as a node runs: what they took of it is given back, and what came meanwhile is known."""
+"""Peers come and go as long as a node runs: what they took is given back, and who comes meanwhile is known."""
 
+import errno
+
+import pytest
 import trio
 
 from protocols.net import PeerInfo
@@ -35,3 +38,19 @@ async def test_who_came_and_left_is_not_kept_for_good() -> None:
                 assert (await changes.receive()).is_connected
             assert not (await changes.receive()).is_connected
         assert not node._swarm.auto_connector._recent_disconnects
+
+
+async def test_one_who_is_lost_on_the_way_in_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system may tell of it where a connection is taken: when its network went down, or the other side broke off."""
+    accept, lost = trio.SocketListener.accept, [errno.ECONNABORTED, errno.ENETDOWN, errno.EMFILE]
+
+    async def accept_later(listener: trio.SocketListener) -> trio.SocketStream:
+        if lost:
+            raise OSError(lost.pop(), "lost on the way")
+        return await accept(listener)
+
+    monkeypatch.setattr(trio.SocketListener, "accept", accept_later)
+    with trio.fail_after(30):
+        async with open_network(Identity.generate(), ALONE) as node, open_network(Identity.generate(), ALONE) as other:
+            await other.connect(where(node))
+            assert node.peers() == [other.peer_id]
