@@ -206,7 +206,6 @@ async def open_node(
             open_network = partial(joined, home=home, first_sequence=start << GOSSIP_NUMBERS_BITS)
         async with (
             running(feed.run),
-            running(withheld.run),
             open_network(identity, config) as network,
             _engines(config, home, catalog, feed) as engines,
         ):
@@ -228,7 +227,7 @@ async def open_node(
                 node, services = _assemble(home, config, ports, keeper, feed, engines, stop, gateway, crew, outside)
                 crew.attach(partial(open_model, node), encoding_of(node), NodeAdapters(node))
                 async with trio.open_nursery() as nursery:
-                    for name, service in services.items():
+                    for name, service in (services | {"withheld": withheld.run}).items():
                         await nursery.start(supervise, name, service, feed.note)
                     async with openai_served(node), a2a_served(node), control_served(node, home):
                         feed.note("node_started", {"peer": str(identity.peer_id)})

@@ -16,7 +16,7 @@ from storage.blockstore import Visibility
 from storage.catalog import Catalog
 from storage.catalog.adapters import AdapterRow
 from storage.cid import DAG_CBOR, Cid
-from storage.errors import CorruptBlock, StoreFull
+from storage.errors import CorruptBlock, StorageError, StoreFull
 from storage.keys import Identity
 
 FRIEND = Identity(b"\x07" * 32).peer_id
@@ -73,6 +73,21 @@ async def test_an_adapter_that_a_stop_cut_short_is_taken_up_at_the_next_start_wi
     async with open_node(home, Identity.generate(), Config(), print, lonely.opened) as node:
         kinds = [event.kind for event in await events_until(node, "node_started")]
     assert "service_restarts" not in kinds
+
+
+async def test_a_store_that_cannot_be_asked_just_now_ends_no_node_that_looks_for_what_it_withheld(
+    running_node, monkeypatch
+):
+    """It may be that no file can be opened: a stranger who then asks for what is not here must not have us stop."""
+    node = running_node.node
+
+    def fail(_store, _cid):
+        raise StorageError("unable to open database file")
+
+    monkeypatch.setattr(type(node.store), "seen", fail)
+    assert not await trio.to_thread.run_sync(node.exchange.visible, FRIEND, [Cid.of(b"not here")])
+    told = (await events_until(node, "service_restarts"))[-1]
+    assert told.fields["service"] == "withheld"
 
 
 async def events_until(node, kind):
