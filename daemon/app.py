@@ -51,6 +51,7 @@ from daemon.crafting import NodeAdapters
 from daemon.errors import BadConfig
 from daemon.events import EventFeed
 from daemon.faces import a2a_served, gateway_served, openai_served
+from daemon.files import allow_files
 from daemon.joining import joined
 from daemon.keeper import Keeper, quota_of
 from daemon.lifecycle import Service, running, stop_on_signals, supervise, unwrapped
@@ -156,6 +157,7 @@ def run_daemon(home: Home, identity: Identity, *, is_foreground: bool, on_ready:
     """Run the node of `home` until a signal or `covey down`; return the exit code."""
     config = settings.load(home.config)
     keep_buffers()
+    allow_files()
     with sole_daemon(home):
         shutil.rmtree(home.scratch, ignore_errors=True)
         make_home(home)
