@@ -98,9 +98,10 @@ def _bounded(
 async def provide(dht: Any, cid: Cid) -> None:
     """Send our record for `cid` to the peers closest to it."""
     await learn_connected(dht)
-    await survive(dht.provider_store.provide, cid.multihash)
-    # The schedule of protocols.routing re-provides; libp2p's own would do it a second time.
-    dht.provider_store.providing_keys.discard(cid.multihash)
+    try:
+        await survive(dht.provider_store.provide, cid.multihash)
+    finally:  # Our own schedules provide again, what is still to be told of; libp2p's would do so for good.
+        dht.provider_store.providing_keys.discard(cid.multihash)
 
 
 async def provide_many(dht: Any, cids: Sequence[Cid]) -> int:

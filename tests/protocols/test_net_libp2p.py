@@ -29,6 +29,7 @@ from protocols.net_libp2p.host import (
 )
 from protocols.net_libp2p.lean import LEFT_OUT
 from protocols.net_libp2p.mdns import MAX_TXT_STRINGS, read_txt, write_txt
+from storage.cid import Cid
 from storage.keys import Identity
 
 ROOT = Path(__file__).parents[2]
@@ -320,6 +321,26 @@ def test_a_txt_record_of_two_peers_or_of_none_is_ignored() -> None:
 @given(st.binary(max_size=600))
 def test_no_txt_record_raises(record: bytes) -> None:
     read_txt(record)
+
+
+async def test_what_was_being_provided_when_the_time_was_up_is_not_provided_for_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """libp2p would go on with it by itself, and ask nobody whether it may still be told of."""
+    looking = trio.Event()
+
+    async def look_for_ever(_key: bytes) -> None:
+        looking.set()
+        await trio.sleep_forever()
+
+    async with open_network(Identity.generate(), LOOPBACK) as node:
+        monkeypatch.setattr(node._dht.peer_routing, "find_closest_peers_network", look_for_ever)
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(node.provide, Cid.of(b"given up"))
+                await looking.wait()
+                nursery.cancel_scope.cancel()
+        assert not node._dht.provider_store.providing_keys
 
 
 @pytest.mark.e2e
