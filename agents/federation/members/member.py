@@ -242,12 +242,13 @@ class Member(Coordinator):
             return []
         if self.book.secure is not None and not close.void:
             stages = Stages(self.book, number)
-            if self._me in stages.active(close) and stages.own(self._me, Unmask) is None:
+            if (unmasking := stages.unmasking(final)) is None:
+                return []
+            if self._me in unmasking.active and stages.own(self._me, Unmask) is None:
                 is_bound = consented(self.book, number, self._me) in (None, close.submissions)
                 if is_bound and (asked := self._ask(Reveal(number, final.cid))):
                     return asked
-            unmasking = stages.unmasking(final)
-            if unmasking is None or unmasking.n_lacking:
+            if unmasking.n_lacking:
                 return []
         lacking = self._lacking(final)  # over half may have countersigned before this one had all of it
         return self._ask(Compute(number, final.cid) if lacking is None else lacking)

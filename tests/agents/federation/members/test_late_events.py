@@ -6,11 +6,11 @@ import pytest
 
 from agents.federation.events.book import Book
 from agents.federation.events.secure_stages import Stages
-from agents.federation.members.actions import Action, Compute, Fetch
+from agents.federation.members.actions import Action, Compute, Fetch, Reveal
 from agents.federation.members.member import Member
 from agents.federation.results.verify import recompute
 from protocols.entry import Entry
-from protocols.rounds import Close, Open, Receipt, Result, Score, Submit, Unmask, Vote
+from protocols.rounds import Close, Gather, Open, Receipt, Result, Score, Submit, Unmask, Vote
 from storage.cid import Cid
 from storage.errors import NotFound
 from tests.agents.federation.events.test_book import forged
@@ -75,6 +75,17 @@ def test_under_masks_nobody_answers_for_a_close_before_it_knows_all_that_it_list
     is_kept_back[0] = False
     village.run(LONG_S, lambda: is_done(village))
     assert is_done(village) and not blamed(village)
+
+
+def test_under_masks_nobody_is_asked_to_answer_before_the_list_of_sharers_is_known() -> None:
+    village = secure(1, n_rounds=1)
+    village.run(LONG_S, lambda: is_done(village))
+    told = [one for one in village.villagers[0].book.entries() if one.kind not in (Result.kind, Unmask.kind)]
+    member = Member(village.villagers[1].identity, Book(village.plan))
+    actions, _ = member.receive([one for one in told if one.kind != Gather.kind], LONG_S)
+    assert member.book.final(1) is not None and worked(member, actions) == []
+    actions, _ = member.receive(told, LONG_S)
+    assert [type(action) for action in worked(member, actions)] == [Reveal]
 
 
 @pytest.mark.parametrize("n_received", [0, 3])
