@@ -141,3 +141,10 @@ class CannotResume(AgentError):
     """The training cannot be gone on with exactly as it was begun. --force goes on all the same."""
 
     code = "cannot_resume"
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """The error itself, without the groups that each nursery on its way put it in, as long as it is alone in them."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

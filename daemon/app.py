@@ -28,6 +28,7 @@ from agents.artifacts.rebuild import needs_rebuild, rebuild
 from agents.cache.answers import AnswerCache
 from agents.chat.sessions import Chat, Sessions
 from agents.engine.client import WORKER, Engine, open_engine
+from agents.errors import unwrapped
 from agents.federation.node.device import Device
 from agents.federation.node.service import Rounds
 from agents.federation.node.training import RoundEngine
@@ -54,7 +55,7 @@ from daemon.faces import a2a_served, gateway_served, openai_served
 from daemon.files import allow_files
 from daemon.joining import joined
 from daemon.keeper import Keeper, quota_of
-from daemon.lifecycle import Service, running, stop_on_signals, supervise, unwrapped
+from daemon.lifecycle import Service, running, stop_on_signals, supervise
 from daemon.lock import sole_daemon
 from daemon.memories import encoding_of
 from daemon.naming import Names

@@ -62,13 +62,6 @@ def judge(error: BaseException) -> Verdict:
     return Verdict.RESTART
 
 
-def unwrapped(error: BaseException) -> BaseException:
-    """The error itself, without the groups that each nursery on its way put it in, as long as it is alone in them."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
-
-
 def delay_s(n_failures: int) -> float:
     """How long to wait before the restart that follows the n-th failure in a row (from 1)."""
     return float(min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(n_failures - 1, 16)))

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import structlog
 import trio
 
-from daemon.lifecycle import unwrapped
+from agents.errors import unwrapped
 from tests.campaigns import hostile_content, hostile_http, hostile_kills, hostile_services, hostile_streams
 from tests.campaigns.hostile_scene import CONTENT_BYTES, Attack, Scene, daemon_with_content
 

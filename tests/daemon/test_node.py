@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 import trio
 
+from agents.errors import unwrapped
 from daemon.app import open_node
 from daemon.config import Config, NetworkConfig
 from daemon.errors import BadConfig
-from daemon.lifecycle import unwrapped
 from storage.blockstore import Visibility
 from storage.catalog import Catalog
 from storage.catalog.adapters import AdapterRow

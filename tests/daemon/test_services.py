@@ -9,11 +9,11 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.errors import EngineMissing
+from agents.errors import EngineMissing, unwrapped
 from daemon import lifecycle
 from daemon.errors import BadConfig
 from daemon.events import EventFeed
-from daemon.lifecycle import Verdict, delay_s, judge, running, stop_on_signals, supervise, unwrapped
+from daemon.lifecycle import Verdict, delay_s, judge, running, stop_on_signals, supervise
 from daemon.peering import LONGEST_RETRY_S, Redial, keep_connected, note_peers
 from protocols.errors import StreamBroken
 from protocols.net import PeerInfo

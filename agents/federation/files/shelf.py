@@ -33,8 +33,8 @@ class LetGo(AgentError):
 
     code = "let_go"
 
-    def __init__(self) -> None:
-        super().__init__("this node has let go of the experiment meanwhile")
+    def __init__(self, text: str = "this node has let go of the experiment meanwhile") -> None:
+        super().__init__(text)
 
 
 def pins_of(experiment: Cid) -> tuple[str, str]:

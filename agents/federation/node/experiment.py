@@ -105,7 +105,7 @@ class Experiment(Bringing, Asking, Trainee):
         self.room = Room(self.book)
         self._news = trio.Event()
         self._nursery: trio.Nursery | None = None
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._training: tuple[int, trio.CancelScope] | None = None
         self._own = trio.Lock()
         self._turns = Turns(self.plan.deadline_s)
@@ -206,6 +206,16 @@ class Experiment(Bringing, Asking, Trainee):
         async with self._lock:
             self._failure = self._failure or LetGo()
         await trio.to_thread.run_sync(self.keep.let_go)
+
+    @property
+    def is_unwritten(self) -> bool:
+        """Did the journal fail, so that what was said is not on the disk?"""
+        return self._failure is not None
+
+    def stopped(self, error: BaseException) -> None:
+        """It goes no further until the next start: what went wrong is no step that could be tried again."""
+        self._failure = error
+        self._tell_trouble("following the rounds, until the next start", error, is_event=True)
 
     async def news(self) -> None:
         """Return when something was said or heard."""
@@ -335,13 +345,8 @@ class Experiment(Bringing, Asking, Trainee):
         self._doing[what] = self._doing.get(what, 0) + 1
         try:
             await self._act(action)
-        except (AgentError, StorageError, ProtocolError, OSError, trio.TooSlowError) as error:
-            self._trouble = f"{what}: {error}"
-            log.warning("round_trouble", experiment=str(self.cid), what=what, error=repr(error))
-            if not isinstance(action, Fetch):
-                code = getattr(error, "code", type(error).__name__)
-                fields: dict[str, Any] = {"experiment": str(self.cid), "what": what, "code": code, "text": str(error)}
-                self._ports.emit("round_trouble", **fields)
+        except Exception as error:  # noqa: BLE001 - a fault of ours, too, ends no other experiment with this one
+            self._tell_trouble(what, error, is_event=not isinstance(action, Fetch))
             await trio.sleep(self._pause_s(action, error))
             self.member.failed(action)
         else:
@@ -350,6 +355,22 @@ class Experiment(Bringing, Asking, Trainee):
             self._doing[what] -= 1
             if not self._doing[what]:
                 del self._doing[what]
+
+    def _tell_trouble(self, what: str, error: BaseException, *, is_event: bool) -> None:
+        self._trouble = f"{what}: {error}"
+        is_fault = not isinstance(error, AgentError | StorageError | ProtocolError | OSError | trio.TooSlowError)
+        told = log.error if is_fault else log.warning
+        told(
+            "round_trouble",
+            experiment=str(self.cid),
+            what=what,
+            error=repr(error),
+            exc_info=error if is_fault else None,
+        )
+        if is_event:
+            code = getattr(error, "code", type(error).__name__)
+            fields: dict[str, Any] = {"experiment": str(self.cid), "what": what, "code": code, "text": str(error)}
+            self._ports.emit("round_trouble", **fields)
 
     def _pause_s(self, action: Action, error: Exception) -> float:
         """Until it is tried again. What came, and is no update, is looked at ever less: it stays what it is."""

@@ -14,7 +14,7 @@ import trio
 
 from agents.adapters.announce import Turnstile
 from agents.adapters.ports import Ports
-from agents.errors import AgentError
+from agents.errors import AgentError, unwrapped
 from agents.federation.node.device import Device
 from agents.federation.node.forgetting import Forgotten, brought_back, clear, is_marked, mark, marked
 from agents.federation.node.journal import Journal
@@ -199,6 +199,10 @@ class Rounds:
         try:
             with life.scope:
                 await one.run()
+        except Exception as error:
+            if one.is_unwritten:
+                raise  # all start again from what is on the disk
+            one.stopped(unwrapped(error))
         finally:
             life.over.set()
 
