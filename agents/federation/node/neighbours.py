@@ -22,7 +22,7 @@ from agents.federation.members.neighbour import Neighbour
 from agents.federation.neighbours.blend import Given, blend
 from agents.federation.node.experiment import Experiment
 from agents.federation.tasks import Made
-from agents.federation.updates.tensors import BadTensors, flush, new_vector, read_layout, read_vector
+from agents.federation.updates.tensors import BadTensors, Layout, flush, new_vector, read_layout, read_vector
 from protocols.rounds import Mix, State
 from storage.cid import Cid
 from storage.errors import NotFound
@@ -124,8 +124,9 @@ class GossipExperiment(Experiment):
         apart = {}
         for number, cids in found.items():
             with tempfile.TemporaryDirectory(dir=self._scratch) as name:
-                if len(cids) > 1:
-                    apart[number] = distance([Shelf(self._ports, Path(name)).path(cid) for cid in cids])
+                if len(cids) > 1 and self.keep.is_held(self.plan.initial):
+                    first, *paths = map(Shelf(self._ports, Path(name)).path, (self.plan.initial, *cids))
+                    apart[number] = distance(read_layout(first), paths)
         return apart
 
     async def mean_of(self, peer: PeerId, number: int) -> tuple[Said, Mix]:
@@ -149,10 +150,14 @@ class GossipExperiment(Experiment):
         return said, mix
 
 
-def distance(paths: Sequence[Path]) -> float:
-    """Root mean square of the distances from their mean, as a part of its norm. For people: no bit depends on it."""
-    layout = read_layout(paths[0])
-    vectors = [read_vector(path, layout) for path in paths if not read_layout(path).differs_from(layout)]
+def distance(layout: Layout, paths: Sequence[Path]) -> float:
+    """Root mean square of the distances from their mean, as a part of its norm. For people: no bit depends on it.
+
+    Of states of that layout: anybody may give others, and what is no state at all.
+    """
+    vectors = [read_vector(path, layout) for path in paths if _is_of(layout, path)]
+    if not vectors:
+        return 0.0
     mean = np.zeros(layout.n_params)
     for vector in vectors:
         mean += vector
@@ -161,6 +166,13 @@ def distance(paths: Sequence[Path]) -> float:
     norm = math.sqrt(float(np.square(mean).sum()))
     found = math.sqrt(math.fsum(squares) / len(squares)) / norm if norm else 0.0
     return found if math.isfinite(found) else 0.0
+
+
+def _is_of(layout: Layout, path: Path) -> bool:
+    try:
+        return not read_layout(path).differs_from(layout)
+    except BadTensors:
+        return False
 
 
 def moved(base: Path, update: Path, out: Path) -> Path:

@@ -72,3 +72,20 @@ async def test_who_is_started_again_goes_on_from_its_journal_and_all_mass_is_the
             )
             assert "refuted" not in {one.verdict for one in findings}
             assert all("were handed out" not in one.what for one in findings)
+
+
+async def test_a_state_that_is_no_tensors_keeps_nobody_from_a_report(homes: list[Home], autojump_clock: Any) -> None:
+    async with village(homes):
+        plan = homes[0].plan(homes, n_rounds=1, gossip={"mixing": "push_sum", "topology": "full"})
+        bad = await homes[1].rounds.follow(plan, homes[1].data)
+        own_update = bad.keep.own_update
+
+        def garbage(path: Path, *rest: Any) -> Any:
+            path.write_bytes(b"no tensors, for sure")
+            return own_update(path, *rest)
+
+        bad.keep.own_update = garbage  # type: ignore[method-assign]
+        ones = await begun(homes, plan)
+        await until(lambda: len(ones[0].book.all_of(Mix)) == 2)
+        refused = [one.reason for _, event in ones[0].book.all_of(Mix) for one in event.unfit]
+        assert refused and (await ones[0].apart()).keys() == {1}
