@@ -24,7 +24,7 @@ from libp2p.crypto.x25519 import create_new_key_pair as create_x25519_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.identity import update
 from libp2p.io.trio import TrioTCPStream
-from libp2p.kad_dht import common, kad_dht, peer_routing, provider_store, value_store
+from libp2p.kad_dht import common, kad_dht, peer_routing, provider_store, routing_table, value_store
 from libp2p.network import swarm as swarm_module
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.peer.peerdata import PeerData
@@ -62,11 +62,13 @@ MAX_SIGNED_BYTES: Final = 8 << 10  # of what a peer signs of where it is
 MAX_DHT_BYTES: Final = 512 << 10  # of one answer: 20 peers, their addresses and a record; libp2p reads 4 MiB
 PROVIDES_PER_WINDOW: Final = 200  # accepted from one peer in 10 s
 PUBLIC_DHT: Final = "/ipfs/kad/1.0.0"
+PING_S: Final = 2.0
 RESTART_S: Final = 1.0
 STOP_TIMEOUT_S: Final = 2.0
 
 _LISTEN: Final = re.compile(r"(/ip4/[0-9.]+|/ip6/[0-9a-fA-F:]+)/tcp/[0-9]{1,5}")
 
+_ping_peer: Final = routing_table.KBucket._ping_peer  # as it is in libp2p
 _consume_record: Final = PeerStore.consume_peer_record  # as it is in libp2p
 
 _IS_TOLD: Final = ContextVar("_IS_TOLD", default=False)  # within a dial of whom others told of
@@ -177,6 +179,7 @@ def _patch(kad_protocol: str) -> None:
     PeerData.add_addrs = _add_addresses
     PeerData.add_protocols = _add_protocols
     update._safe_parse_multiaddr_cached = parse_short
+    routing_table.KBucket._ping_peer = _ping_briefly
     PeerStore.consume_peer_record = _consume_short_record
     PeerInfo.__init__ = _name_addresses
     for module in (swarm_module, tcp):
@@ -231,6 +234,16 @@ def _consume_short_record(store: Any, envelope: Any, ttl: int) -> bool:
     is_good = is_short and bool(_consume_record(store, envelope, ttl))
     envelope._cached_record = None
     return is_good
+
+
+async def _ping_briefly(bucket: Any, peer_id: Any) -> bool:
+    """Is the oldest peer of a full bucket still there? Until that is known, lookups wait for the bucket.
+
+    libp2p waits 10 s, which is all that it gives a question: who fills a bucket and says nothing would end them all.
+    """
+    with trio.move_on_after(PING_S):
+        return bool(await _ping_peer(bucket, peer_id))
+    return False
 
 
 def _set_listen_flags(sock: Any) -> None:

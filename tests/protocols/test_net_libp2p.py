@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from libp2p.identity import update
 from libp2p.identity.identify.pb.identify_pb2 import Identify
 from libp2p.kad_dht import peer_routing, provider_store
+from libp2p.kad_dht.routing_table import KBucket
+from libp2p.peer.peerinfo import PeerInfo as LibP2pInfo
 from multiaddr import Multiaddr
 
 from protocols import conduct
@@ -321,6 +323,27 @@ def test_a_txt_record_of_two_peers_or_of_none_is_ignored() -> None:
 @given(st.binary(max_size=600))
 def test_no_txt_record_raises(record: bytes) -> None:
     read_txt(record)
+
+
+async def test_a_peer_of_the_dht_that_answers_no_ping_holds_up_no_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its bucket is full, all who are met wait until it is known whether the oldest is still there."""
+    monkeypatch.setattr(host, "PING_S", 0.1)
+    async with AsyncExitStack() as stack:
+        node, silent, other = [
+            await stack.enter_async_context(open_network(Identity.generate(), LOOPBACK)) for _ in range(3)
+        ]
+
+        async def say_nothing(_stream: Stream) -> None:
+            await trio.sleep_forever()
+
+        silent.serve("/ipfs/ping/1.0.0", say_nothing)
+        for peer in (silent, other):
+            await node.connect(PeerInfo(peer.peer_id, (peer.addresses()[0].split("/p2p")[0],)))
+        bucket = KBucket(node._host, bucket_size=1)
+        met = [LibP2pInfo(to_id(peer.peer_id), [Multiaddr(peer.addresses()[0])]) for peer in (silent, other)]
+        with trio.fail_after(5):
+            assert [await bucket.add_peer(info) for info in met] == [True, True]
+        assert list(bucket.peers) == [to_id(other.peer_id)]
 
 
 async def test_what_was_being_provided_when_the_time_was_up_is_not_provided_for_good(
