@@ -32,6 +32,7 @@ from protocols.protobuf import bytes_field
 from simulations.net import SimWorld
 from storage.blockstore import EVERYTHING, MadeBlock, Sight
 from storage.cid import Cid
+from storage.errors import StorageError
 from storage.keys import Identity, PeerId
 from storage.memory import MemoryBlockstore
 
@@ -126,6 +127,29 @@ async def test_what_is_hidden_is_looked_up_as_what_is_not_here(
     await stranger.want(server, *(Entry(cid, send_dont_have=True) for cid in asked))
     assert [message.dont_haves for message in stranger.heard] == [tuple(asked)]
     assert refused == [(stranger.network.peer_id, asked)]
+
+
+@pytest.mark.parametrize("failure", [StorageError("no file can be opened"), OSError(5, "the disk fails")])
+async def test_a_block_that_cannot_be_read_just_now_keeps_no_others_from_anybody(
+    sim_world: SimWorld, start: Start, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    server = await start(1, BLOCKS)
+    read = server.store.get
+
+    def read_some(cid: Cid) -> bytes:
+        if cid == BLOCKS[0].cid:
+            raise failure
+        return read(cid)
+
+    monkeypatch.setattr(server.store, "get", read_some)
+    stranger, other = Stranger(sim_world, 2), Stranger(sim_world, 3)
+    await stranger.want(server, *(Entry(block.cid, send_dont_have=True) for block in BLOCKS))
+    assert [cid for message in stranger.heard for cid in message.dont_haves] == [BLOCKS[0].cid]
+    assert [block for message in stranger.heard for block in message.blocks] == [
+        payload_of(*each) for each in BLOCKS[1:]
+    ]
+    await other.want(server, Entry(BLOCKS[1].cid))
+    assert other.heard[0].blocks == (payload_of(*BLOCKS[1]),)
 
 
 async def test_what_is_wanted_most_is_served_first(
