@@ -125,13 +125,23 @@ class Experiment(Bringing, Asking, Trainee):
 
     def _restore(self, entries: Iterable[Entry]) -> None:
         known = list(entries)
-        for _, error in self.book.add_all(known):
+        wrong = self.book.add_all(known)
+        for _, error in wrong:
             log.warning("event_left_out", experiment=str(self.cid), error=str(error))
+        me, refused = self._ports.identity.peer_id, {entry.cid for entry, _ in wrong}
+        self._unheard = [one for one in known if one.author == me and one.cid not in refused]
+        self._count_heard(known)
+        self._told_round = self.member.current() - 1
+        self._is_ended = self.is_over
+
+    def _count_heard(self, known: Iterable[Entry]) -> None:
+        """Count what the book took of the journal. Own events that it left out are put in again with all that is heard:
+        nothing known here lets this node in any more, but others' list may, and no number may be signed twice.
+        """
         for entry in known:
             if entry.cid in self.book:
                 self._count(entry)
-        self._told_round = self.member.current() - 1
-        self._is_ended = self.is_over
+        self._unheard = [one for one in self._unheard if one.cid not in self.book]
 
     # --- what its user sees and wants
 
@@ -324,7 +334,8 @@ class Experiment(Bringing, Asking, Trainee):
             if not new:
                 return any(entry.cid in self.book for entry in entries)
             linked = list(filter(is_linked, new))
-            actions, wrong = self.member.receive(linked, trio.current_time())
+            actions, wrong = self.member.receive([*self._unheard, *linked], trio.current_time())
+            self._count_heard(self._unheard)
             said = [action.entry for action in actions if isinstance(action, Say)]
             await self._record([*(entry for entry in linked if entry.cid in self.book), *said])
         for action in actions:

@@ -7,16 +7,19 @@ from typing import Any
 import pytest
 import trio
 
+from agents.federation.events.book import Book
 from agents.federation.events.grants import ending, granting
 from agents.federation.files.audit import audit, verdict_of
 from agents.federation.files.shelf import Keep
 from agents.federation.node.experiment import Experiment
+from agents.federation.node.journal import Journal
 from agents.federation.node.service import UnknownExperiment
 from agents.federation.updates.tensors import BadTensors
+from agents.journal import ASIDE
 from protocols.entry import Entry, make_entry
 from protocols.joining import LetIn
 from protocols.net import PeerInfo
-from protocols.rounds import Join, Result, Submit, Vote, content_of, read_plan, scope_of
+from protocols.rounds import Grant, Join, Leave, Result, Submit, Vote, content_of, read_plan, scope_of
 from simulations.net import SimWorld
 from storage.cid import Cid
 from storage.errors import NotARecipient
@@ -149,6 +152,28 @@ async def test_who_was_let_in_goes_on_after_it_was_started_again(
             assert len(first.book.submissions(4)) == 3
             findings = audit(dan.node.ports, plan, again.book.entries(), dan.folder / "scratch")
             assert verdict_of(findings) == "proved", "it was there from the start"
+
+
+async def test_who_is_let_in_anew_where_nothing_that_it_kept_let_it_in_signs_no_number_twice(
+    sim_world: SimWorld, tmp_path: Path, autojump_clock: Any
+) -> None:
+    """As when who let it in has let in a crowd since, and counts for nothing."""
+    ada, dan = (Home(sim_world, name, tmp_path) for name in ("ada", "dan"))
+    plan = ada.plan([ada], joining="granted", let_in=LET_IN)
+    me, scope, folder = dan.identity.peer_id, scope_of(plan.body_cid), dan.folder / "rounds"
+    joined = make_entry(dan.identity, Join.kind, scope, 0, [], content_of(Join()))
+    left = make_entry(dan.identity, Leave.kind, scope, 1, [joined.cid], content_of(Leave()))
+    folder.mkdir(exist_ok=True)
+    kept = Journal.create(folder / f"{plan.body_cid}{ASIDE}", plan)
+    kept.append([joined, left])
+    kept.close()
+    async with dan.running():
+        one = await dan.rounds.follow(plan, dan.data)
+        assert one.book.height(me) == 0
+        (grant,) = granting(Book(plan), ada.identity.peer_id, me, 0, 0.0)
+        await one._hear([make_entry(ada.identity, Grant.kind, scope, 0, [], content_of(grant))])
+        await one.do(one.member.join)
+        assert one.book.height(me) == 3 and not one.book.broken()
 
 
 async def test_an_update_that_is_not_sealed_to_a_member_of_its_round_is_not_there(
