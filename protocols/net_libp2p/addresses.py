@@ -3,6 +3,7 @@
 import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import ifaddr
@@ -20,6 +21,7 @@ MAX_ADDRESSES_PER_PEER: Final = 16
 CIRCUIT: Final = "/p2p-circuit"
 
 _WILDCARDS: Final = {"0.0.0.0": "ip4", "::": "ip6"}  # noqa: S104 - recognised, not bound
+_LOOKUPS: Final = trio.CapacityLimiter(8)
 _FAMILIES: Final = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
 
 
@@ -108,7 +110,11 @@ def _interface_ips(protocol: str) -> list[str]:
 
 
 class SystemResolver:
-    """Stands where libp2p expects multiaddr's resolver; asks the system, off the event loop."""
+    """Stands where libp2p expects multiaddr's resolver; asks the system, off the event loop.
+
+    In few threads of its own: who waits no longer leaves one at it until the system gives up, and peers tell of names
+    that nobody answers for. All other work in threads would wait behind those.
+    """
 
     async def resolve(self, address: Any, *args: object, **kwargs: object) -> list[Any]:
         """The addresses that /dns, /dns4 or /dns6 stands for; the address itself when it holds no name."""
@@ -117,7 +123,8 @@ class SystemResolver:
         if family is None or len(parts) < 4:
             return [address]
         try:
-            found = await trio.socket.getaddrinfo(parts[2], None, family, socket.SOCK_STREAM)
+            look_up = partial(socket.getaddrinfo, parts[2], None, family, socket.SOCK_STREAM)
+            found = await trio.to_thread.run_sync(look_up, abandon_on_cancel=True, limiter=_LOOKUPS)
         except OSError:
             return []
         hosts = dict.fromkeys((entry[0], entry[4][0]) for entry in found)

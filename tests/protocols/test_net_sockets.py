@@ -1,18 +1,20 @@
 """Dials from the port that listens, dials beside all connections, and what others say of where this node is."""
 
 import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 
 import pytest
 import trio
+import trio.testing
 
 from protocols import strangers
 from protocols.endpoints import Endpoint
 from protocols.errors import DialFailed
 from protocols.net import PeerInfo, Stream
 from protocols.net_libp2p import NetConfig, dialling, host, meeting, network, open_network, sockets
-from protocols.net_libp2p.addresses import parse, to_id
+from protocols.net_libp2p.addresses import SystemResolver, parse, to_id
 from protocols.net_libp2p.meeting import Meetings
 from protocols.net_libp2p.network import LibP2pNetwork
 from protocols.net_libp2p.observed import MAX_OBSERVED, MAX_OBSERVERS, Observed
@@ -278,3 +280,26 @@ async def test_where_a_peer_comes_from_is_known_of_ipv6_as_well() -> None:
             await other.connect(PeerInfo(one.peer_id, (here,)))
             assert [link.address for link in other.connections()] == [f"[::1]:{here.split('/')[4]}"]
             assert [link.address.rpartition(":")[0] for link in one.connections()] == ["[::1]"]
+
+
+async def test_names_that_nobody_answers_for_keep_no_other_work_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lookup goes on in its thread when nobody waits for it any more; peers may tell of any number of names."""
+    is_over = threading.Event()
+
+    def look_up(*asked: object) -> list[object]:
+        if any(asked[5:]):
+            raise socket.gaierror(socket.EAI_NONAME, "no number")
+        is_over.wait()
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for number in range(100):
+                nursery.start_soon(SystemResolver().resolve, parse(f"/dns4/{number}.example/tcp/1"))
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        with trio.move_on_after(5) as limit:
+            await trio.to_thread.run_sync(bool)
+        is_over.set()
+        assert not limit.cancelled_caught
