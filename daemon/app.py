@@ -49,10 +49,10 @@ from daemon.backend import engine_opened, run_acquaintance, settle
 from daemon.buffers import keep_buffers
 from daemon.config import Config
 from daemon.crafting import NodeAdapters
+from daemon.descriptors import allow_files
 from daemon.errors import BadConfig
 from daemon.events import EventFeed
 from daemon.faces import a2a_served, gateway_served, openai_served
-from daemon.files import allow_files
 from daemon.joining import joined
 from daemon.keeper import Keeper, quota_of
 from daemon.lifecycle import Service, running, stop_on_signals, supervise

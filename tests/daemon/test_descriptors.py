@@ -4,7 +4,7 @@ import resource
 
 import pytest
 
-from daemon.files import ENOUGH_FILES, allow_files
+from daemon.descriptors import ENOUGH_FILES, allow_files
 
 
 def test_a_process_that_may_open_few_files_asks_for_more() -> None:
