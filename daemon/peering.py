@@ -29,23 +29,37 @@ class Redial:
     def __init__(self) -> None:
         self._n_failures: dict[PeerId, int] = {}
         self._next_s: dict[PeerId, float] = {}
+        self._dialling: set[PeerId] = set()
 
     def due(self, wanted: Sequence[PeerId], connected: Sequence[PeerId], now_s: float) -> list[PeerId]:
-        """The wanted peers that are away and whose turn it is; others are forgotten."""
+        """The wanted peers that are away and whose turn it is, as many as may be dialled beside those that are.
+
+        Those that failed least come first: many that are gone for good keep none waiting that is away for a moment.
+        Others than the wanted are forgotten. Each is dialled until `reached` or `failed` is told of it.
+        """
         for gone in set(self._next_s) - set(wanted):
-            self.reached(gone)
-        there = set(connected)
-        return [peer for peer in wanted if peer not in there and self._next_s.get(peer, now_s) <= now_s]
+            self._forget(gone)
+        away = set(wanted).difference(connected, self._dialling)
+        ready = [peer for peer in wanted if peer in away and self._next_s.get(peer, now_s) <= now_s]
+        ready.sort(key=lambda peer: self._n_failures.get(peer, 0))
+        taken = ready[: MAX_DIALS - len(self._dialling)]
+        self._dialling.update(taken)
+        return taken
 
     def reached(self, peer: PeerId) -> None:
         """The peer answered."""
-        self._n_failures.pop(peer, None)
-        self._next_s.pop(peer, None)
+        self._dialling.discard(peer)
+        self._forget(peer)
 
     def failed(self, peer: PeerId, now_s: float) -> None:
         """The peer did not answer."""
+        self._dialling.discard(peer)
         n_failures = self._n_failures[peer] = self._n_failures.get(peer, 0) + 1
         self._next_s[peer] = now_s + min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(n_failures - 1, 16))
+
+    def _forget(self, peer: PeerId) -> None:
+        self._n_failures.pop(peer, None)
+        self._next_s.pop(peer, None)
 
 
 async def keep_connected(
@@ -57,30 +71,28 @@ async def keep_connected(
 ) -> None:
     """Dial bootstrap peers and those that the user keeps, whenever they are away, until cancelled."""
     core = Redial()
-    limiter = trio.CapacityLimiter(MAX_DIALS)
     task_status.started()
-    while True:
-        banned = await trio.to_thread.run_sync(book.banned)
-        rows = [row for row in await trio.to_thread.run_sync(book.kept) if row.peer not in banned]
-        network.protect([*(row.peer for row in rows), *(info.peer for info in bootstrap)])
-        network.refuse(banned)
-        kept = [PeerInfo(row.peer, row.addresses) for row in rows if row.addresses]
-        wanted = {info.peer: info for info in (*bootstrap, *kept) if info.peer != network.peer_id}
-        async with trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:
+        while True:
+            banned = await trio.to_thread.run_sync(book.banned)
+            rows = [row for row in await trio.to_thread.run_sync(book.kept) if row.peer not in banned]
+            network.protect([*(row.peer for row in rows), *(info.peer for info in bootstrap)])
+            network.refuse(banned)
+            kept = [PeerInfo(row.peer, row.addresses) for row in rows if row.addresses]
+            wanted = {info.peer: info for info in (*bootstrap, *kept) if info.peer != network.peer_id}
             for peer in core.due(list(wanted), network.peers(), trio.current_time()):
-                nursery.start_soon(_dial, network, wanted[peer], core, limiter)
-        await trio.sleep(LOOK_S)
+                nursery.start_soon(_dial, network, wanted[peer], core)
+            await trio.sleep(LOOK_S)
 
 
-async def _dial(network: Network, info: PeerInfo, core: Redial, limiter: trio.CapacityLimiter) -> None:
-    async with limiter:
-        try:
-            with trio.fail_after(DIAL_LIMIT_S):
-                await _reach(network, info)
-        except (Remote, trio.TooSlowError):
-            core.failed(info.peer, trio.current_time())
-        else:
-            core.reached(info.peer)
+async def _dial(network: Network, info: PeerInfo, core: Redial) -> None:
+    try:
+        with trio.fail_after(DIAL_LIMIT_S):
+            await _reach(network, info)
+    except (Remote, trio.TooSlowError):
+        core.failed(info.peer, trio.current_time())
+    else:
+        core.reached(info.peer)
 
 
 async def _reach(network: Network, info: PeerInfo) -> None:

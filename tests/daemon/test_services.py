@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.errors import EngineMissing, unwrapped
-from daemon import lifecycle
+from daemon import lifecycle, peering
 from daemon.errors import BadConfig
 from daemon.events import EventFeed
 from daemon.lifecycle import Verdict, delay_s, judge, running, stop_on_signals, supervise
@@ -220,10 +220,23 @@ def test_a_peer_that_is_away_is_dialled_again_within_the_longest_wait(steps):
         now_s += passes_s
         if is_there:
             core.reached(PEERS[index])
-        elif PEERS[index] in core.due(PEERS, [], now_s):
-            core.failed(PEERS[index], now_s)
+        for peer in core.due(PEERS, [PEERS[index]] if is_there else [], now_s):
+            core.failed(peer, now_s)
     assert core.due(PEERS, PEERS, now_s) == []
-    assert core.due(PEERS, [], now_s + LONGEST_RETRY_S) == PEERS
+    assert set(core.due(PEERS, [], now_s + LONGEST_RETRY_S)) == set(PEERS)
+
+
+def test_peers_that_are_gone_for_good_keep_none_waiting_that_is_away_for_a_moment(monkeypatch):
+    monkeypatch.setattr(peering, "MAX_DIALS", 2)
+    core = Redial()
+    *gone, friend = PEERS
+    first = core.due(gone, [], 0.0)
+    assert len(first) == 2 and core.due(gone, [], 0.0) == []  # they are still being dialled
+    for peer in first:
+        core.failed(peer, 0.0)
+    assert core.due([*first, friend], [], LONGEST_RETRY_S) == [friend, first[0]]
+    core.reached(friend)
+    assert core.due([*first, friend], [friend], LONGEST_RETRY_S) == [first[1]]
 
 
 async def test_peers_that_the_user_keeps_are_dialled_and_others_are_not(catalog, lonely, autojump_clock):
