@@ -114,15 +114,18 @@ class Attendance:
 
     @remembered
     def start(self) -> Start | None:
-        """The list that the plan's author gave out; of several, the first by which round 1 came to a final close.
+        """The list that the plan's author gave out; of several, that by which most made a close of round 1 final.
 
-        So one more that he signs later, for which `broken` names him, undoes no round that is over.
+        So one more that he signs later, wherever in his history, undoes no round that is over: see `broken` for him.
         """
         found = self.starts()
-        return found[0] if len(found) == 1 else next(filter(self._has_ended_by, found), None)
+        if len(found) == 1:
+            return found[0]
+        most = max(found, key=self._n_ended_by, default=None)
+        return most if most is not None and self._n_ended_by(most) else None
 
     def starts(self) -> list[Start]:
-        """All that he signed, in the order of his history: one that stands behind another takes nothing from it."""
+        """All that he signed, in the order of his history."""
         most = capacity(self.plan)
         found = {
             said.entry.body_cid: event
@@ -131,22 +134,23 @@ class Attendance:
         }
         return list(found.values())
 
-    def _has_ended_by(self, start: Start) -> bool:
-        """Did enough of those whom this start selects countersign a close of the first round?"""
+    def _n_ended_by(self, start: Start) -> int:
+        """How many of those whom this start selects made a close of the first round final by it; 0 for too few."""
         book, roster = self._whole, self._roster_of(start)
         if not roster:
-            return False
+            return 0
         seed = round_seed(1, self.plan.initial, roster)
         selected = chosen(roster, seed, self.plan.n_selected, self._chances_of(start, roster))
         voters: dict[tuple[int, Cid], set[PeerId]] = {}
         for said, vote in book.said_in(1, Vote):
             if said.author in selected:
                 voters.setdefault((vote.term, vote.close), set()).add(said.author)
-        return any(
-            len(voters.get((close.term, said.cid), ())) >= self.n_needed_of(len(selected), close)
+        counts = (
+            (len(voters.get((close.term, said.cid), ())), self.n_needed_of(len(selected), close))
             for said, close in book.said_in(1, Close)
             if said.author == book.coordinator(close.term)
         )
+        return max((n_voters for n_voters, n_needed in counts if n_voters >= n_needed), default=0)
 
     def n_needed_of(self, n_selected: int, close: Close) -> int:
         """How many of so many make a close final: over half; of one with masked updates, as many as unmask them."""

@@ -93,6 +93,21 @@ def test_a_second_start_undoes_no_round_that_is_over_and_before_that_none_counts
     assert book.final(1) == table.book.final(1) and second.cid in book
 
 
+def test_a_start_that_is_signed_later_for_an_earlier_place_undoes_no_round_either() -> None:
+    table = Table()
+    table.say(0, Open(round=1, term=0))
+    close = table.say(0, Close(round=1, term=0, submissions=tuple(submitted(table)), joined=PEERS))
+    for who in (2, 3, 4):
+        table.say(who, Vote(round=1, term=0, close=close.cid))
+    table.say(0, Start(joined=PEERS[:1]), sequence=0)
+    alone = table.say(0, Close(round=1, term=0, submissions=(), joined=PEERS[:1], void="as I like"))
+    table.say(0, Vote(round=1, term=0, close=alone.cid))
+    entries = [table.plan, *table.book.entries()]
+    for book in (table.book, book_of(entries), book_of([table.plan, *entries[:0:-1]])):
+        final = book.final(1)
+        assert final is not None and final.cid == close.cid and len(book.roster(2) or ()) == N
+
+
 def test_of_two_closes_that_a_liar_made_final_all_come_to_one_and_compute_it_again() -> None:
     table = Table()
     table.say(0, Open(round=1, term=0))
