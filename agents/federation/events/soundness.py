@@ -174,17 +174,37 @@ def why_not(book: Book, said: Said, *, is_final: bool = False) -> str:
 def usable(book: Book, promises: Mapping[PeerId, Said]) -> dict[PeerId, Said]:
     """Those promises that a close may rest on: of who countersigned nothing, or a sound close that is known here.
 
-    Whoever promises anything else could keep every deputy from closing, or bind it to what nobody may countersign.
+    Whoever promises anything else could keep every deputy from closing, or bind it to what nobody may countersign; so
+    it could by a close that turns out to be unsound once more is heard.
     """
     found: dict[PeerId, Said] = {}
     sound: dict[Cid | None, bool] = {None: False}
     for peer, promise in promises.items():
         close = book.bound_to(promise)
         if close is not None and close.cid not in sound:
-            sound[close.cid] = not why_not(book, close, is_final=True)
+            sound[close.cid] = is_heard(book, close) and not why_not(book, close, is_final=True)
         if cast(Promise, promise.event).vote is None or sound[close.cid if close is not None else None]:
             found[peer] = promise
     return found
+
+
+def is_heard(book: Book, said: Said) -> bool:
+    """Is all known here that the coordinators of a close, and of those its promises name, had given receipts for?
+
+    With what is not known such a close may be unsound, and so all that rest on it: who is bound to that helps no deputy
+    to a close. Of a history that forks nobody is told all.
+    """
+    found: dict[Cid, Said] = {}
+    todo = [said]
+    while todo:
+        if (one := todo.pop()).cid not in found:
+            found[one.cid] = one
+            todo += _named(book, one)
+    return all(
+        (one.author in book.forks() or one.entry.sequence < book.height(one.author))
+        and all(book.get(link) is not None for link in _received_before(book, one, cast(Close, one.event)))
+        for one in found.values()
+    )
 
 
 def bound_close(book: Book, number: int) -> Said | None:
@@ -269,7 +289,7 @@ def _why_not_received(book: Book, said: Said, close: Close) -> str:
     """
     received = [
         one
-        for one in map(book.get, received_before(book, said, close))
+        for one in map(book.get, _received_before(book, said, close))
         if one is not None and _is_of_round(one, close.round) and one.author in (book.selected(close.round) or ())
     ]
     if close.void:
@@ -285,7 +305,7 @@ def _why_not_received(book: Book, said: Said, close: Close) -> str:
     return "it leaves out what its coordinator gave a receipt for" if left_out else ""
 
 
-def received_before(book: Book, said: Said, close: Close) -> set[Cid]:
+def _received_before(book: Book, said: Said, close: Close) -> set[Cid]:
     """What the coordinator of a close had given receipts for; of several histories of its own, in that of the close.
 
     Who countersigned it may not know the others, and would else be bound to what is not sound any more.

@@ -13,7 +13,7 @@ from agents.federation.events.book import MAX_EVENTS_OF_AUTHOR, Said
 from agents.federation.events.claims import NOTHING, asked_of
 from agents.federation.events.grants import CLOCK_SLACK_S, late
 from agents.federation.events.secure_stages import Stages, consented, is_doomed
-from agents.federation.events.soundness import received_before, why_not
+from agents.federation.events.soundness import is_heard, why_not
 from agents.federation.members.actions import (
     Action,
     Compute,
@@ -379,10 +379,8 @@ class Member(Coordinator):
 
     def _vote(self, number: int, said: Said) -> list[Action]:
         close = cast(Close, said.event)
-        if said.entry.sequence >= self.book.height(said.author):
+        if said.entry.sequence >= self.book.height(said.author) or not is_heard(self.book, said):
             return []  # what its coordinator gave receipts for before it is not all known yet
-        if any(self.book.get(link) is None for link in received_before(self.book, said, close)):
-            return []  # with what is not known here it may be unsound: who is bound to that helps no deputy to a close
         if why_not(self.book, said) or self._lets_in_late(number, close):
             return []
         is_masked = self.book.secure is not None and not close.void

@@ -6,18 +6,19 @@ import pytest
 
 from agents.federation.events.book import Book
 from agents.federation.events.secure_stages import Stages
+from agents.federation.events.soundness import why_not
 from agents.federation.members.actions import Action, Compute, Fetch, Reveal
 from agents.federation.members.member import Member
 from agents.federation.results.verify import recompute
 from protocols.entry import Entry
-from protocols.rounds import Close, Gather, Open, Receipt, Result, Score, Submit, Unmask, Vote
+from protocols.rounds import Close, Gather, Open, Promise, Receipt, Result, Score, Submit, Unmask, Vote
 from storage.cid import Cid
 from storage.errors import NotFound
 from tests.agents.federation.events.test_book import forged
 from tests.agents.federation.members.test_member import LONG_S, begin, is_done
 from tests.agents.federation.results.test_missing_events import NoFiles
 from tests.agents.federation.secure.test_secure_rounds import secure
-from tests.agents.federation.table import PEERS, Table
+from tests.agents.federation.table import PEERS, N, Table
 from tests.agents.federation.village import Village, Villager, cid_of, identity
 
 
@@ -105,6 +106,34 @@ def test_nobody_countersigns_a_close_before_it_knows_what_its_coordinator_gave_r
     for told in ([], submits):
         member.receive(told, table.book.plan.deadline_s + 1.0)
         assert len(table.book.said_by(PEERS[1], Vote)) == (not n_received)
+
+
+@pytest.mark.parametrize("kept", ["submission", "receipt"])
+def test_no_promise_binds_before_all_is_known_that_its_close_had_receipts_for(kept: str) -> None:
+    """Who keeps an update back, and its coordinator, could else make a deputy's close unsound by telling of it later,
+    and whoever went along would be bound to that."""
+    table = Table()
+    submits = [Submit(round=1, base=table.book.plan.initial, update=cid_of(who), n_samples=1) for who in range(N)]
+    links = [table.say(who, submits[who]).cid for who in range(N - 1)]
+    late = forged(identity(N - 1), 1, submits[-1], table.plan)
+    table.say(0, Open(round=1, term=0))
+    receipt = forged(identity(0), 4, Receipt(round=1, submission=late.cid), table.plan)
+    table.book.add(late if kept == "receipt" else receipt)
+    close = Close(round=1, term=0, submissions=tuple(sorted(links)), joined=PEERS)
+    vote = table.say(0, Vote(round=1, term=0, close=table.say(0, close, sequence=5).cid), sequence=6)
+    table.say(1, Open(round=1, term=1))
+    deputy = Member(identity(1), table.book)
+    deputy.fetched_all(links, 0.0)
+    table.say(0, Promise(round=1, term=1, vote=vote.cid), sequence=7)
+    table.say(2, Promise(round=1, term=1))
+    for now_s in (0.0, table.book.plan.lease_s):
+        deputy.tick(now_s)
+    assert len(table.book.promises(1, 1)) == 3 and 1 not in table.book.closes(1)
+    table.say(3, Promise(round=1, term=1))
+    deputy.tick(table.book.plan.deadline_s + 1.0)
+    own = table.book.closes(1)[1]
+    table.book.add_all([late, receipt])
+    assert why_not(table.book, own) == ""
 
 
 def blamed(village: Village) -> tuple[object, ...]:
