@@ -414,9 +414,9 @@ class Book(Attendance):
 
         It must be its author's own vote, of this round: what else it names binds nobody.
         """
-        event = cast(Promise, promise.event)
-        vote = self.get(event.vote) if event.vote is not None else None
-        if vote is None or not isinstance(vote.event, Vote) or vote.author != promise.author:
+        if not isinstance(event := promise.event, Promise) or event.vote is None:
+            return None  # a close may name anything for a promise
+        if (vote := self.get(event.vote)) is None or not isinstance(vote.event, Vote) or vote.author != promise.author:
             return None
         at, close = (vote.event.round, vote.event.term), self.get(vote.event.close)
         if close is None or not isinstance(close.event, Close) or (close.event.round, close.event.term) != at:

@@ -8,6 +8,7 @@ from agents.federation.node.standing import round_of
 from protocols.rounds import (
     MAX_TERM,
     Accuse,
+    Close,
     Leave,
     Open,
     Promise,
@@ -29,6 +30,19 @@ def test_a_coordinator_does_not_choose_who_is_in_the_next_round() -> None:
     table.say(4, Vote(round=1, term=0, close=cid_of("one")))
     table.say(4, Vote(round=1, term=0, close=cid_of("other")))
     assert table.why_not(PEERS[:4]) == ""
+
+
+@pytest.mark.parametrize("term", [0, 1])
+def test_a_close_that_names_anything_for_promises_stops_nobody(term: int) -> None:
+    table = Table()
+    table.say(term, Open(round=1, term=term))
+    member = Member(identity(2), table.book)
+    member.unix_s = 0.0
+    member.tick(0.0)
+    named = (table.say(3, Score(round=1, result=cid_of(1), n_samples=1)).cid,)
+    table.say(term, Close(round=1, term=term, submissions=(), joined=PEERS, promises=named, void="so"))
+    member.tick(table.book.plan.deadline_s + 1.0)
+    assert len(table.book.said_by(PEERS[2], Vote)) == (term == 0)
 
 
 def test_who_has_never_joined_is_in_no_round() -> None:
