@@ -103,7 +103,7 @@ def build_host(
     host._observed_addr_manager = Observed(sockets)
     _identify_each_time(host)
     network = host.get_network()
-    sockets.attach(network, MAX_CONNECTIONS - MIN_DIALLED)
+    sockets.attach(network)
     # It loses one of 1000 places with each connection that it denies and each dial that is given up, for ever; and it
     # counts the streams of all peers together, so that some could take those of others.
     network.set_resource_manager(None)

@@ -47,6 +47,8 @@ from protocols.net_libp2p.circuits import Circuits, relay_of
 from protocols.net_libp2p.dht import find_peer, find_providers, prepare, provide, provide_many
 from protocols.net_libp2p.dialling import MAX_REASON_CHARS, dial
 from protocols.net_libp2p.host import (
+    MAX_CONNECTIONS,
+    MIN_DIALLED,
     build_host,
     hang_up,
     listen,
@@ -309,6 +311,9 @@ class LibP2pNetwork:
             return "not known"
         if len(self._swarm.get_connections(peer_id)) > MAX_OF_PEER:
             return "connected often enough"
+        inbound = [each for each in self._swarm.get_connections() if each.direction is Direction.INBOUND]
+        if connection in inbound and sum(not each.is_closed for each in inbound) > MAX_CONNECTIONS - MIN_DIALLED:
+            return "one of too many that come by themselves"
         if not self._is_strangers(connection):
             return ""
         peer, places = to_peer(peer_id), _places_of(connection)

@@ -99,13 +99,11 @@ class Sockets(tcp.TCP):  # type: ignore[misc]  # libp2p's types are not followed
         super().__init__()
         self._listening: dict[int, tuple[str, int]] = {}  # by family
         self._swarm: Any = None
-        self._places = trio.CapacityLimiter(1)
         self._doorstep = Doorstep[Any]()
 
-    def attach(self, swarm: Any, n_places: int) -> None:
-        """Make connections of those that come, at most so many at a time, and give them to this swarm."""
+    def attach(self, swarm: Any) -> None:
+        """Make connections of those that come, and give them to this swarm."""
         self._swarm = swarm
-        self._places = trio.CapacityLimiter(n_places)
 
     def ports(self) -> list[int]:
         """Where this node listens, for others than itself."""
@@ -118,19 +116,12 @@ class Sockets(tcp.TCP):  # type: ignore[misc]  # libp2p's types are not followed
     async def _take(self, stream: Any) -> None:
         """Make a connection of a socket that came, and hold it until it is over.
 
-        libp2p's own handler rests until the node stops: of each connection that ever came it kept a task, and one of
-        the places for those that come, so that nobody could dial a node that had been dialled 240 times.
+        libp2p's own handler rests until the node stops: of each connection that ever came it kept a task. Who has not
+        proved yet whose it is has no place among those that have: a friend would find none beside half handshakes.
         """
-        try:
-            self._places.acquire_on_behalf_of_nowait(stream)
-        except trio.WouldBlock:
-            return
-        try:
-            muxed = await self._prove(stream)
-            if muxed is not None:
-                await muxed.event_closed.wait()
-        finally:
-            self._places.release_on_behalf_of(stream)
+        muxed = await self._prove(stream)
+        if muxed is not None:
+            await muxed.event_closed.wait()
 
     async def _prove(self, stream: Any) -> Any:
         """Shake hands; None where there is no room for that."""
