@@ -5,10 +5,11 @@ addresses alone, and so is whatever a redirect leads to. Each name is looked up 
 very address is connected to; TLS goes by the name all the same.
 """
 
+import socket
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +27,7 @@ MAX_REDIRECTS: Final = 3
 MAX_SITES: Final = 64  # hosts with open connections; the longest unused make room
 MAX_CONNECTIONS: Final = 8  # to one of them
 MAX_ADDRESSES: Final = 4  # of one host, tried in turn
+MAX_LOOKUPS: Final = 8  # of names at a time
 CONNECT_LIMIT_S: Final = 5.0
 IDLE_LIMIT_S: Final = 10.0  # for the next bytes of an answer
 KEEP_S: Final = 30.0  # an unused connection
@@ -48,6 +50,10 @@ class _Web:
     named: frozenset[tuple[str, int]]
     tls: "SSLContext"
     sites: OrderedDict[tuple[str, str, int], _Site]
+    # A lookup that is given up goes on in its thread until the system gives up. So they have few threads of their own,
+    # and names that strangers tell keep neither those that the user told nor other work in threads waiting.
+    lookups_named: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(MAX_LOOKUPS))
+    lookups_found: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(MAX_LOOKUPS))
 
 
 @asynccontextmanager
@@ -145,7 +151,7 @@ async def _site(web: _Web, url: httpx.URL) -> _Site:
     key = _key(url)
     site = web.sites.get(key)
     if site is None or not site.addresses:
-        addresses = await _addresses(url, may_be_private=(url.host, _port(url)) in web.named)
+        addresses = await _addresses(web, url)
         if key not in web.sites:
             await _make_room(web)
         site = web.sites.get(key) or web.sites.setdefault(key, _Site([], _client(web)))
@@ -174,14 +180,22 @@ async def _make_room(web: _Web) -> None:
         await web.sites.pop(idle).client.aclose()
 
 
-async def _addresses(url: httpx.URL, *, may_be_private: bool) -> list[str]:
+def look_up(host: str, port: int) -> list[str]:
+    """Where a name leads, as the system says; few addresses of many. Raises: OSError, UnicodeError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(one[4][0]) for one in found))[:MAX_ADDRESSES]
+
+
+async def _addresses(web: _Web, url: httpx.URL) -> list[str]:
+    is_named = (url.host, _port(url)) in web.named
+    limiter = web.lookups_named if is_named else web.lookups_found
     try:
         with trio.fail_after(CONNECT_LIMIT_S):
-            found = await trio.socket.getaddrinfo(url.host, _port(url), type=trio.socket.SOCK_STREAM)
+            job = partial(look_up, url.raw_host.decode("ascii"), _port(url))
+            texts = await trio.to_thread.run_sync(job, abandon_on_cancel=True, limiter=limiter)
     except (OSError, UnicodeError, trio.TooSlowError) as error:
         raise HttpFailed(f"{url.host} is not found: {error or 'it took too long'}") from None
-    texts = list(dict.fromkeys(str(one[4][0]) for one in found))[:MAX_ADDRESSES]
-    if not may_be_private and not all(map(is_public, texts)):
+    if not is_named and not all(map(is_public, texts)):
         raise HttpFailed(f"{url.host}:{_port(url)} is in a private network, and nobody named it here")
     return texts
 

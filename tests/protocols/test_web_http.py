@@ -1,11 +1,13 @@
 """Servers over real sockets: where redirects may lead, what is private, and who does not answer."""
 
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
 import trio
+import trio.testing
 
 from protocols import web_http
 from protocols.errors import HttpFailed, TooBig
@@ -123,12 +125,12 @@ async def test_a_post_is_not_sent_elsewhere():
 async def test_a_name_is_connected_to_where_it_was_looked_up_to_be(monkeypatch):
     looked_up = []
 
-    async def lookup(host, port, **_kind):
+    def lookup(host, port):
         looked_up.append(host)
-        return [(None, None, None, "", ("127.0.0.1", port))]
+        return ["127.0.0.1"]
 
     async with listening() as site, web_opened([f"http://gate.example:{site.port}"]) as send:
-        monkeypatch.setattr(trio.socket, "getaddrinfo", lookup)
+        monkeypatch.setattr(web_http, "look_up", lookup)
         for _ in range(2):
             await get(send, f"http://gate.example:{site.port}/")
         assert looked_up == ["gate.example"]
@@ -138,11 +140,11 @@ async def test_a_name_is_connected_to_where_it_was_looked_up_to_be(monkeypatch):
 
 
 async def test_of_several_addresses_the_next_is_tried(monkeypatch):
-    async def lookup(host, port, **_kind):
-        return [(None, None, None, "", (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
+    def lookup(host, port):
+        return ["127.0.0.2", "127.0.0.1"]
 
     async with listening() as site, web_opened([f"http://gate.example:{site.port}"]) as send:
-        monkeypatch.setattr(trio.socket, "getaddrinfo", lookup)
+        monkeypatch.setattr(web_http, "look_up", lookup)
         assert (await get(send, f"http://gate.example:{site.port}/"))[1] == b"bytes"
 
 
@@ -210,11 +212,11 @@ async def test_a_body_over_its_limit_is_not_read_on(head):
 
 
 async def test_servers_that_were_not_asked_for_longest_make_room(monkeypatch):
-    async def lookup(host, port, **_kind):
-        return [(None, None, None, "", ("127.0.0.1", port))]
+    def lookup(host, port):
+        return ["127.0.0.1"]
 
     async with listening() as site, web_opened([]) as send:
-        monkeypatch.setattr(trio.socket, "getaddrinfo", lookup)
+        monkeypatch.setattr(web_http, "look_up", lookup)
         monkeypatch.setattr(web_http, "is_public", lambda address: True)
         monkeypatch.setattr(web_http, "MAX_SITES", 3)
         for number in range(5):
@@ -239,3 +241,29 @@ def test_how_long_a_server_asks_to_be_left_alone_is_read_and_bounded():
         None,
     ]
     assert reply("9" * 400).retry_after_s == 3600.0
+
+
+async def test_names_that_nobody_answers_for_keep_neither_named_servers_nor_other_work_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A lookup goes on in its thread when nobody waits for it any more; providers may tell of any number of names."""
+    is_over = threading.Event()
+
+    def look_up_slowly(host: str, port: int) -> list[str]:
+        if host.endswith(".example"):
+            is_over.wait()
+        return [host]
+
+    monkeypatch.setattr(web_http, "look_up", look_up_slowly)
+    async with listening() as site, web_opened([site.url]) as send:
+        try:
+            async with trio.open_nursery() as nursery:
+                for number in range(100):
+                    nursery.start_soon(get, send, f"http://{number}.example/")
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+            with trio.fail_after(4):
+                await trio.to_thread.run_sync(bool)
+                assert (await get(send, f"{site.url}/"))[1] == b"bytes"
+        finally:
+            is_over.set()
