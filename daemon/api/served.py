@@ -11,6 +11,7 @@ import structlog
 import trio
 from starlette.types import ASGIApp
 
+from daemon.api.shares import Shares
 from daemon.errors import BadConfig
 
 MAX_CONNECTIONS: Final = 256
@@ -81,7 +82,7 @@ async def http_served(
     """
     listeners = await _listen(host, port, section)
     connections: set[trio.SocketStream] = set()
-    handler = partial(_serve_connection, app, connections, patience)
+    handler = partial(_serve_connection, app, connections, Shares(patience.n_connections), patience)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.serve_listeners, handler, listeners)
@@ -115,10 +116,11 @@ def _url(host: str, listener: trio.SocketListener) -> str:
 
 
 async def _serve_connection(
-    app: ASGIApp, connections: set[trio.SocketStream], patience: Patience, stream: trio.SocketStream
+    app: ASGIApp, connections: set[trio.SocketStream], shares: Shares, patience: Patience, stream: trio.SocketStream
 ) -> None:
     """One connection, from its beginning to its end; whatever happens on it ends nothing else."""
-    if len(connections) >= patience.n_connections:
+    host = _host(stream)
+    if not shares.take(host):
         await trio.aclose_forcefully(stream)
         return
     connections.add(stream)
@@ -128,7 +130,16 @@ async def _serve_connection(
         log.warning("http_connection_failed", error=repr(error), exc_info=error)
     finally:
         connections.discard(stream)
+        shares.give(host)
         await trio.aclose_forcefully(stream)
+
+
+def _host(stream: trio.SocketStream) -> str:
+    """Where a connection comes from; empty where it is gone already."""
+    try:
+        return str((stream.socket.getpeername() or ("",))[0])
+    except OSError:
+        return ""
 
 
 async def _stay(protocol: Any, request: Any) -> None:

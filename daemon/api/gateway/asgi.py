@@ -14,6 +14,7 @@ from daemon.api.gateway.refusal import Refusal
 from daemon.api.gateway.reply import Reply, text_reply
 from daemon.api.gateway.request import Asked, read_request
 from daemon.api.gateway.routing import Routing, Wish, answer_routing, is_routing, takes
+from daemon.api.shares import Shares
 from storage.catalog.names import MAX_RECORD_BYTES
 from storage.errors import StorageError
 
@@ -51,18 +52,23 @@ class GatewayApp:
         self._unix_s = unix_s
         self._limits = limits
         self.routing: Routing | None = None  # what is told beside content
-        self.n_running = 0
+        self._shares = Shares(limits.n_requests)
         self._threads = trio.CapacityLimiter(N_THREADS)
+
+    @property
+    def n_running(self) -> int:
+        """How many requests are under way."""
+        return self._shares.n_taken
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             return
-        if self.n_running >= self._limits.n_requests:
+        host = _host(scope)
+        if not self._shares.take(host):
             busy = text_reply(503, "too many requests at once; try again soon", [("Retry-After", str(RETRY_AFTER_S))])
             await self._send(busy, send, is_head=scope["method"] == "HEAD")
             return
-        self.n_running += 1
         failed: Exception | None = None
         try:
             body = await self._body(scope, receive)
@@ -75,7 +81,7 @@ class GatewayApp:
                     failed = error
                 nursery.cancel_scope.cancel()
         finally:
-            self.n_running -= 1
+            self._shares.give(host)
         if failed is not None:
             raise BrokenOff(_reason(failed)) from None
 
@@ -95,9 +101,8 @@ class GatewayApp:
     async def _serve(self, scope: Scope, send: Send, body: bytes) -> None:
         make: Callable[[], Reply]
         if self.routing is not None and is_routing(scope["raw_path"]) and scope["http_version"] != "2":
-            client = (scope.get("client") or ("", 0))[0]
             headers = list(scope["headers"])
-            wish = Wish(scope["method"], scope["raw_path"], scope["query_string"], headers, body, client)
+            wish = Wish(scope["method"], scope["raw_path"], scope["query_string"], headers, body, _host(scope))
             make = partial(answer_routing, self.routing, wish, self.routing.addresses(), self._unix_s())
             reply = await trio.to_thread.run_sync(make, limiter=self._threads)
         elif isinstance(asked := _asked(scope), Reply):
@@ -122,6 +127,11 @@ class GatewayApp:
         # closed: being ended in between would leave the connection open.
         with trio.move_on_after(FINISH_LIMIT_S, shield=True):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _host(scope: Scope) -> str:
+    """Where a request comes from."""
+    return str((scope.get("client") or ("", 0))[0])
 
 
 def _reason(error: Exception) -> str:

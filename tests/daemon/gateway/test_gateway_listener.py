@@ -14,6 +14,7 @@ from daemon.api.gateway.answer import Site
 from daemon.api.gateway.asgi import BrokenOff, GatewayApp, Limits
 from daemon.api.gateway.view import public_view
 from daemon.api.served import PacedStream, Patience, http_served
+from daemon.api.shares import Shares
 from daemon.errors import BadConfig
 from protocols.ipns import name_text
 from storage.blockstore import MadeBlock, Visibility
@@ -120,7 +121,7 @@ async def connected(app, patience):
     ours.socket, other = trio.socket.socketpair()
     with ours.socket, other:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(served._serve_connection, app, set(), patience, ours)
+            nursery.start_soon(served._serve_connection, app, set(), Shares(1), patience, ours)
             yield theirs
             nursery.cancel_scope.cancel()
 
