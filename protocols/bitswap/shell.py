@@ -37,7 +37,7 @@ from storage.keys import PeerId
 INLINE_BYTES: Final = 16 << 10  # a message up to this size is decoded and hashed on the event loop
 READ_BYTES: Final = 1 << 20
 MAX_ENTRIES_PER_SLICE: Final = 512  # of a wantlist, noted and looked up at a time: about 4 ms of the event loop
-MAX_MESSAGES: Final = 16 << 10  # that a peer may send at once before it has to wait; as many again in:
+MAX_MESSAGES: Final = 16 << 10  # without blocks, that a peer may send before it has to wait; as many again in:
 REFILL_S: Final = 8.0
 
 __all__ = ("Exchange", "Session", "Worker", "in_threads", "in_turn")  # what a caller needs beside the functions here
@@ -227,8 +227,10 @@ async def _listen(exchange: Exchange, stream: Stream, ear: Ear) -> None:
                 for body in reader.cut(data):
                     is_any_whole, scope.deadline = True, math.inf  # to take them in is up to us
                     async with ear.turn:
-                        await _admit(exchange, stream.peer, ear)
-                        await _receive(exchange, stream.peer, body)
+                        if (wait_s := ear.messages.wait_s(1, trio.current_time())) > 0:
+                            await trio.sleep(wait_s)
+                        if not await _receive(exchange, stream.peer, body):
+                            ear.messages.take(1, trio.current_time())
                 if is_any_whole:
                     intake.done(scope)
                     if reader.n_unread:
@@ -240,24 +242,17 @@ async def _listen(exchange: Exchange, stream: Stream, ear: Ear) -> None:
         raise TimedOut(f"{stream.peer} did not finish a message in time")
 
 
-async def _admit(exchange: Exchange, peer: PeerId, ear: Ear) -> None:
-    """Messages that say nothing cost us more than their sender: whom we asked for nothing waits when it sends many."""
-    if exchange.wants.expects(peer):
-        return
-    wait_s = ear.messages.wait_s(1, trio.current_time())
-    if wait_s > 0:
-        await trio.sleep(wait_s)
-    ear.messages.take(1, trio.current_time())
-
-
 def _hold(exchange: Exchange, scope: trio.CancelScope, n_bytes: int) -> None:
     """Keep what came of a message; the streams of others may have to give way to it, or this one to theirs."""
     for slow in exchange.intake.holds(scope, n_bytes, trio.current_time()):
         slow.cancel()
 
 
-async def _receive(exchange: Exchange, peer: PeerId, body: bytes) -> None:
-    """Take in one message: hash its blocks, look its wants up, tell the cores."""
+async def _receive(exchange: Exchange, peer: PeerId, body: bytes) -> bool:
+    """Take in one message: hash its blocks, look its wants up, tell the cores.
+
+    Returns: whether it has blocks, of one that was asked for some. All others cost us more than their sender.
+    """
     is_expected = exchange.wants.expects(peer)
     job = partial(_open, body, is_expected)
     if len(body) <= INLINE_BYTES:
@@ -271,6 +266,7 @@ async def _receive(exchange: Exchange, peer: PeerId, body: bytes) -> None:
     exchange.wants.took(peer, len(body))
     if message.entries or message.is_full:
         await _note_wants(exchange, peer, message)
+    return is_expected and bool(message.blocks)
 
 
 async def _note_wants(exchange: Exchange, peer: PeerId, message: Message) -> None:

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -275,6 +276,21 @@ async def test_who_says_nothing_a_million_times_is_heard_slowly_and_forgotten_wh
     await stranger.network.disconnect(node.network.peer_id)
     await trio.sleep(1)
     assert not node.ears
+
+
+async def test_a_provider_that_says_a_million_times_that_it_has_something_is_heard_slowly_as_well(
+    sim_world: SimWorld, start: Start, autojump_clock: MockClock
+) -> None:
+    client, chatty = await start(1), Stranger(sim_world, 2)
+    wanted = BLOCKS[0]
+    has, gives = Message(haves=(wanted.cid,)), Message(blocks=(payload_of(wanted.cid, wanted.data),))
+    await client.network.connect(PeerInfo.parse(chatty.network.addresses()[0]))
+    began_s = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(fetch_blocks, client, [wanted.cid], providers=[PeerInfo(chatty.network.peer_id)]))
+        await trio.sleep(0.5)
+        await chatty.send(client, frame(encode(has)) * 2 * MAX_MESSAGES + frame(encode(gives)))
+    assert REFILL_S < trio.current_time() - began_s < REFILL_S + 5
 
 
 async def test_who_sends_what_it_should_not_again_and_again_loses_its_connection(
