@@ -35,10 +35,11 @@ class Redial:
         """The wanted peers that are away and whose turn it is, as many as may be dialled beside those that are.
 
         Those that failed least come first: many that are gone for good keep none waiting that is away for a moment.
-        Others than the wanted are forgotten. Each is dialled until `reached` or `failed` is told of it.
+        Failures of others than the wanted are forgotten, and of those that are here, who may have come by themselves.
+        Each is dialled until `reached` or `failed` is told of it.
         """
-        for gone in set(self._next_s) - set(wanted):
-            self._forget(gone)
+        for done in set(self._next_s).difference(wanted) | set(self._next_s).intersection(connected):
+            self._forget(done)
         away = set(wanted).difference(connected, self._dialling)
         ready = [peer for peer in wanted if peer in away and self._next_s.get(peer, now_s) <= now_s]
         ready.sort(key=lambda peer: self._n_failures.get(peer, 0))

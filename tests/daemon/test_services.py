@@ -239,6 +239,19 @@ def test_peers_that_are_gone_for_good_keep_none_waiting_that_is_away_for_a_momen
     assert core.due([*first, friend], [friend], LONGEST_RETRY_S) == [first[1]]
 
 
+def test_who_came_by_itself_is_dialled_at_once_when_it_is_away_again():
+    core, now_s = Redial(), 0.0
+    for _ in range(12):
+        assert core.due(PEERS[:1], [], now_s) == PEERS[:1]
+        core.failed(PEERS[0], now_s)
+        now_s += LONGEST_RETRY_S
+    core.due(PEERS[:1], [], now_s)
+    core.failed(PEERS[0], now_s)
+    assert core.due(PEERS[:1], [], now_s + 1) == []
+    assert core.due(PEERS[:1], PEERS[:1], now_s + 1) == []
+    assert core.due(PEERS[:1], [], now_s + 1) == PEERS[:1]
+
+
 async def test_peers_that_the_user_keeps_are_dialled_and_others_are_not(catalog, lonely, autojump_clock):
     network = lonely(PEERS[0])
     network.reachable = {PEERS[1], PEERS[2], PEERS[3]}
