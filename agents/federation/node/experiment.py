@@ -224,7 +224,8 @@ class Experiment(Bringing, Asking, Trainee):
 
     def stopped(self, error: BaseException) -> None:
         """It goes no further until the next start: what went wrong is no step that could be tried again."""
-        self._failure = error
+        why = f"{type(error).__name__}: {error}"
+        self._failure = AgentError(f"a fault of this program stopped the experiment until the next start ({why})")
         self._tell_trouble("following the rounds, until the next start", error, is_event=True)
 
     async def news(self) -> None:

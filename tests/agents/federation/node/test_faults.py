@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from agents.errors import AgentError
 from agents.federation.members.actions import Action, Train
 from tests.agents.federation.node.test_service import Home, begun, homes, until, village
 
@@ -42,7 +43,7 @@ async def test_an_experiment_that_cannot_go_on_stops_alone_until_the_next_start(
         others = await begun(homes, homes[0].plan(homes, title="other"))
         await until(lambda: all(one.is_over for one in (*others, *broken[1:])))
         assert not broken[0].is_over and "no such round" in broken[0].activity.trouble
-        with pytest.raises(IndexError):
+        with pytest.raises(AgentError, match=r"until the next start .IndexError: no such round"):
             await broken[0].do(lambda now_s: [])
     homes[0].rounds = homes[0].fresh()
     async with village(homes):
