@@ -1,6 +1,7 @@
 """Stay in touch: connect to the peers that the user named, again when they were away, and note where peers are."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -47,10 +48,11 @@ class Redial:
         self._dialling.update(taken)
         return taken
 
-    def reached(self, peer: PeerId) -> None:
-        """The peer answered."""
+    def reached(self, peer: PeerId, now_s: float) -> None:
+        """The peer answered. One that hangs up before it is seen here is not dialled again at once."""
         self._dialling.discard(peer)
         self._forget(peer)
+        self._next_s[peer] = now_s + LOOK_S
 
     def failed(self, peer: PeerId, now_s: float) -> None:
         """The peer did not answer."""
@@ -72,6 +74,7 @@ async def keep_connected(
 ) -> None:
     """Dial bootstrap peers and those that the user keeps, whenever they are away, until cancelled."""
     core = Redial()
+    ended, any_ended = trio.open_memory_channel[None](1)
     task_status.started()
     async with trio.open_nursery() as nursery:
         while True:
@@ -82,18 +85,21 @@ async def keep_connected(
             kept = [PeerInfo(row.peer, row.addresses) for row in rows if row.addresses]
             wanted = {info.peer: info for info in (*bootstrap, *kept) if info.peer != network.peer_id}
             for peer in core.due(list(wanted), network.peers(), trio.current_time()):
-                nursery.start_soon(_dial, network, wanted[peer], core)
-            await trio.sleep(LOOK_S)
+                nursery.start_soon(_dial, network, wanted[peer], core, ended)
+            with trio.move_on_after(LOOK_S):
+                await any_ended.receive()  # there is room for the next one
 
 
-async def _dial(network: Network, info: PeerInfo, core: Redial) -> None:
+async def _dial(network: Network, info: PeerInfo, core: Redial, ended: trio.MemorySendChannel[None]) -> None:
     try:
         with trio.fail_after(DIAL_LIMIT_S):
             await _reach(network, info)
     except (Remote, trio.TooSlowError):
         core.failed(info.peer, trio.current_time())
     else:
-        core.reached(info.peer)
+        core.reached(info.peer, trio.current_time())
+    with suppress(trio.WouldBlock):  # then that is known already
+        ended.send_nowait(None)
 
 
 async def _reach(network: Network, info: PeerInfo) -> None:

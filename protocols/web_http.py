@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import httpx
 import trio
 
-from protocols.addresses import is_public
+from protocols.addresses import holder_of, is_public
 from protocols.errors import HttpFailed
 from protocols.web import Ask, Reply, Send
 
@@ -188,16 +188,22 @@ def look_up(host: str, port: int) -> list[str]:
 
 async def _addresses(web: _Web, url: httpx.URL) -> list[str]:
     is_named = (url.host, _port(url)) in web.named
-    limiter = web.lookups_named if is_named else web.lookups_found
-    try:
-        with trio.fail_after(CONNECT_LIMIT_S):
-            job = partial(look_up, url.raw_host.decode("ascii"), _port(url))
-            texts = await trio.to_thread.run_sync(job, abandon_on_cancel=True, limiter=limiter)
-    except (OSError, UnicodeError, trio.TooSlowError) as error:
-        raise HttpFailed(f"{url.host} is not found: {error or 'it took too long'}") from None
+    if holder_of(url.host):  # a number, which waits behind no names that nobody answers for
+        texts = [url.host]
+    else:
+        texts = await _looked_up(url, web.lookups_named if is_named else web.lookups_found)
     if not is_named and not all(map(is_public, texts)):
         raise HttpFailed(f"{url.host}:{_port(url)} is in a private network, and nobody named it here")
     return texts
+
+
+async def _looked_up(url: httpx.URL, limiter: trio.CapacityLimiter) -> list[str]:
+    job = partial(look_up, url.raw_host.decode("ascii"), _port(url))
+    try:
+        with trio.fail_after(CONNECT_LIMIT_S):
+            return await trio.to_thread.run_sync(job, abandon_on_cancel=True, limiter=limiter)
+    except (OSError, UnicodeError, trio.TooSlowError) as error:
+        raise HttpFailed(f"{url.host} is not found: {str(error) or 'it took too long'}") from None
 
 
 def _key(url: httpx.URL) -> tuple[str, str, int]:

@@ -14,7 +14,7 @@ from daemon import lifecycle, peering
 from daemon.errors import BadConfig
 from daemon.events import EventFeed
 from daemon.lifecycle import Verdict, delay_s, judge, running, stop_on_signals, supervise
-from daemon.peering import LONGEST_RETRY_S, Redial, keep_connected, note_peers
+from daemon.peering import LONGEST_RETRY_S, LOOK_S, Redial, keep_connected, note_peers
 from protocols.errors import StreamBroken
 from protocols.net import PeerInfo
 from storage.catalog import Catalog
@@ -219,7 +219,7 @@ def test_a_peer_that_is_away_is_dialled_again_within_the_longest_wait(steps):
     for index, is_there, passes_s in steps:
         now_s += passes_s
         if is_there:
-            core.reached(PEERS[index])
+            core.reached(PEERS[index], now_s)
         for peer in core.due(PEERS, [PEERS[index]] if is_there else [], now_s):
             core.failed(peer, now_s)
     assert core.due(PEERS, PEERS, now_s) == []
@@ -235,7 +235,7 @@ def test_peers_that_are_gone_for_good_keep_none_waiting_that_is_away_for_a_momen
     for peer in first:
         core.failed(peer, 0.0)
     assert core.due([*first, friend], [], LONGEST_RETRY_S) == [friend, first[0]]
-    core.reached(friend)
+    core.reached(friend, LONGEST_RETRY_S)
     assert core.due([*first, friend], [friend], LONGEST_RETRY_S) == [first[1]]
 
 
@@ -250,6 +250,27 @@ def test_who_came_by_itself_is_dialled_at_once_when_it_is_away_again():
     assert core.due(PEERS[:1], [], now_s + 1) == []
     assert core.due(PEERS[:1], PEERS[:1], now_s + 1) == []
     assert core.due(PEERS[:1], [], now_s + 1) == PEERS[:1]
+
+
+async def test_many_that_answer_are_dialled_one_behind_the_other_without_a_rest(catalog, lonely, autojump_clock):
+    network, many = lonely(PEERS[0]), [Identity(number.to_bytes(32)).peer_id for number in range(100, 140)]
+    network.reachable = set(many)
+    for peer in many:
+        catalog.peers.add(peer, ["/ip4/192.0.2.1/tcp/1"], 1.0)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(keep_connected, network, catalog.peers, [])
+        with trio.fail_after(LOOK_S):
+            while len(network.connected) < len(many):
+                await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+
+
+def test_who_hangs_up_at_once_is_not_dialled_again_at_once():
+    core = Redial()
+    assert core.due(PEERS[:1], [], 0.0) == PEERS[:1]
+    core.reached(PEERS[0], 0.0)
+    assert core.due(PEERS[:1], [], LOOK_S - 1) == []
+    assert core.due(PEERS[:1], [], LOOK_S) == PEERS[:1]
 
 
 async def test_peers_that_the_user_keeps_are_dialled_and_others_are_not(catalog, lonely, autojump_clock):

@@ -265,5 +265,7 @@ async def test_names_that_nobody_answers_for_keep_neither_named_servers_nor_othe
             with trio.fail_after(4):
                 await trio.to_thread.run_sync(bool)
                 assert (await get(send, f"{site.url}/"))[1] == b"bytes"
+                with pytest.raises(HttpFailed, match="private network"):
+                    await get(send, "http://127.0.0.1:9/")
         finally:
             is_over.set()
