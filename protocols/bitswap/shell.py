@@ -251,9 +251,10 @@ def _hold(exchange: Exchange, scope: trio.CancelScope, n_bytes: int) -> None:
 async def _receive(exchange: Exchange, peer: PeerId, body: bytes) -> bool:
     """Take in one message: hash its blocks, look its wants up, tell the cores.
 
-    Returns: whether it has blocks, of one that was asked for some. All others cost us more than their sender.
+    Returns: whether it brings a block that is wanted. All others cost us more than their sender, those too that say
+    again what was given already.
     """
-    is_expected = exchange.wants.expects(peer)
+    is_expected, is_of_use = exchange.wants.expects(peer), False
     job = partial(_open, body, is_expected)
     if len(body) <= INLINE_BYTES:
         message, blocks = job()
@@ -262,11 +263,13 @@ async def _receive(exchange: Exchange, peer: PeerId, body: bytes) -> bool:
     if message.blocks or message.haves or message.dont_haves or message.pending_bytes:
         haves, dont_haves, now_s = message.haves, message.dont_haves, trio.current_time()
         pending_bytes = 0 if message.entries else message.pending_bytes
-        carry_out(exchange, exchange.wants.received(peer, blocks, haves, dont_haves, now_s, pending_bytes))
+        actions = exchange.wants.received(peer, blocks, haves, dont_haves, now_s, pending_bytes)
+        is_of_use = any(isinstance(action, Got) for action in actions)
+        carry_out(exchange, actions)
     exchange.wants.took(peer, len(body))
     if message.entries or message.is_full:
         await _note_wants(exchange, peer, message)
-    return is_expected and bool(message.blocks)
+    return is_of_use
 
 
 async def _note_wants(exchange: Exchange, peer: PeerId, message: Message) -> None:

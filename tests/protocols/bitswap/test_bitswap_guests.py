@@ -278,18 +278,22 @@ async def test_who_says_nothing_a_million_times_is_heard_slowly_and_forgotten_wh
     assert not node.ears
 
 
+@pytest.mark.parametrize("gives_first", [False, True])
 async def test_a_provider_that_says_a_million_times_that_it_has_something_is_heard_slowly_as_well(
-    sim_world: SimWorld, start: Start, autojump_clock: MockClock
+    sim_world: SimWorld, start: Start, autojump_clock: MockClock, gives_first: bool
 ) -> None:
+    """Or gives again and again what it gave already."""
     client, chatty = await start(1), Stranger(sim_world, 2)
-    wanted = BLOCKS[0]
-    has, gives = Message(haves=(wanted.cid,)), Message(blocks=(payload_of(wanted.cid, wanted.data),))
+    given, wanted = MadeBlock.of(b"small"), BLOCKS[0]
+    again = Message(blocks=(payload_of(given.cid, given.data),)) if gives_first else Message(haves=(wanted.cid,))
+    gives = Message(blocks=(payload_of(wanted.cid, wanted.data),))
+    cids = [given.cid, wanted.cid] if gives_first else [wanted.cid]
     await client.network.connect(PeerInfo.parse(chatty.network.addresses()[0]))
     began_s = trio.current_time()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(fetch_blocks, client, [wanted.cid], providers=[PeerInfo(chatty.network.peer_id)]))
+        nursery.start_soon(partial(fetch_blocks, client, cids, providers=[PeerInfo(chatty.network.peer_id)]))
         await trio.sleep(0.5)
-        await chatty.send(client, frame(encode(has)) * 2 * MAX_MESSAGES + frame(encode(gives)))
+        await chatty.send(client, frame(encode(again)) * 2 * MAX_MESSAGES + frame(encode(gives)))
     assert REFILL_S < trio.current_time() - began_s < REFILL_S + 5
 
 
