@@ -71,9 +71,10 @@ def test_a_trusted_peer_is_answered_streamed_recorded_and_checked(ada, bob):
 
 def test_a_peer_that_dies_in_mid_answer_is_told_of_with_what_came(ada, bob):
     ada.ok("peer", "trust", bob.peer, "--kinds", "ask")
+    engine = engine_of(ada, bob)
     asking = bob.begin(*LONG)
     first = asking.stdout.read(1)
-    os.kill(ada.ask("engine", "status")["pid"], signal.SIGKILL)
+    os.kill(engine, signal.SIGKILL)
     answer, error = asking.communicate(timeout=60)
     assert (asking.returncode, (first + answer)[-1:]) == (1, "\n"), error
     assert "engine of this node failed" in error and "characters of its answer" in error
@@ -89,8 +90,7 @@ def test_a_peer_that_dies_in_mid_answer_is_told_of_with_what_came(ada, bob):
 
 def test_an_answer_that_nobody_wants_any_more_is_not_computed(ada, bob):
     ada.ok("peer", "trust", bob.peer, "--kinds", "ask")
-    bob.ok("ask", "Are you there?", "--on", "ada", "--max-tokens", "1")
-    engine, n_answered = ada.ask("engine", "status")["pid"], n_answers(ada)
+    engine, n_answered = engine_of(ada, bob), n_answers(ada)
     asking = bob.begin(*LONG)
     assert asking.stdout.read(1)
     os.kill(engine, signal.SIGSTOP)  # it would be done before a busy machine comes to tell it
@@ -102,6 +102,12 @@ def test_an_answer_that_nobody_wants_any_more_is_not_computed(ada, bob):
     while ada.ask("engine", "status")["calls"]:
         assert time.monotonic() < until_s, "it still computes"
     assert n_answers(ada) == n_answered
+
+
+def engine_of(ada, bob):
+    """The process that answers, known before it is at work: to ask for it takes as long as an answer."""
+    bob.ok("ask", "Are you there?", "--on", "ada", "--max-tokens", "1")
+    return ada.ask("engine", "status")["pid"]
 
 
 def n_answers(node):
