@@ -119,7 +119,8 @@ def parse_json(text: bytes, what: str) -> dict[str, Any]:
 
     try:
         value = json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
-        json.dumps(value, ensure_ascii=False).encode()
+        if b"\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise BadAdapter(f"{what} cannot be read: {str(error)[:120]}") from None
     if not isinstance(value, dict):

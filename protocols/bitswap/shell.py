@@ -111,8 +111,10 @@ async def offer(exchange: Exchange, cids: Sequence[Cid]) -> None:
     waiting: dict[PeerId, list[Cid]] = {}
     for peer, cid in exchange.serving.waiting_for(cids):
         waiting.setdefault(peer, []).append(cid)
-    for peer, wanted in waiting.items():
-        sizes = await exchange.work(partial(exchange.visible, peer, wanted))
+    if not waiting:
+        return
+    found = await exchange.work(lambda: {peer: exchange.visible(peer, wanted) for peer, wanted in waiting.items()})
+    for peer, sizes in found.items():
         for cid, size_bytes in sizes.items():
             exchange.serving.arrived(peer, cid, size_bytes)
             _wake_talk(exchange, peer)

@@ -121,8 +121,8 @@ class Attendance:
         found = self.starts()
         if len(found) == 1:
             return found[0]
-        most = max(found, key=self._n_ended_by, default=None)
-        return most if most is not None and self._n_ended_by(most) else None
+        n_most, most = max(((self._n_ended_by(one), one) for one in found), key=lambda pair: pair[0], default=(0, None))
+        return most if n_most else None
 
     def starts(self) -> list[Start]:
         """All that he signed, in the order of his history."""
