@@ -14,7 +14,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m simulations", description=__doc__)
     commands = parser.add_subparsers(dest="scenario", required=True, metavar="SCENARIO")
     for scenario in SCENARIOS.values():
-        scenario.add_arguments(commands.add_parser(scenario.name, help=scenario.summary, description=scenario.summary))
+        told = scenario.summary.replace("%", "%%")  # argparse formats it
+        scenario.add_arguments(commands.add_parser(scenario.name, help=told, description=told))
     args = parser.parse_args(arguments)
     sys.stdout.write(SCENARIOS[args.scenario].run(args) + "\n")
     return 0
