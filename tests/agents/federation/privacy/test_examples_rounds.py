@@ -17,7 +17,7 @@ from agents.federation.privacy.ledger import Ledger
 from agents.federation.tasks import Made, Work, task_of
 from agents.federation.updates.tensors import read_layout, read_vector
 from agents.training.settings import ExampleNoise
-from protocols.rounds import Leave, Result, State, Submit
+from protocols.rounds import Leave, State, Submit
 from simulations.net import SimWorld
 from storage.cid import Cid
 from tests.agents.federation.node.test_service import TASK, Home, begun, until
