@@ -46,11 +46,7 @@ def _why_not_next(book: Book, close: Close) -> str:
         return "it lets in who holds no grant that is known here"
     if len(set(close.joined)) > capacity(book.plan):
         return f"it has more in the next round than {capacity(book.plan)}, the most of the plan"
-    if why := claims.fault(book, close):
-        return why
-    if _left_out(book, close):
-        return "it leaves somebody out of the next round who has neither left nor broken the rules"
-    return ""
+    return claims.fault(book, close)
 
 
 def _left_out(book: Book, close: Close) -> set[PeerId]:
@@ -69,10 +65,10 @@ def unknown_to(book: Book, said: Said) -> str:
         one = todo.pop()
         if one.cid not in seen:
             seen.add(one.cid)
-            if why := _links_unknown_to(book, one) or _absence_unknown_to(book, one):
+            if why := _links_unknown_to(book, one) or _newcomers_unknown_to(book, one):
                 return why
             todo += _named(book, one)
-    return ""
+    return _absence_unknown_to(book, said)
 
 
 def _links_unknown_to(book: Book, said: Said) -> str:
@@ -106,22 +102,31 @@ def _masked_by(book: Book, close: Close) -> list[Cid]:
     return list(found)
 
 
-def _absence_unknown_to(book: Book, said: Said) -> str:
-    """Who is left out had left, or broken the rules; who is in was let in: what of that may not be known here?"""
+def _newcomers_unknown_to(book: Book, said: Said) -> str:
+    """Who is in the next round joined, and was let in: what of that may not be known here?"""
     close = cast(Close, said.event)
     joined = {one.author for one, _ in book.all_of(Join)}
     if strangers := sorted(set(close.joined) - joined):
         return f"that {strangers[0]} joined"
-    left_out = _left_out(book, close)
+    if not all(was_let_in(book, peer) for peer in close.joined):
+        return _unheard(book, _granting(book), said, "let in")
+    return ""
+
+
+def _granting(book: Book) -> set[PeerId]:
+    """Who may have given grants, and ended them."""
+    return {book.author, *(event.audience for _, event in book.all_of(Grant))}
+
+
+def _absence_unknown_to(book: Book, said: Said) -> str:
+    """Who is left out had left, or broken the rules: what of that may not be known here?"""
+    left_out = _left_out(book, cast(Close, said.event))
     if unsure := sorted(peer for peer in left_out if not _is_followed(book, peer, said)):
         return f"whether {unsure[0]} had left by then"
     if left_out and (why := _proof_unknown_to(book, left_out, said)):
         return why
-    granting = {book.author, *(event.audience for _, event in book.all_of(Grant))}
-    if any(needs_grant(book, peer) for peer in left_out) and (why := _unheard(book, granting, said, "let out")):
-        return why
-    if not all(was_let_in(book, peer) for peer in close.joined):
-        return _unheard(book, granting, said, "let in")
+    if any(needs_grant(book, peer) for peer in left_out):
+        return _unheard(book, _granting(book), said, "let out")
     return ""
 
 
@@ -159,7 +164,15 @@ def why_not(book: Book, said: Said, *, is_final: bool = False) -> str:
     """
     if not is_final and said.author in book.broken():
         return "its coordinator has broken the rules"
-    # From the lowest term up, each once: what a promise binds to must be sound itself, by promises of its own.
+    return why_not_binding(book, said) or _why_not_all(book, said)
+
+
+def why_not_binding(book: Book, said: Said) -> str:
+    """Why a close binds nobody who countersigned it, or nothing. Where it binds once, it does whatever is told later.
+
+    What it leaves out is not asked here: others may have kept that from who countersigned it, or from a deputy.
+    """
+    # From the lowest term up, each once: what a promise binds to must bind itself, by promises of its own.
     sound: dict[Cid, bool] = {}
     todo = _named(book, said)
     while todo:
@@ -172,43 +185,29 @@ def why_not(book: Book, said: Said, *, is_final: bool = False) -> str:
 
 
 def usable(book: Book, promises: Mapping[PeerId, Said]) -> dict[PeerId, Said]:
-    """Those promises that a close may rest on: of who countersigned nothing, or a sound close that is known here.
+    """Those promises that a close may rest on: of who countersigned nothing, or a close that is known here, and binds.
 
-    Whoever promises anything else could keep every deputy from closing, or bind it to what nobody may countersign; so
-    it could by a close that turns out to be unsound once more is heard.
+    Whoever promises anything else could keep every deputy from closing, or bind it to what nobody may countersign.
     """
     found: dict[PeerId, Said] = {}
     sound: dict[Cid | None, bool] = {None: False}
     for peer, promise in promises.items():
         close = book.bound_to(promise)
         if close is not None and close.cid not in sound:
-            sound[close.cid] = is_heard(book, close) and not why_not(book, close, is_final=True)
+            sound[close.cid] = not why_not_binding(book, close)
         if cast(Promise, promise.event).vote is None or sound[close.cid if close is not None else None]:
             found[peer] = promise
     return found
 
 
 def is_heard(book: Book, said: Said) -> bool:
-    """Is all known here that the coordinators of a close, and of those its promises name, had given receipts for?
-
-    With what is not known such a close may be unsound, and so all that rest on it: who is bound to that helps no deputy
-    to a close. Of a history that forks nobody is told all.
-    """
-    found: dict[Cid, Said] = {}
-    todo = [said]
-    while todo:
-        if (one := todo.pop()).cid not in found:
-            found[one.cid] = one
-            todo += _named(book, one)
-    return all(
-        (one.author in book.forks() or one.entry.sequence < book.height(one.author))
-        and all(book.get(link) is not None for link in _received_before(book, one, cast(Close, one.event)))
-        for one in found.values()
-    )
+    """Is all known here that the coordinator of a close had given receipts for? It may leave out what is not known."""
+    links = _received_before(book, said, cast(Close, said.event))
+    return said.entry.sequence < book.height(said.author) and all(book.get(link) is not None for link in links)
 
 
 def bound_close(book: Book, number: int) -> Said | None:
-    """A sound close that somebody is known to have countersigned, and so is bound to; the one of the highest term."""
+    """A close that somebody is known to have countersigned, and is bound by; the one of the highest term."""
     found = {
         close.cid: close
         for vote, event in book.said_in(number, Vote)
@@ -218,14 +217,12 @@ def bound_close(book: Book, number: int) -> Said | None:
         and not cast(Close, close.event).void
     }
     ranked = sorted(found.values(), key=lambda said: (cast(Close, said.event).term, said.cid), reverse=True)
-    return next((close for close in ranked if not why_not(book, close, is_final=True)), None)
+    return next((close for close in ranked if not why_not_binding(book, close)), None)
 
 
 def _named(book: Book, said: Said) -> list[Said]:
     """The closes that the promises of a close name, all of lower terms."""
-    term = cast(Close, said.event).term
-    promises = [one for one in map(book.get, cast(Close, said.event).promises) if one is not None]
-    bound = [book.bound_to(one) for one in promises if isinstance(one.event, Promise) and one.event.term == term]
+    bound = map(book.bound_to, _promises(book, cast(Close, said.event)))
     return [one for one in bound if one is not None]
 
 
@@ -241,23 +238,15 @@ def _fault(book: Book, said: Said, sound: Mapping[Cid, bool]) -> str:
         return "it names noise where none belongs, or none where the plan asks for it"
     if book.secure is not None and not close.void and Stages(book, close.round).gather_of(close) is None:
         return "its updates are not all masked with one list of sharers"
-    promises = {
-        one.author: one
-        for one in map(book.get, close.promises)
-        if one is not None
-        and isinstance(one.event, Promise)
-        and (one.event.round, one.event.term) == (close.round, close.term)
-        and one.author in selected
-    }
+    promises = {one.author: one for one in _promises(book, close) if one.author in selected}
     if close.term and (len(promises) < quorum or len(promises) != len(close.promises)):
         return "it does not show the promises of over half of the selected"
     for promise in promises.values():
         named = book.bound_to(promise)
         if cast(Promise, promise.event).vote is not None and (named is None or not sound[named.cid]):
             return "a promise names a vote that is not known here, or no sound close"
-    highest = book.highest_vote(promises.values()) if close.term else None
-    if highest is None:
-        return _why_not_received(book, said, close)
+    if (highest := _bound_by(book, close)) is None:
+        return ""
     bound = cast(Close, highest.event)
     is_secure_void = bool(close.void) and book.secure is not None
     if is_secure_void and (is_doomed(book, bound) or is_split(book, close.round, promises.values())):
@@ -267,6 +256,26 @@ def _fault(book: Book, said: Said, sound: Mapping[Cid, bool]) -> str:
     ):  # fmt: skip
         return "a close that was countersigned before it lists something else"
     return ""
+
+
+def _promises(book: Book, close: Close) -> list[Said]:
+    """The promises for its term that a close shows, as far as they are known here."""
+    found = [one for one in map(book.get, close.promises) if one is not None and isinstance(one.event, Promise)]
+    return [one for one in found if (one.number, cast(Promise, one.event).term) == (close.round, close.term)]
+
+
+def _bound_by(book: Book, close: Close) -> Said | None:
+    """The close of the highest term that the promises of a close bound its coordinator to."""
+    return book.highest_vote(_promises(book, close)) if close.term else None
+
+
+def _why_not_all(book: Book, said: Said) -> str:
+    """What a close leaves out, or nothing. Its coordinator chose that, where no promise bound it to the same."""
+    close = cast(Close, said.event)
+    bound = _bound_by(book, close)
+    if (bound is None or cast(Close, bound.event).joined != close.joined) and _left_out(book, close):
+        return "it leaves somebody out of the next round who has neither left nor broken the rules"
+    return _why_not_received(book, said, close) if bound is None else ""
 
 
 def _why_not_listed(book: Book, close: Close, selected: tuple[PeerId, ...]) -> str:

@@ -6,7 +6,7 @@ from typing import Final, cast
 
 from agents.federation.events.book import MAX_EVENTS_OF_AUTHOR, Said
 from agents.federation.events.secure_stages import Stages, is_doomed, is_split
-from agents.federation.events.soundness import bound_close, has_central_noise, usable
+from agents.federation.events.soundness import bound_close, has_central_noise, usable, why_not
 from agents.federation.members.actions import Action, Draw, Say
 from agents.federation.members.duty import Duty
 from protocols.rounds import MAX_TERM, Close, Gather, Open, Promise, Receipt, Submit
@@ -102,18 +102,22 @@ class Coordinator(Duty):
     def _promises(self, number: int, term: int, now_s: float) -> dict[PeerId, Said]:
         """Those to close by. Over half are enough, any of them: some bind to what keeps the round from its end.
 
-        Who calls a round void, lists what it alone has, keeps who is gone or leaves out who waits, and countersigns
-        that alone, would bind all who come after.
+        Who calls a round void, lists what it alone has, leaves out what it gave a receipt for, keeps who is gone or
+        leaves out who waits, and countersigns that alone, would bind all who come after.
         """
         book = self.book
         found = usable(book, book.promises(number, term))
         highest = self._bound(number, found)
-        if highest is None or (self._can_end(highest) and not self._is_unfair(cast(Close, highest.event))):
+        if highest is None or (self._can_end(highest) and self._is_good(highest)):
             return found
         if now_s < self._notice(("open", number, term), now_s) + book.plan.lease_s / 2:
             return {}  # more may promise, or what is lacking come
         free = {peer: promise for peer, promise in found.items() if book.bound_to(promise) is None}
         return free if len(free) >= cast(int, book.quorum(number)) else found
+
+    def _is_good(self, said: Said) -> bool:
+        """Would this one have countersigned it, but for what its coordinator did elsewhere?"""
+        return not self._is_unfair(cast(Close, said.event)) and not why_not(self.book, said, is_final=True)
 
     def _bound(self, number: int, promises: dict[PeerId, Said]) -> Said | None:
         """The close that these promises bind to; under secure aggregation, also one that members answer for alone."""

@@ -379,7 +379,7 @@ class Member(Coordinator):
 
     def _vote(self, number: int, said: Said) -> list[Action]:
         close = cast(Close, said.event)
-        if said.entry.sequence >= self.book.height(said.author) or not is_heard(self.book, said):
+        if not is_heard(self.book, said):
             return []  # what its coordinator gave receipts for before it is not all known yet
         if why_not(self.book, said) or self._lets_in_late(number, close):
             return []

@@ -6,15 +6,31 @@ import pytest
 
 from agents.federation.events.book import Book
 from agents.federation.events.secure_stages import Stages
-from agents.federation.events.soundness import why_not
+from agents.federation.events.soundness import usable, why_not
 from agents.federation.members.actions import Action, Compute, Fetch, Reveal
 from agents.federation.members.member import Member
 from agents.federation.results.verify import recompute
-from protocols.entry import Entry
-from protocols.rounds import Close, Gather, Open, Promise, Receipt, Result, Score, Submit, Unmask, Vote
+from protocols.entry import Entry, make_entry
+from protocols.rounds import (
+    Close,
+    Event,
+    Gather,
+    Join,
+    Open,
+    Promise,
+    Receipt,
+    Result,
+    Score,
+    Submit,
+    Unmask,
+    Vote,
+    content_of,
+    scope_of,
+)
 from storage.cid import Cid
 from storage.errors import NotFound
 from tests.agents.federation.events.test_book import forged
+from tests.agents.federation.members.test_hostile_rounds import book_of
 from tests.agents.federation.members.test_member import LONG_S, begin, is_done
 from tests.agents.federation.results.test_missing_events import NoFiles
 from tests.agents.federation.secure.test_secure_rounds import secure
@@ -108,32 +124,97 @@ def test_nobody_countersigns_a_close_before_it_knows_what_its_coordinator_gave_r
         assert len(table.book.said_by(PEERS[1], Vote)) == (not n_received)
 
 
-@pytest.mark.parametrize("kept", ["submission", "receipt"])
-def test_no_promise_binds_before_all_is_known_that_its_close_had_receipts_for(kept: str) -> None:
+@pytest.mark.parametrize("kept", ["submission", "receipt", ""])
+def test_what_a_coordinator_left_out_is_held_against_no_deputy_who_closes_the_same_again(kept: str) -> None:
     """Who keeps an update back, and its coordinator, could else make a deputy's close unsound by telling of it later,
-    and whoever went along would be bound to that."""
+    and whoever went along would be bound to nothing. Where it is known, the deputy waits for others to promise."""
     table = Table()
     submits = [Submit(round=1, base=table.book.plan.initial, update=cid_of(who), n_samples=1) for who in range(N)]
     links = [table.say(who, submits[who]).cid for who in range(N - 1)]
     late = forged(identity(N - 1), 1, submits[-1], table.plan)
     table.say(0, Open(round=1, term=0))
-    receipt = forged(identity(0), 4, Receipt(round=1, submission=late.cid), table.plan)
-    table.book.add(late if kept == "receipt" else receipt)
-    close = Close(round=1, term=0, submissions=tuple(sorted(links)), joined=PEERS)
-    vote = table.say(0, Vote(round=1, term=0, close=table.say(0, close, sequence=5).cid), sequence=6)
-    table.say(1, Open(round=1, term=1))
-    deputy = Member(identity(1), table.book)
+    table.say(2, Receipt(round=1, submission=links[1]))
+    deputy, lease_s = Member(identity(1), table.book), table.book.plan.lease_s
     deputy.fetched_all(links, 0.0)
+    receipt = forged(identity(0), 4, Receipt(round=1, submission=late.cid), table.plan)
+    table.book.add_all({"submission": [receipt], "receipt": [late], "": [late, receipt]}[kept])
+    close = Close(round=1, term=0, submissions=tuple(sorted(links)), joined=PEERS)
+    first = table.say(0, close, sequence=5)
+    vote = table.say(0, Vote(round=1, term=0, close=first.cid), sequence=6)
+    for now_s in (0.0, lease_s):
+        deputy.tick(now_s)
     table.say(0, Promise(round=1, term=1, vote=vote.cid), sequence=7)
     table.say(2, Promise(round=1, term=1))
-    for now_s in (0.0, table.book.plan.lease_s):
-        deputy.tick(now_s)
-    assert len(table.book.promises(1, 1)) == 3 and 1 not in table.book.closes(1)
-    table.say(3, Promise(round=1, term=1))
-    deputy.tick(table.book.plan.deadline_s + 1.0)
+    deputy.tick(lease_s)
+    assert len(table.book.promises(1, 1)) == 3 and (1 in table.book.closes(1)) == bool(kept)
+    if not kept:
+        table.say(3, Promise(round=1, term=1))
+        deputy.fetched(late.cid, 2 * lease_s)
     own = table.book.closes(1)[1]
+    assert isinstance(own.event, Close) and len(own.event.submissions) == (N - 1 if kept else N)
     table.book.add_all([late, receipt])
     assert why_not(table.book, own) == ""
+    said = table.book.get(first.cid)
+    assert said is not None and "gave a receipt for" in why_not(table.book, said, is_final=True)
+
+
+@pytest.mark.parametrize("void", ["", "too few came"])
+def test_what_is_told_later_of_a_coordinator_whose_history_forks_unbinds_nobody(void: str) -> None:
+    """An accomplice keeps back the receipts of one of its histories, tells its close, and promises by that: what
+    deputies close again, and others countersign, would turn out to be unsound once the receipts are told."""
+    table = Table()
+    submits = [Submit(round=1, base=table.book.plan.initial, update=cid_of(who), n_samples=1) for who in range(N)]
+    links = [table.say(who, submits[who]).cid for who in range(N)]
+    opened, scope = table.say(0, Open(round=1, term=0)), scope_of(table.book.experiment)
+
+    def coordinator(event: Event, before: Entry) -> Entry:
+        return make_entry(identity(0), event.kind, scope, before.sequence + 1, [before.cid], content_of(event))
+
+    kept = [coordinator(Receipt(round=1, submission=links[1]), opened)]
+    for link in links[2:]:
+        kept.append(coordinator(Receipt(round=1, submission=link), kept[-1]))
+    listed = () if void else tuple(sorted(links[:-1]))
+    close = coordinator(Close(round=1, term=0, submissions=listed, joined=PEERS, void=void), kept[-1])
+    vote = coordinator(Vote(round=1, term=0, close=close.cid), close)
+    other = [coordinator(Join(), opened)]
+    while len(other) < N:
+        other.append(coordinator(Join(), other[-1]))
+    table.book.add_all([*other, close, vote])
+    table.say(1, Receipt(round=1, submission=links[0]))
+    promises = [table.say(0, Promise(round=1, term=1, vote=vote.cid), vote.sequence + 1)]
+    promises += [table.say(who, Promise(round=1, term=1)) for who in (2, 3)]
+    shown = tuple(sorted(one.cid for one in promises))
+    again = Close(round=1, term=1, submissions=listed, joined=PEERS, void=void, promises=shown)
+    bound = table.say(3, Vote(round=1, term=1, close=table.say(1, again).cid))
+    table.say(3, Promise(round=1, term=2, vote=bound.cid))
+    for told in (*(kept[:n] for n in range(N)), *(kept[n:] for n in range(N))):
+        for entries in ([*table.book.entries(), *told], [*told, *table.book.entries()[::-1]]):
+            book = Book(table.plan)
+            book.add_all(entries)
+            assert PEERS[0] in book.forks() and why_not(book, book.closes(1)[1]) == ""
+            assert PEERS[0] in usable(book, book.promises(1, 1)) and PEERS[3] in usable(book, book.promises(1, 2))
+
+
+def test_a_join_that_is_told_later_frees_nobody_of_what_it_countersigned_without_it() -> None:
+    """Who is on the list of a round, and of whom no join was known, could else be left out by honest members alone."""
+    table = Table()
+    submits = [Submit(round=1, base=table.book.plan.initial, update=cid_of(who), n_samples=1) for who in range(N)]
+    links = tuple(sorted(table.say(who, submits[who]).cid for who in range(N)))
+    first = Close(round=1, term=0, submissions=links, joined=PEERS[:-1])
+    close = table.say(0, first)
+    vote = table.say(2, Vote(round=1, term=0, close=close.cid))
+    promises = [table.say(who, Promise(round=1, term=1, vote=vote.cid if who == 2 else None)).cid for who in (1, 2, 3)]
+    again = Close(round=1, term=1, submissions=links, joined=PEERS[:-1], promises=tuple(sorted(promises)))
+    own = table.say(1, again)
+    entries = table.book.entries()
+    for book in (
+        table.book,
+        book_of([table.plan, *(one for one in entries if (one.author, one.kind) != (PEERS[-1], Join.kind))]),
+    ):
+        said, before = book.get(own.cid), book.get(close.cid)
+        assert said is not None and before is not None and why_not(book, said) == ""
+        assert PEERS[2] in usable(book, book.promises(1, 1))
+        assert ("leaves somebody out" in why_not(book, before)) == (book is table.book)
 
 
 def blamed(village: Village) -> tuple[object, ...]:
