@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from agents.federation.results.neighbours import in_flight
+from agents.federation.results.neighbours import rounds
 from simulations.crowd import outcome
 from simulations.learning import new_folder
 from simulations.neighbourhood import Neighbourhood
@@ -56,15 +56,15 @@ def run(args: argparse.Namespace) -> str:
         crowd.run(600.0)
         means = [mean for number in range(args.participants) if (mean := crowd.mean(number, N_ROUNDS)) is not None]
         held = math.fsum(mean.weight for mean in means)
-        under_way = in_flight(crowd.neighbour(0).views, N_ROUNDS)
+        *_, last = rounds(crowd.members[0].book)
         goal = truth.astype(np.float64).mean(axis=0)
         off = max((float(np.abs(crowd.model(mean.tensors) - goal).max()) for mean in means), default=math.inf)
     found = {
         "ended after, s": crowd.now_s,
         "means of the last round": len(means),
         "weight held": f"{held:.6f}",
-        "weight under way": f"{under_way:.6f}",
+        "weight under way": f"{last.under_way:.6f}",
         "furthest from the mean": f"{off:.4f}",
     }
-    is_whole = abs(held + under_way - args.participants) < 1e-6
+    is_whole = abs(held + last.under_way - args.participants) < 1e-6
     return outcome("gossip", found, len(means) == args.participants and is_whole and off < FURTHEST)

@@ -16,7 +16,7 @@ from agents.federation.events.breaches import Suspicions, breach
 from agents.federation.events.buffers import Buffer, buffer_of
 from agents.federation.events.claims import asks
 from agents.federation.events.histories import Histories
-from agents.federation.events.lists import RoundLists, insert
+from agents.federation.events.lists import RoundLists, insert, of_author
 from agents.federation.events.said import Reader, Said, alike, rank, read_said
 from agents.federation.secure.terms import Secure, secure_of
 from protocols.entry import Entry
@@ -194,7 +194,7 @@ class Book(Attendance):
     def said_by(self, author: PeerId, kind: type[E]) -> list[tuple[Said, E]]:
         """The events of one kind that one author said, in order."""
         if author in self._histories.forks:
-            return [pair for pair in self.all_of(kind) if pair[0].author == author]
+            return of_author(self.all_of(kind), author)
         return self._histories.of(author, kind)
 
     def get(self, cid: Cid) -> Said | None:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from agents.federation.events.said import Said, rank, rank_of_pair
 from protocols.rounds import Event
 from storage.cid import Cid
+from storage.keys import PeerId
 
 E = TypeVar("E", bound=Event)
 
@@ -44,3 +45,13 @@ def insert(listed: list[tuple[Said, Any]], said: Said) -> None:
         listed.append(said.pair)
     else:
         bisect.insort(listed, said.pair, key=rank_of_pair)
+
+
+def of_author(listed: list[tuple[Said, E]], author: PeerId) -> list[tuple[Said, E]]:
+    """What one author said, in a list of one kind."""
+    first = bisect.bisect_left(listed, author, key=_author_of_pair)
+    return listed[first : bisect.bisect_right(listed, author, first, key=_author_of_pair)]
+
+
+def _author_of_pair(pair: tuple[Said, Any]) -> PeerId:
+    return pair[0].author

@@ -30,9 +30,9 @@ def phase_of(views: Views, number: int) -> str:
 def round_of(book: Book, number: int) -> dict[str, Any]:
     """The fields of `agents.federation.node.standing.RoundStanding`: submitted are states, in the close are means."""
     views = Views(book)
-    states = [(said, event) for said, event in book.all_of(State) if event.round == number]
-    mixes = [event for _, event in book.all_of(Mix) if event.round == number]
-    scores = [event for _, event in book.all_of(Score) if event.round == number]
+    states = book.said_in(number, State)
+    mixes = [event for _, event in book.said_in(number, Mix)]
+    scores = [event for _, event in book.said_in(number, Score)]
     taken = {link for mix in mixes for link in mix.states}
     return {
         "number": number,
@@ -52,8 +52,8 @@ def acted(book: Book, number: int) -> tuple[set[Any], set[Any], set[Any]]:
     views = Views(book)
     return (
         set(views.active()),
-        {said.author for said, event in book.all_of(State) if event.round == number},
-        {said.author for said, event in book.all_of(Mix) if event.round == number},
+        {said.author for said, _ in book.said_in(number, State)},
+        {said.author for said, _ in book.said_in(number, Mix)},
     )
 
 

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Final
 
 from agents.federation.events.book import Book, Said
+from agents.federation.events.lists import of_author
 from agents.federation.neighbours.grid import groups
 from agents.federation.plans.options import Gossip, gossip_of
 from protocols.rounds import Mix, State
@@ -35,6 +36,8 @@ class Views:
         self._sound: set[Cid] = set()  # what rests on events alone, in their authors' order, stays so
         self._edges: dict[tuple[PeerId, int], frozenset[PeerId]] = {}
         self._grids: dict[int, dict[int, tuple[int, ...]]] = {}
+        self._ended: dict[PeerId, int] = {}
+        self._took: dict[PeerId, tuple[Said | None, int, dict[Cid, int]]] = {}
 
     # Who is there
 
@@ -105,16 +108,19 @@ class Views:
 
     def state(self, peer: PeerId, number: int) -> Said | None:
         """A member's state of a round; of several, the first counts, and it is broken."""
-        return next((said for said, event in self.book.said_by(peer, State) if event.round == number), None)
+        return next((said for said, _ in of_author(self.book.said_in(number, State), peer)), None)
 
     def mix(self, peer: PeerId, number: int) -> Said | None:
         """A member's mean of a round."""
-        return next((said for said, event in self.book.said_by(peer, Mix) if event.round == number), None)
+        return next((said for said, _ in of_author(self.book.said_in(number, Mix), peer)), None)
 
     def at(self, peer: PeerId) -> int:
         """The first round of which a member has said no mean."""
-        done = {event.round for _, event in self.book.said_by(peer, Mix)}
-        return next(number for number in range(1, len(done) + 2) if number not in done)
+        number = self._ended.get(peer, 0) + 1
+        while self.mix(peer, number) is not None:
+            number += 1
+        self._ended[peer] = number - 1
+        return number
 
     def slowest(self) -> int:
         """The first round that somebody who is active has not ended; one over the last when all have."""
@@ -129,8 +135,8 @@ class Views:
         for giver in sorted(self.givers(peer, number)):
             if giver in active and giver != peer:
                 found += [said for said, _ in self.book.said_by(giver, State) if self._may_take(own, said, number)]
-        taken = self._taken(peer, number)
-        return [said for said in found if said.cid not in taken]
+        took = self._taken(peer)
+        return [said for said in found if took.get(said.cid, number) >= number]
 
     def _may_take(self, own: Said, said: Said, number: int) -> bool:
         """Is a state given to the author of this one, in time; and over an edge that leads back, where it has to?"""
@@ -142,14 +148,17 @@ class Views:
             return state.round <= number
         return state.round == number and (self.gossip.mixing == "moshpit" or said.author in mine.to)
 
-    def _taken(self, peer: PeerId, before: int) -> set[Cid]:
-        """What a member took, or refused, in the rounds before."""
-        return {
-            link
-            for _, mix in self.book.said_by(peer, Mix)
-            if mix.round < before
-            for link in (*mix.states, *(one.state for one in mix.unfit))
-        }
+    def _taken(self, peer: PeerId) -> dict[Cid, int]:
+        """What a member took, or refused, and in which round first; no mean is read twice."""
+        mixes = self.book.said_by(peer, Mix)
+        last, n_read, took = self._took.get(peer, (None, 0, {}))
+        if n_read and mixes[n_read - 1][0] is not last:
+            n_read = 0  # one has come in before the others
+        for _, mix in mixes[n_read:]:
+            for link in (*mix.states, *(one.state for one in mix.unfit)):
+                took[link] = min(mix.round, took.get(link, mix.round))
+        self._took[peer] = (mixes[-1][0] if mixes else None, len(mixes), took)
+        return took
 
     # What follows
 
@@ -232,7 +241,8 @@ class Views:
         links = [*mix.states, *(one.state for one in mix.unfit)]
         if any(left >= right for left, right in pairwise(mix.states)) or len(set(links)) != len(links):
             return "its states do not stand in order, or one stands twice"
-        if self._taken(peer, mix.round) & set(links):
+        took = self._taken(peer)
+        if any(took.get(link, mix.round) < mix.round for link in links):
             return "it takes a state that its author took before"
         others = []
         for link in links:

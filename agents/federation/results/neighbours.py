@@ -26,10 +26,13 @@ from storage.keys import PeerId
 TOLERANCE = 1e-9  # of the sum of weights, part by part: each share is rounded once
 
 
-class _Round(NamedTuple):
+class Round(NamedTuple):
+    """What is known of a round; under_way: the weight that was given by its end, and that nobody had taken by then."""
+
     number: int
     states: list[Said]
     mixes: list[Said]
+    under_way: float
 
 
 def verify_gossip(book: Book, files: Files, scratch: Path | None = None) -> Iterator[Finding]:
@@ -47,19 +50,26 @@ def verify_gossip(book: Book, files: Files, scratch: Path | None = None) -> Iter
     for said, event in said_too_late:
         if event.round > book.plan.n_rounds:
             yield Finding(0, "refuted", f"the {event.kind} {said.cid} is of a round that there is not", said.author)
-    for one in _rounds(book):
+    for one in rounds(book):
         yield from _check(views, one, files, scratch)
         if not one.states:
             return
 
 
-def _rounds(book: Book) -> Iterator[_Round]:
+def rounds(book: Book) -> Iterator[Round]:
+    """Every round, in order."""
+    under_way: dict[tuple[PeerId, Cid], float] = {}
+    taken: set[tuple[PeerId, Cid]] = set()
     for number in range(1, book.plan.n_rounds + 1):
-        states = [said for said, event in book.all_of(State) if event.round == number]
-        yield _Round(number, states, [said for said, event in book.all_of(Mix) if event.round == number])
+        states, mixes = book.said_in(number, State), book.said_in(number, Mix)
+        taken.update((said.author, link) for said, mix in mixes for link in mix.states)
+        under_way |= {(peer, said.cid): share(state) for said, state in states for peer in state.to}
+        under_way = {given: weight for given, weight in under_way.items() if given not in taken}
+        total = math.fsum(under_way.values())
+        yield Round(number, [said for said, _ in states], [said for said, _ in mixes], total)
 
 
-def _check(views: Views, one: _Round, files: Files, scratch: Path | None) -> Iterator[Finding]:
+def _check(views: Views, one: Round, files: Files, scratch: Path | None) -> Iterator[Finding]:
     number = one.number
     is_cancelled = views.book.cancelled() is not None
     if not one.states and is_cancelled:
@@ -125,13 +135,13 @@ def _given(views: Views, link: Cid, files: Files, max_bytes: int) -> Given:
     return Given(said, files.path(cast(State, said.event).tensors, max_bytes))
 
 
-def _balance(views: Views, one: _Round) -> str:
+def _balance(views: Views, one: Round) -> str:
     """What can be said of the round as a whole."""
     if views.gossip.mixing == "push_sum":
         held = _held(one)
         if len(held) < len(views.roster):
             return f"; the sum of weights is known of {len(held)} of {len(views.roster)}"
-        return f"; weights {math.fsum(held.values()):.6g} held and {in_flight(views, one.number):.6g} under way"
+        return f"; weights {math.fsum(held.values()):.6g} held and {one.under_way:.6g} under way"
     lists = {cast(Mix, said.event).states for said in one.mixes}
     if views.gossip.mixing == "moshpit":
         return f"; {len(lists)} groups" if len(lists) > 1 else "; one group"
@@ -139,31 +149,19 @@ def _balance(views: Views, one: _Round) -> str:
     return f"; {n_one_sided} of them took what was not taken back" if n_one_sided else "; each edge was taken both ways"
 
 
-def _held(one: _Round) -> dict[PeerId, float]:
+def _held(one: Round) -> dict[PeerId, float]:
     return {said.author: cast(Mix, said.event).weight for said in one.mixes}
 
 
-def _total(views: Views, one: _Round) -> float | None:
+def _total(views: Views, one: Round) -> float | None:
     """All weights at the end of a round, where sums are passed on and every member's mean is known."""
     held = _held(one)
     if views.gossip.mixing != "push_sum" or len(held) < len(views.roster):
         return None
-    return math.fsum([*held.values(), in_flight(views, one.number)])
+    return math.fsum([*held.values(), one.under_way])
 
 
-def in_flight(views: Views, number: int) -> float:
-    """The weight that was given by the end of a round, and that nobody had taken by then."""
-    taken = {(said.author, link) for said, mix in views.book.all_of(Mix) if mix.round <= number for link in mix.states}
-    return math.fsum(
-        share(state)
-        for said, state in views.book.all_of(State)
-        if state.round <= number
-        for peer in state.to
-        if (peer, said.cid) not in taken
-    )
-
-
-def _one_sided(views: Views, one: _Round) -> int:
+def _one_sided(views: Views, one: Round) -> int:
     """Of how many edges did one side take the other's state, and the other not its?"""
     authors = {said.cid: said.author for said in one.states}
     edges: set[tuple[PeerId, PeerId]] = set()

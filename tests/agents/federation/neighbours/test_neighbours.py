@@ -1,9 +1,12 @@
 """Members without a coordinator: real cores and files over a simulated network, on a virtual clock."""
 
 import math
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,7 @@ from agents.aggregation.updates import Vector
 from agents.federation.events.book import Book
 from agents.federation.events.said import Said
 from agents.federation.members.actions import Action, Fetch
-from agents.federation.results.neighbours import in_flight, verify_gossip
+from agents.federation.results.neighbours import Round, rounds, verify_gossip
 from agents.federation.updates.tensors import Layout
 from protocols.entry import Entry, make_entry
 from protocols.rounds import Mix, State, read_event, scope_of
@@ -86,7 +89,11 @@ def test_weights_that_do_not_come_to_the_number_of_members_are_no_proof(
     """Each mean follows from what it names, and still something is not known: it is said to be undecided."""
     crowd = begun(folder, "push_sum", n_rounds=2)
     ended(crowd)
-    monkeypatch.setattr("agents.federation.results.neighbours.in_flight", lambda views, number: 1.0)
+
+    def heavier(book: Book) -> Iterator[Round]:
+        return (one._replace(under_way=1.0) for one in rounds(book))
+
+    monkeypatch.setattr("agents.federation.results.neighbours.rounds", heavier)
     findings = [one for one in crowd.findings(0) if not one.is_of_plan]
     assert {one.verdict for one in findings} == {"proved", "not decidable"}
     assert any("were handed out: not all states are known here" in one.what for one in findings)
@@ -122,14 +129,14 @@ def test_push_sum_loses_no_mass_when_members_drop_out_and_come_back(folder: Path
     crowd.is_up[3] = crowd.is_up[7] = True
     models = ended(crowd)
     last = crowd.members[0].book.plan.n_rounds
-    views = crowd.neighbour(0).views
+    *_, end = rounds(crowd.members[0].book)
     held = math.fsum(weights(crowd, last, set(range(N))))
-    assert held + in_flight(views, last) == pytest.approx(N, abs=1e-9)
+    assert held + end.under_way == pytest.approx(N, abs=1e-9)
     total = sum(
         model.astype(np.float64) * weight
         for model, weight in zip(models, weights(crowd, last, set(range(N))), strict=True)
     )
-    if in_flight(views, last) == 0:
+    if end.under_way == 0:
         np.testing.assert_allclose(total / N, GOAL, rtol=1e-6)
     assert verdicts(crowd) == {"proved"}
 
@@ -385,3 +392,23 @@ def test_of_an_experiment_that_its_author_cancelled_no_more_rounds_are_to_be_pro
     assert {one.verdict for one in found} == {"proved"}
     ended_by_it = [one.round for one in found if "cancelled the experiment" in one.what]
     assert ended_by_it == ([3] if kind == Mix.kind else [2, 3])
+
+
+def test_a_later_round_takes_no_more_to_prove_than_an_early_one(folder: Path) -> None:
+    crowd = begun(folder, "push_sum", "ring", n_rounds=40)
+    ended(crowd)
+    n_lines = Counter[int]()
+
+    def trace(frame: FrameType, event: str, arg: Any) -> Any:
+        n_lines["federation/" in frame.f_code.co_filename] += event == "line"
+        return trace
+
+    before, taken = 0, dict[int, int]()
+    findings = verify_gossip(crowd.members[0].book.copy(), crowd.shelf)
+    sys.settrace(trace)
+    try:
+        for one in findings:
+            taken[one.round], before = n_lines[True] - before, n_lines[True]
+    finally:
+        sys.settrace(None)
+    assert taken[40] == taken[3]
