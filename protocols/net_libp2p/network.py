@@ -19,7 +19,6 @@ from libp2p.peer.peerstore import PeerStoreError
 from libp2p.rcmgr import Direction
 
 from protocols.conduct import Conduct
-from protocols.endpoints import Endpoint
 from protocols.errors import DialFailed, Local, ProtocolRefused
 from protocols.gossipsub.shell import Gossip, run_gossip
 from protocols.name_records import NameRecords
@@ -55,7 +54,7 @@ from protocols.net_libp2p.host import (
     running,
     survive,
 )
-from protocols.net_libp2p.sockets import Sockets, raw_of
+from protocols.net_libp2p.sockets import Sockets, address_of, places_of, raw_of, subnet_of
 from protocols.net_libp2p.streams import LibP2pStream
 from protocols.net_libp2p.values import Values, answering, find, publish
 from protocols.pnet import FlockKey
@@ -184,11 +183,13 @@ class LibP2pNetwork:
 
     def peers(self) -> list[PeerId]:
         """See `Network`."""
-        found = [to_peer(peer_id) for peer_id, connections in self._swarm.connections.items() if connections]
+        found = [
+            to_peer(peer_id) for peer_id, connections in self._swarm.connections.items() if _is_any_open(connections)
+        ]
         return [peer for peer in found if peer is not None]
 
     def _is_connected(self, peer: PeerId) -> bool:
-        return any(not connection.is_closed for connection in self._swarm.get_connections(to_id(peer)))
+        return _is_any_open(self._swarm.get_connections(to_id(peer)))
 
     def peer_addresses(self, peer: PeerId) -> list[str]:
         """See `Network`."""
@@ -215,16 +216,22 @@ class LibP2pNetwork:
     def note_change(self, peer_id: Any) -> None:
         """A connection to the peer came or went: tell the watchers where that is its first or last."""
         peer = to_peer(peer_id)
-        if peer is None or self._is_connected(peer) == (peer in self._told):
+        if peer is None:
             return
-        if peer in self._told:
+        is_here = self._is_connected(peer)
+        if is_here:
+            self.gossip.came(
+                peer
+            )  # at each connection: it may have given the peer up before it is told of the last's end
+        if is_here == (peer in self._told):
+            return
+        if is_here:
+            self._told.add(peer)
+        else:
             self._remember(peer, self.peer_addresses(peer))
             self._told.discard(peer)
             self.gossip.went(peer)
-        else:
-            self._told.add(peer)
-            self.gossip.came(peer)
-        self._watchers.send(PeerChange(peer, peer in self._told))
+        self._watchers.send(PeerChange(peer, is_here))
 
     def note_straight(self, peer: PeerId) -> None:
         """A connection over a relay is gone, and with it gossip's stream, though not the peer: it gets a new one."""
@@ -236,7 +243,7 @@ class LibP2pNetwork:
         if info.peer == self._peer:
             raise DialFailed("that is this node itself")
         self._check_welcome(info.peer)
-        if (other_dial := self._dialling.get(info.peer)) is not None:
+        if not self._is_connected(info.peer) and (other_dial := self._dialling.get(info.peer)) is not None:
             await other_dial.wait()
         if self._is_connected(info.peer):
             return
@@ -280,7 +287,7 @@ class LibP2pNetwork:
 
     def blame(self, peer: PeerId, code: str, connections: Iterable[Any]) -> None:
         """As `report`, of a peer that has, or had, these connections: where the first direct one comes from answers."""
-        places = next(filter(None, map(_places_of, connections)), ())
+        places = next(filter(None, map(places_of, connections)), ())
         refused_s = self.conduct.report(peer, code, trio.current_time(), places, is_kept=self.is_protected(peer))
         if refused_s is not None and not self._nursery.cancel_scope.cancel_called:
             log.info("peer_cut_off", peer=str(peer), code=code, refused_s=refused_s)
@@ -316,12 +323,12 @@ class LibP2pNetwork:
             return "one of too many that come by themselves"
         if not self._is_strangers(connection):
             return ""
-        peer, places = to_peer(peer_id), _places_of(connection)
+        peer, places = to_peer(peer_id), places_of(connection)
         if peer is not None and (reason := self.conduct.reason_against(peer, trio.current_time(), places)):
             return reason
         strangers = [each for each in self._swarm.get_connections() if self._is_strangers(each)]
-        subnets = [_subnet_of(each) for each in strangers]
-        return reason_against(subnets, _subnet_of(connection), MAX_STRANGERS)
+        subnets = [subnet_of(each) for each in strangers]
+        return reason_against(subnets, subnet_of(connection), MAX_STRANGERS)
 
     def received_bytes(self, peer: PeerId) -> int:
         """See `Network`."""
@@ -338,7 +345,7 @@ class LibP2pNetwork:
                 is_dialled = connection.direction is Direction.OUTBOUND
                 counts = len(muxed.streams), session.n_sent, session.n_received
                 is_punched = getattr(raw_of(muxed), "is_punched", False)
-                where = relay or _address_of(connection)
+                where = relay or address_of(connection)
                 found.append(Link(peer, where, is_dialled, *counts, bool(relay), is_punched))
         return found
 
@@ -441,23 +448,8 @@ class LibP2pNetwork:
         return await find(self._dht, self._values, name, unix_s, self._nursery)
 
 
-def _address_of(connection: Any) -> str:
-    """Where the other end of a connection is, as `host:port`; empty where the socket is gone."""
-    try:
-        host, port = connection.muxed_conn.get_remote_address()[:2]
-    except (OSError, TypeError, ValueError):
-        return ""
-    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
-
-
-def _places_of(connection: Any) -> tuple[str, ...]:
-    endpoint = Endpoint.of_socket(_address_of(connection))
-    return endpoint.places if endpoint is not None else ()
-
-
-def _subnet_of(connection: Any) -> str:
-    endpoint = Endpoint.of_socket(_address_of(connection))
-    return "" if endpoint is None else endpoint.network
+def _is_any_open(connections: Iterable[Any]) -> bool:
+    return any(not each.is_closed for each in connections)
 
 
 class _Notifee(INotifee):  # type: ignore[misc]  # libp2p's types are not followed

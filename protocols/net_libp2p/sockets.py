@@ -92,6 +92,27 @@ def raw_of(muxed: Any) -> Any:
     return conn
 
 
+def address_of(connection: Any) -> str:
+    """Where the other end of a connection is, as `host:port`; empty where the socket is gone."""
+    try:
+        host, port = connection.muxed_conn.get_remote_address()[:2]
+    except (OSError, TypeError, ValueError):
+        return ""
+    return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+
+
+def places_of(connection: Any) -> tuple[str, ...]:
+    """Who answers for what the other end of a connection does; nothing for what is not public."""
+    endpoint = Endpoint.of_socket(address_of(connection))
+    return endpoint.places if endpoint is not None else ()
+
+
+def subnet_of(connection: Any) -> str:
+    """The network of the public internet where the other end is; empty for all others."""
+    endpoint = Endpoint.of_socket(address_of(connection))
+    return "" if endpoint is None else endpoint.network
+
+
 class Sockets(tcp.TCP):  # type: ignore[misc]  # libp2p's types are not followed
     """The sockets of a node."""
 

@@ -264,8 +264,8 @@ async def test_strangers_never_take_the_places_of_protected_peers_and_of_those_w
 async def test_who_breaks_the_rules_of_a_connection_answers_for_the_place_that_it_came_from(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    where = network._address_of  # loopback is no place of the public internet
-    monkeypatch.setattr(network, "_places_of", lambda connection: tuple(where(connection).split(":")[:-1]))
+    where = network.address_of  # loopback is no place of the public internet
+    monkeypatch.setattr(network, "places_of", lambda connection: tuple(where(connection).split(":")[:-1]))
     monkeypatch.setattr(conduct, "PLACE_LIMITS", (1,))
     monkeypatch.setitem(conduct.BREACHES, "bad_connection", 2 * conduct.MAX_POINTS)
     async with AsyncExitStack() as stack:

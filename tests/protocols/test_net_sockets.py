@@ -52,26 +52,42 @@ async def test_a_dial_leaves_from_the_port_that_listens_and_a_second_node_finds_
             plain.bind(("0.0.0.0", near(one).port))
 
 
+def n_taken() -> int:
+    """How many tasks hold a socket that came, at whatever node."""
+    tasks, found = [trio.lowlevel.current_root_task()], 0
+    for task in tasks:
+        assert task is not None
+        found += task.name.endswith("_run_handler")  # trio's, of those that `serve_listeners` starts
+        tasks += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    return found
+
+
+async def until_linked(node: LibP2pNetwork, n_links: int) -> None:
+    while len(node.connections()) != n_links:
+        await trio.sleep(0.01)
+
+
 async def test_a_connection_that_came_gives_its_place_back_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And stays over: nobody dials anew whom the node just left, though they were speaking."""
     monkeypatch.setattr(network, "MIN_DIALLED", network.MAX_CONNECTIONS - 2)  # two may come at a time
     config = NetConfig(("/ip4/127.0.0.1/tcp/0",), mdns=False)
     async with AsyncExitStack() as stack:
         node, *others = [await stack.enter_async_context(open_network(Identity.generate(), config)) for _ in range(4)]
         info = PeerInfo.parse(node.addresses()[0])
         with trio.fail_after(20):
-            await others[0].connect(info)
-            await others[1].connect(info)
+            for n_links, other in enumerate(others[:2], 1):
+                await other.connect(info)
+                await until_linked(node, n_links)
             await others[2].connect(info)
-            while others[2].peers() or len(node.connections()) > 2:
-                await trio.sleep(0.01)
-            n_tasks = trio.lowlevel.current_statistics().tasks_living
+            await until_linked(others[2], 0)
+            await until_linked(node, 2)
             for _ in range(5):
                 await others[1].disconnect(info.peer)
-                while len(node.connections()) > 1:
-                    await trio.sleep(0.01)
+                await until_linked(node, 1)
                 await others[1].connect(info)
-                await trio.sleep(0.1)
-            assert trio.lowlevel.current_statistics().tasks_living < n_tasks + 5
+                await until_linked(node, 2)
+            while n_taken() != 2:
+                await trio.sleep(0.01)
 
 
 async def test_a_peer_has_so_many_connections_and_those_that_are_denied_cost_no_place(
@@ -167,6 +183,36 @@ async def joined() -> tuple[trio.SocketStream, trio.SocketStream]:
     async with listener:
         stream = await trio.open_tcp_stream(*listener.socket.getsockname())
         return stream, await listener.accept()
+
+
+async def test_who_came_by_itself_is_spoken_with_while_a_dial_of_it_leads_nowhere(two: list[LibP2pNetwork]) -> None:
+    one, other = two
+    other.serve("/shout", shout)
+    with socket.socket() as silent, trio.fail_after(dialling.DIAL_TIMEOUT_S / 2):
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.connect, PeerInfo(other.peer_id, (Endpoint(*silent.getsockname()).text,)))
+            await other.connect(PeerInfo(one.peer_id, (near(one).text,)))
+            await until_linked(one, 1)
+            stream = await one.open_stream(other.peer_id, ["/shout"])
+            await stream.aclose()
+            nursery.cancel_scope.cancel()
+
+
+async def test_gossip_begins_anew_with_a_peer_that_is_here_again_before_its_end_is_told(
+    two: list[LibP2pNetwork],
+) -> None:
+    one, other = two
+    with trio.fail_after(10):
+        await other.connect(PeerInfo(one.peer_id, (near(one).text,)))
+        other.gossip.join("news")
+        while not one.topic_peers("news"):  # then it has no more to say, by which it would begin anew
+            await trio.sleep(0.01)
+        one.gossip.went(other.peer_id)  # as it finds out by itself
+        await other._swarm.dial_addr(parse(near(one).text), to_id(one.peer_id))
+        while other.peer_id not in one.gossip.router.peers():
+            await trio.sleep(0.01)
 
 
 @pytest.mark.parametrize("is_expected", [True, False])
