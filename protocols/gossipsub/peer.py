@@ -22,6 +22,8 @@ class Peer:
         is_modern: It understands IDONTWANT.
         is_kin: It names messages as we do, by their content; others by sender and number.
         is_dialled: The connection is one that we made: not so easily its choice.
+        told: Topics whose newest messages it was told of as it came, since the last heartbeat.
+        is_behind: Some of that may be lost with a stream: it is told of them again at the next heartbeat.
         is_stuck: More is queued for it than it may leave unread: its stream is to be broken off.
         promises: Messages that it said it has and that we asked it for, and when each has to be here.
     """
@@ -30,10 +32,12 @@ class Peer:
         self.score = score
         self.topics: set[str] = set()
         self.is_open = self.is_modern = self.is_kin = self.is_dialled = self.is_stuck = False
+        self.told: set[str] = set()
+        self.is_behind = False
         self.promises: dict[bytes, float] = {}
         self.unwanted: OrderedDict[bytes, float] = OrderedDict()
-        self.told: set[str] = set()  # topics whose newest messages it was told of as it came, since the last heartbeat
         self.n_have = self.n_asked = self.n_want = 0  # since the last heartbeat
+        self._was_told_again = False  # since the last heartbeat
         self._now_s = now_s
         self._rates: dict[str, Bucket] = {}
         self._queue: deque[bytes] = deque()
@@ -47,10 +51,20 @@ class Peer:
     def end(self) -> None:
         """The stream is gone, and what waited for it."""
         self.is_open = self.is_stuck = False
-        self.told.clear()
         self.promises.clear()  # what was asked for may never have been read: nobody owes it
         self._queue.clear()
         self._n_queued = 0
+
+    def forget_told(self) -> None:
+        """What it was told of may be lost with a stream.
+
+        It is told again once in a heartbeat: who begins stream after stream would have us do so each time.
+        """
+        if self._was_told_again:
+            self.is_behind = True
+        elif self.told:
+            self._was_told_again = True
+            self.told.clear()
 
     def may_forward(self, topic: str, rate: float, burst: float, now_s: float) -> bool:
         """Has it brought no more of a topic than it may?"""
@@ -76,6 +90,7 @@ class Peer:
     def heartbeat(self, now_s: float) -> int:
         """Let time pass. Returns: how many promises it has broken."""
         self._now_s = now_s
+        self._was_told_again = self.is_behind
         self.told.clear()
         self.n_have = self.n_asked = self.n_want = 0
         while self.unwanted and next(iter(self.unwanted.values())) <= now_s:

@@ -102,8 +102,8 @@ class Router:
         known.begin(protocol != wire.MESHSUB_1_1, protocol == wire.COVEY, is_dialled)
         if self._meshes.topics():
             self._send(peer, wire.frame_subscriptions(self._meshes.topics(), True), is_vital=True)
-        for topic in known.topics:
-            self._meet(topic, peer, now_s)
+        known.forget_told()
+        self._meet_all(peer, known, now_s)
 
     def close_to(self, peer: PeerId) -> None:
         """The stream to the peer broke: it is in no mesh, and nothing waits for it."""
@@ -231,12 +231,10 @@ class Router:
     def _hear_anew(self, subscriptions: tuple[tuple[str, bool], ...], peer: PeerId, known: Peer, now_s: float) -> None:
         """The end of what went over an earlier stream may be lost: that a topic was left, or what we were asked for."""
         told = {topic for topic, is_subscribed in subscriptions if is_subscribed}
-        known.told.clear()
-        for topic in sorted(known.topics):
-            if topic not in told:
-                self._hear_subscription(topic, False, peer, known, now_s)
-            elif known.is_open:
-                self._meet(topic, peer, now_s)
+        for topic in sorted(known.topics - told):
+            self._hear_subscription(topic, False, peer, known, now_s)
+        known.forget_told()
+        self._meet_all(peer, known, now_s)
 
     def _hear_subscription(self, topic: str, is_subscribed: bool, peer: PeerId, known: Peer, now_s: float) -> None:
         if not is_subscribed:
@@ -248,6 +246,11 @@ class Router:
             known.topics.add(topic)
             self._topics.setdefault(topic, set()).add(peer)
             if known.is_open:
+                self._meet(topic, peer, now_s)
+
+    def _meet_all(self, peer: PeerId, known: Peer, now_s: float) -> None:
+        if known.is_open:
+            for topic in sorted(known.topics):
                 self._meet(topic, peer, now_s)
 
     def _meet(self, topic: str, peer: PeerId, now_s: float) -> None:
@@ -374,6 +377,9 @@ class Router:
             broken = known.heartbeat(now_s)
             known.score.n_rude += broken
             known.score.decay(HEARTBEAT_S if self._meshes.has(peer) else 0.0)
+            if known.is_behind:
+                known.is_behind = False
+                self._meet_all(peer, known, now_s)
         for peer, score in list(self._gone.items()):
             score.decay(0.0)
             if score.is_blank:

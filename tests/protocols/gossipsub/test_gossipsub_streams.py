@@ -107,6 +107,7 @@ def test_whatever_is_lost_and_whenever_it_is_seen_all_is_heard_once_without_blam
     for number in range(2):
         if pair.is_lost[number] or not pair.is_open[number]:
             pair.renew(number)
+    pair.beat()
     assert [sorted(heard) for heard in pair.heard] == said
     assert pair.meshes() == [{pair.ids[1]}, {pair.ids[0]}]
     for _ in range(int(PROMISE_S) + 1):
@@ -166,3 +167,24 @@ def test_who_leaves_and_comes_back_all_the_time_is_told_what_is_new_once_in_a_he
 
     assert n_told(1) == 1
     assert n_told(2) == 2  # as long as there is something to tell
+
+
+def test_who_begins_stream_after_stream_is_told_again_once_in_a_heartbeat() -> None:
+    pair = Pair()
+    pair.publish(0, b"news")
+    router, peer = pair.routers[0], pair.ids[1]
+    first = FrameReader(wire.MAX_RPC_BYTES).feed(wire.frame_subscriptions([TOPIC], True))[0]
+
+    def n_told() -> int:
+        said = FrameReader(wire.MAX_RPC_BYTES).feed(router.take(peer, 1 << 20))
+        return sum(bool(wire.read_rpc(rpc).have) for rpc in said)
+
+    for n_at_once in (2, 0):  # as it came, and again; then it has to wait
+        for _ in range(100):
+            router.receive(peer, first, pair.now_s, is_first=True)
+        assert n_told() == n_at_once
+        pair.now_s += HEARTBEAT_S
+        router.heartbeat(pair.now_s)
+        assert n_told() == 1
+    router.heartbeat(pair.now_s)
+    assert n_told() == 0
