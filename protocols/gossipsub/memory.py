@@ -56,6 +56,7 @@ class Recent:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[bytes, Kept] = OrderedDict()
+        self._of_topic: dict[str, dict[bytes, Kept]] = {}  # the oldest first
         self._usual: dict[bytes, bytes] = {}
         self._sent: dict[bytes, dict[bytes, int]] = {}  # id -> peer -> how often
         self._window = 0
@@ -65,7 +66,8 @@ class Recent:
         """Keep a message."""
         if name.own in self._kept:
             return
-        self._kept[name.own] = Kept(name, topic, framed, self._window)
+        kept = self._kept[name.own] = Kept(name, topic, framed, self._window)
+        self._of_topic.setdefault(topic, {})[name.own] = kept
         self._usual[name.usual] = name.own
         self.n_bytes += len(framed)
         while self.n_bytes > MAX_KEPT_BYTES:
@@ -84,7 +86,7 @@ class Recent:
     def told(self, topic: str) -> list[Name]:
         """The messages of a topic to tell others of, the newest last."""
         oldest = self._window - TOLD_WINDOWS
-        return [kept.name for kept in self._kept.values() if kept.topic == topic and kept.window > oldest]
+        return [kept.name for kept in self._of_topic.get(topic, {}).values() if kept.window > oldest]
 
     def shift(self) -> None:
         """A heartbeat went by."""
@@ -96,4 +98,8 @@ class Recent:
         name, kept = self._kept.popitem(last=False)
         self._sent.pop(name, None)
         self._usual.pop(kept.name.usual, None)
+        of_topic = self._of_topic[kept.topic]
+        del of_topic[name]
+        if not of_topic:
+            del self._of_topic[kept.topic]
         self.n_bytes -= len(kept.framed)

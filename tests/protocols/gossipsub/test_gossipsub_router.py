@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from protocols.errors import Malformed
 from protocols.framing import FrameReader
 from protocols.gossipsub import mesh, router, scores, trials, wire
-from protocols.gossipsub.memory import MAX_RETRANSMISSIONS, SEEN_S, WINDOWS
+from protocols.gossipsub.memory import MAX_RETRANSMISSIONS, SEEN_S, WINDOWS, Name, Recent
 from protocols.gossipsub.router import Router
 from protocols.net import TopicMessage
 from storage.keys import Identity
@@ -300,6 +300,18 @@ def test_who_comes_too_late_is_told_nothing() -> None:
     flock.link(0, 1)
     flock.join(1)
     assert flock.heard[1] == []
+
+
+def test_messages_are_found_by_their_topic_and_nothing_is_left_of_them_when_they_are_old() -> None:
+    recent = Recent()
+    names = [Name(b"%d" % number, b"usual %d" % number) for number in range(4)]
+    for number, name in enumerate(names):
+        recent.put(name, "ab"[number % 2], b"framed")
+    assert [recent.told(topic) for topic in "abc"] == [names[::2], names[1::2], []]
+    for _ in range(WINDOWS):
+        recent.shift()
+    assert [recent.told(topic) for topic in "ab"] == [[], []]
+    assert not any((recent._kept, recent._of_topic, recent._usual, recent.n_bytes))
 
 
 def test_who_is_in_no_mesh_hears_by_gossip(monkeypatch: pytest.MonkeyPatch) -> None:
