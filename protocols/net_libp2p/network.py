@@ -219,10 +219,8 @@ class LibP2pNetwork:
         if peer is None:
             return
         is_here = self._is_connected(peer)
-        if is_here:
-            self.gossip.came(
-                peer
-            )  # at each connection: it may have given the peer up before it is told of the last's end
+        if is_here:  # told at each connection: it may have given the peer up before it hears of the last one's end
+            self.gossip.came(peer)
         if is_here == (peer in self._told):
             return
         if is_here:
