@@ -11,7 +11,6 @@ from agents.federation.events.book import Book
 from agents.federation.events.grants import is_told
 from agents.federation.members.member import Member
 from agents.federation.node.heard import forks_in, known_of
-from agents.federation.node.room import Room
 from agents.whereabouts import Whereabouts
 from protocols import rounds_sync as sync
 from protocols import telling
@@ -40,7 +39,6 @@ class Asking:
     member: Member
     _ports: Ports
     _nursery: trio.Nursery | None
-    room: Room
 
     def __init__(self) -> None:
         self.heard: Final = trio.Event()  # some member has told what it knows
@@ -61,6 +59,10 @@ class Asking:
 
     def told(self) -> list[PeerId]:
         """Who may know of it."""
+        raise NotImplementedError
+
+    def _heard_out(self) -> set[PeerId]:
+        """Of whom no more is taken."""
         raise NotImplementedError
 
     async def _hear(self, entries: Sequence[Entry]) -> bool:
@@ -152,7 +154,7 @@ class Asking:
         wait_s = min(sync.MAX_WAIT_S, self.plan.lease_s / 4) if self._is_hurried else sync.MAX_WAIT_S
         wait_s = wait_s if peer in self._reached else 0.0  # what there is by now is told at once
         proved = self._proved.setdefault(peer, set())
-        known = known_of(self.book, self.room.full(), proved)
+        known = known_of(self.book, self._heard_out(), proved)
         entries = await sync.ask(network, peer, self.cid, known, wait_s, on_here, self.book.__contains__)
         on_here()
         is_vain = bool(entries) and not await self._hear(entries)

@@ -45,6 +45,7 @@ from agents.federation.node.journal import Journal
 from agents.federation.node.offload import Offloaded
 from agents.federation.node.room import Room
 from agents.federation.node.secrets import Secrets
+from agents.federation.node.sifting import Aside, without, words_of
 from agents.federation.node.trainee import Trainee
 from agents.federation.plans.options import options_of
 from agents.federation.results.outcome import Document, refusals
@@ -118,6 +119,8 @@ class Experiment(Bringing, Asking, Trainee):
         self._fetches: dict[Cid, trio.Lock] = {}
         self._sizes: dict[Cid, int] = {}
         self._bounds: dict[Cid, float] = {}
+        self.hearing: Sequence[Entry] = ()  # what is being taken in
+        self.aside: Sequence[Aside] = ()  # whose authors are heard no further until the next start
         self._restore(entries)
 
     def _new_member(self, identity: Identity) -> Member:
@@ -171,7 +174,8 @@ class Experiment(Bringing, Asking, Trainee):
     def activity(self) -> Activity:
         """What happens now."""
         doing = ", ".join(sorted(self._doing))
-        return Activity(doing, self._trouble or self._spent, self._fetched_bytes, len(self._reached))
+        trouble = self._trouble or self._spent or "; ".join(map(words_of, self.aside))
+        return Activity(doing, trouble, self._fetched_bytes, len(self._reached))
 
     async def weigh(self) -> None:
         """See how many bytes the updates have that are here."""
@@ -325,6 +329,10 @@ class Experiment(Bringing, Asking, Trainee):
         self.call_back(asker)
         return Desk(self.plan_entry, self._since, self.news, lambda: members_here(self._ports.network, self.told()))
 
+    def _heard_out(self) -> set[PeerId]:
+        ends = {one.entry.author: one.entry.sequence for one in self.aside}
+        return self.room.full() | {peer for peer, end in ends.items() if self.book.height(peer) >= end}
+
     def _since(self, known: Known) -> Iterator[Entry]:
         return lacking(self.book, known, self._durable)
 
@@ -332,12 +340,14 @@ class Experiment(Bringing, Asking, Trainee):
         """Take in what was told; is any of it known now? Raises: Malformed, for what no member may say."""
         async with self._lock:  # another may have told the same meanwhile
             new = [entry for entry in entries if entry.cid not in self.book and not self.room.is_full(entry.author)]
+            new = without(new, self.aside)
             if not new:
                 return any(entry.cid in self.book for entry in entries)
-            linked = list(filter(is_linked, new))
+            linked = self.hearing = list(filter(is_linked, new))
             actions, wrong = self.member.receive([*self._unheard, *linked], trio.current_time())
             self._count_heard(self._unheard)
             said = [action.entry for action in actions if isinstance(action, Say)]
+            self.hearing = ()
             await self._record([*(entry for entry in linked if entry.cid in self.book), *said])
         for action in actions:
             if not isinstance(action, Say) and self._nursery is not None:

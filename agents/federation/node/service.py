@@ -4,7 +4,7 @@ A journal is `<experiment>` in the folder, its plan first; `<experiment>.json` s
 nobody else's business and stands in no plan. How one goes: see `forgetting`.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -19,6 +19,7 @@ from agents.federation.node.device import Device
 from agents.federation.node.forgetting import Forgotten, brought_back, clear, is_marked, mark, marked
 from agents.federation.node.journal import Journal
 from agents.federation.tasks import Engine
+from agents.journal import read
 from protocols import rounds_sync as sync
 from protocols.entry import Entry
 from protocols.errors import Remote
@@ -32,6 +33,7 @@ from storage.keys import PeerId
 
 if TYPE_CHECKING:
     from agents.federation.node.experiment import Experiment
+    from agents.federation.node.sifting import Aside
 
 MAX_EXPERIMENTS: Final = 256
 ASK_EVERY_S: Final = 0.1
@@ -198,13 +200,57 @@ class Rounds:
     async def _live(self, one: "Experiment", life: _Life) -> None:
         try:
             with life.scope:
-                await one.run()
+                again: Experiment | None = one
+                while again is not None:
+                    again = await self._run(again)
+        finally:
+            life.over.set()
+
+    async def _run(self, one: "Experiment") -> "Experiment | None":
+        """Run it for ever; where it fails by a fault of this program, what goes on without the event that shows it."""
+        try:
+            await one.run()
         except Exception as error:
             if one.is_unwritten:
                 raise  # all start again from what is on the disk
             one.stopped(unwrapped(error))
-        finally:
-            life.over.set()
+        again = await trio.to_thread.run_sync(self._sifted, one)
+        if again is None or self._experiments.get(one.cid) is not one:
+            return None  # there is no such event; or it is forgotten
+        self._experiments[one.cid] = again
+        return again
+
+    def _sifted(self, one: "Experiment") -> "Experiment | None":
+        """Made again from what is on the disk, without the events that make it fail; None where no such are found."""
+        journal = self._journals[one.cid]
+        try:
+            known = [entry for entry, _ in read(journal.path.read_bytes())][1:]
+            return self._set_aside(one.plan_entry, known, journal, one.data, one.rank, one.hearing, one.aside)
+        except Exception as error:  # noqa: BLE001 - what it failed with, and fails with again
+            log.error("fault_not_set_aside", experiment=str(one.cid), error=repr(error))
+            return None
+
+    def _set_aside(
+        self,
+        plan: Entry,
+        known: list[Entry],
+        journal: Journal,
+        data: Path | None,
+        rank: int,
+        heard: Sequence[Entry] = (),
+        before: "Sequence[Aside]" = (),
+    ) -> "Experiment | None":
+        from agents.federation.node.sifting import sifted, without
+
+        aside = sifted(plan, self._ports.identity, [*known, *heard], before)
+        if len(aside) == len(before):
+            return None
+        for one in aside[len(before) :]:
+            told = {"author": str(one.entry.author), "cid": str(one.entry.cid), "error": repr(one.error)}
+            log.error("event_set_aside", experiment=str(plan.body_cid), **told)
+        made = self._made(plan, without(known, aside), journal, data, rank)
+        made.aside = aside
+        return made
 
     def _check(self, plan: Entry) -> None:
         from agents.federation.plans.compatibility import check
@@ -233,12 +279,24 @@ class Rounds:
                 continue
             try:
                 self._check(entries[0])
-                one = self._made(entries[0], entries[1:], journal, *self._local_of(cid))
+                one = self._loaded(entries[0], entries[1:], journal, *self._local_of(cid))
             except (Remote, AgentError) as error:  # of a plan that nobody could carry out, too
                 journal.refuse(error)
                 continue
             self._journals[cid] = journal
             yield one
+
+    def _loaded(self, plan: Entry, known: list[Entry], journal: Journal, data: Path | None, rank: int) -> "Experiment":
+        """What the journal tells, without what makes this program fail."""
+        try:
+            return self._made(plan, known, journal, data, rank)
+        except (Remote, AgentError, StorageError, OSError):
+            raise
+        except Exception as error:
+            found = self._set_aside(plan, known, journal, data, rank)
+            if found is None:
+                raise AgentError(f"a fault of this program keeps it from being read ({error!r})") from error
+            return found
 
     def _start(self) -> None:
         """Read what there is, and finish what was being forgotten; one that will not go is told of, and tried again."""

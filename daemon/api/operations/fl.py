@@ -216,7 +216,8 @@ class Member(Result, frozen=True):
 
 
 class Standing(Result, frozen=True, tag_field="type", tag="standing"):
-    """How an experiment stands. `trouble` is what failed here last and is tried again.
+    """How an experiment stands. `trouble` is what failed here last and is tried again, or which event makes
+    this program fail, so that its author is heard no further until the next start.
 
     epsilon: what results have told at the plan's `delta`, of `epsilon_budget`; null without a promise of privacy.
     gossip: how members average without a coordinator, else null. `n_submitted` are then states, `n_receipts` those that
