@@ -60,7 +60,10 @@ class Roots:
         """
         self._store = store
         self._lock = Lock()
-        self._roots = {root.cid: root for root in starmap(_read, store.notes(_PREFIX).items())}
+        self._roots: dict[Cid, Root] = {}
+        self._of_member: dict[PeerId, dict[Cid, None]] = {}
+        for root in starmap(_read, store.notes(_PREFIX).items()):
+            self._keep(root.cid, root)
         self.hidden: dict[Cid, str] = {}
         if self._store.get_note(_LOWERING) is not None:
             with self._lowering():
@@ -128,7 +131,21 @@ class Roots:
     def sight(self, asker: PeerId | None, *, is_flock: bool) -> Sight:
         """What `asker` (None: somebody unknown) may be told of; the same rule, for many blocks at once."""
         level = Visibility.FLOCK if is_flock else Visibility.PUBLIC
-        return Sight(level, [root.cid for root in list(self._roots.values()) if asker in root.members])
+        return Sight(level, list(self._of_member.get(asker, ())) if asker is not None else ())
+
+    def _keep(self, cid: Cid, entry: Root | None) -> None:
+        """Note what is published of a root now, and who is, or is no longer, in its list. Others may read meanwhile."""
+        before, now = self.members(cid), entry.members if entry else frozenset()
+        for peer in before - now:
+            del self._of_member[peer][cid]
+            if not self._of_member[peer]:
+                del self._of_member[peer]
+        for peer in now - before:
+            self._of_member.setdefault(peer, {})[cid] = None
+        if entry is None:
+            self._roots.pop(cid, None)
+        else:
+            self._roots[cid] = entry
 
     def _save(self, entry: Root) -> Root:
         value = {
@@ -138,7 +155,7 @@ class Roots:
             "without": sorted(entry.without),
         }
         self._store.put_note(_key(entry.cid), dag_cbor.encode(value))
-        self._roots[entry.cid] = entry
+        self._keep(entry.cid, entry)
         return entry
 
     def _spread(self, entry: Root) -> Root:
@@ -187,7 +204,8 @@ class Roots:
     def _drop(self, entry: Root) -> None:
         if entry.level > Visibility.PRIVATE:
             self._save(entry)
-        elif self._roots.pop(entry.cid, None) is not None:
+        elif entry.cid in self._roots:
+            self._keep(entry.cid, None)
             self._store.delete_note(_key(entry.cid))
         below = reach(self._store, entry.cid, without=entry.without)
         self._store.set_floor((reached.cid for reached in below), Visibility.PRIVATE)

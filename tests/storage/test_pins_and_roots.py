@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from storage.blockstore import MadeBlock, Seen, Sight, Store, Visibility
 from storage.cid import DAG_CBOR, Cid
@@ -144,6 +146,32 @@ def test_a_changed_member_list_counts_at_once(store: Store) -> None:
     assert roots.members(ROOT.cid) == {BEN}
     assert not roots.may_see(ANN, ROOT.cid, is_flock=False)
     assert roots.may_see(BEN, ROOT.cid, is_flock=False)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([ROOT.cid, OTHER.cid, SHARED.cid]),
+            st.sampled_from(Visibility),
+            st.frozensets(st.sampled_from([ANN, BEN, EVE])),
+        )
+    )
+)
+def test_a_peer_sees_through_those_roots_whose_lists_name_it_now(
+    steps: list[tuple[Cid, Visibility, frozenset[PeerId]]],
+) -> None:
+    store = MemoryBlockstore()
+    roots, listed = Roots(store), dict[Cid, frozenset[PeerId]]()
+    for cid, level, members in steps:
+        roots.publish(cid, level, members)
+        listed[cid] = members if level == Visibility.MEMBERS else frozenset()
+        for now in (roots, Roots(store)):
+            for peer in (ANN, BEN, EVE):
+                seen = now.sight(peer, is_flock=False).member_roots
+                assert sorted(seen) == sorted(cid for cid, members in listed.items() if peer in members)
+    for cid in listed:
+        roots.withdraw(cid)
+    assert not roots._of_member
 
 
 def test_lowering_or_withdrawing_a_root_hides_what_no_other_root_shows(store: Store) -> None:
