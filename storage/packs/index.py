@@ -17,6 +17,7 @@ _COMPLETE: Final = 0x436F7649  # "CovI", as the application's id: it has caught 
 _SEALED: Final = 1
 _LOST: Final = 2
 _KEYS_A_QUERY: Final = 1000
+_FEW_ROOTS: Final = 8  # to look each up below a block costs no more than to read the block's own list, however long
 _BUSY_TIMEOUT_S: Final = 60.0
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
@@ -372,7 +373,8 @@ class Index:
                 found.update(connection.execute(query, (*some, int(sight.level))))
                 for start in range(0, len(sight.member_roots), _KEYS_A_QUERY):
                     few = sight.member_roots[start : start + _KEYS_A_QUERY]
-                    below = f"blocks JOIN member_roots USING (key) WHERE {here} AND root IN ({_marks(few)})"
+                    root = "root" if len(few) <= _FEW_ROOTS else "+root"  # the sign keeps SQLite from looking each up
+                    below = f"blocks JOIN member_roots USING (key) WHERE {here} AND {root} IN ({_marks(few)})"
                     found.update(connection.execute(f"SELECT key, length FROM {below}", (*some, *few)))  # noqa: S608 - nothing from outside
         return found
 

@@ -127,6 +127,33 @@ def test_a_peer_in_the_lists_of_many_roots_sees_what_is_below_each(store: Store)
     assert store.visible(roots, Sight(Visibility.PUBLIC, roots[-1:])).keys() == {roots[-1]}
 
 
+def test_a_block_out_of_sight_costs_about_what_one_that_is_not_here_costs(
+    open_packs: Callable[..., PackBlockstore],
+) -> None:
+    """However many roots name the asker: else its time would tell it what is here. Counted in steps of SQLite's."""
+    store = open_packs()
+    hidden = [MadeBlock.of(b"hidden %d" % number) for number in range(100)]
+    store.put_many(hidden)
+    store.show(ROOT.cid, [block.cid for block in hidden], Visibility.MEMBERS)
+
+    def n_steps(asked: list[Cid], n_roots: int) -> int:
+        n, sight = 0, Sight(Visibility.PUBLIC, [Cid.of(b"root %d" % number) for number in range(n_roots)])
+
+        def count() -> None:
+            nonlocal n
+            n += 1
+
+        store._index._idle[-1].set_progress_handler(count, 1)
+        assert store.visible(asked, sight) == {}
+        store._index._idle[-1].set_progress_handler(None, 1)
+        return n
+
+    absent = [Cid.of(b"absent %d" % number) for number in range(100)]
+    for n_roots in (1, 8, 9, 1000):
+        more = n_steps([block.cid for block in hidden], n_roots) - n_steps(absent, n_roots)
+        assert more < 100 * len(hidden)
+
+
 def test_a_shared_block_is_seen_through_any_of_its_roots(store: Store) -> None:
     store.put_many(EVERYTHING)
     roots = Roots(store)
