@@ -3,6 +3,7 @@
 import ipaddress
 import socket
 from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final
 
@@ -19,9 +20,10 @@ from storage.keys import PeerId
 
 MAX_ADDRESSES_PER_PEER: Final = 16
 CIRCUIT: Final = "/p2p-circuit"
+for_protected: Final = ContextVar("for_protected", default=False)  # within a dial of a peer that the user named
 
 _WILDCARDS: Final = {"0.0.0.0": "ip4", "::": "ip6"}  # noqa: S104 - recognised, not bound
-_LOOKUPS: Final = trio.CapacityLimiter(8)
+_LOOKUPS: Final = {is_protected: trio.CapacityLimiter(8) for is_protected in (True, False)}
 _FAMILIES: Final = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
 
 
@@ -113,7 +115,8 @@ class SystemResolver:
     """Stands where libp2p expects multiaddr's resolver; asks the system, off the event loop.
 
     In few threads of its own: who waits no longer leaves one at it until the system gives up, and peers tell of names
-    that nobody answers for. All other work in threads would wait behind those.
+    that nobody answers for. All other work in threads would wait behind those, and so would names of protected peers,
+    which have threads apart.
     """
 
     async def resolve(self, address: Any, *args: object, **kwargs: object) -> list[Any]:
@@ -124,7 +127,9 @@ class SystemResolver:
             return [address]
         try:
             look_up = partial(socket.getaddrinfo, parts[2], None, family, socket.SOCK_STREAM)
-            found = await trio.to_thread.run_sync(look_up, abandon_on_cancel=True, limiter=_LOOKUPS)
+            found = await trio.to_thread.run_sync(
+                look_up, abandon_on_cancel=True, limiter=_LOOKUPS[for_protected.get()]
+            )
         except OSError:
             return []
         hosts = dict.fromkeys((entry[0], entry[4][0]) for entry in found)

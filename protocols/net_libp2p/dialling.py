@@ -9,7 +9,7 @@ import trio
 from libp2p.security.noise.exceptions import PeerIDMismatchesPubkey
 
 from protocols.errors import DialFailed
-from protocols.net_libp2p.addresses import is_circuit, parse, to_id
+from protocols.net_libp2p.addresses import for_protected, is_circuit, parse, to_id
 from protocols.net_libp2p.sockets import came_up
 from storage.keys import PeerId
 
@@ -18,7 +18,7 @@ HEAD_START_S: Final = 0.25
 MAX_REASON_CHARS: Final = 300
 
 
-async def dial(swarm: Any, peer: PeerId, texts: Sequence[str]) -> str:
+async def dial(swarm: Any, peer: PeerId, texts: Sequence[str], *, is_protected: bool) -> str:
     """Returns: the address that led to the peer; there is a connection then. Raises: DialFailed."""
     ends = [f"{text}/p2p/{peer}" if is_circuit(text) else text for text in texts]
     targets = [(text, address) for text, end in zip(texts, ends, strict=True) if (address := parse(end)) is not None]
@@ -35,6 +35,7 @@ async def dial(swarm: Any, peer: PeerId, texts: Sequence[str]) -> str:
 
     async def attempt(text: str, address: Any, over: trio.Event, others: trio.Nursery) -> None:
         came_up.set(opened)
+        for_protected.set(is_protected)
         try:
             await swarm.dial_addr(address, to_id(peer))
         except Exception as error:  # noqa: BLE001 - whatever libp2p raises, this address led nowhere

@@ -257,7 +257,8 @@ class LibP2pNetwork:
         known = to_texts([*info.addresses, *self.peer_addresses(info.peer)])
         texts = [text for text in known if not is_http(text)]
         texts.sort(key=is_circuit)  # what is direct goes first
-        self._remember(info.peer, [await dial(self._swarm, info.peer, texts), *texts])
+        led = await dial(self._swarm, info.peer, texts, is_protected=self.is_protected(info.peer))
+        self._remember(info.peer, [led, *texts])
 
     async def probe(self, peer: PeerId, address: str) -> None:
         """See `Network`."""

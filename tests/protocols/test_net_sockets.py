@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
+from typing import Any
 
 import pytest
 import trio
@@ -333,7 +334,7 @@ async def test_a_reason_without_words_is_told_in_ours() -> None:
             raise ConnectionError from trio.ClosedResourceError()
 
     with pytest.raises(DialFailed, match=r"at /ip4/127.0.0.1/tcp/9: it hung up$"):
-        await dialling.dial(Swarm(), Identity.generate().peer_id, ["/ip4/127.0.0.1/tcp/9"])
+        await dialling.dial(Swarm(), Identity.generate().peer_id, ["/ip4/127.0.0.1/tcp/9"], is_protected=False)
 
 
 async def test_where_a_peer_comes_from_is_known_of_ipv6_as_well() -> None:
@@ -368,3 +369,30 @@ async def test_names_that_nobody_answers_for_keep_no_other_work_waiting(monkeypa
             await trio.to_thread.run_sync(bool)
         is_over.set()
         assert not limit.cancelled_caught
+
+
+async def test_names_that_strangers_tell_keep_none_of_a_protected_peer_waiting(
+    two: list[LibP2pNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, friend = two
+    one.protect([friend.peer_id])
+    is_over, actual = threading.Event(), socket.getaddrinfo
+
+    def look_up(host: str, *asked: Any) -> list[Any]:
+        if "stranger" not in host:
+            return actual(host.replace("friend.example", "127.0.0.1"), *asked)
+        is_over.wait()
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    try:
+        with trio.fail_after(dialling.DIAL_TIMEOUT_S / 2):
+            async with trio.open_nursery() as nursery:
+                for number in range(20):
+                    peer = Identity.generate().peer_id
+                    nursery.start_soon(one.connect, PeerInfo(peer, (f"/dns4/{number}.stranger.example/tcp/1",)))
+                await trio.testing.wait_all_tasks_blocked()
+                await one.connect(PeerInfo(friend.peer_id, (f"/dns4/friend.example/tcp/{near(friend).port}",)))
+                nursery.cancel_scope.cancel()
+    finally:
+        is_over.set()
