@@ -1,20 +1,29 @@
 """Which addresses a tool may connect to: none of this machine's, its network's or a cloud's own, unless allowed."""
 
+from functools import partial
+from typing import Final
+
 import trio
 
 from agents.tools.tool import ToolFailed, ToolRefused
-from protocols.addresses import is_public
+from protocols.addresses import holder_of, is_public
+from protocols.web_http import look_up
+
+_LOOKUPS: Final = trio.CapacityLimiter(8)  # one that is given up goes on in its thread; other work has other threads
 
 
 async def resolve(host: str, port: int, *, may_reach_private: bool) -> str:
     """The address to connect to: looked up once, and used as it was checked. Raises: ToolRefused, ToolFailed."""
     try:
-        found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
+        if holder_of(host):  # a number, which waits behind no names that nobody answers for
+            texts = [host]
+        else:
+            job = partial(look_up, host, port)
+            texts = await trio.to_thread.run_sync(job, abandon_on_cancel=True, limiter=_LOOKUPS)
     except OSError as error:
         raise ToolFailed(f"{host} is not found: {error.strerror or error}") from None
     except UnicodeError as error:  # a name that cannot be one: over 63 letters, or none, between two dots
         raise ToolFailed(f"{host[:100]} is no name of a host: {error}") from None
-    texts = [str(one[4][0]) for one in found]
     if not texts:
         raise ToolFailed(f"{host} has no address")
     if not may_reach_private and not all(map(is_public, texts)):

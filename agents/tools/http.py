@@ -65,7 +65,7 @@ async def request(url: httpx.URL, reach: Reach, headers: Mapping[str, str], body
     port = url.port or usual
     if not is_allowed(url.host, port, usual, policy.hosts):
         raise ToolRefused(f"the agent may not ask {url.host}:{port} (policy.hosts)")
-    address = await resolve(url.host, port, may_reach_private=policy.may_reach_private)
+    address = await resolve(url.raw_host.decode("ascii"), port, may_reach_private=policy.may_reach_private)
     there = url.copy_with(host=address, port=port)
     host = url.host if port == usual else f"{url.host}:{port}"
     known = {"host": host, "user-agent": "covey", "accept-encoding": "identity", **headers}

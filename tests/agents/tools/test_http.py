@@ -2,9 +2,11 @@
 
 import http.server
 import threading
+from functools import partial
 
 import pytest
 import trio
+import trio.testing
 
 from agents.roster.declaration import Policy
 from agents.tools import addresses, tools
@@ -70,12 +72,11 @@ def names(monkeypatch):
     """What names resolve to; each lookup takes the next address."""
     known: dict[str, list[str]] = {}
 
-    async def getaddrinfo(host, port, **_):
-        await trio.lowlevel.checkpoint()
+    def look_up(host, port):
         found = known[host]
-        return [(2, 1, 6, "", (found.pop(0) if len(found) > 1 else found[0], port))]
+        return [found.pop(0) if len(found) > 1 else found[0]]
 
-    monkeypatch.setattr(trio.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(addresses, "look_up", look_up)
     return known
 
 
@@ -83,7 +84,6 @@ def names(monkeypatch):
 def get(site, names):
     port = site.server_address[1]
     names["docs.example"] = ["127.0.0.1"]
-    names["127.0.0.1"] = ["127.0.0.1"]
 
     async def get(path="/page", host="docs.example", **policy):
         rules = Policy(**{"hosts": (f"docs.example:{port}",), "may_reach_private": True} | policy)
@@ -165,12 +165,29 @@ def test_public_addresses_and_patterns_are_what_they_seem():
 
 
 async def test_a_name_that_does_not_resolve_is_told(monkeypatch):
-    async def fails(*_, **__):
+    def fails(host, port):
         raise OSError(2, "no such name")
 
-    monkeypatch.setattr(trio.socket, "getaddrinfo", fails)
+    monkeypatch.setattr(addresses, "look_up", fails)
     with pytest.raises(ToolFailed, match="no such name"):
         await addresses.resolve("x.example", 80, may_reach_private=False)
+
+
+async def test_names_that_nobody_answers_for_keep_no_other_work_waiting_and_no_number(monkeypatch):
+    is_over = threading.Event()
+    monkeypatch.setattr(addresses, "look_up", lambda host, port: is_over.wait() and [])
+    try:
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                for number in range(100):
+                    ask = partial(addresses.resolve, f"{number}.example", 80, may_reach_private=False)
+                    nursery.start_soon(ask)
+                await trio.testing.wait_all_tasks_blocked()
+                await trio.to_thread.run_sync(bool)
+                assert await addresses.resolve("93.184.216.34", 80, may_reach_private=False) == "93.184.216.34"
+                nursery.cancel_scope.cancel()
+    finally:
+        is_over.set()
 
 
 @pytest.mark.parametrize("host", ["a..example", f"{'a' * 70}.example"])
