@@ -10,7 +10,6 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -56,17 +55,33 @@ async def open_listeners(host: str | None, port: int) -> list[trio.SocketListene
     """
     listeners: list[Any] = await _open_listeners(host, port)
     for listener in listeners:
-        listener.accept = partial(_accept, listener.accept)
+        listener.accept = Arrivals(listener.accept).take
     return listeners
 
 
-async def _accept(accept: Callable[[], Awaitable[trio.SocketStream]]) -> trio.SocketStream:
-    while True:
-        try:
-            return await accept()
-        except OSError as error:
-            log.warning("arrival_lost", error=str(error))
-            await trio.sleep(LOST_S)
+class Arrivals:
+    """Those who come at one door. What is wrong with it is logged when that changes: it may be so for hours."""
+
+    def __init__(self, accept: Callable[[], Awaitable[trio.SocketStream]]) -> None:
+        self._accept = accept
+        self._fault = ""
+
+    async def take(self) -> trio.SocketStream:
+        """The next one, however many are lost before."""
+        while True:
+            try:
+                stream = await self._accept()
+            except OSError as error:
+                self._note(str(error))
+                await trio.sleep(LOST_S)
+            else:
+                self._note("")
+                return stream
+
+    def _note(self, fault: str) -> None:
+        if fault != self._fault:
+            self._fault = fault
+            log.warning("arrivals_lost" if fault else "arrivals_taken", error=fault)
 
 
 def remote_address(stream: TrioTCPStream) -> tuple[str, int] | None:

@@ -1,13 +1,17 @@
 """Peers come and go as long as a node runs: what they took is given back, and who comes meanwhile is known."""
 
 import errno
+from typing import Any
 
 import pytest
 import trio
+import trio.testing
+from structlog.testing import capture_logs
 
 from protocols.net import PeerInfo
 from protocols.net_libp2p import NetConfig, open_network
 from protocols.net_libp2p.network import LibP2pNetwork
+from protocols.net_libp2p.sockets import Arrivals
 from storage.keys import Identity
 
 ALONE = NetConfig(("/ip4/127.0.0.1/tcp/0",), mdns=False)
@@ -54,3 +58,21 @@ async def test_one_who_is_lost_on_the_way_in_ends_nothing(monkeypatch: pytest.Mo
         async with open_network(Identity.generate(), ALONE) as node, open_network(Identity.generate(), ALONE) as other:
             await other.connect(where(node))
             assert node.peers() == [other.peer_id]
+
+
+async def test_arrivals_that_are_lost_for_long_are_told_of_once(autojump_clock: trio.testing.MockClock) -> None:
+    full, down = OSError(errno.EMFILE, "too many files"), OSError(errno.ENETDOWN, "no network")
+    there = object()
+    coming = iter([full, full, full, down, there, there, full, full, there])
+
+    async def accept() -> Any:
+        await trio.lowlevel.checkpoint()
+        if isinstance(one := next(coming), OSError):
+            raise one
+        return one
+
+    arrivals = Arrivals(accept)
+    with capture_logs() as logs:
+        for _ in range(3):
+            assert await arrivals.take() is there
+    assert [entry["error"] for entry in logs] == [str(full), str(down), "", str(full), ""]
