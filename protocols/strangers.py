@@ -1,12 +1,14 @@
-"""How many peers that came by themselves may be connected, in all and from one network: nobody takes all places."""
+"""How many peers that the user does not keep may be connected, in all and from one network: nobody takes all places."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Generic, TypeVar
 
 from protocols.bucket import Bucket
 
 MAX_STRANGERS: Final = 200  # connections of peers that came by themselves and are not protected
+MAX_OF_STRANGERS: Final = 260  # connections of all who are not protected, those too that this node dialled
+IN_USE_S: Final = 10.0  # a connection that carried something within so long is in use
 MAX_STRANGERS_PER_SUBNET: Final = 32  # of these, from one /24 or /48 of the public internet
 MAX_OF_PEER: Final = 8  # connections of one peer, stranger or not
 MAX_UNPROVEN: Final = 128  # connections in the handshake at a time
@@ -32,6 +34,19 @@ def reason_against(subnets: Sequence[str], subnet: str, most: int = MAX_STRANGER
 
 
 K = TypeVar("K")
+
+
+def let_go(used_s: Mapping[K, float], listening: Collection[K], n_over: int, now_s: float) -> list[K]:
+    """Which of these connections make room: those longest unused, and that no topic needs where there are such.
+
+    Args:
+        used_s: When each of them carried something last.
+        listening: Those of peers that listen to a topic of ours.
+        n_over: How many have to go.
+        now_s: The time.
+    """
+    ranked = sorted(used_s, key=lambda each: (now_s < used_s[each] + IN_USE_S, each in listening, used_s[each]))
+    return ranked[: max(0, n_over)]
 
 
 class Doorstep(Generic[K]):

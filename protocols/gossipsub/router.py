@@ -138,6 +138,10 @@ class Router:
         """Who is known to listen to a topic."""
         return set(self._topics.get(topic, ()))
 
+    def heard(self) -> set[PeerId]:
+        """Who is known to listen to any topic that this node listens to."""
+        return {peer for topic in self._meshes.topics() for peer in self._topics.get(topic, ())}
+
     def mesh(self, topic: str) -> set[PeerId]:
         """Who is in our mesh of a topic."""
         return set(self._meshes.of(topic))

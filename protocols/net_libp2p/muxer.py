@@ -167,6 +167,11 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
         """See `IMuxedConn`."""
         return self.event_closed.is_set()
 
+    @property
+    def used_s(self) -> float:
+        """When data went over it last, either way."""
+        return self._core.used_s
+
     async def start(self) -> None:
         """Run the connection until it ends."""
         try:

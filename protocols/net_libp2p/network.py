@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import structlog
 import trio
-from libp2p.abc import INotifee
 from libp2p.custom_types import TProtocol
 from libp2p.identity.identify_push.identify_push import push_identify_to_peers
 from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
@@ -54,12 +53,20 @@ from protocols.net_libp2p.host import (
     running,
     survive,
 )
+from protocols.net_libp2p.notifee import Notifee
 from protocols.net_libp2p.sockets import Sockets, address_of, places_of, raw_of, subnet_of
 from protocols.net_libp2p.streams import LibP2pStream
 from protocols.net_libp2p.values import Values, answering, find, publish
 from protocols.pnet import FlockKey
 from protocols.sources import is_http
-from protocols.strangers import MAX_OF_PEER, MAX_OF_SUBNET_IN_TABLE, MAX_STRANGERS, reason_against
+from protocols.strangers import (
+    MAX_OF_PEER,
+    MAX_OF_STRANGERS,
+    MAX_OF_SUBNET_IN_TABLE,
+    MAX_STRANGERS,
+    let_go,
+    reason_against,
+)
 from protocols.topics import Subscriptions
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
@@ -110,7 +117,7 @@ async def open_network(identity: Identity, config: NetConfig | None = None) -> A
         stack.callback(nursery.cancel_scope.cancel)
         network = LibP2pNetwork(host, dht, identity, config, nursery, circuits, sockets, values)
         prepare(dht, answering(dht, values), network.report)
-        swarm.register_notifee(_Notifee(network))
+        swarm.register_notifee(Notifee(network))
         await stack.enter_async_context(running(swarm))
         stack.push_async_callback(hang_up, swarm)
         refused = [address for address in config.listen if not await listen(swarm, address)]
@@ -329,6 +336,18 @@ class LibP2pNetwork:
         subnets = [subnet_of(each) for each in strangers]
         return reason_against(subnets, subnet_of(connection), MAX_STRANGERS)
 
+    def make_room(self) -> None:
+        """Where strangers have more than their places, have those go that this node dialled: lookups dial who is named.
+
+        Nobody else would ever end those; friends would find no place, whichever way they are dialled.
+        """
+        strangers = [each for each in self._swarm.get_connections() if not each.is_closed and not self._is_kept(each)]
+        used = {each: each.muxed_conn.used_s for each in strangers if each.direction is Direction.OUTBOUND}
+        heard = self.gossip.router.heard()
+        listening = {each for each in used if to_peer(each.muxed_conn.peer_id) in heard}
+        for idle in let_go(used, listening, len(strangers) - MAX_OF_STRANGERS, trio.current_time()):
+            self._nursery.start_soon(survive, idle.close)
+
     def received_bytes(self, peer: PeerId) -> int:
         """See `Network`."""
         connections = self._swarm.get_connections(to_id(peer))
@@ -366,7 +385,10 @@ class LibP2pNetwork:
         return any(each.direction is Direction.OUTBOUND for each in self._swarm.get_connections(to_id(peer)))
 
     def _is_strangers(self, connection: Any) -> bool:
-        return connection.direction is Direction.INBOUND and connection.muxed_conn.peer_id not in self._protected
+        return connection.direction is Direction.INBOUND and not self._is_kept(connection)
+
+    def _is_kept(self, connection: Any) -> bool:
+        return connection.muxed_conn.peer_id in self._protected
 
     async def disconnect(self, peer: PeerId) -> None:
         """See `Network`."""
@@ -449,35 +471,3 @@ class LibP2pNetwork:
 
 def _is_any_open(connections: Iterable[Any]) -> bool:
     return any(not each.is_closed for each in connections)
-
-
-class _Notifee(INotifee):  # type: ignore[misc]  # libp2p's types are not followed
-    """Carries the swarm's news of connections to the network."""
-
-    def __init__(self, network: LibP2pNetwork) -> None:
-        self._network = network
-
-    async def connected(self, network: Any, conn: Any) -> None:
-        if not self._network.turn_away(conn):
-            self._network.note_change(conn.muxed_conn.peer_id)
-
-    async def disconnected(self, network: Any, conn: Any) -> None:
-        peer = to_peer(conn.muxed_conn.peer_id)
-        if peer is not None and getattr(conn.muxed_conn, "is_abused", False):
-            conn.muxed_conn.is_abused = False  # this is told of more than once
-            self._network.blame(peer, "bad_connection", [conn])  # the swarm has it no more
-        self._network.note_change(conn.muxed_conn.peer_id)
-        if peer is not None and relay_of(conn.muxed_conn):
-            self._network.note_straight(peer)
-
-    async def opened_stream(self, network: Any, stream: Any) -> None:
-        """Of no interest here."""
-
-    async def closed_stream(self, network: Any, stream: Any) -> None:
-        """Of no interest here."""
-
-    async def listen(self, network: Any, multiaddr: Any) -> None:
-        """Of no interest here."""
-
-    async def listen_close(self, network: Any, multiaddr: Any) -> None:
-        """Of no interest here."""

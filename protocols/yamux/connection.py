@@ -76,6 +76,7 @@ class Connection:
         is_going: The peer has said that it goes away: no stream can be opened any more.
         is_over: Nothing is taken in any more; what is left to be said is the end.
         rtt_s: How long a ping took; `math.inf` before the first answer.
+        used_s: When data went over it last, either way.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Connection:
         self.streams: dict[int, Stream] = {}
         self.is_going = False
         self.rtt_s = math.inf
+        self.used_s = now_s
         self._is_client = is_client
         self._account = Account(memory, self._give_way)
         self._on_giving_way = on_giving_way
@@ -191,7 +193,9 @@ class Connection:
                 raise Malformed(f"data on stream {header.stream} behind its end")
             stream.receive_window_bytes -= header.length
         self._n_body, self._body, self._body_flags = header.length, stream, header.flags
-        if not header.length:
+        if header.length:
+            self.used_s = now_s
+        else:
             self._take_flags(stream, header.flags, now_s, events)
 
     def _take_body(self, data: memoryview, now_s: float, events: list[Event]) -> None:
@@ -414,7 +418,7 @@ class Connection:
             parts.append(pack(DATA, 0, stream.number, n_bytes))
             stream.queue.take_into(parts, n_bytes)
             stream.send_window_bytes -= n_bytes
-            stream.progress_s = now_s
+            stream.progress_s = self.used_s = now_s
             n_taken = HEADER_BYTES + n_bytes
         has_room = room - n_taken >= HEADER_BYTES
         if has_room and stream.is_finishing and not stream.is_finished and not stream.queue.n_bytes:

@@ -20,6 +20,7 @@ from protocols.net_libp2p.meeting import Meetings
 from protocols.net_libp2p.network import LibP2pNetwork
 from protocols.net_libp2p.observed import MAX_OBSERVED, MAX_OBSERVERS, Observed
 from protocols.net_libp2p.sockets import Sockets
+from protocols.ping import ping
 from protocols.pnet import FlockKey
 from storage.keys import Identity
 
@@ -89,6 +90,28 @@ async def test_a_connection_that_came_gives_its_place_back_when_it_is_over(monke
                 await until_linked(node, 2)
             while n_taken() != 2:
                 await trio.sleep(0.01)
+
+
+async def test_strangers_that_this_node_dialled_leave_places_to_friends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "MAX_OF_STRANGERS", 2)
+    config = NetConfig(("/ip4/127.0.0.1/tcp/0",), mdns=False)
+    async with AsyncExitStack() as stack:
+        node, friend, *others = [
+            await stack.enter_async_context(open_network(Identity.generate(), config)) for _ in range(6)
+        ]
+        node.protect([friend.peer_id])
+        with trio.fail_after(20):
+            for other in (friend, others[0], others[1]):
+                await node.connect(PeerInfo.parse(other.addresses()[0]))
+            await ping(node, others[0].peer_id, 1)  # so the other one is longer unused
+            await node.connect(PeerInfo.parse(others[2].addresses()[0]))
+            while others[1].peer_id in node.peers():
+                await trio.sleep(0.01)
+            await others[3].connect(PeerInfo.parse(node.addresses()[0]))  # who comes takes such a place, too
+            while others[0].peer_id in node.peers():
+                await trio.sleep(0.01)
+            await trio.sleep(0.1)
+        assert set(node.peers()) == {friend.peer_id, others[2].peer_id, others[3].peer_id}
 
 
 async def test_a_peer_has_so_many_connections_and_those_that_are_denied_cost_no_place(

@@ -1,6 +1,6 @@
-"""Who waits in the handshake: each place has its share and its rate."""
+"""Who waits in the handshake: each place has its share and its rate; and which of the dialled gives way."""
 
-from protocols.strangers import MAX_BEGUN, MAX_PLACES, MAX_UNPROVEN, REFILL_S, Doorstep
+from protocols.strangers import IN_USE_S, MAX_BEGUN, MAX_PLACES, MAX_UNPROVEN, REFILL_S, Doorstep, let_go
 
 
 def test_a_place_begins_handshakes_no_faster_than_its_rate_and_this_machine_as_it_likes() -> None:
@@ -38,3 +38,11 @@ def test_nothing_is_kept_of_who_is_gone_but_the_rates_of_few() -> None:
         doorstep.comes(number, f"place {number}", 0.0)
         doorstep.goes(number, f"place {number}")
     assert not doorstep._waiting and len(doorstep._rates) == MAX_PLACES
+
+
+def test_the_longest_unused_gives_way_first_then_whom_a_topic_needs_and_last_who_is_in_use() -> None:
+    used_s = {"in use": 100.0, "of a topic": 10.0, "idle": 50.0, "idle for longer": 20.0}
+    now_s = 100.0 + IN_USE_S - 1.0
+    ranked = ["idle for longer", "idle", "of a topic", "in use"]
+    for n_over in range(-1, len(ranked) + 1):
+        assert let_go(used_s, {"of a topic"}, n_over, now_s) == ranked[: max(0, n_over)]

@@ -56,6 +56,17 @@ def test_streams_without_room_are_refused_and_who_opens_ten_thousand_is_left(ser
     assert sent(server)[-1] == (GO_AWAY, 0, 0, 1)
 
 
+def test_data_either_way_is_use_of_a_connection_and_nothing_else_is(server: Connection) -> None:
+    server.receive(pack(PING, SYN, 0, 1) + pack(WINDOW, SYN, 1, 0), 1.0)
+    assert server.used_s == 0.0
+    server.receive(pack(DATA, 0, 1, 1) + b"x", 2.0)
+    assert server.used_s == 2.0
+    server.write(server.streams[1], b"y")
+    server.take_messages(1, 3.0)
+    server.receive(pack(WINDOW, 0, 1, 1), 4.0)
+    assert server.used_s == 3.0
+
+
 def test_accepted_streams_have_a_bound_of_their_own_and_make_room_when_they_end(server: Connection) -> None:
     streams = [opened(server, 2 * number + 1) for number in range(connection.MAX_INBOUND)]
     server.receive(pack(WINDOW, SYN, 9999, 0), 0.0)

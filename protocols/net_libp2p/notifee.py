@@ -1,0 +1,46 @@
+"""What py-libp2p's swarm tells of connections, as the network is told of it."""
+
+from typing import TYPE_CHECKING, Any
+
+from libp2p.abc import INotifee
+
+from protocols.net_libp2p.addresses import to_peer
+from protocols.net_libp2p.circuits import relay_of
+
+if TYPE_CHECKING:
+    from protocols.net_libp2p.network import LibP2pNetwork
+
+
+class Notifee(INotifee):  # type: ignore[misc]  # libp2p's types are not followed
+    """Carries the swarm's news of connections to the network."""
+
+    def __init__(self, network: "LibP2pNetwork") -> None:
+        self._network = network
+
+    async def connected(self, network: Any, conn: Any) -> None:
+        """A connection stands."""
+        if not self._network.turn_away(conn):
+            self._network.note_change(conn.muxed_conn.peer_id)
+            self._network.make_room()
+
+    async def disconnected(self, network: Any, conn: Any) -> None:
+        """A connection is over."""
+        peer = to_peer(conn.muxed_conn.peer_id)
+        if peer is not None and getattr(conn.muxed_conn, "is_abused", False):
+            conn.muxed_conn.is_abused = False  # this is told of more than once
+            self._network.blame(peer, "bad_connection", [conn])  # the swarm has it no more
+        self._network.note_change(conn.muxed_conn.peer_id)
+        if peer is not None and relay_of(conn.muxed_conn):
+            self._network.note_straight(peer)
+
+    async def opened_stream(self, network: Any, stream: Any) -> None:
+        """Of no interest here."""
+
+    async def closed_stream(self, network: Any, stream: Any) -> None:
+        """Of no interest here."""
+
+    async def listen(self, network: Any, multiaddr: Any) -> None:
+        """Of no interest here."""
+
+    async def listen_close(self, network: Any, multiaddr: Any) -> None:
+        """Of no interest here."""
