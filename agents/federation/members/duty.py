@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, cast
 
+from agents.errors import AgentError
 from agents.federation.events.book import Book, Said
 from agents.federation.events.claims import links
 from agents.federation.events.grants import CLOCK_SLACK_S, capacity, late
@@ -14,6 +15,12 @@ from storage.cid import Cid
 from storage.keys import Identity, PeerId
 
 MAX_VERSIONS: Final = 3  # of one member's update in a round: who forks its history could else fill the disk
+
+
+class OwnEventsMissing(AgentError):
+    """The disk lost what this node said in the experiment: others tell it again. Try again once a member is here."""
+
+    code = "own_events_missing"
 
 
 class Duty:
@@ -40,6 +47,8 @@ class Duty:
         self._gone: tuple[int, frozenset[PeerId]] = (0, frozenset())
         self._waiting: frozenset[PeerId] = frozenset()
         self._spoken_for: dict[PeerId, int] = {}
+        self.n_said = 0
+        """How many events of its own there are, as far as whoever drives this can tell."""
         self.owned: dict[Cid, bytes] = {}
         """What shows of files that were made here that all of them is here."""
         self.unix_s: float | None = None
@@ -143,7 +152,14 @@ class Duty:
         """It was not done: ask for it once more."""
         self._asked.discard(_key(action))
 
+    @property
+    def _is_whole(self) -> bool:
+        """Is all here that this member said? Until then it says nothing: it would give a number for the second time."""
+        return self.book.height(self._me) >= self.n_said
+
     def _say(self, event: Event) -> Say:
+        if not self._is_whole:
+            raise OwnEventsMissing(f"not all is here that this node said of {self.book.experiment}: others are asked")
         sequence = self.book.height(self._me)
         before = self.book.latest(self._me)
         entry = make_entry(

@@ -91,6 +91,8 @@ class Neighbour(Member):
         book = self.book
         if book.cancelled() is not None or book.height(self._me) >= MAX_EVENTS_OF_AUTHOR:
             return []  # of nobody more is taken
+        if not self._is_whole:
+            return []
         if accusation := self._accuse():
             return accusation
         if self._me not in self.views.active():

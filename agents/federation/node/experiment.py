@@ -131,8 +131,10 @@ class Experiment(Bringing, Asking, Trainee):
         wrong = self.book.add_all(known)
         for _, error in wrong:
             log.warning("event_left_out", experiment=str(self.cid), error=str(error))
-        me, refused = self._ports.identity.peer_id, {entry.cid for entry, _ in wrong}
-        self._unheard = [one for one in known if one.author == me and one.cid not in refused]
+        refused = {entry.cid for entry, _ in wrong}
+        own = [entry for entry in known if entry.author == self._ports.identity.peer_id]
+        self._unheard = [one for one in own if one.cid not in refused]
+        self.member.n_said = max((one.sequence + 1 for one in own), default=0)
         self._count_heard(known)
         self._told_round = self.member.current() - 1
         self._is_ended = self.is_over

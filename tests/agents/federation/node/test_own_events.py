@@ -1,0 +1,35 @@
+"""Who lost a part of what it said itself says nothing before it has that again: a number is signed once."""
+
+from typing import Any
+
+import pytest
+
+from agents.federation.members.duty import OwnEventsMissing
+from agents.federation.node.journal import Journal
+from protocols.rounds import Join
+from tests.agents.federation.node.test_service import Home, begun, connected, homes, until
+
+__all__ = ["homes"]
+
+
+@pytest.mark.parametrize("gossip", [None, {"mixing": "push_sum", "topology": "full"}])
+async def test_who_lost_an_own_event_waits_for_others_to_tell_it_and_signs_no_number_twice(
+    homes: list[Home], gossip: dict[str, Any] | None, autojump_clock: Any
+) -> None:
+    async with homes[0].running(), homes[1].running():
+        async with homes[2].running():
+            await connected(homes)
+            ones = await begun(homes, homes[0].plan(homes, n_rounds=3, gossip=gossip))
+            await until(lambda: ones[2].member.current() == 2)
+        path = homes[2].folder / "rounds" / str(ones[0].cid)
+        journal, entries = Journal.open(path)
+        journal.close()
+        lost = next(one for one in entries if (one.author, one.kind) == (homes[2].identity.peer_id, Join.kind))
+        path.write_bytes(path.read_bytes().replace(lost.block, bytes(len(lost.block))))
+        homes[2].rounds = homes[2].fresh()
+        async with homes[2].running():
+            again = homes[2].rounds.get(ones[0].cid)
+            with pytest.raises(OwnEventsMissing):
+                await again.do(again.member.leave)
+            await until(lambda: again.is_over and ones[0].is_over)
+            assert not ones[0].book.forks() and not again.book.forks() and lost.cid in again.book
