@@ -175,6 +175,10 @@ class Blockstore(Reading, Protocol):
     def unnoticed(self) -> Reading:
         """The same blocks, for a walk that is no use of them: it makes no block younger and no block safe."""
 
+    @property
+    def n_sweeps(self) -> int:
+        """How many sweeps have begun since the start: as long as none has, all is still here that was."""
+
     def begin_sweep(self) -> int:
         """The tick for `ages` and `sweep`. What is kept has to be looked up after this."""
 

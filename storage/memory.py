@@ -167,6 +167,10 @@ class MemoryBlockstore(Store):
     def unnoticed(self) -> Reading:
         return Unnoticed(self._get, self._size)
 
+    @property
+    def n_sweeps(self) -> int:
+        return self._uses.n_sweeps
+
     def begin_sweep(self) -> int:
         return self._uses.begin_sweep()
 

@@ -22,6 +22,7 @@ class Uses:
         self._touched: dict[bytes, int] = {}
         self._doomed: frozenset[bytes] = frozenset()
         self._leases: list[int] = []
+        self.n_sweeps = 0
 
     def __len__(self) -> int:
         return len(self._touched)
@@ -64,6 +65,7 @@ class Uses:
         """The tick before which a block must have been used last, to be swept by a sweep that begins now."""
         with self._lock:
             self._tick += 1
+            self.n_sweeps += 1
             return min([*self._leases, self._tick])
 
     @contextmanager

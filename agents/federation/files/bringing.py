@@ -6,6 +6,7 @@ from it.
 
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from functools import partial
 from pathlib import Path
@@ -45,7 +46,7 @@ class Bringing:
     _scratch: Path
     _reached: set[PeerId]
     _fetched_bytes: int
-    _came_bytes: dict[Cid, int]  # by file: of its blocks, what came from members, in all tries since the start
+    _came_bytes: Counter[tuple[Cid, int]]  # by file and sweep: of its blocks, what came from members since that began
     _fetches: dict[Cid, trio.Lock]  # by file: two fetches would each count the same block as come
 
     async def bring_result(self, result: Cid) -> Document:
@@ -116,6 +117,8 @@ class Bringing:
 
     async def _fetch_file(self, cid: Cid, max_bytes: int, readers: tuple[PeerId, ...] | None) -> None:
         with self._ports.store.lease():
+            at = cid, self._ports.store.n_sweeps
+            n_came_before = self._came_bytes[at]
             fetch = partial(
                 fetch_dag,
                 self._ports.exchange,
@@ -125,20 +128,20 @@ class Bringing:
                 max_bytes=max_bytes,
             )
             turn_s = max(self.plan.deadline_s, LEAST_TURN_S)
-            progress = await at_pace(lambda on_progress: fetch(on_progress=self._counting(cid, on_progress)), turn_s)
+            progress = await at_pace(lambda on_progress: fetch(on_progress=self._counting(at, on_progress)), turn_s)
             self._fetched_bytes += progress.n_bytes
             await trio.to_thread.run_sync(self._hold, cid, claimed(self.book, cid), max_bytes, readers)
-            # Nothing of it was here before but what came in other tries: none of it is here for other reasons.
-            if progress.n_reused_bytes <= self._came_bytes.get(cid, 0) - progress.n_bytes:
+            # Nothing of it was here before but what came in other tries, and was not swept since.
+            if progress.n_reused_bytes <= n_came_before:
                 await trio.to_thread.run_sync(self.keep.note_own, cid)
 
-    def _counting(self, cid: Cid, on_progress: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    def _counting(self, at: tuple[Cid, int], on_progress: Callable[[Progress], None]) -> Callable[[Progress], None]:
         """Count what comes of a file, also where the rest does not."""
         told = 0
 
         def count(progress: Progress) -> None:
             nonlocal told
-            self._came_bytes[cid] = self._came_bytes.get(cid, 0) + progress.n_bytes - told
+            self._came_bytes[at] += progress.n_bytes - told
             told = progress.n_bytes
             on_progress(progress)
 

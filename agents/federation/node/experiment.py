@@ -115,7 +115,7 @@ class Experiment(Bringing, Asking, Trainee):
         self._unfit: Counter[Cid] = Counter()
         self._trouble = ""
         self._fetched_bytes = 0
-        self._came_bytes: dict[Cid, int] = {}
+        self._came_bytes: Counter[tuple[Cid, int]] = Counter()
         self._fetches: dict[Cid, trio.Lock] = {}
         self._sizes: dict[Cid, int] = {}
         self._bounds: dict[Cid, float] = {}

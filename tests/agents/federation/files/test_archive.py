@@ -15,13 +15,16 @@ from agents.federation.node.experiment import Experiment
 from agents.federation.results.outcome import read_document
 from agents.federation.tasks import task_of
 from agents.federation.updates.tensors import MAX_TENSORS_BYTES, SLACK_BYTES
+from protocols.errors import NoProviders
 from protocols.rounds import Event, Result
 from storage.blockstore import Blockstore, MadeBlock, Visibility
 from storage.car import import_car
 from storage.cid import DAG_CBOR, DAG_PB, RAW, Cid
 from storage.codecs import dag_cbor, dag_pb
+from storage.collect import collect
 from storage.errors import NotFound
 from storage.memory import MemoryBlockstore
+from storage.pins import PinKind, PinState
 from storage.unixfs import COVEY_WEIGHTS, add_bytes, add_path, export
 from storage.unixfs import data as unixfs
 from tests.agents.federation import village as village_module
@@ -167,6 +170,32 @@ async def test_a_private_block_is_not_handed_out_because_its_file_was_fetched_by
             for _ in range(3):
                 nursery.start_soon(one.fetch_file, bait.cid)
         assert one.keep.is_held(bait.cid)
+        _, found = await packed_by(ada, one, tmp_path / "all.car")
+        assert not found.has(diary.cid) and not found.has(bait.cid)
+
+
+async def test_a_private_block_is_not_handed_out_because_others_of_its_file_were_swept_and_came_again(
+    homes: list[Home],
+    tmp_path: Path,
+    autojump_clock: Any,
+) -> None:
+    """What came, was swept between two tries and came again is no longer here from the first: it makes up for nothing."""
+    ada, bob, cleo = homes
+    async with village(homes):
+        ada.node.ports.store.put_many([diary := MadeBlock.of(b"dear diary", RAW)])
+        leaves = [MadeBlock.of(bytes([number]) * 64, RAW) for number in (1, 2)]
+        bait = file_of([*leaves, diary])
+        store = cleo.node.ports.store
+        store.put_many([bait, leaves[0]], Visibility.PUBLIC)
+        one = await ada.rounds.follow(ada.plan(homes, is_sealed=False))
+        with pytest.raises(NoProviders):
+            await one.fetch_file(bait.cid)
+        ada.node.ports.pins.add(diary.cid, "diary", PinKind.DIRECT, PinState.COMPLETE)
+        collect(ada.node.ports.store, ada.node.ports.pins, list)
+        assert not ada.node.ports.store.has(leaves[0].cid)
+        store.put_many(leaves, Visibility.PUBLIC)
+        say(one, cleo.identity, said(ada, one, "update", bait.cid))
+        await one.fetch_file(bait.cid)
         _, found = await packed_by(ada, one, tmp_path / "all.car")
         assert not found.has(diary.cid) and not found.has(bait.cid)
 
