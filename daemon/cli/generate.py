@@ -227,4 +227,8 @@ def _path(value: Any, field: msgspec.structs.FieldInfo) -> Any:
     if value == "-":
         return value
     whole = os.path.abspath(os.path.expanduser(value))
+    if os.path.exists(whole) and not (os.path.isfile(whole) or os.path.isdir(whole)):
+        # The daemon would wait at a pipe, or read a device, for ever.
+        instead = next((f"give - for {way}" for way in ("stdin", "stdout") if extra.get(way)), "name a file")
+        raise click.BadParameter(f"{clean(value)} is neither a file nor a folder: {instead}", param_hint=field.name)
     return whole if extra.get("path") or os.path.exists(whole) else value

@@ -286,6 +286,18 @@ def test_values_that_cannot_be_are_told_before_anything_is_sent(daemon, covey, a
     assert daemon.asked == []
 
 
+@pytest.mark.parametrize("arguments", [("add",), ("fl", "plan"), ("fl", "join", "bafy", "--data"), ("fl", "verify")])
+def test_a_pipe_or_a_device_is_not_opened_by_the_daemon_which_would_wait_or_read_for_ever(
+    daemon, covey, tmp_path, arguments
+):
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("pipe", "/dev/zero"):
+        code, _, err = covey(*arguments, path)
+        assert code == faults.EXIT_USAGE
+        assert f"{path} is neither a file nor a folder" in err
+    assert daemon.asked == []
+
+
 def test_a_folder_is_listed_by_cid_size_and_name(daemon, covey):
     entries = [
         {"name": "a\x1b.txt", "cid": "bafk", "size_bytes": 1536},

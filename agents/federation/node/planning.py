@@ -52,10 +52,12 @@ class BadPlan(AgentError):
 
 def read_file(path: Path) -> dict[str, Any]:
     """What stands in a TOML file. Raises: BadPlan, OSError."""
-    if path.stat().st_size > MAX_FILE_BYTES:
+    with path.open("rb") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
         raise BadPlan(f"{path} is over {MAX_FILE_BYTES} bytes")
     try:
-        value = tomllib.loads(path.read_text())
+        value = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadPlan(f"{path} is no TOML: {error}") from None
     if unknown := sorted(value.keys() - KEYS):
