@@ -62,13 +62,8 @@ def new_target(path: str) -> Path:
 
     Raises: NotFoundHere without a folder to write into; TargetExists.
     """
-    target = in_a_folder(Path(path))
-    refuse_existing(target)
-    return target
-
-
-def in_a_folder(target: Path) -> Path:
-    """The same path, which may be written over. Raises: NotFoundHere without a folder to write into."""
+    target = Path(path)
     if not target.parent.is_dir():
         raise NotFoundHere(f"there is no folder {target.parent} to write into. Make it first: mkdir -p")
+    refuse_existing(target)
     return target

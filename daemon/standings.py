@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -12,7 +11,7 @@ from agents.federation.node.report import Report, Row, as_html, as_picture
 from agents.federation.node.standing import MemberStanding, RoundStanding, members_of, round_of, state_of
 from agents.federation.plans.options import gossip_of, options_of
 from daemon.api.operations import fl, fl_report
-from daemon.asked import in_a_folder, names
+from daemon.asked import names, new_target
 from daemon.errors import Unfit
 from daemon.experiments import find
 from storage.durable import write_file
@@ -134,11 +133,10 @@ def _member(member: MemberStanding, name: str | None) -> "fl.Member":
 
 
 async def write_report(node: "Node", params: "fl_report.Report") -> "fl_report.Reported":
-    """Raises: UnknownExperiment, Unfit, NotFoundHere, StoreFull, OSError."""
-    one, path = find(node, params.experiment), Path(params.out)
+    """Raises: UnknownExperiment, Unfit, NotFoundHere, TargetExists, StoreFull, OSError."""
+    one, path = find(node, params.experiment), new_target(params.out)
     if path.suffix.lower() not in (".html", ".htm", ".png"):
         raise Unfit(f"{path.name} tells no form that a report can have: let its name end in .html or .png")
-    in_a_folder(path)
     await one.weigh()
     apart = await one.apart()
     called = await names(node)

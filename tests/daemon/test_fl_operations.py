@@ -262,8 +262,8 @@ def test_what_is_refuted_and_what_is_not_decidable_end_with_codes_of_their_own()
 
 async def test_a_report_is_written_as_a_page_or_a_picture(node_here, data, tmp_path):
     experiment = await planned(node_here, title="<b>alone</b>")
-    page, picture = tmp_path / "report.html", tmp_path / "report.png"
-    assert (await node_here.post("fl/report", experiment=experiment, out=str(page))).json["n_rounds"] == 0
+    early, page, picture = (tmp_path / name for name in ("early.html", "report.html", "report.png"))
+    assert (await node_here.post("fl/report", experiment=experiment, out=str(early))).json["n_rounds"] == 0
     await node_here.post("fl/join", experiment=experiment, data=data)
     await node_here.post("fl/start", experiment=experiment)
     await over(node_here, experiment)
@@ -277,6 +277,13 @@ async def test_a_report_is_written_as_a_page_or_a_picture(node_here, data, tmp_p
     assert answer.status == 409 and ".html or .png" in answer.json["error"]["text"]
     answer = await node_here.post("fl/report", experiment=experiment, out=str(tmp_path / "nowhere" / "report.png"))
     assert answer.status == 404 and f"no folder {tmp_path / 'nowhere'} to write" in answer.json["error"]["text"]
+
+
+async def test_a_report_takes_no_other_files_place(node_here, tmp_path):
+    (tmp_path / "holiday.png").write_bytes(b"the sea")
+    experiment = await planned(node_here)
+    answer = await node_here.post("fl/report", experiment=experiment, out=str(tmp_path / "holiday.png"))
+    assert answer.json["error"]["code"] == "target_exists" and (tmp_path / "holiday.png").read_bytes() == b"the sea"
 
 
 async def test_a_report_tells_what_each_round_spent_of_a_budget_and_that_nothing_is_left(node_here, data, tmp_path):
