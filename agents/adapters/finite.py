@@ -1,9 +1,10 @@
 """Are all numbers of an adapter finite? Told by their bits, torch-free: one NaN in it makes every answer nonsense."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from agents.adapters.safetensors_header import Tensor, read_header
+from agents.adapters.safetensors_header import DTYPES, Tensor, read_header
 from agents.errors import BadAdapter
 
 CHUNK_BYTES: Final = 4 << 20  # a multiple of every dtype's size
@@ -21,24 +22,33 @@ _EXPONENTS: Final = {
 
 def check_finite(weights: Path) -> None:
     """Read the numbers of a safetensors file, whose header was found good. Raises: BadAdapter, OSError."""
-    header = read_header(weights)
-    begin = weights.stat().st_size - header.n_data_bytes
-    with weights.open("rb") as file:
-        file.seek(begin)
-        for tensor in header.tensors:  # in the order of their data, without gaps
+    if (name := not_finite(weights)) is not None:
+        raise BadAdapter(f"{name[:120]} holds NaN or infinity: the training went wrong, train it again")
+
+
+def not_finite(path: Path, dtypes: Mapping[str, int] = DTYPES) -> str | None:
+    """The first tensor of such a file that holds NaN or infinity, or None. Raises: BadAdapter, OSError."""
+    header = read_header(path, dtypes)
+    begin = path.stat().st_size - header.n_data_bytes
+    with path.open("rb") as file:
+        for tensor in header.tensors:
+            if tensor.dtype not in _EXPONENTS:
+                continue  # whole numbers
+            file.seek(begin + tensor.begin)
             left = tensor.end - tensor.begin
             while left:
                 data = file.read(min(left, CHUNK_BYTES))
                 if not data:
-                    raise BadAdapter(f"{weights.name} became shorter while it was read: try again")
-                _check(tensor, data)
+                    raise BadAdapter(f"{path.name} became shorter while it was read: try again")
+                if not _is_finite(tensor, data):
+                    return tensor.name
                 left -= len(data)
+    return None
 
 
-def _check(tensor: Tensor, data: bytes) -> None:
+def _is_finite(tensor: Tensor, data: bytes) -> bool:
     import numpy as np  # here: the header alone needs none of it
 
     form, bits = _EXPONENTS[tensor.dtype]
     numbers = np.frombuffer(data, dtype=form)
-    if ((numbers & numbers.dtype.type(bits)) == bits).any():
-        raise BadAdapter(f"{tensor.name[:120]} holds NaN or infinity: the training went wrong, train it again")
+    return not ((numbers & numbers.dtype.type(bits)) == bits).any()

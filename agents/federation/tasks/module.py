@@ -12,6 +12,7 @@ import numpy as np
 import trio
 from msgspec import Meta
 
+from agents.adapters.finite import not_finite
 from agents.adapters.safetensors_header import DATA_DTYPES, read_header
 from agents.errors import BadAdapter
 from agents.federation.tasks import BadTask, Engine, Exam, FindBase, Fitting, Made, Score, Task, Work
@@ -65,6 +66,8 @@ class Module(Task, frozen=True, tag="torch", kw_only=True):
         """Raises: BadTask, OSError."""
         self._look_for_factory()
         self._n_rows(data)
+        if (name := not_finite(data, DATA_DTYPES)) is not None:
+            raise BadTask(f"{data} holds NaN or infinity in {name[:120]}")
 
     def n_samples(self, data: Path) -> int:
         """The rows that are not held out. Raises: BadTask, OSError."""

@@ -297,6 +297,21 @@ def test_a_task_with_a_factory_counts_the_rows_that_are_not_held_out(tmp_path: P
         task_of({"task": "torch", "factory": "any"}).n_samples(tmp_path / "half.safetensors")
 
 
+@pytest.mark.parametrize("bad", ["x", "y"])
+def test_rows_that_are_not_finite_are_refused_when_somebody_joins_with_them_and_not_in_each_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: str
+) -> None:
+    monkeypatch.setattr("agents.federation.tasks.module.factories", lambda: ["any"])
+    task, path = task_of({"task": "torch", "factory": "any"}), tmp_path / "rows.safetensors"
+    rows = {"a": np.arange(3), "x": np.zeros((41, 3), np.float32), "y": np.zeros(41, np.float32)}
+    safetensors.numpy.save_file(rows, path)
+    task.check(path)
+    rows[bad][-1] = np.inf
+    safetensors.numpy.save_file(rows, path)
+    with pytest.raises(BadTask, match=f"holds NaN or infinity in {bad}"):
+        task.check(path)
+
+
 async def test_tensors_that_were_trained_elsewhere_are_submitted_as_they_are(tmp_path: Path) -> None:
     layout, task = Layout.of({"a": (2,), "b": (3,)}), task_of({"task": "given"})
     write(tmp_path / "base", layout, 1.0)
