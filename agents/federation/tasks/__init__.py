@@ -10,7 +10,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, Protocol, Self, get_args, get_origin
 
 import msgspec
 import trio
@@ -262,4 +262,15 @@ def task_of(settings: Mapping[str, Any]) -> Task:
     try:
         return msgspec.convert(dict(settings), known[name])
     except msgspec.ValidationError as error:
-        raise BadTask(f"the settings of {name} are not valid: {error}") from None
+        raise BadTask(f"the settings of {name} are not valid: {error}{_choices(known[name], str(error))}") from None
+
+
+def _choices(kind: type[Task], error: str) -> str:
+    """What could stand in the place of what does not fit."""
+    settings = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+    if "unknown field" in error:
+        return f"; there are: {', '.join(settings)}"
+    wrong = error.rpartition("`$.")[2].rstrip("`")
+    if get_origin(settings.get(wrong)) is Literal:
+        return f"; there are: {', '.join(get_args(settings[wrong]))}"
+    return f". A list stands in a plan's file: {wrong} = [...]" if "Expected `array`" in error else ""

@@ -105,6 +105,20 @@ def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any]) -> None:
         task_of(settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"lora": "lorra"}, "there are: fedit, ffa, rolora"),
+        ({"optimizer": "lion"}, "there are: sgd"),
+        ({"ranks": 4}, "there are: lora, base, base_name, kind, rank"),
+        ({"targets": "q_proj"}, r"in a plan's file: targets = \["),
+    ],
+)
+def test_what_a_setting_can_be_is_told_where_it_is_none_of_that(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadTask, match=says):
+        task_of({"task": "lora", "base": "tiny"} | settings)
+
+
 class FakeEngine:
     """Answers with an adapter of its own making, and notes what was asked."""
 
