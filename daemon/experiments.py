@@ -35,7 +35,7 @@ from agents.federation.plans.compatibility import limits, undecidable
 from agents.federation.plans.privacy_accounts import beyond_budget, own_rounds_borne
 from agents.federation.results.verify import Finding
 from agents.federation.tasks import BadTask, FindBase, Task, task_of
-from agents.federation.updates.tensors import canonical, read_layout
+from agents.federation.updates.tensors import BadTensors, canonical, read_layout
 from daemon import wall
 from daemon.abilities import has_of, in_claims
 from daemon.api.operation import Progress
@@ -167,7 +167,10 @@ def _with_tensors(node: "Node", fields: dict[str, Any], initial: str, folder: Pa
         cid = None
     if cid is None:
         path = folder / "initial"
-        canonical(Path(initial), path)
+        try:
+            canonical(Path(initial), path)
+        except BadTensors as error:
+            raise BadPlan(f"{initial} holds no tensors to begin with: {error}. It takes safetensors of F32") from None
     else:
         path = Shelf(node.adapters.ports, folder).path(cid)
     layout = read_layout(path)

@@ -117,6 +117,7 @@ async def test_a_plan_comes_from_a_file_and_options_go_before_it(node_here, tmp_
         ({"deadline_s": 1.0, "lease_s": 5.0}, "bad_plan", "shorter than the lease"),
         ({"members": ["nobody"]}, "not_found", "neither a peer id nor the name of a peer"),
         ({"initial": "/nowhere"}, "no_such_file", "nowhere"),
+        ({"initial": __file__}, "bad_plan", "test_fl_operations.py holds no tensors to begin with"),
     ],
 )
 async def test_a_plan_that_would_not_hold_is_refused_with_the_reason(node_here, changes, code, says):
