@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from agents.training.curves import Curve, as_text
 from daemon.cli.render import bytes_text, pairs, short, table
 from daemon.cli.text import clean
 
@@ -46,6 +47,7 @@ def _whole(row: Json) -> Iterator[str]:
         yield ""
         yield "rounds:"
         yield from table([_round(one, row["gossip"] is not None) for one in row["rounds"]])
+        yield from _curves(row["rounds"])
         for one in row["rounds"]:
             for refused in one["refused"]:
                 who = names.get(refused["peer"], short(refused["peer"]))
@@ -57,6 +59,22 @@ def _whole(row: Json) -> Iterator[str]:
         yield ""
         yield f"next: members join with `covey fl join {row['experiment']} --from PEER --data PATH`; then its author"
         yield f"starts it: covey fl start {row['experiment']}"
+
+
+def _curves(rounds: Json) -> Iterator[str]:
+    """Loss and accuracy over the rounds, once there is more to them than the table shows at a glance."""
+    shown = {
+        "loss": [("result, held out", "result_loss", False), ("after training", "loss", True)],
+        "accuracy": [("result, held out", "result_accuracy", False)],
+    }
+    for axis, curves in shown.items():
+        found = [
+            Curve(name, [(one["round"], one[key]) for one in rounds if one[key] is not None], is_marks=is_marks)
+            for name, key, is_marks in curves
+        ]
+        if any(len(curve.points) > 2 for curve in found):
+            yield ""
+            yield from as_text([curve for curve in found if curve.points], "rounds", axis).splitlines()
 
 
 def _privacy(row: Json) -> str:
@@ -125,7 +143,8 @@ def watched(row: Json) -> Iterator[str]:
 
 
 def watched_to_the_end(row: Json) -> Iterator[str]:
-    """What there is to do once the last line was shown."""
+    """The curves, and what there is to do, once the last line was shown."""
+    yield from _curves(row["rounds"])
     if row["is_over"] and (row["gossip"] or any(one["result"] for one in row["rounds"])):
         yield f"next: covey fl result {row['experiment']} --out FILE, or prove it: covey fl verify {row['experiment']}"
 

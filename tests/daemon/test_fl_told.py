@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import trio
 
 from agents.errors import BadData
 from agents.federation.results.verify import Finding
@@ -14,7 +15,7 @@ from daemon.api.operation import operations
 from daemon.api.operations import fl
 from daemon.cli import client, generate
 from daemon.cli.fl_forms import planned as lines_of_plan
-from daemon.cli.fl_forms import started, verified
+from daemon.cli.fl_forms import started, status, verified, watched_to_the_end
 from storage.keys import Identity
 from tests.daemon.test_fl_operations import ALONE, OTHER, data, over, planned
 
@@ -32,6 +33,21 @@ async def test_what_to_do_next_is_said_once_behind_the_last_line_of_a_watch(node
     assert len(lines) == 4 and [line.startswith("next: covey fl result") for line in lines] == [False] * 3 + [True]
     generate._run(node_here.node.home, operations()["fl/watch"], {}, as_json=True)
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+@pytest.mark.parametrize(("n_rounds", "n_shown"), [(2, 0), (3, 2)])
+async def test_curves_are_drawn_in_the_terminal_once_there_are_rounds_enough(node_here, data, n_rounds, n_shown):
+    experiment = await planned(node_here, rounds=n_rounds)
+    await node_here.post("fl/join", experiment=experiment, data=data)
+    await node_here.post("fl/start", experiment=experiment)
+    with trio.fail_after(60):
+        while not (row := await over(node_here, experiment))["rounds"][-1]["n_scores"]:
+            await trio.sleep(0.05)
+    for lines in (list(status([row])), list(watched_to_the_end(row))):
+        assert sum(line.endswith("3 rounds") for line in lines) == n_shown
+        assert sum("\u2812\u2812 result, held out" in line for line in lines) == n_shown
+    row["rounds"] = [one | {"result_loss": None, "result_accuracy": None, "loss": None} for one in row["rounds"]]
+    assert not any("held out" in line for line in status([row]))
 
 
 async def test_who_is_in_it_is_told_in_fields_too_at_the_start_and_later(node_here, data):
