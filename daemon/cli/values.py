@@ -46,7 +46,7 @@ class Declared(click.ParamType[Any]):
             return f"choose from {', '.join(choices)}"
         if "regex" in text:
             return self._form or "it does not have the form that is asked for"
-        text = text.partition(" - at `")[0].partition(", got ")[0]
+        text = text.partition(" - at `")[0].partition(", got ")[0].replace(" | null`", "`")
         for technical, plain in _WORDS.items():
             text = text.replace(technical, plain)
         return text[0].lower() + text[1:]

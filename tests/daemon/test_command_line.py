@@ -274,6 +274,8 @@ def test_content_that_is_cut_off_says_why(daemon, covey):
         (("train", "x", "--name", "a", "--learning-rate", "nan"), "expected a number"),
         (("train", "x", "--name", "a/b"), "letters, digits, dots, dashes"),
         (("peer", "trust", "ann", "--kinds", "adapters,foo"), "choose from adapters, rounds"),
+        (("fl", "plan", "--rounds", "x"), "expected a whole number\n"),
+        (("fl", "result", "bafy", "--as-adapter", "../x"), "letters, digits, dots, dashes"),
         (("add", ""), "a path cannot be empty"),
         (("add", "x", "--layout", "flat"), "'balanced', 'trickle'"),
         (("cat", "bafy", "--offset", "-1"), "expected a whole number >= 0"),

@@ -260,7 +260,7 @@ class Fetch(Params, frozen=True):
             str,
             Meta(
                 pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z",
-                description="Keep it as an adapter of this name, as one that `covey train` made.",
+                description="Keep it as an adapter, as `covey train` does: letters, digits, dots, dashes.",
             ),
         ]
         | None

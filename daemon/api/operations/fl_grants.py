@@ -21,7 +21,7 @@ class GrantIt(Params, frozen=True):
     peer: PeerText
     depth: Annotated[int, Meta(ge=0, le=8, description="How many times the grant may be passed on.")] = 0
     lifetime_s: Annotated[
-        int, Meta(ge=0, le=10 * 366 * 86_400, description="How long it lets the member in; 0 for no end.")
+        int, Meta(ge=0, le=10 * 366 * 86_400, description="How long the member has to come into a round; 0 for no end.")
     ] = 0
 
 
