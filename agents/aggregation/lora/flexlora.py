@@ -1,4 +1,4 @@
-"""FlexLoRA: the exact mean of the products, cut to the best pair of the first client's rank.
+"""FlexLoRA: the exact mean of the products, cut to the best pair of the largest rank that was sent.
 
 Exact up to the cut: no pair of that rank is nearer to the mean. The singular vectors come from the stacked factors, by
 fixed-order steps, and never from the full matrix.

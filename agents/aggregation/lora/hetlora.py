@@ -15,7 +15,7 @@ from agents.aggregation.lora.adapters import Combined, LoraWay, Pair, Sent, modu
 
 
 class HetLora(LoraWay, frozen=True, tag="hetlora"):
-    """Pads to the largest rank that was sent. All must have one scale."""
+    """Pads to the largest rank that was sent; the scale of each goes into its B."""
 
     takes_ranks: ClassVar[bool] = True
 
