@@ -1,13 +1,13 @@
 """Who takes part in which round, read out of a book: the part of it that says who is on which list."""
 
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from agents.federation.events.answers import Answers, remembered
 from agents.federation.events.claims import asks, chance, claims
 from agents.federation.events.grants import Grants, by_audience, capacity, ended, joins, let_in, levels, note_level
 from agents.federation.events.said import Said
 from agents.federation.events.selection import chosen, round_seed, taking_part
-from protocols.rounds import MAX_DEPTH, Cancel, Close, Event, Grant, Plan, Start, Vote
+from protocols.rounds import MAX_DEPTH, Cancel, Close, Grant, Plan, Start, Vote
 from storage.cid import Cid
 from storage.keys import PeerId
 
@@ -16,11 +16,9 @@ if TYPE_CHECKING:
 
 NAMED: Final = -1  # the level of whom the plan names
 
-E = TypeVar("E", bound=Event)
-
 
 class Attendance:
-    """A part of a book; the rest of it is what this needs."""
+    """A part of a book; what it needs of the rest, it asks the whole for."""
 
     plan: Plan
     author: PeerId
@@ -30,30 +28,6 @@ class Attendance:
     @property
     def _whole(self) -> "Book":
         return cast("Book", self)
-
-    def get(self, cid: Cid) -> Said | None:
-        """The event in that entry, if it was heard."""
-        raise NotImplementedError
-
-    def all_of(self, kind: type[E]) -> list[tuple[Said, E]]:
-        """Every event of one kind."""
-        raise NotImplementedError
-
-    def broken(self) -> dict[PeerId, tuple[Said, Said]]:
-        """Members of whom two events prove what no honest one does."""
-        raise NotImplementedError
-
-    def final(self, number: int) -> Said | None:
-        """The close that enough of the selected countersigned."""
-        raise NotImplementedError
-
-    def result(self, number: int) -> Cid | None:
-        """The result's document after a round."""
-        raise NotImplementedError
-
-    def current(self) -> int:
-        """The first round whose result is not known."""
-        raise NotImplementedError
 
     def is_named(self, peer: PeerId) -> bool:
         """Does the plan name this member?"""
@@ -77,7 +51,7 @@ class Attendance:
         """Was it on the list of any round?"""
         if self.plan.let_in is None:
             return False
-        return any(peer in self._roster_set(number) for number in range(1, self.current() + 1))
+        return any(peer in self._roster_set(number) for number in range(1, self._whole.current() + 1))
 
     @remembered
     def _roster_set(self, number: int) -> frozenset[PeerId]:
@@ -129,7 +103,7 @@ class Attendance:
         most = capacity(self.plan)
         found = {
             said.entry.body_cid: event
-            for said, event in self.all_of(Start)
+            for said, event in self._whole.all_of(Start)
             if said.author == self.author and len(set(event.joined)) <= most
         }
         return list(found.values())
@@ -159,7 +133,7 @@ class Attendance:
 
     def cancelled(self) -> Cancel | None:
         """The end that the plan's author declared."""
-        return next((event for said, event in self.all_of(Cancel) if said.author == self.author), None)
+        return next((event for said, event in self._whole.all_of(Cancel) if said.author == self.author), None)
 
     @remembered
     def joined_now(self) -> tuple[PeerId, ...]:
@@ -173,7 +147,7 @@ class Attendance:
 
     def _listed(self, number: int) -> Start | Close | None:
         """What says who is in a round: the start for the first, the final close before it for any other."""
-        close = self.final(number - 1) if number > 1 else None
+        close = self._whole.final(number - 1) if number > 1 else None
         return cast(Close, close.event) if close is not None else self.start() if number == 1 else None
 
     @remembered
@@ -205,7 +179,7 @@ class Attendance:
     @remembered
     def seed(self, number: int) -> bytes | None:
         """The round's public seed: a hash over the result before it and the list of the joined."""
-        roster, before = self.roster(number), self.result(number - 1)
+        roster, before = self.roster(number), self._whole.result(number - 1)
         return round_seed(number, before, roster) if roster is not None and before is not None else None
 
     @remembered

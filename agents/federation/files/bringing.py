@@ -56,6 +56,14 @@ class Bringing:
             await self.fetch_file(cid)
         return document
 
+    async def bring_base(self, number: int) -> Document:
+        """The tensors and states that a round starts from, here and held; a document without updates for the first."""
+        result = self.book.result(number - 1)
+        if result is None or result == self.plan.initial:
+            await self.fetch_file(self.plan.initial)
+            return Document(self.plan.initial, self.plan.initial, (), ())
+        return await self.bring_result(result)
+
     async def bring_document(self, result: Cid) -> Document:
         """A result's document. Raises: NoProviders, TimedOut, BadTensors, StorageError."""
         if not self._ports.store.has(result):

@@ -1,23 +1,22 @@
 """Whom a member of an experiment asks for news, when, and where it is to be found."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import trio
 
-from agents.adapters.ports import Ports
-from agents.federation.events.book import Book
 from agents.federation.events.grants import is_told
+from agents.federation.files.bringing import Bringing
 from agents.federation.members.member import Member
 from agents.federation.node.heard import forks_in, known_of
+from agents.federation.node.secrets import Secrets
 from agents.whereabouts import Whereabouts
 from protocols import rounds_sync as sync
 from protocols import telling
 from protocols.entry import Entry
 from protocols.errors import ProtocolError, Remote
 from protocols.net import PeerInfo
-from protocols.rounds import Plan
 from storage.cid import Cid
 from storage.keys import PeerId
 
@@ -30,15 +29,15 @@ DIALS_AT_ONCE: Final = 16  # to members: others tell where they are, and may mak
 ABSENT_GAP_S: Final = 0.05  # between two dials to all who are away together, at least
 
 
-class Asking:
-    """A part of an experiment on a node; the rest of it is what this needs."""
+class Asking(Bringing):
+    """A part of an experiment on a node."""
 
     cid: Cid
-    plan: Plan
-    book: Book
+    secrets: Secrets
     member: Member
-    _ports: Ports
     _nursery: trio.Nursery | None
+    _hear: Callable[[Sequence[Entry]], Awaitable[bool]]
+    _heard_out: Callable[[], set[PeerId]]  # of whom no more is taken
 
     def __init__(self) -> None:
         self.heard: Final = trio.Event()  # some member has told what it knows
@@ -54,19 +53,15 @@ class Asking:
 
     @property
     def is_over(self) -> bool:
-        """Has it come to its end?"""
-        raise NotImplementedError
+        """Has it come to its end, been cancelled, or told all that it may?"""
+        number = self.member.current()
+        return self.book.cancelled() is not None or number > self.plan.n_rounds or not self.is_borne
 
-    def told(self) -> list[PeerId]:
-        """Who may know of it."""
-        raise NotImplementedError
-
-    def _heard_out(self) -> set[PeerId]:
-        """Of whom no more is taken."""
-        raise NotImplementedError
-
-    async def _hear(self, entries: Sequence[Entry]) -> bool:
-        raise NotImplementedError
+    @property
+    def is_borne(self) -> bool:
+        """Does the plan's privacy budget bear the next round, if there is one, by all that is known?"""
+        number = self.member.current()
+        return number > self.plan.n_rounds or self.secrets.accounts.bears(self.book, number)
 
     def is_told(self, peer: PeerId) -> bool:
         """May this peer know of the experiment, now?"""

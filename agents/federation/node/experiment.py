@@ -19,7 +19,6 @@ from agents.adapters.ports import Ports
 from agents.errors import AgentError
 from agents.federation.events.book import Book
 from agents.federation.events.grants import is_let_out
-from agents.federation.files.bringing import Bringing
 from agents.federation.files.needs import named, older
 from agents.federation.files.shelf import Keep, LetGo, Shelf, limit_of, moved_bounds, sizes_of
 from agents.federation.files.turns import Turns
@@ -48,7 +47,7 @@ from agents.federation.node.secrets import Secrets
 from agents.federation.node.sifting import Aside, without, words_of
 from agents.federation.node.trainee import Trainee
 from agents.federation.plans.options import options_of
-from agents.federation.results.outcome import Document, refusals
+from agents.federation.results.outcome import refusals
 from agents.federation.results.verify import Computed, recompute
 from agents.federation.secure.sides import SecureRefused
 from agents.federation.tasks import Engine
@@ -70,7 +69,7 @@ _NO_UPDATE: Final = (BadTensors, SecureRefused, NotARecipient, BrokenSeal)
 log = structlog.get_logger(__name__)
 
 
-class Experiment(Bringing, Asking, Trainee):
+class Experiment(Asking, Trainee):
     """Runs one. `data` is what this node trains on; without it, it follows and does not train. `rank`: see `Work`."""
 
     def __init__(
@@ -149,18 +148,6 @@ class Experiment(Bringing, Asking, Trainee):
         self._unheard = [one for one in self._unheard if one.cid not in self.book]
 
     # --- what its user sees and wants
-
-    @property
-    def is_over(self) -> bool:
-        """Has it come to its end, been cancelled, or told all that it may?"""
-        number = self.member.current()
-        return self.book.cancelled() is not None or number > self.plan.n_rounds or not self.is_borne
-
-    @property
-    def is_borne(self) -> bool:
-        """Does the plan's privacy budget bear the next round, if there is one, by all that is known?"""
-        number = self.member.current()
-        return number > self.plan.n_rounds or self.secrets.accounts.bears(self.book, number)
 
     @property
     def is_let_out(self) -> bool:
@@ -447,7 +434,7 @@ class Experiment(Bringing, Asking, Trainee):
         await self._step(say)
 
     async def _compute(self, action: Compute) -> None:
-        base = await self._bring_base(action.round)
+        base = await self.bring_base(action.round)
         book = self.book.copy()
         final = book.final(action.round)
         if final is None or final.cid != action.close:
@@ -476,13 +463,3 @@ class Experiment(Bringing, Asking, Trainee):
             return found
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-    # --- bringing things here
-
-    async def _bring_base(self, number: int) -> Document:
-        """The tensors and states that a round starts from, here and held; a document without updates for the first."""
-        result = self.book.result(number - 1)
-        if result is None or result == self.plan.initial:
-            await self.fetch_file(self.plan.initial)
-            return Document(self.plan.initial, self.plan.initial, (), ())
-        return await self.bring_result(result)

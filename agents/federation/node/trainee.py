@@ -13,11 +13,10 @@ from typing import Any, cast
 
 import trio
 
-from agents.adapters.ports import Ports
 from agents.aggregation.updates import Vector
-from agents.federation.events.book import Book
 from agents.federation.events.soundness import signable
-from agents.federation.files.shelf import Keep, Shelf
+from agents.federation.files.bringing import Bringing
+from agents.federation.files.shelf import Shelf
 from agents.federation.members.actions import Action, Evaluate, Learn, Train
 from agents.federation.members.member import Member
 from agents.federation.node.secrets import Secrets
@@ -31,55 +30,24 @@ from agents.federation.updates.variates import Variates, has_variates, kept, mov
 from protocols.rounds import Plan, Submit
 from storage.cid import Cid
 from storage.errors import NotFound
-from storage.keys import PeerId
 
 Act = Callable[[float], list[Action]]
 
 
-class Trainee:
-    """A part of an experiment on a node; the rest of it is what this needs."""
+class Trainee(Bringing):
+    """A part of an experiment on a node."""
 
-    plan: Plan
-    book: Book
-    keep: Keep
     secrets: Secrets
     member: Member
     data: Path | None
     rank: int
-    _ports: Ports
-    _scratch: Path
     _memory: Path
     _variates: Variates
     _engine: Engine | None
     _own: trio.Lock
     _training: tuple[int, trio.CancelScope] | None
+    _step: Callable[[Act], Awaitable[None]]
     _spent: str = ""
-
-    async def _step(self, act: Act) -> None:
-        raise NotImplementedError
-
-    def readers(self, number: int) -> tuple[PeerId, ...]:
-        """Whom the updates of a round are sealed to."""
-        raise NotImplementedError
-
-    async def _bring_base(self, number: int) -> Document:
-        raise NotImplementedError
-
-    async def bring_result(self, result: Cid) -> Document:
-        """A result's document, tensors and states."""
-        raise NotImplementedError
-
-    async def bring_document(self, result: Cid) -> Document:
-        """A result's document."""
-        raise NotImplementedError
-
-    async def fetch_file(self, cid: Cid, max_bytes: int = 0) -> None:
-        """A file, here and held."""
-        raise NotImplementedError
-
-    async def bring_update(self, update: Cid, sealed: Cid | None, number: int) -> None:
-        """An update, here and held."""
-        raise NotImplementedError
 
     async def _train_within_budget(self, number: int, train: Callable[[], Awaitable[None]]) -> None:
         """Train, and leave once the own budget bears no more of it."""
@@ -98,7 +66,7 @@ class Trainee:
     async def _train(self, action: Train) -> None:
         if self.data is None:
             raise NotFound("there is nothing to train on here: covey fl join CID --data PATH")
-        document = await self._bring_base(action.round)
+        document = await self.bring_base(action.round)
         base = document.tensors
         with trio.CancelScope() as scope:
             self._training = (action.round, scope)

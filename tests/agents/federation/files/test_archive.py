@@ -179,8 +179,8 @@ async def test_a_private_block_is_not_handed_out_because_others_of_its_file_were
     tmp_path: Path,
     autojump_clock: Any,
 ) -> None:
-    """What came, was swept between two tries and came again is no longer here from the first: it makes up for nothing."""
-    ada, bob, cleo = homes
+    """What came, was swept between two tries and came again is not here from the first: it makes up for nothing."""
+    ada, _, cleo = homes
     async with village(homes):
         ada.node.ports.store.put_many([diary := MadeBlock.of(b"dear diary", RAW)])
         leaves = [MadeBlock.of(bytes([number]) * 64, RAW) for number in (1, 2)]
