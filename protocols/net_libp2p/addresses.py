@@ -1,4 +1,9 @@
-"""Multiaddrs and peer ids between the port's types and py-libp2p's; names resolved by the system, not by dnspython."""
+"""Multiaddrs and peer ids between the port's types and py-libp2p's; names resolved by the system, not by dnspython.
+
+Peers tell thousands of multiaddrs, and py-libp2p takes up to a quarter of a millisecond to write one as text. So what
+they are made of is read from their bytes (codes as in multiformats/multiaddr, protocols.csv), and only those that could
+be dialled here are ever written.
+"""
 
 import ipaddress
 import socket
@@ -15,12 +20,21 @@ from multiaddr.exceptions import Error as MultiaddrError
 
 from protocols import addresses
 from protocols.net import MAX_ADDRESS_CHARS
+from storage.cid import bytes_decode, varint_decode
 from storage.errors import StorageError
 from storage.keys import PeerId
 
 MAX_ADDRESSES_PER_PEER: Final = 16
 CIRCUIT: Final = "/p2p-circuit"
 for_protected: Final = ContextVar("for_protected", default=False)  # within a dial of a peer that the user named
+MAX_PARTS: Final = 10  # of a multiaddr that peers tell
+
+_TCP, _P2P, _CIRCUIT, _CERTHASH = 6, 421, 290, 466
+_SHA2_256: Final = b"\x12\x20"
+_NAMES: Final = frozenset({53, 54, 55, 56, 449})  # dns, dns4, dns6, dnsaddr, sni
+_SIZES: Final = {4: 4, 41: 16, _TCP: 2, 273: 2}  # bytes behind a code: ip4, ip6, tcp, udp
+_BARE: Final = frozenset({_CIRCUIT, 280, 281, 443, 448, 454, 460, 461, 465, 477, 478, 480})  # nothing is behind these
+_BEHIND_TCP: Final = frozenset({_P2P, _CIRCUIT, 443, 448, 449, 477, 478, 480})  # https, tls, sni, ws, wss, http
 
 _WILDCARDS: Final = {"0.0.0.0": "ip4", "::": "ip6"}  # noqa: S104 - recognised, not bound
 _LOOKUPS: Final = {is_protected: trio.CapacityLimiter(8) for is_protected in (True, False)}
@@ -48,6 +62,40 @@ def text_of(address: Any) -> str:
         return ""
 
 
+def parts_of(address: Any) -> list[int] | None:
+    """The codes of a multiaddr's parts; None where it has too many, one that is not known here, or a damaged one."""
+    data, at, codes = address.to_bytes(), 0, list[int]()
+    try:
+        while at < len(data) and len(codes) < MAX_PARTS:
+            code, at = varint_decode(data, at)
+            codes.append(code)
+            if code in _NAMES or code in (_P2P, _CERTHASH):
+                value, at = bytes_decode(data, at)
+                if code == _P2P:
+                    PeerId(value)
+                elif code == _CERTHASH and (len(value) != 34 or not value.startswith(_SHA2_256)):
+                    return None
+            elif code in _SIZES:
+                at += _SIZES[code]
+            elif code not in _BARE:
+                return None
+    except (ValueError, StorageError):
+        return None
+    return codes if at == len(data) else None
+
+
+def is_sound(address: Any) -> bool:
+    """Can a multiaddr be written as text? What its names are worth is seen only then."""
+    codes = parts_of(address) or []
+    return bool(codes) and (_NAMES.isdisjoint(codes) or bool(text_of(address)))
+
+
+def _is_dialled(address: Any) -> bool:
+    """Could it lead somewhere by TCP, as far as its parts tell?"""
+    codes = parts_of(address) or []
+    return codes[1:2] == [_TCP] and _BEHIND_TCP.issuperset(codes[2:])
+
+
 def to_texts(addresses: Iterable[Any]) -> list[str]:
     """Multiaddrs as texts without the /p2p part: bounded, without duplicates, what cannot be dialled left out.
 
@@ -55,6 +103,8 @@ def to_texts(addresses: Iterable[Any]) -> list[str]:
     """
     texts: dict[str, None] = {}
     for address in addresses:
+        if not (isinstance(address, str) or _is_dialled(address)):
+            continue
         head, circuit, _ = text_of(address).partition(CIRCUIT)
         text, _, relay = head.partition("/p2p/")
         if "/tcp/" in text and not text.endswith(("/ws", "/wss")) and len(head) <= MAX_ADDRESS_CHARS - len(CIRCUIT):

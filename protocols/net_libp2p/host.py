@@ -38,7 +38,7 @@ from multiaddr import Multiaddr
 
 from protocols.net import MAX_INBOUND_STREAMS_PER_PEER
 from protocols.net_libp2p import ping
-from protocols.net_libp2p.addresses import SystemResolver, expand, is_public, parse, text_of
+from protocols.net_libp2p.addresses import SystemResolver, expand, is_public, is_sound, parse
 from protocols.net_libp2p.circuits import Circuits
 from protocols.net_libp2p.muxer import Muxer
 from protocols.net_libp2p.observed import Observed
@@ -194,7 +194,7 @@ def _add_addresses(data: Any, addresses: Sequence[Any]) -> None:
 
     A peer that says where it is begins the list anew, so what others tell of it later pushes none of that out.
     """
-    data.addrs += [each for each in dict.fromkeys(_short(addresses)) if each not in data.addrs and text_of(each)]
+    data.addrs += [each for each in dict.fromkeys(_short(addresses)) if each not in data.addrs and is_sound(each)]
     n_over = max(0, len(data.addrs) - MAX_HEARD_ADDRESSES)
     del data.addrs[KEPT_ADDRESSES : KEPT_ADDRESSES + n_over]
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -20,8 +21,8 @@ from multiaddr import Multiaddr
 from protocols import conduct
 from protocols.errors import Local
 from protocols.net import PeerChange, PeerInfo, Stream
-from protocols.net_libp2p import NetConfig, host, network, open_network
-from protocols.net_libp2p.addresses import expand, parse, to_id, to_texts
+from protocols.net_libp2p import NetConfig, addresses, host, network, open_network
+from protocols.net_libp2p.addresses import MAX_PARTS, expand, is_sound, parse, parts_of, to_id, to_texts
 from protocols.net_libp2p.host import (
     MAX_DHT_BYTES,
     MAX_HEARD_ADDRESSES,
@@ -107,6 +108,39 @@ def test_records_of_providers_are_bounded_by_keys_and_in_all(monkeypatch: pytest
     assert len(kept[b"\5"]) == 13 and sum(map(len, kept.values())) == 20
     kept[b"\5"]["one more"] = 0
     assert [*map(ord, kept)] == [5, 6, 7, 8, 9] and sum(map(len, kept.values())) == 18
+
+
+HASH = "uEiAkH5a4DPGKUuOBjYw0CgwjLa2R_RF71v86aVxlqdKNOQ"
+TOLD = [
+    "/ip4/8.8.8.8/tcp/4660",
+    f"/ip6/2001:db8::1/tcp/1/p2p/{PEER}/p2p-circuit/p2p/{PEER}",
+    "/dns4/host.example/tcp/443/tls/sni/host.example/http",
+    "/dnsaddr/bootstrap.example",
+    f"/ip4/8.8.8.8/udp/1/quic-v1/webtransport/certhash/{HASH}/certhash/{HASH}/p2p/{PEER}",
+    f"/ip4/8.8.8.8/udp/1/webrtc-direct/certhash/{HASH}",
+    "/ip4/8.8.8.8/tcp/1/wss",
+]
+
+
+@given(st.sampled_from(TOLD), st.binary(max_size=3), st.integers(0, 200), st.integers(0, 200))
+def test_what_an_address_is_made_of_is_read_without_writing_it(text: str, noise: bytes, at: int, until: int) -> None:
+    whole = Multiaddr(text)
+    assert parts_of(whole) == [part.code for part in whole.protocols()] and is_sound(whole)
+    data = whole.to_bytes()
+    changed = Multiaddr(data[:at] + noise + data[until:])
+    if is_sound(changed):
+        assert parts_of(changed) == [part.code for part in changed.protocols()] and str(changed)
+
+
+def test_what_nobody_dials_here_is_kept_for_others_and_never_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    dear = [Multiaddr(f"/ip4/10.0.0.{n}/udp/1/quic-v1/webtransport" + f"/certhash/{HASH}" * 6) for n in range(64)]
+    dear += [Multiaddr(f"/ip4/10.0.1.{n}/tcp/1" + f"/certhash/{HASH}" * 6) for n in range(64)]
+    good = Multiaddr(TOLD[0])
+    written: list[Any] = []
+    monkeypatch.setattr(addresses, "text_of", lambda address: (written.append(address), str(address))[1])
+    assert all(map(is_sound, dear)) and not written
+    assert to_texts([*dear, good]) == [TOLD[0]] and written == [good]
+    assert not is_sound(Multiaddr("/ip4/1.1.1.1/tcp/1" + "/ws" * MAX_PARTS))
 
 
 DAMAGED = [
