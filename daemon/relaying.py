@@ -1,6 +1,6 @@
 """Relays: carry for peers that nobody can dial, and, where this node is one of them, be reached over trusted peers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import structlog
@@ -49,8 +49,7 @@ class Reservations:
         if any(link.is_from_outside for link in links):
             self._reached_s = now_s
         dialled = [link.peer for link in links if link.is_dialled and not link.is_relayed and link.peer in trusted]
-        for gone in self._renew_s.keys() - set(dialled):
-            del self._renew_s[gone]
+        self.keep(dialled)
         for gone in self._refusals.keys() - set(dialled):
             del self._refusals[gone]
         self._rest_s = {peer: until_s for peer, until_s in self._rest_s.items() if until_s > now_s}
@@ -59,6 +58,10 @@ class Reservations:
             return []  # what is held lapses
         new = [peer for peer in dict.fromkeys(dialled) if peer not in self._renew_s and peer not in self._rest_s]
         return again + new[: max(0, RELAYS - len(self._renew_s))]
+
+    def keep(self, relays: Collection[PeerId]) -> None:
+        """No others relay for us now. One that came back, before anybody saw that it was gone, knows of nothing."""
+        self._renew_s = {peer: renew_s for peer, renew_s in self._renew_s.items() if peer in relays}
 
     def held(self, peer: PeerId, hold_s: float, now_s: float) -> None:
         """`peer` relays for us for so long."""
@@ -121,6 +124,7 @@ async def keep_reserved(
     while True:
         trusted = await trio.to_thread.run_sync(book.flock)
         reach = outlook.reach(trio.current_time())
+        core.keep(network.relays())
         for peer in core.due(network.connections(), trusted, trio.current_time(), reach):
             try:
                 with trio.fail_after(ASK_LIMIT_S):

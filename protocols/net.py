@@ -189,6 +189,9 @@ class Network(Protocol):
         Raises: RelayRefused, ProtocolRefused, DialFailed, and what streams raise.
         """
 
+    def relays(self) -> list[PeerId]:
+        """The peers that bring us others now. One whose connection breaks does so no more, also when it is back."""
+
     async def find_peer(self, peer: PeerId) -> PeerInfo:
         """Ask the DHT where a peer is; without addresses where nobody knows."""
 

@@ -333,6 +333,10 @@ class SimNetwork(dht.Member):
         """See `Network`. Nobody needs a relay here."""
         raise ProtocolRefused(f"{relay} is no relay: there are none in a simulated network")
 
+    def relays(self) -> list[PeerId]:
+        """See `Network`."""
+        return []
+
     async def find_peer(self, peer: PeerId) -> PeerInfo:
         """See `Network`. Found are those to whom a path of connections leads."""
         await trio.sleep(4 * self._world.latency_s[1])

@@ -118,27 +118,29 @@ class Circuits(ITransport):  # type: ignore[misc]  # libp2p's types are not foll
         self._meet = Meetings(network, swarm, sockets).meet
         self._strangers_dials = Bucket(MINUTES_STRANGERS_DIALS, 60.0, trio.current_time())
         network.serve(DCUTR, dcutr.answering(network, self._meet_and_let_go))
-        network.serve(STOP, shell.arriving(lambda relay: relay in self._held(), self._take))
+        network.serve(STOP, shell.arriving(lambda relay: relay in self.held(), self._take))
 
     def addresses(self, end: str) -> list[Any]:
         """Where others find this node behind relays; `end` is its own part of each address."""
         return [
-            parse(f"{text}/p2p/{relay}{CIRCUIT}{end}") for relay in self._held() for text in self._reserved[relay][1]
+            parse(f"{text}/p2p/{relay}{CIRCUIT}{end}") for relay in self.held() for text in self._reserved[relay][1]
         ]
 
-    def _held(self) -> list[PeerId]:
-        if self._network is None or not self._reserved:
-            return []
-        now_s, peers = trio.current_time(), set(self._network.peers())
-        for relay, (until_s, _) in list(self._reserved.items()):
-            if until_s <= now_s or relay not in peers:
-                del self._reserved[relay]
+    def held(self) -> list[PeerId]:
+        """Where this node has reserved."""
+        if self._reserved:
+            now_s = trio.current_time()
+            self._reserved = {relay: each for relay, each in self._reserved.items() if each[0] > now_s}
         return list(self._reserved)
+
+    def went(self, relay: PeerId) -> None:
+        """No connection to a peer is left, nor what was reserved there: a relay that is back knows of nothing."""
+        self._reserved.pop(relay, None)
 
     async def reserve(self, relay: PeerId, unix_s: float) -> float:
         """See `Network.reserve`."""
         network = self._attached()
-        if relay not in self._held() and len(self._reserved) >= MAX_RELAYS:
+        if relay not in self.held() and len(self._reserved) >= MAX_RELAYS:
             raise DialFailed(f"this node has reserved at {MAX_RELAYS} relays, which is enough")
         links = [link for link in network.connections() if link.peer == relay and not link.is_relayed]
         if not links:

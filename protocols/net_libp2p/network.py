@@ -236,6 +236,7 @@ class LibP2pNetwork:
             self._remember(peer, self.peer_addresses(peer))
             self._told.discard(peer)
             self.gossip.went(peer)
+            self._circuits.went(peer)
         self._watchers.send(PeerChange(peer, is_here))
 
     def note_straight(self, peer: PeerId) -> None:
@@ -374,6 +375,10 @@ class LibP2pNetwork:
         if self.addresses() != before:  # who is connected hears it by identify, and tells others over the DHT
             self._nursery.start_soon(survive, push_identify_to_peers, self._host)
         return hold_s
+
+    def relays(self) -> list[PeerId]:
+        """See `Network`."""
+        return self._circuits.held()
 
     async def find_peer(self, peer: PeerId) -> PeerInfo:
         """See `Network`."""

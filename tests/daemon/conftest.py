@@ -48,6 +48,9 @@ class LonelyNetwork:
     def observed_addresses(self) -> list[str]:
         return []
 
+    def relays(self) -> list[PeerId]:
+        return []
+
     def peers(self) -> list[PeerId]:
         return list(self.connected)
 

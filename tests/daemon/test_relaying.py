@@ -9,6 +9,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon import relaying
 from daemon.relaying import (
     DENIED_S,
     FAILED_S,
@@ -51,6 +52,15 @@ def test_trusted_peers_that_we_dialled_are_asked_up_to_enough_and_again_at_half_
     assert core.due(both, ALL, 1801.0) == [B] and RELAYS == 2
     assert core.due([], ALL, 1802.0) == []
     assert core.due([link(A)], ALL, 1803.0) == [A]  # the connection was lost, and the reservation with it
+
+
+def test_a_relay_that_was_gone_for_a_moment_is_asked_again() -> None:
+    core = Reservations()
+    core.held(A, 3600, 0.0)
+    core.keep([A])
+    assert core.due([link(A)], ALL, 1.0) == []
+    core.keep([])
+    assert core.due([link(A)], ALL, 2.0) == [A]
 
 
 def test_who_refused_is_left_alone_for_longer_than_who_failed() -> None:
@@ -142,8 +152,9 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 
 async def test_a_node_reserves_at_a_peer_that_it_trusts_and_that_trusts_it_and_others_reach_it_there(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(relaying, "LOOK_S", 0.2)
     async with AsyncExitStack() as stack:
         relay, node, other = [
             await stack.enter_async_context(open_network(Identity.generate(), LOOPBACK)) for _ in range(3)
@@ -163,6 +174,10 @@ async def test_a_node_reserves_at_a_peer_that_it_trusts_and_that_trusts_it_and_o
             await until(lambda: len(node.addresses()) == 2)
             await other.connect(PeerInfo.parse(node.addresses()[1]))
             await until(lambda: other.peer_id in node.peers())
+            await node.disconnect(relay.peer_id)
+            await until(lambda: node.peer_id not in relay.peers() and not node.relays())
+            await node.connect(PeerInfo.parse(relay.addresses()[0]))
+            await until(lambda: node.relays() == [relay.peer_id])
             nursery.cancel_scope.cancel()
 
 

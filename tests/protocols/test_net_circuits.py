@@ -89,6 +89,17 @@ async def test_a_peer_is_reached_over_a_relay_streams_and_all_and_the_end_of_it_
     assert not three.core.circuits  # what is direct goes first
 
 
+async def test_what_was_reserved_is_over_with_the_connection_though_the_relay_is_back(three: Three) -> None:
+    assert three.target.relays() == [three.relay.peer_id]
+    with trio.fail_after(10):
+        await three.target.disconnect(three.relay.peer_id)
+        await gone(three.relay, three.target)
+        await three.target.connect(PeerInfo.parse(three.relay.addresses()[0]))
+    assert not three.target.relays() and len(three.target.addresses()) == 1
+    await three.target.reserve(three.relay.peer_id, NOW)
+    assert three.target.relays() == [three.relay.peer_id] and three.circuit.addresses
+
+
 async def test_who_asks_the_dht_where_a_peer_behind_a_relay_is_finds_it_there(three: Three) -> None:
     with trio.fail_after(20):
         await three.asker.connect(PeerInfo.parse(three.relay.addresses()[0]))

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from storage.keys import PeerId
 
 Reachable = Literal["yes", "no", "unknown"]
-CIRCUIT: Final = "/p2p-circuit/"
 MAX_TRACED_BLOCKS: Final = 1 << 16
 
 
@@ -140,13 +139,13 @@ async def stats(node: "Node", _params: Nothing) -> Stats:
     holds_s = node.relay.reserved(now_s) if node.relay else {}
     circuits = node.relay.circuits if node.relay else []
     names = await trio.to_thread.run_sync(_names, node, [*(link.peer for link in links), *holds_s])
-    addresses, reach = node.network.addresses(), node.outlook.reach(now_s)
+    reach = node.outlook.reach(now_s)
     is_client = node.config.network.relay == "client"
     return Stats(
-        addresses=addresses,
+        addresses=node.network.addresses(),
         observed=node.network.observed_addresses(),
         reachable=reach.value,
-        relays=sorted({text.partition(CIRCUIT)[0].rpartition("/")[2] for text in addresses if CIRCUIT in text}),
+        relays=sorted(map(str, node.network.relays())),
         no_relay=node.reservations.why_none(now_s, reach) if is_client else None,
         n_circuits=len(circuits),
         carried_bytes=(node.relay.n_carried if node.relay else 0) + sum(circuit.n_bytes for circuit in circuits),
