@@ -13,6 +13,8 @@ LEAST_TRIAL_S: Final = 0.1
 TRIAL_BYTES: Final = 8 << 20
 QUIET_S: Final = 0.15  # without a byte of whose turn it is, and the others are asked in any case
 GAIN: Final = 1.1  # another way is worth it where it gives so many times as much as the stream alone
+LOOK_S: Final = 0.5  # so often it is seen whether a stream that goes on alone still gives what it gave:
+LOSS: Final = 0.5  # of that at least, or peers rest no longer
 REST_S: Final = 1.0  # for peers that do not help; doubled each time, up to:
 MAX_REST_S: Final = 16.0
 
@@ -37,9 +39,10 @@ class Contest:
         self._stream_heard_s = self._peers_heard_s = now_s
         self._stream_bytes_per_s = 0.0
         self._rest_s = REST_S
+        self._rested_s = math.inf  # when peers have rested long enough
 
     def stream_gave(self, n_bytes: int, now_s: float) -> None:
-        """Bytes came of the stream."""
+        """Bytes of use came of the stream."""
         self._go_on(now_s)
         self._stream_heard_s = now_s
         if self._began_s == math.inf:
@@ -78,6 +81,9 @@ class Contest:
         bytes_per_s = self._n_bytes / (now_s - self._began_s)
         is_better = bytes_per_s >= GAIN * self._stream_bytes_per_s
         if self._turn is Turn.STREAM:
+            if not self._is_trial and now_s < self._rested_s and bytes_per_s >= LOSS * self._stream_bytes_per_s:
+                self._rest(now_s)
+                return
             self._stream_bytes_per_s = bytes_per_s
             self._begin(Turn.BOTH, now_s, TRIAL_S)
         elif is_better:
@@ -86,10 +92,14 @@ class Contest:
             self._begin(Turn.PEERS, now_s, TRIAL_S)
             self._peers_heard_s = now_s
         else:
-            self._begin(Turn.STREAM, now_s, self._rest_s)
-            self._is_trial = False
-            self._stream_heard_s = now_s
+            self._stream_heard_s, self._rested_s = now_s, now_s + self._rest_s
             self._rest_s = min(2 * self._rest_s, MAX_REST_S)
+            self._rest(now_s)
+
+    def _rest(self, now_s: float) -> None:
+        """Let the stream go on alone, and see soon whether it still gives what it gave."""
+        self._begin(Turn.STREAM, now_s, LOOK_S)
+        self._is_trial = False
 
     def _begin(self, turn: Turn, now_s: float, for_s: float) -> None:
         self._turn, self._is_trial = turn, True

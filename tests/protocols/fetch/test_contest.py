@@ -1,8 +1,9 @@
 """A stream, its peers, or both: each is tried, and the quickest is gone on with."""
 
-from protocols.fetch.contest import LEAST_TRIAL_S, QUIET_S, REST_S, TRIAL_BYTES, TRIAL_S, Contest
+from protocols.fetch.contest import LEAST_TRIAL_S, LOOK_S, QUIET_S, REST_S, TRIAL_BYTES, TRIAL_S, Contest
 
 AFTER_S = 3 * TRIAL_S
+STEP_S = QUIET_S / 3
 
 
 def tried(stream: int, both: int, peers: int) -> Contest:
@@ -33,9 +34,26 @@ def test_the_stream_waits_while_peers_are_tried_alone_and_ends_where_they_give_m
 def test_peers_that_do_not_help_rest_and_have_another_chance():
     contest = tried(1000, 1000, 1000)
     assert not contest.lets_peers(AFTER_S) and contest.lets_stream(AFTER_S) and not contest.is_lost(AFTER_S)
-    contest.stream_gave(1000, AFTER_S + REST_S - 0.01)
-    assert not contest.lets_peers(AFTER_S + REST_S - 0.01)
+    for step in range(int(REST_S / STEP_S)):
+        contest.stream_gave(1000, AFTER_S + step * STEP_S)
+        assert not contest.lets_peers(AFTER_S + step * STEP_S)
+    contest.stream_gave(1000, AFTER_S + REST_S)
     assert contest.lets_peers(AFTER_S + REST_S)
+
+
+def test_peers_rest_no_longer_once_the_stream_has_become_slow_though_it_is_not_silent():
+    contest = tried(1000, 1000, 1000)
+    slow_s = AFTER_S + REST_S / 4
+    now_s = AFTER_S
+    while not contest.lets_peers(now_s):
+        now_s += STEP_S
+        contest.stream_gave(1000 if now_s < slow_s else 1, now_s)
+    assert slow_s + QUIET_S < now_s <= slow_s + 2 * LOOK_S < AFTER_S + REST_S + LOOK_S
+    for _ in range(100):
+        now_s += STEP_S
+        contest.stream_gave(1, now_s)
+        contest.peers_gave(10, now_s)
+        assert contest.lets_peers(now_s)
 
 
 def test_a_trial_is_over_sooner_where_much_comes():

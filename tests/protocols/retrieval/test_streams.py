@@ -92,6 +92,24 @@ async def test_a_server_that_hangs_holds_nobody_up(autojump_clock, start, server
     assert node.holds(blocks) and done.bytes_from[peer.info.peer] > done.n_bytes / 2
 
 
+async def test_what_is_of_no_use_does_not_make_a_stream_quick(autojump_clock, start, servers, whole, monkeypatch):
+    counted = []
+
+    class Counting(Contest):
+        def stream_gave(self, n_bytes, now_s):
+            counted.append(n_bytes)
+            super().stream_gave(n_bytes, now_s)
+
+    monkeypatch.setattr(fetch_stream, "Contest", Counting)
+    blocks = tree(2, 20)
+    stray = b"".join(section(Cid.of(data), data) for data in (bytes([number]) * 1000 for number in range(100)))
+    sections = [section(block.cid, block.data) for block in blocks]
+    servers.serving[GATE] = whole(blocks, header([blocks[0].cid]) + stray.join(sections), gap_s=0.01)
+    peer, node = await start(1, blocks), await start(2, sources=[GATE])
+    done = await get(node, blocks, providers=[peer.info])
+    assert node.holds(blocks) and sum(counted) == done.bytes_from[HttpSource(GATE)] < done.n_bytes / 2
+
+
 class Lost(Contest):
     """The peers have won after the first bytes."""
 
