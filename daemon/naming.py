@@ -125,7 +125,7 @@ class Names:
                 await self._ports.exchange.work(partial(self._note_told, row))  # to be tried again no sooner
             except Remote as error:
                 log.warning("name_not_told", name=name_text(row.name), error=str(error))
-        if n_taken and self._ports.unix_s() - row.received_unix_s >= SETTLE_S:
+        if n_taken and not _is_within(SETTLE_S, row, self._ports.unix_s()):
             await self._ports.exchange.work(partial(self._note_told, row))
         return n_taken
 
@@ -233,7 +233,12 @@ def _kept(table: NameTable, name: PeerId, unix_s: float) -> tuple[NameRow | None
     row = table.get(name)
     if row is None or unix_s >= row.expires_unix_ns / _NS:
         return None, False
-    return row, table.own_of(name) is not None or unix_s - row.received_unix_s < row.ttl_ns / _NS
+    return row, table.own_of(name) is not None or _is_within(row.ttl_ns / _NS, row, unix_s)
+
+
+def _is_within(time_s: float, row: NameRow, unix_s: float) -> bool:
+    """Did a record come within so long? One that seems to come yet came before the clock was set back, some time ago."""
+    return 0 <= unix_s - row.received_unix_s < time_s
 
 
 def _best(table: NameTable, name: PeerId, found: Sequence[bytes], unix_s: float) -> NameRow | None:

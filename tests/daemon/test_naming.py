@@ -1,10 +1,12 @@
 """A node's own names: one for each key, signed again in time, told to the DHT, found and followed by others."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import trio
 
+from daemon import naming
 from daemon.adapters import Adapters
 from daemon.api.gateway.paths import walk
 from daemon.errors import Unfit
@@ -130,6 +132,22 @@ async def test_a_published_name_is_shown_and_followed_through_the_dht(node_here)
     for reference in (f"/ipns/{name}", f"/ipns/{Identity(b'8' * 32).peer_id}"):
         missing = await post("content/get", reference=reference)
         assert "not_found" in missing.body.decode()
+
+
+async def test_a_clock_that_was_ahead_keeps_neither_an_old_record_nor_the_dht_busy(node_here, monkeypatch):
+    node, other = node_here.node, Identity(b"\x07" * 32)
+    now_s = [1.9e9 + DAY_S]
+    monkeypatch.setattr(naming.wall, "unix_s", lambda: now_s[0])
+    names = Names(replace(node.adapters.ports, unix_s=lambda: now_s[0]))
+    own, _ = names.sign(f"/ipfs/{CID}", "word", lifetime_s=10 * DAY_S, ttl_s=60)
+    for sequence, value in enumerate(("/ipfs/old", "/ipfs/new"), 1):
+        made = make_record(other, value, sequence=sequence, unix_s=1.9e9, lifetime_s=10 * DAY_S)
+        node.network.records[other.peer_id] = made
+        assert await followed(node, f"/ipns/{other.peer_id}") == value
+        now_s[0] = 1.9e9
+    node.network.connected.append(other.peer_id)
+    assert await names.tell(own) == 1
+    assert node.catalog.names.own_of(own.name).told_unix_s == now_s[0]
 
 
 async def test_a_name_is_followed_also_where_no_more_records_are_kept(node_here, monkeypatch):
