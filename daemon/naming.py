@@ -237,7 +237,7 @@ def _kept(table: NameTable, name: PeerId, unix_s: float) -> tuple[NameRow | None
 
 
 def _is_within(time_s: float, row: NameRow, unix_s: float) -> bool:
-    """Did a record come within so long? One that seems to come yet came before the clock was set back, some time ago."""
+    """Did a record come within so long? One that seems to come yet did so before the clock was set back."""
     return 0 <= unix_s - row.received_unix_s < time_s
 
 

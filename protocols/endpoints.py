@@ -84,6 +84,16 @@ class Endpoint(NamedTuple):
         return cls(str(ipaddress.ip_address(data[1 : length + 1])), port)
 
 
+def is_dialled(address: str) -> bool:
+    """Does an address, without its own /p2p part, lead to TCP, be it over a relay? Nothing else is dialled here."""
+    head, circuit, behind = address.partition("/p2p-circuit")
+    match (head.partition("/p2p/")[0] if circuit else head).split("/"):
+        case ["", "dns" | "dns4" | "dns6", host, "tcp", port]:
+            return not behind and bool(host) and Endpoint.parse(f"/ip4/0.0.0.0/tcp/{port}") is not None
+        case parts:
+            return not behind and Endpoint.parse("/".join(parts)) is not None
+
+
 def _is_peer_or_nothing(data: bytes) -> bool:
     if not data:
         return True

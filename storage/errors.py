@@ -101,6 +101,10 @@ class InvalidName(StorageError, ValueError):
     """A file name in the content is not safe to write ("", ".", "..", "/", NUL). The content is refused."""
 
 
+class InvalidText(StorageError, ValueError):
+    """What a user calls something, or says of it, cannot be kept as it is."""
+
+
 class UnsafeLink(InvalidName):
     """The folder holds a symlink that leads out of it, so nothing of it is written. Its other files can be read one by
     one: covey ls CID; covey cat CID/NAME > FILE.

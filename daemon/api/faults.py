@@ -35,6 +35,7 @@ STATUSES: Final = {
     "invalid_car": 400,
     "invalid_peer_id": 400,
     "invalid_name": 400,
+    "invalid_text": 400,
     "unsafe_link": 400,
     "invalid_option": 400,
     "invalid_request": 400,

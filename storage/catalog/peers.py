@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from storage.catalog.database import Database
-from storage.errors import InvalidName
+from storage.errors import InvalidText
 from storage.keys import PeerId
 
 MAX_PEERS: Final = 10_000
@@ -75,9 +75,9 @@ class PeerBook:
         self._note(peer, addresses, unix_s, is_kept=False)
 
     def add(self, peer: PeerId, addresses: Iterable[str], unix_s: float, name: str | None = None) -> None:
-        """Keep a peer that the user named, and the addresses given for it. Gives no trust. Raises: InvalidName."""
+        """Keep a peer that the user named, and the addresses given for it. Gives no trust. Raises: InvalidText."""
         if name is not None and (not name.isprintable() or not 1 <= len(name) <= MAX_NAME_CHARS):
-            raise InvalidName(
+            raise InvalidText(
                 f"{name[:MAX_NAME_CHARS]!r} is no name for a peer: 1 to {MAX_NAME_CHARS} printable characters"
             )
         with self._database.transaction():
@@ -92,11 +92,11 @@ class PeerBook:
             return self._database.write("DELETE FROM peers WHERE peer = ?", (peer,)) > 0
 
     def trust(self, peer: PeerId, kinds: Iterable[str], unix_s: float) -> None:
-        """Let what this peer publishes of these kinds be used. Raises: InvalidName."""
+        """Let what this peer publishes of these kinds be used. Raises: InvalidText."""
         wanted = sorted(set(kinds))
         for kind in wanted:
             if not _KIND.fullmatch(kind):
-                raise InvalidName(f"{kind[:32]!r} is no kind of trust: 1 to 32 letters from a to z")
+                raise InvalidText(f"{kind[:32]!r} is no kind of trust: 1 to 32 letters from a to z")
         with self._database.transaction():
             self._flock = None
             self._note(peer, (), unix_s, is_kept=True)
@@ -118,14 +118,14 @@ class PeerBook:
     def ban(self, peer: PeerId, reason: str, unix_s: float) -> None:
         """Have nothing to do with a peer any more: its trust goes, and what the user called it stays.
 
-        Raises: InvalidName for a reason that is none, and when MAX_BANS peers are banned.
+        Raises: InvalidText for a reason that is none, and when MAX_BANS peers are banned.
         """
         if len(reason) > MAX_REASON_CHARS or not reason.isprintable():
-            raise InvalidName(f"a reason has at most {MAX_REASON_CHARS} printable characters")
+            raise InvalidText(f"a reason has at most {MAX_REASON_CHARS} printable characters")
         with self._database.transaction():
             self._flock = None
             if self._database.read_number("SELECT count(*) FROM bans WHERE peer != ?", (peer,)) >= MAX_BANS:
-                raise InvalidName(f"{MAX_BANS} peers are banned, the limit: unban some")
+                raise InvalidText(f"{MAX_BANS} peers are banned, the limit: unban some")
             self._database.write("DELETE FROM trust WHERE peer = ?", (peer,))
             self._database.write("INSERT OR REPLACE INTO bans VALUES (?, ?, ?)", (peer, reason, unix_s))
 

@@ -15,7 +15,7 @@ from storage.blockstore import MadeBlock
 from storage.catalog import Catalog
 from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
-from storage.errors import InvalidName
+from storage.errors import InvalidText
 from storage.keys import Identity
 from storage.unixfs import add_path
 
@@ -162,7 +162,7 @@ def test_bans_are_kept_over_a_restart_and_their_reasons_are_printable(tmp_path):
     catalog = Catalog.open(tmp_path / "catalog.db")
     catalog.peers.ban(FRIEND, "lies", 1.0)
     for reason in ("x" * 201, "\x1b[31m"):
-        with pytest.raises(InvalidName):
+        with pytest.raises(InvalidText):
             catalog.peers.ban(OTHER, reason, 1.0)
     catalog.close()
     again = Catalog.open(tmp_path / "catalog.db")

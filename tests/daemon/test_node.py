@@ -222,6 +222,11 @@ async def test_peers_are_added_named_trusted_and_forgotten(running_node):
     away = (await running_node.post("peer/add", address=f"/ip4/192.0.2.9/tcp/1/p2p/{FRIEND}", name="ann")).json
     assert away["is_connected"] is False
     assert "does not answer" in away["problem"]
+    for address in ("/ip4/192.0.2.9/udp/4001/quic-v1", "/ip4/192.0.2.9/tcp/1/ws"):
+        refused = await running_node.post("peer/add", address=f"{address}/p2p/{FRIEND}")
+        assert refused.status == 400 and "TCP alone" in refused.body.decode()
+    refused = await running_node.post("peer/add", address=str(FRIEND), name="\n")
+    assert refused.json["error"]["code"] == "invalid_text" and not refused.json["error"]["hint"]
     network.reachable = {FRIEND}
     network.hang_up = {FRIEND}
     gone = (await running_node.post("peer/add", address=f"/ip4/192.0.2.9/tcp/1/p2p/{FRIEND}")).json

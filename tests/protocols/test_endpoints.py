@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multiaddr import Multiaddr
 
-from protocols.endpoints import Endpoint
+from protocols.endpoints import Endpoint, is_dialled
 from storage.keys import Identity
 
 PEER = Identity(bytes(32)).peer_id
@@ -57,3 +57,26 @@ def test_what_leads_elsewhere_is_none(text: str) -> None:
 def test_what_not_everybody_reaches_is_not_public(host: str) -> None:
     assert not Endpoint(host, 1).is_public
     assert Endpoint("8.8.8.8", 1).is_public and Endpoint("2606:4700::1", 1).is_public
+
+
+@pytest.mark.parametrize(
+    ("address", "is_so"),
+    [
+        ("/ip4/192.0.2.1/tcp/4701", True),
+        ("/ip6/2001:db8::1/tcp/1", True),
+        ("/dns/host.example/tcp/443", True),
+        (f"/ip4/192.0.2.1/tcp/4701/p2p/{PEER}/p2p-circuit", True),
+        (f"/dns4/host.example/tcp/4701/p2p/{PEER}/p2p-circuit", True),
+        ("/ip4/192.0.2.1/udp/4001/quic-v1", False),
+        ("/ip4/999.0.2.1/tcp/1", False),
+        ("/ip4/192.0.2.1/tcp/99999", False),
+        ("/dns//tcp/1", False),
+        ("/dns/host.example/tcp/0", False),
+        ("/dns/host.example/tcp/443/tls/http", False),
+        ("/ip4/192.0.2.1/tcp/1/ws", False),
+        (f"/p2p/{PEER}/p2p-circuit", False),
+        ("", False),
+    ],
+)
+def test_what_is_dialled_is_tcp_with_a_relay_or_without(address: str, is_so: bool) -> None:
+    assert is_dialled(address) is is_so

@@ -97,10 +97,14 @@ async def add(node: "Node", params: Add) -> Added:
     import trio
 
     from daemon import wall
-    from protocols.errors import Remote
+    from protocols.endpoints import is_dialled
+    from protocols.errors import Malformed, Remote
     from protocols.net import PeerInfo
 
     given = PeerInfo.parse(params.address)
+    if not all(map(is_dialled, given.addresses)):
+        forms = "/ip4/IP/tcp/PORT/p2p/PEER, /ip6/... or /dns/NAME/..."
+        raise Malformed(f"{params.address} is none that can be dialled: Covey speaks TCP alone, as {forms}")
     refuse_self(node, given.peer)
     book = node.catalog.peers
     await _refuse_banned(node, given.peer)

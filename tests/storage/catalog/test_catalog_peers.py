@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from storage.catalog import Catalog
 from storage.catalog.database import Database
 from storage.catalog.peers import MAX_ADDRESS_CHARS, MAX_ADDRESSES, SCHEMA, PeerBook, PeerRow
-from storage.errors import InvalidName
+from storage.errors import InvalidText
 from storage.keys import Identity, PeerId
 
 ALICE, BOB, CAROL, DAVE = (Identity(name * 32).peer_id for name in (b"a", b"b", b"c", b"d"))
@@ -69,14 +69,14 @@ def test_trust_is_what_was_given_and_not_taken_back(catalog: Catalog, steps: lis
 
 @pytest.mark.parametrize("kind", ["", "Adapters", "a b", "adapters\n", "a" * 33, "ask1"])
 def test_a_kind_that_is_no_word_is_refused_and_nothing_is_stored(catalog: Catalog, kind: str) -> None:
-    with pytest.raises(InvalidName):
+    with pytest.raises(InvalidText):
         catalog.peers.trust(ALICE, ["adapters", kind], 1.0)
     assert catalog.peers.get(ALICE) is None
 
 
 @pytest.mark.parametrize("name", ["", "a\x1b[31m", "a" * 65, "a\nb"])
 def test_a_name_that_cannot_be_shown_is_refused(catalog: Catalog, name: str) -> None:
-    with pytest.raises(InvalidName):
+    with pytest.raises(InvalidText):
         catalog.peers.add(ALICE, [], 1.0, name=name)
     assert catalog.peers.get(ALICE) is None
 
