@@ -8,7 +8,9 @@ examples that it said it has. Under masks nobody says that, and each keeps its a
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache, partial
 from typing import Final, cast
 
 import msgspec
@@ -149,13 +151,11 @@ def _borne(plan: Plan, privacy: Privacy, one: Spent) -> int:
     return bisect_left(range(1, plan.n_rounds), True, key=is_beyond)
 
 
-def uses(book: Book, before: int) -> Iterator[Spent]:
-    """What the final closes of the rounds before one told."""
-    for number in range(1, before):
-        final = book.final(number)
-        close = cast(Close, final.event) if final is not None else None
-        if close is not None and not close.void:
-            yield told(book.plan, len(close.submissions))
+def uses(book: Book, before: int) -> list[Spent]:
+    """What the final closes of the rounds before one told, those of as many updates together."""
+    closes = (cast(Close, final.event) for final in map(book.final, range(1, before)) if final is not None)
+    counts = Counter(len(close.submissions) for close in closes if not close.void)
+    return [msgspec.structs.replace(told(book.plan, n), times=times) for n, times in counts.items()]
 
 
 def _is_accounted(plan: Plan) -> bool:
@@ -170,13 +170,14 @@ def _is_accounted(plan: Plan) -> bool:
 def uses_of_examples(book: Book, before: int) -> dict[PeerId, list[Spent]]:
     """What each participant's updates told of its examples in the rounds before one, as the final closes list them."""
     found: dict[PeerId, list[Spent]] = {}
+    told_of = cache(partial(told_of_examples, book.plan))  # many rounds, and few numbers of examples
     if book.secure is not None or not _is_accounted(book.plan):
         return found
     for number in range(1, before):
         final = book.final(number)
         for said in map(book.get, cast(Close, final.event).submissions if final is not None else ()):
             if said is not None and isinstance(said.event, Submit):
-                found.setdefault(said.author, []).append(told_of_examples(book.plan, said.event.n_samples))
+                found.setdefault(said.author, []).append(told_of(said.event.n_samples))
     return found
 
 
@@ -201,7 +202,7 @@ class Accounts:
         if (own := examples_of(book.plan)) is not None:
             return self._most(own, uses_of_examples(book, before).values())
         privacy = privacy_of(book.plan)
-        return self._cost(privacy, list(uses(book, before))) if privacy is not None else None
+        return self._cost(privacy, uses(book, before)) if privacy is not None else None
 
     def bears(self, book: Book, number: int) -> bool:
         """Does the budget bear a round of the fewest that it needs, after all before it?

@@ -1,5 +1,6 @@
 """Noise that its coordinator draws: part of what is agreed on, computed again by all, refused where it is none."""
 
+from collections import Counter
 from pathlib import Path
 from typing import cast
 
@@ -9,9 +10,11 @@ import pytest
 from agents.federation.events.book import Book
 from agents.federation.events.said import Said
 from agents.federation.events.soundness import why_not
+from agents.federation.plans import privacy_accounts
 from agents.federation.plans.privacy_accounts import Accounts, lattice_of, told
 from agents.federation.privacy.ledger import Budget
 from agents.federation.privacy.noise import MAX_DEVIATION, MAX_MAGNITUDE
+from agents.federation.privacy.spent import Spent
 from agents.federation.results import verify
 from agents.federation.results.outcome import Outcome, Submitted, compute, draw_noise
 from agents.federation.updates.tensors import MAX_TENSORS_BYTES, Layout, flush, new_vector, read_vector
@@ -149,6 +152,22 @@ def test_a_round_that_the_budget_does_not_bear_never_begins() -> None:
     assert all(not one.book.opened(1) for one in village.villagers)
     assert Accounts().epsilon(village.villagers[0].book) == 0.0
     assert Accounts().bears(Book(make_plan(N)[1]), 1)
+
+
+@pytest.mark.parametrize(("noise", "what"), [("central", "told"), ("examples", "told_of_examples")])
+def test_what_many_rounds_alike_told_is_worked_out_once(monkeypatch: pytest.MonkeyPatch, noise: str, what: str) -> None:
+    task = {"task": "softmax", "n_features": 4, "n_classes": 3, "n_epochs": 1}
+    village = begin(8, n_members=N, privacy=PRIVACY | {"noise": noise}, min_participants=3, n_rounds=5, task=task)
+    village.run(LONG_S, lambda: is_done(village))
+    n_asked, work_out = Counter[int](), getattr(privacy_accounts, what)
+
+    def counted(plan: Plan, n: int) -> Spent:
+        n_asked[n] += 1
+        return cast(Spent, work_out(plan, n))
+
+    monkeypatch.setattr(privacy_accounts, what, counted)
+    assert (Accounts().epsilon(village.villagers[0].book) or 0.0) > 0.0
+    assert n_asked and set(n_asked.values()) == {1}
 
 
 @pytest.mark.parametrize(("part", "verdict"), [(1.0 - 1e-7, "not decidable"), (1.0 - 1e-4, "proved")])
