@@ -65,7 +65,8 @@ FIRST_NEWS_S: Final = 3.0  # of an experiment that is new here
 
 
 def find(node: "Node", text: str) -> Experiment:
-    """The experiment of that CID, or of those first or last characters where they are no one else's.
+    """The experiment of that CID, or of those first or last characters where they are no one else's; also as `covey fl
+    status` lists it, with an ellipsis before the last.
 
     Raises: UnknownExperiment, Unfit, InvalidCid.
     """
@@ -80,8 +81,9 @@ def listed(peers: Collection[PeerId], called: Mapping[PeerId, str]) -> str:
 
 def _known(node: "Node", text: str) -> Experiment | None:
     """The same; nothing where there is none here. Raises: Unfit."""
-    all_here = node.rounds.all() if len(text) >= 8 else []
-    fits = [one for one in all_here if str(one.cid).startswith(text) or str(one.cid).endswith(text)]
+    part = text.removeprefix("\N{HORIZONTAL ELLIPSIS}")
+    all_here = node.rounds.all() if len(part) >= 8 else []
+    fits = [one for one in all_here if str(one.cid).startswith(part) or str(one.cid).endswith(part)]
     if len(fits) > 1:
         raise Unfit(f"{text!r} fits {len(fits)} experiments: give the whole CID")
     return fits[0] if fits else None

@@ -20,10 +20,10 @@ def status(rows: Json) -> Iterator[str]:
         yield from table(
             [
                 {
-                    "experiment": row["experiment"],
-                    "title": row["title"],
+                    "experiment": short(row["experiment"]),
                     "state": row["state"],
                     "n_joined": row["n_joined"],
+                    "title": row["title"],
                     "doing": row["doing"],
                 }
                 for row in rows
@@ -82,6 +82,20 @@ def _privacy(row: Json) -> str:
     return f"epsilon {spent} of {row['epsilon_budget']:g} at delta {row['delta']:g}"
 
 
+# A terminal's width cuts what comes later.
+_FIRST: Final = (
+    "round",
+    "phase",
+    "loss",
+    "result_loss",
+    "result_accuracy",
+    "n_closed",
+    "n_means",
+    "n_refused",
+    "updates",
+)
+
+
 def _round(one: Json, is_gossip: bool) -> Json:
     hidden = {"result", "void", "refused", "update_bytes"}
     if not one["n_keys"]:
@@ -98,6 +112,7 @@ def _round(one: Json, is_gossip: bool) -> Json:
     for key in ("loss", "result_loss", "result_accuracy"):
         shown[key] = f"{one[key]:.4g}" if one[key] is not None else "-"
     shown["updates"] = bytes_text(one["update_bytes"])
+    shown = {key: shown.pop(key) for key in _FIRST if key in shown} | shown
     if is_gossip:
         return shown
     return shown | {"result": one["void"] or (short(one["result"]) if one["result"] else "-")}

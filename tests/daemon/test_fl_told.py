@@ -50,6 +50,24 @@ async def test_curves_are_drawn_in_the_terminal_once_there_are_rounds_enough(nod
     assert not any("held out" in line for line in status([row]))
 
 
+async def test_what_matters_of_several_experiments_fits_eighty_columns_and_a_row_begins_with_what_names_it(node_here):
+    both = [await planned(node_here, title="long " * 20), await planned(node_here, title="other")]
+    rows = (await node_here.post("fl/status")).json
+    lines = [line[:80] for line in status(rows)][1:]
+    assert all(row["state"] in line for row, line in zip(rows, lines, strict=True))
+    found = [(await node_here.post("fl/status", experiment=line.split()[0])).json for line in lines]
+    assert [row["experiment"] for (row,) in found] == both
+
+
+async def test_how_results_do_stands_within_eighty_columns(node_here, data):
+    experiment = await planned(node_here)
+    await node_here.post("fl/join", experiment=experiment, data=data)
+    await node_here.post("fl/start", experiment=experiment)
+    row = await over(node_here, experiment)
+    heading = next(line for line in status([row]) if line.startswith("ROUND"))
+    assert {"PHASE", "LOSS", "ACCURACY", "CLOSED", "REFUSED", "UPDATES"} <= set(heading[:80].split())
+
+
 async def test_who_is_in_it_is_told_in_fields_too_at_the_start_and_later(node_here, data):
     experiment = await planned(node_here, members=[OTHER], min_participants=1)
     await node_here.post("fl/join", experiment=experiment, data=data)
