@@ -57,7 +57,16 @@ def beyond_budget(book: Book, number: int) -> Iterator[Finding]:
 
 def in_round(book: Book, number: int, final: Said, result: Cid | None) -> Iterator[Finding]:
     """Of a round that ended with `final`, and whose result is proved; None where it has none."""
-    yield from _first_of_each([*_closes(book, number, final), *_results(book, number, final, result)])
+    found = _first_of_each([*_closes(book, number, final), *_results(book, number, final, result)])
+    yield from (unless_by_another_start(book, one) for one in found)
+
+
+def unless_by_another_start(book: Book, finding: Finding) -> Finding:
+    """What was found of who is in a round, and what that came to: who knew another start may have gone by that."""
+    if finding.verdict != "refuted" or book.is_start_sure() or finding.by in book.broken():
+        return finding
+    what = f"{finding.what}; unless {finding.by} went by another list that the plan's author signed"
+    return Finding(finding.round, "not decidable", what)
 
 
 def _first_of_each(findings: list[Finding]) -> list[Finding]:

@@ -28,7 +28,7 @@ from agents.federation.results.outcome import (
     read_document,
     refusals,
 )
-from agents.federation.results.statements import at_all, beyond_budget, in_round
+from agents.federation.results.statements import at_all, beyond_budget, in_round, unless_by_another_start
 from agents.federation.secure.sides import FalseShares
 from agents.federation.updates.tensors import MAX_TENSORS_BYTES, BadTensors, longest_update
 from protocols.rounds import Close, Complain, Promise, Result, Submit, Unmask, Vote
@@ -228,7 +228,7 @@ def _closed(book: Book, number: int) -> Said | Finding:
     if why := unknown_to(book, said):
         return Finding(number, "not decidable", f"the close rests on what is not known here: {why}")
     if why := why_not(book, said, is_final=True):
-        return Finding(number, "refuted", f"the close is not sound: {why}", said.author)
+        return unless_by_another_start(book, Finding(number, "refuted", f"the close is not sound: {why}", said.author))
     return said
 
 

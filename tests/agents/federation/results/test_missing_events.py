@@ -17,7 +17,7 @@ from agents.federation.results.outcome import Outcome
 from agents.federation.results.verify import Computed, unmasking_of, verify
 from agents.federation.updates.tensors import MAX_TENSORS_BYTES
 from protocols.entry import Entry, make_entry
-from protocols.rounds import Accuse, Close, Promise, Score, Vote, content_of, scope_of
+from protocols.rounds import Accuse, Close, Promise, Score, Start, Vote, content_of, scope_of
 from storage.cid import Cid
 from storage.errors import NotFound
 from storage.keys import PeerId
@@ -169,3 +169,25 @@ def test_who_accuses_a_member_is_not_to_blame_where_what_that_said_in_between_is
         book = Book(plan)
         book.add_all([*part, promise, accusation])
         assert {one.by for one in verify(book, NoFiles()) if one.verdict == "refuted"} == blamed
+
+
+def test_who_went_by_another_list_of_the_author_is_not_to_blame_where_that_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    village = begin(3, n_rounds=1)
+    author, honest = village.villagers[0], village.villagers[1:]
+    village.run(LONG_S, lambda: all(one.book.start() is not None for one in honest))
+    village.kill(author)
+    village.run(LONG_S, lambda: is_done(village))
+    monkeypatch.setattr(verifying, "recompute", computing(village, is_secure=False))
+    entries = known(village)
+    (start,) = (one for one in entries if one.kind == Start.kind)
+    listed = tuple(one.identity.peer_id for one in honest[:-1])
+    other = forged(author.identity, start.sequence, Start(joined=listed), village.plan)
+    assert refuted(village, [*entries, other]) == {author.identity.peer_id} and not refuted(village, entries)
+    part = [*(one for one in entries if one != start), other]
+    book = Book(village.plan)
+    book.add_all(part)
+    findings = list(verify(book, NoFiles()))
+    assert {one.by for one in findings if one.verdict == "refuted"} <= {author.identity.peer_id}
+    assert any("another list that the plan's author signed" in one.what for one in findings)
