@@ -49,3 +49,8 @@ class NeedProviders(NamedTuple):
 
 
 Action = Send | Got | Misbehaved | NeedProviders
+
+
+def sends(entries: dict[Giver, list[Entry]]) -> list[Action]:
+    """Put these entries on our wantlists at these peers."""
+    return [Send(name, tuple(batch)) for name, batch in entries.items()]

@@ -1,8 +1,8 @@
 """The core of wanting: which peer to ask for which block, when to ask another, and whom not to believe.
 
 A session is one reader's errand (a DAG, say) with the peers that may serve it; a server that is asked over HTTP counts
-as one of them. All sessions share one core, so a block
-is asked for once however many want it. Blocks are keyed by multihash: peers differ in the CID version they answer with.
+as one of them. All sessions share one core, so a block is asked for once however many want it. Blocks are keyed by
+multihash: peers differ in the CID version they answer with.
 
 How a want travels: it goes as want-block to the peer that is likely to answer soonest - fewest asks in hand, weighted
 by how long its blocks take - while peers that have not proved themselves yet get a want-have. DONT_HAVE, silence and
@@ -17,13 +17,13 @@ others are told to forget it. So a place in a queue is never lost, and nothing i
 
 import math
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from protocols.bitswap.actions import Action, Arrived, Got, Misbehaved, NeedProviders, Send
+from protocols.bitswap.actions import Action, Arrived, Got, Misbehaved, NeedProviders, Send, sends
 from protocols.bitswap.errand import Errand, Want
-from protocols.bitswap.standing import LARGE_BYTES, MAX_IN_VAIN, MAX_PAUSE_S, PAUSE_S, STALL_S, Peer
+from protocols.bitswap.line import Line
+from protocols.bitswap.standing import LARGE_BYTES, MAX_IN_VAIN, MAX_PAUSE_S, PAUSE_S, STALL_S, Peer, quickest
 from protocols.bitswap.wire import Entry, WantType
 from protocols.errors import Local
 from protocols.sources import Giver
@@ -47,7 +47,7 @@ class Wants:
     def __init__(self) -> None:
         self._peers: dict[Giver, Peer] = {}
         self._wants: dict[bytes, Want] = {}
-        self._in_line: OrderedDict[bytes, None] = OrderedDict()  # wants that nobody is counted on for
+        self._line = Line()  # wants that nobody is counted on for
         self._sessions: dict[int, Errand] = {}
         self._queued: dict[bytes, None] = {}  # wants that might be waited for in more queues, since the last look
         self._last_session = 0
@@ -77,7 +77,8 @@ class Wants:
             peer.sessions.discard(session)
             peer.is_refused = peer.is_refused and bool(peer.sessions)
         self._forget_idle_peers()
-        return _sends(cancels)
+        self._line.all_changed()
+        return sends(cancels)
 
     def want(self, session: int, cids: Iterable[Cid], now_s: float) -> list[Action]:
         """Want blocks; ask for them at once where anybody can be asked. Raises: Local over MAX_WANTS."""
@@ -91,7 +92,8 @@ class Wants:
             want.sessions.add(session)
             want.is_starving = False
             if not want.asked:
-                self._in_line[key] = None
+                self._line.put(key)
+            self._line.changed(key)
         return self._assign(now_s)
 
     def add_providers(self, session: int, peers: Iterable[Giver], now_s: float) -> list[Action]:
@@ -107,6 +109,7 @@ class Wants:
             peer.is_away = False
             for key in errand.wants:
                 self._wants[key].lacks.discard(name)
+        self._line.all_changed()
         return self._assign(now_s)
 
     def useful_providers(self, session: int) -> list[Giver]:
@@ -132,6 +135,7 @@ class Wants:
             return []
         peer.is_away = False
         peer.resume_s, peer.pause_s = -math.inf, PAUSE_S
+        self._line.all_changed()
         return self._assign(now_s)
 
     def lost(self, name: Giver, now_s: float) -> list[Action]:
@@ -192,6 +196,7 @@ class Wants:
         if peer is None:
             return [Misbehaved(name, UNWANTED)] if blocks else []
         peer.heard_s = now_s
+        before, n_before = (peer.is_proven, peer.resume_s), len(peer.in_flight)
         actions: list[Action] = []
         cancels: dict[Giver, list[Entry]] = {}
         is_at_fault = False
@@ -202,6 +207,7 @@ class Wants:
             if want is not None and name in want.told:
                 want.lacks.discard(name)
                 want.has[name] = None
+                self._line.changed(cid.multihash)
                 peer.is_proven, peer.n_lacks_in_a_row = True, 0
                 if peer.announced(cid.multihash, now_s):
                     self._withdraw(cid.multihash, want, name, cancels)
@@ -212,12 +218,16 @@ class Wants:
         if pending_bytes and not (blocks or haves or dont_haves):
             peer.queued(now_s)
             self._queued |= dict.fromkeys(peer.in_flight)
-        actions += _sends(cancels)
+        actions += sends(cancels)
         if is_at_fault:
             owes = any(name in want.told for want in self._wants.values())
             actions.append(Misbehaved(name, TAMPERED if owes else UNWANTED))
             if owes:
                 self._refuse(name, peer)
+        if before != (peer.is_proven, peer.resume_s):
+            self._line.all_changed()
+        elif len(peer.in_flight) < n_before:
+            self._line.freed(name)
         return actions + self._assign(now_s)
 
     def wants(self, session: int, multihash: bytes) -> bool:
@@ -229,7 +239,7 @@ class Wants:
         cancels: dict[Giver, list[Entry]] = {}
         key = cid.multihash
         got = self._got(key, self._wants[key], giver, data, 0.0, cancels)
-        return [got, *_sends(cancels), *self._assign(now_s)]
+        return [got, *sends(cancels), *self._assign(now_s)]
 
     def tick(self, now_s: float) -> list[Action]:
         """Let time pass: silent peers lose their asks, rested ones get new ones."""
@@ -242,14 +252,15 @@ class Wants:
                 peer.is_proven = False
                 peer.resume_s = now_s + peer.pause_s
                 peer.pause_s = min(2 * peer.pause_s, MAX_PAUSE_S)
-            elif peer.resume_s <= now_s:
+            elif -math.inf < peer.resume_s <= now_s:
                 peer.resume_s = -math.inf
+                self._line.all_changed()
         return self._assign(now_s)
 
     def next_deadline_s(self) -> float:
         """When `tick` will next have something to do; `math.inf` for never."""
         deadline_s = min((peer.stalls_at_s() for peer in self._peers.values()), default=math.inf)
-        if self._in_line:
+        if self._line:
             resting = (p.resume_s for p in self._peers.values() if p.sessions and not p.is_away and not p.is_refused)
             deadline_s = min([deadline_s, *(at_s for at_s in resting if at_s > -math.inf)])
         return deadline_s
@@ -296,10 +307,10 @@ class Wants:
 
     def _drop(self, key: bytes, want: Want, cancels: dict[Giver, list[Entry]]) -> None:
         del self._wants[key]
-        self._in_line.pop(key, None)
+        self._line.drop(key)
         self._queued.pop(key, None)
         for name in want.told:
-            self._peers[name].in_flight.pop(key, None)
+            self._forget(key, name)
             cancels.setdefault(name, []).append(Entry(want.cid, is_cancel=True))
 
     def _note_lack(self, name: Giver, peer: Peer, key: bytes, now_s: float) -> None:
@@ -308,6 +319,7 @@ class Wants:
             return
         want.lacks.add(name)
         want.has.pop(name, None)
+        self._line.changed(key)
         peer.is_partial = True
         if peer.in_flight.pop(key, None) is not None:
             peer.gave_s = now_s
@@ -326,18 +338,24 @@ class Wants:
         """Count on this peer no longer for what it owes."""
         for key in peer.release():
             self._count_on_others(key, self._wants[key])
+        self._line.all_changed()
+
+    def _forget(self, key: bytes, name: Giver) -> None:
+        """Count on this peer no longer for this block."""
+        if self._peers[name].in_flight.pop(key, None) is not None:
+            self._line.freed(name)
 
     def _count_on_others(self, key: bytes, want: Want) -> None:
         """One who was counted on for a block is no more: it is back in line, unless it is waited for elsewhere."""
         if want.counted_on(self._peers):
             self._queued[key] = None
         else:
-            self._in_line[key] = None
+            self._line.put(key)
 
     def _withdraw(self, key: bytes, want: Want, name: Giver, cancels: dict[Giver, list[Entry]]) -> None:
         """A peer says that it sends a block now: it is waited for in no other queue."""
         for other in [one for one in want.asked if one != name and key not in self._peers[one].coming]:
-            self._peers[other].in_flight.pop(key, None)
+            self._forget(key, other)
             del want.asked[other]
             want.told.discard(other)
             cancels.setdefault(other, []).append(Entry(want.cid, is_cancel=True))
@@ -352,13 +370,13 @@ class Wants:
         """Ask somebody for every want in line, as far as there is room."""
         asks: dict[Giver, list[Entry]] = {}
         news: list[Action] = []
-        for key in list(self._in_line):
+        for key in self._line.to_look_at(self._may_give):
             want = self._wants[key]
             candidates = self._candidates(want, now_s)
             proven = [name for name in candidates if self._peers[name].is_proven]
             able = [name for name in proven or candidates if self._peers[name].has_room()]
             if able:
-                self._ask(key, want, self._quickest(able, now_s), now_s, asks)
+                self._ask(key, want, quickest(self._peers, able, now_s), now_s, asks)
             if candidates:
                 self._probe(want, [name for name in candidates if name not in proven], asks)
             elif not want.is_starving:
@@ -366,7 +384,7 @@ class Wants:
                 news += [NeedProviders(session, want.cid) for session in sorted(want.sessions)]
         self._join_queues(now_s, asks)
         self._share_out(now_s, asks)
-        return [*_sends(asks), *news]
+        return [*sends(asks), *news]
 
     def _join_queues(self, now_s: float, asks: dict[Giver, list[Entry]]) -> None:
         """Wait in the queues of all who have what only waits; in each for other blocks first, so that they differ."""
@@ -382,7 +400,7 @@ class Wants:
 
     def _share_out(self, now_s: float, asks: dict[Giver, list[Entry]]) -> None:
         """Let proven peers that have nothing in hand take over what others would come to last."""
-        if self._in_line or not self._wants:
+        if self._line or not self._wants:
             return  # there is work for everybody, or for nobody
         self._sound_out(now_s, asks)
         self._spare_the_wait(now_s, asks)
@@ -397,8 +415,6 @@ class Wants:
                 want = self._wants[key]
                 may_have = name in want.has or not self._peers[name].is_partial
                 if may_have and name in self._candidates(want, now_s) and self._peers[name].has_room():
-                    del busiest.in_flight[key]
-                    self._in_line[key] = None
                     self._ask(key, want, name, now_s, asks)
 
     def _spare_the_wait(self, now_s: float, asks: dict[Giver, list[Entry]]) -> None:
@@ -415,7 +431,7 @@ class Wants:
                 fit = [name for name in self._candidates(want, now_s) if self._peers[name].has_room()]
                 able = [name for name in idle if name in fit and (name in want.has or not self._peers[name].is_partial)]
                 if able:
-                    self._count_on(key, want, self._quickest(able, now_s), now_s, asks)
+                    self._count_on(key, want, quickest(self._peers, able, now_s), now_s, asks)
 
     def _sound_out(self, now_s: float, asks: dict[Giver, list[Entry]]) -> None:
         """Ask peers of which it is not known whether they have what was asked of others that have much in hand.
@@ -423,11 +439,8 @@ class Wants:
         Who joins while all is asked of one slow peer could not prove itself otherwise. Who lacks a block says so, once,
         and tells of it when it comes.
         """
-        fresh = [
-            name
-            for name, peer in self._peers.items()
-            if peer.sessions and (peer.is_partial or peer.is_fresh) and peer.may_be_asked(now_s)
-        ]
+        known = ((name, peer) for name, peer in self._peers.items() if peer.sessions and peer.may_be_asked(now_s))
+        fresh = [name for name, peer in known if peer.is_partial or peer.is_fresh]
         for peer in self._peers.values() if fresh else ():
             for key in list(peer.in_flight)[not peer.is_queue(now_s) :]:
                 want = self._wants[key]
@@ -436,32 +449,25 @@ class Wants:
                     providers = self._candidates(want, now_s)
                     self._probe(want, [name for name in untold if name in providers], asks)
 
-    def _quickest(self, names: Sequence[Giver], now_s: float) -> Giver:
-        """Who will have answered one more ask soonest; a peer of unknown speed passes for as fast as the best."""
-        best_s = min((block_s for name in names if (block_s := self._peers[name].block_s) is not None), default=1.0)
-
-        def wait_s(name: Giver) -> tuple[bool, float]:
-            peer = self._peers[name]
-            block_s = best_s if peer.block_s is None else peer.block_s
-            return peer.is_queue(now_s), (len(peer.in_flight) + 1) * block_s
-
-        return min(names, key=wait_s)
-
     def _candidates(self, want: Want, now_s: float) -> list[Giver]:
         names: dict[Giver, None] = {}
         for session in sorted(want.sessions):
             names |= self._sessions[session].providers
         return [name for name in names if name not in want.lacks and self._peers[name].may_be_asked(now_s)]
 
+    def _may_give(self, name: Giver, key: bytes) -> bool:
+        want = self._wants[key]
+        return name not in want.lacks and any(name in self._sessions[each].providers for each in want.sessions)
+
     def _ask(self, key: bytes, want: Want, name: Giver, now_s: float, asks: dict[Giver, list[Entry]]) -> None:
         """Count on this peer alone for a block."""
         for silent in want.asked.keys() - {name}:
             asks.setdefault(silent, []).append(Entry(want.cid, is_cancel=True))
             want.told.discard(silent)
-            self._peers[silent].in_flight.pop(key, None)
+            self._forget(key, silent)
         want.asked.clear()
         want.is_starving = False
-        del self._in_line[key]
+        self._line.drop(key)
         if self._peers[name].is_queue(now_s):
             self._queued[key] = None
         self._count_on(key, want, name, now_s, asks)
@@ -471,18 +477,19 @@ class Wants:
         if not peer.in_flight:
             peer.heard_s = peer.gave_s = now_s
         peer.in_flight[key] = now_s
+        if not peer.has_room():
+            self._line.filled(name)
         peer.remember(key)
         want.asked[name] = None
         want.told.add(name)
         asks.setdefault(name, []).append(Entry(want.cid, send_dont_have=True))
 
     def _probe(self, want: Want, names: Sequence[Giver], asks: dict[Giver, list[Entry]]) -> None:
-        room = MAX_PROBES - len(want.told)
-        for name in [name for name in names if name not in want.told][: max(0, room)]:
+        room = max(0, MAX_PROBES - len(want.told))
+        for name in [name for name in names if name not in want.told][:room]:
             want.told.add(name)
             self._peers[name].remember(want.cid.multihash)
-            entry = Entry(want.cid, want_type=WantType.HAVE, send_dont_have=True)
-            asks.setdefault(name, []).append(entry)
+            asks.setdefault(name, []).append(Entry(want.cid, want_type=WantType.HAVE, send_dont_have=True))
 
     def _forget_idle_peers(self) -> None:
         """Let go of peers of no session once they are away; until then a late answer of theirs is no fault."""
@@ -490,7 +497,3 @@ class Wants:
         for name, peer in list(self._peers.items()):
             if peer.is_away and not peer.sessions and name not in in_use:
                 del self._peers[name]
-
-
-def _sends(entries: dict[Giver, list[Entry]]) -> list[Action]:
-    return [Send(name, tuple(batch)) for name, batch in entries.items()]

@@ -2,8 +2,11 @@
 
 import math
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
+
+from protocols.sources import Giver
 
 STALL_S: Final = 1.5  # no byte from a peer that owes us a block
 SLOW_S: Final = 10.0  # bytes, but no whole block, while another peer may be quicker
@@ -137,3 +140,15 @@ class Peer:
         self.remembered.move_to_end(key)
         if len(self.remembered) > MAX_REMEMBERED:
             self.remembered.popitem(last=False)
+
+
+def quickest(peers: Mapping[Giver, Peer], names: Sequence[Giver], now_s: float) -> Giver:
+    """Who will have answered one more ask soonest; a peer of unknown speed passes for as fast as the best."""
+    best_s = min((block_s for name in names if (block_s := peers[name].block_s) is not None), default=1.0)
+
+    def wait_s(name: Giver) -> tuple[bool, float]:
+        peer = peers[name]
+        block_s = best_s if peer.block_s is None else peer.block_s
+        return peer.is_queue(now_s), (len(peer.in_flight) + 1) * block_s
+
+    return min(names, key=wait_s)

@@ -246,7 +246,7 @@ def test_nothing_is_remembered_of_peers_that_are_gone() -> None:
     wants.close(session)
     for peer in (A, B):
         wants.lost(peer, 1)
-    assert not wants._peers and not wants._wants and not wants._in_line and wants.next_deadline_s() == math.inf
+    assert not wants._peers and not wants._wants and not wants._line and wants.next_deadline_s() == math.inf
 
 
 class Peer:
@@ -332,7 +332,7 @@ def test_whatever_peers_do_only_wanted_blocks_come_and_an_honest_one_suffices(
     assert sorted(got) == sorted(CIDS[:n_wanted])
     assert n_sent < 100 * n_wanted * len(peers)
     carry_out(wants.close(session))
-    assert not wants._wants and not wants._in_line
+    assert not wants._wants and not wants._line
 
 
 def test_an_idle_peer_takes_over_what_a_slow_one_would_come_to_last() -> None:
