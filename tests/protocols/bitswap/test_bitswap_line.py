@@ -102,6 +102,7 @@ GIVES_1, HAS_0, LACKS_0 = (
 
 
 @given(st.lists(steps, max_size=40))
+@example([("open", [A], [0, 1, 2, 3, 4, 5]), ("give", A, 1), ("give", A, 1)])
 @example([("open", [A], [0, 1]), GIVES_1, LACKS_0, HAS_0])
 @example([("open", [A], [1, 2, 0]), LACKS_0])
 @example([("open", [A], [0, 1, 2]), ("open", [], [2]), ("close", 0), ("tick", 0.1)])
