@@ -110,7 +110,7 @@ class Attendance:
 
     def is_start_sure(self) -> bool:
         """Is all known here that the author signed up to one start? Of several the one that counts may be missing."""
-        known = [said for said, _ in self.all_of(Start) if said.author == self.author]
+        known = [said for said, _ in self._whole.all_of(Start) if said.author == self.author]
         n_known = 0 if self.author in self._whole.forks() else self._whole.height(self.author)
         return len(self.starts()) == 1 and all(said.entry.sequence < n_known for said in known)
 
