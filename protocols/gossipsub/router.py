@@ -233,7 +233,7 @@ class Router:
         return delivered
 
     def rest_s(self, peer: PeerId, n_rpcs: int, now_s: float) -> float:
-        """So many RPCs of a peer were read. Returns: how long to read no more; one that says nothing costs it a byte."""
+        """So many RPCs of a peer were read. Returns: how long to read no more; to say nothing costs it a byte."""
         known = self._peers.get(peer)
         if known is None:
             return 0.0

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import structlog
 import trio
@@ -23,6 +24,7 @@ from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_x25519_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.identity import update
+from libp2p.identity.identify_push.identify_push import ID_PUSH
 from libp2p.io.trio import TrioTCPStream
 from libp2p.kad_dht import common, kad_dht, peer_routing, provider_store, routing_table, value_store
 from libp2p.network import swarm as swarm_module
@@ -36,6 +38,7 @@ from libp2p.tools.anyio_service.trio_manager import TrioManager
 from libp2p.transport.tcp import tcp
 from multiaddr import Multiaddr
 
+from protocols.bucket import Bucket
 from protocols.net import MAX_INBOUND_STREAMS_PER_PEER
 from protocols.net_libp2p import ping
 from protocols.net_libp2p.addresses import SystemResolver, expand, is_public, is_sound, parse
@@ -62,6 +65,8 @@ MAX_SIGNED_BYTES: Final = 8 << 10  # of what a peer signs of where it is
 MAX_DHT_BYTES: Final = 512 << 10  # of one answer: 20 peers, their addresses and a record; libp2p reads 4 MiB
 PROVIDES_PER_WINDOW: Final = 200  # accepted from one peer in 10 s
 PUBLIC_DHT: Final = "/ipfs/kad/1.0.0"
+MAX_PUSHES: Final = 32  # of where it is now, over one connection, at once; as many again in:
+PUSHES_S: Final = 64.0
 PING_S: Final = 2.0
 RESTART_S: Final = 1.0
 STOP_TIMEOUT_S: Final = 2.0
@@ -102,6 +107,7 @@ def build_host(
     host.get_addrs = lambda: [*own(), *circuits.addresses(f"/p2p/{host.get_id()}")]
     host._observed_addr_manager = Observed(sockets)
     _identify_each_time(host)
+    host.set_stream_handler(ID_PUSH, _pushed(host.get_mux().handlers[ID_PUSH]))
     network = host.get_network()
     sockets.attach(network)
     # It loses one of 1000 places with each connection that it denies and each dial that is given up, for ever; and it
@@ -128,6 +134,20 @@ def _identify_each_time(host: Any) -> None:
 
     host._has_cached_protocols = identified.__contains__
     host._on_notifee_connected = ask_again
+
+
+def _pushed(handle: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+    """Hear where peers are now, as often as they may move: each time costs us a hundred times what it costs them."""
+    rates = WeakKeyDictionary[Any, Bucket]()
+
+    async def hear(stream: Any) -> None:
+        rate = rates.setdefault(stream.muxed_conn, Bucket(MAX_PUSHES, PUSHES_S, trio.current_time()))
+        if rate.may_take(1, trio.current_time()):
+            await handle(stream)
+        else:
+            await stream.reset()
+
+    return hear
 
 
 async def _dial_nobody() -> None:

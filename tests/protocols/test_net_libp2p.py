@@ -13,19 +13,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from libp2p.identity import update
 from libp2p.identity.identify.pb.identify_pb2 import Identify
+from libp2p.identity.identify_push.identify_push import ID_PUSH
 from libp2p.kad_dht import peer_routing, provider_store
 from libp2p.kad_dht.routing_table import KBucket
 from libp2p.peer.peerinfo import PeerInfo as LibP2pInfo
 from multiaddr import Multiaddr
 
 from protocols import conduct
-from protocols.errors import Local
+from protocols.errors import DialFailed, Local, StreamBroken
+from protocols.framing import write_frame
 from protocols.net import PeerChange, PeerInfo, Stream
 from protocols.net_libp2p import NetConfig, addresses, host, network, open_network
 from protocols.net_libp2p.addresses import MAX_PARTS, expand, is_sound, parse, parts_of, to_id, to_texts
 from protocols.net_libp2p.host import (
     MAX_DHT_BYTES,
     MAX_HEARD_ADDRESSES,
+    MAX_PUSHES,
     MAX_SPOKEN,
     MAX_SPOKEN_CHARS,
     PUBLIC_DHT,
@@ -141,6 +144,22 @@ def test_what_nobody_dials_here_is_kept_for_others_and_never_written(monkeypatch
     assert all(map(is_sound, dear)) and not written
     assert to_texts([*dear, good]) == [TOLD[0]] and written == [good]
     assert not is_sound(Multiaddr("/ip4/1.1.1.1/tcp/1" + "/ws" * MAX_PARTS))
+
+
+async def test_a_peer_that_says_anew_all_the_time_where_it_is_is_heard_at_first() -> None:
+    async with (
+        open_network(Identity(b"a" * 32), LOOPBACK) as node,
+        open_network(Identity(b"b" * 32), LOOPBACK) as other,
+    ):
+        await other.connect(PeerInfo.parse(node.addresses()[0]))
+        for number in range(1, MAX_PUSHES + 5):
+            told = Identify(listen_addrs=[Multiaddr(f"/ip4/8.8.8.8/tcp/{number}").to_bytes()]).SerializeToString()
+            with suppress(StreamBroken, DialFailed):  # those beyond are reset, at once
+                stream = await other.open_stream(node.peer_id, [str(ID_PUSH)])
+                await write_frame(stream, told, 1000)
+                await stream.finish()
+                await stream.read(1)
+        assert node.peer_addresses(other.peer_id)[0] == f"/ip4/8.8.8.8/tcp/{MAX_PUSHES}"
 
 
 DAMAGED = [
