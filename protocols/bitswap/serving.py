@@ -40,6 +40,7 @@ class _Client:
     ready: dict[bytes, tuple[Entry, int]] = field(default_factory=dict)  # multihash -> block to send, its size
     haves: dict[Cid, None] = field(default_factory=dict)
     dont_haves: dict[Cid, None] = field(default_factory=dict)
+    ready_bytes: int = 0
 
     def is_full(self) -> bool:
         return len(self.waiting) + len(self.ready) >= MAX_WANTLIST
@@ -50,6 +51,8 @@ class _Client:
         self.waiting.pop(key, None)
         if entry.want_type is WantType.BLOCK or size_bytes <= MAX_SMALL_BLOCK_BYTES:
             if key in self.ready or not self.is_full():
+                size_bytes = min(size_bytes, MAX_BLOCK_BYTES)
+                self.ready_bytes += size_bytes - self.ready.get(key, (entry, 0))[1]
                 self.ready[key] = (entry, size_bytes)
         elif len(self.haves) < MAX_PRESENCES:
             self.haves[entry.cid] = None
@@ -66,9 +69,16 @@ class _Client:
         if key in self.waiting or not self.is_full():
             self.waiting[key] = entry
 
+    def take(self, key: bytes) -> int:
+        """A block is sent, or wanted no more. Returns: its size."""
+        _, size_bytes = self.ready.pop(key)
+        self.ready_bytes -= size_bytes
+        return size_bytes
+
     def forget(self, cid: Cid) -> None:
         self.waiting.pop(cid.multihash, None)
-        self.ready.pop(cid.multihash, None)
+        if cid.multihash in self.ready:
+            self.take(cid.multihash)
         self.haves.pop(cid, None)
         self.dont_haves.pop(cid, None)
 
@@ -106,6 +116,7 @@ class Serving:
         if is_full:
             self._wait_no_more(name, client)
             client.ready.clear()
+            client.ready_bytes = 0
         for entry in entries:
             if entry.is_cancel:
                 client.forget(entry.cid)
@@ -169,8 +180,8 @@ class Serving:
 
     def ready_bytes(self, name: PeerId) -> int:
         """How many bytes of blocks can be sent to this peer now."""
-        client = self._clients.get(name, _Client())
-        return sum(min(size_bytes, MAX_BLOCK_BYTES) for _, size_bytes in client.ready.values())
+        client = self._clients.get(name)
+        return client.ready_bytes if client is not None else 0
 
     def has_quick(self, name: PeerId) -> bool:
         """Is a small block ready for this peer?"""
@@ -193,18 +204,17 @@ class Serving:
         blocks: list[Entry] = []
         n_bytes = 0
         for key, (entry, size_bytes) in self._in_order(client) if max_bytes else ():
-            if min(size_bytes, MAX_BLOCK_BYTES) > max_block_bytes:
+            if size_bytes > max_block_bytes:
                 continue
             if blocks and (n_bytes + size_bytes > max_bytes or len(blocks) == MAX_BATCH_BLOCKS):
                 break
             blocks.append(entry)
-            n_bytes += min(size_bytes, MAX_BLOCK_BYTES)
-            del client.ready[key]
+            n_bytes += client.take(key)
             self._sent.note(key)
         haves, dont_haves = tuple(client.haves), tuple(client.dont_haves)
         client.haves.clear()
         client.dont_haves.clear()
-        return Batch(tuple(blocks), haves, dont_haves, min(self.ready_bytes(name), (1 << 31) - 1))
+        return Batch(tuple(blocks), haves, dont_haves, min(client.ready_bytes, (1 << 31) - 1))
 
     def _in_order(self, client: _Client) -> list[tuple[bytes, tuple[Entry, int]]]:
         """What is ready for a peer, as it asked; where there are others, what the fewest were given comes first.

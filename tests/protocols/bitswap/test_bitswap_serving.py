@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from protocols.bitswap.serving import (
@@ -14,6 +14,7 @@ from protocols.bitswap.serving import (
     Serving,
 )
 from protocols.bitswap.wire import Entry, WantType
+from storage.blockstore import MAX_BLOCK_BYTES
 from storage.cid import DAG_PB, Cid
 from storage.keys import Identity, PeerId
 
@@ -178,3 +179,26 @@ def test_nothing_that_may_not_be_seen_is_ever_said(steps: list, visible: set[Cid
             serving.gone(peer)
         waiting = {(name, key) for name, client in serving._clients.items() for key in client.waiting}
         assert waiting == {(name, key) for key, names in serving._waiting.items() for name in names}
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.lists(st.builds(Entry, st.sampled_from(CIDS[:5]), is_cancel=st.booleans())), st.booleans()),
+            st.integers(1, 3),
+        )
+    )
+)
+@example([([Entry(CIDS[0])], False), ([Entry(CIDS[0])], False)])
+def test_how_much_is_ready_is_known_whatever_is_asked_cancelled_and_sent(
+    steps: list[tuple[list[Entry], bool] | int],
+) -> None:
+    serving, sizes = Serving(), {cid: (MAX_BLOCK_BYTES << number) // 4 for number, cid in enumerate(CIDS[:5])}
+    for step in steps:
+        if isinstance(step, int):
+            serving.next_batch(A, step * BIG)
+        else:
+            tell(serving, A, step[0], step[1], sizes)
+        client = serving._clients.get(A)
+        ready = [] if client is None else [entry.cid for entry, _ in client.ready.values()]
+        assert serving.ready_bytes(A) == sum(min(sizes[cid], MAX_BLOCK_BYTES) for cid in ready)
