@@ -6,7 +6,7 @@ held open until there is something, or the asker's wait is over: an answered que
 member gets what one gets for an experiment that is not known: the end of the stream.
 
 An author's events are counted from its first (`heights`), and the last of them is named by the first bytes of its
-body's hash (`latest`): who knows another in its place tells it, and so the two entries that prove a forked history
+block's hash (`latest`): who knows another in its place tells it, and so the two entries that prove a forked history
 meet. Authors whose fork is known are named in `forks`, so that the proof reaches everybody, and nobody twice.
 """
 
@@ -90,8 +90,8 @@ class Known(NamedTuple):
 
 
 def digest_of(entry: Entry) -> bytes:
-    """What names an entry in a question: the first bytes of its body's SHA-256."""
-    return entry.body_cid.multihash[2 : 2 + DIGEST_BYTES]
+    """What names an entry in a question: the first bytes of its block's SHA-256."""
+    return entry.cid.multihash[2 : 2 + DIGEST_BYTES]
 
 
 class Desk(NamedTuple):

@@ -60,9 +60,11 @@ class Histories:
         return other
 
     def add(self, said: Said) -> bool:
-        """Take an event in. False where its place was taken: by the same, signed again, or else the history forks.
+        """Take an event in. False where its place was taken: by the same, or else the history forks.
 
-        So it does where an event names another as the one before it than stands there: who was told that one knows it.
+        It forks by the same text with another signature, too: events are named with that, and an honest member signs a
+        text in one way. So it does where an event names another as the one before it than stands there: who was told
+        that one knows it.
         """
         own = self._of.get(said.author)
         if own is None:
@@ -73,7 +75,7 @@ class Histories:
             if self._kinds and (listed := self._kinds.get((said.author, said.kind))) is not None:
                 insert(listed, said)
             return self._is_linked(own, said)
-        if other.entry.body_cid != said.entry.body_cid:
+        if other.cid != said.cid:
             first, second = sorted((other, said), key=lambda one: one.cid)
             self.forks.setdefault(said.author, (first, second))
         return False

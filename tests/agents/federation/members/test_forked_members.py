@@ -1,5 +1,7 @@
 """A member whose history forks tells each of the others another thing: they come by what they go by all the same."""
 
+import hashlib
+import itertools
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -10,8 +12,10 @@ from agents.federation.members.actions import Fetch
 from agents.federation.members.duty import MAX_VERSIONS
 from agents.federation.members.member import Member
 from agents.federation.node.heard import MAX_BELOW, forks_in, known_of, lacking, links_of
+from agents.federation.secure import group
+from protocols import cose
 from protocols import rounds_sync as sync
-from protocols.entry import Entry, make_entry
+from protocols.entry import Entry, external_aad, make_entry, open_entry
 from protocols.rounds import (
     Close,
     Event,
@@ -28,6 +32,7 @@ from protocols.rounds import (
     content_of,
     scope_of,
 )
+from storage.codecs import dag_cbor
 from storage.keys import PeerId
 from tests.agents.federation.members.test_hostile_rounds import Hostile
 from tests.agents.federation.table import PEERS, N, Table
@@ -249,3 +254,47 @@ def test_who_submits_ever_other_updates_in_a_forked_history_fills_no_disk() -> N
     table.say(0, Close(round=1, term=0, submissions=tuple(sorted([last, *listed])), joined=joined))
     asked = [action.submission for action in member.tick(61.0) if isinstance(action, Fetch)]
     assert last in asked, "a close lists it"
+
+
+def signed_again(number: int, entry: Entry) -> Entry:
+    """The same text with another good signature, which only its author can make: Ed25519 by another nonce."""
+    who, block = identity(number), dag_cbor.decode(entry.block)
+    secret = int.from_bytes(hashlib.sha512(who.seed).digest()[:32], "little") & ((1 << 254) - 8) | (1 << 254)
+    text = cose.signed_bytes(who.peer_id, entry.body_block, external_aad(entry.kind, entry.scope))
+    point = group.public(group.secret_of(7))
+    factor = int.from_bytes(hashlib.sha512(point + who.peer_id.public_key + text).digest(), "little")
+    signature = point + group.secret_of(7 + factor * secret)
+    return open_entry(dag_cbor.encode(block | {"sig": block["sig"][:-64] + signature}), entry.body_block)
+
+
+def test_an_event_that_is_signed_twice_forks_its_authors_history_in_any_order() -> None:
+    """Whoever heard one and what names the other, accused a liar by what proved nothing to others."""
+    table = Table()
+    one = table.say(4, Submit(round=1, base=cid_of("b"), update=cid_of("u"), n_samples=1))
+    again, scope = signed_again(4, one), scope_of(table.book.experiment)
+    after = make_entry(identity(4), Leave.kind, scope, one.sequence + 1, [one.cid], content_of(Leave()))
+    assert again.body_cid == one.body_cid and again.cid != one.cid
+    for order in itertools.permutations((one, again, after)):
+        book = Book(table.plan)
+        book.add_all([*(entry for entry in table.book.entries() if entry != one), *order])
+        assert set(book.broken()) == {PEERS[4]}
+
+
+def test_a_close_that_is_signed_twice_comes_to_all_in_both_forms() -> None:
+    """Each half of the members would else countersign another, and promise what no deputy could ever go by."""
+    books = []
+    for is_again in (False, True):
+        table = Table()
+        close = table.say(0, Close(round=1, term=0, submissions=(), joined=PEERS, void="nothing came"))
+        books.append(Book(table.plan))
+        books[-1].add_all(entry for entry in table.book.entries() if entry != close)
+        close = signed_again(0, close) if is_again else close
+        books[-1].add(close)
+        who = 3 if is_again else 1
+        books[-1].add(table.say(who, Vote(round=1, term=0, close=close.cid)))
+    proved: tuple[set[PeerId], set[PeerId]] = (set(), set())
+    for at in (0, 1) * 3:
+        hear(books[at], books[1 - at], proved[at])
+    for book in books:
+        assert len(book.all_of(Close)) == 2 and all(event.close in book for _, event in book.all_of(Vote))
+        assert PEERS[0] in book.broken()
