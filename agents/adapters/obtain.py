@@ -13,6 +13,7 @@ from agents.adapters.policy import DAY_S, Fetch, Leave, Moment, Verdict, judge_f
 from agents.adapters.ports import Ports
 from agents.adapters.preflight import preflight
 from agents.adapters.shelf import put_on_shelf
+from agents.artifacts.peek import Peek
 from agents.artifacts.rows import artifact_row
 from agents.errors import AgentError, BadAdapter
 from protocols import adapters as wire
@@ -70,16 +71,18 @@ class Job(NamedTuple):
 Outcome = Refuse | Waiting | Held | None
 
 
-class Tenths:
-    """Tells when another tenth of a transfer is here: often enough for people, seldom enough for a log."""
+class Arrival:
+    """How much of a transfer came, and when another tenth is here: often enough for people, seldom enough for a log."""
 
     def __init__(self, n_total_bytes: int) -> None:
         self._n_total_bytes = n_total_bytes
         self._last = 0
+        self.n_bytes = 0
 
-    def is_news(self, n_bytes: int) -> bool:
+    def is_news(self, progress: Progress) -> bool:
         """Is this the first time that so many tenths are here? Remember that it was told."""
-        tenth = 10 * n_bytes // self._n_total_bytes
+        self.n_bytes = progress.n_bytes
+        tenth = 10 * (progress.n_bytes + progress.n_reused_bytes) // self._n_total_bytes
         is_news, self._last = tenth > self._last, max(tenth, self._last)
         return is_news
 
@@ -155,22 +158,25 @@ def _verdict(ports: Ports, job: Job, manifest: Manifest, n_coming_bytes: int) ->
     versions = ports.catalog.adapters.query(
         publisher=job.publisher, name=manifest.name, base=str(job.base), state=AdapterState.READY
     )
-    came = ports.catalog.adapters.n_bytes_since(ports.unix_s() - DAY_S)
+    came = ports.catalog.adapters.came_since(ports.unix_s() - DAY_S)
     has_older = any(row.version < manifest.version for row in versions)
-    return judge_files(ports.policy, manifest.n_bytes, Moment(has_older, came + n_coming_bytes, ports.is_busy()))
+    n_missing_bytes = max(0, manifest.n_bytes - came[job.announcement.manifest])  # what came is not fetched again
+    return judge_files(ports.policy, n_missing_bytes, Moment(has_older, came.total() + n_coming_bytes, ports.is_busy()))
 
 
 async def _bring_in(ports: Ports, job: Job, entry: Entry, manifest: Manifest, providers: list[PeerInfo]) -> None:
     started_s = trio.current_time()
     await ports.exchange.work(partial(_note_fetching, ports, entry))
-    await preflight(ports, job.publisher, manifest, providers)
+    find_more = partial(ports.network.find_providers, manifest.files, MAX_PROVIDERS)
+    peek = Peek(ports, providers, find_more, PASSED_ON[manifest.audience], job.publisher)
+    arrival = Arrival(manifest.n_bytes)
     try:
-        fetched = await _fetch_files(ports, job.publisher, entry.cid, manifest, providers)
-        folder = await ports.exchange.work(partial(put_on_shelf, ports, entry.cid, manifest))
-    except (Remote, AgentError, *_BAD_CONTENT) as error:
-        if not isinstance(error, _PASSING):  # what is refused only now cost as much as what is good
-            await ports.exchange.work(partial(ports.catalog.adapters.note_came, entry.cid, ports.unix_s()))
-        raise
+        await preflight(peek, manifest)
+        fetched = await _fetch_files(ports, job.publisher, entry.cid, manifest, providers, arrival)
+    finally:  # what breaks off, or is refused, cost as much as what is good
+        if n_bytes := peek.n_bytes + arrival.n_bytes:
+            await ports.exchange.work(partial(ports.catalog.adapters.note_came, entry.cid, n_bytes, ports.unix_s()))
+    folder = await ports.exchange.work(partial(put_on_shelf, ports, entry.cid, manifest))
     await ports.exchange.work(partial(_note_ready, ports, entry, manifest, str(folder)))
     ports.emit(
         "adapter_ready",
@@ -187,7 +193,7 @@ async def _bring_in(ports: Ports, job: Job, entry: Entry, manifest: Manifest, pr
 
 
 async def _fetch_files(
-    ports: Ports, publisher: PeerId, cid: Cid, manifest: Manifest, providers: list[PeerInfo]
+    ports: Ports, publisher: PeerId, cid: Cid, manifest: Manifest, providers: list[PeerInfo], arrival: Arrival
 ) -> Progress:
     """The files' blocks. What the publisher itself gives may be passed on as it signed; what others give, by no means:
     the manifest may name content that is theirs. Raises: Remote, BadAdapter, InvalidBlock."""
@@ -198,7 +204,7 @@ async def _fetch_files(
                 manifest.files,
                 providers=providers,
                 find_more=partial(ports.network.find_providers, manifest.files, MAX_PROVIDERS),
-                on_progress=partial(_tell_progress, ports, publisher, cid, manifest, Tenths(manifest.n_bytes)),
+                on_progress=partial(_tell_progress, ports, publisher, cid, manifest, arrival),
                 links=file_links,
                 max_blocks=MIN_BLOCKS + manifest.n_bytes // MEAN_BLOCK_BYTES,
                 max_bytes=int(manifest.n_bytes * (1 + OVERHEAD_FRAC)) + OVERHEAD_BYTES,
@@ -284,16 +290,15 @@ def _note_refused(ports: Ports, cid: Cid, reason: str) -> None:
 
 
 def _tell_progress(
-    ports: Ports, publisher: PeerId, cid: Cid, manifest: Manifest, tenths: Tenths, progress: Progress
+    ports: Ports, publisher: PeerId, cid: Cid, manifest: Manifest, arrival: Arrival, progress: Progress
 ) -> None:
-    n_bytes = progress.n_bytes + progress.n_reused_bytes
-    if tenths.is_news(n_bytes):
+    if arrival.is_news(progress):
         ports.emit(
             "adapter_progress",
             manifest=str(cid),
             name=manifest.name,
             version=manifest.version,
-            n_bytes=n_bytes,
+            n_bytes=progress.n_bytes + progress.n_reused_bytes,
             n_total_bytes=manifest.n_bytes,
             by=publisher,
         )

@@ -1,37 +1,25 @@
 """Judge an adapter while its bytes are still with its publisher: by its files' roots, its configuration, and the header
 of its weights. That is kilobytes; what is refused here costs no more."""
 
-from collections.abc import Sequence
 from functools import partial
 
 from agents.adapters.inspect import CONFIG_FILE, WEIGHTS_FILE, Inspection, check_complete, check_file, inspect_parts
-from agents.adapters.passing import MAX_PROVIDERS, PASSED_ON
-from agents.adapters.ports import Ports
 from agents.adapters.safetensors_header import Header, header_length, parse_header
 from agents.adapters.shelf import base_for, check_claims, check_files
 from agents.artifacts.peek import Peek
 from protocols.adapters import Manifest
-from protocols.net import PeerInfo
 from storage import unixfs
 from storage.cid import Cid
-from storage.keys import PeerId
 
 _LENGTH_BYTES = 8
 
 
-async def preflight(ports: Ports, publisher: PeerId, manifest: Manifest, providers: Sequence[PeerInfo]) -> Inspection:
+async def preflight(peek: Peek, manifest: Manifest) -> Inspection:
     """Is it what its manifest says, and does it fit the model here? Fetches what tells so, and no more.
 
     Raises: BadAdapter, Misstated, WrongBase; Remote, StorageError.
     """
-    peek = Peek(
-        ports,
-        providers,
-        find_more=partial(ports.network.find_providers, manifest.files, MAX_PROVIDERS),
-        show=PASSED_ON[manifest.audience],
-        voucher=publisher,
-    )
-    work = ports.exchange.work
+    ports, work = peek.ports, peek.ports.exchange.work
     files = await peek.files(manifest.files, partial(check_file, n_bytes=0))
     check_complete(files)
     await work(partial(check_files, ports.store, manifest))

@@ -19,6 +19,7 @@ MIGRATIONS: Final = (
     lineage.ORIGINS,
     ";\n".join((peers.BANS, sweeps.SCHEMA)),
     names.OWN,
+    adapters.ARRIVALS,
 )
 REMEDY: Final = (
     "Restore it from a backup, or move catalog.db* away and run covey up: that fills it again from the blocks, but "

@@ -1,5 +1,6 @@
 """How far each adapter that this node published or heard of has come. What it is, its artifact says, in `artifacts`."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,6 +14,7 @@ from storage.keys import PeerId
 
 MAX_ADAPTERS: Final = 50_000
 MAX_ROWS_READ: Final = 1000
+ARRIVALS_KEPT_S: Final = 2 * 86_400.0
 
 SCHEMA: Final = """
 CREATE TABLE adapters (
@@ -60,6 +62,17 @@ CREATE TABLE adapters (
 INSERT INTO adapters SELECT manifest, rank, heard_unix_s, state, reason, ready_unix_s, folder FROM adapters_1;
 DROP TABLE adapters_1;
 CREATE INDEX adapters_by_age ON adapters (state, heard_unix_s)"""
+
+# Bytes that came of an adapter, for the budget of a day: also of one that broke off, or was refused then.
+ARRIVALS: Final = """
+CREATE TABLE adapter_arrivals (
+    manifest BLOB NOT NULL,
+    n_bytes INTEGER NOT NULL,
+    unix_s REAL NOT NULL
+) STRICT;
+CREATE INDEX adapter_arrivals_by_age ON adapter_arrivals (unix_s);
+INSERT INTO adapter_arrivals SELECT manifest, n_bytes, ready_unix_s FROM adapters JOIN artifacts USING (manifest)
+    WHERE NOT is_own AND ready_unix_s IS NOT NULL"""
 
 _FROM: Final = "FROM adapters JOIN artifacts USING (manifest)"
 _SELECT: Final = (
@@ -203,15 +216,16 @@ class AdapterTable:
         values = (*conditions.values(), max(0, min(limit, MAX_ROWS_READ)))
         return self._rows(f"{where} ORDER BY {_ORDER_BY[order]} LIMIT ?", values)
 
-    def note_came(self, manifest: Cid, unix_s: float) -> None:
-        """Note that an adapter's files came, though it does not become ready."""
-        self._database.write("UPDATE adapters SET ready_unix_s = ? WHERE manifest = ?", (unix_s, manifest))
+    def note_came(self, manifest: Cid, n_bytes: int, unix_s: float) -> None:
+        """Note that so many bytes of an adapter came, whether or not it becomes ready."""
+        with self._database.transaction():
+            self._database.write("DELETE FROM adapter_arrivals WHERE unix_s < ?", (unix_s - ARRIVALS_KEPT_S,))
+            self._database.write("INSERT INTO adapter_arrivals VALUES (?, ?, ?)", (manifest, n_bytes, unix_s))
 
-    def n_bytes_since(self, unix_s: float) -> int:
-        """Bytes of others' adapters whose files came since then."""
-        return self._database.read_number(
-            f"SELECT sum(n_bytes) {_FROM} WHERE NOT is_own AND ready_unix_s >= ?", (unix_s,)
-        )
+    def came_since(self, unix_s: float) -> Counter[Cid]:
+        """How many bytes came of each adapter since then, which may be no longer ago than `ARRIVALS_KEPT_S`."""
+        select = "SELECT manifest, sum(n_bytes) FROM adapter_arrivals WHERE unix_s >= ? GROUP BY manifest"
+        return Counter({Cid(manifest): n_bytes for manifest, n_bytes in self._database.read(select, (unix_s,))})
 
     def newest_own(self, *, base: str | None = None, limit: int = MAX_ROWS_READ) -> list[AdapterRow]:
         """Of each name and base the highest version that this node published; the latest published first."""

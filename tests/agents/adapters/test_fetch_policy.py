@@ -1,17 +1,21 @@
 """What comes unasked, and when: the decision alone, and nodes that keep to it."""
 
 import math
+import random
 import struct
 from dataclasses import replace
 
 import pytest
 import trio
 
+from agents.adapters.manifests import read_stored
 from agents.adapters.policy import DAY_S, Fetch, Later, Leave, Moment, Policy, judge_files
 from agents.adapters.subscribe import Wanted
 from simulations.world import unix_now_s, write_adapter
 from storage import unixfs
+from storage.blockstore import Block, Visibility
 from storage.catalog.adapters import AdapterState
+from storage.codecs import links
 
 QUIET = Moment(has_older=False, n_spent_bytes=0, is_busy=False)
 
@@ -155,12 +159,14 @@ async def test_the_budget_is_kept_where_threads_decide(autojump_clock, flock, tm
     assert sorted(state(bob, row) for row in rows) == [AdapterState.HEARD, AdapterState.READY]
 
 
-@pytest.mark.parametrize(("width", "value", "then"), [(16, 0.0, AdapterState.READY), (8, math.nan, AdapterState.HEARD)])
+@pytest.mark.parametrize(
+    ("width", "value", "then"), [(1 << 16, 0.0, AdapterState.READY), (8, math.nan, AdapterState.HEARD)]
+)
 async def test_of_what_is_refused_the_budget_counts_what_had_to_come_for_that(
     autojump_clock, flock, tmp_path, release, plant, announce, sizes, width, value, then
 ):
     ann = await flock("ann")
-    bad = write_adapter(tmp_path / "bad", width=width)
+    bad = write_adapter(tmp_path / "bad", width=width, noise=random.Random(1))
     with (bad / "adapter_model.safetensors").open("r+b") as file:
         file.seek(-4, 2)
         file.write(struct.pack("<f", value))
@@ -174,6 +180,31 @@ async def test_of_what_is_refused_the_budget_counts_what_had_to_come_for_that(
     good = await release(ann, write_adapter(tmp_path / "good"))
     await trio.sleep(100)
     assert state(bob, good) is then
+
+
+def last_block(store, cid):
+    while below := links(cid, store.get(cid)):
+        cid = below[-1]
+    return Block(cid, store.get(cid))
+
+
+async def test_what_came_of_one_that_broke_off_counts_and_its_rest_fits_into_the_day(
+    autojump_clock, flock, tmp_path, release
+):
+    ann, noise = await flock("ann"), random.Random(1)
+    broken = await release(ann, write_adapter(tmp_path / "broken", rank=1 << 12, noise=noise), name="broken")
+    store = ann.ports.store
+    lost = last_block(store, read_stored(store, broken.manifest)[1].files)
+    store.delete_many([lost.cid])
+    bob = await flock("bob", trusts=[ann], policy=Policy(max_bytes_per_day=1.5 * broken.n_bytes))
+    ann.trust(bob.peer)
+    await trio.sleep(1000)
+    other = await release(ann, write_adapter(tmp_path / "other", rank=1 << 12, noise=noise), name="other")
+    await trio.sleep(1000)
+    assert (state(bob, broken), state(bob, other)) == (AdapterState.FETCHING, AdapterState.HEARD)
+    store.put_many([lost], Visibility.FLOCK)
+    await trio.sleep(1000)
+    assert (state(bob, broken), state(bob, other)) == (AdapterState.READY, AdapterState.HEARD)
 
 
 async def test_an_adapter_comes_when_the_engine_is_idle_again(autojump_clock, flock, tmp_path, release):

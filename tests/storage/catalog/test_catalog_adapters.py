@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from storage.catalog import MIGRATIONS, Catalog
 from storage.catalog.adapters import (
+    ARRIVALS_KEPT_S,
     AdapterOrder,
     AdapterRow,
     AdapterState,
@@ -174,3 +175,12 @@ def test_a_new_row_finds_room_where_every_other_one_stays(small_table: AdapterTa
         small_table.upsert(row(number, heard_unix_s=float(number)))
         assert small_table.get(row(number).manifest) is not None
     assert len(small_table.query()) == 3
+
+
+def test_what_came_is_told_for_each_adapter_and_let_go_of_in_time(catalog: Catalog) -> None:
+    first, second = row(1).manifest, row(2).manifest
+    for manifest, n_bytes, unix_s in ((first, 5, 0.0), (second, 7, 10.0), (first, 6, 20.0)):
+        catalog.adapters.note_came(manifest, n_bytes, unix_s)
+    assert catalog.adapters.came_since(10.0) == {first: 6, second: 7}
+    catalog.adapters.note_came(second, 8, ARRIVALS_KEPT_S + 10.0)
+    assert catalog.adapters.came_since(0.0) == {first: 6, second: 15}

@@ -335,7 +335,7 @@ def old_catalog(path: Path) -> None:
     values = (cid(7), "poet", "bafybase", ALICE, 3, 8, 1 << 20, '["verse", "english", "verse"]', '{"loss": 1.5}', 1.0)
     rest = (2.0, "ready", None, 4.0, "/adapters/poet", 1)
     connection.execute(f"INSERT INTO adapters VALUES ({', '.join('?' * 16)})", values + rest)
-    removed = (cid(8), "cook", "bafybase", BOB, 1, 8, 5, "[]", "{}", 1.0, 1.0, "removed", "told so", None, None, 0)
+    removed = (cid(8), "cook", "bafybase", BOB, 1, 8, 5, "[]", "{}", 1.0, 1.0, "removed", "told so", 3.0, None, 0)
     connection.execute(f"INSERT INTO adapters VALUES ({', '.join('?' * 16)})", removed)
     connection.execute("INSERT INTO models VALUES ('tiny', 'bafytiny', NULL, '/m', 'wheel:x', '{}', 1.0)")
     connection.commit()
@@ -358,6 +358,7 @@ def test_a_catalog_of_the_first_version_keeps_its_adapters(tmp_path: Path) -> No
         assert (poet.tags, poet.metrics, poet.rank, poet.n_bytes) == (("verse", "english"), {"loss": 1.5}, 8, 1 << 20)
         assert (poet.state, poet.folder, poet.ready_unix_s, poet.is_own) == ("ready", "/adapters/poet", 4.0, True)
         assert [one.reason for one in catalog.adapters.query(state=AdapterState.REMOVED)] == ["told so"]
+        assert catalog.adapters.came_since(0.0) == {cid(8): 5}
         (seen,) = catalog.artifacts.find(words="verse poet")
         assert (seen.kind, seen.state, seen.is_verified) == ("adapter", "ready", False)
         assert sorted(catalog.artifacts.unverified()) == sorted([cid(7), cid(8)])
