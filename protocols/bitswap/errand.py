@@ -1,5 +1,6 @@
 """What is wanted: one block and who was asked for it, one reader's errand and who may serve it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,12 +23,12 @@ class Want:
     has: dict[Giver, None] = field(default_factory=dict)  # who said so
     is_starving: bool = False
 
-    def counted_on(self, peers: dict[Giver, Peer]) -> list[Giver]:
-        """Who is to give it: mostly one, several only where it is waited for in queues."""
+    def counted_on(self, peers: Mapping[Giver, Peer]) -> list[Giver]:
+        """Who is to give it: mostly one, several where it is waited for in queues, or where one is at it for long."""
         key = self.cid.multihash
         return [name for name in self.asked if key in peers[name].in_flight]
 
-    def queues_to_join(self, peers: dict[Giver, Peer], now_s: float) -> list[Giver]:
+    def queues_to_join(self, peers: Mapping[Giver, Peer], now_s: float) -> list[Giver]:
         """Who else may be asked for it at no cost, as it only stands in queues: whoever has it, and has it sooner."""
         key = self.cid.multihash
         counted_on = self.counted_on(peers)

@@ -22,6 +22,7 @@ from typing import Final
 
 from protocols.bitswap.actions import Action, Arrived, Got, Misbehaved, NeedProviders, Send, sends
 from protocols.bitswap.errand import Errand, Want
+from protocols.bitswap.helping import lingering, waiting
 from protocols.bitswap.line import Line
 from protocols.bitswap.standing import LARGE_BYTES, MAX_IN_VAIN, MAX_PAUSE_S, PAUSE_S, STALL_S, Peer, quickest
 from protocols.bitswap.wire import Entry, WantType
@@ -161,7 +162,7 @@ class Wants:
         """Bytes came from a peer, `n_bytes` of a message by now: it is not silent, whole or not as that is."""
         peer = self._peers.get(name)
         if peer is not None:
-            peer.heard_s = now_s
+            peer.heard_s, peer.n_grown = now_s, n_bytes
             if n_bytes >= LARGE_BYTES and peer.remembered and peer.n_in_vain < MAX_IN_VAIN:
                 peer.grew_s = now_s
 
@@ -238,7 +239,7 @@ class Wants:
         """A wanted block came in another way; whoever was asked for it is told."""
         cancels: dict[Giver, list[Entry]] = {}
         key = cid.multihash
-        got = self._got(key, self._wants[key], giver, data, 0.0, cancels)
+        got = self._got(key, self._wants[key], giver, data, 0.0, now_s, cancels)
         return [got, *sends(cancels), *self._assign(now_s)]
 
     def tick(self, now_s: float) -> list[Action]:
@@ -293,12 +294,21 @@ class Wants:
         peer.resume_s, peer.pause_s = -math.inf, PAUSE_S
         want.told.discard(name)  # who sends a block takes it off our list without being told
         wait_s = now_s - asked_s if asked_s is not None else 0.0
-        actions.append(self._got(key, want, name, block.data, wait_s, cancels))
+        actions.append(self._got(key, want, name, block.data, wait_s, now_s, cancels))
         return True
 
     def _got(
-        self, key: bytes, want: Want, giver: Giver, data: bytes, wait_s: float, cancels: dict[Giver, list[Entry]]
+        self,
+        key: bytes,
+        want: Want,
+        giver: Giver,
+        data: bytes,
+        wait_s: float,
+        now_s: float,
+        cancels: dict[Giver, list[Entry]],
     ) -> Got:
+        for name in want.counted_on(self._peers):
+            self._peers[name].note_late(key, now_s)
         sessions = tuple(sorted(want.sessions))
         for session in sessions:
             self._sessions[session].wants.discard(key)
@@ -403,7 +413,9 @@ class Wants:
         if self._line or not self._wants:
             return  # there is work for everybody, or for nobody
         self._sound_out(now_s, asks)
-        self._spare_the_wait(now_s, asks)
+        for find in (waiting, lingering):
+            for key, able in find(self._peers, self._wants, self._candidates, now_s):
+                self._count_on(key, self._wants[key], quickest(self._peers, able, now_s), now_s, asks)
         idle = [name for name, peer in self._peers.items() if peer.is_idle(now_s)]
         for name in idle:
             busy = (each for each in self._peers.values() if each.in_flight and not each.is_queue(now_s))
@@ -416,22 +428,6 @@ class Wants:
                 may_have = name in want.has or not self._peers[name].is_partial
                 if may_have and name in self._candidates(want, now_s) and self._peers[name].has_room():
                     self._ask(key, want, name, now_s, asks)
-
-    def _spare_the_wait(self, now_s: float, asks: dict[Giver, list[Entry]]) -> None:
-        """Ask peers that gave blocks and have nothing in hand for what only waits in queues, however many those are.
-
-        A queue may be one for ever; the places there are kept all the same.
-        """
-        givers = ((name, peer) for name, peer in self._peers.items() if peer.block_s is not None)
-        idle = [name for name, peer in givers if peer.is_idle(now_s) and not peer.is_queue(now_s)]
-        queues = [peer for peer in self._peers.values() if idle and peer.is_queue(now_s)]
-        for key in dict.fromkeys(key for peer in queues for key in peer.in_flight):
-            want = self._wants[key]
-            if all(self._peers[name].lets_wait(key, now_s) for name in want.counted_on(self._peers)):
-                fit = [name for name in self._candidates(want, now_s) if self._peers[name].has_room()]
-                able = [name for name in idle if name in fit and (name in want.has or not self._peers[name].is_partial)]
-                if able:
-                    self._count_on(key, want, quickest(self._peers, able, now_s), now_s, asks)
 
     def _sound_out(self, now_s: float, asks: dict[Giver, list[Entry]]) -> None:
         """Ask peers of which it is not known whether they have what was asked of others that have much in hand.

@@ -38,6 +38,7 @@ class Peer:
     heard_s: float = -math.inf
     gave_s: float = -math.inf
     grew_s: float = -math.inf  # when a large message of its grew last
+    n_grown: int = 0  # bytes of the message that comes from it now
     n_in_vain: int = 0  # large messages that came whole since its last block of use
     excused_s: float = -math.inf  # found slow, and nobody quicker
     block_s: float | None = None  # moving average of what a block takes; None before the first
@@ -78,6 +79,12 @@ class Peer:
         """A block of its took so long."""
         self.block_s = max(1e-6, spent_s if self.block_s is None else 0.8 * self.block_s + 0.2 * spent_s)
 
+    def note_late(self, key: bytes, now_s: float) -> None:
+        """Another gave what it was at: it takes so long at least."""
+        spent_s = now_s - max(self.in_flight[key], self.gave_s)
+        if not self.is_queue(now_s) and spent_s > (self.block_s or 0.0):
+            self.note_block(spent_s)
+
     def note_gap(self, gap_s: float) -> None:
         """So long after the block before."""
         self.gap_s = gap_s if self.gap_s is None else 0.8 * self.gap_s + 0.2 * gap_s
@@ -94,6 +101,7 @@ class Peer:
         """A block of its came."""
         self.gave_s, self.is_proven, self.n_lacks_in_a_row, self.n_in_vain = now_s, True, 0, 0
         self.is_waiting, self.is_boasting, self.queued_since_s = False, False, math.inf
+        self.n_grown = 0
         self.coming.discard(key)
 
     def queued(self, now_s: float) -> None:

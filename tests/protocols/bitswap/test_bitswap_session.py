@@ -102,10 +102,37 @@ def test_bytes_on_the_way_are_no_silence_but_do_not_excuse_for_ever() -> None:
     wants, _, _ = started([A, B], [0])
     now_s = 0.0
     while not (actions := wants.tick(now_s)):
-        wants.progress(A, 1, now_s)
+        wants.progress(A, LARGE_BYTES, now_s)
         now_s += 0.5
     assert 5 < now_s < 15
     assert wanted(actions, B) == [CIDS[0]]
+
+
+def test_what_comes_in_crumbs_is_asked_of_another_too_and_taken_of_whoever_is_first() -> None:
+    wants, session, _ = started([A, B], [0])
+    for now_s in (0.5, 1.0):
+        wants.progress(A, 1, now_s)
+        assert wants.tick(now_s) == []
+    actions = wants.tick(STALL_S)
+    assert wanted(actions, B) == [CIDS[0]] and cancelled(actions, A) == []
+    actions = wants.received(B, [block(0)], [], [], STALL_S + 0.1)
+    assert [each.sessions for each in actions if isinstance(each, Got)] == [(session,)]
+    assert cancelled(actions, A) == [CIDS[0]]
+    assert wanted(wants.want(session, CIDS[1:5], STALL_S + 0.2), A) == []  # it is known now what it takes
+
+
+@pytest.mark.parametrize(("gave_s", "helps_at_s"), [(0.1, STALL_S), (1.0, 4.5)])
+def test_a_block_that_grows_is_asked_of_another_too_where_that_one_gave_its_own_far_sooner(
+    gave_s: float, helps_at_s: float
+) -> None:
+    wants, _, asked = started([A, B], [0, 1])
+    assert wanted(asked, A) == [CIDS[0]] and wanted(asked, B) == [CIDS[1]]
+    wants.received(B, [block(1)], [], [], gave_s)
+    now_s = gave_s
+    while not (actions := wants.tick(now_s)):
+        wants.progress(A, LARGE_BYTES, now_s)
+        now_s += 0.1
+    assert wanted(actions, B) == [CIDS[0]] and now_s == pytest.approx(helps_at_s, abs=0.5)
 
 
 def test_a_slow_peer_keeps_its_asks_while_nobody_quicker_is_there() -> None:

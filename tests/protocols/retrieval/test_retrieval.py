@@ -125,6 +125,19 @@ async def test_a_gateway_that_sends_bytes_is_not_silent(autojump_clock, start, s
     assert [ask.url.startswith(GATE) for ask in servers.asked if ask.method == "GET"] == [True]
 
 
+@pytest.mark.parametrize("n_tricklers", [1, 4])
+async def test_who_sends_next_to_nothing_holds_up_nobody_beside_a_peer_that_has_it(
+    autojump_clock, start, servers, gateway, content, n_tricklers
+):
+    blocks = content(12)
+    tricklers = [f"http://slow{number}.example" for number in range(n_tricklers)]
+    servers.serving = {url: gateway(blocks, gap_s=0.5, piece_bytes=10) for url in tricklers}
+    peer, node = await start(1, blocks), await start(2, sources=tricklers)
+    began_s = trio.current_time()
+    await get(node, blocks[0].cid, providers=[peer.info])
+    assert node.holds(blocks) and trio.current_time() - began_s < 2.0 + 2.0 * n_tricklers
+
+
 async def test_other_bytes_are_thrown_away_and_their_source_named(autojump_clock, start, servers, said, content):
     blocks = content(3)
     servers.serving[GATE] = lambda ask, cid: said(body=b"other bytes")
