@@ -305,8 +305,6 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
                     self._notice(self._core.receive(message, trio.current_time()))
                 if self._core.has_messages:
                     self._work.set()
-                if (rest_s := self._core.rest_s(trio.current_time())) > 0:
-                    await trio.sleep(rest_s)
         except _BREAKS:
             pass
         except Remote as error:

@@ -43,9 +43,6 @@ MAX_OUTBOUND: Final = 1024  # streams that we opened
 MAX_OPENINGS: Final = 8192  # by the peer, in a burst; as many again in:
 MAX_WASTED: Final = 1024  # of these it broke off, or there was no room for them; as many again in:
 REFILL_S: Final = 16.0
-CRUMB_BYTES: Final = 256  # a message or a frame with less data than that costs us more than whoever sends it
-MAX_CRUMBS: Final = 1 << 15  # are read at once; as many again in:
-CRUMBS_S: Final = 8.0
 MAX_CONTROL_BYTES: Final = 64 << 10  # answers that wait for a peer which does not read
 KEEPALIVE_S: Final = 30.0
 DEAD_S: Final = 60.0  # a peer that says nothing for so long after a ping is gone
@@ -99,7 +96,6 @@ class Connection:
         self._backlog: set[int] = set()
         self._openings = Bucket(MAX_OPENINGS, REFILL_S, now_s)
         self._wasted = Bucket(MAX_WASTED, REFILL_S, now_s)
-        self._crumbs = Bucket(MAX_CRUMBS, CRUMBS_S, now_s)
         self._control = bytearray()
         self._grants: dict[int, Stream] = {}
         self._ready: deque[Stream] = deque()
@@ -127,14 +123,9 @@ class Connection:
             raise
         return events
 
-    def rest_s(self, now_s: float) -> float:
-        """How long to read nothing more of a peer that sends crumb after crumb, so that others have their turn."""
-        return self._crumbs.wait_s(0, now_s)
-
     def _parse(self, data: bytes, now_s: float, events: list[Event]) -> None:
         at, end = 0, len(data)
         view = memoryview(data)
-        n_crumbs = int(end < CRUMB_BYTES)
         while at < end:
             if self._n_body:
                 n_here = min(self._n_body, end - at)
@@ -146,15 +137,13 @@ class Connection:
                 self._head += view[at : at + n_here]
                 at += n_here
                 if len(self._head) < HEADER_BYTES:
-                    break
+                    return
                 header = unpack(self._head)
                 self._head.clear()
             else:
                 header = unpack(view, at)
                 at += HEADER_BYTES
-            n_crumbs += header.kind != DATA or header.length < CRUMB_BYTES
             self._take_head(header, now_s, events)
-        self._crumbs.take(n_crumbs, now_s)
 
     def _take_head(self, header: Header, now_s: float, events: list[Event]) -> None:
         if header.kind == PING:

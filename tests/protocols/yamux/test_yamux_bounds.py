@@ -6,19 +6,7 @@ import pytest
 
 from protocols.errors import Malformed, StreamBroken, TooBig
 from protocols.yamux import connection, memory
-from protocols.yamux.connection import (
-    CLOSE_S,
-    CRUMB_BYTES,
-    CRUMBS_S,
-    DEAD_S,
-    KEEPALIVE_S,
-    LINGER_S,
-    MAX_CRUMBS,
-    STALL_S,
-    Changed,
-    Connection,
-    Opened,
-)
+from protocols.yamux.connection import CLOSE_S, DEAD_S, KEEPALIVE_S, LINGER_S, STALL_S, Changed, Connection, Opened
 from protocols.yamux.frames import ACK, DATA, FIN, GO_AWAY, INITIAL_WINDOW_BYTES, PING, RST, SYN, WINDOW, pack, unpack
 from protocols.yamux.memory import Memory
 from protocols.yamux.stream import MAX_WINDOW_BYTES, MERGE_BYTES, Pieces, Stream
@@ -77,34 +65,6 @@ def test_data_either_way_is_use_of_a_connection_and_nothing_else_is(server: Conn
     server.take_messages(1, 3.0)
     server.receive(pack(WINDOW, 0, 1, 1), 4.0)
     assert server.used_s == 3.0
-
-
-@pytest.mark.parametrize(
-    "crumb",
-    [
-        b"",  # a message of noise, and nothing in it
-        pack(WINDOW, 0, 1, 0),
-        pack(DATA, 0, 1, 0),
-        pack(DATA, 0, 1, 1) + b"x",
-        pack(PING, ACK, 0, 7),
-    ],
-)
-def test_what_carries_nothing_to_speak_of_is_paced_and_data_is_not(server: Connection, crumb: bytes) -> None:
-    stream = opened(server, 1)
-    whole = pack(DATA, 0, 1, CRUMB_BYTES) + bytes(CRUMB_BYTES)
-    for _ in range(MAX_CRUMBS // 200):
-        server.receive(whole * 200, 0.0)
-        server.read(stream, 1 << 20, 0.0)
-        sent(server)
-    assert not server.rest_s(0.0)
-    for _ in range(MAX_CRUMBS // 100):
-        server.receive(crumb * 100, 0.0) if crumb else [server.receive(b"", 0.0) for _ in range(100)]
-        server.read(stream, 1 << 20, 0.0)
-        sent(server)
-    assert not server.rest_s(0.0)
-    for _ in range(100):
-        server.receive(crumb, 0.0)
-    assert 0.0 < server.rest_s(0.0) < CRUMBS_S / 10 and not server.rest_s(CRUMBS_S / 10)
 
 
 def test_accepted_streams_have_a_bound_of_their_own_and_make_room_when_they_end(server: Connection) -> None:
