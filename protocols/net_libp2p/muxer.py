@@ -1,7 +1,8 @@
 """Our yamux where py-libp2p expects its own: carries bytes between `protocols.yamux` and a secured connection.
 
 Two tasks a connection: one reads and wakes whom the core names, one sends whatever the core has to say. A write returns
-when little of it is left unsent, and waits by an event, for as long as its caller does.
+when little of it is left unsent, and waits by an event, for as long as its caller does. A peer that takes up more than
+its share of the event loop is read no further until that is made up for: its connection, and its streams.
 """
 
 from collections.abc import Awaitable, Callable
@@ -54,6 +55,7 @@ class MuxedStream(IMuxedStream):  # type: ignore[misc]  # libp2p's types are not
     async def read(self, n: int | None = None) -> bytes:
         """Some bytes, at most `n`. Raises: MuxedStreamEOF, MuxedStreamReset."""
         await trio.lowlevel.checkpoint()
+        await self.muxed_conn.rest()
         max_bytes = READ_BYTES if n is None or n < 0 else n
         while True:
             data = self.muxed_conn.take(self.core, max_bytes)
@@ -242,6 +244,16 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
 
     # --- what its streams ask for
 
+    def charge(self, work_s: float) -> None:
+        """Something that the peer caused takes so much of the event loop."""
+        self._core.work.charge(work_s, trio.current_time())
+
+    async def rest(self) -> None:
+        """Wait while the peer has taken up more than its share of the event loop."""
+        rest_s = self._core.work.rest_s(trio.current_time())
+        if rest_s:
+            await trio.sleep(rest_s)
+
     def take(self, core: Stream, max_bytes: int) -> bytes:
         """Read from a stream."""
         data = self._core.read(core, max_bytes, trio.current_time())
@@ -303,8 +315,9 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
             while messages := await receive():
                 for message in messages:
                     self._notice(self._core.receive(message, trio.current_time()))
-                if self._core.has_messages:
-                    self._work.set()
+                    if self._core.has_messages:
+                        self._work.set()
+                    await self.rest()
         except _BREAKS:
             pass
         except Remote as error:

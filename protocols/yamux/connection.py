@@ -34,14 +34,14 @@ from protocols.yamux.frames import (
 )
 from protocols.yamux.memory import Account, Memory
 from protocols.yamux.stream import MAX_WINDOW_BYTES, Stream
+from protocols.yamux.work import FRAME_S, OPENING_S, READ_S, SMALL_BYTES, Work
 
 MESSAGE_BYTES: Final = 65519  # the plaintext of one noise message, at most
 MIN_FRAME_ROOM_BYTES: Final = 1024  # a message with less room than that is closed rather than filled with a crumb
 MAX_INBOUND: Final = 256  # streams that the peer opened
 MAX_BACKLOG: Final = 64  # of these, not accepted yet
 MAX_OUTBOUND: Final = 1024  # streams that we opened
-MAX_OPENINGS: Final = 8192  # by the peer, in a burst; as many again in:
-MAX_WASTED: Final = 1024  # of these it broke off, or there was no room for them; as many again in:
+MAX_WASTED: Final = 1024  # openings by the peer that it broke off, or had no room for; as many again in:
 REFILL_S: Final = 16.0
 MAX_CONTROL_BYTES: Final = 64 << 10  # answers that wait for a peer which does not read
 KEEPALIVE_S: Final = 30.0
@@ -77,6 +77,7 @@ class Connection:
         is_over: Nothing is taken in any more; what is left to be said is the end.
         rtt_s: How long a ping took; `math.inf` before the first answer.
         used_s: When data went over it last, either way.
+        work: What the peer takes up of the event loop; where it is to rest, no more is given to `receive` meanwhile.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Connection:
         self.is_going = False
         self.rtt_s = math.inf
         self.used_s = now_s
+        self.work: Final = Work(now_s)
         self._is_client = is_client
         self._account = Account(memory, self._give_way)
         self._on_giving_way = on_giving_way
@@ -94,7 +96,6 @@ class Connection:
         self._highest_of_peer = 0
         self._n_inbound = 0
         self._backlog: set[int] = set()
-        self._openings = Bucket(MAX_OPENINGS, REFILL_S, now_s)
         self._wasted = Bucket(MAX_WASTED, REFILL_S, now_s)
         self._control = bytearray()
         self._grants: dict[int, Stream] = {}
@@ -117,14 +118,18 @@ class Connection:
         self._heard_s = now_s
         events: list[Event] = []
         try:
-            self._parse(data, now_s, events)
+            n_small = self._parse(data, now_s, events)
         except (Malformed, TooBig):
             self.go_away(Code.PROTOCOL_ERROR)
             raise
+        if n_small:
+            self.work.charge(n_small * FRAME_S, now_s)
         return events
 
-    def _parse(self, data: bytes, now_s: float, events: list[Event]) -> None:
+    def _parse(self, data: bytes, now_s: float, events: list[Event]) -> int:
+        """Returns: how many frames carry little, and the message with them if it does."""
         at, end = 0, len(data)
+        n_small = int(end < SMALL_BYTES)
         view = memoryview(data)
         while at < end:
             if self._n_body:
@@ -137,13 +142,15 @@ class Connection:
                 self._head += view[at : at + n_here]
                 at += n_here
                 if len(self._head) < HEADER_BYTES:
-                    return
+                    break
                 header = unpack(self._head)
                 self._head.clear()
             else:
                 header = unpack(view, at)
                 at += HEADER_BYTES
+            n_small += header.kind != DATA or header.length < SMALL_BYTES
             self._take_head(header, now_s, events)
+        return n_small
 
     def _take_head(self, header: Header, now_s: float, events: list[Event]) -> None:
         if header.kind == PING:
@@ -174,7 +181,6 @@ class Connection:
         if number % 2 == self._is_client or number in self.streams:
             raise Malformed(f"a peer opened stream {number}, which is not its own or stands open")
         self._highest_of_peer = max(self._highest_of_peer, number)
-        _spend(self._openings, now_s, "opens streams faster than anybody could answer them")
         if self._n_inbound >= MAX_INBOUND or len(self._backlog) >= MAX_BACKLOG or self.is_over:
             _spend(self._wasted, now_s, "opens stream after stream for which there is no room")
             self._say(WINDOW, RST, number, 0)
@@ -182,6 +188,7 @@ class Connection:
         stream = self.streams[number] = Stream(number, granted_s=now_s, progress_s=now_s)
         self._n_inbound += 1
         self._backlog.add(number)
+        self.work.charge(OPENING_S, now_s)
         events.append(Opened(stream))
 
     def _begin_body(self, header: Header, stream: Stream | None, now_s: float, events: list[Event]) -> None:
@@ -278,6 +285,8 @@ class Connection:
         data = stream.unread.take(max_bytes)
         if data:
             self._account.release(0 if self.is_over else len(data))
+            if len(data) < SMALL_BYTES and stream.number % 2 != self._is_client:
+                self.work.charge(READ_S, now_s)
             owed = stream.target_bytes - stream.receive_window_bytes - stream.unread.n_bytes
             if 2 * owed >= stream.target_bytes and not stream.has_ended and not stream.is_reset:
                 self._tune(stream, now_s)

@@ -18,7 +18,7 @@ from libp2p.exceptions import BaseLibp2pError
 from protocols.errors import DialFailed, ProtocolError, StreamBroken
 from protocols.net import MAX_INBOUND_STREAMS_PER_PEER, Network, PeerInfo, Stream
 from protocols.net_libp2p import NetConfig, open_network
-from protocols.yamux.frames import DATA, PING, RST, SYN, WINDOW, pack
+from protocols.yamux.frames import ACK, DATA, PING, RST, SYN, WINDOW, pack
 from protocols.yamux.memory import MAX_UNREAD_BYTES
 from storage.keys import Identity
 
@@ -322,6 +322,38 @@ async def test_who_opens_streams_and_breaks_them_off_without_end_loses_the_conne
         with trio.fail_after(20):
             await muxer.event_closed.wait()
         await scene.still_answers()
+
+
+@pytest.mark.parametrize(
+    "block",
+    [pack(WINDOW, 0, 1001, 0) * 5000, (pack(DATA, 0, 1001, 1) + b"x") * 5000, pack(PING, ACK, 0, 0) * 5000],
+    ids=["windows", "bytes for nobody", "pongs"],
+)
+async def test_who_sends_what_carries_nothing_without_end_is_read_more_slowly_and_nobody_else_is(
+    scene: Scene, block: bytes
+) -> None:
+    async with open_network(Identity.generate(), LOOPBACK) as bad:
+        muxer = await muxer_of(scene.node, bad)
+        [here] = scene.node._swarm.get_connections()  # type: ignore[attr-defined]
+        async with muxer._sending:
+            await muxer.secured_conn.write(pack(WINDOW, SYN, 1001, 0) + pack(WINDOW, RST, 1001, 0))
+            with trio.fail_after(20):
+                while not here.muxed_conn._core.work.rest_s(trio.current_time()):
+                    await muxer.secured_conn.write(block)
+        await scene.still_answers()
+        assert not muxer.is_closed
+
+
+async def test_who_asks_for_protocols_without_end_waits_for_the_answers(scene: Scene) -> None:
+    async with open_network(Identity.generate(), LOOPBACK) as bad, trio.open_nursery() as nursery:
+        stream = await (await muxer_of(scene.node, bad)).open_stream()
+        [here] = scene.node._swarm.get_connections()  # type: ignore[attr-defined]
+        nursery.start_soon(stream.write, MULTISTREAM + b"\x03ls\n" * 100_000)
+        with trio.fail_after(20):
+            while not here.muxed_conn._core.work.rest_s(trio.current_time()):
+                assert await stream.read(1 << 16)
+        await scene.still_answers()
+        nursery.cancel_scope.cancel()
 
 
 async def test_idle_streams_to_the_dht_shut_nobody_out(scene: Scene) -> None:

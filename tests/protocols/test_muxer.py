@@ -22,7 +22,8 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from protocols.net_libp2p.muxer import SEND_AHEAD_BYTES, Muxer
 from protocols.yamux import memory
 from protocols.yamux.connection import MAX_CONTROL_BYTES
-from protocols.yamux.frames import DATA, INITIAL_WINDOW_BYTES, RST, SYN, WINDOW, pack
+from protocols.yamux.frames import ACK, DATA, INITIAL_WINDOW_BYTES, PING, RST, SYN, WINDOW, pack
+from protocols.yamux.work import FRAME_S, MAX_WORK_S, REFILL_S
 
 Make = Callable[..., Any]
 
@@ -189,6 +190,31 @@ async def test_a_peer_that_dies_in_silence_is_noticed(autojump_clock: MockClock)
             await stream.read(1)
         assert trio.current_time() > 50
         await muxer.event_closed.wait()
+
+
+async def test_what_waits_on_a_stream_is_read_when_its_peer_has_rested(autojump_clock: MockClock) -> None:
+    async with pair() as (dialler, listener):
+        stream = await dialler.open_stream()
+        await stream.write(b"12")
+        far = await listener.accept_stream()
+        assert await far.read(1) == b"1"
+        begin_s = trio.current_time()
+        listener.charge(2 * MAX_WORK_S)
+        assert await far.read(1) == b"2"
+        assert trio.current_time() - begin_s == pytest.approx(REFILL_S, rel=0.1)
+
+
+async def test_frames_that_carry_nothing_are_read_at_their_pace_and_nobody_is_blamed(autojump_clock: MockClock) -> None:
+    here, there = memory_stream_pair()
+    muxer = Muxer(Secured(here, False), "peer")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(muxer.start)
+        await muxer.event_started.wait()
+        await there.send_all(pack(PING, ACK, 0, 0) * int(2 * MAX_WORK_S / FRAME_S) + pack(WINDOW, SYN, 1, 0))
+        await muxer.accept_stream()
+        assert trio.current_time() == pytest.approx(REFILL_S, rel=0.1)
+        assert not muxer.is_abused
+        nursery.cancel_scope.cancel()
 
 
 async def test_garbage_ends_the_connection_with_a_reason(autojump_clock: MockClock) -> None:

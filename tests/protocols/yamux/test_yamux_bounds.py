@@ -6,10 +6,32 @@ import pytest
 
 from protocols.errors import Malformed, StreamBroken, TooBig
 from protocols.yamux import connection, memory
-from protocols.yamux.connection import CLOSE_S, DEAD_S, KEEPALIVE_S, LINGER_S, STALL_S, Changed, Connection, Opened
-from protocols.yamux.frames import ACK, DATA, FIN, GO_AWAY, INITIAL_WINDOW_BYTES, PING, RST, SYN, WINDOW, pack, unpack
+from protocols.yamux.connection import (
+    CLOSE_S,
+    DEAD_S,
+    KEEPALIVE_S,
+    LINGER_S,
+    STALL_S,
+    Changed,
+    Connection,
+    Opened,
+)
+from protocols.yamux.frames import (
+    ACK,
+    DATA,
+    FIN,
+    GO_AWAY,
+    INITIAL_WINDOW_BYTES,
+    PING,
+    RST,
+    SYN,
+    WINDOW,
+    pack,
+    unpack,
+)
 from protocols.yamux.memory import Memory
 from protocols.yamux.stream import MAX_WINDOW_BYTES, MERGE_BYTES, Pieces, Stream
+from protocols.yamux.work import FRAME_S, MAX_WORK_S, MIN_REST_S, OPENING_S, READ_S, SMALL_BYTES
 
 FULL = INITIAL_WINDOW_BYTES
 
@@ -92,11 +114,56 @@ def test_opening_and_breaking_off_leaves_nothing_and_who_goes_on_without_end_is_
     assert sent(server, now_s)[-1] == (GO_AWAY, 0, 0, 1)
 
 
-def test_who_opens_and_ends_streams_faster_than_they_can_be_answered_is_left(server: Connection) -> None:
-    for number in range(1, 2 * connection.MAX_OPENINGS, 2):
+def test_who_opens_and_ends_streams_faster_than_they_can_be_answered_is_read_later(server: Connection) -> None:
+    number = 1
+    while not server.work.rest_s(0.0):
         server.finish(opened(server, number, b"", FIN))
-    with pytest.raises(TooBig, match="faster than anybody"):
-        server.receive(pack(WINDOW, SYN, 400_001, 0), 0.0)
+        number += 2
+    assert number // 2 <= MAX_WORK_S / OPENING_S + 1
+    assert server.work.rest_s(0.0) >= MIN_REST_S
+
+
+@pytest.mark.parametrize(
+    "idle",
+    [
+        pack(WINDOW, 0, 1, 0),
+        pack(DATA, 0, 1, 0),
+        pack(DATA, 0, 1, 1) + b"x",
+        pack(DATA, 0, 3, 1) + b"x",
+        pack(PING, ACK, 0, 9),
+        b"",
+    ],
+    ids=["window", "data of nothing", "a byte", "a byte for nobody", "pong", "message of nothing"],
+)
+def test_what_carries_nothing_has_its_sender_read_later_for_as_long_as_it_takes(
+    server: Connection, idle: bytes
+) -> None:
+    server.reset(opened(server, 3))
+    stream, n_frames = opened(server, 1), 1000
+    for _ in range(int(MAX_WORK_S / FRAME_S / n_frames) + 1):
+        for message in [idle * n_frames] if idle else [b""] * n_frames:
+            server.receive(message, 0.0)
+        server.read(stream, 1 << 20, 0.0)
+    assert server.work.rest_s(0.0)
+    assert not server.work.rest_s(server.work.rest_s(0.0))
+
+
+def test_data_in_bulk_is_read_however_fast_it_comes(server: Connection) -> None:
+    stream = opened(server, 1)
+    for _ in range(int(MAX_WORK_S / FRAME_S)):
+        stream.receive_window_bytes = SMALL_BYTES
+        server.receive(pack(DATA, 0, 1, SMALL_BYTES) + bytes(SMALL_BYTES), 0.0)
+        assert server.read(stream, SMALL_BYTES, 0.0)
+    assert not server.work.rest_s(0.0)
+
+
+def test_small_pieces_read_are_work_where_the_peer_opened_the_stream_and_not_where_we_did(server: Connection) -> None:
+    ours, theirs = server.open(0.0), opened(server, 1)
+    for stream, is_work in ((ours, False), (theirs, True)):
+        for _ in range(int(MAX_WORK_S / READ_S)):
+            server.receive(pack(DATA, 0, stream.number, 1) + b"?", 0.0)
+            server.read(stream, 1, 0.0)
+        assert bool(server.work.rest_s(0.0)) is is_work
 
 
 def test_our_own_streams_are_bounded_too(server: Connection) -> None:
