@@ -4,7 +4,6 @@ py-libp2p's own value store takes keys that are text alone, which no name's key 
 it: `answering` takes them out of the stream, and hands on the rest.
 """
 
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +16,6 @@ from libp2p.custom_types import TProtocol
 from libp2p.kad_dht import kad_dht
 from libp2p.kad_dht.pb.kademlia_pb2 import Message
 
-from protocols.bucket import Bucket
 from protocols.errors import Expired, Malformed, Remote, Replayed, StreamBroken
 from protocols.framing import frame, read_frame, write_frame
 from protocols.ipns import Record, read_record
@@ -37,9 +35,6 @@ MAX_ANY_KEY_BYTES: Final = 128  # who asks for peers may do so by any key; those
 MAX_ASK_BYTES: Final = 256 << 10  # of a question to our server
 MAX_ANSWER_BYTES: Final = 512 << 10  # 20 peers with their addresses, and a record
 ADDRESS_LIFE_S: Final = 3600
-MAX_ASKS: Final = 512  # questions of one peer to our server, at once; as many again in:
-ASKS_REFILL_S: Final = 8.0
-MAX_ASKERS: Final = 1024  # whose rates are remembered
 
 log = structlog.get_logger(__name__)
 
@@ -84,22 +79,14 @@ class _Search:
 
 
 def answering(dht: Any, values: Values) -> Callable[[Any], Awaitable[None]]:
-    """A handler of the DHT's streams: values are our own to answer, everything else is py-libp2p's.
-
-    An answer costs many times what its question does: a peer is answered at its pace.
-    """
-    rates = OrderedDict[PeerId, Bucket]()
+    """A handler of the DHT's streams: values are our own to answer, everything else is py-libp2p's."""
 
     async def handle(stream: Any) -> None:
         peer = to_peer(stream.muxed_conn.peer_id)
         if peer is None:
             await stream.reset()
-            return
-        rate = rates.setdefault(peer, Bucket(MAX_ASKS, ASKS_REFILL_S, trio.current_time()))
-        rates.move_to_end(peer)
-        if len(rates) > MAX_ASKERS:
-            rates.popitem(last=False)
-        await dht.handle_stream(_Rest(dht, values, stream, peer, rate))
+        else:
+            await dht.handle_stream(_Rest(dht, values, stream, peer))
 
     return handle
 
@@ -107,8 +94,8 @@ def answering(dht: Any, values: Values) -> Callable[[Any], Awaitable[None]]:
 class _Rest:
     """A stream without the questions for values: those are answered while the next other one is waited for."""
 
-    def __init__(self, dht: Any, values: Values, stream: Any, peer: PeerId, rate: Bucket) -> None:
-        self._dht, self._values, self._stream, self._peer, self._rate = dht, values, stream, peer, rate
+    def __init__(self, dht: Any, values: Values, stream: Any, peer: PeerId) -> None:
+        self._dht, self._values, self._stream, self._peer = dht, values, stream, peer
         self._port = LibP2pStream(stream, peer)
         self._unread = b""
 
@@ -121,8 +108,6 @@ class _Rest:
             body = await read_frame(self._port, MAX_ASK_BYTES)
             if body is None:
                 return b""
-            self._rate.take(1, trio.current_time())
-            await trio.sleep(self._rate.wait_s(0, trio.current_time()))
             message = parsed(body)
             if message.type in (Message.MessageType.GET_VALUE, Message.MessageType.PUT_VALUE):
                 try:

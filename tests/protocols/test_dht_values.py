@@ -22,7 +22,7 @@ from protocols.net_libp2p.addresses import to_id
 from protocols.net_libp2p.host import MAX_HEARD_ADDRESSES
 from protocols.net_libp2p.network import LibP2pNetwork
 from protocols.net_libp2p.streams import LibP2pStream
-from protocols.net_libp2p.values import ASKS_REFILL_S, MAX_ANSWER_BYTES, MAX_ASKS
+from protocols.net_libp2p.values import MAX_ANSWER_BYTES
 from storage.keys import Identity
 
 NOW = 1.9e9
@@ -145,26 +145,6 @@ async def test_what_a_peer_signs_of_where_it_is_is_kept_while_it_is_short(
     assert store.consume_peer_record(envelope, 60) is is_taken
     assert store.get_peer_record(peer_id) is (envelope if is_taken else None)
     assert envelope._cached_record is None  # which holds all addresses as objects
-
-
-async def test_who_asks_without_end_is_answered_at_a_pace_and_others_at_once(
-    server: Network, stream: Stream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    question = frame(Message(type=GET, key=KEY).SerializeToString())
-    async with open_network(Identity(b"c" * 32), LOOPBACK) as other, trio.open_nursery() as nursery:
-        await other.connect(PeerInfo.parse(server.addresses()[0]))
-        nursery.start_soon(stream.write, question * (MAX_ASKS + 100))
-        for _ in range(MAX_ASKS):
-            await told(stream)
-        n_late, began_s = 0, trio.current_time()
-        while n_late < 32:
-            await told(stream)
-            n_late += 1
-        assert trio.current_time() - began_s > 20 * ASKS_REFILL_S / MAX_ASKS
-        began_s = trio.current_time()
-        await ask(await other.open_stream(server.peer_id, [KAD]), Message(type=GET, key=KEY))
-        assert trio.current_time() - began_s < ASKS_REFILL_S / 4
-        nursery.cancel_scope.cancel()
 
 
 async def test_an_older_record_is_refused(stream: Stream) -> None:
