@@ -35,6 +35,8 @@ MAX_ANY_KEY_BYTES: Final = 128  # who asks for peers may do so by any key; those
 MAX_ASK_BYTES: Final = 256 << 10  # of a question to our server
 MAX_ANSWER_BYTES: Final = 512 << 10  # 20 peers with their addresses, and a record
 ADDRESS_LIFE_S: Final = 3600
+ANSWER_S: Final = 5e-4  # of the event loop, that an answer takes about: all that the routing table has is sorted for it
+ANSWER_BYTE_S: Final = 1e-8
 
 log = structlog.get_logger(__name__)
 
@@ -92,7 +94,10 @@ def answering(dht: Any, values: Values) -> Callable[[Any], Awaitable[None]]:
 
 
 class _Rest:
-    """A stream without the questions for values: those are answered while the next other one is waited for."""
+    """A stream without the questions for values: those are answered while the next other one is waited for.
+
+    Answers count to what the peer takes up of the event loop: who asks too much has its next questions read later.
+    """
 
     def __init__(self, dht: Any, values: Values, stream: Any, peer: PeerId) -> None:
         self._dht, self._values, self._stream, self._peer = dht, values, stream, peer
@@ -108,6 +113,7 @@ class _Rest:
             body = await read_frame(self._port, MAX_ASK_BYTES)
             if body is None:
                 return b""
+            self._stream.muxed_conn.charge(ANSWER_S)
             message = parsed(body)
             if message.type in (Message.MessageType.GET_VALUE, Message.MessageType.PUT_VALUE):
                 try:
@@ -115,11 +121,16 @@ class _Rest:
                 except (Expired, Replayed, TooFast):  # so do honest peers: broken off here, it is blamed on nobody
                     await self._stream.muxed_stream.reset()
                     raise
-                await write_frame(self._port, reply.SerializeToString(), MAX_ANSWER_BYTES)
+                await self.write(frame(reply.SerializeToString()))
             else:
                 self._unread = frame(body)
         given, self._unread = self._unread[:n], self._unread[n:]
         return given
+
+    async def write(self, data: bytes) -> None:
+        """Part of an answer. Raises: StreamBroken."""
+        self._stream.muxed_conn.charge(len(data) * ANSWER_BYTE_S)
+        await self._port.write(data)
 
 
 def answer_value(dht: Any, values: Values, peer: PeerId, asked: Any, now_s: float) -> Any:

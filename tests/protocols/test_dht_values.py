@@ -17,7 +17,7 @@ from protocols.framing import frame, read_frame
 from protocols.ipns import make_record
 from protocols.name_records import key_of_name
 from protocols.net import Network, PeerInfo, Stream
-from protocols.net_libp2p import NetConfig, open_network
+from protocols.net_libp2p import NetConfig, open_network, values
 from protocols.net_libp2p.addresses import to_id
 from protocols.net_libp2p.host import MAX_HEARD_ADDRESSES
 from protocols.net_libp2p.network import LibP2pNetwork
@@ -152,6 +152,18 @@ async def test_an_older_record_is_refused(stream: Stream) -> None:
     await stream.write(frame(put(1).SerializeToString()))
     with trio.fail_after(10), pytest.raises((StreamBroken, AssertionError)):
         await told(stream)
+
+
+@pytest.mark.parametrize("price", ["ANSWER_S", "ANSWER_BYTE_S"])
+@pytest.mark.parametrize("question", [Message(type=PING), Message(type=GET, key=KEY)], ids=["libp2p's", "ours"])
+async def test_answers_and_their_bytes_are_work_that_has_the_next_question_read_later(
+    server: Network, stream: Stream, monkeypatch: pytest.MonkeyPatch, question: Message, price: str
+) -> None:
+    monkeypatch.setattr(values, price, 1000.0)
+    await ask(stream, question)
+    assert isinstance(server, LibP2pNetwork)
+    [connection] = server._swarm.get_connections()
+    assert connection.muxed_conn._core.work.rest_s(trio.current_time()) > 1000.0
 
 
 @pytest.mark.parametrize("garbage", [b"\x05hello", b"\xff\xff\xff\xff\x7f", frame(bytes(300 << 10))])
