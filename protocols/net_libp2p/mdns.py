@@ -25,7 +25,7 @@ MAX_PEERS: Final = 256  # known at a time; the one announced longest ago makes r
 MAX_DIALS: Final = 16  # at a time
 MAX_NAME_CHARS: Final = 255
 MAX_TXT_STRINGS: Final = 32
-NAMES_IN_FLIGHT: Final = 64
+NAMES_IN_FLIGHT: Final = MAX_PEERS  # found at once: zeroconf tells of each but once, so what is dropped stays unknown
 _KEY: Final = b"dnsaddr="
 
 log = structlog.get_logger(__name__)

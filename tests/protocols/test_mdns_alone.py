@@ -97,7 +97,8 @@ class Crowded:
 @pytest.fixture
 def announced(monkeypatch: pytest.MonkeyPatch) -> list[PeerInfo]:
     """Peers, each announced under its number."""
-    found = [PeerInfo(Identity(number.to_bytes(32)).peer_id, ("/ip4/192.0.2.1/tcp/1",)) for number in range(1, 41)]
+    numbers = range(1, mdns.MAX_PEERS + 1)
+    found = [PeerInfo(Identity(number.to_bytes(32)).peer_id, ("/ip4/192.0.2.1/tcp/1",)) for number in numbers]
 
     async def resolve(job: object, zeroconf: object, name: str) -> PeerInfo:
         await trio.lowlevel.checkpoint()
@@ -119,6 +120,18 @@ async def test_dead_announcements_hold_up_nobody(
     await trio.sleep(mdns.RETRY_S - 1)
     assert {peer for _, peer in network.dials} == {info.peer for info in announced[: mdns.MAX_DIALS * 2]}
     assert max(at_s for at_s, _ in network.dials) - began_s < 15
+
+
+async def test_all_of_a_large_network_are_met_though_they_are_found_at_once(
+    announced: list[PeerInfo], nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    network = Crowded()
+    names, found = trio.open_memory_channel[str](mdns.NAMES_IN_FLIGHT)
+    for number in range(len(announced)):
+        mdns._offer(names, str(number))
+    nursery.start_soon(mdns._dial_found, network, None, found)
+    await trio.sleep(1000)
+    assert {peer for _, peer in network.dials} == {info.peer for info in announced}
 
 
 async def test_the_peer_announced_longest_ago_makes_room_for_a_new_one(
