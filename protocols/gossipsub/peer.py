@@ -11,8 +11,6 @@ MAX_QUEUED_BYTES: Final = 1 << 20  # behind them messages are dropped; what is v
 MAX_UNWANTED: Final = 4096
 UNWANTED_S: Final = 3.0
 MAX_RATED_TOPICS: Final = 64  # of one peer; those of all beyond them share one rate
-MAX_RPCS: Final = 1 << 14  # that are read at once, whatever they say; as many again in:
-RPCS_S: Final = 4.0
 _REST: Final = ""
 
 
@@ -27,7 +25,6 @@ class Peer:
         told: Topics whose newest messages it was told of as it came, since the last heartbeat.
         is_behind: Some of that may be lost with a stream: it is told of them again at the next heartbeat.
         is_stuck: More is queued for it than it may leave unread: its stream is to be broken off.
-        rpcs: How many more of its RPCs are read now.
         promises: Messages that it said it has and that we asked it for, and when each has to be here.
     """
 
@@ -41,7 +38,6 @@ class Peer:
         self.unwanted: OrderedDict[bytes, float] = OrderedDict()
         self.n_have = self.n_asked = self.n_want = 0  # since the last heartbeat
         self._was_told_again = False  # since the last heartbeat
-        self.rpcs = Bucket(MAX_RPCS, RPCS_S, now_s)
         self._now_s = now_s
         self._rates: dict[str, Bucket] = {}
         self._queue: deque[bytes] = deque()

@@ -232,14 +232,6 @@ class Router:
             known.note_unwanted(name)
         return delivered
 
-    def rest_s(self, peer: PeerId, n_rpcs: int, now_s: float) -> float:
-        """So many RPCs of a peer were read. Returns: how long to read no more; to say nothing costs it a byte."""
-        known = self._peers.get(peer)
-        if known is None:
-            return 0.0
-        known.rpcs.take(n_rpcs, now_s)
-        return known.rpcs.wait_s(0, now_s)
-
     def _hear_anew(self, subscriptions: tuple[tuple[str, bool], ...], peer: PeerId, known: Peer, now_s: float) -> None:
         """The end of what went over an earlier stream may be lost: that a topic was left, or what we were asked for."""
         told = {topic for topic, is_subscribed in subscriptions if is_subscribed}

@@ -3,19 +3,13 @@
 import random
 
 import pytest
-import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols.framing import FrameReader
 from protocols.gossipsub import wire
 from protocols.gossipsub.memory import TOLD_WINDOWS
-from protocols.gossipsub.peer import MAX_RPCS, RPCS_S
 from protocols.gossipsub.router import HEARTBEAT_S, PROMISE_S, Router
-from protocols.gossipsub.shell import Gossip, run_gossip
-from protocols.net import PeerInfo
-from protocols.topics import Subscriptions
-from simulations.net import SimWorld
 from storage.keys import Identity
 
 TOPIC = "/covey/adapters/1/x"
@@ -194,19 +188,3 @@ def test_who_begins_stream_after_stream_is_told_again_once_in_a_heartbeat() -> N
         assert n_told() == 1
     router.heartbeat(pair.now_s)
     assert n_told() == 0
-
-
-async def test_who_says_nothing_again_and_again_is_read_at_a_pace(
-    sim_world: SimWorld, nursery: trio.Nursery, autojump_clock: object
-) -> None:
-    identity, other = Identity(b"\1" * 32), Identity(b"\2" * 32)
-    node, liar = sim_world.node(identity.peer_id), sim_world.node(other.peer_id)
-    gossip = Gossip(node, identity, Subscriptions(), lambda peer: False, random.Random(0))
-    await nursery.start(run_gossip, gossip)
-    await liar.connect(PeerInfo(node.peer_id, (node.address,)))
-    stream = await liar.open_stream(node.peer_id, [wire.COVEY])
-    began_s = trio.current_time()
-    await stream.write(bytes(3 * MAX_RPCS) + wire.frame_subscriptions([TOPIC], True))
-    while not gossip.router.listeners(TOPIC):
-        await trio.sleep(HEARTBEAT_S)
-    assert RPCS_S < trio.current_time() - began_s < 3 * RPCS_S
