@@ -10,6 +10,8 @@ from protocols.gossipsub.scores import Score
 MAX_QUEUED_BYTES: Final = 1 << 20  # behind them messages are dropped; what is vital has as much again
 MAX_UNWANTED: Final = 4096
 UNWANTED_S: Final = 3.0
+MAX_READ_FIELDS: Final = 1 << 16  # of all that it says, at once; as many again in:
+READ_REFILL_S: Final = 4.0
 MAX_RATED_TOPICS: Final = 64  # of one peer; those of all beyond them share one rate
 _REST: Final = ""
 
@@ -37,6 +39,7 @@ class Peer:
         self.promises: dict[bytes, float] = {}
         self.unwanted: OrderedDict[bytes, float] = OrderedDict()
         self.n_have = self.n_asked = self.n_want = 0  # since the last heartbeat
+        self._reading = Bucket(MAX_READ_FIELDS, READ_REFILL_S, now_s)
         self._was_told_again = False  # since the last heartbeat
         self._now_s = now_s
         self._rates: dict[str, Bucket] = {}
@@ -65,6 +68,14 @@ class Peer:
         elif self.told:
             self._was_told_again = True
             self.told.clear()
+
+    def note_read(self, n_fields: int, now_s: float) -> None:
+        """It said something; to read that took our time, whether it was of use or not."""
+        self._reading.take(n_fields, now_s)
+
+    def rest_s(self, now_s: float) -> float:
+        """How long to leave unread what it says next."""
+        return self._reading.wait_s(1, now_s)
 
     def may_forward(self, topic: str, rate: float, burst: float, now_s: float) -> bool:
         """Has it brought no more of a topic than it may?"""

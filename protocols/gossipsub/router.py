@@ -40,6 +40,7 @@ MAX_TOLD_IDS: Final = 1000  # in one IHAVE
 MAX_HAVE_PER_HEARTBEAT: Final = 10  # IHAVEs of one peer that are read
 MAX_WANT_PER_HEARTBEAT: Final = 1000  # ids that a peer can make us ask it for, and that it can ask us for
 PROMISE_S: Final = 3.0  # within which a message that we asked for has to come
+RPC_FIELDS: Final = 4  # an RPC costs as much as so many fields, beside its own
 MIN_NOTED_BYTES: Final = 1 << 10  # a smaller message costs less twice than the note that it is known
 
 FORWARD_RATE, FORWARD_BURST = 1000.0, 2000.0  # new messages of a topic that one peer may bring in a second
@@ -206,13 +207,17 @@ class Router:
         `is_first`: a stream begins with it, so it names all that the peer listens to.
         """
         known = self._peers.get(peer)
-        if known is None or known.score.value() < scores.GRAYLIST_THRESHOLD:
+        if known is None:
+            return []
+        known.note_read(RPC_FIELDS, now_s)
+        if known.score.value() < scores.GRAYLIST_THRESHOLD:
             return []
         try:
             rpc = wire.read_rpc(data)
         except (Malformed, TooBig):
             known.score.n_rude += 1
             raise
+        known.note_read(rpc.n_fields, now_s)
         if rpc.n_refused:
             known.score.n_invalid += rpc.n_refused * scores.FORGED
         if is_first:
@@ -231,6 +236,11 @@ class Router:
         for name in rpc.dont_want:
             known.note_unwanted(name)
         return delivered
+
+    def rest_s(self, peer: PeerId, now_s: float) -> float:
+        """How long to leave unread what a peer says next: who says much, and little of it a message, has to wait."""
+        known = self._peers.get(peer)
+        return known.rest_s(now_s) if known else 0.0
 
     def _hear_anew(self, subscriptions: tuple[tuple[str, bool], ...], peer: PeerId, known: Peer, now_s: float) -> None:
         """The end of what went over an earlier stream may be lost: that a topic was left, or what we were asked for."""

@@ -17,7 +17,8 @@ from storage.keys import Identity, PeerId
 
 READ_BYTES: Final = 64 << 10
 WRITE_BYTES: Final = 64 << 10
-RPCS_A_TURN: Final = 16  # read before others have a turn
+TURN_BYTES: Final = 8 << 10  # read before others have a turn; an RPC counts as MIN_RPC_BYTES, at least
+MIN_RPC_BYTES: Final = 512
 FIRST_RETRY_S: Final = 0.1
 LONGEST_RETRY_S: Final = 10.0
 OPEN_TIMEOUT_S: Final = 15.0
@@ -43,6 +44,7 @@ class Gossip:
         self._subscriptions = subscriptions
         self._news: dict[PeerId, trio.Event] = {}
         self._scopes: dict[PeerId, trio.CancelScope] = {}
+        self._ears: dict[PeerId, trio.Lock] = {}  # one of a peer's streams is heard at a time
         self._nursery: trio.Nursery | None = None
 
     def begin(self, nursery: trio.Nursery) -> None:
@@ -64,6 +66,7 @@ class Gossip:
     def went(self, peer: PeerId) -> None:
         """A peer's last connection is gone."""
         self.router.remove_peer(peer)
+        self._ears.pop(peer, None)
         self._news.pop(peer, None)
         scope = self._scopes.pop(peer, None)
         if scope is not None:
@@ -100,6 +103,10 @@ class Gossip:
     def protect(self, peers: Iterable[PeerId]) -> None:
         """These are the peers that the user named."""
         self.router.set_direct(peers)
+
+    def ear(self, peer: PeerId) -> trio.Lock:
+        """Held while what came from a peer is taken in: more streams give nobody more of our time."""
+        return self._ears.setdefault(peer, trio.Lock())
 
     def hear(self, peer: PeerId, rpc: bytes, is_first: bool) -> None:
         """Take in what a peer says, first on a stream or later. Raises: Malformed, TooBig."""
@@ -142,14 +149,24 @@ async def _hear(gossip: Gossip, stream: Stream) -> None:
     """Read what a peer says, for as long as it says something. Raises: Malformed, TooBig."""
     reader, is_first = FrameReader(MAX_RPC_BYTES), True
     gossip.came(stream.peer)
+    ear = gossip.ear(stream.peer)
     while data := await _read(stream):
-        for number, rpc in enumerate(reader.cut(data), 1):
-            gossip.hear(stream.peer, rpc, is_first)
-            is_first = False
-            if number % RPCS_A_TURN == 0:
-                gossip.wake()
-                await trio.lowlevel.checkpoint()
+        n_bytes = 0
+        async with ear:
+            for rpc in reader.cut(data):
+                await _give_way(gossip, stream.peer, is_due=n_bytes >= TURN_BYTES)
+                n_bytes = n_bytes % TURN_BYTES + max(MIN_RPC_BYTES, len(rpc))
+                gossip.hear(stream.peer, rpc, is_first)
+                is_first = False
         gossip.wake()
+
+
+async def _give_way(gossip: Gossip, peer: PeerId, *, is_due: bool) -> None:
+    """Let others have their turn where that `is_due`, and for as long as the peer has said too much."""
+    rest_s = gossip.router.rest_s(peer, trio.current_time())
+    if rest_s > 0 or is_due:
+        gossip.wake()
+        await trio.sleep(rest_s)
 
 
 async def _read(stream: Stream) -> bytes:

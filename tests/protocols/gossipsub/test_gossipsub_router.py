@@ -232,6 +232,35 @@ def test_bytes_that_are_no_rpc_are_an_error_and_bad_manners() -> None:
     flock.tell(0, 1, b"\xff")  # not even read
 
 
+@pytest.mark.parametrize(
+    "rpc", [b"", b"\x50\x00" * 8000, b"\x0a\x05\x08\x00\x12\x01t" * 500, b"\x1a\x02\x1a\x00" * 2000]
+)
+def test_who_says_much_of_no_use_is_read_more_slowly(rpc: bytes) -> None:
+    flock = Flock(2)
+    flock.link(0, 1)
+    hearer, speaker = flock.routers[0], flock.ids[1]
+    n_fields = n_read = 0
+    for _ in range(40):  # in ten seconds
+        while not hearer.rest_s(speaker, flock.now_s):
+            hearer.receive(speaker, rpc, flock.now_s)
+            n_read, n_fields = n_read + 1, n_fields + 4 + wire.read_rpc(rpc).n_fields
+            assert n_fields <= 65_536 * (1 + 10 / 4) + 10_000
+        flock.now_s += 0.25
+    assert n_fields >= 65_536 * 3
+
+
+def test_a_peer_whose_messages_are_new_is_not_slowed_down() -> None:
+    flock = Flock(2)
+    flock.join(0, 1)
+    flock.link(0, 1)
+    for at in range(1000):
+        author = Identity(bytes([10 + at % 20]) * 32)
+        flock.tell(0, 1, signed(author, b"%d" % at, at))
+        flock.now_s += 0.001
+        assert not flock.routers[0].rest_s(flock.ids[1], flock.now_s)
+    assert len(flock.heard[0]) == 1000
+
+
 def test_an_author_who_floods_is_cut_short_wherever_it_comes_in_and_nobody_is_blamed_for_passing_it_on() -> None:
     flock = ring(3)
     for number in range(int(router.AUTHOR_BURST) + 50):
