@@ -39,6 +39,7 @@ READ_BYTES: Final = 1 << 20
 MAX_ENTRIES_PER_SLICE: Final = 512  # of a wantlist, noted and looked up at a time: about 4 ms of the event loop
 MAX_MESSAGES: Final = 16 << 10  # without blocks, that a peer may send before it has to wait; as many again in:
 REFILL_S: Final = 8.0
+ITEMS_PER_MESSAGE: Final = 8  # that are of no use cost as much again as a message
 
 __all__ = ("Exchange", "Session", "Worker", "in_threads", "in_turn")  # what a caller needs beside the functions here
 
@@ -231,8 +232,7 @@ async def _listen(exchange: Exchange, stream: Stream, ear: Ear) -> None:
                     async with ear.turn:
                         if (wait_s := ear.messages.wait_s(1, trio.current_time())) > 0:
                             await trio.sleep(wait_s)
-                        if not await _receive(exchange, stream.peer, body):
-                            ear.messages.take(1, trio.current_time())
+                        ear.messages.take(await _receive(exchange, stream.peer, body), trio.current_time())
                 if is_any_whole:
                     intake.done(scope)
                     if reader.n_unread:
@@ -250,13 +250,13 @@ def _hold(exchange: Exchange, scope: trio.CancelScope, n_bytes: int) -> None:
         slow.cancel()
 
 
-async def _receive(exchange: Exchange, peer: PeerId, body: bytes) -> bool:
+async def _receive(exchange: Exchange, peer: PeerId, body: bytes) -> float:
     """Take in one message: hash its blocks, look its wants up, tell the cores.
 
-    Returns: whether it brings a block that is wanted. All others cost us more than their sender, those too that say
-    again what was given already.
+    Returns: what it cost us for nothing, in messages: 0 where it brings blocks that are wanted. All others cost us more
+    than their sender, those too that say again what was given already.
     """
-    is_expected, is_of_use = exchange.wants.expects(peer), False
+    is_expected, n_of_use = exchange.wants.expects(peer), 0
     job = partial(_open, body, is_expected)
     if len(body) <= INLINE_BYTES:
         message, blocks = job()
@@ -266,12 +266,12 @@ async def _receive(exchange: Exchange, peer: PeerId, body: bytes) -> bool:
         haves, dont_haves, now_s = message.haves, message.dont_haves, trio.current_time()
         pending_bytes = 0 if message.entries else message.pending_bytes
         actions = exchange.wants.received(peer, blocks, haves, dont_haves, now_s, pending_bytes)
-        is_of_use = any(isinstance(action, Got) for action in actions)
+        n_of_use = sum(isinstance(action, Got) for action in actions)
         carry_out(exchange, actions)
     exchange.wants.took(peer, len(body))
     if message.entries or message.is_full:
         await _note_wants(exchange, peer, message)
-    return is_of_use
+    return float(not n_of_use) + (message.n_items - n_of_use) / ITEMS_PER_MESSAGE
 
 
 async def _note_wants(exchange: Exchange, peer: PeerId, message: Message) -> None:

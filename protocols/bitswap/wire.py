@@ -22,7 +22,8 @@ PROTOCOLS: Final = (BITSWAP_1_2, BITSWAP_1_1, BITSWAP_1_0, BITSWAP)  # best firs
 
 MAX_MESSAGE_BYTES: Final = 4 << 20
 MAX_ITEMS: Final = 1 << 14  # wantlist entries, blocks and presences of one message together
-MAX_FIELDS: Final = 8 * MAX_ITEMS  # an item has at most six fields; the rest is room for unknown ones
+FIELDS_PER_ITEM: Final = 8  # it has six at most; the rest is room for unknown ones
+MAX_OTHER_FIELDS: Final = 64  # of one message, beside those of its items
 MAX_PREFIX_BYTES: Final = 4 * 9
 WHOLE_BYTES: Final = 32 << 10  # a part of a message this large is not copied to go out with others
 _V0_PREFIX: Final = bytes((0, DAG_PB, SHA2_256, 32))
@@ -61,6 +62,11 @@ class Message(NamedTuple):
     haves: tuple[Cid, ...] = ()
     dont_haves: tuple[Cid, ...] = ()
     pending_bytes: int = 0
+
+    @property
+    def n_items(self) -> int:
+        """How many entries, blocks and presences it has: reading them is what it costs."""
+        return len(self.entries) + len(self.blocks) + len(self.haves) + len(self.dont_haves)
 
 
 def payload_of(cid: Cid, data: bytes) -> Payload:
@@ -162,16 +168,17 @@ class _Budget:
     """Counts what one message spends, so that no arrangement of bytes costs more than its share of time."""
 
     def __init__(self) -> None:
-        self.n_fields = MAX_FIELDS
+        self.n_fields = MAX_OTHER_FIELDS
         self.n_items = MAX_ITEMS
 
     def spend_field(self) -> None:
         self.n_fields -= 1
         if self.n_fields < 0:
-            raise TooBig(f"a Bitswap message of over {MAX_FIELDS} fields")
+            raise TooBig("a Bitswap message of too many fields for what it holds")
 
     def spend_item(self) -> None:
         self.n_items -= 1
+        self.n_fields += FIELDS_PER_ITEM
         if self.n_items < 0:
             raise TooBig(f"a Bitswap message of over {MAX_ITEMS} entries")
 

@@ -278,6 +278,16 @@ async def test_who_says_nothing_a_million_times_is_heard_slowly_and_forgotten_wh
     assert not node.ears
 
 
+async def test_who_says_much_of_no_use_in_few_messages_is_heard_slowly_too(
+    sim_world: SimWorld, start: Start, autojump_clock: MockClock
+) -> None:
+    node, stranger = await start(1), Stranger(sim_world, 2)
+    peer, cancel = stranger.network.peer_id, Entry(Cid.of(b"x"), is_cancel=True)
+    await stranger.send(node, 3 * frame(encode(Message(entries=(cancel,) * 16_000))))
+    before_s = node.ears[peer].messages.wait_s(MAX_MESSAGES, trio.current_time())
+    assert before_s > REFILL_S / 4  # for a third of all that it may say at once
+
+
 @pytest.mark.parametrize("gives_first", [False, True])
 async def test_a_provider_that_says_a_million_times_that_it_has_something_is_heard_slowly_as_well(
     sim_world: SimWorld, start: Start, autojump_clock: MockClock, gives_first: bool

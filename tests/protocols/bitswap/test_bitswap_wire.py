@@ -148,6 +148,13 @@ def test_small_things_in_masses_are_refused(tag: bytes) -> None:
         decode(tag * (8 * MAX_ITEMS + 1))
 
 
+def test_fields_that_belong_to_nothing_are_few() -> None:
+    item, unknown = encode(Message(haves=(Cid.of(b""),))), b"\x30\x00"
+    assert decode(item * 100 + unknown * 500) == decode(item * 100)
+    with pytest.raises(TooBig):
+        decode(unknown * 500)
+
+
 def test_sizes_are_capped() -> None:
     block = Payload(payload_of(Cid.of(b""), b"").prefix, bytes(MAX_BLOCK_BYTES))
     assert decode(encode(Message(blocks=(block,)))).blocks == (block,)
