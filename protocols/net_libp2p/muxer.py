@@ -138,7 +138,8 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
         self.secured_conn = secured_conn
         self.peer_id = peer_id
         self.on_close = on_close
-        self.is_abused = False  # it ended because the peer broke its rules
+        self.is_abused = False  # it ends because the peer broke its rules; then this is called, at once
+        self.on_abuse: Callable[[], object] = lambda: None
         self.event_started = trio.Event()
         self.event_shutting_down = trio.Event()
         self.event_closed = trio.Event()
@@ -393,8 +394,10 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
     def _break(self, error: Remote, *, is_abuse: bool = True) -> None:
         """Close the connection, without cutting off what is being sent: the peer shall read why."""
         is_over = self.event_shutting_down.is_set()  # what still came, came in ignorance
-        self.is_abused = self.is_abused or (is_abuse and not is_over and isinstance(error, (Malformed, TooBig)))
         log.info("connection_broken", peer=str(self.peer_id), code=error.code, error=str(error))
+        if is_abuse and not is_over and not self.is_abused and isinstance(error, (Malformed, TooBig)):
+            self.is_abused = True
+            self.on_abuse()
         if self._nursery is not None and not self.event_shutting_down.is_set():
             self._nursery.start_soon(self.close)
 

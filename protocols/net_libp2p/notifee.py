@@ -1,5 +1,6 @@
 """What py-libp2p's swarm tells of connections, as the network is told of it."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from libp2p.abc import INotifee
@@ -18,7 +19,11 @@ class Notifee(INotifee):  # type: ignore[misc]  # libp2p's types are not followe
         self._network = network
 
     async def connected(self, network: Any, conn: Any) -> None:
-        """A connection stands."""
+        """A connection stands. Who breaks its rules is blamed at once: libp2p may tell of its end much later."""
+        if (peer := to_peer(conn.muxed_conn.peer_id)) is not None:
+            blame = conn.muxed_conn.on_abuse = partial(self._network.blame, peer, "bad_connection", [conn])
+            if conn.muxed_conn.is_abused:
+                blame()
         if not self._network.turn_away(conn):
             self._network.note_change(conn.muxed_conn.peer_id)
             self._network.make_room()
@@ -26,9 +31,6 @@ class Notifee(INotifee):  # type: ignore[misc]  # libp2p's types are not followe
     async def disconnected(self, network: Any, conn: Any) -> None:
         """A connection is over."""
         peer = to_peer(conn.muxed_conn.peer_id)
-        if peer is not None and getattr(conn.muxed_conn, "is_abused", False):
-            conn.muxed_conn.is_abused = False  # this is told of more than once
-            self._network.blame(peer, "bad_connection", [conn])  # the swarm has it no more
         self._network.note_change(conn.muxed_conn.peer_id)
         if peer is not None and relay_of(conn.muxed_conn):
             self._network.note_straight(peer)

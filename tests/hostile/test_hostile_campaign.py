@@ -19,8 +19,8 @@ def stand_all(names: tuple[str, ...]) -> list[Row]:
 def test_a_daemon_stands_attacks_serves_a_friend_meanwhile_and_does_not_grow() -> None:
     rows = stand_all(QUICK)
     assert [row.attack for row in rows] == list(QUICK)
-    assert rows[0].offender == "refused (bad_connection)"
     assert all(row.is_well for row in rows), "\n".join(map(line, rows))
+    assert rows[0].offender == "refused (bad_connection)"
 
 
 @pytest.mark.long

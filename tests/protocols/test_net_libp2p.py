@@ -35,6 +35,7 @@ from protocols.net_libp2p.host import (
 )
 from protocols.net_libp2p.lean import LEFT_OUT
 from protocols.net_libp2p.mdns import MAX_TXT_STRINGS, read_txt, write_txt
+from protocols.net_libp2p.notifee import Notifee
 from storage.cid import Cid
 from storage.keys import Identity
 
@@ -317,6 +318,10 @@ async def test_strangers_never_take_the_places_of_protected_peers_and_of_those_w
 async def test_who_breaks_the_rules_of_a_connection_answers_for_the_place_that_it_came_from(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    async def untold(notifee: Notifee, swarm: object, connection: object) -> None:
+        """That a connection is over may be told seconds later; meanwhile its peer comes back."""
+
+    monkeypatch.setattr(Notifee, "disconnected", untold)
     where = network.address_of  # loopback is no place of the public internet
     monkeypatch.setattr(network, "places_of", lambda connection: tuple(where(connection).split(":")[:-1]))
     monkeypatch.setattr(conduct, "PLACE_LIMITS", (1,))
