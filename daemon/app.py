@@ -4,6 +4,7 @@ Start order is nesting order; a stop unwinds it. The parts that a peer talks to 
 peer does ends no more than its stream.
 """
 
+import gc
 import math
 import os
 import random
@@ -184,6 +185,8 @@ async def run_node(
         async with open_node(home, identity, config, stop, open_network) as node:
             log.info("started", peer=str(identity.peer_id), home=str(home.root))
             on_ready(msgspec.to_builtins(await status(node, Nothing())))
+            gc.collect()
+            gc.freeze()  # all that was imported and opened stays: each look of the collector at it holds everybody up
             await stopping.wait()
         log.info("stopped")
 

@@ -77,17 +77,21 @@ async def keep_connected(
     ended, any_ended = trio.open_memory_channel[None](1)
     task_status.started()
     async with trio.open_nursery() as nursery:
+        named: object = None
         while True:
-            banned = await trio.to_thread.run_sync(book.banned)
-            rows = [row for row in await trio.to_thread.run_sync(book.kept) if row.peer not in banned]
-            network.protect([*(row.peer for row in rows), *(info.peer for info in bootstrap)])
-            network.refuse(banned)
-            kept = [PeerInfo(row.peer, row.addresses) for row in rows if row.addresses]
-            wanted = {info.peer: info for info in (*bootstrap, *kept) if info.peer != network.peer_id}
-            for peer in core.due(list(wanted), network.peers(), trio.current_time()):
-                nursery.start_soon(_dial, network, wanted[peer], core, ended)
+            banned, kept = await trio.to_thread.run_sync(book.banned), await trio.to_thread.run_sync(book.kept)
+            if named != (banned, kept):  # for a thousand peers this takes long
+                named = banned, kept
+                rows = [row for row in kept if row.peer not in banned]
+                network.protect([*(row.peer for row in rows), *(info.peer for info in bootstrap)])
+                network.refuse(banned)
+                dialled = [*bootstrap, *(PeerInfo(row.peer, row.addresses) for row in rows if row.addresses)]
+                wanted = {info.peer: info for info in dialled if info.peer != network.peer_id}
             with trio.move_on_after(LOOK_S):
-                await any_ended.receive()  # there is room for the next one
+                while True:
+                    for peer in core.due(list(wanted), network.peers(), trio.current_time()):
+                        nursery.start_soon(_dial, network, wanted[peer], core, ended)
+                    await any_ended.receive()  # there is room for the next one
 
 
 async def _dial(network: Network, info: PeerInfo, core: Redial, ended: trio.MemorySendChannel[None]) -> None:

@@ -1,7 +1,9 @@
 """Supervision, stopping, and the services of the daemon itself."""
 
+import gc
 import os
 import signal
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 
 from agents.errors import EngineMissing, unwrapped
 from daemon import lifecycle, peering
+from daemon.app import run_node
+from daemon.config import Config
 from daemon.errors import BadConfig
 from daemon.events import EventFeed
 from daemon.lifecycle import Verdict, delay_s, judge, running, stop_on_signals, supervise
@@ -287,6 +291,21 @@ async def test_peers_that_the_user_keeps_are_dialled_and_others_are_not(catalog,
     assert network.protected == {PEERS[1], PEERS[3]}
 
 
+async def test_whom_the_user_keeps_is_told_to_the_network_when_that_changes_and_else_not(
+    catalog, lonely, autojump_clock, monkeypatch
+):
+    network, told = lonely(PEERS[0]), []
+    monkeypatch.setattr(network, "protect", lambda peers: told.append(set(peers)))
+    catalog.peers.add(PEERS[1], ["/ip4/192.0.2.1/tcp/1"], 1.0)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(keep_connected, network, catalog.peers, [])
+        await trio.sleep(20 * LOOK_S)  # it is away, and dialled again and again
+        catalog.peers.add(PEERS[2], [], 1.0)
+        await trio.sleep(2 * LOOK_S)
+        nursery.cancel_scope.cancel()
+    assert told == [{PEERS[1]}, {PEERS[1], PEERS[2]}]
+
+
 async def test_a_kept_peer_that_moved_is_found_where_the_dht_has_it(catalog, sim_world, autojump_clock):
     node, hub, moved = (sim_world.node(peer) for peer in PEERS[:3])
     for each in (node, moved):
@@ -312,3 +331,15 @@ async def test_who_comes_is_noted(catalog, sim_world, autojump_clock):
         nursery.cancel_scope.cancel()
     assert catalog.events.since()[0].kind == "peer_connected"
     assert catalog.peers.get(two.peer_id) is not None
+
+
+async def test_what_a_start_made_is_out_of_the_way_of_the_garbage_collector(home, lonely):
+    ready = trio.Event()
+    async with trio.open_nursery() as nursery:
+        run = partial(run_node, on_ready=lambda _status: ready.set(), open_network=lonely.opened)
+        nursery.start_soon(run, home, Identity.generate(), Config())
+        await ready.wait()
+        n_frozen = gc.get_freeze_count()
+        nursery.cancel_scope.cancel()
+    gc.unfreeze()
+    assert n_frozen > 10_000
