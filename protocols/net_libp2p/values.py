@@ -23,7 +23,7 @@ from protocols.lookup import CLOSEST, Lookup
 from protocols.name_records import NAMESPACE, NameRecords, TooFast, key_of_name, name_of_key
 from protocols.net_libp2p.addresses import MAX_ADDRESSES_PER_PEER, to_id, to_peer
 from protocols.net_libp2p.dht import PARALLEL_QUERIES, learn_connected
-from protocols.net_libp2p.host import parse_short, survive
+from protocols.net_libp2p.host import MAX_HEARD_ADDRESSES, parse_short, survive
 from protocols.net_libp2p.streams import LibP2pStream
 from storage.catalog.names import MAX_RECORD_BYTES
 from storage.keys import InvalidPeerId, PeerId
@@ -32,6 +32,7 @@ QUORUM: Final = 16  # records that are enough, as others have it
 ASK_LIMIT_S: Final = 10.0
 SEARCH_LIMIT_S: Final = 60.0
 MAX_ANY_KEY_BYTES: Final = 128  # who asks for peers may do so by any key; those of names are shorter yet
+MAX_PROVIDERS_TOLD: Final = 4  # in one question: who provides tells of itself
 MAX_ASK_BYTES: Final = 256 << 10  # of a question to our server
 MAX_ANSWER_BYTES: Final = 512 << 10  # 20 peers with their addresses, and a record
 ADDRESS_LIFE_S: Final = 3600
@@ -123,7 +124,7 @@ class _Rest:
                     raise
                 await self.write(frame(reply.SerializeToString()))
             else:
-                self._unread = frame(body)
+                self._unread = frame(_shorter(message))
         given, self._unread = self._unread[:n], self._unread[n:]
         return given
 
@@ -131,6 +132,15 @@ class _Rest:
         """Part of an answer. Raises: StreamBroken."""
         self._stream.muxed_conn.charge(len(data) * ANSWER_BYTE_S)
         await self._port.write(data)
+
+
+def _shorter(message: Any) -> bytes:
+    """A question without what no server needs: libp2p's reads every address before ours lets most of them go."""
+    del message.closerPeers[:]
+    del message.providerPeers[MAX_PROVIDERS_TOLD:]
+    for said in message.providerPeers:
+        del said.addrs[MAX_HEARD_ADDRESSES:]
+    return bytes(message.SerializeToString())
 
 
 def answer_value(dht: Any, values: Values, peer: PeerId, asked: Any, now_s: float) -> Any:
