@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
 Key = tuple[Any, ...]
+
+JUDGED: Final = "judged"  # says itself for which setting it was found: see `secure_stages`
 
 
 class Answers(dict[Key, Any]):

@@ -10,7 +10,7 @@ from typing import Final, TypeVar, cast
 
 import msgspec
 
-from agents.federation.events.answers import Answers, remembered
+from agents.federation.events.answers import JUDGED, Answers, remembered
 from agents.federation.events.attendance import Attendance
 from agents.federation.events.breaches import Suspicions, breach
 from agents.federation.events.buffers import Buffer, buffer_of
@@ -53,7 +53,7 @@ MAX_EVENTS_OF_AUTHOR: Final = 1 << 16
 
 # Answers that `add` keeps right by itself.
 _LISTED: Final = "all_of"
-_KEPT: Final = frozenset({_LISTED, "ever_let_in"})
+_KEPT: Final = frozenset({_LISTED, JUDGED, "ever_let_in"})
 
 E = TypeVar("E", bound=Event)
 

@@ -8,6 +8,7 @@ no others do.
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple, cast
 
+from agents.federation.events.answers import JUDGED
 from agents.federation.events.book import Book, Said
 from agents.federation.events.said import alike
 from agents.federation.secure import group
@@ -60,6 +61,18 @@ class Unmasking(NamedTuple):
         return True
 
 
+class Judged(NamedTuple):
+    """What was found of a round's lists and shares, in one setting: to look at one takes long, and there may be many.
+
+    lists: why nobody should go along with each, and what it waits for, None for nothing. dealt: are these shares for
+    all on that list of keys?
+    """
+
+    setting: Setting
+    lists: dict[Cid, tuple[str, Cid | None]]
+    dealt: dict[tuple[Cid, Cid], bool]
+
+
 class Stages:
     """One round's, of a book whose plan asks for secure aggregation and whose selected are known."""
 
@@ -68,6 +81,10 @@ class Stages:
         self._number = number
         self._selected = book.selected(number) or ()
         self.threshold = book.threshold(number)
+        judged: Judged | None = book.answers.get((JUDGED, number))
+        if judged is None or judged.setting != self.setting():
+            judged = book.answers[JUDGED, number] = Judged(self.setting(), {}, {})
+        self._judged = judged
 
     def setting(self) -> Setting:
         """What this round's secrets are bound to."""
@@ -87,45 +104,70 @@ class Stages:
         """The sound lists of a stage, by term."""
         found = [
             said
-            for said, event in self._book.all_of(Gather)
-            if (event.round, event.stage) == (self._number, stage)
-            and said.author == self._book.coordinator(event.term)
-            and not self.fault(said)
+            for said, event in self._book.said_in(self._number, Gather)
+            if event.stage == stage and said.author == self._book.coordinator(event.term) and not self.fault(said)
         ]
         return sorted(found, key=lambda said: (cast(Gather, said.event).term, said.cid))
 
     def fault(self, said: Said) -> str:
-        """Why nobody should go along with a list, or nothing. What it names must be known."""
-        gather = cast(Gather, said.event)
+        """Why nobody should go along with a list, or nothing. What it names must be known.
+
+        A sound one stays so. Any other is looked at again once that is known which it waits for.
+        """
+        why, awaited = self._judged.lists.get(said.cid, ("", said.cid))
+        if awaited is not None and awaited in self._book:
+            why, awaited = self._judged.lists[said.cid] = self._judge(cast(Gather, said.event))
+        return why
+
+    def _judge(self, gather: Gather) -> tuple[str, Cid | None]:
         kind: type[Keys] | type[Shares] = Keys if gather.stage == "keys" else Shares
-        named = [self._book.get(link) for link in gather.said]
-        if any(one is None or not isinstance(one.event, kind) or one.event.round != self._number for one in named):
-            return f"it lists what is not known here, or is no {kind.kind} of this round"
-        ones = cast(list[Said], named)
+        found = {link: self._book.get(link) for link in (*gather.said, *gather.without)}
+        if unknown := [link for link, one in found.items() if one is None]:
+            return "it names what is not known here", unknown[0]
+        ones = [cast(Said, found[link]) for link in gather.said]
+        if any(one.kind is not kind or one.number != self._number for one in ones):
+            return f"it lists what is no {kind.kind} of this round", None
         authors = [one.author for one in ones]
         if len(set(authors)) != len(authors) or not set(authors) <= set(self._selected):
-            return "it lists two of one member, or one that was not selected"
+            return "it lists two of one member, or one that was not selected", None
         if list(gather.said) != sorted(gather.said) or len(ones) < self.threshold:
-            return f"it is not in order, or lists {len(ones)}, and {self.threshold} are needed"
+            return f"it is not in order, or lists {len(ones)}, and {self.threshold} are needed", None
         if kind is Keys:
             are_sound = all(keys_of(one).are_sound for one in ones) and not gather.without
-            return "" if are_sound else "it lists keys that nobody can use"
-        rings = {cast(Shares, one.event).gather for one in ones}
-        ring = self._book.get(next(iter(rings))) if len(rings) == 1 else None
-        if ring is None or not self.is_ring(ring):
-            return "the shares were not made for one list of keys that is known here"
-        if any(not self.are_for(one, ring) for one in ones):
-            return "the shares are not for all whose keys were gathered, or their dealer vouches for none"
-        false = self._book.false_dealers(self._number).items()
-        gone = {one.cid: peer for peer, complaints in false for one in complaints if one.cid in gather.without}
-        if len(gone) != len(gather.without) or set(gone.values()) & set(authors):
-            return "it is made without dealers who are not proved false here, or lists one of them"
-        return ""
+            return "" if are_sound else "it lists keys that nobody can use", None
+        return self._judge_shares(gather, ones)
+
+    def _judge_shares(self, gather: Gather, ones: list[Said]) -> tuple[str, Cid | None]:
+        links = {cast(Shares, one.event).gather for one in ones}
+        link = next(iter(links))
+        ring = self._book.get(link)
+        if len(links) > 1 or (ring is not None and not self.is_ring(ring)):
+            awaited = self._judged.lists.get(link, ("", None))[1]
+            return "the shares were not made for one sound list of keys", awaited if len(links) == 1 else None
+        if ring is None:
+            return "the shares were made for a list of keys that is not known here", link
+        if gather.without:
+            false = self._book.false_dealers(self._number).items()
+            gone = {one.cid: peer for peer, complaints in false for one in complaints if one.cid in gather.without}
+            if len(gone) != len(gather.without) or not set(gone.values()).isdisjoint(one.author for one in ones):
+                undecided = [link for link in gather.without if self._book.complaints.get(link, False) is None]
+                why = "it is made without dealers who are not proved false here, or lists one of them"
+                return why, undecided[0] if undecided else None
+        if not all(self.are_for(one, ring) for one in ones):
+            return "the shares are not for all whose keys were gathered, or their dealer vouches for none", None
+        return "", None
 
     def are_for(self, dealt: Said, ring: Said) -> bool:
         """Are these one's shares for all on a sound list of keys, its own key among them, and can they be checked?"""
-        event, keys = cast(Shares, dealt.event), self.keys(ring)
-        if dealt.author not in keys or event.gather != ring.cid or len(event.sealed) != len(keys):
+        at = dealt.cid, ring.cid
+        if at not in self._judged.dealt:
+            self._judged.dealt[at] = self._are_for(dealt, ring)
+        return self._judged.dealt[at]
+
+    def _are_for(self, dealt: Said, ring: Said) -> bool:
+        event = cast(Shares, dealt.event)
+        keys = self.keys(ring) if event.gather == ring.cid else {}
+        if dealt.author not in keys or len(event.sealed) != len(keys):
             return False
         if not len(event.seed_points) == len(event.key_points) == self.threshold:
             return False
@@ -173,7 +215,8 @@ class Stages:
         too few are left for that.
         """
         false = self._book.false_dealers(self._number).keys()
-        return [one for one in self.gathers("shares") if not false & set(self.authors(one)) or self._is_bound(one)]
+        lists = self.gathers("shares")
+        return [one for one in lists if not false or not false & set(self.authors(one)) or self._is_bound(one)]
 
     def _is_bound(self, gather: Said) -> bool:
         submits = self._book.submissions(self._number).values()

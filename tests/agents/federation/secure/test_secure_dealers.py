@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from agents.federation.events.book import Book
 from agents.federation.events.secure_stages import Stages, is_doomed
 from agents.federation.events.soundness import why_not
 from agents.federation.members.member import Member
@@ -455,3 +456,31 @@ def test_who_complains_of_all_for_nothing_changes_nothing() -> None:
     assert is_done(village) and not any(one.book.broken() for one in village.villagers)
     assert all(village.villagers[0].book.complaints.values()) is False and len(village.villagers[0].book.complaints) > 3
     assert summed(village) >= {0, 1, 2} and summed(village, 2) >= {0, 1, 2}
+
+
+def test_however_many_lists_a_coordinator_tells_each_dealer_is_looked_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To look at one list takes as long as all that was dealt; and there is one for each turn of a deputy's."""
+    the_round = Lied(tmp_path)
+    looked_at: list[bytes] = []
+    honest = group.is_proved
+    monkeypatch.setattr(group, "is_proved", lambda key, *what: looked_at.append(key) or honest(key, *what))
+    for term in range(N, 4 * N, N):
+        the_round.gather("shares", [*the_round.dealt, the_round.false], term)
+    for _ in range(3):
+        assert len(Stages(the_round.book, 1).gathers("shares")) == 4
+    assert len(looked_at) == len(set(looked_at)) == N
+
+
+def test_a_list_that_came_before_what_it_names_is_sound_once_that_is_known(tmp_path: Path) -> None:
+    the_round = Lied(tmp_path)
+    late = Book(the_round.plan)
+    for entry in the_round.entries:
+        if entry.author != the_round.me(0) or entry.kind != "gather":
+            late.add(entry)
+    assert Stages(late, 1).gathers("shares") == []
+    late.add(the_round.first)
+    assert Stages(late, 1).gathers("shares") == []
+    late.add(the_round.ring)
+    assert [one.cid for one in Stages(late, 1).gathers("shares")] == [the_round.first.cid]

@@ -70,7 +70,7 @@ class Round:
 
     def gather(self, stage: str, said: list[Entry], term: int = 0) -> Entry:
         links = tuple(sorted(one.cid for one in said))
-        return self.say(term, Gather(round=1, term=term, stage=stage, said=links))  # type: ignore[arg-type]
+        return self.say(term % N, Gather(round=1, term=term, stage=stage, said=links))  # type: ignore[arg-type]
 
     def keyed(self) -> Entry:
         keys = [self.say(member, keys_event(self.book, 1, self.me(member), self.states[member])) for member in range(N)]
