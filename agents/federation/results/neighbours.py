@@ -15,7 +15,7 @@ from agents.federation.events.book import Book, Said
 from agents.federation.neighbours.blend import Given, blend
 from agents.federation.neighbours.views import Views, share
 from agents.federation.plans.compatibility import undecidable
-from agents.federation.results.statements import at_all
+from agents.federation.results.statements import at_all, without_start
 from agents.federation.results.verify import Files, Finding
 from agents.federation.updates.tensors import BadTensors, longest_update, read_layout
 from protocols.rounds import Mix, State
@@ -44,7 +44,7 @@ def verify_gossip(book: Book, files: Files, scratch: Path | None = None) -> Iter
         yield Finding(0, "not decidable", why, is_of_plan=True)
     views = Views(book)
     if not views.roster:
-        yield Finding(0, "not decidable", "no list of participants is known that the plan's author signed")
+        yield without_start(book)
         return
     said_too_late: list[tuple[Said, State | Mix]] = [*book.all_of(State), *book.all_of(Mix)]
     for said, event in said_too_late:

@@ -47,6 +47,13 @@ def at_all(book: Book) -> Iterator[Finding]:
     yield from _gaps(book)
 
 
+def without_start(book: Book) -> Finding:
+    """Of an experiment of which no list of participants is known that counts."""
+    if book.cancelled() is not None and not book.starts():
+        return Finding(0, "proved", "it never began: the plan's author cancelled it")
+    return Finding(0, "not decidable", "no list of participants is known that the plan's author signed")
+
+
 def beyond_budget(book: Book, number: int) -> Iterator[Finding]:
     """Of the rounds from `number` on, which the privacy budget does not bear: nobody ends one, or tells of it."""
     kinds: tuple[type[Event], ...] = (Close, Vote, Unmask, Result)

@@ -28,7 +28,13 @@ from agents.federation.results.outcome import (
     read_document,
     refusals,
 )
-from agents.federation.results.statements import at_all, beyond_budget, in_round, unless_by_another_start
+from agents.federation.results.statements import (
+    at_all,
+    beyond_budget,
+    in_round,
+    unless_by_another_start,
+    without_start,
+)
 from agents.federation.secure.sides import FalseShares
 from agents.federation.updates.tensors import MAX_TENSORS_BYTES, BadTensors, longest_update
 from protocols.rounds import Close, Complain, Promise, Result, Submit, Unmask, Vote
@@ -162,7 +168,7 @@ def verify(book: Book, files: CheckedFiles, scratch: Path | None = None) -> Iter
     """
     yield from _of_all(book)
     if book.start() is None:
-        yield Finding(0, "not decidable", "no list of participants is known that the plan's author signed")
+        yield without_start(book)
         return
     accounts, is_on_word = Accounts(), False
     for number in range(1, book.plan.n_rounds + 1):

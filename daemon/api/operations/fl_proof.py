@@ -92,7 +92,7 @@ async def verify(node: "Node", params: Verify) -> AsyncIterator[Progress | Verif
     if verdict == "refuted":
         raise Refuted("refuted: the findings say what, and by whom")
     if verdict != "proved":
-        raise Undecided("not decidable: the findings say why. Try again once more members can be reached")
+        raise Undecided("not decidable: the findings say why")
 
 
 @reporting

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from agents.federation.events.book import Book
+from agents.federation.results.neighbours import verify_gossip
 from agents.federation.results.outcome import read_document, refusals
 from agents.federation.results.verify import Computed, Finding, recompute, tensors_before, verify
 from agents.federation.updates.tensors import MAX_TENSORS_BYTES, Layout, flush, new_vector, read_vector
@@ -395,3 +396,18 @@ def test_a_plan_whose_first_tensors_are_none_is_its_authors_to_blame(tmp_path: P
 
 def test_without_a_start_nothing_is_decidable(tmp_path: Path) -> None:
     assert [finding.verdict for finding in Experiment(Shelf(tmp_path)).check()] == ["not decidable"]
+
+
+@pytest.mark.parametrize("gossip", [None, {"mixing": "push_sum"}])
+@pytest.mark.parametrize(("n_starts", "verdict"), [(0, "proved"), (2, "not decidable")])
+def test_what_was_cancelled_before_its_start_is_proved_to_have_come_to_nothing(
+    tmp_path: Path, n_starts: int, verdict: str, gossip: dict[str, str] | None
+) -> None:
+    """Of two starts none counts yet, and what counts may come."""
+    experiment = Experiment(Shelf(tmp_path), gossip=gossip)
+    for n_joined in range(N, N - n_starts, -1):
+        experiment.say(0, Start(joined=peers(range(n_joined))))
+    experiment.say(0, Cancel())
+    findings = list((verify if gossip is None else verify_gossip)(experiment.own, experiment.shelf))
+    assert findings[-1].verdict == verdict
+    assert n_starts or "never began" in findings[-1].what
