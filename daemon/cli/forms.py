@@ -479,15 +479,18 @@ FORMS: Final[dict[str, Callable[[Json], Iterable[str]]]] = {
 }
 
 
-def show(result: Json, *, as_json: bool, name: str = "") -> None:
-    """Print a result on stdout; `name` is the operation that gave it."""
+def show(result: Json, *, as_json: bool, name: str = "", before: Json | None = None) -> None:
+    """Print a result on stdout, of the operation `name`; nothing where a watch looks as it did `before`."""
     if as_json:
         print(json_text(result, sys.stdout), flush=True)
         return
     warnings = result.get("warnings", ()) if isinstance(result, dict) else ()
     for warning in warnings:
         print(f"covey: warning: {clean(warning)}", file=sys.stderr, flush=True)
-    for line in FORMS.get(name, lines_of)(result):
+    form = FORMS.get(name, lines_of)
+    if name in fl_forms.ENDS and before is not None and list(form(before)) == list(form(result)):
+        return
+    for line in form(result):
         print(line, flush=True)
 
 

@@ -107,7 +107,7 @@ def _run(home: Home, operation: Operation, params: dict[str, Any], *, as_json: b
                     display.draw(item)
                 else:
                     display.clear()
-                    forms.show(item, as_json=as_json, name=operation.name)
+                    forms.show(item, as_json=as_json, name=operation.name, before=shown)
                     shown = item
                     if operation.name in NOTES and not as_json:
                         for line in NOTES[operation.name](params, item):

@@ -27,12 +27,22 @@ async def test_what_to_do_next_is_said_once_behind_the_last_line_of_a_watch(node
     await node_here.post("fl/join", experiment=experiment, data=data)
     await node_here.post("fl/start", experiment=experiment)
     row = await over(node_here, experiment)
-    monkeypatch.setattr(client, "stream", lambda home, name, params: iter([row] * 3))
+    rows = [row | {"n_joined": n_joined} for n_joined in range(3)]
+    monkeypatch.setattr(client, "stream", lambda home, name, params: iter(rows))
     generate._run(node_here.node.home, operations()["fl/watch"], {}, as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and [line.startswith("next: covey fl result") for line in lines] == [False] * 3 + [True]
     generate._run(node_here.node.home, operations()["fl/watch"], {}, as_json=True)
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+async def test_a_watch_prints_no_line_again_of_which_nothing_changed(node_here, monkeypatch, capsys):
+    (row,) = (await node_here.post("fl/status", experiment=await planned(node_here))).json
+    rows = [row, row | {"members": []}, row | {"state": "other"}, row]
+    monkeypatch.setattr(client, "stream", lambda home, name, params: iter(rows))
+    for as_json, n_lines in ((False, 3), (True, 4)):
+        generate._run(node_here.node.home, operations()["fl/watch"], {}, as_json=as_json)
+        assert len(capsys.readouterr().out.splitlines()) == n_lines
 
 
 @pytest.mark.parametrize(("n_rounds", "n_shown"), [(2, 0), (3, 2)])
