@@ -66,7 +66,8 @@ async def test_what_matters_of_several_experiments_fits_eighty_columns_and_a_row
     lines = [line[:80] for line in status(rows)][1:]
     assert all(row["state"] in line for row, line in zip(rows, lines, strict=True))
     found = [(await node_here.post("fl/status", experiment=line.split()[0])).json for line in lines]
-    assert [row["experiment"] for (row,) in found] == both
+    assert [row["experiment"] for (row,) in found] == [row["experiment"] for row in rows]
+    assert {row["experiment"] for row in rows} == set(both)
 
 
 async def test_how_results_do_stands_within_eighty_columns(node_here, data):

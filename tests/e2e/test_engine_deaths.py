@@ -45,9 +45,11 @@ def asked_and_answering(node, *args: str) -> subprocess.Popen[str]:
     ("how", "said"), [(signal.SIGKILL, "killed by SIGKILL"), (signal.SIGSTOP, "no sign of life")], ids=["kill", "stop"]
 )
 def test_an_engine_that_dies_or_hangs_in_mid_answer_is_told_of_and_the_next_question_is_answered(ada, how, said):
+    ada.ok("ask", "Hello?", "--max-tokens", "1")
+    pid = worker_pid(ada)  # on a busy machine the answer would end before this is known
     asking = asked_and_answering(ada)
 
-    os.kill(worker_pid(ada), how)
+    os.kill(pid, how)
     answer, error = asking.communicate(timeout=60)
 
     assert asking.returncode == 1
