@@ -17,6 +17,7 @@ from storage.keys import PeerId
 
 MAX_PEERS: Final = 1024
 MAX_WANTLIST: Final = 4096  # entries kept for one peer; what comes beyond is not answered
+MAX_WANTS: Final = 1 << 16  # kept for all together; behind them each peer has its share, of about 600 bytes each
 MAX_PRESENCES: Final = 4096  # answers waiting to be sent to one peer
 MAX_SMALL_BLOCK_BYTES: Final = 1 << 10  # a want-have is answered with a block as small as this
 BATCH_BYTES: Final = 1 << 20  # a message closes when it holds this much; one large block may exceed it
@@ -41,9 +42,14 @@ class _Client:
     haves: dict[Cid, None] = field(default_factory=dict)
     dont_haves: dict[Cid, None] = field(default_factory=dict)
     ready_bytes: int = 0
+    n_most: int = MAX_WANTLIST
+
+    @property
+    def n_wants(self) -> int:
+        return len(self.waiting) + len(self.ready)
 
     def is_full(self) -> bool:
-        return len(self.waiting) + len(self.ready) >= MAX_WANTLIST
+        return self.n_wants >= self.n_most
 
     def answer(self, entry: Entry, size_bytes: int) -> None:
         """We have what was asked for."""
@@ -117,12 +123,18 @@ class Serving:
             self._wait_no_more(name, client)
             client.ready.clear()
             client.ready_bytes = 0
+        client.n_most = self._n_most()
         for entry in entries:
             if entry.is_cancel:
                 client.forget(entry.cid)
             else:
                 client.wait(entry)
             self._index(name, client, entry.cid.multihash)
+
+    def _n_most(self) -> int:
+        """How many entries may be kept for a peer now: many peers with long lists share the room."""
+        is_much = sum(client.n_wants for client in self._clients.values()) >= MAX_WANTS
+        return min(MAX_WANTLIST, MAX_WANTS // len(self._clients)) if is_much else MAX_WANTLIST
 
     def looked_up(self, name: PeerId, entries: Iterable[Entry], sizes: Mapping[Cid, int]) -> None:
         """Answer those of a peer's wants that still stand, in this order.

@@ -10,6 +10,7 @@ from protocols.bitswap.serving import (
     MAX_PRESENCES,
     MAX_SMALL_BLOCK_BYTES,
     MAX_WANTLIST,
+    MAX_WANTS,
     Batch,
     Serving,
 )
@@ -139,6 +140,20 @@ def test_what_a_peer_can_make_us_keep_is_capped() -> None:
     client = serving._clients[A]
     assert len(client.waiting) + len(client.ready) <= MAX_WANTLIST
     assert len(client.dont_haves) <= MAX_PRESENCES
+
+
+def test_many_peers_with_long_wantlists_share_the_room_and_leave_some_to_who_comes_later() -> None:
+    serving, asks = Serving(), [Entry(cid) for cid in CIDS]
+    peers = [Identity(number.to_bytes(32)).peer_id for number in range(1, 41)]
+    for peer in peers:
+        tell(serving, peer, asks[:MAX_WANTLIST], False, {})
+    assert MAX_WANTS <= sum(client.n_wants for client in serving._clients.values()) <= 2 * MAX_WANTS
+    tell(serving, A, asks[:1000], False, {CIDS[0]: BIG})
+    assert serving.next_batch(A).blocks == (asks[0],)
+    for peer in peers:
+        serving.gone(peer)
+    tell(serving, A, asks[:MAX_WANTLIST], True, {})
+    assert serving._clients[A].n_wants == MAX_WANTLIST
 
 
 steps = st.lists(
