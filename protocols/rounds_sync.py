@@ -98,13 +98,14 @@ class Desk(NamedTuple):
     """What answers questions about one experiment, for one asker who may know of it.
 
     `since` gives the entries that somebody lacks, in the order in which they are to be told; `news` returns when there
-    may be more.
+    may be more. `may_wait`: is an answer held open until there is something to tell?
     """
 
     plan: Entry
     since: Callable[[Known], Iterable[Entry]]
     news: Callable[[], Awaitable[None]]
     where: Callable[[], Iterable[Where]]
+    may_wait: bool = True
 
 
 FindDesk = Callable[[PeerId, Cid], Desk | None]
@@ -193,7 +194,7 @@ async def _lacking(desk: Desk, question: Ask) -> Iterable[Entry]:
     """What the asker lacks, once there is something of it."""
     marks = marks_of(question.authors, question.heights, question.latest)
     known = Known(marks, frozenset(question.forks))
-    with trio.move_on_after(question.wait_s):
+    with trio.move_on_after(question.wait_s if desk.may_wait else 0.0):
         while not any(True for _ in desk.since(known)):
             await desk.news()
     return desk.since(known)

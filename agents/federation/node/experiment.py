@@ -313,10 +313,11 @@ class Experiment(Asking, Trainee):
                 self._trouble = f"showing results to members: {error}"
                 log.warning("round_trouble", experiment=str(self.cid), what="showing", error=repr(error))
 
-    def desk(self, asker: PeerId) -> Desk:
-        """What answers a member that asks."""
+    def desk(self, asker: PeerId, *, may_wait: bool = True) -> Desk:
+        """What answers a member that asks; at once, where it may not wait for news."""
         self.call_back(asker)
-        return Desk(self.plan_entry, self._since, self.news, lambda: members_here(self._ports.network, self.told()))
+        where = lambda: members_here(self._ports.network, self.told())  # noqa: E731
+        return Desk(self.plan_entry, self._since, self.news, where, may_wait)
 
     def _heard_out(self) -> set[PeerId]:
         ends = {one.entry.author: one.entry.sequence for one in self.aside}

@@ -7,6 +7,9 @@ import trio
 
 from agents.federation.node import service
 from agents.federation.node.asking import ABSENT_GAP_S, DIALS_AT_ONCE
+from agents.federation.node.heard import known_of
+from agents.federation.node.service import HELD_OF_ONE
+from protocols import rounds_sync as sync
 from protocols.errors import DialFailed
 from protocols.net import PeerInfo
 from storage.keys import Identity
@@ -96,3 +99,28 @@ async def test_a_crowd_that_is_away_has_this_node_call_at_few_doors_at_a_time(
         await one.do(one.member.start)
         await trio.sleep(300.0)
     assert n_most == DIALS_AT_ONCE and n_all < 1.1 * 300.0 / ABSENT_GAP_S
+
+
+async def test_who_asks_much_at_once_is_kept_waiting_for_news_by_few_questions(
+    homes: list[Home], autojump_clock: Any
+) -> None:
+    """Each that is open is looked at again with every event: hundreds would have it done hundreds of times."""
+    ada, _, cleo = homes
+    answered_s: list[float] = []
+    async with village(homes):
+        one = await ada.rounds.follow(ada.plan(homes))
+        await connected(homes)
+
+        async def ask() -> None:
+            began_s = trio.current_time()
+            where = cleo.node.network, ada.identity.peer_id
+            assert not await sync.ask(*where, one.cid, known_of(one.book), 5.0, lambda: None)
+            answered_s.append(trio.current_time() - began_s)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(ask)
+                await trio.sleep(0.3)
+        assert sum(waited_s >= 5.0 for waited_s in answered_s) == HELD_OF_ONE
+        await ask()
+        assert answered_s[-1] >= 5.0, "who asked too much before is kept waiting again"
