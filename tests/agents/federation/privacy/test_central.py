@@ -143,6 +143,17 @@ def test_fewer_reports_cost_more_under_distributed_noise_and_colluders_count_for
     assert told(the_plan, 1).multiplier == 0.0
 
 
+def test_a_round_is_accounted_with_the_noise_of_those_who_reported_in_it() -> None:
+    secure = {"secure": {"n_colluders": 1}, "max_norm": 1.0, "privacy": PRIVACY | {"noise": "distributed"}}
+    village = begin(9, n_members=N, min_participants=3, n_rounds=1, **secure)
+    kill_when(village, village.villagers[3], "submit")
+    village.run(LONG_S, lambda: not village.villagers[3].is_up and is_done(village))
+    book = village.villagers[0].book
+    assert len(book.selected(1) or ()) == N and book.result(1) is not None
+    budget = Budget(100.0, 1e-5)
+    assert Accounts().epsilon(book) == budget.cost([told(book.plan, 3)]) > budget.cost([told(book.plan, N)])
+
+
 def test_a_round_that_the_budget_does_not_bear_never_begins() -> None:
     tight = PRIVACY | {"budget": {"epsilon": 1.0, "delta": 1e-5}}
     village = begin(8, n_members=N, privacy=tight, min_participants=3)

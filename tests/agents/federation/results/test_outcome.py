@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from agents.federation.results.outcome import Outcome, Submitted, compute, document, read_document
+from agents.federation.results.outcome import Outcome, Submitted, admit, compute, document, read_document
 from agents.federation.updates.tensors import BadTensors, Layout, flush, new_vector, read_layout, read_vector
 from protocols.rounds import Plan, Submit, read_plan
 from storage.cid import RAW, Cid
@@ -112,6 +112,13 @@ def test_an_update_of_zeros_is_refused(tmp_path: Path) -> None:
 def test_an_update_over_the_norm_bound_is_refused(tmp_path: Path) -> None:
     found = refusals(tmp_path, submitted(tmp_path, 5, values(5) * 1000), plan(max_norm=10.0))
     assert list(found) == [peer(5)] and found[peer(5)].endswith("is over the bound of 10")
+
+
+def test_a_norm_bound_holds_to_the_last_percent(tmp_path: Path) -> None:
+    one = submitted(tmp_path, 5, values(5))
+    norm = float(np.linalg.norm(values(5)))
+    reasons = [admit(plan(max_norm=part * norm), LAYOUT, [one])[0].reason for part in (0.99, 1.01)]
+    assert "over the bound" in reasons[0] and reasons[1] == ""
 
 
 @pytest.mark.parametrize(

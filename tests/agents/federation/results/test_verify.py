@@ -29,6 +29,7 @@ from protocols.rounds import (
     scope_of,
 )
 from storage.cid import RAW, Cid
+from storage.codecs import dag_cbor
 from storage.errors import NotFound
 from storage.keys import PeerId
 from tests.agents.federation.village import identity, make_plan
@@ -225,6 +226,28 @@ def test_a_result_off_by_one_ulp_is_refuted_by_name(honest: Experiment) -> None:
     findings = honest.check()
     assert blamed(findings) == [identity(3).peer_id]
     assert findings[-1].verdict == "proved" and "4 agree" in findings[-1].what
+
+
+@pytest.mark.parametrize("lie", ["another weight", "an update left out", "another plan", "another round"])
+def test_a_document_that_says_something_else_of_its_result_is_refuted_by_name(tmp_path: Path, lie: str) -> None:
+    experiment = Experiment(Shelf(tmp_path), rule={"rule": "fedavg", "weights": "samples"}, max_samples=7)
+    experiment.begin()
+
+    def result(member: int, true: Cid) -> Cid:
+        document = dag_cbor.decode(experiment.shelf.block(true))
+        assert [one["weight"] for one in document["updates"]] == [7.0] * N, "as far as the claim of 10 counts"
+        if lie == "another weight":
+            document["updates"][0]["weight"] = 10.0
+        elif lie == "an update left out":
+            document["updates"] = document["updates"][1:]
+        else:
+            document |= {"plan": true} if lie == "another plan" else {"round": 2}
+        return Cid.of(dag_cbor.encode(document), true.codec) if member == 3 else true
+
+    experiment.round(1, result=result)
+    findings = experiment.check()
+    assert blamed(findings) == [identity(3).peer_id]
+    assert findings[1].verdict == "proved" and "4 agree" in findings[1].what
 
 
 def test_a_common_variate_that_is_another_is_refuted_by_name(tmp_path: Path) -> None:

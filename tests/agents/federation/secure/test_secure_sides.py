@@ -18,7 +18,7 @@ from agents.federation.secure.sides import (
     Setting,
     State,
 )
-from agents.federation.secure.terms import check_threshold, default_threshold
+from agents.federation.secure.terms import Secure, check_threshold, default_threshold
 from storage.cid import RAW, Cid
 from storage.keys import PeerId
 from tests.agents.federation.village import identity
@@ -136,6 +136,18 @@ def test_a_client_on_both_lists_is_refused() -> None:
     client.consent(active)
     with pytest.raises(SecureRefused, match="on both lists"):
         client.answer(active, {*run.adder.dropped, active[0]}, active)
+
+
+def test_a_client_answers_for_all_who_dropped_out_and_for_nobody_else() -> None:
+    run = Run({"shares": {1}, "masked": {0}})
+    run.up_to_masked()
+    active = sorted(run.adder.active)
+    client = run.clients[run.peers[2]]
+    client.consent(active)
+    for dropped in ((), run.peers[:2]):
+        with pytest.raises(SecureRefused, match="are not those that shared secrets"):
+            client.answer(active, dropped, active)
+    assert list(client.answer(active, run.peers[:1], active).mask_keys) == [run.peers[0]]
 
 
 def test_a_client_consents_to_one_active_set_alone_even_after_a_restart() -> None:
@@ -259,6 +271,13 @@ def test_a_threshold_that_two_active_sets_could_get_round_is_refused(
     n: int, threshold: int, n_colluders: int, why: str
 ) -> None:
     assert check_threshold(n, threshold, n_colluders) == why
+
+
+def test_a_round_needs_as_many_as_no_two_active_sets_can_get_round_whatever_its_plan_says() -> None:
+    for n, threshold, n_colluders in itertools.product(range(4, 40), range(40), range(40)):
+        needed = Secure(threshold=threshold, n_colluders=n_colluders).needed(n)
+        assert 2 * needed > n + n_colluders and needed >= threshold
+        assert needed > n or check_threshold(n, needed, n_colluders) == ""
 
 
 def test_the_default_threshold_bears_a_coordinator_that_is_a_client() -> None:
