@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from functools import partial
+from itertools import accumulate
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -56,6 +57,7 @@ MAX_CONNECTIONS: Final = 300
 MIN_DIALLED: Final = 60  # of these, places that only connections which we dial can take
 MAX_PROVIDED_KEYS: Final = 10_000  # of others, kept for them
 MAX_PROVIDED: Final = 40_000  # records of all these; libp2p keeps 20 of each
+MAX_PROVIDER_BYTES: Final = 2 << 10  # of the addresses in one of these
 MAX_HEARD_ADDRESSES: Final = 64  # of one peer, whoever tells of them
 KEPT_ADDRESSES: Final = 32  # of these, the first: behind them the oldest make room
 MAX_ADDRESS_BYTES: Final = 256  # longer ones, such as paths, are none that anybody dials
@@ -248,6 +250,12 @@ def _short(addresses: Sequence[Any]) -> list[Any]:
     return [each for each in addresses[:MAX_HEARD_ADDRESSES] if len(each.to_bytes()) <= MAX_ADDRESS_BYTES]
 
 
+def _few(addresses: Sequence[Any]) -> list[Any]:
+    """Of a provider's addresses, so much that the records of all fit into memory."""
+    n_bytes = accumulate(len(each.to_bytes()) for each in addresses[:KEPT_ADDRESSES])
+    return [each for each, so_far in zip(addresses, n_bytes, strict=False) if so_far <= MAX_PROVIDER_BYTES]
+
+
 def _consume_short_record(store: Any, envelope: Any, ttl: int) -> bool:
     """libp2p keeps what a peer signed as it came, however long, and all its addresses beside it."""
     is_short = len(envelope.raw_payload) + len(envelope.signature) <= MAX_SIGNED_BYTES
@@ -391,6 +399,7 @@ class _RecordsOfKey(dict[str, Any]):
 
     def __setitem__(self, peer: str, record: Any) -> None:
         is_new = peer not in self
+        record.provider_info.addrs = _few(record.provider_info.addrs)
         super().__setitem__(peer, record)
         if is_new:
             self._note_one()

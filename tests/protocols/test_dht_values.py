@@ -20,7 +20,7 @@ from protocols.name_records import key_of_name
 from protocols.net import Network, PeerInfo, Stream
 from protocols.net_libp2p import NetConfig, open_network, values
 from protocols.net_libp2p.addresses import to_id
-from protocols.net_libp2p.host import MAX_HEARD_ADDRESSES
+from protocols.net_libp2p.host import KEPT_ADDRESSES, MAX_HEARD_ADDRESSES, MAX_PROVIDER_BYTES
 from protocols.net_libp2p.network import LibP2pNetwork
 from protocols.net_libp2p.streams import LibP2pStream
 from protocols.net_libp2p.values import MAX_ANSWER_BYTES
@@ -119,7 +119,20 @@ async def test_of_a_provider_few_addresses_are_read_and_kept_however_many_it_tel
     await ask(stream, Message(type=PING))
     assert isinstance(server, LibP2pNetwork)
     (kept,) = server._dht.provider_store.get_providers(KEY)
-    assert len(kept.addrs) == len(read) == MAX_HEARD_ADDRESSES
+    assert (len(read), len(kept.addrs)) == (MAX_HEARD_ADDRESSES, KEPT_ADDRESSES)
+
+
+async def test_of_a_provider_long_addresses_are_kept_up_to_a_size(server: Network, stream: Stream) -> None:
+    message = Message(type=Message.MessageType.ADD_PROVIDER, key=KEY)
+    told = message.providerPeers.add()
+    told.id = Identity(b"a" * 32).peer_id
+    host = b"\x36\x80\x01" + b"a" * 128 + b"\x06"  # /dns4/aaa.../tcp/
+    told.addrs.extend(host + port.to_bytes(2, "big") for port in range(1, 33))
+    await stream.write(frame(message.SerializeToString()))
+    await ask(stream, Message(type=PING))
+    assert isinstance(server, LibP2pNetwork)
+    (kept,) = server._dht.provider_store.get_providers(KEY)
+    assert [each.to_bytes() for each in kept.addrs] == list(told.addrs)[: MAX_PROVIDER_BYTES // (len(host) + 2)]
 
 
 async def test_of_a_provider_no_address_is_kept_that_nobody_could_dial(server: Network, stream: Stream) -> None:

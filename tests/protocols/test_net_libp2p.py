@@ -98,19 +98,19 @@ async def test_of_what_a_peer_says_of_itself_no_more_is_kept_than_is_of_use() ->
 def test_records_of_providers_are_bounded_by_keys_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "MAX_PROVIDED_KEYS", 8)
     monkeypatch.setattr(host, "MAX_PROVIDED", 20)
-    kept = host.BoundedRecords()
+    kept, record = host.BoundedRecords(), provider_store.ProviderRecord(LibP2pInfo(to_id(PEER), []))
     for key in range(10):
         kept[bytes([key])] = {}
-        kept[bytes([key])]["ann"] = kept[bytes([key])]["ann"] = key
+        kept[bytes([key])]["ann"] = kept[bytes([key])]["ann"] = record
     assert [*map(ord, kept)] == [2, 3, 4, 5, 6, 7, 8, 9]
     for _ in range(100):  # one that comes and goes fills nothing
-        kept[b"\2"]["bob"] = 0
+        kept[b"\2"]["bob"] = record
         del kept[b"\2"]["bob"]
     assert len(kept) == 8
     for number in range(12):
-        kept[b"\5"][str(number)] = number
+        kept[b"\5"][str(number)] = record
     assert len(kept[b"\5"]) == 13 and sum(map(len, kept.values())) == 20
-    kept[b"\5"]["one more"] = 0
+    kept[b"\5"]["one more"] = record
     assert [*map(ord, kept)] == [5, 6, 7, 8, 9] and sum(map(len, kept.values())) == 18
 
 
