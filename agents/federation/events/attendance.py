@@ -4,7 +4,17 @@ from typing import TYPE_CHECKING, Final, cast
 
 from agents.federation.events.answers import Answers, remembered
 from agents.federation.events.claims import asks, chance, claims
-from agents.federation.events.grants import Grants, by_audience, capacity, ended, joins, let_in, levels, note_level
+from agents.federation.events.grants import (
+    Grants,
+    by_audience,
+    capacity,
+    ended,
+    joins,
+    last_end,
+    let_in,
+    levels,
+    note_level,
+)
 from agents.federation.events.said import Said
 from agents.federation.events.selection import chosen, round_seed, taking_part
 from protocols.rounds import MAX_DEPTH, Cancel, Close, Grant, Plan, Start, Vote
@@ -80,6 +90,11 @@ class Attendance:
             self.answers.drop(("ever_let_in",))  # others may have been passed on from it
         else:
             note_level(self._whole, found, said)
+
+    @remembered
+    def granted_until(self, peer: PeerId) -> float | None:
+        """Until when a member's grants let it in, infinity for ever; None where it holds none."""
+        return last_end(self._whole, peer)
 
     @remembered
     def ended_grants(self) -> set[Cid]:

@@ -12,6 +12,7 @@ counts for ever: whose grant was ended may have countersigned what is final. Who
 shown things as a member is another matter, and is answered by `is_told` and `readers` alone.
 """
 
+import math
 from collections.abc import Iterable, Set
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -154,14 +155,14 @@ def is_told(book: "Book", peer: PeerId, unix_s: float) -> bool:
     number = book.current()
     if any(peer in (book.roster(one) or ()) for one in (number, max(number - 1, 1))):
         return True
-    return peer not in book.broken() and bool(valid_grants(book, peer, unix_s))
+    return peer not in book.broken() and _is_good(book.granted_until(peer), unix_s)
 
 
 def is_let_out(book: "Book", peer: PeerId, unix_s: float) -> bool:
     """Was this peer let in by a grant, and is it neither in the round now nor may it come in again?"""
     if peer not in book.let_in() or peer in (book.roster(book.current()) or ()):
         return False
-    return not valid_grants(book, peer, unix_s)
+    return not _is_good(book.granted_until(peer), unix_s)
 
 
 def told(book: "Book", unix_s: float) -> list[PeerId]:
@@ -223,6 +224,16 @@ def valid_grants(book: "Book", peer: PeerId, unix_s: float) -> list["Said"]:
     return [said for said in held if (end := expiry(book, said)) is None or unix_s < end]
 
 
+def last_end(book: "Book", peer: PeerId) -> float | None:
+    """Until when the last of a member's grants lets in; None where it holds none."""
+    ends = [expiry(book, said) for said in grants_of(book, peer)]
+    return max((math.inf if end is None else end for end in ends), default=None)
+
+
+def _is_good(end: float | None, unix_s: float) -> bool:
+    return end is not None and unix_s < end
+
+
 def late(book: "Book", peers: Iterable[PeerId], number: int, unix_s: float | None) -> set[PeerId]:
     """Who of these may not be in the next list for the first time: of all their grants none is left at that time.
 
@@ -232,7 +243,8 @@ def late(book: "Book", peers: Iterable[PeerId], number: int, unix_s: float | Non
         return set()
     roster = (book.roster(number) if number else None) or ()
     newcomers = (peer for peer in peers if peer not in roster and needs_grant(book, peer))
-    return {peer for peer in newcomers if grants_of(book, peer) and not valid_grants(book, peer, unix_s)}
+    ends = {peer: book.granted_until(peer) for peer in newcomers}
+    return {peer for peer, end in ends.items() if end is not None and not _is_good(end, unix_s)}
 
 
 def in_words(book: "Book", peer: PeerId, unix_s: float) -> str:

@@ -14,6 +14,7 @@ from agents.federation.events.grants import (
     ending,
     granting,
     grants_of,
+    is_let_out,
     is_told,
     levels,
     readers,
@@ -469,3 +470,13 @@ def test_who_grants_without_end_costs_each_event_alike(monkeypatch: pytest.Monke
     door.grant(0, 60, 0)
     door.say(1, Cancel())  # it may touch anything
     assert len(door.book.let_in()) == 40 and len(seen) == 1
+
+
+def test_who_is_told_follows_from_its_grants_without_another_look_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for each question and each dial; and a member may be granted again and again."""
+    door = Door()
+    for _ in range(3):
+        door.grant(0, 20, 0)
+    assert is_told(door.book, peer(20), 0.0) and not is_let_out(door.book, peer(20), 0.0)
+    monkeypatch.setattr("agents.federation.events.grants.chain", None)
+    assert is_told(door.book, peer(20), 1.0) and not is_let_out(door.book, peer(20), 1.0)

@@ -285,6 +285,21 @@ def test_a_close_that_too_few_can_unmask_is_given_up_by_a_deputy(tmp_path: Path)
     assert is_doomed(the_round.book, cast(Close, said.event)) and why_not(the_round.book, void) == ""
 
 
+@pytest.mark.parametrize("is_proved", [False, True])
+def test_a_close_that_too_few_can_unmask_is_countersigned_by_nobody(tmp_path: Path, is_proved: bool) -> None:
+    the_round = Lied(tmp_path)
+    submissions = [the_round.submit(member) for member in (0, 2, LIAR)]
+    member = Member(identity(2), the_round.book)
+    member.fetched_all([one.cid for one in submissions], 0.0)
+    if is_proved:
+        the_round.complain(1)
+    member.alive(the_round.me(0), the_round.book.plan.deadline_s + 1.0)
+    close = the_round.close(submissions)
+    member.tick(the_round.book.plan.deadline_s + 2.0)
+    votes = [vote.close for _, vote in the_round.book.said_by(the_round.me(2), Vote)]
+    assert votes == ([] if is_proved else [close.cid])
+
+
 def test_a_void_close_of_updates_that_too_few_can_unmask_is_countersigned_at_once(tmp_path: Path) -> None:
     """All three updates are here, and of no use: no deputy could do more with them."""
     the_round = Lied(tmp_path)
@@ -461,7 +476,6 @@ def test_who_complains_of_all_for_nothing_changes_nothing() -> None:
 def test_however_many_lists_a_coordinator_tells_each_dealer_is_looked_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To look at one list takes as long as all that was dealt; and there is one for each turn of a deputy's."""
     the_round = Lied(tmp_path)
     looked_at: list[bytes] = []
     honest = group.is_proved
