@@ -267,12 +267,14 @@ def test_a_hostile_state_is_refused_by_all_and_the_reason_is_told_and_proved(
     assert not [one for one in crowd.findings() if one.verdict == "refuted" and one.by != crowd.identities[6].peer_id]
 
 
-def forge(crowd: Neighbourhood, who: int, kind: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """The next event of that kind that a member says says something else."""
+def forge(
+    crowd: Neighbourhood, who: int, kind: str, change: Callable[[dict[str, Any]], dict[str, Any]], at: int = 1
+) -> None:
+    """The event of that kind that a member says of a round says something else."""
     scope, done = scope_of(crowd.plan.body_cid), []
 
     def lie(number: int, entry: Entry) -> None:
-        if number == who and entry.kind == kind and not done:
+        if (number, entry.kind, entry.content.get("round")) == (who, kind, at) and not done:
             done.append(entry)
             said = crowd._log.pop()[1]
             false = make_entry(
@@ -285,29 +287,31 @@ def forge(crowd: Neighbourhood, who: int, kind: str, change: Callable[[dict[str,
 
 
 @pytest.mark.parametrize(
-    ("kind", "change", "says"),
+    ("at", "kind", "change", "says"),
     [
-        (State.kind, lambda said: said | {"weight": 1e-30}, "a first state follows nothing, with weight 1"),
-        (State.kind, lambda said: said | {"weight": 9.0}, "a first state follows nothing, with weight 1"),
-        (State.kind, lambda said: said | {"to": said["to"][::-1]}, "stand in order"),
-        (State.kind, lambda said: said | {"round": 2}, "names no mean that it follows"),
-        (State.kind, lambda said: said | {"round": 7}, "of a round that there is not"),
-        (Mix.kind, lambda said: said | {"weight": said["weight"] / 2}, "its weight is"),
-        (Mix.kind, lambda said: said | {"states": []}, "no mean of its author's own state"),
-        (Mix.kind, lambda said: said | {"states": said["states"][::-1]}, "do not stand in order"),
+        (1, State.kind, lambda said: said | {"weight": 1e-30}, "a first state follows nothing, with weight 1"),
+        (1, State.kind, lambda said: said | {"weight": 9.0}, "a first state follows nothing, with weight 1"),
+        (1, State.kind, lambda said: said | {"to": said["to"][::-1]}, "stand in order"),
+        (1, State.kind, lambda said: said | {"round": 2}, "names no mean that it follows"),
+        (1, State.kind, lambda said: said | {"round": 7}, "of a round that there is not"),
+        (2, State.kind, lambda said: said | {"weight": said["weight"] * 2}, "not that of the mean before it"),
+        (1, Mix.kind, lambda said: said | {"weight": said["weight"] / 2}, "its weight is"),
+        (1, Mix.kind, lambda said: said | {"states": []}, "no mean of its author's own state"),
+        (1, Mix.kind, lambda said: said | {"states": said["states"][::-1]}, "do not stand in order"),
     ],
 )
 def test_an_event_that_does_not_hold_is_refuted_by_name_and_not_taken(
-    folder: Path, kind: str, change: Callable[[dict[str, Any]], dict[str, Any]], says: str
+    folder: Path, at: int, kind: str, change: Callable[[dict[str, Any]], dict[str, Any]], says: str
 ) -> None:
     crowd = begun(folder, "push_sum", "full", n_rounds=3)
-    forge(crowd, 6, kind, change)
+    forge(crowd, 6, kind, change, at)
     assert len(ended(crowd, 300.0)) == N - 1
     refuted = [one for one in crowd.findings() if one.verdict == "refuted"]
     assert {one.by for one in refuted} == {crowd.identities[6].peer_id}
     assert any(says in one.what for one in refuted), refuted
     if kind == State.kind:
-        liar = {said.cid for said, _ in crowd.members[0].book.said_by(crowd.identities[6].peer_id, State)}
+        said_by = crowd.members[0].book.said_by(crowd.identities[6].peer_id, State)
+        liar = {said.cid for said, state in said_by if state.round >= at}
         taken = {
             link for n in range(N) if n != 6 for r in (1, 2, 3) if (mix := crowd.mean(n, r)) for link in mix.states
         }

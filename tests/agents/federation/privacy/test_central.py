@@ -154,6 +154,21 @@ def test_a_round_is_accounted_with_the_noise_of_those_who_reported_in_it() -> No
     assert Accounts().epsilon(book) == budget.cost([told(book.plan, 3)]) > budget.cost([told(book.plan, N)])
 
 
+@pytest.mark.parametrize(("n_paid_for", "is_borne"), [(3, True), (N, False)])
+def test_a_round_begins_where_the_budget_bears_it_with_the_fewest_that_it_needs(
+    n_paid_for: int, is_borne: bool
+) -> None:
+    """More may drop out than have by now, and take their noise along."""
+    noise = PRIVACY | {"noise": "distributed"}
+    settings = {"secure": {"n_colluders": 1}, "max_norm": 1.0, "min_participants": 3}
+    paid = Budget(100.0, 1e-5).cost([told(plan(privacy=noise, **settings), n_paid_for)])
+    privacy = noise | {"budget": {"epsilon": paid, "delta": 1e-5}}
+    village = begin(9, n_members=N, privacy=privacy, n_rounds=1, **settings)
+    village.run(30.0)
+    book = village.villagers[0].book
+    assert book.minimum(1) == 3 and Accounts().bears(book, 1) == is_borne
+
+
 def test_a_round_that_the_budget_does_not_bear_never_begins() -> None:
     tight = PRIVACY | {"budget": {"epsilon": 1.0, "delta": 1e-5}}
     village = begin(8, n_members=N, privacy=tight, min_participants=3)
