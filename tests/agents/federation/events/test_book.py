@@ -7,6 +7,7 @@ from agents.federation.events.book import Book
 from protocols.entry import Entry, make_entry
 from protocols.rounds import Close, Open, Promise, Receipt, Result, Score, Start, Submit, Vote, content_of, scope_of
 from storage.keys import Identity
+from tests.agents.federation.table import Table
 from tests.agents.federation.village import Village, cid_of, identity, make_plan
 
 N_ROUNDS = 2
@@ -152,3 +153,13 @@ def test_a_history_forks_where_an_event_names_another_before_it_than_is_known() 
         assert liar.peer_id in book.broken()
     book = Book(plan)
     assert not book.add_all([last, votes[0]]) and not book.broken()
+
+
+@pytest.mark.parametrize(("by", "is_received"), [((1,), False), ((1, 2), True)])
+def test_a_receipt_for_ones_own_update_says_nothing_of_where_else_it_is(by: tuple[int, ...], is_received: bool) -> None:
+    table = Table()
+    submission = table.say(1, Submit(round=1, base=cid_of("base"), update=cid_of("update"), n_samples=1))
+    for member in by:
+        table.say(member, Receipt(round=1, submission=submission.cid))
+    said = table.book.get(submission.cid)
+    assert said is not None and table.book.is_received(said, 1) == is_received
