@@ -22,6 +22,7 @@ from libp2p.stream_muxer.exceptions import (
     MuxedStreamReset,
 )
 
+from protocols.bucket import Bucket
 from protocols.errors import Malformed, Remote, StreamBroken, TooBig
 from protocols.yamux.connection import CLOSE_S, MESSAGE_BYTES, Connection, Event, Opened
 from protocols.yamux.memory import Memory
@@ -248,6 +249,10 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
     def charge(self, work_s: float) -> None:
         """Something that the peer caused takes so much of the event loop."""
         self._core.work.charge(work_s, trio.current_time())
+
+    def share(self, common: Bucket | None) -> None:
+        """Bound what this peer and others take up of the event loop together; None for no such bound."""
+        self._core.work.common = common
 
     async def rest(self) -> None:
         """Wait while the peer has taken up more than its share of the event loop."""

@@ -17,6 +17,7 @@ from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.peer.peerstore import PeerStoreError
 from libp2p.rcmgr import Direction
 
+from protocols.bucket import Bucket
 from protocols.conduct import Conduct
 from protocols.errors import DialFailed, Local, ProtocolRefused
 from protocols.gossipsub.shell import Gossip, run_gossip
@@ -73,6 +74,8 @@ from storage.keys import Identity, PeerId
 
 NEGOTIATION_TIMEOUT_S: Final = 10.0
 MAX_KNOWN_PEERS: Final = 4096
+STRANGERS_WORK_S: Final = 1.0  # of the event loop, that all strangers together may take up at once; as much again in:
+STRANGERS_REFILL_S: Final = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -163,6 +166,7 @@ class LibP2pNetwork:
         self._told: set[PeerId] = set()
         self._protected: frozenset[Any] = frozenset()  # in libp2p's form
         self._refused: frozenset[Any] = frozenset()
+        self._strangers_work = Bucket(STRANGERS_WORK_S, STRANGERS_REFILL_S, trio.current_time())
         self._only_protected = config.only_protected
         self.conduct: Final = Conduct()
         self._flock: Final = config.flock_key.fingerprint if config.flock_key else None
@@ -277,6 +281,12 @@ class LibP2pNetwork:
         named = list(peers)
         self._protected = frozenset(map(to_id, named))
         self.gossip.protect(named)
+        for connection in self._swarm.get_connections():
+            self.share_work(connection)
+
+    def share_work(self, connection: Any) -> None:
+        """Have a connection count to what strangers take up together, or not: however many come, friends are served."""
+        connection.muxed_conn.share(None if self._is_kept(connection) else self._strangers_work)
 
     def is_protected(self, peer: PeerId) -> bool:
         """Does this node keep a place for `peer`?"""

@@ -3,7 +3,7 @@
 Data in bulk is bounded by its sender's link. Empty frames, streams that are opened and questions of few bytes cost
 their sender nothing, and this node time: of that each connection has a share. Who wants more is not blamed, for honest
 peers are fast too. It is read more slowly, so that TCP and the windows of streams hold it up, and what comes in small
-pieces comes in larger ones.
+pieces comes in larger ones. Many together may have a bound too, so that others are served whatever they do.
 """
 
 from typing import Final
@@ -20,16 +20,25 @@ OPENING_S: Final = 5e-4  # a stream, and what is said on it to choose a protocol
 
 
 class Work:
-    """What one connection's peer may still take up. No clock."""
+    """What one connection's peer may still take up. No clock.
+
+    Attributes:
+        common: What it and others may take up together; None for no such bound.
+    """
 
     def __init__(self, now_s: float) -> None:
         self._room = Bucket(MAX_WORK_S, REFILL_S, now_s)
+        self.common: Bucket | None = None
 
     def charge(self, work_s: float, now_s: float) -> None:
         """Something that the peer caused takes so much of the event loop."""
-        self._room.take(work_s, now_s)
+        for room in self._rooms():
+            room.take(work_s, now_s)
 
     def rest_s(self, now_s: float) -> float:
         """For how long nothing more is to be read of the peer, as it took up more than its share."""
-        rest_s = self._room.wait_s(0, now_s)
+        rest_s = max(room.wait_s(0, now_s) for room in self._rooms())
         return max(rest_s, MIN_REST_S) if rest_s else 0.0
+
+    def _rooms(self) -> list[Bucket]:
+        return [self._room] if self.common is None else [self._room, self.common]

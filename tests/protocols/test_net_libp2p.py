@@ -24,7 +24,7 @@ from protocols.errors import DialFailed, Local, StreamBroken
 from protocols.framing import write_frame
 from protocols.net import PeerChange, PeerInfo, Stream
 from protocols.net_libp2p import NetConfig, addresses, host, network, open_network
-from protocols.net_libp2p.addresses import MAX_PARTS, expand, is_sound, parse, parts_of, to_id, to_texts
+from protocols.net_libp2p.addresses import MAX_PARTS, expand, is_sound, parse, parts_of, to_id, to_peer, to_texts
 from protocols.net_libp2p.host import (
     MAX_DHT_BYTES,
     MAX_HEARD_ADDRESSES,
@@ -37,7 +37,7 @@ from protocols.net_libp2p.lean import LEFT_OUT
 from protocols.net_libp2p.mdns import MAX_TXT_STRINGS, read_txt, write_txt
 from protocols.net_libp2p.notifee import Notifee
 from storage.cid import Cid
-from storage.keys import Identity
+from storage.keys import Identity, PeerId
 
 ROOT = Path(__file__).parents[2]
 LOOPBACK = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False)
@@ -313,6 +313,28 @@ async def test_strangers_never_take_the_places_of_protected_peers_and_of_those_w
             while second.peer_id not in node.peers():
                 await trio.sleep(0.01)
         assert set(node.peers()) == {first.peer_id, second.peer_id, dialled.peer_id}
+
+
+async def test_what_strangers_take_up_together_holds_up_strangers_and_no_friend() -> None:
+    async with AsyncExitStack() as stack:
+        node, friend, *strangers = [
+            await stack.enter_async_context(open_network(Identity.generate(), LOOPBACK)) for _ in range(4)
+        ]
+        node.protect([friend.peer_id])
+        for peer in (friend, *strangers):
+            await peer.connect(PeerInfo.parse(node.addresses()[0]))
+        with trio.fail_after(20):
+            while len(node.connections()) < 3:
+                await trio.sleep(0.01)
+        works = {to_peer(each.muxed_conn.peer_id): each.muxed_conn._core.work for each in node._swarm.get_connections()}
+
+        def resting() -> set[PeerId | None]:
+            return {peer for peer, work in works.items() if work.rest_s(trio.current_time())}
+
+        works[strangers[0].peer_id]._rooms()[1].take(network.STRANGERS_WORK_S + 60, trio.current_time())
+        assert resting() == {each.peer_id for each in strangers}
+        node.protect([friend.peer_id, strangers[0].peer_id])
+        assert resting() == {strangers[1].peer_id}
 
 
 async def test_who_breaks_the_rules_of_a_connection_answers_for_the_place_that_it_came_from(
