@@ -34,7 +34,7 @@ from protocols.yamux.frames import (
 )
 from protocols.yamux.memory import Account, Memory
 from protocols.yamux.stream import MAX_WINDOW_BYTES, Stream
-from protocols.yamux.work import FRAME_S, OPENING_S, READ_S, SMALL_BYTES, Work
+from protocols.yamux.work import BYTE_S, FRAME_S, OPENING_S, READ_S, SMALL_BYTES, Work
 
 MESSAGE_BYTES: Final = 65519  # the plaintext of one noise message, at most
 MIN_FRAME_ROOM_BYTES: Final = 1024  # a message with less room than that is closed rather than filled with a crumb
@@ -118,18 +118,17 @@ class Connection:
         self._heard_s = now_s
         events: list[Event] = []
         try:
-            n_small = self._parse(data, now_s, events)
+            work_s = self._parse(data, now_s, events)
         except (Malformed, TooBig):
             self.go_away(Code.PROTOCOL_ERROR)
             raise
-        if n_small:
-            self.work.charge(n_small * FRAME_S, now_s)
+        self.work.charge(work_s, now_s)
         return events
 
-    def _parse(self, data: bytes, now_s: float, events: list[Event]) -> int:
-        """Returns: how many frames carry little, and the message with them if it does."""
+    def _parse(self, data: bytes, now_s: float, events: list[Event]) -> float:
+        """Returns: what is to be charged for frames that carry little, and for the message where it does."""
         at, end = 0, len(data)
-        n_small = int(end < SMALL_BYTES)
+        work_s = FRAME_S if end < SMALL_BYTES else 0.0
         view = memoryview(data)
         while at < end:
             if self._n_body:
@@ -148,9 +147,10 @@ class Connection:
             else:
                 header = unpack(view, at)
                 at += HEADER_BYTES
-            n_small += header.kind != DATA or header.length < SMALL_BYTES
+            is_bulk = header.kind == DATA and header.length >= SMALL_BYTES
+            work_s += -header.length * BYTE_S if is_bulk else FRAME_S
             self._take_head(header, now_s, events)
-        return n_small
+        return work_s
 
     def _take_head(self, header: Header, now_s: float, events: list[Event]) -> None:
         if header.kind == PING:

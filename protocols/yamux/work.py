@@ -17,6 +17,7 @@ SMALL_BYTES: Final = 1 << 10  # what carries less is work, and takes about:
 FRAME_S: Final = 2e-6  # a frame, or a noise message
 READ_S: Final = 3e-5  # a piece read of a stream that the peer opened
 OPENING_S: Final = 5e-4  # a stream, and what is said on it to choose a protocol
+BYTE_S: Final = 2.5e-9  # that each byte pays back: Kubo opens a stream for each message, of a quarter of a MiB
 
 
 class Work:
@@ -31,7 +32,7 @@ class Work:
         self.common: Bucket | None = None
 
     def charge(self, work_s: float, now_s: float) -> None:
-        """Something that the peer caused takes so much of the event loop."""
+        """Something that the peer caused takes so much of the event loop; less than nothing pays back."""
         for room in self._rooms():
             room.take(work_s, now_s)
 

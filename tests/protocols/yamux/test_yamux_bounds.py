@@ -157,6 +157,21 @@ def test_data_in_bulk_is_read_however_fast_it_comes(server: Connection) -> None:
     assert not server.work.rest_s(0.0)
 
 
+def test_who_opens_a_stream_for_each_message_of_bulk_is_read_as_fast_as_one_who_keeps_to_one(
+    server: Connection,
+) -> None:
+    """Kubo does, for each block."""
+    for number in range(1, 4001, 2):
+        stream = opened(server, number, b"", FIN)
+        stream.receive_window_bytes, stream.has_ended = 1 << 18, False
+        for _ in range(4):
+            server.receive(pack(DATA, 0, number, 1 << 16) + bytes(1 << 16), 0.0)
+        server.read(stream, 1 << 18, 0.0)
+        server.reset(stream)
+        sent(server)
+    assert not server.work.rest_s(0.0)
+
+
 def test_small_pieces_read_are_work_where_the_peer_opened_the_stream_and_not_where_we_did(server: Connection) -> None:
     ours, theirs = server.open(0.0), opened(server, 1)
     for stream, is_work in ((ours, False), (theirs, True)):
