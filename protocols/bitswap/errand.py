@@ -28,6 +28,10 @@ class Want:
         key = self.cid.multihash
         return [name for name in self.asked if key in peers[name].in_flight]
 
+    def may_come_of(self, name: Giver, peer: Peer) -> bool:
+        """May a peer have it: does it say so, or has it lacked nothing yet?"""
+        return name in self.has or not peer.is_partial
+
     def queues_to_join(self, peers: Mapping[Giver, Peer], now_s: float) -> list[Giver]:
         """Who else may be asked for it at no cost, as it only stands in queues: whoever has it, and has it sooner."""
         key = self.cid.multihash

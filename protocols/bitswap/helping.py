@@ -28,7 +28,7 @@ def waiting(
         want = wants[key]
         if all(peers[name].lets_wait(key, now_s) for name in want.counted_on(peers)):
             fit = [name for name in candidates(want, now_s) if peers[name].has_room()]
-            if able := [name for name in idle if name in fit and _may_have(name, peers[name], want)]:
+            if able := [name for name in idle if name in fit and want.may_come_of(name, peers[name])]:
                 yield key, able
 
 
@@ -50,7 +50,7 @@ def _quicker(
     peers: Mapping[Giver, Peer], slow: Sequence[Peer], want: Want, names: Sequence[Giver], now_s: float
 ) -> list[Giver]:
     """Who might give a block sooner than those who are at it: anybody, where those give next to nothing."""
-    free = [name for name in names if not peers[name].in_flight and _may_have(name, peers[name], want)]
+    free = [name for name in names if not peers[name].in_flight and want.may_come_of(name, peers[name])]
     if all(peer.n_grown < CRAWL_BYTES for peer in slow):
         givers = [name for name in free if (block_s := peers[name].block_s) and block_s < STALL_S]
         return givers or [name for name in free if peers[name].is_proven] or free
@@ -61,7 +61,3 @@ def _quicker(
 def _lingers(peer: Peer, now_s: float) -> bool:
     """Is it at a block for as long as silence may last, without saying why?"""
     return bool(peer.in_flight) and not peer.is_queue(now_s) and now_s >= peer.gave_s + STALL_S
-
-
-def _may_have(name: Giver, peer: Peer, want: Want) -> bool:
-    return name in want.has or not peer.is_partial

@@ -425,8 +425,11 @@ class Wants:
             keys = list(busiest.in_flight)
             for key in keys[-(len(keys) // 2) :]:
                 want = self._wants[key]
-                may_have = name in want.has or not self._peers[name].is_partial
-                if may_have and name in self._candidates(want, now_s) and self._peers[name].has_room():
+                if (
+                    want.may_come_of(name, self._peers[name])
+                    and name in self._candidates(want, now_s)
+                    and self._peers[name].has_room()
+                ):
                     self._ask(key, want, name, now_s, asks)
 
     def _sound_out(self, now_s: float, asks: dict[Giver, list[Entry]]) -> None:

@@ -82,7 +82,8 @@ class Peer:
     def note_late(self, key: bytes, now_s: float) -> None:
         """Another gave what it was at: it takes so long at least."""
         spent_s = now_s - max(self.in_flight[key], self.gave_s)
-        if not self.is_queue(now_s) and spent_s > (self.block_s or 0.0):
+        least_s = STALL_S if self.block_s is None else self.block_s  # of who gave none yet, only that it lingers
+        if not self.is_queue(now_s) and spent_s >= least_s:
             self.note_block(spent_s)
 
     def note_gap(self, gap_s: float) -> None:

@@ -42,13 +42,18 @@ class Contest:
         self._rested_s = math.inf  # when peers have rested long enough
 
     def stream_gave(self, n_bytes: int, now_s: float) -> None:
-        """Bytes of use came of the stream."""
+        """Bytes came of the stream, of a whole block or not."""
         self._go_on(now_s)
         self._stream_heard_s = now_s
         if self._began_s == math.inf:
             self._begin(Turn.STREAM, now_s, TRIAL_S)
         if self._turn is not Turn.PEERS:
             self._n_bytes += n_bytes
+
+    def gave_in_vain(self, n_bytes: int) -> None:
+        """What the stream gave was a block of no use."""
+        if self._turn is not Turn.PEERS:
+            self._n_bytes -= n_bytes
 
     def peers_gave(self, n_bytes: int, now_s: float) -> None:
         """Blocks came from others."""

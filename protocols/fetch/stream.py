@@ -61,13 +61,14 @@ async def _stream(fetch: Fetch, source: HttpSource, contest: Contest) -> None:
     try:
         async with fetch.exchange.web.dag(source, fetch.walk.root) as batches:
             async for some in batches:
+                contest.stream_gave(some.n_bytes, trio.current_time())
                 if (n_grown := n_grown + some.n_bytes) >= LARGE_BYTES:
                     fetch.active_s, n_grown = trio.current_time(), 0  # a large block takes its time on a slow link
                 for block in some.blocks:
                     was_of_use = await _take(fetch, source, block)
                     vain.note(len(block.data), was_of_use)
-                    if was_of_use:
-                        contest.stream_gave(len(block.data), trio.current_time())
+                    if not was_of_use:
+                        contest.gave_in_vain(len(block.data))
                     if vain.n_blocks >= MAX_IN_VAIN and not fetch.walk.has_pending:
                         fetch.is_met, fetch.contest = True, None
                         return

@@ -34,7 +34,7 @@ from protocols.yamux.frames import (
 )
 from protocols.yamux.memory import Account, Memory
 from protocols.yamux.stream import MAX_WINDOW_BYTES, Stream
-from protocols.yamux.work import BYTE_S, FRAME_S, OPENING_S, READ_S, SMALL_BYTES, Work
+from protocols.yamux.work import FRAME_S, OPENING_S, READ_S, SMALL_BYTES, Work
 
 MESSAGE_BYTES: Final = 65519  # the plaintext of one noise message, at most
 MIN_FRAME_ROOM_BYTES: Final = 1024  # a message with less room than that is closed rather than filled with a crumb
@@ -122,7 +122,8 @@ class Connection:
         except (Malformed, TooBig):
             self.go_away(Code.PROTOCOL_ERROR)
             raise
-        self.work.charge(work_s, now_s)
+        if work_s:
+            self.work.charge(work_s, now_s)
         return events
 
     def _parse(self, data: bytes, now_s: float, events: list[Event]) -> float:
@@ -147,8 +148,7 @@ class Connection:
             else:
                 header = unpack(view, at)
                 at += HEADER_BYTES
-            is_bulk = header.kind == DATA and header.length >= SMALL_BYTES
-            work_s += -header.length * BYTE_S if is_bulk else FRAME_S
+            work_s += FRAME_S if header.kind != DATA or header.length < SMALL_BYTES else 0.0
             self._take_head(header, now_s, events)
         return work_s
 
@@ -285,7 +285,9 @@ class Connection:
         data = stream.unread.take(max_bytes)
         if data:
             self._account.release(0 if self.is_over else len(data))
-            if len(data) < SMALL_BYTES and stream.number % 2 != self._is_client:
+            if len(data) >= SMALL_BYTES:
+                self.work.pay_back(len(data), now_s)
+            elif stream.number % 2 != self._is_client:
                 self.work.charge(READ_S, now_s)
             owed = stream.target_bytes - stream.receive_window_bytes - stream.unread.n_bytes
             if 2 * owed >= stream.target_bytes and not stream.has_ended and not stream.is_reset:

@@ -17,7 +17,7 @@ SMALL_BYTES: Final = 1 << 10  # what carries less is work, and takes about:
 FRAME_S: Final = 2e-6  # a frame, or a noise message
 READ_S: Final = 3e-5  # a piece read of a stream that the peer opened
 OPENING_S: Final = 5e-4  # a stream, and what is said on it to choose a protocol
-BYTE_S: Final = 2.5e-9  # that each byte pays back: Kubo opens a stream for each message, of a quarter of a MiB
+BYTE_S: Final = 2.5e-9  # that each byte in bulk pays back: Kubo opens a stream for each message, of a quarter of a MiB
 
 
 class Work:
@@ -32,9 +32,13 @@ class Work:
         self.common: Bucket | None = None
 
     def charge(self, work_s: float, now_s: float) -> None:
-        """Something that the peer caused takes so much of the event loop; less than nothing pays back."""
+        """Something that the peer caused takes so much of the event loop."""
         for room in self._rooms():
             room.take(work_s, now_s)
+
+    def pay_back(self, n_bytes: int, now_s: float) -> None:
+        """So much of use came in bulk. What others share it gives nothing back to."""
+        self._room.take(-n_bytes * BYTE_S, now_s)
 
     def rest_s(self, now_s: float) -> float:
         """For how long nothing more is to be read of the peer, as it took up more than its share."""

@@ -331,7 +331,7 @@ async def test_what_strangers_take_up_together_holds_up_strangers_and_no_friend(
         def resting() -> set[PeerId | None]:
             return {peer for peer, work in works.items() if work.rest_s(trio.current_time())}
 
-        works[strangers[0].peer_id]._rooms()[1].take(network.STRANGERS_WORK_S + 60, trio.current_time())
+        works[strangers[0].peer_id].common.take(network.STRANGERS_WORK_S + 60, trio.current_time())
         assert resting() == {each.peer_id for each in strangers}
         node.protect([friend.peer_id, strangers[0].peer_id])
         assert resting() == {strangers[1].peer_id}

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from protocols.bitswap import standing
 from protocols.bitswap.session import (
     MAX_PROBES,
     MAX_WANTS,
@@ -119,6 +120,14 @@ def test_what_comes_in_crumbs_is_asked_of_another_too_and_taken_of_whoever_is_fi
     assert [each.sessions for each in actions if isinstance(each, Got)] == [(session,)]
     assert cancelled(actions, A) == [CIDS[0]]
     assert wanted(wants.want(session, CIDS[1:5], STALL_S + 0.2), A) == []  # it is known now what it takes
+
+
+def test_of_a_peer_that_gave_nothing_it_is_not_known_how_quick_it_is_but_that_it_lingers() -> None:
+    peer = standing.Peer(in_flight={b"key": 0.0})
+    peer.note_late(b"key", STALL_S / 2)
+    assert peer.block_s is None
+    peer.note_late(b"key", STALL_S)
+    assert peer.block_s == STALL_S
 
 
 @pytest.mark.parametrize(("gave_s", "helps_at_s"), [(0.1, STALL_S), (1.0, 4.5)])

@@ -100,6 +100,10 @@ async def test_what_is_of_no_use_does_not_make_a_stream_quick(autojump_clock, st
             counted.append(n_bytes)
             super().stream_gave(n_bytes, now_s)
 
+        def gave_in_vain(self, n_bytes):
+            counted.append(-n_bytes)
+            super().gave_in_vain(n_bytes)
+
     monkeypatch.setattr(fetch_stream, "Contest", Counting)
     blocks = tree(2, 20)
     stray = b"".join(section(Cid.of(data), data) for data in (bytes([number]) * 1000 for number in range(100)))
@@ -107,7 +111,7 @@ async def test_what_is_of_no_use_does_not_make_a_stream_quick(autojump_clock, st
     servers.serving[GATE] = whole(blocks, header([blocks[0].cid]) + stray.join(sections), gap_s=0.01)
     peer, node = await start(1, blocks), await start(2, sources=[GATE])
     done = await get(node, blocks, providers=[peer.info])
-    assert node.holds(blocks) and sum(counted) == done.bytes_from[HttpSource(GATE)] < done.n_bytes / 2
+    assert node.holds(blocks) and max(sum(counted), done.bytes_from[HttpSource(GATE)]) < done.n_bytes / 2
 
 
 class Lost(Contest):

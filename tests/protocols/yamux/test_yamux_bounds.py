@@ -172,6 +172,14 @@ def test_who_opens_a_stream_for_each_message_of_bulk_is_read_as_fast_as_one_who_
     assert not server.work.rest_s(0.0)
 
 
+def test_bulk_that_nobody_reads_pays_nothing_back(server: Connection) -> None:
+    server.reset(opened(server, 1))
+    server.work.charge(2 * MAX_WORK_S, 0.0)
+    rest_s = server.work.rest_s(0.0)
+    server.receive((pack(DATA, 0, 1, 1 << 16) + bytes(1 << 16)) * 16, 0.0)
+    assert server.work.rest_s(0.0) == rest_s
+
+
 def test_small_pieces_read_are_work_where_the_peer_opened_the_stream_and_not_where_we_did(server: Connection) -> None:
     ours, theirs = server.open(0.0), opened(server, 1)
     for stream, is_work in ((ours, False), (theirs, True)):
