@@ -110,7 +110,6 @@ async def test_strangers_that_this_node_dialled_leave_places_to_friends(monkeypa
             await others[3].connect(PeerInfo.parse(node.addresses()[0]))  # who comes takes such a place, too
             while others[0].peer_id in node.peers():
                 await trio.sleep(0.01)
-            await trio.sleep(0.1)
         assert set(node.peers()) == {friend.peer_id, others[2].peer_id, others[3].peer_id}
 
 
