@@ -220,6 +220,7 @@ class Rounds:
         again = await trio.to_thread.run_sync(self._sifted, one)
         if again is None or self._experiments.get(one.cid) is not one:
             return None  # there is no such event; or it is forgotten
+        again.data, again.rank = one.data, one.rank  # may have been set meanwhile
         self._experiments[one.cid] = again
         return again
 

@@ -36,6 +36,8 @@ def sifted(plan: Entry, identity: Identity, entries: Sequence[Entry], aside: Seq
 
     What a core says in a trial nobody hears. Raises: what it fails with, where no event can be set aside.
     """
+    if (error := _fault(plan, identity, [])) is not None:
+        raise error  # it fails whoever says what: no event shows it
     found = list(aside)
     left = without(entries, found)
     while (error := _fault(plan, identity, left)) is not None:
@@ -44,7 +46,7 @@ def sifted(plan: Entry, identity: Identity, entries: Sequence[Entry], aside: Seq
             n_tried = (n_good + n_bad) // 2
             earlier = _fault(plan, identity, left[:n_tried])
             n_good, n_bad, error = (n_tried, n_bad, error) if earlier is None else (n_good, n_tried, earlier)
-        if not left or not _can_go(identity.peer_id, left, left[n_bad - 1]):
+        if not _can_go(identity.peer_id, left, left[n_bad - 1]):
             raise error
         found.append(Aside(left[n_bad - 1], error))
         left = without(left, found)
@@ -86,5 +88,6 @@ def _fault(plan_entry: Entry, identity: Identity, entries: Sequence[Entry]) -> E
         for n_turns in range(1, _TURNS + 1):
             core.tick(n_turns * turn_s)
     except Exception as error:  # noqa: BLE001 - whatever it is: that is what is looked for
-        return error
+        error.__cause__ = error.__context__ = None
+        return error.with_traceback(None)  # it is kept: all that it failed among would be kept with it
     return None

@@ -1,14 +1,17 @@
 """A fault of this program's own ends no node, and no experiment but the one that it is in."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+import trio
 
 from agents.errors import AgentError
 from agents.federation.events.book import Book, Said
 from agents.federation.members.actions import Action, Train
 from agents.federation.members.member import Member
+from agents.federation.node.experiment import Experiment
 from agents.federation.node.sifting import sifted, without
 from protocols.entry import Entry
 from protocols.errors import Malformed
@@ -115,6 +118,27 @@ async def test_a_start_passes_over_an_event_in_its_journal_that_makes_this_progr
         assert again.is_over and again.book.n_events == book.n_events - 1 and str(bad.cid) in again.activity.trouble
 
 
+async def test_who_begins_to_train_while_an_event_is_set_aside_trains(
+    homes: list[Home], monkeypatch: pytest.MonkeyPatch, autojump_clock: Any
+) -> None:
+    (ada, _, cleo), rounds = homes, homes[0].rounds
+    failing(monkeypatch, lambda core, entry: (core._me, entry.author) == (ada.identity.peer_id, cleo.identity.peer_id))
+    sift = rounds._sifted
+
+    def sift_while_followed(one: Experiment) -> Experiment | None:
+        again = sift(one)
+        trio.from_thread.run(rounds.follow, one.plan_entry, ada.data, 2)
+        return again
+
+    monkeypatch.setattr(rounds, "_sifted", sift_while_followed)
+    async with village(homes):
+        plan = ada.plan(homes)
+        one, other = await rounds.follow(plan), await cleo.rounds.follow(plan)
+        await other.do(other.member.join)
+        await until(lambda: rounds.get(one.cid) is not one)
+        assert (rounds.get(one.cid).data, rounds.get(one.cid).rank) == (ada.data, 2)
+
+
 def test_what_is_set_aside_is_what_shows_the_fault_and_what_its_author_said_behind_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -129,6 +153,20 @@ def test_what_is_set_aside_is_what_shows_the_fault_and_what_its_author_said_behi
     assert [one.entry for one in aside] == bad and all(isinstance(one.error, IndexError) for one in aside)
     assert [one for one in entries if one not in without(entries, aside)] == [*bad, behind]
     assert sifted(table.plan, identity(2), entries, aside) == aside
+    assert all((one.error.__traceback__, one.error.__context__) == (None, None) for one in aside)
+
+
+def test_a_fault_that_no_event_shows_is_blamed_on_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, n_trials = Table(), Counter[str]()
+
+    def fail(self: Member, now_s: float) -> list[Action]:
+        n_trials["all"] += 1
+        raise IndexError("no such round")
+
+    monkeypatch.setattr(Member, "tick", fail)
+    with pytest.raises(IndexError):
+        sifted(table.plan, identity(2), list(table.book.entries()))
+    assert n_trials["all"] == 1
 
 
 @pytest.mark.parametrize("bad", ["its own", "what it countersigned", "no event"])
