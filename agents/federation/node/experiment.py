@@ -57,6 +57,7 @@ from protocols.entry import Entry
 from protocols.errors import Malformed, ProtocolError
 from protocols.rounds import Close, Submit
 from protocols.rounds_sync import Desk, Known
+from protocols.telling import Where
 from storage.cid import Cid
 from storage.errors import BrokenSeal, NotARecipient, StorageError
 from storage.keys import Identity, PeerId
@@ -316,8 +317,10 @@ class Experiment(Asking, Trainee):
     def desk(self, asker: PeerId, *, may_wait: bool = True) -> Desk:
         """What answers a member that asks; at once, where it may not wait for news."""
         self.call_back(asker)
-        where = lambda: members_here(self._ports.network, self.told())  # noqa: E731
-        return Desk(self.plan_entry, self._since, self.news, where, may_wait)
+        return Desk(self.plan_entry, self._since, self.news, self._here, may_wait)
+
+    def _here(self) -> Iterator[Where]:
+        return members_here(self._ports.network, self.told())
 
     def _heard_out(self) -> set[PeerId]:
         ends = {one.entry.author: one.entry.sequence for one in self.aside}

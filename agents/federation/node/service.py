@@ -6,6 +6,8 @@ nobody else's business and stands in no plan. How one goes: see `forgetting`.
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 MAX_EXPERIMENTS: Final = 256
 ASK_EVERY_S: Final = 0.1
 ASK_BURST: Final = 200
-HELD_OF_ONE: Final = 2  # questions of one peer's for each experiment, open until there is news: each is looked at then
+HELD_OF_ONE: Final = 2  # questions of one peer about one experiment, open until there is news: each is looked at then
 
 log = structlog.get_logger(__name__)
 
@@ -97,7 +99,7 @@ class Rounds:
         self._nursery: trio.Nursery | None = None
         self._adding = trio.Lock()
         self._turnstile = Turnstile(ASK_EVERY_S, ASK_BURST)
-        self._n_asked: Counter[PeerId] = Counter()  # questions that are being answered
+        self._n_asked: Counter[tuple[PeerId, Cid]] = Counter()  # questions that are being answered
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run every experiment, and answer members, for ever."""
@@ -324,18 +326,22 @@ class Rounds:
     async def _handle(self, stream: Stream) -> None:
         if not self._turnstile.admits(stream.peer, trio.current_time()):
             return
-        self._n_asked[stream.peer] += 1
-        try:
-            await sync.answer(stream, self._desk)
-        finally:
-            self._n_asked -= Counter((stream.peer,))  # leaves out who asks nothing
+        with ExitStack() as stack:
+            await sync.answer(stream, partial(self._desk, stack))
 
-    def _desk(self, peer: PeerId, cid: Cid) -> Desk | None:
+    def _desk(self, stack: ExitStack, peer: PeerId, cid: Cid) -> Desk | None:
         """Only members learn that there is such an experiment."""
         one = self._experiments.get(cid)
         if one is None or not one.is_told(peer):
             return None
-        return one.desk(peer, may_wait=self._n_asked[peer] <= HELD_OF_ONE * len(self._experiments))
+        self._n_asked[peer, cid] += 1
+        stack.callback(self._answered, peer, cid)
+        return one.desk(peer, may_wait=self._n_asked[peer, cid] <= HELD_OF_ONE)
+
+    def _answered(self, peer: PeerId, cid: Cid) -> None:
+        self._n_asked[peer, cid] -= 1
+        if not self._n_asked[peer, cid]:
+            del self._n_asked[peer, cid]
 
     async def plan_from(self, peers: list[PeerId], cid: Cid) -> Entry:
         """The plan of an experiment, from the first of these peers that gives it. Raises: Remote, UnknownExperiment."""

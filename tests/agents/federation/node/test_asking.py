@@ -109,6 +109,7 @@ async def test_who_asks_much_at_once_is_kept_waiting_for_news_by_few_questions(
     answered_s: list[float] = []
     async with village(homes):
         one = await ada.rounds.follow(ada.plan(homes))
+        await ada.rounds.follow(ada.plan(homes, title="another, of which nobody asks"))
         await connected(homes)
 
         async def ask() -> None:
@@ -124,3 +125,4 @@ async def test_who_asks_much_at_once_is_kept_waiting_for_news_by_few_questions(
         assert sum(waited_s >= 5.0 for waited_s in answered_s) == HELD_OF_ONE
         await ask()
         assert answered_s[-1] >= 5.0, "who asked too much before is kept waiting again"
+        assert not ada.rounds._n_asked, "nothing is kept of who asks nothing"
