@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
 
+import structlog
 import trio
 
 from agents.adapters.decide import Refuse, judge_manifest
@@ -38,6 +39,8 @@ SMALL_BYTES: Final = 64 << 20
 MAX_UNPACKING: Final = 16  # one block may stand in a file many times
 OVERHEAD_FRAC: Final = 0.01  # of the files' bytes, for the blocks that hold them together
 OVERHEAD_BYTES: Final = 64 << 10
+
+log = structlog.get_logger(__name__)
 
 _BAD_CONTENT: Final = (InvalidBlock, InvalidName, TooLarge, UnknownCodec)
 _MAYBE_HIDDEN: Final = ". It may be that its publisher does not trust this node: there, covey peer trust PEER"
@@ -79,8 +82,8 @@ class Arrival:
         self._last = 0
         self.n_bytes = 0
 
-    def is_news(self, progress: Progress) -> bool:
-        """Is this the first time that so many tenths are here? Remember that it was told."""
+    def note(self, progress: Progress) -> bool:
+        """So much is here. Returns: is this the first time that so many tenths are?"""
         self.n_bytes = progress.n_bytes
         tenth = 10 * (progress.n_bytes + progress.n_reused_bytes) // self._n_total_bytes
         is_news, self._last = tenth > self._last, max(tenth, self._last)
@@ -115,7 +118,7 @@ async def _obtain(ports: Ports, job: Job) -> Outcome:
     if isinstance(manifest, Refuse):
         return manifest
     is_news = await ports.exchange.work(partial(_note_heard, ports, entry, manifest))
-    verdict = await _let_in(ports, job, manifest)
+    verdict, n_missing_bytes = await _let_in(ports, job, manifest)
     if is_news or isinstance(verdict, Fetch):
         _tell_heard(ports, job, entry, manifest)
     if not isinstance(verdict, Fetch):
@@ -125,7 +128,7 @@ async def _obtain(ports: Ports, job: Job) -> Outcome:
     try:
         await _bring_in(ports, job, entry, manifest, providers)
     finally:
-        ports.spending.n_bytes -= manifest.n_bytes
+        ports.spending.n_bytes -= n_missing_bytes
     return None
 
 
@@ -142,26 +145,29 @@ def _tell_heard(ports: Ports, job: Job, entry: Entry, manifest: Manifest) -> Non
     )
 
 
-async def _let_in(ports: Ports, job: Job, manifest: Manifest) -> Verdict:
-    """May its files come now? What may is counted as coming before anything else is decided."""
+async def _let_in(ports: Ports, job: Job, manifest: Manifest) -> tuple[Verdict, int]:
+    """May its files come now, and how many bytes lack? These count as coming before anything else is decided."""
     async with ports.spending.turn:
-        verdict = await ports.exchange.work(partial(_verdict, ports, job, manifest, ports.spending.n_bytes))
+        verdict, n_missing_bytes = await ports.exchange.work(
+            partial(_verdict, ports, job, manifest, ports.spending.n_bytes)
+        )
         if isinstance(verdict, Fetch):
-            ports.spending.n_bytes += manifest.n_bytes
-    return verdict
+            ports.spending.n_bytes += n_missing_bytes
+    return verdict, n_missing_bytes
 
 
-def _verdict(ports: Ports, job: Job, manifest: Manifest, n_coming_bytes: int) -> Verdict:
+def _verdict(ports: Ports, job: Job, manifest: Manifest, n_coming_bytes: int) -> tuple[Verdict, int]:
+    came = ports.catalog.adapters.came_since(ports.unix_s() - DAY_S)
+    n_missing_bytes = max(0, manifest.n_bytes - came[job.announcement.manifest])  # what came is not fetched again
     known = ports.catalog.adapters.get(job.announcement.manifest)
     if known is not None and known.state is AdapterState.WANTED:
-        return Fetch()
+        return Fetch(), n_missing_bytes
     versions = ports.catalog.adapters.query(
         publisher=job.publisher, name=manifest.name, base=str(job.base), state=AdapterState.READY
     )
-    came = ports.catalog.adapters.came_since(ports.unix_s() - DAY_S)
     has_older = any(row.version < manifest.version for row in versions)
-    n_missing_bytes = max(0, manifest.n_bytes - came[job.announcement.manifest])  # what came is not fetched again
-    return judge_files(ports.policy, n_missing_bytes, Moment(has_older, came.total() + n_coming_bytes, ports.is_busy()))
+    moment = Moment(has_older, came.total() + n_coming_bytes, ports.is_busy())
+    return judge_files(ports.policy, n_missing_bytes, moment), n_missing_bytes
 
 
 async def _bring_in(ports: Ports, job: Job, entry: Entry, manifest: Manifest, providers: list[PeerInfo]) -> None:
@@ -175,7 +181,8 @@ async def _bring_in(ports: Ports, job: Job, entry: Entry, manifest: Manifest, pr
         fetched = await _fetch_files(ports, job.publisher, entry.cid, manifest, providers, arrival)
     finally:  # what breaks off, or is refused, cost as much as what is good
         if n_bytes := peek.n_bytes + arrival.n_bytes:
-            await ports.exchange.work(partial(ports.catalog.adapters.note_came, entry.cid, n_bytes, ports.unix_s()))
+            with trio.CancelScope(shield=True):
+                await ports.exchange.work(partial(_note_came, ports, entry.cid, n_bytes))
     folder = await ports.exchange.work(partial(put_on_shelf, ports, entry.cid, manifest))
     await ports.exchange.work(partial(_note_ready, ports, entry, manifest, str(folder)))
     ports.emit(
@@ -277,6 +284,14 @@ def _move(ports: Ports, cid: Cid, before: AdapterState, after: AdapterState) -> 
         ports.catalog.adapters.set_state(cid, after, ports.unix_s())
 
 
+def _note_came(ports: Ports, cid: Cid, n_bytes: int) -> None:
+    """Uncounted is better than unheard: what broke it off is the error to be told."""
+    try:
+        ports.catalog.adapters.note_came(cid, n_bytes, ports.unix_s())
+    except StorageError as error:
+        log.warning("arrival_not_counted", manifest=str(cid), n_bytes=n_bytes, error=repr(error))
+
+
 def _note_ready(ports: Ports, entry: Entry, manifest: Manifest, folder: str) -> None:
     pin(ports, entry, manifest, PinState.COMPLETE)
     ports.catalog.adapters.set_state(entry.cid, AdapterState.READY, ports.unix_s(), folder=folder)
@@ -292,7 +307,7 @@ def _note_refused(ports: Ports, cid: Cid, reason: str) -> None:
 def _tell_progress(
     ports: Ports, publisher: PeerId, cid: Cid, manifest: Manifest, arrival: Arrival, progress: Progress
 ) -> None:
-    if arrival.is_news(progress):
+    if arrival.note(progress):
         ports.emit(
             "adapter_progress",
             manifest=str(cid),

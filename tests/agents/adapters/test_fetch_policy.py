@@ -8,14 +8,17 @@ from dataclasses import replace
 import pytest
 import trio
 
+from agents.adapters import obtain
 from agents.adapters.manifests import read_stored
 from agents.adapters.policy import DAY_S, Fetch, Later, Leave, Moment, Policy, judge_files
 from agents.adapters.subscribe import Wanted
+from agents.errors import BadAdapter
 from simulations.world import unix_now_s, write_adapter
 from storage import unixfs
 from storage.blockstore import Block, Visibility
-from storage.catalog.adapters import AdapterState
+from storage.catalog.adapters import AdapterState, AdapterTable
 from storage.codecs import links
+from storage.errors import StorageError
 
 QUIET = Moment(has_older=False, n_spent_bytes=0, is_busy=False)
 
@@ -205,6 +208,53 @@ async def test_what_came_of_one_that_broke_off_counts_and_its_rest_fits_into_the
     store.put_many([lost], Visibility.FLOCK)
     await trio.sleep(1000)
     assert (state(bob, broken), state(bob, other)) == (AdapterState.READY, AdapterState.HEARD)
+
+
+async def test_what_came_before_is_not_counted_as_coming_again(autojump_clock, flock, tmp_path, release, monkeypatch):
+    coming, bring_in = [], obtain._bring_in
+
+    async def bring_in_counted(ports, *rest):
+        coming.append(ports.spending.n_bytes)
+        await bring_in(ports, *rest)
+
+    monkeypatch.setattr(obtain, "_bring_in", bring_in_counted)
+    _, bob, row = await start(flock, tmp_path, release, policy=Policy(is_metered=True))
+    bob.ports.catalog.adapters.note_came(row.manifest, row.n_bytes - 100, unix_now_s())
+    await ask_for(bob, row)
+    await trio.sleep(100)
+    assert state(bob, row) is AdapterState.READY
+    assert (coming, bob.ports.spending.n_bytes) == ([100], 0)
+
+
+async def test_what_came_until_a_stop_is_counted(autojump_clock, flock, tmp_path, release, monkeypatch):
+    async def slowly(job):
+        await trio.sleep(1)
+        return job()
+
+    async def peek_and_hang(peek, manifest):
+        peek.n_bytes = 7
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(obtain, "preflight", peek_and_hang)
+    _, bob, row = await start(flock, tmp_path, release)
+    bob.ports.exchange.work = slowly
+    flock.stop(bob)
+    await trio.sleep(10)
+    assert bob.ports.catalog.adapters.came_since(0.0) == {row.manifest: 7}
+
+
+async def test_bytes_that_cannot_be_counted_hide_nothing(autojump_clock, flock, tmp_path, release, monkeypatch):
+    def note_came(*args):
+        raise StorageError("disk full")
+
+    async def peek_and_fail(peek, manifest):
+        peek.n_bytes = 7
+        raise BadAdapter("not an adapter")
+
+    monkeypatch.setattr(obtain, "preflight", peek_and_fail)
+    monkeypatch.setattr(AdapterTable, "note_came", note_came)
+    _, bob, row = await start(flock, tmp_path, release)
+    assert state(bob, row) is AdapterState.REFUSED
 
 
 async def test_an_adapter_comes_when_the_engine_is_idle_again(autojump_clock, flock, tmp_path, release):
