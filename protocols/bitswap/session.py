@@ -8,7 +8,7 @@ How a want travels: it goes as want-block to the peer that is likely to answer s
 by how long its blocks take - while peers that have not proved themselves yet get a want-have. DONT_HAVE, silence and
 disconnection each put it back in line. A silent peer is left alone for a while; the ask is cancelled there once another
 peer takes it, so duplicates are bounded by what was on the wire. A proven peer with nothing in hand takes over the last
-asks of one that has many.
+asks of one that has many; what one is at for long is asked of another, too (`helping`).
 
 A peer that says how much it has in hand for us, and sends none of it yet, is not silent: others have their turn first.
 What only waits so is asked of whoever else has it too; the first one that says that it comes now is counted on, and the
