@@ -1,6 +1,5 @@
 """Who has content, and what a name stands for, by the routers of the settings; here the node's own one."""
 
-import socket
 from functools import partial
 from types import SimpleNamespace
 
@@ -15,49 +14,63 @@ from protocols.retrieval.shell import Retrieval
 from protocols.sources import NoWeb
 from storage.blockstore import MadeBlock, Visibility
 from storage.keys import Identity
+from tests.ports import held_port
 
 ME = Identity(b"\x01" * 32)
 OTHER = Identity(b"\x02" * 32)
 
 
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+def alone(port):
+    return Config()
+
+
+def routed_by_itself(port):
+    url = f"http://127.0.0.1:{port}"
+    return Config(
+        gateway=GatewayConfig(is_enabled=True, port=port, has_routing=True),
+        fetch=FetchConfig(routers=(url,), gateways=(url,)),
+    )
+
+
+def taking_names(port):
+    return Config(
+        gateway=GatewayConfig(is_enabled=True, port=port, has_routing=True, takes_names=True),
+        fetch=FetchConfig(routers=(f"http://127.0.0.1:{port}",)),
+    )
+
+
+def beside_kubo(port):
+    return Config(fetch=FetchConfig(has_kubo=True), kubo=KuboConfig(api="http://127.0.0.1:5001"))
+
+
+def configured(config_of):
+    return pytest.mark.parametrize("opened", [config_of], indirect=True)
 
 
 @pytest.fixture
 async def opened(home, lonely, ask, request):
-    config = getattr(request, "param", Config())
-    async with open_node(home, ME, config, print, lonely.opened) as node:
+    with held_port() as port:
+        config = getattr(request, "param", alone)(port)
+        async with open_node(home, ME, config, print, lonely.opened) as node:
 
-        async def post(name, /, **params):
-            return await trio.to_thread.run_sync(partial(ask, f"/v1/{name}", params))
+            async def post(name, /, **params):
+                return await trio.to_thread.run_sync(partial(ask, f"/v1/{name}", params))
 
-        yield SimpleNamespace(node=node, post=post)
-
-
-PORT = free_port()
-URL = f"http://127.0.0.1:{PORT}"
-ROUTED = Config(
-    gateway=GatewayConfig(is_enabled=True, port=PORT, has_routing=True),
-    fetch=FetchConfig(routers=(URL,), gateways=(URL,)),
-)
-routed = pytest.mark.parametrize("opened", [ROUTED], indirect=True)
+            yield SimpleNamespace(node=node, post=post, port=port)
 
 
-@routed
+@configured(routed_by_itself)
 async def test_routers_are_asked_beside_the_dht(opened):
     block = MadeBlock.of(b"for everybody")
     opened.node.store.put_many([block], floor=Visibility.PUBLIC)
     (told,) = (await opened.post("net/providers", cid=str(block.cid))).json
     assert told["peer"] == str(ME.peer_id) and told["said_by"] == ["routers"] and not told["is_connected"]
-    assert f"/ip4/127.0.0.1/tcp/{PORT}/http" in told["addresses"]
+    assert f"/ip4/127.0.0.1/tcp/{opened.port}/http" in told["addresses"]
     assert (await opened.post("net/providers", cid=str(MadeBlock.of(b"nowhere").cid))).json == []
     assert (await opened.post("peer/find", peer=str(ME.peer_id))).json["addresses"] != []
 
 
-@routed
+@configured(routed_by_itself)
 async def test_the_record_of_a_name_is_found_verified_and_kept(opened):
     block = MadeBlock.of(b"for everybody")
     opened.node.store.put_many([block], floor=Visibility.PUBLIC)
@@ -77,11 +90,7 @@ async def test_without_a_router_the_dht_alone_is_asked(opened):
     assert isinstance(opened.node.exchange.web, NoWeb) and opened.node.exchange.routers is None
 
 
-@pytest.mark.parametrize(
-    "opened",
-    [Config(fetch=FetchConfig(has_kubo=True), kubo=KuboConfig(api="http://127.0.0.1:5001"))],
-    indirect=True,
-)
+@configured(beside_kubo)
 async def test_the_kubo_beside_the_node_is_a_source_where_that_is_set(opened):
     web = opened.node.exchange.web
     assert isinstance(web, Retrieval) and list(web.named()) == ["kubo+http://127.0.0.1:5001"]
@@ -105,13 +114,7 @@ async def test_what_is_no_url_stops_the_start_and_names_the_setting(home, lonely
     assert isinstance(error, BadConfig) and "fetch" in str(error)
 
 
-TAKING = Config(
-    gateway=GatewayConfig(is_enabled=True, port=PORT, has_routing=True, takes_names=True),
-    fetch=FetchConfig(routers=(URL,)),
-)
-
-
-@pytest.mark.parametrize("opened", [TAKING], indirect=True)
+@configured(taking_names)
 async def test_a_record_is_put_to_a_router_that_takes_some(opened):
     block = MadeBlock.of(b"for everybody")
     published = (await opened.post("name/publish", cid=str(block.cid), key="word")).json

@@ -1,6 +1,5 @@
 """Tools of MCP servers: a stock one's are listed and called; one that is dead, slow or mad fails the step."""
 
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from agents.tools import servers
 from agents.tools.servers import chosen, connected, printable
 from agents.tools.tool import Reach, ToolFailed, ToolRefused, use
 from storage.cid import RAW, Cid
+from tests.ports import held_port
 
 pytest.importorskip("mcp")
 
@@ -112,24 +112,22 @@ async def test_what_the_block_raises_comes_out_as_it_is():
 
 
 async def test_a_stock_server_over_http_is_listed_and_called():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    process = subprocess.Popen([*STOCK, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        with trio.fail_after(60):
-            while True:
-                try:
-                    await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
-                    break
-                except OSError:
-                    await trio.sleep(0.05)  # it has no other way to say that it listens
-        async with connected([Server(name="w", url=f"http://127.0.0.1:{port}/mcp")]) as found:
-            assert await use(found["w.temperature"], {"place": "Ely"}, REACH) == "It is 1 degrees in Ely"
-            assert len(await use(found["w.large"], {}, REACH)) == servers.MAX_CHARS
-    finally:
-        process.kill()
-        process.wait()
+    with held_port() as port:
+        process = subprocess.Popen([*STOCK, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            with trio.fail_after(60):
+                while True:
+                    try:
+                        await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+                        break
+                    except OSError:
+                        await trio.sleep(0.05)  # it has no other way to say that it listens
+            async with connected([Server(name="w", url=f"http://127.0.0.1:{port}/mcp")]) as found:
+                assert await use(found["w.temperature"], {"place": "Ely"}, REACH) == "It is 1 degrees in Ely"
+                assert len(await use(found["w.large"], {}, REACH)) == servers.MAX_CHARS
+        finally:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,18 @@
+"""Ports that a test has to name before its server listens."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def held_port() -> Iterator[int]:
+    """A port for a server that reuses addresses, as servers do: the system gives it to nobody else meanwhile.
+
+    A port that was only looked for is anybody's until the server comes, and a thousand connections of other tests may
+    stand in as many.
+    """
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
