@@ -224,7 +224,7 @@ async def test_what_broke_off_can_be_told_from_other_answers(served, home):
 async def test_a_client_that_goes_away_cancels_the_operation(served, home, verb):
     stream = await trio.open_unix_socket(str(home.socket))
     await stream.send_all(f"POST /v1/t/{verb} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         await served.node.waits.wait()
         assert not served.node.gone.is_set()
         await stream.aclose()
@@ -234,7 +234,7 @@ async def test_a_client_that_goes_away_cancels_the_operation(served, home, verb)
 async def test_the_server_stops_soon_although_a_stream_is_open(home, monkeypatch):
     monkeypatch.setattr(face, "operations", lambda: {one.name: one for one in OPERATIONS})
     node = SimpleNamespace(waits=trio.Event(), gone=trio.Event())
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         async with face.control_served(node, home):
             stream = await trio.open_unix_socket(str(home.socket))
             await stream.send_all(b"POST /v1/t/wait HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")

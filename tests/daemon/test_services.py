@@ -165,7 +165,7 @@ async def test_a_part_ends_with_its_block_and_its_failure_ends_the_block():
 async def test_a_signal_begins_the_stop_and_handlers_are_put_back(number):
     before = signal.getsignal(number)
     begun = trio.Event()
-    with trio.fail_after(5), stop_on_signals(begun.set):
+    with trio.fail_after(20), stop_on_signals(begun.set):
         os.kill(os.getpid(), number)
         await begun.wait()
     assert signal.getsignal(number) is before

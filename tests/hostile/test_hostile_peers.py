@@ -1,7 +1,7 @@
 """What strangers do to a listening node, on real sockets; afterwards it must answer a friend."""
 
 import contextlib
-import secrets
+import random
 import signal
 import socket
 import struct
@@ -24,6 +24,7 @@ from storage.keys import Identity
 
 LOOPBACK = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False)
 ROOT = Path(__file__).parents[2]
+RNG = random.Random(1)
 MULTISTREAM = b"\x13/multistream/1.0.0\n"
 
 
@@ -78,7 +79,7 @@ async def test_garbage_resets_and_connections_that_end_at_once_are_survived(scen
     for n_bytes in (0, 1, 20, 5000, 100_000):
         stream = await trio.open_tcp_stream("127.0.0.1", scene.port)
         with contextlib.suppress(trio.BrokenResourceError):
-            await stream.send_all(secrets.token_bytes(n_bytes))
+            await stream.send_all(RNG.randbytes(n_bytes))
         await stream.aclose()
     for said in (
         b"",
@@ -109,7 +110,7 @@ async def test_any_security_but_noise_is_refused(scene: Scene, security: str) ->
     wanted = security.encode() + b"\n"
     await stream.send_all(MULTISTREAM + bytes([len(wanted)]) + wanted)
     said = b""
-    with trio.move_on_after(5):
+    with trio.fail_after(20):
         while b"na\n" not in said:
             data = await stream.receive_some(4096)
             if not data:
@@ -163,7 +164,7 @@ async def test_a_gossip_message_with_a_damaged_key_ends_nothing(scene: Scene) ->
 async def test_garbage_on_libp2ps_own_protocols_ends_nothing(scene: Scene, protocol: str) -> None:
     async with open_network(Identity.generate(), LOOPBACK) as stranger:
         await stranger.connect(info(scene.node))
-        for data in (b"", b"\x00", b"\x05hello", b"\xff" * 20, secrets.token_bytes(3000)):
+        for data in (b"", b"\x00", b"\x05hello", b"\xff" * 20, RNG.randbytes(3000)):
             try:
                 stream = await stranger.open_stream(scene.node.peer_id, [protocol])
                 await stream.write(data)

@@ -1,5 +1,6 @@
 """Dials from the port that listens, dials beside all connections, and what others say of where this node is."""
 
+import math
 import socket
 import threading
 from collections.abc import AsyncIterator
@@ -208,10 +209,13 @@ async def joined() -> tuple[trio.SocketStream, trio.SocketStream]:
         return stream, await listener.accept()
 
 
-async def test_who_came_by_itself_is_spoken_with_while_a_dial_of_it_leads_nowhere(two: list[LibP2pNetwork]) -> None:
+async def test_who_came_by_itself_is_spoken_with_while_a_dial_of_it_leads_nowhere(
+    two: list[LibP2pNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, other = two
     other.serve("/shout", shout)
-    with socket.socket() as silent, trio.fail_after(dialling.DIAL_TIMEOUT_S / 2):
+    monkeypatch.setattr(dialling, "DIAL_TIMEOUT_S", math.inf)
+    with socket.socket() as silent, trio.fail_after(20):
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         async with trio.open_nursery() as nursery:
@@ -334,7 +338,6 @@ async def test_a_node_on_loopback_alone_dials_from_other_ports() -> None:
 async def test_who_does_not_listen_who_says_nothing_and_who_is_another_are_told_apart(
     two: list[LibP2pNetwork], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dialling, "DIAL_TIMEOUT_S", 0.5)
     peer = Identity.generate().peer_id
     with pytest.raises(DialFailed, match="another peer is there"):
         await two[0].connect(PeerInfo(peer, (near(two[1]).text,)))
@@ -344,6 +347,7 @@ async def test_who_does_not_listen_who_says_nothing_and_who_is_another_are_told_
         with pytest.raises(DialFailed, match=f"at {address}: Connection refused$"):
             await two[0].connect(PeerInfo(peer, (address,)))
         other.listen()
+        monkeypatch.setattr(dialling, "DIAL_TIMEOUT_S", 0.5)
         with pytest.raises(DialFailed, match=f"at {address}: no answer within 0.5 s in the handshake"):
             await two[0].connect(PeerInfo(peer, (address,)))
 
@@ -381,16 +385,16 @@ async def test_names_that_nobody_answers_for_keep_no_other_work_waiting(monkeypa
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            for number in range(100):
-                nursery.start_soon(SystemResolver().resolve, parse(f"/dns4/{number}.example/tcp/1"))
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
-        with trio.move_on_after(5) as limit:
+    try:
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for number in range(100):
+                    nursery.start_soon(SystemResolver().resolve, parse(f"/dns4/{number}.example/tcp/1"))
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
             await trio.to_thread.run_sync(bool)
+    finally:
         is_over.set()
-        assert not limit.cancelled_caught
 
 
 async def test_names_that_strangers_tell_keep_none_of_a_protected_peer_waiting(
@@ -407,8 +411,9 @@ async def test_names_that_strangers_tell_keep_none_of_a_protected_peer_waiting(
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(dialling, "DIAL_TIMEOUT_S", math.inf)
     try:
-        with trio.fail_after(dialling.DIAL_TIMEOUT_S / 2):
+        with trio.fail_after(20):
             async with trio.open_nursery() as nursery:
                 for number in range(20):
                     peer = Identity.generate().peer_id

@@ -1,5 +1,6 @@
 """Servers over real sockets: where redirects may lead, what is private, and who does not answer."""
 
+import math
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -195,7 +196,7 @@ async def test_an_answer_that_is_none_fails_typed(said):
 
 
 async def test_a_server_that_stops_in_the_middle_is_given_up(monkeypatch):
-    monkeypatch.setattr(web_http, "IDLE_LIMIT_S", 0.2)
+    monkeypatch.setattr(web_http, "IDLE_LIMIT_S", 1.0)
     async with listening() as site, web_opened([site.url]) as send:
         site.says["/"] = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort"
         with pytest.raises(HttpFailed, match="broke off"):
@@ -255,6 +256,7 @@ async def test_names_that_nobody_answers_for_keep_neither_named_servers_nor_othe
         return [host]
 
     monkeypatch.setattr(web_http, "look_up", look_up_slowly)
+    monkeypatch.setattr(web_http, "CONNECT_LIMIT_S", math.inf)  # no lookup is given up: what waits for one waits long
     async with listening() as site, web_opened([site.url]) as send:
         try:
             async with trio.open_nursery() as nursery:
@@ -262,7 +264,7 @@ async def test_names_that_nobody_answers_for_keep_neither_named_servers_nor_othe
                     nursery.start_soon(get, send, f"http://{number}.example/")
                 await trio.testing.wait_all_tasks_blocked()
                 nursery.cancel_scope.cancel()
-            with trio.fail_after(4):
+            with trio.fail_after(WAIT_S):
                 await trio.to_thread.run_sync(bool)
                 assert (await get(send, f"{site.url}/"))[1] == b"bytes"
                 with pytest.raises(HttpFailed, match="private network"):

@@ -207,7 +207,7 @@ async def test_stopping_does_not_wait_for_clients(store, app):
     cid = put(store, b"x" * (2 << 20))
     root = MadeBlock.of(dag_cbor.encode([cid] * 40), DAG_CBOR)
     store.put_many([root], floor=Visibility.PUBLIC)
-    with trio.fail_after(5):
+    with trio.fail_after(WAIT_S):
         async with http_served(app, "127.0.0.1", 0) as url:
             connection = connect(url)
             request = f"GET /ipfs/{root.cid}?format=car&car-dups=y HTTP/1.1\r\nHost: x\r\n\r\n".encode()
