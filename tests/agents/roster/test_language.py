@@ -119,7 +119,7 @@ async def test_a_server_that_falls_silent_before_or_in_an_answer_is_left(rude):
         await ask_openai(rude.url, silence_s=SILENCE_S)
     rude.streams(piece("half"))
     with pytest.raises(BackendFailed, match="silent"):
-        await ask_openai(rude.url, silence_s=SILENCE_S)
+        await ask_openai(rude.url, silence_s=2.0)  # on a busy machine what is said takes a while, too
 
 
 async def test_a_server_that_drips_is_left_when_the_answers_time_is_over(rude):

@@ -183,7 +183,7 @@ async def test_a_stream_that_is_none_or_breaks_off_is_told(fake, connected):
 
 
 async def test_a_server_that_falls_silent_is_left(fake, connected):
-    async with connected(silence_s=0.3) as server:
+    async with connected(silence_s=2.0) as server:
         with pytest.raises(BackendFailed, match="silent"):
             await said(server, ask("hang"))
 
