@@ -148,7 +148,7 @@ async def find_providers(routers: Routers, cid: Cid, limit: int = MAX_RECORDS) -
     protocols = [BITSWAP, UNKNOWN, *([GATEWAY] if routers.has_gateways else ())]
     path = f"/providers/{cid.as_v1()}?filter-protocols={','.join(protocols)}"
     found = await _of_all(routers, path)
-    return [info for info in found if routers.has_gateways or _is_dialled(info)][:limit]
+    return [info for info in found if routers.has_gateways or not _is_web_server(info)][:limit]
 
 
 async def find_peer(routers: Routers, peer: PeerId) -> PeerInfo:
@@ -201,8 +201,8 @@ async def put_record(routers: Routers, name: PeerId, raw: bytes) -> int:
     return len(taken)
 
 
-def _is_dialled(info: PeerInfo) -> bool:
-    return not info.addresses or not all(map(is_http, info.addresses))
+def _is_web_server(info: PeerInfo) -> bool:
+    return bool(info.addresses) and all(map(is_http, info.addresses))
 
 
 async def _of_all(routers: Routers, path: str) -> list[PeerInfo]:

@@ -84,7 +84,7 @@ class Endpoint(NamedTuple):
         return cls(str(ipaddress.ip_address(data[1 : length + 1])), port)
 
 
-def is_dialled(address: str) -> bool:
+def is_dialable(address: str) -> bool:
     """Does an address, without its own /p2p part, lead to TCP, be it over a relay? Nothing else is dialled here."""
     head, circuit, behind = address.partition("/p2p-circuit")
     match (head.partition("/p2p/")[0] if circuit else head).split("/"):

@@ -19,7 +19,9 @@ from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
 from protocols import addresses
+from protocols.endpoints import is_dialable
 from protocols.net import MAX_ADDRESS_CHARS
+from protocols.sources import is_http
 from storage.cid import bytes_decode, varint_decode
 from storage.errors import StorageError
 from storage.keys import PeerId
@@ -90,25 +92,26 @@ def is_sound(address: Any) -> bool:
     return bool(codes) and (_NAMES.isdisjoint(codes) or bool(text_of(address)))
 
 
-def _is_dialled(address: Any) -> bool:
+def _is_tcp(address: Any) -> bool:
     """Could it lead somewhere by TCP, as far as its parts tell?"""
     codes = parts_of(address) or []
     return codes[1:2] == [_TCP] and _BEHIND_TCP.issuperset(codes[2:])
 
 
 def to_texts(addresses: Iterable[Any]) -> list[str]:
-    """Multiaddrs as texts without the /p2p part: bounded, without duplicates, what cannot be dialled left out.
+    """Multiaddrs as texts without the /p2p part: bounded, without duplicates, those alone that are to dial or for HTTP.
 
     Of those over a relay, what names the relay stays: `/ip4/.../tcp/.../p2p/RELAY/p2p-circuit`.
     """
     texts: dict[str, None] = {}
     for address in addresses:
-        if not (isinstance(address, str) or _is_dialled(address)):
+        if not (isinstance(address, str) or _is_tcp(address)):
             continue
         head, circuit, _ = text_of(address).partition(CIRCUIT)
-        text, _, relay = head.partition("/p2p/")
-        if "/tcp/" in text and not text.endswith(("/ws", "/wss")) and len(head) <= MAX_ADDRESS_CHARS - len(CIRCUIT):
-            texts[f"{text}/p2p/{relay}{CIRCUIT}" if circuit else text] = None
+        where, _, relay = head.partition("/p2p/")
+        text = f"{where}/p2p/{relay}{CIRCUIT}" if circuit else where
+        if len(head) <= MAX_ADDRESS_CHARS - len(CIRCUIT) and (is_dialable(text) or is_http(text)):
+            texts[text] = None
         if len(texts) == MAX_ADDRESSES_PER_PEER:
             break
     return list(texts)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multiaddr import Multiaddr
 
-from protocols.endpoints import Endpoint, is_dialled
+from protocols.endpoints import Endpoint, is_dialable
 from storage.keys import Identity
 
 PEER = Identity(bytes(32)).peer_id
@@ -78,5 +78,5 @@ def test_what_not_everybody_reaches_is_not_public(host: str) -> None:
         ("", False),
     ],
 )
-def test_what_is_dialled_is_tcp_with_a_relay_or_without(address: str, is_so: bool) -> None:
-    assert is_dialled(address) is is_so
+def test_what_can_be_dialled_is_tcp_with_a_relay_or_without(address: str, is_so: bool) -> None:
+    assert is_dialable(address) is is_so

@@ -147,6 +147,11 @@ def test_what_nobody_dials_here_is_kept_for_others_and_never_written(monkeypatch
     assert not is_sound(Multiaddr("/ip4/1.1.1.1/tcp/1" + "/ws" * MAX_PARTS))
 
 
+def test_of_what_peers_tell_only_what_can_be_dialled_or_asked_over_http_is_known() -> None:
+    told = [*TOLD, "/ip4/8.8.8.8/tcp/443/tls", "/ip4/8.8.8.8/tcp/443/tls/ws", "/dns/host.example/tcp/0"]
+    assert to_texts(map(Multiaddr, told)) == to_texts(told) == [TOLD[0], TOLD[1].removesuffix(f"/p2p/{PEER}"), TOLD[2]]
+
+
 async def test_a_peer_that_says_anew_all_the_time_where_it_is_is_heard_at_first() -> None:
     async with (
         open_network(Identity(b"a" * 32), LOOPBACK) as node,

@@ -97,12 +97,12 @@ async def add(node: "Node", params: Add) -> Added:
     import trio
 
     from daemon import wall
-    from protocols.endpoints import is_dialled
+    from protocols.endpoints import is_dialable
     from protocols.errors import Malformed, Remote
     from protocols.net import PeerInfo
 
     given = PeerInfo.parse(params.address)
-    if not all(map(is_dialled, given.addresses)):
+    if not all(map(is_dialable, given.addresses)):
         forms = "/ip4/IP/tcp/PORT/p2p/PEER, /ip6/... or /dns/NAME/..."
         raise Malformed(f"{params.address} is none that can be dialled: Covey speaks TCP alone, as {forms}")
     refuse_self(node, given.peer)
