@@ -18,9 +18,10 @@ import trio
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from daemon import jsons
+from daemon.api.asgi import cancel_when_gone
 from daemon.api.faults import ANSWER_HEADER, Fault, fault_of
 from daemon.api.operation import Operation, operations
 from daemon.errors import BadRequest, UnknownOperation
@@ -130,7 +131,7 @@ async def _serve_request(
             raise UnknownOperation(f"there is no operation {name}")
         params = _params(operation, await _body(request))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_when_gone, receive, nursery.cancel_scope)
+            nursery.start_soon(cancel_when_gone, receive, nursery.cancel_scope)
             await _run(node, operation, params, answer, wants_sse=_SSE.decode() in request.headers.get("accept", ""))
             nursery.cancel_scope.cancel()
     except Exception as error:
@@ -205,10 +206,3 @@ def _params(operation: Operation, body: bytes) -> Any:
         if "surrogate" in str(error):
             raise BadRequest("a name in the request is not UTF-8; rename that file or folder") from None
         raise BadRequest(f"{operation.name}: {error}") from None
-
-
-async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
-    message: Message = {"type": "http.request"}
-    while message["type"] != "http.disconnect":
-        message = await receive()
-    scope.cancel()

@@ -26,7 +26,8 @@ from agents.workspace.workspace import Workspace
 from daemon import wall
 from daemon.api.a2a import wire
 from daemon.api.a2a.wire import Call, Json, RpcError
-from daemon.api.openai.app import body_of, cancel_when_gone
+from daemon.api.asgi import cancel_when_gone, finish
+from daemon.api.openai.app import body_of
 from daemon.api.openai.guard import check
 from daemon.api.openai.problems import problem_of
 from daemon.workspaces import plain
@@ -191,7 +192,7 @@ class A2aApp:
                     data = msgspec.json.encode(wire.result(call, event))
                     await send({"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True})
             nursery.cancel_scope.cancel()
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await finish(send)
 
 
 async def _told(one: Workspace, name: str) -> AsyncGenerator[Json, None]:
@@ -245,7 +246,7 @@ async def _whole(send: Send, status: int, value: Json) -> None:
 
 async def _send(send: Send, status: int, kind: bytes, data: bytes) -> None:
     await _begin(send, status, kind)
-    await send({"type": "http.response.body", "body": data, "more_body": False})
+    await finish(send, data)
 
 
 async def _begin(send: Send, status: int, kind: bytes) -> None:

@@ -7,8 +7,9 @@ from typing import Final
 
 import structlog
 import trio
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
+from daemon.api.asgi import cancel_when_gone, finish
 from daemon.api.gateway.answer import Site, answer, refused
 from daemon.api.gateway.refusal import Refusal
 from daemon.api.gateway.reply import Reply, text_reply
@@ -21,7 +22,6 @@ from storage.errors import StorageError
 MAX_REQUESTS: Final = 64
 MAX_REPLY_BYTES: Final = 1 << 36
 REQUEST_LIMIT_S: Final = 3600.0
-FINISH_LIMIT_S: Final = 5.0
 BODY_LIMIT_S: Final = 10.0
 N_THREADS: Final = 4  # of its own: strangers never take the threads that the node works with
 BATCH_BYTES: Final = 256 << 10
@@ -73,7 +73,7 @@ class GatewayApp:
         try:
             body = await self._body(scope, receive)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_cancel_when_gone, receive, nursery.cancel_scope)
+                nursery.start_soon(cancel_when_gone, receive, nursery.cancel_scope)
                 try:
                     with trio.fail_after(self._limits.request_s):
                         await self._serve(scope, send, body)
@@ -123,10 +123,7 @@ class GatewayApp:
         while not is_over:
             batch, is_over = await trio.to_thread.run_sync(_batch, reply.body, limiter=self._threads)
             await send({"type": "http.response.body", "body": batch, "more_body": True})
-        # The server tells the app that the client is gone as soon as this is out, and only then closes what is to be
-        # closed: being ended in between would leave the connection open.
-        with trio.move_on_after(FINISH_LIMIT_S, shield=True):
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await finish(send)
 
 
 def _host(scope: Scope) -> str:
@@ -167,10 +164,3 @@ def _batch(pieces: Iterator[bytes]) -> tuple[bytes, bool]:
         if n_bytes >= BATCH_BYTES:
             break
     return b"".join(batch), False
-
-
-async def _cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
-    message: Message = {"type": "http.request"}
-    while message["type"] != "http.disconnect":
-        message = await receive()
-    scope.cancel()

@@ -14,12 +14,13 @@ from urllib.parse import unquote
 import msgspec
 import structlog
 import trio
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from agents.encoders import Encoder, encoder_of
 from agents.engine.messages import Embed, Embedded, Finished, Generate, Token
 from agents.errors import EngineFailed
 from agents.models import card_of
+from daemon.api.asgi import cancel_when_gone, finish
 from daemon.api.openai import names, replies, wire
 from daemon.api.openai.asks import SEEDS, chat_asks, completion_asks
 from daemon.api.openai.guard import check
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES: Final = 8 << 20
 READ_LIMIT_S: Final = 30.0
-FINISH_LIMIT_S: Final = 5.0
 MAX_UNTOLD: Final = 64
 
 log = structlog.get_logger(__name__)
@@ -56,7 +56,7 @@ class Answer:
     async def whole(self, value: Json) -> None:
         """Send a complete answer."""
         await self._begin(200, b"application/json")
-        await self._finish(msgspec.json.encode(value))
+        await finish(self._send, msgspec.json.encode(value))
 
     async def event(self, data: bytes) -> None:
         """Send an event of a stream, after the head if it is the first."""
@@ -66,15 +66,15 @@ class Answer:
 
     async def done(self) -> None:
         """End a stream that is complete."""
-        await self._finish(replies.DONE)
+        await finish(self._send, replies.DONE)
 
     async def refuse(self, refusal: Refusal) -> None:
         """Say what went wrong: in place of the answer, or as the last event of its stream."""
         if self.has_begun:
-            await self._finish(replies.error_chunk(refusal.body))
+            await finish(self._send, replies.error_chunk(refusal.body))
             return
         await self._begin(refusal.status, b"application/json")
-        await self._finish(refusal.body)
+        await finish(self._send, refusal.body)
 
     async def _begin(self, status: int, kind: bytes) -> None:
         self.has_begun = True
@@ -86,12 +86,6 @@ class Answer:
         if self.ignored:
             headers.append((b"x-covey-ignored", ", ".join(self.ignored).encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
-
-    async def _finish(self, data: bytes) -> None:
-        # The server tells the app that the client is gone as soon as this is out, and only then closes what is to be
-        # closed: being ended in between would leave the connection open.
-        with trio.move_on_after(FINISH_LIMIT_S, shield=True):
-            await self._send({"type": "http.response.body", "body": data, "more_body": False})
 
 
 class OpenAiApp:
@@ -279,11 +273,3 @@ async def body_of(receive: Receive) -> bytes:
                 raise invalid(f"the body is over {MAX_BODY_BYTES} bytes", code="request_too_large", status=413)
             if not message.get("more_body", False):
                 return bytes(body)
-
-
-async def cancel_when_gone(receive: Receive, scope: trio.CancelScope) -> None:
-    """End the work for a client that goes away."""
-    message: Message = {"type": "http.request"}
-    while message["type"] != "http.disconnect":
-        message = await receive()
-    scope.cancel()
