@@ -4,6 +4,7 @@ Time goes in steps. What was said in one step is heard in the next by all that a
 hears it when it comes back. Training is a delay, an update is a CID, and a result a hash over the updates of its close.
 """
 
+import argparse
 import hashlib
 import heapq
 import itertools
@@ -186,6 +187,13 @@ class Crowd:
                 self.after(STEP_S, act)  # it goes on when it is back
 
         self.after(delay_s, act)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of scenarios of federated rounds."""
+    parser.add_argument("--participants", type=int, default=200, help="how many, up to 1,000 (default 200)")
+    parser.add_argument("--selected", type=int, default=40, help="of a round (default 40)")
+    parser.add_argument("--seed", type=int, default=1, help="decides everything that is left to chance (default 1)")
 
 
 def identity(seed: int, number: int) -> Identity:

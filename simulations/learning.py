@@ -23,6 +23,7 @@ from agents.federation.results.verify import Computed, recompute, tensors_before
 from agents.federation.updates.tensors import MAX_TENSORS_BYTES, Layout, new_vector, read_layout, read_vector
 from protocols.rounds import Close, Submit
 from simulations.crowd import STEP_S, Crowd, outcome
+from simulations.crowd import add_arguments as add_crowd_arguments
 from storage.cid import RAW, Cid
 from storage.errors import NotFound
 from storage.keys import PeerId
@@ -216,10 +217,8 @@ N_KNOWN: Final = 40  # of the honest, whom the bad ones see
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of every scenario with an attack."""
-    parser.add_argument("--participants", type=int, default=200, help="how many, up to 1,000 (default 200)")
-    parser.add_argument("--selected", type=int, default=40, help="of a round (default 40)")
-    parser.add_argument("--bad", type=float, default=0.2, help="which part of them is bad (default 0.2)")
-    parser.add_argument("--seed", type=int, default=1, help="decides everything that is left to chance (default 1)")
+    add_crowd_arguments(parser)
+    parser.add_argument("--bad", type=float, default=0.2, help="which part of the participants is bad (default 0.2)")
 
 
 def attacked(

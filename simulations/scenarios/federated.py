@@ -4,15 +4,15 @@ import argparse
 from collections.abc import Iterator
 from typing import Final
 
+from simulations.crowd import add_arguments as add_crowd_arguments
+
 SUMMARY: Final = "all scenarios of federated rounds, as a table: what was expected, and whether it came"
 PREFIX: Final = "fl_"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The scenario's options; each other option has its own default."""
-    parser.add_argument("--participants", type=int, default=200, help="how many, up to 1,000 (default 200)")
-    parser.add_argument("--selected", type=int, default=40, help="of a round (default 40)")
-    parser.add_argument("--seed", type=int, default=1, help="decides everything that is left to chance (default 1)")
+    add_crowd_arguments(parser)
     parser.add_argument("--only", nargs="*", default=(), help="these alone, such as: nan churn")
 
 

@@ -5,16 +5,10 @@ from typing import Final
 
 from protocols.entry import Entry, make_entry
 from protocols.rounds import Close, scope_of
-from simulations.crowd import Crowd, outcome
+from simulations.crowd import Crowd, add_arguments, outcome
 
 SUMMARY: Final = "a coordinator signs two closes of one round: it is found out, and a deputy ends the round"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The scenario's options."""
-    parser.add_argument("--participants", type=int, default=200, help="how many, up to 1,000 (default 200)")
-    parser.add_argument("--selected", type=int, default=40, help="of a round (default 40)")
-    parser.add_argument("--seed", type=int, default=1, help="decides everything that is left to chance (default 1)")
+__all__ = ["SUMMARY", "add_arguments", "run"]
 
 
 def run(args: argparse.Namespace) -> str:

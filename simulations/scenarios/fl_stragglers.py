@@ -3,16 +3,10 @@
 import argparse
 from typing import Final
 
-from simulations.crowd import Crowd, outcome
+from simulations.crowd import Crowd, add_arguments, outcome
 
 SUMMARY: Final = "federated rounds with three in ten too slow for the deadline: rounds end without them"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The scenario's options."""
-    parser.add_argument("--participants", type=int, default=200, help="how many, up to 1,000 (default 200)")
-    parser.add_argument("--selected", type=int, default=40, help="of a round (default 40)")
-    parser.add_argument("--seed", type=int, default=1, help="decides everything that is left to chance (default 1)")
+__all__ = ["SUMMARY", "add_arguments", "run"]
 
 
 def run(args: argparse.Namespace) -> str:
