@@ -52,11 +52,6 @@ class Home:
         return self.logs / "covey.log"
 
     @property
-    def packs(self) -> Path:
-        """The blocks."""
-        return self.root / "packs"
-
-    @property
     def index(self) -> Path:
         """Where each block lies in the packs."""
         return self.root / "index.db"

@@ -183,27 +183,6 @@ def external_aad(kind: str, scope: str) -> bytes:
     return canonical({"kind": kind, "scope": scope})
 
 
-def heights(entries: Sequence[Entry]) -> dict[Cid, int]:
-    """The height of each entry, by the CID of its block: 1 + the greatest among its `prev`, 0 without any.
-
-    An entry has none yet, and is left out, while some of its history is missing.
-    """
-    waiting = {entry.cid: len(entry.prev) for entry in entries}
-    followers: dict[Cid, list[Cid]] = {}
-    for entry in {entry.cid: entry for entry in entries}.values():
-        for before in entry.prev:
-            followers.setdefault(before, []).append(entry.cid)
-    found = {cid: 0 for cid, n_prev in waiting.items() if n_prev == 0}
-    ready = list(found)
-    for cid in ready:  # grows while it is walked: each entry comes in once all before it have
-        for follower in followers.get(cid, ()):
-            found[follower] = max(found.get(follower, 0), found[cid] + 1)
-            waiting[follower] -= 1
-            if waiting[follower] == 0:
-                ready.append(follower)
-    return {cid: found[cid] for cid in ready}
-
-
 def _decode(block: bytes) -> Any:
     try:
         return dag_cbor.decode(block)

@@ -92,8 +92,3 @@ class Opener:
             raise Malformed("a noise message was not sealed by the peer's key, or came out of turn") from None
         self._number += 1
         return message
-
-    @property
-    def is_between(self) -> bool:
-        """Is no message half read?"""
-        return not self._unread

@@ -16,11 +16,10 @@ from protocols.ipns import read_record
 from protocols.lookup import CLOSEST
 from protocols.name_records import NameRecords, key_of_name
 from protocols.net import PeerInfo
+from protocols.routing import RECORD_LIFETIME_S
 from protocols.sweep import key_of
 from storage.cid import Cid
 from storage.keys import PeerId
-
-PROVIDER_RECORD_S: Final = 48 * 3600.0
 
 
 class Share:
@@ -33,7 +32,7 @@ class Share:
 
     def provide(self, cid: Cid) -> None:
         """Others find that this node has it, for as long as a record lives."""
-        self._provided[cid] = trio.current_time() + PROVIDER_RECORD_S
+        self._provided[cid] = trio.current_time() + RECORD_LIFETIME_S
 
     def provides(self, cid: Cid) -> bool:
         """Would it be found?"""

@@ -90,11 +90,6 @@ class Host:
         self._n_waiting = 0
 
     @property
-    def n_waiting(self) -> int:
-        """How many questions wait for others to be answered."""
-        return self._n_waiting
-
-    @property
     def answerer(self) -> Answerer:
         """For the protocol."""
         return Answerer(self.offer, self.answer, lambda: self._n_waiting, self._terms.timeout_s)

@@ -18,16 +18,6 @@ class Adapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     publisher: str
     folder: str
 
-    @property
-    def label(self) -> str:
-        """How people tell it from others."""
-        return f"{self.name} v{self.version} by {self.publisher}"
-
-
-def label(adapter: Adapter | None) -> str:
-    """The label of who answers; None is the base model."""
-    return adapter.label if adapter else "base"
-
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A place that the model was given to read. `number` is what the answer cites."""
@@ -52,11 +42,6 @@ class Switched(Event, frozen=True, tag="switched"):
     now: Adapter | None
     was: Adapter | None
     swap_s: float
-
-    @property
-    def text(self) -> str:
-        """The notice for people."""
-        return f"now answering with {label(self.now)} (was: {label(self.was)})"
 
 
 class Offered(Event, frozen=True, tag="offered"):

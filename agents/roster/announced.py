@@ -37,7 +37,6 @@ class Announced(NamedTuple):
     tools: tuple[str, ...]
     host: PeerId
     card: Cid
-    node: Node
 
 
 _KEPT: Final[WeakKeyDictionary[Space, tuple[int, list[Announced]]]] = WeakKeyDictionary()
@@ -69,7 +68,7 @@ def read_announced(space: Space, key: str, node: Node) -> Announced | None:
         return None
     return Announced(
         name, value.role, tuple(value.capabilities), value.description, value.model, tuple(value.tools),
-        node.author, node.says.link, node,
+        node.author, node.says.link,
     )  # fmt: skip
 
 

@@ -150,10 +150,6 @@ class History:
         own = self._chains.get(author)
         return min(own[len(own) - 1], key=_RANK) if own else None
 
-    def authors(self) -> list[PeerId]:
-        """Who has said anything."""
-        return sorted(self._chains)
-
     def add(self, entry: Entry) -> Placed | None:
         """Take in an entry; None when it was known, or is another block of a body that was.
 

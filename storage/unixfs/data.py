@@ -10,7 +10,6 @@ from typing import Final, NamedTuple
 from storage.cid import bytes_decode, varint_decode, varint_encode
 from storage.errors import InvalidBlock
 
-MAX_FILE_BYTES: Final = (1 << 63) - 1
 DEFAULT_MODE: Final = 0o644  # what a mode that is not there means
 DEFAULT_FOLDER_MODE: Final = 0o755
 

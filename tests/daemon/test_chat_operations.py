@@ -179,7 +179,7 @@ async def test_the_newest_adapter_of_a_trusted_publisher_answers_from_the_next_t
     node.catalog.peers.add(row.publisher, [], 1.0, name="bob")
     events = await items(node, "say", chat=opened.chat, text="hi")
     assert isinstance(events[1], Switched)
-    assert events[1].now.label == "kjv v3 by bob"
+    assert (events[1].now.name, events[1].now.version, events[1].now.publisher) == ("kjv", 3, "bob")
     assert node.engine.requests[-1].adapter == "/a/kjv3"
     node.catalog.peers.untrust(row.publisher)
     events = await items(node, "say", chat=opened.chat, text="hi")
@@ -198,7 +198,7 @@ async def test_use_pins_a_version_or_the_base(node, publish):
     publish(1, is_own=True)
     publish(2, is_own=True)
     opened = await do(node, "open", adapter="kjv@1")
-    assert opened.next.label == "kjv v1 by you"
+    assert (opened.next.name, opened.next.version, opened.next.publisher) == ("kjv", 1, "you")
     assert (await do(node, "use", chat=opened.chat, adapter="latest")).next.version == 2
     assert (await do(node, "use", chat=opened.chat, adapter="none")).next is None
     assert [a.version for a in (await do(node, "adapters", chat=opened.chat)).adapters] == [2, 1]

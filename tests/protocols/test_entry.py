@@ -1,5 +1,4 @@
 import dataclasses
-import random
 from typing import Any
 
 import cbor2
@@ -15,9 +14,7 @@ from protocols.entry import (
     MAX_BODY_BYTES,
     MAX_ENTRY_BYTES,
     MAX_PREV,
-    Entry,
     external_aad,
-    heights,
     make_entry,
     open_entry,
     read_entry,
@@ -277,27 +274,6 @@ def test_only_this_module_makes_an_entry() -> None:
         dataclasses.replace(FIRST, scope="cellar")  # type: ignore[call-arg]  # that is the point
     with pytest.raises(Local):
         dataclasses.replace(FIRST, scope="cellar", verified=None)
-
-
-def test_height_is_one_more_than_the_greatest_before() -> None:
-    third = make_entry(BOB, "note", "garden", 0, [FIRST.cid], {})
-    last = make_entry(BOB, "note", "garden", 1, [FIRST.cid, SECOND.cid, third.cid], {})
-    beyond = make_entry(BOB, "note", "garden", 2, [last.cid, Cid.of(b"missing", DAG_CBOR)], {})
-    after = make_entry(BOB, "note", "garden", 3, [beyond.cid], {})
-    entries = [after, beyond, last, third, SECOND, FIRST, last]
-    expected = {FIRST.cid: 0, SECOND.cid: 1, third.cid: 1, last.cid: 2}
-    assert heights(entries) == expected
-    assert heights(entries[::-1]) == expected
-    assert heights([]) == {}
-
-
-def test_a_long_history_has_heights_in_any_order() -> None:
-    chain: list[Entry] = []
-    for sequence in range(1500):
-        chain.append(make_entry(ALICE, "note", "garden", sequence, [entry.cid for entry in chain[-1:]], {}))
-    expected = {entry.cid: height for height, entry in enumerate(chain)}
-    random.Random(1).shuffle(chain)
-    assert heights(chain) == expected
 
 
 def cwt_key(identity: Identity, *, is_private: bool) -> Any:

@@ -20,7 +20,6 @@ from storage.catalog.names import MAX_RECORD_BYTES
 from storage.errors import StorageError
 
 MAX_REQUESTS: Final = 64
-MAX_REPLY_BYTES: Final = 1 << 36
 REQUEST_LIMIT_S: Final = 3600.0
 BODY_LIMIT_S: Final = 10.0
 N_THREADS: Final = 4  # of its own: strangers never take the threads that the node works with

@@ -10,8 +10,6 @@ from daemon.api.operations.agent import NameText, Workspace
 if TYPE_CHECKING:
     from daemon.app import Node
 
-CidText = Annotated[str, Meta(max_length=128)]
-
 
 class Remember(Params, frozen=True):
     """Who is to remember what."""

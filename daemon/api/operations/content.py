@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 MAX_ENTRIES: Final = 10_000
 MAX_NAMED: Final = 5
-READ_BYTES: Final = 256 << 10
 CHUNKERS: Final = (
     "Where files are cut: size-BYTES, rabin, rabin-AVG, rabin-MIN-AVG-MAX, buzhash, fastcdc-MIN-AVG-MAX; "
     "unset: the profile's."

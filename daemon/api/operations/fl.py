@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 CidText = Annotated[str, Meta(max_length=128, description="The experiment, as `covey fl plan` names it.")]
 PeerText = Annotated[str, Meta(max_length=512)]
-Number = Annotated[int, Meta(ge=0, le=1 << 20)]
 
 
 class Plan(Params, frozen=True):

@@ -44,7 +44,7 @@ async def test_a_new_adapter_is_staged_told_and_used(engine, ask, make_adapter):
     await ask(chat)
     events = await ask(chat, wanted=make_adapter(3))
     assert isinstance(events[0], Switched)
-    assert events[0].text == "now answering with kjv v3 by 12D3Koo (was: base)"
+    assert (events[0].now.version, events[0].was) == (3, None)
     stage, generate = engine.requests[-2:]
     assert stage == messages.Stage(id=0, adapter="/a/kjv3")
     assert generate.adapter == "/a/kjv3"
