@@ -15,7 +15,7 @@ from agents.federation.events.book import Book, Said
 from agents.federation.neighbours.blend import Given, blend
 from agents.federation.neighbours.views import Views, share
 from agents.federation.plans.compatibility import undecidable
-from agents.federation.results.statements import at_all, without_start
+from agents.federation.results.statements import at_all, unless_by_another_start, without_start
 from agents.federation.results.verify import Files, Finding
 from agents.federation.updates.tensors import BadTensors, longest_update, read_layout
 from protocols.rounds import Mix, State
@@ -51,7 +51,7 @@ def verify_gossip(book: Book, files: Files, scratch: Path | None = None) -> Iter
         if event.round > book.plan.n_rounds:
             yield Finding(0, "refuted", f"the {event.kind} {said.cid} is of a round that there is not", said.author)
     for one in rounds(book):
-        yield from _check(views, one, files, scratch)
+        yield from (unless_by_another_start(book, found) for found in _check(views, one, files, scratch))
         if not one.states:
             return
 

@@ -185,7 +185,7 @@ def verify(book: Book, files: CheckedFiles, scratch: Path | None = None) -> Iter
             yield from in_round(book, number, said, None)
             continue
         if book.secure is not None:
-            yield from _secure_faults(book, said)
+            yield from (unless_by_another_start(book, one) for one in _secure_faults(book, said))
         try:
             with tempfile.TemporaryDirectory(dir=scratch) as folder:
                 found = recompute(book, number, close, files, Path(folder))
@@ -200,7 +200,7 @@ def verify(book: Book, files: CheckedFiles, scratch: Path | None = None) -> Iter
             is_on_word = True  # who joined later has the base of its own first round, and it is what over half say
             continue
         except FalseShares as error:
-            yield Finding(number, "refuted", str(error), error.dealer)
+            yield unless_by_another_start(book, Finding(number, "refuted", str(error), error.dealer))
             return
         except (BadTensors, CannotAggregate) as error:  # not of an update: those are judged
             if is_on_word:
@@ -211,7 +211,8 @@ def verify(book: Book, files: CheckedFiles, scratch: Path | None = None) -> Iter
             return
         if close.noise is not None and found.outcome.failed:
             yield from _noise_faults(book, said, files)
-        compared = chain(_compare(book, number, said, found), in_round(book, number, said, found.result))
+        results = (unless_by_another_start(book, one) for one in _compare(book, number, said, found))
+        compared = chain(results, in_round(book, number, said, found.result))
         yield from map(_on_word, compared) if is_on_word else compared
         book.settle(number, found.result)
 

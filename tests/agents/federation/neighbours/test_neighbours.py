@@ -20,7 +20,7 @@ from agents.federation.members.actions import Action, Fetch
 from agents.federation.results.neighbours import Round, rounds, verify_gossip
 from agents.federation.updates.tensors import Layout
 from protocols.entry import Entry, make_entry
-from protocols.rounds import Mix, State, read_event, scope_of
+from protocols.rounds import Mix, Start, State, read_event, scope_of
 from simulations.neighbourhood import Neighbourhood, Training
 from storage.cid import Cid
 
@@ -378,6 +378,20 @@ def test_two_states_of_one_round_break_the_rules_and_are_given_to_nobody_any_mor
     assert all(liar in crowd.members[n].book.broken() for n in range(N))
     assert liar not in crowd.neighbour(0).views.active()
     assert any(one.by == liar for one in crowd.findings())
+
+
+def test_who_went_by_another_list_of_the_author_is_not_to_blame_where_that_is_left_out(folder: Path) -> None:
+    crowd = begun(folder, "push_sum", "full", n_rounds=2)
+    ended(crowd, 200.0)
+    entries = crowd.members[0].book.entries()
+    (start,) = (one for one in entries if one.kind == Start.kind)
+    fewer = dict(start.content) | {"joined": start.content["joined"][1:]}
+    other = make_entry(crowd.identities[0], start.kind, start.scope, start.sequence, list(start.prev), fewer)
+    book = Book(crowd.plan)
+    book.add_all([other if one == start else one for one in entries])
+    findings = list(verify_gossip(book, crowd.shelf))
+    assert {one.by for one in findings if one.verdict == "refuted"} == {crowd.identities[0].peer_id}
+    assert any("another list that the plan's author signed" in one.what for one in findings)
 
 
 @pytest.mark.parametrize("kind", [State.kind, Mix.kind])

@@ -417,6 +417,17 @@ def test_a_plan_whose_first_tensors_are_none_is_its_authors_to_blame(tmp_path: P
     assert "first tensors" in finding.what
 
 
+def test_who_computed_by_another_list_of_the_author_is_not_to_blame_where_that_is_left_out(tmp_path: Path) -> None:
+    """The list decides who shares a bucket, and so the result."""
+    experiment = Experiment(Shelf(tmp_path), n_rounds=1, before=({"before": "bucketing", "size": 2},))
+    experiment.begin()
+    experiment.round(1)
+    experiment.entries = [one for one in experiment.entries if one.kind != Start.kind]
+    experiment.say(0, Start(joined=peers(range(N + 1))))
+    findings = experiment.check()
+    assert not blamed(findings) and any("another list" in one.what for one in findings)
+
+
 def test_without_a_start_nothing_is_decidable(tmp_path: Path) -> None:
     assert [finding.verdict for finding in Experiment(Shelf(tmp_path)).check()] == ["not decidable"]
 

@@ -240,6 +240,18 @@ def test_a_false_share_is_left_out_and_names_who_told_it(the_round: Round) -> No
     assert blamed(findings) == [the_round.me(3)] and findings[-1].verdict == "proved"
 
 
+def test_who_dealt_shares_by_one_list_of_the_author_is_not_to_blame_for_another(tmp_path: Path) -> None:
+    everybody = peers(range(N + 1))
+    the_round = Round(tmp_path, members=everybody, secure={"threshold": N}, min_participants=N)
+    close = the_round.closed()
+    for member in range(N):
+        the_round.say(member, the_round.unmask(member, close))
+    the_round.entries = [one for one in the_round.entries if one.kind != Start.kind]
+    the_round.say(0, Start(joined=everybody))
+    findings = the_round.check()
+    assert not blamed(findings) and any("another list" in one.what for one in findings)
+
+
 def test_nothing_is_told_of_a_close_that_too_few_consented_to(tmp_path: Path) -> None:
     the_round = Round(tmp_path, secure={"threshold": N})
     the_round.shared()
