@@ -70,6 +70,20 @@ async def test_what_matters_of_several_experiments_fits_eighty_columns_and_a_row
     assert {row["experiment"] for row in rows} == set(both)
 
 
+async def test_a_budget_that_cannot_be_read_is_told_of_its_experiment_and_hides_no_other(node_here, tmp_path):
+    (tmp_path / "plan.toml").write_text(
+        'title = "private"\nmin_participants = 1\n[task]\ntask = "softmax"\nn_features = 4\nn_classes = 3\n'
+        '[privacy]\nnoise = "central"\nbound = 1.0\nmultiplier = 1.0\nbudget = { epsilon = 8.0, delta = 1e-5 }\n'
+    )
+    private = (await node_here.post("fl/plan", file=str(tmp_path / "plan.toml"))).json["experiment"]
+    await planned(node_here)
+    (node_here.node.home.rounds / f"{private}.budget").write_bytes(b"{")
+    rows = (await node_here.post("fl/status")).json
+    assert {row["epsilon"] for row in rows} == {None} and len(rows) == 2
+    assert [row["experiment"] for row in rows if "cannot be read" in row["trouble"]] == [private]
+    assert (await node_here.post("fl/report", experiment=private, out=str(tmp_path / "report.html"))).status == 200
+
+
 async def test_how_results_do_stands_within_eighty_columns(node_here, data):
     experiment = await planned(node_here)
     await node_here.post("fl/join", experiment=experiment, data=data)

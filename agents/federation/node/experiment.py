@@ -164,7 +164,7 @@ class Experiment(Asking, Trainee):
     def activity(self) -> Activity:
         """What happens now."""
         doing = ", ".join(sorted(self._doing))
-        trouble = self._trouble or self._spent or "; ".join(map(words_of, self.aside))
+        trouble = self._trouble or self._spent or self.secrets.trouble or "; ".join(map(words_of, self.aside))
         return Activity(doing, trouble, self._fetched_bytes, len(self._reached))
 
     async def weigh(self) -> None:

@@ -4,6 +4,7 @@ Beside the journal: `CID.secrets` and `CID.budget`. Both are on the disk before 
 Everything here reads and writes files: call it in a thread, one call at a time.
 """
 
+import math
 import tempfile
 from pathlib import Path
 from typing import Final, cast
@@ -15,7 +16,7 @@ from agents.federation.members.actions import Deal, Inspect, Prepare, Reveal
 from agents.federation.members.secure_client import complaints, keys_event, masked, shares_event, unmask_event
 from agents.federation.plans.options import options_of
 from agents.federation.plans.privacy_accounts import Accounts, examples_of, privacy_of, told, told_of_examples
-from agents.federation.privacy.ledger import BudgetSpent, Ledger
+from agents.federation.privacy.ledger import BadLedger, BudgetSpent, Ledger
 from agents.federation.results.outcome import draw_noise, wanted_layout
 from agents.federation.results.secure_total import WORD_BYTES, levels_of, n_words, write_words
 from agents.federation.results.verify import bound_before
@@ -122,11 +123,17 @@ class Secrets:
             )
 
     def epsilon(self, book: Book, until: int | None = None) -> float | None:
-        """What was told, or by the end of a round, as far as it is known here; None without a promise of privacy."""
+        """What was told, or by the end of a round, as far as it is known here; None without a promise of privacy.
+
+        Infinity where the own ledger cannot be read: any number could be too low.
+        """
         public = self.accounts.epsilon(book, until)
         if public is None:
             return None
-        ledger = self._open()
+        try:
+            ledger = self._open()
+        except BadLedger:
+            return math.inf
         if ledger is None:
             return public
         return max(public, ledger.epsilon if until is None else ledger.epsilon_until(until))
@@ -134,6 +141,15 @@ class Secrets:
     def bears(self, book: Book, number: int) -> bool:
         """May another round begin? By the public accounts, which are the same for all who know what they hold."""
         return self.accounts.knows(book, number) and self.accounts.bears(book, number)
+
+    @property
+    def trouble(self) -> str:
+        """Why the own ledger cannot be read, or nothing."""
+        try:
+            self._open()
+        except BadLedger as error:
+            return str(error)
+        return ""
 
     def _open(self) -> Ledger | None:
         privacy = options_of(self._plan).privacy

@@ -32,7 +32,7 @@ class BudgetSpent(AgentError):
 
 
 class BadLedger(AgentError):
-    """The ledger of an experiment's privacy budget cannot be read. Nothing is published until it is restored."""
+    """The ledger of a privacy budget cannot be read, so this node tells no more. Train no more: covey fl leave."""
 
     code = "bad_ledger"
 
@@ -175,5 +175,5 @@ def _read(path: Path) -> _File:
         return found
     except (ValueError, msgspec.DecodeError) as error:
         raise BadLedger(
-            f"{path} cannot be read: {error}. Restore it from a backup: what was told is not known"
+            f"{path} cannot be read: {error}. What was told is not known, and an older copy would know too little"
         ) from None

@@ -218,7 +218,8 @@ class Standing(Result, frozen=True, tag_field="type", tag="standing"):
     """How an experiment stands. `trouble` is what failed here last and is tried again, or which event makes
     this program fail, so that its author is heard no further until the next start.
 
-    epsilon: what results have told at the plan's `delta`, of `epsilon_budget`; null without a promise of privacy.
+    epsilon: what results have told at the plan's `delta`, of `epsilon_budget`; null without a promise of privacy, and
+    where there is no bound, or the own ledger cannot be read.
     gossip: how members average without a coordinator, else null. `n_submitted` are then states, `n_receipts` those that
     somebody took, `n_closed` means, and who voted has made its mean.
     """
