@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 from protocols.bitswap.exchange import N_GUEST_THREADS, N_THREADS
 from protocols.bitswap.intake import MAX_HELD_BYTES
+from protocols.bitswap.pace import Pace
 from protocols.bitswap.shell import (
     MAX_ENTRIES_PER_SLICE,
     MAX_MESSAGES,
@@ -339,3 +340,18 @@ async def test_large_messages_with_nothing_of_use_do_not_keep_a_fetch_alive_for_
     with trio.fail_after(3600), pytest.raises(TimedOut):
         await fetch_blocks(client, [BLOCKS[0].cid], providers=[provider], idle_timeout_s=20)
     assert trio.current_time() < 10 * (MAX_IN_VAIN + 1) + 20
+
+
+async def test_what_is_withdrawn_while_it_waits_for_its_turn_stays_here(
+    sim_world: SimWorld, start: Start, autojump_clock: MockClock
+) -> None:
+    blocks = [MadeBlock.of(bytes([number]) * (256 << 10)) for number in range(8)]
+    node, stranger = await start(1, blocks), Stranger(sim_world, 2)
+    sights = [EVERYTHING]
+    node.sight_of, node.pace = lambda peer: sights[0], Pace(256 << 10)
+    await stranger.send(node, frame(encode(Message(entries=tuple(Entry(b.cid, send_dont_have=True) for b in blocks)))))
+    sights[0] = Sight()
+    given = [payload_of(*block) for block in blocks[:1]]
+    await trio.sleep(30)
+    assert [block for message in stranger.heard for block in message.blocks] == given
+    assert [cid for message in stranger.heard for cid in message.dont_haves] == [block.cid for block in blocks[1:]]
