@@ -21,10 +21,10 @@ import msgspec
 import trio
 
 from protocols.errors import KuboRefused, Malformed, ProtocolError, Tampered, TooBig
-from protocols.fetch.walk import MAX_BLOCKS, MAX_BYTES, Walk
+from protocols.fetch.walk import MAX_BLOCKS, MAX_BYTES, Walk, links_below, opened
 from storage.blockstore import MAX_BLOCK_BYTES, MAX_BLOCK_MADE_BYTES, Block, Blockstore
 from storage.cid import HASHES, RAW, Cid
-from storage.codecs import CODECS, links
+from storage.codecs import CODECS
 from storage.errors import Corrupt, InvalidCid, NotFound, StorageError, UnknownCodec
 
 MAX_ANSWER_BYTES: Final = 1 << 20
@@ -341,7 +341,7 @@ async def fetch_dag(
 
     Raises: Tampered, TooBig over the budget, Malformed, InvalidBlock, StoreFull.
     """
-    walk, fetched = Walk([root], max_blocks, max_bytes), Fetched()
+    walk, fetched = Walk(opened([root]), max_blocks, max_bytes), Fetched()
     while batch := walk.take(WINDOW_BLOCKS):
         here = await trio.to_thread.run_sync(_those_here, store, batch)
         came = await _get_all(post, [cid for cid in batch if cid not in here], is_offline=is_offline)
@@ -378,23 +378,16 @@ def _those_here(store: Blockstore, cids: Sequence[Cid]) -> dict[Cid, tuple[int, 
         if n_bytes is None:
             continue
         try:
-            here[cid] = (n_bytes, [] if cid.codec == RAW else _links(Block(cid, store.get(cid))))
+            here[cid] = (n_bytes, [] if cid.codec == RAW else links_below(cid, store.get(cid)))
         except (NotFound, Corrupt):
             continue
     return here
 
 
 def _write(store: Blockstore, blocks: Sequence[Block]) -> list[list[Cid]]:
-    below = [_links(block) for block in blocks]
+    below = [links_below(*block) for block in blocks]
     store.put_many(blocks)
     return below
-
-
-def _links(block: Block) -> list[Cid]:
-    try:
-        return links(block.cid, block.data)
-    except UnknownCodec:
-        return []
 
 
 async def _get_all(post: Post, cids: Sequence[Cid], *, is_offline: bool) -> list[Block]:

@@ -24,14 +24,14 @@ from protocols.fetch.peers import (
     keep_providers,
     look_for_more,
 )
-from protocols.fetch.state import Announce, Fetch, FindMore, Level, Links
+from protocols.fetch.state import Announce, Fetch, FindMore, Level
 from protocols.fetch.stream import begin_stream, choose_stream
-from protocols.fetch.walk import MAX_BLOCKS, MAX_BYTES, Progress, Walk
+from protocols.fetch.walk import MAX_BLOCKS, MAX_BYTES, Links, Progress, Walk, links_below, opened
 from protocols.net import PeerInfo
 from storage.blockstore import Block, Blockstore, MadeBlock, Visibility
 from storage.cid import RAW, Cid
 from storage.codecs import links as codec_links
-from storage.errors import Corrupt, NotFound, StorageError, UnknownCodec
+from storage.errors import Corrupt, NotFound, StorageError
 from storage.keys import PeerId
 
 IDLE_TIMEOUT_S: Final = 60.0
@@ -95,7 +95,7 @@ async def fetch_dag(
     Raises: NoProviders, TimedOut, Tampered, TooBig (over the budget), Malformed (a link that cannot be checked);
         InvalidBlock, StoreFull.
     """
-    walk = Walk([root], max_blocks, max_bytes)
+    walk = Walk(opened([root], links), max_blocks, max_bytes)
     level = Level(show, voucher)
     return await _fetch(exchange, walk, links, level, providers, find_more, on_progress, idle_timeout_s, announce)
 
@@ -231,7 +231,7 @@ def _inspect(store: Blockstore, cids: Sequence[Cid], links: Links) -> list[_Know
             known.append(None)
             continue
         try:
-            known.append(_Known(size_bytes, [] if cid.codec == RAW else _links(links, cid, store.get(cid))))
+            known.append(_Known(size_bytes, [] if cid.codec == RAW else links_below(cid, store.get(cid), links)))
         except (NotFound, Corrupt):
             known.append(None)
     return known
@@ -258,17 +258,10 @@ def _write(
     store: Blockstore, blocks: Sequence[Block], vouched: Sequence[bool], links: Links, show: Visibility
 ) -> list[list[Cid]]:
     """Store blocks; return the links of each. Raises: InvalidBlock, StoreFull."""
-    below = [_links(links, block.cid, block.data) for block in blocks]
+    below = [links_below(block.cid, block.data, links) for block in blocks]
     store.put_many(block for block, is_vouched in zip(blocks, vouched, strict=True) if not is_vouched)
     store.put_many((block for block, is_vouched in zip(blocks, vouched, strict=True) if is_vouched), show)
     return below
-
-
-def _links(links: Links, cid: Cid, data: bytes) -> list[Cid]:
-    try:
-        return list(links(cid, data))
-    except UnknownCodec:
-        return []
 
 
 def _damaged(store: Blockstore, wanted: Iterable[Cid]) -> Cid | None:

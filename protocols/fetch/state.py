@@ -1,6 +1,6 @@
 """What the tasks of one fetch share."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -8,14 +8,12 @@ import trio
 
 from protocols.bitswap.shell import Exchange, Session
 from protocols.fetch.contest import Contest
-from protocols.fetch.walk import Walk
+from protocols.fetch.walk import Links, Walk
 from protocols.net import PeerInfo
 from protocols.sources import HttpSource
 from storage.blockstore import Visibility
-from storage.cid import Cid
 from storage.keys import PeerId
 
-Links = Callable[[Cid, bytes], Iterable[Cid]]
 FindMore = Callable[[], Awaitable[Sequence[PeerInfo]]]
 Announce = Callable[[], Awaitable[None]]
 

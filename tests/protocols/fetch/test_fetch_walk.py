@@ -15,9 +15,10 @@ from protocols.fetch.dag import Progress, _why, fetch_dag
 from protocols.fetch.walk import Walk
 from protocols.net import PeerInfo
 from simulations.net import SimWorld
-from storage.blockstore import EVERYTHING, Block, Visibility
+from storage.blockstore import EVERYTHING, Block, MadeBlock, Visibility
 from storage.cid import DAG_CBOR, RAW, Cid
 from storage.codecs.dag_cbor import CODEC
+from storage.dag import reach
 from storage.errors import Corrupt
 from storage.keys import Identity
 from storage.memory import MemoryBlockstore
@@ -60,6 +61,53 @@ def test_a_walk_meets_every_block_once_and_keeps_its_budget() -> None:
     assert walk.is_done and walk.progress().n_reused_bytes == 4
     with pytest.raises(TooBig, match="over 2 blocks"):
         Walk([Cid.of(bytes([number])) for number in range(3)], max_blocks=2)
+
+
+def inline(links: object) -> Cid:
+    data = CODEC.encode(links)
+    return Cid(b"\x01\x71\x00" + bytes([len(data)]) + data)
+
+
+def made(links: object) -> Block:
+    data = CODEC.encode(links)
+    return Block(Cid.of(data, DAG_CBOR), data)
+
+
+async def test_what_is_fetched_is_all_that_a_pin_of_it_keeps(sim_world: SimWorld, autojump_clock: MockClock) -> None:
+    leaves = [MadeBlock.of(b"leaf %d" % number) for number in range(3)]
+    nodes = [made([leaf.cid]) for leaf in leaves]
+    root = made([inline([inline([leaves[0].cid])]), nodes[1].cid, Cid.of(nodes[1].data), Cid.of(nodes[2].data)])
+    top = made([root.cid, nodes[2].cid])
+    server, client = (sim_world.node(Identity(bytes([number]) * 32).peer_id) for number in (1, 2))
+    full, empty = MemoryBlockstore(), MemoryBlockstore()
+    full.put_many([*leaves, *nodes[1:], root, top])
+    serving = Exchange(server, full, lambda peer: EVERYTHING, lambda *_: None, in_turn)
+    fetching = Exchange(client, empty, lambda peer: EVERYTHING, lambda *_: None, in_turn)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run_exchange, serving)
+        await nursery.start(run_exchange, fetching)
+        done = await fetch_dag(fetching, inline([top.cid]), providers=[PeerInfo.parse(server.addresses()[0])])
+        again = await fetch_dag(fetching, inline([top.cid]))
+        nursery.cancel_scope.cancel()
+    assert [reached for reached in reach(empty, inline([top.cid])) if reached.n_bytes is None] == []
+    assert (done.n_blocks, done.n_reused_blocks) == (7, 0)
+    assert (again.n_blocks, again.n_reused_blocks) == (0, 7)
+
+
+def test_bytes_under_several_codecs_are_asked_for_once_and_read_by_each_of_them() -> None:
+    node, leaf = made([Cid.of(b"leaf")]), Cid.of(b"leaf")
+    raw = Cid.of(node.data)
+    walk = Walk([raw, node.cid, node.cid], max_blocks=3)
+    assert (walk.take(9), walk.take(9)) == ([raw], [])
+    walk.fetched(raw, len(node.data), [], Identity(bytes(32)).peer_id)
+    assert not walk.is_done
+    assert walk.take(9) == [node.cid]
+    walk.reused(node.cid, len(node.data), [leaf, raw])
+    assert walk.take(9) == [leaf]
+    walk.reused(leaf, 4, [])
+    assert walk.is_done and walk.progress().n_reused_blocks == 1
+    with pytest.raises(TooBig, match="over 1 blocks"):
+        Walk([raw, node.cid], max_blocks=1)
 
 
 async def test_a_node_that_is_damaged_here_is_fetched_again(sim_world: SimWorld, autojump_clock: MockClock) -> None:
