@@ -12,10 +12,11 @@ from agents.errors import unwrapped
 from daemon.app import open_node
 from daemon.config import Config, NetworkConfig
 from daemon.errors import BadConfig
-from storage.blockstore import Visibility
+from storage.blockstore import MadeBlock, Visibility
 from storage.catalog import Catalog
 from storage.catalog.adapters import AdapterRow
 from storage.cid import DAG_CBOR, Cid
+from storage.codecs import dag_cbor
 from storage.errors import CorruptBlock, StorageError, StoreFull
 from storage.keys import Identity
 
@@ -267,6 +268,17 @@ async def test_a_pin_that_could_not_be_fetched_is_not_kept_and_one_that_is_whole
     cid = (await running_node.post("content/add", path=str(tmp_path / "here"))).lines[-1]["cid"]
     assert (await running_node.post("pin/add", cid=cid)).lines[-1]["state"] == "complete"
     assert [pin["cid"] for pin in (await running_node.post("pin/ls")).json] == [cid]
+
+
+async def test_what_cannot_be_walked_is_not_pinned_so_that_garbage_is_collected(running_node):
+    strange = MadeBlock.of(b"of a codec that is not known here", codec=0x90)
+    root = MadeBlock.of(dag_cbor.encode([strange.cid]), codec=DAG_CBOR)
+    running_node.node.store.put_many([strange, root])
+    refused = (await running_node.post("pin/add", cid=str(root.cid))).lines[-1]["error"]
+    assert refused["code"] == "unknown_codec" and "Pin it directly" in refused["hint"]
+    assert (await running_node.post("pin/ls")).json == []
+    assert (await running_node.post("pin/add", cid=str(root.cid), is_direct=True)).lines[-1]["state"] == "complete"
+    assert (await running_node.post("repo/gc")).lines[-1]["n_dropped"] == 1
 
 
 async def test_symlinks_that_lead_outside_are_named_when_added_and_when_refused(running_node, tmp_path):

@@ -9,6 +9,8 @@ from daemon.api.operation import Done, Nothing, Operation, Params, Progress, Res
 if TYPE_CHECKING:
     from daemon.api.progress import Report
     from daemon.app import Node
+    from storage.blockstore import Blockstore
+    from storage.cid import Cid
 
 Name = Annotated[str, Meta(max_length=64, description="A name for this pin; one CID may have several.")]
 CidText = Annotated[str, Meta(max_length=512, description="The root of what is kept.")]
@@ -93,6 +95,7 @@ async def add(node: "Node", params: Add, report: "Report") -> Pinned:
             await fetch_block(node, cid, params.timeout_s)
         else:
             await fetch_reference(node, str(cid), timeout_s=params.timeout_s, report=report)
+            await trio.to_thread.run_sync(_check_whole, node.store, cid)
     except BaseException:
         if before is None:  # what failed is not kept: nothing would go on with it
             with trio.CancelScope(shield=True):
@@ -100,6 +103,19 @@ async def add(node: "Node", params: Add, report: "Report") -> Pinned:
         raise
     await trio.to_thread.run_sync(note, PinState.COMPLETE)
     return Pinned(cid=str(cid), name=params.name, kind=kind, state="complete")
+
+
+def _check_whole(store: "Blockstore", cid: "Cid") -> None:
+    """See that everything can be walked: no garbage is collected beside a pin of which it is not known what it keeps.
+
+    Raises: UnknownCodec, NotFound.
+    """
+    from storage.dag import reach
+    from storage.errors import NotFound
+
+    for reached in reach(store, cid):
+        if reached.n_bytes is None:
+            raise NotFound(f"{reached.cid} is gone again: add the pin once more")
 
 
 OPERATIONS = (
