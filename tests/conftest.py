@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -190,6 +191,13 @@ class Node:
         self.ok("peer", "add", other.address)
         if trusts:
             self.ok("peer", "trust", other.peer, "--kinds", "adapters")
+
+    def until_holds(self, n_bytes: int, timeout_s: float = 60) -> None:
+        """Wait until its disk holds so much: a command that asks it may start for longer than a fetch takes."""
+        until_s = time.monotonic() + timeout_s
+        while sum(pack.stat().st_size for pack in (self.home / "packs").glob("*.pack")) < n_bytes:
+            assert time.monotonic() < until_s, f"nothing came to {self.name}"
+            time.sleep(0.01)
 
     def last_event(self) -> int:
         """The newest event's id."""

@@ -1,6 +1,5 @@
 """Base models between real daemons: published, pulled, killed in the middle, chatted with, removed."""
 
-import json
 import os
 
 import msgspec
@@ -104,11 +103,8 @@ def test_what_is_refused_says_why_and_leaves_nothing(ada, bob, tmp_path):
 def test_a_pull_that_was_killed_goes_on_and_leaves_no_trash(ada, bob):
     friends(have(ada, LARGE), bob)
     manifest = ada.ask("model", "publish", "base")["manifest"]
-    command = bob.begin("model", "pull", manifest, "--json")
-    for line in command.stdout:
-        item = json.loads(line)
-        if item["type"] == "progress" and item["n_done"] > 4 << 20:
-            break
+    command = bob.begin("model", "pull", manifest)
+    bob.until_holds(4 << 20)
     bob.kill()
     command.communicate(timeout=30)
     bob.up()

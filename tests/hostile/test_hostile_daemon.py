@@ -2,7 +2,6 @@
 
 import contextlib
 import random
-import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,6 @@ import trio
 from libp2p.peer.peerstore import PeerStoreError
 
 from daemon.lifecycle import running
-from daemon.paths import Home
 from protocols.bitswap.shell import Exchange, run_exchange
 from protocols.errors import ProtocolError
 from protocols.fetch.dag import fetch_dag
@@ -129,10 +127,8 @@ async def test_fetchers_that_are_killed_leave_nothing_behind(
     def killed_while_fetching(name: str) -> None:
         node = new_node(name).up()
         getting = node.begin("get", str(victim.cid), "--provider", address, "--out", str(tmp_path / f"{name}.out"))
-        # Its disk tells at once that blocks come; a command that asks it may start for longer than the fetch takes.
-        while sum(pack.stat().st_size for pack in Home(node.home).packs.glob("*.pack")) < 1 << 20:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                pytest.fail(f"it was too quick to be killed: it ended with {getting.wait(0.01)}")
+        node.until_holds(1 << 20)
+        assert getting.poll() is None, "it was too quick to be killed"
         node.kill()
         getting.communicate(timeout=60)
 
