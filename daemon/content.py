@@ -24,14 +24,13 @@ from storage.errors import Corrupt, InvalidName, NotFound, TooLarge
 from storage.path import PathWalk
 from storage.pins import PinKind, PinState
 from storage.unixfs import data as unixfs
-from storage.unixfs import resolve
+from storage.unixfs import hamt, resolve
 from storage.unixfs.exporter import check_symlink
 
 if TYPE_CHECKING:
     from daemon.app import Node
 
 MAX_PROVIDERS: Final = 20
-_SHARD_PREFIX_CHARS: Final = 2
 
 
 async def fetch_reference(
@@ -128,7 +127,7 @@ def folder_links(cid: Cid, data: bytes) -> Iterable[Cid]:
     node = dag_pb.decode(data)
     if unixfs.decode(node.data or b"").kind is not unixfs.Kind.HAMT_SHARD:
         return []
-    return [link.cid for link in node.links if len(link.name or "") == _SHARD_PREFIX_CHARS]
+    return hamt.shards_below(cid, node)
 
 
 def seen_by(node: "Node", cid: Cid) -> str:

@@ -123,6 +123,12 @@ def entries(store: Blockstore, root: Cid, node: PbNode) -> Iterator[PbLink]:
         todo.extend(reversed(below))
 
 
+def shards_below(cid: Cid, node: PbNode) -> list[Cid]:
+    """The shards that a shard leads to: of links whose name is a place and nothing more. Raises: InvalidBlock."""
+    shard = _read_shard(cid, node)
+    return [link.cid for link in shard.links if len(link.name or "") == shard.digits]
+
+
 class Step(NamedTuple):
     """What is at a name's place in a shard: the entry itself, or a shard below, which has used so many bits."""
 

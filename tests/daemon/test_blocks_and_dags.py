@@ -13,13 +13,17 @@ from daemon.api.operations import block as block_operations
 from daemon.api.operations import cid as cid_operations
 from daemon.app import open_node
 from daemon.config import Config
+from daemon.content import folder_links
 from storage import multibase
 from storage.blockstore import MAX_BLOCK_BYTES, MadeBlock, Visibility
 from storage.cid import DAG_CBOR, DAG_PB, HASHES, Cid
 from storage.codecs import CODECS, dag_cbor, dag_json, dag_pb
+from storage.codecs.dag_pb import PbLink, PbNode
 from storage.collect import collect
 from storage.keys import Identity
 from storage.pins import PinKind, PinState
+from storage.unixfs.data import Kind, UnixFsData, encode
+from storage.unixfs.hamt import MURMUR3_X64_64
 
 V0 = "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWKPbdG"
 V1 = "bafybeie5nqv6kd3qnfjupgvz34woh3oksc3iau6abmyajn7qvtf47mvof4"
@@ -300,3 +304,11 @@ class TestCids:
         for name in ("cid/convert", "cid/inspect"):
             for wrong in ("nonsense", "", "Qm", V1[:-1], V0 + "x"):
                 assert (await here.error(name, cid=wrong))["code"] == "invalid_cid"
+
+
+@pytest.mark.parametrize(("fanout", "shard", "entry"), [(16, "A", "Ab"), (256, "0A", "0Ab"), (1024, "00A", "00Ab")])
+def test_of_a_sharded_folder_the_shards_are_fetched_and_no_entries_whatever_its_fanout(fanout, shard, entry):
+    below, file = Cid.of(b"a shard", DAG_PB), Cid.of(b"a file")
+    message = UnixFsData(Kind.HAMT_SHARD, b"\xff", hash_type=MURMUR3_X64_64, fanout=fanout)
+    root = MadeBlock.of(dag_pb.encode(PbNode(encode(message), (PbLink(below, shard), PbLink(file, entry)))), DAG_PB)
+    assert folder_links(*root) == [below]
