@@ -139,7 +139,7 @@ async def add(node: "Node", params: op.Add) -> op.Agent:
     else:
         raise BadAgent("which agent? Give its declaration, or --state with the CID of one that there was")
     declared = read_declaration(data, where)
-    need(node, one, "write", PREFIX + declared.name)
+    need(node, one, PREFIX + declared.name)
     before = _agent(one, declared.name)
     if before is not None and before.host != node.identity.peer_id:
         raise BadAgent(

@@ -91,7 +91,7 @@ async def remember(node: "Node", params: op.Remember) -> op.Remembered:
     adapter = str(Cid.parse(params.adapter)) if params.adapter is not None else ""
     item = checked(Item(kind="skill" if adapter else "fact", text=params.text, adapter=adapter))
     agent = None if params.shared else params.name
-    need(node, one, "write", key_of(item, agent))
+    need(node, one, key_of(item, agent))
     await keep(one, node.identity.peer_id, item, agent)
     return _row(item, is_shared=params.shared)
 
@@ -142,7 +142,7 @@ async def forget(node: "Node", params: op.Forget) -> Done:
     if not keys:
         raise UnknownMemory(f"{cid} is nothing that it was told. See: covey agent recall {one.cid} {params.name}")
     for key in keys:
-        need(node, one, "write", key)
+        need(node, one, key)
         await one.say(check(Drop(key=key)))
     return Done(text="forgotten: it comes to no mind any more. The history keeps what was signed")
 
@@ -219,6 +219,6 @@ async def bring(node: "Node", one: "Workspace", declared: Declaration, items: tu
     kept = kept_of(one.space, declared, MAX_DONE)
     missing = await trio.to_thread.run_sync(missing_from, kept, declared, items)
     for key, item in missing:
-        need(node, one, "write", key)
+        need(node, one, key)
         await one.say(check(Put(key=key, value=msgspec.to_builtins(item))))
     return len(missing)

@@ -50,7 +50,7 @@ async def start(node: "Node", params: op.Start) -> op.Started:
     key = PREFIX + name
     if name_of(key) is None:
         raise Unfit(f"{name!r} is no name for a run: give it one by --name, of 1 to 64 letters, digits and . _ -")
-    need(node, one, "write", key)
+    need(node, one, key)
     says = checked(Put(key=key, value=value_of(plan)))
 
     def act(space: Space) -> tuple[Put, None, None]:
@@ -149,7 +149,7 @@ async def cancel(node: "Node", params: op.One) -> Done:
     if run.state in OVER:
         return Done(text=f"it is over already: {run.state}")
     key = run.task + CANCEL
-    need(node, one, "write", key)
+    need(node, one, key)
     await one.say(checked(Put(key=key, value=True)))
     return Done(text="cancelled: no further step is begun; one that is being performed may still be done")
 
@@ -161,7 +161,7 @@ async def approve(node: "Node", params: op.Approve) -> Done:
     if params.step not in [step.name for step in run.plan.steps]:
         raise NotFoundHere(f"the run {run.name!r} has no step {params.step!r}")
     key = run.task + APPROVE + params.step
-    need(node, one, "write", key)
+    need(node, one, key)
     await one.say(checked(Put(key=key, value=True)))
     return Done(text="approved")
 

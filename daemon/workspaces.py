@@ -23,7 +23,7 @@ from daemon.asked import names, new_target, whom
 from daemon.errors import NotFoundHere, Unfit
 from protocols.errors import Malformed
 from protocols.workspaces import entries as wire
-from protocols.workspaces.entries import Grant, Put, Right, Statement
+from protocols.workspaces.entries import Grant, Put, Statement
 from storage.cid import Cid
 from storage.codecs import dag_cbor
 from storage.errors import InvalidCid, TooLarge
@@ -104,12 +104,12 @@ def _fits(text: str, form: Any) -> bool:
     return True
 
 
-def need(node: "Node", one: Workspace, right: Right, key: str) -> None:
-    """Refuse what would be void, before it is signed. Raises: NotGranted, NoKey."""
+def need(node: "Node", one: Workspace, key: str) -> None:
+    """Refuse to write there what would be void, before it is signed. Raises: NotGranted, NoKey."""
     if not one.space.has_key() and not one.space.is_admin(node.identity.peer_id):
         one.space.current_key()
-    if not one.space.may(node.identity.peer_id, right, key):
-        raise NotGranted(f"this node may not {right} {key!r} in {one.space.history.root.title!r}")
+    if not one.space.may(node.identity.peer_id, "write", key):
+        raise NotGranted(f"this node may not write {key!r} in {one.space.history.root.title!r}")
 
 
 # --- who takes part
@@ -326,7 +326,7 @@ async def say(node: "Node", params: ws.Say) -> ws.Said:
 
     one = find(node, params.workspace)
     says = checked(wire.Say(key=params.key, text=params.text))
-    need(node, one, "write", params.key)
+    need(node, one, params.key)
     recipient = await resolve(node, params.to) if params.to is not None else None
     return _said(one, await one.say(says, recipient))
 
@@ -343,7 +343,7 @@ async def put(node: "Node", params: ws.Put) -> ws.Said:
             raise Malformed(f"that is no JSON that an entry can hold: {error}") from None
     link = Cid.parse(params.link) if params.link is not None else None
     says = checked(Put(key=params.key, value=value, link=link))
-    need(node, one, "write", params.key)
+    need(node, one, params.key)
     return _said(one, await one.say(says))
 
 
@@ -351,7 +351,7 @@ async def drop(node: "Node", params: ws.Drop) -> ws.Said:
     """Raises: UnknownWorkspace, NotGranted, Malformed, StorageError."""
     one = find(node, params.workspace)
     says = checked(wire.Drop(key=params.key))
-    need(node, one, "write", params.key)
+    need(node, one, params.key)
     return _said(one, await one.say(says))
 
 
@@ -396,7 +396,7 @@ async def propose(node: "Node", params: ws_decide.Propose) -> ws_decide.Decision
             deadline_unix_s=int(wall.unix_s() + params.minutes * 60) if params.minutes else 0,
         )
     )
-    need(node, one, "write", params.key)
+    need(node, one, params.key)
     return _decision(one, await one.say(says))
 
 

@@ -128,10 +128,9 @@ def ask_unpin(cid: Cid, *, is_recursive: bool = True) -> Ask:
     return Ask("pin/rm", (("arg", str(cid)), ("recursive", _flag(is_recursive))))
 
 
-def ask_pins(kind: Literal["recursive", "direct", "indirect", "all"], cid: Cid | None = None) -> Ask:
+def ask_pins(kind: Literal["recursive", "direct", "indirect", "all"]) -> Ask:
     """What is kept, line by line."""
-    about = (("arg", str(cid)),) if cid is not None else ()
-    return Ask("pin/ls", (*about, ("type", kind), ("stream", "true"), ("names", "true")))
+    return Ask("pin/ls", (("type", kind), ("stream", "true"), ("names", "true")))
 
 
 def _flag(value: bool) -> str:

@@ -236,11 +236,11 @@ def parse_config(text: bytes) -> Config:
     if _flag(fields, "use_dora"):
         raise BadAdapter(_DORA)
     return Config(
-        rank=_whole(fields.get("r"), "r", MAX_RANK),
+        rank=_rank(fields.get("r"), "r"),
         alpha=_alpha(fields.get("lora_alpha"), "lora_alpha"),
         targets=_targets(fields.get("target_modules")),
         base_name=_base_name(fields.get("base_model_name_or_path")),
-        ranks={key: _whole(rank, "rank_pattern", MAX_RANK) for key, rank in _pattern(fields, "rank_pattern")},
+        ranks={key: _rank(rank, "rank_pattern") for key, rank in _pattern(fields, "rank_pattern")},
         alphas={key: _alpha(alpha, "alpha_pattern") for key, alpha in _pattern(fields, "alpha_pattern")},
         use_rslora=_flag(fields, "use_rslora"),
     )
@@ -287,9 +287,9 @@ def _check_key(key: str, value: object) -> None:
         raise BadAdapter(f"{key[:60]!r} is set in adapter_config.json and is not accepted: only plain LoRA is shared")
 
 
-def _whole(value: object, what: str, limit: int) -> int:
-    if type(value) is not int or not 1 <= value <= limit:
-        raise BadAdapter(f"{what} in adapter_config.json is not a whole number from 1 to {limit}")
+def _rank(value: object, what: str) -> int:
+    if type(value) is not int or not 1 <= value <= MAX_RANK:
+        raise BadAdapter(f"{what} in adapter_config.json is not a whole number from 1 to {MAX_RANK}")
     return value
 
 

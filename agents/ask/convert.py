@@ -22,8 +22,8 @@ def turns_of(request: Generate) -> tuple[Turn, ...]:
     return tuple(Turn(role=turn.role, content=turn.content) for turn in request.turns)
 
 
-def request_of(turns: tuple[Turn, ...], options: Options, adapter: str | None, text: str | None = None) -> Generate:
+def request_of(turns: tuple[Turn, ...], options: Options, adapter: str | None) -> Generate:
     """The request to the engine that asks this. `adapter` is a folder."""
     fields: dict[str, Any] = {name: getattr(options, name) for name in _OPTIONS}
     said = tuple(EngineTurn(turn.role, turn.content) for turn in turns)
-    return msgspec.structs.replace(Generate(turns=said, text=text, adapter=adapter), **fields)
+    return msgspec.structs.replace(Generate(turns=said, adapter=adapter), **fields)

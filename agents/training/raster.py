@@ -62,7 +62,7 @@ def as_png(lines: Sequence[str], charts: Sequence[tuple[str, Sequence[Curve], st
     top = line_height * len(shown) + (2 * _LINE_GAP if shown else 0)
     canvas = np.full((top + (SVG_HEIGHT + _CHART_GAP) * len(charts), SVG_WIDTH, 3), 255, np.uint8)
     for row, line in enumerate(shown):
-        _write(canvas, 16, _LINE_GAP + row * line_height, line, _INK)
+        _write(canvas, 16, _LINE_GAP + row * line_height, line)
     for number, (title, curves, x_name, y_name) in enumerate(charts):
         begin = top + number * (SVG_HEIGHT + _CHART_GAP)
         _draw_chart(canvas[begin : begin + SVG_HEIGHT], title, curves, x_name, y_name, x_step)
@@ -100,19 +100,19 @@ def _draw_chart(canvas: Canvas, title: str, curves: Sequence[Curve], x_name: str
         y = at((box.x_least, value))[1]
         canvas[y : y + 1, left : SVG_WIDTH - right] = _colour(_PALE)
         text = f"{value:g}"
-        _write(canvas, left - 8 - _CHAR_WIDTH * len(text), y - _CHAR_HEIGHT // 2, text, _INK)
+        _write(canvas, left - 8 - _CHAR_WIDTH * len(text), y - _CHAR_HEIGHT // 2, text)
     for value in ticks(box.x_least, box.x_greatest, x_step):
         text = f"{value:g}"
         x = at((value, box.y_least))[0] - _CHAR_WIDTH * len(text) // 2
-        _write(canvas, x, SVG_HEIGHT - bottom + 8, text, _INK)
-    _write(canvas, left, 4, title, _INK)
-    _write(canvas, left, SVG_HEIGHT - _CHAR_HEIGHT - 2, y_name, _INK)
-    _write(canvas, SVG_WIDTH - right - _CHAR_WIDTH * len(x_name), SVG_HEIGHT - _CHAR_HEIGHT - 2, x_name, _INK)
+        _write(canvas, x, SVG_HEIGHT - bottom + 8, text)
+    _write(canvas, left, 4, title)
+    _write(canvas, left, SVG_HEIGHT - _CHAR_HEIGHT - 2, y_name)
+    _write(canvas, SVG_WIDTH - right - _CHAR_WIDTH * len(x_name), SVG_HEIGHT - _CHAR_HEIGHT - 2, x_name)
     names = legend([curve.name for curve in shown], left + _CHAR_WIDTH * (len(title) + 1))
     for number, (curve, (x, y)) in enumerate(zip(shown, names, strict=True)):
         colour = _colour(COLOURS[number % len(COLOURS)])
         canvas[y + 2 : y + 12, max(0, x) : max(0, x + 10)] = colour
-        _write(canvas, x + 16, y, curve.name, _INK)
+        _write(canvas, x + 16, y, curve.name)
         _draw_curve(canvas, curve, [at(point) for point in curve.points], colour)
 
 
@@ -143,9 +143,9 @@ def _draw_curve(canvas: Canvas, curve: Curve, places: Sequence[tuple[int, int]],
             canvas[max(0, y - 3) : y + 5, max(0, x - 3) : x + 5] = colour
 
 
-def _write(canvas: Canvas, x: int, y: int, text: str, colour: str) -> None:
+def _write(canvas: Canvas, x: int, y: int, text: str) -> None:
     """Write a line; what is no printable ASCII is a question mark, what does not fit is cut off."""
-    ink = _colour(colour)
+    ink = _colour(_INK)
     for place, letter in enumerate(text):
         code = ord(letter) - _FIRST
         begin = (code if 0 <= code < len(_FONT) // _COLUMNS else ord("?") - _FIRST) * _COLUMNS

@@ -257,7 +257,7 @@ def test_a_call_is_written_as_the_reference_says():
         b"Content-Type: application/octet-stream\r\n\r\nsong\r\n--b0--\r\n",
         "multipart/form-data; boundary=b0",
     )
-    assert ask_pins("all", CID).params == (("arg", str(CID)), ("type", "all"), ("stream", "true"), ("names", "true"))
+    assert ask_pins("all").params == (("type", "all"), ("stream", "true"), ("names", "true"))
 
 
 @given(st.lists(st.text("ab\r {}", max_size=9)), st.lists(st.integers(0, 30), max_size=9))

@@ -104,7 +104,7 @@ class Server:
 
     async def card(self) -> ModelCard:
         """What the server says of its model. Raises: AgentError; UnknownName when it has none of that name."""
-        models = read_models(await self._asked("GET", "models", MAX_LISTING_BYTES))
+        models = read_models(await self._listing("models"))
         entry = models.get(self.settings.model)
         if entry is None:
             names = ", ".join(sorted(models)[:20]) or "none"
@@ -173,7 +173,7 @@ class Server:
             raise NoAdapters(_STATIC[kind])
         manifest = manifest_of(folder)
         if kind == "covey":  # it has its own ways to adapters, and knows them by content as we do
-            await self._asked("GET", f"models/{manifest}", MAX_LISTING_BYTES)
+            await self._listing(f"models/{manifest}")
             return manifest
         name = f"{PREFIX}{manifest}"
         async with self._changing:
@@ -219,9 +219,9 @@ class Server:
         except AgentError:
             return
 
-    async def _asked(self, method: str, path: str, n_most_bytes: int) -> bytes:
-        async with self._response(method, path) as response:
-            return await _whole(response, n_most_bytes)
+    async def _listing(self, path: str) -> bytes:
+        async with self._response("GET", path) as response:
+            return await _whole(response, MAX_LISTING_BYTES)
 
     @asynccontextmanager
     async def _response(self, method: str, path: str, body: bytes | None = None) -> AsyncIterator[httpx.Response]:

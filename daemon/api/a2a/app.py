@@ -63,19 +63,19 @@ class A2aApp:
             check(scope, self._node.openai.token, self._hosts)
             await self._serve(scope, receive, send)
         except RpcError as error:
-            await _whole(send, 200, wire.failure(None, error))
+            await _whole(send, wire.failure(None, error))
         except Exception as error:
             refusal = problem_of(error)
             if refusal.problem.code == "internal":
                 log.error("a2a_request_failed", path=scope["path"], exc_info=error)
-            await _send(send, refusal.status, b"application/json", refusal.body)
+            await _send(send, refusal.status, refusal.body)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         workspace, _, rest = scope["path"].strip("/").partition("/")
         name, _, rest = rest.partition("/")
         one, agent = self._agent(workspace, name)
         if scope["method"] == "GET" and rest == CARD:
-            await _whole(send, 200, self._card(one, agent))
+            await _whole(send, self._card(one, agent))
         elif scope["method"] == "POST" and not rest:
             call = wire.read_call(await body_of(receive))
             await self._called(call, one, agent, receive, send)
@@ -119,7 +119,7 @@ class A2aApp:
                     case "SendStreamingMessage" | "SubscribeToTask":
                         await self._stream(call, one, agent, receive, send)
                     case "SendMessage" | "GetTask" | "CancelTask":
-                        await _whole(send, 200, wire.result(call, await self._answered(call, one, agent)))
+                        await _whole(send, wire.result(call, await self._answered(call, one, agent)))
                     case _ if "PushNotification" in call.method:
                         raise RpcError(wire.NO_PUSH, "there are no push notifications here: subscribe to the task")
                     case "ListTasks" | "GetExtendedAgentCard":
@@ -127,11 +127,11 @@ class A2aApp:
                     case _:
                         raise RpcError(wire.NO_METHOD, f"there is no method {call.method}")
         except RpcError as error:
-            await _whole(send, 200, wire.failure(call.id, error))
+            await _whole(send, wire.failure(call.id, error))
         except trio.TooSlowError:
-            await _whole(send, 200, wire.failure(call.id, RpcError(wire.INTERNAL, "no answer in time: get the task")))
+            await _whole(send, wire.failure(call.id, RpcError(wire.INTERNAL, "no answer in time: get the task")))
         except (AgentError, ProtocolError, StorageError) as error:
-            await _whole(send, 200, wire.failure(call.id, RpcError(wire.INTERNAL, str(error))))
+            await _whole(send, wire.failure(call.id, RpcError(wire.INTERNAL, str(error))))
 
     @asynccontextmanager
     async def _counted(self) -> AsyncIterator[None]:
@@ -240,12 +240,12 @@ def _artifact(run: Run) -> Json:
     return wire.artifact(text, str(view.commit.id) if view.commit is not None else run.name)
 
 
-async def _whole(send: Send, status: int, value: Json) -> None:
-    await _send(send, status, b"application/json", msgspec.json.encode(value))
+async def _whole(send: Send, value: Json) -> None:
+    await _send(send, 200, msgspec.json.encode(value))
 
 
-async def _send(send: Send, status: int, kind: bytes, data: bytes) -> None:
-    await _begin(send, status, kind)
+async def _send(send: Send, status: int, data: bytes) -> None:
+    await _begin(send, status, b"application/json")
     await finish(send, data)
 
 
