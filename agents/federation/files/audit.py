@@ -27,7 +27,7 @@ class Refuted(AgentError):
 
 
 class Undecided(AgentError):
-    """Not everything could be checked: something is not known here. Try again once more members can be reached."""
+    """Something is not known here. Try again once more members can be reached, unless a finding says more."""
 
     code = "undecided"
 
@@ -76,8 +76,10 @@ def _checked(ports: Ports, book: Book, scratch: Path, on_finding: Callable[[Find
     folder = Path(tempfile.mkdtemp(dir=scratch))
     try:
         with ports.store.lease():
-            check = verify_gossip if book.plan.gossip is not None else verify
-            for finding in check(book, CheckedShelf(ports, folder), folder):
+            shelf, me = CheckedShelf(ports, folder), ports.identity.peer_id
+            is_gossip = book.plan.gossip is not None
+            found = verify_gossip(book, shelf, folder) if is_gossip else verify(book, shelf, folder, me)
+            for finding in found:
                 findings.append(finding)
                 on_finding(finding)
     finally:

@@ -271,9 +271,15 @@ class Keep:
         return self._ports.pins.get(cid, self.own_pin) is not None or self.may_pass_on(cid, claims, readers)
 
     def is_held(self, cid: Cid) -> bool:
-        """Is the file here, whole?"""
+        """Is the file here, whole? Not where the disk is known to have changed a block of it."""
         pin = self._ports.pins.get(cid, self.pin)
-        return pin is not None and pin.state is PinState.COMPLETE
+        return pin is not None and pin.state is PinState.COMPLETE and self._is_whole(cid)
+
+    def _is_whole(self, cid: Cid) -> bool:
+        try:
+            return all(reached.n_bytes is not None for reached in reach(self._ports.store, cid))
+        except Corrupt:
+            return False
 
     def is_shown_to_any(self, cid: Cid) -> bool:
         """Is it shown to members, or to more?"""

@@ -20,7 +20,7 @@ from agents.federation.results.verify import Files, Finding
 from agents.federation.updates.tensors import BadTensors, longest_update, read_layout
 from protocols.rounds import Mix, State
 from storage.cid import Cid
-from storage.errors import NotFound
+from storage.errors import CorruptBlock, NotFound
 from storage.keys import PeerId
 
 TOLERANCE = 1e-9  # of the sum of weights, part by part: each share is rounded once
@@ -118,7 +118,7 @@ def _recomputed(views: Views, said: Said, files: Files, scratch: Path | None) ->
             mine, *given = (_given(views, link, files, max_bytes) for link in (own.cid, *links))
             found = blend(views, layout, mine, given, Path(folder) / "mean")
             tensors = files.cid(found.tensors)
-    except NotFound as error:
+    except (NotFound, CorruptBlock) as error:
         yield Finding(mix.round, "not decidable", f"a state that {said.author} took is missing: {error}")
         return
     except BadTensors as error:

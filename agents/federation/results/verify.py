@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, Protocol, cast
 from agents.aggregation.aggregate import Aggregating
 from agents.aggregation.updates import CannotAggregate
 from agents.federation.events.book import Book, Said
+from agents.federation.events.grants import readers
 from agents.federation.events.secure_complaints import because
 from agents.federation.events.secure_stages import Stages, Unmasking
 from agents.federation.events.soundness import unknown_to, why_not
@@ -39,7 +40,7 @@ from agents.federation.secure.sides import FalseShares
 from agents.federation.updates.tensors import MAX_TENSORS_BYTES, BadTensors, longest_update
 from protocols.rounds import Close, Complain, Promise, Result, Submit, Unmask, Vote
 from storage.cid import Cid
-from storage.errors import NotFound
+from storage.errors import CorruptBlock, NotFound
 from storage.keys import PeerId
 
 MAX_NAMED: Final = 4  # members, in a finding
@@ -161,10 +162,11 @@ def staleness(book: Book, number: int, submit: Submit, files: Files) -> int | No
     return None
 
 
-def verify(book: Book, files: CheckedFiles, scratch: Path | None = None) -> Iterator[Finding]:
+def verify(book: Book, files: CheckedFiles, scratch: Path | None = None, me: PeerId | None = None) -> Iterator[Finding]:
     """Check every round that is final, in order. `book` must have settled nothing itself: see `Book.settle`.
 
     scratch: where tensors are written until they were compared; without it, where the system has room for such.
+    me: who asks, and is told of what is missing whether it could be had.
     """
     yield from _of_all(book)
     if book.start() is None:
@@ -193,8 +195,8 @@ def verify(book: Book, files: CheckedFiles, scratch: Path | None = None) -> Iter
         except StillMasked as error:
             yield Finding(number, "not decidable", f"the sum is still masked: {_unanswered(book, said, error)}")
             return
-        except NotFound as error:
-            yield Finding(number, "not decidable", f"an update is missing: {error}")
+        except (NotFound, CorruptBlock) as error:
+            yield Finding(number, "not decidable", f"an update is missing: {error}{_where(book, number, me)}")
             if book.result(number) is None:
                 return
             is_on_word = True  # who joined later has the base of its own first round, and it is what over half say
@@ -215,6 +217,13 @@ def verify(book: Book, files: CheckedFiles, scratch: Path | None = None) -> Iter
         compared = chain(results, in_round(book, number, said, found.result))
         yield from map(_on_word, compared) if is_on_word else compared
         book.settle(number, found.result)
+
+
+def _where(book: Book, number: int, me: PeerId | None) -> str:
+    """Who has what is missing of a round, where the one that asks is none of them."""
+    if me is None or me in readers(book, number):
+        return ""
+    return ". It is for who was in that round, and this node was not: a CAR of one who was proves it (covey fl export)"
 
 
 def _not_borne(book: Book, number: int) -> Iterator[Finding]:
