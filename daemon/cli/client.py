@@ -1,10 +1,13 @@
 """The control API from the other side: standard library only, for it starts with every command."""
 
 import http.client
+import io
 import json
+import select
 import socket
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from daemon.api.faults import ANSWER_HEADER, Fault
@@ -30,12 +33,29 @@ class NotRunning(Exception):
         super().__init__(f"the daemon is not running in {home.root}. Start it: covey up")
 
 
+class Unread(Exception):
+    """Nobody reads what is printed any more."""
+
+
 class Refused(Exception):
     """The daemon answered with an error."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.text)
         self.fault = fault
+
+
+def while_read(opened: socket.socket) -> None:
+    """Wait until something comes, while somebody reads our output. Raises: Unread.
+
+    Who reads may have had enough (`covey fl watch CID | head -1`): the next line would show it, and may never come.
+    """
+    looking = select.poll()
+    looking.register(opened, select.POLLIN)
+    with suppress(io.UnsupportedOperation):  # an output that is no file
+        looking.register(sys.stdout.fileno(), 0)  # its end is told unasked
+    if any(found != opened.fileno() for found, _ in looking.poll()):
+        raise Unread
 
 
 class _Socket(socket.socket):

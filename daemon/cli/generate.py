@@ -99,7 +99,7 @@ def _run(home: Home, operation: Operation, params: dict[str, Any], *, as_json: b
     shown: Any = None
     try:
         with Display() as display:
-            for item in client.stream(home, operation.name, params):
+            for item in client.stream(home, operation.name, params, wait=client.while_read if has_result else None):
                 has_result = has_result or not is_progress(item)
                 if is_progress(item):
                     last = item
@@ -112,6 +112,8 @@ def _run(home: Home, operation: Operation, params: dict[str, Any], *, as_json: b
                     if operation.name in NOTES and not as_json:
                         for line in NOTES[operation.name](params, item):
                             click.echo(line, err=True)
+    except client.Unread:
+        raise BrokenPipeError from None
     except KeyboardInterrupt:
         if operation.interrupted and last:
             click.echo(clean(operation.interrupted.format(**last)), err=True)

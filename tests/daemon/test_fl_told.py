@@ -1,5 +1,8 @@
 """What `covey fl` tells beside a result: names, who is in it, how far it is, and what to do next, once."""
 
+import os
+import socket
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -28,7 +31,7 @@ async def test_what_to_do_next_is_said_once_behind_the_last_line_of_a_watch(node
     await node_here.post("fl/start", experiment=experiment)
     row = await over(node_here, experiment)
     rows = [row | {"n_joined": n_joined} for n_joined in range(3)]
-    monkeypatch.setattr(client, "stream", lambda home, name, params: iter(rows))
+    monkeypatch.setattr(client, "stream", lambda home, name, params, wait: iter(rows))
     generate._run(node_here.node.home, operations()["fl/watch"], {}, as_json=False)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4 and [line.startswith("next: covey fl result") for line in lines] == [False] * 3 + [True]
@@ -36,10 +39,22 @@ async def test_what_to_do_next_is_said_once_behind_the_last_line_of_a_watch(node
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
+def test_a_watch_of_which_nobody_reads_any_more_ends_before_anything_changes(monkeypatch):
+    (near, far), (reader, writer) = socket.socketpair(), os.pipe()
+    with near, far, open(writer, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        far.send(b"x")
+        client.while_read(near)
+        near.recv(1)
+        os.close(reader)
+        with pytest.raises(client.Unread):
+            client.while_read(near)
+
+
 async def test_a_watch_prints_no_line_again_of_which_nothing_changed(node_here, monkeypatch, capsys):
     (row,) = (await node_here.post("fl/status", experiment=await planned(node_here))).json
     rows = [row, row | {"members": []}, row | {"state": "other"}, row]
-    monkeypatch.setattr(client, "stream", lambda home, name, params: iter(rows))
+    monkeypatch.setattr(client, "stream", lambda home, name, params, wait: iter(rows))
     for as_json, n_lines in ((False, 3), (True, 4)):
         generate._run(node_here.node.home, operations()["fl/watch"], {}, as_json=as_json)
         assert len(capsys.readouterr().out.splitlines()) == n_lines
