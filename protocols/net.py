@@ -178,6 +178,9 @@ class Network(Protocol):
     def received_bytes(self, peer: PeerId) -> int:
         """What came over the wire from `peer` by now, parts of messages included; 0 where it is not connected."""
 
+    def doubt(self, peer: PeerId) -> None:
+        """A peer owes us something and is silent: see whether there is still a way to it, and hang up where not."""
+
     def connections(self) -> list[Link]:
         """The connections that stand."""
 

@@ -323,6 +323,9 @@ class SimNetwork(dht.Member):
         """See `Network`. Counted is what streams and topics carry."""
         return self._links[peer].received[self] if peer in self._links else 0
 
+    def doubt(self, peer: PeerId) -> None:
+        """See `Network`. Who is cut off here is known to be."""
+
     def connections(self) -> list[Link]:
         """See `Network`. Bytes are not counted, and who dialled is not noted."""
         return [

@@ -169,8 +169,11 @@ def _look_for_bytes(exchange: Exchange, peer: Giver, now_s: float) -> None:
     if isinstance(peer, HttpSource):
         return
     n_bytes = exchange.network.received_bytes(peer)
-    if n_bytes - exchange.counted.get(peer, n_bytes) >= STALL_S * MIN_BYTES_PER_S:
+    n_new = n_bytes - exchange.counted.get(peer, n_bytes)
+    if n_new >= STALL_S * MIN_BYTES_PER_S:
         exchange.wants.progress(peer, 0, now_s)
+    elif n_new == 0:
+        exchange.network.doubt(peer)
     exchange.counted[peer] = n_bytes
 
 

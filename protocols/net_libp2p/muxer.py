@@ -260,6 +260,10 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
         if rest_s:
             await trio.sleep(rest_s)
 
+    def ping(self) -> None:
+        """Have the peer say something."""
+        self._act(lambda: self._core.ping(trio.current_time()))
+
     def take(self, core: Stream, max_bytes: int) -> bytes:
         """Read from a stream."""
         data = self._core.read(core, max_bytes, trio.current_time())

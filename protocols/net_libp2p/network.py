@@ -55,6 +55,7 @@ from protocols.net_libp2p.host import (
     survive,
 )
 from protocols.net_libp2p.notifee import Notifee
+from protocols.net_libp2p.paths import prove
 from protocols.net_libp2p.sockets import Sockets, address_of, places_of, raw_of, subnet_of
 from protocols.net_libp2p.streams import LibP2pStream
 from protocols.net_libp2p.values import Values, answering, find, publish
@@ -363,6 +364,11 @@ class LibP2pNetwork:
         """See `Network`."""
         connections = self._swarm.get_connections(to_id(peer))
         return sum(connection.muxed_conn.secured_conn.n_received for connection in connections)
+
+    def doubt(self, peer: PeerId) -> None:
+        """See `Network`."""
+        for connection in self._swarm.get_connections(to_id(peer)):
+            self._nursery.start_soon(survive, prove, connection)
 
     def connections(self) -> list[Link]:
         """See `Network`."""

@@ -28,6 +28,8 @@ class Notifee(INotifee):  # type: ignore[misc]  # libp2p's types are not followe
         if not self._network.turn_away(conn):
             self._network.note_change(conn.muxed_conn.peer_id)
             self._network.make_room()
+            if peer is not None and len(network.get_connections(conn.muxed_conn.peer_id)) > 1:
+                self._network.doubt(peer)  # it may have moved, and the others lead to where it was
 
     async def disconnected(self, network: Any, conn: Any) -> None:
         """A connection is over."""

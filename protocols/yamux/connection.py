@@ -355,6 +355,13 @@ class Connection:
 
     # --- time
 
+    def ping(self, now_s: float) -> None:
+        """Ask the peer for a sign of life; once more, where it is asked already. Raises: TooBig."""
+        if not self._is_waiting:
+            self._n_pings = self._n_pings % MAX_NUMBER + 1
+            self._ping_s, self._is_waiting = now_s, True
+        self._say(PING, SYN, 0, self._n_pings)
+
     def next_deadline_s(self) -> float:
         """When `tick` will next have something to do."""
         if self.is_over:
@@ -372,9 +379,7 @@ class Connection:
                 raise StreamBroken(f"the peer was silent for {DEAD_S:g} s")
             self._is_waiting = False
         if not self._is_waiting and now_s >= self._ping_s + KEEPALIVE_S:
-            self._n_pings = self._n_pings % MAX_NUMBER + 1
-            self._ping_s, self._is_waiting = now_s, True
-            self._say(PING, SYN, 0, self._n_pings)
+            self.ping(now_s)
         late = [stream for stream in self._closing.values() if now_s >= self._closes_at_s(stream)]
         for stream in late:
             self.reset(stream)

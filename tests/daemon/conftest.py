@@ -86,6 +86,9 @@ class LonelyNetwork:
     def received_bytes(self, peer: PeerId) -> int:
         return 0
 
+    def doubt(self, peer: PeerId) -> None:
+        pass
+
     def connections(self) -> list[Link]:
         return [Link(peer, "192.0.2.7:4701", True, 1, 2000, 3000) for peer in self.connected]
 

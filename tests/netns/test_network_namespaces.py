@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.netns.network import ANY_PORT, LOUD, NFT, TC, TUN, behind_nat, both_behind_nat, cable, relayed, why_not
+from tests.netns.network import ANY_PORT, LOUD, NFT, TC, TUN, behind_nat, both_behind_nat, cable, do, relayed, why_not
 from tests.netns.nodes import asked, fetch, fetching, heard, node
 from tests.netns.relay import MAX_QUEUED_S, Wire
 
@@ -149,6 +149,20 @@ def test_content_comes_over_a_link_that_loses_packets_and_is_cut_for_a_while(
         ends.set_loss(1)
         time.sleep(3)
         ends.set_loss(0.05)
+        row = json.loads(heard(getting))
+    assert row["n_bytes"] >= file.stat().st_size
+
+
+@pytest.mark.parametrize("needs", [(TC,)], indirect=True)
+def test_a_fetch_goes_on_when_its_machine_gets_another_address(needs: None, file: Path, tmp_path: Path) -> None:
+    """Nobody hears of that: both ends still have a connection."""
+    with (
+        cable(mbit_per_s=2) as ends,
+        fetching(ends.near, ends.far, file, tmp_path, idle_timeout_s=30) as getting,
+    ):
+        time.sleep(1)
+        for verb, address in (("del", ends.far.address), ("add", "45.77.0.3")):
+            do("ip", "-n", ends.far.name, "addr", verb, f"{address}/24", "dev", "cable")
         row = json.loads(heard(getting))
     assert row["n_bytes"] >= file.stat().st_size
 

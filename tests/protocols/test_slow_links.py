@@ -169,8 +169,9 @@ async def test_a_peer_whose_next_message_is_on_the_wire_is_not_silent(
 ) -> None:
     """A noise message cannot be read in part, and takes seconds on a slow link: its bytes count as they come."""
     server, client = (sim_world.node(Identity(bytes([number]) * 32).peer_id) for number in (1, 2))
-    began_s, asked_s = trio.current_time(), []
+    began_s, asked_s, doubted = trio.current_time(), [], []
     speed = BYTES_PER_S
+    monkeypatch.setattr(client, "doubt", doubted.append)
 
     async def give_nothing(asking: Stream) -> None:
         while await read_frame(asking, 1 << 20):
@@ -194,4 +195,11 @@ async def test_a_peer_whose_next_message_is_on_the_wire_is_not_silent(
                 exchange, Cid.of(DATA), providers=[PeerInfo.parse(server.addresses()[0])], idle_timeout_s=30
             )
         assert len(asked_s) > 1  # given up, and asked again after a rest
+        assert not doubted
+        speed = 0
+        with pytest.raises((NoProviders, TimedOut)):
+            await fetch_dag(
+                exchange, Cid.of(DATA), providers=[PeerInfo.parse(server.addresses()[0])], idle_timeout_s=30
+            )
+        assert set(doubted) == {server.peer_id}  # there may be no way to it any more
         nursery.cancel_scope.cancel()

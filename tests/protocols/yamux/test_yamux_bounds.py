@@ -379,6 +379,18 @@ def test_data_for_a_stream_that_we_closed_is_thrown_away_up_to_a_bound(
     assert not server.streams
 
 
+def test_who_is_asked_for_a_sign_of_life_again_and_again_has_no_longer_for_it() -> None:
+    core = Connection(True, Memory(), 0.0)
+    for at_s in (0.0, 1.0, DEAD_S - 1):
+        core.ping(at_s)
+    assert sent(core) == [(PING, SYN, 0, 1)] * 3
+    assert core.next_deadline_s() == DEAD_S
+    core.receive(pack(PING, ACK, 0, 1), DEAD_S - 0.5)
+    core.ping(DEAD_S)
+    assert sent(core) == [(PING, SYN, 0, 2)]
+    assert core.next_deadline_s() == 2 * DEAD_S
+
+
 def test_a_peer_that_falls_silent_is_given_up_and_one_that_talks_is_not() -> None:
     silent, talking = Connection(True, Memory(), 0.0), Connection(True, Memory(), 0.0)
     for core in (silent, talking):
