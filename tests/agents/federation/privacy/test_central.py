@@ -66,7 +66,7 @@ def test_drawn_noise_has_the_grids_deviation_and_is_new_each_time(tmp_path: Path
     draw_noise(plan(), 1, base, tmp_path / "one")
     draw_noise(plan(), 1, base, tmp_path / "other")
     one, other = (np.array(read_vector(tmp_path / name, LAYOUT), np.float64) for name in ("one", "other"))
-    assert 0.8 < one.std() / MAX_DEVIATION < 1.2 and (one != other).mean() > 0.9
+    assert 0.7 < one.std() / MAX_DEVIATION < 1.3 and (one != other).mean() > 0.9  # of 400: eight deviations and more
     assert not run(tmp_path, tmp_path / "one").failed
 
 
