@@ -1,13 +1,13 @@
 """The curves of a training, from what it left on disk, and their drawings."""
 
 import json
-import os
 from pathlib import Path
 from typing import Final
 
 from agents.adapters.inspect import FILES, TRAINING_FILE
 from agents.training.curves import Curve, as_svg, as_text
 from agents.training.runs import State
+from storage.durable import write_file
 
 Points = list[tuple[float, float]]
 _X_NAME: Final = "steps"
@@ -31,12 +31,10 @@ def curves_of_state(state: State) -> tuple[Points, Points]:
 
 
 def draw(name: str, losses: Points, held_out: Points, *, is_text: bool, svg: str | None) -> str | None:
-    """The curves as text, where that is asked for; into the file `svg`, where that is. Raises: OSError."""
+    """The curves as text, where that is asked for; into the file `svg`, where that is. Raises: StoreFull, OSError."""
     curves = [Curve("training", losses), Curve("held out", held_out, is_marks=True)]
     if svg is not None:
-        beside = f"{svg}.part"
-        Path(beside).write_text(as_svg(f"{name}: {_Y_NAME}", curves, _X_NAME, _Y_NAME), encoding="utf-8")
-        os.replace(beside, svg)
+        write_file(Path(svg), as_svg(f"{name}: {_Y_NAME}", curves, _X_NAME, _Y_NAME).encode(), 0o644)
     return as_text(curves, _X_NAME, _Y_NAME) if is_text else None
 
 

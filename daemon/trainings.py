@@ -11,6 +11,7 @@ from agents.errors import CannotResume
 from agents.training import runs
 from agents.training.runs import NoRun, Run
 from daemon.api.operations.training import Details, Training
+from daemon.asked import new_target
 from daemon.curves import curves_of_adapter, curves_of_state, draw
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ def list_trainings(node: "Node") -> list[Training]:
 
 
 def show_training(node: "Node", name: str, *, is_drawn: bool, svg: str | None) -> Details:
-    """The unfinished training of that name, else the finished one. Raises: NoRun, OSError."""
+    """The unfinished training of that name, else the finished one. Raises: NoRun, TargetExists, OSError."""
+    if svg is not None:
+        new_target(svg)
     folder = runs.run_folder(node.home.training, name)
     run = runs.read_run(folder)
     if run is not None:

@@ -27,6 +27,7 @@ from daemon.training import Busy
 from storage.blockstore import Visibility
 from storage.catalog.models import ModelRow
 from storage.cid import DAG_CBOR, Cid
+from storage.errors import TargetExists
 
 BASE = str(Cid.of(b"base", DAG_CBOR))
 CARD = ModelCard(
@@ -364,6 +365,23 @@ async def test_curves_are_drawn_into_a_file(given, tmp_path):
     leave_run(node, "dog")
     await show(node, Show(name="dog", svg=str(tmp_path / "dog.svg")))
     assert (tmp_path / "dog.svg").read_text().startswith("<svg")
+
+
+async def test_a_file_that_is_there_is_drawn_over_by_no_curves_and_refused_before_anything_is_trained(
+    given, fox, tmp_path
+):
+    node, trainer = given([READY, lambda: finish(node)])
+    leave_run(node, "dog")
+    (tmp_path / "holiday.svg").write_text("the sea")
+    svg = str(tmp_path / "holiday.svg")
+    for ask in (
+        show(node, Show(name="dog", svg=svg)),
+        told(train(node, Train(data=fox, svg=svg))),
+        told(resume(node, Resume(name="dog", svg=svg))),
+    ):
+        with pytest.raises(TargetExists):
+            await ask
+    assert (tmp_path / "holiday.svg").read_text() == "the sea" and not trainer.asked
 
 
 async def test_what_the_operation_takes_the_trainer_takes(given, fox):

@@ -280,7 +280,11 @@ async def told_steps(
     """Run a training, new or gone on with; tell its steps to the user, and its fate in events too."""
     from agents.engine import messages
     from agents.errors import AgentError
+    from daemon.asked import new_target
     from daemon.training import Resumed, run_training
+
+    if svg is not None:
+        new_target(svg)  # not told after hours
 
     name = request.name
     node.events.note("training_started", {"name": name, "model": row.name, "is_resumed": request.data is None})
