@@ -54,7 +54,7 @@ def _whole(row: Json) -> Iterator[str]:
                 yield clean(f"round {one['round']}: the update of {who} was refused: {refused['reason']}")
     yield ""
     yield "members:"
-    yield from table([_member(one, row["gossip"] is not None) for one in row["members"]])
+    yield from table([_member(one, row["gossip"] is not None) for one in row["members"]], wraps=True)
     if row["state"].startswith("waiting"):
         yield ""
         yield f"next: members join with `covey fl join {row['experiment']} --from PEER --data PATH`; then its author"
@@ -193,7 +193,8 @@ def verified(result: Json) -> Iterator[str]:
                 "what": one["what"],
             }
             for one in result["findings"]
-        ]
+        ],
+        wraps=True,
     )
     yield f"{clean(result['title'])}: {result['verdict']}, from {result['n_events']:,} signed events"
 

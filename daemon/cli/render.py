@@ -6,6 +6,7 @@ An operation that reads better in a form of its own has one in `daemon.cli.forms
 import re
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from typing import Any, Final
@@ -17,6 +18,7 @@ _BINARY_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 _SHORT_CHARS: Final = 8
 _ID: Final = re.compile(r"(12D3KooW|16Uiu2|Qm)[1-9A-HJ-NP-Za-km-z]{40,}|b[a-z2-7]{50,}")
 _GAP: Final = "  "
+_NARROW: Final = 16  # of what goes on below, at least
 _SUFFIXES: Final = ("_bytes_per_s", "_unix_s", "_bytes", "_per_s", "_s", "_ms", "_frac")
 
 
@@ -61,8 +63,8 @@ def _texts(key: str, value: Json) -> list[str]:
     return [value_text(key, value)]
 
 
-def table(rows: list[Json]) -> Iterator[str]:
-    """Columns under headings; the terminal's width cuts the last one only."""
+def table(rows: list[Json], *, wraps: bool = False) -> Iterator[str]:
+    """Columns under headings; a terminal cuts what is too wide, or the last one `wraps`."""
     if not rows:
         return
     if not isinstance(rows[0], dict):
@@ -73,8 +75,19 @@ def table(rows: list[Json]) -> Iterator[str]:
     cells += [[value_text(key, row.get(key)) for key in keys] for row in rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(keys))]
     room = shutil.get_terminal_size((200, 24)).columns if sys.stdout.isatty() else 10_000
+    indent = sum(widths[:-1]) + len(_GAP) * (len(widths) - 1)
     for row in cells:
-        yield _GAP.join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()[: max(room, 40)]
+        line = _GAP.join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        yield from _wrapped(line, indent, room) if wraps else [line[: max(room, 40)]]
+
+
+def _wrapped(line: str, indent: int, room: int) -> Iterator[str]:
+    """A line, what is behind `indent` in as many as it takes; an id stays in one piece."""
+    first, *others = textwrap.wrap(
+        line[indent:], max(room - indent, _NARROW), break_long_words=False, break_on_hyphens=False
+    ) or [""]
+    yield line[:indent] + first
+    yield from (" " * indent + other for other in others)
 
 
 def title(key: str) -> str:

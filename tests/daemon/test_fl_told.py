@@ -108,6 +108,21 @@ async def test_how_results_do_stands_within_eighty_columns(node_here, data):
     assert {"PHASE", "LOSS", "ACCURACY", "CLOSED", "REFUSED", "UPDATES"} <= set(heading[:80].split())
 
 
+async def test_nothing_of_a_finding_or_of_what_a_member_did_is_cut_at_eighty_columns(node_here, data, monkeypatch):
+    experiment = await planned(node_here)
+    await node_here.post("fl/join", experiment=experiment, data=data)
+    await node_here.post("fl/start", experiment=experiment)
+    row = await over(node_here, experiment)
+    told = (await node_here.post("fl/verify", what=experiment)).lines[-1]
+    told["findings"][0]["what"] = what = f"{experiment} {'was not heard of ' * 20}"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = list(verified(told))
+    assert what.split() == " ".join(lines[1:-1]).split()[3:] and max(map(len, lines[2:])) <= 80
+    members = list(status([row]))[-3:]
+    assert " ".join(" ".join(members).split()).endswith("joined, selected, submitted, voted")
+
+
 async def test_who_is_in_it_is_told_in_fields_too_at_the_start_and_later(node_here, data):
     experiment = await planned(node_here, members=[OTHER], min_participants=1)
     await node_here.post("fl/join", experiment=experiment, data=data)
