@@ -74,7 +74,10 @@ class NameTable:
         self._database = database
 
     def put(self, row: NameRow) -> bool:
-        """Keep a record, if it is newer than the one here; is it kept? Raises: TooLarge."""
+        """Keep a record, if it is newer than the one here; is it kept? Of that very one it is noted that it came again.
+
+        Raises: TooLarge.
+        """
         if len(row.record) > MAX_RECORD_BYTES:
             raise TooLarge(f"the record has {len(row.record)} bytes; the limit is {MAX_RECORD_BYTES}")
         with self._database.transaction():
@@ -82,6 +85,9 @@ class NameTable:
             if before is None and self.count() >= MAX_NAMES:
                 raise TooLarge(f"{MAX_NAMES} names are kept already. Forget one: covey name rm NAME")
             if before is not None and before.rank >= row.rank:
+                if before.record == row.record:
+                    again = (row.received_unix_s, bytes(row.name))
+                    self._database.write("UPDATE names SET received_unix_s = ? WHERE name = ?", again)
                 return False
             seconds, nanoseconds = divmod(row.expires_unix_ns, _NS)
             self._database.write(

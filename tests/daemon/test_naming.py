@@ -150,6 +150,23 @@ async def test_a_clock_that_was_ahead_keeps_neither_an_old_record_nor_the_dht_bu
     assert node.catalog.names.own_of(own.name).told_unix_s == now_s[0]
 
 
+async def test_a_record_that_is_found_again_is_not_asked_for_until_its_time_to_live_is_over_once_more(
+    node_here, monkeypatch
+):
+    node, other, asked = node_here.node, Identity(b"\x07" * 32), []
+    record = make_record(other, f"/ipfs/{CID}", sequence=1, unix_s=1.9e9, ttl_s=60)
+
+    async def find_record(name, unix_s):
+        asked.append(unix_s - 1.9e9)
+        return record
+
+    monkeypatch.setattr(node.network, "find_record", find_record)
+    for at_s in (0, 59, 61, 100, 122):
+        monkeypatch.setattr(naming.wall, "unix_s", lambda at_s=at_s: 1.9e9 + at_s)
+        assert await followed(node, f"/ipns/{other.peer_id}") == f"/ipfs/{CID}"
+    assert asked == [0, 61, 122]
+
+
 async def test_a_name_is_followed_also_where_no_more_records_are_kept(node_here, monkeypatch):
     node, other = node_here.node, Identity(b"\x07" * 32)
     monkeypatch.setattr(catalog.names, "MAX_NAMES", 0)
