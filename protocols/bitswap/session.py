@@ -64,8 +64,8 @@ class Wants:
         self._sessions[self._last_session] = Errand()
         return self._last_session
 
-    def close(self, session: int) -> list[Action]:
-        """End a session; what it alone wanted is cancelled everywhere."""
+    def close(self, session: int, now_s: float) -> list[Action]:
+        """End a session; what it alone wanted is cancelled everywhere, and others have its room."""
         errand = self._sessions.pop(session)
         cancels: dict[Giver, list[Entry]] = {}
         for key in errand.wants:
@@ -79,7 +79,7 @@ class Wants:
             peer.is_refused = peer.is_refused and bool(peer.sessions)
         self._forget_idle_peers()
         self._line.all_changed()
-        return sends(cancels)
+        return sends(cancels) + self._assign(now_s)
 
     def want(self, session: int, cids: Iterable[Cid], now_s: float) -> list[Action]:
         """Want blocks; ask for them at once where anybody can be asked. Raises: Local over MAX_WANTS."""

@@ -78,7 +78,7 @@ def open_session(exchange: Exchange) -> Iterator[Session]:
         yield session
     finally:
         del exchange.sessions[number]
-        carry_out(exchange, exchange.wants.close(number))
+        carry_out(exchange, exchange.wants.close(number, trio.current_time()))
 
 
 def want(session: Session, cids: Sequence[Cid]) -> None:

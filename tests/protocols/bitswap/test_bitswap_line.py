@@ -68,7 +68,7 @@ class Errands:
             case "add_providers", number, names if number < len(self.sessions):
                 return self.wants.add_providers(self.sessions[number], names, self.now_s)
             case "close", number if number < len(self.sessions):
-                return self.wants.close(self.sessions.pop(number))
+                return self.wants.close(self.sessions.pop(number), self.now_s)
             case "lost" | "found" as what, name:
                 found: list[Action] = getattr(self.wants, what)(name, self.now_s)
                 return found

@@ -234,7 +234,7 @@ def test_a_block_that_comes_late_or_twice_is_no_fault() -> None:
 
 def test_a_block_that_comes_after_its_session_is_no_fault() -> None:
     wants, session, _ = started([A], [0])
-    assert cancelled(wants.close(session), A) == [CIDS[0]]
+    assert cancelled(wants.close(session, 0), A) == [CIDS[0]]
     assert wants.received(A, [block(0)], [], [], 0.1) == []
 
 
@@ -243,8 +243,17 @@ def test_two_sessions_ask_once_and_both_get_it() -> None:
     two = wants.open()
     actions = wants.add_providers(two, [A, B], 0) + wants.want(two, [CIDS[0]], 0)
     assert wanted(actions, A) == wanted(actions, B) == []
-    assert wants.close(one) == []
+    assert wants.close(one, 0) == []
     assert wants.received(A, [block(0)], [], [], 0.1)[0] == Got((two,), A, CIDS[0], DATA[0], 0.1)
+
+
+def test_a_session_that_ends_leaves_its_room_at_a_peer_to_others_at_once() -> None:
+    wants, one, _ = started([A], range(40))
+    two = wants.open()
+    wants.add_providers(two, [A], 0)
+    assert wanted(wants.want(two, CIDS[100:102], 0), A) == []
+    actions = wants.close(one, 0.1)
+    assert set(cancelled(actions, A)) == set(CIDS[:40]) and wanted(actions, A) == CIDS[100:102]
 
 
 def test_probes_for_one_block_are_bounded() -> None:
@@ -279,7 +288,7 @@ def test_what_was_asked_before_our_stream_to_a_peer_broke_may_still_come() -> No
 
 def test_nothing_is_remembered_of_peers_that_are_gone() -> None:
     wants, session, _ = started([A, B], range(10))
-    wants.close(session)
+    wants.close(session, 1)
     for peer in (A, B):
         wants.lost(peer, 1)
     assert not wants._peers and not wants._wants and not wants._line and wants.next_deadline_s() == math.inf
@@ -367,7 +376,7 @@ def test_whatever_peers_do_only_wanted_blocks_come_and_an_honest_one_suffices(
         assert all(len(peer.in_flight) <= MAX_IN_FLIGHT for peer in wants._peers.values())
     assert sorted(got) == sorted(CIDS[:n_wanted])
     assert n_sent < 100 * n_wanted * len(peers)
-    carry_out(wants.close(session))
+    carry_out(wants.close(session, now_s))
     assert not wants._wants and not wants._line
 
 
