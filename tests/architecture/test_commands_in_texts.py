@@ -45,6 +45,12 @@ def test_every_command_that_a_text_names_exists(room: str) -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize("room", ["agents", "daemon"])  # what the others sign begins like commands: `covey name key`
+def test_every_command_that_a_document_names_exists(room: str) -> None:
+    documents = sorted((ROOT / room).rglob("*.md"))
+    assert documents and [f"{path.name}: {text}" for path in documents for text in unknown(path.read_text())] == []
+
+
 def test_a_command_that_is_not_there_is_noticed() -> None:
     assert unknown("Bring it in first: covey model import") == ["covey model import"]
     assert unknown("run covey trane") == ["covey trane"]
