@@ -18,6 +18,7 @@ from libp2p.exceptions import BaseLibp2pError
 from protocols.errors import DialFailed, ProtocolError, StreamBroken
 from protocols.net import MAX_INBOUND_STREAMS_PER_PEER, Network, PeerInfo, Stream
 from protocols.net_libp2p import NetConfig, open_network
+from protocols.yamux import work
 from protocols.yamux.frames import ACK, DATA, PING, RST, SYN, WINDOW, pack
 from protocols.yamux.memory import MAX_UNREAD_BYTES
 from storage.keys import Identity
@@ -325,13 +326,20 @@ async def test_who_opens_streams_and_breaks_them_off_without_end_loses_the_conne
         await scene.still_answers()
 
 
+@pytest.fixture
+def soon_at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a connection takes up of the event loop is counted by prices: a slow machine comes to them as surely."""
+    monkeypatch.setattr(work, "MAX_WORK_S", 0.05)
+    monkeypatch.setattr(work, "REFILL_S", 3600.0)
+
+
 @pytest.mark.parametrize(
     "block",
     [pack(WINDOW, 0, 1001, 0) * 5000, (pack(DATA, 0, 1001, 1) + b"x") * 5000, pack(PING, ACK, 0, 0) * 5000],
     ids=["windows", "bytes for nobody", "pongs"],
 )
 async def test_who_sends_what_carries_nothing_without_end_is_read_more_slowly_and_nobody_else_is(
-    scene: Scene, block: bytes
+    soon_at_rest: None, scene: Scene, block: bytes
 ) -> None:
     async with open_network(Identity.generate(), LOOPBACK) as bad:
         muxer = await muxer_of(scene.node, bad)
@@ -345,7 +353,7 @@ async def test_who_sends_what_carries_nothing_without_end_is_read_more_slowly_an
         assert not muxer.is_closed
 
 
-async def test_who_asks_for_protocols_without_end_waits_for_the_answers(scene: Scene) -> None:
+async def test_who_asks_for_protocols_without_end_waits_for_the_answers(soon_at_rest: None, scene: Scene) -> None:
     async with open_network(Identity.generate(), LOOPBACK) as bad, trio.open_nursery() as nursery:
         stream = await (await muxer_of(scene.node, bad)).open_stream()
         [here] = scene.node._swarm.get_connections()  # type: ignore[attr-defined]
