@@ -17,7 +17,7 @@ import pytest
 
 pytestmark = pytest.mark.e2e
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 KJV = {"name": "kjv", "version": 3, "cid": "bafykjv3", "publisher": "bob", "folder": "/a"}
 FINISHED = {
     "type": "finished",
