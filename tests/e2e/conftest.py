@@ -115,8 +115,9 @@ class Mallory:
 
     async def tell(self, node: Node, announcement: bytes) -> None:
         """Have the announcement heard by a node that listens."""
-        with trio.fail_after(30):
-            while PeerId.parse(node.peer) not in self.network.topic_peers(TOPIC):
+        peer = PeerId.parse(await trio.to_thread.run_sync(lambda: node.peer))  # a command: it would hold up the network
+        with trio.fail_after(60):
+            while peer not in self.network.topic_peers(TOPIC):
                 await trio.sleep(0.05)
         await self.network.publish(TOPIC, announcement)
 
