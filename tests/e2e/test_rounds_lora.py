@@ -93,7 +93,7 @@ def test_three_train_on_from_one_adapter_a_fourth_proves_it_and_it_answers_in_a_
 ) -> None:
     for node in village.nodes.values():
         village.wait(node, is_over)
-    village.wait(village.ada, lambda now: now["rounds"][-1]["n_scores"] == 3)
+    village.wait(village.ada, lambda now: all(one["n_scores"] == 3 for one in now["rounds"]))
     results = [village.results(node) for node in village.nodes.values()]
     assert None not in results[0] and results.count(results[0]) == 4
     undisturbed["results"] = results[0]
