@@ -1,5 +1,6 @@
 """Who takes part in which round, read out of a book: the part of it that says who is on which list."""
 
+from collections.abc import Mapping, Set
 from typing import TYPE_CHECKING, Final, cast
 
 from agents.federation.events.answers import Answers, remembered
@@ -140,12 +141,26 @@ class Attendance:
         for said, vote in book.said_in(1, Vote):
             if said.author in selected:
                 voters.setdefault((vote.term, vote.close), set()).add(said.author)
-        counts = (
-            (len(voters.get((close.term, said.cid), ())), self.n_needed_of(len(selected), close))
-            for said, close in book.said_in(1, Close)
-            if said.author == book.coordinator(close.term)
-        )
-        return max((n_voters for n_voters, n_needed in counts if n_voters >= n_needed), default=0)
+        ended = self.ended_by(1, voters, len(selected))
+        return max((len(voters[cast(Close, one.event).term, one.cid]) for one in ended), default=0)
+
+    def ended_by(self, number: int, voters: Mapping[tuple[int, Cid], Set[PeerId]], n_selected: int) -> list[Said]:
+        """The closes that end a round, by who of the selected countersigned what in which term.
+
+        No look goes through all that coordinators closed: one may have signed any number.
+        """
+        book, found = self._whole, []
+        for (term, cid), peers in voters.items():
+            said = book.get(cid) if len(peers) > n_selected // 2 else None
+            if (
+                said is None
+                or not isinstance(close := said.event, Close)
+                or (close.round, close.term) != (number, term)
+            ):
+                continue
+            if said.author == book.coordinator(term) and len(peers) >= self.n_needed_of(n_selected, close):
+                found.append(said)
+        return found
 
     def n_needed_of(self, n_selected: int, close: Close) -> int:
         """How many of so many make a close final: over half; of one with masked updates, as many as unmask them."""

@@ -357,11 +357,14 @@ class Book(Attendance):
     @remembered
     def closes(self, number: int) -> dict[int, Said]:
         """The close of each term; none of a term whose coordinator signed two."""
-        found: dict[int, dict[Cid, Said]] = {}
+        found: dict[int, Said] = {}
+        several: set[int] = set()
         for said, event in self.said_in(number, Close):
-            if said.author == self.coordinator(event.term):
-                found.setdefault(event.term, {})[said.entry.body_cid] = said
-        return {term: next(iter(ones.values())) for term, ones in found.items() if len(ones) == 1}
+            if event.term in several or said.author != self.coordinator(event.term):
+                continue
+            if found.setdefault(event.term, said).entry.body_cid != said.entry.body_cid:
+                several.add(event.term)
+        return {term: said for term, said in found.items() if term not in several}
 
     def votes(self, number: int, term: int) -> dict[PeerId, Said]:
         """Who of the selected countersigned in a term; each one's first vote."""
@@ -395,14 +398,10 @@ class Book(Attendance):
 
         It stays so whatever its coordinator, or who countersigned it, signs later: that undoes no round that is over.
         """
+        selected = self.selected(number)
+        found = self.ended_by(number, self.countersigners(number), len(selected)) if selected is not None else []
         # Under secure aggregation a void close shows that the set of any before it can never be unmasked.
-        for said, close in sorted(self.said_in(number, Close), key=lambda pair: not pair[1].void):
-            if said.author != self.coordinator(close.term):
-                continue
-            needed = self.n_votes_needed(close)
-            if needed is not None and len(self.countersigners(number).get((close.term, said.cid), ())) >= needed:
-                return said
-        return None
+        return min(found, key=lambda said: (not cast(Close, said.event).void, said.rank), default=None)
 
     def highest_vote(self, promises: Iterable[Said]) -> Said | None:
         """The close that was countersigned in the highest term, by what these promises say; None where none was."""

@@ -122,6 +122,21 @@ def test_who_accuses_without_end_costs_nobody_a_look_at_each_of_it() -> None:
     member.tick(0.0)
 
 
+def test_who_closes_one_term_without_end_costs_nobody_a_look_at_each_of_it() -> None:
+    table, looked = Table(), []
+    n_needed_of = table.book.n_needed_of
+    table.book.n_needed_of = lambda *of: looked.append(of) or n_needed_of(*of)  # type: ignore[method-assign, func-returns-value]
+    closes = [
+        table.say(1, Close(round=1, term=1, submissions=(), joined=PEERS, void=f"for reason {number}"))
+        for number in range(500)
+    ]
+    assert table.book.final(1) is None and table.book.closes(1) == {}
+    for number in range(3):
+        table.say(number, Vote(round=1, term=1, close=closes[400].cid))
+    final = table.book.final(1)
+    assert final is not None and final.cid == closes[400].cid and len(looked) < 10
+
+
 def test_who_has_said_all_that_is_taken_says_no_more_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     table = Table()
     member = Member(identity(0), table.book)
