@@ -76,7 +76,7 @@ class Untrust(Params, frozen=True):
 class Peer(Result, frozen=True):
     """A peer: `trusted` lists the kinds whose artifacts may be used here.
 
-    `way`: how it is connected; over a relay only where there is no other.
+    `way`: how it is connected; over a relay only where there is no other. Of `addresses` those where it is come first.
     `breach` is the code of what it last did against the protocols, and `refused_s` for how long it is refused for that.
     """
 
@@ -153,11 +153,15 @@ async def ls(node: "Node", _params: Nothing) -> list[Peer]:
     rows = await trio.to_thread.run_sync(node.catalog.peers.list)
     banned = await trio.to_thread.run_sync(node.catalog.peers.banned)
     connected = set(node.network.peers())
-    ways = {link.peer: way_of(link) for link in sorted(node.network.connections(), key=lambda link: -link.is_relayed)}
+    links = sorted(node.network.connections(), key=lambda link: -link.is_relayed)
+    ways = {link.peer: way_of(link) for link in links}
+    reached = {link.peer: link.endpoint.text for link in links if link.is_dialled and link.endpoint}
     offenders = {one.peer: one for one in node.network.conduct.offenders(trio.current_time())}
 
     def shown(peer: "PeerId", row: "PeerRow | None") -> Peer:
         offender = offenders.get(peer)
+        told = node.network.peer_addresses(peer)
+        first = [reached[peer]] if peer in reached else told if peer in connected else []
         return Peer(
             peer=str(peer),
             name=row.name if row else None,
@@ -165,7 +169,7 @@ async def ls(node: "Node", _params: Nothing) -> list[Peer]:
             way=ways.get(peer),
             trusted=sorted(row.kinds) if row else [],
             heard_unix_s=row.heard_unix_s or None if row else None,
-            addresses=list(row.addresses) if row else node.network.peer_addresses(peer),
+            addresses=list(dict.fromkeys([*first, *(row.addresses if row else told)])),
             breach=offender.code if offender else None,
             refused_s=round(offender.refused_s) or None if offender else None,
             is_banned=peer in banned,
