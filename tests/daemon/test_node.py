@@ -235,9 +235,13 @@ async def test_peers_are_added_named_trusted_and_forgotten(running_node):
     network.hang_up, network.connected = set(), []
     assert (await running_node.post("peer/add", address=f"/ip4/192.0.2.9/tcp/1/p2p/{FRIEND}")).json["is_connected"]
     assert (await running_node.post("peer/trust", peer="ann", kinds=["adapters", "ask"])).status == 200
+    network.peer_addresses = lambda peer: ["/ip4/10.0.0.1/tcp/1"]  # as it says
     (row,) = (await running_node.post("peer/ls")).json
     assert (row["name"], row["trusted"], row["is_connected"]) == ("ann", ["adapters", "ask"], True)
-    assert row["addresses"] == ["/ip4/192.0.2.7/tcp/4701", "/ip4/192.0.2.9/tcp/1"]  # first where it is connected
+    assert row["addresses"] == ["/ip4/192.0.2.7/tcp/4701", "/ip4/192.0.2.9/tcp/1"]  # first where it was reached
+    network.connections = list
+    (row,) = (await running_node.post("peer/ls")).json
+    assert row["addresses"] == ["/ip4/10.0.0.1/tcp/1", "/ip4/192.0.2.9/tcp/1"]
     assert (await running_node.post("peer/trust", peer="bob")).status == 404
     assert (await running_node.post("peer/trust", peer="ann", kinds=["everything"])).status == 400
     assert (await running_node.post("peer/rm", peer="ann")).status == 200
