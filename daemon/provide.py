@@ -98,8 +98,7 @@ class Provider:
 
     async def _tell(self, arc: Arc) -> bool:
         """Tell of all that lies on an arc. Returns: whether that was done, so far as there was anybody to tell."""
-        requests = await self._ports.exchange.work(self._all_public)
-        cids = [cid for cid in dict.fromkeys(request.cid for request in requests) if arc.holds(cid)]
+        cids = await self._ports.exchange.work(partial(self._public_on, arc))
         n_told = 0
         with trio.move_on_after(SWEEP_TIMEOUT_S) as limit:
             n_told = await self._ports.network.provide_many(cids) if cids else 0
@@ -107,6 +106,11 @@ class Provider:
 
     async def _keep(self, sweep: Sweep) -> None:
         await self._ports.exchange.work(partial(self._ports.catalog.sweeps.put, *sweep.state))
+
+    def _public_on(self, arc: Arc) -> list[Cid]:
+        """What lies on an arc and is here for strangers: of a public folder not all need be."""
+        cids = dict.fromkeys(request.cid for request in self._all_public())
+        return [cid for cid in cids if arc.holds(cid) and self._is_public(cid)]
 
     def _is_public(self, cid: Cid) -> bool:
         return self._ports.roots.may_see(None, cid, is_flock=False)

@@ -67,6 +67,16 @@ async def test_what_strangers_may_not_see_is_not_provided(pair, autojump_clock):
     assert not await is_found(neighbour, after)
 
 
+async def test_what_is_gone_from_here_is_told_of_no_more_on_the_walk_either(pair, autojump_clock):
+    ann, neighbour = pair
+    gone = publish_bytes(ann, b"gone", Visibility.PUBLIC)
+    ann.ports.store.delete_many([gone])
+    async with running(Provider(ann.ports, random.Random(1)).run):
+        for _ in range(8):
+            await trio.sleep(CYCLE_S / 4)
+            assert not await is_found(neighbour, gone)
+
+
 async def test_a_fresh_folder_is_found_within_seconds_and_so_are_its_files(pair, autojump_clock, tmp_path):
     ann, neighbour = pair
     folder = write_adapter(tmp_path / "fresh")
