@@ -4,8 +4,8 @@ Addresses are multiaddr texts (`/ip4/192.0.2.7/tcp/4701/p2p/12D3KooW...`). Whate
 only errors of `protocols.errors` from calls, and never lets a handler's failure leave its stream.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 import structlog
@@ -162,6 +162,17 @@ class Network(Protocol):
     def protect(self, peers: Iterable[PeerId]) -> None:
         """Keep places for these peers, and from now on for no others: whoever else comes cannot take them all."""
 
+    def is_protected(self, peer: PeerId) -> bool:
+        """Does this node keep a place for `peer`?"""
+
+    async def rest(self, peer: PeerId) -> None:
+        """Wait, before something is done for a peer, while all who are not protected took up more than half of this
+        node's time together. Then it is to be done without a pause, and charged: see `turn`.
+        """
+
+    def charge(self, peer: PeerId, work_s: float) -> None:
+        """What was done for a peer took so much of this node's time."""
+
     def refuse(self, peers: Iterable[PeerId]) -> None:
         """Speak with none of these peers from now on, and with others again; connections to them are closed."""
 
@@ -284,6 +295,17 @@ class Broadcast(Generic[T]):
                 sender.send_nowait(item)
             except trio.BrokenResourceError:
                 continue  # this listener closed its channel before it left the block
+
+
+@asynccontextmanager
+async def turn(network: Network, peer: PeerId) -> AsyncIterator[None]:
+    """Do something for a peer in the block, without a pause, once its turn has come; the time it takes is counted."""
+    await network.rest(peer)
+    began_s = trio.current_time()
+    try:
+        yield
+    finally:
+        network.charge(peer, trio.current_time() - began_s)
 
 
 async def answer(handler: Handler, stream: Stream, report: Callable[[PeerId, str], None]) -> None:

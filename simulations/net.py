@@ -302,6 +302,16 @@ class SimNetwork(dht.Member):
         """See `Network`. There is room for everybody here."""
         self._protected = frozenset(peers)
 
+    def is_protected(self, peer: PeerId) -> bool:
+        """See `Network`."""
+        return peer in self._protected
+
+    async def rest(self, peer: PeerId) -> None:
+        """See `Network`. There is time for everybody here."""
+
+    def charge(self, peer: PeerId, work_s: float) -> None:
+        """See `Network`."""
+
     def refuse(self, peers: Iterable[PeerId]) -> None:
         """See `Network`."""
         self._refused = frozenset(peers)

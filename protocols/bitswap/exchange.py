@@ -1,6 +1,7 @@
 """What an exchange of blocks consists of: the cores, and what is known of each peer and errand. `shell` drives it."""
 
 import math
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +23,8 @@ from storage.cid import Cid
 from storage.keys import PeerId
 
 N_THREADS: Final = 4
-N_GUEST_THREADS: Final = 2  # of these, at most so many work for other peers at a time
+N_GUEST_THREADS: Final = 2  # of these, at most so many work for peers that this node keeps at a time
+N_STRANGER_THREADS: Final = 1  # and for others, so that those do not wait behind them
 
 T = TypeVar("T")
 
@@ -103,6 +105,7 @@ class Exchange:
     ears: dict[PeerId, Ear] = field(default_factory=dict)
     intake: Intake[trio.CancelScope] = field(default_factory=Intake)
     guests: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, N_GUEST_THREADS))
+    strangers: trio.CapacityLimiter = field(default_factory=partial(trio.CapacityLimiter, N_STRANGER_THREADS))
     counted: dict[PeerId, int] = field(default_factory=dict)  # bytes from whom we ask, when something was heard last
     armed_s: float = math.inf
     rearm: trio.Event = field(default_factory=trio.Event)
@@ -131,7 +134,20 @@ class Session:
     is_needy: trio.Event = field(default_factory=trio.Event)
 
 
-async def work_for_guest(exchange: Exchange, job: Callable[[], T]) -> T:
-    """Work that another peer caused: it leaves threads free for our own."""
-    async with exchange.guests:
+async def work_for(exchange: Exchange, peer: PeerId, job: Callable[[], T]) -> T:
+    """Work that another peer caused: it leaves threads free for our own, and strangers' leaves some for friends."""
+    async with exchange.guests if exchange.network.is_protected(peer) else exchange.strangers:
         return await exchange.work(job)
+
+
+async def work_in_turn(exchange: Exchange, peer: PeerId, job: Callable[[], T]) -> T:
+    """The same with what takes long for what it brings: it waits for its turn, and its time is counted."""
+
+    def timed() -> tuple[T, float]:
+        began_s = time.thread_time()  # of the processor alone: to wait for a disk holds up nobody else
+        return job(), time.thread_time() - began_s
+
+    await exchange.network.rest(peer)
+    done, work_s = await work_for(exchange, peer, timed)
+    exchange.network.charge(peer, work_s)
+    return done

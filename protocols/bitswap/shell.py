@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from protocols.bitswap.exchange import Ear, Exchange, Session, Talk, Worker, in_threads, in_turn, work_for_guest
+from protocols.bitswap.exchange import Ear, Exchange, Session, Talk, Worker, in_threads, in_turn, work_in_turn
 from protocols.bitswap.session import MAX_WANTS, Action, Arrived, Got, Misbehaved, NeedProviders, Send
 from protocols.bitswap.standing import STALL_S
 from protocols.bitswap.talking import talk_to
@@ -28,7 +28,7 @@ from protocols.bitswap.wire import (
 from protocols.bucket import Bucket
 from protocols.errors import Local, Malformed, TimedOut, TooBig
 from protocols.framing import MIN_BYTES_PER_S, FrameReader
-from protocols.net import Stream
+from protocols.net import Stream, turn
 from protocols.sources import Giver, HttpSource
 from storage.cid import Cid
 from storage.dag import reach
@@ -262,15 +262,17 @@ async def _receive(exchange: Exchange, peer: PeerId, body: bytes) -> float:
     is_expected, n_of_use = exchange.wants.expects(peer), 0
     job = partial(_open, body, is_expected)
     if len(body) <= INLINE_BYTES:
-        message, blocks = job()
+        async with turn(exchange.network, peer):
+            message, blocks = job()
     else:
-        message, blocks = await (exchange.work(job) if is_expected else work_for_guest(exchange, job))
+        message, blocks = await (exchange.work(job) if is_expected else work_in_turn(exchange, peer, job))
     if message.blocks or message.haves or message.dont_haves or message.pending_bytes:
         haves, dont_haves, now_s = message.haves, message.dont_haves, trio.current_time()
         pending_bytes = 0 if message.entries else message.pending_bytes
-        actions = exchange.wants.received(peer, blocks, haves, dont_haves, now_s, pending_bytes)
-        n_of_use = sum(isinstance(action, Got) for action in actions)
-        carry_out(exchange, actions)
+        async with turn(exchange.network, peer):
+            actions = exchange.wants.received(peer, blocks, haves, dont_haves, now_s, pending_bytes)
+            n_of_use = sum(isinstance(action, Got) for action in actions)
+            carry_out(exchange, actions)
     exchange.wants.took(peer, len(body))
     if message.entries or message.is_full:
         await _note_wants(exchange, peer, message)
@@ -281,12 +283,14 @@ async def _note_wants(exchange: Exchange, peer: PeerId, message: Message) -> Non
     """Note what a peer wants, look it up, and have it answered: a slice at a time, so that nobody waits long."""
     for at in range(0, max(1, len(message.entries)), MAX_ENTRIES_PER_SLICE):
         entries = message.entries[at : at + MAX_ENTRIES_PER_SLICE]
-        exchange.serving.heard(peer, entries, message.is_full and at == 0)
+        async with turn(exchange.network, peer):
+            exchange.serving.heard(peer, entries, message.is_full and at == 0)
         wanted = [entry for entry in entries if not entry.is_cancel]
         if wanted:
             asked = [entry.cid for entry in wanted]
-            sizes = await work_for_guest(exchange, partial(exchange.visible, peer, asked))
-            exchange.serving.looked_up(peer, wanted, sizes)
+            sizes = await work_in_turn(exchange, peer, partial(exchange.visible, peer, asked))
+            async with turn(exchange.network, peer):
+                exchange.serving.looked_up(peer, wanted, sizes)
         if exchange.serving.has_answers(peer):
             _wake_talk(exchange, peer)
 

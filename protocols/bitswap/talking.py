@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 
-from protocols.bitswap.exchange import Exchange, Talk, work_for_guest
+from protocols.bitswap.exchange import Exchange, Talk, work_for
 from protocols.bitswap.pace import MIN_TURN_BYTES
 from protocols.bitswap.reading import read_batch
 from protocols.bitswap.serving import BATCH_BYTES, MAX_QUICK_BLOCK_BYTES, Batch
@@ -192,7 +192,7 @@ async def _compose(exchange: Exchange, peer: PeerId, talk: Talk) -> Message:
     keys = list(talk.entries)[:MAX_ENTRIES_PER_MESSAGE]
     entries = tuple(talk.entries.pop(key) for key in keys)
     batch = _next_batch(exchange, peer)
-    payloads = await work_for_guest(exchange, partial(read_batch, exchange, peer, batch)) if batch.blocks else []
+    payloads = await work_for(exchange, peer, partial(read_batch, exchange, peer, batch)) if batch.blocks else []
     blocks = [payload for payload in payloads if payload is not None]
     exchange.pace.reserve(ENTRY_BYTES * (len(entries) + len(batch.haves) + len(batch.dont_haves)), trio.current_time())
     for entry, payload in zip(batch.blocks, payloads, strict=bool(payloads)):

@@ -1,7 +1,7 @@
 """GossipSub over a network: streams to every peer, and the heartbeat, around `Router`."""
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import structlog
@@ -11,13 +11,13 @@ from protocols.errors import DialFailed, ProtocolError, ProtocolRefused, StreamB
 from protocols.framing import FrameReader
 from protocols.gossipsub.router import HEARTBEAT_S, Router
 from protocols.gossipsub.wire import MAX_RPC_BYTES, PROTOCOLS
-from protocols.net import Network, Stream
+from protocols.net import Network, Stream, turn
 from protocols.topics import Subscriptions
 from storage.keys import Identity, PeerId
 
 READ_BYTES: Final = 64 << 10
 WRITE_BYTES: Final = 64 << 10
-TURN_BYTES: Final = 8 << 10  # read before others have a turn; an RPC counts as MIN_RPC_BYTES, at least
+TURN_BYTES: Final = 8 << 10  # heard before others have a turn; an RPC counts as MIN_RPC_BYTES, at least
 MIN_RPC_BYTES: Final = 512
 FIRST_RETRY_S: Final = 0.1
 LONGEST_RETRY_S: Final = 10.0
@@ -151,22 +151,28 @@ async def _hear(gossip: Gossip, stream: Stream) -> None:
     gossip.came(stream.peer)
     ear = gossip.ear(stream.peer)
     while data := await _read(stream):
-        n_bytes = 0
         async with ear:
-            for rpc in reader.cut(data):
-                await _give_way(gossip, stream.peer, is_due=n_bytes >= TURN_BYTES)
-                n_bytes = n_bytes % TURN_BYTES + max(MIN_RPC_BYTES, len(rpc))
-                gossip.hear(stream.peer, rpc, is_first)
-                is_first = False
-        gossip.wake()
+            for rpcs in _in_turns(reader.cut(data)):
+                await trio.sleep(gossip.router.rest_s(stream.peer, trio.current_time()))
+                async with turn(gossip.network, stream.peer):
+                    for rpc in rpcs:
+                        gossip.hear(stream.peer, rpc, is_first)
+                        is_first = False
+                    gossip.wake()
 
 
-async def _give_way(gossip: Gossip, peer: PeerId, *, is_due: bool) -> None:
-    """Let others have their turn where that `is_due`, and for as long as the peer has said too much."""
-    rest_s = gossip.router.rest_s(peer, trio.current_time())
-    if rest_s > 0 or is_due:
-        gossip.wake()
-        await trio.sleep(rest_s)
+def _in_turns(rpcs: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """As many as are heard at once, before others have their turn."""
+    some: list[bytes] = []
+    n_bytes = 0
+    for rpc in rpcs:
+        some.append(rpc)
+        n_bytes += max(MIN_RPC_BYTES, len(rpc))
+        if n_bytes >= TURN_BYTES:
+            yield some
+            some, n_bytes = [], 0
+    if some:
+        yield some
 
 
 async def _read(stream: Stream) -> bytes:

@@ -22,8 +22,8 @@ from libp2p.stream_muxer.exceptions import (
     MuxedStreamReset,
 )
 
-from protocols.bucket import Bucket
 from protocols.errors import Malformed, Remote, StreamBroken, TooBig
+from protocols.net_libp2p.crowd import Member
 from protocols.yamux.connection import CLOSE_S, MESSAGE_BYTES, Connection, Event, Opened
 from protocols.yamux.memory import Memory
 from protocols.yamux.stream import Stream
@@ -56,9 +56,9 @@ class MuxedStream(IMuxedStream):  # type: ignore[misc]  # libp2p's types are not
     async def read(self, n: int | None = None) -> bytes:
         """Some bytes, at most `n`. Raises: MuxedStreamEOF, MuxedStreamReset."""
         await trio.lowlevel.checkpoint()
-        await self.muxed_conn.rest()
         max_bytes = READ_BYTES if n is None or n < 0 else n
         while True:
+            await self.muxed_conn.rest()  # whenever something may have come: to many streams it may at once
             data = self.muxed_conn.take(self.core, max_bytes)
             if data or max_bytes == 0:
                 return data
@@ -146,6 +146,7 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
         self.event_closed = trio.Event()
         self.streams: dict[int, MuxedStream] = {}
         self._is_initiator = secured_conn.is_initiator if is_initiator is None else is_initiator
+        self._member: Member | None = None
         self._core = Connection(self._is_initiator, _MEMORY, trio.current_time(), self._give_way)
         self._arrived: dict[int, MuxedStream] = {}  # not accepted yet
         self._arrival = trio.Event()
@@ -250,15 +251,17 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
         """Something that the peer caused takes so much of the event loop."""
         self._core.work.charge(work_s, trio.current_time())
 
-    def share(self, common: Bucket | None) -> None:
+    def join(self, member: Member | None) -> None:
         """Bound what this peer and others take up of the event loop together; None for no such bound."""
-        self._core.work.common = common
+        self._member = self._core.work.common = member
 
     async def rest(self) -> None:
-        """Wait while the peer has taken up more than its share of the event loop."""
+        """Wait while the peer has taken up more than its share of the event loop, or those with whom it shares some."""
         rest_s = self._core.work.rest_s(trio.current_time())
         if rest_s:
             await trio.sleep(rest_s)
+        if self._member is not None:
+            await self._member.rest()
 
     def ping(self) -> None:
         """Have the peer say something."""
@@ -324,10 +327,13 @@ class Muxer(IMuxedConn):  # type: ignore[misc]  # libp2p's types are not followe
         try:
             while messages := await receive():
                 for message in messages:
-                    self._notice(self._core.receive(message, trio.current_time()))
+                    await self.rest()
+                    began_s = trio.current_time()
+                    self._notice(self._core.receive(message, began_s))
                     if self._core.has_messages:
                         self._work.set()
-                    await self.rest()
+                    if self._member is not None:
+                        self._member.take(trio.current_time() - began_s, began_s)
         except _BREAKS:
             pass
         except Remote as error:

@@ -17,7 +17,6 @@ from libp2p.kad_dht.kad_dht import DHTMode, KadDHT
 from libp2p.peer.peerstore import PeerStoreError
 from libp2p.rcmgr import Direction
 
-from protocols.bucket import Bucket
 from protocols.conduct import Conduct
 from protocols.errors import DialFailed, Local, ProtocolRefused
 from protocols.gossipsub.shell import Gossip, run_gossip
@@ -43,6 +42,7 @@ from protocols.net_libp2p.addresses import (
     to_texts,
 )
 from protocols.net_libp2p.circuits import Circuits, relay_of
+from protocols.net_libp2p.crowd import Crowd
 from protocols.net_libp2p.dht import find_peer, find_providers, prepare, provide, provide_many
 from protocols.net_libp2p.dialling import MAX_REASON_CHARS, dial
 from protocols.net_libp2p.host import (
@@ -75,8 +75,6 @@ from storage.keys import Identity, PeerId
 
 NEGOTIATION_TIMEOUT_S: Final = 10.0
 MAX_KNOWN_PEERS: Final = 4096
-STRANGERS_WORK_S: Final = 1.0  # of the event loop, that all strangers together may take up at once; as much again in:
-STRANGERS_REFILL_S: Final = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -167,7 +165,7 @@ class LibP2pNetwork:
         self._told: set[PeerId] = set()
         self._protected: frozenset[Any] = frozenset()  # in libp2p's form
         self._refused: frozenset[Any] = frozenset()
-        self._strangers_work = Bucket(STRANGERS_WORK_S, STRANGERS_REFILL_S, trio.current_time())
+        self._crowd = Crowd()
         self._only_protected = config.only_protected
         self.conduct: Final = Conduct()
         self._flock: Final = config.flock_key.fingerprint if config.flock_key else None
@@ -283,15 +281,27 @@ class LibP2pNetwork:
         self._protected = frozenset(map(to_id, named))
         self.gossip.protect(named)
         for connection in self._swarm.get_connections():
-            self.share_work(connection)
+            self.sort_in(connection)
 
-    def share_work(self, connection: Any) -> None:
+    def sort_in(self, connection: Any) -> None:
         """Have a connection count to what strangers take up together, or not: however many come, friends are served."""
-        connection.muxed_conn.share(None if self._is_kept(connection) else self._strangers_work)
+        connection.muxed_conn.join(
+            None if self._is_kept(connection) else self._crowd.member(connection.muxed_conn.peer_id)
+        )
 
     def is_protected(self, peer: PeerId) -> bool:
-        """Does this node keep a place for `peer`?"""
+        """See `Network`."""
         return to_id(peer) in self._protected
+
+    async def rest(self, peer: PeerId) -> None:
+        """See `Network`."""
+        if not self.is_protected(peer):
+            await self._crowd.member(to_id(peer)).rest()
+
+    def charge(self, peer: PeerId, work_s: float) -> None:
+        """See `Network`."""
+        if not self.is_protected(peer):
+            self._crowd.member(to_id(peer)).take(work_s, trio.current_time())
 
     def refuse(self, peers: Iterable[PeerId]) -> None:
         """See `Network`."""

@@ -123,7 +123,7 @@ class Connection:
             self.go_away(Code.PROTOCOL_ERROR)
             raise
         if work_s:
-            self.work.charge(work_s, now_s)
+            self.work.hear(work_s, now_s)
         return events
 
     def _parse(self, data: bytes, now_s: float, events: list[Event]) -> float:

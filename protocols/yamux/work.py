@@ -3,10 +3,10 @@
 Data in bulk is bounded by its sender's link. Empty frames, streams that are opened and questions of few bytes cost
 their sender nothing, and this node time: of that each connection has a share. Who wants more is not blamed, for honest
 peers are fast too. It is read more slowly, so that TCP and the windows of streams hold it up, and what comes in small
-pieces comes in larger ones. Many together may have a bound too, so that others are served whatever they do.
+pieces comes in larger ones. Many together may have a bound too, which the shell keeps: what they do is taken of it.
 """
 
-from typing import Final
+from typing import Final, Protocol
 
 from protocols.bucket import Bucket
 
@@ -20,21 +20,33 @@ OPENING_S: Final = 5e-4  # a stream, and what is said on it to choose a protocol
 BYTE_S: Final = 2.5e-9  # that each byte in bulk pays back: Kubo opens a stream for each message, of a quarter of a MiB
 
 
+class Taker(Protocol):
+    """Keeps count of what somebody takes."""
+
+    def take(self, work_s: float, now_s: float, /) -> None:
+        """It took so much."""
+
+
 class Work:
     """What one connection's peer may still take up. No clock.
 
     Attributes:
-        common: What it and others may take up together; None for no such bound.
+        common: Told of it too, where this peer and others have a bound together. To wait for that is the shell's part.
     """
 
     def __init__(self, now_s: float) -> None:
         self._room = Bucket(MAX_WORK_S, REFILL_S, now_s)
-        self.common: Bucket | None = None
+        self.common: Taker | None = None
+
+    def hear(self, work_s: float, now_s: float) -> None:
+        """Frames came that carry little. How long it took to hear them, the shell knows better, and tells `common`."""
+        self._room.take(work_s, now_s)
 
     def charge(self, work_s: float, now_s: float) -> None:
-        """Something that the peer caused takes so much of the event loop."""
-        for room in self._rooms():
-            room.take(work_s, now_s)
+        """Something else that the peer caused takes so much of the event loop."""
+        self._room.take(work_s, now_s)
+        if self.common is not None:
+            self.common.take(work_s, now_s)
 
     def pay_back(self, n_bytes: int, now_s: float) -> None:
         """So much of use came in bulk. What others share it gives nothing back to."""
@@ -42,8 +54,5 @@ class Work:
 
     def rest_s(self, now_s: float) -> float:
         """For how long nothing more is to be read of the peer, as it took up more than its share."""
-        rest_s = max(room.wait_s(0, now_s) for room in self._rooms())
+        rest_s = self._room.wait_s(0, now_s)
         return max(rest_s, MIN_REST_S) if rest_s else 0.0
-
-    def _rooms(self) -> list[Bucket]:
-        return [self._room] if self.common is None else [self._room, self.common]

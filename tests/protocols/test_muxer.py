@@ -19,6 +19,7 @@ from libp2p.stream_muxer.exceptions import (
 from libp2p.stream_muxer.yamux.yamux import Yamux
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
+from protocols.net_libp2p.crowd import Crowd
 from protocols.net_libp2p.muxer import SEND_AHEAD_BYTES, Muxer
 from protocols.yamux import memory
 from protocols.yamux.connection import MAX_CONTROL_BYTES
@@ -202,6 +203,37 @@ async def test_what_waits_on_a_stream_is_read_when_its_peer_has_rested(autojump_
         listener.charge(2 * MAX_WORK_S)
         assert await far.read(1) == b"2"
         assert trio.current_time() - begin_s == pytest.approx(REFILL_S, rel=0.1)
+
+
+async def test_what_comes_to_many_streams_at_once_is_read_by_one_after_the_other(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Their readers wait for it already: that there was room when they began says nothing."""
+    async with pair() as (dialler, listener):
+        streams = [await dialler.open_stream() for _ in range(10)]
+        accepted = []
+        for stream in streams:
+            await stream.write(b"1")
+            accepted.append(await listener.accept_stream())
+            await accepted[-1].read(1)
+        member, n_read = Crowd().member("peer"), 0
+        listener.join(member)
+
+        async def read(far: Any) -> None:
+            nonlocal n_read
+            await far.read(1)
+            n_read += 1
+            member.take(1.0, trio.current_time())
+
+        for far in accepted:
+            nursery.start_soon(read, far)
+        await wait_all_tasks_blocked()
+        for stream in streams:
+            await stream.write(b"2")
+        await wait_all_tasks_blocked()
+        assert n_read == 1
+        await trio.sleep(60)
+        assert n_read == len(accepted)
 
 
 async def test_frames_that_carry_nothing_are_read_at_their_pace_and_nobody_is_blamed(autojump_clock: MockClock) -> None:

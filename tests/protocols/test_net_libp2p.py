@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -331,15 +332,22 @@ async def test_what_strangers_take_up_together_holds_up_strangers_and_no_friend(
         with trio.fail_after(20):
             while len(node.connections()) < 3:
                 await trio.sleep(0.01)
-        works = {to_peer(each.muxed_conn.peer_id): each.muxed_conn._core.work for each in node._swarm.get_connections()}
+        muxers = {to_peer(each.muxed_conn.peer_id): each.muxed_conn for each in node._swarm.get_connections()}
 
-        def resting() -> set[PeerId | None]:
-            return {peer for peer, work in works.items() if work.rest_s(trio.current_time())}
+        async def resting() -> set[PeerId]:
+            found = set()
+            for peer, muxer in muxers.items():
+                for rest in (muxer.rest, partial(node.rest, peer)):
+                    with trio.move_on_after(0) as at_once:
+                        await rest()
+                    found |= {peer} if at_once.cancelled_caught else set()
+            return found
 
-        works[strangers[0].peer_id].common.take(network.STRANGERS_WORK_S + 60, trio.current_time())
-        assert resting() == {each.peer_id for each in strangers}
+        assert not await resting()
+        node.charge(strangers[0].peer_id, 60.0)
+        assert await resting() == {each.peer_id for each in strangers}
         node.protect([friend.peer_id, strangers[0].peer_id])
-        assert resting() == {strangers[1].peer_id}
+        assert await resting() == {strangers[1].peer_id}
 
 
 async def test_who_breaks_the_rules_of_a_connection_answers_for_the_place_that_it_came_from(

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from protocols.bitswap.exchange import N_GUEST_THREADS, N_THREADS
+from protocols.bitswap.exchange import N_GUEST_THREADS, N_STRANGER_THREADS, N_THREADS
 from protocols.bitswap.intake import MAX_HELD_BYTES
 from protocols.bitswap.pace import Pace
 from protocols.bitswap.shell import (
@@ -190,9 +190,29 @@ async def test_strangers_leave_threads_for_our_own_work(
             return job()
 
     server.work = in_threads
-    for number in range(2, 12):
-        await Stranger(sim_world, number).want(server, Entry(Cid.of(b"x")))
-    assert threads.borrowed_tokens == N_GUEST_THREADS < N_THREADS
+    peers = [Stranger(sim_world, number) for number in range(2, 22)]
+    server.network.protect([each.network.peer_id for each in peers[10:]])
+    for stranger in peers[:10]:
+        await stranger.want(server, Entry(Cid.of(b"x")))
+    assert threads.borrowed_tokens == N_STRANGER_THREADS  # and none of them stands before a friend
+    for friend in peers[10:]:
+        await friend.want(server, Entry(Cid.of(b"x")))
+    assert threads.borrowed_tokens == N_STRANGER_THREADS + N_GUEST_THREADS < N_THREADS
+
+
+async def test_what_a_peer_says_waits_for_its_turn_and_is_charged_to_it(
+    sim_world: SimWorld, start: Start, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, stranger, has_turn = await start(1, BLOCKS), Stranger(sim_world, 2), trio.Event()
+    charged: list[PeerId] = []
+    monkeypatch.setattr(server.network, "rest", lambda peer: has_turn.wait())
+    monkeypatch.setattr(server.network, "charge", lambda peer, work_s: charged.append(peer))
+    await stranger.want(server, Entry(BLOCKS[0].cid))
+    assert not server.serving.n_wanting and not charged
+    has_turn.set()
+    await trio.sleep(1)
+    assert stranger.heard[0].blocks == (payload_of(*BLOCKS[0]),)
+    assert set(charged) == {stranger.network.peer_id}
 
 
 class Instant:

@@ -1,0 +1,66 @@
+"""Gossip of many peers on one event loop: what each says is heard in turns, and what that takes is charged to it."""
+
+import random
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from protocols.gossipsub import wire
+from protocols.gossipsub.shell import MIN_RPC_BYTES, TURN_BYTES, Gossip, run_gossip
+from protocols.net import PeerInfo
+from protocols.topics import Subscriptions
+from simulations.net import SimNetwork, SimWorld
+from storage.keys import Identity, PeerId
+
+TOPIC = "/covey/adapters/1/x"
+
+
+@pytest.fixture
+async def node(sim_world: SimWorld, nursery: trio.Nursery) -> Gossip:
+    identity = Identity(bytes([1]) * 32)
+    network = sim_world.node(identity.peer_id)
+    gossip = Gossip(network, identity, Subscriptions(), lambda peer: False, random.Random(0))
+    await nursery.start(run_gossip, gossip)
+    gossip.join(TOPIC)
+    return gossip
+
+
+async def say(world: SimWorld, node: Gossip, said: bytes) -> SimNetwork:
+    network = world.node(Identity(bytes([2]) * 32).peer_id)
+    await network.connect(PeerInfo.parse(node.network.addresses()[0]))
+    stream = await network.open_stream(node.network.peer_id, [wire.MESHSUB_1_2])
+    await stream.write(said)
+    await trio.sleep(1)
+    return network
+
+
+async def test_what_a_peer_says_is_heard_when_it_has_its_turn(
+    sim_world: SimWorld, node: Gossip, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_turn = trio.Event()
+    monkeypatch.setattr(node.network, "rest", lambda peer: has_turn.wait())
+    stranger = await say(sim_world, node, wire.frame_subscriptions([TOPIC], True))
+    assert not node.router.listeners(TOPIC)
+    has_turn.set()
+    await trio.sleep(1)
+    assert node.router.listeners(TOPIC) == {stranger.peer_id}
+
+
+async def test_small_rpcs_share_a_turn_and_each_turn_is_charged(
+    sim_world: SimWorld, node: Gossip, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    charged: list[PeerId] = []
+    monkeypatch.setattr(node.network, "charge", lambda peer, work_s: charged.append(peer))
+    n_turns = 5
+    stranger = await say(sim_world, node, wire.frame_graft(TOPIC) * (n_turns * TURN_BYTES // MIN_RPC_BYTES))
+    assert charged == [stranger.peer_id] * n_turns
+
+
+async def test_what_was_said_before_what_nobody_can_read_is_charged_too(
+    sim_world: SimWorld, node: Gossip, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    charged: list[PeerId] = []
+    monkeypatch.setattr(node.network, "charge", lambda peer, work_s: charged.append(peer))
+    stranger = await say(sim_world, node, b"\x02\xff\xff")
+    assert charged == [stranger.peer_id]
