@@ -15,6 +15,7 @@ K = TypeVar("K")
 class _Message(NamedTuple):
     began_s: float
     n_bytes: int
+    is_kept: bool
 
     def bytes_per_s(self, now_s: float) -> float:
         return self.n_bytes / (now_s - self.began_s + START_S)
@@ -27,18 +28,29 @@ class Intake(Generic[K]):
         self._messages: dict[K, _Message] = {}
         self._n_bytes = 0
 
-    def holds(self, stream: K, n_bytes: int, now_s: float) -> list[K]:
-        """So much of a stream's message is here. Returns the streams that have to go to make room for it: those with
-        the least progress first, possibly this one."""
+    def holds(self, stream: K, n_bytes: int, now_s: float, *, is_kept: bool = False) -> list[K]:
+        """So much of a stream's message is here. Returns the streams that have to go to make room for it, possibly
+        this one: strangers' before those of peers that this node keeps (`is_kept`), none that holds less than they do
+        on the average, since that makes no room and begins slowly, and those with the least progress first.
+        """
         began_s = self._messages[stream].began_s if stream in self._messages else now_s
         self.done(stream)
-        self._messages[stream] = _Message(began_s, n_bytes)
+        self._messages[stream] = _Message(began_s, n_bytes, is_kept)
         self._n_bytes += n_bytes
         gone: list[K] = []
         while self._n_bytes > MAX_HELD_BYTES:
-            gone.append(min(self._messages, key=lambda other: self._messages[other].bytes_per_s(now_s)))
+            gone.append(self._first_to_go(now_s))
             self.done(gone[-1])
         return gone
+
+    def _first_to_go(self, now_s: float) -> K:
+        average_bytes = self._n_bytes / len(self._messages)
+
+        def worth(stream: K) -> tuple[bool, bool, float]:
+            message = self._messages[stream]
+            return message.is_kept, message.n_bytes < average_bytes, message.bytes_per_s(now_s)
+
+        return min(self._messages, key=worth)
 
     def deadline_s(self, stream: K) -> float:
         """By when more of a stream's message has to be here; `math.inf` where none has begun."""

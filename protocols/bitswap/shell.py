@@ -228,7 +228,7 @@ async def _listen(exchange: Exchange, stream: Stream, ear: Ear) -> None:
                 exchange.wants.progress(stream.peer, n_bytes, trio.current_time())
                 if stream.peer in exchange.counted:
                     exchange.counted[stream.peer] = exchange.network.received_bytes(stream.peer)
-                _hold(exchange, scope, n_bytes)
+                _hold(exchange, stream.peer, scope, n_bytes)
                 is_any_whole = False
                 for body in reader.cut(data):
                     is_any_whole, scope.deadline = True, math.inf  # to take them in is up to us
@@ -239,7 +239,7 @@ async def _listen(exchange: Exchange, stream: Stream, ear: Ear) -> None:
                 if is_any_whole:
                     intake.done(scope)
                     if reader.n_unread:
-                        _hold(exchange, scope, reader.n_unread)
+                        _hold(exchange, stream.peer, scope, reader.n_unread)
                 scope.deadline = intake.deadline_s(scope)
         finally:
             intake.done(scope)
@@ -247,9 +247,10 @@ async def _listen(exchange: Exchange, stream: Stream, ear: Ear) -> None:
         raise TimedOut(f"{stream.peer} did not finish a message in time")
 
 
-def _hold(exchange: Exchange, scope: trio.CancelScope, n_bytes: int) -> None:
+def _hold(exchange: Exchange, peer: PeerId, scope: trio.CancelScope, n_bytes: int) -> None:
     """Keep what came of a message; the streams of others may have to give way to it, or this one to theirs."""
-    for slow in exchange.intake.holds(scope, n_bytes, trio.current_time()):
+    is_kept = exchange.network.is_protected(peer)
+    for slow in exchange.intake.holds(scope, n_bytes, trio.current_time(), is_kept=is_kept):
         slow.cancel()
 
 

@@ -35,8 +35,24 @@ def test_who_made_least_progress_gives_way() -> None:
 def test_who_asks_for_room_may_be_the_one_who_goes() -> None:
     intake = Intake[str]()
     intake.holds("slow", 1, 0.0)
-    intake.holds("quick", MAX_HELD_BYTES, 1000.0)
-    assert intake.holds("slow", 2, 1000.0) == ["slow"]
+    intake.holds("quick", MAX_HELD_BYTES // 2, 1000.0)
+    assert intake.holds("slow", MAX_HELD_BYTES // 2 + 1, 1000.0) == ["slow"]
+
+
+def test_what_is_small_stays_however_new_it_is_as_others_hold_the_room() -> None:
+    intake = Intake[int]()
+    for number in range(1, 1 + MAX_HELD_BYTES // MIB):
+        intake.holds(number, MIB, 0.0)
+    assert intake.holds(0, 50, 10.0) == [1]
+
+
+def test_strangers_give_way_to_who_is_kept_however_slow_its_link() -> None:
+    intake = Intake[str]()
+    intake.holds("friend", MIB, 0.0, is_kept=True)
+    for number in range(MAX_HELD_BYTES // MIB):
+        gone = intake.holds(f"stranger {number}", MIB, 1000.0 + number / 100)
+    assert gone == ["stranger 0"]
+    assert intake.holds("other friend", MAX_HELD_BYTES, 2000.0, is_kept=True)[-1] == "friend"
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, MAX_HELD_BYTES // 3), st.booleans()), max_size=60))
