@@ -6,7 +6,7 @@ A reader takes each link once: what a stranger packed cannot have one entry veri
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from protocols.entry import Entry, open_entry, read_entry
+from protocols.entry import Entry
 from storage.blockstore import Blockstore, MadeBlock
 from storage.car.wire import section
 from storage.cid import DAG_CBOR, Cid
@@ -52,12 +52,6 @@ def _links(store: Blockstore, root: Cid, pages: Sequence[object]) -> Iterator[Ci
             if link not in seen:
                 seen.add(link)
                 yield link
-
-
-def entry_of(store: Blockstore, cid: Cid) -> Entry:
-    """The entry in that block, verified. Raises: NotFound, Remote."""
-    block = store.get(cid)
-    return open_entry(block, store.get(read_entry(block)[0]))
 
 
 def sections(store: Blockstore, cids: Sequence[Cid]) -> Iterator[bytes]:

@@ -7,12 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from agents.adapters.manifests import read_entry_of
 from daemon.api.operation import Progress as Told
 from daemon.errors import Unfit
 from daemon.naming import followed
 from protocols.artifacts import describe
-from protocols.entry import read_entry
+from protocols.entry import read_entry, stored_entry
 from protocols.errors import NoProviders, Remote, TimedOut
 from protocols.fetch.dag import Links, Progress, fetch_dag
 from protocols.net import PeerInfo
@@ -74,7 +73,7 @@ async def files_of(node: "Node", reference: str, *, timeout_s: float, providers:
     except Remote:  # some other DAG
         return reference
     await _fetch(node, body, timeout_s, named, links=lambda cid, data: ())
-    entry = await node.exchange.work(partial(read_entry_of, node.store, cid))
+    entry = await node.exchange.work(partial(stored_entry, node.store, cid))
     return "/".join((str(describe(entry).files), *names))
 
 

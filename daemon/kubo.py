@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
-from agents.adapters.manifests import read_entry_of
 from daemon.api.faults import fault_of
 from daemon.api.operation import Progress
 from daemon.errors import Unfit
 from protocols import kubo_rpc
 from protocols.artifacts import describe
+from protocols.entry import stored_entry
 from protocols.errors import ProtocolError, Remote
 from protocols.kubo_rpc import Ask, Post, Reply, Sent
 from storage.blockstore import Block, Visibility
@@ -96,7 +96,7 @@ def _parts(node: "Node", root: Cid) -> list[Part]:
     """What to send for a root: a manifest links to its parents and its base, which are no part of it."""
     if root.codec == DAG_CBOR:
         try:
-            entry = read_entry_of(node.store, root)
+            entry = stored_entry(node.store, root)
             return [Part(describe(entry).files), Part(entry.body_cid, False), Part(root, False)]
         except (Remote, StorageError):
             """No artifact: a DAG like any other."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 from protocols import cose
 from protocols.errors import Local, Malformed, Oversize, TooBig
 from protocols.message import canonical
-from storage.blockstore import Block
+from storage.blockstore import Block, Reading
 from storage.cid import DAG_CBOR, SHA2_256, Cid
 from storage.codecs import dag_cbor
 from storage.errors import InvalidBlock, TooLarge
@@ -176,6 +176,12 @@ def read_entry(block: bytes) -> tuple[Cid, bytes]:
     if not isinstance(fields, dict) or fields.keys() != {"body", "sig"} or type(fields["sig"]) is not bytes:
         raise Malformed("an entry is {body: link, sig: bytes}")
     return _link(fields["body"]), fields["sig"]
+
+
+def stored_entry(store: Reading, cid: Cid) -> Entry:
+    """The entry whose two blocks are in `store`, verified. Raises: NotFound, Corrupt, Remote."""
+    block = store.get(cid)
+    return open_entry(block, store.get(read_entry(block)[0]))
 
 
 def external_aad(kind: str, scope: str) -> bytes:

@@ -5,7 +5,7 @@ from typing import Final
 
 from agents.adapters.ports import Ports
 from protocols.adapters import Manifest, read_manifest
-from protocols.entry import Entry, open_entry, read_entry
+from protocols.entry import Entry, stored_entry
 from storage.blockstore import Blockstore, Visibility
 from storage.catalog.adapters import AdapterRow, AdapterState
 from storage.cid import Cid
@@ -17,14 +17,8 @@ PIN: Final = "adapter"
 
 def read_stored(store: Blockstore, cid: Cid) -> tuple[Entry, Manifest]:
     """The manifest whose entry block is `cid`. Raises: NotFound; Remote where it is not one."""
-    entry = read_entry_of(store, cid)
+    entry = stored_entry(store, cid)
     return entry, read_manifest(entry.content)
-
-
-def read_entry_of(store: Blockstore, cid: Cid) -> Entry:
-    """The entry whose two blocks are here, verified. Raises: NotFound, Remote."""
-    block = store.get(cid)
-    return open_entry(block, store.get(read_entry(block)[0]))
 
 
 def row_of(entry: Entry, manifest: Manifest, unix_s: float, *, is_own: bool = False) -> AdapterRow:
@@ -89,7 +83,7 @@ def take_back(
     for version in versions:
         was, before = ports.roots.level(version), ports.roots.members(version)
         if was > level or (was == level and not before <= now):
-            entry = read_entry_of(ports.store, version)
+            entry = stored_entry(ports.store, version)
             if entry.content.get("files") == files:
                 show(ports, entry, level, now if was > level else before & now)
 

@@ -8,23 +8,23 @@ import structlog
 import trio
 
 from agents.adapters.decide import Refuse, judge_manifest
-from agents.adapters.manifests import pin, pinned_state, read_entry_of, read_stored, row_of, unpin
+from agents.adapters.manifests import pin, pinned_state, read_stored, row_of, unpin
 from agents.adapters.passing import MAX_PROVIDERS, PASSED_ON
 from agents.adapters.policy import DAY_S, Fetch, Leave, Moment, Verdict, judge_files
 from agents.adapters.ports import Ports
 from agents.adapters.preflight import preflight
 from agents.adapters.shelf import put_on_shelf
-from agents.artifacts.peek import Peek
+from agents.artifacts.peek import Peek, check_kind
 from agents.artifacts.rows import artifact_row
 from agents.errors import AgentError, BadAdapter
 from protocols import adapters as wire
 from protocols.adapters import Announcement, Manifest
-from protocols.entry import Entry, read_entry
+from protocols.entry import Entry, read_entry, stored_entry
 from protocols.errors import DialFailed, Malformed, NoProviders, Remote, StreamBroken, Tampered, TimedOut
 from protocols.fetch.dag import Progress, fetch_blocks, fetch_dag
 from protocols.net import PeerInfo
 from storage.catalog.adapters import AdapterState
-from storage.cid import DAG_PB, RAW, Cid
+from storage.cid import Cid
 from storage.codecs import links as codec_links
 from storage.errors import InvalidBlock, InvalidName, StorageError, TooLarge, UnknownCodec
 from storage.keys import PeerId
@@ -226,9 +226,8 @@ async def _fetch_files(
 
 
 def file_links(cid: Cid, data: bytes) -> list[Cid]:
-    """The links of a file's or folder's block. Raises: InvalidBlock for any other kind: it has no place in files."""
-    if cid.codec not in (RAW, DAG_PB):
-        raise InvalidBlock(f"its files hold {cid}, which is neither a file nor a folder")
+    """The links of a file's or folder's block. Raises: InvalidBlock for any other kind."""
+    check_kind(cid)
     return list(codec_links(cid, data))
 
 
@@ -250,7 +249,7 @@ async def fetch_entry(
     await fetch([cid])
     body, _ = read_entry(ports.store.get(cid))
     await fetch([body])
-    entry = read_entry_of(ports.store, cid)
+    entry = stored_entry(ports.store, cid)
     if entry.cid != cid:
         raise Malformed(f"its manifest was announced as {cid}, a name of {entry.cid} that no entry has")
     return entry

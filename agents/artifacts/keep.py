@@ -8,11 +8,10 @@ from typing import Final
 
 import msgspec
 
-from agents.adapters.manifests import read_entry_of
 from agents.adapters.ports import Ports
 from agents.errors import UnknownName
 from protocols.adapters import Tag
-from protocols.entry import Entry
+from protocols.entry import Entry, stored_entry
 from storage.catalog.artifacts import MAX_OWN_TAGS, ArtifactRow
 from storage.cid import Cid
 from storage.codecs import dag_cbor
@@ -46,7 +45,7 @@ def pin_files(ports: Ports, manifest: Cid, files: Cid, state: PinState) -> None:
 
 def let_go(ports: Ports, row: ArtifactRow) -> None:
     """Show it no more, hold its blocks no more, forget it. What others need of them stays held by those."""
-    entry = read_entry_of(ports.store, row.manifest)
+    entry = stored_entry(ports.store, row.manifest)
     ports.roots.withdraw(entry.cid, without=entry.prev)
     ports.store.delete_note(_note_of(row.manifest))
     for cid in (*([row.files] if row.files else []), entry.body_cid, entry.cid):

@@ -16,7 +16,6 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from agents.adapters.manifests import read_entry_of
 from agents.adapters.obtain import MANIFEST_TIMEOUT_S, MAX_UNPACKING, SMALL_BYTES
 from agents.adapters.passing import MAX_PROVIDERS, PASSED_ON
 from agents.adapters.ports import Ports
@@ -34,6 +33,7 @@ from agents.errors import BadAdapter, BadModel
 from agents.models import BadName, card_of, check_name, put_aside
 from protocols.adapters import Base, Fact
 from protocols.artifacts import Model, open_artifact
+from protocols.entry import stored_entry
 from protocols.errors import TooBig
 from protocols.fetch.dag import IDLE_TIMEOUT_S, Progress
 from protocols.net import PeerInfo
@@ -185,7 +185,7 @@ def model_in(ports: Ports, row: ArtifactRow) -> Model:
     """The manifest of a model that is registered. Raises: BadModel."""
     if row.kind != KIND:
         raise BadModel(f"{row.manifest} is the manifest of a {row.kind}, not of a model")
-    model = open_artifact(read_entry_of(ports.store, row.manifest))
+    model = open_artifact(stored_entry(ports.store, row.manifest))
     assert isinstance(model, Model)
     if model.base is None or CAPABILITY not in model.capabilities:
         raise BadModel(

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Final
 
 from agents.adapters.decide import TRUST_KIND as TRUST_ADAPTERS
-from agents.adapters.manifests import read_entry_of, read_stored, row_of
+from agents.adapters.manifests import read_stored, row_of
 from agents.adapters.obtain import (
     MANIFEST_TIMEOUT_S,
     MEAN_BLOCK_BYTES,
@@ -22,7 +22,7 @@ from agents.artifacts.rows import artifact_row
 from agents.errors import Untrusted
 from protocols import adapters as adapter_wire
 from protocols.artifacts import describe
-from protocols.entry import Entry
+from protocols.entry import Entry, stored_entry
 from protocols.fetch.dag import IDLE_TIMEOUT_S, MAX_BLOCKS, Progress, fetch_dag
 from protocols.net import PeerInfo
 from storage.blockstore import Visibility
@@ -66,7 +66,7 @@ async def fetch_files(
 
     What its publisher itself gives may be passed on as it signed. Raises: as `fetch_dag`.
     """
-    entry = await ports.exchange.work(partial(read_entry_of, ports.store, row.manifest))
+    entry = await ports.exchange.work(partial(stored_entry, ports.store, row.manifest))
     said = describe(entry)
     show = PASSED_ON[said.audience]
     await ports.exchange.work(partial(pin_files, ports, row.manifest, said.files, PinState.FETCHING))

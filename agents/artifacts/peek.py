@@ -46,11 +46,11 @@ class Peek:
 
         Raises: Remote, StorageError; InvalidBlock for what is no such folder.
         """
-        _check_kind(folder)
+        check_kind(folder)
         await self.fetch([folder])
         found = await self.ports.exchange.work(partial(self._names, folder, check_name))
         for cid in found.values():
-            _check_kind(cid)
+            check_kind(cid)
         await self.fetch(found.values())  # a file of one block is its own root, and none is big
         return found
 
@@ -91,6 +91,7 @@ class Peek:
         return found
 
 
-def _check_kind(cid: Cid) -> None:
+def check_kind(cid: Cid) -> None:
+    """Raises: InvalidBlock for what is neither a file nor a folder: it has no place in files."""
     if cid.codec not in (RAW, DAG_PB):
         raise InvalidBlock(f"its files hold {cid}, which is neither a file nor a folder")

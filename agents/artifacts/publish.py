@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from agents.adapters.manifests import read_entry_of, show, take_back
+from agents.adapters.manifests import show, take_back
 from agents.adapters.ports import Ports
 from agents.artifacts.keep import pin_files, pin_manifest
 from agents.artifacts.rows import artifact_row
 from agents.errors import BadArtifact
 from protocols.adapters import Audience, Base, Fact, audience_of
 from protocols.artifacts import KINDS, PREVIOUS, Artifact, Parent, artifact_content, check_artifact, open_artifact
-from protocols.entry import external_aad, make_entry
+from protocols.entry import external_aad, make_entry, stored_entry
 from protocols.errors import Malformed, ProtocolError
 from storage import unixfs
 from storage.blockstore import Visibility
@@ -77,7 +77,7 @@ def store_artifact(
             artifact = _artifact(ports, files, sum(sizes), release, versions)
             row = _same(ports, versions, artifact, release)
             if row is not None:
-                show(ports, read_entry_of(ports.store, row.manifest), release.visibility, release.members)
+                show(ports, stored_entry(ports.store, row.manifest), release.visibility, release.members)
             published = row or _store(ports, artifact, release, versions)
             take_back(ports, [row.manifest for row in versions], files, release.visibility, release.members)
             return published, row is None
@@ -113,7 +113,7 @@ def _same(ports: Ports, versions: Sequence[ArtifactRow], artifact: Artifact, rel
         if release.version not in (None, row.version):
             continue
         try:
-            before = open_artifact(read_entry_of(ports.store, row.manifest))
+            before = open_artifact(stored_entry(ports.store, row.manifest))
         except (StorageError, ProtocolError):  # its blocks are gone: it is published anew
             continue
         if _comparable(before) == _comparable(artifact):

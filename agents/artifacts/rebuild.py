@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agents.adapters import manifests
-from agents.adapters.manifests import pinned_state, read_entry_of, row_of
+from agents.adapters.manifests import pinned_state, row_of
 from agents.adapters.ports import Ports
 from agents.adapters.shelf import put_on_shelf
 from agents.artifacts import keep
@@ -17,7 +17,7 @@ from agents.artifacts.rows import artifact_row
 from agents.errors import AgentError
 from agents.models import rebuild_models
 from protocols import adapters as wire
-from protocols.entry import Entry
+from protocols.entry import Entry, stored_entry
 from protocols.errors import Remote
 from storage.catalog.adapters import AdapterState
 from storage.cid import Cid
@@ -45,7 +45,7 @@ def rebuild(ports: Ports, models: Path) -> Rebuilt:
     rebuilt = Rebuilt(n_models=rebuild_models(ports.catalog, models, ports.unix_s()))
     for manifest in _registered(ports):
         try:
-            entry = read_entry_of(ports.store, manifest)
+            entry = stored_entry(ports.store, manifest)
             is_new = _note(ports, entry)
         except (StorageError, Remote) as error:
             rebuilt.problems[manifest] = str(error)

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from agents.adapters.manifests import read_entry_of
 from agents.adapters.ports import Ports
 from agents.artifacts.keep import let_go
 from agents.artifacts.publish import Release, store_artifact
@@ -13,6 +12,7 @@ from agents.training.runs import Checkpoint
 from protocols.adapters import Base
 from protocols.artifacts import Checkpoint as CheckpointManifest
 from protocols.artifacts import open_artifact
+from protocols.entry import stored_entry
 from protocols.errors import Remote
 from storage import unixfs
 from storage.blockstore import Visibility
@@ -89,7 +89,7 @@ def mend(ports: Ports, folder: Path) -> bool:
 
 def _step(ports: Ports, row: ArtifactRow) -> int | None:
     try:
-        artifact = open_artifact(read_entry_of(ports.store, row.manifest))
+        artifact = open_artifact(stored_entry(ports.store, row.manifest))
     except (StorageError, Remote):
         return None
     return artifact.step if isinstance(artifact, CheckpointManifest) else None

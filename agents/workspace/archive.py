@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from agents.pages import entry_of, paged, read_pages_root, sections
+from agents.pages import paged, read_pages_root, sections
 from agents.roster.card import read_card
 from agents.workspace.links import MayTell, linked
 from agents.workspace.space import Space
-from protocols.entry import Entry
+from protocols.entry import Entry, stored_entry
 from protocols.errors import Remote
 from storage.blockstore import Blockstore, MadeBlock
 from storage.car.wire import header, section
@@ -100,7 +100,7 @@ def _linked(space: Space, me: PeerId | None) -> dict[Cid, set[PeerId]]:
 def _card(store: Blockstore, link: Cid, authors: set[PeerId]) -> set[Cid]:
     """The two blocks of an agent's card, signed by who links to it: those are its own, wherever they are."""
     try:
-        entry = entry_of(store, link)
+        entry = stored_entry(store, link)
         read_card(entry)
     except (Remote, StorageError):
         return set()
@@ -111,9 +111,9 @@ def unpack(store: Blockstore, root: Cid) -> Space:
     """The workspace whose root block is here, worked out anew. Raises: InvalidBlock, Remote, NotFound."""
     workspace, links = read_pages_root(store, root, "workspace", WRITTEN)
     first = next(links, None)
-    space = Space(entry_of(store, first)) if first is not None else None
+    space = Space(stored_entry(store, first)) if first is not None else None
     if space is None or space.history.workspace != workspace:
         raise InvalidBlock(f"{root} is no {WRITTEN}")
     for link in links:
-        space.add(entry_of(store, link))
+        space.add(stored_entry(store, link))
     return space

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from agents.pages import PAGE_ENTRIES, entry_of, paged, read_pages_root
-from protocols.entry import make_entry
+from agents.pages import PAGE_ENTRIES, paged, read_pages_root
+from protocols.entry import make_entry, stored_entry
 from storage.blockstore import MadeBlock
 from storage.cid import DAG_CBOR, RAW, Cid
 from storage.codecs import dag_cbor
@@ -31,7 +31,7 @@ def test_pages_give_the_entries_that_they_were_made_of() -> None:
     root = put(store, {"format": 1, "first": LINK, "pages": [page.cid for page in pages]})
     first, links = read_pages_root(store, root, "first", "list")
     assert (first, len(pages)) == (LINK, 2)
-    assert [entry_of(store, link).sequence for link in links] == list(range(PAGE_ENTRIES + 2))
+    assert [stored_entry(store, link).sequence for link in links] == list(range(PAGE_ENTRIES + 2))
 
 
 def test_an_entry_that_is_named_a_thousand_times_is_taken_once() -> None:

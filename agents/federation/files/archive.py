@@ -19,8 +19,8 @@ from agents.federation.files.possession import claimed
 from agents.federation.files.shelf import Keep, Readers
 from agents.federation.results.outcome import Document, read_document
 from agents.federation.updates.tensors import BadTensors
-from agents.pages import entry_of, paged, read_pages_root, sections
-from protocols.entry import Entry
+from agents.pages import paged, read_pages_root, sections
+from protocols.entry import Entry, stored_entry
 from protocols.errors import Remote
 from protocols.rounds import Close, Result, State, Submit
 from storage.blockstore import Blockstore, MadeBlock
@@ -146,7 +146,7 @@ def unpack(store: Blockstore, root: Cid) -> Unpacked:
     entries, n_lost = [], 0
     for link in links:
         try:
-            entries.append(entry_of(store, link))
+            entries.append(stored_entry(store, link))
         except (NotFound, Remote):
             n_lost += 1  # what is not here, or is not true, proves nothing
-    return Unpacked(entry_of(store, plan), entries, n_lost)
+    return Unpacked(stored_entry(store, plan), entries, n_lost)

@@ -57,15 +57,15 @@ async def share(node: "Node", params: Share) -> Shared:
 
 def _share(node: "Node", cid: "Cid", level: "Visibility", members: "list[PeerId]") -> None:
     """Raises: NotFoundHere, Unfit."""
-    from agents.adapters.manifests import read_entry_of
     from daemon.errors import NotFoundHere, Unfit
+    from protocols.entry import stored_entry
     from storage.blockstore import Visibility
     from storage.dag import reach
 
     if not node.store.has(cid):
         raise NotFoundHere(f"{cid} is not here. To fetch and keep it: covey pin add {cid}")
     if node.catalog.artifacts.get(cid) is not None:  # its parents have levels of their own
-        node.roots.publish(cid, level, members, without=read_entry_of(node.store, cid).prev)
+        node.roots.publish(cid, level, members, without=stored_entry(node.store, cid).prev)
         return
     if level > Visibility.PRIVATE and any(reached.n_bytes is None for reached in reach(node.store, cid)):
         raise Unfit(f"{cid} is not here whole. To fetch the rest: covey pin add {cid}")
