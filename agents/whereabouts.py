@@ -1,18 +1,28 @@
-"""Where peers are, as others tell: of each teller a few addresses, and all of them have their turn.
+"""Where peers are, as is told to others, and as others tell: of each a few addresses, and all have their turn.
 
 Nobody can check what it is told before it dials. So what one says stands beside what others say, and never in its
 place: who tells of an address where nobody is costs a dial, and keeps from no other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, zip_longest
 from typing import Final
 
+from protocols.net import Network
+from protocols.telling import MAX_ADDRESS_CHARS, MAX_ADDRESSES, Where
 from storage.keys import PeerId
 
 PER_TELLER: Final = 4  # addresses of one peer
 MAX_TELLERS: Final = 16  # of one peer: who told last stays
 AT_ONCE: Final = 8  # that others told of go into one dial, which has its own time
+
+
+def members_here(network: Network, members: Iterable[PeerId]) -> Iterator[Where]:
+    """Where those of the members are that this node is connected to."""
+    for peer in sorted(set(members) & set(network.peers())):
+        texts = [text for text in network.peer_addresses(peer) if len(text) <= MAX_ADDRESS_CHARS]
+        if texts:
+            yield Where(peer=peer, addresses=tuple(texts[:MAX_ADDRESSES]))
 
 
 class Whereabouts:

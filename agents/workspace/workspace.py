@@ -16,7 +16,7 @@ import trio
 
 from agents.adapters.ports import Ports
 from agents.errors import AgentError
-from agents.whereabouts import Whereabouts
+from agents.whereabouts import Whereabouts, members_here
 from agents.workspace.claims import Allowance
 from agents.workspace.duties import due, rekey_due
 from agents.workspace.history import Node, Unlinked
@@ -30,7 +30,7 @@ from protocols.entry import Entry
 from protocols.envelope import Signed
 from protocols.errors import Expired, ProtocolError, Remote, Replayed
 from protocols.net import PeerInfo, TopicMessage
-from protocols.telling import MAX_ADDRESS_CHARS, MAX_ADDRESSES, OPEN_TIMEOUT_S, Where
+from protocols.telling import OPEN_TIMEOUT_S, Where
 from protocols.workspaces import announce, sync
 from protocols.workspaces.announce import MAX_HEADS, News
 from protocols.workspaces.entries import Rekey, Statement
@@ -249,11 +249,7 @@ class Workspace:
         return (entry for entry in self.space.history.lacking(known) if entry.cid not in self._unsaved)
 
     def _members_here(self) -> Iterator[Where]:
-        network = self._ports.network
-        for peer in sorted(set(self._members()) & set(network.peers())):
-            texts = [text for text in network.peer_addresses(peer) if len(text) <= MAX_ADDRESS_CHARS]
-            if texts:
-                yield Where(peer=peer, addresses=tuple(texts[:MAX_ADDRESSES]))
+        return members_here(self._ports.network, self._members())
 
     async def _tell(self) -> None:
         """Announce what was said here, a while's entries at once."""

@@ -39,7 +39,7 @@ from agents.federation.members.member import Member
 from agents.federation.node.activity import Activity, end_of, ending_of, words
 from agents.federation.node.asking import FIRST_RETRY_S, LONGEST_RETRY_S, Asking
 from agents.federation.node.device import Device
-from agents.federation.node.heard import is_linked, lacking, members_here
+from agents.federation.node.heard import is_linked, lacking
 from agents.federation.node.journal import Journal
 from agents.federation.node.offload import Offloaded
 from agents.federation.node.room import Room
@@ -53,6 +53,7 @@ from agents.federation.secure.sides import SecureRefused
 from agents.federation.tasks import Engine
 from agents.federation.updates.tensors import BadTensors
 from agents.federation.updates.variates import Variates
+from agents.whereabouts import members_here
 from protocols.entry import Entry
 from protocols.errors import Malformed, ProtocolError
 from protocols.rounds import Close, Submit

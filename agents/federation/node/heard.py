@@ -14,23 +14,14 @@ from agents.federation.events.said import alike
 from protocols import rounds_sync as sync
 from protocols import telling
 from protocols.entry import Entry
-from protocols.net import Network
 from protocols.rounds import MAX_MEMBERS, Close, Result, Unmask, Vote
 from protocols.rounds_sync import Known
-from protocols.telling import Mark, Where
+from protocols.telling import Mark
 from storage.cid import Cid
 from storage.keys import PeerId
 
 MAX_BELOW: Final = sync.MAX_ANSWERS // 2
 MAX_BELOW_BYTES: Final = telling.TELL_BYTES // 2
-
-
-def members_here(network: Network, members: Iterable[PeerId]) -> Iterator[Where]:
-    """Where those of the members are that this node is connected to."""
-    for peer in sorted(set(members) & set(network.peers())):
-        texts = [text for text in network.peer_addresses(peer) if len(text) <= telling.MAX_ADDRESS_CHARS]
-        if texts:
-            yield Where(peer=peer, addresses=tuple(texts[: telling.MAX_ADDRESSES]))
 
 
 def known_of(book: Book, full: Container[PeerId] = (), proved: Container[PeerId] | None = None) -> Known:
