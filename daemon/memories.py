@@ -1,6 +1,7 @@
 """The memory of agents as operations use it, their states, and the encoder by which they remember meanings."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -53,22 +54,10 @@ FETCH_LIMIT_S: Final = 120.0
 
 def encoding_of(node: "Node") -> Encoding | None:
     """The encoder that is installed or set, in the engine; None without one."""
-    from agents.encoders import encoder_of
+    from agents.encoders import embed, encoder_of
 
     encoder = encoder_of(node.config.engine.encoder)
-    if encoder is None:
-        return None
-
-    async def embed(texts: Sequence[str]) -> tuple[bytes, int]:
-        from agents.engine import messages
-        from agents.errors import BadData
-
-        reply = await node.engine.one(messages.Embed(id=0, texts=tuple(texts), folder=encoder.folder))
-        if not isinstance(reply, messages.Embedded):
-            raise BadData(f"the engine answered an embedding with {type(reply).__name__}")
-        return reply.vectors, reply.width
-
-    return Encoding(encoder.name, embed)
+    return None if encoder is None else Encoding(encoder.name, partial(embed, node.engine, folder=encoder.folder))
 
 
 # --- memory

@@ -4,12 +4,11 @@ import hashlib
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 
-from agents.engine import messages
-from agents.errors import BadData
+from agents.encoders import Embedder, embed
 from agents.retrieval.chunks import chunk
 from agents.retrieval.events import Loaded, LoadEvent, Read, Skipped
 from agents.retrieval.files import Found, read, text_of, walk
@@ -18,14 +17,6 @@ from agents.retrieval.index import Document, Index, Passage
 BATCH_CHUNKS: Final = 32
 BATCH_DOCUMENTS: Final = 256
 N_SKIPPED_TOLD: Final = 50
-
-
-class Embedder(Protocol):
-    """What retrieval needs of the engine."""
-
-    async def one(self, request: messages.Request) -> messages.Reply:
-        """Send a request and return its final reply. Raises: AgentError."""
-        ...
 
 
 async def load(index: Index, engine: Embedder) -> AsyncGenerator[LoadEvent, None]:
@@ -76,7 +67,7 @@ async def search(indexes: Sequence[Index], engine: Embedder, question: str, k: i
     """The `k` passages nearest to the question over all indexes, the best first. Raises: AgentError."""
     if not indexes:
         return []
-    vector, _ = await _embed(engine, [question])
+    vector, _ = await embed(engine, [question])
     found: list[Passage] = []
     for index in indexes:
         found += await trio.to_thread.run_sync(index.search, vector, k)
@@ -100,14 +91,7 @@ async def _store(index: Index, engine: Embedder, documents: Sequence[Document]) 
     rows: list[bytes] = []
     width = 0
     for at in range(0, len(texts), BATCH_CHUNKS):
-        vectors, width = await _embed(engine, texts[at : at + BATCH_CHUNKS])
+        vectors, width = await embed(engine, texts[at : at + BATCH_CHUNKS])
         rows.append(vectors)
     if documents:
         await trio.to_thread.run_sync(index.put, documents, b"".join(rows), width)
-
-
-async def _embed(engine: Embedder, texts: Sequence[str]) -> tuple[bytes, int]:
-    reply = await engine.one(messages.Embed(id=0, texts=tuple(texts)))
-    if not isinstance(reply, messages.Embedded):
-        raise BadData(f"the engine answered an embedding with {type(reply).__name__}")
-    return reply.vectors, reply.width

@@ -7,10 +7,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from agents.errors import BadData
 from agents.training.records import Body, texts_of
 
 DRAW_BITS: Final = 256
+ROWS_SEED: Final = 5489
 _SEPARATOR: Final = "\x1f"
 
 
@@ -70,6 +74,13 @@ def split_each(keys: Sequence[bytes], held_out_frac: float, seed: int) -> Split:
     if not sides.train:
         raise BadData(f"all of the {len(keys)} examples are held out: give more, or lower --context-tokens")
     return sides
+
+
+def split_rows(n_rows: int, held_out_frac: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which rows to learn from, and which are held out: by their number alone, the same in every round."""
+    order = np.random.Generator(np.random.PCG64(ROWS_SEED)).permutation(n_rows)
+    n_out = round(n_rows * held_out_frac)
+    return np.sort(order[n_out:]), np.sort(order[:n_out])
 
 
 def _draw(seed: int, key: bytes) -> bytes:

@@ -18,12 +18,11 @@ Source: Hu et al., LoRA (arXiv 2106.09685); each way's is in its own file.
 """
 
 import hashlib
-import json
 import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 import msgspec
 import numpy as np
@@ -32,6 +31,7 @@ from msgspec import Meta
 
 from agents.adapters.fits import read_layers
 from agents.adapters.inspect import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE, Fact
+from agents.adapters.peft_files import peft_config, write_json
 from agents.aggregation.lora.adapters import LoraWay
 from agents.aggregation.registry import lora_of
 from agents.federation.tasks import BadTask, Base, Exam, FindBase, Made, Score, Task, Training, Work, no_base
@@ -230,23 +230,9 @@ class Lora(Task, frozen=True, tag="lora", kw_only=True):
             alpha, facts = float(rank), {**facts, "not_in_adapter": lacks}
         else:
             shutil.copyfile(tensors, folder / WEIGHTS_FILE)
-        _write_json(folder / TRAINING_FILE, {"base": self.base, "base_name": self.base_name, **facts})
-        config = {
-            "base_model_name_or_path": self.base_name,
-            "bias": "none",
-            "fan_in_fan_out": False,
-            "inference_mode": True,
-            "init_lora_weights": True,
-            "lora_alpha": alpha,
-            "lora_dropout": 0.0,
-            "peft_type": "LORA",
-            "r": rank,
-            "target_modules": sorted(self.targets),
-            "task_type": "CAUSAL_LM",
-            "use_dora": False,
-            "use_rslora": False,
-        }
-        _write_json(folder / CONFIG_FILE, config)
+        write_json(folder / TRAINING_FILE, {"base": self.base, "base_name": self.base_name, **facts})
+        config = peft_config(self.base_name, self.targets, rank, alpha)
+        write_json(folder / CONFIG_FILE, config)
 
 
 def with_downs(ups: Path, out: Path, base: Base) -> None:
@@ -279,10 +265,6 @@ def with_downs(ups: Path, out: Path, base: Base) -> None:
             taken += n
         at += n
     flush(vector, out)
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def write_merged(tensors: Path, out: Path, scale: float) -> tuple[int, float]:

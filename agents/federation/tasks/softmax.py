@@ -25,11 +25,11 @@ from agents.federation.tasks import BadTask, Exam, FindBase, Made, Score, Task, 
 from agents.federation.tasks.steps import Floats, Kind, Momentum, Mu, NSteps, Optimizer, Pull, check_momentum, is_plain
 from agents.federation.updates.tensors import Layout, flush, new_vector, read_layout, read_vector
 from agents.training.settings import ExampleNoise
+from agents.training.split import split_rows
 
 MAX_DATA_BYTES: Final = 1 << 30
 MAX_BLOCK_VALUES: Final = 1 << 21  # of single examples' gradients at a time
 FORMS: Final = "It reads .npz files with `x` (n, features) and `y` (n,), and CSV without a heading, the label last"
-SPLIT_SEED: Final = 5489  # which rows are held out follows from their number alone, in every round
 Places = NDArray[np.int64]
 
 
@@ -166,9 +166,7 @@ class Softmax(Task, frozen=True, tag="softmax", kw_only=True):
 
     def split(self, n_rows: int) -> tuple[Places, Places]:
         """The rows to learn from, and those held out."""
-        n_out = round(n_rows * self.held_out)
-        order = np.random.Generator(np.random.PCG64(SPLIT_SEED)).permutation(n_rows)
-        return np.sort(order[n_out:]), np.sort(order[:n_out])
+        return split_rows(n_rows, self.held_out)
 
     async def evaluate(self, exam: Exam) -> Score | None:
         """Raises: BadTask, BadTensors, OSError."""

@@ -14,7 +14,7 @@ Who does a step is an agent's name, or `role:ROLE` for any agent of a role.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -296,10 +296,6 @@ def _toml(value: Any) -> str:
         case dict():
             return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + " }"
         case list() | tuple():
-            return f"[{_joined(_toml(item) for item in value)}]"
+            return f"[{', '.join(map(_toml, value))}]"
         case _:
             return repr(value)
-
-
-def _joined(parts: Iterable[str]) -> str:
-    return ", ".join(parts)

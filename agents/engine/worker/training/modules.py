@@ -7,9 +7,8 @@ batches a normalisation has seen, stay as the factory makes them: a mean of coun
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -23,8 +22,8 @@ from agents.engine.worker.training.train import same_threads
 from agents.errors import BadData, EngineFailed
 from agents.federation.tasks.factories import GROUP, INPUTS, LABELS
 from agents.training.settings import FitSettings
+from agents.training.split import split_rows
 
-SPLIT_SEED: Final = 5489
 IsCancelled = Callable[[], bool]
 
 
@@ -55,7 +54,7 @@ def _fit(request: Fit, is_cancelled: IsCancelled) -> Fitted:
     loss, accuracy = 0.0, None
     if request.data is not None:
         rows = read_rows(Path(request.data), settings)
-        learned, held_out = _split(len(rows.y), settings.held_out)
+        learned, held_out = map(torch.from_numpy, split_rows(len(rows.y), settings.held_out))
         n_learned, n_held_out = len(learned), len(held_out)
         try:
             if request.out is not None:
@@ -131,13 +130,6 @@ def read_rows(path: Path, settings: FitSettings) -> Rows:
     if not all(torch.isfinite(one).all() for one in (x, y) if one.is_floating_point()):
         raise BadData(f"{path.name} holds NaN or infinity")
     return Rows(x.to(choose_device()), y.to(choose_device()))
-
-
-def _split(n_rows: int, held_out_frac: float) -> tuple[Tensor, Tensor]:
-    """Which to learn from, and which are held out: by their number alone, in every round."""
-    order = np.random.Generator(np.random.PCG64(SPLIT_SEED)).permutation(n_rows)
-    n_out = round(n_rows * held_out_frac)
-    return torch.from_numpy(np.sort(order[n_out:])), torch.from_numpy(np.sort(order[:n_out]))
 
 
 def descend(

@@ -3,7 +3,6 @@
 Nothing in it tells the time: the same training gives the same bytes, and so the same CID.
 """
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import msgspec
 import safetensors.torch
 
 from agents.adapters.inspect import CONFIG_FILE, TRAINING_FILE, WEIGHTS_FILE
+from agents.adapters.peft_files import peft_config, write_json
 from agents.engine.messages import ModelCard
 from agents.engine.worker.folders import replace
 from agents.engine.worker.training.loop import Training
@@ -48,8 +48,8 @@ def write_adapter(out: Path, outcome: Outcome) -> Cid:
     try:
         record = provenance(outcome)
         safetensors.torch.save_file(outcome.training.lora.tensors(), staging / WEIGHTS_FILE, metadata={"format": "pt"})
-        _write_json(staging / CONFIG_FILE, _peft_config(outcome))
-        _write_json(staging / TRAINING_FILE, record)
+        write_json(staging / CONFIG_FILE, _config(outcome))
+        write_json(staging / TRAINING_FILE, record)
         (staging / CARD_FILE).write_text(model_card(outcome.run, record))
         cid = unixfs.cid_of_path(staging, COVEY_WEIGHTS)
         replace(staging, out)  # an earlier training by this name goes: what was published of it stands elsewhere
@@ -90,24 +90,8 @@ def provenance(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _peft_config(outcome: Outcome) -> dict[str, Any]:
-    settings = outcome.run.settings
-    return {
-        "base_model_name_or_path": outcome.card.name,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "lora_alpha": settings.alpha,
-        "lora_dropout": settings.dropout,
-        "peft_type": "LORA",
-        "r": settings.rank,
-        "target_modules": sorted(settings.targets),
-        "task_type": "CAUSAL_LM",
-        "use_dora": False,
-        "use_rslora": settings.use_rslora,
-    }
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+def _config(outcome: Outcome) -> dict[str, Any]:
+    wish = outcome.run.settings
+    return peft_config(
+        outcome.card.name, wish.targets, wish.rank, wish.alpha, dropout=wish.dropout, use_rslora=wish.use_rslora
+    )
