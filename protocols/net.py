@@ -334,6 +334,11 @@ def _leaves(group: BaseExceptionGroup[ProtocolError]) -> Iterator[ProtocolError]
             yield error
 
 
+def links_to(network: Network, peer: PeerId) -> list[Link]:
+    """The connections to one peer."""
+    return [link for link in network.connections() if link.peer == peer]
+
+
 def own_endpoints(network: Network) -> list[Endpoint]:
     """Where this node may be met: what others see first."""
     texts = [*network.observed_addresses(), *network.addresses()]

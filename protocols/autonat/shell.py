@@ -16,7 +16,7 @@ from protocols.autonat.wire import MAX_MESSAGE_BYTES, PROTOCOL, Status, Told, re
 from protocols.endpoints import Endpoint
 from protocols.errors import DialFailed, Malformed
 from protocols.framing import next_within, write_within
-from protocols.net import Handler, Network, Stream, own_endpoints
+from protocols.net import Handler, Network, Stream, links_to, own_endpoints
 from storage.keys import PeerId
 
 ANSWER_TIMEOUT_S: Final = 10.0
@@ -67,7 +67,7 @@ def answering(network: Network, dialbacks: Dialbacks) -> Handler:
 
 def _seen_at(network: Network, peer: PeerId) -> Endpoint | None:
     """Where a peer's connection comes from; None where one comes over a relay, which may be anybody's."""
-    links = [link for link in network.connections() if link.peer == peer]
+    links = links_to(network, peer)
     if any(link.is_relayed for link in links):
         return None
     return next((endpoint for link in links if (endpoint := link.endpoint) is not None), None)

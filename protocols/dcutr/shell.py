@@ -22,7 +22,7 @@ from protocols.dcutr.wire import MAX_ENDPOINTS, MAX_MESSAGE_BYTES, PROTOCOL, Kin
 from protocols.endpoints import Endpoint
 from protocols.errors import Malformed
 from protocols.framing import read_within, write_within
-from protocols.net import Handler, Network, Stream, own_endpoints
+from protocols.net import Handler, Network, Stream, links_to, own_endpoints
 from storage.keys import PeerId
 
 ATTEMPTS: Final = 3
@@ -108,7 +108,7 @@ class _Turns:
 
 
 def _is_reached_by_relay(network: Network, peer: PeerId) -> bool:
-    links = [link for link in network.connections() if link.peer == peer]
+    links = links_to(network, peer)
     return bool(links) and all(link.is_relayed for link in links) and any(link.is_dialled for link in links)
 
 

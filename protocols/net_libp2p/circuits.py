@@ -21,7 +21,7 @@ from protocols.dcutr import shell as dcutr
 from protocols.dcutr.wire import PROTOCOL as DCUTR
 from protocols.endpoints import Endpoint
 from protocols.errors import DialFailed, Malformed, ProtocolError, ProtocolRefused, Remote, StreamBroken
-from protocols.net import PeerInfo, Stream
+from protocols.net import PeerInfo, Stream, links_to
 from protocols.net_libp2p.addresses import (
     CIRCUIT,
     MAX_ADDRESSES_PER_PEER,
@@ -142,7 +142,7 @@ class Circuits(ITransport):  # type: ignore[misc]  # libp2p's types are not foll
         network = self._attached()
         if relay not in self.held() and len(self._reserved) >= MAX_RELAYS:
             raise DialFailed(f"this node has reserved at {MAX_RELAYS} relays, which is enough")
-        links = [link for link in network.connections() if link.peer == relay and not link.is_relayed]
+        links = [link for link in links_to(network, relay) if not link.is_relayed]
         if not links:
             raise DialFailed(f"{relay} is not connected, or over a relay itself")
         held = await shell.reserve(network, relay, unix_s)
@@ -218,7 +218,7 @@ class Circuits(ITransport):  # type: ignore[misc]  # libp2p's types are not foll
                 return False
             with trio.move_on_after(DIRECT_TIMEOUT_S), suppress(*_FAILURES):
                 await self._swarm.dial_addr(parse(text), peer_id)
-            if any(link.peer == peer and not link.is_relayed for link in network.connections()):
+            if any(not link.is_relayed for link in links_to(network, peer)):
                 return True
         return False
 

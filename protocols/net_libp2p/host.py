@@ -39,13 +39,14 @@ from libp2p.tools.anyio_service.trio_manager import TrioManager
 from libp2p.transport.tcp import tcp
 from multiaddr import Multiaddr
 
+from protocols import ping
 from protocols.bucket import Bucket
 from protocols.net import MAX_INBOUND_STREAMS_PER_PEER
-from protocols.net_libp2p import ping
 from protocols.net_libp2p.addresses import SystemResolver, expand, is_public, is_sound, parse
 from protocols.net_libp2p.circuits import Circuits
 from protocols.net_libp2p.muxer import Muxer
 from protocols.net_libp2p.observed import Observed
+from protocols.net_libp2p.ping import pong
 from protocols.net_libp2p.private import PrivateConnection
 from protocols.net_libp2p.secure import Noise
 from protocols.net_libp2p.sockets import Sockets, open_listeners, remote_address
@@ -122,7 +123,7 @@ def build_host(
     if kad_protocol == PUBLIC_DHT:
         _dial_no_private(network)
     network.set_stream_handler(guarded(network.common_stream_handler))
-    host.set_stream_handler(ping.PROTOCOL, ping.pong)
+    host.set_stream_handler(TProtocol(ping.PROTOCOL), pong)
     return host
 
 

@@ -15,6 +15,7 @@ from libp2p.transport.exceptions import OpenConnectionError
 
 from protocols.bucket import Bucket
 from protocols.endpoints import Endpoint
+from protocols.net import links_to
 from protocols.net_libp2p.addresses import parse, to_id
 from protocols.net_libp2p.sockets import Socket, Sockets, under_key
 from storage.keys import PeerId
@@ -97,4 +98,4 @@ class Meetings:
         return False
 
     def _is_direct(self, peer: PeerId) -> bool:
-        return any(link.peer == peer and not link.is_relayed for link in self._network.connections())
+        return any(not link.is_relayed for link in links_to(self._network, peer))

@@ -6,13 +6,11 @@ py-libp2p's own answers as fast as it can, for ever: a stranger's pings could ke
 from typing import Any, Final
 
 import trio
-from libp2p.custom_types import TProtocol
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF
 
 from protocols.bucket import Bucket
+from protocols.ping import PING_BYTES
 
-PROTOCOL: Final = TProtocol("/ipfs/ping/1.0.0")
-PING_BYTES: Final = 32
 MAX_PINGS: Final = 256  # of a stream, at once; as many again in:
 REFILL_S: Final = 16.0
 IDLE_S: Final = 60.0
@@ -31,7 +29,6 @@ async def pong(stream: Any) -> None:
             except MuxedStreamEOF:
                 return
             await muxed.write(asked)
-        if idle.cancelled_caught or room.wait_s(1, trio.current_time()) > 0:
+        if idle.cancelled_caught or not room.may_take(1, trio.current_time()):
             await muxed.reset()
             return
-        room.take(1, trio.current_time())

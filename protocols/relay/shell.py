@@ -18,7 +18,7 @@ import trio
 
 from protocols.errors import Malformed, ProtocolError, RelayRefused, Remote
 from protocols.framing import next_within, write_within
-from protocols.net import Handler, Network, PeerInfo, Stream
+from protocols.net import Handler, Network, PeerInfo, Stream, links_to
 from protocols.relay.circuits import Circuit, Relay, Terms
 from protocols.relay.wire import (
     HOP,
@@ -55,7 +55,7 @@ Take = Callable[[Stream, PeerId], Awaitable[None]]
 
 def is_relayed(network: Network, peer: PeerId) -> bool:
     """Do we speak with this peer over a relay alone?"""
-    links = [link for link in network.connections() if link.peer == peer]
+    links = links_to(network, peer)
     return bool(links) and all(link.is_relayed for link in links)
 
 
@@ -95,7 +95,7 @@ def relaying(
 
 def _place_of(network: Network, peer: PeerId) -> str:
     """The network of the public internet that a connected peer is in; empty where it is in none."""
-    ends = [link.endpoint for link in network.connections() if link.peer == peer]
+    ends = [link.endpoint for link in links_to(network, peer)]
     return next((end.network for end in ends if end is not None and end.network), "")
 
 
