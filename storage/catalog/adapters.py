@@ -180,10 +180,6 @@ class AdapterTable:
         """The adapter with this manifest."""
         return next(iter(self._rows("WHERE manifest = ?", (manifest,))), None)
 
-    def remove(self, manifest: Cid) -> bool:
-        """Forget an adapter, its artifact too. Was it there?"""
-        return self._artifacts.remove_all(f"SELECT artifacts.id {_FROM} WHERE manifest = ?", (manifest,)) > 0
-
     def query(
         self,
         *,

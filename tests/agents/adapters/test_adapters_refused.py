@@ -413,7 +413,7 @@ async def test_an_adapter_that_is_forgotten_in_mid_fetch_ends_nothing(
     ann.trust(bob.peer)
     await announce(ann, manifest, n_bytes=sizes(folder))
     await trio.sleep(5)
-    assert bob.ports.catalog.adapters.remove(manifest)
+    assert bob.ports.catalog.artifacts.remove(manifest)
     ann.ports.store.show(manifest, ann.ports.store.cids(), Visibility.FLOCK)
     await trio.sleep(60)
     row = await release(ann, folder, version=2)

@@ -73,11 +73,11 @@ rows = st.builds(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(rows)
 def test_a_row_comes_back_as_it_was_stored(catalog: Catalog, adapter: AdapterRow) -> None:
-    catalog.adapters.remove(adapter.manifest)
+    catalog.artifacts.remove(adapter.manifest)
     assert catalog.adapters.upsert(adapter)
     assert catalog.adapters.get(adapter.manifest) == adapter
     assert catalog.adapters.query(name=adapter.name, base=adapter.base, state=adapter.state) == [adapter]
-    assert catalog.adapters.remove(adapter.manifest)
+    assert catalog.artifacts.remove(adapter.manifest)
     assert catalog.adapters.get(adapter.manifest) is None
 
 
