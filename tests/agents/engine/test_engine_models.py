@@ -259,11 +259,17 @@ def test_a_model_comes_from_the_hub_and_what_it_downloads_is_told(tiny_model, tm
     from agents.engine.worker.imports import import_model
     from agents.engine.worker.models import read_card
 
-    hub(f"import shutil, time\nshutil.copytree({str(tiny_model)!r}, local_dir)\ntime.sleep(0.5)")
-    steps = []
-    card = import_model("org/name", tmp_path / "m", "m", lambda: False, steps.append)
+    is_told = tmp_path / "told"
+    until_told = f"while not os.path.exists({str(is_told)!r}): time.sleep(0.01)"
+    hub(f"import os, shutil, time\nshutil.copytree({str(tiny_model)!r}, local_dir)\n{until_told}")
+
+    def tell(step):
+        if "Hugging Face hub" in step.step and step.n_done > 1_000_000:
+            is_told.touch()
+
+    card = import_model("org/name", tmp_path / "m", "m", lambda: False, tell)
     assert card.fingerprint == read_card(tiny_model).fingerprint
-    assert any("Hugging Face hub" in step.step and step.n_done > 1_000_000 for step in steps)
+    assert is_told.exists()
     assert not (tmp_path / "m" / "download").exists()
 
 
