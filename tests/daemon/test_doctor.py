@@ -20,6 +20,7 @@ from daemon.cli import client, doctor
 from daemon.lock import sole_daemon
 from daemon.setup import initialise
 from storage.catalog import MIGRATIONS, Catalog
+from tests.ports import held_port
 
 
 def only(findings):
@@ -88,11 +89,12 @@ def test_a_host_of_another_machine_is_told(home, port):
 def test_servers_that_the_settings_name_are_tried(home):
     assert list(doctor.check_servers(home)) == []
     with (
-        closed_port() as dead,
-        closed_port() as kubo,
+        held_port() as dead_port,
+        held_port() as kubo_port,
         answering(b"404 Not Found") as alive,
         answering(b"502 Bad Gateway") as broken,
     ):
+        dead, kubo = (f"http://127.0.0.1:{port}" for port in (dead_port, kubo_port))
         home.config.write_text(
             f'[fetch]\ngateways = ["{dead}", "{alive}"]\nrouters = ["{broken}"]\nhas_kubo = true\n'
             f'[kubo]\napi = "{kubo}"\n'
@@ -106,13 +108,6 @@ def test_servers_that_the_settings_name_are_tried(home):
     }
     assert "cannot be reached" in found[dead].text and "502" in found[broken].text
     assert "covey config set fetch.gateways" in found[dead].next_step
-
-
-@contextmanager
-def closed_port():
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        port = bound.getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
 
 
 @contextmanager
@@ -242,21 +237,22 @@ def test_a_store_that_is_known_to_be_damaged_is_not_well(home, monkeypatch, n_da
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 def test_a_port_over_ip_6_is_probed_too(home):
-    home.config.write_text('[network]\nhost = "::1"\nport = 47011\n')
-    assert only(doctor.check_port(home)).text == "tcp/47011 is free"
+    with held_port("::1") as port:
+        home.config.write_text(f'[network]\nhost = "::1"\nport = {port}\n')
+        assert only(doctor.check_port(home)).text == f"tcp/{port} is free"
 
 
 def test_a_port_that_is_taken_or_closed(home):
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
+    with held_port() as port:
         home.config.write_text(f'[network]\nhost = "127.0.0.1"\nport = {port}\n')
-        assert "in use" in only(doctor.check_port(home)).text
+        with socket.create_server(("127.0.0.1", port)):
+            assert "in use" in only(doctor.check_port(home)).text
+            with sole_daemon(home):
+                assert only(doctor.check_port(home)).text == f"tcp/{port} answers"
         with sole_daemon(home):
-            assert only(doctor.check_port(home)).text == f"tcp/{port} answers"
-    with sole_daemon(home):
-        found = only(doctor.check_port(home))
-    assert (found.level, "covey config set network.port 0" in found.next_step) == ("warn", True)
-    assert only(doctor.check_port(home)).text == f"tcp/{port} is free"
+            found = only(doctor.check_port(home))
+        assert (found.level, "covey config set network.port 0" in found.next_step) == ("warn", True)
+        assert only(doctor.check_port(home)).text == f"tcp/{port} is free"
 
 
 def test_a_catalog_is_read_through_also_while_a_daemon_has_it_open(home):
