@@ -123,14 +123,8 @@ class Blockstore(Reading, Protocol):
     def has(self, cid: Cid) -> bool:
         """Is the block here?"""
 
-    def missing(self, cids: Iterable[Cid]) -> list[Cid]:
-        """Those that are not here, in the order given."""
-
     def size(self, cid: Cid) -> int | None:
         """The length in bytes, or None where there is no such block."""
-
-    def delete_many(self, cids: Iterable[Cid]) -> int:
-        """Forget blocks. Return how many there were."""
 
     def cids(self, after: Cid | None = None) -> Iterator[Cid]:
         """Every block, also the damaged, as raw CIDv1 of its multihash, in the order of multihashes behind `after`.

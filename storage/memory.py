@@ -76,9 +76,6 @@ class MemoryBlockstore(Store):
     def has(self, cid: Cid) -> bool:
         return self.size(cid) is not None
 
-    def missing(self, cids: Iterable[Cid]) -> list[Cid]:
-        return [cid for cid in cids if not self.has(cid)]
-
     def size(self, cid: Cid) -> int | None:
         if cid.inline is None and not self._uses.touch(cid.multihash):
             return None
@@ -89,15 +86,6 @@ class MemoryBlockstore(Store):
         if data is None and cid.multihash not in self._damaged:
             data = self._data.get(cid.multihash)
         return None if data is None else len(data)
-
-    def delete_many(self, cids: Iterable[Cid]) -> int:
-        n_deleted = 0
-        for cid in cids:
-            key = cid.multihash
-            with self._lock:
-                n_deleted += key in self._data
-                self._forget(key)
-        return n_deleted
 
     def _forget(self, key: bytes) -> None:
         self._data.pop(key, None)

@@ -207,19 +207,16 @@ class Index:
                 (place.is_damaged, key, place.pack, place.offset),
             )
 
-    def present(
-        self, keys: Sequence[bytes], *, or_damaged: bool = False, besides: frozenset[bytes] = frozenset()
-    ) -> set[bytes]:
-        """Those keys that are here, whole as far as is known, and not among `besides`."""
+    def present(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Those keys that are here, whole as far as is known."""
         found: set[bytes] = set()
-        whole = "" if or_damaged else " AND NOT is_damaged"
         with self._reading() as connection:
             for at in range(0, len(keys), _KEYS_A_QUERY):
                 some = keys[at : at + _KEYS_A_QUERY]
                 marks = _marks(some)
-                query = f"SELECT key FROM blocks WHERE key IN ({marks}){whole}"  # noqa: S608 - nothing from outside
+                query = f"SELECT key FROM blocks WHERE key IN ({marks}) AND NOT is_damaged"  # noqa: S608 - nothing from outside
                 found.update(key for (key,) in connection.execute(query, some))
-        return found - besides if besides else found
+        return found
 
     def each(self, after: bytes = b"") -> Iterator[tuple[bytes, int, int]]:
         """Every block's key, length and noted use, in the order of keys; in pages, so that no connection is held."""

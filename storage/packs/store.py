@@ -209,15 +209,6 @@ class PackBlockstore(Store):
     def has(self, cid: Cid) -> bool:
         return self.size(cid) is not None
 
-    def missing(self, cids: Iterable[Cid]) -> list[Cid]:
-        absent: list[Cid] = []
-        source = iter(cids)
-        while some := list(islice(source, BATCH_BLOCKS)):
-            keys = [cid.multihash for cid in some]
-            present = self._index.present(keys, besides=self._uses.touch_all(keys))
-            absent += [cid for cid in some if cid.multihash not in present and cid.inline is None]
-        return absent
-
     def size(self, cid: Cid) -> int | None:
         return self._size(cid) if self._touch(cid) else None
 
@@ -227,16 +218,6 @@ class PackBlockstore(Store):
             return len(inline)
         place = self._index.find(cid.multihash)
         return place.length if place and not place.is_damaged else None
-
-    def delete_many(self, cids: Iterable[Cid]) -> int:
-        n_deleted = 0
-        source = iter(cids)
-        while some := list(islice(source, BATCH_BLOCKS)):
-            with self._writing():
-                present = self._index.present([cid.multihash for cid in some], or_damaged=True)
-                self._commit([(Kind.DELETE, key, b"") for key in sorted(present)])
-            n_deleted += len(present)
-        return n_deleted
 
     def cids(self, after: Cid | None = None) -> Iterator[Cid]:
         return (Cid(_RAW_V1 + key) for key, _, _ in self._index.each(after.multihash if after else b""))

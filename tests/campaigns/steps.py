@@ -29,6 +29,7 @@ from storage.unixfs.importer import add_bytes, add_path
 from tests.campaigns.model import Effect, Files, Model
 from tests.campaigns.upkeep import collect_beside_a_writer, damage_and_verify, evict, register, unregister
 from tests.campaigns.world import SMALL_CHUNKS, Planned, World
+from tests.storage.losing import lose
 
 
 class Step(NamedTuple):
@@ -115,7 +116,7 @@ def unpin(model: Model, chance: Random) -> Planned:
 def delete(model: Model, chance: Random) -> Planned:
     free = [*(model.must.keys() | model.may.keys()) - model.kept()]
     cids = _some(chance, free, 30) if free else []
-    return (Effect(deletes=frozenset(cids)), lambda world: world.store.delete_many(cids)) if cids else None
+    return (Effect(deletes=frozenset(cids)), lambda world: lose(world.store, cids)) if cids else None
 
 
 def note(model: Model, chance: Random) -> Planned:

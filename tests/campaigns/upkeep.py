@@ -46,7 +46,7 @@ def collect_beside_a_writer(model: Model, chance: Random) -> Planned:
     def write(world: World) -> None:
         try:
             with world.store.lease():
-                absent = set(world.store.missing(puts))
+                absent = {cid for cid in puts if not world.store.has(cid)}
                 for cid, data in puts.items():
                     if cid in absent:
                         world.store.put_many([MadeBlock(cid, data)])

@@ -24,6 +24,7 @@ from storage.keys import Identity
 from storage.pins import PinKind, PinState
 from storage.unixfs.data import Kind, UnixFsData, encode
 from storage.unixfs.hamt import MURMUR3_X64_64
+from tests.storage.losing import lose
 
 V0 = "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWKPbdG"
 V1 = "bafybeie5nqv6kd3qnfjupgvz34woh3oksc3iau6abmyajn7qvtf47mvof4"
@@ -177,7 +178,7 @@ class TestDags:
             assert found == {"cid": str(cid), "path": rest}
 
     async def test_the_block_at_the_end_of_a_resolved_path_may_be_elsewhere(self, here, tree):
-        here.node.store.delete_many([tree.inner.cid])
+        lose(here.node.store, [tree.inner.cid])
         assert (await here.result("dag/resolve", reference=f"{tree.top.cid}/middle/inner"))["path"] == ""
         for name in ("dag/get", "dag/resolve"):
             error = await here.error(name, reference=f"{tree.top.cid}/middle/inner/n", timeout_s=0.1)
@@ -235,7 +236,7 @@ class TestDags:
             assert (await here.refused("dag/put", data))["code"] == "too_large"
 
     async def test_a_dag_is_counted(self, here, tree):
-        here.node.store.delete_many([tree.leaf.cid])
+        lose(here.node.store, [tree.leaf.cid])
         stat = await here.result("dag/stat", cid=str(tree.top.cid))
         sizes = {"dag-pb": tree.top, "dag-json": tree.middle, "dag-cbor": tree.inner}
         assert (stat["type"], stat["n_blocks"], stat["n_missing"]) == ("stat", 3, 1)

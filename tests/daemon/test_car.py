@@ -8,6 +8,7 @@ import pytest
 from storage.car import CarReader, verified
 from storage.car.wire import header, section
 from storage.cid import Cid
+from tests.storage.losing import lose
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ async def test_what_goes_out_comes_in_and_is_pinned(node_here, album, tmp_path, 
     assert (out["type"], out["n_blocks"], out["size_bytes"]) == ("exported", 4, path.stat().st_size)
     streamed = await node_here.post("car/read", reference=album, version=version)
     assert streamed.body == path.read_bytes()
-    store.delete_many(blocks_in(streamed.body))
+    lose(store, blocks_in(streamed.body))
     assert not pins.list()
     found = (await node_here.post("car/import", path=str(path))).lines[-1]
     root = {"cid": album, "state": "pinned", "is_in_car": True, "n_missing": 0}
@@ -59,7 +60,7 @@ async def test_a_part_of_a_folder_goes_out_by_its_path(node_here, album):
 async def test_a_root_that_is_not_whole_is_told_and_not_pinned(node_here, album, tmp_path):
     path = tmp_path / "album.car"
     gone = Cid.of(b"song two")
-    node_here.node.store.delete_many([gone])
+    lose(node_here.node.store, [gone])
     out = (await node_here.post("car/export", reference=album, out=str(path), skip_missing=True)).lines[-1]
     assert (out["n_missing"], out["missing"]) == (1, [str(gone)])
     found = (await node_here.post("car/import", path=str(path))).lines[-1]
@@ -88,7 +89,7 @@ async def test_a_root_with_links_that_cannot_be_read_is_told(node_here, tmp_path
 async def test_what_comes_before_a_bad_block_stays_and_nothing_is_pinned(node_here, album, tmp_path):
     data = (await node_here.post("car/read", reference=album)).body
     cids = blocks_in(data)
-    node_here.node.store.delete_many(cids)
+    lose(node_here.node.store, cids)
     path = tmp_path / "bad.car"
     path.write_bytes(data[:-1])
     for name in ("car/import", "car/inspect"):

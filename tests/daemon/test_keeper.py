@@ -24,6 +24,7 @@ from storage.packs.room import Quota
 from storage.pins import PinKind, Pins, PinState
 from storage.roots import Roots
 from storage.unixfs import add_bytes, add_path, read_file
+from tests.storage.losing import lose
 
 OPERATIONS = {operation.verb: operation for operation in repo_module.OPERATIONS}
 RNG = random.Random(1)
@@ -135,7 +136,7 @@ async def test_what_was_lost_with_the_index_is_found_by_what_keeps_it_and_mended
     blocks = [MadeBlock.of(outer, DAG_CBOR), MadeBlock.of(inner, DAG_CBOR), *map(MadeBlock.of, files)]
     node.store.put_many(blocks)
     node.pins.add(blocks[0].cid, "backup", state=PinState.COMPLETE)
-    node.store.delete_many(block.cid for block in blocks[1:3])
+    lose(node.store, [block.cid for block in blocks[1:3]])
     assert (await report(node)).keys() == {blocks[1].cid.multihash}
 
     async def fetch_block(_node, cid, _timeout_s):

@@ -13,6 +13,7 @@ from storage.cid import Cid
 from storage.dag import reach
 from storage.keys import Identity
 from storage.unixfs import UNIXFS_V0_2015, add_path
+from tests.storage.losing import lose
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ async def test_what_is_public_here_is_published_there_too_and_nothing_else(here,
 async def test_of_an_artifact_its_manifest_and_files_go_there_and_not_its_parents(here, kubo, album):
     first = await here.last("artifact/publish", path=str(album), kind="dataset", name="songs", visibility="public")
     kubo.pins.clear()
-    kubo.store.delete_many([Cid.parse(first["manifest"])])
+    lose(kubo.store, [Cid.parse(first["manifest"])])
     (album / "more").write_text("tra la")
     second = await here.last(
         "artifact/publish",
@@ -160,6 +161,6 @@ async def test_a_kubo_that_is_not_there_is_said_so(home, lonely, ask, album):
 
 async def test_content_that_is_not_here_whole_is_not_sent(here, kubo, album):
     added = await here.last("content/add", path=str(album))
-    here.node.store.delete_many([Cid.of(b"la la")])
+    lose(here.node.store, [Cid.of(b"la la")])
     assert (await here.last("kubo/publish", cid=added["cid"]))["error"]["code"] == "unfit"
     assert kubo.pins == {}

@@ -18,6 +18,7 @@ from storage.cid import Cid
 from storage.dag import reach
 from storage.keys import Identity
 from storage.sealed import open_sealed
+from tests.storage.losing import lose
 
 BO = Identity(bytes([7]) * 32)
 
@@ -137,7 +138,7 @@ async def test_what_cannot_be_done_is_told_by_its_code(here, notes, tmp_path):
     missing = str(Cid.of(b"none", 0x71))
     assert await here.code("sealed/ls", reference=missing, timeout_s=0.1) == NoProviders.code
     for block in [block for block in here.node.store.cids() if block.digest != Cid.parse(made["cid"]).digest]:
-        here.node.store.delete_many([block])
+        lose(here.node.store, [block])
     out = tmp_path / "out"
     assert await here.code("sealed/unseal", reference=made["cid"], out=str(out), timeout_s=0.1) == NoProviders.code
     assert not out.exists() and not list(tmp_path.glob(".out*"))

@@ -4,6 +4,7 @@ from daemon.app import open_node
 from daemon.config import Config
 from storage.cid import Cid
 from storage.keys import Identity
+from tests.storage.losing import lose
 
 FRIEND = Identity(bytes([7]) * 32).peer_id
 
@@ -39,7 +40,7 @@ async def test_a_folder_that_is_not_here_whole_is_not_shared(node_here, tmp_path
     (tmp_path / "album").mkdir()
     (tmp_path / "album" / "song.txt").write_text("a song")
     album = (await node_here.post("content/add", path=str(tmp_path / "album"))).lines[-1]["cid"]
-    node_here.node.store.delete_many([Cid.of(b"a song")])
+    lose(node_here.node.store, [Cid.of(b"a song")])
     answer = await node_here.post("content/share", cid=album, visibility="public")
     assert answer.json["error"]["code"] == "unfit" and "not here whole" in answer.json["error"]["text"]
     assert node_here.node.roots.list() == []

@@ -16,6 +16,7 @@ from storage.packs import PackBlockstore
 from storage.roots import Roots
 from storage.unixfs.importer import add_bytes
 from tests.storage.faults import DISK_FAULTS, FailingStore, Fault, Faults, FaultyMemory, below_the_store, flipped, short
+from tests.storage.losing import lose
 
 OLD = [MadeBlock.of(b"old %d" % index * 20) for index in range(10)]
 NEW = [MadeBlock.of(b"new %d" % index * 20) for index in range(10)]
@@ -26,12 +27,12 @@ PACK_BYTES = 1500
 def prepare(store: Store) -> None:
     store.put_many([*OLD, GONE])
     store.put_note("kept", b"1")
-    store.delete_many([GONE.cid])
+    lose(store, [GONE.cid])
 
 
 WRITES: dict[str, Callable[[Any], object]] = {
     "put": lambda store: store.put_many(NEW),
-    "delete": lambda store: store.delete_many([NEW[0].cid, GONE.cid]),
+    "delete": lambda store: lose(store, [NEW[0].cid, GONE.cid]),
     "note": lambda store: store.put_note("new", b"2"),
     "forget": lambda store: store.delete_note("new"),
     "show": lambda store: store.show(OLD[0].cid, [OLD[0].cid], Visibility.FLOCK),
@@ -46,7 +47,7 @@ def assert_right_or_refused(store: Store) -> None:
             assert store.get(block.cid) == block.data
         except StorageError:
             continue
-    for ask in (lambda: store.missing([GONE.cid]), lambda: store.get_note("kept"), lambda: list(store.cids())):
+    for ask in (lambda: store.has(GONE.cid), lambda: store.get_note("kept"), lambda: list(store.cids())):
         with suppress(StorageError):
             ask()
 

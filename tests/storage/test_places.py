@@ -12,6 +12,7 @@ from storage.memory import MemoryBlockstore
 from storage.places import MAX_PLACES, Place, places_of
 from storage.unixfs import UNIXFS_V1_2025, add_bytes, add_path
 from storage.unixfs.directory import list_dir
+from tests.storage.losing import lose
 
 
 def put(store: MemoryBlockstore, value: object) -> Cid:
@@ -41,7 +42,7 @@ def test_a_root_a_missing_block_and_one_behind_it(tmp_path: Path) -> None:
     root = tree(store, tmp_path / "f")
     sub = next(entry.cid for entry in list_dir(store, root) if entry.name == "sub")
     chunk, other = Cid.of(bytes([50]) * 1024), Cid.of(b"other")
-    store.delete_many([sub])
+    lose(store, [sub])
     wanted = {cid.multihash for cid in (root, sub, chunk, other)}
     found = places_of(store, wanted, [root]).found
     assert found == {root.multihash: [Place(root)], sub.multihash: [Place(root, ("sub",))]}

@@ -9,6 +9,7 @@ from storage.codecs import dag_cbor
 from storage.pins import PinKind, Pins, PinState
 from storage.roots import Roots
 from storage.verify import resumes_after, verify, verify_kept
+from tests.storage.losing import lose
 
 BLOCKS = [MadeBlock.of(bytes([number])) for number in range(30)]
 
@@ -60,7 +61,7 @@ def test_what_is_kept_and_not_here_is_told(store: Store) -> None:
         return [one.cid for one in verify_kept(store, pins.list(), roots.list()) if one.problem]
 
     assert told() == [BLOCKS[7].cid]
-    store.delete_many(block.cid for block in lost)
+    lose(store, [block.cid for block in lost])
     assert set(told()) == {BLOCKS[7].cid, leaves[0].cid, leaves[4].cid, leaves[5].cid}
     pins.remove(parents[0].cid)
     assert set(told()) == {BLOCKS[7].cid, leaves[4].cid}

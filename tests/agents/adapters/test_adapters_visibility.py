@@ -21,6 +21,7 @@ from storage.cid import RAW, Cid
 from storage.dag import reach
 from storage.errors import Corrupt
 from storage.roots import Roots
+from tests.storage.losing import lose
 
 
 def level_of(node, cid):
@@ -179,7 +180,7 @@ async def test_a_shelf_is_mended_at_a_start(autojump_clock, flock, tmp_path, rel
     for left in (shelf / f".unchecked-{row.manifest}", shelf / f"..unchecked-{row.manifest}.x1" / "content"):
         left.mkdir(parents=True)
         (left / "adapter_config.json").write_bytes(b"half")
-    ann.ports.store.delete_many([read_stored(ann.ports.store, gone.manifest)[1].files])
+    lose(ann.ports.store, [read_stored(ann.ports.store, gone.manifest)[1].files])
     ann.events.clear()
     mend_shelf(ann.ports)
     assert [file.name for file in shelf.iterdir()] == [str(row.manifest)]

@@ -19,6 +19,7 @@ from storage.blockstore import Block, Visibility
 from storage.catalog.adapters import AdapterState, AdapterTable
 from storage.codecs import links
 from storage.errors import StorageError
+from tests.storage.losing import lose
 
 QUIET = Moment(has_older=False, n_spent_bytes=0, is_busy=False)
 
@@ -198,7 +199,7 @@ async def test_what_came_of_one_that_broke_off_counts_and_its_rest_fits_into_the
     broken = await release(ann, write_adapter(tmp_path / "broken", rank=1 << 12, noise=noise), name="broken")
     store = ann.ports.store
     lost = last_block(store, read_stored(store, broken.manifest)[1].files)
-    store.delete_many([lost.cid])
+    lose(store, [lost.cid])
     bob = await flock("bob", trusts=[ann], policy=Policy(max_bytes_per_day=1.5 * broken.n_bytes))
     ann.trust(bob.peer)
     await trio.sleep(1000)

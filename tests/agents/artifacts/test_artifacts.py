@@ -34,6 +34,7 @@ from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
 from storage.errors import NotFound, TooLarge
 from storage.pins import PinKind, Pins, PinState
+from tests.storage.losing import lose
 
 BASE = Base(fingerprint=Cid.parse(TINY.fingerprint), name="tiny", architecture="LlamaForCausalLM")
 
@@ -104,7 +105,7 @@ async def test_versions_grow_under_a_name_and_the_same_said_again_is_the_same(au
     for version in (2, 9):
         with pytest.raises(BadArtifact, match="publish it as 10"):
             publish(ann, two, version=version, tags=("other",))
-    ann.ports.store.delete_many([first.manifest])  # what is gone is signed anew
+    lose(ann.ports.store, [first.manifest])  # what is gone is signed anew
     assert publish(ann, one, tags=("t",))[0].version == 10
 
 
@@ -329,10 +330,10 @@ async def test_a_rebuild_takes_nothing_that_is_damaged_forged_or_merely_pinned(a
     forged = Block(Cid.of(changed, DAG_CBOR), changed)
     store.put_many([forged])
     Pins(store).add(forged.cid, f"artifact/{forged.cid}", PinKind.DIRECT, PinState.COMPLETE)
-    store.delete_many([model.manifest])
+    lose(store, [model.manifest])
     lost = next(row for row in adapters if row.name == "lost")
     lost_files = catalog.artifacts.get(lost.manifest).files
-    store.delete_many([lost_files])
+    lose(store, [lost_files])
     (ann.ports.folder / str(lost.manifest)).rename(tmp_path / "elsewhere")
     ports = reborn(ann, tmp_path)
     done = rebuild(ports, tmp_path / "models")

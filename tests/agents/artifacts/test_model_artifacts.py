@@ -39,6 +39,7 @@ from storage.codecs import dag_pb
 from storage.codecs.dag_pb import PbLink, PbNode
 from storage.dag import reach
 from storage.unixfs.data import Kind, UnixFsData, encode
+from tests.storage.losing import lose
 
 WIDE = 512  # 5 MB of weights: many blocks
 
@@ -213,7 +214,7 @@ async def test_a_fetch_that_was_cut_short_is_told_of_and_goes_on(autojump_clock,
     weights = unixfs.resolve(ann.ports.store, artifact.files, "model.safetensors")
     leaves = [reached.cid for reached in reach(ann.ports.store, weights)]
     for cid in leaves[len(leaves) // 2 :]:
-        ann.ports.store.delete_many([cid])
+        lose(ann.ports.store, [cid])
     with pytest.raises(NoProviders):
         await pull(bob, artifact.manifest, tmp_path, idle_timeout_s=5.0)
     (begun,) = unfinished(bob.ports)
@@ -300,7 +301,7 @@ async def test_private_content_that_a_peer_names_as_its_models_stays_private(
     mine = {reached.cid for reached in reach(bob.ports.store, secret)}
     artifact, _ = store_model(eve.ports, row, Words(visibility=Visibility.PUBLIC))
     assert mine <= {reached.cid for reached in reach(eve.ports.store, artifact.files)}
-    eve.ports.store.delete_many(mine)
+    lose(eve.ports.store, mine)
     got = await pull(bob, artifact.manifest, tmp_path, name="got", is_shared=is_shared)
     assert got.fingerprint == row.fingerprint
     assert not bob.ports.exchange.visible(eve.peer, list(mine))

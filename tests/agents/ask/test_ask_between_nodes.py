@@ -32,6 +32,7 @@ from storage.cid import Cid
 from storage.keys import Identity
 from storage.pins import PinKind
 from tests.agents.ask.nodes import ASK, BASE, LIMITS, QUESTION, TERMS, SlowEngine, answered, text_of
+from tests.storage.losing import lose
 
 
 async def test_a_trusted_peer_is_answered_word_by_word(meeting, autojump_clock):
@@ -292,6 +293,6 @@ async def test_a_record_whose_texts_are_gone_still_says_who_signed(meeting, auto
     ann, _, _, _ = await meeting()
     said = Said("tiny", BASE, None, wire.Options(), "length", 1, 3)
     signed = store_record(ann.ports, said, QUESTION.turns, "so", None, is_kept=False)
-    ann.ports.store.delete_many([signed.record.question, signed.record.answer])
+    lose(ann.ports.store, [signed.record.question, signed.record.answer])
     kept = read_record(ann.ports, signed.entry.cid)
     assert (kept.turns, kept.answer, kept.signed.entry.author) == (None, None, ann.peer)

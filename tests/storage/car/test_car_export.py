@@ -15,6 +15,7 @@ from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
 from storage.errors import CorruptBlock, NotFound, StorageError, StoreFull, TargetExists
 from storage.memory import MemoryBlockstore
+from tests.storage.losing import lose
 
 
 def car_of(store, root: Cid, **options) -> bytes:
@@ -32,7 +33,7 @@ def test_a_plan_says_how_long_it_will_be(full_store, cars) -> None:
 
 
 def test_what_is_missing_ends_an_export_before_its_first_byte_or_is_left_out_and_named(full_store, cars) -> None:
-    full_store.delete_many([cars.left.cid])
+    lose(full_store, [cars.left.cid])
     with pytest.raises(NotFound, match=f"the block {cars.left.cid} below {cars.root.cid} is not here"):
         plan_export(full_store, cars.root.cid)
     plan = plan_export(full_store, cars.root.cid, skips_missing=True)
@@ -55,7 +56,7 @@ def test_a_root_in_its_own_cid_needs_no_section(cars) -> None:
 
 def test_a_dag_that_changes_meanwhile_is_not_passed_for_the_planned_one(full_store, cars) -> None:
     plan = plan_export(full_store, cars.root.cid)
-    full_store.delete_many([cars.leaves[2].cid])
+    lose(full_store, [cars.leaves[2].cid])
     with pytest.raises(StorageError, match="came or went"):
         list(car_parts(full_store, plan))
 

@@ -14,6 +14,7 @@ from random import Random
 from storage.blockstore import MadeBlock
 from storage.errors import StoreFull
 from storage.packs import PackBlockstore, holes
+from tests.storage.losing import lose
 
 PACK_BYTES = 32 << 20
 
@@ -51,7 +52,7 @@ def must_come_back(
     store, blocks = filled(folder, block_bytes)
     dead = [block for number, block in enumerate(blocks) if not kept(number)]
     alive = [block for number, block in enumerate(blocks) if kept(number)]
-    assert store.delete_many(block.cid for block in dead) == len(dead)
+    assert lose(store, [block.cid for block in dead]) == len(dead)
     if is_stuffed:
         stuff(folder)
     done = store.compact(0.1)
@@ -80,7 +81,7 @@ def refused(folder: Path) -> None:
     """Without holes a pack is moved whole or not at all: what cannot be given back is told, and nothing is lost."""
     holes.can_punch = lambda fd: False
     store, blocks = filled(folder, 64 << 10)
-    store.delete_many(block.cid for block in blocks[::2])
+    lose(store, [block.cid for block in blocks[::2]])
     stuff(folder)
     done = store.compact(0.1)
     assert done.problem is not None and "no room to move" in str(done.problem), done

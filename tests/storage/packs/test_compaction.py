@@ -19,6 +19,7 @@ from storage.packs.compaction import Compactor, mergeable
 from storage.packs.files import pack_numbers, pack_path
 from storage.packs.holes import data_bytes
 from storage.packs.room import Quota
+from tests.storage.losing import lose
 
 Open = Callable[..., PackBlockstore]
 BLOCKS = [MadeBlock.of(bytes([number]) * 300) for number in range(20)]
@@ -38,7 +39,7 @@ def test_the_room_of_deleted_blocks_comes_back(open_packs: Open, tmp_path: Path)
     store = open_packs(max_pack_bytes=2000)
     store.put_note("kept", b"value")
     store.put_many(BLOCKS)
-    store.delete_many(block.cid for block in BLOCKS[::2])
+    lose(store, [block.cid for block in BLOCKS[::2]])
     before = sum(path.stat().st_size for path in tmp_path.glob("packs/*.pack"))
     report = store.compact()
     after = sum(path.stat().st_size for path in tmp_path.glob("packs/*.pack"))
@@ -52,7 +53,7 @@ def test_levels_outlive_the_move(open_packs: Open) -> None:
     store = open_packs()
     store.put_many(BLOCKS[:3], floor=Visibility.FLOCK)
     store.show(BLOCKS[0].cid, [BLOCKS[0].cid], Visibility.PUBLIC)
-    store.delete_many(block.cid for block in BLOCKS[1:3])
+    lose(store, [block.cid for block in BLOCKS[1:3]])
     assert store.compact().n_packs == 1
     seen = store.seen(BLOCKS[0].cid)
     assert seen is not None and (seen.level, seen.floor) == (Visibility.PUBLIC, Visibility.FLOCK)
@@ -61,9 +62,9 @@ def test_levels_outlive_the_move(open_packs: Open) -> None:
 def test_what_was_deleted_stays_deleted_when_the_index_is_lost(open_packs: Open, tmp_path: Path) -> None:
     store = open_packs(max_pack_bytes=10)  # a pack for each write
     store.put_many(BLOCKS[:2])
-    store.delete_many([BLOCKS[0].cid])
+    lose(store, [BLOCKS[0].cid])
     store.put_many(BLOCKS[2:3])
-    store.delete_many([BLOCKS[2].cid])  # packs 1 and 2: half dead; 3 and 4: dead
+    lose(store, [BLOCKS[2].cid])  # packs 1 and 2: half dead; 3 and 4: dead
     store.compact(min_dead_frac=0.9)  # takes the deletions and leaves the block that they delete
     assert pack_numbers(tmp_path / "packs")[0] == 1
     store.close()
@@ -74,7 +75,7 @@ def test_what_was_deleted_stays_deleted_when_the_index_is_lost(open_packs: Open,
 def test_a_pack_without_anything_that_counts_needs_no_copy(open_packs: Open, tmp_path: Path) -> None:
     store = open_packs()
     store.put_many(BLOCKS)
-    store.delete_many(block.cid for block in BLOCKS)
+    lose(store, [block.cid for block in BLOCKS])
     assert store.compact()[:3] == (1, pytest.approx(20 * 350 + 20 * 60, rel=0.5), 0)
     assert pack_numbers(tmp_path / "packs") == []
     store.put_many(BLOCKS)
@@ -84,7 +85,7 @@ def test_a_pack_without_anything_that_counts_needs_no_copy(open_packs: Open, tmp
 def test_a_pack_with_a_damaged_block_is_kept_until_it_is_repaired(open_packs: Open, tmp_path: Path) -> None:
     store = open_packs()
     store.put_many(BLOCKS[:4])
-    store.delete_many(block.cid for block in BLOCKS[:2])
+    lose(store, [block.cid for block in BLOCKS[:2]])
     path = pack_path(tmp_path / "packs", 1)
     data = bytearray(path.read_bytes())
     at = data.index(BLOCKS[3].data)
@@ -103,7 +104,7 @@ def test_a_pack_with_a_damaged_block_is_kept_until_it_is_repaired(open_packs: Op
 def test_a_reader_follows_a_block_that_moves_between_his_two_looks(open_packs: Open, tmp_path: Path) -> None:
     store = open_packs()
     store.put_many(BLOCKS[:4])
-    store.delete_many(block.cid for block in BLOCKS[:3])
+    lose(store, [block.cid for block in BLOCKS[:3]])
     read, looks = store._reader.read, []
 
     def compact_first(place: object) -> bytes:
@@ -122,7 +123,7 @@ def test_a_reader_never_takes_a_hole_for_damage(open_packs: Open) -> None:
     store = open_packs()
     big = [MadeBlock.of(bytes([number]) * 20_000) for number in range(4)]
     store.put_many(big)
-    store.delete_many([big[1].cid])
+    lose(store, [big[1].cid])
     read, looks = store._reader.read, []
 
     def punch_first(place: object) -> bytes:
@@ -148,7 +149,7 @@ def test_a_crash_behind_a_hole_leaves_what_counts_and_no_more(
     big = [MadeBlock.of(bytes([number]) * 20_000) for number in range(12)]
     store.put_note("kept", b"value")
     store.put_many(big)
-    store.delete_many(block.cid for block in big[::2])
+    lose(store, [block.cid for block in big[::2]])
 
     retire = store._index.retire
 
@@ -199,7 +200,7 @@ def test_a_crash_at_any_step_changes_nothing(
 ) -> None:
     store = open_packs(max_pack_bytes=2000)
     store.put_many(BLOCKS)
-    store.delete_many([BLOCKS[5].cid, BLOCKS[6].cid, BLOCKS[0].cid])
+    lose(store, [BLOCKS[5].cid, BLOCKS[6].cid, BLOCKS[0].cid])
     store.put_many([BLOCKS[5]])  # the deletion must not count again
     kept = [block for block in BLOCKS if block not in (BLOCKS[6], BLOCKS[0])]
 
@@ -231,7 +232,7 @@ def test_new_blocks_are_refused_over_the_quota_and_deleting_is_not(open_packs: O
     with pytest.raises(OverQuota, match="quota is 1 MiB"):
         store.put_many(big[2:])
     assert store.has(big[0].cid)
-    store.delete_many([big[0].cid, big[1].cid])
+    lose(store, [big[0].cid, big[1].cid])
     store.compact()
     assert store.put_many(big[2:3]) == 1
 
@@ -244,7 +245,7 @@ def test_a_put_over_the_quota_asks_for_room_and_tries_again(open_packs: Open) ->
 
     def make_room(n_bytes: int) -> None:
         assert n_bytes == 800_000
-        store.delete_many([old.cid])
+        lose(store, [old.cid])
         store.compact()
 
     store.make_room = make_room
@@ -275,7 +276,7 @@ def test_on_a_full_disk_deleting_gets_the_room_of_the_reserve(
     monkeypatch.setattr(store, "_append", append_where_there_is_room)
     with pytest.raises(StoreFull):
         store.put_many(BLOCKS[2:3])
-    assert store.delete_many([BLOCKS[0].cid]) == 1
+    assert lose(store, [BLOCKS[0].cid]) == 1
     monkeypatch.undo()
     store.usage()
     assert reserve.exists()
@@ -299,7 +300,7 @@ def test_of_a_note_that_changed_often_one_value_is_kept(open_packs: Open) -> Non
     for number in range(100):
         store.put_note("counter", str(number).encode() * 100)
     store.put_many(BLOCKS[:2])
-    store.delete_many([BLOCKS[0].cid])
+    lose(store, [BLOCKS[0].cid])
     assert store.compact(0.01).n_moved_bytes == 2 * 100 + 300
     assert store.get_note("counter") == b"99" * 100
 
@@ -333,7 +334,7 @@ class PacksAgainstAModel(RuleBasedStateMachine):
 
     @rule(numbers=numbers)
     def delete(self, numbers: set[int]) -> None:
-        self.store.delete_many(BLOCKS[number].cid for number in sorted(numbers))
+        lose(self.store, [BLOCKS[number].cid for number in sorted(numbers)])
         self.blocks -= numbers
 
     @rule(numbers=numbers)

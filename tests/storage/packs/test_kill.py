@@ -23,7 +23,7 @@ for number in range(int(sys.argv[2]), 1 << 30):
     store.put_many([MadeBlock.of(b"long" + name * (number % 700)), MadeBlock.of(name)])
     store.put_note("last", name)
     if number % 3 == 0:
-        store.delete_many([MadeBlock.of(name).cid])
+        store.sweep([MadeBlock.of(name).cid], store.begin_sweep())
     print(number, flush=True)
 """
 

@@ -12,6 +12,7 @@ from storage.packs import PackBlockstore
 from storage.packs import files as pack_files
 from storage.packs.index import Index
 from storage.verify import verify
+from tests.storage.losing import lose
 from tests.storage.packs.test_pack_recovery import BLOCKS, Open, assert_all_here, remove_index, the_pack
 
 
@@ -55,7 +56,7 @@ def test_a_pack_that_comes_back_undoes_nothing_that_was_written_since(
 ) -> None:
     store = open_packs(max_pack_bytes=1000)
     store.put_many(BLOCKS[:1])
-    store.delete_many([BLOCKS[0].cid])
+    lose(store, [BLOCKS[0].cid])
     store.put_note("pin", b"")
     store.delete_note("pin")
     store.put_many([MadeBlock.of(bytes(2000))])  # it is full now
@@ -180,7 +181,7 @@ def test_compaction_keeps_the_deletions_that_a_pack_needs_when_it_comes_back(
     store = open_packs(max_pack_bytes=10)  # a pack for each write
     store.put_many(BLOCKS[:1])
     store.put_note("root", b"public")
-    store.delete_many([BLOCKS[0].cid])
+    lose(store, [BLOCKS[0].cid])
     store.delete_note("root")
     store.put_many(BLOCKS[1:2])
     store.close()
@@ -211,7 +212,7 @@ def test_what_was_deleted_in_a_lost_pack_stays_deleted_when_the_index_is_lost_to
     store.put_many(BLOCKS[2:3])
     n_bytes = the_pack(tmp_path, 2).stat().st_size
     store.delete_note("root")
-    store.delete_many([BLOCKS[0].cid, BLOCKS[2].cid])
+    lose(store, [BLOCKS[0].cid, BLOCKS[2].cid])
     store.close()
     if is_cut:
         os.truncate(the_pack(tmp_path, 2), n_bytes)

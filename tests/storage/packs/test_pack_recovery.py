@@ -20,6 +20,7 @@ from storage.packs import recovery as pack_recovery
 from storage.packs import store as pack_store
 from storage.packs.files import read_pack
 from storage.packs.index import INDEX_VERSION, Index
+from tests.storage.losing import lose, missing
 
 Open = Callable[..., PackBlockstore]
 
@@ -79,7 +80,7 @@ def test_a_lost_index_is_rebuilt_from_the_packs(open_packs: Open, tmp_path: Path
         store.put_many(BLOCKS[at : at + 5])
     gone = MadeBlock.of(b"gone")
     store.put_many([gone])
-    store.delete_many([gone.cid])
+    lose(store, [gone.cid])
     store.put_note("kept", b"1")
     store.put_note("kept", b"2")
     store.put_note("dropped", b"")
@@ -170,7 +171,7 @@ def test_the_name_of_a_pack_that_a_crash_left_lasts_before_the_index_knows_the_p
     open_packs(max_pack_bytes=10).put_many(BLOCKS[:1])
     open_packs().close()
     shutil.copy(tmp_path / "index.db", tmp_path / "older")
-    open_packs().delete_many([BLOCKS[0].cid])  # the first record of the second pack
+    lose(open_packs(), [BLOCKS[0].cid])  # the first record of the second pack
     open_packs().close()
     shutil.move(tmp_path / "older", tmp_path / "index.db")
     steps: list[str] = []
@@ -208,7 +209,7 @@ def test_damage_in_the_middle_costs_one_block_and_no_more(open_packs: Open, tmp_
     pack.write_bytes(data)
     remove_index(tmp_path)
     store = open_packs()
-    assert store.missing([block.cid for block in BLOCKS]) == [BLOCKS[7].cid]
+    assert missing(store, [block.cid for block in BLOCKS]) == [BLOCKS[7].cid]
     assert store.recovery.cut_bytes == 0 and "`covey repo verify` tells" in store.recovery.text()
     store.put_many(BLOCKS)
     assert_all_here(open_packs())
@@ -260,7 +261,7 @@ def test_sealed_packs_are_listed_by_their_footers(open_packs: Open, tmp_path: Pa
     remove_index(tmp_path)
     store = open_packs(max_pack_bytes=600)
     last = max((tmp_path / "packs").iterdir())
-    lost = store.missing([block.cid for block in BLOCKS])
+    lost = missing(store, [block.cid for block in BLOCKS])
     assert len(lost) <= 1
     assert all(cid.digest in last.read_bytes() for cid in lost)
 
@@ -279,7 +280,7 @@ def test_a_pack_of_many_small_records_is_sealed_too(
     assert keys == [[block.cid.multihash for block in some] for some in (BLOCKS[:4], BLOCKS[4:8], [])]
     remove_index(tmp_path)
     store = open_packs()
-    assert store.missing([block.cid for block in BLOCKS[:9]]) == []
+    assert missing(store, [block.cid for block in BLOCKS[:9]]) == []
 
 
 def test_a_crash_before_the_seal_is_known_changes_nothing(open_packs: Open, tmp_path: Path) -> None:
@@ -419,7 +420,7 @@ def test_a_cid_is_still_listed_while_it_is_deleted(open_packs: Open) -> None:
     store.put_many(MadeBlock.of(b"%d" % index) for index in range(3000))
     listing = store.cids()
     first = next(listing)
-    store.delete_many([Cid.of(b"%d" % index) for index in range(3000)])
+    lose(store, [Cid.of(b"%d" % index) for index in range(3000)])
     assert first not in list(listing)
 
 

@@ -14,6 +14,7 @@ from storage.errors import StorageError
 from storage.packs import PackBlockstore
 from storage.packs import files as pack_files
 from storage.packs.files import pack_numbers, read_pack
+from tests.storage.losing import lose
 from tests.storage.packs.test_pack_recovery import BLOCKS, Open, assert_all_here, remove_index, the_pack
 
 
@@ -214,7 +215,7 @@ def test_a_bad_sector_in_one_pack_does_not_keep_the_others_from_being_compacted(
     store.put_many(BLOCKS[:4])
     store.put_many(BLOCKS[4:])
     store.put_note("pin", b"kept")
-    store.delete_many([BLOCKS[0].cid])
+    lose(store, [BLOCKS[0].cid])
     bad, pread = the_pack(tmp_path).stat(), os.pread
 
     def fails_there(fd: int, n_bytes: int, offset: int) -> bytes:

@@ -15,6 +15,7 @@ from storage.sealed import sealer as sealing
 from storage.sealed.sealer import padded_bytes
 from storage.sealed.stream import CHUNK_BYTES
 from storage.sealed.table import Entry
+from tests.storage.losing import lose
 
 ALICE = Identity(b"a" * 32)
 
@@ -105,7 +106,7 @@ def test_a_missing_block_is_named_as_such(bench):
     made = bench.seal(os.urandom(3 << 20))
     opened = bench.opened(made.cid)
     leaves = [cid for cid in bench.store.cids() if (bench.store.size(cid) or 0) > 100_000]
-    bench.store.delete_many(leaves)
+    lose(bench.store, leaves)
     with pytest.raises(NotFound):
         list(opened.plaintext())
 

@@ -31,6 +31,7 @@ from tests.agents.federation import village as village_module
 from tests.agents.federation.files.test_possession import NAMED, file_of, naming, say
 from tests.agents.federation.members.test_member import begin
 from tests.agents.federation.node.test_service import TASK, Home, begun, homes, until, village
+from tests.storage.losing import lose, missing
 
 __all__ = ["homes"]
 
@@ -211,12 +212,12 @@ async def test_who_checks_keeps_nothing_of_what_it_computes(
         await until(lambda: all(each.is_over for each in ones))
         ports = homes[0].node.ports
         results = [result for number in (1, 2) if (result := one.book.result(number)) is not None]
-        await until(lambda: not ports.store.missing(results))  # it was over when two agreed
+        await until(lambda: not missing(ports.store, results))  # it was over when two agreed
         computed = [read_document(ports.store.get(result)).tensors for result in results]
-        ports.store.delete_many(computed)
+        lose(ports.store, computed)
         monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
         findings = await trio.to_thread.run_sync(
             audit, ports, one.plan_entry, one.book.entries(), homes[0].folder / "scratch"
         )
         assert [finding.verdict for finding in findings] == ["proved", "proved"]
-        assert len(computed) == 2 and ports.store.missing(computed) == computed
+        assert len(computed) == 2 and missing(ports.store, computed) == computed

@@ -38,6 +38,7 @@ from storage.keys import Identity
 from storage.sealed import open_sealed, seal_path
 from storage.unixfs import COVEY_WEIGHTS, add_bytes, add_path
 from storage.unixfs import data as unixfs
+from tests.storage.losing import lose
 
 TASK = {"task": "softmax", "n_features": 4, "n_classes": 3, "n_epochs": 2}
 NAMES = ("ada", "bob", "cleo")
@@ -170,7 +171,7 @@ async def test_members_come_to_one_result_and_its_archive_is_proved_by_who_has_n
         assert findings[0].by is None and not findings[0].round
     bad = make_entry(homes[0].identity, "join", scope_of(found.body_cid), 1 << 10, [], {"has": 1})
     assert audit(stranger.node.ports, found, [*entries, bad], stranger.folder / "scratch")[0].verdict == "refuted"
-    store.delete_many([entries[0].body_cid])
+    lose(store, [entries[0].body_cid])
     found, entries, n_lost = unpack(store, packed.root)
     findings = audit(stranger.node.ports, found, entries, stranger.folder / "scratch", n_lost=n_lost)
     assert n_lost == 1 and verdict_of(findings) == "not decidable"

@@ -20,6 +20,7 @@ from protocols.rounds import Plan, Submit, read_plan
 from storage.cid import RAW, Cid
 from tests.agents.federation.node.test_service import Home, begun, connected, homes, until, village
 from tests.agents.federation.village import cid_of, identity, make_plan
+from tests.storage.losing import lose as lose_blocks
 
 assert homes  # a fixture that is used by its name
 
@@ -175,7 +176,7 @@ def lose(one: Experiment) -> None:
     assert len(gone) >= 9
     for cid in gone:
         one._ports.pins.remove(cid, one.keep.pin)
-    one._ports.store.delete_many(gone)
+    lose_blocks(one._ports.store, gone)
 
 
 @pytest.mark.parametrize("is_sealed", [True, False])
