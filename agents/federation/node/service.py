@@ -219,7 +219,7 @@ class Rounds:
             if one.is_unwritten:
                 raise  # all start again from what is on the disk
             one.stopped(unwrapped(error))
-        again = await trio.to_thread.run_sync(self._sifted, one)
+        again = await trio.to_thread.run_sync(self._sifted, one, abandon_on_cancel=True)  # it writes nothing
         if again is None or self._experiments.get(one.cid) is not one:
             return None  # there is no such event; or it is forgotten
         again.data, again.rank = one.data, one.rank  # may have been set meanwhile

@@ -1,5 +1,6 @@
 """A fault of this program's own ends no node, and no experiment but the one that it is in."""
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,7 +13,7 @@ from agents.federation.events.book import Book, Said
 from agents.federation.members.actions import Action, Train
 from agents.federation.members.member import Member
 from agents.federation.node.experiment import Experiment
-from agents.federation.node.sifting import sifted, without
+from agents.federation.node.sifting import Aside, sifted, without
 from protocols.entry import Entry
 from protocols.errors import Malformed
 from protocols.rounds import Close, Join, Leave, Open, Score, Vote
@@ -61,6 +62,29 @@ async def test_an_experiment_that_cannot_go_on_stops_alone_until_the_next_start(
     async with village(homes):
         again = homes[0].rounds.get(broken[0].cid)
         await until(lambda: again.is_over)
+
+
+async def test_who_is_let_go_of_while_an_event_that_fails_is_looked_for_goes_before_it_is_found(
+    homes: list[Home], monkeypatch: pytest.MonkeyPatch, autojump_clock: Any
+) -> None:
+    def fail(now_s: float) -> list[Action]:
+        raise IndexError("no such round")
+
+    def look(*_: object) -> list[Aside]:
+        looking.set()
+        found.wait(10.0)
+        ended.append("found")
+        return []
+
+    looking, found, ended = threading.Event(), threading.Event(), list[str]()
+    monkeypatch.setattr("agents.federation.node.sifting.sifted", look)
+    async with village(homes):
+        ones = await begun(homes, homes[0].plan(homes))
+        monkeypatch.setattr(ones[0].member, "tick", fail)
+        await trio.to_thread.run_sync(looking.wait)
+        await homes[0].rounds.forget(ones[0].cid)
+        assert not homes[0].rounds.all() and not ended
+        found.set()
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, is_bad: Callable[[Member, Entry], bool]) -> None:
