@@ -18,7 +18,7 @@ from agents.federation.plans.compatibility import undecidable
 from agents.federation.results.statements import at_all, unless_by_another_start, without_start
 from agents.federation.results.verify import Files, Finding
 from agents.federation.updates.tensors import BadTensors, longest_update, read_layout
-from protocols.rounds import Mix, State
+from protocols.rounds import Mix, Score, State
 from storage.cid import Cid
 from storage.errors import CorruptBlock, NotFound
 from storage.keys import PeerId
@@ -86,6 +86,7 @@ def _check(views: Views, one: Round, files: Files, scratch: Path | None) -> Iter
         found = found or list(_recomputed(views, said, files, scratch))
         yield from found
         n_proved += not found
+    yield from _scores(views, number)
     if not one.mixes and is_cancelled:
         yield Finding(number, "proved", "no mean is known: the plan's author cancelled the experiment")
     elif not one.mixes:
@@ -97,6 +98,15 @@ def _check(views: Views, one: Round, files: Files, scratch: Path | None) -> Iter
                 f"weights come to {total:.6g}, where {len(views.roster)} were handed out: not all states are known here"
             )
             yield Finding(number, "not decidable", what)
+
+
+def _scores(views: Views, number: int) -> Iterator[Finding]:
+    """No mean hangs on them; but each says how its author's own does."""
+    for said, score in views.book.said_in(number, Score):
+        own = views.mix(said.author, number)
+        if own is not None and cast(Mix, own.event).tensors != score.result:
+            what = f"it scores what is not its mean of this round: {score.result}"
+            yield Finding(number, "refuted", what, said.author)
 
 
 def _judged(number: int, fault: str | None, what: str, said: Said) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ from agents.federation.members.actions import Action, Fetch
 from agents.federation.results.neighbours import Round, rounds, verify_gossip
 from agents.federation.updates.tensors import Layout
 from protocols.entry import Entry, make_entry
-from protocols.rounds import Mix, Start, State, read_event, scope_of
+from protocols.rounds import Mix, Score, Start, State, content_of, read_event, scope_of
 from simulations.neighbourhood import Neighbourhood, Training
 from storage.cid import Cid
 
@@ -327,6 +327,21 @@ def test_a_mean_of_a_state_that_is_not_known_here_blames_nobody(folder: Path) ->
         book.add_all(entries[:at] + entries[at + 1 :])
         found = {one.verdict for one in verify_gossip(book, crowd.shelf) if not one.is_of_plan}
         assert "refuted" not in found and "not decidable" in found
+
+
+def test_who_scores_what_is_not_its_mean_is_refuted_by_name(folder: Path) -> None:
+    crowd = begun(folder, "push_sum", "full", n_rounds=1)
+    ended(crowd, 100.0)
+    scope, own = scope_of(crowd.plan.body_cid), crowd.mean(3, 1)
+    assert own is not None
+    for said, blamed in ((own.tensors, set()), (crowd.shelf.add(crowd.layout, ZEROS), {crowd.identities[3].peer_id})):
+        book = Book(crowd.plan)
+        book.add_all(crowd.members[0].book.entries())
+        score = content_of(Score(round=1, result=said, n_samples=1))
+        book.add(
+            make_entry(crowd.identities[3], Score.kind, scope, book.height(crowd.identities[3].peer_id), [], score)
+        )
+        assert {one.by for one in verify_gossip(book, crowd.shelf) if one.verdict == "refuted"} == blamed
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, 2000.0])
