@@ -9,6 +9,7 @@ from storage.durable import write_all
 from storage.errors import OverQuota, StoreFull
 
 RESERVE_BYTES: Final = 16 << 20
+START_BYTES: Final = 4 << 20  # that a start takes: even to read, a database begins a log
 INDEX_BYTES: Final = 8 << 20
 """What the index may grow by while blocks are moved: its log, before SQLite begins it anew."""
 
@@ -53,7 +54,8 @@ def disk_use(folder: Path) -> tuple[int, int]:
 class Room:
     """Watches the quota. Measures anew now and then: others write to the same disk. Used under the store's lock.
 
-    The reserve is a file that holds some room: given up when a deletion finds the disk full, made again later.
+    The reserve is a file that holds some room: given up when a start or a deletion finds the disk full, and made again
+    later.
     """
 
     def __init__(self, folder: Path, quota: Quota, reserve_bytes: int = RESERVE_BYTES) -> None:
@@ -61,7 +63,8 @@ class Room:
         self._reserve = folder / "reserve"
         self._reserve_bytes = reserve_bytes
         self.quota = quota
-        self.measure()
+        if self.measure().free_bytes < START_BYTES and self.release():
+            self.measure()
 
     def measure(self) -> Usage:
         """Look at the disk."""

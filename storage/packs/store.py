@@ -70,6 +70,7 @@ class PackBlockstore(Store):
             make_folder(self._packs_folder)
             self._lock_fd = _take_lock(folder / "store.lock")
             undo.callback(os.close, self._lock_fd)
+            self._room = Room(folder, quota)  # before the index, which may need what it gives up
             self._index = Index(folder / "index.db")
             undo.callback(self._index.close)  # SQLite syncs the name of its file itself, with its first commit
             self.recovery: Final[Recovery] = self._recover()
@@ -80,7 +81,6 @@ class PackBlockstore(Store):
             }
             self._writer = PackWriter.resume(self._packs_folder, packs)
             self._uses = Uses(self._index.last_tick())
-            self._room = Room(folder, quota)
             self._note_losses()
             undo.pop_all()
 

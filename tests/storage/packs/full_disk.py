@@ -92,6 +92,18 @@ def refused(folder: Path) -> None:
     is_whole(store, folder, blocks[1::2])
 
 
+def must_start(folder: Path) -> None:
+    """Whoever starts on a full disk reads what is there, and gets room by dropping some of it."""
+    store, blocks = filled(folder, 64 << 10)
+    store.close()
+    stuff(folder)
+    store = PackBlockstore(folder / "store", max_pack_bytes=PACK_BYTES)
+    assert all(store.get(block.cid) == block.data for block in blocks)
+    assert store.delete_many(block.cid for block in blocks[::2]) == len(blocks[::2])
+    assert store.compact(0.1).net_bytes > 0
+    is_whole(store, folder, blocks[1::2])
+
+
 PLAYS: dict[str, Callable[[Path], None]] = {
     "blocks of 64 KiB": lambda folder: must_come_back(folder, 64 << 10),
     "blocks of 1 KiB": lambda folder: must_come_back(folder, 1 << 10),
@@ -100,6 +112,7 @@ PLAYS: dict[str, Callable[[Path], None]] = {
         folder, 64 << 10, is_stuffed=True, kept=lambda number: number % 20 != 0
     ),
     "no holes": refused,
+    "a start with not a byte free": must_start,
 }
 
 
