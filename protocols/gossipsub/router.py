@@ -278,7 +278,7 @@ class Router:
             told = self._recent.told(topic)
             if told:
                 known.told.add(topic)
-                self._tell(topic, peer, told)
+                self._tell(topic, [peer], told)
 
     def _unlisten(self, topic: str, peer: PeerId) -> None:
         listeners = self._topics.get(topic)
@@ -429,13 +429,17 @@ class Router:
         self._rng.shuffle(fresh)
         turn = fresh + turn
         n_told = max(GOSSIP_PEERS, math.ceil(len(turn) / TOLD_WINDOWS))
-        for peer in turn[:n_told]:
-            self._tell(topic, peer, told)
+        self._tell(topic, turn[:n_told], told)
         self._turns[topic] = turn[n_told:] + turn[:n_told]
 
-    def _tell(self, topic: str, peer: PeerId, told: list[Name]) -> None:
-        is_kin = self._peers[peer].is_kin
-        self._send(peer, wire.frame_have(topic, [name.own if is_kin else name.usual for name in told[-MAX_TOLD_IDS:]]))
+    def _tell(self, topic: str, peers: Iterable[PeerId], told: list[Name]) -> None:
+        framed: dict[bool, bytes] = {}  # to write a thousand names takes a millisecond
+        for peer in peers:
+            is_kin = self._peers[peer].is_kin
+            if is_kin not in framed:
+                names = (name.own if is_kin else name.usual for name in told[-MAX_TOLD_IDS:])
+                framed[is_kin] = wire.frame_have(topic, names)
+            self._send(peer, framed[is_kin])
 
     # --- what goes out
 

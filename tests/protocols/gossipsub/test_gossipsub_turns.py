@@ -7,6 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from protocols.gossipsub import wire
+from protocols.gossipsub.router import GOSSIP_PEERS, Router
 from protocols.gossipsub.shell import MIN_RPC_BYTES, TURN_BYTES, Gossip, run_gossip
 from protocols.net import PeerInfo
 from protocols.topics import Subscriptions
@@ -14,6 +15,7 @@ from simulations.net import SimNetwork, SimWorld
 from storage.keys import Identity, PeerId
 
 TOPIC = "/covey/adapters/1/x"
+N_LISTENERS = 50
 
 
 @pytest.fixture
@@ -64,3 +66,22 @@ async def test_what_was_said_before_what_nobody_can_read_is_charged_too(
     monkeypatch.setattr(node.network, "charge", lambda peer, work_s: charged.append(peer))
     stranger = await say(sim_world, node, b"\x02\xff\xff")
     assert charged == [stranger.peer_id]
+
+
+@pytest.mark.parametrize("protocol", [wire.COVEY, wire.MESHSUB_1_2])
+def test_what_many_are_told_of_is_written_once_for_all_of_them(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    router = Router(Identity(bytes(32)), lambda message: True, random.Random(0))
+    router.join(TOPIC, 0.0)
+    for number in range(1, N_LISTENERS + 1):
+        peer = Identity(number.to_bytes(32)).peer_id
+        router.open_to(peer, protocol, False, 0.0)
+        router.receive(peer, wire.frame_subscriptions([TOPIC], True)[1:], 0.0)
+    router.publish(TOPIC, b"news", 0.0)
+    written: list[bytes] = []
+    write = wire.frame_have
+    monkeypatch.setattr(wire, "frame_have", lambda *about: written.append(write(*about)) or written[-1])
+    for peer in router.peers():
+        router.take(peer, 1 << 20)
+    router.heartbeat(1.0)
+    told = [router.take(peer, 1 << 20) for peer in router.peers()]
+    assert len(written) == 1 and sum(written[0] in each for each in told) >= GOSSIP_PEERS
