@@ -53,6 +53,7 @@ class Router:
 
     Attributes:
         waiting: Peers for whom something waits to be sent; see `take`.
+        n_copies: How many copies of others' messages were queued for peers by now.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Router:
         `first_sequence` is above all that were ever used.
         """
         self.waiting: set[PeerId] = set()
+        self.n_copies = 0
         self._identity = identity
         self._me = identity.peer_id
         self._accepts = accepts
@@ -339,6 +341,7 @@ class Router:
                 self._send(peer, wire.frame_dont_want([name.own if known.is_kin else name.usual]))
             if name.own not in known.unwanted and name.usual not in known.unwanted:
                 self._send(peer, framed)
+                self.n_copies += 1
 
     def _has_room(self, topic: str, author: PeerId, now_s: float) -> bool:
         """May an author say more? What bears its name and not its signature takes none of that."""

@@ -19,6 +19,7 @@ READ_BYTES: Final = 64 << 10
 WRITE_BYTES: Final = 64 << 10
 TURN_BYTES: Final = 8 << 10  # heard before others have a turn; an RPC counts as MIN_RPC_BYTES, at least
 MIN_RPC_BYTES: Final = 512
+COPY_S: Final = 1e-4  # of the event loop, that a message which is passed on takes, for each whom it goes to, about
 FIRST_RETRY_S: Final = 0.1
 LONGEST_RETRY_S: Final = 10.0
 OPEN_TIMEOUT_S: Final = 15.0
@@ -110,8 +111,11 @@ class Gossip:
 
     def hear(self, peer: PeerId, rpc: bytes, is_first: bool) -> None:
         """Take in what a peer says, first on a stream or later. Raises: Malformed, TooBig."""
+        n_copies = self.router.n_copies
         for message in self.router.receive(peer, rpc, trio.current_time(), is_first):
             self._subscriptions.deliver(message)
+        if self.router.n_copies > n_copies:
+            self.network.charge(peer, (self.router.n_copies - n_copies) * COPY_S)
 
     def beat(self) -> None:
         """Let time pass."""

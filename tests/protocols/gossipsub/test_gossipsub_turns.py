@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from protocols.gossipsub import wire
 from protocols.gossipsub.router import GOSSIP_PEERS, Router
-from protocols.gossipsub.shell import MIN_RPC_BYTES, TURN_BYTES, Gossip, run_gossip
+from protocols.gossipsub.shell import COPY_S, MIN_RPC_BYTES, TURN_BYTES, Gossip, run_gossip
 from protocols.net import PeerInfo
 from protocols.topics import Subscriptions
 from simulations.net import SimNetwork, SimWorld
@@ -66,6 +66,21 @@ async def test_what_was_said_before_what_nobody_can_read_is_charged_too(
     monkeypatch.setattr(node.network, "charge", lambda peer, work_s: charged.append(peer))
     stranger = await say(sim_world, node, b"\x02\xff\xff")
     assert charged == [stranger.peer_id]
+
+
+async def test_who_brings_a_message_is_charged_for_each_to_whom_it_is_passed_on(
+    sim_world: SimWorld, node: Gossip, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    charged: list[float] = []
+    monkeypatch.setattr(node.network, "charge", lambda peer, work_s: charged.append(work_s))
+    for number in range(10, 13):
+        listener = Identity(bytes([number]) * 32).peer_id
+        node.router.open_to(listener, wire.COVEY, False, trio.current_time())
+        node.router.receive(listener, wire.frame_subscriptions([TOPIC], True)[1:], trio.current_time())
+    with node._subscriptions.join(TOPIC, None):
+        message = wire.sign(Identity(bytes([2]) * 32), TOPIC, 1, b"news")
+        await say(sim_world, node, wire.frame_message(message.raw))
+    assert sum(charged) == pytest.approx(3 * COPY_S)  # no time passes here but this
 
 
 @pytest.mark.parametrize("protocol", [wire.COVEY, wire.MESHSUB_1_2])
