@@ -8,7 +8,7 @@ from protocols.gossipsub.memory import Name
 from protocols.gossipsub.scores import Score
 
 MAX_QUEUED_BYTES: Final = 1 << 20  # behind them messages are dropped; what is vital has as much again
-MAX_UNWANTED: Final = 4096
+MAX_UNWANTED: Final = 1024  # in UNWANTED_S; what is behind them may come twice, and that is all
 UNWANTED_S: Final = 3.0
 MAX_READ_FIELDS: Final = 1 << 16  # of all that it says, at once; as many again in:
 READ_REFILL_S: Final = 4.0

@@ -1,13 +1,16 @@
 """Gossip of many peers on one event loop: what each says is heard in turns, and what that takes is charged to it."""
 
 import random
+import tracemalloc
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from protocols.gossipsub import wire
+from protocols.gossipsub.peer import MAX_UNWANTED, Peer
 from protocols.gossipsub.router import GOSSIP_PEERS, Router
+from protocols.gossipsub.scores import Score
 from protocols.gossipsub.shell import COPY_S, MIN_RPC_BYTES, TURN_BYTES, Gossip, run_gossip
 from protocols.net import PeerInfo
 from protocols.topics import Subscriptions
@@ -100,3 +103,15 @@ def test_what_many_are_told_of_is_written_once_for_all_of_them(protocol: str, mo
     router.heartbeat(1.0)
     told = [router.take(peer, 1 << 20) for peer in router.peers()]
     assert len(written) == 1 and sum(written[0] in each for each in told) >= GOSSIP_PEERS
+
+
+def test_of_what_a_peer_says_it_has_the_newest_is_remembered_in_little_memory() -> None:
+    said = [number.to_bytes(wire.MAX_ID_BYTES) for number in range(4 * MAX_UNWANTED)]
+    peer = Peer(Score(), 0.0)
+    tracemalloc.start()
+    for name in said:
+        peer.note_unwanted(bytes(memoryview(name)))  # a copy, as a stream would bring it
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert list(peer.unwanted) == said[-MAX_UNWANTED:]
+    assert taken < 512 << 10  # 200 of them take no more than 100 MiB
