@@ -18,6 +18,7 @@ from storage.blockstore import Block, Visibility
 from storage.catalog.adapters import AdapterState
 from storage.cid import Cid
 from storage.unixfs import add_path
+from tests.storage.losing import lose
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ async def test_what_strangers_may_not_see_is_not_provided(pair, autojump_clock):
 async def test_what_is_gone_from_here_is_told_of_no_more_on_the_walk_either(pair, autojump_clock):
     ann, neighbour = pair
     gone = publish_bytes(ann, b"gone", Visibility.PUBLIC)
-    ann.ports.store.delete_many([gone])
+    lose(ann.ports.store, [gone])
     async with running(Provider(ann.ports, random.Random(1)).run):
         for _ in range(8):
             await trio.sleep(CYCLE_S / 4)
