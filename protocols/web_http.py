@@ -9,7 +9,7 @@ import socket
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +18,7 @@ import trio
 
 from protocols.addresses import holder_of, is_public
 from protocols.errors import HttpFailed
+from protocols.resolving import look_up_in
 from protocols.web import Ask, Reply, Send
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ MAX_REDIRECTS: Final = 3
 MAX_SITES: Final = 64  # hosts with open connections; the longest unused make room
 MAX_CONNECTIONS: Final = 8  # to one of them
 MAX_ADDRESSES: Final = 4  # of one host, tried in turn
-MAX_LOOKUPS: Final = 8  # of names at a time
 CONNECT_LIMIT_S: Final = 5.0
 IDLE_LIMIT_S: Final = 10.0  # for the next bytes of an answer
 KEEP_S: Final = 30.0  # an unused connection
@@ -50,10 +50,6 @@ class _Web:
     named: frozenset[tuple[str, int]]
     tls: "SSLContext"
     sites: OrderedDict[tuple[str, str, int], _Site]
-    # A lookup that is given up goes on in its thread until the system gives up. So they have few threads of their own,
-    # and names that strangers tell keep neither those that the user told nor other work in threads waiting.
-    lookups_named: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(MAX_LOOKUPS))
-    lookups_found: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(MAX_LOOKUPS))
 
 
 @asynccontextmanager
@@ -191,17 +187,17 @@ async def _addresses(web: _Web, url: httpx.URL) -> list[str]:
     if holder_of(url.host):  # a number, which waits behind no names that nobody answers for
         texts = [url.host]
     else:
-        texts = await _looked_up(url, web.lookups_named if is_named else web.lookups_found)
+        texts = await _looked_up(url, "servers that the user named" if is_named else "servers")
     if not is_named and not all(map(is_public, texts)):
         raise HttpFailed(f"{url.host}:{_port(url)} is in a private network, and nobody named it here")
     return texts
 
 
-async def _looked_up(url: httpx.URL, limiter: trio.CapacityLimiter) -> list[str]:
+async def _looked_up(url: httpx.URL, line: str) -> list[str]:
     job = partial(look_up, url.raw_host.decode("ascii"), _port(url))
     try:
         with trio.fail_after(CONNECT_LIMIT_S):
-            return await trio.to_thread.run_sync(job, abandon_on_cancel=True, limiter=limiter)
+            return await look_up_in(line, job)
     except (OSError, UnicodeError, trio.TooSlowError) as error:
         raise HttpFailed(f"{url.host} is not found: {str(error) or 'it took too long'}") from None
 

@@ -1,15 +1,11 @@
 """Which addresses a tool may connect to: none of this machine's, its network's or a cloud's own, unless allowed."""
 
 from functools import partial
-from typing import Final
-
-import trio
 
 from agents.tools.tool import ToolFailed, ToolRefused
 from protocols.addresses import holder_of, is_public
+from protocols.resolving import look_up_in
 from protocols.web_http import look_up
-
-_LOOKUPS: Final = trio.CapacityLimiter(8)  # one that is given up goes on in its thread; other work has other threads
 
 
 async def resolve(host: str, port: int, *, may_reach_private: bool) -> str:
@@ -18,8 +14,7 @@ async def resolve(host: str, port: int, *, may_reach_private: bool) -> str:
         if holder_of(host):  # a number, which waits behind no names that nobody answers for
             texts = [host]
         else:
-            job = partial(look_up, host, port)
-            texts = await trio.to_thread.run_sync(job, abandon_on_cancel=True, limiter=_LOOKUPS)
+            texts = await look_up_in("tools", partial(look_up, host, port))
     except OSError as error:
         raise ToolFailed(f"{host} is not found: {error.strerror or error}") from None
     except UnicodeError as error:  # a name that cannot be one: over 63 letters, or none, between two dots

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any, Final
 
 import ifaddr
-import trio
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
@@ -21,6 +20,7 @@ from multiaddr.exceptions import Error as MultiaddrError
 from protocols import addresses
 from protocols.endpoints import is_dialable
 from protocols.net import MAX_ADDRESS_CHARS
+from protocols.resolving import look_up_in
 from protocols.sources import is_http
 from storage.cid import bytes_decode, varint_decode
 from storage.errors import StorageError
@@ -39,7 +39,6 @@ _BARE: Final = frozenset({_CIRCUIT, 280, 281, 443, 448, 454, 460, 461, 465, 477,
 _BEHIND_TCP: Final = frozenset({_P2P, _CIRCUIT, 443, 448, 449, 477, 478, 480})  # https, tls, sni, ws, wss, http
 
 _WILDCARDS: Final = {"0.0.0.0": "ip4", "::": "ip6"}  # noqa: S104 - recognised, not bound
-_LOOKUPS: Final = {is_protected: trio.CapacityLimiter(8) for is_protected in (True, False)}
 _FAMILIES: Final = {"dns": socket.AF_UNSPEC, "dns4": socket.AF_INET, "dns6": socket.AF_INET6}
 
 
@@ -167,9 +166,7 @@ def _interface_ips(protocol: str) -> list[str]:
 class SystemResolver:
     """Stands where libp2p expects multiaddr's resolver; asks the system, off the event loop.
 
-    In few threads of its own: who waits no longer leaves one at it until the system gives up, and peers tell of names
-    that nobody answers for. All other work in threads would wait behind those, and so would names of protected peers,
-    which have threads apart.
+    Names of protected peers wait behind none of others.
     """
 
     async def resolve(self, address: Any, *args: object, **kwargs: object) -> list[Any]:
@@ -180,9 +177,7 @@ class SystemResolver:
             return [address]
         try:
             look_up = partial(socket.getaddrinfo, parts[2], None, family, socket.SOCK_STREAM)
-            found = await trio.to_thread.run_sync(
-                look_up, abandon_on_cancel=True, limiter=_LOOKUPS[for_protected.get()]
-            )
+            found = await look_up_in("dials of the protected" if for_protected.get() else "dials", look_up)
         except OSError:
             return []
         hosts = dict.fromkeys((entry[0], entry[4][0]) for entry in found)
