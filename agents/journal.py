@@ -34,8 +34,9 @@ class EntryJournal:
     header: ClassVar[bytes]  # HEADER_BYTES, the last of them the version
     what: ClassVar[str]
 
-    def __init__(self, path: Path, fd: int, n_bytes: int) -> None:
+    def __init__(self, path: Path, fd: int, n_bytes: int, *, is_damaged: bool = False) -> None:
         self.path = path
+        self.is_damaged: Final = is_damaged  # was something in it that could not be read? Nobody knows whose
         self._fd = fd
         self._n_bytes = n_bytes
 
@@ -66,7 +67,8 @@ class EntryJournal:
             raise UnknownVersion(f"{path} is no journal of {cls.what} that this Covey can read")
         found = list(read(data))
         end = found[-1][1] if found else min(len(data), len(cls.header))
-        journal = cls(path, os.open(path, os.O_RDWR | os.O_CLOEXEC), end)
+        n_read = len(cls.header) + sum(_LENGTHS.size + entry.n_bytes for entry, _ in found)
+        journal = cls(path, os.open(path, os.O_RDWR | os.O_CLOEXEC), end, is_damaged=n_read < len(data))
         try:
             if end < len(data):
                 journal._cut(data[end:])

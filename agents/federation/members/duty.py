@@ -49,6 +49,8 @@ class Duty:
         self._spoken_for: dict[PeerId, int] = {}
         self.n_said = 0
         """How many events of its own there are, as far as whoever drives this can tell."""
+        self.is_unsure = False
+        """May there be more, of which nothing is here? As long as others have not told all that they know."""
         self.owned: dict[Cid, bytes] = {}
         """What shows of files that were made here that all of them is here."""
         self.unix_s: float | None = None
@@ -155,11 +157,11 @@ class Duty:
     @property
     def _is_whole(self) -> bool:
         """Is all here that this member said? Until then it says nothing: it would give a number for the second time."""
-        return self.book.height(self._me) >= self.n_said
+        return self.book.height(self._me) >= self.n_said and not self.is_unsure
 
     def _say(self, event: Event) -> Say:
         if not self._is_whole:
-            raise OwnEventsMissing(f"not all is here that this node said of {self.book.experiment}: others are asked")
+            raise OwnEventsMissing(f"not all may be here that it said of {self.book.experiment}: others are asked")
         sequence = self.book.height(self._me)
         before = self.book.latest(self._me)
         entry = make_entry(

@@ -154,6 +154,7 @@ class Asking(Bringing):
         on_here()
         is_vain = bool(entries) and not await self._hear(entries)
         proved |= forks_in(self.book, entries)
+        self.member.is_unsure &= bool(entries)  # it has told all that is lacking here
         self.heard.set()
         members = set(self.told())
         if len(self._reached) < len(members) - 1 and trio.current_time() >= self._met_s.get(peer, -math.inf):

@@ -136,6 +136,7 @@ class Experiment(Asking, Trainee):
         own = [entry for entry in known if entry.author == self._ports.identity.peer_id]
         self._unheard = [one for one in own if one.cid not in refused]
         self.member.n_said = max((one.sequence + 1 for one in own), default=0)
+        self.member.is_unsure = self._journal.is_damaged and bool(self.shown_to - {self._ports.identity.peer_id})
         self._count_heard(known)
         self._told_round = self.member.current() - 1
         self._is_ended = self.is_over

@@ -33,3 +33,29 @@ async def test_who_lost_an_own_event_waits_for_others_to_tell_it_and_signs_no_nu
                 await again.do(again.member.leave)
             await until(lambda: again.is_over and ones[0].is_over)
             assert not ones[0].book.forks() and not again.book.forks() and lost.cid in again.book
+
+
+@pytest.mark.parametrize("is_cut", [False, True], ids=["a record", "its length"])
+async def test_who_may_have_lost_the_last_that_it_said_waits_until_others_have_told_all(
+    homes: list[Home], is_cut: bool, autojump_clock: Any
+) -> None:
+    async with homes[0].running(), homes[1].running():
+        async with homes[2].running():
+            await connected(homes)
+            ones = await begun(homes, homes[0].plan(homes, n_rounds=3))
+            await until(lambda: ones[2].member.current() == 2)
+        path = homes[2].folder / "rounds" / str(ones[0].cid)
+        journal, entries = Journal.open(path)
+        journal.close()
+        lost = max((one for one in entries if one.author == homes[2].identity.peer_id), key=lambda one: one.sequence)
+        data = bytearray(path.read_bytes())
+        at = data.index(lost.block)
+        data[at - 8 if is_cut else at + 20] ^= 0xFF
+        path.write_bytes(data)
+        homes[2].rounds = homes[2].fresh()
+        async with homes[2].running():
+            again = homes[2].rounds.get(ones[0].cid)
+            with pytest.raises(OwnEventsMissing):
+                await again.do(again.member.leave)
+            await until(lambda: again.is_over and ones[0].is_over)
+            assert not ones[0].book.forks() and not again.book.forks() and lost.cid in again.book
