@@ -135,7 +135,10 @@ def _start_in_background(home: Home) -> None:
 
 
 def _complaint(path: Path) -> str:
-    lines = path.read_text(errors="replace").strip().splitlines() or ["it gave no reason; see covey logs"]
+    lines = path.read_text(errors="replace").strip().splitlines()
+    if not lines:  # on a full disk it cannot even say so
+        is_full = not os.statvfs(path).f_bavail
+        lines = [f"the disk of {path} is full: free some space" if is_full else "it gave no reason; see covey logs"]
     return next((line.removeprefix("covey: ") for line in lines if line.startswith("covey: ")), lines[-1])
 
 

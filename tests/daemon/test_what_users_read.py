@@ -2,10 +2,12 @@
 
 import errno
 import os
+from types import SimpleNamespace
 
 import pytest
 
 from daemon.api.faults import EXIT_FAILED, Fault, fault_of
+from daemon.cli import process
 
 
 @pytest.fixture
@@ -69,6 +71,13 @@ def test_a_full_disk_says_so_and_how_to_get_room(number):
     assert (fault.code, fault.status, fault.exit_code) == ("disk_full", 507, EXIT_FAILED)
     assert fault.text == f"/data/model: {os.strerror(number)}"
     assert "covey repo gc" in fault.hint and "covey repo stat" in fault.hint
+
+
+@pytest.mark.parametrize(("n_free", "said"), [(0, "is full: free some space"), (1, "it gave no reason")])
+def test_a_daemon_that_could_not_even_write_why_it_ended_is_told_of(tmp_path, monkeypatch, n_free, said):
+    (tmp_path / "start.err").touch()
+    monkeypatch.setattr(process.os, "statvfs", lambda path: SimpleNamespace(f_bavail=n_free))
+    assert said in process._complaint(tmp_path / "start.err")
 
 
 def test_what_stands_in_the_way_is_a_failure_and_no_refusal():
