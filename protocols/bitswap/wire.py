@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from protocols.errors import Malformed, TooBig
 from protocols.protobuf import as_bool, as_bytes, as_int32, as_view, fields
 from storage.blockstore import MAX_BLOCK_BYTES
-from storage.cid import DAG_PB, HASHES, SHA2_256, Cid, varint_decode, varint_encode
+from storage.cid import DAG_PB, HASHES, SHA2_256, Cid, bytes_decode, varint_decode, varint_encode
 from storage.errors import InvalidCid
 
 BITSWAP_1_2: Final = "/ipfs/bitswap/1.2.0"
@@ -54,7 +54,10 @@ class Payload(NamedTuple):
 
 
 class Message(NamedTuple):
-    """What one peer says to another. `is_full`: the entries replace the wantlist instead of changing it."""
+    """What one peer says to another. `is_full`: the entries replace the wantlist instead of changing it.
+
+    `n_passed_over`: entries for blocks that nobody could have here.
+    """
 
     entries: tuple[Entry, ...] = ()
     is_full: bool = False
@@ -62,11 +65,12 @@ class Message(NamedTuple):
     haves: tuple[Cid, ...] = ()
     dont_haves: tuple[Cid, ...] = ()
     pending_bytes: int = 0
+    n_passed_over: int = 0
 
     @property
     def n_items(self) -> int:
         """How many entries, blocks and presences it has: reading them is what it costs."""
-        return len(self.entries) + len(self.blocks) + len(self.haves) + len(self.dont_haves)
+        return len(self.entries) + self.n_passed_over + len(self.blocks) + len(self.haves) + len(self.dont_haves)
 
 
 def payload_of(cid: Cid, data: bytes) -> Payload:
@@ -170,6 +174,7 @@ class _Budget:
     def __init__(self) -> None:
         self.n_fields = MAX_OTHER_FIELDS
         self.n_items = MAX_ITEMS
+        self.n_passed_over = 0
 
     def spend_field(self) -> None:
         self.n_fields -= 1
@@ -206,7 +211,8 @@ def decode(data: bytes) -> Message:
             _decode_presence(as_view(value), presences, budget)
         elif field == 5:
             pending_bytes = max(0, as_int32(value))
-    return Message(tuple(entries), is_full, tuple(blocks), tuple(presences[0]), tuple(presences[1]), pending_bytes)
+    haves, dont_haves = map(tuple, presences)
+    return Message(tuple(entries), is_full, tuple(blocks), haves, dont_haves, pending_bytes, budget.n_passed_over)
 
 
 def _decode_wantlist(data: memoryview, entries: list[Entry], budget: _Budget) -> bool:
@@ -214,13 +220,18 @@ def _decode_wantlist(data: memoryview, entries: list[Entry], budget: _Budget) ->
     for field, value in fields(data, budget.spend_field):
         if field == 1:
             budget.spend_item()
-            entries.append(_decode_entry(as_view(value), budget))
+            entry = _decode_entry(as_view(value), budget)
+            if entry is not None:
+                entries.append(entry)
+            else:
+                budget.n_passed_over += 1
         elif field == 2:
             is_full = as_bool(value)
     return is_full
 
 
-def _decode_entry(data: memoryview, budget: _Budget) -> Entry:
+def _decode_entry(data: memoryview, budget: _Budget) -> Entry | None:
+    """None for a CID with a digest as no hash function makes it here: others shorten them, and want such blocks."""
     raw, priority, is_cancel, want_type, send_dont_have = b"", 0, False, 0, False
     for field, value in fields(data, budget.spend_field):
         if field == 1:
@@ -233,7 +244,13 @@ def _decode_entry(data: memoryview, budget: _Budget) -> Entry:
             want_type = as_bool(value)
         elif field == 5:
             send_dont_have = as_bool(value)
-    return Entry(_as_cid(raw), priority, is_cancel, WantType(want_type), send_dont_have)
+    try:
+        cid = _as_cid(raw)
+    except Malformed:
+        if _is_odd(raw):
+            return None
+        raise
+    return Entry(cid, priority, is_cancel, WantType(want_type), send_dont_have)
 
 
 def _decode_payload(data: memoryview, budget: _Budget) -> Payload:
@@ -269,3 +286,15 @@ def _as_cid(raw: bytes) -> Cid:
         return Cid(raw)
     except InvalidCid as error:
         raise Malformed(str(error)) from None
+
+
+def _is_odd(raw: bytes) -> bool:
+    """Is it a CIDv1 by its form?"""
+    try:
+        version, at = varint_decode(raw)
+        for _ in ("codec", "hash function"):
+            _, at = varint_decode(raw, at)
+        _, at = bytes_decode(raw, at)
+    except ValueError:
+        return False
+    return version == 1 and at == len(raw)

@@ -43,6 +43,7 @@ messages = st.builds(
     st.lists(cids, max_size=4).map(tuple),
     st.lists(cids, max_size=4).map(tuple),
     st.integers(0, (1 << 31) - 1),
+    n_passed_over=st.just(0),
 )
 
 
@@ -129,6 +130,17 @@ def test_what_is_out_of_order_is_malformed(junk: bytes) -> None:
         decode(junk)
     with pytest.raises(Malformed):
         decode(example() + junk)
+
+
+def test_a_want_of_a_shortened_hash_is_passed_over_and_the_others_are_read() -> None:
+    shortened = b"\x01\x55\x12\x14" + bytes(20)
+    entry = b"\x0a" + bytes([len(shortened) + 2]) + b"\x0a" + bytes([len(shortened)]) + shortened
+    odd = b"\x0a" + bytes([len(entry)]) + entry
+    known = Message((Entry(Cid.of(b"x")),), n_passed_over=2)
+    assert decode(odd + encode(known) + odd) == known
+    assert known.n_items == 3
+    with pytest.raises(TooBig):
+        decode(odd * (MAX_ITEMS + 1))
 
 
 @given(st.binary(max_size=300))
