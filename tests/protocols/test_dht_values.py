@@ -19,7 +19,7 @@ from protocols.ipns import make_record
 from protocols.name_records import key_of_name
 from protocols.net import Network, PeerInfo, Stream
 from protocols.net_libp2p import NetConfig, open_network, values
-from protocols.net_libp2p.addresses import to_id
+from protocols.net_libp2p.addresses import MAX_ADDRESSES_PER_PEER, to_id
 from protocols.net_libp2p.host import KEPT_ADDRESSES, MAX_HEARD_ADDRESSES, MAX_PROVIDER_BYTES
 from protocols.net_libp2p.network import LibP2pNetwork
 from protocols.net_libp2p.streams import LibP2pStream
@@ -32,6 +32,7 @@ LOOPBACK = NetConfig(listen=("/ip4/127.0.0.1/tcp/0",), mdns=False, unix_s=lambda
 ALICE = Identity(b"\x07" * 32)
 KEY = key_of_name(ALICE.peer_id)
 GET, PUT, PING = Message.MessageType.GET_VALUE, Message.MessageType.PUT_VALUE, Message.MessageType.PING
+FIND = Message.MessageType.FIND_NODE
 RECORDS = {at: make_record(ALICE, f"/ipfs/{at}", sequence=at, unix_s=NOW) for at in (1, 2)}
 
 
@@ -163,6 +164,33 @@ async def test_what_a_peer_signs_of_where_it_is_is_kept_while_it_is_short(
     assert store.consume_peer_record(envelope, 60) is is_taken
     assert store.get_peer_record(peer_id) is (envelope if is_taken else None)
     assert envelope._cached_record is None  # which holds all addresses as objects
+
+
+@pytest.mark.parametrize("kind", [GET, FIND], ids=["a value", "a peer"])
+async def test_of_who_is_closer_an_answer_tells_few_addresses_and_whether_it_is_here(
+    server: Network, stream: Stream, monkeypatch: pytest.MonkeyPatch, kind: Message.MessageType
+) -> None:
+    assert isinstance(server, LibP2pNetwork)
+    host, table = server._host, server._dht.routing_table
+    here, away, lost = (Identity(bytes([number]) * 32).peer_id for number in (20, 21, 22))
+    signer = create_new_key_pair(seed=bytes([20]) * 32)
+    addresses = [Multiaddr(f"/ip4/8.8.8.{at}/tcp/1/p2p/{away}") for at in range(MAX_HEARD_ADDRESSES)]
+    signed = seal_record(PeerRecord(to_id(here), addresses[:20]), signer.private_key)
+    assert host.get_peerstore().consume_peer_record(signed, 3600)
+    host.get_peerstore().add_addrs(to_id(away), addresses, 3600)
+    async with open_network(Identity(bytes([20]) * 32), LOOPBACK) as neighbour:
+        await neighbour.connect(PeerInfo.parse(server.addresses()[0]))
+        monkeypatch.setattr(
+            table, "find_local_closest_peers", lambda *about: [to_id(each) for each in (here, away, lost)]
+        )
+        answer = await ask(stream, Message(type=kind, key=KEY))
+    states = Message.ConnectionType
+    assert [(said.id, said.connection) for said in answer.closerPeers] == [
+        (here, states.CONNECTED), (away, states.CAN_CONNECT), (lost, states.NOT_CONNECTED)
+    ]  # fmt: skip
+    assert [len(said.addrs) for said in answer.closerPeers[1:]] == [MAX_ADDRESSES_PER_PEER, 0]
+    assert list(answer.closerPeers[1].addrs) == [each.to_bytes() for each in addresses[:MAX_ADDRESSES_PER_PEER]]
+    assert not any(said.signedRecord for said in answer.closerPeers)
 
 
 async def test_an_older_record_is_refused(stream: Stream) -> None:
