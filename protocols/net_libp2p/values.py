@@ -36,7 +36,7 @@ MAX_PROVIDERS_TOLD: Final = 4  # in one question: who provides tells of itself
 MAX_ASK_BYTES: Final = 256 << 10  # of a question to our server
 MAX_ANSWER_BYTES: Final = 512 << 10  # 20 peers with their addresses, and a record
 ADDRESS_LIFE_S: Final = 3600
-ANSWER_S: Final = 5e-4  # of the event loop, that an answer takes about: all that the routing table has is sorted for it
+ANSWER_S: Final = 1e-3  # of the event loop, that an answer takes about: all that the routing table has is sorted for it
 ANSWER_BYTE_S: Final = 1e-8
 
 log = structlog.get_logger(__name__)
