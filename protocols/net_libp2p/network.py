@@ -42,12 +42,10 @@ from protocols.net_libp2p.addresses import (
     to_texts,
 )
 from protocols.net_libp2p.circuits import Circuits, relay_of
-from protocols.net_libp2p.crowd import Crowd
 from protocols.net_libp2p.dht import find_peer, find_providers, prepare, provide, provide_many
 from protocols.net_libp2p.dialling import MAX_REASON_CHARS, dial
+from protocols.net_libp2p.gater import Gater
 from protocols.net_libp2p.host import (
-    MAX_CONNECTIONS,
-    MIN_DIALLED,
     build_host,
     hang_up,
     listen,
@@ -56,18 +54,13 @@ from protocols.net_libp2p.host import (
 )
 from protocols.net_libp2p.notifee import Notifee
 from protocols.net_libp2p.paths import prove
-from protocols.net_libp2p.sockets import Sockets, address_of, places_of, raw_of, subnet_of
+from protocols.net_libp2p.sockets import Sockets, address_of, places_of, raw_of
 from protocols.net_libp2p.streams import LibP2pStream
 from protocols.net_libp2p.values import Values, answering, find, publish
 from protocols.pnet import FlockKey
 from protocols.sources import is_http
 from protocols.strangers import (
-    MAX_OF_PEER,
-    MAX_OF_STRANGERS,
     MAX_OF_SUBNET_IN_TABLE,
-    MAX_STRANGERS,
-    let_go,
-    reason_against,
 )
 from protocols.topics import Subscriptions
 from storage.cid import Cid
@@ -163,11 +156,8 @@ class LibP2pNetwork:
         self._known: OrderedDict[PeerId, list[str]] = OrderedDict()
         self._watchers = Broadcast[PeerChange](PEER_CHANNEL_CHANGES)
         self._told: set[PeerId] = set()
-        self._protected: frozenset[Any] = frozenset()  # in libp2p's form
-        self._refused: frozenset[Any] = frozenset()
-        self._crowd = Crowd()
-        self._only_protected = config.only_protected
         self.conduct: Final = Conduct()
+        self.gater: Final = Gater(self._swarm, self.conduct, only_protected=config.only_protected)
         self._flock: Final = config.flock_key.fingerprint if config.flock_key else None
         self._sockets: Final = sockets
         self._circuits: Final = circuits
@@ -251,7 +241,7 @@ class LibP2pNetwork:
         """See `Network`."""
         if info.peer == self._peer:
             raise DialFailed("that is this node itself")
-        self._check_welcome(info.peer)
+        self.gater.check(info.peer)
         if not self._is_connected(info.peer) and (other_dial := self._dialling.get(info.peer)) is not None:
             await other_dial.wait()
         if self._is_connected(info.peer):
@@ -278,35 +268,26 @@ class LibP2pNetwork:
     def protect(self, peers: Iterable[PeerId]) -> None:
         """See `Network`."""
         named = list(peers)
-        self._protected = frozenset(map(to_id, named))
         self.gossip.protect(named)
-        for connection in self._swarm.get_connections():
-            self.sort_in(connection)
-
-    def sort_in(self, connection: Any) -> None:
-        """Have a connection count to what strangers take up together, or not: however many come, friends are served."""
-        connection.muxed_conn.join(
-            None if self._is_kept(connection) else self._crowd.member(connection.muxed_conn.peer_id)
-        )
+        self.gater.protect(named)
 
     def is_protected(self, peer: PeerId) -> bool:
         """See `Network`."""
-        return to_id(peer) in self._protected
+        return self.gater.is_protected(peer)
 
     async def rest(self, peer: PeerId) -> None:
         """See `Network`."""
         if not self.is_protected(peer):
-            await self._crowd.member(to_id(peer)).rest()
+            await self.gater.crowd.member(to_id(peer)).rest()
 
     def charge(self, peer: PeerId, work_s: float) -> None:
         """See `Network`."""
         if not self.is_protected(peer):
-            self._crowd.member(to_id(peer)).take(work_s, trio.current_time())
+            self.gater.crowd.member(to_id(peer)).take(work_s, trio.current_time())
 
     def refuse(self, peers: Iterable[PeerId]) -> None:
         """See `Network`."""
-        self._refused = frozenset(map(to_id, peers))
-        for peer_id in self._refused & set(self._swarm.connections):
+        for peer_id in self.gater.refuse(peers) & set(self._swarm.connections):
             self._nursery.start_soon(survive, self._host.disconnect, peer_id)
 
     def report(self, peer: PeerId, code: str) -> None:
@@ -321,53 +302,17 @@ class LibP2pNetwork:
             log.info("peer_cut_off", peer=str(peer), code=code, refused_s=refused_s)
             self._nursery.start_soon(survive, self._host.disconnect, to_id(peer))
 
-    def _check_welcome(self, peer: PeerId) -> None:
-        if to_id(peer) in self._refused:
-            raise DialFailed(f"{peer} is banned here. To speak with it again: covey peer unban {peer}")
-        if not self.is_protected(peer) and (reason := self.conduct.reason_against(peer, trio.current_time())):
-            raise DialFailed(f"{peer} is {reason}. To speak with it at once: covey peer unban {peer}")
-        if self._only_protected and to_id(peer) not in self._protected:
-            raise DialFailed(f"{peer} is none of the peers that this node keeps to (network.is_private)")
-
     def turn_away(self, connection: Any) -> bool:
         """Close a new connection when there is a reason to. Returns: whether."""
-        reason = self._reason_against(connection)
+        reason = self.gater.reason_against(connection)
         if reason and not self._nursery.cancel_scope.cancel_called:
             log.info("peer_turned_away", peer=str(connection.muxed_conn.peer_id), reason=reason)
             self._nursery.start_soon(survive, connection.close)
         return bool(reason)
 
-    def _reason_against(self, connection: Any) -> str:
-        """Why not to speak with a peer: it is banned, is not known, or strangers have their share of places."""
-        peer_id = connection.muxed_conn.peer_id
-        if peer_id in self._refused:
-            return "banned"
-        if self._only_protected and peer_id not in self._protected:
-            return "not known"
-        if len(self._swarm.get_connections(peer_id)) > MAX_OF_PEER:
-            return "connected often enough"
-        inbound = [each for each in self._swarm.get_connections() if each.direction is Direction.INBOUND]
-        if connection in inbound and sum(not each.is_closed for each in inbound) > MAX_CONNECTIONS - MIN_DIALLED:
-            return "one of too many that come by themselves"
-        if not self._is_strangers(connection):
-            return ""
-        peer, places = to_peer(peer_id), places_of(connection)
-        if peer is not None and (reason := self.conduct.reason_against(peer, trio.current_time(), places)):
-            return reason
-        strangers = [each for each in self._swarm.get_connections() if self._is_strangers(each)]
-        subnets = [subnet_of(each) for each in strangers]
-        return reason_against(subnets, subnet_of(connection), MAX_STRANGERS)
-
     def make_room(self) -> None:
-        """Where strangers have more than their places, have those go that this node dialled: lookups dial who is named.
-
-        Nobody else would ever end those; friends would find no place, whichever way they are dialled.
-        """
-        strangers = [each for each in self._swarm.get_connections() if not each.is_closed and not self._is_kept(each)]
-        used = {each: each.muxed_conn.used_s for each in strangers if each.direction is Direction.OUTBOUND}
-        heard = self.gossip.router.heard()
-        listening = {each for each in used if to_peer(each.muxed_conn.peer_id) in heard}
-        for idle in let_go(used, listening, len(strangers) - MAX_OF_STRANGERS, trio.current_time()):
+        """Have strangers go that this node dialled, where all strangers together have more than their places."""
+        for idle in self.gater.too_many(self.gossip.router.heard()):
             self._nursery.start_soon(survive, idle.close)
 
     def received_bytes(self, peer: PeerId) -> int:
@@ -414,12 +359,6 @@ class LibP2pNetwork:
     def _is_dialled(self, peer: PeerId) -> bool:
         """Did we make a connection to this peer?"""
         return any(each.direction is Direction.OUTBOUND for each in self._swarm.get_connections(to_id(peer)))
-
-    def _is_strangers(self, connection: Any) -> bool:
-        return connection.direction is Direction.INBOUND and not self._is_kept(connection)
-
-    def _is_kept(self, connection: Any) -> bool:
-        return connection.muxed_conn.peer_id in self._protected
 
     async def disconnect(self, peer: PeerId) -> None:
         """See `Network`."""

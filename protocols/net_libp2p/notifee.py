@@ -24,7 +24,7 @@ class Notifee(INotifee):  # type: ignore[misc]  # libp2p's types are not followe
             blame = conn.muxed_conn.on_abuse = partial(self._network.blame, peer, "bad_connection", [conn])
             if conn.muxed_conn.is_abused:
                 blame()
-        self._network.sort_in(conn)
+        self._network.gater.sort_in(conn)
         if not self._network.turn_away(conn):
             self._network.note_change(conn.muxed_conn.peer_id)
             self._network.make_room()

@@ -24,7 +24,7 @@ from protocols import conduct
 from protocols.errors import DialFailed, Local, StreamBroken
 from protocols.framing import write_frame
 from protocols.net import PeerChange, PeerInfo, Stream
-from protocols.net_libp2p import NetConfig, addresses, host, network, open_network
+from protocols.net_libp2p import NetConfig, addresses, gater, host, network, open_network
 from protocols.net_libp2p.addresses import MAX_PARTS, expand, is_sound, parse, parts_of, to_id, to_peer, to_texts
 from protocols.net_libp2p.host import (
     MAX_DHT_BYTES,
@@ -295,7 +295,7 @@ async def test_streams_that_come_and_go_leave_nothing_behind() -> None:
 async def test_strangers_never_take_the_places_of_protected_peers_and_of_those_whom_we_dial(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(network, "MAX_STRANGERS", 1)
+    monkeypatch.setattr(gater, "MAX_STRANGERS", 1)
     async with AsyncExitStack() as stack:
         node, first, second, friend, dialled = [
             await stack.enter_async_context(open_network(Identity.generate(), LOOPBACK)) for _ in range(5)
@@ -358,7 +358,8 @@ async def test_who_breaks_the_rules_of_a_connection_answers_for_the_place_that_i
 
     monkeypatch.setattr(Notifee, "disconnected", untold)
     where = network.address_of  # loopback is no place of the public internet
-    monkeypatch.setattr(network, "places_of", lambda connection: tuple(where(connection).split(":")[:-1]))
+    for module in (network, gater):
+        monkeypatch.setattr(module, "places_of", lambda connection: tuple(where(connection).split(":")[:-1]))
     monkeypatch.setattr(conduct, "PLACE_LIMITS", (1,))
     monkeypatch.setitem(conduct.BREACHES, "bad_connection", 2 * conduct.MAX_POINTS)
     async with AsyncExitStack() as stack:

@@ -15,7 +15,7 @@ from protocols import strangers
 from protocols.endpoints import Endpoint
 from protocols.errors import DialFailed
 from protocols.net import PeerInfo, Stream
-from protocols.net_libp2p import NetConfig, dialling, meeting, network, open_network, sockets
+from protocols.net_libp2p import NetConfig, dialling, gater, meeting, open_network, sockets
 from protocols.net_libp2p.addresses import SystemResolver, parse, to_id
 from protocols.net_libp2p.meeting import Meetings
 from protocols.net_libp2p.network import LibP2pNetwork
@@ -72,7 +72,7 @@ async def until_linked(node: LibP2pNetwork, n_links: int) -> None:
 
 async def test_a_connection_that_came_gives_its_place_back_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """And stays over: nobody dials anew whom the node just left, though they were speaking."""
-    monkeypatch.setattr(network, "MIN_DIALLED", network.MAX_CONNECTIONS - 2)  # two may come at a time
+    monkeypatch.setattr(gater, "MIN_DIALLED", gater.MAX_CONNECTIONS - 2)  # two may come at a time
     config = NetConfig(("/ip4/127.0.0.1/tcp/0",), mdns=False)
     async with AsyncExitStack() as stack:
         node, *others = [await stack.enter_async_context(open_network(Identity.generate(), config)) for _ in range(4)]
@@ -94,7 +94,7 @@ async def test_a_connection_that_came_gives_its_place_back_when_it_is_over(monke
 
 
 async def test_strangers_that_this_node_dialled_leave_places_to_friends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "MAX_OF_STRANGERS", 2)
+    monkeypatch.setattr(gater, "MAX_OF_STRANGERS", 2)
     config = NetConfig(("/ip4/127.0.0.1/tcp/0",), mdns=False)
     async with AsyncExitStack() as stack:
         node, friend, *others = [
@@ -117,7 +117,7 @@ async def test_strangers_that_this_node_dialled_leave_places_to_friends(monkeypa
 async def test_a_peer_has_so_many_connections_and_those_that_are_denied_cost_no_place(
     two: list[LibP2pNetwork], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(network, "MAX_OF_PEER", 2)
+    monkeypatch.setattr(gater, "MAX_OF_PEER", 2)
     one, other = two
     with trio.fail_after(20):
         for _ in range(6):
@@ -167,8 +167,8 @@ async def test_who_connects_and_says_nothing_gives_way_and_who_does_so_often_is_
 
 
 async def test_friends_find_a_place_beside_strangers_and_those_who_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "MIN_DIALLED", network.MAX_CONNECTIONS - 2)
-    monkeypatch.setattr(network, "MAX_STRANGERS", 1)
+    monkeypatch.setattr(gater, "MIN_DIALLED", gater.MAX_CONNECTIONS - 2)
+    monkeypatch.setattr(gater, "MAX_STRANGERS", 1)
     config = NetConfig(("/ip4/127.0.0.1/tcp/0",), mdns=False)
     async with AsyncExitStack() as stack:
         node, stranger, friend = [
