@@ -62,6 +62,7 @@ STATUSES: Final = {
     "not_finite": 400,
     "bad_ledger": 500,
     "bad_vault": 500,
+    "unread_journal": 500,
     "own_events_missing": 503,
     "false_shares": 409,
     "false_parcel": 409,

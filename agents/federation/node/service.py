@@ -64,6 +64,12 @@ class TooManyExperiments(AgentError):
     code = "too_many_experiments"
 
 
+class UnreadJournal(AgentError):
+    """What this node knew of the experiment could not be read when it started. Put back a copy, and start again."""
+
+    code = "unread_journal"
+
+
 class _Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     data: str | None = None
     rank: int = 0
@@ -166,10 +172,11 @@ class Rounds:
             clear(self._ports, self._folder, plan.body_cid, self._holders())
         if data is not None:
             self._note_local(plan.body_cid, data, rank)
-        journal, entries = brought_back(self._folder, plan) or (
-            Journal.create(self._folder / str(plan.body_cid), plan),
-            [plan],
-        )
+        path = self._folder / str(plan.body_cid)
+        try:
+            journal, entries = brought_back(self._folder, plan) or (Journal.create(path, plan), [plan])
+        except FileExistsError:
+            raise UnreadJournal(f"{path} holds what this node said in it, and could not be read: covey logs") from None
         self._journals[plan.body_cid] = journal
         return self._made(plan, entries[1:], journal, data, rank)
 

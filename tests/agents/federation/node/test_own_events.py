@@ -6,6 +6,7 @@ import pytest
 
 from agents.federation.members.duty import OwnEventsMissing
 from agents.federation.node.journal import Journal
+from agents.federation.node.service import UnreadJournal
 from protocols.rounds import Join
 from tests.agents.federation.node.test_service import Home, begun, connected, homes, until
 
@@ -59,3 +60,18 @@ async def test_who_may_have_lost_the_last_that_it_said_waits_until_others_have_t
                 await again.do(again.member.leave)
             await until(lambda: again.is_over and ones[0].is_over)
             assert not ones[0].book.forks() and not again.book.forks() and lost.cid in again.book
+
+
+async def test_who_cannot_read_its_journal_is_told_so_when_it_joins_again_and_begins_no_other(
+    homes: list[Home], autojump_clock: Any
+) -> None:
+    async with homes[0].running():
+        plan = homes[0].plan(homes)
+        one = await homes[0].rounds.follow(plan)
+    path = homes[0].folder / "rounds" / str(one.cid)
+    path.write_bytes(damaged := b"X" + path.read_bytes()[1:])
+    homes[0].rounds = homes[0].fresh()
+    async with homes[0].running():
+        with pytest.raises(UnreadJournal, match="could not be read"):
+            await homes[0].rounds.follow(plan)
+    assert path.read_bytes() == damaged
