@@ -358,8 +358,7 @@ async def test_who_breaks_the_rules_of_a_connection_answers_for_the_place_that_i
 
     monkeypatch.setattr(Notifee, "disconnected", untold)
     where = network.address_of  # loopback is no place of the public internet
-    for module in (network, gater):
-        monkeypatch.setattr(module, "places_of", lambda connection: tuple(where(connection).split(":")[:-1]))
+    monkeypatch.setattr(network, "places_of", lambda connection: tuple(where(connection).split(":")[:-1]))
     monkeypatch.setattr(conduct, "PLACE_LIMITS", (1,))
     monkeypatch.setitem(conduct.BREACHES, "bad_connection", 2 * conduct.MAX_POINTS)
     async with AsyncExitStack() as stack:
