@@ -30,8 +30,8 @@ class Intake(Generic[K]):
 
     def holds(self, stream: K, n_bytes: int, now_s: float, *, is_kept: bool = False) -> list[K]:
         """So much of a stream's message is here. Returns the streams that have to go to make room for it, possibly
-        this one: strangers' before those of peers that this node keeps (`is_kept`), none that holds less than they do
-        on the average, since that makes no room and begins slowly, and those with the least progress first.
+        this one: strangers' before those of peers that this node keeps (`is_kept`), none that holds less than half of
+        what they do on the average, since that makes no room and begins slowly, and the least progress first.
         """
         began_s = self._messages[stream].began_s if stream in self._messages else now_s
         self.done(stream)
@@ -48,7 +48,7 @@ class Intake(Generic[K]):
 
         def worth(stream: K) -> tuple[bool, bool, float]:
             message = self._messages[stream]
-            return message.is_kept, message.n_bytes < average_bytes, message.bytes_per_s(now_s)
+            return message.is_kept, 2 * message.n_bytes < average_bytes, message.bytes_per_s(now_s)
 
         return min(self._messages, key=worth)
 

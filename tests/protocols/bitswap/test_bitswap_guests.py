@@ -121,7 +121,7 @@ async def test_what_is_hidden_is_looked_up_as_what_is_not_here(
     server = Exchange(network, MemoryBlockstore(), lambda peer: Sight(), work=in_turn)
     server.store.put_many(BLOCKS)
     await nursery.start(run_exchange, server)
-    for look in ("get", "has", "missing", "seen", "size"):
+    for look in ("get", "has", "seen", "size"):
         monkeypatch.setattr(MemoryBlockstore, look, None)  # one look for all of a message, and no second one
     refused: list[tuple[PeerId, Sequence[Cid]]] = []
     server.on_refused = lambda *about: refused.append(about)
