@@ -65,7 +65,7 @@ def test_without_much_noise_a_step_is_the_mean_of_the_examples_gradients(plan_of
 def test_each_gradient_is_shortened_by_itself(plan_of):
     alone = gradients(plan_of)
     norms = np.linalg.norm(alone, axis=1)
-    bound = float(np.median(norms))
+    bound = float(norms.min()) / 2  # how far apart they are differs: the tiny model is another one on another machine
     found = noisy(plan_of, ExampleNoise(bound=bound, multiplier=1e-5))
     expected = (alone * np.minimum(1.0, bound / norms)[:, None]).sum(axis=0) / 9
     assert np.linalg.norm(found - expected) < 0.02 * np.linalg.norm(expected)
