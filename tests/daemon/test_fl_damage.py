@@ -18,7 +18,7 @@ async def test_an_update_that_the_disk_changed_is_told_of_and_taken_out_of_its_s
     node = node_here.node
     ((update, _, _),) = needed(node.rounds.get(Cid.parse(experiment)).book)
     whole = node.store.get(update)
-    (pack,) = node.home.packs.iterdir()
+    (pack,) = (node.home.root / "packs").iterdir()
     pack.write_bytes(pack.read_bytes().replace(whole, whole[:-1] + bytes([whole[-1] ^ 1])))
     if is_known:
         told = (await node_here.post("fl/verify", what=experiment, is_offline=True)).lines[-2]
