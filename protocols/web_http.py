@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Final
 
 import httpx
@@ -159,6 +160,9 @@ async def _site(web: _Web, url: httpx.URL) -> _Site:
 def _client(web: _Web) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         verify=web.tls,
+        cookies=CookieJar(
+            DefaultCookiePolicy(allowed_domains=())
+        ),  # whose requests belong together is nobody's to know
         follow_redirects=False,
         trust_env=False,
         timeout=httpx.Timeout(IDLE_LIMIT_S, connect=CONNECT_LIMIT_S, pool=None),

@@ -76,6 +76,15 @@ async def test_a_named_server_is_asked_wherever_it_is_and_its_connection_is_kept
         assert "accept: application/vnd.ipld.raw" in head and "accept-encoding: identity" in head
 
 
+async def test_what_a_server_has_a_visitor_carry_is_neither_kept_nor_sent_back():
+    async with listening() as site, web_opened([site.url]) as send:
+        for cookie in (b"id=7; Max-Age=1000", b"\xff=\xff"):
+            site.says["/x"] = OK.replace(b"\r\n", b"\r\nSet-Cookie: " + cookie + b"\r\n", 1)
+            await get(send, f"{site.url}/x")
+        await get(send, f"{site.url}/x")
+        assert len(site.asked) == 3 and len(set(site.asked)) == 1
+
+
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "localhost", "[::1]", "169.254.169.254", "10.0.0.1", "[::ffff:10.0.0.1]"]
 )
