@@ -13,7 +13,10 @@ def read_batch(exchange: Exchange, peer: PeerId, batch: Batch) -> list[Payload |
     Nor is one read that the peer may see no more: it was looked up when it was asked for, and may have waited since.
     A disk may fail at one place, or no file be left to open: that is no reason to serve nobody anything.
     """
-    visible = exchange.visible(peer, [entry.cid for entry in batch.blocks])
+    try:
+        visible = exchange.visible(peer, [entry.cid for entry in batch.blocks])
+    except (StorageError, OSError):
+        return [None] * len(batch.blocks)
     payloads: list[Payload | None] = []
     for entry in batch.blocks:
         try:

@@ -154,6 +154,27 @@ async def test_a_block_that_cannot_be_read_just_now_keeps_no_others_from_anybody
     assert other.heard[0].blocks == (payload_of(*BLOCKS[1]),)
 
 
+@pytest.mark.parametrize("failure", [StorageError("no file can be opened"), OSError(5, "the disk fails")])
+async def test_an_index_that_cannot_be_read_just_now_ends_no_exchange(
+    sim_world: SimWorld, start: Start, autojump_clock: MockClock, failure: Exception
+) -> None:
+    server, stranger = await start(1, BLOCKS), Stranger(sim_world, 2)
+    see, n_looks = server.sight_of, 0
+
+    def see_at_first(peer: PeerId) -> Sight:
+        nonlocal n_looks
+        n_looks += 1
+        if n_looks == 2:  # at first it is looked up, then read
+            raise failure
+        return see(peer)
+
+    server.sight_of = see_at_first
+    await stranger.want(server, Entry(BLOCKS[0].cid, send_dont_have=True))
+    await stranger.want(server, Entry(BLOCKS[1].cid))
+    assert [cid for message in stranger.heard for cid in message.dont_haves] == [BLOCKS[0].cid]
+    assert [block for message in stranger.heard for block in message.blocks] == [payload_of(*BLOCKS[1])]
+
+
 async def test_what_is_wanted_most_is_served_first(
     sim_world: SimWorld, start: Start, autojump_clock: MockClock
 ) -> None:
