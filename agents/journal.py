@@ -23,6 +23,7 @@ from storage.errors import InvalidCid, StorageError, StoreFull, UnknownVersion
 
 HEADER_BYTES: Final = 8
 ASIDE: Final = ".aside"
+CUT: Final = ".cut"
 _LENGTHS: Final = struct.Struct(">II")
 
 log = structlog.get_logger(__name__)
@@ -68,7 +69,8 @@ class EntryJournal:
         found = list(read(data))
         end = found[-1][1] if found else min(len(data), len(cls.header))
         n_read = len(cls.header) + sum(_LENGTHS.size + entry.n_bytes for entry, _ in found)
-        journal = cls(path, os.open(path, os.O_RDWR | os.O_CLOEXEC), end, is_damaged=n_read < len(data))
+        is_damaged = n_read < len(data) or path.with_suffix(CUT).exists()  # also at the starts after that one
+        journal = cls(path, os.open(path, os.O_RDWR | os.O_CLOEXEC), end, is_damaged=is_damaged)
         try:
             if end < len(data):
                 journal._cut(data[end:])
@@ -131,7 +133,7 @@ class EntryJournal:
 
     def _cut(self, tail: bytes) -> None:
         """Put what cannot be read in a file beside this one, behind what was put there before, and end here."""
-        aside = self.path.with_suffix(".cut")
+        aside = self.path.with_suffix(CUT)
         fd = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             write_all(fd, tail, os.fstat(fd).st_size)

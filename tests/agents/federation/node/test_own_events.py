@@ -53,6 +53,7 @@ async def test_who_may_have_lost_the_last_that_it_said_waits_until_others_have_t
         at = data.index(lost.block)
         data[at - 8 if is_cut else at + 20] ^= 0xFF
         path.write_bytes(data)
+        Journal.open(path)[0].close()  # at a start at which nobody else is there, and that cuts the file
         homes[2].rounds = homes[2].fresh()
         async with homes[2].running():
             again = homes[2].rounds.get(ones[0].cid)
