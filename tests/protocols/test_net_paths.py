@@ -32,6 +32,23 @@ async def connect(one: LibP2pNetwork, other: LibP2pNetwork) -> None:
     await one._swarm.dial_addr(parse(other.addresses()[0].partition("/p2p/")[0]), to_id(other.peer_id))
 
 
+def tcp_info(silent_s: float, n_sent_again: int = 0, n_probes: int = 0) -> bytes:
+    return bytes([1, 0, n_sent_again, n_probes]).ljust(56, b"\0") + round(silent_s * 1000).to_bytes(4, sys.byteorder)
+
+
+@pytest.mark.parametrize(
+    ("told", "silent_s"),
+    [
+        pytest.param(tcp_info(7.0, n_sent_again=4), 7.0, id="what was sent is sent again and again"),
+        pytest.param(tcp_info(7.0, n_probes=4), 7.0, id="nothing can be sent, and probes stay without an answer"),
+        pytest.param(tcp_info(7.0), 0.0, id="nothing waits for the other end, which may have no room for more"),
+        pytest.param(tcp_info(7.0, n_probes=1), 0.0, id="its room is asked for just now"),
+    ],
+)
+def test_silence_counts_where_the_other_end_owes_an_acknowledgement(told: bytes, silent_s: float) -> None:
+    assert paths.unanswered_s(told) == silent_s
+
+
 async def test_a_connection_without_a_way_is_closed_and_one_that_is_acknowledged_is_not(
     two: list[LibP2pNetwork], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,8 +58,8 @@ async def test_a_connection_without_a_way_is_closed_and_one_that_is_acknowledged
         await connect(one, other)
         await connect(one, other)
         lost, kept = connections(one)
-        heard = {lost.muxed_conn: 60.0, kept.muxed_conn: 0.01}
-        monkeypatch.setattr(paths, "silent_for_s", heard.get)
+        heard = {lost.muxed_conn: tcp_info(60.0, n_sent_again=4), kept.muxed_conn: tcp_info(0.01, n_sent_again=0)}
+        monkeypatch.setattr(paths, "told_of", heard.get)
         monkeypatch.setattr(paths, "PROVE_S", 0.05)
         for connection in (lost, kept):
             await paths.prove(connection)
@@ -57,10 +74,10 @@ async def test_the_system_tells_how_long_ago_a_peer_was_heard_until_the_connecti
     with trio.fail_after(20):
         await connect(one, other)
         muxed = connections(one)[0].muxed_conn
-        silent_s = paths.silent_for_s(muxed)
-        assert silent_s is not None and silent_s < 20
+        told = paths.told_of(muxed)
+        assert told[0] == 1 and int.from_bytes(told[56:], sys.byteorder) < 20_000, "it is established, and new"
         await one.disconnect(other.peer_id)
-        assert paths.silent_for_s(muxed) is None
+        assert paths.told_of(muxed) == b"" and paths.unanswered_s(b"") == 0.0
 
 
 async def test_who_comes_by_another_connection_has_the_others_proved(
