@@ -15,6 +15,7 @@ from storage.cid import Cid
 from storage.keys import Identity, PeerId
 
 MAX_VERSIONS: Final = 3  # of one member's update in a round: who forks its history could else fill the disk
+NOT_WHOLE: Final = "not all may be here that this node said: it says no more before others have told what they know"
 
 
 class OwnEventsMissing(AgentError):
@@ -155,13 +156,13 @@ class Duty:
         self._asked.discard(_key(action))
 
     @property
-    def _is_whole(self) -> bool:
+    def is_whole(self) -> bool:
         """Is all here that this member said? Until then it says nothing: it would give a number for the second time."""
         return self.book.height(self._me) >= self.n_said and not self.is_unsure
 
     def _say(self, event: Event) -> Say:
-        if not self._is_whole:
-            raise OwnEventsMissing(f"not all may be here that it said of {self.book.experiment}: others are asked")
+        if not self.is_whole:
+            raise OwnEventsMissing(f"{NOT_WHOLE}: {self.book.experiment}")
         sequence = self.book.height(self._me)
         before = self.book.latest(self._me)
         entry = make_entry(

@@ -216,7 +216,7 @@ class Member(Coordinator):
         book = self.book
         if book.cancelled() is not None or book.height(self._me) >= MAX_EVENTS_OF_AUTHOR:
             return []  # of nobody more is taken: what is said no more stops nothing else
-        if not book.is_member(self._me) or not self._is_whole:
+        if not book.is_member(self._me) or not self.is_whole:
             return []  # it was not heard yet that somebody let it in, or what it said itself
         if accusation := self._accuse():
             return accusation

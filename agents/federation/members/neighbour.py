@@ -91,7 +91,7 @@ class Neighbour(Member):
         book = self.book
         if book.cancelled() is not None or book.height(self._me) >= MAX_EVENTS_OF_AUTHOR:
             return []  # of nobody more is taken
-        if not self._is_whole:
+        if not self.is_whole:
             return []
         if accusation := self._accuse():
             return accusation

@@ -35,6 +35,7 @@ from agents.federation.members.actions import (
     Say,
     Train,
 )
+from agents.federation.members.duty import NOT_WHOLE
 from agents.federation.members.member import Member
 from agents.federation.node.activity import Activity, end_of, ending_of, words
 from agents.federation.node.asking import FIRST_RETRY_S, LONGEST_RETRY_S, Asking
@@ -166,7 +167,10 @@ class Experiment(Asking, Trainee):
     def activity(self) -> Activity:
         """What happens now."""
         doing = ", ".join(sorted(self._doing))
-        trouble = self._trouble or self._spent or self.secrets.trouble or "; ".join(map(words_of, self.aside))
+        missing = "" if self.member.is_whole or self.is_over else NOT_WHOLE
+        trouble = (
+            self._trouble or missing or self._spent or self.secrets.trouble or "; ".join(map(words_of, self.aside))
+        )
         return Activity(doing, trouble, self._fetched_bytes, len(self._reached))
 
     async def weigh(self) -> None:

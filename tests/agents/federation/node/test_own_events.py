@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from agents.federation.members.duty import OwnEventsMissing
+from agents.federation.members.duty import NOT_WHOLE, OwnEventsMissing
 from agents.federation.node.journal import Journal
 from agents.federation.node.service import UnreadJournal
 from protocols.rounds import Join
@@ -32,7 +32,9 @@ async def test_who_lost_an_own_event_waits_for_others_to_tell_it_and_signs_no_nu
             again = homes[2].rounds.get(ones[0].cid)
             with pytest.raises(OwnEventsMissing):
                 await again.do(again.member.leave)
+            assert again.activity.trouble == NOT_WHOLE
             await until(lambda: again.is_over and ones[0].is_over)
+            assert not again.activity.trouble
             assert not ones[0].book.forks() and not again.book.forks() and lost.cid in again.book
 
 
@@ -59,7 +61,9 @@ async def test_who_may_have_lost_the_last_that_it_said_waits_until_others_have_t
             again = homes[2].rounds.get(ones[0].cid)
             with pytest.raises(OwnEventsMissing):
                 await again.do(again.member.leave)
+            assert again.activity.trouble == NOT_WHOLE
             await until(lambda: again.is_over and ones[0].is_over)
+            assert not again.activity.trouble
             assert not ones[0].book.forks() and not again.book.forks() and lost.cid in again.book
 
 
