@@ -80,7 +80,8 @@ class Names:
         """
         key = key_of(self._ports.identity, label)
         before = self._table.get(key.peer_id)
-        given = self._ports.catalog.sequences.next(_SEQUENCE)  # it grows for ever, also behind a forgotten record
+        # It grows for ever, also behind a forgotten record, and over what another machine signed before with this key.
+        given = self._ports.catalog.sequences.next(_SEQUENCE, self._ports.unix_s(), is_dated=True)
         sequence = max(given, before.sequence + 1 if before else 0)
         is_new = self._make(key, value, sequence, lifetime_s, ttl_s)
         self._table.put_own(OwnName(key.peer_id, label, lifetime_s))

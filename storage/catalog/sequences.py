@@ -23,16 +23,18 @@ class Sequences:
         self._lock = threading.Lock()
         self._given: dict[bytes, tuple[int, int]] = {}  # purpose -> last given, last reserved
 
-    def next(self, purpose: bytes, unix_s: float = 0.0) -> int:
+    def next(self, purpose: bytes, unix_s: float = 0.0, *, is_dated: bool = False) -> int:
         """The next number for `purpose`; at least 1, never one that was given before.
 
         With `unix_s`, numbering starts no lower than the clock's milliseconds: so that a home restored from an old
-        backup does not repeat numbers, which its peers would refuse as replays.
+        backup does not repeat numbers, which its peers would refuse as replays. Where it `is_dated` no number at all is
+        lower: of two machines that sign with one key the last counts.
         """
+        floor = int(unix_s * _MS_PER_S)
         with self._lock:
             given, reserved = self._given.get(purpose, (0, 0))
-            if given == reserved:
-                given, reserved = self._reserve(purpose, given, int(unix_s * _MS_PER_S))
+            if given == reserved or (is_dated and given < floor):
+                given, reserved = self._reserve(purpose, given, floor)
             self._given[purpose] = (given + 1, reserved)
             return given + 1
 

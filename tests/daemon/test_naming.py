@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import trio
@@ -106,10 +107,13 @@ async def test_a_name_stands_for_the_latest_until_that_is_let_go(pair, autojump_
     names = Names(pair[0].ports)
     table, label = pair[0].ports.catalog.names, label_of("tone")
     other = Cid.of(b"y")
+    sequences = []
     for cid in (CID, CID, other):
         names.point(label, cid)
-    row = table.get(key_of(pair[0].ports.identity, label).peer_id)
-    assert row.value == f"/ipfs/{other}".encode() and row.sequence == 2  # the same again signs nothing
+        row = table.get(key_of(pair[0].ports.identity, label).peer_id)
+        sequences.append(row.sequence)
+    assert row.value == f"/ipfs/{other}".encode()
+    assert sequences[0] == sequences[1] < sequences[2]  # the same again signs nothing
     names.let_go(label, CID)
     assert table.get(row.name) is not None
     names.let_go(label, other)
@@ -178,10 +182,33 @@ async def test_a_name_is_followed_also_where_no_more_records_are_kept(node_here,
 async def test_a_lost_catalog_does_not_take_the_sequence_back(node_here):
     node, post = node_here.node, node_here.post
     key = node.identity.derived("word")
-    node.network.records[key.peer_id] = make_record(key, "/ipfs/x", sequence=40, unix_s=1.9e9)
+    node.network.records[key.peer_id] = make_record(key, "/ipfs/x", sequence=2**60, unix_s=1.9e9)
     node.network.connected.append(Identity(b"9" * 32).peer_id)
     published = (await post("name/publish", cid=str(CID), key="word")).json
-    assert (published["sequence"], published["n_peers"], published["note"]) == (41, 1, None)
+    assert (published["sequence"], published["n_peers"], published["note"]) == (2**60 + 1, 1, None)
+
+
+async def test_what_is_signed_last_holds_whatever_a_machine_of_the_same_key_signed_before(pair, autojump_clock):
+    ports = pair[0].ports
+    restored = replace(ports, catalog=catalog.Catalog.open(Path(":memory:")))  # the same identity, and nothing else
+    ranks = []
+    for one in (ports, restored, ports, restored):
+        for _ in range(3):
+            row, _ = Names(one).sign(f"/ipfs/{CID}", "word", lifetime_s=2 * DAY_S, ttl_s=60)
+            ranks.append(row.rank)
+        await trio.sleep(1)
+    assert ranks == sorted(set(ranks))
+
+
+async def test_publishing_goes_on_from_what_another_machine_signed_meanwhile(node_here):
+    node, post = node_here.node, node_here.post
+    key = node.identity.derived("word")
+    await post("name/publish", cid=str(CID), key="word")
+    ahead = node.catalog.names.get(key.peer_id).sequence + 10**6
+    node.network.records[key.peer_id] = make_record(key, "/ipfs/x", sequence=ahead, unix_s=1.9e9)
+    node.network.connected.append(Identity(b"9" * 32).peer_id)
+    published = (await post("name/publish", cid=str(CID), key="word")).json
+    assert (published["sequence"], published["n_peers"]) == (ahead + 1, 1)
 
 
 async def test_the_name_of_an_adapter_stands_for_its_latest_public_version(pair, tmp_path, autojump_clock):

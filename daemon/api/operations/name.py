@@ -97,8 +97,8 @@ async def publish(node: "Node", params: Publish) -> NamePublished:
 
     value = _value(params.cid)
     name = key_of(node.identity, params.key).peer_id
-    if node.network.peers() and await trio.to_thread.run_sync(node.catalog.names.get, name) is None:
-        await _learn(node, name)  # from before this catalog: its sequence is to grow on
+    if node.network.peers():
+        await _learn(node, name)  # from before this catalog, or from another machine: its sequence is to grow on
     row, is_new = await trio.to_thread.run_sync(
         partial(node.names.sign, value, params.key, lifetime_s=params.lifetime_s, ttl_s=params.ttl_s)
     )
