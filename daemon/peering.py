@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -65,9 +66,26 @@ class Redial:
         self._next_s.pop(peer, None)
 
 
+@dataclass(eq=False)
+class Bans:
+    """The banned peers, as the network is told of them."""
+
+    network: Network
+    book: PeerBook
+    turn: trio.Lock = field(default_factory=trio.Lock)
+
+    async def tell(self) -> dict[PeerId, str]:
+        """Have the network refuse whom the book says. Read and told in one turn: what was read last holds."""
+        async with self.turn:
+            banned = await trio.to_thread.run_sync(self.book.banned)
+            self.network.refuse(banned)
+        return banned
+
+
 async def keep_connected(
     network: Network,
     book: PeerBook,
+    bans: Bans,
     bootstrap: Sequence[PeerInfo],
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
@@ -79,12 +97,11 @@ async def keep_connected(
     async with trio.open_nursery() as nursery:
         named: object = None
         while True:
-            banned, kept = await trio.to_thread.run_sync(book.banned), await trio.to_thread.run_sync(book.kept)
+            banned, kept = await bans.tell(), await trio.to_thread.run_sync(book.kept)
             if named != (banned, kept):  # for a thousand peers this takes long
                 named = banned, kept
                 rows = [row for row in kept if row.peer not in banned]
                 network.protect([*(row.peer for row in rows), *(info.peer for info in bootstrap)])
-                network.refuse(banned)
                 dialled = [*bootstrap, *(PeerInfo(row.peer, row.addresses) for row in rows if row.addresses)]
                 wanted = {info.peer: info for info in dialled if info.peer != network.peer_id}
             with trio.move_on_after(LOOK_S):

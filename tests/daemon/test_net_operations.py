@@ -1,5 +1,6 @@
 """Bans, pings, and what the node says of its connections and of where blocks came from."""
 
+import threading
 from functools import partial
 
 import pytest
@@ -57,6 +58,30 @@ async def test_a_banned_peer_is_hung_up_on_loses_its_trust_and_can_be_let_in_aga
     assert (await post("peer/unban", peer=str(FRIEND))).json["was_banned"] is True
     assert node.network.refused == set()
     assert (await post("peer/unban", peer=str(FRIEND))).json["was_banned"] is False
+
+
+async def test_of_bans_at_once_none_is_lost_whichever_is_read_last(node, post, monkeypatch):
+    read = node.catalog.peers.banned
+    is_read, goes_on = threading.Event(), threading.Event()
+
+    def late():
+        banned = read()
+        monkeypatch.setattr(node.catalog.peers, "banned", read)
+        is_read.set()
+        assert goes_on.wait(20)
+        return banned
+
+    monkeypatch.setattr(node.catalog.peers, "banned", late)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(node.bans.tell)  # before anybody is banned
+            await trio.to_thread.run_sync(is_read.wait)
+            nursery.start_soon(partial(post, "peer/ban", peer=str(FRIEND)))
+            nursery.start_soon(partial(post, "peer/ban", peer=str(OTHER)))
+            while len(await trio.to_thread.run_sync(read)) < 2:
+                await trio.lowlevel.checkpoint()
+            goes_on.set()
+    assert node.network.refused == {FRIEND, OTHER}
 
 
 async def test_this_node_itself_cannot_be_banned(post):
