@@ -88,7 +88,9 @@ def engine_before(
 
 
 def answer_peers(config: Config, ports: "Ports", desk: Desk, engine: Engine, answers: AnswerCache) -> None:
-    """Let the peers that may ask use the model of this node. Each has a cache of its own."""
+    """Let the peers that may ask use the model of this node, where it is enabled. Each has a cache of its own."""
+    if not config.ask.is_enabled:
+        return
     from agents.ask.serve import Host, Terms, serve
     from protocols.ask.quota import Limits
 

@@ -378,8 +378,7 @@ def _assemble(
     desk = Desk(engine)
     answers = answer_cache(config.cache, home, wall.unix_s)
     serve_dialbacks(config.network.has_autonat, network)
-    if config.ask.is_enabled:
-        answer_peers(config, ports, desk, engine, answers)
+    answer_peers(config, ports, desk, engine, answers)
     node = Node(
         home=home,
         config=config,
