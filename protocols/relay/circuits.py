@@ -91,11 +91,11 @@ class Relay:
         self, source: PeerId, target: PeerId, terms: Terms | None, now_s: float, place: str = ""
     ) -> Circuit | Status:
         """`source`, at `place`, wants to reach `target`. A circuit is to be ended, whatever becomes of it."""
+        if terms is None or source == target:
+            return Status.PERMISSION_DENIED  # whoever is here: that is not for all to know
         held = self._reserved.get(target)
         if held is None or held.until_s <= now_s:
             return Status.NO_RESERVATION
-        if terms is None or source == target:
-            return Status.PERMISSION_DENIED
         lesser = min(terms, held.terms, key=lambda each: each.limit.n_bytes)
         if (
             len(self._circuits) >= MAX_CIRCUITS

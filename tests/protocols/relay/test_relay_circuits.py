@@ -35,6 +35,7 @@ def test_who_gets_nothing_neither_reserves_nor_connects_and_nobody_is_brought_to
     assert relay.reserve(A, None, 0.0) is Status.PERMISSION_DENIED
     relay.reserve(A, FRIEND, 0.0)
     assert relay.connect(B, A, None, 0.0) is Status.PERMISSION_DENIED
+    assert relay.connect(B, C, None, 0.0) is Status.PERMISSION_DENIED  # nor does it learn who is here
     assert relay.connect(A, A, FRIEND, 0.0) is Status.PERMISSION_DENIED
     assert relay.reserve(A, None, 0.0) is Status.PERMISSION_DENIED  # it is trusted no more
     assert relay.connect(B, A, FRIEND, 0.0) is Status.NO_RESERVATION
