@@ -42,7 +42,9 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class NetworkConfig(Section, frozen=True):
     """How other nodes reach this one."""
 
-    host: Annotated[str, _said("The address to listen on; 127.0.0.1 is for this machine alone")] = "0.0.0.0"  # noqa: S104 - a node is there to be reached; every connection is authenticated
+    host: Annotated[
+        str, _said("The address to listen on; 127.0.0.1 is for this machine alone, :: is all of IPv4 and IPv6")
+    ] = "0.0.0.0"  # noqa: S104 - a node is there to be reached; every connection is authenticated
     port: Annotated[Port, _said("TCP; 0 takes any that is free")] = 4701
     has_mdns: Annotated[bool, _said("Find the nodes of the local network, and be found")] = True
     bootstrap: Annotated[tuple[str, ...], _said("Peers to connect to: what covey id prints on the other side")] = ()

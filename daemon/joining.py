@@ -17,6 +17,12 @@ DHTS: Final = {"lan": "/ipfs/lan/kad/1.0.0", "public": "/ipfs/kad/1.0.0"}
 PRIVATE_DHT: Final = "/covey/kad/1.0.0"
 
 
+def listening(config: Config) -> tuple[str, ...]:
+    """Where to listen. `::` is for both families: who has an address of one alone reaches a node with both."""
+    hosts = ("0.0.0.0", "::") if config.network.host == "::" else (config.network.host,)
+    return tuple(f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/{config.network.port}" for host in hosts)
+
+
 @asynccontextmanager
 async def joined(identity: Identity, config: Config, *, home: Home, first_sequence: int) -> AsyncIterator[Network]:
     """The real network; the flock's own where the home has its key.
@@ -26,10 +32,9 @@ async def joined(identity: Identity, config: Config, *, home: Home, first_sequen
     """
     from protocols.net_libp2p import NetConfig, open_network  # a second of imports: only a daemon pays it
 
-    family = "ip6" if ":" in config.network.host else "ip4"
     flock_key = FlockKey.load(home.flock_key) if home.flock_key.exists() else None
     chosen = NetConfig(
-        listen=(f"/{family}/{config.network.host}/tcp/{config.network.port}",),
+        listen=listening(config),
         mdns=config.network.has_mdns,
         kad_protocol=PRIVATE_DHT if flock_key else DHTS[config.network.dht],
         first_sequence=first_sequence,

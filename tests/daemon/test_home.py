@@ -6,9 +6,9 @@ import stat
 import pytest
 import trio
 
-from daemon.config import Config
+from daemon.config import Config, NetworkConfig
 from daemon.errors import AlreadyRunning, BadHome, BadInput, Unfit
-from daemon.joining import joined
+from daemon.joining import joined, listening
 from daemon.lock import daemon_pid, sole_daemon
 from daemon.paths import MAX_SOCKET_PATH_BYTES, Home, home_from, make_home, private_folder
 from daemon.setup import initialise, join_flock
@@ -160,3 +160,15 @@ def test_a_key_that_others_may_read_is_refused(tmp_path):
     home.key.chmod(0o644)
     with pytest.raises(InvalidKey, match="chmod 600"):
         initialise(home)
+
+
+@pytest.mark.parametrize(
+    ("host", "listens"),
+    [
+        ("127.0.0.1", ("/ip4/127.0.0.1/tcp/7",)),
+        ("::1", ("/ip6/::1/tcp/7",)),
+        ("::", ("/ip4/0.0.0.0/tcp/7", "/ip6/::/tcp/7")),
+    ],
+)
+def test_who_listens_everywhere_is_reached_over_both_families(host, listens):
+    assert listening(Config(network=NetworkConfig(host=host, port=7))) == listens
