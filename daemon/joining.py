@@ -15,11 +15,12 @@ from storage.keys import Identity
 
 DHTS: Final = {"lan": "/ipfs/lan/kad/1.0.0", "public": "/ipfs/kad/1.0.0"}
 PRIVATE_DHT: Final = "/covey/kad/1.0.0"
+EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 - a node is there to be reached; every connection is authenticated
 
 
 def listening(config: Config) -> tuple[str, ...]:
     """Where to listen. `::` is for both families: who has an address of one alone reaches a node with both."""
-    hosts = ("0.0.0.0", "::") if config.network.host == "::" else (config.network.host,)
+    hosts = EVERYWHERE if config.network.host == "::" else (config.network.host,)
     return tuple(f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/{config.network.port}" for host in hosts)
 
 
