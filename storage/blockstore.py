@@ -1,8 +1,9 @@
 """The contract of every blockstore, and the words it uses. One suite in tests/ holds each implementation to it."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import IntEnum
+from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol, Self
 
 from storage.cid import RAW, SHA2_256, Cid
@@ -40,13 +41,13 @@ class MadeBlock(Block):
 
 
 class Seen(NamedTuple):
-    """Who may see a block: the widest level of the roots above it, and the member roots it belongs to.
+    """Who may see a block: the widest of its floor and of the levels of the roots that it is shown below.
 
     `floor` is the level that it keeps without any root: that at which its publisher let it be passed on.
     """
 
     level: Visibility
-    member_roots: tuple[Cid, ...] = ()
+    roots: Mapping[Cid, Visibility] = MappingProxyType({})
     floor: Visibility = Visibility.PRIVATE
 
 
@@ -146,16 +147,16 @@ class Blockstore(Reading, Protocol):
         """
 
     def show(self, root: Cid, cids: Iterable[Cid], level: Visibility) -> None:
-        """Raise blocks below `root` (itself included) to at least `level`, durably; MEMBERS also notes the root.
-
-        Levels only rise here; `hide_all` lowers them.
-        """
+        """Show blocks below `root` (itself included) to at least `level`, durably. Levels only rise here."""
 
     def set_floor(self, cids: Iterable[Cid], floor: Visibility) -> None:
-        """Set the level that blocks keep without any root, durably. Raising counts at once, lowering at `hide_all`."""
+        """Set the level that blocks keep without any root, durably."""
 
-    def hide_all(self) -> None:
-        """Lower every block to its floor, durably; whoever keeps the roots then shows each of them anew."""
+    def lower(self, roots: Collection[Cid], level: Visibility) -> None:
+        """Show nothing through these roots to more than `level`, durably, and all of it at once.
+
+        What was shown below them counts, not what can be reached now. Through other roots it is seen as before.
+        """
 
     def lease(self) -> AbstractContextManager[None]:
         """Inside, nothing that was put, read or found to be here is swept, until the lease closes.

@@ -34,9 +34,8 @@ class MemoryBlockstore(Store):
         self._lock = Lock()
         self._data: dict[bytes, bytes] = {}
         self._damaged: set[bytes] = set()
-        self._levels: dict[bytes, Visibility] = {}
         self._floors: dict[bytes, Visibility] = {}
-        self._member_roots: dict[bytes, set[Cid]] = {}
+        self._shown: dict[bytes, dict[Cid, Visibility]] = {}  # below which roots, and to whom
         self._notes: dict[str, bytes] = {}
         self._uses = Uses()
 
@@ -50,7 +49,7 @@ class MemoryBlockstore(Store):
                 if block.cid.inline is not None or (key in self._data and key not in self._damaged):
                     continue
                 if key not in self._data:
-                    self._levels[key] = self._floors[key] = floor
+                    self._floors[key], self._shown[key] = floor, {}
                 self._data[key] = bytes(block.data)
                 self._damaged.discard(key)
                 n_new += 1
@@ -90,9 +89,8 @@ class MemoryBlockstore(Store):
     def _forget(self, key: bytes) -> None:
         self._data.pop(key, None)
         self._damaged.discard(key)
-        self._levels.pop(key, None)
         self._floors.pop(key, None)
-        self._member_roots.pop(key, None)
+        self._shown.pop(key, None)
 
     def cids(self, after: Cid | None = None) -> Iterator[Cid]:
         with self._lock:
@@ -109,8 +107,10 @@ class MemoryBlockstore(Store):
         with self._lock:
             if key not in self._data:
                 return None
-            roots = tuple(sorted(self._member_roots.get(key, ())))
-            return Seen(self._levels[key], roots, self._floors[key])
+            return Seen(self._level(key), dict(self._shown[key]), self._floors[key])
+
+    def _level(self, key: bytes) -> Visibility:
+        return max(self._floors[key], *self._shown[key].values(), Visibility.PRIVATE)
 
     def visible(self, cids: Collection[Cid], sight: Sight) -> dict[Cid, int]:
         with self._lock:
@@ -121,17 +121,14 @@ class MemoryBlockstore(Store):
     def _is_in(self, key: bytes, sight: Sight) -> bool:
         if key not in self._data or key in self._damaged:
             return False
-        return self._levels[key] >= sight.level or not self._member_roots.get(key, set()).isdisjoint(sight.member_roots)
+        return self._level(key) >= sight.level or not self._shown[key].keys().isdisjoint(sight.member_roots)
 
     def show(self, root: Cid, cids: Iterable[Cid], level: Visibility) -> None:
         for cid in cids:
             key = cid.multihash
             with self._lock:
-                if key not in self._data:
-                    continue
-                self._levels[key] = max(level, self._levels[key])
-                if level == Visibility.MEMBERS:
-                    self._member_roots.setdefault(key, set()).add(root)
+                if key in self._data:
+                    self._shown[key][root] = max(level, self._shown[key].get(root, level))
 
     def set_floor(self, cids: Iterable[Cid], floor: Visibility) -> None:
         for cid in cids:
@@ -139,12 +136,14 @@ class MemoryBlockstore(Store):
             with self._lock:
                 if key in self._data:
                     self._floors[key] = floor
-                    self._levels[key] = max(floor, self._levels[key])
 
-    def hide_all(self) -> None:
+    def lower(self, roots: Collection[Cid], level: Visibility) -> None:
         with self._lock:
-            self._levels = dict(self._floors)
-            self._member_roots.clear()
+            for shown in self._shown.values():
+                for root in shown.keys() & set(roots):
+                    shown[root] = min(level, shown[root])
+                    if level == Visibility.PRIVATE:
+                        del shown[root]
 
     def lease(self) -> AbstractContextManager[None]:
         return self._uses.lease()

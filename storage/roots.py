@@ -1,16 +1,16 @@
 """Roots: what this node lets others see. Serving asks `may_see` or `sight` for every block; nothing else decides.
 
-Publishing a root writes a note first, and then raises the levels of the blocks below it, the root's own last. So a
-crash in between leaves blocks hidden, never shown by mistake, and the next start goes on. Levels only rise: to lower a
-root everything is hidden and the roots that are left are shown anew. A note says so from before the first step to
-behind the last, so that a start in between does it again.
+Publishing a root writes a note first, and then shows the blocks below it, the root itself last. So a crash in between
+leaves blocks hidden, never shown by mistake, and the next start goes on. The store keeps through which roots each block
+is shown. Lowering a root goes the other way: first nothing is shown through it any more, all at once, and then the note
+says so. Whoever asks meanwhile misses nothing that another root shows, and a crash leaves the root as it was, or hidden
+until the next start.
 
 What was fetched because its publisher lets it be passed on has no root here: its blocks keep the level at which they
 came (their floor), which says nothing about any block that was here before.
 """
 
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from itertools import starmap
 from threading import Lock
 from typing import Final, NamedTuple
@@ -27,7 +27,6 @@ from storage.keys import PeerId
 MAX_MEMBERS: Final = 4096
 
 _PREFIX: Final = "root/"
-_LOWERING: Final = "root-lowering"
 
 
 class Root(NamedTuple):
@@ -65,11 +64,12 @@ class Roots:
         for root in starmap(_read, store.notes(_PREFIX).items()):
             self._keep(root.cid, root)
         self.hidden: dict[Cid, str] = {}
-        if self._store.get_note(_LOWERING) is not None:
-            with self._lowering():
-                """A crash cut it short: once more."""
-        else:
-            self._show(entry for entry in self.list() if not entry.is_whole or not self._is_shown(entry))
+        for entry in self.list():
+            if not entry.is_whole or not self._is_shown(entry):
+                try:
+                    self._spread(entry)
+                except StorageError as error:
+                    self.hidden[entry.cid] = str(error)
 
     def publish(
         self, root: Cid, level: Visibility, members: Iterable[PeerId] = (), without: Iterable[Cid] = ()
@@ -85,25 +85,23 @@ class Roots:
         entry = Root(root, level, listed, frozenset(without))
         with self._lock:
             if self._is_narrower(entry):
-                self._lower(entry)
-            elif level > Visibility.PRIVATE:
-                return self._spread(self._save(entry))
-            return self._roots.get(root, entry)
+                self._lower([entry], Visibility.PRIVATE if self._leaves_out_more(entry) else level)
+            else:
+                self._note(entry)
+            return self._spread(entry) if level > Visibility.PRIVATE else entry
 
     def withdraw(self, root: Cid, without: Iterable[Cid] = ()) -> bool:
         """Let nobody see `root` and what is below it any more, but through other roots; was it published?"""
         with self._lock:
             was_published = root in self._roots
-            self._lower(Root(root, Visibility.PRIVATE, without=frozenset(without)))
+            self._lower([Root(root, Visibility.PRIVATE, without=frozenset(without))], Visibility.PRIVATE)
             return was_published
 
     def withdraw_all(self, roots: Collection[Root]) -> None:
         """The same of many, at the price of one: each as it was published, without its `without`."""
-        if not roots:
-            return
-        with self._lock, self._lowering():
-            for root in roots:
-                self._drop(Root(root.cid, Visibility.PRIVATE, without=root.without))
+        with self._lock:
+            entries = [Root(root.cid, Visibility.PRIVATE, without=root.without) for root in roots]
+            self._lower(entries, Visibility.PRIVATE)
 
     def level(self, root: Cid) -> Visibility:
         """Who may see a root; PRIVATE where it was never published."""
@@ -126,7 +124,7 @@ class Roots:
             return False
         if seen.level == Visibility.PUBLIC or (seen.level == Visibility.FLOCK and is_flock):
             return True
-        return asker is not None and any(asker in self.members(root) for root in seen.member_roots)
+        return asker is not None and any(asker in self.members(root) for root in seen.roots)
 
     def sight(self, asker: PeerId | None, *, is_flock: bool) -> Sight:
         """What `asker` (None: somebody unknown) may be told of; the same rule, for many blocks at once."""
@@ -147,7 +145,12 @@ class Roots:
         else:
             self._roots[cid] = entry
 
-    def _save(self, entry: Root) -> Root:
+    def _note(self, entry: Root) -> None:
+        """Say on the disk what is published of a root now; nothing, where it is PRIVATE."""
+        if entry.level == Visibility.PRIVATE:
+            self._store.delete_note(_key(entry.cid))
+            self._keep(entry.cid, None)
+            return
         value = {
             "level": int(entry.level),
             "members": sorted(map(bytes, entry.members)),
@@ -156,10 +159,9 @@ class Roots:
         }
         self._store.put_note(_key(entry.cid), dag_cbor.encode(value))
         self._keep(entry.cid, entry)
-        return entry
 
     def _spread(self, entry: Root) -> Root:
-        """Raise the levels below a root, its own last: that it is shown means that all of them are."""
+        """Show the blocks below a root, itself last: that it is shown means that all of them are."""
         is_whole = True
 
         def below() -> Iterable[Cid]:
@@ -172,54 +174,40 @@ class Roots:
 
         self._store.show(entry.cid, below(), entry.level)
         self._store.show(entry.cid, [entry.cid], entry.level)
-        return self._save(entry._replace(is_whole=is_whole)) if is_whole != entry.is_whole else entry
+        if is_whole != entry.is_whole:
+            entry = entry._replace(is_whole=is_whole)
+            self._note(entry)
+        return entry
 
     def _is_shown(self, entry: Root) -> bool:
         seen = self._store.seen(entry.cid)
-        if seen is None or seen.level < entry.level:
-            return False
-        return entry.level != Visibility.MEMBERS or entry.cid in seen.member_roots
-
-    def _show(self, entries: Iterable[Root]) -> None:
-        """Raise the levels below each root that can be walked."""
-        self.hidden = {}
-        for entry in entries:
-            try:
-                self._spread(entry)
-            except StorageError as error:
-                self.hidden[entry.cid] = str(error)
+        return seen is not None and seen.roots.get(entry.cid, Visibility.PRIVATE) >= entry.level
 
     def _is_narrower(self, entry: Root) -> bool:
         """Does somebody see now who is not to see then? Also where a lowering failed half-way."""
-        before = self._roots.get(entry.cid)
-        if before is not None and (entry.level < before.level or not entry.without <= before.without):
+        if self._leaves_out_more(entry) or entry.level < self.level(entry.cid):
             return True
         seen = self._store.seen(entry.cid)
-        return (seen is not None and seen.floor > entry.level) or self._store.get_note(_LOWERING) is not None
+        return seen is not None and seen.floor > entry.level
 
-    def _lower(self, entry: Root) -> None:
-        with self._lowering():
-            self._drop(entry)
+    def _leaves_out_more(self, entry: Root) -> bool:
+        before = self._roots.get(entry.cid)
+        return before is not None and not entry.without <= before.without
 
-    def _drop(self, entry: Root) -> None:
-        if entry.level > Visibility.PRIVATE:
-            self._save(entry)
-        elif entry.cid in self._roots:
-            self._keep(entry.cid, None)
-            self._store.delete_note(_key(entry.cid))
-        below = reach(self._store, entry.cid, without=entry.without)
-        self._store.set_floor((reached.cid for reached in below), Visibility.PRIVATE)
+    def _lower(self, entries: Collection[Root], most: Visibility) -> None:
+        """Hide what is shown through these to more than `most`, then what came to be passed on, then say so."""
+        self._store.lower([entry.cid for entry in entries], most)
+        for entry in entries:
+            try:
+                self._lower_floors(entry)
+            finally:  # a root that cannot be walked is withdrawn all the same
+                self._note(entry)
 
-    @contextmanager
-    def _lowering(self) -> Iterator[None]:
-        """Hide everything behind what is done inside, and show each root that is left."""
-        self._store.put_note(_LOWERING, b"")
-        try:
-            yield
-        finally:
-            self._store.hide_all()
-            self._show(self.list())
-            self._store.delete_note(_LOWERING)
+    def _lower_floors(self, entry: Root) -> None:
+        """Take back what came with the leave to pass it on, of the root last: so that a retry sees what is left."""
+        below = (reached.cid for reached in reach(self._store, entry.cid, without=entry.without))
+        self._store.set_floor((cid for cid in below if cid != entry.cid), Visibility.PRIVATE)
+        self._store.set_floor([entry.cid], Visibility.PRIVATE)
 
 
 def _key(root: Cid) -> str:

@@ -12,7 +12,7 @@ from storage.cid import Cid
 from storage.errors import Corrupt, StorageError, StoreFull, UnknownVersion
 from storage.packs.record import Kind, Record
 
-INDEX_VERSION: Final = 3
+INDEX_VERSION: Final = 4
 _COMPLETE: Final = 0x436F7649  # "CovI", as the application's id: it has caught up with the packs once
 _SEALED: Final = 1
 _LOST: Final = 2
@@ -28,7 +28,9 @@ CREATE TABLE blocks(
   level INTEGER NOT NULL DEFAULT 0, floor INTEGER NOT NULL DEFAULT 0, is_damaged INTEGER NOT NULL DEFAULT 0,
   used INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
-CREATE TABLE member_roots(key BLOB NOT NULL, root BLOB NOT NULL, PRIMARY KEY(key, root)) WITHOUT ROWID;
+CREATE TABLE shown(
+  key BLOB NOT NULL, root BLOB NOT NULL, level INTEGER NOT NULL, PRIMARY KEY(key, root)
+) WITHOUT ROWID;
 CREATE TABLE packs(
   number INTEGER PRIMARY KEY, committed INTEGER NOT NULL, sealed INTEGER NOT NULL DEFAULT 0,
   retired INTEGER NOT NULL DEFAULT 0, tick INTEGER NOT NULL DEFAULT 0
@@ -125,11 +127,12 @@ class Index:
                     f"{self._path} has version {version}; this Covey knows {INDEX_VERSION}. If no newer Covey ever ran"
                     " here, the disk changed it: move it away, and it is made anew from the packs"
                 )
-            if 0 < version < INDEX_VERSION:
+            (n_tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            if version < INDEX_VERSION and n_tables:  # 0 is none that ever was: the disk changed it
                 connection.close()
                 self._discard()
                 return self._open()
-            if version == 0:
+            if not n_tables:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.executescript(_SCHEMA)
             connection.execute("SELECT count(*) FROM packs").fetchone()
@@ -355,8 +358,8 @@ class Index:
             row = connection.execute("SELECT level, floor FROM blocks WHERE key = ?", (key,)).fetchone()
             if row is None:
                 return None
-            query = "SELECT root FROM member_roots WHERE key = ? ORDER BY root"
-            roots = tuple(Cid(root) for (root,) in connection.execute(query, (key,)))
+            query = "SELECT root, level FROM shown WHERE key = ?"
+            roots = {Cid(root): Visibility(level) for root, level in connection.execute(query, (key,))}
         return Seen(Visibility(row[0]), roots, Visibility(row[1]))
 
     def visible(self, keys: Sequence[bytes], sight: Sight) -> dict[bytes, int]:
@@ -371,35 +374,35 @@ class Index:
                 for start in range(0, len(sight.member_roots), _KEYS_A_QUERY):
                     few = sight.member_roots[start : start + _KEYS_A_QUERY]
                     root = "root" if len(few) <= _FEW_ROOTS else "+root"  # the sign keeps SQLite from looking each up
-                    below = f"blocks JOIN member_roots USING (key) WHERE {here} AND {root} IN ({_marks(few)})"
+                    below = f"blocks JOIN shown USING (key) WHERE {here} AND {root} IN ({_marks(few)})"
                     found.update(connection.execute(f"SELECT key, length FROM {below}", (*some, *few)))  # noqa: S608 - nothing from outside
         return found
 
     def show(self, root: bytes, keys: Sequence[bytes], level: Visibility) -> None:
-        """Raise blocks to at least `level`."""
+        """Show blocks through `root` to at least `level`."""
         with self._writing() as connection:
             connection.executemany(
                 "UPDATE blocks SET level = ?1 WHERE key = ?2 AND level < ?1", [(int(level), key) for key in keys]
             )
-            if level == Visibility.MEMBERS:
-                connection.executemany(
-                    "INSERT OR IGNORE INTO member_roots SELECT key, ? FROM blocks WHERE key = ?",
-                    [(root, key) for key in keys],
-                )
+            connection.executemany(
+                "INSERT INTO shown SELECT key, ?, ? FROM blocks WHERE key = ?"
+                " ON CONFLICT DO UPDATE SET level = excluded.level WHERE excluded.level > shown.level",
+                [(root, int(level), key) for key in keys],
+            )
 
     def set_floor(self, keys: Sequence[bytes], floor: Visibility) -> None:
         """Set the level that blocks keep without any root."""
         with self._writing() as connection:
             connection.executemany(
-                "UPDATE blocks SET floor = ?1, level = max(level, ?1) WHERE key = ?2",
+                f"UPDATE blocks SET floor = ?1, level = {_level('?1')} WHERE key = ?2 AND floor <> ?1",  # noqa: S608 - nothing from outside
                 [(int(floor), key) for key in keys],
             )
 
-    def hide_all(self) -> None:
-        """Lower every block to its floor."""
+    def lower(self, roots: Sequence[bytes], level: Visibility) -> None:
+        """Show nothing through these roots to more than `level`."""
         with self._writing() as connection:
-            connection.execute("UPDATE blocks SET level = floor WHERE level > floor")
-            connection.execute("DELETE FROM member_roots")
+            for at in range(0, len(roots), _KEYS_A_QUERY):
+                _lower(connection, roots[at : at + _KEYS_A_QUERY], int(level))
 
     def get_note(self, name: bytes) -> bytes | None:
         """A note's value."""
@@ -427,7 +430,7 @@ def _apply(
         case Kind.DELETE:
             keys = [(r.key,) for r in records]
             connection.executemany("DELETE FROM blocks WHERE key = ?", keys)
-            connection.executemany("DELETE FROM member_roots WHERE key = ?", keys)
+            connection.executemany("DELETE FROM shown WHERE key = ?", keys)
         case Kind.NOTE:
             connection.executemany(
                 "INSERT INTO notes VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
@@ -435,6 +438,19 @@ def _apply(
             )
         case Kind.DELETE_NOTE:
             connection.executemany("DELETE FROM notes WHERE name = ?", [(r.key,) for r in records])
+
+
+def _lower(connection: sqlite3.Connection, roots: Sequence[bytes], level: int) -> None:
+    through = f"root IN ({_marks(roots)})"
+    connection.execute(f"UPDATE shown SET level = ? WHERE {through} AND level > ?", (level, *roots, level))  # noqa: S608 - nothing from outside
+    below = f"key IN (SELECT key FROM shown WHERE {through})"  # noqa: S608 - nothing from outside
+    connection.execute(f"UPDATE blocks SET level = {_level('floor')} WHERE {below} AND level > ?", (*roots, level))  # noqa: S608 - nothing from outside
+    connection.execute(f"DELETE FROM shown WHERE {through} AND level = 0", roots)  # noqa: S608 - nothing from outside
+
+
+def _level(floor: str) -> str:
+    """What the level of a block is, in a query; what stands in `blocks` is this, worked out for those who read."""
+    return f"max({floor}, coalesce((SELECT max(level) FROM shown WHERE shown.key = blocks.key), 0))"  # noqa: S608 - nothing from outside
 
 
 def _marks(values: Sequence[bytes]) -> str:

@@ -246,9 +246,9 @@ class PackBlockstore(Store):
             with self._writing():
                 self._index.set_floor(some, floor)
 
-    def hide_all(self) -> None:
+    def lower(self, roots: Collection[Cid], level: Visibility) -> None:
         with self._writing():
-            self._index.hide_all()
+            self._index.lower(list(roots), level)
 
     def lease(self) -> AbstractContextManager[None]:
         return self._uses.lease()

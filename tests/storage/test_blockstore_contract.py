@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage.blockstore import MAX_BLOCK_BYTES, MAX_NOTE_BYTES, Block, MadeBlock, Seen, Store, Visibility
+from storage.blockstore import MAX_BLOCK_BYTES, MAX_NOTE_BYTES, Block, MadeBlock, Seen, Sight, Store, Visibility
 from storage.cid import BLAKE2B_256, BLAKE3, DAG_CBOR, DAG_PB, SHA2_512, Cid
 from storage.errors import InvalidBlock, NotFound, TooLarge
 from tests.storage.losing import lose
@@ -115,15 +115,15 @@ def test_levels_rise_and_never_fall(store: Store) -> None:
     store.show(A.cid, [A.cid, B.cid], Visibility.FLOCK)
     store.show(B.cid, [B.cid], Visibility.PUBLIC)
     store.show(A.cid, [A.cid, B.cid], Visibility.MEMBERS)
-    assert store.seen(A.cid) == Seen(Visibility.FLOCK, (A.cid,))
-    assert store.seen(B.cid) == Seen(Visibility.PUBLIC, (A.cid,))
+    assert store.seen(A.cid) == Seen(Visibility.FLOCK, {A.cid: Visibility.FLOCK})
+    assert store.seen(B.cid) == Seen(Visibility.PUBLIC, {A.cid: Visibility.FLOCK, B.cid: Visibility.PUBLIC})
 
 
-def test_a_block_of_several_member_roots_knows_them_all(store: Store) -> None:
+def test_a_block_of_several_roots_knows_them_all(store: Store) -> None:
     store.put_many([A, B, C])
     store.show(A.cid, [C.cid], Visibility.MEMBERS)
     store.show(B.cid, [C.cid, C.cid], Visibility.MEMBERS)
-    assert store.seen(C.cid) == Seen(Visibility.MEMBERS, tuple(sorted((A.cid, B.cid))))
+    assert store.seen(C.cid) == Seen(Visibility.MEMBERS, dict.fromkeys((A.cid, B.cid), Visibility.MEMBERS))
 
 
 def test_showing_what_is_not_here_does_nothing(store: Store) -> None:
@@ -144,34 +144,48 @@ def test_a_block_put_again_keeps_its_level(store: Store) -> None:
     store.put_many([A])
     store.show(A.cid, [A.cid], Visibility.PUBLIC)
     store.put_many([A])
-    assert store.seen(A.cid) == Seen(Visibility.PUBLIC)
+    assert store.seen(A.cid) == Seen(Visibility.PUBLIC, {A.cid: Visibility.PUBLIC})
 
 
-def test_everything_can_be_hidden(store: Store) -> None:
-    store.put_many([A, B])
-    store.show(A.cid, [A.cid], Visibility.PUBLIC)
-    store.show(B.cid, [B.cid], Visibility.MEMBERS)
-    store.hide_all()
-    assert store.seen(A.cid) == store.seen(B.cid) == Seen(Visibility.PRIVATE)
+def test_lowering_a_root_takes_from_each_block_what_it_alone_showed(store: Store) -> None:
+    store.put_many([A, B, C])
+    store.show(A.cid, [A.cid, C.cid], Visibility.PUBLIC)
+    store.show(B.cid, [B.cid, C.cid], Visibility.MEMBERS)
+    store.lower([A.cid], Visibility.FLOCK)
+    assert store.seen(A.cid) == Seen(Visibility.FLOCK, {A.cid: Visibility.FLOCK})
+    assert store.seen(C.cid) == Seen(Visibility.FLOCK, {A.cid: Visibility.FLOCK, B.cid: Visibility.MEMBERS})
+    store.lower([A.cid], Visibility.PUBLIC)  # it only lowers
+    store.lower([A.cid], Visibility.PRIVATE)
+    assert store.seen(A.cid) == Seen(Visibility.PRIVATE)
+    assert store.seen(C.cid) == Seen(Visibility.MEMBERS, {B.cid: Visibility.MEMBERS})
+    assert store.visible([C.cid], Sight(Visibility.PUBLIC, [A.cid])) == {}
+    assert store.visible([C.cid], Sight(Visibility.PUBLIC, [B.cid])) == {C.cid: 0}
 
 
 def test_new_blocks_alone_get_the_floor_that_they_come_with(store: Store) -> None:
     store.put_many([A])
     assert store.put_many([A, B], Visibility.FLOCK) == 1
     assert store.seen(A.cid) == Seen(Visibility.PRIVATE)
-    assert store.seen(B.cid) == Seen(Visibility.FLOCK, (), Visibility.FLOCK)
+    assert store.seen(B.cid) == Seen(Visibility.FLOCK, {}, Visibility.FLOCK)
 
 
-def test_hiding_everything_leaves_each_block_its_floor(store: Store) -> None:
+def test_lowering_a_root_leaves_each_block_its_floor(store: Store) -> None:
     store.put_many([A, B], Visibility.FLOCK)
     store.show(A.cid, [A.cid], Visibility.PUBLIC)
     store.set_floor([B.cid, C.cid], Visibility.PUBLIC)
-    assert store.seen(B.cid) == Seen(Visibility.PUBLIC, (), Visibility.PUBLIC)
-    store.set_floor([B.cid], Visibility.PRIVATE)
-    store.hide_all()
-    assert store.seen(A.cid) == Seen(Visibility.FLOCK, (), Visibility.FLOCK)
-    assert store.seen(B.cid) == Seen(Visibility.PRIVATE)
+    assert store.seen(B.cid) == Seen(Visibility.PUBLIC, {}, Visibility.PUBLIC)
     assert store.seen(C.cid) is None
+    store.lower([A.cid, B.cid], Visibility.PRIVATE)
+    assert store.seen(A.cid) == Seen(Visibility.FLOCK, {}, Visibility.FLOCK)
+    assert store.seen(B.cid) == Seen(Visibility.PUBLIC, {}, Visibility.PUBLIC)
+
+
+def test_lowering_the_floor_leaves_a_block_what_its_roots_show(store: Store) -> None:
+    store.put_many([A, B], Visibility.PUBLIC)
+    store.show(A.cid, [A.cid], Visibility.FLOCK)
+    store.set_floor([A.cid, B.cid], Visibility.PRIVATE)
+    assert store.seen(A.cid) == Seen(Visibility.FLOCK, {A.cid: Visibility.FLOCK})
+    assert store.seen(B.cid) == Seen(Visibility.PRIVATE)
 
 
 def test_notes_are_kept_changed_and_forgotten(store: Store) -> None:
@@ -242,7 +256,7 @@ def test_closing_twice_is_harmless(store: Store) -> None:
 
 
 OPERATIONS = st.lists(
-    st.tuples(st.sampled_from(["put", "delete", "show", "hide"]), st.integers(0, 5), st.sampled_from(list(Visibility)))
+    st.tuples(st.sampled_from(["put", "delete", "show", "lower"]), st.integers(0, 5), st.sampled_from(list(Visibility)))
 )
 
 
@@ -263,6 +277,7 @@ def test_a_store_is_a_dictionary_with_levels(store: Store, operations: list[tupl
             if block.cid in model:
                 model[block.cid] = max(model[block.cid], level)
         else:
-            store.hide_all()
-            model = dict.fromkeys(model, Visibility.PRIVATE)
+            store.lower([block.cid], level)
+            if block.cid in model:
+                model[block.cid] = min(model[block.cid], level)
     assert {cid: seen.level for cid in store.cids() if (seen := store.seen(cid))} == model

@@ -36,6 +36,7 @@ WRITES: dict[str, Callable[[Any], object]] = {
     "note": lambda store: store.put_note("new", b"2"),
     "forget": lambda store: store.delete_note("new"),
     "show": lambda store: store.show(OLD[0].cid, [OLD[0].cid], Visibility.FLOCK),
+    "lower": lambda store: store.lower([OLD[0].cid], Visibility.PRIVATE),
     "compact": lambda store: store.compact(0.01),
 }
 

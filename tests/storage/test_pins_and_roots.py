@@ -1,7 +1,10 @@
 """Pins and published roots: durable, and the only door through which others see blocks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from itertools import islice
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,12 +13,13 @@ from hypothesis import strategies as st
 from storage.blockstore import MadeBlock, Seen, Sight, Store, Visibility
 from storage.cid import DAG_CBOR, Cid
 from storage.codecs import dag_cbor
-from storage.errors import StoreFull, TooLarge
+from storage.errors import InvalidBlock, StoreFull, TooLarge
 from storage.keys import PeerId
 from storage.memory import MemoryBlockstore
 from storage.packs import PackBlockstore
 from storage.pins import Pin, PinKind, Pins, PinState
 from storage.roots import MAX_MEMBERS, Roots
+from tests.storage.losing import lose
 
 ANN, BEN, EVE = (PeerId.of(bytes([number]) * 32) for number in range(3))
 
@@ -30,6 +34,7 @@ SHARED = MadeBlock.of(b"shared")
 ROOT, LEAVES = tree("one")
 OTHER, OTHER_LEAVES = tree("two")
 EVERYTHING = [SHARED, ROOT, *LEAVES, OTHER, *OTHER_LEAVES]
+STEPS = ("put_note", "delete_note", "set_floor", "lower", "show")
 
 
 def test_a_pin_is_added_changed_listed_and_removed(store: Store) -> None:
@@ -216,6 +221,69 @@ def test_lowering_or_withdrawing_a_root_hides_what_no_other_root_shows(store: St
     assert roots.list() == []
 
 
+@pytest.mark.parametrize("level", [Visibility.PRIVATE, Visibility.MEMBERS])
+def test_nothing_but_what_a_root_alone_showed_is_hidden_at_any_step_of_its_lowering_and_that_at_the_first(
+    level: Visibility, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put_many(EVERYTHING)
+    roots = Roots(store)
+    roots.publish(ROOT.cid, Visibility.PUBLIC)
+    roots.publish(OTHER.cid, Visibility.PUBLIC)
+    everything = [block.cid for block in EVERYTHING]
+    others = {OTHER.cid, SHARED.cid, *(leaf.cid for leaf in OTHER_LEAVES)}
+    steps: list[set[Cid]] = []
+
+    def watched(actual: Callable[..., None], *args: object) -> None:
+        actual(*args)
+        steps.append(set(store.visible(everything, Sight())))
+
+    for name in STEPS:
+        monkeypatch.setattr(store, name, partial(watched, getattr(store, name)))
+    roots.publish(ROOT.cid, level, [ANN])
+    assert len(steps) > 1
+    assert all(seen == others for seen in steps)
+
+
+def test_whoever_may_see_a_root_before_and_after_a_lowering_sees_it_meanwhile(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put_many(EVERYTHING)
+    roots = Roots(store)
+    roots.publish(ROOT.cid, Visibility.PUBLIC)
+    below = [ROOT.cid, SHARED.cid, *(leaf.cid for leaf in LEAVES)]
+    n_seen: list[int] = []
+
+    def watched(actual: Callable[..., None], *args: object) -> None:
+        actual(*args)
+        n_seen.append(len(store.visible(below, Sight(Visibility.FLOCK))))
+
+    for name in STEPS:
+        monkeypatch.setattr(store, name, partial(watched, getattr(store, name)))
+    roots.publish(ROOT.cid, Visibility.FLOCK)
+    assert set(n_seen) == {len(below)}
+
+
+def test_links_that_a_root_goes_without_from_now_on_are_hidden(store: Store) -> None:
+    store.put_many(EVERYTHING)
+    roots = Roots(store)
+    roots.publish(ROOT.cid, Visibility.PUBLIC)
+    roots.publish(ROOT.cid, Visibility.PUBLIC, without=[SHARED.cid])
+    assert roots.may_see(None, LEAVES[0].cid, is_flock=False)
+    assert not roots.may_see(None, SHARED.cid, is_flock=False)
+
+
+def test_a_root_is_shown_again_by_the_start_though_another_shows_it_meanwhile(store: Store) -> None:
+    above = MadeBlock.of(dag_cbor.encode({"root": ROOT.cid}), DAG_CBOR)
+    store.put_many([*EVERYTHING, above])
+    for cid in (above.cid, ROOT.cid):
+        Roots(store).publish(cid, Visibility.PUBLIC)
+    store.lower([ROOT.cid], Visibility.PRIVATE)  # and then a crash
+    roots = Roots(store)
+    roots.withdraw(above.cid)
+    assert not roots.may_see(None, above.cid, is_flock=False)
+    assert roots.may_see(None, LEAVES[0].cid, is_flock=False)
+
+
 def test_what_came_to_be_passed_on_is_shown_without_a_root_and_by_no_lowering_hidden(store: Store) -> None:
     store.put_many([LEAVES[0]])
     store.put_many(EVERYTHING, Visibility.PUBLIC)
@@ -233,7 +301,7 @@ def test_what_came_to_be_passed_on_is_taken_back_by_publishing_it_to_fewer(store
     roots = Roots(store)
     roots.publish(ROOT.cid, level)
     for block in (ROOT, *LEAVES, SHARED):
-        assert store.seen(block.cid) == Seen(level)
+        assert store.seen(block.cid) == Seen(level, {ROOT.cid: level} if level else {})
     assert roots.may_see(None, OTHER.cid, is_flock=False)
 
 
@@ -241,13 +309,13 @@ def test_links_that_a_root_goes_without_are_not_shown_through_it(open_packs: Cal
     store = open_packs()
     store.put_many(EVERYTHING)
     Roots(store).publish(ROOT.cid, Visibility.PUBLIC, without=[SHARED.cid])
-    store.hide_all()
+    store.lower([ROOT.cid], Visibility.PRIVATE)
     roots = Roots(open_packs())
     assert roots.may_see(None, LEAVES[0].cid, is_flock=False)
     assert not roots.may_see(None, SHARED.cid, is_flock=False)
 
 
-@pytest.mark.parametrize("step", ["put_note", "delete_note", "set_floor", "hide_all", "show"])
+@pytest.mark.parametrize("step", ["put_note", "delete_note", "set_floor", "lower", "show"])
 @pytest.mark.parametrize("how", ["publish", "withdraw"])
 def test_a_crash_at_any_step_of_a_lowering_is_mended_by_the_next_start(
     step: str, how: str, monkeypatch: pytest.MonkeyPatch
@@ -261,17 +329,17 @@ def test_a_crash_at_any_step_of_a_lowering_is_mended_by_the_next_start(
         roots = Roots(store)
         roots.publish(ROOT.cid, Visibility.PUBLIC)
         roots.publish(OTHER.cid, Visibility.FLOCK)
-        calls = iter(range(n_before))
-        actual = getattr(store, step)
+        left = [n_before]
 
-        def dying(*args: object, calls: Iterator[int] = calls, actual: Callable[..., None] = actual) -> None:
-            if next(calls, None) is None:
+        def dying(name: str, actual: Callable[..., None], *args: object, left: list[int] = left) -> None:
+            left[0] -= name == step
+            if left[0] < 0:  # and whoever is dead does nothing more
                 raise Killed
             actual(*args)
 
         with monkeypatch.context() as patched, suppress(Killed):
-            for name in ("put_note", "delete_note", "set_floor", "hide_all", "show"):
-                patched.setattr(store, name, dying if name == step else getattr(store, name))
+            for name in STEPS:
+                patched.setattr(store, name, partial(dying, name, getattr(store, name)))
             if how == "publish":
                 roots.publish(ROOT.cid, Visibility.FLOCK)
             else:
@@ -284,33 +352,50 @@ def test_a_crash_at_any_step_of_a_lowering_is_mended_by_the_next_start(
         assert not roots.may_see(None, OTHER.cid, is_flock=False)
 
 
-def test_a_lowering_that_failed_half_way_is_made_good_by_the_next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ["lower", "set_floor", "put_note", "show"])
+def test_a_lowering_that_failed_half_way_is_made_good_by_the_next_attempt(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = MemoryBlockstore()
-    store.put_many(EVERYTHING)
+    store.put_many(EVERYTHING, Visibility.PUBLIC)
     roots = Roots(store)
     roots.publish(ROOT.cid, Visibility.PUBLIC)
 
-    def full() -> None:
+    def full(*args: Any) -> None:
+        if step == "set_floor":
+            MemoryBlockstore.set_floor(store, islice(args[0], 1), args[1])
         raise StoreFull("no room")
 
     with monkeypatch.context() as patched:
-        patched.setattr(store, "hide_all", full)
+        patched.setattr(store, step, full)
         with pytest.raises(StoreFull):
             roots.publish(ROOT.cid, Visibility.FLOCK)
     roots.publish(ROOT.cid, Visibility.FLOCK)
     assert not roots.may_see(None, LEAVES[0].cid, is_flock=False)
+    assert roots.may_see(EVE, LEAVES[0].cid, is_flock=True)
 
 
-def test_a_root_that_cannot_be_walked_does_not_keep_the_others_hidden(store: Store) -> None:
-    garbage = MadeBlock.of(b"\xff", DAG_CBOR)
+def test_what_a_root_showed_is_hidden_also_where_it_cannot_be_walked_any_more(store: Store) -> None:
+    value = {"root": ROOT.cid}
+    above = MadeBlock.of(dag_cbor.encode(value), DAG_CBOR)
+    store.put_many([*EVERYTHING, above])
     roots = Roots(store)
-    roots.publish(garbage.cid, Visibility.PUBLIC)
-    store.put_many([*EVERYTHING, garbage])
-    roots.publish(ROOT.cid, Visibility.PUBLIC)
-    roots.publish(OTHER.cid, Visibility.PUBLIC)
-    assert roots.withdraw(ROOT.cid)
-    assert roots.may_see(None, OTHER_LEAVES[0].cid, is_flock=False)
-    assert list(roots.hidden) == [garbage.cid]
+    roots.publish(above.cid, Visibility.PUBLIC)
+    lose(store, [ROOT.cid])
+    assert roots.may_see(None, LEAVES[0].cid, is_flock=False)
+    assert roots.withdraw(above.cid)
+    assert not roots.may_see(None, LEAVES[0].cid, is_flock=False)
+
+
+def test_a_root_that_cannot_be_walked_is_withdrawn_all_the_same(store: Store) -> None:
+    garbage = MadeBlock.of(b"\xff", DAG_CBOR)
+    store.put_many([garbage])
+    roots = Roots(store)
+    with pytest.raises(InvalidBlock):
+        roots.publish(garbage.cid, Visibility.PUBLIC)
+    with pytest.raises(InvalidBlock):
+        roots.withdraw(garbage.cid)
+    assert roots.list() == Roots(store).list() == []
 
 
 def test_a_root_published_before_it_is_here_is_shown_when_it_comes(store: Store) -> None:
@@ -337,7 +422,7 @@ def test_a_crash_between_hiding_and_showing_is_mended_by_the_next_start() -> Non
     store = MemoryBlockstore()
     store.put_many(EVERYTHING)
     Roots(store).publish(ROOT.cid, Visibility.MEMBERS, [ANN])
-    store.hide_all()
+    store.lower([ROOT.cid], Visibility.PRIVATE)
     assert Roots(store).may_see(ANN, LEAVES[0].cid, is_flock=False)
 
 

@@ -137,7 +137,9 @@ async def test_a_restart_resumes_a_fetch_without_fetching_again(
     files = unixfs.add_path(ann.ports.store, folder := write_adapter(tmp_path / "trained", width=8))
     weights = unixfs.resolve(ann.ports.store, files, "adapter_model.safetensors")
     manifest = plant(ann, files, n_bytes=sizes(folder))
-    ann.ports.store.hide_all()  # ann shows all but the weights, so that the fetch hangs there
+    ann.ports.store.lower(
+        [manifest], Visibility.PRIVATE
+    )  # ann shows all but the weights, so that the fetch hangs there
     below = [cid for cid in ann.ports.store.cids() if cid.multihash != weights.multihash]
     ann.trust(bob.peer)
     ann.ports.store.show(manifest, below, Visibility.FLOCK)

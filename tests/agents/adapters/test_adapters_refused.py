@@ -407,7 +407,7 @@ async def test_an_adapter_that_is_forgotten_in_mid_fetch_ends_nothing(
     bob = await flock("bob", trusts=[ann])
     folder = write_adapter(tmp_path / "trained")
     manifest = plant(ann, unixfs.add_path(ann.ports.store, folder), n_bytes=sizes(folder))
-    ann.ports.store.hide_all()
+    ann.ports.store.lower([manifest], Visibility.PRIVATE)
     entry = dag_cbor.decode(ann.ports.store.get(manifest))
     ann.ports.store.show(manifest, [manifest, entry["body"]], Visibility.FLOCK)
     ann.trust(bob.peer)

@@ -78,7 +78,7 @@ async def test_of_a_fetched_adapter_what_came_is_passed_on_and_what_was_here_is_
     came = [reached.cid for reached in reach(bob.ports.store, manifest.files) if reached.cid != own]
     other = unixfs.add_bytes(bob.ports.store, b"something else")
     bob.ports.roots.publish(other, Visibility.PUBLIC)
-    bob.ports.roots.withdraw(other)  # hides everything and shows it anew
+    bob.ports.roots.withdraw(other)
     for roots in (bob.ports.roots, Roots(bob.ports.store)):
         assert all(roots.may_see(None, cid, is_flock=False) for cid in (entry.cid, entry.body_cid, *came))
     forget(bob, row.manifest)

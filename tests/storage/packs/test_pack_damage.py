@@ -32,7 +32,7 @@ def test_a_block_found_damaged_is_missing_until_it_is_put_again(open_packs: Open
     assert not store.has(block.cid)
     assert store.put_many(BLOCKS) == 1
     assert store.get(block.cid) == block.data and store.has(block.cid)
-    assert store.seen(block.cid) == Seen(Visibility.FLOCK)
+    assert store.seen(block.cid) == Seen(Visibility.FLOCK, {block.cid: Visibility.FLOCK})
     store.close()
     for path in tmp_path.glob("index.db*"):
         path.unlink()

@@ -44,7 +44,7 @@ def kept_index(open_packs: Callable[..., PackBlockstore], tmp_path: Path) -> Pat
 def assert_kept(index: Path, before: int) -> None:
     assert index.stat().st_ino == before
     store = PackBlockstore(index.parent)
-    assert store.seen(MadeBlock.of(b"public").cid) == Seen(Visibility.PUBLIC, (), Visibility.PUBLIC)
+    assert store.seen(MadeBlock.of(b"public").cid) == Seen(Visibility.PUBLIC, {}, Visibility.PUBLIC)
     store.close()
 
 
@@ -86,9 +86,10 @@ def test_a_use_after_closing_marks_no_damage(kept_index: Path) -> None:
     assert not kept_index.with_suffix(".damaged").exists()
 
 
-def test_an_index_of_an_earlier_version_is_made_anew(kept_index: Path) -> None:
+@pytest.mark.parametrize("version", [0, 1, pack_index.INDEX_VERSION - 1])
+def test_an_index_of_an_earlier_version_is_made_anew(kept_index: Path, version: int) -> None:
     connection = sqlite3.connect(kept_index)
-    connection.executescript("DROP TABLE blocks; CREATE TABLE blocks(key BLOB); PRAGMA user_version = 1")
+    connection.executescript(f"DROP TABLE blocks; CREATE TABLE blocks(key BLOB); PRAGMA user_version = {version}")
     connection.close()
     store = PackBlockstore(kept_index.parent)
     assert store.recovery.rebuilt_index
@@ -131,7 +132,7 @@ def test_an_index_whose_version_the_disk_changed_is_kept_until_its_owner_moves_i
     open_packs().close()
     index = tmp_path / "index.db"
     data = index.read_bytes()
-    index.write_bytes(data[:63] + bytes([data[63] ^ 4]) + data[64:])
+    index.write_bytes(data[:63] + bytes([data[63] ^ 8]) + data[64:])
     with pytest.raises(UnknownVersion, match="move it away"):
         open_packs()
     index.rename(tmp_path / "away")

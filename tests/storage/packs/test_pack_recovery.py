@@ -53,7 +53,7 @@ def test_levels_and_notes_outlive_a_restart(open_packs: Open) -> None:
     store.show(BLOCKS[0].cid, [BLOCKS[0].cid], Visibility.MEMBERS)
     store.put_note("k", b"v")
     store = open_packs()
-    assert store.seen(BLOCKS[0].cid) == Seen(Visibility.MEMBERS, (BLOCKS[0].cid,))
+    assert store.seen(BLOCKS[0].cid) == Seen(Visibility.MEMBERS, {BLOCKS[0].cid: Visibility.MEMBERS})
     assert store.notes("") == {"k": b"v"}
 
 
