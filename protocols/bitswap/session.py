@@ -150,7 +150,9 @@ class Wants:
             want.told.discard(name)
             want.lacks.discard(name)
             want.has.pop(name, None)
+            want.is_starving &= peer.sessions.isdisjoint(want.sessions)  # it may be found again, where it is now
         self._release(peer)
+        self._line.all_changed()
         self._forget_idle_peers()
         return self._assign(now_s)
 

@@ -188,6 +188,13 @@ def test_a_dead_peer_is_replaced_at_once_and_asked_again_when_it_is_back() -> No
     assert wanted(wants.found(A, 0.3), A) == [CIDS[0]]
 
 
+def test_who_was_silent_and_is_gone_then_is_looked_for_anew() -> None:
+    wants, session, _ = started([A], [0])
+    assert wants.tick(STALL_S) == [NeedProviders(session, CIDS[0])]
+    assert wants.lost(B, STALL_S) == []
+    assert wants.lost(A, STALL_S + 1) == [NeedProviders(session, CIDS[0])]
+
+
 def test_asks_in_flight_are_capped_and_refilled() -> None:
     wants, _, actions = started([A], range(100))
     n_asked = len(wanted(actions, A))
