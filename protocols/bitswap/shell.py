@@ -172,7 +172,7 @@ def _look_for_bytes(exchange: Exchange, peer: Giver, now_s: float) -> None:
     n_new = n_bytes - exchange.counted.get(peer, n_bytes)
     if n_new >= STALL_S * MIN_BYTES_PER_S:
         exchange.wants.progress(peer, 0, now_s)
-    elif n_new == 0:
+    else:  # what little came may be the last that did
         exchange.network.doubt(peer)
     exchange.counted[peer] = n_bytes
 

@@ -186,7 +186,7 @@ async def test_a_peer_whose_next_message_is_on_the_wire_is_not_silent(
             await fetch_dag(
                 exchange, Cid.of(DATA), providers=[PeerInfo.parse(server.addresses()[0])], idle_timeout_s=30
             )
-        assert len(asked_s) == 1
+        assert len(asked_s) == 1 and not doubted
         await trio.sleep(1)  # until the cancel is there
         asked_s.clear()
         speed = 100
@@ -195,11 +195,12 @@ async def test_a_peer_whose_next_message_is_on_the_wire_is_not_silent(
                 exchange, Cid.of(DATA), providers=[PeerInfo.parse(server.addresses()[0])], idle_timeout_s=30
             )
         assert len(asked_s) > 1  # given up, and asked again after a rest
-        assert not doubted
+        assert set(doubted) == {server.peer_id}  # what came may be the last: there may be no way to it any more
+        doubted.clear()
         speed = 0
         with pytest.raises((NoProviders, TimedOut)):
             await fetch_dag(
                 exchange, Cid.of(DATA), providers=[PeerInfo.parse(server.addresses()[0])], idle_timeout_s=30
             )
-        assert set(doubted) == {server.peer_id}  # there may be no way to it any more
+        assert set(doubted) == {server.peer_id}
         nursery.cancel_scope.cancel()
