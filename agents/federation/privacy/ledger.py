@@ -86,8 +86,7 @@ class Ledger:
         """Open, or begin. Raises: BadLedger when the file is damaged, another experiment's, or of another budget."""
         self._path = path
         self._file = _File(str(experiment), budget)
-        if path.exists():
-            found = _read(path)
+        if (found := _read(path)) is not None:
             if (found.experiment, found.budget) != (self._file.experiment, budget):
                 raise BadLedger(f"{path} belongs to another experiment, or was begun with another budget")
             self._file = found
@@ -163,17 +162,20 @@ def merged(spent: Iterable[Spent]) -> list[Spent]:
     return [msgspec.structs.replace(one, times=times) for one, times in counts.items()]
 
 
-def _read(path: Path) -> _File:
-    with path.open("rb") as file:
-        data = file.read(MAX_LEDGER_BYTES + 1)
+def _read(path: Path) -> _File | None:
+    """None where there is no such file, and for no other reason: what was told before must not be forgotten."""
     try:
+        with path.open("rb") as file:
+            data = file.read(MAX_LEDGER_BYTES + 1)
         if len(data) > MAX_LEDGER_BYTES:
             raise ValueError("it is larger than any ledger")
         found = msgspec.json.decode(data, type=_File)
         for charge in found.charges:
             Cid.parse(charge.result)
         return found
-    except (ValueError, msgspec.DecodeError) as error:
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, msgspec.DecodeError) as error:
         raise BadLedger(
             f"{path} cannot be read: {error}. What was told is not known, and an older copy would know too little"
         ) from None

@@ -71,6 +71,12 @@ def test_a_ledger_of_another_experiment_or_budget_is_refused(tmp_path: Path) -> 
         open_ledger(tmp_path, epsilon=30.0)
 
 
+def test_a_ledger_that_the_disk_does_not_give_is_refused_and_not_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "budget.json").mkdir()
+    with pytest.raises(BadLedger, match="cannot be read"):
+        open_ledger(tmp_path)
+
+
 def test_a_damaged_ledger_is_refused_whatever_was_cut_or_changed(tmp_path: Path) -> None:
     open_ledger(tmp_path).charge(1, result(1), [Spent(4.0)])
     path = tmp_path / "budget.json"
