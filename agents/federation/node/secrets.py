@@ -1,12 +1,14 @@
 """What of an experiment is this node's alone: its secrets under masks, and what its privacy budget has told.
 
 Beside the journal: `CID.secrets` and `CID.budget`. Both are on the disk before what they are for leaves this node.
-Everything here reads and writes files: call it in a thread, one call at a time.
+Everything here reads and writes files: call it in a thread, one call at a time; but for what only tells how the budget
+stands, which is asked at any time.
 """
 
 import math
 import tempfile
 from pathlib import Path
+from threading import Lock
 from typing import Final, cast
 
 from agents.adapters.ports import Ports
@@ -40,6 +42,7 @@ class Secrets:
         self._budget_path = journal.with_name(f"{journal.name}.budget")
         self._experiment: Final = book.experiment
         self._ledger: Ledger | None = None
+        self._opening: Final = Lock()  # of two ledgers one would write over what the other charged
         self.accounts: Final = Accounts()
 
     # Secure aggregation
@@ -153,6 +156,7 @@ class Secrets:
 
     def _open(self) -> Ledger | None:
         privacy = options_of(self._plan).privacy
-        if self._ledger is None and privacy is not None:
-            self._ledger = Ledger(self._budget_path, self._experiment, privacy.budget)
-        return self._ledger
+        with self._opening:
+            if self._ledger is None and privacy is not None:
+                self._ledger = Ledger(self._budget_path, self._experiment, privacy.budget)
+            return self._ledger

@@ -11,6 +11,7 @@ from agents.federation.events.book import Book
 from agents.federation.files.audit import audit, verdict_of
 from agents.federation.files.shelf import Keep
 from agents.federation.members.member import Member
+from agents.federation.node import secrets as secrets_module
 from agents.federation.node.secrets import Secrets
 from agents.federation.plans.privacy_accounts import Accounts, examples_of, told_of_examples, uses_of_examples
 from agents.federation.privacy.ledger import Ledger
@@ -107,6 +108,23 @@ async def test_who_has_nothing_left_leaves_and_the_others_go_on(three: list[Home
         uses, privacy = uses_of_examples(ones[0].book, 4), examples_of(ones[0].plan)
         assert privacy is not None and sorted(map(len, uses.values())) == [2, 3, 3]
         assert all(privacy.budget.cost(one) <= 1.9 for one in uses.values())
+
+
+async def test_of_two_who_ask_for_a_budget_at_once_one_opens_its_ledger(
+    three: list[Home], monkeypatch: pytest.MonkeyPatch, autojump_clock: Any
+) -> None:
+    """What one charges the other would not know, and write over."""
+    async with all_up(three):
+        one = await three[0].rounds.follow(three[0].plan(three, n_rounds=1, **private(9.0)), three[0].data)
+        secrets, alone = one.secrets, list[bool]()
+
+        def opened(*args: Any) -> Ledger:
+            alone.append(secrets._opening.locked())
+            return Ledger(*args)
+
+        monkeypatch.setattr(secrets_module, "Ledger", opened)
+        secrets._ledger = None
+        assert not secrets.trouble and not secrets.trouble and alone == [True]
 
 
 async def test_an_update_that_cannot_be_counted_is_shown_to_nobody(
