@@ -219,9 +219,13 @@ class AdapterTable:
             self._database.write("INSERT INTO adapter_arrivals VALUES (?, ?, ?)", (manifest, n_bytes, unix_s))
 
     def came_since(self, unix_s: float) -> Counter[Cid]:
-        """How many bytes came of each adapter since then, which may be no longer ago than `ARRIVALS_KEPT_S`."""
-        select = "SELECT manifest, sum(n_bytes) FROM adapter_arrivals WHERE unix_s >= ? GROUP BY manifest"
-        return Counter({Cid(manifest): n_bytes for manifest, n_bytes in self._database.read(select, (unix_s,))})
+        """How many bytes came of each adapter since then, which may be no longer ago than `ARRIVALS_KEPT_S`.
+
+        Nor does what is noted for long after count: the clock was ahead, and would use up the days until then.
+        """
+        select = "SELECT manifest, sum(n_bytes) FROM adapter_arrivals WHERE unix_s BETWEEN ? AND ? GROUP BY manifest"
+        rows = self._database.read(select, (unix_s, unix_s + ARRIVALS_KEPT_S))
+        return Counter({Cid(manifest): n_bytes for manifest, n_bytes in rows})
 
     def newest_own(self, *, base: str | None = None, limit: int = MAX_ROWS_READ) -> list[AdapterRow]:
         """Of each name and base the highest version that this node published; the latest published first."""

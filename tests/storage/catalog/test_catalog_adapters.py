@@ -183,4 +183,11 @@ def test_what_came_is_told_for_each_adapter_and_let_go_of_in_time(catalog: Catal
         catalog.adapters.note_came(manifest, n_bytes, unix_s)
     assert catalog.adapters.came_since(10.0) == {first: 6, second: 7}
     catalog.adapters.note_came(second, 8, ARRIVALS_KEPT_S + 10.0)
-    assert catalog.adapters.came_since(0.0) == {first: 6, second: 15}
+    assert catalog.adapters.came_since(10.0) == {first: 6, second: 15}
+
+
+def test_what_came_while_the_clock_was_far_ahead_does_not_count_until_then(catalog: Catalog) -> None:
+    manifest, day_s = row(1).manifest, ARRIVALS_KEPT_S / 2
+    for n_bytes, ahead_s in ((3, 365 * day_s), (4, 0.0), (5, 600.0)):
+        catalog.adapters.note_came(manifest, n_bytes, 1000 * day_s + ahead_s)
+    assert catalog.adapters.came_since(999 * day_s) == {manifest: 9}
