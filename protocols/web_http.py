@@ -31,6 +31,10 @@ MAX_CONNECTIONS: Final = 8  # to one of them
 MAX_ADDRESSES: Final = 4  # of one host, tried in turn
 CONNECT_LIMIT_S: Final = 5.0
 IDLE_LIMIT_S: Final = 10.0  # for the next bytes of an answer
+HEAD_LIMIT_S: Final = 30.0  # for the head of one, with all that may go before it (1xx)
+MAX_CRUMBS: Final = 1024  # pieces of a body, of fewer bytes each on average than:
+CRUMB_BYTES: Final = 64
+PIECES_A_TURN: Final = 64  # that are read before others have a turn: many may have come at once
 KEEP_S: Final = 30.0  # an unused connection
 CLOSE_LIMIT_S: Final = 1.0
 PORTS: Final = {"http": 80, "https": 443}
@@ -100,13 +104,16 @@ async def _follow(web: _Web, url: httpx.URL, ask: Ask, stack: AsyncExitStack) ->
     for address in list(site.addresses):
         request = _request(site, url, address, ask)
         try:
-            response = await site.client.send(request, stream=True)
+            with trio.fail_after(HEAD_LIMIT_S):
+                response = await site.client.send(request, stream=True)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             failure = _reason(error)
             # The last one tried next time; another ask may have let go of all of them meanwhile.
             site.addresses.sort(key=address.__eq__)
         except httpx.HTTPError as error:
             raise HttpFailed(f"{url.host} does not answer: {_reason(error)}") from None
+        except trio.TooSlowError:
+            raise HttpFailed(f"{url.host} does not come to its answer within {HEAD_LIMIT_S:g} s") from None
         else:
             stack.push_async_callback(response.aclose)
             return response
@@ -136,8 +143,15 @@ def _request(site: _Site, url: httpx.URL, address: str, ask: Ask) -> httpx.Reque
 
 
 async def _chunks(url: httpx.URL, response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """The body, as it comes. Chunks of a byte cost their sender six, and this node far more than they hold."""
+    n_pieces = n_bytes = 0
     try:
         async for chunk in response.aiter_raw():
+            n_pieces, n_bytes = n_pieces + 1, n_bytes + len(chunk)
+            if n_pieces > MAX_CRUMBS and n_bytes < n_pieces * CRUMB_BYTES:
+                raise HttpFailed(f"{url.host} sends its answer in crumbs")
+            if n_pieces % PIECES_A_TURN == 0:
+                await trio.lowlevel.checkpoint()
             yield chunk
     except httpx.HTTPError as error:
         raise HttpFailed(f"{url.host} broke off: {_reason(error)}") from None

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
+import httpx
 import pytest
 import trio
 import trio.testing
@@ -13,7 +14,7 @@ import trio.testing
 from protocols import web_http
 from protocols.errors import HttpFailed, TooBig
 from protocols.web import Ask, Reply, whole
-from protocols.web_http import MAX_REDIRECTS, MAX_SITES, web_opened
+from protocols.web_http import CRUMB_BYTES, MAX_CRUMBS, MAX_REDIRECTS, MAX_SITES, PIECES_A_TURN, web_opened
 
 WAIT_S = 20
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.ipld.raw; x=y\r\nContent-Length: 5\r\n\r\nbytes"
@@ -59,10 +60,10 @@ def redirect(there: str, status: int = 302) -> bytes:
     return f"HTTP/1.1 {status} Found\r\nLocation: {there}\r\nContent-Length: 0\r\n\r\n".encode()
 
 
-async def get(send: Callable, url: str, method: str = "GET") -> tuple[Reply, bytes]:
+async def get(send: Callable, url: str, method: str = "GET", max_bytes: int = 1000) -> tuple[Reply, bytes]:
     with trio.fail_after(WAIT_S):
         async with send(Ask(url, "application/vnd.ipld.raw", method)) as reply:
-            return reply, await whole(reply, 1000, "it")
+            return reply, await whole(reply, max_bytes, "it")
 
 
 async def test_a_named_server_is_asked_wherever_it_is_and_its_connection_is_kept():
@@ -280,3 +281,47 @@ async def test_names_that_nobody_answers_for_keep_neither_named_servers_nor_othe
                     await get(send, "http://127.0.0.1:9/")
         finally:
             is_over.set()
+
+
+async def test_an_answer_that_comes_in_crumbs_is_given_up_and_one_with_some_is_not():
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with listening() as site, web_opened([site.url]) as send:
+        site.says["/some"] = head + b"1\r\nx\r\n" * MAX_CRUMBS + b"0\r\n\r\n"
+        site.says["/all"] = head + b"1\r\nx\r\n" * (MAX_CRUMBS + 1) + b"0\r\n\r\n"
+        site.says["/large"] = head + (b"1\r\nx\r\n400\r\n" + bytes(1024) + b"\r\n") * MAX_CRUMBS + b"0\r\n\r\n"
+        for path, n_bytes in (("/some", MAX_CRUMBS), ("/large", 1025 * MAX_CRUMBS)):
+            _, body = await get(send, site.url + path, max_bytes=1 << 21)
+            assert len(body) == n_bytes
+        with pytest.raises(HttpFailed, match="in crumbs"):
+            await get(send, f"{site.url}/all", max_bytes=1 << 21)
+
+
+async def test_others_have_their_turn_while_many_pieces_come_at_once():
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    pieces = [b"x" * CRUMB_BYTES] * (10 * PIECES_A_TURN)
+    async with trio.open_nursery() as nursery:
+        response = httpx.Response(200, content=_all_at_once(pieces))
+        nursery.start_soon(others)
+        assert [piece async for piece in web_http._chunks(httpx.URL("http://x"), response)] == pieces
+        nursery.cancel_scope.cancel()
+    assert turns >= 5
+
+
+async def _all_at_once(pieces: list[bytes]) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+
+
+async def test_a_server_that_never_comes_to_its_answer_is_given_up(monkeypatch):
+    monkeypatch.setattr(web_http, "HEAD_LIMIT_S", 0.2)
+    async with listening() as site, web_opened([site.url]) as send:
+        site.says["/x"] = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+        with pytest.raises(HttpFailed, match="does not come to its answer"):
+            await get(send, f"{site.url}/x")
