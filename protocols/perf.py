@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import trio
 
-from protocols.errors import ProtocolRefused, StreamBroken, TimedOut
+from protocols.errors import Malformed, ProtocolRefused, StreamBroken, TimedOut
 from protocols.net import Handler, Network, Stream
 from storage.keys import PeerId
 
@@ -62,14 +62,14 @@ async def _write(stream: Stream, n_bytes: int) -> None:
 
 
 async def measure(network: Network, peer: PeerId, n_bytes: int) -> Speed:
-    """Send so many bytes, and get as many. Raises: DialFailed, ProtocolRefused, StreamBroken, TimedOut."""
+    """Send so many bytes, and get as many. Raises: DialFailed, ProtocolRefused, StreamBroken, Malformed, TimedOut."""
     stream = await network.open_stream(peer, [PROTOCOL])
     try:
         with trio.fail_after(RUN_TIMEOUT_S):
             begin_s = trio.current_time()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_say, stream, n_bytes)
-                n_read, sent_s = await _count(stream)
+                n_read, sent_s = await _count(stream, n_bytes)
                 nursery.cancel_scope.cancel()  # who refuses ends at once, and reads nothing
             done_s = trio.current_time()
     except trio.TooSlowError:
@@ -79,7 +79,9 @@ async def measure(network: Network, peer: PeerId, n_bytes: int) -> Speed:
     if not n_read:
         wish = f"it measures with peers alone that its user trusts. There: covey peer trust {network.peer_id}"
         raise ProtocolRefused(f"{peer} sent nothing: {wish}")
-    if n_read != n_bytes:
+    if n_read > n_bytes:
+        raise Malformed(f"{peer} sends more than the {n_bytes} bytes that it was asked for")
+    if n_read < n_bytes:
         raise StreamBroken(f"{peer} broke off behind {n_read} of {n_bytes} bytes")
     return Speed(n_bytes / max(1e-9, sent_s - begin_s), n_bytes / max(1e-9, done_s - sent_s))
 
@@ -91,11 +93,11 @@ async def _say(stream: Stream, n_bytes: int) -> None:
         await stream.finish()
 
 
-async def _count(stream: Stream) -> tuple[int, float]:
-    """How many bytes come, and when the first did: all of ours has been read by then."""
+async def _count(stream: Stream, n_bytes: int) -> tuple[int, float]:
+    """How many bytes come, read no further than behind `n_bytes`, and when the first did: ours have been read then."""
     n_read, first_s = 0, trio.current_time()
     with suppress(StreamBroken):
-        while data := await stream.read(PIECE_BYTES):
+        while n_read <= n_bytes and (data := await stream.read(PIECE_BYTES)):
             if not n_read:
                 first_s = trio.current_time()
             n_read += len(data)

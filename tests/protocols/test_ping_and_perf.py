@@ -105,6 +105,22 @@ async def test_a_peer_that_never_finishes_is_given_up(sim_world: SimWorld, autoj
         await perf.measure(one, other.peer_id, 1000)
 
 
+async def test_a_peer_that_sends_more_than_it_was_asked_for_is_read_no_further(
+    sim_world: SimWorld, autojump_clock: object
+) -> None:
+    one, other = await pair(sim_world)
+
+    async def pour(stream: Stream) -> None:
+        while True:
+            await stream.write(bytes(1 << 16))
+
+    other.serve(perf.PROTOCOL, pour)
+    began_s = trio.current_time()
+    with pytest.raises(Malformed, match="more than the 1000 bytes"):
+        await perf.measure(one, other.peer_id, 1000)
+    assert trio.current_time() - began_s < perf.RUN_TIMEOUT_S / 2
+
+
 async def test_a_head_that_is_cut_short_is_answered_with_nothing(sim_world: SimWorld, autojump_clock: object) -> None:
     one, other = await pair(sim_world)
     other.serve(perf.PROTOCOL, perf.answering(lambda peer: True))
