@@ -1,6 +1,7 @@
 """The core of serving: what each peer wants of us, what it gets next, and what it never learns.
 
-Wants are noted first and looked up then, so that a block which comes meanwhile finds who waits for it. The caller looks
+Wants are kept by the CID that was asked for, which is what the answer names: one block may be wanted by several. They
+are noted first and looked up then, so that a block which comes meanwhile finds who waits for it. The caller looks
 them up and hands over the sizes of the blocks that the peer may see. A block that it may not see is thus the very same
 thing here as a block that we lack: DONT_HAVE where that was asked for, silence where not.
 """
@@ -37,8 +38,8 @@ class Batch(NamedTuple):
 
 @dataclass(slots=True)
 class _Client:
-    waiting: dict[bytes, Entry] = field(default_factory=dict)  # multihash -> what we could not serve yet
-    ready: dict[bytes, tuple[Entry, int]] = field(default_factory=dict)  # multihash -> block to send, its size
+    waiting: dict[Cid, Entry] = field(default_factory=dict)  # what we could not serve yet
+    ready: dict[Cid, tuple[Entry, int]] = field(default_factory=dict)  # block to send, its size
     haves: dict[Cid, None] = field(default_factory=dict)
     dont_haves: dict[Cid, None] = field(default_factory=dict)
     ready_bytes: int = 0
@@ -53,15 +54,15 @@ class _Client:
 
     def answer(self, entry: Entry, size_bytes: int) -> None:
         """We have what was asked for."""
-        key = entry.cid.multihash
-        self.waiting.pop(key, None)
+        cid = entry.cid
+        self.waiting.pop(cid, None)
         if entry.want_type is WantType.BLOCK or size_bytes <= MAX_SMALL_BLOCK_BYTES:
-            if key in self.ready or not self.is_full():
+            if cid in self.ready or not self.is_full():
                 size_bytes = min(size_bytes, MAX_BLOCK_BYTES)
-                self.ready_bytes += size_bytes - self.ready.get(key, (entry, 0))[1]
-                self.ready[key] = (entry, size_bytes)
+                self.ready_bytes += size_bytes - self.ready.get(cid, (entry, 0))[1]
+                self.ready[cid] = (entry, size_bytes)
         elif len(self.haves) < MAX_PRESENCES:
-            self.haves[entry.cid] = None
+            self.haves[cid] = None
 
     def lack(self, entry: Entry) -> None:
         """We lack what was asked for, or may not show it. It is remembered, for it may come."""
@@ -71,20 +72,19 @@ class _Client:
 
     def wait(self, entry: Entry) -> None:
         """Keep a want until it can be answered, if there is room."""
-        key = entry.cid.multihash
-        if key in self.waiting or not self.is_full():
-            self.waiting[key] = entry
+        if entry.cid in self.waiting or not self.is_full():
+            self.waiting[entry.cid] = entry
 
-    def take(self, key: bytes) -> int:
+    def take(self, cid: Cid) -> int:
         """A block is sent, or wanted no more. Returns: its size."""
-        _, size_bytes = self.ready.pop(key)
+        _, size_bytes = self.ready.pop(cid)
         self.ready_bytes -= size_bytes
         return size_bytes
 
     def forget(self, cid: Cid) -> None:
-        self.waiting.pop(cid.multihash, None)
-        if cid.multihash in self.ready:
-            self.take(cid.multihash)
+        self.waiting.pop(cid, None)
+        if cid in self.ready:
+            self.take(cid)
         self.haves.pop(cid, None)
         self.dont_haves.pop(cid, None)
 
@@ -109,7 +109,7 @@ class Serving:
 
     def __init__(self) -> None:
         self._clients: dict[PeerId, _Client] = {}
-        self._waiting: dict[bytes, set[PeerId]] = {}  # multihash -> who waits for it
+        self._waiting: dict[bytes, set[tuple[PeerId, Cid]]] = {}  # multihash -> who waits for it, by which CIDs
         self._sent = _Sent()
 
     def heard(self, name: PeerId, entries: Iterable[Entry], is_full: bool) -> None:
@@ -129,7 +129,7 @@ class Serving:
                 client.forget(entry.cid)
             else:
                 client.wait(entry)
-            self._index(name, client, entry.cid.multihash)
+            self._index(name, client, entry.cid)
 
     def _n_most(self) -> int:
         """How many entries may be kept for a peer now: many peers with long lists share the room."""
@@ -144,13 +144,14 @@ class Serving:
         """
         client = self._clients.get(name, _Client())
         for entry in entries:
-            key = entry.cid.multihash
-            if client.waiting.get(key) == entry:  # neither served meanwhile, nor cancelled, nor asked in another way
+            if (
+                client.waiting.get(entry.cid) == entry
+            ):  # neither served meanwhile, nor cancelled, nor asked in another way
                 if entry.cid in sizes:
                     client.answer(entry, sizes[entry.cid])
                 else:
                     client.lack(entry)
-                self._index(name, client, key)
+                self._index(name, client, entry.cid)
 
     @property
     def is_anybody_waiting(self) -> bool:
@@ -163,27 +164,23 @@ class Serving:
         return sum(bool(client.waiting or client.ready) for client in self._clients.values())
 
     def waiting_for(self, cids: Iterable[Cid]) -> list[tuple[PeerId, Cid]]:
-        """Who waits for one of these blocks, under the CID that it used."""
-        return [
-            (name, self._clients[name].waiting[key].cid)
-            for key in (cid.multihash for cid in cids)
-            for name in sorted(self._waiting.get(key, ()))
-        ]
+        """Who waits for one of these blocks, under each CID that it used."""
+        return [each for cid in cids for each in sorted(self._waiting.get(cid.multihash, ()))]
 
     def arrived(self, name: PeerId, cid: Cid, size_bytes: int) -> None:
         """A block that `name` waited for is here now, and it may see it."""
         client = self._clients.get(name)
-        entry = client.waiting.get(cid.multihash) if client is not None else None
+        entry = client.waiting.get(cid) if client is not None else None
         if client is not None and entry is not None:
             client.answer(entry, size_bytes)
-            self._index(name, client, cid.multihash)
+            self._index(name, client, cid)
 
     def vanished(self, name: PeerId, entry: Entry) -> None:
         """A block of a batch cannot be read any more."""
         client = self._clients.get(name)
         if client is not None:
             client.lack(entry)
-            self._index(name, client, entry.cid.multihash)
+            self._index(name, client, entry.cid)
 
     def has_presences(self, name: PeerId) -> bool:
         """Is there anything to say to this peer but blocks?"""
@@ -215,27 +212,27 @@ class Serving:
         client = self._clients.get(name, _Client())
         blocks: list[Entry] = []
         n_bytes = 0
-        for key, (entry, size_bytes) in self._in_order(client) if max_bytes else ():
+        for entry, size_bytes in self._in_order(client) if max_bytes else ():
             if size_bytes > max_block_bytes:
                 continue
             if blocks and (n_bytes + size_bytes > max_bytes or len(blocks) == MAX_BATCH_BLOCKS):
                 break
             blocks.append(entry)
-            n_bytes += client.take(key)
-            self._sent.note(key)
+            n_bytes += client.take(entry.cid)
+            self._sent.note(entry.cid.multihash)
         haves, dont_haves = tuple(client.haves), tuple(client.dont_haves)
         client.haves.clear()
         client.dont_haves.clear()
         return Batch(tuple(blocks), haves, dont_haves, min(client.ready_bytes, (1 << 31) - 1))
 
-    def _in_order(self, client: _Client) -> list[tuple[bytes, tuple[Entry, int]]]:
+    def _in_order(self, client: _Client) -> list[tuple[Entry, int]]:
         """What is ready for a peer, as it asked; where there are others, what the fewest were given comes first.
 
         So those who want the same at once get different parts of it, which they can give each other.
         """
-        ready = list(client.ready.items())
+        ready = list(client.ready.values())
         if len(self._clients) > 1:
-            ready.sort(key=lambda item: self._sent.n(item[0]))
+            ready.sort(key=lambda item: self._sent.n(item[0].cid.multihash))
         return ready
 
     def gone(self, name: PeerId) -> None:
@@ -245,16 +242,16 @@ class Serving:
             self._wait_no_more(name, client)
 
     def _wait_no_more(self, name: PeerId, client: _Client) -> None:
-        keys = list(client.waiting)
+        cids = list(client.waiting)
         client.waiting.clear()
-        for key in keys:
-            self._index(name, client, key)
+        for cid in cids:
+            self._index(name, client, cid)
 
-    def _index(self, name: PeerId, client: _Client, key: bytes) -> None:
-        """Note whether this peer waits for this block."""
-        if key in client.waiting:
-            self._waiting.setdefault(key, set()).add(name)
-        elif (names := self._waiting.get(key)) is not None:
-            names.discard(name)
-            if not names:
-                del self._waiting[key]
+    def _index(self, name: PeerId, client: _Client, cid: Cid) -> None:
+        """Note whether this peer waits for this block, by this CID."""
+        if cid in client.waiting:
+            self._waiting.setdefault(cid.multihash, set()).add((name, cid))
+        elif (waiting := self._waiting.get(cid.multihash)) is not None:
+            waiting.discard((name, cid))
+            if not waiting:
+                del self._waiting[cid.multihash]

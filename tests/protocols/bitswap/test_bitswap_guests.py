@@ -33,7 +33,7 @@ from protocols.net import PeerInfo, Stream
 from protocols.protobuf import bytes_field
 from simulations.net import SimWorld
 from storage.blockstore import EVERYTHING, MadeBlock, Sight
-from storage.cid import Cid
+from storage.cid import DAG_PB, Cid
 from storage.errors import StorageError
 from storage.keys import Identity, PeerId
 from storage.memory import MemoryBlockstore
@@ -396,3 +396,14 @@ async def test_what_is_withdrawn_while_it_waits_for_its_turn_stays_here(
     await trio.sleep(30)
     assert [block for message in stranger.heard for block in message.blocks] == given
     assert [cid for message in stranger.heard for cid in message.dont_haves] == [block.cid for block in blocks[1:]]
+
+
+async def test_a_block_wanted_by_several_cids_in_one_message_comes_by_each(
+    sim_world: SimWorld, start: Start, autojump_clock: MockClock
+) -> None:
+    block = BLOCKS[0]
+    cids = [Cid.of(block.data, DAG_PB).as_v0(), Cid.of(block.data, DAG_PB), block.cid]
+    node, stranger = await start(1, [block]), Stranger(sim_world, 2)
+    await stranger.send(node, frame(encode(Message(entries=tuple(map(Entry, cids))), BITSWAP_1_2)))
+    heard = [block for message in stranger.heard for block in message.blocks]
+    assert sorted(heard) == sorted(payload_of(cid, block.data) for cid in cids)

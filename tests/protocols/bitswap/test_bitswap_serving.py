@@ -63,6 +63,19 @@ def test_a_block_that_comes_later_is_served_to_who_waits() -> None:
     assert serving.waiting_for([old]) == []
 
 
+def test_a_block_wanted_by_several_cids_is_answered_by_each() -> None:
+    version_0 = Cid.of(b"x", DAG_PB).as_v0()
+    serving = Serving()
+    asks = [Entry(cid, send_dont_have=True) for cid in (version_0, version_0.as_v1(), Cid.of(b"x"))]
+    tell(serving, A, asks, False, {})
+    assert serving.next_batch(A).dont_haves == tuple(entry.cid for entry in asks)
+    for name, cid in serving.waiting_for([version_0]):
+        serving.arrived(name, cid, BIG)
+    serving.heard(A, [Entry(asks[1].cid, is_cancel=True)], False)
+    assert set(serving.next_batch(A).blocks) == {asks[0], asks[2]}
+    assert not serving.is_anybody_waiting and not serving.has_answers(A)
+
+
 def test_a_cancel_takes_back_the_want_and_its_answer() -> None:
     serving = Serving()
     tell(serving, A, [Entry(CIDS[0]), Entry(CIDS[1], send_dont_have=True)], False, {CIDS[0]: BIG})
@@ -192,8 +205,8 @@ def test_nothing_that_may_not_be_seen_is_ever_said(steps: list, visible: set[Cid
             assert not visible & set(batch.dont_haves)
         else:
             serving.gone(peer)
-        waiting = {(name, key) for name, client in serving._clients.items() for key in client.waiting}
-        assert waiting == {(name, key) for key, names in serving._waiting.items() for name in names}
+        waiting = {(cid.multihash, (name, cid)) for name, client in serving._clients.items() for cid in client.waiting}
+        assert waiting == {(key, each) for key, several in serving._waiting.items() for each in several}
 
 
 @given(
