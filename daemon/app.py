@@ -61,7 +61,7 @@ from daemon.lock import sole_daemon
 from daemon.memories import encoding_of
 from daemon.naming import Names
 from daemon.paths import Home, make_home
-from daemon.peering import Bans, keep_connected, note_peers
+from daemon.peering import Named, keep_connected, note_peers
 from daemon.provide import Provider
 from daemon.reaching import keep_asking, serve_dialbacks
 from daemon.relaying import Reservations, keep_reserved, serve_as_relay
@@ -117,7 +117,7 @@ class Node:
     catalog: Catalog
     events: EventFeed
     network: Network
-    bans: Bans
+    named: Named
     outlook: Outlook
     relay: Relay | None
     exchange: Exchange
@@ -390,7 +390,7 @@ def _assemble(
         catalog=catalog,
         events=feed,
         network=network,
-        bans=Bans(network, catalog.peers),
+        named=Named(network, catalog.peers, _bootstrap(config)),
         outlook=Outlook(),
         relay=serve_as_relay(config.network.relay, network, catalog.peers, wall.unix_s),
         exchange=ports.exchange,
@@ -445,7 +445,7 @@ def _services(node: Node, ports: Ports) -> dict[str, Service]:
             "workspaces": node.workspaces.run,
             "keeper": node.keeper.run,
             "peer notes": partial(note_peers, network, catalog.peers, node.events, wall.unix_s),
-            "peering": partial(keep_connected, network, catalog.peers, node.bans, _bootstrap(config)),
+            "peering": partial(keep_connected, node.named),
         }
     )
 

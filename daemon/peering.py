@@ -67,47 +67,42 @@ class Redial:
 
 
 @dataclass(eq=False)
-class Bans:
-    """The banned peers, as the network is told of them."""
+class Named:
+    """The peers that the user named, as the network is told of them: whom to keep to, and whom to refuse."""
 
     network: Network
     book: PeerBook
+    bootstrap: Sequence[PeerInfo] = ()
     turn: trio.Lock = field(default_factory=trio.Lock)
+    wanted: dict[PeerId, PeerInfo] = field(default_factory=dict)  # to be connected to
+    _told: object = None
 
-    async def tell(self) -> dict[PeerId, str]:
-        """Have the network refuse whom the book says. Read and told in one turn: what was read last holds."""
+    async def tell(self) -> None:
+        """Tell the network what the book says. Read and told in one turn: what was read last holds."""
         async with self.turn:
             banned = await trio.to_thread.run_sync(self.book.banned)
-            self.network.refuse(banned)
-        return banned
+            kept = await trio.to_thread.run_sync(self.book.kept)
+            if self._told != (banned, kept):  # for a thousand peers this takes long
+                self._told = banned, kept
+                rows = [row for row in kept if row.peer not in banned]
+                self.network.protect([*(row.peer for row in rows), *(info.peer for info in self.bootstrap)])
+                self.network.refuse(banned)
+                dialled = [*self.bootstrap, *(PeerInfo(row.peer, row.addresses) for row in rows if row.addresses)]
+                self.wanted = {info.peer: info for info in dialled if info.peer != self.network.peer_id}
 
 
-async def keep_connected(
-    network: Network,
-    book: PeerBook,
-    bans: Bans,
-    bootstrap: Sequence[PeerInfo],
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
+async def keep_connected(named: Named, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
     """Dial bootstrap peers and those that the user keeps, whenever they are away, until cancelled."""
-    core = Redial()
+    core, network = Redial(), named.network
     ended, any_ended = trio.open_memory_channel[None](1)
     task_status.started()
     async with trio.open_nursery() as nursery:
-        named: object = None
         while True:
-            banned, kept = await bans.tell(), await trio.to_thread.run_sync(book.kept)
-            if named != (banned, kept):  # for a thousand peers this takes long
-                named = banned, kept
-                rows = [row for row in kept if row.peer not in banned]
-                network.protect([*(row.peer for row in rows), *(info.peer for info in bootstrap)])
-                dialled = [*bootstrap, *(PeerInfo(row.peer, row.addresses) for row in rows if row.addresses)]
-                wanted = {info.peer: info for info in dialled if info.peer != network.peer_id}
+            await named.tell()
             with trio.move_on_after(LOOK_S):
                 while True:
-                    for peer in core.due(list(wanted), network.peers(), trio.current_time()):
-                        nursery.start_soon(_dial, network, wanted[peer], core, ended)
+                    for peer in core.due(list(named.wanted), network.peers(), trio.current_time()):
+                        nursery.start_soon(_dial, network, named.wanted[peer], core, ended)
                     await any_ended.receive()  # there is room for the next one
 
 

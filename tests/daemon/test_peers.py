@@ -66,6 +66,18 @@ async def test_a_change_of_trust_says_what_is_trusted_now(post):
     assert (await post("rm", peer=str(FRIEND))).json["was_known"] is False
 
 
+async def test_a_peer_that_is_added_is_one_to_keep_to_before_it_is_dialled(post, monkeypatch):
+    kept = []
+
+    async def connect(info):
+        await trio.lowlevel.checkpoint()
+        kept.append(info.peer in post.network.protected)
+
+    monkeypatch.setattr(post.network, "connect", connect)
+    await post("add", address=f"{ADDRESS}/p2p/{FRIEND}")
+    assert kept[0] is True
+
+
 async def test_events_name_the_peers_that_the_user_named(home, lonely, ask):
     async with open_node(home, ME, Config(), lambda _reason: None, lonely.opened) as node:
         node.catalog.peers.add(FRIEND, [], 1.0, name="ann")

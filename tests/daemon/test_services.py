@@ -18,7 +18,7 @@ from daemon.config import Config
 from daemon.errors import BadConfig
 from daemon.events import EventFeed
 from daemon.lifecycle import Verdict, delay_s, judge, running, stop_on_signals, supervise
-from daemon.peering import LONGEST_RETRY_S, LOOK_S, Bans, Redial, keep_connected, note_peers
+from daemon.peering import LONGEST_RETRY_S, LOOK_S, Named, Redial, keep_connected, note_peers
 from protocols.errors import StreamBroken
 from protocols.net import PeerInfo
 from storage.catalog import Catalog
@@ -262,7 +262,7 @@ async def test_many_that_answer_are_dialled_one_behind_the_other_without_a_rest(
     for peer in many:
         catalog.peers.add(peer, ["/ip4/192.0.2.1/tcp/1"], 1.0)
     async with trio.open_nursery() as nursery:
-        await nursery.start(keep_connected, network, catalog.peers, Bans(network, catalog.peers), [])
+        await nursery.start(keep_connected, Named(network, catalog.peers))
         with trio.fail_after(LOOK_S):
             while len(network.connected) < len(many):
                 await trio.sleep(0.1)
@@ -284,11 +284,7 @@ async def test_peers_that_the_user_keeps_are_dialled_and_others_are_not(catalog,
     catalog.peers.heard(PEERS[2], ["/ip4/192.0.2.2/tcp/1"], 1.0)
     async with trio.open_nursery() as nursery:
         await nursery.start(
-            keep_connected,
-            network,
-            catalog.peers,
-            Bans(network, catalog.peers),
-            [PeerInfo(PEERS[3], ("/ip4/192.0.2.3/tcp/1",))],
+            keep_connected, Named(network, catalog.peers, [PeerInfo(PEERS[3], ("/ip4/192.0.2.3/tcp/1",))])
         )
         while len(network.connected) < 2:
             await trio.sleep(0.1)
@@ -304,7 +300,7 @@ async def test_whom_the_user_keeps_is_told_to_the_network_when_that_changes_and_
     monkeypatch.setattr(network, "protect", lambda peers: told.append(set(peers)))
     catalog.peers.add(PEERS[1], ["/ip4/192.0.2.1/tcp/1"], 1.0)
     async with trio.open_nursery() as nursery:
-        await nursery.start(keep_connected, network, catalog.peers, Bans(network, catalog.peers), [])
+        await nursery.start(keep_connected, Named(network, catalog.peers))
         await trio.sleep(20 * LOOK_S)  # it is away, and dialled again and again
         catalog.peers.add(PEERS[2], [], 1.0)
         await trio.sleep(2 * LOOK_S)
@@ -318,7 +314,7 @@ async def test_a_kept_peer_that_moved_is_found_where_the_dht_has_it(catalog, sim
         await each.connect(PeerInfo(hub.peer_id, (hub.address,)))
     catalog.peers.add(moved.peer_id, ["/ip4/192.0.2.9/tcp/1"], 1.0)
     async with trio.open_nursery() as nursery:
-        await nursery.start(keep_connected, node, catalog.peers, Bans(node, catalog.peers), [])
+        await nursery.start(keep_connected, Named(node, catalog.peers))
         with trio.fail_after(60):
             while moved.peer_id not in node.peers():
                 await trio.sleep(0.1)

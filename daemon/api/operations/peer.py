@@ -109,6 +109,7 @@ async def add(node: "Node", params: Add) -> Added:
     book = node.catalog.peers
     await _refuse_banned(node, given.peer)
     await trio.to_thread.run_sync(lambda: book.add(given.peer, given.addresses, wall.unix_s(), name=params.name))
+    await node.named.tell()  # first: a private node dials nobody else
     info = PeerInfo(given.peer, await trio.to_thread.run_sync(book.addresses, given.peer))
     problem = None
     try:

@@ -93,7 +93,7 @@ async def ban(node: "Node", params: Ban) -> Banned:
     before = await trio.to_thread.run_sync(book.banned)
     reason = params.reason or before.get(peer, "")
     await trio.to_thread.run_sync(lambda: book.ban(peer, reason, wall.unix_s()))
-    await node.bans.tell()
+    await node.named.tell()
     node.events.note("peer_banned", {"peer": str(peer), "text": reason})
     return Banned(peer=str(peer), reason=reason, was_banned=peer in before)
 
@@ -105,7 +105,7 @@ async def unban(node: "Node", params: Named) -> Unbanned:
     peer = await resolve(node, params.peer)
     book = node.catalog.peers
     was_banned = await trio.to_thread.run_sync(book.unban, peer)
-    await node.bans.tell()
+    await node.named.tell()
     was_refused = node.network.conduct.forgive(peer)
     if was_banned or was_refused:
         node.events.note("peer_unbanned", {"peer": str(peer)})
