@@ -54,7 +54,8 @@ def while_read(opened: socket.socket) -> None:
     looking.register(opened, select.POLLIN)
     with suppress(io.UnsupportedOperation):  # an output that is no file
         looking.register(sys.stdout.fileno(), 0)  # its end is told unasked
-    if any(found != opened.fileno() for found, _ in looking.poll()):
+    ended = select.POLLERR | select.POLLHUP  # no more: of a terminal macOS says that it cannot look at such
+    if any(found != opened.fileno() and events & ended for found, events in looking.poll()):
         raise Unread
 
 

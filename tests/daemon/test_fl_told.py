@@ -51,6 +51,16 @@ def test_a_watch_of_which_nobody_reads_any_more_ends_before_anything_changes(mon
             client.while_read(near)
 
 
+def test_a_watch_goes_on_where_the_system_cannot_look_at_what_it_prints_to(monkeypatch):
+    """As macOS cannot at terminals; it says the same of a file that is closed."""
+    (near, far), (reader, writer) = socket.socketpair(), os.pipe()
+    with near, far:
+        os.close(writer)
+        os.close(reader)
+        monkeypatch.setattr(sys, "stdout", SimpleNamespace(fileno=lambda: writer))
+        client.while_read(near)
+
+
 async def test_a_watch_prints_no_line_again_of_which_nothing_changed(node_here, monkeypatch, capsys):
     (row,) = (await node_here.post("fl/status", experiment=await planned(node_here))).json
     rows = [row, row | {"members": []}, row | {"state": "other"}, row]
