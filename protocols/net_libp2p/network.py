@@ -34,24 +34,12 @@ from protocols.net import (
     answer,
 )
 from protocols.net_libp2p import mdns
-from protocols.net_libp2p.addresses import (
-    MAX_ADDRESSES_PER_PEER,
-    is_circuit,
-    to_id,
-    to_peer,
-    to_texts,
-)
+from protocols.net_libp2p.addresses import MAX_ADDRESSES_PER_PEER, is_circuit, to_id, to_peer, to_texts
 from protocols.net_libp2p.circuits import Circuits, relay_of
 from protocols.net_libp2p.dht import find_peer, find_providers, prepare, provide, provide_many
 from protocols.net_libp2p.dialling import MAX_REASON_CHARS, dial
 from protocols.net_libp2p.gater import Gater
-from protocols.net_libp2p.host import (
-    build_host,
-    hang_up,
-    listen,
-    running,
-    survive,
-)
+from protocols.net_libp2p.host import build_host, hang_up, listen, running, survive
 from protocols.net_libp2p.notifee import Notifee
 from protocols.net_libp2p.paths import prove
 from protocols.net_libp2p.sockets import Sockets, address_of, places_of, raw_of
@@ -59,9 +47,7 @@ from protocols.net_libp2p.streams import LibP2pStream
 from protocols.net_libp2p.values import Values, answering, find, publish
 from protocols.pnet import FlockKey
 from protocols.sources import is_http
-from protocols.strangers import (
-    MAX_OF_SUBNET_IN_TABLE,
-)
+from protocols.strangers import MAX_OF_SUBNET_IN_TABLE
 from protocols.topics import Subscriptions
 from storage.cid import Cid
 from storage.keys import Identity, PeerId
