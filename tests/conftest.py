@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from trio.testing import MockClock
 
 from simulations.net import SimWorld, open_world
 from storage.catalog import Catalog
+from tests.holding import until_holds
 from tests.models import cached_model
 
 ROOT = Path(__file__).parents[1]
@@ -192,12 +192,9 @@ class Node:
         if trusts:
             self.ok("peer", "trust", other.peer, "--kinds", "adapters")
 
-    def until_holds(self, n_bytes: int, timeout_s: float = 60) -> None:
-        """Wait until its disk holds so much: a command that asks it may start for longer than a fetch takes."""
-        until_s = time.monotonic() + timeout_s
-        while sum(pack.stat().st_size for pack in (self.home / "packs").glob("*.pack")) < n_bytes:
-            assert time.monotonic() < until_s, f"nothing came to {self.name}"
-            time.sleep(0.01)
+    def until_holds(self, n_bytes: int) -> None:
+        """Wait until its disk holds so much."""
+        until_holds(self.home, n_bytes)
 
     def last_event(self) -> int:
         """The newest event's id."""

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.holding import until_holds
 from tests.netns.network import ANY_PORT, LOUD, NFT, TC, TUN, behind_nat, both_behind_nat, cable, do, relayed, why_not
 from tests.netns.nodes import asked, fetch, fetching, heard, node
 from tests.netns.relay import MAX_QUEUED_S, Wire
@@ -160,7 +161,7 @@ def test_a_fetch_goes_on_when_its_machine_gets_another_address(needs: None, file
         cable(mbit_per_s=2) as ends,
         fetching(ends.near, ends.far, file, tmp_path, idle_timeout_s=30) as getting,
     ):
-        time.sleep(1)
+        until_holds(tmp_path / "taken", 1 << 18)
         for verb, address in (("del", ends.far.address), ("add", "45.77.0.3")):
             do("ip", "-n", ends.far.name, "addr", verb, f"{address}/24", "dev", "cable")
         row = json.loads(heard(getting))

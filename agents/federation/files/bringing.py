@@ -163,7 +163,7 @@ class Bringing:
 
     def _show_late(self, cid: Cid, readers: tuple[PeerId, ...]) -> None:
         """Pass on what is held, where who has it names it behind somebody who named it without a digest that fits."""
-        is_hidden = self.keep.is_held(cid) and not self.keep.is_shown_to_any(cid)
+        is_hidden = not self.keep.is_shown_to_any(cid) and self.keep.is_held(cid)
         if is_hidden and self.keep.may_pass_on(cid, claimed(self.book, cid), readers):
             self.keep.pass_on(cid, readers)
 
